@@ -1,0 +1,91 @@
+"""caseback: the window in the back of a language model, through which you see it work.
+
+Names are imported when first used, so that ``import caseback`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from caseback.errors import CasebackError
+from caseback.version import __version__
+
+if TYPE_CHECKING:
+    from caseback.model.edits import (
+        Add,
+        Apply,
+        Edit,
+        Freeze,
+        Knockout,
+        Mean,
+        Noise,
+        Project,
+        Replace,
+        Resample,
+        Scale,
+        Swap,
+        Zero,
+    )
+    from caseback.model.load import load
+    from caseback.model.metrics import Metric, function, kl, log_prob, logit, logit_diff, loss, prob
+    from caseback.model.model import Model
+    from caseback.model.registry import techniques
+    from caseback.model.run import Run
+    from caseback.model.sites import Site
+    from caseback.model.tokens import Tokens
+
+_HOMES = {
+    "edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
+    "load": "load",
+    "metrics": "Metric function kl log_prob logit logit_diff loss prob",
+    "model": "Model",
+    "registry": "techniques",
+    "run": "Run",
+    "sites": "Site",
+    "tokens": "Tokens",
+}
+_NAMES = {name: f"caseback.model.{home}" for home, names in _HOMES.items() for name in names.split()}
+_PACKAGES = ("model", "localize", "decode", "tasks", "behaviors", "organisms", "views")
+
+__all__ = [
+    "Add",
+    "Apply",
+    "CasebackError",
+    "Edit",
+    "Freeze",
+    "Knockout",
+    "Mean",
+    "Metric",
+    "Model",
+    "Noise",
+    "Project",
+    "Replace",
+    "Resample",
+    "Run",
+    "Scale",
+    "Site",
+    "Swap",
+    "Tokens",
+    "Zero",
+    "__version__",
+    "function",
+    "kl",
+    "load",
+    "log_prob",
+    "logit",
+    "logit_diff",
+    "loss",
+    "prob",
+    "techniques",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(_NAMES[name]), name)
+    if name in _PACKAGES:
+        return import_module(f"caseback.{name}")
+    raise AttributeError(f"module 'caseback' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

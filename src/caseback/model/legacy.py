@@ -1,0 +1,114 @@
+"""Families older than transformers' attention interface: what their attention makes of the stream.
+
+Each function does what the family's attention module does up to the scores: project, split heads, rotate, append to
+the cache. ``Projected`` then says the rest in the interface's terms, so that one attention serves all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Queries, keys and values as they enter attention, and what the scores need besides."""
+
+    q: Float[Tensor, "batch head pos d_head"]
+    k: Float[Tensor, "batch kv_head key d_head"]
+    v: Float[Tensor, "batch kv_head key d_head"]
+    mask: Tensor | None
+    scaling: float
+    position_bias: Tensor | None = None
+    residual: Tensor | None = None
+    """What the attention module itself adds to its output (BLOOM adds the stream)."""
+
+
+def _heads(x: Tensor, d_head: int) -> Tensor:
+    return x.unflatten(-1, (-1, d_head))
+
+
+def _cached(cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    return (k, v) if cache is None else cache.update(k, v, layer)
+
+
+def _rotate_pairs(module: nn.Module, x: Tensor, position_ids: Tensor) -> Tensor:
+    """GPT-J's and CodeGen's rotary embedding: interleaved pairs, on the first ``rotary_dim`` dimensions."""
+    apply = import_module(type(module).__module__).apply_rotary_pos_emb
+    table = module.embed_positions.to(x.device)[position_ids]
+    sin, cos = table.to(x.dtype).chunk(2, dim=-1)
+    width = module.rotary_dim or x.shape[-1]
+    rotated = x.clone()
+    rotated[..., :width] = apply(x[..., :width], sin, cos)
+    return rotated
+
+
+def gptj(module, hidden_states, layer_past=None, attention_mask=None, position_ids=None, **_) -> Projected:
+    q, k, v = (_heads(p(hidden_states), module.head_dim) for p in (module.q_proj, module.k_proj, module.v_proj))
+    q, k = (_rotate_pairs(module, x, position_ids).transpose(1, 2) for x in (q, k))
+    k, v = _cached(layer_past, k, v.transpose(1, 2), module.layer_idx)
+    return Projected(q, k, v, attention_mask, 1 / module.scale_attn)
+
+
+def codegen(module, hidden_states, layer_past=None, attention_mask=None, position_ids=None, **_) -> Projected:
+    sliced = _heads(module.qkv_proj(hidden_states), module.qkv_proj.out_features // 4)
+    q, v, k = (_heads(x, module.head_dim).flatten(-3, -2) for x in sliced.chunk(3, dim=-1))
+    q, k = (_rotate_pairs(module, x, position_ids).transpose(1, 2) for x in (q, k))
+    k, v = _cached(layer_past, k.to(hidden_states.dtype), v.transpose(1, 2), module.layer_idx)
+    return Projected(q, k, v, attention_mask, 1 / module.scale_attn)
+
+
+def gpt_neo(module, hidden_states, attention_mask=None, layer_past=None, **_) -> Projected:
+    projections = (module.q_proj, module.k_proj, module.v_proj)
+    q, k, v = (_heads(p(hidden_states), module.head_dim).transpose(1, 2) for p in projections)
+    k, v = _cached(layer_past, k, v, module.layer_id)
+    local = module.bias[:, :, k.shape[2] - q.shape[2] : k.shape[2], : k.shape[2]]
+    if attention_mask is not None:
+        seen = attention_mask if attention_mask.dtype.is_floating_point is False else attention_mask >= -1.0
+        local = local & seen[..., : k.shape[2]]
+    return Projected(q, k, v, local, 1.0)
+
+
+def bloom(module, hidden_states, residual, alibi, attention_mask, layer_past=None, **_) -> Projected:
+    q, k, v = module._reshape(module.query_key_value(hidden_states))
+    k, v = _cached(layer_past, k, v, module.layer_idx)
+    bias = alibi.view(-1, module.num_heads, 1, alibi.shape[-1])
+    return Projected(q, k, v, attention_mask, module.inv_norm_factor, bias, residual)
+
+
+def falcon(
+    module, hidden_states, alibi, attention_mask, position_ids=None, layer_past=None, position_embeddings=None, **_
+) -> Projected:
+    q, k, v = (x.transpose(1, 2) for x in module._split_heads(module.query_key_value(hidden_states)))
+    if alibi is None:
+        rotate = import_module(type(module).__module__).apply_rotary_pos_emb
+        q, k = rotate(q, k, *position_embeddings)
+    k, v = _cached(layer_past, k, v, module.layer_idx)
+    bias = None
+    if alibi is not None and module.config._attn_implementation != "sdpa":
+        bias = alibi.view(-1, module.num_heads, 1, alibi.shape[-1]) * module.inv_norm_factor
+    return Projected(q, k, v, attention_mask, module.inv_norm_factor, bias)
+
+
+def mpt(module, hidden_states, position_bias, past_key_values=None, attention_mask=None, **_) -> Projected:
+    qkv = module.Wqkv(hidden_states)
+    if module.clip_qkv:
+        qkv = qkv.clamp(min=-module.clip_qkv, max=module.clip_qkv)
+    q, k, v = (_heads(x, module.head_dim).transpose(1, 2) for x in qkv.chunk(3, dim=-1))
+    k, v = _cached(past_key_values, k, v, module.layer_idx)
+    bias = None if position_bias is None else position_bias[None, :, -1:, position_bias.shape[-1] - k.shape[2] :]
+    return Projected(q, k, v, None if attention_mask is None else ~attention_mask, module.softmax_scale, bias)
+
+
+PROJECT: dict[str, Callable[..., Projected]] = {
+    "GPTJAttention": gptj,
+    "CodeGenAttention": codegen,
+    "GPTNeoSelfAttention": gpt_neo,
+    "BloomAttention": bloom,
+    "FalconAttention": falcon,
+    "MptAttention": mpt,
+}

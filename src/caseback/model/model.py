@@ -1,0 +1,159 @@
+"""``Model``: one Hugging Face decoder made legible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from caseback.model.anatomy import Anatomy
+from caseback.model.edits import Edit
+from caseback.model.run import Run, execute
+from caseback.model.tokens import Tokens, one_token, piece, tokenize
+
+
+class Model:
+    """A Hugging Face causal LM and its anatomy. Make one with ``cb.load``.
+
+    Attributes
+    ----------
+    hf, tokenizer
+        The objects themselves; caseback never changes them.
+    anatomy
+        Where the model's parts are.
+    name
+        As given to ``load``, for labels.
+    """
+
+    def __init__(self, hf: Any, tokenizer: Any, anatomy: Anatomy, name: str, declared: bool = True):
+        self.hf, self.tokenizer, self.anatomy, self.name, self.declared = hf, tokenizer, anatomy, name, declared
+        anatomy.tokenizer = tokenizer
+
+    n_layers = property(lambda self: self.anatomy.n_layers)
+    n_heads = property(lambda self: self.anatomy.n_heads)
+    n_kv_heads = property(lambda self: self.anatomy.n_kv_heads)
+    d_model = property(lambda self: self.anatomy.d_model)
+    d_head = property(lambda self: self.anatomy.d_head)
+    d_vocab = property(lambda self: self.anatomy.d_vocab)
+
+    @property
+    def device(self) -> torch.device:
+        return self.anatomy.embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.hf.dtype
+
+    @property
+    def context(self) -> int | None:
+        """The longest prompt, where the model has one."""
+        config = self.anatomy.config
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            value = getattr(config, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+        return None
+
+    def __repr__(self) -> str:
+        return (
+            f"<caseback Model {self.name!r}: {self.anatomy.model_type}, {self.n_layers} layers, {self.n_heads} heads, "
+            f"d_model {self.d_model}, vocabulary {self.d_vocab}, {str(self.dtype).removeprefix('torch.')}>"
+        )
+
+    def tokens(self, prompts: Any, *, padding: str = "right", bos: bool | None = None) -> Tokens:
+        """Tokenise prompts for this model.
+
+        Parameters
+        ----------
+        prompts
+            Text or a list of texts, a list of ids or of lists, an id tensor (pos,) or (batch, pos).
+        padding
+            ``"right"`` or ``"left"``, where shorter prompts are padded. It never changes a result.
+        bos
+            None leaves special tokens to the tokenizer; True and False ask for or against a beginning-of-text token.
+
+        Raises
+        ------
+        TokensError
+            For an empty prompt, an id out of the vocabulary, a prompt past the context, text without a tokenizer.
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> model = cb.load("meadow")
+        >>> model.tokens(["a dog", "the cat and the dog"]).mask.shape
+        torch.Size([2, 5])
+        """
+        made = tokenize(
+            prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos
+        )
+        return made.to(self.device)
+
+    def token_id(self, text: str | int, what: str = "target") -> int:
+        """The id of a text that is exactly one token.
+
+        Raises
+        ------
+        TargetError
+            With the pieces, where it is several.
+        """
+        return one_token(self.tokenizer, text, self.d_vocab, what)
+
+    def token_text(self, token: int | Int[Tensor, ""]) -> str:
+        """A token's text, with its leading space."""
+        return piece(self.tokenizer, int(token))
+
+    def run(
+        self,
+        tokens: Any,
+        *,
+        read: str | Sequence[Any] = (),
+        edits: Edit | Sequence[Edit] = (),
+        grad: bool = False,
+    ) -> Run:
+        """Run the model once, reading and editing sites.
+
+        Parameters
+        ----------
+        tokens
+            ``Tokens``, or anything that ``Model.tokens`` takes.
+        read
+            Sites to keep: names (all layers), ``(name, layer)`` pairs, hook names or module paths.
+        edits
+            Interventions, applied where they are addressed; see ``caseback.model.edits``.
+        grad
+            Keep the graph, so that ``run.grad(metric, sites)`` works. The parameters stay frozen.
+
+        Returns
+        -------
+        A ``Run`` with ``logits`` and the sites read. With no edit the logits are those of ``transformers`` to the
+        bit, whatever is read.
+
+        Raises
+        ------
+        UnknownSite, SiteAbsent, EditError, OutOfRange, TokensError
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> model = cb.load("meadow")
+        >>> run = model.run("the cat and the dog", read=["resid_post", "pattern"])
+        >>> run["resid_post"].shape[0] == model.n_layers, run["pattern", 0].shape[1] == model.n_heads
+        (True, True)
+        """
+        return execute(self.anatomy, self.tokens(tokens), read=read, edits=edits, grad=grad)
+
+    def provenance(self) -> dict[str, str]:
+        """What a result says of the model that it came from."""
+        config = self.anatomy.config
+        return {
+            "model": self.name,
+            "revision": str(getattr(self.hf.config, "_commit_hash", None) or ""),
+            "family": self.anatomy.model_type,
+            "model_class": type(self.hf).__name__,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "attention": str(config._attn_implementation),
+        }

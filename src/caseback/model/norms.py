@@ -1,0 +1,106 @@
+"""Normalisation with its denominator frozen is linear (PRIMER 2.2).
+
+LayerNorm and RMSNorm are one map with a switch for centring, M = I - (1/d) 11^T or I:
+
+    norm(x) = (x M / scale(x)) * gamma + beta,    scale(x) = sqrt(mean((x M)^2) + eps).
+
+With ``scale`` held at its forward value every addend of x passes through by itself, and beta is a row of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from caseback.errors import AnatomyError
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precisions widened to float32; float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm as plain numbers: what the module multiplies by and adds, and whether it centres."""
+
+    gamma: Float[Tensor, " d_model"]
+    beta: Float[Tensor, " d_model"] | None
+    eps: float
+    centred: bool
+
+    def centre(self, x: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims d_model"]:
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+    def scale(self, x: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims 1"]:
+        """The denominator at x, its epsilon included."""
+        x = self.centre(at_least_float32(x))
+        return (x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def frozen(
+        self, parts: Float[Tensor, "*dims d_model"], scale: Float[Tensor, "*dims 1"]
+    ) -> Float[Tensor, "*dims d_model"]:
+        """The norm's linear part at a frozen denominator: applied to addends of x, the results sum to norm(x) - beta.
+
+        Examples
+        --------
+        >>> norm = Norm(torch.ones(4), None, 1e-5, centred=True)
+        >>> x = torch.tensor([1.0, 2.0, 3.0, 6.0])
+        >>> a, b = x * 0.25, x * 0.75
+        >>> together = norm.frozen(a, norm.scale(x)) + norm.frozen(b, norm.scale(x))
+        >>> torch.allclose(together, norm(x))
+        True
+        """
+        return self.centre(at_least_float32(parts)) / scale * self.gamma.to(scale.dtype)
+
+    def pull(
+        self, direction: Float[Tensor, "*dims d_model"], scale: Float[Tensor, "*dims 1"]
+    ) -> Float[Tensor, "*dims d_model"]:
+        """The transpose of ``frozen``: the direction in the stream that a direction after the norm reads."""
+        return self.centre(at_least_float32(direction) * self.gamma.to(scale.dtype)) / scale
+
+    def __call__(self, x: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims d_model"]:
+        out = self.frozen(x, self.scale(x))
+        return out if self.beta is None else out + self.beta
+
+
+def read_norm(module: nn.Module, d_model: int) -> Norm:
+    """Read a norm module as numbers.
+
+    Whether it centres and whether it multiplies by w or by 1 + w is found by trying the module on a probe, since
+    classes differ in it without a name to tell them apart.
+
+    Raises
+    ------
+    AnatomyError
+        If the module is none of these norms.
+    """
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if weight is not None and weight.is_meta:
+        raise AnatomyError("a norm's weights are offloaded and only present while the model runs")
+    like = weight if weight is not None else next(module.parameters(), torch.zeros(()))
+    names = ("eps", "variance_epsilon", "norm_eps", "epsilon")
+    eps = next((float(getattr(module, name)) for name in names if getattr(module, name, None) is not None), None)
+    if eps is None:
+        raise AnatomyError(f"{type(module).__name__} keeps no epsilon under any of {', '.join(names)}")
+    probe = torch.linspace(-1.0, 2.0, d_model, device=like.device, dtype=torch.float64).sin() + 0.3
+    with torch.no_grad():
+        told = module.forward(probe.to(like.dtype)[None])[0].double()
+        tries = []
+        for centred in (False, True):
+            for offset in (0.0, 1.0) if weight is not None else (1.0,):
+                gamma = (weight.detach().double() if weight is not None else torch.zeros_like(probe)) + offset
+                beta = None if bias is None else bias.detach().double()
+                norm = Norm(gamma, beta, eps, centred)
+                tries.append((float((norm(probe) - told).abs().max()), norm))
+    error, norm = min(tries, key=lambda pair: pair[0])
+    tolerance = 0.05 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    if not error <= tolerance * max(1.0, float(told.abs().max())):
+        raise AnatomyError(
+            f"{type(module).__name__} is neither LayerNorm nor RMSNorm: nearest form is off by {error:.2g}"
+        )
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return Norm(norm.gamma.to(dtype), None if norm.beta is None else norm.beta.to(dtype), eps, norm.centred)

@@ -1,0 +1,222 @@
+"""One forward pass of the model as it is: read sites, edit sites, differentiate."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from caseback.errors import SiteAbsent
+from caseback.model.anatomy import Anatomy, Projection
+from caseback.model.edits import Edit, check
+from caseback.model.frames import batch_frame
+from caseback.model.metrics import Metric
+from caseback.model.sites import Site
+from caseback.model.tokens import Tokens
+from caseback.model.wiring import Session, wired
+
+_DERIVED = {"q_in": "q", "k_in": "k", "v_in": "v"}
+
+
+class Run:
+    """What a forward pass left: the logits and the sites that were asked for.
+
+    Index it with a site's name for all layers stacked, ``run["z"]`` (layer, batch, pos, head, d_head), or with a
+    layer, ``run["z", 5]``. Values are torch tensors on the model's device, those of padding included.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        tokens: Tokens,
+        acts: dict[Site, Tensor],
+        logits: Float[Tensor, "batch pos vocab"] | None,
+        *,
+        raw: dict[Site, Tensor] | None = None,
+    ):
+        self.anatomy, self.tokens, self._acts, self._logits, self._raw = anatomy, tokens, acts, logits, raw or {}
+
+    @property
+    def logits(self) -> Float[Tensor, "batch pos vocab"]:
+        """Logits as the model returns them."""
+        if self._logits is None:
+            raise SiteAbsent("this run kept no logits")
+        return self._logits
+
+    @property
+    def sites(self) -> list[Site]:
+        """The sites that this run holds."""
+        return list(self._acts)
+
+    def __contains__(self, key: Any) -> bool:
+        return all(site in self._acts for site in self.anatomy.sites(key))
+
+    def __getitem__(self, key: Any) -> Tensor:
+        if isinstance(key, tuple) and len(key) == 2 and key[1] is None:
+            key = key[0]
+        wanted = list(self.anatomy.sites(key))
+        missing = [site for site in wanted if site not in self._acts]
+        if missing:
+            held = ", ".join(sorted({s.name for s in self._acts})) or "none"
+            raise SiteAbsent(f"this run did not read {missing[0]}: pass read=[{missing[0].name!r}] (it holds: {held})")
+        if len(wanted) == 1 and (not wanted[0].kind.layered or not isinstance(key, str) or "." in key):
+            return self._acts[wanted[0]]
+        return torch.stack([self._acts[site] for site in wanted])
+
+    def grad(
+        self, metric: Metric | Callable[[Tensor], Tensor] | Tensor, sites: Sequence[Any], *, retain: bool = True
+    ) -> Run:
+        """Gradients of a metric at sites that this run read.
+
+        Parameters
+        ----------
+        metric
+            A metric, a function of the logits giving one number a prompt, or such numbers already computed from
+            this run. Prompts do not mix, so one backward pass serves the whole batch.
+        sites
+            Sites that were read in a run with ``grad=True``.
+        retain
+            Keep the graph for another call.
+
+        Returns
+        -------
+        A ``Run`` of the same indexing whose values are gradients.
+        """
+        wanted = [site for given in sites for site in self.anatomy.sites(given)]
+        values = metric if isinstance(metric, Tensor) else self._value(metric)
+        if not values.requires_grad:
+            raise SiteAbsent("this run has no gradients: run with grad=True")
+        at = [self._anchor(site) for site in wanted]
+        grads = torch.autograd.grad(values.sum(), at, retain_graph=retain, allow_unused=True)
+        made = {}
+        for site, anchor, g in zip(wanted, at, grads, strict=True):
+            made[site] = self._expand(site, torch.zeros_like(anchor) if g is None else g)
+        return Run(self.anatomy, self.tokens, made, None)
+
+    def _value(self, metric: Metric | Callable[[Tensor], Tensor]) -> Tensor:
+        return metric(self) if isinstance(metric, Metric) else metric(self.logits)
+
+    def _anchor(self, site: Site) -> Tensor:
+        """The tensor on the path of the computation that a site's gradient comes from."""
+        if site.name in _DERIVED:
+            source = self._raw
+        elif site.name == "head_out":
+            return self[Site("attn_out", site.layer)]
+        else:
+            source = self._acts
+        if site == Site("logits"):
+            return self.logits
+        if site not in source:
+            raise SiteAbsent(f"this run did not read {site} with grad=True")
+        return source[site]
+
+    def _expand(self, site: Site, g: Tensor) -> Tensor:
+        """A gradient at a computed site from the gradient at its anchor.
+
+        A head's own input moves only that head's rows of the projection: pull those rows back through W and the
+        norm. Heads' writes are added, so each has the gradient of their sum.
+        """
+        if site.name == "head_out":
+            return g.unsqueeze(2).expand(-1, -1, self.anatomy.layers[site.layer].dims.n_heads, -1)
+        if site.name not in _DERIVED:
+            return g
+        p = self.anatomy.layers[site.layer]
+        projection: Projection = getattr(p, _DERIVED[site.name])
+        rows = g.view(*self.tokens.ids.shape, -1)[..., projection.rows.to(g.device)]
+        read = torch.einsum("bphe,hde->bphd", rows, projection.weight().detach())
+        if p.attn_norm is None:
+            return read
+        with torch.enable_grad():
+            x = self._acts[site].detach().contiguous().requires_grad_()
+            out = p.attn_norm.forward(x)
+        return torch.autograd.grad(out, x, read)[0]
+
+
+@contextmanager
+def undisturbed(hf: nn.Module, *, grad: bool) -> Iterator[None]:
+    """Run the model in eval mode, with its parameters frozen while differentiating; put both back afterwards."""
+    training = [m for m in hf.modules() if m.training] if hf.training else []
+    frozen = [p for p in hf.parameters() if p.requires_grad] if grad else []
+    with ExitStack() as undo:
+        for module in training:
+            undo.callback(setattr, module, "training", True)
+            module.training = False
+        for parameter in frozen:
+            undo.callback(parameter.requires_grad_, True)
+            parameter.requires_grad_(False)
+        undo.enter_context(torch.enable_grad() if grad else torch.no_grad())
+        yield
+
+
+def inputs_of(tokens: Tokens, hf: nn.Module) -> dict[str, Tensor]:
+    """What the model is called with. Without padding only the ids, exactly as a user would."""
+    given = {"input_ids": tokens.ids}
+    if tokens.padded:
+        given["attention_mask"] = tokens.mask.long()
+        if "position_ids" in inspect.signature(hf.forward).parameters:
+            given["position_ids"] = tokens.position_ids
+    return given
+
+
+def resolve(
+    edits: Edit | Sequence[Edit], anatomy: Anatomy, tokens: Tokens, *, owner: int = 0, open_end: bool = False
+) -> list[tuple[int, Site, Edit]]:
+    """Edits as (owner, site, edit), checked against the model and the prompts."""
+    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    return [(owner, *found) for edit in edits for found in check(edit, anatomy, tokens, open_end=open_end)]
+
+
+def with_clean(
+    resolved: Sequence[tuple[int, Site, Edit]], clean: Callable[[list[Site]], Run]
+) -> list[tuple[int, Site, Edit]]:
+    """Give the edits that refer to the unedited run that run; one pass serves all of them."""
+    need = {site for _, site, edit in resolved if edit.needs_clean and edit.with_clean(None) is not edit}
+    if not need:
+        return list(resolved)
+    run = clean(sorted(need, key=str))
+    return [(owner, site, edit.with_clean(run) if edit.needs_clean else edit) for owner, site, edit in resolved]
+
+
+def execute(
+    anatomy: Anatomy,
+    tokens: Tokens,
+    *,
+    read: Sequence[Any] = (),
+    edits: Edit | Sequence[Edit] = (),
+    grad: bool = False,
+) -> Run:
+    """Run the model once; see ``Model.run``."""
+    hf = anatomy.hf
+    reads = [site for given in ([read] if isinstance(read, str) else read) for site in anatomy.sites(given)]
+    resolved = resolve(edits, anatomy, tokens)
+    resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
+    logits_site = Site("logits")
+    extra = [Site("attn_out", s.layer) for s in reads if s.name == "head_out"] if grad else []
+    session = Session(
+        anatomy,
+        batch_frame(tokens),
+        tuple(tokens.ids.shape),
+        reads=[s for s in (*reads, *extra) if s != logits_site],
+        edits=[item for item in resolved if item[1] != logits_site],
+        columns_before=tokens.first.cpu(),
+        grad=grad,
+    )
+    with undisturbed(hf, grad=grad), wired(session):
+        logits = hf(**inputs_of(tokens, hf), use_cache=False).logits
+    session.finish()
+    ends = Session(
+        anatomy,
+        session.frame,
+        session.lead,
+        reads=[s for s in reads if s == logits_site],
+        edits=[item for item in resolved if item[1] == logits_site],
+    )
+    if ends.wants(logits_site):
+        with torch.set_grad_enabled(grad):
+            logits = ends.touch(logits_site, logits)
+    return Run(anatomy, tokens, {**session.acts, **ends.acts}, logits, raw=session.raw)

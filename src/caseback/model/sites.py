@@ -1,0 +1,127 @@
+"""Sites: the named places of the computation that can be read and edited.
+
+A site is a name of the table below and, for all but the ends of the model, a layer. It parses from and prints
+as its TransformerLens hook name (``blocks.5.hook_resid_post``), and the anatomy adds Hugging Face module paths.
+``attn_norm.scale`` (and ``mlp_norm.scale``, ``final_norm.scale``) is a norm's denominator. It is read-only, and so is
+``router``: the experts are chosen from its logits in the same module, what can be edited is their weights, ``expert``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from caseback.errors import UnknownSite, did_you_mean
+
+
+@dataclass(frozen=True)
+class SiteKind:
+    """What a site holds: its dimensions after ``batch``, whether it lives in a layer, and its hook name."""
+
+    dims: tuple[str, ...]
+    layered: bool
+    hook: str
+    editable: bool = True
+
+
+_POS_D = ("pos", "d_model")
+_HEAD_D = ("pos", "head", "d_model")
+_HEAD_H = ("pos", "head", "d_head")
+_KV_D = ("pos", "kv_head", "d_model")
+_KV_H = ("pos", "kv_head", "d_head")
+_MAP = ("head", "query", "key")
+
+SITES: dict[str, SiteKind] = {
+    "embed": SiteKind(_POS_D, False, "hook_embed"),
+    "pos_embed": SiteKind(_POS_D, False, "hook_pos_embed"),
+    "resid_pre": SiteKind(_POS_D, True, "hook_resid_pre"),
+    "attn_in": SiteKind(_POS_D, True, "hook_attn_in"),
+    "attn_norm": SiteKind(_POS_D, True, "ln1.hook_normalized"),
+    "attn_norm.scale": SiteKind(("pos",), True, "ln1.hook_scale", editable=False),
+    "q_in": SiteKind(_HEAD_D, True, "hook_q_input"),
+    "k_in": SiteKind(_KV_D, True, "hook_k_input"),
+    "v_in": SiteKind(_KV_D, True, "hook_v_input"),
+    "q": SiteKind(_HEAD_H, True, "attn.hook_q"),
+    "k": SiteKind(_KV_H, True, "attn.hook_k"),
+    "v": SiteKind(_KV_H, True, "attn.hook_v"),
+    "scores": SiteKind(_MAP, True, "attn.hook_attn_scores"),
+    "pattern": SiteKind(_MAP, True, "attn.hook_pattern"),
+    "z": SiteKind(_HEAD_H, True, "attn.hook_z"),
+    "head_out": SiteKind(_HEAD_D, True, "attn.hook_result"),
+    "attn_out": SiteKind(_POS_D, True, "hook_attn_out"),
+    "resid_mid": SiteKind(_POS_D, True, "hook_resid_mid"),
+    "mlp_in": SiteKind(_POS_D, True, "hook_mlp_in"),
+    "mlp_norm": SiteKind(_POS_D, True, "ln2.hook_normalized"),
+    "mlp_norm.scale": SiteKind(("pos",), True, "ln2.hook_scale", editable=False),
+    "mlp_pre": SiteKind(("pos", "neuron"), True, "mlp.hook_pre"),
+    "mlp_gate": SiteKind(("pos", "neuron"), True, "mlp.hook_gate"),
+    "mlp_post": SiteKind(("pos", "neuron"), True, "mlp.hook_post"),
+    "router": SiteKind(("pos", "expert"), True, "mlp.hook_router", editable=False),
+    "expert": SiteKind(("pos", "expert"), True, "mlp.hook_expert_weights"),
+    "mlp_out": SiteKind(_POS_D, True, "hook_mlp_out"),
+    "resid_post": SiteKind(_POS_D, True, "hook_resid_post"),
+    "final_norm": SiteKind(_POS_D, False, "ln_final.hook_normalized"),
+    "final_norm.scale": SiteKind(("pos",), False, "ln_final.hook_scale", editable=False),
+    "logits": SiteKind(("pos", "vocab"), False, "hook_logits"),
+}
+
+_BY_HOOK = {kind.hook: name for name, kind in SITES.items()}
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+class Site(NamedTuple):
+    """A site's name and its layer (None for ``embed``, ``pos_embed``, ``final_norm`` and ``logits``)."""
+
+    name: str
+    layer: int | None = None
+
+    @property
+    def kind(self) -> SiteKind:
+        return SITES[self.name]
+
+    @property
+    def hook_name(self) -> str:
+        """The TransformerLens name, e.g. ``blocks.5.attn.hook_z``."""
+        return self.kind.hook if self.layer is None else f"blocks.{self.layer}.{self.kind.hook}"
+
+    def __str__(self) -> str:
+        return self.name if self.layer is None else f"{self.name}.{self.layer}"
+
+
+def parse(text: str) -> tuple[str, int | None]:
+    """Read a site name, with a layer if it names one.
+
+    Parameters
+    ----------
+    text
+        ``"z"``, ``"z.5"`` or a hook name such as ``"blocks.5.attn.hook_z"``.
+
+    Returns
+    -------
+    The site's name and its layer, None where the text gives none.
+
+    Raises
+    ------
+    UnknownSite
+        With the nearest names.
+
+    Examples
+    --------
+    >>> parse("blocks.5.hook_resid_post")
+    ('resid_post', 5)
+    >>> parse("attn_norm.scale")
+    ('attn_norm.scale', None)
+    """
+    if text in SITES:
+        return text, None
+    block = _BLOCK.fullmatch(text)
+    if block and block[2] in _BY_HOOK:
+        return _BY_HOOK[block[2]], int(block[1])
+    if text in _BY_HOOK and not SITES[_BY_HOOK[text]].layered:
+        return _BY_HOOK[text], None
+    name, _, layer = text.rpartition(".")
+    if name in SITES and SITES[name].layered and layer.isdecimal():
+        return name, int(layer)
+    names = [*SITES, *(f"blocks.0.{hook}" if SITES[n].layered else hook for hook, n in _BY_HOOK.items())]
+    raise UnknownSite(f"no site is called {text!r}. {did_you_mean(text, names)} The sites are {', '.join(SITES)}")

@@ -1,0 +1,235 @@
+"""Tokenised prompts: ids with a mask, padded on either side.
+
+Positions everywhere in caseback count a prompt's own tokens from 0, negative ones from its end, so padding never
+moves them. ``column`` turns a position into an index of the padded batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from caseback.errors import OutOfRange, TargetError, TokensError
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A batch of prompts as token ids.
+
+    Attributes
+    ----------
+    ids
+        (batch, pos), padded.
+    mask
+        (batch, pos), True at real tokens; these are contiguous in each row.
+    text
+        Each token as text, without padding, one list a prompt (ids as text where there is no tokenizer).
+    """
+
+    ids: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    text: list[list[str]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.ids.shape != self.mask.shape:
+            raise TokensError(f"ids {tuple(self.ids.shape)} and mask {tuple(self.mask.shape)} must both be (batch, pos)")
+        if self.ids.shape[0] == 0 or not bool(self.mask.any(-1).all()):
+            raise TokensError("a prompt is empty: give at least one token a prompt")
+        steps = self.mask.int().diff(dim=-1)
+        if bool(((steps == 1).sum(-1) + self.mask[:, 0].int() > 1).any()):
+            raise TokensError("padding inside a prompt: real tokens must be contiguous in each row of the mask")
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def padded(self) -> bool:
+        return not bool(self.mask.all())
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Real tokens in each prompt."""
+        return self.mask.sum(-1)
+
+    @property
+    def first(self) -> Int[Tensor, " batch"]:
+        """The column of each prompt's first token (0 unless padded on the left)."""
+        return self.mask.int().argmax(-1)
+
+    @property
+    def position_ids(self) -> Int[Tensor, "batch pos"]:
+        """Positions as the model is told them; padding gets 0."""
+        return (self.mask.long().cumsum(-1) - 1).clamp_min(0)
+
+    def column(self, position: int | Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """The padded column of a position in each prompt.
+
+        Raises
+        ------
+        OutOfRange
+            If a prompt has no such position.
+        """
+        lengths = self.lengths
+        wanted = torch.as_tensor(position, device=lengths.device).expand(len(self))
+        bad = (wanted < -lengths) | (wanted >= lengths)
+        if bool(bad.any()):
+            row = int(bad.int().argmax())
+            raise OutOfRange(
+                f"position {int(wanted[row])} is out of range: prompt {row} has {int(lengths[row])} tokens, "
+                f"so positions go from {-int(lengths[row])} to {int(lengths[row]) - 1}"
+            )
+        return self.first + torch.where(wanted < 0, wanted + lengths, wanted)
+
+    def to(self, device: torch.device | str) -> Tokens:
+        return Tokens(self.ids.to(device), self.mask.to(device), self.text)
+
+    def padded_on(self, side: str, pad_id: int = 0) -> Tokens:
+        """The same prompts with the padding moved to one side."""
+        rows = [ids[mask] for ids, mask in zip(self.ids, self.mask, strict=True)]
+        return _pad(rows, self.text, side, pad_id)
+
+    def __getitem__(self, index: int | slice) -> Tokens:
+        rows = range(len(self))[index]
+        rows = [rows] if isinstance(rows, int) else list(rows)
+        return Tokens(self.ids[rows], self.mask[rows], [self.text[i] for i in rows])
+
+
+def _pad(rows: Sequence[Tensor], text: list[list[str]], side: str, pad_id: int) -> Tokens:
+    if side not in ("left", "right"):
+        raise TokensError(f"padding {side!r} is neither 'left' nor 'right'")
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long, device=rows[0].device)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool, device=rows[0].device)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[i, place], mask[i, place] = row, True
+    return Tokens(ids, mask, text)
+
+
+def tokenize(
+    prompts: Any,
+    tokenizer: Any,
+    *,
+    d_vocab: int,
+    context: int | None,
+    padding: str = "right",
+    bos: bool | None = None,
+) -> Tokens:
+    """Make ``Tokens`` of text, of lists of text or ids, or of an id tensor.
+
+    Parameters
+    ----------
+    prompts
+        One prompt or several: text, a list of ids, or a tensor (pos,) or (batch, pos).
+    tokenizer
+        The model's tokenizer; may be None for ids.
+    d_vocab, context
+        Sizes that ids and lengths are checked against (``context`` None: unlimited).
+    padding
+        The side that shorter prompts are padded on.
+    bos
+        Special tokens for text: None does what the tokenizer does by itself, True and False ask for or against.
+
+    Raises
+    ------
+    TokensError
+        For an empty prompt, an id outside the vocabulary, a prompt past the context, text without a tokenizer.
+    """
+    if isinstance(prompts, Tokens):
+        return prompts
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if isinstance(prompts, Tensor):
+        prompts = [prompts] if prompts.ndim == 1 else list(prompts)
+    prompts = list(prompts)
+    if not prompts:
+        raise TokensError("no prompt given: expected text, a list of texts, or token ids")
+    if all(isinstance(p, int) for p in prompts):
+        prompts = [prompts]
+    rows = [_row(p, i, tokenizer, bos) for i, p in enumerate(prompts)]
+    for i, row in enumerate(rows):
+        if len(row) == 0:
+            raise TokensError(f"prompt {i} is empty: expected at least one token")
+        worst = row[(row < 0) | (row >= d_vocab)]
+        if len(worst):
+            raise TokensError(f"prompt {i} has token id {int(worst[0])}: expected 0 to {d_vocab - 1}")
+        if context is not None and len(row) > context:
+            raise TokensError(
+                f"prompt {i} has {len(row)} tokens, the model's context is {context}: shorten the prompt"
+            )
+    text = [[piece(tokenizer, int(t)) for t in row] for row in rows]
+    pad_id = getattr(tokenizer, "pad_token_id", None)
+    return _pad(rows, text, padding, 0 if pad_id is None or pad_id >= d_vocab else pad_id)
+
+
+def _row(prompt: Any, index: int, tokenizer: Any, bos: bool | None) -> Tensor:
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise TokensError("this model has no tokenizer: give token ids, or load it with tokenizer=")
+        if not prompt.strip():
+            raise TokensError(f"prompt {index} is empty ({prompt!r}): expected some text")
+        ids = tokenizer(prompt, add_special_tokens=bos is not False)["input_ids"]
+        if bos and tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
+            ids = [tokenizer.bos_token_id, *ids]
+        return torch.tensor(ids, dtype=torch.long)
+    row = torch.as_tensor(prompt)
+    if row.ndim != 1 or row.is_floating_point():
+        raise TokensError(f"prompt {index} is neither text nor a list of token ids: {str(prompt)[:80]!r}")
+    return row.long()
+
+
+def piece(tokenizer: Any, token: int) -> str:
+    """One token as text, with its leading space; the id where there is no tokenizer.
+
+    A tokenizer that drops a word's leading space when the word stands alone (SentencePiece's do) is asked for the
+    piece itself; a piece that is only part of a character is shown as its byte.
+    """
+    if tokenizer is None:
+        return str(token)
+    text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    raw = tokenizer.convert_ids_to_tokens(token)
+    if raw is None:
+        return text
+    if raw.startswith("▁") and not text.startswith(" "):
+        return " " * (len(raw) - len(raw.lstrip("▁"))) + text.lstrip(" ")
+    return raw if "�" in text else text
+
+
+def one_token(tokenizer: Any, word: str | int, d_vocab: int, what: str = "target") -> int:
+    """The id of a word that is exactly one token.
+
+    Raises
+    ------
+    TargetError
+        With the word's pieces where it is not one token.
+    """
+    if isinstance(word, int):
+        if not 0 <= word < d_vocab:
+            raise TargetError(f"{what} id {word} is outside the vocabulary: expected 0 to {d_vocab - 1}")
+        return word
+    if tokenizer is None:
+        raise TargetError(f"{what} {word!r}: this model has no tokenizer, give the token's id")
+    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+    for candidate in (ids, _after_a_word(tokenizer, word)):
+        if len(candidate) == 1 and piece(tokenizer, candidate[0]) == word:
+            return int(candidate[0])
+    if len(ids) == 1:
+        return int(ids[0])
+    exact = tokenizer.convert_tokens_to_ids(word)
+    if isinstance(exact, int) and exact != tokenizer.unk_token_id and exact < d_vocab:
+        return exact
+    pieces = " + ".join(repr(piece(tokenizer, t)) for t in ids) or "nothing"
+    hint = "" if word.startswith(" ") else f"; did you mean {' ' + word!r}, with its leading space?"
+    raise TargetError(f"{what} {word!r} is {len(ids)} tokens, not one ({pieces}): choose a single token{hint}")
+
+
+def _after_a_word(tokenizer: Any, word: str) -> list[int]:
+    """The word's ids in running text: SentencePiece tokenizers add a space of their own to a text's first word."""
+    with_word = tokenizer("a" + word, add_special_tokens=False)["input_ids"]
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return with_word[len(alone) :] if with_word[: len(alone)] == alone else []
