@@ -70,6 +70,10 @@ class Edit(_Address):
         """This edit with what it needs of the unedited run filled in."""
         return self
 
+    def unchanged_before(self, tokens: Tokens, example: int) -> int:
+        """How many leading positions of a prompt this edit is known to leave as they are."""
+        return 0
+
     def describe(self) -> str:
         """The edit in words, for reports: ``Zero z L9H6``."""
         layer = "" if self.layer is None else f" L{self.layer}"
@@ -140,6 +144,9 @@ class Resample(Edit):
     """Put what stood at the same address, same position, in another run (which must have read the site)."""
 
     source: Run
+
+    def unchanged_before(self, tokens: Tokens, example: int) -> int:
+        return _shared_prefix(self.source, tokens, example)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         return _from_run(self, self.source, old, where)
@@ -227,6 +234,9 @@ class Swap(Edit):
     basis: Float[Tensor, "k unit"]
     source: Run
 
+    def unchanged_before(self, tokens: Tokens, example: int) -> int:
+        return _shared_prefix(self.source, tokens, example)
+
     def new(self, old: Tensor, where: Where) -> Tensor:
         return old + _onto(self.basis, _from_run(self, self.source, old, where) - old)
 
@@ -269,6 +279,18 @@ def _onto(basis: Tensor, x: Tensor) -> Tensor:
         raise EditError(f"a basis of vectors of size {basis.shape[-1]} at a site of size {x.shape[-1]}")
     q, _ = torch.linalg.qr(basis.T)
     return x @ q @ q.T
+
+
+def _shared_prefix(source: Run, tokens: Tokens, example: int) -> int:
+    """Leading tokens that an unedited source run has in common with a prompt: causal, so its activations too."""
+    if source.edited or source.tokens is tokens:
+        return 0
+    theirs = source.tokens[example if len(source.tokens) > 1 else 0]
+    mine = tokens[example]
+    a, b = theirs.ids[theirs.mask], mine.ids[mine.mask]
+    n = min(len(a), len(b))
+    differ = (a[:n] != b[:n].to(a.device)).nonzero()
+    return int(differ[0]) if len(differ) else n
 
 
 def _spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:

@@ -27,7 +27,8 @@ class Run:
     """What a forward pass left: the logits and the sites that were asked for.
 
     Index it with a site's name for all layers stacked, ``run["z"]`` (layer, batch, pos, head, d_head), or with a
-    layer, ``run["z", 5]``. Values are torch tensors on the model's device, those of padding included.
+    layer, ``run["z", 5]``. Values are torch tensors on the model's device, those of padding included. ``edited`` says
+    whether any edit was made.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Run:
         logits: Float[Tensor, "batch pos vocab"] | None,
         *,
         raw: dict[Site, Tensor] | None = None,
+        edited: bool = False,
     ):
+        self.edited = edited
         self.anatomy, self.tokens, self._acts, self._logits, self._raw = anatomy, tokens, acts, logits, raw or {}
 
     @property
@@ -219,4 +222,4 @@ def execute(
     if ends.wants(logits_site):
         with torch.set_grad_enabled(grad):
             logits = ends.touch(logits_site, logits)
-    return Run(anatomy, tokens, {**session.acts, **ends.acts}, logits, raw=session.raw)
+    return Run(anatomy, tokens, {**session.acts, **ends.acts}, logits, raw=session.raw, edited=bool(resolved))

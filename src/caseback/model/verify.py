@@ -19,7 +19,7 @@ from caseback.errors import AnatomyError
 from caseback.model.anatomy import Anatomy, LayerParts, weight_matrix
 from caseback.model.attention import pattern_of, repeat_heads
 from caseback.model.run import Run, execute
-from caseback.model.sites import SITES, Site
+from caseback.model.sites import Site
 from caseback.model.tokens import Tokens
 
 READ = (
@@ -133,8 +133,13 @@ def verify(anatomy: Anatomy) -> dict[str, float]:
     AnatomyError
         Naming the first identity that fails.
     """
-    reads = [name for name in READ if name not in anatomy.lacks and SITES[name]]
+    reads = [name for name in READ if name not in anatomy.lacks]
     run = execute(anatomy, probe_tokens(anatomy), read=reads)
+    with torch.no_grad():
+        return _compare(anatomy, run)
+
+
+def _compare(anatomy: Anatomy, run: Run) -> dict[str, float]:
     tolerance = TOLERANCE.get(run.logits.dtype, 2e-4)
     found: dict[str, float] = {}
     for name, left, right in identities(anatomy, run):

@@ -307,7 +307,7 @@ def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: _H
 def _per_head_input(
     p: LayerParts, site: Site, projection: Projection, session: Session, seen: dict[str, Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """Let each head read a stream of its own: project what changed again, into that head's output rows only."""
+    """Let each head read a stream of its own: what changed is projected again, into that head's output rows only."""
 
     def hook(out: Tensor) -> Tensor:
         stream, n_heads = seen["stream"], len(projection.rows)
@@ -320,13 +320,16 @@ def _per_head_input(
             return out
         heads = sorted({h for _, e in session.edits[site] for h in _as_list(e.head, n_heads)})
         read = new[..., heads, :]
+        changed = (read != each[..., heads, :]).any(-1, keepdim=True)
         read = read if p.attn_norm is None else p.attn_norm.forward(read)
         made = torch.einsum("bphd,hde->bphe", read, projection.weight()[heads])
         bias = projection.bias()
         if bias is not None:
             made = made + bias[heads]
         out = out.clone()
-        out.view(*session.lead, -1)[..., projection.rows[heads].to(out.device)] = made.to(out.dtype)
+        rows = projection.rows[heads].to(out.device)
+        viewed = out.view(*session.lead, -1)
+        viewed[..., rows] = torch.where(changed, made.to(out.dtype), viewed[..., rows])
         return out
 
     return hook
