@@ -149,12 +149,16 @@ class Projection:
     rows: Int[Tensor, "head d_head"]
 
     def weight(self) -> Float[Tensor, "head d_model d_head"]:
-        """W per head, so that ``x @ W[h]`` is the projection."""
-        matrix = weight_matrix(self.module)
-        first, count = int(self.rows[0, 0]), self.rows.numel()
-        if torch.equal(self.rows.flatten(), torch.arange(first, first + count)):
-            return matrix[:, first : first + count].unflatten(1, tuple(self.rows.shape)).transpose(0, 1)
-        return matrix[:, self.rows.to(matrix.device)].transpose(0, 1)
+        """W per head, so that ``x @ W[h]`` is the projection: a view where heads' rows are evenly spaced."""
+        matrix, rows = weight_matrix(self.module), self.rows
+        n_heads, d_head = rows.shape
+        first, step = int(rows[0, 0]), int(rows[1, 0] - rows[0, 0]) if n_heads > 1 else d_head
+        even = first + step * torch.arange(n_heads)[:, None] + torch.arange(d_head)
+        if not torch.equal(rows, even):
+            return matrix[:, rows.to(matrix.device)].transpose(0, 1)
+        down, across = matrix.stride()
+        start = matrix.storage_offset() + first * across
+        return matrix.as_strided((n_heads, len(matrix), d_head), (step * across, down, across), start)
 
     def bias(self) -> Float[Tensor, "head d_head"] | None:
         bias = getattr(self.module, "bias", None)
@@ -247,11 +251,13 @@ class Anatomy:
     def _layer(self, layer: nn.Module) -> LayerParts:
         family = self.family
         attn = self._need(layer, family.attn, "attention module")
-        mlp = layer if family.mlp_is_layer else _find(layer, family.mlp)
+        mlp = layer if family.mlp_is_layer else self._need(layer, family.mlp, "MLP")
         o = self._need(attn, family.o, "attention output projection")
         dims, d_z, q, k, v = self._heads(attn, o)
-        experts = _find(mlp, family.experts) if mlp is not None else None
-        dense = mlp if experts is None and mlp is not None else None
+        experts = _find(mlp, family.experts)
+        dense = mlp if experts is None else None
+        if dense is not None and not (_find(dense, family.w_in) or _find(dense, family.gate_up)):
+            raise AnatomyError(f"{type(dense).__name__}: no input projection of the MLP at {family.w_in!r}")
         parallel = bool(family.parallel(self.config))
         attn_norm, mlp_norm = _find(layer, family.attn_norm), _find(layer, family.mlp_norm)
         return LayerParts(

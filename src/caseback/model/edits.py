@@ -61,6 +61,8 @@ class Edit(_Address):
 
     site: str
     needs_clean: ClassVar[bool] = False
+    tied: ClassVar[bool] = False
+    """Bound to another run's positions, so it does not reach past the prompt while generating."""
 
     def new(self, old: Float[Tensor, "k *head unit"], where: Where) -> Tensor:
         """What stands at the address afterwards, given what stood there."""
@@ -144,6 +146,7 @@ class Resample(Edit):
     """Put what stood at the same address, same position, in another run (which must have read the site)."""
 
     source: Run
+    tied: ClassVar[bool] = True
 
     def unchanged_before(self, tokens: Tokens, example: int) -> int:
         return _shared_prefix(self.source, tokens, example)
@@ -158,6 +161,7 @@ class Freeze(Edit):
 
     source: Run | None = None
     needs_clean: ClassVar[bool] = True
+    tied: ClassVar[bool] = True
 
     def with_clean(self, clean: Run) -> Edit:
         return self if self.source is not None else replace(self, source=clean)
@@ -233,6 +237,7 @@ class Swap(Edit):
 
     basis: Float[Tensor, "k unit"]
     source: Run
+    tied: ClassVar[bool] = True
 
     def unchanged_before(self, tokens: Tokens, example: int) -> int:
         return _shared_prefix(self.source, tokens, example)
@@ -390,29 +395,33 @@ def apply_edits(
     """Write edits, each with its owner, into a site's rows; returns a copy."""
     x = x.clone()
     for owner, edit in edits:
-        rows = frame.rows(owner, edit.pos)
+        rows = frame.rows(owner, edit.pos, grow=not edit.tied)
         if rows is None:
             continue
         where = Where(site, rows, x.shape[-1], columns_before(rows))
-        at = rows.row.to(x.device)
-        heads = _indices(edit.head, x.shape[1], "head", edit.site) if x.ndim == 3 else None
-        units = _units(edit, where)
-        if units is not None and edit.site in MAPS:
-            keep = (units < x.shape[-1]).all(-1)
-            if not bool(keep.all()):
-                raise EditError(f"{edit.describe()}: key {edit.unit} is past the end of the prompt")
-        index: list[Any] = [at]
-        if x.ndim == 3:
-            every = torch.arange(x.shape[1]) if heads is None else torch.tensor(heads)
-            index = [at[:, None, None], every.to(x.device)[None, :, None]]
-        elif units is not None:
-            index = [at[:, None]]
-        if units is not None or x.ndim == 3:
-            last = torch.arange(x.shape[-1]).expand(len(at), -1) if units is None else units
-            index.append(last.to(x.device)[:, None, :] if x.ndim == 3 else last.to(x.device))
-        new = edit.new(x[tuple(index)], where)
-        x[tuple(index)] = new.to(x.dtype)
+        index, known = _index(edit, x, where)
+        old = x[index]
+        new = edit.new(old, where).to(x.dtype)
+        x[index] = new if known is None else torch.where(known, new, old)
     return x
+
+
+def _index(edit: Edit, x: Tensor, where: Where) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The addressed block of (row, head, unit) as an index, and at maps which of its keys exist (None: all)."""
+    at, known = where.rows.row.to(x.device), None
+    units = _units(edit, where)
+    if units is not None:
+        units = units.to(x.device)
+        if edit.site in MAPS:
+            known = (units >= 0) & (units < x.shape[-1])
+            units = units.clamp(0, x.shape[-1] - 1)
+    if x.ndim == 2:
+        return ((at,) if units is None else (at[:, None], units)), None
+    heads = _indices(edit.head, x.shape[1], "head", edit.site)
+    heads = torch.tensor(range(x.shape[1]) if heads is None else heads, device=x.device)[None, :, None]
+    last = torch.arange(x.shape[-1], device=x.device)[None] if units is None else units
+    every = known is None or bool(known.all())
+    return (at[:, None, None], heads, last[:, None, :]), None if every else known[:, None, :]
 
 
 def check(edit: Edit, anatomy: Anatomy, tokens: Tokens, *, open_end: bool = False) -> list[tuple[Site, Edit]]:
@@ -441,6 +450,8 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens, *, open_end: bool = Fals
             _indices(edit.head, dims.n_kv_heads if "kv_head" in kind.dims else dims.n_heads, "head", name)
     for b, length in enumerate(tokens.lengths.tolist()):
         positions(edit.pos, b, length, open_end=open_end)
+        if name in MAPS and edit.unit is not None:
+            positions(edit.unit, b, length, open_end=open_end)
     return [(site, edit if edit.site == name else replace(edit, site=name)) for site in found]
 
 

@@ -72,12 +72,15 @@ class Frame:
         for span in self.spans:
             self._owned.setdefault(span.owner, []).append(span)
 
-    def rows(self, owner: int, pos: Positions) -> Rows | None:
-        """The rows of one variant's tokens at ``pos``; None where none of them is in this layout."""
+    def rows(self, owner: int, pos: Positions, *, grow: bool = True) -> Rows | None:
+        """The rows of one variant's tokens at ``pos``; None where none of them is in this layout.
+
+        While generating, "all" grows with the text unless ``grow`` is False.
+        """
         found: list[Tensor] = []
         for span in self._owned.get(owner, ()):
             length = self.lengths[span.example]
-            if self.open_end and (pos is None or (isinstance(pos, slice) and pos.stop is None)):
+            if grow and self.open_end and (pos is None or (isinstance(pos, slice) and pos.stop is None)):
                 length = max(length, span.first + span.count)
             wanted = positions(pos, span.example, length, open_end=self.open_end)
             token = torch.arange(wanted.start, wanted.stop, wanted.step) if isinstance(wanted, range) else (
@@ -98,18 +101,12 @@ def batch_frame(tokens: Tokens) -> Frame:
     return Frame(spans, lengths)
 
 
-def step_frame(tokens: Tokens, past: int, width: int, rows: int, *, keys: bool = False) -> Frame:
-    """One forward of cached decoding: columns ``past .. past + width`` of every sequence (``keys``: all up to there).
-
-    ``rows`` sequences are decoded; each prompt has rows / batch of them, neighbours, as ``generate`` lays them out.
-    """
-    lengths, firsts = tokens.lengths.tolist(), tokens.first.tolist()
+def step_frame(tokens: Tokens, rows: int, start: int, width: int) -> Frame:
+    """Columns ``start .. start + width`` of sequences being generated, rows / batch neighbours of each prompt."""
     per = rows // len(tokens)
-    start = 0 if keys else past
-    total = past + width - start
     spans = []
     for row in range(rows):
-        pad = firsts[row // per]
+        pad = int(tokens.first[row // per])
         column = max(start, pad)
-        spans.append(Span(0, row // per, column - pad, past + width - column, row * total + column - start))
-    return Frame([s for s in spans if s.count > 0], lengths, open_end=True)
+        spans.append(Span(0, row // per, column - pad, start + width - column, row * width + column - start))
+    return Frame([s for s in spans if s.count > 0], tokens.lengths.tolist(), open_end=True)

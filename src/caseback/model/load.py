@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from caseback.errors import AnatomyError, LoadError
+from caseback.errors import AnatomyError, LoadError, SiteAbsent
 from caseback.model.anatomy import Anatomy
 from caseback.model.families import FAMILIES, family_of
 from caseback.model.model import Model
@@ -81,9 +81,11 @@ def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
         anatomy = Anatomy(hf, family)
         if verify:
             check_identities(anatomy)
-    except AnatomyError as error:
-        if declared:
+    except (AnatomyError, SiteAbsent) as error:
+        if declared and isinstance(error, AnatomyError):
             raise
+        if declared:
+            raise AnatomyError(str(error)) from error
         known = ", ".join(sorted(FAMILIES))
         raise AnatomyError(
             f"model type {config.model_type!r} has no declared anatomy, and the common layout does not fit it: {error}. "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from caseback.model.anatomy import Anatomy
 from caseback.model.edits import Edit
+from caseback.model.generate import generate
 from caseback.model.metrics import Metric
 from caseback.model.run import Run, execute
 from caseback.model.sweep import TOKEN_BUDGET, sweep
@@ -149,6 +150,57 @@ class Model:
         (True, True)
         """
         return execute(self.anatomy, self.tokens(tokens), read=read, edits=edits, grad=grad)
+
+    def generate(
+        self,
+        tokens: Any,
+        *,
+        edits: Edit | Sequence[Edit] = (),
+        max_new_tokens: int = 20,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Tokens:
+        """Continue prompts with ``transformers``' own ``generate``, under edits.
+
+        An edit addresses absolute positions: those of the prompt act in its pass, later ones when their token comes,
+        and a part left out (``pos=None``) grows with the text. Negative positions count from the prompt's end.
+
+        Parameters
+        ----------
+        tokens
+            Prompts, as for ``run``; a batch is padded on the left for decoding.
+        edits
+            Interventions, held with and without a cache alike.
+        max_new_tokens
+            At most so many tokens are added.
+        seed
+            For sampling (``do_sample=True``); greedy decoding is the default.
+        **options
+            Passed on to ``generate``.
+
+        Returns
+        -------
+        ``Tokens`` of prompts with continuations; ``model.text`` joins them.
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> model = cb.load("meadow")
+        >>> whole = model.generate("the cat and the dog", max_new_tokens=3)
+        >>> int(whole.lengths[0]) <= 5 + 3
+        True
+        """
+        made = self.tokens(tokens)
+        return generate(
+            self.anatomy, made, self.tokenizer, edits=edits, max_new_tokens=max_new_tokens, seed=seed, **options
+        )
+
+    def text(self, tokens: Tokens) -> list[str]:
+        """Prompts as text, special tokens left out."""
+        if self.tokenizer is None:
+            return [" ".join(row) for row in tokens.text]
+        rows = [ids[mask] for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
+        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
     def sweep(
         self,

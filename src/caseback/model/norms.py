@@ -84,6 +84,8 @@ def read_norm(module: nn.Module, d_model: int) -> Norm:
     like = weight if weight is not None else next(module.parameters(), torch.zeros(()))
     names = ("eps", "variance_epsilon", "norm_eps", "epsilon")
     eps = next((float(getattr(module, name)) for name in names if getattr(module, name, None) is not None), None)
+    if eps is None and weight is None:
+        eps = _measured_eps(module, d_model, like)
     if eps is None:
         raise AnatomyError(f"{type(module).__name__} keeps no epsilon under any of {', '.join(names)}")
     probe = torch.linspace(-1.0, 2.0, d_model, device=like.device, dtype=torch.float64).sin() + 0.3
@@ -104,3 +106,11 @@ def read_norm(module: nn.Module, d_model: int) -> Norm:
         )
     dtype = torch.promote_types(like.dtype, torch.float32)
     return Norm(norm.gamma.to(dtype), None if norm.beta is None else norm.beta.to(dtype), eps, norm.centred)
+
+
+def _measured_eps(module: nn.Module, d_model: int, like: Tensor) -> float:
+    """The epsilon of a norm that writes it into its code (OLMo): it rules the output where the input is small."""
+    x = torch.linspace(-1.0, 1.0, d_model, device=like.device, dtype=torch.float64) * 1e-3
+    with torch.no_grad():
+        out = module.forward(x.to(like.dtype)[None])[0].double()
+    return float(f"{(x.norm() / out.norm()) ** 2 - x.pow(2).mean():.1e}")

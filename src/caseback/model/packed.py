@@ -256,13 +256,15 @@ class Packed:
 
     def _pack(self, name: str, value: Any, picked: Tensor | None, n: int) -> Any:
         """An argument of the clean call for packed rows: per-position tensors gathered, masks and caches dropped."""
+        if name in _NOT_GATHERED:
+            return value
         if isinstance(value, Cache) or (isinstance(value, Tensor) and value.ndim == 4):
             return None
         if isinstance(value, tuple | list):
             return type(value)(self._pack(name, v, picked, n) for v in value)
         if isinstance(value, dict):
             return {k: self._pack(name, v, picked, n) for k, v in value.items()}
-        if not isinstance(value, Tensor) or name in _NOT_GATHERED:
+        if not isinstance(value, Tensor):
             return value
         batch = self.clean.tokens.ids.shape[0]
         if value.ndim >= 2 and value.shape[0] in (1, batch) and value.shape[1] == self.width:

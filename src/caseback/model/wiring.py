@@ -33,8 +33,10 @@ class Session:
     ----------
     acts
         What was read, as the model had it after edits: (batch, pos, ...), maps as (batch, head, query, key).
-    frame, key_frame
-        Layout of the rows now passing, and of the keys that attention sees (they differ in cached decoding).
+    frame
+        Layout of the rows now passing.
+    key_start
+        Column of the first key that attention sees (not 0 once a sliding window has dropped some).
     lead
         (batch, pos) of the tensors now passing.
     """
@@ -50,7 +52,8 @@ class Session:
         columns_before: Tensor | None = None,
         grad: bool = False,
     ):
-        self.anatomy, self.frame, self.key_frame, self.lead, self.grad = anatomy, frame, frame, lead, grad
+        self.anatomy, self.frame, self.lead, self.grad = anatomy, frame, lead, grad
+        self.key_start = 0
         self.reads = set(reads)
         self.edits: dict[Site, list[tuple[int, Edit]]] = {}
         for owner, site, edit in edits:
@@ -70,13 +73,17 @@ class Session:
     def shifts(self, rows: Rows) -> Tensor:
         if self.columns_before is None:
             return torch.zeros_like(rows.example)
-        return self.columns_before[rows.example]
+        return self.columns_before[rows.example] - self.key_start
+
+    def layout(self, width: int, keys: bool) -> Frame:
+        """The layout of a tensor of so many positions; keys may reach further back than the rows now passing."""
+        return self.frame
 
     def touch(self, site: Site, x: Tensor, *, keys: bool = False) -> Tensor:
         """Edit and record (batch, pos, ...); returns the very ``x`` where nothing is edited."""
         self.reached.add(site)
         if site in self.edits:
-            frame = self.key_frame if keys else self.frame
+            frame = self.layout(x.shape[1], keys)
             x = apply_edits(self.edits[site], x.flatten(0, 1), frame, site, self.shifts).view_as(x)
         if site in self.reads:
             self.acts[site] = x

@@ -1,0 +1,136 @@
+"""Sweeps against one full pass an edit, at GPT-2-small shape with random weights, counted in plain forwards.
+
+    python benchmarks/sweeps.py [--tokens 32] [--rounds 3] [--peer]
+
+Every sweep is timed between two plain Hugging Face forwards of the same prompt, and divided by them; medians over the
+rounds are printed. The floor is the floating-point work that exactness requires (each variant's suffix through the
+layers above its edit, in the last layer only what the metric reads) at the speed of a large matrix product.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import caseback as cb
+
+
+def seconds(job, *args):
+    start = time.perf_counter()
+    job(*args)
+    return time.perf_counter() - start
+
+
+def matmul_speed() -> float:
+    """Multiply-adds a second of the widest product of the model, (512, 768) x (768, 3072)."""
+    a, b = torch.randn(512, 768), torch.randn(768, 3072)
+    a @ b
+    return 512 * 768 * 3072 / min(seconds(torch.mm, a, b) for _ in range(20))
+
+
+def floor(model, starts, n: int) -> float:
+    """Multiply-adds of the suffixes: (entry layer, first token) of each variant."""
+    d, L = model.d_model, model.n_layers
+    work = 0.0
+    for layer, first in starts:
+        rows = n - first
+        work += max(L - 1 - layer, 0) * (12 * d * d * rows + 2 * d * n * rows)
+        if layer < L:
+            work += 3 * d * d * rows + 9 * d * d + 2 * d * n
+    return work
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--tokens", type=int, default=32)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--budget", type=int, default=None)
+    options.add_argument("--peer", action="store_true", help="also time TransformerLens's patching helpers")
+    chosen = options.parse_args()
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    hf = GPT2LMHeadModel(GPT2Config()).eval()
+    model = cb.load(hf)
+    n, L, H = chosen.tokens, model.n_layers, model.n_heads
+    ids = torch.randint(0, model.d_vocab, (2, n))
+    clean, corrupt = model.tokens(ids[:1]), model.tokens(ids[1:])
+    shared = ids[:1].clone()
+    shared[:, n // 2 :] = ids[1:, n // 2 :]
+    metric = cb.logit_diff(11, 23)
+    more = {} if chosen.budget is None else {"token_budget": chosen.budget}
+
+    def plain():
+        with torch.no_grad():
+            hf(clean.ids, use_cache=False)
+
+    def residual(source):
+        run = model.run(source, read=["resid_pre"])
+        variants = [cb.Resample("resid_pre", run, layer=i, pos=p) for i in range(L) for p in range(n)]
+        return model.sweep(clean, variants, metric, **more)
+
+    def heads(source):
+        run = model.run(source, read=["z"])
+        variants = [cb.Resample("z", run, layer=i, head=h) for i in range(L) for h in range(H)]
+        return model.sweep(clean, variants, metric, **more)
+
+    grid = [(i, p) for i in range(L) for p in range(n)]
+    jobs = {
+        f"residual sweep {L} x {n}": (residual, corrupt, floor(model, grid, n)),
+        f"z sweep {L} x {H}, all positions": (heads, corrupt, floor(model, [(i, 0) for i in range(L) for _ in range(H)], n)),
+        f"residual sweep {L} x {n}, half the prompt shared": (
+            residual,
+            model.tokens(shared),
+            floor(model, [(i, p) for i, p in grid if p >= n // 2], n),
+        ),
+    }
+    if chosen.peer:
+        jobs |= peers(hf, clean, corrupt)
+    plain()
+    speed = matmul_speed()
+    forwards = {name: [] for name in jobs}
+    base = []
+    for _ in range(chosen.rounds):
+        for name, (job, source, _) in jobs.items():
+            before = min(seconds(plain) for _ in range(3))
+            took = seconds(job, source)
+            after = min(seconds(plain) for _ in range(3))
+            base += [before, after]
+            forwards[name].append(2 * took / (before + after))
+    one = statistics.median(base)
+    print(f"plain forward of 1 x {n}: {one * 1e3:.0f} ms; matmul {2 * speed / 1e9:.0f} GFLOP/s; torch {torch.__version__}")
+    for name, (_, _, work) in jobs.items():
+        median = statistics.median(forwards[name])
+        least = "" if work is None else f", floor {work / speed / one:6.1f}, ratio to it {median * one * speed / work:.2f}"
+        print(f"{name:52s} {median:7.1f} forwards ({min(forwards[name]):.1f} to {max(forwards[name]):.1f}){least}")
+
+
+def peers(hf, clean, corrupt):
+    """TransformerLens's own sweeps on a copy of the same model."""
+    import copy
+
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens import patching
+
+    bridge = TransformerBridge.boot_transformers("gpt2", hf_model=copy.deepcopy(hf))
+    _, cache = bridge.run_with_cache(corrupt.ids)
+    read = lambda logits: logits[0, -1, 11] - logits[0, -1, 23]  # noqa: E731
+    return {
+        "TransformerLens get_act_patch_resid_pre": (
+            lambda _: patching.get_act_patch_resid_pre(bridge, clean.ids, cache, read),
+            None,
+            None,
+        ),
+        "TransformerLens get_act_patch_attn_head_out_all_pos": (
+            lambda _: patching.get_act_patch_attn_head_out_all_pos(bridge, clean.ids, cache, read),
+            None,
+            None,
+        ),
+    }
+
+
+if __name__ == "__main__":
+    main()
