@@ -1,0 +1,63 @@
+# One venv, made once: `make test` or `make explain` on a machine with nothing but Python >= 3.11 and pip.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# Installed first, so that you choose the build. For one without CUDA on Linux:
+#   make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH  ?= torch==2.13.0
+MODEL  ?= meadow
+PROMPT ?= When Mary and John went to the store, John gave a drink to
+REPORT ?= report.html
+
+BIN := $(VENV)/bin
+export PROMPT
+
+.DEFAULT_GOAL := help
+.PHONY: help explain test lint format bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+explain: $(VENV)/.package ## why did MODEL continue PROMPT as it did? writes REPORT
+	$(BIN)/caseback explain "$$PROMPT" --model $(MODEL) --out $(REPORT)
+
+test: $(VENV)/.dev ## the test suite, doctests included
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev ## style, format, types, and which folder may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## rewrite the files as `make lint` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.peers ## caseback against its peers, in one run
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean: ## remove the venv and what the tools left behind
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "caseback needs Python 3.11 or newer, and this is %d.%d. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv --without-pip $(VENV)
+
+# Pip is brought by `pip --python`, since Debian's Python comes without the ensurepip that venv would use.
+$(VENV)/.torch: $(VENV)/bin/python
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.package
+	$(BIN)/python -m pip install --quiet -e '.[peers]'
+	@touch $@

@@ -1,0 +1,29 @@
+// The page: reads the explanation that it carries and lays out its sections in the order in which one asks.
+
+import { h } from "./dom.js";
+import { mountTooltip } from "./tooltip.js";
+import { header } from "./views/header.js";
+import { lensView } from "./views/lens.js";
+import { inputsView } from "./views/inputs.js";
+import { componentsView } from "./views/components.js";
+import { attentionView } from "./views/attention.js";
+import { claimsView } from "./views/claims.js";
+import { footer } from "./views/footer.js";
+
+const doc = JSON.parse(document.getElementById("explanation").textContent);
+mountTooltip();
+document
+  .getElementById("report")
+  .append(
+    h(
+      "div",
+      { class: "page" },
+      ...header(doc),
+      lensView(doc),
+      inputsView(doc),
+      componentsView(doc),
+      attentionView(doc),
+      claimsView(doc),
+      footer(doc),
+    ),
+  );

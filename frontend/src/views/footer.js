@@ -1,0 +1,70 @@
+// Where the numbers come from, how to read them, and the prompt as it was given.
+
+import { h } from "../dom.js";
+
+const READING = [
+  [
+    "Logit difference",
+    "Logit of the target minus logit of the foil at the explained position. Plus one means that the target’s odds over the foil are e ≈ 2.7 times as high.",
+  ],
+  [
+    "Tokens",
+    "␣ is a space, ↵ a newline, ⇥ a tab, ∅ no text; characters that draw nothing are written as escapes.",
+  ],
+  [
+    "Lens",
+    "Early layers need not speak the language of the output: a poor reading says little, a good one says much.",
+  ],
+  [
+    "Direct attribution",
+    "Counts what a component writes for the output itself, not what it does through later components.",
+  ],
+  [
+    "Ablation",
+    "Counts both, and what later components make up for. Large attribution with a small effect is often self-repair.",
+  ],
+];
+
+// Half a surrogate pair is no character, and some programs that save or print a page end at one.
+const wellFormed = (text) => text.replace(/\p{Surrogate}/gu, "\ufffd");
+
+export function footer(doc) {
+  return h(
+    "footer",
+    {},
+    h(
+      "div",
+      { class: "split even" },
+      h(
+        "div",
+        {},
+        h("h3", {}, "How to read this page"),
+        h(
+          "dl",
+          { class: "reading" },
+          READING.map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)]),
+        ),
+      ),
+      h(
+        "div",
+        {},
+        h("h3", {}, "Provenance"),
+        h(
+          "dl",
+          { class: "provenance" },
+          Object.entries(doc.provenance).map(([key, value]) => [
+            h("dt", {}, key),
+            h("dd", {}, String(value)),
+          ]),
+        ),
+        h("h3", {}, "Prompt, verbatim"),
+        h("pre", { class: "verbatim", dir: "auto", tabindex: 0 }, wellFormed(doc.prompt)),
+      ),
+    ),
+    h(
+      "p",
+      { class: "note" },
+      "Numbers such as 3.2.2 are entries of A Primer on the Inner Workings of Transformer-based Language Models (arXiv 2405.00208).",
+    ),
+  );
+}

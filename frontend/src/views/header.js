@@ -1,0 +1,174 @@
+// The question, the prompt coloured by what moved the answer, the likely next tokens, and four facts in short.
+
+import { h, s, tokenChip } from "../dom.js";
+import { count, number, percent, signed, size, times } from "../numbers.js";
+import { inputColours, inputTip, scaleEnds } from "./inputs.js";
+import { choice } from "../choice.js";
+import { divergingLegend } from "../legend.js";
+import { tipTable, tipped } from "../tooltip.js";
+import { tokenFlow } from "../token_flow.js";
+import { leadsFrom } from "../lead.js";
+import { allComponents } from "./components.js";
+
+export function header(doc) {
+  const { model, target, foil, metric } = doc;
+  const [pTarget, pFoil] = [target, foil].map((token) => finalProbability(doc, token));
+  return [
+    h(
+      "header",
+      { class: "masthead" },
+      h("div", { class: "brand" }, mark(), h("span", {}, "caseback")),
+      h("p", { class: "model" }, h("b", {}, model.name), ` · ${describe(model)}`),
+    ),
+    h(
+      "section",
+      { class: "question" },
+      h("h1", {}, "Why ", tokenChip(target, "target"), " and not ", tokenChip(foil, "foil"), "?"),
+      h(
+        "p",
+        { class: "lede" },
+        "After this prompt the model gives ",
+        tokenChip(target, "target small"),
+        ` ${percent(pTarget)} and `,
+        tokenChip(foil, "foil small"),
+        ` ${percent(pFoil)}: their logits differ by `,
+        h("b", {}, signed(metric.value)),
+        ".",
+      ),
+      h("div", { class: "split wide-left" }, h("div", {}, prompt(doc), facts(doc)), predictions(doc)),
+    ),
+  ];
+}
+
+function describe(model) {
+  const heads =
+    model.n_kv_heads === model.n_heads
+      ? `${model.n_heads} heads`
+      : `${model.n_heads} heads (${model.n_kv_heads} key-value)`;
+  return `${count(model.n_layers)} layers × ${heads} · width ${count(model.d_model)} · ${size(model.parameters)} parameters · ${model.dtype}`;
+}
+
+const finalProbability = (doc, token) =>
+  doc.lens[token === doc.target ? "target_prob" : "foil_prob"].at(-1)[doc.position];
+
+// A watch seen from behind: the case's ring with its notches, and the window in it.
+function mark() {
+  const notches = Array.from({ length: 6 }, (_, i) =>
+    s("line", { x1: 16, y1: 2.4, x2: 16, y2: 6, transform: `rotate(${60 * i} 16 16)` }),
+  );
+  return s(
+    "svg",
+    { class: "mark-svg", viewBox: "0 0 32 32", width: 28, height: 28, "aria-hidden": "true" },
+    s("circle", { cx: 16, cy: 16, r: 13.6 }),
+    notches,
+    s("circle", { cx: 16, cy: 16, r: 8 }),
+    s("circle", { class: "pivot", cx: 16, cy: 16, r: 2.4 }),
+    s("path", { d: "M16 16 L21 11" }),
+  );
+}
+
+function prompt(doc) {
+  const { methods } = doc.inputs;
+  let method = methods[0];
+  const flow = tokenFlow(doc.tokens, { label: "The prompt, token by token", tip: (i) => inputTip(doc, i) });
+  flow.element.append(h("span", { class: "next", "aria-hidden": "true" }, "→ ?"));
+  if (!method) return h("div", { class: "panel" }, h("h3", {}, "Prompt"), flow.element);
+  const legend = divergingLegend();
+  const control = choice(
+    "Colour the prompt by",
+    methods.map((m) => ({ value: m, label: m.label })),
+    (chosen) => {
+      method = chosen;
+      flow.colour(inputColours(method));
+      legend.name(...scaleEnds(doc, method));
+    },
+  );
+  return h(
+    "div",
+    { class: "panel" },
+    h("div", { class: "panel-head" }, h("h3", {}, "Prompt"), control.element),
+    h("div", { class: "prompt" }, flow.element),
+    legend.element,
+  );
+}
+
+function predictions(doc) {
+  const largest = doc.predictions[0]?.prob ?? 1;
+  return h(
+    "div",
+    { class: "panel" },
+    h("div", { class: "panel-head" }, h("h3", {}, "Most likely next tokens")),
+    h(
+      "ol",
+      { class: "bars" },
+      doc.predictions.map((token) => {
+        const kind = token.id === doc.target.id ? "target" : token.id === doc.foil.id ? "foil" : "other";
+        const row = h(
+          "li",
+          { tabindex: 0 },
+          h("span", { class: "bar-name" }, tokenChip(token, `${kind} bare`)),
+          h(
+            "span",
+            { class: "bar-track" },
+            h("span", { class: `bar ${kind}`, style: { width: `${(100 * token.prob) / largest}%` } }),
+          ),
+          h("span", { class: "bar-value" }, percent(token.prob)),
+        );
+        return tipped(row, () =>
+          tipTable(tokenChip(token), [
+            ["probability", number(token.prob)],
+            ["logit", signed(token.logit)],
+            ["token id", count(token.id)],
+          ]),
+        );
+      }),
+    ),
+  );
+}
+
+function facts(doc) {
+  const { metric, checks, target, foil } = doc;
+  const held = checks.filter((check) => check.passed).length;
+  const largest = allComponents(doc).sort((a, b) => Math.abs(b.value) - Math.abs(a.value))[0];
+  const odds = Math.exp(Math.abs(metric.value));
+  const [ahead, behind] = metric.value >= 0 ? [target, foil] : [foil, target];
+  return h(
+    "dl",
+    { class: "facts" },
+    fact(signed(metric.value), "logit difference", [
+      tokenChip(ahead, "bare"),
+      ` is ${times(odds)} times as likely as `,
+      tokenChip(behind, "bare"),
+    ]),
+    leadFact(doc),
+    fact(largest.name, "largest component", `adds ${signed(largest.value)} to the difference directly`),
+    fact(
+      `${held} of ${checks.length}`,
+      "checks held",
+      held === checks.length
+        ? "every claim below passed its own test"
+        : "see the last section for what did not",
+      held < checks.length && "warn",
+    ),
+  );
+}
+
+function leadFact({ lens, target, foil }) {
+  const lead = leadsFrom(lens.logit_diff);
+  const over = [tokenChip(target, "bare"), " over ", tokenChip(foil, "bare")];
+  if (lead === null) return fact("never", "leads to the end", ["the last layer does not put ", over]);
+  const name = lens.layers[lead];
+  return fact(name === "embed" ? "embedding" : `layer ${name}`, "decided after", [
+    "from there on the stream puts ",
+    over,
+  ]);
+}
+
+const fact = (value, name, more, kind = "") =>
+  h(
+    "div",
+    { class: `fact ${kind || ""}` },
+    h("dt", {}, name),
+    h("dd", { class: "fact-value" }, value),
+    h("dd", { class: "fact-more" }, more),
+  );

@@ -1,0 +1,90 @@
+"""The command line: one command a job, each a thin function in a file of its own.
+
+To add a command, write `cli/<command>.py` with one function of that name, import torch, transformers and what
+brings them inside the function (so that `caseback --help` answers at once), and add it to `COMMANDS`.
+
+A mistake of the user ends with exit status 2 and one line on stderr; with `--debug` or CASEBACK_DEBUG=1, with
+the traceback. Anything else that goes wrong is a bug of ours and keeps its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from caseback.cli.techniques import techniques
+from caseback.errors import CasebackError
+from caseback.version import __version__
+
+COMMANDS = (techniques,)
+
+app = typer.Typer(
+    help="See a language model work: why it predicted this, and what is inside.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"caseback {__version__}")
+        raise typer.Exit
+
+
+def _turn_on_debug(asked: bool) -> None:
+    if asked:
+        # the environment rather than a variable: worker processes follow it too
+        os.environ["CASEBACK_DEBUG"] = "1"
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            callback=_turn_on_debug,
+            is_eager=True,
+            help="Show the traceback of an error (or set CASEBACK_DEBUG=1).",
+        ),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Parameters
+    ----------
+    arguments
+        What follows `caseback` on the line; by default what the process was given.
+
+    Raises
+    ------
+    SystemExit
+        Always: status 0 where all went well, 2 for a mistake of the user, 130 where it was interrupted.
+    """
+    try:
+        status = app(args=arguments, prog_name="caseback", standalone_mode=False)
+    except (CasebackError, typer.TyperException) as error:
+        if os.environ.get("CASEBACK_DEBUG", "0") not in ("", "0"):
+            raise
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        one_line = " ".join(line.strip() for line in message.splitlines() if line.strip())
+        typer.echo(f"caseback: {one_line or type(error).__name__}", err=True)
+        sys.exit(2)
+    except typer.Abort:
+        typer.echo("caseback: interrupted", err=True)
+        sys.exit(130)
+    # a command returns None; leaving early (--version, --help) gives its status
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,1 @@
+"""What a representation says (the Primer's section 4)."""

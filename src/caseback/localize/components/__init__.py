@@ -1,0 +1,1 @@
+"""Which components caused a prediction: one technique a function (the Primer's section 3.2)."""

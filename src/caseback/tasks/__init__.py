@@ -1,0 +1,1 @@
+"""Prompts with counterfactuals, answers and metrics."""

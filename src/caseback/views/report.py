@@ -1,0 +1,139 @@
+"""One explanation as one HTML page that opens offline: template, style, script and data in a single file.
+
+The page may load nothing: its content security policy names the hash of the one script and of the one style
+sheet that it holds, and forbids everything else. Text from the model never becomes markup: the data is JSON
+without ``<``, and the script writes it as text nodes only.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import html
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from caseback.errors import CasebackError
+from caseback.views.document import check_explanation
+from caseback.views.page_data import embedded_json, page_data
+from caseback.views.report_tables import static_tables
+from caseback.views.tokens_text import visible
+
+__all__ = ["report_html", "write_report"]
+
+
+def report_html(explanation: Mapping[str, Any]) -> str:
+    """The explanation as one self-contained HTML page.
+
+    Parameters
+    ----------
+    explanation
+        An explanation document: what ``caseback.views.explain.explain`` returns, or the same read from JSON.
+
+    Returns
+    -------
+    str
+        The page. Without JavaScript it still shows the main numbers as tables.
+
+    Raises
+    ------
+    CasebackError
+        Where the document is not one, or not one that can be drawn truthfully; the message names the place.
+
+    Examples
+    --------
+    ::
+
+        page = report_html(explain(model, "The Eiffel Tower is in", target=" Paris", foil=" Rome"))
+    """
+    check_explanation(explanation)
+    static = files("caseback.views") / "static"
+    template, script, style = (
+        (static / name).read_text(encoding="utf-8") for name in ("report.html", "report.js", "report.css")
+    )
+    target, foil = (visible(explanation[key]["text"]) for key in ("target", "foil"))
+    model = visible(explanation["model"]["name"])
+    return Template(template).substitute(
+        title=html.escape(f"Why {target} and not {foil}? · {model} · caseback"),
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+        style=style,
+        tables=static_tables(explanation),
+        data=embedded_json(page_data(explanation)),
+        script=script,
+    )
+
+
+def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write the page to a file, whole or not at all.
+
+    Parameters
+    ----------
+    explanation
+        An explanation document.
+    path
+        Where the page goes; its folder must exist. A page that is there already is replaced.
+
+    Returns
+    -------
+    Path
+        The path written.
+
+    Raises
+    ------
+    CasebackError
+        Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
+
+    Examples
+    --------
+    ::
+
+        write_report(explanation, "report.html")
+    """
+    path = Path(path)
+    folder = path.parent
+    if not folder.is_dir():
+        raise CasebackError(
+            f"cannot write the report to {path}: there is no folder {folder}; "
+            "make it first, or choose another path"
+        )
+    if path.is_dir():
+        raise CasebackError(
+            f"cannot write the report to {path}: it is a folder; add a file name, such as report.html"
+        )
+    page = report_html(explanation)
+    try:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(page)
+            # mkstemp lets only the owner read; a report is as readable as any other new file.
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise CasebackError(
+            f"cannot write the report to {path}: {reason}; check the folder's permissions and free space"
+        ) from error
+    return path
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _umask() -> int:
+    # The only way to read it is to set it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,172 @@
+import json
+
+import pytest
+import typer
+
+import caseback
+from caseback import cli
+from caseback.errors import TargetError
+from caseback.model import registry
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    """No --debug left over from another test or from the caller's environment."""
+    monkeypatch.setenv("CASEBACK_DEBUG", "0")
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """A registry of two techniques."""
+    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry, "PACKAGES", ())
+
+    @registry.technique(entry=("3.1.10",), citation="Zhao & Shan 2024", cost="[steps] x forward")
+    def reagent():
+        """Replace tokens by what a language model would say."""
+
+    @registry.technique(entry=("3.1.2", "3.1.22"), citation="Shrikumar et al. 2017", cost="one backward")
+    def gradient_x_input():
+        """Multiply the gradient by the input.
+
+        And more.
+        """
+
+    return registry.techniques()
+
+
+def answer(capsys, *arguments):
+    """Run the command line; give its exit status, stdout and stderr."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+def test_json_has_one_object_a_technique(two, capsys):
+    status, out, err = answer(capsys, "techniques", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out) == [
+        {
+            "name": two[0].name,
+            "entry": ["3.1.2", "3.1.22"],
+            "citation": "Shrikumar et al. 2017",
+            "cost": "one backward",
+            "summary": "Multiply the gradient by the input.",
+        },
+        {
+            "name": two[1].name,
+            "entry": ["3.1.10"],
+            "citation": "Zhao & Shan 2024",
+            "cost": "[steps] x forward",
+            "summary": "Replace tokens by what a language model would say.",
+        },
+    ]
+    assert two[0].name.endswith("gradient_x_input")
+
+
+def test_the_table_shows_all_of_them_whole(two, capsys):
+    status, out, err = answer(capsys, "techniques")
+    assert (status, err) == (0, "")
+    for text in (
+        "Techniques: 2",
+        "3.1.2, 3.1.22",
+        "[steps] x forward",
+        "Shrikumar et al. 2017",
+        "Zhao & Shan 2024",
+    ):
+        assert text in out
+    assert out.index("3.1.2,") < out.index("3.1.10")
+
+
+def test_the_packages_own_techniques_are_listed(capsys):
+    status, out, _ = answer(capsys, "techniques", "--json")
+    assert status == 0
+    assert [row["name"] for row in json.loads(out)] == [t.name for t in registry.techniques()]
+
+
+def test_version(capsys):
+    assert answer(capsys, "--version") == (0, f"caseback {caseback.__version__}\n", "")
+
+
+def test_without_a_command_it_shows_help(capsys):
+    status, out, err = answer(capsys)
+    assert (status, err) == (0, "")
+    assert "techniques" in out
+    assert "--version" in out
+    assert answer(capsys, "--help")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["techniqes"], "techniqes"),
+        (["techniques", "--jsn"], "--jsn"),
+        (["--bogus"], "--bogus"),
+        (["techniques", "too", "much"], "too much"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_status_2(arguments, said, capsys):
+    status, out, err = answer(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("caseback: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A command line whose `techniques` raises what it is told to."""
+
+    def install(error):
+        def fail():
+            raise error
+
+        monkeypatch.setattr(registry, "techniques", fail)
+
+    return install
+
+
+def test_a_caseback_error_is_one_line_and_status_2(failing, capsys):
+    failing(TargetError("' Marygold' is 2 tokens:\n  ' Mary' 'gold'\nGive one."))
+    status, out, err = answer(capsys, "techniques")
+    assert (status, out) == (2, "")
+    assert err == "caseback: ' Marygold' is 2 tokens: ' Mary' 'gold' Give one.\n"
+
+
+def test_debug_shows_the_traceback(failing, capsys, monkeypatch):
+    failing(TargetError("two tokens"))
+    with pytest.raises(TargetError):
+        cli.main(["--debug", "techniques"])
+    with pytest.raises(typer.TyperException):
+        cli.main(["--debug", "techniqes"])
+    monkeypatch.setenv("CASEBACK_DEBUG", "1")
+    with pytest.raises(TargetError):
+        cli.main(["techniques"])
+
+
+def test_a_bug_keeps_its_traceback(failing):
+    failing(ZeroDivisionError("ours"))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["techniques"])
+
+
+def test_an_interruption_is_status_130(failing, capsys):
+    failing(typer.Abort())
+    assert answer(capsys, "techniques") == (130, "", "caseback: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["--version"], *([c.__name__, "--help"] for c in cli.COMMANDS)]
+)
+def test_help_comes_without_torch(arguments, fresh_python):
+    program = (
+        "import sys\nfrom caseback.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'xarray', 'numpy', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = fresh_python(program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

@@ -1,0 +1,63 @@
+"""What all tests share: the assets' folder, two threads, fixed seeds, no network."""
+
+import os
+
+# Before torch and transformers are imported, here or in a doctest of src: nothing may reach for a hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+# One run is like the next: examples follow from the test alone, and a slow machine fails none.
+hypothesis.settings.register_profile("caseback", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("caseback")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real models and data, from CASEBACK_ASSETS or `../shared` beside the checkout."""
+    named = os.environ.get("CASEBACK_ASSETS")
+    if named:
+        if not Path(named).is_dir():
+            pytest.fail(f"CASEBACK_ASSETS={named} is no folder; unset it to skip the tests that need assets.")
+        return Path(named)
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    if not beside.is_dir():
+        pytest.skip(f"needs the test assets: set CASEBACK_ASSETS to their folder, or put them at {beside}")
+    return beside
+
+
+@pytest.fixture(scope="session")
+def fresh_python() -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Run a program in an interpreter that has imported nothing yet."""
+    source = Path(__file__).resolve().parents[1] / "src"
+    paths = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
+
+    def run(program: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start every test from the same random state, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
