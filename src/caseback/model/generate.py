@@ -67,7 +67,7 @@ def generate(
         raise TokensError(f"max_new_tokens={max_new_tokens}: expected at least 1")
     resolved = resolve(edits, anatomy, tokens, open_end=True)
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
-    pad = _pad_id(hf, tokenizer, options)
+    pad = _pad_id(hf, tokenizer, options, anatomy.d_vocab)
     tokens = tokens.padded_on("left", pad)
     session = _Decoding(
         anatomy, Frame([], []), (0, 0), edits=resolved, columns_before=tokens.first.cpu()
@@ -104,15 +104,16 @@ def generate(
     return _whole(ids, tokens, hf, tokenizer)
 
 
-def _pad_id(hf: Any, tokenizer: Any, options: dict[str, Any]) -> int:
+def _pad_id(hf: Any, tokenizer: Any, options: dict[str, Any], d_vocab: int) -> int:
     for value in (
         options.pop("pad_token_id", None),
         getattr(tokenizer, "pad_token_id", None),
         hf.generation_config.pad_token_id,
         hf.generation_config.eos_token_id,
     ):
-        if value is not None:
-            return int(value[0] if isinstance(value, list) else value)
+        value = value[0] if isinstance(value, list) else value
+        if value is not None and 0 <= value < d_vocab:
+            return int(value)
     return 0
 
 

@@ -168,6 +168,7 @@ class Packed:
         owner = torch.arange(len(self.segments)).repeat_interleave(lengths)
         self.example = torch.tensor([s.example for s in self.segments])[owner].to(self.device)
         self.column = (torch.arange(total) + shift[owner]).to(self.device)
+        self.causal = causal(self.width, self.width, self.device)
         self.columns = [] if bound.columns is None else bound.columns.tolist()
         entry = {s.variant: s.layer for s in self.segments}
         self.door = [e for e in edits if _is_door(e[1], entry[e[0]])]
@@ -359,7 +360,7 @@ class Packed:
         key = (id(mask), id(bias))
         if key not in bucket.masks:
             if mask is None:
-                mask = causal(self.width, self.width, self.device)
+                mask = self.causal
             mask = mask[..., : self.width]
             batch = self.clean.tokens.ids.shape[0]
             at = bucket.example if mask.shape[0] == batch else torch.zeros_like(bucket.example)

@@ -30,8 +30,8 @@ from caseback.model.run import execute, resolve, undisturbed, with_clean
 from caseback.model.sites import Site
 from caseback.model.tokens import Tokens
 
-TOKEN_BUDGET = 4096
-"""Rows in one pass: enough to keep matrix products busy, a few hundred MB at GPT-2's width."""
+TOKEN_BUDGETS = {"cpu": 2048, "other": 16384}
+"""Rows in one pass by device: enough to keep matrix products busy, some hundred MB at GPT-2's width on a CPU."""
 
 Resolved = list[tuple[int, Site, Edit]]
 
@@ -84,7 +84,7 @@ def sweep(
     metric: Metric,
     *,
     labels: Sequence[str] | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> xr.DataArray:
@@ -94,6 +94,10 @@ def sweep(
         raise EditError(f"variant {next(i for i, r in enumerate(per_variant) if not r)} has no edit")
     per_variant = _cleaned(per_variant, anatomy, tokens)
     bound = metric.on(tokens, anatomy)
+    if token_budget is None:
+        token_budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"])
+    if token_budget < 1:
+        raise EditError(f"token_budget={token_budget}: expected at least 1 row a pass")
     with undisturbed(anatomy.hf, grad=False):
         touched = {site for r in per_variant for _, site, _ in r if site.name in ("embed", "pos_embed")}
         clean = record(anatomy, tokens, sorted(touched, key=str))
