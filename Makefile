@@ -19,7 +19,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 explain: $(VENV)/.package ## why did MODEL continue PROMPT as it did? writes REPORT
-	$(BIN)/caseback explain "$$PROMPT" --model $(MODEL) --out $(REPORT)
+	$(BIN)/caseback explain "$$PROMPT" --model $(MODEL) --html $(REPORT)
 
 test: $(VENV)/.dev ## the test suite, doctests included
 	$(BIN)/python -m pytest -q

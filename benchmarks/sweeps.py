@@ -80,7 +80,11 @@ def main() -> None:
     grid = [(i, p) for i in range(L) for p in range(n)]
     jobs = {
         f"residual sweep {L} x {n}": (residual, corrupt, floor(model, grid, n)),
-        f"z sweep {L} x {H}, all positions": (heads, corrupt, floor(model, [(i, 0) for i in range(L) for _ in range(H)], n)),
+        f"z sweep {L} x {H}, all positions": (
+            heads,
+            corrupt,
+            floor(model, [(i, 0) for i in range(L) for _ in range(H)], n),
+        ),
         f"residual sweep {L} x {n}, half the prompt shared": (
             residual,
             model.tokens(shared),
@@ -101,10 +105,14 @@ def main() -> None:
             base += [before, after]
             forwards[name].append(2 * took / (before + after))
     one = statistics.median(base)
-    print(f"plain forward of 1 x {n}: {one * 1e3:.0f} ms; matmul {2 * speed / 1e9:.0f} GFLOP/s; torch {torch.__version__}")
+    print(
+        f"plain forward of 1 x {n}: {one * 1e3:.0f} ms; matmul {2 * speed / 1e9:.0f} GFLOP/s; torch {torch.__version__}"
+    )
     for name, (_, _, work) in jobs.items():
         median = statistics.median(forwards[name])
-        least = "" if work is None else f", floor {work / speed / one:6.1f}, ratio to it {median * one * speed / work:.2f}"
+        least = (
+            "" if work is None else f", floor {work / speed / one:6.1f}, ratio to it {median * one * speed / work:.2f}"
+        )
         print(f"{name:52s} {median:7.1f} forwards ({min(forwards[name]):.1f} to {max(forwards[name]):.1f}){least}")
 
 
@@ -112,8 +120,8 @@ def peers(hf, clean, corrupt):
     """TransformerLens's own sweeps on a copy of the same model."""
     import copy
 
-    from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens import patching
+    from transformer_lens.model_bridge import TransformerBridge
 
     bridge = TransformerBridge.boot_transformers("gpt2", hf_model=copy.deepcopy(hf))
     _, cache = bridge.run_with_cache(corrupt.ids)

@@ -102,7 +102,12 @@ class Family:
     k: str = "k_proj"
     v: str = "v_proj"
     o: str = "o_proj"
+    heads: Callable[[Any, nn.Module], int] = lambda config, attn: config.num_attention_heads
+    """Query heads of one attention module; it is handed over since layers may differ (Laguna)."""
     kv_heads: Callable[[Any], int | None] = lambda config: getattr(config, "num_key_value_heads", None)
+    before_o: str | None = None
+    """What stands between z and W_O, in words: a gate or a norm. z is then taken as attention makes it, and a
+    head's write from its share of what reaches W_O: with the gate or the norm's scale frozen the writes sum."""
 
     w_in: str | None = "up_proj"
     w_gate: str | None = "gate_proj"
@@ -115,6 +120,8 @@ class Family:
     router: str | None = None
     experts: str | None = None
 
+    mlp_beside: str | None = None
+    """A second MLP of the layer, called after the first on the same input; ``mlp_out`` is their sum."""
     mlp_is_layer: bool = False
     """The layer itself holds the MLP's projections (OPT)."""
     mlp_adds_residual: bool = False
@@ -182,6 +189,7 @@ class LayerParts:
     layer: nn.Module
     attn: nn.Module
     mlp: nn.Module | None
+    mlp_beside: nn.Module | None
     attn_norm: nn.Module | None
     mlp_norm: nn.Module | None
     attn_post_norm: nn.Module | None
@@ -201,7 +209,7 @@ class LayerParts:
     experts: nn.Module | None
     dims: Dims
     d_z: int
-    """Width of z: equal to ``d_head`` except in latent attention."""
+    """Width of a head's value and z: equal to ``d_head`` except in latent attention and MiMo's."""
 
 
 class Anatomy:
@@ -220,16 +228,16 @@ class Anatomy:
     def __init__(self, hf: nn.Module, family: Family):
         self.hf, self.family, self.config = hf, family, hf.config.get_text_config()
         self.model_type = str(self.config.model_type)
-        stack = _find(hf, family.layers)
+        stack = self._top(family.layers)
         if not isinstance(stack, nn.ModuleList) or len(stack) == 0:
             raise AnatomyError(f"{type(hf).__name__}: no list of decoder layers at {family.layers!r}")
-        self.embed = self._need(hf, family.embed, "token embedding")
-        self.embed_project = _find(hf, family.embed_project)
-        self.embed_norm = _find(hf, family.embed_norm)
-        self.pos_embed = _find(hf, family.pos_embed)
-        self.final_norm = _find(hf, family.final_norm)
-        self.unembed_project = _find(hf, family.unembed_project)
-        self.unembed = self._need(hf, family.unembed, "unembedding")
+        self.embed = self._needed(self._top(family.embed), family.embed, "token embedding")
+        self.embed_project = self._top(family.embed_project)
+        self.embed_norm = self._top(family.embed_norm)
+        self.pos_embed = self._top(family.pos_embed)
+        self.final_norm = self._top(family.final_norm)
+        self.unembed_project = self._top(family.unembed_project)
+        self.unembed = self._needed(self._top(family.unembed), family.unembed, "unembedding")
         self.embed_scale = float(family.embed_scale(self.config))
         self.residual_scale = float(family.residual_scale(self.config))
         self.logit_scale = float(family.logit_scale(self.config))
@@ -242,8 +250,16 @@ class Anatomy:
         self.d_vocab = int(weight_shape(self.unembed)[1])
         self.d_mlp = next((weight_shape(p.w_out)[0] for p in self.layers if p.w_out is not None), None)
 
+    def _top(self, path: str | None) -> nn.Module | None:
+        """A part of the whole model; one that also sees or hears has its decoder in ``language_model``."""
+        options = [option for option in (path or "").split("|") if option.startswith("model.")]
+        inner = "|".join("model.language_model." + option.removeprefix("model.") for option in options)
+        return _find(self.hf, path) or _find(self.hf, inner)
+
     def _need(self, root: nn.Module, path: str | None, what: str) -> nn.Module:
-        part = _find(root, path)
+        return self._needed(_find(root, path), path, what)
+
+    def _needed(self, part: nn.Module | None, path: str | None, what: str) -> nn.Module:
         if part is None:
             raise AnatomyError(f"{type(self.hf).__name__} (model type {self.model_type!r}): no {what} at {path!r}")
         return part
@@ -259,14 +275,21 @@ class Anatomy:
         if dense is not None and not (_find(dense, family.w_in) or _find(dense, family.gate_up)):
             raise AnatomyError(f"{type(dense).__name__}: no input projection of the MLP at {family.w_in!r}")
         parallel = bool(family.parallel(self.config))
+        post_norm = _find(layer, family.attn_post_norm)
+        if family.before_o is not None and post_norm is not None and getattr(o, "bias", None) is not None:
+            raise AnatomyError(
+                f"{type(attn).__name__}: with {family.before_o} before W_O and a norm after it, the share of b_O "
+                "in the write cannot be told"
+            )
         attn_norm, mlp_norm = _find(layer, family.attn_norm), _find(layer, family.mlp_norm)
         return LayerParts(
             layer=layer,
             attn=attn,
             mlp=None if family.mlp_is_layer else mlp,
+            mlp_beside=_find(layer, family.mlp_beside),
             attn_norm=attn_norm,
             mlp_norm=attn_norm if parallel and mlp_norm is None else mlp_norm,
-            attn_post_norm=_find(layer, family.attn_post_norm),
+            attn_post_norm=post_norm,
             mlp_post_norm=_find(layer, family.mlp_post_norm),
             shared_norm=parallel and (mlp_norm is None or mlp_norm is attn_norm),
             parallel=parallel,
@@ -290,7 +313,7 @@ class Anatomy:
     ) -> tuple[Dims, int, Projection | None, Projection | None, Projection | None]:
         """Head counts, and the rows of each head, checked against the sizes of the projections."""
         family, config = self.family, self.config
-        n_heads = int(config.num_attention_heads)
+        n_heads = int(family.heads(config, attn))
         d_z = weight_shape(o)[0] // n_heads
         fused = _find(attn, family.qkv)
         if fused is not None:
@@ -306,13 +329,15 @@ class Anatomy:
             return Dims(n_heads, family.kv_heads(config) or n_heads, int(d_qk)), d_z, None, None, None
         q_size, k_size, v_size = (weight_shape(module)[1] for module in modules)
         d_head = q_size // n_heads
-        if q_size % n_heads or k_size % d_head or v_size != k_size:
+        n_kv = k_size // d_head
+        if q_size % n_heads or k_size % d_head or v_size != n_kv * d_z:
             raise AnatomyError(
                 f"{type(attn).__name__}: query, key and value projections of {q_size}, {k_size} and {v_size} outputs "
                 f"do not split into {n_heads} heads"
             )
-        dims = Dims(n_heads, k_size // d_head, d_head)
-        rows = [torch.arange(size).view(-1, d_head) for size in (q_size, k_size, v_size)]
+        dims = Dims(n_heads, n_kv, d_head)
+        sizes = ((n_heads, d_head), (n_kv, d_head), (n_kv, d_z))
+        rows = [torch.arange(n * d).view(n, d) for n, d in sizes]
         return dims, d_z, *(Projection(module, r) for module, r in zip(modules, rows, strict=True))
 
     @cached_property
@@ -416,14 +441,14 @@ class Anatomy:
         names = {id(module): name for name, module in self.hf.named_modules()}
         table: dict[int, tuple[str, int | None]] = {id(self.unembed): ("logits", None)}
         if self.embed_scale == 1.0:
-            table[id(self.embed)] = ("embed", None)
+            table[id(self.embed_norm or self.embed_project or self.embed)] = ("embed", None)
         if self.final_norm is not None:
             table[id(self.final_norm)] = ("final_norm", None)
         for i, p in enumerate(self.layers):
             table[id(p.layer)] = ("resid_post", i)
             if self.residual_scale == 1.0:
                 table[id(p.attn_post_norm or p.attn)] = ("attn_out", i)
-                if p.mlp is not None:
+                if p.mlp is not None and p.mlp_beside is None:
                     table[id(p.mlp_post_norm or p.mlp)] = ("mlp_out", i)
         return {names[key]: site for key, site in table.items() if key in names}
 
@@ -442,5 +467,7 @@ class Anatomy:
 
 def weight_shape(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of a linear module, also where its weights are offloaded."""
+    if not isinstance(getattr(module, "weight", None), Tensor):
+        raise AnatomyError(f"{type(module).__name__} has no weight matrix: expected a linear module")
     shape = tuple(module.weight.shape)
     return shape if type(module).__name__ == "Conv1D" else shape[::-1]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -46,12 +46,33 @@ class _Active:
 _active: ContextVar[_Active | None] = ContextVar("caseback_attention", default=None)
 
 
+class OnZ:
+    """A function that every z of one attention module goes through, until ``remove``, as with a hook."""
+
+    _of: ClassVar[dict[int, list[Callable[[Tensor], Tensor]]]] = {}
+
+    def __init__(self, module: nn.Module, fn: Callable[[Tensor], Tensor]):
+        self.key, self.fn = id(module), fn
+        self._of.setdefault(self.key, []).append(fn)
+
+    def remove(self) -> None:
+        self._of[self.key].remove(self.fn)
+        if not self._of[self.key]:
+            del self._of[self.key]
+
+    @classmethod
+    def through(cls, module: nn.Module, z: Tensor) -> Tensor:
+        for fn in cls._of.get(id(module), ()):
+            z = fn(z)
+        return z
+
+
 def _attention(module, query, key, value, attention_mask, **how):
     active = _active.get()
     if active is None or id(module) not in active.layers:
         raise RuntimeError("the 'caseback' attention only works while caseback runs the model")
     z = active.attender(active.layers[id(module)], module, query, key, value, attention_mask, **how)
-    return z, None
+    return OnZ.through(module, z), None
 
 
 def _mask(**arguments):
@@ -193,5 +214,5 @@ def pattern_of(scores: Scores, module: nn.Module, *, s_aux: Tensor | None = None
 
 
 def mix(pattern: Scores, v: Float[Tensor, "batch kv_head key d"]) -> Float[Tensor, "batch query head d"]:
-    """z: values weighted by the pattern, positions before heads."""
-    return (pattern.to(v.dtype) @ repeat_heads(v, pattern.shape[1])).transpose(1, 2)
+    """z: values weighted by the pattern, positions before heads, laid out as the models' own functions do."""
+    return (pattern.to(v.dtype) @ repeat_heads(v, pattern.shape[1])).transpose(1, 2).contiguous()

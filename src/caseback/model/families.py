@@ -1,7 +1,8 @@
 """The decoder families: where each keeps its parts, told as differences from a neighbour.
 
 A model type that is not here is tried with the spellings of ``GUESS`` and, like the declared ones, refused if the
-identities of ``verify`` do not hold. A value may be a function of the config where variants differ.
+identities of ``verify`` do not hold. A value may be a function of the config where variants differ. The families that
+no declaration can describe are in ``unreadable``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from caseback.errors import AnatomyError
 from caseback.model.anatomy import Family, blocks, codegen, groups
+from caseback.model.unreadable import INDEXED, UNREADABLE
 
 NO_GATE = {"w_gate": None}
 FUSED_GATE = {"w_gate": None, "w_in": None, "gate_up": "gate_up_proj", "act": "activation_fn"}
@@ -40,6 +43,16 @@ GRANITE = LLAMA.but(
     embed_scale=_get("embedding_multiplier", 1.0),
     residual_scale=_get("residual_multiplier", 1.0),
     logit_scale=lambda config: 1.0 / config.logits_scaling,
+)
+GRANITE_MOE = GRANITE.but(
+    mlp="block_sparse_moe|shared_mlp",
+    router="router",
+    experts="experts",
+    w_in=None,
+    w_gate=None,
+    gate_up="input_linear",
+    w_out="output_linear",
+    act="activation",
 )
 GLM = LLAMA.but(**FUSED_GATE)
 MLP_4H = {"w_in": "dense_h_to_4h", "w_gate": None, "w_out": "dense_4h_to_h", "act": "act"}
@@ -132,6 +145,18 @@ PHI = LLAMA.but(
 )
 
 
+def _granite_moe_shared(config: Any) -> Family:
+    """Experts with an MLP beside them, experts alone, or (Granite 4's dense models) the MLP alone."""
+    both = bool(config.num_local_experts and config.shared_intermediate_size)
+    return GRANITE_MOE.but(mlp_beside="shared_mlp" if both else None)
+
+
+def _minimax_m3(config: Any) -> Family:
+    if "minimax_m3_sparse" in config.layer_types:
+        raise AnatomyError(f"this {config.model_type!r} cannot be read: in some layers {INDEXED}")
+    return LLAMA.but(w_in=None, w_gate=None, gate_up="gate_up_proj", **MOE)
+
+
 def _bigcode(config: Any) -> Family:
     return GPT2 if config.multi_query else GPT2.but(layout=groups)
 
@@ -162,26 +187,59 @@ def _falcon(config: Any) -> Family:
 
 
 FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
+    "afmoe": LLAMA.but(
+        embed_scale=lambda config: config.hidden_size**0.5 if config.mup_enabled else 1.0,
+        attn_post_norm="post_attention_layernorm",
+        mlp_norm="pre_mlp_layernorm",
+        mlp_post_norm="post_mlp_layernorm",
+        before_o="a gate",
+        router="router.gate",
+        experts="experts",
+    ),
     "apertus": LLAMA.but(attn_norm="attention_layernorm", mlp_norm="feedforward_layernorm", **NO_GATE),
     "arcee": LLAMA.but(**NO_GATE),
+    "aria_text": LLAMA.but(router="router", experts="experts"),
+    "axk1": DEEPSEEK,
     "biogpt": BIOGPT,
+    "bitnet": LLAMA.but(before_o="a norm"),
     "bloom": BLOOM,
     "codegen": GPTJ.but(qkv="qkv_proj", layout=codegen),
     "cohere": COHERE,
     "cohere2": COHERE,
+    "cohere2_moe": COHERE.but(**MOE),
+    "cwm": LLAMA,
+    "dbrx": Family(
+        layers="transformer.blocks",
+        embed="transformer.wte",
+        final_norm="transformer.norm_f",
+        attn="norm_attn_norm.attn",
+        mlp="ffn",
+        attn_norm="norm_attn_norm.norm_1",
+        mlp_norm="norm_attn_norm.norm_2",
+        qkv="Wqkv",
+        kv_heads=lambda config: config.attn_config.kv_n_heads,
+        o="out_proj",
+        router="router",
+        experts="experts",
+    ),
     "deepseek_v2": DEEPSEEK,
     "deepseek_v3": DEEPSEEK,
     "dots1": MIXTURE,
+    "emu3_text_model": LLAMA,
     "ernie4_5": LLAMA,
+    "ernie4_5_moe": MIXTURE,
     "exaone4": OLMO2,
+    "exaone_moe": MIXTURE,
     "falcon": _falcon,
+    "flex_olmo": OLMO2.but(**MOE),
+    "flint": MIXTURE,
     "gemma": LLAMA,
     "gemma2": GEMMA2,
-    "flex_olmo": OLMO2.but(**MOE),
     "gemma3_text": GEMMA2,
     "glm": GLM,
     "glm4": GLM.but(attn_post_norm="post_self_attn_layernorm", mlp_post_norm="post_mlp_layernorm"),
     "glm4_moe": MIXTURE,
+    "glm4_moe_lite": DEEPSEEK,
     "gpt2": GPT2,
     "gpt_bigcode": _bigcode,
     "gpt_neo": GPT2.but(attn="attn.attention", qkv=None, o="out_proj"),
@@ -189,20 +247,58 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "gpt_oss": LLAMA.but(router="router", experts="experts"),
     "gptj": GPTJ,
     "granite": GRANITE,
-    "gpt_neox_japanese": NEOX.but(
-        layers="gpt_neox_japanese.layers",
-        embed="gpt_neox_japanese.embed_in",
-        final_norm="gpt_neox_japanese.final_layer_norm",
-        parallel=lambda config: False,
-    ),
-    "granitemoe": GRANITE.but(mlp="block_sparse_moe", router="router", experts="experts"),
-    "granitemoeshared": GRANITE.but(mlp="block_sparse_moe", router="router", experts="experts"),
+    "granite_swa": GRANITE,
+    "granitemoe": GRANITE_MOE,
+    "granitemoe_swa": GRANITE_MOE,
+    "granitemoehybrid": _granite_moe_shared,
+    "granitemoeshared": _granite_moe_shared,
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,
-    "hyperclovax": GRANITE,
+    "hunyuan_v1_moe": MIXTURE,
+    "hy_v3": MIXTURE,
+    "hyperclovax": GRANITE.but(
+        attn_post_norm="post_norm1", mlp_post_norm="post_norm2", logit_scale=_get("logits_scaling", 1.0)
+    ),
+    "internlm3": LLAMA,
+    "iquestcoder": LLAMA,
+    "jais2": LLAMA.but(**NO_GATE),
+    "kolibri1": MIXTURE.but(attn_post_norm="post_self_attn_layernorm", mlp_post_norm="post_mlp_layernorm"),
+    "laguna": MIXTURE.but(before_o="a gate", heads=lambda config, attn: attn.num_heads),
+    "lfm2": LLAMA.but(
+        final_norm="model.embedding_norm",
+        attn_norm="operator_norm",
+        mlp="feed_forward",
+        mlp_norm="ffn_norm",
+        o="out_proj",
+        w_in="w3",
+        w_gate="w1",
+        w_out="w2",
+    ),
     "llama": LLAMA,
+    "llama4_text": LLAMA.but(mlp="feed_forward", router="router", experts="experts", act="activation_fn"),
+    "mellum": MIXTURE,
+    "mimo_v2_flash": MIXTURE,
+    "minicpm3": DEEPSEEK.but(
+        residual_scale=lambda config: config.scale_depth / config.num_hidden_layers**0.5,
+        logit_scale=lambda config: 1.0 / config.logits_scaling,
+    ),
+    "minimax_m2": MIXTURE,
+    "minimax_m3_vl_text": _minimax_m3,
+    "ministral": LLAMA,
+    "ministral3": LLAMA,
     "mistral": LLAMA,
     "mixtral": MIXTURE,
+    "moshi": LLAMA.but(
+        q="q_proj.linear",
+        k="k_proj.linear",
+        v="v_proj.linear",
+        o="o_proj.linear",
+        w_in=None,
+        w_gate=None,
+        gate_up="fc1",
+        w_out="fc2",
+        act="activation_fn",
+    ),
     "mpt": Family(
         layers="transformer.blocks",
         embed="transformer.wte",
@@ -216,6 +312,14 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
         w_gate=None,
         act="act",
         mlp_adds_residual=True,
+    ),
+    "nanochat": LLAMA.but(
+        embed_norm="model.norm",
+        logit_softcap=_get("final_logit_softcapping"),
+        w_in="fc1",
+        w_gate=None,
+        w_out="fc2",
+        act="activation_fn",
     ),
     "nemotron": LLAMA.but(**NO_GATE),
     "olmo": LLAMA,
@@ -235,11 +339,24 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "qwen3_moe": MIXTURE,
     "seed_oss": LLAMA,
     "smollm3": LLAMA,
+    "solar_open": MIXTURE,
     "stablelm": lambda config: LLAMA.but(
         parallel=_get("use_parallel_residual", False),
         mlp_norm=None if config.use_parallel_residual else "post_attention_layernorm",
     ),
     "starcoder2": LLAMA.but(w_in="c_fc", w_gate=None, w_out="c_proj", act="act"),
+    "vaultgemma": LLAMA.but(
+        mlp_norm="pre_feedforward_layernorm", logit_softcap=_get("final_logit_softcapping")
+    ),
+    "xglm": OPT.but(
+        layers="model.layers",
+        embed="model.embed_tokens",
+        embed_project=None,
+        pos_embed="model.embed_positions",
+        final_norm="model.layer_norm",
+        unembed_project=None,
+    ),
+    "youtu": DEEPSEEK,
 }
 
 GUESS = Family(
@@ -268,7 +385,16 @@ GUESS = Family(
 
 
 def family_of(config: Any) -> tuple[Family, bool]:
-    """The declaration for a config, and whether it is declared (True) or guessed from spellings."""
+    """The declaration for a config, and whether it is declared (True) or guessed from spellings.
+
+    Raises
+    ------
+    AnatomyError
+        For a family that is known not to be readable, with the reason.
+    """
+    reason = UNREADABLE.get(str(config.model_type))
+    if reason is not None:
+        raise AnatomyError(f"models of type {config.model_type!r} cannot be read: {reason}")
     declared = FAMILIES.get(str(config.model_type))
     if declared is None:
         return GUESS, False

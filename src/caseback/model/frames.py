@@ -83,8 +83,10 @@ class Frame:
             if grow and self.open_end and (pos is None or (isinstance(pos, slice) and pos.stop is None)):
                 length = max(length, span.first + span.count)
             wanted = positions(pos, span.example, length, open_end=self.open_end)
-            token = torch.arange(wanted.start, wanted.stop, wanted.step) if isinstance(wanted, range) else (
-                torch.tensor(wanted, dtype=torch.long)
+            token = (
+                torch.arange(wanted.start, wanted.stop, wanted.step)
+                if isinstance(wanted, range)
+                else (torch.tensor(wanted, dtype=torch.long))
             )
             order = ((token >= span.first) & (token < span.first + span.count)).nonzero().squeeze(-1)
             token = token[order]

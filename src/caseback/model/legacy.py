@@ -87,6 +87,9 @@ def falcon(
     if alibi is None:
         rotate = import_module(type(module).__module__).apply_rotary_pos_emb
         q, k = rotate(q, k, *position_embeddings)
+    if module.new_decoder_architecture:
+        # Repeated for every query head of their group by `_split_heads`: one of each is the key/value head.
+        k, v = (x[:, :: module.num_heads // module.num_kv_heads] for x in (k, v))
     k, v = _cached(layer_past, k, v, module.layer_idx)
     bias = None
     if alibi is not None and module.config._attn_implementation != "sdpa":
@@ -104,6 +107,14 @@ def mpt(module, hidden_states, position_bias, past_key_values=None, attention_ma
     return Projected(q, k, v, None if attention_mask is None else ~attention_mask, module.softmax_scale, bias)
 
 
+def xglm(module, hidden_states, _=None, past_key_values=None, attention_mask=None, **__) -> Projected:
+    q = module.q_proj(hidden_states) * module.scaling
+    k, v = module.k_proj(hidden_states), module.v_proj(hidden_states)
+    q, k, v = (_heads(x, module.head_dim).transpose(1, 2) for x in (q, k, v))
+    k, v = _cached(past_key_values, k, v, module.layer_idx)
+    return Projected(q, k, v, attention_mask, 1.0)
+
+
 PROJECT: dict[str, Callable[..., Projected]] = {
     "GPTJAttention": gptj,
     "CodeGenAttention": codegen,
@@ -111,4 +122,5 @@ PROJECT: dict[str, Callable[..., Projected]] = {
     "BloomAttention": bloom,
     "FalconAttention": falcon,
     "MptAttention": mpt,
+    "XGLMAttention": xglm,
 }

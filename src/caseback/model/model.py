@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from caseback.model.metrics import Metric
 from caseback.model.run import Run, execute
 from caseback.model.sweep import sweep
 from caseback.model.tokens import Tokens, one_token, piece, tokenize
+from caseback.model.weights import Weights
 
 
 class Model:
@@ -62,6 +64,11 @@ class Model:
                 return value
         return None
 
+    @cached_property
+    def weights(self) -> Weights:
+        """The model's matrices in the Primer's orientation (``x @ W``), per head, as views where they can be."""
+        return Weights(self.anatomy)
+
     def __repr__(self) -> str:
         return (
             f"<caseback Model {self.name!r}: {self.anatomy.model_type}, {self.n_layers} layers, {self.n_heads} heads, "
@@ -92,9 +99,7 @@ class Model:
         >>> model.tokens(["a dog", "the cat and the dog"]).mask.shape
         torch.Size([2, 5])
         """
-        made = tokenize(
-            prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos
-        )
+        made = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
         return made.to(self.device)
 
     def token_id(self, text: str | int, what: str = "target") -> int:

@@ -54,13 +54,13 @@ class Norm:
         >>> torch.allclose(together, norm(x))
         True
         """
-        return self.centre(at_least_float32(parts)) / scale * self.gamma.to(scale.dtype)
+        return self.centre(at_least_float32(parts)) / scale * self.gamma.to(scale)
 
     def pull(
         self, direction: Float[Tensor, "*dims d_model"], scale: Float[Tensor, "*dims 1"]
     ) -> Float[Tensor, "*dims d_model"]:
         """The transpose of ``frozen``: the direction in the stream that a direction after the norm reads."""
-        return self.centre(at_least_float32(direction) * self.gamma.to(scale.dtype)) / scale
+        return self.centre(at_least_float32(direction) * self.gamma.to(scale)) / scale
 
     def __call__(self, x: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims d_model"]:
         out = self.frozen(x, self.scale(x))

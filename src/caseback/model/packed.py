@@ -174,7 +174,11 @@ class Packed:
         self.door = [e for e in edits if _is_door(e[1], entry[e[0]])]
         inside = [e for e in edits if not _is_door(e[1], entry[e[0]])]
         self.session = Session(
-            anatomy, self._frame(self.segments, self.row0), (1, 0), edits=inside, columns_before=clean.tokens.first.cpu()
+            anatomy,
+            self._frame(self.segments, self.row0),
+            (1, 0),
+            edits=inside,
+            columns_before=clean.tokens.first.cpu(),
         )
         self.gathered: dict[int, Any] = {}
         self.shared: dict[tuple[int, int], Any] = {}
@@ -281,7 +285,9 @@ class Packed:
 
     def _metric_frame(self, segments: Sequence[Segment] | None = None) -> Frame:
         segments = self.segments if segments is None else segments
-        return Frame([Span(s.variant, s.example, self._metric_token(s), 1, i) for i, s in enumerate(segments)], self.lengths)
+        return Frame(
+            [Span(s.variant, s.example, self._metric_token(s), 1, i) for i, s in enumerate(segments)], self.lengths
+        )
 
     def _metric_token(self, segment: Segment) -> int:
         return self.columns[segment.example] - self.first[segment.example]
@@ -312,7 +318,9 @@ class Packed:
         site = {name: Site(name, layer) for name in INSIDE_ATTENTION}
 
         def rows(name: str, x: Tensor) -> Tensor:
-            return session.touch(site[name], x.transpose(1, 2))[0] if session.wants(site[name]) else x[0].transpose(0, 1)
+            return (
+                session.touch(site[name], x.transpose(1, 2))[0] if session.wants(site[name]) else x[0].transpose(0, 1)
+            )
 
         if self.kept is None:
             keys, values = rows("k", k), rows("v", v)
@@ -405,9 +413,7 @@ class Packed:
             inside = torch.minimum(torch.arange(ragged.shape[1]), length[:, None] - 1)
             q_columns, q_rows = first[:, None] + inside, row0[:, None] + inside
             q_of, q_at, q_take = of, at, row0[of] + at
-            spans = [
-                Span(s.variant, s.example, s.start, len(s), i * ragged.shape[1]) for i, s in enumerate(segments)
-            ]
+            spans = [Span(s.variant, s.example, s.start, len(s), i * ragged.shape[1]) for i, s in enumerate(segments)]
         put = lambda x: x.to(self.device)  # noqa: E731
         return _Bucket(
             example=put(torch.tensor([s.example for s in segments])),

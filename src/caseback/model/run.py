@@ -106,12 +106,11 @@ class Run:
 
     def _anchor(self, site: Site) -> Tensor:
         """The tensor on the path of the computation that a site's gradient comes from."""
-        if site.name in _DERIVED:
-            source = self._raw
-        elif site.name == "head_out":
+        if site.name.endswith(".scale"):
+            raise SiteAbsent(f"{site} is only looked at, so it has no gradient: ask for {site.name[:-6]!r}")
+        if site.name == "head_out":
             return self[Site("attn_out", site.layer)]
-        else:
-            source = self._acts
+        source = self._raw if site in self._raw else self._acts
         if site == Site("logits"):
             return self.logits
         if site not in source:
@@ -127,7 +126,7 @@ class Run:
         if site.name == "head_out":
             return g.unsqueeze(2).expand(-1, -1, self.anatomy.layers[site.layer].dims.n_heads, -1)
         if site.name not in _DERIVED:
-            return g
+            return g.view_as(self._acts[site]) if site in self._raw else g
         p = self.anatomy.layers[site.layer]
         projection: Projection = getattr(p, _DERIVED[site.name])
         rows = g.view(*self.tokens.ids.shape, -1)[..., projection.rows.to(g.device)]

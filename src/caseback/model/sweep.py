@@ -54,7 +54,7 @@ def plan(resolved: Resolved, tokens: Tokens, bound: Bound, n_layers: int, varian
     for b, length in enumerate(lengths):
         stop = length if bound.columns is None else int(bound.columns[b]) - first[b] + 1
         starts = []
-        for _, site, edit in resolved:
+        for _, _, edit in resolved:
             wanted = [p for p in positions(edit.pos, b, length) if p >= edit.unchanged_before(tokens, b)]
             if wanted:
                 starts.append(min(wanted))
@@ -191,7 +191,9 @@ class _Store:
         except (OSError, ValueError, KeyError) as error:
             raise LoadError(f"{str(path)!r} is no sweep checkpoint: {error}") from error
         if not same:
-            raise LoadError(f"{str(path)!r} belongs to another sweep (other prompts, edits, metric or model): remove it")
+            raise LoadError(
+                f"{str(path)!r} belongs to another sweep (prompts, edits, metric or model differ): remove it"
+            )
 
     def keep(self, values: Tensor, chunk: Sequence[Segment]) -> None:
         for segment in chunk:
@@ -204,5 +206,3 @@ class _Store:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-
-

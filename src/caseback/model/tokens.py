@@ -37,7 +37,9 @@ class Tokens:
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.ids.shape != self.mask.shape:
-            raise TokensError(f"ids {tuple(self.ids.shape)} and mask {tuple(self.mask.shape)} must both be (batch, pos)")
+            raise TokensError(
+                f"ids {tuple(self.ids.shape)} and mask {tuple(self.mask.shape)} must both be (batch, pos)"
+            )
         if self.ids.shape[0] == 0 or not bool(self.mask.any(-1).all()):
             raise TokensError("a prompt is empty: give at least one token a prompt")
         steps = self.mask.int().diff(dim=-1)
@@ -159,9 +161,7 @@ def tokenize(
         if len(worst):
             raise TokensError(f"prompt {i} has token id {int(worst[0])}: expected 0 to {d_vocab - 1}")
         if context is not None and len(row) > context:
-            raise TokensError(
-                f"prompt {i} has {len(row)} tokens, the model's context is {context}: shorten the prompt"
-            )
+            raise TokensError(f"prompt {i} has {len(row)} tokens, the model's context is {context}: shorten the prompt")
     text = [[piece(tokenizer, int(t)) for t in row] for row in rows]
     pad_id = getattr(tokenizer, "pad_token_id", None)
     return _pad(rows, text, padding, 0 if pad_id is None or pad_id >= d_vocab else pad_id)

@@ -4,6 +4,7 @@
     resid_mid = resid_pre + attn_out            logits = cap(scale * (final_norm(resid_post[-1]) W_U + b_U))
     attn_out = sum_h head_out + attn_bias       z = pattern v, the pattern's rows sum to one (less a sink's share)
     mlp_out = mlp_post W_out + b_out            pattern = softmax(scores)
+    logits while everything is read = logits
 
 Each is a tensor comparison in the model's own precision; the first that fails is named in the refusal.
 """
@@ -134,15 +135,22 @@ def verify(anatomy: Anatomy) -> dict[str, float]:
         Naming the first identity that fails.
     """
     reads = [name for name in READ if name not in anatomy.lacks]
-    run = execute(anatomy, probe_tokens(anatomy), read=reads)
+    tokens = probe_tokens(anatomy)
+    plain, run = execute(anatomy, tokens), execute(anatomy, tokens, read=reads)
     with torch.no_grad():
-        return _compare(anatomy, run)
+        return _compare(anatomy, run, plain.logits)
 
 
-def _compare(anatomy: Anatomy, run: Run) -> dict[str, float]:
+def _compare(anatomy: Anatomy, run: Run, logits: Tensor) -> dict[str, float]:
     tolerance = TOLERANCE.get(run.logits.dtype, 2e-4)
     found: dict[str, float] = {}
-    for name, left, right in identities(anatomy, run):
+    unread = ("logits while everything is read = logits", run.logits, logits)
+    for name, left, right in (unread, *identities(anatomy, run)):
+        if left.shape != right.shape:
+            raise AnatomyError(
+                f"{type(anatomy.hf).__name__} (model type {anatomy.model_type!r}) does not fit its anatomy: "
+                f"the sides of the identity '{name}' have shapes {tuple(left.shape)} and {tuple(right.shape)}"
+            )
         size = float(right.abs().max())
         off = float((left.to(right.dtype) - right).abs().max()) / max(size, 1e-6)
         found[name] = off

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy import Anatomy, LayerParts, Projection, weight_matrix
-from caseback.model.attention import attending, mix, native, pattern_of, scores_of
+from caseback.model.attention import OnZ, attending, mix, native, pattern_of, scores_of
 from caseback.model.edits import Edit, apply_edits
 from caseback.model.frames import Frame, Rows
 from caseback.model.sites import Site
@@ -187,14 +188,19 @@ def wired(session: Session, layers: Sequence[int] | None = None) -> Iterator[Ses
         for index in range(anatomy.n_layers) if layers is None else layers:
             if index in names:
                 _wire_layer(anatomy.layers[index], index, session, hooks)
-        if layers is None and any(s.name in INSIDE_ATTENTION for s in (*session.reads, *session.edits)):
+        if layers is None and any(_inside_attention(anatomy, s) for s in (*session.reads, *session.edits)):
             stack.enter_context(attending(anatomy, session.attend, peek=not _inside_changes(session)))
         yield session
 
 
 def _inside_changes(session: Session) -> bool:
     sites = (*session.reads, *session.edits)
-    return any(session.changes(s) for s in sites if s.name in INSIDE_ATTENTION)
+    return any(session.changes(s) for s in sites if _inside_attention(session.anatomy, s))
+
+
+def _inside_attention(anatomy: Anatomy, site: Site) -> bool:
+    """Whether the site comes through the attention function; z does where something hides it from W_O."""
+    return site.name in INSIDE_ATTENTION or (site.name == "z" and anatomy.family.before_o is not None)
 
 
 def _wire_ends(anatomy: Anatomy, session: Session, hooks: _Hooks) -> None:
@@ -206,19 +212,30 @@ def _wire_ends(anatomy: Anatomy, session: Session, hooks: _Hooks) -> None:
             x = x.detach().requires_grad_()
         return _scaled(session, embed, x, scale) if session.wants(embed) else x
 
+    def at_pos(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_() if session.grad else x
+        return session.touch(pos, x.view(-1, *x.shape[-2:]).expand(*session.lead, -1))
+
+    start = anatomy.embed_norm or anatomy.embed_project or anatomy.embed
+    # One norm may stand at both ends of the model (nanochat): its calls are then theirs in turn.
+    turn = _every_other if start is anatomy.final_norm else lambda fn, _: fn
     if session.wants(embed) or session.grad:
-        hooks.on_output(anatomy.embed_norm or anatomy.embed_project or anatomy.embed, at_embed)
+        hooks.on_output(start, turn(at_embed, 0))
     if session.wants(pos) and anatomy.pos_embed is not None:
-        hooks.on_output(
-            anatomy.pos_embed,
-            lambda x: session.touch(pos, x.view(-1, *x.shape[-2:]).expand(*session.lead, -1)),
-        )
+        hooks.on_output(anatomy.pos_embed, at_pos)
     if anatomy.final_norm is not None:
         if session.wants(Site("final_norm.scale")):
             norm = anatomy.norms[id(anatomy.final_norm)]
-            hooks.on_input(anatomy.final_norm, _looking(session, Site("final_norm.scale"), norm.scale))
+            at_norm = _looking(session, Site("final_norm.scale"), norm.scale)
+            hooks.on_input(anatomy.final_norm, turn(at_norm, 1))
         if session.wants(final):
-            hooks.on_output(anatomy.final_norm, lambda x: session.touch(final, x))
+            hooks.on_output(anatomy.final_norm, turn(lambda x: session.touch(final, x), 1))
+
+
+def _every_other(fn: Callable[[Tensor], Tensor], first: int) -> Callable[[Tensor], Tensor]:
+    """A hook that acts at every second call, beginning with the call of that number."""
+    calls = count()
+    return lambda x: fn(x) if next(calls) % 2 == first else x
 
 
 def _looking(session: Session, site: Site, fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -256,9 +273,29 @@ def _wire_layer(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> N
             new = _scaled(session, site("mlp_out"), x, session.anatomy.residual_scale)
             return new.clone() if overwritten else new
 
-        hooks.on_output(module, at_mlp_out)
+        if p.mlp_beside is None:
+            hooks.on_output(module, at_mlp_out)
+        else:
+            _on_sum(hooks, module, p.mlp_beside, at_mlp_out)
     if wants("resid_post"):
         hooks.on_output(p.layer, lambda x: session.touch(site("resid_post"), x))
+
+
+def _on_sum(hooks: _Hooks, first: nn.Module, second: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
+    """A hook on the sum of two modules' outputs: the second, called last, takes up what fn changes of it."""
+    seen: dict[str, Tensor] = {}
+
+    def at_first(x: Tensor) -> Tensor:
+        seen["first"] = x
+        return x
+
+    def at_second(x: Tensor) -> Tensor:
+        total = seen["first"] + x
+        new = fn(total)
+        return x if new is total else new - seen["first"]
+
+    hooks.on_output(first, at_first)
+    hooks.on_output(second, at_second)
 
 
 def _read(session: Session, site: Site, x: Tensor) -> Tensor:
@@ -320,12 +357,16 @@ def _per_head_input(
         stream, n_heads = seen["stream"], len(projection.rows)
         each = stream.view(*session.lead, 1, -1).expand(-1, -1, n_heads, -1)
         new = session.touch(site, each)
+        if new is not each:
+            out = project_again(out, each, new)
         if session.grad and site in session.reads:
+            # What is recorded must stay as it is; OLMo clamps what it gets in place.
             session.raw[site] = out
             out = out.clone()
-        if new is each:
-            return out
-        heads = sorted({h for _, e in session.edits[site] for h in _as_list(e.head, n_heads)})
+        return out
+
+    def project_again(out: Tensor, each: Tensor, new: Tensor) -> Tensor:
+        heads = sorted({h for _, e in session.edits[site] for h in _as_list(e.head, len(projection.rows))})
         read = new[..., heads, :]
         changed = (read != each[..., heads, :]).any(-1, keepdim=True)
         read = read if p.attn_norm is None else p.attn_norm.forward(read)
@@ -361,13 +402,14 @@ def head_writes(anatomy: Anatomy, p: LayerParts, z: Tensor, o_out: Tensor | None
 def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
     z_site, head_site, out_site = (Site(n, index) for n in ("z", "head_out", "attn_out"))
     seen: dict[str, Tensor] = {}
+    hidden = session.anatomy.family.before_o is not None
 
     def at_z(x: Tensor) -> Tensor:
         z = x.view(*session.lead, p.dims.n_heads, p.d_z)
-        if session.wants(z_site):
+        if session.wants(z_site) and not hidden:
             z = session.touch(z_site, z)
         seen["z"] = z
-        return z.flatten(2).view_as(x) if session.changes(z_site) else x
+        return z.flatten(2).view_as(x) if session.changes(z_site) and not hidden else x
 
     def at_o(x: Tensor) -> Tensor:
         seen["o"] = x
@@ -382,7 +424,9 @@ def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: _
                 x = x + ((new - heads).sum(2) / factor).view_as(x)
         return _scaled(session, out_site, x, factor) if session.wants(out_site) else x
 
-    if session.wants(z_site) or session.wants(head_site):
+    if session.wants(z_site) and hidden:
+        hooks.handles.append(OnZ(p.attn, lambda z: session.touch(z_site, z)))
+    if session.wants(head_site) or (session.wants(z_site) and not hidden):
         hooks.on_input(p.o, at_z)
     if session.wants(head_site):
         hooks.on_output(p.o, at_o)
@@ -397,12 +441,16 @@ def _wire_mlp_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) 
     seen: dict[str, Tensor] = {}
 
     def at_mid(x: Tensor) -> Tensor:
-        new = session.touch(mid, x.view(*session.lead, -1))
+        # The layer keeps this very tensor as its residual: writing into it changes both, and with gradients it, not a
+        # view of it, is what must be recorded.
+        stream = x if x.shape[:-1] == session.lead else x.view(*session.lead, -1)
+        new = session.touch(mid, stream)
+        if stream is not x and session.grad and mid in session.reads:
+            session.raw[mid] = x
         if mid in session.edits:
-            # The layer keeps this very tensor as its residual, so writing into it changes both.
             x.copy_(new.view_as(x))
             if mid in session.reads:
-                session.acts[mid] = x.view(*session.lead, -1)
+                session.acts[mid] = stream
         return x
 
     def at_norm(x: Tensor) -> Tensor:
@@ -436,7 +484,9 @@ def _wire_mlp_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) 
         hooks.on_input(p.mlp_norm, at_norm)
     if p.shared_norm and (session.wants(mlp_in) or session.wants(scale)):
         hooks.on_input(p.layer, at_layer)
-    if session.wants(normed) or (not own_norm and (session.wants(mid) or session.wants(mlp_in))):
+    if session.wants(normed) and p.mlp_beside is not None:
+        hooks.on_output(p.mlp_norm, lambda x: _read(session, normed, x))
+    elif session.wants(normed) or (not own_norm and (session.wants(mid) or session.wants(mlp_in))):
         hooks.on_input(entry, at_entry)
 
 
@@ -488,7 +538,10 @@ def _at_experts(site: Site, p: LayerParts, session: Session) -> Callable:
         if not session.changes(site):
             return None
         new = new.flatten(0, 1)
-        if site in session.edits:
+        if session.grad:
+            # An expert that is not used has a derivative too: with weight 0 it adds nothing, but it must be run.
+            index = torch.arange(new.shape[1], device=index.device).expand(len(new), -1)
+        elif site in session.edits:
             used = max(int((new != 0).sum(-1).max()), 1)
             index = new.abs().topk(used, dim=-1).indices
         changed = [given[0], index, new.gather(1, index), *given[3:]]
@@ -499,6 +552,7 @@ def _at_experts(site: Site, p: LayerParts, session: Session) -> Callable:
 
 def n_experts(p: LayerParts) -> int:
     """How many experts a mixture layer has."""
-    return int(next(w for w in p.experts.parameters() if w.ndim == 3).shape[0])
+    stacked = next((w for w in p.experts.parameters() if w.ndim == 3), None)
+    return int(p.experts.num_experts if stacked is None else stacked.shape[0])
 
 
