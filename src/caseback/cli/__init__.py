@@ -14,11 +14,12 @@ from typing import Annotated
 
 import typer
 
+from caseback.cli.explain import explain
 from caseback.cli.techniques import techniques
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (techniques,)
+COMMANDS = (explain, techniques)
 
 app = typer.Typer(
     help="See a language model work: why it predicted this, and what is inside.",

@@ -1,0 +1,34 @@
+"""What commands that load a model share: which one by default, and quiet libraries while they work."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+DEFAULT_MODEL = "meadow"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers, the hub's client and Python warnings off the screen; put their settings back afterwards.
+
+    What matters of a warning is in an explanation's checks; the rest would stand between a user and the answer.
+    """
+    from huggingface_hub.utils import logging as of_hub
+    from transformers.utils import logging as of_transformers
+
+    levels = [(logging, logging.get_verbosity()) for logging in (of_hub, of_transformers)]
+    bars = of_transformers.is_progress_bar_enabled()
+    try:
+        for logging, _ in levels:
+            logging.set_verbosity_error()
+        of_transformers.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logging, level in levels:
+            logging.set_verbosity(level)
+        if bars:
+            of_transformers.enable_progress_bar()

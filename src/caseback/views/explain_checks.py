@@ -1,0 +1,155 @@
+"""The checks that an explanation carries: does each of its claims hold on the model itself?
+
+Identities must hold to rounding. Agreements are rank correlations between what a method claims and what an
+intervention measures; where one fails, the claim is still what the method says, and no more than that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from caseback.localize.components.ablation import edits_of
+from caseback.localize.inputs.baselines import baseline_embedding
+from caseback.model.edits import Replace
+from caseback.model.metrics import Metric
+from caseback.model.model import Model
+from caseback.model.run import Run
+from caseback.model.tokens import Tokens
+
+_CLAIMED = 10  # how many components a direct attribution is taken to name
+_REMOVED = 64  # how many input tokens are removed, those of the largest scores
+_COMPLETE = 0.05  # the share of the metric's change that integrated gradients may miss
+_AGREES = 0.3  # a rank correlation from which on a claim counts as borne out
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an explanation found, before it is written down."""
+
+    model: Model
+    tokens: Tokens
+    metric: Metric
+    run: Run
+    contrast: tuple[int, int]
+    lens: xr.Dataset
+    integrated: xr.DataArray
+    baseline: Any
+    shares: xr.DataArray
+    effects: xr.DataArray
+    ablation: str
+    over: Any
+
+    @property
+    def rounding(self) -> float:
+        """What two exact ways to the same logit may differ by in this model's precision."""
+        last = self.run.logits[0, int(self.tokens.column(-1)[0])]
+        size = max(1.0, *(abs(float(last[i])) for i in self.contrast))
+        return size * (2e-2 if self.model.dtype in (torch.float16, torch.bfloat16) else 1e-4)
+
+
+def checks(found: Found) -> list[dict[str, Any]]:
+    """All checks that apply to the prompt; agreements need three things to rank."""
+    made = [_sums(found), _complete(found), _lens_ends(found), _measured_again(found)]
+    return made + [check for check in (_inputs_agree(found), _components_agree(found)) if check is not None]
+
+
+def rank_correlation(a: Any, b: Any) -> float | None:
+    """Spearman's, ties sharing their rank; None for fewer than three pairs, or where one side does not vary.
+
+    Examples
+    --------
+    >>> round(rank_correlation([1.0, 2.0, 3.0], [0.1, 0.2, 9.0]), 6)
+    1.0
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    # scipy has this, and takes longer to import than a small model to explain
+    _, which, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[which]
+
+
+def _check(name: str, value: float, limit: float, detail: str, *, at_least: bool = False) -> dict[str, Any]:
+    passed = value >= limit if at_least else value <= limit
+    return {
+        "name": name,
+        "value": float(value),
+        "limit": float(limit),
+        "passed": bool(passed),
+        "detail": detail,
+    }
+
+
+def _sums(found: Found) -> dict[str, Any]:
+    cap = found.shares.attrs.get("softcap")
+    of = f"the logit difference before the soft-cap of {cap:g}" if cap else "the logit difference"
+    gap = abs(found.shares.attrs["gap"][0])
+    detail = f"direct attributions of all heads, MLPs, embeddings and biases, added up, against {of}"
+    return _check("logit attributions sum to the metric", gap, found.rounding, detail)
+
+
+def _complete(found: Found) -> dict[str, Any]:
+    said = found.integrated.attrs
+    change = abs(said["metric_value"][0] - said["baseline_value"][0])
+    detail = (
+        f"their sum against the metric's change from the {said['baseline']} baseline, after {said['steps'][0]} steps; "
+        f"the limit is {_COMPLETE:.0%} of the change, or of 1 where that is smaller"
+    )
+    gap = abs(said["completeness_gap"][0])
+    return _check("integrated gradients are complete", gap, _COMPLETE * max(1.0, change), detail)
+
+
+def _lens_ends(found: Found) -> dict[str, Any]:
+    gap = found.lens["top_prob"].attrs["last_layer_gap"]
+    detail = "the last layer's logits, read by the lens, against the model's, the largest difference anywhere"
+    return _check("the lens ends at the model's output", gap, found.rounding, detail)
+
+
+def _measured_again(found: Found) -> dict[str, Any]:
+    """The ablation of the largest effect as one full run, beside the sweep's number."""
+    effects = found.effects
+    largest = int(np.abs(effects.values).argmax())
+    layer, head = int(effects["layer"][largest]), int(effects["head"][largest])
+    component = (layer, None if head < 0 else head)
+    edits = edits_of(found.model, found.tokens, [component], found.ablation, over=found.over)
+    again = found.metric(found.run) - found.metric(found.model.run(found.tokens, edits=edits))
+    off = abs(float(again[0]) - float(effects[largest]))
+    detail = f"ablating {effects.component.values[largest]} in a full run of its own, against the sweep's number"
+    return _check("the largest ablation, measured again, is the same", off, found.rounding, detail)
+
+
+def _inputs_agree(found: Found) -> dict[str, Any] | None:
+    """Put the baseline in the place of one token at a time; what the metric loses should rank as the scores do."""
+    scores = found.integrated.values[0]
+    removed = np.sort(np.argsort(-np.abs(scores), kind="stable")[:_REMOVED])
+    embedding = found.model.run(found.tokens, read=["embed"])["embed"]
+    instead = baseline_embedding(found.model, found.baseline, embedding)
+    variants = [[Replace("embed", instead[0, int(i)], pos=int(i))] for i in removed]
+    without = found.model.sweep(found.tokens, variants, found.metric)
+    agreement = rank_correlation(scores[removed], without["clean"].values[0] - without.values[:, 0])
+    if agreement is None:
+        return None
+    detail = f"rank correlation of integrated gradients with the effect of removing each of {len(removed)} tokens alone"
+    return _check("removing input tokens bears the scores out", agreement, _AGREES, detail, at_least=True)
+
+
+def _components_agree(found: Found) -> dict[str, Any] | None:
+    claimed = found.shares.sel(component=found.effects.component).values
+    top = np.argsort(-np.abs(claimed), kind="stable")[:_CLAIMED]
+    agreement = rank_correlation(claimed[top], found.effects.values[top])
+    if agreement is None:
+        return None
+    detail = (
+        f"rank correlation of direct attribution with {found.ablation}-ablation over the {len(top)} components of the "
+        "largest attribution; a component that acts through later ones, or is made up for by them, lowers it"
+    )
+    return _check("ablating components bears their attributions out", agreement, _AGREES, detail, at_least=True)
