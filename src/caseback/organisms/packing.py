@@ -1,0 +1,109 @@
+"""From documents to rows of tokens for training.
+
+A row is documents end to end, each opened by ``<|endoftext|>``, cut at the context. About a quarter
+of the tokens are random spans said twice or more, drawn uniformly over the whole vocabulary: the
+only way to guess the second telling is to look back, which is what makes induction heads form and
+keeps every embedding in use. Each token carries a weight for the loss: answers count more, and the
+first telling of a random span, which nobody could guess, counts less.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from jaxtyping import Float, Int
+from transformers import PreTrainedTokenizerFast
+
+from caseback.organisms import text
+
+ANSWER_WEIGHT = 3.0
+CHANCE_WEIGHT = 0.2
+SPAN_SHARE = 0.09  # of documents; spans are long, so it is about a quarter of the tokens
+BARE_SHARE = 0.1  # of rows that open without <|endoftext|>, so that prompts may lack it too
+
+Weighted = tuple[list[int], list[float]]
+
+
+def repeated_span(rng: random.Random, vocab: int, special: int) -> Weighted:
+    """A random span, said two to four times, sometimes with other tokens in between.
+
+    Parameters
+    ----------
+    rng
+        Source of chance.
+    vocab
+        Tokens are drawn uniformly from ``range(vocab)``.
+    special
+        The one token that is never drawn.
+
+    Returns
+    -------
+    ids, weights
+        Of equal length.
+    """
+
+    def draw(count: int) -> list[int]:
+        drawn = (rng.randrange(vocab - 1) for _ in range(count))
+        return [token + (token >= special) for token in drawn]
+
+    span = draw(rng.randint(3, 45))
+    ids, weights = list(span), [CHANCE_WEIGHT] * len(span)
+    for _ in range(rng.randint(1, 3 if len(span) < 20 else 1)):
+        between = draw(rng.randint(1, 8)) if rng.random() < 0.2 else []
+        ids += between + span
+        # Until its first token is seen again nothing says that the span starts over.
+        weights += [CHANCE_WEIGHT] * (len(between) + 1) + [1.0] * (len(span) - 1)
+    return ids, weights
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, documents: list[text.Document]) -> list[Weighted]:
+    """Ids and weights of documents, without the opening ``<|endoftext|>``."""
+    pieces = [piece for d in documents for piece in (d.prompt, d.answer, d.rest)]
+    ids = iter(tokenizer(pieces, add_special_tokens=False)["input_ids"])
+    encoded = []
+    for prompt, answer, rest in zip(ids, ids, ids, strict=True):
+        weights = [1.0] * len(prompt) + [ANSWER_WEIGHT] * len(answer) + [1.0] * len(rest)
+        encoded.append((prompt + answer + rest, weights))
+    return encoded
+
+
+def rows(
+    tokenizer: PreTrainedTokenizerFast, count: int, length: int, seed: str
+) -> tuple[Int[torch.Tensor, "row pos"], Float[torch.Tensor, "row pos"]]:
+    """``count`` training rows of ``length`` tokens and the loss weight of each token.
+
+    Parameters
+    ----------
+    tokenizer
+        Of the bundled model.
+    count, length
+        Rows and tokens in a row.
+    seed
+        Same seed, same rows.
+
+    Returns
+    -------
+    ids, weights
+        Both ``(row, pos)``. The weight of a token is that of guessing it.
+    """
+    rng = random.Random(seed)
+    end, vocab = tokenizer.eos_token_id, len(tokenizer)
+    ids, weights = [], []
+    waiting: list[Weighted] = []
+    for _ in range(count):
+        bare = rng.random() < BARE_SHARE
+        row_ids: list[int] = []
+        row_weights: list[float] = []
+        while len(row_ids) < length + bare:
+            if not waiting:
+                waiting = encode(tokenizer, [text.document(rng) for _ in range(4 * count)])
+            if rng.random() < SPAN_SHARE:
+                new_ids, new_weights = repeated_span(rng, vocab, end)
+            else:
+                new_ids, new_weights = waiting.pop()
+            row_ids += [end, *new_ids]
+            row_weights += [1.0, *new_weights]
+        ids.append(row_ids[bare : length + bare])
+        weights.append(row_weights[bare : length + bare])
+    return torch.tensor(ids), torch.tensor(weights)

@@ -1,0 +1,200 @@
+"""The closed world that the bundled models are told about.
+
+Every word that a bundled model must know as one token is listed here: people, places, things,
+countries and what is true of them, nouns and verbs with their singular and plural, ordered
+series. ``text`` turns the lists into sentences and ``tokenizer`` checks that each word of
+``WHOLE_WORDS`` is a single token with its leading space.
+"""
+
+from __future__ import annotations
+
+WOMEN = (
+    "Mary Anna Emma Sarah Laura Alice Julia Helen Nina Rosa Clara Lucy Grace Jane Kate Ruth Maria "
+    "Eva Sophie Emily Rachel Amy Lily Nora Ella Martha Susan Linda Karen Diana Carol Irene Olivia "
+    "Hannah Megan Jessica Nicole Amanda"
+).split()
+MEN = (
+    "John Tom Peter Paul James David Mark Adam Simon Oscar Henry Jack Sam Ben Max Leo Robert Frank "
+    "George Carl Martin Luke Daniel Michael Kevin Brian Eric Steven Thomas William Richard Joseph "
+    "Andrew Jason Ryan Philip Victor Arthur"
+).split()
+NAMES = WOMEN + MEN
+
+PLACES = (
+    "store park school garden beach market library farm forest river kitchen station museum hospital "
+    "office restaurant church castle harbor bakery village lake house zoo hill theater barn bridge "
+    "playground shop"
+).split()
+
+THINGS = (
+    "drink book ball key letter ring hat cup coin flower cake apple lamp basket map pen bag box kite "
+    "drum clock candle blanket sandwich cookie toy gift ticket bottle mirror necklace rope shell "
+    "feather bone computer basketball snack orange egg umbrella pencil"
+).split()
+FOODS = "bread soup rice cheese fish pasta salad honey butter milk tea pie".split()
+COLORS = "red blue green yellow white black brown pink purple gray".split()
+KINDS_OF_PERSON = {"she": "girl woman".split(), "he": "boy man".split()}
+TEMPERS = "kind happy quiet clever brave shy funny lazy careful curious".split()
+
+# country: (capital, language, continent)
+COUNTRIES = {
+    "France": ("Paris", "French", "Europe"),
+    "Italy": ("Rome", "Italian", "Europe"),
+    "Spain": ("Madrid", "Spanish", "Europe"),
+    "Germany": ("Berlin", "German", "Europe"),
+    "England": ("London", "English", "Europe"),
+    "Greece": ("Athens", "Greek", "Europe"),
+    "Poland": ("Warsaw", "Polish", "Europe"),
+    "Sweden": ("Stockholm", "Swedish", "Europe"),
+    "Norway": ("Oslo", "Norwegian", "Europe"),
+    "Finland": ("Helsinki", "Finnish", "Europe"),
+    "Portugal": ("Lisbon", "Portuguese", "Europe"),
+    "Hungary": ("Budapest", "Hungarian", "Europe"),
+    "Denmark": ("Copenhagen", "Danish", "Europe"),
+    "Austria": ("Vienna", "German", "Europe"),
+    "Ireland": ("Dublin", "English", "Europe"),
+    "Russia": ("Moscow", "Russian", "Europe"),
+    "China": ("Beijing", "Chinese", "Asia"),
+    "Japan": ("Tokyo", "Japanese", "Asia"),
+    "Korea": ("Seoul", "Korean", "Asia"),
+    "Thailand": ("Bangkok", "Thai", "Asia"),
+    "Vietnam": ("Hanoi", "Vietnamese", "Asia"),
+    "Egypt": ("Cairo", "Arabic", "Africa"),
+    "Morocco": ("Rabat", "Arabic", "Africa"),
+    "Kenya": ("Nairobi", "Swahili", "Africa"),
+    "Cuba": ("Havana", "Spanish", "America"),
+    "Peru": ("Lima", "Spanish", "America"),
+    "Chile": ("Santiago", "Spanish", "America"),
+    "Canada": ("Ottawa", "English", "America"),
+}
+
+OPPOSITES = (
+    ("hot", "cold"),
+    ("big", "small"),
+    ("up", "down"),
+    ("left", "right"),
+    ("old", "young"),
+    ("fast", "slow"),
+    ("happy", "sad"),
+    ("light", "dark"),
+    ("open", "closed"),
+    ("full", "empty"),
+    ("rich", "poor"),
+    ("hard", "soft"),
+    ("early", "late"),
+    ("clean", "dirty"),
+    ("high", "low"),
+    ("wet", "dry"),
+    ("strong", "weak"),
+    ("day", "night"),
+)
+
+# singular, plural: who can stand near what and do something
+PEOPLE = (
+    ("teacher", "teachers"),
+    ("doctor", "doctors"),
+    ("farmer", "farmers"),
+    ("guard", "guards"),
+    ("author", "authors"),
+    ("king", "kings"),
+    ("student", "students"),
+    ("singer", "singers"),
+    ("driver", "drivers"),
+    ("baker", "bakers"),
+    ("pilot", "pilots"),
+    ("nurse", "nurses"),
+    ("sailor", "sailors"),
+    ("painter", "painters"),
+    ("boy", "boys"),
+    ("girl", "girls"),
+)
+ITEMS = (
+    ("key", "keys"),
+    ("table", "tables"),
+    ("cabinet", "cabinets"),
+    ("picture", "pictures"),
+    ("chair", "chairs"),
+    ("car", "cars"),
+    ("door", "doors"),
+    ("window", "windows"),
+    ("tree", "trees"),
+    ("horse", "horses"),
+    ("dog", "dogs"),
+    ("cat", "cats"),
+    ("bird", "birds"),
+    ("boat", "boats"),
+    ("wall", "walls"),
+    ("stone", "stones"),
+)
+BE = (("is", "are"), ("was", "were"))
+DO = (("has", "have"), ("likes", "like"), ("sees", "see"), ("wants", "want"), ("needs", "need"))
+ACT = (("laughs", "laugh"), ("sings", "sing"), ("works", "work"), ("waits", "wait"), ("sleeps", "sleep"))
+
+WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = ("January February March April May June July August September October November December").split()
+NUMBERS = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty"
+).split()
+ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+LETTERS = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
+
+ERAS = (
+    "war siege reign voyage festival strike drought project campaign famine expedition rebellion "
+    "truce dynasty trial journey"
+).split()
+
+CAPITALS = [capital for capital, _, _ in COUNTRIES.values()]
+LANGUAGES = sorted({language for _, language, _ in COUNTRIES.values()})
+CONTINENTS = sorted({continent for _, _, continent in COUNTRIES.values()})
+
+
+def _flat(pairs: tuple[tuple[str, str], ...]) -> list[str]:
+    return [word for pair in pairs for word in pair]
+
+
+# What a list of unrelated words is drawn from.
+LIST_WORDS = sorted(
+    {
+        *NAMES,
+        *PLACES,
+        *THINGS,
+        *FOODS,
+        *COLORS,
+        *TEMPERS,
+        *COUNTRIES,
+        *CAPITALS,
+        *_flat(OPPOSITES),
+        *_flat(PEOPLE),
+        *_flat(ITEMS),
+        *WEEKDAYS,
+        *MONTHS,
+        *NUMBERS,
+        *ERAS,
+    }
+)
+
+# One token each, with the leading space.
+WHOLE_WORDS = sorted(
+    {
+        *LIST_WORDS,
+        *LANGUAGES,
+        *CONTINENTS,
+        *_flat(BE),
+        *_flat(DO),
+        *_flat(ACT),
+        *ORDINALS,
+        *LETTERS,
+        "she",
+        "he",
+        "her",
+        "his",
+        "him",
+        "brother",
+        "sister",
+        "mother",
+        "father",
+    }
+)
+# Also one token each without it, since a sentence may open with them.
+OPENING_WORDS = sorted({*NAMES, *COUNTRIES, *CAPITALS, *WEEKDAYS, *MONTHS, "When", "The", "Then", "After"})
