@@ -22,7 +22,7 @@ explain: $(VENV)/.package ## why did MODEL continue PROMPT as it did? writes REP
 	$(BIN)/caseback explain "$$PROMPT" --model $(MODEL) --html $(REPORT)
 
 test: $(VENV)/.dev ## the test suite, doctests included
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: $(VENV)/.dev ## style, format, types, and which folder may import which
 	$(BIN)/ruff check .

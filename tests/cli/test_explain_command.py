@@ -47,6 +47,13 @@ def test_the_terminal_shows_the_answer(capsys, small):
         assert text in out
 
 
+def test_the_bundled_model_is_the_default(capsys):
+    status, out, err = answer(capsys, "Mary gave a drink to", "--json")
+    assert (status, err) == (0, "")
+    made = json.loads(out)
+    assert made["model"]["name"] == "meadow" and all(check["passed"] for check in made["checks"][:4])
+
+
 def test_json_is_the_whole_document_and_html_a_page(capsys, small, tmp_path):
     page = tmp_path / "why.html"
     status, out, err = answer(

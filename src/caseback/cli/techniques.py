@@ -8,9 +8,7 @@ import typer
 
 
 def techniques(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON array, one object a technique.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array, one object a technique.")] = False,
 ) -> None:
     """List the techniques: entry in the Primer, name, cost, authors."""
     from caseback.model import registry

@@ -225,8 +225,9 @@ class Anatomy:
         Sizes. Heads are those of layer 0; ``layers[l].dims`` has each layer's.
     """
 
-    def __init__(self, hf: nn.Module, family: Family):
+    def __init__(self, hf: Any, family: Family):
         self.hf, self.family, self.config = hf, family, hf.config.get_text_config()
+        self.tokenizer: Any = None
         self.model_type = str(self.config.model_type)
         stack = self._top(family.layers)
         if not isinstance(stack, nn.ModuleList) or len(stack) == 0:
@@ -322,9 +323,11 @@ class Anatomy:
             d_head = total // (n_heads + 2 * n_kv)
             dims = Dims(n_heads, n_kv, d_head)
             rows = family.layout(dims)
-            return dims, d_z, *(Projection(fused, r) for r in rows)
-        modules = [_find(attn, path) for path in (family.q, family.k, family.v)]
-        if any(module is None for module in modules):
+            q, k, v = (Projection(fused, r) for r in rows)
+            return dims, d_z, q, k, v
+        found = [_find(attn, path) for path in (family.q, family.k, family.v)]
+        modules = [module for module in found if module is not None]
+        if len(modules) < len(found):
             d_qk = getattr(config, "qk_head_dim", None) or d_z
             return Dims(n_heads, family.kv_heads(config) or n_heads, int(d_qk)), d_z, None, None, None
         q_size, k_size, v_size = (weight_shape(module)[1] for module in modules)
@@ -338,7 +341,14 @@ class Anatomy:
         dims = Dims(n_heads, n_kv, d_head)
         sizes = ((n_heads, d_head), (n_kv, d_head), (n_kv, d_z))
         rows = [torch.arange(n * d).view(n, d) for n, d in sizes]
-        return dims, d_z, *(Projection(module, r) for module, r in zip(modules, rows, strict=True))
+        q, k, v = (Projection(module, r) for module, r in zip(modules, rows, strict=True))
+        return dims, d_z, q, k, v
+
+    @property
+    def device(self) -> torch.device:
+        """Where prompts go: the device of the token embedding, the CPU while that is offloaded."""
+        device = next(self.embed.parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device
 
     @cached_property
     def lacks(self) -> dict[str, str]:
@@ -469,5 +479,6 @@ def weight_shape(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of a linear module, also where its weights are offloaded."""
     if not isinstance(getattr(module, "weight", None), Tensor):
         raise AnatomyError(f"{type(module).__name__} has no weight matrix: expected a linear module")
-    shape = tuple(module.weight.shape)
+    weight: Any = module.weight
+    shape = tuple(weight.shape)
     return shape if type(module).__name__ == "Conv1D" else shape[::-1]

@@ -194,8 +194,8 @@ def scores_of(
     **_: Any,
 ) -> Scores:
     """Attention scores as the softmax takes them."""
-    scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = q @ repeat_heads(k, q.shape[1]).transpose(-1, -2) * scaling
+    factor: float = q.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = q @ repeat_heads(k, q.shape[1]).transpose(-1, -2) * factor
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if position_bias is not None:

@@ -79,9 +79,7 @@ def basis_kurtosis(
     """
     wanted = list(model.anatomy.sites(site))
     if wanted[0].kind.dims not in (("pos", "d_model"), ("pos", "neuron")):
-        raise SiteAbsent(
-            f"{site!r} holds {wanted[0].kind.dims} at a token: expected a site of one vector a position"
-        )
+        raise SiteAbsent(f"{site!r} holds {wanted[0].kind.dims} at a token: expected a site of one vector a position")
     run = model.run(tokens, read=wanted)
     generator = torch.Generator().manual_seed(seed)
     vectors = [at_least_float32(run[s])[run.tokens.mask] for s in wanted]

@@ -60,7 +60,6 @@ class Edit(_Address):
     """What all edits share: a site and an address in it."""
 
     site: str
-    needs_clean: ClassVar[bool] = False
     tied: ClassVar[bool] = False
     """Bound to another run's positions, so it does not reach past the prompt while generating."""
 
@@ -68,8 +67,13 @@ class Edit(_Address):
         """What stands at the address afterwards, given what stood there."""
         raise TypeError(f"{type(self).__name__} is an address without an action: use Zero, Replace, Add ...")
 
+    @property
+    def awaits_clean(self) -> bool:
+        """Whether it refers to the unedited run and has not been given it."""
+        return False
+
     def with_clean(self, clean: Run) -> Edit:
-        """This edit with what it needs of the unedited run filled in."""
+        """This edit with the unedited run filled in."""
         return self
 
     def unchanged_before(self, tokens: Tokens, example: int) -> int:
@@ -160,11 +164,14 @@ class Freeze(Edit):
     """Hold at the value of the unedited run, whatever other edits do upstream."""
 
     source: Run | None = None
-    needs_clean: ClassVar[bool] = True
     tied: ClassVar[bool] = True
 
+    @property
+    def awaits_clean(self) -> bool:
+        return self.source is None
+
     def with_clean(self, clean: Run) -> Edit:
-        return self if self.source is not None else replace(self, source=clean)
+        return replace(self, source=clean)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         if self.source is None:
@@ -181,10 +188,13 @@ class Mean(Edit):
 
     over: Any = None
     per_position: bool = False
-    needs_clean: ClassVar[bool] = True
+
+    @property
+    def awaits_clean(self) -> bool:
+        return self.over is None
 
     def with_clean(self, clean: Run) -> Edit:
-        return self if self.over is not None else replace(self, over=clean)
+        return replace(self, over=clean)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         if self.site in MAPS:
@@ -317,7 +327,9 @@ def _spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
         value = value.transpose(1, 2)
     tail = list(value.shape[dims - len(n_head) - len(n_unit) :])
     if any(have not in (1, want) for have, want in zip(tail, n_head + n_unit, strict=True)):
-        raise EditError(f"{edit.describe()}: a value of shape {tuple(value.shape)} where {n_head + n_unit} is addressed")
+        raise EditError(
+            f"{edit.describe()}: a value of shape {tuple(value.shape)} where {n_head + n_unit} is addressed"
+        )
     rows = where.rows
     picks = [rows.example] if single_pos else [rows.example, rows.order]
     for dim, pick in enumerate(picks):
@@ -369,7 +381,9 @@ def _select(edit: Edit, value: Tensor, where: Where) -> Tensor:
     units = _units(edit, where)
     if units is None:
         return value
-    return value.gather(-1, units.to(value.device).view(len(value), *[1] * (value.ndim - 2), -1).expand(*value.shape[:-1], -1))
+    return value.gather(
+        -1, units.to(value.device).view(len(value), *[1] * (value.ndim - 2), -1).expand(*value.shape[:-1], -1)
+    )
 
 
 def _units(edit: Edit, where: Where) -> Tensor | None:
@@ -420,8 +434,8 @@ def _index(edit: Edit, x: Tensor, where: Where) -> tuple[tuple[Tensor, ...], Ten
     heads = _indices(edit.head, x.shape[1], "head", edit.site)
     heads = torch.tensor(range(x.shape[1]) if heads is None else heads, device=x.device)[None, :, None]
     last = torch.arange(x.shape[-1], device=x.device)[None] if units is None else units
-    every = known is None or bool(known.all())
-    return (at[:, None, None], heads, last[:, None, :]), None if every else known[:, None, :]
+    index = (at[:, None, None], heads, last[:, None, :])
+    return index, None if known is None or bool(known.all()) else known[:, None, :]
 
 
 def check(edit: Edit, anatomy: Anatomy, tokens: Tokens, *, open_end: bool = False) -> list[tuple[Site, Edit]]:

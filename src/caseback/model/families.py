@@ -275,7 +275,12 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
         w_out="w2",
     ),
     "llama": LLAMA,
-    "llama4_text": LLAMA.but(mlp="feed_forward", router="router", experts="experts", act="activation_fn"),
+    "llama4_text": LLAMA.but(
+        mlp="feed_forward",
+        experts="experts",
+        act="activation_fn",
+        lacks=dict.fromkeys(("router", "expert"), "its router scales what experts read, not what they write"),
+    ),
     "mellum": MIXTURE,
     "mimo_v2_flash": MIXTURE,
     "minicpm3": DEEPSEEK.but(
@@ -345,9 +350,7 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
         mlp_norm=None if config.use_parallel_residual else "post_attention_layernorm",
     ),
     "starcoder2": LLAMA.but(w_in="c_fc", w_gate=None, w_out="c_proj", act="act"),
-    "vaultgemma": LLAMA.but(
-        mlp_norm="pre_feedforward_layernorm", logit_softcap=_get("final_logit_softcapping")
-    ),
+    "vaultgemma": LLAMA.but(mlp_norm="pre_feedforward_layernorm", logit_softcap=_get("final_logit_softcapping")),
     "xglm": OPT.but(
         layers="model.layers",
         embed="model.embed_tokens",

@@ -19,9 +19,10 @@ from caseback.model.anatomy import Anatomy
 from caseback.model.edits import Edit
 from caseback.model.frames import Frame, step_frame
 from caseback.model.run import execute, resolve, undisturbed, with_clean
+from caseback.model.session import Session
 from caseback.model.sites import Site
 from caseback.model.tokens import Tokens, piece
-from caseback.model.wiring import Session, wired
+from caseback.model.wiring import wired
 
 LOGITS = Site("logits")
 

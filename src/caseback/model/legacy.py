@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def _cached(cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     return (k, v) if cache is None else cache.update(k, v, layer)
 
 
-def _rotate_pairs(module: nn.Module, x: Tensor, position_ids: Tensor) -> Tensor:
+def _rotate_pairs(module: Any, x: Tensor, position_ids: Any) -> Tensor:
     """GPT-J's and CodeGen's rotary embedding: interleaved pairs, on the first ``rotary_dim`` dimensions."""
     apply = import_module(type(module).__module__).apply_rotary_pos_emb
     table = module.embed_positions.to(x.device)[position_ids]
@@ -47,7 +48,8 @@ def _rotate_pairs(module: nn.Module, x: Tensor, position_ids: Tensor) -> Tensor:
     return rotated
 
 
-def gptj(module, hidden_states, layer_past=None, attention_mask=None, position_ids=None, **_) -> Projected:
+def gptj(module: Any, hidden_states, layer_past=None, attention_mask=None, position_ids=None, **_) -> Projected:
+    """Separate projections, rotary pairs."""
     q, k, v = (_heads(p(hidden_states), module.head_dim) for p in (module.q_proj, module.k_proj, module.v_proj))
     q, k = (_rotate_pairs(module, x, position_ids).transpose(1, 2) for x in (q, k))
     k, v = _cached(layer_past, k, v.transpose(1, 2), module.layer_idx)
@@ -55,6 +57,7 @@ def gptj(module, hidden_states, layer_past=None, attention_mask=None, position_i
 
 
 def codegen(module, hidden_states, layer_past=None, attention_mask=None, position_ids=None, **_) -> Projected:
+    """One projection in four slices of queries, values and keys, rotary pairs."""
     sliced = _heads(module.qkv_proj(hidden_states), module.qkv_proj.out_features // 4)
     q, v, k = (_heads(x, module.head_dim).flatten(-3, -2) for x in sliced.chunk(3, dim=-1))
     q, k = (_rotate_pairs(module, x, position_ids).transpose(1, 2) for x in (q, k))
@@ -63,6 +66,7 @@ def codegen(module, hidden_states, layer_past=None, attention_mask=None, positio
 
 
 def gpt_neo(module, hidden_states, attention_mask=None, layer_past=None, **_) -> Projected:
+    """Separate projections, no scaling, a window in every other layer."""
     projections = (module.q_proj, module.k_proj, module.v_proj)
     q, k, v = (_heads(p(hidden_states), module.head_dim).transpose(1, 2) for p in projections)
     k, v = _cached(layer_past, k, v, module.layer_id)
@@ -74,6 +78,7 @@ def gpt_neo(module, hidden_states, attention_mask=None, layer_past=None, **_) ->
 
 
 def bloom(module, hidden_states, residual, alibi, attention_mask, layer_past=None, **_) -> Projected:
+    """ALiBi beside the scaled scores; the module adds the stream itself."""
     q, k, v = module._reshape(module.query_key_value(hidden_states))
     k, v = _cached(layer_past, k, v, module.layer_idx)
     bias = alibi.view(-1, module.num_heads, 1, alibi.shape[-1])
@@ -83,10 +88,11 @@ def bloom(module, hidden_states, residual, alibi, attention_mask, layer_past=Non
 def falcon(
     module, hidden_states, alibi, attention_mask, position_ids=None, layer_past=None, position_embeddings=None, **_
 ) -> Projected:
+    """Rotary or ALiBi; grouped, multi-query or one key/value head a query head."""
     q, k, v = (x.transpose(1, 2) for x in module._split_heads(module.query_key_value(hidden_states)))
     if alibi is None:
         rotate = import_module(type(module).__module__).apply_rotary_pos_emb
-        q, k = rotate(q, k, *position_embeddings)
+        q, k = rotate(q, k, *(position_embeddings or ()))
     if module.new_decoder_architecture:
         # Repeated for every query head of their group by `_split_heads`: one of each is the key/value head.
         k, v = (x[:, :: module.num_heads // module.num_kv_heads] for x in (k, v))
@@ -98,16 +104,24 @@ def falcon(
 
 
 def mpt(module, hidden_states, position_bias, past_key_values=None, attention_mask=None, **_) -> Projected:
+    """One projection, ALiBi."""
     qkv = module.Wqkv(hidden_states)
     if module.clip_qkv:
         qkv = qkv.clamp(min=-module.clip_qkv, max=module.clip_qkv)
     q, k, v = (_heads(x, module.head_dim).transpose(1, 2) for x in qkv.chunk(3, dim=-1))
     k, v = _cached(past_key_values, k, v, module.layer_idx)
-    bias = None if position_bias is None else position_bias[None, :, -1:, position_bias.shape[-1] - k.shape[2] :]
+    bias = None
+    if position_bias is not None:
+        # Counted from the last column of the batch; from a prompt's own first token padding does not shift it, and a
+        # constant along a row of scores is nothing to the softmax.
+        bias = position_bias[None, :, -1:, position_bias.shape[-1] - k.shape[2] :]
+        seen = k.new_ones(len(k), k.shape[2]) if attention_mask is None else ~attention_mask[:, 0, -1, : k.shape[2]]
+        bias = bias - bias[0, :, 0, seen.int().argmax(-1)].T[:, :, None, None]
     return Projected(q, k, v, None if attention_mask is None else ~attention_mask, module.softmax_scale, bias)
 
 
 def xglm(module, hidden_states, _=None, past_key_values=None, attention_mask=None, **__) -> Projected:
+    """Separate projections, queries scaled before the scores."""
     q = module.q_proj(hidden_states) * module.scaling
     k, v = module.k_proj(hidden_states), module.v_proj(hidden_states)
     q, k, v = (_heads(x, module.head_dim).transpose(1, 2) for x in (q, k, v))

@@ -129,9 +129,7 @@ def _normed(model: Model, module: Any, stream: Tensor, parts: Parts) -> Parts:
     return _with_bias(norm.frozen(parts, spread(norm.scale(stream), parts)), norm.beta)
 
 
-def _attention(
-    model: Model, run: Run, layer: int, parts: Parts
-) -> Float[Tensor, "batch pos source head d_head"]:
+def _attention(model: Model, run: Run, layer: int, parts: Parts) -> Float[Tensor, "batch pos source head d_head"]:
     p, weights = model.anatomy.layers[layer], Weights(model.anatomy)
     read = _normed(model, p.attn_norm, run["attn_in", layer], parts)
     v = torch.einsum("bjsd,hde->bjshe", read, at_least_float32(weights.W_V[layer]))
@@ -160,9 +158,7 @@ def _mlp(model: Model, run: Run, layer: int, parts: Parts) -> Parts:
     return _with_bias(branch.push(out), branch.constant(read[:, :, -1]))
 
 
-@technique(
-    entry=("2.9",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model"
-)
+@technique(entry=("2.9",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model")
 def source_stream(model: Model, tokens: Any, *, pos: Position = -1) -> xr.DataArray:
     """The final residual stream as a sum over source tokens, with all nonlinearities frozen.
 
@@ -204,9 +200,7 @@ def source_stream(model: Model, tokens: Any, *, pos: Position = -1) -> xr.DataAr
     return labelled(values, [*dims, "d_model"], coords, **said)
 
 
-@technique(
-    entry=("2.9",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model"
-)
+@technique(entry=("2.9",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model")
 def source_shares(model: Model, tokens: Any, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
     """Logits of some tokens as a sum over components and the source tokens behind each of them.
 

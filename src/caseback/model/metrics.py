@@ -10,7 +10,7 @@ Targets are token ids or text of exactly one token, one for the whole batch or o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,10 +84,6 @@ class Metric:
     def on(self, tokens: Tokens, anatomy: Any) -> Bound:
         """Bind to a batch."""
         return self.bind(tokens, getattr(anatomy, "tokenizer", self.tokenizer), anatomy.d_vocab)
-
-    def at(self, pos: Position) -> Metric:
-        """The same metric at another position."""
-        return replace(self, pos=pos)
 
 
 def target_ids(

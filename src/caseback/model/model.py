@@ -48,7 +48,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.anatomy.embed.weight.device
+        """Where prompts go."""
+        return self.anatomy.device
 
     @property
     def dtype(self) -> torch.dtype:

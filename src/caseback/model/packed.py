@@ -25,10 +25,11 @@ from caseback.model.edits import Edit, apply_edits
 from caseback.model.frames import Frame, Span
 from caseback.model.metrics import Bound
 from caseback.model.run import inputs_of
+from caseback.model.session import INSIDE_ATTENTION, Session
 from caseback.model.sites import Site
 from caseback.model.tokens import Tokens
 from caseback.model.verify import unembed, unembed_normed
-from caseback.model.wiring import INSIDE_ATTENTION, Session, wired
+from caseback.model.wiring import wired
 
 _NOT_GATHERED = ("alibi", "position_bias")
 
@@ -68,7 +69,7 @@ class Clean:
 def record(anatomy: Anatomy, tokens: Tokens, also: Sequence[Site] = ()) -> Clean:
     """Run the model once, unedited, and keep what a sweep needs (``also``: ``embed``, ``pos_embed`` where edited)."""
     clean = Clean(tokens)
-    session = Session(anatomy, Frame([], []), tuple(tokens.ids.shape), reads=also)
+    session = Session(anatomy, Frame([], []), tokens.shape, reads=also)
     handles = []
 
     def attend(layer: int, module: nn.Module, q, k, v, mask, **how):
@@ -129,7 +130,7 @@ class _Bucket:
     q_at: Tensor
     q_take: Tensor
     frame: Frame
-    masks: dict[int, Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
 class Packed:
@@ -443,7 +444,7 @@ class Packed:
     def _logits(self, hidden: Tensor, vocab: Tensor | None) -> Tensor:
         """Logits of (1, row, d_model), with the edits of ``final_norm`` and ``logits``."""
         session, norm, end = self.session, Site("final_norm"), Site("logits")
-        session.lead = tuple(hidden.shape[:2])
+        session.lead = (hidden.shape[0], hidden.shape[1])
         x = hidden if self.anatomy.final_norm is None else self.anatomy.final_norm(hidden)
         if session.wants(norm):
             x = session.touch(norm, x)

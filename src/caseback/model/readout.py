@@ -1,11 +1,11 @@
 """``Readout``: what directions read off the final stream, with the final norm frozen (PRIMER 2.2, 2.5).
 
-    reading = scale * (final_norm(x) u + b) = c(x) + const,    c(x) = x [M diag(gamma) u] / s(x)
+    reading(x) = final_norm(x) u + b = x [M diag(gamma) u] / s + (beta u + b)
 
-At the run's own s the reading is linear in x, so each addend of the stream has a share c(addend) of its own,
-and the norm's bias with the unembedding's makes the constant. For a token u is its column of W_U, so its
-reading is the token's logit before any soft-cap. Directions are few, so nothing of the size of the vocabulary
-is formed.
+At the run's own s the first term is linear in x, so each addend of the stream has a share of its own, and the
+rest is constant. For a token u and b are its column of W_U and entry of b_U, times the family's logit scale:
+the reading is its logit before any soft-cap. Directions are few, so nothing the size of the vocabulary is
+formed.
 """
 
 from __future__ import annotations
@@ -63,16 +63,12 @@ class Readout:
         letters = "bkd" if self.pulled.ndim == 3 else "kd"
         return self._over(torch.einsum(f"b...d,{letters}->b...k", at_least_float32(parts), self.pulled))
 
-    def of_heads(
-        self, branch: Branch, z: Float[Tensor, "*lead head d_head"]
-    ) -> Float[Tensor, "*lead head k"]:
+    def of_heads(self, branch: Branch, z: Float[Tensor, "*lead head d_head"]) -> Float[Tensor, "*lead head k"]:
         """Shares of a layer's heads, from z and without forming what they write."""
         made = torch.einsum(f"b...he,{self._b}hek->b...hk", at_least_float32(z), self.through(branch))
         return self._over(made, branch.scale)
 
-    def of_neurons(
-        self, branch: Branch, neurons: Float[Tensor, "*lead neuron"]
-    ) -> Float[Tensor, "*lead neuron k"]:
+    def of_neurons(self, branch: Branch, neurons: Float[Tensor, "*lead neuron"]) -> Float[Tensor, "*lead neuron k"]:
         """Shares of a layer's neurons, without forming what they write."""
         made = torch.einsum(f"b...m,{self._b}mk->b...mk", at_least_float32(neurons), self.through(branch))
         return self._over(made, branch.scale)
@@ -80,9 +76,7 @@ class Readout:
     def through(self, branch: Branch) -> Tensor:
         """W_O or W_out times the pulled directions: what each unit's value is worth, but for denominators."""
         units = "he" if branch.weight.ndim == 3 else "m"
-        return torch.einsum(
-            f"{units}d,{self._b}kd->{self._b}{units}k", branch.weight, branch.pull(self.pulled)
-        )
+        return torch.einsum(f"{units}d,{self._b}kd->{self._b}{units}k", branch.weight, branch.pull(self.pulled))
 
     def rows(self, like: Float[Tensor, "*lead k"]) -> Float[Tensor, "*lead k"]:
         """The constant for every position of ``like``."""
@@ -109,13 +103,13 @@ def readout(model: Model, directions: Directions, resid: Float[Tensor, "*lead d_
         For directions that are neither tokens nor vectors that read this stream.
     """
     anatomy, batch = model.anatomy, len(resid)
-    ids, vectors = _ids(model, directions, batch), None
+    ids = _ids(model, directions, batch)
     if ids is None:
-        vectors, bias = _vectors(model, directions, batch).to(resid.device), None
+        vectors = _vectors(model, directions, batch).to(resid.device)
+        constant = torch.zeros_like(vectors[..., 0])
     else:
-        vectors, bias = _columns(model, ids)
+        vectors, constant = _columns(model, ids)
     norm = None if anatomy.final_norm is None else anatomy.norms[id(anatomy.final_norm)]
-    constant = torch.zeros_like(vectors[..., 0]) if bias is None else bias
     if norm is not None:
         constant = constant if norm.beta is None else constant + vectors @ norm.beta
         vectors = norm.centre(vectors * norm.gamma.to(vectors))

@@ -103,9 +103,7 @@ def technique(*, entry: tuple[str, ...], citation: str, cost: str) -> Callable[[
             raise RegistryError(f"{label}: a technique needs a citation and a cost; one of them is empty.")
         # `python -OO` strips docstrings: nothing to hold against the function then.
         if sys.flags.optimize < 2 and not (function.__doc__ or "").strip():
-            raise RegistryError(
-                f"{label}: a technique needs a docstring; its first paragraph is the summary."
-            )
+            raise RegistryError(f"{label}: a technique needs a docstring; its first paragraph is the summary.")
         if key in _registered:
             raise RegistryError(f"{label} is already registered. Give one of the two functions another name.")
         record = Technique(function, tuple(entry), citation.strip(), cost.strip())

@@ -105,9 +105,7 @@ def labelled(
 def _check_dims(dims: Sequence[str]) -> None:
     for dim in dims:
         if dim not in DIMS:
-            raise ResultError(
-                f"{dim!r} is no dimension of a result. {did_you_mean(dim, DIMS, most=len(DIMS))}"
-            )
+            raise ResultError(f"{dim!r} is no dimension of a result. {did_you_mean(dim, DIMS, most=len(DIMS))}")
     if len(set(dims)) < len(dims):
         raise ResultError(
             f"A dimension is named twice in {tuple(dims)}. The two ends of something have two names: query "

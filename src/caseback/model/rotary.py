@@ -52,9 +52,7 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
         raise OutOfRange(f"offset {offset}: a query attends to keys at or before it, so offsets start at 0")
     p, wanted = anatomy.layers[layer], layer
     if p.q is None or p.k is None:
-        raise SiteAbsent(
-            f"this model ({anatomy.model_type}) has no queries of its own: {anatomy.lacks['q_in']}"
-        )
+        raise SiteAbsent(f"this model ({anatomy.model_type}) has no queries of its own: {anatomy.lacks['q_in']}")
     like: Any = p.o.weight
     d_head = p.dims.d_head
     units = torch.eye(d_head, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
@@ -67,9 +65,7 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
         positions = list(range(offset + 1))
     ids = torch.zeros(len(probes), len(positions), dtype=torch.long, device=like.device)
 
-    def attender(
-        layer: int, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **how: Any
-    ) -> Tensor:
+    def attender(layer: int, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **how: Any) -> Tensor:
         if layer == wanted:
             raise _Seen(q, k)
         return v.new_zeros(len(q), q.shape[2], q.shape[1], v.shape[3])
@@ -81,15 +77,11 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
         stack.enter_context(attending(anatomy, attender))
         try:
             hf(input_ids=ids, **given)
-            raise CasebackError(
-                f"attention of layer {layer} was not reached, so its rotation cannot be measured"
-            )
+            raise CasebackError(f"attention of layer {layer} was not reached, so its rotation cannot be measured")
         except _Seen as seen:
             turned_q, turned_k = seen.q[:, 0, -1], seen.k[:, 0, 0]
         except IndexError as error:
-            raise OutOfRange(
-                f"offset {offset} is past the positions of this model ({anatomy.model_type})"
-            ) from error
+            raise OutOfRange(f"offset {offset} is past the positions of this model ({anatomy.model_type})") from error
     for turned, what in ((turned_q, "queries"), (turned_k, "keys")):
         if not torch.allclose(turned[d_head:], 2 * turned[:d_head], rtol=1e-2, atol=1e-3):
             raise CasebackError(

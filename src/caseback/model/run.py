@@ -16,9 +16,10 @@ from caseback.model.anatomy import Anatomy, Projection
 from caseback.model.edits import Edit, check
 from caseback.model.frames import batch_frame
 from caseback.model.metrics import Metric
+from caseback.model.session import Session
 from caseback.model.sites import Site
 from caseback.model.tokens import Tokens
-from caseback.model.wiring import Session, wired
+from caseback.model.wiring import wired
 
 _DERIVED = {"q_in": "q", "k_in": "k", "v_in": "v"}
 
@@ -123,11 +124,11 @@ class Run:
         A head's own input moves only that head's rows of the projection: pull those rows back through W and the
         norm. Heads' writes are added, so each has the gradient of their sum.
         """
-        if site.name == "head_out":
-            return g.unsqueeze(2).expand(-1, -1, self.anatomy.layers[site.layer].dims.n_heads, -1)
-        if site.name not in _DERIVED:
+        if site.layer is None or site.name not in (*_DERIVED, "head_out"):
             return g.view_as(self._acts[site]) if site in self._raw else g
         p = self.anatomy.layers[site.layer]
+        if site.name == "head_out":
+            return g.unsqueeze(2).expand(-1, -1, p.dims.n_heads, -1)
         projection: Projection = getattr(p, _DERIVED[site.name])
         rows = g.view(*self.tokens.ids.shape, -1)[..., projection.rows.to(g.device)]
         read = torch.einsum("bphe,hde->bphd", rows, projection.weight().detach())
@@ -177,11 +178,11 @@ def with_clean(
     resolved: Sequence[tuple[int, Site, Edit]], clean: Callable[[list[Site]], Run]
 ) -> list[tuple[int, Site, Edit]]:
     """Give the edits that refer to the unedited run that run; one pass serves all of them."""
-    need = {site for _, site, edit in resolved if edit.needs_clean and edit.with_clean(None) is not edit}
+    need = {site for _, site, edit in resolved if edit.awaits_clean}
     if not need:
         return list(resolved)
     run = clean(sorted(need, key=str))
-    return [(owner, site, edit.with_clean(run) if edit.needs_clean else edit) for owner, site, edit in resolved]
+    return [(owner, site, edit.with_clean(run) if edit.awaits_clean else edit) for owner, site, edit in resolved]
 
 
 def execute(
@@ -202,7 +203,7 @@ def execute(
     session = Session(
         anatomy,
         batch_frame(tokens),
-        tuple(tokens.ids.shape),
+        tokens.shape,
         reads=[s for s in (*reads, *extra) if s != logits_site],
         edits=[item for item in resolved if item[1] != logits_site],
         columns_before=tokens.first.cpu(),

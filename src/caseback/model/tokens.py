@@ -50,6 +50,11 @@ class Tokens:
         return self.ids.shape[0]
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(batch, padded pos)."""
+        return self.ids.shape[0], self.ids.shape[1]
+
+    @property
     def padded(self) -> bool:
         return not bool(self.mask.all())
 

@@ -46,10 +46,8 @@ def probe_tokens(anatomy: Anatomy, width: int = 10) -> Tokens:
     """Two short rows of ids spread over the vocabulary."""
     steps = torch.arange(2 * width).view(2, width)
     ids = (steps * 7919 + 3) % anatomy.d_vocab
-    device = anatomy.embed.weight.device
-    return Tokens(
-        ids.to("cpu" if device.type == "meta" else device), torch.ones_like(ids, dtype=torch.bool), [[""] * width] * 2
-    )
+    made = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), [[""] * width] * 2)
+    return made.to(anatomy.device)
 
 
 def identities(anatomy: Anatomy, run: Run) -> Iterator[tuple[str, Tensor, Tensor]]:

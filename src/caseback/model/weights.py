@@ -4,9 +4,8 @@
     mlp = (act(n W_gate + b_gate) * (n W_in + b_in)) W_out + b_out, or act(n W_in + b_in) W_out + b_out
     OV = W_V W_O           QK = W_Q W_K^T                   logits = final_norm(x) W_U + b_U
 
-Each is a view of the parameters wherever the layout allows one, so nothing is copied to look at it. What a
-model multiplies by or norms besides is in the anatomy; ``folded`` has the weights with all of it multiplied
-in.
+Each is a view of the parameters wherever the layout allows one, so nothing is copied to look at it. Norms and
+multipliers stay beside them, in the anatomy; ``folded`` has the weights with those multiplied in.
 """
 
 from __future__ import annotations
@@ -275,9 +274,7 @@ class Weights:
         own = {"in": "up_proj", "gate": "gate_proj", "out": "down_proj"}[part]
         key = "gate_up_proj" if fused else own
         if key not in held or held[key].ndim != 3:
-            raise self._absent(
-                name, f"its experts keep {', '.join(held) or 'no stacked parameters'}, no {key}"
-            )
+            raise self._absent(name, f"its experts keep {', '.join(held) or 'no stacked parameters'}, no {key}")
         matrix = held[key] if self._reads_rows(p, held) else held[key].mT
         if kind == "b":
             bias = held.get(f"{key}_bias")
@@ -308,9 +305,7 @@ def _half(x: Tensor, part: str, gate_first: bool, interleaved: bool) -> Tensor:
 def _present(x: Any) -> Tensor:
     """A parameter without its gradient, the same storage."""
     if x.is_meta:
-        raise CasebackError(
-            "weights are offloaded and only present while the model runs; load without offloading"
-        )
+        raise CasebackError("weights are offloaded and only present while the model runs; load without offloading")
     return x.detach()
 
 

@@ -1,6 +1,6 @@
 """Wiring: hooks that bring every site of an unmodified model under one function, ``touch(site, x) -> x``.
 
-``Session`` says what to do at a site (edit, then record). ``wired`` puts the hooks that the session's sites need on
+A ``Session`` says what to do at a site (edit, then record). ``wired`` puts the hooks that the session's sites need on
 the model's modules for as long as the context lasts, and takes them off whatever happens. Sites inside attention come
 through the attention function (``attention``); ``head_out`` and the per-head inputs are computed from their
 neighbours, since no module holds them.
@@ -16,126 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caseback.errors import SiteAbsent
 from caseback.model.anatomy import Anatomy, LayerParts, Projection, weight_matrix
-from caseback.model.attention import OnZ, attending, mix, native, pattern_of, scores_of
-from caseback.model.edits import Edit, apply_edits
-from caseback.model.frames import Frame, Rows
+from caseback.model.attention import OnZ, attending
+from caseback.model.session import INSIDE_ATTENTION, Session
 from caseback.model.sites import Site
 
-INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern")
 _FROM_STREAM = {"q_in": "q", "k_in": "k", "v_in": "v"}
-
-
-class Session:
-    """What to do at each site during one forward pass.
-
-    Attributes
-    ----------
-    acts
-        What was read, as the model had it after edits: (batch, pos, ...), maps as (batch, head, query, key).
-    frame
-        Layout of the rows now passing.
-    key_start
-        Column of the first key that attention sees (not 0 once a sliding window has dropped some).
-    lead
-        (batch, pos) of the tensors now passing.
-    """
-
-    def __init__(
-        self,
-        anatomy: Anatomy,
-        frame: Frame,
-        lead: tuple[int, int],
-        *,
-        reads: Sequence[Site] = (),
-        edits: Sequence[tuple[int, Site, Edit]] = (),
-        columns_before: Tensor | None = None,
-        grad: bool = False,
-    ):
-        self.anatomy, self.frame, self.lead, self.grad = anatomy, frame, lead, grad
-        self.key_start = 0
-        self.reads = set(reads)
-        self.edits: dict[Site, list[tuple[int, Edit]]] = {}
-        for owner, site, edit in edits:
-            self.edits.setdefault(site, []).append((owner, edit))
-        self.columns_before = columns_before
-        self.acts: dict[Site, Tensor] = {}
-        self.raw: dict[Site, Tensor] = {}
-        self.reached: set[Site] = set()
-
-    def wants(self, site: Site) -> bool:
-        return site in self.reads or site in self.edits
-
-    def changes(self, site: Site) -> bool:
-        """Whether the site must be on the path of the computation, not merely looked at."""
-        return site in self.edits or (self.grad and site in self.reads)
-
-    def shifts(self, rows: Rows) -> Tensor:
-        if self.columns_before is None:
-            return torch.zeros_like(rows.example)
-        return self.columns_before[rows.example] - self.key_start
-
-    def layout(self, width: int, keys: bool) -> Frame:
-        """The layout of a tensor of so many positions; keys may reach further back than the rows now passing."""
-        return self.frame
-
-    def touch(self, site: Site, x: Tensor, *, keys: bool = False) -> Tensor:
-        """Edit and record (batch, pos, ...); returns the very ``x`` where nothing is edited."""
-        self.reached.add(site)
-        if site in self.edits:
-            frame = self.layout(x.shape[1], keys)
-            x = apply_edits(self.edits[site], x.flatten(0, 1), frame, site, self.shifts).view_as(x)
-        if site in self.reads:
-            self.acts[site] = x
-        return x
-
-    def touch_map(self, site: Site, x: Tensor) -> Tensor:
-        """The same for (batch, head, query, key)."""
-        x = self.touch(site, x.transpose(1, 2)).transpose(1, 2)
-        if site in self.reads:
-            self.acts[site] = x
-        return x
-
-    def attend(self, layer: int, module: nn.Module, q, k, v, mask, **how: Any) -> Tensor:
-        """Attention of one layer, by the model's own function unless scores or pattern are on the path."""
-        sites = {name: Site(name, layer) for name in INSIDE_ATTENTION}
-        heads = lambda name, x: self.touch(sites[name], x.transpose(1, 2), keys=name != "q").transpose(1, 2)  # noqa: E731
-        q, k, v = (heads(n, x) if self.wants(sites[n]) else x for n, x in (("q", q), ("k", k), ("v", v)))
-        if self.grad:
-            q, k, v = self._on_path(sites, q, k, v)
-        maps = [sites["scores"], sites["pattern"]]
-        theirs = native(module)
-        ours = theirs is None or any(self.changes(s) for s in maps)
-        if not ours:
-            z, _ = theirs(module, q, k, v, mask, **how)
-            if not any(self.wants(s) for s in maps):
-                return z
-        scores = scores_of(q, k, mask, **how)
-        if self.wants(sites["scores"]):
-            scores = self.touch_map(sites["scores"], scores)
-        if not ours and not self.wants(sites["pattern"]):
-            return z
-        pattern = pattern_of(scores, module, **how)
-        if self.wants(sites["pattern"]):
-            pattern = self.touch_map(sites["pattern"], pattern)
-        return mix(pattern, v) if ours else z
-
-    def _on_path(self, sites: dict[str, Site], *tensors: Tensor) -> list[Tensor]:
-        """Let what was recorded be what goes on, so that it has a gradient."""
-        out = []
-        for name, x in zip(("q", "k", "v"), tensors, strict=True):
-            out.append(self.acts[sites[name]].transpose(1, 2) if sites[name] in self.reads else x)
-        return out
-
-    def finish(self) -> None:
-        """Refuse silence: every site asked for must have been reached."""
-        missed = [s for s in (*self.reads, *self.edits) if s not in self.reached]
-        if missed:
-            raise SiteAbsent(
-                f"the forward pass of this model ({self.anatomy.model_type}) did not reach "
-                f"{', '.join(map(str, sorted(set(missed), key=str)))}: its modules are not used as its anatomy says"
-            )
 
 
 def _first(args: tuple, kwargs: dict) -> tuple[Tensor, Callable[[Tensor], tuple[tuple, dict]]]:
@@ -265,8 +151,8 @@ def _wire_layer(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> N
     _wire_mlp_reads(p, index, session, hooks)
     _wire_mlp_inside(p, index, session, hooks)
     if wants("mlp_out"):
-        dense = p.w_out is not None
-        module = p.mlp_post_norm or (p.w_out if dense else p.mlp)
+        module = p.mlp_post_norm or p.w_out or p.mlp
+        assert module is not None
         overwritten = session.anatomy.family.mlp_overwritten
 
         def at_mlp_out(x: Tensor) -> Tensor:
@@ -389,7 +275,7 @@ def _as_list(index: Any, size: int) -> list[int]:
     return [i % size for i in ([index] if isinstance(index, int) else index)]
 
 
-def head_writes(anatomy: Anatomy, p: LayerParts, z: Tensor, o_out: Tensor | None) -> Tensor:
+def head_writes(anatomy: Anatomy, p: LayerParts, z: Tensor, o_out: Tensor) -> Tensor:
     """Each head's write to the stream, (batch, pos, head, d_model); a norm after attention is held at its scale."""
     w_o = weight_matrix(p.o).unflatten(0, (p.dims.n_heads, p.d_z))
     made = torch.einsum("bphe,hed->bphd", z, w_o)
@@ -437,6 +323,7 @@ def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: _
 def _wire_mlp_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
     mid, mlp_in, normed, scale = (Site(n, index) for n in ("resid_mid", "mlp_in", "mlp_norm", "mlp_norm.scale"))
     entry = p.mlp if p.mlp is not None else p.w_in
+    assert entry is not None
     own_norm = p.mlp_norm is not None and not p.shared_norm
     seen: dict[str, Tensor] = {}
 
@@ -473,18 +360,18 @@ def _wire_mlp_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) 
             if session.wants(mid):
                 x = at_mid(x)
             if session.wants(mlp_in):
-                if p.shared_norm:
+                if p.shared_norm and p.mlp_norm is not None:
                     stream = _read(session, mlp_in, seen["stream"])
                     x = p.mlp_norm.forward(stream) if session.changes(mlp_in) else x
                 else:
                     x = _read(session, mlp_in, x)
         return _read(session, normed, x) if session.wants(normed) else x
 
-    if own_norm and (session.wants(mid) or session.wants(mlp_in) or session.wants(scale)):
+    if own_norm and p.mlp_norm is not None and (session.wants(mid) or session.wants(mlp_in) or session.wants(scale)):
         hooks.on_input(p.mlp_norm, at_norm)
     if p.shared_norm and (session.wants(mlp_in) or session.wants(scale)):
         hooks.on_input(p.layer, at_layer)
-    if session.wants(normed) and p.mlp_beside is not None:
+    if session.wants(normed) and p.mlp_beside is not None and p.mlp_norm is not None:
         hooks.on_output(p.mlp_norm, lambda x: _read(session, normed, x))
     elif session.wants(normed) or (not own_norm and (session.wants(mid) or session.wants(mlp_in))):
         hooks.on_input(entry, at_entry)
@@ -514,9 +401,7 @@ def _wire_mlp_inside(p: LayerParts, index: int, session: Session, hooks: _Hooks)
     if p.router is not None and session.wants(router):
         hooks.on_output(p.router, flat(router))
     if p.experts is not None and session.wants(expert):
-        hooks.handles.append(
-            p.experts.register_forward_pre_hook(_at_experts(expert, p, session), with_kwargs=True)
-        )
+        hooks.handles.append(p.experts.register_forward_pre_hook(_at_experts(expert, p, session), with_kwargs=True))
 
 
 def _own(session: Session, site: Site, x: Tensor) -> Tensor:
@@ -552,7 +437,6 @@ def _at_experts(site: Site, p: LayerParts, session: Session) -> Callable:
 
 def n_experts(p: LayerParts) -> int:
     """How many experts a mixture layer has."""
-    stacked = next((w for w in p.experts.parameters() if w.ndim == 3), None)
-    return int(p.experts.num_experts if stacked is None else stacked.shape[0])
-
-
+    experts: Any = p.experts
+    stacked = next((w for w in experts.parameters() if w.ndim == 3), None)
+    return int(experts.num_experts) if stacked is None else stacked.shape[0]

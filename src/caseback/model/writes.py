@@ -84,8 +84,7 @@ def mlp_branch(anatomy: Anatomy, layer: int, neurons: Float[Tensor, "*lead neuro
     p = anatomy.layers[layer]
     if p.w_out is None:
         raise SiteAbsent(
-            f"layer {layer} of this model ({anatomy.model_type}) has no dense MLP: each expert has its own "
-            "neurons"
+            f"layer {layer} of this model ({anatomy.model_type}) has no dense MLP: each expert has its own neurons"
         )
     weight = at_least_float32(weight_matrix(p.w_out).detach())
     bias = getattr(p.w_out, "bias", None)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from caseback.organisms import measure, path, text
 from caseback.organisms.measure import Score
+from caseback.organisms.tokenizer import end_of_text
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
@@ -54,7 +55,7 @@ def scores(folder: Path, count: int = 500, seed: int = 1) -> dict[str, Score]:
     found = {}
     for span in (10, 25, 50):
         found[f"spans of {span}"] = measure.repeated(
-            model, len(tokenizer), tokenizer.eos_token_id, span, max(1, count // 5), seed
+            model, len(tokenizer), end_of_text(tokenizer), span, max(1, count // 5), seed
         )
     for kind in (*TOLD, "years"):
         if kind == "years":

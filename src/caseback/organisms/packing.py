@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerFast
 
 from caseback.organisms import text
+from caseback.organisms.tokenizer import end_of_text
 
 ANSWER_WEIGHT = 3.0
 CHANCE_WEIGHT = 0.2
@@ -88,7 +89,7 @@ def rows(
         Both ``(row, pos)``. The weight of a token is that of guessing it.
     """
     rng = random.Random(seed)
-    end, vocab = tokenizer.eos_token_id, len(tokenizer)
+    end, vocab = end_of_text(tokenizer), len(tokenizer)
     ids, weights = [], []
     waiting: list[Weighted] = []
     for _ in range(count):

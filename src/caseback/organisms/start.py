@@ -14,6 +14,8 @@ All other heads and all MLPs are random, and every weight is trained.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from transformers import GPT2LMHeadModel
@@ -46,7 +48,8 @@ def sketch_induction(model: GPT2LMHeadModel, seed: int) -> None:
         Of the random projections.
     """
     draw = torch.Generator().manual_seed(seed)
-    body, d_model = model.transformer, model.config.n_embd
+    body: Any = model.transformer  # a Module's attributes are untyped
+    d_model = model.config.n_embd
     tokens = slice(SHADOW.stop, d_model)
     positions, back = sinusoids(model.config.n_positions, 32)
     body.wpe.weight.zero_()

@@ -20,6 +20,11 @@ PIECES = r"'(?:s|t|re|ve|m|ll|d)| ?\d{1,2}| ?\p{L}+| ?[^\s\p{L}\d]+|\s+(?!\S)|\s
 CONTEXT = 128
 
 
+def end_of_text(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id of ``<|endoftext|>``."""
+    return tokenizer.get_vocab()[END]
+
+
 def whole_tokens() -> list[str]:
     """Every string that must be one token: words of the world with their space, figures in pairs."""
     figures = [f"{n:02}" for n in range(100)] + [f" {n}" for n in range(100)] + list("0123456789")

@@ -20,7 +20,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrain
 from caseback.organisms import measure, packing, text
 from caseback.organisms.muon import Muon
 from caseback.organisms.start import sketch_induction
-from caseback.organisms.tokenizer import CONTEXT, train_tokenizer
+from caseback.organisms.tokenizer import CONTEXT, end_of_text, train_tokenizer
 
 STEPS, WARM_UP = 1200, 40
 PEAK, MATRIX_PEAK = 3e-3, 0.01  # AdamW's and Muon's
@@ -31,7 +31,7 @@ CHECKPOINT = "checkpoint.safetensors"
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
     """``meadow`` before training: 4 layers of 5 heads, 160 wide, tied embeddings, no dropout."""
     torch.manual_seed(seed)
-    end = tokenizer.eos_token_id
+    end = end_of_text(tokenizer)
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer),
@@ -138,7 +138,7 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path) 
     model.config.dtype = torch.float32
     model.config.architectures = ["GPT2LMHeadModel"]
     model.config.save_pretrained(out)
-    end = tokenizer.eos_token_id
+    end = end_of_text(tokenizer)
     GenerationConfig(bos_token_id=end, eos_token_id=end, pad_token_id=end).save_pretrained(out)
     tokenizer.save_pretrained(out)
     weights = {
@@ -185,7 +185,7 @@ def _resume(path: Path, model: GPT2LMHeadModel, optimizers: list[torch.optim.Opt
 
 
 def _progress(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> str:
-    spans = measure.repeated(model, len(tokenizer), tokenizer.eos_token_id, span=25, count=20, seed=1)
+    spans = measure.repeated(model, len(tokenizer), end_of_text(tokenizer), span=25, count=20, seed=1)
     shares = [f"spans {spans.top:.2f}"]
     for kind in ("giving", "word_list", "fact", "agreement", "series", "pronoun", "story"):
         score = measure.asked(model, tokenizer, text.documents(kind, 50, seed=1))

@@ -58,9 +58,7 @@ def check_explanation(explanation: Mapping[str, Any]) -> None:
         )
     missing = [key for key in _KEYS if key not in explanation]
     if missing:
-        raise CasebackError(
-            f"explanation document without {', '.join(missing)}; expected the parts {', '.join(_KEYS)}"
-        )
+        raise CasebackError(f"explanation document without {', '.join(missing)}; expected the parts {', '.join(_KEYS)}")
     _check_finite(explanation, "explanation")
     _check_lengths(explanation)
 
@@ -121,6 +119,4 @@ def _check_finite(value: Any, place: str) -> None:
         for key, item in value.items():
             _check_finite(item, f"{place}.{key}")
     elif value is not None and not isinstance(value, (str, int, bool)):
-        raise CasebackError(
-            f"{place} is a {type(value).__name__}, expected plain JSON data; convert it first"
-        )
+        raise CasebackError(f"{place} is a {type(value).__name__}, expected plain JSON data; convert it first")

@@ -100,13 +100,10 @@ def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -
     folder = path.parent
     if not folder.is_dir():
         raise CasebackError(
-            f"cannot write the report to {path}: there is no folder {folder}; "
-            "make it first, or choose another path"
+            f"cannot write the report to {path}: there is no folder {folder}; make it first, or choose another path"
         )
     if path.is_dir():
-        raise CasebackError(
-            f"cannot write the report to {path}: it is a folder; add a file name, such as report.html"
-        )
+        raise CasebackError(f"cannot write the report to {path}: it is a folder; add a file name, such as report.html")
     page = report_html(explanation)
     try:
         handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".part")

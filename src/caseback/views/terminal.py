@@ -241,9 +241,7 @@ def _components(page: _Page) -> Iterator[RenderableType]:
     half = max(3, min(10, (page.width - 38) // 4))
     kind = document["ablations"]["kind"]
     yield _heading(page, "Which components", f"direct attribution, beside the {kind}-ablation")
-    table = _table(
-        ("component", "left"), ("claimed", "left"), ("", "right"), ("measured", "left"), ("", "right")
-    )
+    table = _table(("component", "left"), ("claimed", "left"), ("", "right"), ("measured", "left"), ("", "right"))
     for name, value in shown:
         effect = effects.get(name)
         table.add_row(
@@ -268,9 +266,7 @@ def _checks(page: _Page) -> Iterator[RenderableType]:
     table.columns[1].no_wrap = False
     for check in page.explanation["checks"]:
         passed = check["passed"]
-        word, style = (
-            (f"{page.glyphs.held} held", "green") if passed else (f"{page.glyphs.failed} FAILED", "bold red")
-        )
+        word, style = (f"{page.glyphs.held} held", "green") if passed else (f"{page.glyphs.failed} FAILED", "bold red")
         verdict = Text(word, style)
         name = page.text(check["name"])
         if check["detail"]:

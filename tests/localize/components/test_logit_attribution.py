@@ -1,4 +1,4 @@
-"""PRIMER 3.2.2, 3.2.5, 3.2.6: shares sum to the metric, and to a difference's; what they say of causes, and what not."""
+"""PRIMER 3.2.2, 3.2.5, 3.2.6: shares sum to the metric, and to a difference's; what they say of causes."""
 
 import copy
 

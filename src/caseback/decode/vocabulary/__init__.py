@@ -1,1 +1,3 @@
-"""What a representation says in words of the vocabulary (the Primer's section 4.3)."""
+"""§4.3 Decoding in vocabulary space."""
+
+from caseback.decode.vocabulary.logit_lens import logit_lens as logit_lens

@@ -1,1 +1,5 @@
-"""Which inputs caused a prediction: one technique a function (the Primer's section 3.1)."""
+"""§3.1 Which inputs caused a prediction."""
+
+from caseback.localize.inputs.gradients import gradient_norm as gradient_norm
+from caseback.localize.inputs.gradients import gradient_x_input as gradient_x_input
+from caseback.localize.inputs.integrated_gradients import integrated_gradients as integrated_gradients

@@ -1,0 +1,1 @@
+"""Figures, notebook output, the terminal and the HTML report."""
