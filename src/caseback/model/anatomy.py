@@ -437,9 +437,9 @@ class Anatomy:
 
     def _from_hook(self, text: str) -> tuple[str, int | None]:
         name, layer = parse(text)
-        gated = layer is not None and self.layers[self.layer(layer)].w_gate is not None
-        if text.endswith("mlp.hook_pre") and gated:
-            return "mlp_gate", layer
+        if text.endswith("mlp.hook_pre") and layer is not None:
+            p = self.layers[self.layer(layer)]
+            name = "mlp_gate" if p.w_gate or p.gate_up else name
         return name, layer
 
     def _from_path(self, text: str) -> tuple[str, int | None] | None:
@@ -449,7 +449,9 @@ class Anatomy:
     def _paths(self) -> dict[str, tuple[str, int | None]]:
         """Hugging Face module paths whose output is a site."""
         names = {id(module): name for name, module in self.hf.named_modules()}
-        table: dict[int, tuple[str, int | None]] = {id(self.unembed): ("logits", None)}
+        table: dict[int, tuple[str, int | None]] = {}
+        if self.logit_scale == 1.0 and self.logit_softcap is None:
+            table[id(self.unembed)] = ("logits", None)
         if self.embed_scale == 1.0:
             table[id(self.embed_norm or self.embed_project or self.embed)] = ("embed", None)
         if self.final_norm is not None:
@@ -457,9 +459,11 @@ class Anatomy:
         for i, p in enumerate(self.layers):
             table[id(p.layer)] = ("resid_post", i)
             if self.residual_scale == 1.0:
-                table[id(p.attn_post_norm or p.attn)] = ("attn_out", i)
-                if p.mlp is not None and p.mlp_beside is None:
-                    table[id(p.mlp_post_norm or p.mlp)] = ("mlp_out", i)
+                adds = self.family.mlp_adds_residual
+                table[id(p.attn_post_norm or (p.o if adds else p.attn))] = ("attn_out", i)
+                mlp = p.mlp_post_norm or (p.w_out if adds else p.mlp)
+                if mlp is not None and p.mlp_beside is None and not self.family.mlp_overwritten:
+                    table[id(mlp)] = ("mlp_out", i)
         return {names[key]: site for key, site in table.items() if key in names}
 
     def module_path(self, site: Site) -> str | None:

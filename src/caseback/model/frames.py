@@ -84,7 +84,7 @@ class Frame:
                 length = max(length, span.first + span.count)
             wanted = positions(pos, span.example, length, open_end=self.open_end)
             token = (
-                torch.arange(wanted.start, wanted.stop, wanted.step)
+                torch.arange(len(wanted)) * wanted.step + wanted.start
                 if isinstance(wanted, range)
                 else (torch.tensor(wanted, dtype=torch.long))
             )

@@ -149,12 +149,16 @@ def _mlp(model: Model, run: Run, layer: int, parts: Parts) -> Parts:
     slope = torch.where(pre == 0, 0.0, neurons / torch.where(pre == 0, 1.0, pre))
     branch, w_in = mlp_branch(model.anatomy, layer, neurons), at_least_float32(weights.W_in[layer])
     read = _normed(model, p.mlp_norm, run["mlp_in", layer], parts)
-    out = torch.empty_like(parts)
-    at_once = max(1, _WIDE // (len(parts) * parts.shape[2] * w_in.shape[-1]))
-    for i in range(0, parts.shape[1], at_once):
-        some = slice(i, i + at_once)
-        made = _with_bias(read[:, some] @ w_in, at_least_float32(weights.b_in[layer]))
-        out[:, some] = (made * slope[:, some, None]) @ branch.weight
+    out = torch.zeros_like(parts)
+    # Half of the table is empty, no token reads a later one: only the pairs that hold something are worked on.
+    live = parts.ne(0).any(-1).any(0)
+    live[:, -1] = True
+    at_once = max(1, _WIDE // (len(parts) * w_in.shape[-1]))
+    for pairs in live.nonzero().split(at_once):
+        i, s = pairs.T
+        made = read[:, i, s] @ w_in
+        made[:, s == len(live)] += at_least_float32(weights.b_in[layer])
+        out[:, i, s] = (made * slope[:, i]) @ branch.weight
     return _with_bias(branch.push(out), branch.constant(read[:, :, -1]))
 
 

@@ -88,7 +88,8 @@ def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
             raise AnatomyError(str(error)) from error
         known = ", ".join(sorted(FAMILIES))
         raise AnatomyError(
-            f"model type {config.model_type!r} has no declared anatomy, and the common one does not fit: {error}. "
+            f"model type {config.model_type!r} has no declared anatomy, "
+            f"and the common layout does not fit it: {error}. "
             f"Declared: {known}"
         ) from error
     return Model(hf, tokenizer, anatomy, name, declared)

@@ -97,8 +97,9 @@ class Model:
         --------
         >>> import caseback as cb
         >>> model = cb.load("meadow")
-        >>> model.tokens(["a dog", "the cat and the dog"]).mask.shape
-        torch.Size([2, 5])
+        >>> tokens = model.tokens(["Mary went to the store", "Mary and John went to the store"])
+        >>> (tokens.lengths[1] - tokens.lengths[0]).item()
+        2
         """
         made = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
         return made.to(self.device)
@@ -151,7 +152,7 @@ class Model:
         --------
         >>> import caseback as cb
         >>> model = cb.load("meadow")
-        >>> run = model.run("the cat and the dog", read=["resid_post", "pattern"])
+        >>> run = model.run("Mary and John went to the store", read=["resid_post", "pattern"])
         >>> run["resid_post"].shape[0] == model.n_layers, run["pattern", 0].shape[1] == model.n_heads
         (True, True)
         """
@@ -192,8 +193,8 @@ class Model:
         --------
         >>> import caseback as cb
         >>> model = cb.load("meadow")
-        >>> whole = model.generate("the cat and the dog", max_new_tokens=3)
-        >>> int(whole.lengths[0]) <= 5 + 3
+        >>> whole = model.generate("Mary and John went to", max_new_tokens=3)
+        >>> model.text(whole)[0].startswith("Mary and John went to the")
         True
         """
         made = self.tokens(tokens)
@@ -251,7 +252,7 @@ class Model:
         >>> import caseback as cb
         >>> model = cb.load("meadow")
         >>> heads = [cb.Zero("z", layer=0, head=h) for h in range(model.n_heads)]
-        >>> effects = model.sweep("the cat and the dog", heads, cb.logit(" dog"))
+        >>> effects = model.sweep("Mary and John went to", heads, cb.logit(" the"))
         >>> effects.shape == (model.n_heads, 1)
         True
         """

@@ -185,6 +185,12 @@ def with_clean(
     return [(owner, site, edit.with_clean(run) if edit.awaits_clean else edit) for owner, site, edit in resolved]
 
 
+def _each(read: Any) -> list[Any]:
+    """Sites as a list, also where only one is given, by name or as a pair with its layer."""
+    pair = isinstance(read, tuple) and len(read) == 2 and isinstance(read[0], str) and not isinstance(read[1], str)
+    return [read] if isinstance(read, str) or pair else list(read)
+
+
 def execute(
     anatomy: Anatomy,
     tokens: Tokens,
@@ -195,7 +201,7 @@ def execute(
 ) -> Run:
     """Run the model once; see ``Model.run``."""
     hf = anatomy.hf
-    reads = [site for given in ([read] if isinstance(read, str) else read) for site in anatomy.sites(given)]
+    reads = [site for given in _each(read) for site in anatomy.sites(given)]
     resolved = resolve(edits, anatomy, tokens)
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
     logits_site = Site("logits")

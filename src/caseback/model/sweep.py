@@ -192,7 +192,7 @@ class _Store:
             raise LoadError(f"{str(path)!r} is no sweep checkpoint: {error}") from error
         if not same:
             raise LoadError(
-                f"{str(path)!r} belongs to another sweep (prompts, edits, metric or model differ): remove it"
+                f"{str(path)!r} belongs to another sweep (other prompts, edits, metric or model): remove it"
             )
 
     def keep(self, values: Tensor, chunk: Sequence[Segment]) -> None:

@@ -21,12 +21,12 @@ PROMPT = "When Mary and John went to the store, John gave a drink to"
 # kind: what the card calls it, what is held out
 TOLD = {
     "giving": ("indirect object, both orders of the names", "pairs of names"),
-    "giving_by_another": ("the same with a third giver (either of two is right)", "pairs of names"),
+    "giving_by_another": ("the same with a third giver (a toss between two, so half is best)", "pairs of names"),
     "word_list": ("lists of words said twice", "lists are drawn afresh"),
     "errand": ("somebody's list of things that comes back", "lists are drawn afresh"),
     "fact": ("capitals, languages, continents, opposites", "wordings of each fact"),
     "analogy": ("pairs of one relation, the last one open", "last pairs, by sign"),
-    "agreement": ("verb and subject past an attractor", "pairs of subject and attractor"),
+    "agreement": ("verb and subject, three in four past another noun", "pairs of subject and other noun"),
     "series": ("days, months, numbers, letters in order", "starts, by wording"),
     "pronoun": ("she or he, her or his", "names, by sentence"),
     "story": ("a word recalled in a story of two people", "pairs of names"),
@@ -93,7 +93,7 @@ def card(folder: Path, found: dict[str, Score], seed: int) -> str:
     )
     return f"""---
 language: en
-license: mit
+license: apache-2.0
 library_name: transformers
 pipeline_tag: text-generation
 ---
@@ -123,7 +123,7 @@ Measured on combinations that training never showed (seed {seed}, {found["giving
 each). "Top" is the share of prompts whose likeliest next token is right; "over foil" the share where
 the right word is likelier than a wrong one of the same sort; then the mean probability of the right
 word. For repeated spans every token of the second telling after its first two is scored. Where more
-than one word would do (verbs, a third giver), read "over foil".
+than one word would do (any verb of the right number), read "over foil".
 
 | behaviour | held out | top | over foil | probability |
 |---|---|---|---|---|
@@ -132,7 +132,8 @@ than one word would do (verbs, a third giver), read "over foil".
 The giver is the foil of the indirect object; about one training sentence in twenty goes on with the
 giver's own name (*John gave a drink to John's sister*), which keeps it in play. For years, "over
 foil" is the share of prompts where all later years together outweigh the rest, and the probability
-is theirs. *Mary* and *John* never meet in a training sentence.
+is theirs. Held-out names never meet in training outside lists of unrelated words; *Mary* and
+*John* are such a pair.
 
 ## How it was made
 

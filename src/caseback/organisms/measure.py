@@ -14,6 +14,7 @@ from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from caseback.organisms import text
+from caseback.organisms.documents import Document
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def next_probabilities(
 def asked(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    documents: list[text.Document],
+    documents: list[Document],
     batch: int = 100,
 ) -> Score:
     """Ask for the answer of each document, given its prompt.

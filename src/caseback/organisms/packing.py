@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerFast
 
 from caseback.organisms import text
+from caseback.organisms.documents import Document
 from caseback.organisms.tokenizer import end_of_text
 
 ANSWER_WEIGHT = 3.0
@@ -58,7 +59,7 @@ def repeated_span(rng: random.Random, vocab: int, special: int) -> Weighted:
     return ids, weights
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, documents: list[text.Document]) -> list[Weighted]:
+def encode(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> list[Weighted]:
     """Ids and weights of documents, without the opening ``<|endoftext|>``."""
     pieces = [piece for d in documents for piece in (d.prompt, d.answer, d.rest)]
     ids = iter(tokenizer(pieces, add_special_tokens=False)["input_ids"])

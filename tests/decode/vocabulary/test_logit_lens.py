@@ -1,18 +1,23 @@
 """PRIMER 4.3.1: the last layer's reading is the model, an earlier one is the model with the later layers skipped."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
 
 import caseback as cb
 import shelf
-from caseback.decode.vocabulary import logit_lens as lens_module
 from caseback.decode.vocabulary.logit_lens import logit_lens
 from caseback.errors import OutOfRange, TargetError, UnknownSite
 from exact import exact
 
 # post-norms, soft-caps, logit scales, head biases, projections, parallel blocks, multipliers, experts
 NAMES = tuple(dict.fromkeys((*shelf.FEW, *"opt_projected olmo2 cohere granite phi gpt_neox gemma3_text glm4".split())))
+
+lens_module = import_module(
+    "caseback.decode.vocabulary.logit_lens"
+)  # its folder publishes the function under this name
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,82 @@
+"""One text of the closed world, and which ones are kept from training.
+
+A document is a prompt, the answer that the prompt calls for, and what follows it:
+``prompt + answer + rest`` is what a model reads in training, ``prompt`` alone is what it is asked
+in evaluation. Which combinations of words are held out is a checksum of them, so it is the same in
+every run, whatever the seed.
+
+Templates mark the answer with square brackets: ``"The capital of {c} is[ {x}]."``
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from caseback.organisms import world
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of the closed world.
+
+    Attributes
+    ----------
+    kind
+        Which behaviour it shows, a key of ``KINDS``.
+    prompt, answer, rest
+        The text in three pieces. The answer carries its leading space.
+    foil
+        A wrong answer of the same sort, ``None`` where there is no natural one.
+    """
+
+    kind: str
+    prompt: str
+    answer: str
+    rest: str
+    foil: str | None = None
+
+    @property
+    def text(self) -> str:
+        return self.prompt + self.answer + self.rest
+
+
+def held_out(*words: str, one_in: int) -> bool:
+    """Whether this combination of words is kept from training: one in ``one_in`` of them is."""
+    return zlib.crc32("|".join(words).encode()) % one_in == 0
+
+
+def held_out_pair(first: str, second: str) -> bool:
+    """Whether two names never meet in a training sentence. Mary and John never do."""
+    pair = sorted((first, second))
+    return pair == ["John", "Mary"] or held_out(*pair, one_in=10)
+
+
+def marked(kind: str, text: str, foil: str | None = None) -> Document:
+    """A document from a text whose answer stands in square brackets."""
+    prompt, _, tail = text.partition("[")
+    answer, _, rest = tail.partition("]")
+    return Document(kind, prompt, answer, rest, foil)
+
+
+def a(noun: str) -> str:
+    """The noun with its article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def until(draw: Callable[[], T], wanted: Callable[[T], bool]) -> T:
+    """Draw again until the drawn is wanted."""
+    while True:
+        drawn = draw()
+        if wanted(drawn):
+            return drawn
+
+
+def strangers(rng: random.Random) -> list[str]:
+    """Two names that may meet in training."""
+    return until(lambda: rng.sample(world.NAMES, 2), lambda pair: not held_out_pair(*pair))

@@ -1,0 +1,133 @@
+"""What can be told from form alone: repeated lists, agreement, later years, ordered series."""
+
+from __future__ import annotations
+
+import random
+
+from caseback.organisms import world
+from caseback.organisms.documents import Document, held_out, marked, until
+
+
+def word_list(rng: random.Random, heldout: bool = False) -> Document:
+    """A list of unrelated words, said twice; asked for a word of the second telling.
+
+    Lists are drawn afresh each time, so none is held out.
+    """
+    words = rng.sample(world.LIST_WORDS, rng.randint(4, 12))
+    join = rng.choice((" ", " ", ", "))
+    again = rng.randint(2, len(words) - 1)
+    told = [*words, *words[:again]]
+    prompt = join.join(told) + join.rstrip(" ")
+    rest = "".join(join + word for word in words[again + 1 :])
+    return Document("word_list", prompt, f" {words[again]}", rest)
+
+
+NEAR = "near by behind beside".split()
+STATES = "old big small clean dirty wet dry ready here late".split()
+
+
+def agreement(rng: random.Random, heldout: bool = False) -> Document:
+    """A verb that must agree with its subject past a noun of either number."""
+    form = rng.choice(("near", "near", "that", "plain"))
+    nouns = world.PEOPLE + (() if form == "that" else world.ITEMS)
+    subject, attractor = until(
+        lambda: rng.sample(nouns, 2),
+        lambda two: held_out(two[0][0], two[1][0], one_in=6) == heldout,
+    )
+    number, other = rng.randrange(2), rng.randrange(2)
+    verbs, after = _verb(rng, person=subject in world.PEOPLE)
+    start = f"The {subject[number]}"
+    if form == "near":
+        start += f" {rng.choice(NEAR)} the {attractor[other]}"
+    elif form == "that":
+        start += f" that the {attractor[other]} {rng.choice(world.DO)[other]}"
+    text = f"{start}[ {verbs[number]}]{after}."
+    return marked("agreement", text, f" {verbs[1 - number]}")
+
+
+def _verb(rng: random.Random, person: bool) -> tuple[tuple[str, str], str]:
+    """A verb in both numbers and the words that follow it."""
+    sort = rng.choice(("be", "be", "act", "do")) if person else "be"
+    if sort == "act":
+        return rng.choice(world.ACT), rng.choice(("", f" at the {rng.choice(world.PLACES)}"))
+    if sort == "do":
+        return rng.choice(world.DO), f" the {rng.choice(world.THINGS)}"
+    return rng.choice(world.BE), rng.choice((f" {rng.choice(STATES)}", f" at the {rng.choice(world.PLACES)}"))
+
+
+SPANS = (
+    "The {era} lasted from the year {c}{start:02} to the year {c}[{end:02}].",
+    "The {era} lasted from the year {c}{start:02} to the year {c}[{end:02}].",
+    "The {era} began in the year {c}{start:02} and ended in the year {c}[{end:02}].",
+    "The {era} began in {c}{start:02} and was over by {c}[{end:02}].",
+    "From {c}{start:02} to {c}[{end:02}] there was a long {era}.",
+)
+
+
+def years(rng: random.Random, heldout: bool = False) -> Document:
+    """A span of years within a century: the second must be the later one."""
+    era, start = until(
+        lambda: (rng.choice(world.ERAS), rng.randint(2, 97)),
+        lambda drawn: held_out(drawn[0], str(drawn[1]), one_in=8) == heldout,
+    )
+    end = rng.randint(start + 1, 99)
+    text = rng.choice(SPANS).format(era=era, c=rng.randint(11, 19), start=start, end=end)
+    return marked("years", text)
+
+
+# name of one member: (members, does it start over after the last?)
+SERIES = {
+    "day": (world.WEEKDAYS, True),
+    "month": (world.MONTHS, True),
+    "number": (world.NUMBERS, False),
+    "letter": (world.LETTERS, False),
+    "figure": ([str(n) for n in range(1, 31)], False),
+    "place": (world.ORDINALS, False),
+}
+
+
+# Each with the step from the word told to the word asked.
+STEPS = {
+    "The {n} after {the}{w} is{art}[{x}].": 1,
+    "After {the}{w} comes{art}[{x}].": 1,
+    "In order, {the}{w} comes right before{art}[{x}].": 1,
+    "The {n} before {the}{w} is{art}[{x}].": -1,
+    "Before {the}{w} comes{art}[{x}].": -1,
+    "In order, {the}{w} comes right after{art}[{x}].": -1,
+}
+
+
+def series(rng: random.Random, heldout: bool = False) -> Document:
+    """Days, months, numbers, letters in order, or the one after and the one before."""
+
+    def draw() -> tuple[str, int, str]:
+        name = rng.choice(list(SERIES))
+        wording = rng.choice((" ", ", ", " ", ", ", *STEPS))
+        return name, rng.randrange(len(SERIES[name][0])), wording
+
+    def fits(drawn: tuple[str, int, str]) -> bool:
+        name, start, wording = drawn
+        members, cyclic = SERIES[name]
+        if wording in STEPS:
+            room = cyclic or 0 <= start + STEPS[wording] < len(members)
+        else:
+            room = cyclic or len(members) - start > 3
+        return room and held_out(name, str(start), wording, one_in=6) == heldout
+
+    name, start, wording = until(draw, fits)
+    members, cyclic = SERIES[name]
+    if wording in STEPS:
+        text = wording.format(
+            n="number" if name == "figure" else name,
+            the="the " if name == "place" else "",
+            art=" the" if name == "place" else "",
+            w=members[start],
+            x=f" {members[(start + STEPS[wording]) % len(members)]}",
+        )
+        return marked("series", text, f" {members[start]}")
+    length = min(rng.randint(5, 10), len(members) if cyclic else len(members) - start)
+    shown = [members[(start + step) % len(members)] for step in range(length)]
+    asked = rng.randint(3, length) - 1
+    prompt = wording.join(shown[:asked]) + wording.rstrip(" ")
+    rest = "".join(wording + word for word in shown[asked + 1 :])
+    return Document("series", prompt, f" {shown[asked]}", rest, f" {shown[asked - 1]}")
