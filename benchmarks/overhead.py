@@ -52,9 +52,7 @@ def main() -> None:
         "everything": EVERYTHING,
     }
     plain()
-    print(
-        f"{chosen.batch} x {chosen.tokens} tokens; ratios to the plain forward, wall (CPU)"
-    )
+    print(f"{chosen.batch} x {chosen.tokens} tokens; ratios to the plain forward, wall (CPU)")
     for name, read in readings.items():
         rounds = []
         for _ in range(chosen.rounds):

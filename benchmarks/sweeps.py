@@ -8,8 +8,10 @@ layers above its edit, in the last layer only what the metric reads) at the spee
 """
 
 import argparse
+import copy
 import os
 import statistics
+import tempfile
 import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -118,25 +120,24 @@ def main() -> None:
 
 def peers(hf, clean, corrupt):
     """TransformerLens's own sweeps on a copy of the same model."""
-    import copy
-
     from transformer_lens import patching
     from transformer_lens.model_bridge import TransformerBridge
 
-    bridge = TransformerBridge.boot_transformers("gpt2", hf_model=copy.deepcopy(hf))
+    with tempfile.TemporaryDirectory() as folder:
+        hf.config.architectures = [type(hf).__name__]
+        hf.config.save_pretrained(folder)
+        bridge = TransformerBridge.boot_transformers(folder, hf_model=copy.deepcopy(hf))
     _, cache = bridge.run_with_cache(corrupt.ids)
-    read = lambda logits: logits[0, -1, 11] - logits[0, -1, 23]  # noqa: E731
+
+    def read(logits):
+        return logits[0, -1, 11] - logits[0, -1, 23]
+
+    def of(helper):
+        return lambda _: helper(bridge, clean.ids, cache, read)
+
     return {
-        "TransformerLens get_act_patch_resid_pre": (
-            lambda _: patching.get_act_patch_resid_pre(bridge, clean.ids, cache, read),
-            None,
-            None,
-        ),
-        "TransformerLens get_act_patch_attn_head_out_all_pos": (
-            lambda _: patching.get_act_patch_attn_head_out_all_pos(bridge, clean.ids, cache, read),
-            None,
-            None,
-        ),
+        f"TransformerLens {name}": (of(getattr(patching, name)), None, None)
+        for name in ("get_act_patch_resid_pre", "get_act_patch_attn_head_out_all_pos")
     }
 
 

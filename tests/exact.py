@@ -19,7 +19,9 @@ class exact(TorchFunctionMode):
         if double:
             if func is torch.Tensor.float:
                 return args[0]
-            if func in (torch.Tensor.to, torch.Tensor.type) and any(a in _NARROW for a in args[1:] if isinstance(a, torch.dtype)):
+            if func in (torch.Tensor.to, torch.Tensor.type) and any(
+                a in _NARROW for a in args[1:] if isinstance(a, torch.dtype)
+            ):
                 args = (args[0], *(torch.float64 if isinstance(a, torch.dtype) else a for a in args[1:]))
             if kwargs.get("dtype") in _NARROW:
                 kwargs["dtype"] = torch.float64

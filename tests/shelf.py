@@ -67,6 +67,5 @@ def middle(anatomy: Anatomy, name: str) -> Site:
 def tensors(anatomy: Anatomy) -> dict[str, torch.Tensor]:
     """Copies of every parameter and buffer."""
     return {
-        name: value.detach().clone()
-        for name, value in (*anatomy.hf.named_parameters(), *anatomy.hf.named_buffers())
+        name: value.detach().clone() for name, value in (*anatomy.hf.named_parameters(), *anatomy.hf.named_buffers())
     }

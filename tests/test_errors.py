@@ -39,10 +39,7 @@ def test_with_none_near_all_are_listed():
 
 
 def test_a_long_list_is_cut_and_counted():
-    assert (
-        did_you_mean("banana", [f"{i}" for i in range(100)], most=3)
-        == "Choose one of 0, 1, 2 … (100 in all)."
-    )
+    assert did_you_mean("banana", [f"{i}" for i in range(100)], most=3) == "Choose one of 0, 1, 2 … (100 in all)."
 
 
 def test_no_choices_no_advice():

@@ -31,16 +31,12 @@ def made_in(module: str, name: str, doc: str | None = "Does it."):
     return function
 
 
-def register(
-    function, entry=("3.1.3",), citation="Sundararajan et al. 2017", cost="steps x (forward + backward)"
-):
+def register(function, entry=("3.1.3",), citation="Sundararajan et al. 2017", cost="steps x (forward + backward)"):
     return technique(entry=entry, citation=citation, cost=cost)(function)
 
 
 def test_a_registered_function_is_the_same_function_and_carries_its_record(empty):
-    function = made_in(
-        "caseback.localize.inputs.gradients", "integrated_gradients", "Sum\n  gradients.\n\n  More."
-    )
+    function = made_in("caseback.localize.inputs.gradients", "integrated_gradients", "Sum\n  gradients.\n\n  More.")
     assert register(function) is function
     (listed,) = techniques()
     assert listed is function.technique
@@ -75,9 +71,7 @@ def test_entries_are_sorted_as_numbers_then_by_name(empty):
     assert [t.name[-1] for t in techniques()] == ["e", "c", "a", "b", "d"]
 
 
-@pytest.mark.parametrize(
-    "number", ["3", "3.1.", "3.01", "1.1", "7.1", "3.1.3.1", "three", " 3.1", "3.1.0", ""]
-)
+@pytest.mark.parametrize("number", ["3", "3.1.", "3.01", "1.1", "7.1", "3.1.3.1", "three", " 3.1", "3.1.0", ""])
 def test_a_number_that_is_no_entry_is_refused(empty, number):
     with pytest.raises(RegistryError, match=re.escape(repr(number))):
         register(made_in("caseback.decode.m", "f"), entry=("3.1.3", number))
@@ -162,7 +156,5 @@ def test_every_technique_of_the_package_can_be_called_by_its_name():
 
 
 def test_the_package_itself_is_imported_without_torch(fresh_python):
-    done = fresh_python(
-        "import sys, caseback\nassert caseback.__version__\nassert 'torch' not in sys.modules"
-    )
+    done = fresh_python("import sys, caseback\nassert caseback.__version__\nassert 'torch' not in sys.modules")
     assert done.returncode == 0, done.stderr

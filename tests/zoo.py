@@ -22,9 +22,7 @@ __all__ = ["FAMILIES", "FLOAT32_ONLY", "VOCAB", "from_config", "redraw", "tiny"]
 FLOAT32_ONLY = frozenset({"xglm"})
 
 
-def tiny(
-    name: str, dtype: torch.dtype | None = None, seed: int = 0, *, attention: str = "eager"
-) -> PreTrainedModel:
+def tiny(name: str, dtype: torch.dtype | None = None, seed: int = 0, *, attention: str = "eager") -> PreTrainedModel:
     """A small random model of one family, in evaluation mode.
 
     Parameters
@@ -62,9 +60,7 @@ def from_config(
 ) -> PreTrainedModel:
     """A model of this config with every parameter redrawn, in evaluation mode."""
     # The default for experts, grouped_mm, has no float64 kernel on a CPU.
-    model = AutoModelForCausalLM.from_config(
-        config, attn_implementation=attention, experts_implementation="eager"
-    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, experts_implementation="eager")
     model = model.to(dtype).eval()
     redraw(model, seed)
     return model

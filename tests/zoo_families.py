@@ -202,9 +202,7 @@ FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
     "mistral": _llama_like("mistral", sliding_window=WINDOW),
     "ministral": _llama_like("ministral", layer_types=MIXED, sliding_window=WINDOW, head_dim=D_HEAD),
     "ministral3": _llama_like("ministral3", rope_parameters={**_YARN_ROPE, "llama_4_scaling_beta": 0.1}),
-    "qwen2": _llama_like(
-        "qwen2", use_sliding_window=True, sliding_window=WINDOW, layer_types=MIXED, head_dim=D_HEAD
-    ),
+    "qwen2": _llama_like("qwen2", use_sliding_window=True, sliding_window=WINDOW, layer_types=MIXED, head_dim=D_HEAD),
     "qwen3": _llama_like(
         "qwen3", use_sliding_window=True, sliding_window=WINDOW, layer_types=MIXED, attention_bias=True
     ),
@@ -360,9 +358,7 @@ FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
     ),
     "olmoe": _llama_like("olmoe", num_experts=5, num_experts_per_tok=2, clip_qkv=1.2),
     "flex_olmo": _llama_like("flex_olmo", num_experts=5, num_experts_per_tok=2),
-    "phimoe": _llama_like(
-        "phimoe", num_local_experts=5, num_experts_per_tok=2, attention_bias=True, lm_head_bias=True
-    ),
+    "phimoe": _llama_like("phimoe", num_local_experts=5, num_experts_per_tok=2, attention_bias=True, lm_head_bias=True),
     "granitemoe": _llama_like(
         "granitemoe", **_MULTIPLIERS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True
     ),
@@ -504,9 +500,7 @@ FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
         rope_parameters=_rope(0.5),
         head_dim=D_HEAD,
     ),
-    "dots1": _llama_like(
-        "dots1", **_GROUPED_EXPERTS, layer_types=MIXED, sliding_window=WINDOW, head_dim=D_HEAD
-    ),
+    "dots1": _llama_like("dots1", **_GROUPED_EXPERTS, layer_types=MIXED, sliding_window=WINDOW, head_dim=D_HEAD),
     "hunyuan_v1_moe": _llama_like("hunyuan_v1_moe", num_experts=5, moe_topk=2, head_dim=D_HEAD),
     "minimax_m2": _llama_like("minimax_m2", num_local_experts=5, num_experts_per_tok=2),
     "afmoe": _llama_like(

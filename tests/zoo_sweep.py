@@ -144,18 +144,14 @@ def obstacle(model: PreTrainedModel) -> str | None:
     return f"not attention: layers of kind {', '.join(other)}" if other else None
 
 
-def _shrink(
-    fields: dict[Any, Any], depth: int | None = None, kept: list[int] | None = None
-) -> dict[Any, Any]:
+def _shrink(fields: dict[Any, Any], depth: int | None = None, kept: list[int] | None = None) -> dict[Any, Any]:
     if kept is None or _depth(fields) is not None:
         depth = _depth(fields)
         kept = _kept_layers(fields, depth)
     if kept and fields and all(str(name).isdecimal() for name in fields):
         # One entry a layer, under its number.
         layers = {int(name): value for name, value in fields.items()}
-        return {
-            new: _shrink_field("", layers[old], depth, kept) for new, old in enumerate(kept) if old in layers
-        }
+        return {new: _shrink_field("", layers[old], depth, kept) for new, old in enumerate(kept) if old in layers}
     small = {
         name: _shrink_field(name, value, depth, kept)
         for name, value in fields.items()

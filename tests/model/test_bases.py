@@ -22,9 +22,7 @@ def test_2_10_a_rotation_keeps_lengths_and_takes_a_basis_away():
     torch.testing.assert_close(turn @ turn.T, torch.eye(64, dtype=torch.float64))
     sparse = torch.zeros(500, 64, dtype=torch.float64)
     sparse[torch.arange(500), torch.randint(64, (500,))] = 1.0
-    assert float(kurtosis(sparse).mean()) > 50 and float(kurtosis(sparse @ turn).mean()) == pytest.approx(
-        3.0, rel=0.2
-    )
+    assert float(kurtosis(sparse).mean()) > 50 and float(kurtosis(sparse @ turn).mean()) == pytest.approx(3.0, rel=0.2)
 
 
 def test_2_10_neurons_have_a_basis_and_a_random_stream_has_none():
@@ -48,9 +46,7 @@ def test_2_10_padding_does_not_count_and_a_plant_is_seen():
         together = basis_kurtosis(planted, planted.tokens(prompts, padding="left"))
         singly = [basis_kurtosis(planted, [p]) for p in prompts]
     pooled = (9 * singly[0] + 4 * singly[1]) / 13
-    torch.testing.assert_close(
-        torch.tensor(together.values), torch.tensor(pooled.values), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(torch.tensor(together.values), torch.tensor(pooled.values), rtol=1e-5, atol=1e-5)
     assert float(together.sel(layer=0, variant="own")) > 10 > float(together.sel(layer=0, variant="rotated"))
 
 

@@ -11,15 +11,11 @@ from caseback.model.composition import composition, overlap, random_scores, read
 from caseback.model.factored import Factored
 from caseback.model.weights import Weights
 
-FAMILIES = (
-    "gpt2 gpt_neox llama gemma2 olmo2 cohere granite phi3 falcon_grouped bloom opt gpt_oss codegen".split()
-)
+FAMILIES = "gpt2 gpt_neox llama gemma2 olmo2 cohere granite phi3 falcon_grouped bloom opt gpt_oss codegen".split()
 
 
 def drawn(d: int, r: int, heads: int = 1) -> Factored:
-    return Factored(
-        torch.randn(heads, d, r, dtype=torch.float64), torch.randn(heads, r, d, dtype=torch.float64)
-    )
+    return Factored(torch.randn(heads, d, r, dtype=torch.float64), torch.randn(heads, r, d, dtype=torch.float64))
 
 
 def dense_score(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -63,9 +59,7 @@ def test_2_8_is_about_one_over_root_d_for_random_maps():
     made = overlap(write_side(one), read_side(other))
     for i in range(3):
         for j in range(2):
-            assert float(made[i, j]) == pytest.approx(
-                dense_score(one[i].dense(), other[j].dense()), rel=1e-12
-            )
+            assert float(made[i, j]) == pytest.approx(dense_score(one[i].dense(), other[j].dense()), rel=1e-12)
 
 
 def test_2_8_the_random_baseline_is_subtracted_and_told():
@@ -74,9 +68,7 @@ def test_2_8_the_random_baseline_is_subtracted_and_told():
     again, other = composition(model, "V"), composition(model, "V", seed=1)
     mean = less.attrs["baseline_mean"]
     assert_close(torch.from_numpy(less.values), torch.from_numpy(plain.values - mean), equal_nan=True)
-    assert (
-        less.attrs["baseline_std"] > 0 and less.attrs["samples"] == 100 and "baseline_mean" not in plain.attrs
-    )
+    assert less.attrs["baseline_std"] > 0 and less.attrs["samples"] == 100 and "baseline_mean" not in plain.attrs
     assert again.identical(less) and other.attrs["baseline_mean"] != mean
     assert mean == pytest.approx(1 / 32**0.5, rel=0.1)
 

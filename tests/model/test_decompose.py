@@ -89,9 +89,7 @@ def test_2_6_rows_sum_to_the_logits(name):
     told = uncapped(model, run.logits)[..., TARGETS]
     close(parts.sum("component", skipna=False).values[mask], told[mask])
     assert parts.attrs["gap"] < 1e-12
-    assert (
-        np.isnan(parts.values[:, ~mask.numpy()]).all() and not np.isnan(parts.values[:, mask.numpy()]).any()
-    )
+    assert np.isnan(parts.values[:, ~mask.numpy()]).all() and not np.isnan(parts.values[:, mask.numpy()]).any()
     assert parts.dims == ("component", "batch", "pos", "vocab")
     assert list(parts.vocab) == TARGETS and list(parts.target.values) == ["3", "58", "7"]
 

@@ -103,12 +103,18 @@ def test_an_edit_of_one_head_reaches_the_heads_that_it_serves_alone(name, site):
         assert set(differ.nonzero().flatten().tolist()) == served
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gpt_bigcode_multi_head", "bloom", "falcon_grouped", "codegen", "phi3", "mpt"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "gpt_neox", "gpt_bigcode_multi_head", "bloom", "falcon_grouped", "codegen", "phi3", "mpt"]
+)
 def test_in_a_fused_projection_each_head_has_its_own_rows(name):
     """Another input for one head's query moves that query alone, and so for keys and values."""
     model = shelf.model(name)
     p = model.anatomy.layers[1]
-    for site, part, n in (("q_in", "q", p.dims.n_heads), ("k_in", "k", p.dims.n_kv_heads), ("v_in", "v", p.dims.n_kv_heads)):
+    for site, part, n in (
+        ("q_in", "q", p.dims.n_heads),
+        ("k_in", "k", p.dims.n_kv_heads),
+        ("v_in", "v", p.dims.n_kv_heads),
+    ):
         with exact():
             clean = model.run(shelf.ids(), read=[("q", 1), ("k", 1), ("v", 1)], edits=cb.Scale(site, 1.0, layer=1))
             for head in range(n):
@@ -133,7 +139,8 @@ def test_edits_of_one_site_apply_in_the_order_given():
     model = shelf.model("llama")
     add, double = cb.Add("mlp_out", 1.0, layer=1), cb.Scale("mlp_out", 2.0, layer=1)
     clean, first, second = (
-        model.run(shelf.ids(), edits=edits, read=[("mlp_out", 1)])["mlp_out", 1] for edits in ([], [add, double], [double, add])
+        model.run(shelf.ids(), edits=edits, read=[("mlp_out", 1)])["mlp_out", 1]
+        for edits in ([], [add, double], [double, add])
     )
     torch.testing.assert_close(first, (clean + 1) * 2)
     torch.testing.assert_close(second, clean * 2 + 1)

@@ -108,13 +108,13 @@ def test_rows_of_packed_suffixes_are_those_of_the_tokens(data):
             row += count
     frame = Frame(spans, sizes)
     for owner in range(3):
-        expected = sorted(
-            r for r, (who, b, p) in holds.items() if who == owner and p in naive(pos, b, sizes[b])
-        )
+        expected = sorted(r for r, (who, b, p) in holds.items() if who == owner and p in naive(pos, b, sizes[b]))
         rows = frame.rows(owner, pos)
         assert sorted(set(rows.row.tolist()) if rows else []) == expected
         if rows is not None:
-            assert [holds[r][1:] for r in rows.row.tolist()] == list(zip(rows.example.tolist(), rows.token.tolist(), strict=True))
+            assert [holds[r][1:] for r in rows.row.tolist()] == list(
+                zip(rows.example.tolist(), rows.token.tolist(), strict=True)
+            )
 
 
 @given(st.data())
@@ -126,7 +126,9 @@ def test_columns_of_a_tokens_batch_are_the_positions(data):
     for b, n in enumerate(sizes):
         assert int(tokens.ids[b, at[b]]) == pos % n + 1
     moved = tokens.padded_on("left" if side == "right" else "right")
-    assert [row[mask].tolist() for row, mask in zip(moved.ids, moved.mask, strict=True)] == [list(range(1, n + 1)) for n in sizes]
+    assert [row[mask].tolist() for row, mask in zip(moved.ids, moved.mask, strict=True)] == [
+        list(range(1, n + 1)) for n in sizes
+    ]
     assert moved.lengths.tolist() == sizes
 
 

@@ -26,7 +26,11 @@ def test_every_identity_holds_to_rounding(name):
 def test_2_1_the_embedding_and_all_writes_sum_to_the_stream(name):
     model = shelf.model(name)
     anatomy = model.anatomy
-    names = [n for n in ("embed", "pos_embed", "head_out", "z", "attn_out", "mlp_out", "resid_post") if n not in anatomy.lacks]
+    names = [
+        n
+        for n in ("embed", "pos_embed", "head_out", "z", "attn_out", "mlp_out", "resid_post")
+        if n not in anatomy.lacks
+    ]
     with exact(), torch.no_grad():
         run = model.run(shelf.ids(), read=names)
         total = run["embed"] + (run["pos_embed"] if "pos_embed" in names else 0)

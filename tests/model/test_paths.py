@@ -15,9 +15,7 @@ from caseback.model.sources import source_parts
 from caseback.model.weights import Weights
 from exact import exact
 
-FAMILIES = (
-    "gpt2 gpt_neox llama gemma2 olmo2 cohere granite phi3 falcon_grouped bloom opt_projected codegen".split()
-)
+FAMILIES = "gpt2 gpt_neox llama gemma2 olmo2 cohere granite phi3 falcon_grouped bloom opt_projected codegen".split()
 
 
 def close(a, b, tol=1e-10):
@@ -33,10 +31,7 @@ def test_2_7_the_four_terms_sum_to_the_product(name, folded):
     found = paths(model, [(2, 1), (0, -1)], folded=folded)
     last = model.n_heads - 1
     assert [p.heads for p in found] == [(), ((0, last),), ((2, 1),), ((0, last), (2, 1))]
-    assert (
-        str(found[3]) == f"W_E OV[L0H{last}] OV[L2H1] W_U"
-        and found[3].matrix.inner == weights.W_O[0].shape[1]
-    )
+    assert str(found[3]) == f"W_E OV[L0H{last}] OV[L2H1] W_U" and found[3].matrix.inner == weights.W_O[0].shape[1]
     eye = torch.eye(model.d_model, dtype=torch.float64)
     one, two = weights.OV[0, -1].dense(), weights.OV[2, 1].dense()
     close(sum(p.matrix.dense() for p in found), weights.W_E @ (eye + one) @ (eye + two) @ weights.W_U)
@@ -68,9 +63,7 @@ def test_2_7_an_attention_only_model_is_the_sum_of_its_paths():
     first, second = (float(run["attn_norm.scale", i]) for i in (0, 1))
     terms = paths(model, [(0, 0), (1, 0)])
     divisors = {(): 1.0, ((0, 0),): first, ((1, 0),): second, ((0, 0), (1, 0)): first * second}
-    made = sum(p.matrix.rows(7).dense()[0] / divisors[p.heads] for p in terms) / float(
-        run["final_norm.scale"]
-    )
+    made = sum(p.matrix.rows(7).dense()[0] / divisors[p.heads] for p in terms) / float(run["final_norm.scale"])
     close(made, run.logits[0, 0])
 
 
@@ -141,9 +134,7 @@ def test_2_7_top_tokens_are_rows_of_the_path():
     close(best.values, dense[[5, 9]].topk(4).values)
     close(best.target_id.values, dense[[5, 9]].topk(4).indices)
     close(worst.values[0], dense[5].topk(3, largest=False).values)
-    assert (
-        best.target.values[1][0] == str(int(dense[9].argmax())) and best.attrs["path"] == "W_E OV[L1H2] W_U"
-    )
+    assert best.target.values[1][0] == str(int(dense[9].argmax())) and best.attrs["path"] == "W_E OV[L1H2] W_U"
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "opt_projected"])
@@ -165,9 +156,7 @@ def test_2_7_a_head_that_copies_scores_one_and_its_negative_minus_one():
     assert float(copying_score(copies)) == pytest.approx(1.0)
     assert float(copying_score(-1.0 * copies)) == pytest.approx(-1.0)
     turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
-    assert float(copying_score(Factored(turn, torch.eye(2, dtype=torch.float64)))) == pytest.approx(
-        0.0, abs=1e-12
-    )
+    assert float(copying_score(Factored(turn, torch.eye(2, dtype=torch.float64)))) == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize(

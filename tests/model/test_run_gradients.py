@@ -77,7 +77,11 @@ def test_gradients_in_an_edited_run_are_those_of_the_edited_function(name):
     model = shelf.model(name)
     tokens = model.tokens(shelf.ids())
     metric = weighted(model)
-    edits = [cb.Zero("z", layer=0, head=1), cb.Scale("mlp_out", 0.5, layer=2), cb.Zero("pattern", layer=1, head=2, unit=0)]
+    edits = [
+        cb.Zero("z", layer=0, head=1),
+        cb.Scale("mlp_out", 0.5, layer=2),
+        cb.Zero("pattern", layer=1, head=2, unit=0),
+    ]
     site = Site("resid_post", 0)
     with exact():
         gradient = model.run(tokens, read=[site], edits=edits, grad=True).grad(metric, [site])[site]
@@ -91,7 +95,9 @@ def test_gradients_in_an_edited_run_are_those_of_the_edited_function(name):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "olmo2", "opt", "gptj", "olmo_clipped"])
-@pytest.mark.parametrize("site", ["q_in", "v_in", "resid_mid", "z", "head_out", "attn_in", "mlp_gate", "mlp_pre", "scores"])
+@pytest.mark.parametrize(
+    "site", ["q_in", "v_in", "resid_mid", "z", "head_out", "attn_in", "mlp_gate", "mlp_pre", "scores"]
+)
 def test_gradients_at_an_edited_site_are_those_after_the_edit(name, site):
     model = shelf.model(name)
     if site in model.anatomy.lacks:

@@ -6,9 +6,9 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import EditError, OutOfRange
+from caseback.model.run import resolve
 from caseback.model.sites import SITES, Site
 from caseback.model.sweep import entry_layer, plan
-from caseback.model.run import resolve
 from exact import exact
 
 
@@ -53,7 +53,13 @@ def mixtures(model):
         [cb.Freeze("attn_out", layer=2), cb.Zero("z", layer=0)],
         [cb.Replace("resid_post", 1.5, layer=2, pos=-1, unit=[0, 3])],
         [cb.Apply("attn_out", torch.tanh, layer=0, pos=slice(2, 5))],
-        [cb.Project("resid_mid" if "resid_mid" not in model.anatomy.lacks else "resid_post", torch.ones(1, model.d_model), layer=0)],
+        [
+            cb.Project(
+                "resid_mid" if "resid_mid" not in model.anatomy.lacks else "resid_post",
+                torch.ones(1, model.d_model),
+                layer=0,
+            )
+        ],
     ]
 
 
@@ -145,7 +151,9 @@ def test_256_tokens_of_real_text_in_float32(assets):
 
 def test_a_real_model_in_float32(assets):
     model = cb.load(assets / "models" / "stories3M")
-    tokens = model.tokens(["Tom and Lily went to the park. Lily gave the ball to", "Lily and Tom sat. Tom gave the cake to"])
+    tokens = model.tokens(
+        ["Tom and Lily went to the park. Lily gave the ball to", "Lily and Tom sat. Tom gave the cake to"]
+    )
     metric = cb.logit_diff([" Tom", " Lily"], [" Lily", " Tom"])
     variants = [[cb.Zero("z", layer=i, head=h)] for i in range(model.n_layers) for h in range(model.n_heads)]
     variants += [[cb.Zero("resid_post", layer=i, pos=p)] for i in range(model.n_layers) for p in (1, 5, -1)]
@@ -182,7 +190,9 @@ def test_only_what_an_edit_reaches_is_computed():
     tokens = model.tokens(shelf.ids((9,)))
     rows = {i: [] for i in range(3)}
     hooks = [
-        p.layer.register_forward_pre_hook(lambda m, a, kw, i=i: rows[i].append(a[0].shape[:2].numel()), with_kwargs=True)
+        p.layer.register_forward_pre_hook(
+            lambda m, a, kw, i=i: rows[i].append(a[0].shape[:2].numel()), with_kwargs=True
+        )
         for i, p in enumerate(model.anatomy.layers)
     ]
     try:
@@ -205,7 +215,15 @@ def test_an_edit_that_cannot_reach_the_metric_leaves_the_clean_value():
 
 @pytest.mark.parametrize(
     ("site", "layer"),
-    [("embed", 0), ("resid_pre.2", 2), ("z.1", 1), ("resid_post.1", 2), ("resid_post.2", 3), ("final_norm", 3), ("logits", 3)],
+    [
+        ("embed", 0),
+        ("resid_pre.2", 2),
+        ("z.1", 1),
+        ("resid_post.1", 2),
+        ("resid_post.2", 3),
+        ("final_norm", 3),
+        ("logits", 3),
+    ],
 )
 def test_the_first_layer_that_an_edit_makes_a_difference_to(site, layer):
     name, _, at = site.partition(".")
@@ -220,7 +238,10 @@ def test_the_plan_starts_at_the_first_token_that_can_change():
     source = model.run(changed(model, rows), read=["z"])
 
     def segments(*edits):
-        return [(s.example, s.start, s.stop, s.layer) for s in plan(resolve(edits, model.anatomy, tokens), tokens, bound, 3, 0)]
+        return [
+            (s.example, s.start, s.stop, s.layer)
+            for s in plan(resolve(edits, model.anatomy, tokens), tokens, bound, 3, 0)
+        ]
 
     assert segments(cb.Zero("z", layer=1, pos=-2)) == [(0, 7, 9, 1), (1, 4, 6, 1)]
     assert segments(cb.Zero("z", layer=2), cb.Zero("embed", pos=3)) == [(0, 0, 9, 0), (1, 0, 6, 0)]

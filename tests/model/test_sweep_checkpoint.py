@@ -70,7 +70,9 @@ def test_another_sweeps_checkpoint_is_refused(tmp_path, what):
     run = lambda model, prompts, edits, metric: model.sweep(prompts, edits, metric, checkpoint=path)  # noqa: E731
     run(**given)
     run(**given)
-    with pytest.raises(LoadError, match=r"belongs to another sweep \(other prompts, edits, metric or model\): remove it"):
+    with pytest.raises(
+        LoadError, match=r"belongs to another sweep \(other prompts, edits, metric or model\): remove it"
+    ):
         run(**{**given, **other})
 
 

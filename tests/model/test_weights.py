@@ -91,9 +91,7 @@ def test_2_4_neurons_are_x_times_the_weights(name):
         close(out * model.anatomy.residual_scale, run["mlp_out", layer])
 
 
-@pytest.mark.parametrize(
-    "name", ["mixtral", "qwen2_moe", "deepseek_v3", "granitemoe", "gpt_oss", "llama4_text"]
-)
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "deepseek_v3", "granitemoe", "gpt_oss", "llama4_text"])
 def test_2_4_experts_are_x_times_the_stacked_weights(name):
     model = shelf.model(name)
     weights, seen = Weights(model.anatomy), {}
@@ -219,9 +217,7 @@ def test_2_3_explicit_qk_reproduces_scores_without_rotation(name):
         close(made * scale, q[:, h] @ k[:, h].T)
 
 
-ROTARY = (
-    "llama llama_scaled_rope falcon_grouped phi3 gpt_neox cohere gemma2 smollm3 granite gpt_oss glm".split()
-)
+ROTARY = "llama llama_scaled_rope falcon_grouped phi3 gpt_neox cohere gemma2 smollm3 granite gpt_oss glm".split()
 
 
 @pytest.mark.parametrize("name", [*ROTARY, "codegen"])
@@ -352,17 +348,13 @@ def turned(size: int, fixing: torch.Tensor | None = None) -> torch.Tensor:
     """A random orthogonal matrix, on request one that leaves a vector where it is."""
     if fixing is None:
         return torch.linalg.qr(torch.randn(size, size, dtype=torch.float64)).Q
-    frame = torch.linalg.qr(
-        torch.cat([fixing[:, None], torch.randn(size, size - 1, dtype=torch.float64)], 1)
-    ).Q
+    frame = torch.linalg.qr(torch.cat([fixing[:, None], torch.randn(size, size - 1, dtype=torch.float64)], 1)).Q
     block = torch.eye(size, dtype=torch.float64)
     block[1:, 1:] = turned(size - 1)
     return frame @ block @ frame.T
 
 
-@pytest.mark.parametrize(
-    ("name", "free"), [("llama", True), ("granite", True), ("gpt2", False), ("gptj", False)]
-)
+@pytest.mark.parametrize(("name", "free"), [("llama", True), ("granite", True), ("gpt2", False), ("gptj", False)])
 def test_2_10_the_stream_has_no_basis_of_its_own_but_neurons_have(name, free):
     """RMSNorm: any rotation of the stream leaves the logits; LayerNorm: those that fix the vector of ones."""
     model = shelf.model(name)

@@ -52,14 +52,10 @@ HOSTILE = [
     "Ġword",
 ]
 
-VOCABULARY = (
-    " Mary, John, the, a, him, her, them, it, Tom, Alice, his, someone, drink, store, she, who".split(",")
-)
+VOCABULARY = " Mary, John, the, a, him, her, them, it, Tom, Alice, his, someone, drink, store, she, who".split(",")
 
 
-def synthetic_explanation(
-    texts=None, n_layers=12, n_heads=12, seed=0, target=" Mary", foil=" John", n_patterns=6
-):
+def synthetic_explanation(texts=None, n_layers=12, n_heads=12, seed=0, target=" Mary", foil=" John", n_patterns=6):
     """Why ``target`` and not ``foil`` after the tokens ``texts``; equal arguments give equal documents."""
     texts = list(SENTENCE if texts is None else texts)
     rng = np.random.default_rng(seed)
@@ -89,9 +85,9 @@ def synthetic_explanation(
     embed, pos_embed = 0.11, -0.02
     bias = 0.04
     # The heads carry what the rest leaves of the metric.
-    head[late] += (
-        metric - float(head.sum() + mlp.sum() + attn_bias.sum()) - embed - pos_embed - bias
-    ) / head[late].size
+    head[late] += (metric - float(head.sum() + mlp.sum() + attn_bias.sum()) - embed - pos_embed - bias) / head[
+        late
+    ].size
     gap = 3.1e-6
 
     order = np.argsort(-np.abs(head), axis=None)
@@ -100,9 +96,7 @@ def synthetic_explanation(
         layer, which = divmod(int(index), n_heads)
         name, attributed = f"L{layer}H{which}", float(head[layer, which])
         effect = float(0.8 * attributed + rng.normal(0, 0.07))
-        ablated.append(
-            {"name": name, "layer": layer, "head": which, "attributed": attributed, "effect": effect}
-        )
+        ablated.append({"name": name, "layer": layer, "head": which, "attributed": attributed, "effect": effect})
         if len(heads) < n_patterns:
             heads.append(
                 {

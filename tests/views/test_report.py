@@ -84,9 +84,7 @@ def test_hostile_text_stays_text(hostile):
     assert len(page.scripts) == 2, "the data and the program: no token opened or closed a script"
     assert not {"img", "s"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    assert [token["text"] for token in data_of(page)["tokens"]] == [
-        token["text"] for token in hostile["tokens"]
-    ]
+    assert [token["text"] for token in data_of(page)["tokens"]] == [token["text"] for token in hostile["tokens"]]
     assert data_of(page)["prompt"] == hostile["prompt"]
     text.encode("utf-8")  # a lone surrogate in a token would fail here
     without_script = text.replace(page.scripts[1], "")
@@ -215,9 +213,7 @@ def test_a_folder_is_not_a_file(explanation, tmp_path):
         write_report(explanation, tmp_path)
 
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium or chrome on the path")

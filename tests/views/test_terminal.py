@@ -52,9 +52,7 @@ def test_the_numbers_are_the_documents(explanation):
         words = row.split()
         assert words[0] == lens["layers"][index]
         assert words[1] == visible(lens["top_text"][index][at][0])
-        assert words[4] == str(lens["target_rank"][index][at]) and words[6] == str(
-            lens["foil_rank"][index][at]
-        )
+        assert words[4] == str(lens["target_rank"][index][at]) and words[6] == str(lens["foil_rank"][index][at])
     inputs = rows_after(text, "Which inputs")[1:]
     for index, token in enumerate(explanation["tokens"]):
         assert inputs[index].split()[:2] == [str(index), visible(token["text"])]
@@ -66,9 +64,7 @@ def test_the_numbers_are_the_documents(explanation):
     assert largest[0] in measured and largest[-1][0] == ("+" if measured[largest[0]] > 0 else "−")
     assert any("not run" in row for row in components)
     total = next(row for row in components if row.split()[0] == "sum")
-    assert float(total.split()[1].replace("−", "-")) == pytest.approx(
-        explanation["components"]["total"], abs=0.01
-    )
+    assert float(total.split()[1].replace("−", "-")) == pytest.approx(explanation["components"]["total"], abs=0.01)
 
 
 def test_long_prompts_show_the_largest_inputs_in_order(explanation):

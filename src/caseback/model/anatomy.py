@@ -126,6 +126,8 @@ class Family:
     """The layer itself holds the MLP's projections (OPT)."""
     mlp_adds_residual: bool = False
     """The MLP module returns the stream with its write added (BLOOM, MPT)."""
+    counts_from_cache: bool = False
+    """Attention takes its positions from the cache's length, not from what it is handed (Llama 4)."""
     mlp_overwritten: bool = False
     """The layer adds to the MLP's output in place (Falcon)."""
     lacks: dict[str, str] = field(default_factory=dict)

@@ -279,6 +279,7 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
         mlp="feed_forward",
         experts="experts",
         act="activation_fn",
+        counts_from_cache=True,
         lacks=dict.fromkeys(("router", "expert"), "its router scales what experts read, not what they write"),
     ),
     "mellum": MIXTURE,

@@ -16,6 +16,7 @@ from caseback.model.anatomy import Anatomy
 from caseback.model.edits import Edit
 from caseback.model.generate import generate
 from caseback.model.metrics import Metric
+from caseback.model.results import labelled
 from caseback.model.run import Run, execute
 from caseback.model.sweep import sweep
 from caseback.model.tokens import Tokens, one_token, piece, tokenize
@@ -256,7 +257,7 @@ class Model:
         >>> effects.shape == (model.n_heads, 1)
         True
         """
-        return sweep(
+        values, clean, names = sweep(
             self.anatomy,
             self.tokens(tokens),
             variants,
@@ -265,6 +266,15 @@ class Model:
             token_budget=token_budget,
             progress=progress,
             checkpoint=checkpoint,
+        )
+        return labelled(
+            values,
+            ("variant", "batch"),
+            {"variant": names, "clean": ("batch", clean.double())},
+            name=metric.name,
+            model=self,
+            target=None if metric.target is None else str(metric.target),
+            foil=None if metric.foil is None else str(metric.foil),
         )
 
     def provenance(self) -> dict[str, str]:

@@ -111,6 +111,19 @@ def record(anatomy: Anatomy, tokens: Tokens, also: Sequence[Site] = ()) -> Clean
     return clean
 
 
+class _Position:
+    """What a layer that counts positions from its cache is handed: a length that makes arange come out right."""
+
+    def __init__(self, column: Tensor):
+        self.length = column - torch.arange(len(column), device=column.device)
+
+    def get_seq_length(self, *_: Any) -> Tensor:
+        return self.length
+
+    def update(self, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        return k, v
+
+
 class _OnlyKeysAndValues(Exception):
     """Raised by attention in the last layer's first pass, once keys and values are known."""
 
@@ -264,6 +277,8 @@ class Packed:
         """An argument of the clean call for packed rows: per-position tensors gathered, masks and caches dropped."""
         if name in _NOT_GATHERED:
             return value
+        if name == "past_key_values" and self.anatomy.family.counts_from_cache:
+            return _Position(self.column[:n] if picked is None else self.column[picked])
         if isinstance(value, Cache) or (isinstance(value, Tensor) and value.ndim == 4):
             return None
         if isinstance(value, tuple | list):

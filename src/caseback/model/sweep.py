@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -87,8 +87,8 @@ def sweep(
     token_budget: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
-) -> xr.DataArray:
-    """Measure every variant on every prompt; see ``Model.sweep``."""
+) -> tuple[Float[Tensor, "variant batch"], Float[Tensor, " batch"], list[str]]:
+    """Values of every variant on every prompt, the unedited run's, and the variants' names; see ``Model.sweep``."""
     per_variant = [resolve(v, anatomy, tokens, owner=i) for i, v in enumerate(variants)]
     if any(not r for r in per_variant):
         raise EditError(f"variant {next(i for i, r in enumerate(per_variant) if not r)} has no edit")
@@ -115,7 +115,9 @@ def sweep(
                 if store is not None:
                     store.keep(values, chunk)
                 bar.update(len(chunk))
-    return _result(values, base, per_variant, labels, metric)
+    if labels is None:
+        labels = ["; ".join(dict.fromkeys(e.describe() for _, _, e in r)) for r in per_variant]
+    return values, base, list(labels)
 
 
 def _cleaned(per_variant: list[Resolved], anatomy: Anatomy, tokens: Tokens) -> list[Resolved]:
@@ -136,18 +138,6 @@ def _base(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
         stop = length[b] if bound.columns is None else int(bound.columns[b]) - first[b] + 1
         segments.append(Segment(b, b, 0 if bound.columns is None else stop - 1, stop, n))
     return torch.stack([value for _, value in Packed(anatomy, clean, segments, [], bound).values()]).detach()
-
-
-def _result(
-    values: Tensor, base: Tensor, per_variant: list[Resolved], labels: Sequence[str] | None, metric: Metric
-) -> xr.DataArray:
-    names = labels or ["; ".join(dict.fromkeys(e.describe() for _, _, e in r)) for r in per_variant]
-    return xr.DataArray(
-        values.double().cpu().numpy() if values.dtype == torch.float64 else values.float().cpu().numpy(),
-        dims=("variant", "batch"),
-        coords={"variant": list(names), "clean": ("batch", base.double().cpu().numpy())},
-        name=metric.name,
-    )
 
 
 def _fingerprint(tokens: Tokens, per_variant: list[Resolved], metric: Metric, base: Tensor) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from caseback.errors import CasebackError, SiteAbsent
 from caseback.model.anatomy import Anatomy, LayerParts, Projection, weight_matrix
 from caseback.model.factored import Factored
-from caseback.model.norms import Norm
+from caseback.model.norms import Norm, at_least_float32
 
 if TYPE_CHECKING:
     from caseback.model.folding import Folded
@@ -144,7 +144,10 @@ class Weights:
         if module is None:
             raise self._absent("W_pos", self.anatomy.lacks["pos_embed"])
         # OPT and its like keep their first rows for padding.
-        return _present(module.weight)[int(getattr(module, "offset", 0)) :]
+        table = getattr(module, "weight", None)
+        if table is None:
+            raise self._absent("W_pos", "positions are computed (sinusoids), not learned")
+        return _present(table)[int(getattr(module, "offset", 0)) :]
 
     @property
     def W_U(self) -> Float[Tensor, "d_model vocab"]:
@@ -201,7 +204,8 @@ class Weights:
 
         layer = self.anatomy.layer(layer)
         turn = rotation(self.anatomy, layer, offset)
-        return Factored(self.W_Q[layer][head] @ turn, self.W_K.per_head[layer][head].mT)
+        w_q, w_k = (at_least_float32(w[layer][head]) for w in (self.W_Q, self.W_K.per_head))
+        return Factored(w_q @ turn, w_k.mT)
 
     def folded(self, *, value_bias: bool = False, centre_vocab: bool = False) -> Folded:
         """The same weights with norms, centring and multipliers folded in; the model is not touched.

@@ -66,6 +66,11 @@ class Branch:
 def attention_branch(anatomy: Anatomy, layer: int, z: Float[Tensor, "*lead head d_head"]) -> Branch:
     """Attention of a layer, with its post-norm (if any) frozen at what ``z`` makes of it."""
     p = anatomy.layers[layer]
+    if anatomy.family.before_o is not None:
+        raise SiteAbsent(
+            f"heads of this model ({anatomy.model_type}) do not write z W_O: {anatomy.family.before_o} stands between; "
+            "read 'head_out', which holds what each writes"
+        )
     weight = at_least_float32(weight_matrix(p.o).detach())
     bias = getattr(p.o, "bias", None)
     bias = None if bias is None else at_least_float32(bias.detach())
