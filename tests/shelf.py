@@ -26,7 +26,8 @@ FAMILIES = (
 )
 COPIES = frozenset(
     "gpt2_inverse_layer_scale gpt2_unscaled llama_tied llama_scaled_rope stablelm_qk_norm qwen2 olmo3".split()
-    + "falcon_multi_head opt biogpt gemma glm cohere phi granitemoe deepseek_v2_full_query persimmon mpt_clipped".split()
+    + "falcon_multi_head opt biogpt gemma glm cohere phi granitemoe deepseek_v2_full_query persimmon".split()
+    + ["mpt_clipped"]
 )
 DISTINCT = tuple(name for name in FAMILIES if name not in COPIES)
 FEW = tuple("gpt2 gptj bloom falcon_alibi mpt gpt_bigcode llama mistral gemma2 mixtral gpt_oss deepseek_v3".split())

@@ -64,7 +64,8 @@ def test_the_hooks_looked_at_are_torchs():
 
 
 @pytest.mark.parametrize(
-    ("name", "attention"), [*((n, "eager") for n in shelf.DISTINCT), *((n, "sdpa") for n in ("gpt2", "llama", "falcon", "deepseek_v3"))]
+    ("name", "attention"),
+    [*((n, "eager") for n in shelf.DISTINCT), *((n, "sdpa") for n in ("gpt2", "llama", "falcon", "deepseek_v3"))],
 )
 def test_success_leaves_nothing(name, attention):
     model = shelf.model(name, attention)
