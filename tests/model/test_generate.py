@@ -19,9 +19,9 @@ NEW = 7
 def edits_for(model, tokens):
     """Edits of the prompt, of places that do not exist yet, and of what the cache holds."""
     source = model.run(model.tokens([[(t * 3) % model.d_vocab for t in row] for row in ROWS]), read=["resid_pre"])
-    push = 6 * torch.randn(model.d_model, generator=torch.Generator().manual_seed(2))
+    push = 6 * torch.randn(model.d_vocab, generator=torch.Generator().manual_seed(2))
     return [
-        cb.Add("resid_post", push, layer=2, pos=[8, 10]),
+        cb.Add("logits", push, pos=[8, 11]),
         cb.Zero("z", layer=0, head=1),
         cb.Resample("resid_pre", source, layer=1, pos=3),
         cb.Add("resid_post", 0.5, layer=0, pos=11),
@@ -138,7 +138,7 @@ def test_a_seed_repeats_a_sample_and_leaves_the_random_state_alone():
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     one, two, other = (
-        model.generate(ROWS, do_sample=True, seed=s, temperature=3.0, max_new_tokens=9).ids for s in (0, 0, 1)
+        model.generate(shelf.ids(), do_sample=True, seed=s, temperature=3.0, max_new_tokens=9).ids for s in (0, 0, 1)
     )
     assert torch.equal(one, two) and not torch.equal(one, other)
     assert torch.equal(torch.random.get_rng_state(), before)

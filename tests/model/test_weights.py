@@ -372,3 +372,11 @@ def test_2_10_the_stream_has_no_basis_of_its_own_but_neurons_have(name, free):
     assert float((anyway - told).abs().max()) < 1e-10 if free else float((anyway - told).abs().max()) > 1e-3
     neurons = made(Rotated(folded, neurons=turned(folded.W_in[0].shape[1])))
     assert float((neurons - told).abs().max()) > 1e-3
+
+
+def test_half_precision_stays_in_views_and_is_widened_in_what_is_computed():
+    weights = Weights(load(zoo.tiny("gemma2", torch.bfloat16), verify=False).anatomy)
+    assert weights.W_Q[0].dtype == weights.OV[0].left.dtype == torch.bfloat16
+    folded = weights.folded()
+    for made in (folded.W_E, folded.W_U, folded.W_Q[0], folded.W_O[0], weights.qk(0, 0, 2).dense()):
+        assert made.dtype == torch.float32

@@ -322,14 +322,12 @@ def _spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
             f"{edit.describe()}: a value of shape {tuple(value.shape)} for an address of {dims} dimensions "
             f"(batch{'' if single_pos else ', pos'}{', head' if n_head else ''}{', unit' if n_unit else ''})"
         )
-    value = value.reshape(*[1] * (dims - value.ndim), *value.shape)
+    given, value = tuple(value.shape), value.reshape(*[1] * (dims - value.ndim), *value.shape)
     if edit.site in MAPS and n_head and not single_pos:
         value = value.transpose(1, 2)
     tail = list(value.shape[dims - len(n_head) - len(n_unit) :])
     if any(have not in (1, want) for have, want in zip(tail, n_head + n_unit, strict=True)):
-        raise EditError(
-            f"{edit.describe()}: a value of shape {tuple(value.shape)} where {n_head + n_unit} is addressed"
-        )
+        raise EditError(f"{edit.describe()}: a value of shape {given} where {n_head + n_unit} is addressed")
     rows = where.rows
     picks = [rows.example] if single_pos else [rows.example, rows.order]
     for dim, pick in enumerate(picks):
