@@ -110,7 +110,7 @@ class Session:
             scores = self.touch_map(sites["scores"], scores)
         if z is not None and not self.wants(sites["pattern"]):
             return z
-        pattern = pattern_of(scores, module, **how)
+        pattern = pattern_of(scores, module, **how).to(v.dtype)  # MPT adds its bias in float32
         if self.wants(sites["pattern"]):
             pattern = self.touch_map(sites["pattern"], pattern)
         return mix(pattern, v) if z is None else z

@@ -183,6 +183,8 @@ def _row(prompt: Any, index: int, tokenizer: Any, bos: bool | None) -> Tensor:
             ids = [tokenizer.bos_token_id, *ids]
         return torch.tensor(ids, dtype=torch.long)
     row = torch.as_tensor(prompt)
+    if row.shape == (0,):
+        return row.long()  # torch makes an empty list a float tensor
     if row.ndim != 1 or row.is_floating_point():
         raise TokensError(f"prompt {index} is neither text nor a list of token ids: {str(prompt)[:80]!r}")
     return row.long()

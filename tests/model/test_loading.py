@@ -1,0 +1,153 @@
+"""Loading: what is no model, is broken or is unsafe is refused in words."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+
+import caseback as cb
+import shelf
+import zoo
+from caseback.errors import AnatomyError, LoadError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny Llama on disk."""
+    path = tmp_path / "tiny"
+    zoo.tiny("llama", dtype=torch.float32).save_pretrained(path)
+    return path
+
+
+def refused(source, **options):
+    with pytest.raises(LoadError) as caught:
+        cb.load(source, **options)
+    return str(caught.value)
+
+
+def test_a_folder_loads_as_it_is(folder):
+    model = cb.load(folder)
+    assert model.name == "tiny" and model.tokenizer is None and model.dtype == torch.float32
+    assert repr(model) == ("<caseback Model 'tiny': llama, 3 layers, 4 heads, d_model 32, vocabulary 61, float32>")
+    weights = load_file(folder / "model.safetensors")
+    for name, value in model.hf.state_dict().items():
+        if name in weights:
+            assert torch.equal(value, weights[name])
+    assert model.provenance()["family"] == "llama" and model.provenance()["model_class"] == "LlamaForCausalLM"
+    assert torch.equal(cb.load(str(folder)).run(shelf.ids()).logits, model.run(shelf.ids()).logits)
+
+
+def test_a_dtype_may_be_asked_for(folder):
+    assert cb.load(folder, dtype=torch.float64).dtype == torch.float64
+    assert cb.load(folder, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_a_missing_folder(tmp_path):
+    text = refused(tmp_path / "nowhere")
+    assert text == (
+        f"there is no model folder {str(tmp_path / 'nowhere')!r}: expected a folder with config.json and model.safetensors"
+    )
+    assert "there is no model folder './nowhere'" in refused("./nowhere")
+
+
+def test_a_folder_without_a_model(tmp_path):
+    assert refused(tmp_path) == f"{str(tmp_path)!r} holds no model: it has no config.json"
+    (tmp_path / "config.json").write_text("{broken")
+    assert "is not readable JSON" in refused(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert "is no transformers model: its config.json names no model_type" in refused(tmp_path)
+
+
+def test_a_folder_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    assert refused(folder) == f"{str(folder)!r} has no weights that are safe to load: it has no *.safetensors"
+
+
+def test_pickled_weights_are_refused_unless_asked_for(folder):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert refused(folder).endswith("its weights are pickled: pass allow_pickle=True to read them")
+    model = cb.load(folder, allow_pickle=True)
+    assert model.n_layers == 3
+
+
+def test_a_pickle_that_runs_code_is_not_run_even_when_asked_for(folder, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": Bomb()}, folder / "pytorch_model.bin")
+    assert "cannot load" in refused(folder, allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_corrupt_safetensors(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    text = refused(folder)
+    assert text.startswith(f"cannot load {str(folder)!r}: ") and "\n" not in text
+    path.write_bytes(b"nonsense")
+    assert refused(folder).startswith(f"cannot load {str(folder)!r}: ")
+
+
+def test_weights_of_another_shape(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(7)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "cannot load" in refused(folder)
+
+
+def test_a_folder_that_is_no_causal_language_model(tmp_path):
+    config = T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=20)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    text = refused(tmp_path / "t5")
+    assert text == f"{str(tmp_path / 't5')!r} is no causal language model: its model type is 't5'"
+    shutil.rmtree(tmp_path / "t5")
+
+
+def test_an_unknown_model_type(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "nothing_known"}))
+    assert refused(folder).startswith(f"cannot load {str(folder)!r}: ")
+
+
+def test_a_module_that_is_no_language_model():
+    assert "Linear is no causal language model of transformers: expected a *ForCausalLM" in refused(
+        torch.nn.Linear(2, 2)
+    )
+    with pytest.raises((LoadError, AnatomyError)):
+        cb.load(BertModel(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)))
+
+
+def test_an_encoder_beside_the_decoder_is_refused():
+    config = T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=20)
+    with pytest.raises(AnatomyError, match="has an encoder or cross-attention: only decoder-only models are read"):
+        cb.load(T5ForConditionalGeneration(config))
+
+
+def test_a_broken_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{")
+    (folder / "tokenizer_config.json").write_text("{")
+    assert "cannot load a tokenizer from" in refused(folder)
+    assert "cannot load a tokenizer from" in refused(folder, tokenizer=str(folder))
+
+
+def test_a_tokenizer_may_come_from_elsewhere(folder, assets):
+    source = assets / "models" / "stories260K"
+    model = cb.load(folder, tokenizer=str(source))
+    assert model.tokenizer is not None
+    with pytest.raises(cb.CasebackError, match="expected 0 to 60"):
+        model.tokens("Once upon a time")
+
+
+def test_weights_that_fit_the_config_but_not_the_family_are_refused():
+    """A projection whose rows do not split into the heads that the config tells of."""
+    hf = zoo.tiny("llama")
+    hf.model.layers[1].self_attn.k_proj = torch.nn.Linear(32, 25, bias=False, dtype=torch.float64)
+    with pytest.raises(AnatomyError, match="do not split into 4 heads"):
+        cb.load(hf)
