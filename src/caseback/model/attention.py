@@ -23,7 +23,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from caseback.model.anatomy import Anatomy, LayerParts
-from caseback.model.legacy import PROJECT
+from caseback.model.legacy import CACHE_NAMES, projection_of
 
 NAME = "caseback"
 Heads = Float[Tensor, "batch head pos d_head"]
@@ -88,7 +88,7 @@ AttentionMaskInterface.register(NAME, _mask)
 
 def uses_interface(anatomy: Anatomy) -> bool:
     """Whether the family dispatches through transformers' attention interface (it is older than that if not)."""
-    return type(anatomy.layers[0].attn).__name__ not in PROJECT
+    return projection_of(anatomy.layers[0].attn) is None
 
 
 @contextmanager
@@ -138,9 +138,12 @@ def _configs(anatomy: Anatomy) -> Iterator[Any]:
 
 def _legacy_forward(module: nn.Module, o: nn.Module, layer: int, attender: Attender) -> Callable:
     """An attention forward for a family older than the interface: its own projections, our attention, its W_O."""
-    project = PROJECT[type(module).__name__]
+    project = projection_of(module)
+    assert project is not None
 
     def forward(hidden_states: Tensor, *args: Any, peek: bool = False, **kwargs: Any):
+        for name in CACHE_NAMES & kwargs.keys():
+            kwargs["cache"] = kwargs.pop(name)
         made = project(module, hidden_states, *args, **kwargs)
         z = attender(
             layer, module, made.q, made.k, made.v, made.mask, scaling=made.scaling, position_bias=made.position_bias
@@ -156,7 +159,7 @@ def _legacy_forward(module: nn.Module, o: nn.Module, layer: int, attender: Atten
 def native(module: nn.Module) -> Callable | None:
     """The attention function the model would call itself; None where only ours can stand in for it."""
     active = _active.get()
-    if active is None or type(module).__name__ in PROJECT:
+    if active is None or projection_of(module) is not None:
         return None
     if active.native == "eager":
         return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

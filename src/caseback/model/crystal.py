@@ -10,6 +10,7 @@ caches, generates and takes any attention implementation of transformers.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from caseback.errors import CasebackError
 
+# what this release of transformers calls the keys and values of earlier tokens
+CACHE = next(f.name for f in fields(CausalLMOutputWithPast) if f.name in ("cache", "past_key_values"))
 NORMS = {"none": nn.Identity, "layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
 
@@ -116,12 +119,12 @@ class CrystalAttention(nn.Module):
         self.o_proj = nn.Linear(width, config.hidden_size)
 
     def forward(
-        self, x: Tensor, attention_mask: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
+        self, x: Tensor, attention_mask: Tensor | None = None, cache: Any = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         split = (*x.shape[:-1], -1, self.head_dim)
         q, k, v = (p(x).view(split).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if past_key_values is not None:
-            k, v = past_key_values.update(k, v, self.layer_idx)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx)
         chosen = self.config._attn_implementation or "eager"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager_attention_forward)
         z, pattern = attend(self, q, k, v, attention_mask, scaling=self.scaling, dropout=0.0, **kwargs)
@@ -190,28 +193,28 @@ class CrystalModel(CrystalPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Any]:
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+            seen = 0 if cache is None else cache.get_seq_length()
             position_ids = torch.arange(seen, seen + x.shape[1], device=x.device)[None]
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=x,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
+            **{CACHE: cache},
         )
         x = x + self.embed_positions(position_ids)
         for layer in self.layers:
-            x = layer(x, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs)
-        return self.norm(x), past_key_values
+            x = layer(x, attention_mask=mask, cache=cache, position_ids=position_ids, **kwargs)
+        return self.norm(x), cache
 
 
 class CrystalForCausalLM(CrystalPreTrainedModel, GenerationMixin):
@@ -238,6 +241,7 @@ class CrystalForCausalLM(CrystalPreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cache: Any = None,
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
@@ -246,13 +250,12 @@ class CrystalForCausalLM(CrystalPreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         # spelled out, since transformers looks at this signature to learn what it may hand over
-        x, cache = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs
-        )
+        cache = past_key_values if cache is None else cache
+        x, cache = self.model(input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(x[:, kept])
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
 
 
 AutoConfig.register("crystal", CrystalConfig, exist_ok=True)

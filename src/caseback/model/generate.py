@@ -18,6 +18,7 @@ from caseback.errors import TokensError
 from caseback.model.anatomy import Anatomy
 from caseback.model.edits import Edit
 from caseback.model.frames import Frame, step_frame
+from caseback.model.legacy import CACHE_NAMES
 from caseback.model.run import execute, resolve, undisturbed, with_clean
 from caseback.model.session import Session
 from caseback.model.sites import Site
@@ -75,7 +76,7 @@ def generate(
 
     def before(_, args, kwargs):
         ids = args[0] if args else kwargs["input_ids"]
-        cache = kwargs.get("past_key_values")
+        cache = next((kwargs[name] for name in CACHE_NAMES & kwargs.keys() if kwargs[name] is not None), None)
         session.step(ids.shape[0], 0 if cache is None else int(cache.get_seq_length()), ids.shape[1])
 
     def after(_, args, output):

@@ -14,6 +14,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+CACHE_NAMES = frozenset({"cache", "past_key_values", "layer_past"})
+"""What layers and models call the keys and values of earlier tokens, from one release of transformers to the next."""
+
 
 @dataclass(frozen=True)
 class Projected:
@@ -48,28 +51,28 @@ def _rotate_pairs(module: Any, x: Tensor, position_ids: Any) -> Tensor:
     return rotated
 
 
-def gptj(module: Any, hidden_states, layer_past=None, attention_mask=None, position_ids=None, **_) -> Projected:
+def gptj(module: Any, hidden_states, cache=None, attention_mask=None, position_ids=None, **_) -> Projected:
     """Separate projections, rotary pairs."""
     q, k, v = (_heads(p(hidden_states), module.head_dim) for p in (module.q_proj, module.k_proj, module.v_proj))
     q, k = (_rotate_pairs(module, x, position_ids).transpose(1, 2) for x in (q, k))
-    k, v = _cached(layer_past, k, v.transpose(1, 2), module.layer_idx)
+    k, v = _cached(cache, k, v.transpose(1, 2), module.layer_idx)
     return Projected(q, k, v, attention_mask, 1 / module.scale_attn)
 
 
-def codegen(module, hidden_states, layer_past=None, attention_mask=None, position_ids=None, **_) -> Projected:
+def codegen(module, hidden_states, cache=None, attention_mask=None, position_ids=None, **_) -> Projected:
     """One projection in four slices of queries, values and keys, rotary pairs."""
     sliced = _heads(module.qkv_proj(hidden_states), module.qkv_proj.out_features // 4)
     q, v, k = (_heads(x, module.head_dim).flatten(-3, -2) for x in sliced.chunk(3, dim=-1))
     q, k = (_rotate_pairs(module, x, position_ids).transpose(1, 2) for x in (q, k))
-    k, v = _cached(layer_past, k.to(hidden_states.dtype), v.transpose(1, 2), module.layer_idx)
+    k, v = _cached(cache, k.to(hidden_states.dtype), v.transpose(1, 2), module.layer_idx)
     return Projected(q, k, v, attention_mask, 1 / module.scale_attn)
 
 
-def gpt_neo(module, hidden_states, attention_mask=None, layer_past=None, **_) -> Projected:
+def gpt_neo(module, hidden_states, attention_mask=None, cache=None, **_) -> Projected:
     """Separate projections, no scaling, a window in every other layer."""
     projections = (module.q_proj, module.k_proj, module.v_proj)
     q, k, v = (_heads(p(hidden_states), module.head_dim).transpose(1, 2) for p in projections)
-    k, v = _cached(layer_past, k, v, module.layer_id)
+    k, v = _cached(cache, k, v, module.layer_id)
     local = module.bias[:, :, k.shape[2] - q.shape[2] : k.shape[2], : k.shape[2]]
     if attention_mask is not None:
         seen = attention_mask if attention_mask.dtype.is_floating_point is False else attention_mask >= -1.0
@@ -77,16 +80,16 @@ def gpt_neo(module, hidden_states, attention_mask=None, layer_past=None, **_) ->
     return Projected(q, k, v, local, 1.0)
 
 
-def bloom(module, hidden_states, residual, alibi, attention_mask, layer_past=None, **_) -> Projected:
+def bloom(module, hidden_states, residual, alibi, attention_mask, cache=None, **_) -> Projected:
     """ALiBi beside the scaled scores; the module adds the stream itself."""
     q, k, v = module._reshape(module.query_key_value(hidden_states))
-    k, v = _cached(layer_past, k, v, module.layer_idx)
+    k, v = _cached(cache, k, v, module.layer_idx)
     bias = alibi.view(-1, module.num_heads, 1, alibi.shape[-1])
     return Projected(q, k, v, attention_mask, module.inv_norm_factor, bias, residual)
 
 
 def falcon(
-    module, hidden_states, alibi, attention_mask, position_ids=None, layer_past=None, position_embeddings=None, **_
+    module, hidden_states, alibi, attention_mask, position_ids=None, cache=None, position_embeddings=None, **_
 ) -> Projected:
     """Rotary or ALiBi; grouped, multi-query or one key/value head a query head."""
     q, k, v = (x.transpose(1, 2) for x in module._split_heads(module.query_key_value(hidden_states)))
@@ -96,20 +99,20 @@ def falcon(
     if module.new_decoder_architecture:
         # Repeated for every query head of their group by `_split_heads`: one of each is the key/value head.
         k, v = (x[:, :: module.num_heads // module.num_kv_heads] for x in (k, v))
-    k, v = _cached(layer_past, k, v, module.layer_idx)
+    k, v = _cached(cache, k, v, module.layer_idx)
     bias = None
     if alibi is not None and module.config._attn_implementation != "sdpa":
         bias = alibi.view(-1, module.num_heads, 1, alibi.shape[-1]) * module.inv_norm_factor
     return Projected(q, k, v, attention_mask, module.inv_norm_factor, bias)
 
 
-def mpt(module, hidden_states, position_bias, past_key_values=None, attention_mask=None, **_) -> Projected:
+def mpt(module, hidden_states, position_bias, cache=None, attention_mask=None, **_) -> Projected:
     """One projection, ALiBi."""
     qkv = module.Wqkv(hidden_states)
     if module.clip_qkv:
         qkv = qkv.clamp(min=-module.clip_qkv, max=module.clip_qkv)
     q, k, v = (_heads(x, module.head_dim).transpose(1, 2) for x in qkv.chunk(3, dim=-1))
-    k, v = _cached(past_key_values, k, v, module.layer_idx)
+    k, v = _cached(cache, k, v, module.layer_idx)
     bias = None
     if position_bias is not None:
         # Counted from the last column of the batch; from a prompt's own first token padding does not shift it, and a
@@ -120,16 +123,16 @@ def mpt(module, hidden_states, position_bias, past_key_values=None, attention_ma
     return Projected(q, k, v, None if attention_mask is None else ~attention_mask, module.softmax_scale, bias)
 
 
-def xglm(module, hidden_states, _=None, past_key_values=None, attention_mask=None, **__) -> Projected:
+def xglm(module, hidden_states, _=None, cache=None, attention_mask=None, **__) -> Projected:
     """Separate projections, queries scaled before the scores."""
     q = module.q_proj(hidden_states) * module.scaling
     k, v = module.k_proj(hidden_states), module.v_proj(hidden_states)
     q, k, v = (_heads(x, module.head_dim).transpose(1, 2) for x in (q, k, v))
-    k, v = _cached(past_key_values, k, v, module.layer_idx)
+    k, v = _cached(cache, k, v, module.layer_idx)
     return Projected(q, k, v, attention_mask, 1.0)
 
 
-PROJECT: dict[str, Callable[..., Projected]] = {
+_PROJECT: dict[str, Callable[..., Projected]] = {
     "GPTJAttention": gptj,
     "CodeGenAttention": codegen,
     "GPTNeoSelfAttention": gpt_neo,
@@ -138,3 +141,13 @@ PROJECT: dict[str, Callable[..., Projected]] = {
     "MptAttention": mpt,
     "XGLMAttention": xglm,
 }
+
+
+def projection_of(module: Any) -> Callable[..., Projected] | None:
+    """What stands in for an attention module of an older family; None for one that calls transformers' interface.
+
+    Families move to the interface from one release to the next, so the module's own code decides, not its name alone.
+    """
+    if hasattr(import_module(type(module).__module__), "ALL_ATTENTION_FUNCTIONS"):
+        return None
+    return _PROJECT.get(type(module).__name__)

@@ -23,6 +23,7 @@ from caseback.model.anatomy import Anatomy
 from caseback.model.attention import attending, causal, mix, native, pattern_of, repeat_heads, scores_of
 from caseback.model.edits import Edit, apply_edits
 from caseback.model.frames import Frame, Span, batch_frame
+from caseback.model.legacy import CACHE_NAMES
 from caseback.model.metrics import Bound
 from caseback.model.run import inputs_of
 from caseback.model.session import INSIDE_ATTENTION, Session
@@ -282,7 +283,7 @@ class Packed:
         """An argument of the clean call for packed rows: per-position tensors gathered, masks and caches dropped."""
         if name in _NOT_GATHERED:
             return value
-        if name == "past_key_values" and self.anatomy.family.counts_from_cache:
+        if name in CACHE_NAMES and self.anatomy.family.counts_from_cache:
             return _Position(self.column[:n] if picked is None else self.column[picked])
         if isinstance(value, Cache) or (isinstance(value, Tensor) and value.ndim == 4):
             return None
