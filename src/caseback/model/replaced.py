@@ -108,7 +108,7 @@ def replaced(
         clean = record(anatomy, tokens, [Site("embed")])
         base = unedited_values(anatomy, clean, bound)
         made = base.repeat(len(choice), 1)
-        versions = _distinct(choice, _stops(tokens, bound))
+        versions = _distinct(choice, stops(tokens, bound))
         store = None
         if checkpoint is not None:
             kind = hashlib.sha256(choice.tobytes() + values.double().cpu().numpy().tobytes()).hexdigest()
@@ -144,7 +144,7 @@ def _checked(choice, values: Tensor, anatomy: Anatomy, tokens: Tokens) -> tuple[
     return choice.astype(np.int32), values
 
 
-def _stops(tokens: Tokens, bound: Bound) -> list[int]:
+def stops(tokens: Tokens, bound: Bound) -> list[int]:
     """One past the last token that the metric reads, in each prompt."""
     last = tokens.lengths if bound.columns is None else bound.columns.to(tokens.first.device) - tokens.first + 1
     return last.tolist()
