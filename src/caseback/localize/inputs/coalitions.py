@@ -69,7 +69,7 @@ class Game:
         """Values (coalition, batch) of coalitions (coalition, batch, feature), True where a feature is present."""
         member = self.features.membership(self.tokens.ids.shape[1]).numpy()
         absent = np.einsum("cbf,bfp->cbp", ~present, member) > 0
-        like = self.model.anatomy.embed.weight.new_empty(*self.tokens.shape, self.model.d_model)
+        like = torch.empty(*self.tokens.shape, self.model.d_model, dtype=self.model.dtype, device=self.model.device)
         value = baseline_embedding(self.model, self.baseline, like)
         made, clean = replaced(
             self.model.anatomy,

@@ -56,9 +56,8 @@ def frequency_sampler(texts: Sequence[Any] | None = None) -> Sampler:
             counted = [row for text in texts for row in model.tokens(text).ids.tolist()]
             p = torch.bincount(torch.tensor([t for row in counted for t in row]).long(), minlength=model.d_vocab)
             p = p.to(model.device, torch.float32).expand(len(tokens), -1).clone()
-        return (
-            _scaled(_without_special(p, model), "the texts' tokens").expand(tokens.ids.shape[1], -1, -1).transpose(0, 1)
-        )
+        p = _scaled(_without_special(p, model), "the texts' tokens")
+        return p[:, None].expand(-1, tokens.ids.shape[1], -1)
 
     return sample
 

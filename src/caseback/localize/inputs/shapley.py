@@ -131,7 +131,7 @@ def shapley_of(values: np.ndarray) -> np.ndarray:
     return np.array([(weight[size[s]] * (values[s + 2**i] - values[s])).sum() for i, s in enumerate(without)])
 
 
-def completeness(made: Game, rows: list[np.ndarray], nobody: np.ndarray | list) -> dict[str, list[float]]:
+def completeness(made: Game, rows: list[np.ndarray], nobody: np.ndarray | list) -> dict[str, Any]:
     """The value with no feature present, and by how much scores miss the change from there."""
     low = np.asarray(nobody)
     total = np.array([row.sum() for row in rows])
