@@ -64,8 +64,8 @@ def occlusion(
         Positions that are never taken away, such as ``0`` for a beginning-of-text token.
     baseline
         With ``removal="replace"``, what stands in a token's place: the ``"mean"`` of the vocabulary's embeddings (as
-        the grey patch of Zeiler & Fergus), ``"zero"`` (Li et al., captum's default), ``"pad"`` (inseq's default is
-        ``"unk"``) or another special token, a token's id, or a tensor that broadcasts to (batch, pos, d_model).
+        the grey patch of Zeiler & Fergus), ``"zero"`` (Li et al., captum's default), ``"pad"`` (inseq's) or
+        another special token, a token's id, or a tensor that broadcasts to (batch, pos, d_model).
     removal
         ``"replace"`` by the baseline, or ``"delete"``: later tokens then move up, which changes their positions. With
         ``"delete"`` the metric is read at the last token left where the one it reads is deleted.

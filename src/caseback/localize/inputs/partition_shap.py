@@ -35,7 +35,7 @@ Tree = int | tuple["Tree", ...]
 
 @technique(
     entry=("3.1.9",),
-    citation="Owen 1977, Lundberg & Lee 2017, Chen et al. 2023",
+    citation="Owen 1977, Lundberg & Lee 2017",
     cost="about 2/3 n^2 forwards, shared prefixes once",
 )
 def partition_shap(
