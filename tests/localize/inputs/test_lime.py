@@ -10,6 +10,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
+from caseback.localize.inputs.coalitions import game
 from caseback.localize.inputs.lime import lime
 from caseback.localize.inputs.occlusion import occlusion
 from exact import exact
@@ -54,15 +55,15 @@ def test_3_1_8_is_deterministic_under_a_seed_and_knows_its_spread():
 
 def test_the_top_features_are_fitted_again_alone():
     model, prompt = shelf.model("llama"), shelf.ids((6,))
-    whole = lime(model, prompt, METRIC, samples=100).values[0]
     masks = np.random.default_rng(1).random((100, 6)) < 0.5
-    some = lime(model, prompt, METRIC, masks=masks, top=2)
-    all_of_them = lime(model, prompt, METRIC, masks=masks).values[0]
-    best = np.sort(np.abs(all_of_them).argsort()[-2:])
-    assert np.flatnonzero(some.values[0]).tolist() == best.tolist() and (whole != 0).all()
-    # with the same masks, the two alone are what groups of these two alone would get
-    pair = lime(model, prompt, METRIC, masks=masks, top=6).values[0]
-    assert close(pair, all_of_them)
+    with exact():
+        whole, some, least = (lime(model, prompt, METRIC, masks=masks, top=k).values[0] for k in (None, 2, 6))
+        y = game(model, prompt, METRIC).values(masks[:, None])[:, 0]
+    best = np.sort(np.abs(whole).argsort()[-2:])
+    weight = np.exp(-(((1 - np.sqrt(masks.mean(1))) / 0.25) ** 2))
+    fitted = LinearRegression().fit(masks[:, best], y, weight)
+    assert close(some[best], fitted.coef_, 1e-9) and np.flatnonzero(some).tolist() == best.tolist()
+    assert close(least, whole)
 
 
 def test_padding_and_batch_change_nothing():
