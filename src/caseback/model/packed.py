@@ -234,10 +234,13 @@ class Packed:
         before, after = len(hidden), self.row0[self.segments.index(joining[-1])] + len(joining[-1])
         if self.last_rows:
             return self._join_late(hidden, joining, layer)
-        fresh = self.clean.stream[layer][self.example[before:after], self.column[before:after]]
-        hidden = torch.cat([hidden, fresh])
+        hidden = torch.cat([hidden, self._entering(layer, before, after)])
         self.active = after
         return self._at_door(hidden, {s.variant for s in joining}, layer, self.session.frame, self.example, self.column)
+
+    def _entering(self, layer: int, before: int, after: int) -> Tensor:
+        """The clean stream before a layer, at the rows that come in there."""
+        return self.clean.stream[layer][self.example[before:after], self.column[before:after]]
 
     def _join_late(self, hidden: Tensor, joining: list[Segment], layer: int) -> Tensor:
         """After the last layer only the metric's rows are left, one a segment."""

@@ -150,13 +150,13 @@ def sweep(
     with undisturbed(anatomy.hf, grad=False):
         touched = {site for r in per_variant for _, site, _ in r if site.name in ("embed", "pos_embed")}
         clean = record(anatomy, tokens, sorted(touched, key=str), start)
-        base = _base(anatomy, clean, bound)
+        base = unedited_values(anatomy, clean, bound)
         values = base.repeat(len(per_variant), 1)
         shared = _unchanged(tokens, start)
         segments = [s for i, r in enumerate(per_variant) for s in plan(r, tokens, bound, anatomy.n_layers, i, shared)]
         # what was given is told by the base run's values, but a metric may miss it
         edits_made = [start, *per_variant] if start else per_variant
-        store = _Store(checkpoint, values, _fingerprint(tokens, edits_made, metric, base)) if checkpoint else None
+        store = Store(checkpoint, values, fingerprint(tokens, edits_made, metric, base)) if checkpoint else None
         todo = [s for s in segments if store is None or not store.done[s.variant, s.example]]
         with tqdm(total=len(todo), disable=not progress, desc="sweep", unit="variant") as bar:
             for chunk in chunks(todo, token_budget, tokens.ids.shape[1]):
@@ -181,7 +181,7 @@ def _cleaned(per_variant: list[Resolved], anatomy: Anatomy, tokens: Tokens) -> l
     return out
 
 
-def _base(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
+def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
     """The metric of the unedited run, from the recorded stream."""
     n, length = anatomy.n_layers, clean.tokens.lengths.tolist()
     first = clean.tokens.first.tolist()
@@ -192,7 +192,7 @@ def _base(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
     return torch.stack([value for _, value in Packed(anatomy, clean, segments, [], bound).values()]).detach()
 
 
-def _fingerprint(tokens: Tokens, per_variant: list[Resolved], metric: Metric, base: Tensor) -> str:
+def fingerprint(tokens: Tokens, per_variant: list[Resolved], metric: Metric, base: Tensor) -> str:
     """What a checkpoint must agree with to be resumed: prompts, edits, metric, and the model's clean answers."""
     digest = hashlib.sha256()
 
@@ -216,7 +216,7 @@ def _fingerprint(tokens: Tokens, per_variant: list[Resolved], metric: Metric, ba
     return digest.hexdigest()
 
 
-class _Store:
+class Store:
     """Results on disk after every chunk, so that an interrupted sweep goes on where it stopped."""
 
     def __init__(self, path: str | Path, values: Tensor, fingerprint: str):

@@ -1,5 +1,19 @@
 """§3.1 Which inputs caused a prediction."""
 
+from caseback.localize.inputs.atman import atman as atman
 from caseback.localize.inputs.gradients import gradient_norm as gradient_norm
 from caseback.localize.inputs.gradients import gradient_x_input as gradient_x_input
+from caseback.localize.inputs.granularity import aggregate as aggregate
+from caseback.localize.inputs.granularity import features_of as features_of
+from caseback.localize.inputs.granularity import grouped as grouped
 from caseback.localize.inputs.integrated_gradients import integrated_gradients as integrated_gradients
+from caseback.localize.inputs.kernel_shap import kernel_shap as kernel_shap
+from caseback.localize.inputs.lime import lime as lime
+from caseback.localize.inputs.occlusion import occlusion as occlusion
+from caseback.localize.inputs.partition_shap import partition_shap as partition_shap
+from caseback.localize.inputs.reagent import reagent as reagent
+from caseback.localize.inputs.samplers import causal_sampler as causal_sampler
+from caseback.localize.inputs.samplers import frequency_sampler as frequency_sampler
+from caseback.localize.inputs.samplers import masked_sampler as masked_sampler
+from caseback.localize.inputs.shapley import exact_shapley as exact_shapley
+from caseback.localize.inputs.shapley import shapley_sampling as shapley_sampling

@@ -57,7 +57,7 @@ def baseline_embedding(model: Model, baseline: Any, like: Float[Tensor, "batch p
     if token is None:
         whose = "this model has no tokenizer" if model.tokenizer is None else "its tokenizer has none"
         raise CasebackError(f"no baseline from a {baseline!r} token: {whose}; give a token's id, 'zero' or 'mean'")
-    return _written(model, torch.tensor([model.token_id(token, "baseline")]))[0].to(like).expand_as(like)
+    return written(model, torch.tensor([model.token_id(token, "baseline")]))[0].to(like).expand_as(like)
 
 
 def told(baseline: Any) -> str:
@@ -70,12 +70,12 @@ def told(baseline: Any) -> str:
 def _mean(model: Model) -> Float[Tensor, " d_model"]:
     total = torch.zeros(model.d_model, dtype=torch.float64, device=model.device)
     for ids in torch.arange(model.d_vocab).split(_VOCAB_AT_ONCE):
-        total += _written(model, ids).double().sum(0)
+        total += written(model, ids).double().sum(0)
     return total / model.d_vocab
 
 
 @torch.no_grad()
-def _written(model: Model, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
+def written(model: Model, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
     """What the embedding writes into the stream for tokens by themselves."""
     anatomy = model.anatomy
     x = anatomy.embed(ids.to(model.device)[None])
