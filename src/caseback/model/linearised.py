@@ -109,9 +109,14 @@ def steps(model: Model, run: Run) -> Iterator[Step]:
         written = branch.push(torch.einsum("bishe,hed->bisd", z, branch.weight))
         constant = branch.constant(at_least_float32(run["attn_in", layer]))
         middle = parts + _with_bias(written, constant)
+        del written
         mlp = _mlp(model, run, layer, parts if p.parallel else middle)
         parts = middle + mlp
-        yield Step(layer, z, constant, mlp, parts)
+        step = Step(layer, z, constant, mlp, parts)
+        # while the next layer is made, nothing of this one is kept here but the stream
+        del z, mlp, middle
+        yield step
+        del step
 
 
 def _with_bias(parts: Parts, bias: Tensor | None) -> Parts:
