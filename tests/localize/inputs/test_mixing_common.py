@@ -5,13 +5,26 @@ import warnings
 import mixers
 import numpy as np
 import pytest
+import torch
 
 import caseback as cb
 import shelf
+import zoo
 from caseback.errors import CasebackError, OutOfRange, UnknownSite
 from caseback.localize import inputs
 from caseback.organisms.compiled import build
 from exact import exact
+
+
+@pytest.fixture(scope="module")
+def stories(assets):
+    return cb.load(assets / "models" / "stories3M")
+
+
+@pytest.fixture(scope="module")
+def in_both_precisions():
+    return [cb.load(zoo.tiny("llama", dtype)) for dtype in (torch.bfloat16, torch.float32)]
+
 
 ENTRIES = {f"3.1.{n}" for n in range(12, 22)}
 
@@ -142,6 +155,27 @@ def test_results_say_how_they_were_made_and_can_be_kept(technique):
     assert made.attrs["technique"] == technique.technique.name == f"localize.inputs.{technique.__name__}"
     assert made.attrs["family"] == "llama" and set(made.attrs["entry"].split(", ")) <= ENTRIES
     assert made.to_netcdf() is not None
+
+
+@pytest.mark.parametrize("technique", mixers.SCORES)
+def test_in_half_precision_scores_are_near(in_both_precisions, technique):
+    near, told = (technique(m, shelf.ids((6, 4)), mixers.METRIC) for m in in_both_precisions)
+    assert near.dtype == np.float32
+    off, size = np.nanmax(np.abs(near.values - told.values)), np.nanmax(np.abs(told.values))
+    assert off < 0.15 * size, (off, size)
+
+
+@pytest.mark.parametrize("technique", mixers.SCORES)
+def test_on_a_trained_model(stories, technique):
+    """Shares sum to 1, decompositions to the logit, all in the model's own float32."""
+    prompts = ["Once upon a time there was a little girl named Lily. She", "Tom had a"]
+    scores = technique(stories, prompts, cb.logit(stories.tokens(" was", bos=False).ids[0, -1].item()))
+    if technique in mixers.SHARES:
+        assert np.allclose(scores.sum("pos"), 1, atol=1e-5)
+    if "gap" in scores.attrs and technique is not inputs.mlp_mixing:
+        assert np.abs(scores.attrs["gap"]).max() < 1e-3
+        assert np.allclose(scores.sum("pos") + scores.attrs["bias_share"], scores.attrs["metric_value"], atol=1e-3)
+    assert np.isfinite(scores.values[0]).all() and (scores.values[0] != 0).any()
 
 
 def test_nothing_of_the_model_is_changed():

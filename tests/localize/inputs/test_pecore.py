@@ -79,7 +79,8 @@ def test_3_1_23_the_rule_of_selection():
     assert standing_out(torch.tensor([3.0]), 1.0, None) == [] and standing_out(torch.zeros(0), 1.0, None) == []
 
 
-def test_3_1_23_a_changed_choice_is_contrasted_and_a_kept_one_is_not():
+def test_3_1_23_what_each_token_is_contrasted_with():
+    """A changed choice with the one without the context, a kept one with its rival there, or with nothing."""
     model = shelf.model("llama")
     context, current, written = shelf.ids((5, 3, 6), seed=1)
     seen = []
@@ -88,16 +89,36 @@ def test_3_1_23_a_changed_choice_is_contrasted_and_a_kept_one_is_not():
         seen.append((metric.name, metric.target, metric.foil, tokens.lengths.tolist()))
         return inputs.gradient_norm(m, tokens, metric)
 
-    made = passage(model, context, current, written, 1)
-    without = predictions(model, made)[1].argmax(-1).tolist()
-    kept = written[:3] + [predictions(model, made)[1][3].argmax().item()] + written[4:]
+    first, second = predictions(model, passage(model, context, current, written, 1))[1].topk(2).indices.T.tolist()
+    kept = [*written[:3], first[3], *written[4:]]
+    first, second = predictions(model, passage(model, context, current, kept, 1))[1].topk(2).indices.T.tolist()
+    assert [a == b for a, b in zip(first, kept, strict=True)] == [False] * 3 + [True] + [False] * 2
     found = inputs.pecore(model, context, current, kept, method=method, std=-10.0)
-    assert without[3] == kept[3] and set(found.sensitivity.selected.values) == {1}
-    by_name = {name: (target, foil, lengths) for name, target, foil, lengths in seen}
-    assert by_name["log_prob"] == ([kept[3]], None, [11])
-    assert sorted(by_name["logit_diff"][2]) == [8, 9, 10, 12, 13] and len(by_name["logit_diff"][1]) == 5
-    alone = inputs.gradient_norm(model, [context + current + kept[:3]], cb.log_prob(kept[3])).values[0, :5]
+    assert set(found.sensitivity.selected.values) == {1} and len(seen) == 1
+    name, targets, foils, lengths = seen.pop()
+    told = [second[t] if t == 3 else first[t] for t in range(6)]
+    order = [n - 8 for n in lengths]
+    assert name == "logit_diff" and sorted(order) == list(range(6))
+    assert targets == [kept[t] for t in order] and foils == [told[t] for t in order]
+    assert {c.generated_pos: c.foil for c in found.pairs}.get(3, str(told[3])) == str(told[3])
+    alone = inputs.gradient_norm(model, [context + current + kept[:3]], cb.logit_diff(kept[3], told[3])).values[0, :5]
     assert np.allclose(found.cues.values[3], alone, atol=1e-6)
+
+    found = inputs.pecore(model, context, current, kept, method=method, std=-10.0, kept="log_prob")
+    assert [(name, lengths) for name, _, _, lengths in seen if name == "log_prob"] == [("log_prob", [11])]
+    assert {c.foil for c in found.pairs if c.generated_pos == 3} <= {""}
+
+
+def test_3_1_23_long_generations_are_attributed_batch_by_batch():
+    model, sizes = shelf.model("gpt2"), []
+
+    def method(m, tokens, metric):
+        sizes.append(len(tokens))
+        return inputs.gradient_x_input(m, tokens, metric)
+
+    context, current, written = shelf.ids((5, 3, 20), seed=1)
+    found = inputs.pecore(model, context, current, written, method=method, std=-10.0)
+    assert sizes == [16, 4] and np.isfinite(found.cues.values).all()
 
 
 @pytest.mark.parametrize("method", mixers.SCORES)
@@ -135,6 +156,8 @@ def test_bad_input_is_refused(recall):
         inputs.pecore(recall, "  ", CURRENT, WRITTEN)
     with pytest.raises(CasebackError, match="measure='kll'"):
         inputs.pecore(recall, CONTEXT, CURRENT, WRITTEN, measure="kll")
+    with pytest.raises(CasebackError, match="Did you mean rival"):
+        inputs.pecore(recall, CONTEXT, CURRENT, WRITTEN, kept="rivals")
     with pytest.raises(OutOfRange, match="top=0"):
         inputs.context_sensitivity(recall, CONTEXT, CURRENT, WRITTEN, top=0)
     with pytest.raises(CasebackError, match=r"expected scores of tokens"):

@@ -4,9 +4,8 @@
     2. which cues      the attribution of f(y_t) - f(y'_t) to the context's tokens, y' the choice without the context
 
 Both steps select what stands out by the same rule, and the pairs are the answer: this token of the context caused that
-one of the text. Any attribution of the form ``method(model, tokens, metric)`` serves the second step. Where the choice
-is the same without the context there is nothing to contrast it with, and log P(y_t) is attributed: its gain over the
-run without context, which no token of the context can change.
+one of the text. Any attribution of the form ``method(model, tokens, metric)`` serves the second step. f are logits of
+the run with the context. Where the choice is the same without it, y' is the choice's strongest rival there.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +30,8 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 
 Method = Callable[[Model, Any, Metric], xr.DataArray]
+T = TypeVar("T")
+_PROMPTS_AT_ONCE = 16
 
 
 def _kl(p: Tensor, q: Tensor, chosen: Tensor) -> Tensor:
@@ -78,6 +79,9 @@ class Cue:
         Which token of the generation.
     without
         What would have been written there without the context.
+    foil
+        What the token was contrasted with: ``without``, or its strongest rival where the two are the same; empty where
+        nothing was.
     score
         The attribution.
     """
@@ -87,6 +91,7 @@ class Cue:
     generated_pos: int
     generated_token: str
     without: str
+    foil: str
     score: float
 
 
@@ -222,6 +227,7 @@ def pecore(
     *,
     method: Method = gradient_norm,
     target: str | int | None = None,
+    kept: str = "rival",
     measure: str = "kl",
     std: float = 1.0,
     top: int | None = None,
@@ -243,10 +249,13 @@ def pecore(
         The continuation, forced; written by the model, greedily, unless given.
     method
         Attribution of the sensitive tokens, ``method(model, tokens, metric)``; the paper's contrastive gradient norm
-        unless given. It is called once with a batch of prompts for all tokens whose choice the context changed, and
-        once for the others.
+        unless given. It is called with batches of prompts, one for each token to be attributed and 16 at most.
     target
         Attribute this token of the generation wherever it occurs, instead of those that stand out.
+    kept
+        What is attributed where the choice is the same without the context: the logit difference to its strongest
+        ``"rival"`` there, or its ``"log_prob"``, which is its gain by the context up to a constant; a method that needs
+        sums of logits cannot take that one.
     measure, std, top
         As for ``context_sensitivity``.
     cue_std, cue_top
@@ -265,7 +274,7 @@ def pecore(
     TokensError
         For an empty current text, or a token across the border of two parts.
     CasebackError
-        For an unknown measure, or a method that gives anything but (batch, pos).
+        For an unknown measure or ``kept``, or a method that gives anything but (batch, pos).
 
     Examples
     --------
@@ -277,6 +286,8 @@ def pecore(
     """
     _expect(measure, top)
     _expect(measure, cue_top)
+    if kept not in KEPT:
+        raise CasebackError(f"kept={kept!r} is unknown. {did_you_mean(str(kept), KEPT)}")
     made = passage(model, context, current, generation, max_new_tokens, **options)
     named = None if target is None else made.positions(target, model)
     both = predictions(model, made).cpu()
@@ -285,14 +296,14 @@ def pecore(
     chosen = [t for t in order if sensitivity.selected.values[t]] if named is None else named
     if named is not None:
         sensitivity = sensitivity.assign_coords(selected=("pos", np.isin(np.arange(len(order)), named).astype(int)))
-    without = both[1].argmax(-1).tolist()
+    without, foils = both[1].argmax(-1).tolist(), _foils(made, both[1], kept)
     cues = torch.full((len(made.generated), len(made.context)), torch.nan, dtype=torch.float64)
     if made.context:
-        for t, scores in _cues(model, made, method, chosen, without).items():
+        for t, scores in _cues(model, made, method, chosen, foils).items():
             cues[t] = scores
     texts = [[model.token_text(i) for i in part] for part in (made.context, made.generated)]
     pairs = tuple(
-        Cue(i, texts[0][i], t, texts[1][t], model.token_text(without[t]), float(cues[t, i]))
+        Cue(i, texts[0][i], t, texts[1][t], model.token_text(without[t]), _text(model, foils[t]), float(cues[t, i]))
         for t in chosen
         for i in standing_out(cues[t], cue_std, cue_top)
     )
@@ -306,24 +317,44 @@ def pecore(
         method=getattr(method, "__qualname__", type(method).__name__),
         cue_std=float(cue_std),
         cue_top=cue_top,
+        kept=kept,
         target=target,
     )
     return ContextReliance(sensitivity, labelled_cues, pairs)
 
 
+KEPT = ("rival", "log_prob")
+
+
+def _foils(made: Passage, log_q: Float[Tensor, "token vocab"], kept: str) -> list[int | None]:
+    """What each token is contrasted with: the choice without the context, or the next one; None for no contrast."""
+    first, second = log_q.topk(2, dim=-1).indices.T.tolist()
+    rivals = second if kept == "rival" else [None] * len(second)
+    return [r if y == f else f for y, f, r in zip(made.generated, first, rivals, strict=True)]
+
+
+def _text(model: Model, token: int | None) -> str:
+    return "" if token is None else model.token_text(token)
+
+
+def _batches(items: list[T]) -> list[list[T]]:
+    return [items[i : i + _PROMPTS_AT_ONCE] for i in range(0, len(items), _PROMPTS_AT_ONCE)]
+
+
 def _cues(
-    model: Model, made: Passage, method: Method, chosen: Sequence[int], without: list[int]
+    model: Model, made: Passage, method: Method, chosen: Sequence[int], foils: Sequence[int | None]
 ) -> dict[int, Float[Tensor, " key"]]:
-    """The context's scores for each chosen token, in one batch for those to be contrasted and one for the others."""
+    """The context's scores for each chosen token, batch by batch; those without a foil in batches of their own."""
     found: dict[int, Tensor] = {}
-    changed = [t for t in chosen if made.generated[t] != without[t]]
-    for group in (changed, [t for t in chosen if t not in changed]):
-        if not group:
-            continue
-        tokens = model.tokens([made.prompt(generated=t) for t in group])
-        targets = [made.generated[t] for t in group]
-        metric = logit_diff(targets, [without[t] for t in group]) if group is changed else log_prob(targets)
-        scores = method(model, tokens, metric)
+    pairs = [(t, foils[t]) for t in chosen]
+    contrasted, others = [(t, f) for t, f in pairs if f is not None], [t for t, f in pairs if f is None]
+    groups: list[tuple[list[int], Metric]] = []
+    for part in _batches(contrasted):
+        at = [t for t, _ in part]
+        groups.append((at, logit_diff([made.generated[t] for t in at], [f for _, f in part])))
+    groups += [(part, log_prob([made.generated[t] for t in part])) for part in _batches(others)]
+    for group, metric in groups:
+        scores = method(model, model.tokens([made.prompt(generated=t) for t in group]), metric)
         if not isinstance(scores, xr.DataArray) or set(scores.dims) != {"batch", "pos"}:
             what = scores.dims if isinstance(scores, xr.DataArray) else type(scores).__name__
             raise CasebackError(f"the method gave {what}: expected scores of tokens, (batch, pos)")

@@ -193,7 +193,7 @@ def value_zeroing(
     tokens: Any,
     metric: Metric,
     *,
-    across: Across = "rollout",
+    across: Across = "mean",
     distance: str = "cosine",
     token_budget: int | None = None,
     progress: bool = False,
@@ -209,7 +209,9 @@ def value_zeroing(
     metric
         Only its position counts: the layers' outputs know no target.
     across
-        ``"rollout"`` without identity, ``"mean"`` over the layers, or one by number.
+        ``"mean"`` over the layers, one by number, or ``"rollout"`` without identity, which the paper has as an option.
+        A row says whose values matter to a position, not how much of itself it keeps, so a rollout moves on to
+        earlier tokens at every layer.
     distance, token_budget, progress
         As for ``value_zeroing_maps``.
 
