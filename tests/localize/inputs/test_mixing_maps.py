@@ -328,3 +328,30 @@ def test_heads_behind_a_gate_or_a_norm_are_refused_by_what_stands_there(name):
             with pytest.raises(SiteAbsent, match=r"a (gate|norm) stands between"):
                 maps(model, shelf.ids((4,)))
         assert np.allclose(inputs.attention_maps(model, shelf.ids((4,))).sum("key"), 1)
+
+
+@pytest.mark.parametrize("maps", [m for m in mixers.MAPS if m is not inputs.decompx_maps])
+def test_tokens_that_are_alike_have_like_parts(maps):
+    """Without positions two tokens that are the same enter the first layer alike, and mix alike into what follows."""
+    hf = zoo.tiny("gpt2")
+    hf.transformer.wpe.weight.data.zero_()
+    with exact():
+        first = maps(cb.load(hf), [[4, 9, 4, 7]], layers=[0]).values[0, 0]
+    assert np.isclose(first[3, 0], first[3, 2], rtol=1e-9) and not np.isclose(first[3, 0], first[3, 1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bitnet", "afmoe", "minicpm3"])
+def test_3_1_18_needs_nothing_but_values(name):
+    model, prompt = shelf.model(name), shelf.ids((6,), seed=2)
+    with exact():
+        made = inputs.value_zeroing_maps(model, prompt, layers=[1], normalise=False).values[0, 0]
+        assert np.allclose(made, mixers.value_zeroing(model, prompt, 1), rtol=1e-8, atol=1e-14)
+
+
+def test_latent_attention_is_refused_where_values_are_taken_back_to_tokens_and_nowhere_else():
+    model, prompt = shelf.model("minicpm3"), shelf.ids((5,))
+    with exact():
+        assert inputs.mlp_maps(model, prompt).attrs["gap"] < 1e-10
+        assert abs(inputs.alti_logit(model, prompt, mixers.METRIC).attrs["gap"][0]) < 1e-10
+        with pytest.raises(SiteAbsent, match="latent"):
+            inputs.decompx(model, prompt, mixers.METRIC)

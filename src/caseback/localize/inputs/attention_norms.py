@@ -184,7 +184,7 @@ def _of_each_head(model: Model, run: Run, layer: int, of: str, p: float) -> Floa
     if branch.norm is not None and branch.scale is not None:
         each = branch.norm.centre(each) * branch.norm.gamma.to(each)
         pattern = pattern / spread(branch.scale, pattern.transpose(1, 2)).transpose(1, 2)
-    return pattern * each.norm(p=p, dim=-1)[:, :, None] * (1.0 if branch.factor >= 0 else -1.0)
+    return pattern * each.norm(p=p, dim=-1)[:, :, None]
 
 
 @technique(entry=("3.1.13",), citation="Kobayashi et al. 2020, Kobayashi et al. 2021", cost="one forward")
