@@ -156,7 +156,7 @@ def test_what_cannot_be_rolled_out_is_refused():
     model, prompt = shelf.model("gpt2"), shelf.ids((4,))
     with pytest.raises(CasebackError, match="go back to the prompt"):
         inputs.rollout(inputs.decompx_maps(model, prompt))
-    with pytest.raises(CasebackError, match="layers from 0 on"):
+    with pytest.raises(CasebackError, match="those from 0 on"):
         inputs.rollout(inputs.attention_maps(model, prompt, layers=[1, 2]))
     with pytest.raises(CasebackError, match="mean over heads"):
         inputs.rollout(inputs.attention_maps(model, prompt, heads="each"))
@@ -164,5 +164,14 @@ def test_what_cannot_be_rolled_out_is_refused():
         inputs.rollout(-inputs.attention_maps(model, prompt))
     with pytest.raises(OutOfRange, match="residual is 1.5"):
         inputs.rollout(inputs.attention_maps(model, prompt), residual=1.5)
+    with pytest.raises(CasebackError, match="go back to the prompt"):
+        inputs.attention_flow(model, prompt, mixers.METRIC, maps=inputs.decompx_maps(model, prompt))
+    with pytest.raises(CasebackError, match="the same prompts"):
+        inputs.attention_flow(model, shelf.ids((6,)), mixers.METRIC, maps=inputs.attention_maps(model, prompt))
+    for place in ((0, 0, 2, 1), (0, 0, 1, 1)):
+        broken = inputs.attention_maps(model, prompt)
+        broken.values[place] = np.nan
+        with pytest.raises(CasebackError, match="NaN inside a prompt"):
+            inputs.rollout(broken)
     with pytest.raises(CasebackError, match="as many of both"):
         inputs.rollout(inputs.attention_maps(model, prompt).isel(key=slice(3)))

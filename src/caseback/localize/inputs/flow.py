@@ -19,7 +19,8 @@ import xarray as xr
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import maximum_flow
 
-from caseback.localize.inputs.mixing import Maps, read_positions, tensor_of
+from caseback.errors import CasebackError
+from caseback.localize.inputs.mixing import Maps, read_positions, stack_of
 from caseback.localize.inputs.per_token import token_scores
 from caseback.localize.inputs.raw_attention import attention_maps
 from caseback.localize.inputs.rollout import residual_share
@@ -65,7 +66,8 @@ def attention_flow(
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions, or an array that is no map of each layer.
+        For a metric that is none or reads all positions, or maps of other prompts, of some layers only, or that go
+        back to the prompt's tokens already.
 
     Examples
     --------
@@ -79,7 +81,12 @@ def attention_flow(
     at = read_positions(model, tokens, metric)
     maps = attention_maps(model, tokens) if maps is None else maps
     share = residual_share(maps, residual)
-    values = tensor_of(maps)
+    values = stack_of(maps)
+    if values.shape[0] != len(tokens) or values.shape[-1] != tokens.ids.shape[1]:
+        raise CasebackError(
+            f"maps of {values.shape[0]} prompts of {values.shape[-1]} tokens at most, for {len(tokens)} of "
+            f"{tokens.ids.shape[1]}: expected maps of the same prompts"
+        )
     mixed = (1 - share) * values + share * torch.eye(values.shape[-1], dtype=values.dtype)
     scores = torch.zeros(len(values), values.shape[-1], dtype=torch.float64)
     for row, position in enumerate(at.tolist()):

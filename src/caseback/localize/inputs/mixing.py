@@ -127,7 +127,35 @@ def tensor_of(maps: xr.DataArray) -> Maps:
     values = torch.from_numpy(maps.transpose("batch", "layer", "query", "key").values.copy())
     if values.shape[-1] != values.shape[-2]:
         raise CasebackError(f"maps of {values.shape[-2]} queries and {values.shape[-1]} keys: expected as many of both")
+    missing = values.isnan()
+    real = ~missing[:, 0].diagonal(dim1=-2, dim2=-1)
+    ends = real.sum(-1, keepdim=True)
+    inside = torch.arange(real.shape[-1]) < ends
+    if bool((missing & (inside[:, None, :, None] & inside[:, None, None])).any()) or not bool(real.eq(inside).all()):
+        raise CasebackError("the maps have NaN inside a prompt: expected it only past the end of a shorter one")
     return values.nan_to_num(0.0)
+
+
+def stack_of(maps: xr.DataArray) -> Maps:
+    """The same of maps that follow one another: one each layer from 0 on, each of what entered that layer.
+
+    Raises
+    ------
+    CasebackError
+        Also for maps that begin later or leave layers out, or go back to the prompt's tokens already.
+    """
+    values = tensor_of(maps)
+    layers = maps.layer.values.tolist() if "layer" in maps.coords else list(range(values.shape[1]))
+    if layers != list(range(len(layers))):
+        raise CasebackError(f"a path through the layers needs those from 0 on, {layers} given: leave layers out")
+    if maps.attrs.get("cumulative"):
+        raise CasebackError(
+            f"maps of {maps.attrs.get('technique')} go back to the prompt's tokens already: a path through them would "
+            "count each layer several times over"
+        )
+    if bool((values < 0).any()):
+        raise CasebackError("the maps have negative entries, which are no shares: take norms or weights")
+    return values
 
 
 def rolled(maps: Maps, residual: float) -> Maps:
@@ -187,11 +215,7 @@ def row_scores(
     at = read_positions(model, tokens, metric)
     values = tensor_of(maps)
     if across == "rollout":
-        if maps.layer.values.tolist() != list(range(len(maps.layer))):
-            raise CasebackError(
-                f"a rollout needs the layers from 0 on, {maps.layer.values.tolist()} given: leave layers out"
-            )
-        made = rolled(values, residual)[:, -1]
+        made = rolled(stack_of(maps), residual)[:, -1]
         attrs = {"residual": residual, **attrs}
     elif across == "mean":
         made = values.mean(1)

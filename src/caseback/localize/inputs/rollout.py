@@ -13,8 +13,8 @@ from typing import Any
 
 import xarray as xr
 
-from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.inputs.mixing import rolled, row_scores, tensor_of
+from caseback.errors import OutOfRange
+from caseback.localize.inputs.mixing import rolled, row_scores, stack_of
 from caseback.localize.inputs.raw_attention import attention_maps
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
@@ -74,23 +74,13 @@ def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bo
     >>> whole.dims, bool(abs(whole.sum("key") - 1).max() < 1e-5), whole.attrs["residual"]
     (('batch', 'query', 'key'), True, 0.5)
     """
-    values, share = tensor_of(maps), residual_share(maps, residual)
-    layers = maps.layer.values.tolist() if "layer" in maps.coords else list(range(values.shape[1]))
-    if layers != list(range(len(layers))):
-        raise CasebackError(f"a rollout needs the layers from 0 on, {layers} given: leave layers out")
-    if maps.attrs.get("cumulative"):
-        raise CasebackError(
-            f"maps of {maps.attrs.get('technique')} go back to the prompt's tokens already: a rollout of them would "
-            "count each layer several times over"
-        )
-    if bool((values < 0).any()):
-        raise CasebackError("the maps have negative entries, which are no shares: take norms or weights")
+    values, share = stack_of(maps), residual_share(maps, residual)
     outside = maps.isnull().transpose("batch", "layer", "query", "key").values
     made = rolled(values, share).numpy()
     made[outside] = float("nan")
     coords = {name: maps.coords[name] for name in ("query_token", "key_token") if name in maps.coords}
     if each_layer:
-        coords["layer"] = layers
+        coords["layer"] = list(range(values.shape[1]))
     kept = {key: value for key, value in maps.attrs.items() if key not in (*_OF_THE_TECHNIQUE, "model")}
     kept |= {"maps": maps.attrs.get("technique"), "residual": share}
     made_of = labelled(
