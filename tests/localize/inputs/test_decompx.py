@@ -7,6 +7,7 @@ import mixers
 import numpy as np
 import pytest
 import torch
+from live_memory import Live
 
 import caseback as cb
 import shelf
@@ -16,6 +17,7 @@ from caseback.localize import inputs
 from caseback.localize.inputs.mixing import rolled
 from caseback.model.linearised import sites, steps
 from exact import exact
+from zoo_families import D_MODEL
 
 DENSE = [name for name in shelf.DISTINCT if name not in mixers.MIXTURES and not name.startswith("deepseek")]
 
@@ -83,6 +85,21 @@ def freeze(model):
                 return x * (act(x) / x).detach()
 
             p.act.forward = slope
+
+
+def test_3_1_19_memory_is_one_layers_whatever_the_number_of_layers():
+    def peak(layers):
+        config = zoo.FAMILIES["llama"]()
+        config.num_hidden_layers = layers
+        model = cb.load(zoo.from_config(config, torch.float32))
+        run = model.run(shelf.ids((40,)), read=sites(model))
+        with Live() as live:
+            for step in steps(model, run):
+                del step
+        return live.peak / (40 * 41 * D_MODEL * 4)
+
+    two, eight = peak(2), peak(8)
+    assert eight < 1.01 * two and 2 < two < 20, (two, eight)
 
 
 def test_3_1_19_no_more_than_one_layers_block_is_held():
