@@ -1,5 +1,6 @@
 """PRIMER 3.1.19 and 3.1.20: decompositions that sum to the logits, from both ends of the network."""
 
+import sys
 import weakref
 
 import by_hand
@@ -85,6 +86,20 @@ def freeze(model):
                 return x * (act(x) / x).detach()
 
             p.act.forward = slope
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gptj", "gemma2", "mpt_clipped"])
+def test_3_1_19_sources_can_go_through_the_layers_by_themselves(name, monkeypatch):
+    model, prompts = shelf.model(name), shelf.ids((7, 4))
+    with exact():
+        whole = inputs.decompx_maps(model, prompts), inputs.decompx_logits(model, prompts, [3, 5])
+        for at_once in (1, 3):
+            monkeypatch.setattr(
+                sys.modules["caseback.localize.inputs.decompx"], "_NUMBERS_AT_ONCE", at_once * 2 * 7 * D_MODEL
+            )
+            maps, logits = inputs.decompx_maps(model, prompts), inputs.decompx_logits(model, prompts, [3, 5])
+            assert np.allclose(maps, whole[0], atol=1e-12, equal_nan=True) and maps.attrs["gap"] < 1e-9
+            assert np.allclose(logits, whole[1], atol=1e-10, equal_nan=True)
 
 
 def test_3_1_19_memory_is_one_layers_whatever_the_number_of_layers():

@@ -4,9 +4,9 @@
 
 With attention patterns, norms' denominators and the activations' slopes (a gated MLP's gate) held at their values the
 network is affine in what its embeddings wrote: ``caseback.model.linearised``. The same sum can be had from both ends.
-Forwards, D of one layer after another, (query, source, d_model) each: maps, and any logits at all. Backwards, one
-vector a position, pulled through the transposed layers: the scores of one metric, for the price of another forward.
-They are the frozen network's gradient times its input, and with the biases they sum to the metric.
+Forwards, D of one layer after another, (query, source, d_model) of some sources each: maps, and any logits at all.
+Backwards, one vector a position, pulled through the transposed layers: the scores of one metric, for the price of
+another forward. They are the frozen network's gradient times its input, and with the biases they sum to the metric.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from caseback.localize.inputs.mixing import (
     row_shares,
 )
 from caseback.localize.inputs.per_token import aligned, expect_metric, token_scores
-from caseback.model.linearised import sites, steps
+from caseback.model.linearised import sites, steps, value_slopes
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
 from caseback.model.norms import at_least_float32
@@ -36,11 +36,12 @@ from caseback.model.readout import Directions, Position, picked, readout
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.run import Run, execute
-from caseback.model.sources import values_of
+from caseback.model.tokens import Tokens
 from caseback.model.writes import Branch, attention_branch, mlp_branch, spread
 
 Pull = Float[Tensor, "batch pos d_model"]
 BIAS = ("apart", "shared")
+_NUMBERS_AT_ONCE = 1 << 22
 
 
 @technique(entry=("3.1.19",), citation="Modarressi et al. 2023, Oh and Schuler 2023", cost="two forwards")
@@ -163,25 +164,18 @@ def _through_attention(model: Model, run: Run, layer: int, pull: Pull) -> tuple[
     branch = attention_branch(model.anatomy, layer, run["z", layer])
     of_z = torch.einsum("bid,hed->bhie", _behind(branch, pull), branch.weight)
     of_v = torch.einsum("bhij,bhie->bjhe", at_least_float32(run["pattern", layer]), of_z)
-    of_v = (of_v * _value_slope(model, run, layer)).unflatten(2, (len(w_v), -1)).sum(3)
+    of_v = (of_v * value_slopes(model, run, layer)).unflatten(2, (len(w_v), -1)).sum(3)
     bias = _worth(branch.constant(pull), pull) + (of_v * b_v).sum((1, 2, 3))
     read = torch.einsum("bjhe,hde->bjd", of_v, w_v)
     before, of_norm = _before(model, parts.attn_norm, run["attn_in", layer], read)
     return before, bias + of_norm
 
 
-def _value_slope(model: Model, run: Run, layer: int) -> Float[Tensor, "batch pos head d_head"] | float:
-    """What clipping makes of the values (MPT, OLMo), a slope like any other."""
-    parts, weights = model.anatomy.layers[layer], model.weights
-    read = at_least_float32(run["attn_in", layer])
-    read = read if parts.attn_norm is None else model.anatomy.norms[id(parts.attn_norm)](read)
-    made = torch.einsum("bjd,hde->bjhe", read, at_least_float32(weights.W_V[layer]))
-    made = made + at_least_float32(weights.b_V[layer])
-    made = made.repeat_interleave(parts.dims.n_heads // made.shape[2], 2)
-    told = values_of(run, layer).transpose(1, 2)
-    loose = torch.finfo(made.dtype).eps ** 0.5
-    same = torch.isclose(made, told, rtol=loose, atol=loose * float(made.abs().mean()))
-    return torch.where(same, 1.0, told / torch.where(same, 1.0, made))
+def _slots(model: Model, tokens: Tokens) -> list[range]:
+    """The sources and the biases' slot, cut so that one layer's block of a part stays small."""
+    batch, pos = tokens.shape
+    at_once = max(1, _NUMBERS_AT_ONCE // (batch * pos * model.d_model))
+    return [range(first, min(first + at_once, pos + 1)) for first in range(0, pos + 1, at_once)]
 
 
 @technique(entry=("3.1.19",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model")
@@ -190,8 +184,8 @@ def decompx_maps(
 ) -> xr.DataArray:
     """How much of each position behind a layer comes from each token of the prompt, all layers before included.
 
-    These are no maps to roll out: each already is what a rollout approximates. Memory is one layer's (query, source,
-    d_model), whatever the number of layers.
+    These are no maps to roll out: each already is what a rollout approximates. Sources go through the layers some at
+    a time, so that memory is bounded whatever the number of layers and does not grow with the square of the prompt.
 
     Parameters
     ----------
@@ -229,14 +223,16 @@ def decompx_maps(
     """
     chosen, tokens = chosen_layers(model, layers), model.tokens(tokens)
     run = execute(model.anatomy, tokens, read=[*sites(model), "resid_post"], logits=False)
-    found, gap = {}, 0.0
-    for step in steps(model, run):
-        if step.layer in chosen:
-            off = (step.stream.sum(2) - at_least_float32(run["resid_post", step.layer])).abs()
-            gap = max(gap, float(off[tokens.mask].max()))
-            found[step.layer] = by_own_positions(step.stream[:, :, :-1].norm(p=p, dim=-1), tokens)
-            del off
-        del step
+    norms: dict[int, list[Tensor]] = {layer: [] for layer in chosen}
+    off = {layer: -at_least_float32(run["resid_post", layer]) for layer in chosen}
+    for slots in _slots(model, tokens):
+        for step in steps(model, run, slots):
+            if step.layer in norms:
+                off[step.layer] = off[step.layer] + step.stream.sum(2)
+                norms[step.layer].append(step.stream.norm(p=p, dim=-1))
+            del step
+    gap = max(float(x[tokens.mask].abs().max()) for x in off.values())
+    found = {layer: by_own_positions(torch.cat(made, -1)[..., :-1], tokens) for layer, made in norms.items()}
     maps, empty = torch.stack([found[layer] for layer in chosen], 1), None
     if normalise:
         maps, empty = row_shares(maps, tokens)
@@ -297,11 +293,13 @@ def decompx_logits(model: Model, tokens: Any, directions: Directions, *, pos: Po
     tokens = model.tokens(tokens)
     run = execute(model.anatomy, tokens, read=sites(model), logits=False)
     reading = readout(model, directions, picked(run["resid_post", -1], tokens, pos))
-    last = torch.empty(0)
-    for step in steps(model, run):
-        last = step.stream
-        del step
-    values = reading.of(picked(last, tokens, pos))
+    read: list[Tensor] = []
+    for slots in _slots(model, tokens):
+        for step in steps(model, run, slots):
+            if step.layer == model.n_layers - 1:
+                read.append(reading.of(picked(step.stream, tokens, pos)))
+            del step
+    values = torch.cat(read, -2)
     sources, slot = values[..., :-1, :], values[..., -1:, :] + reading.rows(values[..., -1, :])[..., None, :]
     width = sources.shape[-2]
     if pos is None:
