@@ -5,20 +5,21 @@
 Each technique scores one prompt's tokens for a logit difference. It is timed between two plain Hugging Face passes of
 the same prompt and divided by them: CPU time, medians over the rounds, as so many forwards and as so many forwards with
 a backward to the embeddings. A plain forward unembeds every position, a technique that knows no target none.
-``--memory`` prints instead, one process a technique, how far the resident memory rises above the run that it reads.
+``--memory`` prints instead how many bytes of tensors are alive at most, the run that a technique reads included.
 """
 
 import argparse
 import os
-import resource
 import statistics
-import subprocess
-import sys
 import time
+import weakref
+from collections import Counter
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import caseback as cb
@@ -47,20 +48,46 @@ def cpu_time(job) -> float:
     return time.process_time() - start
 
 
-def peak() -> float:
-    """The most resident memory so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+class Live(TorchDispatchMode):
+    """While active, counts the storages that operations make until the last tensor on each is gone."""
+
+    def __init__(self):
+        super().__init__()
+        self.users, self.now, self.peak = Counter(), 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        for x in tree_leaves(made):
+            if isinstance(x, torch.Tensor):
+                self._count(x, given)
+        return made
+
+    def _count(self, x, given):
+        place, size = x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()
+        if place in given and not self.users[place]:
+            return  # a view of something older than the count
+        if not self.users[place]:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self.users[place] += 1
+        weakref.finalize(x, self._gone, place, size)
+
+    def _gone(self, place, size):
+        self.users[place] -= 1
+        if not self.users[place]:
+            self.now -= size
 
 
 def memory(name: str, n_tokens: int) -> None:
-    """The rise of one technique, in this process, above a run that keeps every site."""
-    model, ids = made(n_tokens)
-    with torch.no_grad():
-        model.run(ids, read=["resid_post", "pattern", "v", "z", "mlp_pre", "mlp_post", "attn_in", "mlp_in"])
-    before = peak()
-    JOBS[name](model, ids)
+    """The most bytes of tensors alive at once, beside what one layer's block is."""
+    model, tokens = made(n_tokens)
+    with Live() as live:
+        JOBS[name](model, tokens)
     block = n_tokens * (n_tokens + 1) * model.d_model * 4 / 2**20
-    print(f"{name:20s} {n_tokens:4d} tokens  +{peak() - before:7.1f} MB  ({block:.1f} MB is one block of a layer)")
+    print(
+        f"  {name:20s} {live.peak / 2**20:7.1f} MB, one layer's (source, position, d_model) {block:.1f} MB", flush=True
+    )
 
 
 def made(n_tokens: int):
@@ -79,14 +106,10 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     names = [chosen.only] if chosen.only else list(JOBS)
     if chosen.memory:
-        if chosen.only:
-            for n_tokens in chosen.tokens:
-                memory(chosen.only, n_tokens)
-            return
-        for name in ("decompx_maps", "decompx", "mlp_mixing", "globenc"):
-            for n_tokens in chosen.tokens:
-                flags = ["--memory", "--only", name, "--tokens", str(n_tokens)]
-                subprocess.run([sys.executable, __file__, *flags], check=True)
+        for n_tokens in chosen.tokens:
+            print(f"{n_tokens} tokens")
+            for name in names:
+                memory(name, n_tokens)
         return
     for n_tokens in chosen.tokens:
         model, tokens = made(n_tokens)
