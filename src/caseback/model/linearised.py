@@ -9,7 +9,8 @@ affine, so the stream at position i is a sum over source tokens s, and a slot fo
     MLP:        D[i, s] += (slope_i * N(D[i, s]) W_in) W_out
 
 with N the frozen norm. Norms' biases, b_V, b_O, b_in and b_out enter at the bias slot and travel on from
-there. Only the current layer's D is held, positions^2 x d_model a prompt.
+there. Only the current layer's D is held, positions^2 x d_model a prompt; sources do not meet, so a part of
+the slots can go through all layers by itself, and less is held.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from caseback.model.weights import Weights
 from caseback.model.writes import attention_branch, mlp_branch, spread
 
 Parts = Float[Tensor, "batch pos source d_model"]
-_WIDE = 1 << 24  # numbers held at once for the neurons' parts of some positions
+_WIDE = 1 << 22  # numbers held at once for the neurons' parts of some positions
 
 
 @dataclass(frozen=True)
@@ -88,30 +89,40 @@ def sites(model: Model) -> list[Any]:
     return [*ends, "attn_in", "pattern", "v", "z", "mlp_in", "mlp_pre", "mlp_post"]
 
 
-def start(model: Model, run: Run) -> Parts:
-    """The stream before the first layer by source: each position its own, the bias slot (last) empty."""
+def start(model: Model, run: Run, slots: range | None = None) -> Parts:
+    """The stream before the first layer by source: each position its own, the bias slot (last) empty.
+
+    ``slots`` takes neighbours among the sources, the bias slot being number positions.
+    """
     x = at_least_float32(run["embed"])
     if model.anatomy.pos_embed is not None:
         x = x + run["pos_embed"]
     batch, pos, d_model = x.shape
-    parts = x.new_zeros(batch, pos, pos + 1, d_model)
-    here = torch.arange(pos, device=x.device)
-    parts[:, here, here] = x
+    slots = range(pos + 1) if slots is None else slots
+    parts = x.new_zeros(batch, pos, len(slots), d_model)
+    here = torch.arange(slots.start, min(slots.stop, pos), device=x.device)
+    parts[:, here, here - slots.start] = x[:, here]
     return parts
 
 
-def steps(model: Model, run: Run) -> Iterator[Step]:
-    """The layers one after the other, each by source; ``run`` read ``sites(model)``."""
-    parts = start(model, run)
+def steps(model: Model, run: Run, slots: range | None = None) -> Iterator[Step]:
+    """The layers one after the other, each by source (or by some of them); ``run`` read ``sites(model)``."""
+    parts = start(model, run, slots)
+    biased = slots is None or slots.stop > parts.shape[1]
     for layer, p in enumerate(model.anatomy.layers):
-        z = _attention(model, run, layer, parts)
+        z = _attention(model, run, layer, parts, biased)
         branch = attention_branch(model.anatomy, layer, run["z", layer])
         written = branch.push(torch.einsum("bishe,hed->bisd", z, branch.weight))
         constant = branch.constant(at_least_float32(run["attn_in", layer]))
-        middle = parts + _with_bias(written, constant)
-        mlp = _mlp(model, run, layer, parts if p.parallel else middle)
+        middle = parts + (_with_bias(written, constant) if biased else written)
+        del written
+        mlp = _mlp(model, run, layer, parts if p.parallel else middle, biased)
         parts = middle + mlp
-        yield Step(layer, z, constant, mlp, parts)
+        step = Step(layer, z, constant, mlp, parts)
+        # while the next layer is made, nothing of this one is kept here but the stream
+        del z, mlp, middle
+        yield step
+        del step
 
 
 def _with_bias(parts: Parts, bias: Tensor | None) -> Parts:
@@ -121,45 +132,64 @@ def _with_bias(parts: Parts, bias: Tensor | None) -> Parts:
     return parts
 
 
-def _normed(model: Model, module: Any, stream: Tensor, parts: Parts) -> Parts:
+def _normed(model: Model, module: Any, stream: Tensor, parts: Parts, biased: bool) -> Parts:
     """The norm by source, its denominator that of the stream itself."""
     if module is None:
         return parts.clone()
     norm: Norm = model.anatomy.norms[id(module)]
-    return _with_bias(norm.frozen(parts, spread(norm.scale(stream), parts)), norm.beta)
+    made = norm.frozen(parts, spread(norm.scale(stream), parts))
+    return _with_bias(made, norm.beta) if biased else made
 
 
-def _attention(model: Model, run: Run, layer: int, parts: Parts) -> Float[Tensor, "batch pos source head d_head"]:
+def value_slopes(model: Model, run: Run, layer: int) -> Float[Tensor, "batch pos head d_head"]:
+    """What clipping makes of the values (MPT, OLMo), a slope like any other; 1 where they are as projected."""
     p, weights = model.anatomy.layers[layer], Weights(model.anatomy)
-    read = _normed(model, p.attn_norm, run["attn_in", layer], parts)
-    v = torch.einsum("bjsd,hde->bjshe", read, at_least_float32(weights.W_V[layer]))
-    v[:, :, -1] += at_least_float32(weights.b_V[layer])
-    v = v.repeat_interleave(p.dims.n_heads // v.shape[3], 3)
-    # Where values are clipped (MPT, OLMo) the clip is a slope like any other.
-    made, told = v.sum(2), values_of(run, layer).transpose(1, 2)
+    read = at_least_float32(run["attn_in", layer])
+    read = read if p.attn_norm is None else model.anatomy.norms[id(p.attn_norm)](read)
+    made = torch.einsum("bjd,hde->bjhe", read, at_least_float32(weights.W_V[layer]))
+    made = made + at_least_float32(weights.b_V[layer])
+    made = made.repeat_interleave(p.dims.n_heads // made.shape[2], 2)
+    told = values_of(run, layer).transpose(1, 2)
     loose = torch.finfo(made.dtype).eps ** 0.5
     same = torch.isclose(made, told, rtol=loose, atol=loose * float(made.abs().mean()))
-    slope = torch.where(same, 1.0, told / torch.where(same, 1.0, made))
-    return torch.einsum("bhij,bjshe->bishe", at_least_float32(run["pattern", layer]), v * slope.unsqueeze(2))
+    return torch.where(same, 1.0, told / torch.where(same, 1.0, made))
 
 
-def _mlp(model: Model, run: Run, layer: int, parts: Parts) -> Parts:
+def _attention(
+    model: Model, run: Run, layer: int, parts: Parts, biased: bool
+) -> Float[Tensor, "batch pos source head d_head"]:
+    p, weights = model.anatomy.layers[layer], Weights(model.anatomy)
+    read = _normed(model, p.attn_norm, run["attn_in", layer], parts, biased)
+    v = torch.einsum("bjsd,hde->bjshe", read, at_least_float32(weights.W_V[layer]))
+    del read
+    if biased:
+        v[:, :, -1] += at_least_float32(weights.b_V[layer])
+    v = v.repeat_interleave(p.dims.n_heads // v.shape[3], 3) if v.shape[3] < p.dims.n_heads else v
+    v *= value_slopes(model, run, layer).unsqueeze(2)
+    return torch.einsum("bhij,bjshe->bishe", at_least_float32(run["pattern", layer]), v)
+
+
+def _mlp(model: Model, run: Run, layer: int, parts: Parts, biased: bool) -> Parts:
     p, weights = model.anatomy.layers[layer], Weights(model.anatomy)
     pre, neurons = (at_least_float32(run[name, layer]) for name in ("mlp_pre", "mlp_post"))
     slope = torch.where(pre == 0, 0.0, neurons / torch.where(pre == 0, 1.0, pre))
     branch, w_in = mlp_branch(model.anatomy, layer, neurons), at_least_float32(weights.W_in[layer])
-    read = _normed(model, p.mlp_norm, run["mlp_in", layer], parts)
+    read = _normed(model, p.mlp_norm, run["mlp_in", layer], parts, biased)
     out = torch.zeros_like(parts)
     # Half of the table is empty, no token reads a later one: only the pairs that hold something are worked on.
     live = parts.ne(0).any(-1).any(0)
-    live[:, -1] = True
+    if biased:
+        live[:, -1] = True
     at_once = max(1, _WIDE // (len(parts) * w_in.shape[-1]))
     for pairs in live.nonzero().split(at_once):
         i, s = pairs.T
         made = read[:, i, s] @ w_in
-        made[:, s == len(live)] += at_least_float32(weights.b_in[layer])
-        out[:, i, s] = (made * slope[:, i]) @ branch.weight
-    return _with_bias(branch.push(out), branch.constant(read[:, :, -1]))
+        if biased:
+            made[:, s == live.shape[1] - 1] += at_least_float32(weights.b_in[layer])
+        made *= slope[:, i]
+        out[:, i, s] = made @ branch.weight
+    out = branch.push(out)
+    return _with_bias(out, branch.constant(read[:, :, -1])) if biased else out
 
 
 @technique(entry=("2.9",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model")

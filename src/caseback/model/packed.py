@@ -215,6 +215,13 @@ class Packed:
             hidden = self._through_layers()
         return list(zip(self.segments, self._measure(hidden).unbind(), strict=True))
 
+    def after(self, layer: int) -> Tensor:
+        """The stream of every row behind the one layer that all segments enter; rows are ``example`` and ``column``."""
+        self.active = 0
+        with attending(self.anatomy, self._attend):
+            hidden = self.clean.stream[layer].new_empty(0, self.clean.stream[layer].shape[-1])
+            return self._call(self._join(hidden, layer), layer)
+
     def _through_layers(self) -> Tensor:
         n = self.anatomy.n_layers
         hidden = self.clean.stream[0].new_empty(0, self.clean.stream[0].shape[-1])
