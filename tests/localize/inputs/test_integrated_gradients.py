@@ -13,7 +13,8 @@ import zoo
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.inputs.baselines import baseline_embedding
 from caseback.localize.inputs.gradients import gradient_x_input
-from caseback.localize.inputs.integrated_gradients import RULES, integrated_gradients
+from caseback.localize.inputs.integrated_gradients import integrated_gradients
+from caseback.localize.inputs.quadrature import RULES
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)
