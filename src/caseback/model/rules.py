@@ -61,7 +61,8 @@ class Rules:
     router
         ``"held"``: the weights of experts are constants.
     epsilon
-        Added to the size of every sum over inputs (linear maps, weighted values) before relevance is shared out.
+        Added to the size of every sum with constant weights (linear maps, and values where patterns are held) before
+        its relevance is shared out.
     """
 
     norm: str = "held"
@@ -168,7 +169,7 @@ def _product(rules: Rules, func: Callable, given: Given, *, sums: bool = False) 
     out = _call(func, {**given, gates[0]: given[gates[0]].detach()} if held else given)
     if len(grown) > 1 and rules.product != "gradient" and not held:
         out = weakened(out, 0.5)
-    if sums and grown and rules.epsilon:
+    if sums and len(grown) == 1 and rules.epsilon:
         return epsilon_rule(out, rules.epsilon)
     return _activated(out) if gates else out
 
@@ -180,6 +181,10 @@ def _summed(rules: Rules, func: Callable, given: Given) -> Tensor:
 def _linear(rules: Rules, func: Callable, given: Given) -> Tensor:
     out = _call(func, given)
     return epsilon_rule(out, rules.epsilon) if rules.epsilon and _grown(given) else out
+
+
+def _gradient(rules: Rules, func: Callable, given: Given) -> Tensor:
+    return _call(func, given)
 
 
 def _elementwise(rules: Rules, func: Callable, given: Given) -> Tensor:
@@ -215,7 +220,7 @@ def _softmax(rules: Rules, func: Callable, given: Given) -> Tensor:
 
 
 def _attention(rules: Rules, func: Callable, given: Given) -> Tensor:
-    """Scores, softmax and weighted values in one call: their rules act on what enters it, and on the sums it makes."""
+    """Scores, softmax and weighted values in one call: their rules act on what enters it, and on what leaves it."""
     q, k, v = (0 if 0 in given else "query"), (1 if 1 in given else "key"), (2 if 2 in given else "value")
     given = dict(given)
     if rules.softmax == "held":
@@ -223,7 +228,7 @@ def _attention(rules: Rules, func: Callable, given: Given) -> Tensor:
     elif rules.product != "gradient":
         for key, factor in ((q, 0.25), (k, 0.25), (v, 0.5)):
             given[key] = weakened(given[key], factor)
-    return _linear(rules, func, given)
+    return (_linear if rules.softmax == "held" else _gradient)(rules, func, given)
 
 
 _KINDS: dict[Callable, tuple[Any, ...]] = {

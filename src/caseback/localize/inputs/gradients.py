@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caseback.errors import OutOfRange
 from caseback.localize.inputs.per_token import aligned, prepared, token_scores
+from caseback.model.measure import measured
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
 from caseback.model.norms import at_least_float32
@@ -49,6 +50,8 @@ def gradient_norm(model: Model, tokens: Any, metric: Metric, *, p: float = 2.0) 
     ------
     OutOfRange
         For ``p`` below 1.
+    TargetError
+        Where a foil is the target.
     CasebackError
         Where ``metric`` is none.
 
@@ -90,6 +93,8 @@ def gradient_x_input(model: Model, tokens: Any, metric: Metric, *, by_dimension:
 
     Raises
     ------
+    TargetError
+        Where a foil is the target.
     CasebackError
         Where ``metric`` is none.
 
@@ -111,7 +116,7 @@ def embedding_and_gradient(
     model: Model, tokens: Tokens, metric: Metric
 ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"]]:
     """What the embedding writes and the metric's gradient there, each prompt beginning at 0, in float32 at least."""
-    run = model.run(tokens, read=["embed"], grad=True)
-    gradient = run.grad(metric, ["embed"], retain=False)["embed"]
+    run, value = measured(model.anatomy, tokens, metric, read=["embed"], grad=True)
+    gradient = run.grad(value, ["embed"], retain=False)["embed"]
     both = (aligned(at_least_float32(x.detach()), tokens) for x in (run["embed"], gradient))
     return next(both), next(both)

@@ -67,6 +67,8 @@ def lrp_epsilon(
     ------
     OutOfRange
         For a negative ``epsilon``.
+    TargetError
+        Where a foil is the target.
     CasebackError
         Where ``metric`` is none.
 
@@ -118,6 +120,8 @@ def conservative_propagation(
 
     Raises
     ------
+    TargetError
+        Where a foil is the target.
     CasebackError
         For an unknown ``activation``, or where ``metric`` is none.
 
@@ -174,6 +178,8 @@ def attn_lrp(
     ------
     OutOfRange
         For a negative ``epsilon``.
+    TargetError
+        Where a foil is the target.
     CasebackError
         Where ``metric`` is none.
 

@@ -74,6 +74,8 @@ def site_relevance(
     ------
     UnknownSite, SiteAbsent
         For what is no site of this model, or has no gradient.
+    TargetError
+        Where a foil is the target.
     CasebackError
         For unknown rules, no site, or a metric that is none.
 
