@@ -68,7 +68,7 @@ def suffix_gradients(
     bound = metric.on(tokens, anatomy)
     with undisturbed(anatomy.hf, grad=False):
         clean = record(anatomy, tokens, [Site("embed")])
-    first, lengths = tokens.first.tolist(), tokens.lengths.tolist()
+    first, lengths, ends = tokens.first.tolist(), tokens.lengths.tolist(), tokens.lengths.cpu() - 1
     stops = (
         lengths if bound.columns is None else [c - f + 1 for c, f in zip(bound.columns.tolist(), first, strict=True)]
     )
@@ -82,7 +82,8 @@ def suffix_gradients(
         edits = [
             edit
             for row, (i, _, p) in enumerate(chunk)
-            for edit in resolve(Replace("embed", x[row], pos=p), anatomy, tokens, owner=i)
+            # An address must exist in every prompt, though only the owner's is edited.
+            for edit in resolve(Replace("embed", x[row], pos=ends.clamp_max(p)), anatomy, tokens, owner=i)
         ]
         with undisturbed(anatomy.hf, grad=True):
             values = torch.stack([value for _, value in Packed(anatomy, clean, segments, edits, bound).values()])

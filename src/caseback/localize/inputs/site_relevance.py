@@ -67,8 +67,8 @@ def site_relevance(
     Returns
     -------
     xr.Dataset
-        A variable a site, (layer, batch, pos, ...), attention's (layer, batch, head, query, key); NaN where a shorter
-        prompt has no token. What the rules hold constant has relevance 0.
+        A variable a site (``expert``'s is ``expert_weights``), (layer, batch, pos, ...), attention's (layer, batch,
+        head, query, key); NaN where a shorter prompt has no token. What the rules hold constant has relevance 0.
 
     Raises
     ------
@@ -117,11 +117,13 @@ def site_relevance(
         coords = _labels(dims, tokens)
         if SITES[site_name].layered:
             dims, coords = ["layer", *dims], coords | {"layer": [s.layer for s in each]}
-        found[site_name] = labelled(
+        # a variable may not be called as one of its dimensions is
+        variable = f"{site_name}_weights" if site_name in dims else site_name
+        found[variable] = labelled(
             made,
             dims,
             coords,
-            name=site_name,
+            name=variable,
             technique=site_relevance,
             model=model,
             metric=metric.name,
