@@ -182,7 +182,11 @@ def test_every_site_with_a_gradient_has_relevance(name):
         for rules in PRESETS:
             found = site_relevance(model, shelf.ids((5, 3)), METRIC, sites, rules=rules)
             assert set(found.data_vars) == {"expert_weights" if s == "expert" else s for s in sites}
-            assert all(bool(np.isfinite(values.isel(batch=0)).all()) for values in found.data_vars.values())
+            for values in found.data_vars.values():
+                # beside others' a site has rows for layers that lack it, such as a dense layer's router
+                mine = values.isel(batch=0)
+                mine = mine.dropna("layer", how="all") if "layer" in mine.dims else mine
+                assert mine.size and bool(np.isfinite(mine).all())
             assert found["embed"].attrs["softmax_rule"] == PRESETS[rules].softmax
     assert found["resid_post"].attrs["entry"] == "3.1.5, 3.1.6"
 

@@ -68,7 +68,8 @@ def site_relevance(
     -------
     xr.Dataset
         A variable a site (``expert``'s is ``expert_weights``), (layer, batch, pos, ...), attention's (layer, batch,
-        head, query, key); NaN where a shorter prompt has no token. What the rules hold constant has relevance 0.
+        head, query, key); NaN where a shorter prompt has no token, and where a layer lacks a site that another one
+        given has there. What the rules hold constant has relevance 0.
 
     Raises
     ------
