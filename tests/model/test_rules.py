@@ -132,6 +132,22 @@ def test_with_no_rule_it_is_the_gradient():
     assert torch.allclose(one, two, atol=1e-12) and one.any()
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bloom", "llama", "qwen3"])
+def test_norms_and_activations_without_a_rule_keep_their_gradient(name):
+    """Though they are made of products, sums and tanh, which have rules elsewhere."""
+    model, rules = shelf.model(name), Rules(norm="gradient", activation="gradient")
+    modules = [*activations(model.anatomy), *(module for module, _ in all_norms(model.anatomy))]
+    assert len(modules) > 2 * model.n_layers
+    with exact():
+        for module in modules:
+            width = module.weight.shape[-1] if hasattr(module, "weight") else 8
+            x, above = leaf(2, width), torch.randn(2, width, dtype=torch.float64)
+            (plain,) = torch.autograd.grad(module(x), x, above)
+            with ruled(model.anatomy, rules):
+                out = module(x)
+            assert torch.allclose(torch.autograd.grad(out, x, above)[0], plain, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", shelf.FEW)
 def test_the_forward_pass_stays_as_it_is(name):
     model, prompts = shelf.model(name), shelf.ids((7, 4))

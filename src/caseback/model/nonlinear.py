@@ -19,20 +19,26 @@ _HOMES = ("transformers.activations", "torch.nn.modules.activation")
 _NOT_ELEMENTWISE = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, nn.GLU, nn.MultiheadAttention)
 
 
+def norm_modules(anatomy: Anatomy) -> Iterator[nn.Module]:
+    """Every norm of the model: those of the stream, and those inside attention and MLPs."""
+    for module in anatomy.hf.modules():
+        named = "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
+        if named or id(module) in anatomy.norms:
+            yield module
+
+
 def all_norms(anatomy: Anatomy) -> Iterator[tuple[nn.Module, Norm]]:
-    """Every norm of the model with what it does: those of the stream, and those inside attention and MLPs.
+    """Every norm of the model with what it does.
 
     Raises
     ------
     AnatomyError
         For one that is neither LayerNorm nor RMSNorm.
     """
-    for module in anatomy.hf.modules():
-        if id(module) in anatomy.norms:
-            yield module, anatomy.norms[id(module)]
-        elif "norm" in type(module).__name__.lower() and not any(True for _ in module.children()):
-            weight: Any = getattr(module, "weight", None)
-            yield module, read_norm(module, weight.shape[-1] if isinstance(weight, Tensor) else anatomy.d_head)
+    for module in norm_modules(anatomy):
+        weight: Any = getattr(module, "weight", None)
+        width = weight.shape[-1] if isinstance(weight, Tensor) else anatomy.d_head
+        yield module, anatomy.norms.get(id(module)) or read_norm(module, width)
 
 
 def activations(anatomy: Anatomy) -> Iterator[nn.Module]:

@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.model.anatomy import Anatomy
-from caseback.model.nonlinear import activations, all_norms
+from caseback.model.nonlinear import activations, all_norms, norm_modules
 from caseback.model.norms import Norm
 
 CHOICES = {
@@ -256,10 +256,19 @@ class _Rewritten(TorchFunctionMode):
 
     def __init__(self, rules: Rules):
         super().__init__()
-        self.rules = rules
+        self.rules, self.resting = rules, False
+
+    @contextmanager
+    def rest(self) -> Iterator[None]:
+        """Leave what runs inside its own gradient: a norm's or an activation's parts are no steps of the network."""
+        before, self.resting = self.resting, True
+        try:
+            yield
+        finally:
+            self.resting = before
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        rule = _RULE_OF.get(func)
+        rule = None if self.resting else _RULE_OF.get(func)
         if rule is None:
             return func(*args, **(kwargs or {}))
         return rule(self.rules, func, {**dict(enumerate(args)), **(kwargs or {})})
@@ -284,36 +293,41 @@ def ruled(anatomy: Anatomy, rules: Rules | None) -> Iterator[None]:
     if rules is None:
         yield
         return
+    mode = _Rewritten(rules)
     with ExitStack() as undo:
-        if rules.norm == "held":
-            for module, norm in all_norms(anatomy):
-                undo.callback(_stand_in(module, lambda x, out, norm=norm: held_norm(norm, x, out)))
+        for module, norm in all_norms(anatomy) if rules.norm == "held" else ():
+            undo.callback(_stand_in(module, mode, lambda x, out, norm=norm: held_norm(norm, x, out)))
+        for module in norm_modules(anatomy) if rules.norm == "gradient" else ():
+            undo.callback(_stand_in(module, mode, None))
         for module in activations(anatomy):
             pull = identity_rule if rules.activation == "identity" else None
-            undo.callback(_stand_in(module, pull, _activated))
-        if rules.router == "held":
-            for module in {id(p.router): p.router for p in anatomy.layers if p.router is not None}.values():
-                undo.callback(_stand_in(module, None, _constant))
-        undo.enter_context(_Rewritten(rules))
+            undo.callback(_stand_in(module, mode, pull, _activated))
+        for module in {id(p.router): p.router for p in anatomy.layers if p.router is not None}.values():
+            undo.callback(_stand_in(module, mode, None, _constant if rules.router == "held" else None))
+        undo.enter_context(mode)
         yield
 
 
 def _stand_in(
     module: nn.Module,
+    mode: _Rewritten,
     pull: Callable[[Tensor, Tensor], Tensor] | None,
-    then: Callable[[Any], Any] = lambda out: out,
+    then: Callable[[Any], Any] | None = None,
 ) -> Callable[[], None]:
-    """Give a module another gradient; returns how to undo it."""
+    """Give a module another gradient, or its own with none of the rules inside; returns how to undo it."""
     before, original = module.__dict__.get("forward"), module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if pull is None:
-            return then(original(*args, **kwargs))
         given: Given = {**dict(enumerate(args)), **kwargs}
-        key, x = next((key, a) for key, a in given.items() if isinstance(a, Tensor))
-        with torch.no_grad():
-            out = _call(original, {**given, key: x.detach()})
-        return then(pull(x, out))
+        if pull is None:
+            with mode.rest():
+                out = _call(original, given)
+        else:
+            key, x = next((key, a) for key, a in given.items() if isinstance(a, Tensor))
+            with torch.no_grad():
+                out = _call(original, {**given, key: x.detach()})
+            out = pull(x, out)
+        return out if then is None else then(out)
 
     module.forward = forward
     if before is None:
