@@ -18,6 +18,7 @@ from torch import Tensor
 from caseback.model.anatomy import Anatomy
 from caseback.model.edits import Edit, check
 from caseback.model.metrics import Metric
+from caseback.model.rules import Rules, ruled
 from caseback.model.run import Run, execute, undisturbed
 from caseback.model.sites import Site
 from caseback.model.tokens import Tokens
@@ -34,6 +35,7 @@ def measured(
     read: Sequence[Any] = (),
     edits: Sequence[Edit] = (),
     grad: bool = False,
+    rules: Rules | None = None,
 ) -> tuple[Run, Float[Tensor, " batch"]]:
     """Run the model once and take a metric.
 
@@ -43,6 +45,8 @@ def measured(
         As for ``Model.run``; the last ``resid_post`` is read besides.
     metric
         What is measured.
+    rules
+        The backward pass of relevance propagation in place of the gradient's, down to the logits that are read.
 
     Returns
     -------
@@ -53,13 +57,15 @@ def measured(
     reads = [site for given in read for site in anatomy.sites(given)]
     touched = [*reads, *(site for edit in edits for site, _ in check(edit, anatomy, tokens))]
     if bound.columns is None or any(site.name in _AFTER_THE_STREAM for site in touched):
-        run = execute(anatomy, tokens, read=reads, edits=edits, grad=grad)
+        run = execute(anatomy, tokens, read=reads, edits=edits, grad=grad, rules=rules)
         return run, bound.of_logits(run.logits)
     last = Site("resid_post", anatomy.n_layers - 1)
-    run = execute(anatomy, tokens, read=[*reads, last], edits=edits, grad=grad, logits=False)
+    run = execute(anatomy, tokens, read=[*reads, last], edits=edits, grad=grad, logits=False, rules=rules)
     rows = torch.arange(len(tokens), device=tokens.ids.device)
     with undisturbed(anatomy.hf, grad=grad):
         stream = run[last]
         at = stream[rows.to(stream.device), bound.columns.to(stream.device)]
-        values = bound.value(unembed(anatomy, at, None if bound.vocab is None else bound.vocab), rows)
+        with ruled(anatomy, rules):
+            logits = unembed(anatomy, at, bound.vocab)
+        values = bound.value(logits, rows)
     return run, values

@@ -82,7 +82,7 @@ class Metric:
         """The metric on a run, one number a prompt."""
         return self.on(run.tokens, run.anatomy).of_logits(run.logits)
 
-    def of_rows(self, tokens: Tokens, rows: slice) -> Metric:
+    def of_rows(self, tokens: Tokens, rows: slice | Int[Tensor, " row"]) -> Metric:
         """The same metric for some prompts of a batch, which keep their own targets and the batch's columns.
 
         Parameters
@@ -90,7 +90,7 @@ class Metric:
         tokens
             The whole batch.
         rows
-            Which of its prompts the metric will meet.
+            Which of its prompts the metric will meet; as a tensor they may come in any order, and several times.
         """
 
         def bind(part: Tokens, tokenizer: Any, d_vocab: int) -> Bound:

@@ -17,6 +17,7 @@ from caseback.model.edits import Edit
 from caseback.model.generate import generate
 from caseback.model.metrics import Metric
 from caseback.model.results import labelled
+from caseback.model.rules import Rules
 from caseback.model.run import Run, execute
 from caseback.model.sweep import sweep
 from caseback.model.tokens import Tokens, one_token, piece, tokenize
@@ -121,6 +122,7 @@ class Model:
         read: str | Sequence[Any] = (),
         edits: Edit | Sequence[Edit] = (),
         grad: bool = False,
+        rules: Rules | None = None,
     ) -> Run:
         """Run the model once, reading and editing sites.
 
@@ -134,6 +136,9 @@ class Model:
             Interventions, applied where they are addressed; see ``caseback.model.edits``.
         grad
             Keep the graph, so that ``run.grad(metric, sites)`` works. The parameters stay frozen.
+        rules
+            With ``grad``, the backward pass of relevance propagation in place of the gradient's; see
+            ``caseback.model.rules``. The forward pass stays as it is.
 
         Returns
         -------
@@ -152,7 +157,7 @@ class Model:
         >>> run["resid_post"].shape[0] == model.n_layers, run["pattern", 0].shape[1] == model.n_heads
         (True, True)
         """
-        return execute(self.anatomy, self.tokens(tokens), read=read, edits=edits, grad=grad)
+        return execute(self.anatomy, self.tokens(tokens), read=read, edits=edits, grad=grad, rules=rules)
 
     def generate(
         self,

@@ -89,6 +89,8 @@ def read_norm(module: nn.Module, d_model: int) -> Norm:
     if eps is None:
         raise AnatomyError(f"{type(module).__name__} keeps no epsilon under any of {', '.join(names)}")
     probe = torch.linspace(-1.0, 2.0, d_model, device=like.device, dtype=torch.float64).sin() + 0.3
+    if weight is not None and weight.ndim > 1:  # one norm a head, with weights of its own
+        probe = probe.expand(weight.shape)
     with torch.no_grad():
         told = module.forward(probe.to(like.dtype)[None])[0].double()
         tries = []

@@ -16,6 +16,7 @@ from caseback.model.anatomy import Anatomy, Projection
 from caseback.model.edits import Edit, check
 from caseback.model.frames import batch_frame
 from caseback.model.metrics import Metric
+from caseback.model.rules import Rules, ruled
 from caseback.model.session import Session
 from caseback.model.sites import Site
 from caseback.model.tokens import Tokens
@@ -41,8 +42,9 @@ class Run:
         *,
         raw: dict[Site, Tensor] | None = None,
         edited: bool = False,
+        rules: Rules | None = None,
     ):
-        self.edited = edited
+        self.edited, self.rules = edited, rules
         self.anatomy, self.tokens, self._acts, self._logits, self._raw = anatomy, tokens, acts, logits, raw or {}
 
     @property
@@ -96,9 +98,13 @@ class Run:
         if not values.requires_grad:
             raise SiteAbsent("this run has no gradients: run with grad=True")
         at = [self._anchor(site) for site in wanted]
-        grads = torch.autograd.grad(values.sum(), at, retain_graph=retain, allow_unused=True)
+        # What the rules hold constant (a pattern, experts' weights) has no gradient: nothing goes on to it.
+        live = at if self.rules is None else [anchor for anchor in at if anchor.requires_grad]
+        grads = torch.autograd.grad(values.sum(), live, retain_graph=retain, allow_unused=True) if live else ()
+        found = {id(anchor): g for anchor, g in zip(live, grads, strict=True) if g is not None}
         made = {}
-        for site, anchor, g in zip(wanted, at, grads, strict=True):
+        for site, anchor in zip(wanted, at, strict=True):
+            g = found.get(id(anchor))
             made[site] = self._expand(site, torch.zeros_like(anchor) if g is None else g)
         return Run(self.anatomy, self.tokens, made, None)
 
@@ -134,7 +140,7 @@ class Run:
         read = torch.einsum("bphe,hde->bphd", rows, projection.weight().detach())
         if p.attn_norm is None:
             return read
-        with torch.enable_grad():
+        with torch.enable_grad(), ruled(self.anatomy, self.rules):
             x = self._acts[site].detach().contiguous().requires_grad_()
             out = p.attn_norm.forward(x)
         return torch.autograd.grad(out, x, read)[0]
@@ -199,8 +205,12 @@ def execute(
     edits: Edit | Sequence[Edit] = (),
     grad: bool = False,
     logits: bool = True,
+    rules: Rules | None = None,
 ) -> Run:
-    """Run the model once; see ``Model.run``. Without ``logits`` nothing is unembedded and the run has none."""
+    """Run the model once; see ``Model.run``. Without ``logits`` nothing is unembedded and the run has none.
+
+    With ``rules`` gradients are those of the rules: activation times gradient is then relevance.
+    """
     hf = anatomy.hf
     reads = [site for given in _each(read) for site in anatomy.sites(given)]
     resolved = resolve(edits, anatomy, tokens)
@@ -216,7 +226,8 @@ def execute(
         columns_before=tokens.first.cpu(),
         grad=grad,
     )
-    with undisturbed(hf, grad=grad), wired(session), nullcontext() if logits else no_rows(anatomy.unembed):
+    head = nullcontext() if logits else no_rows(anatomy.unembed)
+    with undisturbed(hf, grad=grad), ruled(anatomy, rules), wired(session), head:
         made = hf(**inputs_of(tokens, hf), use_cache=False).logits
     session.finish()
     ends = Session(
@@ -230,7 +241,8 @@ def execute(
         with torch.set_grad_enabled(grad):
             made = ends.touch(logits_site, made)
     acts = {**session.acts, **ends.acts}
-    return Run(anatomy, tokens, acts, made if logits else None, raw=session.raw, edited=bool(resolved))
+    kept = made if logits else None
+    return Run(anatomy, tokens, acts, kept, raw=session.raw, edited=bool(resolved), rules=rules)
 
 
 @contextmanager

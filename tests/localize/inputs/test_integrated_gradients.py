@@ -10,10 +10,12 @@ import torch
 import caseback as cb
 import shelf
 import zoo
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import CasebackError, OutOfRange, TargetError
 from caseback.localize.inputs.baselines import baseline_embedding
 from caseback.localize.inputs.gradients import gradient_x_input
-from caseback.localize.inputs.integrated_gradients import RULES, integrated_gradients
+from caseback.localize.inputs.integrated_gradients import integrated_gradients
+from caseback.localize.inputs.points import Points
+from caseback.localize.inputs.quadrature import RULES
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)
@@ -129,23 +131,6 @@ def test_3_1_2_equals_3_1_3_on_a_linear_model_with_a_zero_baseline(rule):
     assert abs(scores.attrs["completeness_gap"][0]) < 1e-12
 
 
-@pytest.mark.parametrize(
-    ("rule", "degree"), [("gauss_legendre", 11), ("riemann_middle", 1), ("trapezoid", 1), ("riemann_left", 0)]
-)
-def test_rules_integrate_polynomials_up_to_their_degree(rule, degree):
-    at, weight = RULES[rule](6)
-    assert len(at) == len(weight) == 6 and (at >= 0).all() and (at <= 1).all()
-    for d in range(degree + 1):
-        assert abs((weight * at**d).sum() - 1 / (d + 1)) < 1e-14
-    assert abs((weight * at ** (degree + 1)).sum() - 1 / (degree + 2)) > 1e-14
-
-
-def test_left_and_right_sums_are_a_node_apart():
-    (left, _), (right, weight) = RULES["riemann_left"](4), RULES["riemann_right"](4)
-    assert left.tolist() == [0, 0.25, 0.5, 0.75] and right.tolist() == [0.25, 0.5, 0.75, 1]
-    assert weight.tolist() == [0.25] * 4
-
-
 @pytest.mark.parametrize("max_batch", [1, 3, 100])
 def test_the_batch_does_not_change_the_scores(max_batch):
     model, prompts = shelf.model("llama"), shelf.ids((6, 3, 5))
@@ -190,6 +175,80 @@ def test_a_tolerance_that_is_not_reached_is_said():
     assert found.attrs["tolerance_reached"] == [0] and found.attrs["steps"] == [8]
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "cohere"])
+def test_the_adaptive_rule_is_complete_and_says_the_same_as_many_steps(name):
+    model, prompts = shelf.model(name), shelf.ids((5, 3), seed=1)
+    with exact():
+        found = integrated_gradients(model, prompts, METRIC, rule="adaptive", tolerance=1e-3, by_dimension=True)
+        many = integrated_gradients(model, prompts, METRIC, steps=300, by_dimension=True)
+    said = found.attrs
+    assert max(map(abs, said["completeness_gap"])) <= 1e-3 and said["tolerance_reached"] == [1, 1]
+    assert said["evaluations"] == said["steps"] and said["rule"] == "adaptive"
+    off = np.nansum(np.abs(found.values - many.values).sum(-1), axis=1)
+    assert (off <= np.array(said["score_error"]) + 1e-6).all() and off.max() < 0.05
+    change = np.array(said["metric_value"]) - said["baseline_value"]
+    assert np.allclose(np.nansum(found.values, axis=(1, 2)) - change, said["completeness_gap"], atol=1e-10)
+
+
+def test_the_adaptive_rule_needs_fewer_than_doubling_and_counts_what_it_needs(stories, monkeypatch):
+    prompt, metric = "Tom and Lily went to the park. Lily gave the ball to", cb.logit_diff(" Tom", " Lily")
+    counted = []
+    gradients = Points.gradients
+
+    def count(self, prompts, at):
+        counted.append(len(prompts))
+        return gradients(self, prompts, at)
+
+    monkeypatch.setattr(Points, "gradients", count)
+    doubled = integrated_gradients(stories, prompt, metric, steps=4, tolerance=0.02)
+    by_doubling = sum(counted)
+    counted.clear()
+    found = integrated_gradients(stories, prompt, metric, rule="adaptive", tolerance=0.02)
+    assert sum(counted) == found.attrs["evaluations"][0] < by_doubling == doubled.attrs["evaluations"][0]
+    assert abs(found.attrs["completeness_gap"][0]) <= 0.02
+
+
+def test_the_adaptive_rule_finds_what_equal_steps_step_over(stories):
+    """Beside a zero baseline RMSNorm jumps to its full size within a millionth of the way."""
+    prompt, metric = "Lily gave the ball to", cb.logit_diff(" Tom", " Lily")
+    torn = integrated_gradients(stories, prompt, metric, baseline="zero", steps=100)
+    found = integrated_gradients(stories, prompt, metric, baseline="zero", rule="adaptive", tolerance=0.3)
+    assert abs(torn.attrs["completeness_gap"][0]) > 1 > 0.3 >= abs(found.attrs["completeness_gap"][0])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_adaptive_rule_takes_each_prompt_by_itself(side):
+    model, prompts = shelf.model("llama"), shelf.ids((5, 3), seed=3)
+    with exact():
+        tokens = model.tokens(prompts, padding=side)
+        both = integrated_gradients(model, tokens, METRIC, rule="adaptive", max_batch=3)
+        for row, prompt in enumerate(prompts):
+            alone = integrated_gradients(model, [prompt], METRIC, rule="adaptive")
+            assert both.attrs["steps"][row] == alone.attrs["steps"][0]
+            assert np.allclose(both.values[row, : len(prompt)], alone.values[0], atol=1e-10)
+            change = alone.attrs["metric_value"][0] - alone.attrs["baseline_value"][0]
+            assert abs(alone.attrs["completeness_gap"][0]) <= 0.01 * abs(change)
+
+
+def test_the_adaptive_rule_that_does_not_reach_says_so():
+    with pytest.warns(UserWarning, match="steps the completeness gap is"):
+        found = integrated_gradients(
+            shelf.model("gpt2"), shelf.ids((5,)), METRIC, rule="adaptive", tolerance=1e-15, max_steps=20
+        )
+    assert found.attrs["tolerance_reached"] == [0] and found.attrs["steps"][0] <= 20
+
+
+def test_no_more_points_run_at_once_than_the_batch_and_none_past_the_metric(monkeypatch):
+    model, seen = shelf.model("gpt2"), []
+    handle = model.hf.transformer.wte.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    try:
+        integrated_gradients(model, shelf.ids((9, 9)), cb.logit_diff(3, 5, pos=3), steps=7, max_batch=4)
+    finally:
+        handle.remove()
+    assert max(rows for rows, _ in seen) == 4
+    assert {columns for rows, columns in seen if rows == 4} == {4}
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bloom", "opt_projected", "gemma2", "granite"])
 def test_baselines_are_what_the_embedding_writes(name):
     """A token's baseline is what a run of that token reads at ``embed``; the mean is the mean of those."""
@@ -219,11 +278,14 @@ def test_baselines_that_are_none_are_refused(stories):
 
 def test_settings_that_make_no_sense_are_refused():
     model = shelf.model("gpt2")
-    for wrong in ({"steps": 0}, {"max_batch": 0}, {"tolerance": 0.0}, {"rule": "trapezoid", "steps": 1}):
+    few = {"rule": "adaptive", "max_steps": 8}
+    for wrong in ({"steps": 0}, {"max_batch": 0}, {"tolerance": 0.0}, {"rule": "trapezoid", "steps": 1}, few):
         with pytest.raises(OutOfRange):
             integrated_gradients(model, [1, 2], METRIC, **wrong)
     with pytest.raises(CasebackError, match="Did you mean gauss_legendre"):
         integrated_gradients(model, [1, 2], METRIC, rule="gausslegendre")
+    with pytest.raises(TargetError, match="target and foil of prompt 0 are the same token"):
+        integrated_gradients(model, [1, 2], cb.logit_diff(3, 3))
     with pytest.raises(CasebackError, match="cb.logit_diff"):
         integrated_gradients(model, [1, 2], difference)
 

@@ -13,6 +13,7 @@ from caseback.localize.inputs.context_reliance import pecore as pecore
 from caseback.localize.inputs.decompx import decompx as decompx
 from caseback.localize.inputs.decompx import decompx_logits as decompx_logits
 from caseback.localize.inputs.decompx import decompx_maps as decompx_maps
+from caseback.localize.inputs.discretized_ig import discretized_integrated_gradients as discretized_integrated_gradients
 from caseback.localize.inputs.flow import attention_flow as attention_flow
 from caseback.localize.inputs.globenc import globenc as globenc
 from caseback.localize.inputs.globenc import globenc_maps as globenc_maps
@@ -33,12 +34,18 @@ from caseback.localize.inputs.partition_shap import partition_shap as partition_
 from caseback.localize.inputs.raw_attention import attention_maps as attention_maps
 from caseback.localize.inputs.raw_attention import raw_attention as raw_attention
 from caseback.localize.inputs.reagent import reagent as reagent
+from caseback.localize.inputs.relevance import attn_lrp as attn_lrp
+from caseback.localize.inputs.relevance import conservative_propagation as conservative_propagation
+from caseback.localize.inputs.relevance import lrp_epsilon as lrp_epsilon
 from caseback.localize.inputs.rollout import attention_rollout as attention_rollout
 from caseback.localize.inputs.rollout import rollout as rollout
 from caseback.localize.inputs.samplers import causal_sampler as causal_sampler
 from caseback.localize.inputs.samplers import frequency_sampler as frequency_sampler
 from caseback.localize.inputs.samplers import masked_sampler as masked_sampler
+from caseback.localize.inputs.sequential_ig import sequential_integrated_gradients as sequential_integrated_gradients
 from caseback.localize.inputs.shapley import exact_shapley as exact_shapley
 from caseback.localize.inputs.shapley import shapley_sampling as shapley_sampling
+from caseback.localize.inputs.site_relevance import site_relevance as site_relevance
+from caseback.localize.inputs.smoothgrad import smoothgrad as smoothgrad
 from caseback.localize.inputs.value_zeroing import value_zeroing as value_zeroing
 from caseback.localize.inputs.value_zeroing import value_zeroing_maps as value_zeroing_maps

@@ -74,6 +74,11 @@ def _mean(model: Model) -> Float[Tensor, " d_model"]:
     return total / model.d_vocab
 
 
+def vocabulary(model: Model) -> Float[Tensor, "vocab d_model"]:
+    """What the embedding writes for every token: as large as the embedding matrix."""
+    return torch.cat([_written(model, ids) for ids in torch.arange(model.d_vocab).split(_VOCAB_AT_ONCE)])
+
+
 @torch.no_grad()
 def written(model: Model, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
     """What the embedding writes into the stream for tokens by themselves."""

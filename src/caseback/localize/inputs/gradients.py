@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import OutOfRange
-from caseback.localize.inputs.per_token import aligned, expect_metric, token_scores
+from caseback.localize.inputs.per_token import aligned, prepared, token_scores
+from caseback.model.measure import measured
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
 from caseback.model.norms import at_least_float32
@@ -49,6 +50,8 @@ def gradient_norm(model: Model, tokens: Any, metric: Metric, *, p: float = 2.0) 
     ------
     OutOfRange
         For ``p`` below 1.
+    TargetError
+        Where a foil is the target.
     CasebackError
         Where ``metric`` is none.
 
@@ -62,7 +65,7 @@ def gradient_norm(model: Model, tokens: Any, metric: Metric, *, p: float = 2.0) 
     """
     if not p >= 1:
         raise OutOfRange(f"p is {p}: expected 1 or more, such as 1, 2 or float('inf')")
-    metric, tokens = expect_metric(metric), model.tokens(tokens)
+    tokens, metric = prepared(model, tokens, metric)
     _, gradient = embedding_and_gradient(model, tokens, metric)
     scores = gradient.norm(p=p, dim=-1)
     return token_scores(scores, model, tokens, metric, technique=gradient_norm, name="gradient_norm", p=float(p))
@@ -90,6 +93,8 @@ def gradient_x_input(model: Model, tokens: Any, metric: Metric, *, by_dimension:
 
     Raises
     ------
+    TargetError
+        Where a foil is the target.
     CasebackError
         Where ``metric`` is none.
 
@@ -100,7 +105,7 @@ def gradient_x_input(model: Model, tokens: Any, metric: Metric, *, by_dimension:
     >>> gradient_x_input(model, "the cat and the dog", cb.logit_diff(" cat", " dog")).attrs["entry"]
     '3.1.2'
     """
-    metric, tokens = expect_metric(metric), model.tokens(tokens)
+    tokens, metric = prepared(model, tokens, metric)
     embedding, gradient = embedding_and_gradient(model, tokens, metric)
     scores = embedding * gradient
     scores = scores if by_dimension else scores.sum(-1)
@@ -111,7 +116,7 @@ def embedding_and_gradient(
     model: Model, tokens: Tokens, metric: Metric
 ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"]]:
     """What the embedding writes and the metric's gradient there, each prompt beginning at 0, in float32 at least."""
-    run = model.run(tokens, read=["embed"], grad=True)
-    gradient = run.grad(metric, ["embed"], retain=False)["embed"]
+    run, value = measured(model.anatomy, tokens, metric, read=["embed"], grad=True)
+    gradient = run.grad(value, ["embed"], retain=False)["embed"]
     both = (aligned(at_least_float32(x.detach()), tokens) for x in (run["embed"], gradient))
     return next(both), next(both)

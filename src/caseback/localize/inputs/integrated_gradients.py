@@ -10,7 +10,7 @@ its choice changes along the path; no gradient sees a jump, so there a gap remai
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,50 +21,15 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.baselines import baseline_embedding, told
-from caseback.localize.inputs.per_token import aligned, expect_metric, token_scores
-from caseback.model.edits import Replace
-from caseback.model.metrics import Bound, Metric
+from caseback.localize.inputs.per_token import prepared, token_scores
+from caseback.localize.inputs.points import Points
+from caseback.localize.inputs.quadrature import FEWEST, RULES, Panels
+from caseback.model.metrics import Metric
 from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
 from caseback.model.registry import technique
-from caseback.model.run import Run
-from caseback.model.tokens import Tokens
 
-_MOST_AT_ONCE, _LOGITS_AT_ONCE = 16, 2**25
-
-
-def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes in (0, 1) and weights that integrate polynomials up to degree 2n - 1 exactly.
-
-    Examples
-    --------
-    >>> at, weight = gauss_legendre(2)
-    >>> round(float((weight * at**3).sum()), 12)
-    0.25
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    return (nodes + 1) / 2, weights / 2
-
-
-def _riemann(offset: float):
-    return lambda n: ((np.arange(n) + offset) / n, np.full(n, 1 / n))
-
-
-def _trapezoid(n: int) -> tuple[np.ndarray, np.ndarray]:
-    if n < 2:
-        raise OutOfRange(f"the trapezoid rule needs at least 2 steps, {n} given")
-    weights = np.full(n, 1 / (n - 1))
-    weights[[0, -1]] /= 2
-    return np.linspace(0, 1, n), weights
-
-
-RULES = {
-    "gauss_legendre": gauss_legendre,
-    "riemann_left": _riemann(0.0),
-    "riemann_right": _riemann(1.0),
-    "riemann_middle": _riemann(0.5),
-    "trapezoid": _trapezoid,
-}
+ADAPTIVE = "adaptive"
+_SHARE = 0.01  # of the metric's change: the adaptive rule's tolerance where none is given
 
 
 @technique(entry=("3.1.3",), citation="Sundararajan et al. 2017", cost="steps x (forward + backward)")
@@ -96,19 +61,21 @@ def integrated_gradients(
         paper's black image), a special token's (``"pad"``, ``"eos"``, ``"bos"``, ``"unk"``, ``"mask"``) or that of
         the token with a given id; or a tensor, (d_model,), (pos, d_model) or (batch, pos, d_model) by each prompt's
         own positions. Not zero by default: a norm without positions or biases before it jumps there from 0 to its
-        full size within a millionth of the way, and no number of steps sees that.
+        full size within a millionth of the way, and no number of equal steps sees that.
     steps
-        Nodes of the quadrature; 50 as in captum and inseq (the paper: 20 to 300).
+        Nodes of the quadrature; 50 as in captum and inseq (the paper: 20 to 300). ``"adaptive"`` finds its own.
     rule
-        ``"gauss_legendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"`` or ``"trapezoid"``.
+        ``"gauss_legendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``, ``"trapezoid"``, or
+        ``"adaptive"``: Boole's rule on panels, halved where their own completeness gap is large. It computes no node
+        twice, begins with 9, and puts the others where the path bends.
     tolerance
         Double the steps of a prompt until its completeness gap is at most this, in the metric's unit. None takes the
-        steps as they are.
+        steps as they are; for ``"adaptive"``, a hundredth of the metric's change.
     max_steps
-        Where the doubling stops, with a warning and ``tolerance_reached`` 0 in the attributes.
+        Most nodes a prompt; where they do not do, a warning, and ``tolerance_reached`` 0 in the attributes.
     max_batch
-        Path points run at once; the scores do not depend on it. By default as many as keep the logits under 2**25
-        entries, 16 at most.
+        Path points run at once; memory is bounded by it and the scores do not depend on it. By default as many as
+        make 512 tokens (8192 on an accelerator).
     by_dimension
         Keep the embedding's dimensions instead of adding them up.
 
@@ -117,12 +84,15 @@ def integrated_gradients(
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
         number a prompt: ``metric_value``, ``baseline_value``, ``completeness_gap`` (the scores' sum less the
-        metric's change) and ``steps``.
+        metric's change), ``steps`` (nodes in the scores) and ``evaluations`` (nodes computed, those of coarser tries
+        included); for ``"adaptive"`` also ``score_error``, an upper estimate of the scores' errors, added up.
 
     Raises
     ------
     OutOfRange
         For a number of steps or a batch below 1.
+    TargetError
+        Where a foil is the target.
     CasebackError
         For an unknown rule or baseline, a special token that the tokenizer lacks, a baseline of a wrong shape, or a
         metric that is none.
@@ -135,37 +105,30 @@ def integrated_gradients(
     >>> abs(scores.attrs["completeness_gap"][0]) <= 0.01
     True
     """
-    metric, tokens = expect_metric(metric), model.tokens(tokens)
-    if rule not in RULES:
-        raise CasebackError(f"rule {rule!r} is unknown. {did_you_mean(rule, RULES)}")
-    if max_batch is None:
-        max_batch = max(1, min(_MOST_AT_ONCE, _LOGITS_AT_ONCE // (tokens.ids.shape[1] * model.d_vocab)))
-    for name, value in (("steps", steps), ("max_batch", max_batch), ("max_steps", max_steps)):
-        if value < 1:
-            raise OutOfRange(f"{name} is {value}: expected at least 1")
+    tokens, metric = prepared(model, tokens, metric)
+    check_rule(rule, steps, (*RULES, ADAPTIVE))
+    fewest = FEWEST if rule == ADAPTIVE else 1
+    if max_steps < fewest:
+        raise OutOfRange(f"max_steps is {max_steps}: expected at least {fewest}")
     if tolerance is not None and not tolerance > 0:
         raise OutOfRange(f"tolerance is {tolerance}: expected a positive number, in the metric's unit")
-    path = _path(model, tokens, metric, baseline, max_batch)
-    taken = torch.full((len(tokens),), steps)
-    scores = path.integrate(torch.arange(len(tokens)), *RULES[rule](steps))
-    gap = path.gap(scores)
-    while tolerance is not None:
-        again = ((gap.abs() > tolerance) & (2 * taken <= max_steps)).nonzero()[:, 0]
-        if not len(again):
-            break
-        # the prompts that still miss it have all been doubled equally often
-        taken[again] *= 2
-        scores[again] = path.integrate(again, *RULES[rule](int(taken[again[0]])))
-        gap = path.gap(scores)
-    reached = None if tolerance is None else (gap.abs() <= tolerance)
+    path = straight_path(Points(model, tokens, metric, max_batch), baseline_embedding, model, baseline)
+    found = (
+        _adaptive(path, tolerance, max_steps, by_dimension)
+        if rule == ADAPTIVE
+        else _doubling(path, rule, steps, tolerance, max_steps, by_dimension)
+    )
+    reached = found.reached
     if reached is not None and not bool(reached.all()):
+        worst = int((~reached).nonzero()[0, 0])
         warnings.warn(
-            f"integrated gradients: after {int(taken.max())} steps the completeness gap is "
-            f"{float(gap.abs().max()):.3g}, above {tolerance=:g}; raise max_steps or choose another baseline",
+            f"integrated gradients: after {int(found.steps[worst])} steps the completeness gap is "
+            f"{abs(float(found.gap[worst])):.3g}, above tolerance={float(found.tolerance[worst]):g}; raise max_steps "
+            "or choose another baseline",
             stacklevel=2,
         )
     return token_scores(
-        scores if by_dimension else scores.sum(-1),
+        found.scores,
         model,
         tokens,
         metric,
@@ -173,74 +136,133 @@ def integrated_gradients(
         name="integrated_gradients",
         baseline=told(baseline),
         rule=rule,
-        steps=taken.tolist(),
+        steps=found.steps.tolist(),
+        evaluations=found.evaluations.tolist(),
         metric_value=path.at_input.tolist(),
         baseline_value=path.at_baseline.tolist(),
-        completeness_gap=gap.tolist(),
-        tolerance=tolerance,
+        completeness_gap=found.gap.tolist(),
+        score_error=None if found.score_error is None else found.score_error.tolist(),
+        tolerance=None if reached is None else _one(found.tolerance),
         tolerance_reached=None if reached is None else reached.tolist(),
     )
 
 
+def check_rule(rule: str, steps: int, known: tuple[str, ...]) -> None:
+    """Refuse an unknown quadrature and fewer steps than one."""
+    if rule not in known:
+        raise CasebackError(f"rule {rule!r} is unknown. {did_you_mean(rule, known)}")
+    if steps < 1:
+        raise OutOfRange(f"steps is {steps}: expected at least 1")
+
+
+def _one(tolerance: Float[Tensor, " batch"]) -> float | list[float]:
+    same = bool((tolerance == tolerance[0]).all())
+    return float(tolerance[0]) if same else tolerance.tolist()
+
+
+@dataclass
+class _Found:
+    scores: Float[Tensor, "batch pos *d_model"]
+    gap: Float[Tensor, " batch"]
+    steps: Int[Tensor, " batch"]
+    evaluations: Int[Tensor, " batch"]
+    tolerance: Float[Tensor, " batch"]
+    reached: Tensor | None
+    score_error: Float[Tensor, " batch"] | None = None
+
+
 @dataclass(frozen=True)
-class _Path:
+class Path:
     """The straight way from the baseline to the prompts, and the metric at both ends."""
 
-    model: Model
-    tokens: Tokens
-    bound: Bound
-    max_batch: int
+    points: Points
     start: Float[Tensor, "batch pos d_model"]
     way: Float[Tensor, "batch pos d_model"]
     at_input: Float[Tensor, " batch"]
     at_baseline: Float[Tensor, " batch"]
+
+    @property
+    def change(self) -> Float[Tensor, " batch"]:
+        """The metric at the prompts less that at the baselines."""
+        return self.at_input - self.at_baseline
+
+    def at(self, prompts: Int[Tensor, " row"], share: Float[Tensor, " row"]) -> Float[Tensor, "row pos d_model"]:
+        """Embeddings a share of the way."""
+        return self.start[prompts] + share.to(self.start)[:, None, None] * self.way[prompts]
 
     def integrate(
         self, prompts: Int[Tensor, " row"], nodes: np.ndarray, weights: np.ndarray
     ) -> Float[Tensor, "row pos d_model"]:
         """(x - x') times the weighted sum of gradients, for some of the prompts."""
         total = torch.zeros_like(self.way[prompts])
-        points = [(i, a, w) for i in range(len(prompts)) for a, w in zip(nodes, weights, strict=True)]
-        for first in range(0, len(points), self.max_batch):
-            index, at, weight = (list(x) for x in zip(*points[first : first + self.max_batch], strict=True))
-            run, value = self.run_at(prompts[index], torch.tensor(at), grad=True)
-            gradient = run.grad(value, ["embed"], retain=False)["embed"]
-            gradient = aligned(at_least_float32(gradient), run.tokens)
-            weighted = gradient * torch.tensor(weight).to(gradient)[:, None, None]
-            total.index_add_(0, torch.tensor(index, device=total.device), weighted)
+        which = torch.arange(len(prompts)).repeat_interleave(len(nodes))
+        share, weight = (torch.from_numpy(np.tile(x, len(prompts))) for x in (nodes, weights))
+        mine = prompts[which]
+        for part, _, gradient in self.points.gradients(mine, lambda part: self.at(mine[part], share[part])):
+            total.index_add_(0, which[part].to(total.device), gradient * weight[part].to(gradient)[:, None, None])
         return total * self.way[prompts]
 
-    def run_at(
-        self, prompts: Int[Tensor, " row"], at: Float[Tensor, " row"], *, grad: bool
-    ) -> tuple[Run, Float[Tensor, " row"]]:
-        """Run with the embedding a share ``at`` of the way, one prompt a row; also the metric there."""
-        tokens = self.tokens
-        rows = Tokens(tokens.ids[prompts], tokens.mask[prompts], [tokens.text[i] for i in prompts.tolist()])
-        there = self.start[prompts] + at.to(self.start)[:, None, None] * self.way[prompts]
-        run = self.model.run(rows, read=["embed"], edits=[Replace("embed", there)], grad=grad)
-        return run, _value(self.bound, run.logits, prompts)
 
-    def gap(self, scores: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, " batch"]:
-        return scores.sum((1, 2)).cpu() - (self.at_input - self.at_baseline)
+def straight_path(points: Points, embed: Any, model: Model, baseline: Any) -> Path:
+    """The way from a baseline, as named or given, to the prompts."""
+    end = points.embedding
+    start = embed(model, baseline, end)
+    everyone = torch.arange(len(end))
+    at_baseline = points.values(everyone, lambda part: start[everyone[part]])
+    return Path(points, start, end - start, points.value, at_baseline)
 
 
-def _value(bound: Bound, logits: Tensor, prompts: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-    """A metric bound to a batch, of logits whose rows are some of its prompts, repeated as it may be."""
-    prompts = prompts.to(logits.device)
-    if bound.columns is not None:
-        logits = logits[torch.arange(len(logits), device=logits.device), bound.columns.to(logits.device)[prompts]]
-        if bound.vocab is not None:
-            logits = logits.gather(-1, bound.vocab.to(logits.device)[prompts])
-    return bound.value(logits, prompts)
+def _doubling(path: Path, rule: str, steps: int, tolerance: float | None, max_steps: int, by_dimension: bool) -> _Found:
+    everyone = torch.arange(len(path.way))
+    taken = torch.full((len(everyone),), steps)
+    scores = path.integrate(everyone, *RULES[rule](steps))
+    computed = taken.clone()
+    gap = _gap(path, scores)
+    while tolerance is not None:
+        again = ((gap.abs() > tolerance) & (2 * taken <= max_steps)).nonzero()[:, 0]
+        if not len(again):
+            break
+        # the prompts that still miss it have all been doubled equally often
+        taken[again] *= 2
+        computed[again] += taken[again]
+        scores[again] = path.integrate(again, *RULES[rule](int(taken[again[0]])))
+        gap = _gap(path, scores)
+    limit = torch.full((len(everyone),), tolerance or 0.0, dtype=torch.float64)
+    reached = None if tolerance is None else (gap.abs() <= tolerance)
+    return _Found(scores if by_dimension else scores.sum(-1), gap, taken, computed, limit, reached)
 
 
-def _path(model: Model, tokens: Tokens, metric: Metric, baseline: Any, max_batch: int) -> _Path:
-    bound = metric.on(tokens, model.anatomy)
-    clean = model.run(tokens, read=["embed"])
-    end = aligned(at_least_float32(clean["embed"].detach()), tokens)
-    start = baseline_embedding(model, baseline, end)
-    here = torch.arange(len(tokens))
-    at_input = _value(bound, clean.logits, here).detach().cpu()
-    path = _Path(model, tokens, bound, max_batch, start, end - start, at_input, torch.zeros_like(at_input))
-    ends = [path.run_at(rows, torch.zeros(len(rows)), grad=False)[1].cpu() for rows in here.split(max_batch)]
-    return replace(path, at_baseline=torch.cat(ends))
+def _gap(path: Path, scores: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, " batch"]:
+    return scores.sum((1, 2)).cpu() - path.change
+
+
+def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension: bool) -> _Found:
+    """Panels of every prompt, refined together: what they want next is one list of points."""
+    rounding = 4 * torch.finfo(path.at_input.dtype).eps * torch.maximum(path.at_input.abs(), path.at_baseline.abs())
+    limit = (path.change.abs() * _SHARE).clamp_min(rounding) if tolerance is None else path.change * 0 + tolerance
+    all_panels = [Panels(float(t), max_steps, tight=float(r)) for t, r in zip(limit, rounding, strict=True)]
+    while wanted := [(b, a) for b, panels in enumerate(all_panels) for a in panels.wanted()]:
+        _evaluate(path, all_panels, wanted, by_dimension)
+    whole = torch.stack([panels.integral() for panels in all_panels])
+    shape = path.way.shape if by_dimension else path.way.shape[:2]
+    count = torch.tensor([len(panels.values) for panels in all_panels])
+    gap = whole.sum(1).to(path.change) - path.change
+    return _Found(
+        whole.to(path.way).view(shape),
+        gap,
+        count,
+        count,
+        limit.double(),
+        torch.tensor([panels.reached() for panels in all_panels]),
+        torch.stack([panels.change().sum() for panels in all_panels]),
+    )
+
+
+def _evaluate(path: Path, all_panels: list[Panels], wanted: list[tuple[int, float]], by_dimension: bool) -> None:
+    """Tell each prompt's panels the scores' integrand and the metric at the nodes that they want."""
+    prompts, share = torch.tensor([b for b, _ in wanted]), torch.tensor([a for _, a in wanted], dtype=torch.float64)
+    for part, value, gradient in path.points.gradients(prompts, lambda part: path.at(prompts[part], share[part])):
+        scores = gradient * path.way[prompts[part]]
+        scores = (scores if by_dimension else scores.sum(-1)).flatten(1).cpu()
+        for (b, a), score, height in zip(wanted[part], scores, value.tolist(), strict=True):
+            all_panels[b].put(a, score, height)

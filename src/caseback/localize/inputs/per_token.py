@@ -14,8 +14,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import CasebackError
-from caseback.model.metrics import Metric
+from caseback.errors import CasebackError, TargetError
+from caseback.model.metrics import Metric, target_ids
 from caseback.model.model import Model
 from caseback.model.norms import at_least_float32
 from caseback.model.results import labelled
@@ -47,6 +47,31 @@ def expect_metric(metric: Any) -> Metric:
             "cb.logit(target) ..., or cb.function(f) of any function f of the logits"
         )
     return metric
+
+
+def prepared(model: Model, tokens: Any, metric: Any) -> tuple[Tokens, Metric]:
+    """Prompts as tokens and the metric, checked: it is one, and does not contrast a token with itself.
+
+    Raises
+    ------
+    TargetError
+        Where some prompt's foil is its target.
+    CasebackError
+        Where ``metric`` is none.
+    """
+    metric, tokens = expect_metric(metric), model.tokens(tokens)
+    if metric.name != "logit_diff":
+        return tokens, metric
+    target, foil = (
+        target_ids(t, tokens, model.tokenizer, model.d_vocab, what)
+        for t, what in ((metric.target, "target"), (metric.foil, "foil"))
+    )
+    for row in (target == foil).nonzero()[:, 0].tolist():
+        raise TargetError(
+            f"target and foil of prompt {row} are the same token, {model.token_text(target[row])!r}: their difference "
+            "is 0 whatever the model does; give another foil, or cb.logit for the target alone"
+        )
+    return tokens, metric
 
 
 def token_scores(
