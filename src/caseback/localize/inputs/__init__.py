@@ -10,3 +10,6 @@ from caseback.localize.inputs.methods import attribute as attribute
 from caseback.localize.inputs.methods import input_methods as input_methods
 from caseback.localize.inputs.agreement import agreement as agreement
 from caseback.localize.inputs.randomisation import randomisation_test as randomisation_test
+from caseback.localize.inputs.granularity import aggregate as aggregate
+from caseback.localize.inputs.granularity import features_of as features_of
+from caseback.localize.inputs.granularity import grouped as grouped
