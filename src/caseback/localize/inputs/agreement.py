@@ -33,7 +33,7 @@ def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = Tr
     Parameters
     ----------
     scores
-        (method, batch, pos), as ``attribute`` returns them, NaN where a shorter prompt has no token.
+        (attribution, batch, pos), as ``attribute`` returns them, NaN where a shorter prompt has no token.
     k
         How many tokens are "the top"; by default a quarter of the prompt's, rounded up. The whole prompt where it
         is shorter.
@@ -47,13 +47,13 @@ def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = Tr
     -------
     xr.Dataset
         ``kendall``, ``spearman`` (both -1 to 1; NaN where a method scores all tokens alike) and ``top_k`` (0 to 1;
-        where the k-th score is tied the earlier tokens count), (method, method_to, batch); ``chance``, (batch,), the
-        overlap of two random orders; ``k``, (batch,).
+        where the k-th score is tied the earlier tokens count), (attribution, attribution_to, batch); ``chance``,
+        (batch,), the overlap of two random orders; ``k``, (batch,).
 
     Raises
     ------
     CasebackError
-        For scores without a dimension ``method``, or tokens left out that do not fit.
+        For scores without a dimension ``attribution``, or tokens left out that do not fit.
     OutOfRange
         For ``k`` below 1.
 
@@ -64,15 +64,18 @@ def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = Tr
     >>> model = cb.load("meadow")
     >>> both = attribute(model, "the cat and the dog", cb.logit(" cat"), ["gradient_norm", "gradient_x_input"])
     >>> found = agreement(both)
-    >>> float(found.spearman.sel(method="gradient_norm", method_to="gradient_norm")[0])
+    >>> float(found.spearman.sel(attribution="gradient_norm", attribution_to="gradient_norm")[0])
     1.0
     """
-    if "method" not in getattr(scores, "dims", ()) or set(scores.dims) != {"method", "batch", "pos"}:
-        dims = getattr(scores, "dims", type(scores).__name__)
-        raise CasebackError(f"scores of dimensions {dims}: expected (method, batch, pos), as attribute returns them")
+    dims = getattr(scores, "dims", type(scores).__name__)
+    last = "feature" if "feature" in dims else "pos"
+    if set(dims) != {"attribution", "batch", last}:
+        raise CasebackError(
+            f"scores of dimensions {dims}: expected (attribution, batch, pos), as attribute returns them"
+        )
     if k is not None and k < 1:
         raise OutOfRange(f"k is {k}: expected at least 1")
-    values = torch.from_numpy(np.array(scores.transpose("method", "batch", "pos").values)).double()
+    values = torch.from_numpy(np.array(scores.transpose("attribution", "batch", last).values)).double()
     there = ~values.isnan().any(0)
     if special is not None:
         left_out = torch.as_tensor(np.asarray(special)).bool()
@@ -94,9 +97,9 @@ def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = Tr
             found["kendall"][:, :, b] = kendall(mine)
             found["spearman"][:, :, b] = _correlation(ranked(mine))
             found["top_k"][:, :, b] = overlap(mine, top)
-    names = scores.method.values if "method" in scores.coords else [str(i) for i in range(n_methods)]
-    coords = {"method": names, "method_to": names}
-    dims = ("method", "method_to", "batch")
+    names = scores["attribution"].values if "attribution" in scores.coords else [str(i) for i in range(n_methods)]
+    coords = {"attribution": names, "attribution_to": names}
+    dims = ("attribution", "attribution_to", "batch")
     made = {
         name: labelled(x, dims, coords, name=name, technique=agreement, absolute=absolute) for name, x in found.items()
     }
@@ -105,27 +108,25 @@ def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = Tr
     return xr.Dataset(made, attrs=made["k"].attrs)
 
 
-def kendall(values: Float[Tensor, "method n"]) -> Float[Tensor, "method method"]:
+def kendall(values: Float[Tensor, "attribution n"]) -> Float[Tensor, "attribution attribution"]:
     """Kendall's tau_b of all pairs of rows; NaN for a row without order.
 
     Examples
     --------
-    >>> kendall(torch.tensor([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]]))[0].tolist()
-    [1.0, 0.3333333333333333]
+    >>> kendall(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))[0].tolist()
+    [1.0, -1.0]
     """
     n_methods, n = values.shape
     products = torch.zeros(n_methods, n_methods, dtype=torch.float64)
     for rows in torch.arange(n).split(max(1, _AT_ONCE // max(1, n_methods * n))):
         signs = (values[:, rows, None] - values[:, None, :]).sign().flatten(1)
         products += signs @ signs.T
-    size = products.diagonal().sqrt()
-    # the products are whole numbers, so a method agrees with itself exactly
-    made = products / (size[:, None] * size)
-    made.diagonal()[:] = torch.where(size > 0, 1.0, torch.nan)
-    return made
+    pairs = products.diagonal()
+    # whole numbers up to here, so that an attribution agrees with itself, or with its reverse, exactly
+    return products / (pairs[:, None] * pairs).sqrt()
 
 
-def ranked(values: Float[Tensor, "method n"]) -> Float[Tensor, "method n"]:
+def ranked(values: Float[Tensor, "attribution n"]) -> Float[Tensor, "attribution n"]:
     """Ranks from 0 on in each row, ties sharing the mean of theirs.
 
     Examples
@@ -134,18 +135,21 @@ def ranked(values: Float[Tensor, "method n"]) -> Float[Tensor, "method n"]:
     [[1.5, 0.0, 1.5]]
     """
     rows = values.sort(dim=-1).values
-    first, last = torch.searchsorted(rows, values.contiguous()), torch.searchsorted(rows, values.contiguous(), right=True)
+    first, last = (
+        torch.searchsorted(rows, values.contiguous()),
+        torch.searchsorted(rows, values.contiguous(), right=True),
+    )
     return (first + last - 1).double() / 2
 
 
-def overlap(values: Float[Tensor, "method n"], k: int) -> Float[Tensor, "method method"]:
+def overlap(values: Float[Tensor, "attribution n"], k: int) -> Float[Tensor, "attribution attribution"]:
     """The share of each pair's k highest that is the same; ties in order."""
-    top: Int[Tensor, "method k"] = values.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    top: Int[Tensor, "attribution k"] = values.sort(dim=-1, descending=True, stable=True).indices[:, :k]
     marked = torch.zeros_like(values, dtype=torch.float64).scatter_(-1, top, 1.0)
     return marked @ marked.T / k
 
 
-def _correlation(values: Float[Tensor, "method n"]) -> Float[Tensor, "method method"]:
+def _correlation(values: Float[Tensor, "attribution n"]) -> Float[Tensor, "attribution attribution"]:
     off = values - values.mean(-1, keepdim=True)
     size = off.square().sum(-1).sqrt()
     made = off @ off.T / (size[:, None] * size)

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.inputs.baselines import told
-from caseback.localize.inputs.kept import Kept, instead_of, units_of
+from caseback.localize.inputs.granularity import Given
+from caseback.localize.inputs.kept import Kept, Units, instead_of, units_of
 from caseback.localize.inputs.per_token import expect_metric
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
@@ -43,11 +44,11 @@ def removal_curves(
     model: Model,
     tokens: Any,
     metric: Metric,
-    scores: xr.DataArray | Float[Tensor, "*method batch pos"],
+    scores: xr.DataArray | Float[Tensor, "*attribution batch pos"],
     *,
     shares: Sequence[float] | None = None,
     baseline: Any = "mean",
-    groups: Any = None,
+    features: Given = "token",
     special: bool = False,
     progress: bool = False,
 ) -> xr.Dataset:
@@ -62,15 +63,15 @@ def removal_curves(
     metric
         What is measured; usually the metric that was attributed.
     scores
-        (batch, pos) or (method, batch, pos), as ``attribute`` or any input attribution returns them. Ties keep the
-        prompt's order.
+        (batch, pos) or (attribution, batch, pos), as any input attribution or ``attribute`` returns them. Ties keep
+        the prompt's order.
     shares
         At which shares of a prompt's units to measure, each rounded up to whole units; by default after every unit.
     baseline
         What a replaced token's embedding becomes: as in ``integrated_gradients``.
-    groups
-        (batch, pos) whole numbers: tokens replaced together, by the sum of their scores; each by itself by default.
-        Those below 0 stay.
+    features
+        What is replaced together: ``"token"``, ``"word"``, ``"sentence"`` or groups, as for ``features_of``. Scores of
+        tokens are added up; scores (..., batch, feature) of these very features are taken as they are.
     special
         Also replace special tokens such as the one that begins a text.
     progress
@@ -79,7 +80,7 @@ def removal_curves(
     Returns
     -------
     xr.Dataset
-        ``deletion`` and ``insertion`` (method if given, batch, k), NaN past a shorter prompt's last unit; how many
+        ``deletion`` and ``insertion`` (attribution if given, batch, k), NaN past a shorter prompt's last unit; how many
         units are out (or in) in the coordinate ``units``, (batch, k), and which share in ``share``;
         ``deletion_area`` and ``insertion_area``, the areas under the curves over the share, by the trapezoid rule;
         ``value``, (batch,), of the prompt as it is.
@@ -104,9 +105,8 @@ def removal_curves(
     metric, tokens = expect_metric(metric), model.tokens(tokens)
     if shares is not None and (not len(shares) or not all(0 <= share <= 1 for share in shares)):
         raise OutOfRange(f"shares {list(shares)}: expected numbers from 0 to 1, such as 0.05, 0.2, 0.5")
-    units = units_of(model, tokens, metric, groups, special=special)
-    rank = ranks(scores, units)
-    count = units.amax(-1) + 1
+    units = units_of(model, tokens, metric, features, special=special)
+    rank, count = ranks(scores, units), units.count
     if shares is None:
         out = torch.arange(int(count.max()) + 1).expand(len(tokens), -1)
     else:
@@ -115,12 +115,12 @@ def removal_curves(
     there = out <= count[:, None]
     measure = _Measure(model, tokens, metric, instead_of(model, tokens, baseline))
     kept = {"deletion": rank[:, :, None] >= out[:, :, None], "insertion": rank[:, :, None] < out[:, :, None]}
-    whole = (units < 0)[:, None] | ~there[:, :, None]
+    whole = (units.of < 0)[:, None] | ~there[:, :, None]
     asked = {name: measure.ask(keep | whole) for name, keep in kept.items()}
     values, clean = measure.values(progress)
     share = torch.where(there, out.double() / count[:, None], torch.nan)
     made: dict[str, Any] = {"value": (("batch",), clean.numpy())}
-    dims = ("method", "batch", "k")
+    dims = ("attribution", "batch", "k")
     for name, index in asked.items():
         curve = values[index, torch.arange(len(tokens))[:, None]].masked_fill(~there, torch.nan)
         made[name] = (dims, curve.numpy())
@@ -134,11 +134,11 @@ def faithfulness(
     model: Model,
     tokens: Any,
     metric: Metric,
-    scores: xr.DataArray | Float[Tensor, "*method batch pos"],
+    scores: xr.DataArray | Float[Tensor, "*attribution batch pos"],
     *,
     shares: Sequence[float] | None = None,
     baseline: Any = "mean",
-    groups: Any = None,
+    features: Given = "token",
     special: bool = False,
     chance: int = 8,
     seed: int = 0,
@@ -148,7 +148,7 @@ def faithfulness(
 
     Parameters
     ----------
-    model, tokens, metric, scores, baseline, groups, special, progress
+    model, tokens, metric, scores, baseline, features, special, progress
         As for ``removal_curves``.
     shares
         Shares of a prompt's units; all counts by default. ``faithfulness.ERASER`` are those of its paper, made for
@@ -161,9 +161,9 @@ def faithfulness(
     Returns
     -------
     xr.Dataset
-        ``comprehensiveness`` and ``sufficiency`` (method if given, batch, k), coordinates as in ``removal_curves``;
-        their means over k with the 0 for k = 0, ``aopc_comprehensiveness`` (higher is better) and
-        ``aopc_sufficiency`` (lower is better), (method if given, batch); the same of random orders,
+        ``comprehensiveness`` and ``sufficiency`` (attribution if given, batch, k), coordinates as in
+        ``removal_curves``; their means over k with the 0 for k = 0, ``aopc_comprehensiveness`` (higher is better) and
+        ``aopc_sufficiency`` (lower is better), (attribution if given, batch); the same of random orders,
         ``chance_comprehensiveness`` and ``chance_sufficiency``, (batch,), with their standard deviations; ``value``.
 
     Raises
@@ -185,12 +185,13 @@ def faithfulness(
     metric, tokens = expect_metric(metric), model.tokens(tokens)
     if chance < 0:
         raise OutOfRange(f"chance is {chance}: expected a number of random orders, or 0 for none")
-    given = as_methods(scores)
-    # the random orders' scores depend on the position alone, so that no prompt's chance depends on its neighbours
-    drawn = np.stack([np.random.default_rng((seed, i)).random(given.shape[-1]) for i in range(chance)] or [[]])
-    both = given
+    given = as_several(scores)
+    both = xr.DataArray(given.numpy(), dims=["attribution", "batch", _last(scores)])
     if chance:
-        both = torch.cat([given, torch.from_numpy(drawn)[:, None].expand(-1, given.shape[1], -1)])
+        # random scores depend on the place alone, so that no prompt's chance depends on its neighbours
+        drawn = np.stack([np.random.default_rng((seed, i)).random(given.shape[-1]) for i in range(chance)])
+        drawn = np.broadcast_to(drawn[:, None], (chance, *given.shape[1:]))
+        both = xr.DataArray(np.concatenate([given.numpy(), drawn]), dims=both.dims)
     curves = removal_curves(
         model,
         tokens,
@@ -198,17 +199,17 @@ def faithfulness(
         both,
         shares=shares,
         baseline=baseline,
-        groups=groups,
+        features=features,
         special=special,
         progress=progress,
     )
     whole = {"comprehensiveness": curves.value - curves.deletion, "sufficiency": curves.value - curves.insertion}
     made: dict[str, Any] = {"value": curves.value}
     for name, found in whole.items():
-        at = torch.from_numpy(found.transpose("method", "batch", "k").values)
+        at = torch.from_numpy(found.transpose("attribution", "batch", "k").values)
         mean = _aopc(at, torch.from_numpy(curves.units.values))
-        made[name] = (("method", "batch", "k"), at[: len(given)].numpy())
-        made[f"aopc_{name}"] = (("method", "batch"), mean[: len(given)].numpy())
+        made[name] = (("attribution", "batch", "k"), at[: len(given)].numpy())
+        made[f"aopc_{name}"] = (("attribution", "batch"), mean[: len(given)].numpy())
         if chance:
             made[f"chance_{name}"] = (("batch",), mean[len(given) :].mean(0).numpy())
             made[f"chance_{name}_sd"] = (("batch",), mean[len(given) :].std(0, correction=0).numpy())
@@ -222,11 +223,12 @@ def soft_faithfulness(
     model: Model,
     tokens: Any,
     metric: Metric,
-    scores: xr.DataArray | Float[Tensor, "*method batch pos"],
+    scores: xr.DataArray | Float[Tensor, "*attribution batch pos"],
     *,
     samples: int = 16,
     seed: int = 0,
     baseline: Any = "zero",
+    features: Given = "token",
     special: bool = False,
     progress: bool = False,
 ) -> xr.Dataset:
@@ -238,7 +240,7 @@ def soft_faithfulness(
 
     Parameters
     ----------
-    model, tokens, metric, scores, special, progress
+    model, tokens, metric, scores, features, special, progress
         As for ``removal_curves``.
     samples
         Draws that are averaged (the paper takes one). All methods and prompts meet the same random numbers.
@@ -250,7 +252,7 @@ def soft_faithfulness(
     Returns
     -------
     xr.Dataset
-        ``comprehensiveness`` (higher is better) and ``sufficiency`` (lower is better), (method if given, batch):
+        ``comprehensiveness`` (higher is better) and ``sufficiency`` (lower is better), (attribution if given, batch):
         f(x) less the mean over draws, with the standard error of that mean; ``value``.
 
     Raises
@@ -272,12 +274,14 @@ def soft_faithfulness(
     metric, tokens = expect_metric(metric), model.tokens(tokens)
     if samples < 1:
         raise OutOfRange(f"samples is {samples}: expected at least 1")
-    units = units_of(model, tokens, metric, special=special)
-    free = (units >= 0)[None]
-    given = checked(scores, units)
-    low = torch.where(free, given, torch.inf).amin(-1, keepdim=True)
-    high = torch.where(free, given, -torch.inf).amax(-1, keepdim=True)
-    share = torch.where(free & (high > low), (given - low) / (high - low), 1.0)
+    units = units_of(model, tokens, metric, features, special=special)
+    given = of_units(scores, units)
+    low = torch.where(units.free, given, torch.inf).amin(-1, keepdim=True)
+    high = torch.where(units.free, given, -torch.inf).amax(-1, keepdim=True)
+    of, free = units.of.expand(len(given), -1, -1), units.of >= 0
+    # where all score alike there is nothing to tell apart: every token keeps all, or loses all
+    share = torch.where(high > low, (given - low) / (high - low), 1.0).gather(-1, of.clamp_min(0))
+    share = torch.where(free, share, 1.0)
     measure = _Measure(model, tokens, metric, instead_of(model, tokens, baseline))
     asked = {}
     for name, keep in (("comprehensiveness", torch.where(free, 1 - share, 1.0)), ("sufficiency", share)):
@@ -286,15 +290,15 @@ def soft_faithfulness(
     made: dict[str, Any] = {"value": (("batch",), clean.numpy())}
     for name, index in asked.items():
         lost = clean - values[index, torch.arange(len(tokens))]
-        made[name] = (("method", "batch"), lost.mean(0).numpy())
+        made[name] = (("attribution", "batch"), lost.mean(0).numpy())
         error = lost.std(0) / samples**0.5 if samples > 1 else torch.full_like(lost[0], torch.nan)
-        made[f"{name}_error"] = (("method", "batch"), error.numpy())
+        made[f"{name}_error"] = (("attribution", "batch"), error.numpy())
     said = {"baseline": told(baseline), "metric": metric.name, "samples": samples, "seed": seed}
     return _dataset(soft_faithfulness, model, scores, made, None, None, said)
 
 
-def as_methods(scores: xr.DataArray | Tensor) -> Float[Tensor, "method batch pos"]:
-    """Scores in float64 with a dimension for methods, be there one or several.
+def as_several(scores: xr.DataArray | Tensor) -> Float[Tensor, "attribution batch pos"]:
+    """Scores in float64 with a dimension for attributions, be there one or several.
 
     Raises
     ------
@@ -302,47 +306,68 @@ def as_methods(scores: xr.DataArray | Tensor) -> Float[Tensor, "method batch pos
         For scores of other dimensions.
     """
     if isinstance(scores, xr.DataArray):
-        wanted = ("method", "batch", "pos") if "method" in scores.dims else ("batch", "pos")
+        last = _last(scores)
+        wanted = ("attribution", "batch", last) if "attribution" in scores.dims else ("batch", last)
         if set(scores.dims) != set(wanted):
-            raise CasebackError(f"scores of dimensions {scores.dims}: expected (batch, pos) or (method, batch, pos)")
+            raise CasebackError(
+                f"scores of dimensions {scores.dims}: expected (batch, pos) or (attribution, batch, pos)"
+            )
         scores = torch.from_numpy(np.array(scores.transpose(*wanted).values))
     scores = torch.as_tensor(scores).detach().cpu().double()
     if scores.ndim not in (2, 3):
-        raise CasebackError(f"scores of shape {tuple(scores.shape)}: expected (batch, pos) or (method, batch, pos)")
+        raise CasebackError(
+            f"scores of shape {tuple(scores.shape)}: expected (batch, pos) or (attribution, batch, pos)"
+        )
     return scores if scores.ndim == 3 else scores[None]
 
 
-def checked(scores: xr.DataArray | Tensor, units: Int[Tensor, "batch pos"]) -> Float[Tensor, "method batch pos"]:
-    """Scores that fit prompts, and are numbers wherever a token may be replaced."""
-    given = as_methods(scores)
-    if given.shape[1:] != units.shape:
+def _last(scores: xr.DataArray | Tensor) -> str:
+    return "feature" if isinstance(scores, xr.DataArray) and "feature" in scores.dims else "pos"
+
+
+def of_units(scores: xr.DataArray | Tensor, units: Units) -> Float[Tensor, "attribution batch feature"]:
+    """The score of every feature that may be replaced, the sum of its tokens' where they have the scores; else 0.
+
+    Raises
+    ------
+    CasebackError
+        For scores of other prompts or features, or that are no finite numbers where they are needed.
+    """
+    given = as_several(scores)
+    by_feature = _last(scores) == "feature"
+    expected = units.free.shape if by_feature else units.of.shape
+    if given.shape[1:] != expected:
+        what = "features" if by_feature else "tokens"
         raise CasebackError(
-            f"scores of shape {tuple(given.shape[1:])} for prompts of shape {tuple(units.shape)} (batch, pos): "
-            "attribute these very prompts"
+            f"scores of shape {tuple(given.shape[1:])} where (prompts, {what}) are {tuple(expected)}: attribute these "
+            "very prompts"
         )
-    if not bool(given[:, units >= 0].isfinite().all()):
+    needed = units.free if by_feature else units.of >= 0
+    if not bool(given[:, needed].isfinite().all()):
         raise CasebackError("scores that are no finite numbers at tokens of the prompt: they cannot be ranked")
-    return given
+    given = torch.where(needed, given, 0.0)
+    if by_feature:
+        return given
+    total = torch.zeros(len(given), *units.free.shape, dtype=torch.float64)
+    return total.scatter_add_(-1, units.of.clamp_min(0).expand_as(given), given)
 
 
-def ranks(scores: xr.DataArray | Tensor, units: Int[Tensor, "batch pos"]) -> Int[Tensor, "method batch pos"]:
-    """The rank of each token's unit by score, 0 for the highest; a unit's score is the sum of its tokens'.
+def ranks(scores: xr.DataArray | Tensor, units: Units) -> Int[Tensor, "attribution batch pos"]:
+    """The rank of each token's feature by score, 0 for the highest; ties are in the prompt's order.
 
-    Ties are in the prompt's order. A token in no unit has rank 0 and is to be left out by whoever asks.
+    A token that stays has rank 0 and is to be left out by whoever asks.
 
     Examples
     --------
-    >>> ranks(torch.tensor([[0.5, 2.0, 1.0, 9.0]]), torch.tensor([[0, 1, 2, -1]])).tolist()
+    >>> units = Units(torch.tensor([[0, 1, 2, -1]]), torch.tensor([[True, True, True]]))
+    >>> ranks(torch.tensor([[0.5, 2.0, 1.0, 9.0]]), units).tolist()
     [[[2, 0, 1, 0]]]
     """
-    given = torch.where(units >= 0, checked(scores, units).nan_to_num(), 0.0)
-    at = units.clamp_min(0).expand_as(given)
-    n = int(units.max()) + 1
-    total = torch.zeros(*given.shape[:2], n, dtype=torch.float64).scatter_add_(-1, at, given)
-    exists = torch.arange(n) <= units.amax(-1, keepdim=True)
-    order = torch.where(exists, total, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
-    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(n).expand_as(order))
-    return torch.where(units >= 0, rank.gather(-1, at), 0)
+    total = torch.where(units.free, of_units(scores, units), -torch.inf)
+    order = total.sort(dim=-1, descending=True, stable=True).indices
+    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1]).expand_as(order))
+    of = units.of.expand(len(rank), -1, -1)
+    return torch.where(of >= 0, rank.gather(-1, of.clamp_min(0)), 0)
 
 
 @dataclass
@@ -358,7 +383,7 @@ class _Measure:
         self.known: dict[tuple, int] = {}
         self.variants: list[Kept] = []
 
-    def ask(self, keep: Bool[Tensor, "method batch k pos"]) -> Int[Tensor, "method batch k"]:
+    def ask(self, keep: Bool[Tensor, "attribution batch k pos"]) -> Int[Tensor, "attribution batch k"]:
         """For masks of every method, prompt and step: which row of ``values`` will have them."""
         n_methods, n_batch, n_k, _ = keep.shape
         index = torch.empty(n_methods, n_batch, n_k, dtype=torch.long)
@@ -367,7 +392,9 @@ class _Measure:
                 index[m, :, k] = self._row(keep[m, :, k], None)
         return index
 
-    def ask_soft(self, keep: Float[Tensor, "method batch pos"], draw: tuple[int, int]) -> Int[Tensor, "method batch"]:
+    def ask_soft(
+        self, keep: Float[Tensor, "attribution batch pos"], draw: tuple[int, int]
+    ) -> Int[Tensor, "attribution batch"]:
         """The same for shares of dimensions, in one draw."""
         return torch.tensor([self._row(mask, draw) for mask in keep])[:, None].expand(-1, len(self.tokens))
 
@@ -385,7 +412,9 @@ class _Measure:
         return torch.from_numpy(swept.values).double(), torch.from_numpy(swept["clean"].values).double()
 
 
-def _area(curve: Float[Tensor, "method batch k"], share: Float[Tensor, "method batch k"]) -> Float[Tensor, "method batch"]:
+def _area(
+    curve: Float[Tensor, "attribution batch k"], share: Float[Tensor, "attribution batch k"]
+) -> Float[Tensor, "attribution batch"]:
     """Under a curve by the trapezoid rule, over the steps that a prompt has, as a share of their width."""
     steps = share.diff(dim=-1)
     areas = (steps * (curve[..., 1:] + curve[..., :-1]) / 2).nansum(-1)
@@ -393,7 +422,9 @@ def _area(curve: Float[Tensor, "method batch k"], share: Float[Tensor, "method b
     return torch.where(width > 0, areas / width, curve[..., 0])
 
 
-def _aopc(lost: Float[Tensor, "method batch k"], out: Int[Tensor, "batch k"]) -> Float[Tensor, "method batch"]:
+def _aopc(
+    lost: Float[Tensor, "attribution batch k"], out: Int[Tensor, "batch k"]
+) -> Float[Tensor, "attribution batch"]:
     """The mean over steps, with the one at which nothing is lost counted once."""
     counts = (out > 0) & ~lost.isnan()
     return torch.where(counts, lost, 0.0).sum(-1) / (counts.sum(-1) + 1)
@@ -410,15 +441,15 @@ def _dataset(
 ) -> xr.Dataset:
     """Variables of (method, batch, k) as labelled arrays, without the dimension for methods where none was given."""
     many = scores.ndim == 3
-    named = isinstance(scores, xr.DataArray) and "method" in scores.coords
+    named = isinstance(scores, xr.DataArray) and "attribution" in scores.coords
     made = {}
     for name, found in variables.items():
         dims, values = (found.dims, found.values) if isinstance(found, xr.DataArray) else found
         coords: dict[str, Any] = {}
-        if "method" in dims and not many:
+        if "attribution" in dims and not many:
             dims, values = dims[1:], values[0]
-        elif "method" in dims and named:
-            coords["method"] = scores.method.values  # pyright: ignore[reportAttributeAccessIssue]
+        elif "attribution" in dims and named:
+            coords["attribution"] = scores["attribution"].values
         if "k" in dims and units is not None and share is not None:
             coords |= {"units": (("batch", "k"), units.numpy()), "share": (("batch", "k"), share.numpy())}
         made[name] = labelled(values, dims, coords, name=name, technique=function, model=model, **said)

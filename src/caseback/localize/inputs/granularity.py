@@ -215,7 +215,9 @@ def aggregate(values: Float[Tensor, "..."], how: str, dim: int = -1) -> Tensor:
     if how not in AGGREGATIONS:
         raise CasebackError(f"aggregation {how!r} is unknown. {did_you_mean(how, AGGREGATIONS)}")
     if values.shape[dim] == 0:
-        raise OutOfRange(f"nothing to aggregate: values of shape {tuple(values.shape)} have no entry in dimension {dim}")
+        raise OutOfRange(
+            f"nothing to aggregate: values of shape {tuple(values.shape)} have no entry in dimension {dim}"
+        )
     return AGGREGATIONS[how](values, dim)
 
 

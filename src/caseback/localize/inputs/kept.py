@@ -19,6 +19,8 @@ from torch import Tensor
 
 from caseback.errors import CasebackError
 from caseback.localize.inputs.baselines import baseline_embedding
+from caseback.localize.inputs.granularity import Given, features_of
+from caseback.localize.inputs.per_token import aligned
 from caseback.model.edits import Edit, Where
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
@@ -65,10 +67,31 @@ def instead_of(model: Model, tokens: Tokens, baseline: Any) -> Float[Tensor, "ba
     return baseline_embedding(model, baseline, like)
 
 
+@dataclass(frozen=True)
+class Units:
+    """What is replaced together in each prompt.
+
+    Attributes
+    ----------
+    of
+        (batch, pos), by each prompt's own positions: the feature that a token is part of; -1 where it stays.
+    free
+        (batch, feature): which features may be replaced.
+    """
+
+    of: Int[Tensor, "batch pos"]
+    free: Bool[Tensor, "batch feature"]
+
+    @property
+    def count(self) -> Int[Tensor, " batch"]:
+        """How many features of each prompt may be replaced."""
+        return self.free.sum(-1)
+
+
 def units_of(
-    model: Model, tokens: Tokens, metric: Metric, groups: Any = None, *, special: bool = False
-) -> Int[Tensor, "batch pos"]:
-    """Which tokens are replaced together: a number from 0 on for each unit of a prompt, -1 where none may be.
+    model: Model, tokens: Tokens, metric: Metric, features: Given = "token", *, special: bool = False
+) -> Units:
+    """Which tokens are replaced together, and which never.
 
     Parameters
     ----------
@@ -77,45 +100,40 @@ def units_of(
     tokens
         The prompts.
     metric
-        What is measured: a token after its position cannot matter and is in no unit.
-    groups
-        (batch, pos) whole numbers; tokens with the same one are a unit, one below 0 is left alone. Each token by
-        itself by default.
+        What is measured: a feature that begins after its position cannot matter and stays.
+    features
+        As for ``features_of``: ``"token"``, ``"word"``, ``"sentence"`` or groups.
     special
-        Also replace the tokenizer's special tokens, such as the one that begins a text.
+        Also replace the tokenizer's special tokens, such as the one that begins a text. A feature with such a token
+        in it stays otherwise.
 
     Raises
     ------
     CasebackError
-        Where a prompt has no token that may be replaced, or the groups do not fit the prompts.
+        Where a prompt has no token that may be replaced, or as ``features_of``.
     """
-    width = tokens.ids.shape[1]
-    place = torch.arange(width)
-    lengths, first = tokens.lengths.cpu(), tokens.first.cpu()
-    may = place < lengths[:, None]
+    found = features_of(model, tokens, features)
+    member = found.membership(tokens.ids.shape[1])
+    place = torch.arange(tokens.ids.shape[1])
+    free = member.any(-1)
     if metric.pos is not None:
-        may &= place <= (tokens.column(metric.pos).cpu() - first)[:, None]
+        at = (tokens.column(metric.pos) - tokens.first).cpu()
+        free &= (member & (place <= at[:, None])[:, None]).any(-1)
     if not special and model.tokenizer is not None:
-        ids = torch.zeros(len(tokens), width, dtype=torch.long)
-        for b, (at, n) in enumerate(zip(first.tolist(), lengths.tolist(), strict=True)):
-            ids[b, :n] = tokens.ids[b, at : at + n].cpu()
-        may &= ~torch.isin(ids, torch.tensor(model.tokenizer.all_special_ids, dtype=torch.long))
-    if groups is None:
-        given = place.expand(len(tokens), width)
-    else:
-        given = torch.as_tensor(np.asarray(groups))
-        if given.shape != (len(tokens), width) or given.is_floating_point():
-            raise CasebackError(
-                f"groups of shape {tuple(given.shape)} and type {given.dtype} for prompts {(len(tokens), width)}: "
-                "expected one whole number a token"
-            )
-    units = torch.full((len(tokens), width), -1)
-    for b in range(len(tokens)):
-        here = may[b] & (given[b] >= 0)
-        if not bool(here.any()):
-            raise CasebackError(
-                f"prompt {b} has no token that may be replaced ({''.join(tokens.text[b])!r}): give a longer prompt, "
-                "measure at a later position, or allow special tokens with special=True"
-            )
-        units[b, here] = given[b, here].unique(return_inverse=True)[1]
-    return units
+        free &= ~(member & special_tokens(model, tokens)[:, None]).any(-1)
+    empty = (~free.any(-1)).nonzero()
+    if len(empty):
+        b = int(empty[0])
+        raise CasebackError(
+            f"prompt {b} has no token that may be replaced ({''.join(tokens.text[b])!r}): give a longer prompt, "
+            "measure at a later position, or allow special tokens with special=True"
+        )
+    which = (member & free[..., None]).to(torch.int8)
+    return Units(torch.where(which.any(1), which.argmax(1), -1), free)
+
+
+def special_tokens(model: Model, tokens: Tokens) -> Bool[Tensor, "batch pos"]:
+    """The tokenizer's special tokens, by each prompt's own positions."""
+    listed = [] if model.tokenizer is None else model.tokenizer.all_special_ids
+    is_special = torch.isin(tokens.ids, torch.tensor(listed, dtype=torch.long, device=tokens.ids.device))
+    return aligned(is_special & tokens.mask, tokens).cpu()

@@ -17,11 +17,13 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, ResultError, did_you_mean
+from caseback.localize.inputs.granularity import Features, Given, features_of, grouped, padded_text
 from caseback.localize.inputs.per_token import expect_metric
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
 from caseback.model.registry import Technique, techniques
 from caseback.model.results import labelled
+from caseback.model.tokens import Tokens
 
 Method = Callable[..., xr.DataArray]
 Methods = str | Method | Sequence[str | Method]
@@ -109,6 +111,8 @@ def attribute(
     metric: Metric,
     methods: Methods,
     *,
+    features: Given = "token",
+    aggregation: str = "sum",
     options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
@@ -124,6 +128,11 @@ def attribute(
         What is explained.
     methods
         Names of ``input_methods()``, functions of their signature, or ``"all"``.
+    features
+        ``"token"``, ``"word"``, ``"sentence"`` or groups of tokens, as for ``features_of``. A method that has an
+        option of this name perturbs whole features; the other methods' scores of tokens are aggregated.
+    aggregation
+        How, as in ``aggregate``; only ``"sum"`` keeps a method's total.
     options
         Of each method by its name, such as ``{"integrated_gradients": {"steps": 100}}``; what a method is not told
         has its own default.
@@ -133,8 +142,9 @@ def attribute(
     Returns
     -------
     xr.DataArray
-        (method, batch, pos), NaN where a shorter prompt has no token. What a method says of itself (a completeness
-        gap, its steps) stands in the attribute ``said``, as JSON by method.
+        (attribution, batch, pos), or (attribution, batch, feature) of features that are no tokens; NaN where a shorter
+        prompt has none. What a method says of itself (a completeness gap, its steps) stands in the attribute
+        ``said``, as JSON by method.
 
     Raises
     ------
@@ -149,60 +159,88 @@ def attribute(
     >>> model = cb.load("meadow")
     >>> metric = cb.logit_diff(" cat", " dog")
     >>> both = attribute(model, "the cat and the dog", metric, ["gradient_norm", "gradient_x_input"])
-    >>> both.dims, both.method.values.tolist()
-    (('method', 'batch', 'pos'), ['gradient_norm', 'gradient_x_input'])
+    >>> both.dims, both.attribution.values.tolist()
+    (('attribution', 'batch', 'pos'), ['gradient_norm', 'gradient_x_input'])
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
     named = methods_named(methods)
-    told = {name: dict(given) for name, given in (options or {}).items()}
-    for name, given in told.items():
-        if name not in named:
-            raise CasebackError(f"options for {name!r}, which is not among the methods. {did_you_mean(name, named)}")
-        check_options(name, named[name], given)
+    told = options_told(named, options)
+    whole = features_of(model, tokens, features)
     found = {}
     for name, method in tqdm(named.items(), disable=not progress, desc="attribute", unit="method"):
-        found[name] = scores_of(name, method, model, tokens, metric, told.get(name, {}))
-    known = {getattr(method, "technique", None) for method in named.values()} - {None}
-    provenance = set(model.provenance()) | {"technique", "entry", "citation"}
-    said = {
-        name: {key: value for key, value in made.attrs.items() if key not in provenance and not key.endswith("version")}
-        for name, made in found.items()
-    }
+        own = dict(told[name])
+        if whole.level != "token" and "features" in inspect.signature(method).parameters:
+            own.setdefault("features", whole.groups)
+        made = scores_of(name, method, model, tokens, metric, own, whole)
+        by_token = made.dims == _SCORES and whole.level != "token"
+        found[name] = grouped(made, whole, aggregation) if by_token else made
+    last = _SCORES[1] if whole.level == "token" else "feature"
     width = tokens.ids.shape[1]
+    text = [row + [""] * (width - len(row)) for row in tokens.text] if last == "pos" else padded_text(whole)
     return labelled(
         np.stack([made.values for made in found.values()]),
-        ["method", *_SCORES],
+        ["attribution", "batch", last],
         {
-            "method": list(found),
-            "entry": ("method", [made.attrs.get("entry", "") for made in found.values()]),
-            "token": (_SCORES, [row + [""] * (width - len(row)) for row in tokens.text]),
+            "attribution": list(found),
+            "entry": ("attribution", [str(made.attrs.get("entry", "")) for made in found.values()]),
+            "token": (("batch", last), text),
         },
         name="scores",
         model=model,
-        citation="; ".join(sorted(t.citation for t in known)),
         metric=metric.name,
-        said=said,
+        features=whole.level,
+        aggregation=None if whole.level == "token" else aggregation,
+        said=_said(model, found),
     )
 
 
+def options_told(
+    named: Mapping[str, Method], options: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Mapping[str, Any]]:
+    """The options of each method, refused where there is no such method or option.
+
+    Raises
+    ------
+    CasebackError
+        With the near names.
+    """
+    told = dict(options or {})
+    for name, given in told.items():
+        if name not in named:
+            raise CasebackError(f"options for {name!r}, which is not among the methods. {did_you_mean(name, named)}")
+        parameters = inspect.signature(named[name]).parameters.values()
+        takes = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        unknown = [key for key in given if key not in takes]
+        if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            raise CasebackError(f"{name} takes no option {unknown[0]!r}. {did_you_mean(unknown[0], takes)}".rstrip())
+    return {name: told.get(name, {}) for name in named}
+
+
 def scores_of(
-    name: str, method: Method, model: Model, tokens: Any, metric: Metric, options: Mapping[str, Any]
+    name: str,
+    method: Method,
+    model: Model,
+    tokens: Tokens,
+    metric: Metric,
+    options: Mapping[str, Any],
+    features: Features | None = None,
 ) -> xr.DataArray:
-    """One method's scores, refused where they are not one a token."""
+    """One method's scores, refused where they are not one a token, or one a feature that was asked for."""
     made = method(model, tokens, metric, **options)
-    shape = tuple(tokens.ids.shape)
-    if not isinstance(made, xr.DataArray) or made.dims != _SCORES or made.shape != shape:
+    expected = {_SCORES: tuple(tokens.ids.shape)}
+    if features is not None and features.level != "token":
+        expected["batch", "feature"] = (len(tokens), features.most)
+    if not isinstance(made, xr.DataArray) or expected.get(made.dims) != made.shape:  # pyright: ignore[reportArgumentType]
         what = f"{made.dims} of shape {made.shape}" if isinstance(made, xr.DataArray) else type(made).__name__
-        raise ResultError(f"{name} returned {what}, expected one score a token: {_SCORES} of shape {shape}")
+        wanted = " or ".join(f"{dims} of shape {shape}" for dims, shape in expected.items())
+        raise ResultError(f"{name} returned {what}, expected one score a token: {wanted}")
     return made
 
 
-def check_options(name: str, method: Method, given: Mapping[str, Any]) -> None:
-    """Refuse an option that a method does not take, naming those that it does."""
-    parameters = inspect.signature(method).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    takes = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    unknown = [key for key in given if key not in takes]
-    if unknown:
-        raise CasebackError(f"{name} takes no option {unknown[0]!r}. {did_you_mean(unknown[0], takes)}".rstrip())
+def _said(model: Model, found: Mapping[str, xr.DataArray]) -> dict[str, dict[str, Any]]:
+    """What each method says of itself beyond which model it was made with."""
+    common = {*model.provenance(), "technique", "entry", "metric", "target", "foil", "metric_pos"}
+    return {
+        name: {key: x for key, x in made.attrs.items() if key not in common and not key.endswith("_version")}
+        for name, made in found.items()
+    }

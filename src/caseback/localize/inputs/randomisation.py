@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.agreement import agreement
-from caseback.localize.inputs.methods import Methods, check_options, methods_named, scores_of
+from caseback.localize.inputs.methods import Methods, methods_named, options_told, scores_of
 from caseback.localize.inputs.per_token import expect_metric
 from caseback.model.anatomy import Anatomy
 from caseback.model.load import load
@@ -88,11 +88,11 @@ def randomisation_test(
     Returns
     -------
     xr.Dataset
-        ``similarity``, (method, variant, batch), of the attribution after each stage with the model's own; the stages
+        ``similarity``, (attribution, variant, batch), of the attribution after each stage with the model's own; the stages
         are named in ``variant``: ``original``, ``unembed`` (with the final norm), ``layer 11`` ... ``embed``.
-        ``flagged``, (method,): in a cascade, whether it is still at least ``limit`` at the end; for independent stages,
+        ``flagged``, (attribution,): in a cascade, whether it is still at least ``limit`` at the end; for independent stages,
         at every one of them. A method that scores all tokens alike has no ranks: it is flagged where its scores do not
-        change at all. ``change``, (method, variant, batch): the largest change of a score as a share of the largest
+        change at all. ``change``, (attribution, variant, batch): the largest change of a score as a share of the largest
         score.
 
     Raises
@@ -111,20 +111,20 @@ def randomisation_test(
     (['original', 'unembed', 'embed'], False)
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
-    for what, value, known in (("order", order, ORDERS), ("draw", draw, DRAWS), ("similarity", similarity, SIMILARITIES)):
+    for what, value, known in (
+        ("order", order, ORDERS),
+        ("draw", draw, DRAWS),
+        ("similarity", similarity, SIMILARITIES),
+    ):
         if value not in known:
             raise CasebackError(f"{what} {value!r} is unknown. {did_you_mean(value, known)}")
     if not -1 <= limit <= 1:
         raise OutOfRange(f"limit is {limit}: expected a similarity, from -1 to 1")
     named = methods_named(methods)
-    told = {name: dict(given) for name, given in (options or {}).items()}
-    for name in told:
-        if name not in named:
-            raise CasebackError(f"options for {name!r}, which is not among the methods. {did_you_mean(name, named)}")
-        check_options(name, named[name], told[name])
+    told = options_told(named, options)
 
     def attributed(on: Model) -> np.ndarray:
-        return np.stack([scores_of(n, m, on, tokens, metric, told.get(n, {})).values for n, m in named.items()])
+        return np.stack([scores_of(n, m, on, tokens, metric, told[n]).values for n, m in named.items()])
 
     base = attributed(model)
     made, names = [base], ["original"]
@@ -137,7 +137,7 @@ def randomisation_test(
     size = np.nanmax(np.abs(base), axis=-1)
     change = np.stack([_share(np.nanmax(np.abs(now - base), axis=-1), size) for now in made], axis=1)
     flagged = _flagged(alike[:, 1:], change[:, 1:], limit, order)
-    coords = {"method": list(named), "variant": names}
+    coords = {"attribution": list(named), "variant": names}
     said = {
         "order": order,
         "draw": draw,
@@ -151,8 +151,8 @@ def randomisation_test(
     found = {
         name: labelled(
             x,
-            ["method", "variant", "batch"][: x.ndim],
-            {key: value for key, value in coords.items() if key == "method" or x.ndim == 3},
+            ["attribution", "variant", "batch"][: x.ndim],
+            {key: value for key, value in coords.items() if key == "attribution" or x.ndim == 3},
             name=name,
             technique=randomisation_test,
             model=model,
@@ -164,10 +164,10 @@ def randomisation_test(
 
 
 def _alike(a: np.ndarray, b: np.ndarray, similarity: str, absolute: bool) -> np.ndarray:
-    """(method, batch): the similarity of each method with itself before."""
+    """(attribution, batch): the similarity of each method with itself before."""
     rows = []
     for mine, theirs in zip(a, b, strict=True):
-        both = xr.DataArray(np.stack([mine, theirs]), dims=["method", "batch", "pos"])
+        both = xr.DataArray(np.stack([mine, theirs]), dims=["attribution", "batch", "pos"])
         rows.append(agreement(both, absolute=absolute)[similarity].values[0, 1])
     return np.stack(rows)
 
@@ -177,7 +177,7 @@ def _share(change: np.ndarray, size: np.ndarray) -> np.ndarray:
 
 
 def _flagged(alike: np.ndarray, change: np.ndarray, limit: float, order: str) -> np.ndarray:
-    """(method,): whether it never noticed."""
+    """(attribution,): whether it never noticed."""
     with np.errstate(invalid="ignore"):
         ranks = ~np.isnan(alike)
         mean = np.where(ranks, alike, 0).sum(-1) / np.maximum(ranks.sum(-1), 1)
