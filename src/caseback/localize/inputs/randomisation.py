@@ -3,10 +3,10 @@
     cascading    randomise from the top down: unembedding, + last layer, + the layer before ..., + embedding
     independent  randomise one of these at a time, the others as they were
 
-After each stage the attribution is made anew, of the same metric, and compared with that of the model as it is. One that
-stays the same when nothing that was learnt is left explains the prompt, or the architecture, and not the model. Each
-parameter is drawn anew with its own mean and standard deviation, so that the scale of the computation is kept and only
-what was learnt is lost. All of it happens on a copy.
+After each stage the attribution is made anew, of the same metric, and compared with that of the model as it is. One
+that stays the same when nothing that was learnt is left explains the prompt, or the architecture, and not the model.
+Each parameter is drawn anew with its own mean and standard deviation, so that the scale of the computation is kept and
+only what was learnt is lost. All of it happens on a copy.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ def randomisation_test(
     Returns
     -------
     xr.Dataset
-        ``similarity``, (attribution, variant, batch), of the attribution after each stage with the model's own; the stages
-        are named in ``variant``: ``original``, ``unembed`` (with the final norm), ``layer 11`` ... ``embed``.
-        ``flagged``, (attribution,): in a cascade, whether it is still at least ``limit`` at the end; for independent stages,
-        at every one of them. A method that scores all tokens alike has no ranks: it is flagged where its scores do not
-        change at all. ``change``, (attribution, variant, batch): the largest change of a score as a share of the largest
-        score.
+        ``similarity``, (attribution, variant, batch), of the attribution after each stage with the model's own; the
+        stages are named in ``variant``: ``original``, ``unembed`` (with the final norm), ``layer 11`` ... ``embed``.
+        ``flagged``, (attribution,): in a cascade, whether it is still at least ``limit`` at the end; for independent
+        stages, at every one of them. A method that scores all tokens alike has no ranks: it is flagged where its
+        scores do not change at all. ``change``, (attribution, variant, batch): the largest change of a score as a
+        share of the largest score.
 
     Raises
     ------
