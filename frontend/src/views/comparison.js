@@ -265,6 +265,7 @@ function agreement(comparison, methods) {
   let mode = modes[0];
   const legend = sequentialLegend();
   const none = "no order to compare";
+  const short = (v) => v.toFixed(2).replace("-", "−");
   const grid = canvasGrid({
     rows: n,
     cols: n,
@@ -274,7 +275,7 @@ function agreement(comparison, methods) {
     size: (room) => ({ cellWidth: Math.max(34, Math.min(132, room / n)), cellHeight: n <= 12 ? 30 : 22 }),
     cell: (r, c) => {
       const v = mode.of[r][c];
-      return v === null ? null : { ...sequential(Math.max(0, v)), text: (mode.text ?? number)(v) };
+      return v === null ? null : { ...sequential(Math.max(0, v)), text: (mode.text ?? short)(v) };
     },
     rowLabel: (r) => `${n > 6 ? `${r + 1} ` : ""}${methods[r].label}`,
     colLabel: (c) => (n > 6 ? String(c + 1) : methods[c].label),

@@ -217,7 +217,8 @@ def label_of(name: str) -> str:
     return " ".join([words[0] if words[0].isupper() else words[0][:1].upper() + words[0][1:], *words[1:]])
 
 
-_WORDS = {"x": "×", "shap": "SHAP", "lime": "LIME", "lrp": "LRP", "alti": "ALTI", "ig": "IG", "attnlrp": "AttnLRP"}
+_SPELT = "× SHAP LIME LRP ALTI IG MLP Attn AtMan ReAGent GlobEnc DecompX KernelSHAP"
+_WORDS = {word.lower(): word for word in _SPELT.split()} | {"x": "×"}
 
 
 def check_attributions(document: Mapping[str, Any]) -> None:

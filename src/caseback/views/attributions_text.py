@@ -173,18 +173,25 @@ def _numbers(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterato
 
 def _agreement(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterator[RenderableType]:
     compared, methods = document["comparison"], document["methods"]
-    if len(methods) < 2:
+    n = len(methods)
+    if n < 2:
         return
-    chance = percent(compared["k_chance"])
-    yield _heading(
-        "Agreement", f"rank correlation; below it, overlap of the top {compared['k']}, {chance} by chance", glyphs
-    )
+    if 36 + 7 * n > width:
+        # too many for numbers: tenths of full agreement
+        yield _heading("Agreement", "Spearman's rank correlation of sizes", glyphs)
+        rows = Axis("", [f"{i + 1:>2} {method['label']}" for i, method in enumerate(methods)])
+        columns = Axis("attribution", [str(i + 1) for i in range(n)])
+        values = np.array([[np.nan if x is None else x for x in row] for row in compared["spearman"]], dtype=float)
+        yield from map_text(Map(rows, columns, values, None, 1), width=width, glyphs=glyphs)
+        return
+    aside = f"rank correlation; below it, overlap of the top {compared['k']}, {percent(compared['k_chance'])} by chance"
+    yield _heading("Agreement", aside, glyphs)
     table = _table(("", "right"), ("", "left"))
-    for i in range(len(methods)):
+    for i in range(n):
         table.add_column(str(i + 1), justify="right", no_wrap=True)
     for i, method in enumerate(methods):
         cells: list[RenderableType] = [str(i + 1), Text(_clipped(method["label"], 26, glyphs))]
-        for j in range(len(methods)):
+        for j in range(n):
             rank, top = compared["spearman"][i][j], compared["top_k"][i][j]
             if i == j:
                 cells.append(Text(glyphs.text("·"), style="dim"))

@@ -149,9 +149,8 @@ def overlap(values: Float[Tensor, "attribution n"], k: int) -> Float[Tensor, "at
     return marked @ marked.T / k
 
 
-def _correlation(values: Float[Tensor, "attribution n"]) -> Float[Tensor, "attribution attribution"]:
-    off = values - values.mean(-1, keepdim=True)
-    size = off.square().sum(-1).sqrt()
-    made = off @ off.T / (size[:, None] * size)
-    made.diagonal()[:] = torch.where(size > 0, 1.0, torch.nan)
-    return made.clamp(-1, 1)
+def _correlation(ranks: Float[Tensor, "attribution n"]) -> Float[Tensor, "attribution attribution"]:
+    off = ranks - (ranks.shape[-1] - 1) / 2
+    products = off @ off.T
+    # halves of whole numbers up to here, as above
+    return products / (products.diagonal()[:, None] * products.diagonal()).sqrt()
