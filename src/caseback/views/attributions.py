@@ -147,7 +147,7 @@ def compare_attributions(
                 refused[name] = str(error)
     if not found:
         raise CasebackError(f"no method attributes this: {'; '.join(f'{k}: {v}' for k, v in refused.items())}")
-    scores = xr.concat(found, "attribution", combine_attrs="drop_conflicts")
+    scores = _concatenated(found)
     compared = comparison(
         model,
         tokens,
@@ -251,10 +251,17 @@ def check_attributions(document: Mapping[str, Any]) -> None:
         if len(compared[name]) != m:
             raise CasebackError(f"attributions: comparison.{name} has {len(compared[name])} rows for {m} methods")
     generation = document["generation"]
-    for method in [] if generation is None else generation["methods"]:
+    if generation is None:
+        return
+    for method in generation["methods"]:
         shape = {len(row) for row in method["scores"]}
         if len(method["scores"]) != len(generation["targets"]) or shape != {len(generation["sources"])}:
             raise CasebackError(f"attributions: the map of {method['name']} does not fit its targets and sources")
+
+
+def _concatenated(found: Sequence[xr.DataArray]) -> xr.DataArray:
+    both: Any = xr.concat(found, "attribution", combine_attrs="drop_conflicts")
+    return both
 
 
 def _contrast(

@@ -111,7 +111,9 @@ def _tables(document: Mapping[str, Any]) -> str:
             ),
         ),
     ]
-    for method in [] if made is None else made["methods"]:
+    if made is None:
+        return "\n".join(parts)
+    for method in made["methods"]:
         rows = (
             (visible(target["text"]), *("" if x is None else f"{x:+.3f}" for x in row))
             for target, row in zip(made["targets"], method["scores"], strict=True)

@@ -4,7 +4,6 @@ from caseback.localize.inputs.agreement import agreement as agreement
 from caseback.localize.inputs.contrastive import contrastive as contrastive
 from caseback.localize.inputs.faithfulness import faithfulness as faithfulness
 from caseback.localize.inputs.faithfulness import removal_curves as removal_curves
-from caseback.localize.inputs.faithfulness import soft_faithfulness as soft_faithfulness
 from caseback.localize.inputs.generation import attribute_generation as attribute_generation
 from caseback.localize.inputs.gradients import gradient_norm as gradient_norm
 from caseback.localize.inputs.gradients import gradient_x_input as gradient_x_input
@@ -17,3 +16,4 @@ from caseback.localize.inputs.known_source import source_first as source_first
 from caseback.localize.inputs.methods import attribute as attribute
 from caseback.localize.inputs.methods import input_methods as input_methods
 from caseback.localize.inputs.randomisation import randomisation_test as randomisation_test
+from caseback.localize.inputs.soft_faithfulness import soft_faithfulness as soft_faithfulness

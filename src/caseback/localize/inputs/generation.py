@@ -316,6 +316,6 @@ def _by_feature(
             seen = [p for p in group if p < len(row) and np.isfinite(row[p])]
             if seen:
                 made[b, t, f] = float(aggregate(torch.from_numpy(row[seen]), aggregation))
-    used = np.isfinite(made).any((0, 1))
+    used = np.asarray(np.isfinite(made).any((0, 1)))
     text = [[word for word, kept in zip(row, used, strict=True) if kept] for row in padded_text(found)]
     return made[:, :, used], text

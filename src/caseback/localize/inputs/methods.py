@@ -227,10 +227,10 @@ def scores_of(
 ) -> xr.DataArray:
     """One method's scores, refused where they are not one a token, or one a feature that was asked for."""
     made = method(model, tokens, metric, **options)
-    expected = {_SCORES: tuple(tokens.ids.shape)}
+    expected: dict[tuple[Any, ...], tuple[int, ...]] = {_SCORES: tuple(tokens.ids.shape)}
     if features is not None and features.level != "token":
         expected["batch", "feature"] = (len(tokens), features.most)
-    if not isinstance(made, xr.DataArray) or expected.get(made.dims) != made.shape:  # pyright: ignore[reportArgumentType]
+    if not isinstance(made, xr.DataArray) or expected.get(made.dims) != made.shape:
         what = f"{made.dims} of shape {made.shape}" if isinstance(made, xr.DataArray) else type(made).__name__
         wanted = " or ".join(f"{dims} of shape {shape}" for dims, shape in expected.items())
         raise ResultError(f"{name} returned {what}, expected one score a token: {wanted}")
