@@ -24,6 +24,7 @@ export function generationView(doc) {
   const { sources, targets, n_prompt: first, methods } = generation;
   let method = methods[0];
   let most = 1;
+  let byRow = true;
   let chosen = 0;
   const legend = divergingLegend();
   const value = (r, c) => method.scores[r][c];
@@ -48,6 +49,8 @@ export function generationView(doc) {
       ".",
     );
   };
+  // Some tokens are far surer than others: on one scale their rows would drown the rest.
+  const share = (r, c) => value(r, c) / (byRow ? rowMost(r) : most);
   const rowMost = (r) => method.scores[r].reduce((m, v) => Math.max(m, Math.abs(v ?? 0)), 1e-12);
 
   function tip(r, c) {
@@ -81,11 +84,12 @@ export function generationView(doc) {
       const v = value(r, c);
       return v === null
         ? null
-        : { ...diverging(v / most), text: Math.abs(v / most) >= 0.08 ? signed(v) : "" };
+        : { ...diverging(share(r, c)), text: Math.abs(share(r, c)) >= 0.1 ? signed(v) : "" };
     },
     rowLabel: name,
     colLabel: (c) => sources[c].visible,
     frame: () => ({ row: chosen }),
+    start: "right",
     tip: (r, c) => (value(r, c) === null ? [tokenChip(sources[c]), " comes later"] : tip(r, c)),
     say: (r, c) =>
       value(r, c) === null
@@ -102,12 +106,27 @@ export function generationView(doc) {
     (now) => {
       method = now;
       most = method.scores.flat().reduce((m, v) => Math.max(m, Math.abs(v ?? 0)), 1e-12);
-      const signs = method.scores.some((row) => row.some((v) => v < 0));
-      legend.name(signs ? signed(-most) : "0", signed(most), signs ? -1 : 0);
       show(chosen);
-      grid.redraw();
+      rescale();
     },
   );
+  const scale = choice(
+    "Scale",
+    [
+      { value: true, label: "Each row", hint: "Every row on the scale of its own largest score" },
+      { value: false, label: "One scale", hint: "All rows on the scale of the largest score" },
+    ],
+    (own) => {
+      byRow = own;
+      rescale();
+    },
+  );
+  function rescale() {
+    const signs = method.scores.some((row) => row.some((v) => v < 0));
+    const [low, high] = byRow ? ["−1", "1 of a row’s largest"] : [signed(-most), signed(most)];
+    legend.name(signs ? low : "0", high, signs ? -1 : 0);
+    grid.redraw();
+  }
   return part(
     "generation",
     "The continuation, token by token",
@@ -115,8 +134,9 @@ export function generationView(doc) {
     figure(
       "From where each token comes",
       "A click on a row, or Enter, shows it as text below.",
-      h("div", { class: "toolbar" }, control.element, legend.element),
+      h("div", { class: "toolbar" }, control.element, scale.element),
       grid.element,
+      legend.element,
     ),
     figure("One of them, in the text", null, said, h("div", { class: "strip" }, flow.element)),
   );

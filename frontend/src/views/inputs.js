@@ -21,10 +21,10 @@ export function inputColours(method) {
   return (i) => diverging(method.scores[i] / most);
 }
 
-/** What the two ends of a method's scale mean, and where it begins; a method that is known to have no sign has one end. */
+/** What the two ends of a method's scale mean, and where it begins: at 0 where no score is known to be below. */
 export function scaleEnds({ target, foil }, method) {
   const most = largest(method);
-  if (method.signed === false) return ["0", `${signed(most)}, either way`, 0];
+  if (method.signed === false) return ["0", signed(most), 0];
   return [
     [signed(-most), foil ? " for " : " against ", tokenChip(foil ?? target, foil ? "foil bare" : "bare")],
     [signed(most), " for ", tokenChip(target, "target bare")],

@@ -246,12 +246,24 @@ def _generation(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iter
         name = Text(_clipped(visible(target["text"]), 18, glyphs))
         table.add_row(str(t + 1), name, bar, percent(target["probability"]), Text(foil, style="dim"))
     yield table
-    rows = Axis("from", [visible(source["text"]) for source in made["sources"]])
     columns = Axis("step", [str(t + 1) for t in range(len(targets))])
     for method in made["methods"]:
         values = np.array([[np.nan if x is None else x for x in row] for row in method["scores"]], dtype=float)
+        # each step on its own scale: a token that is sure would drown the others
+        largest = np.nanmax(np.abs(values), axis=1, keepdims=True, initial=0.0)
+        shares = values / np.where(largest > 0, largest, 1)
+        counts = np.nanmax(np.abs(shares), axis=0, initial=0.0) >= _FAINT
+        shown = [i for i, one in enumerate(counts) if one or len(counts) <= _MOST_TOKENS]
+        rows = Axis("from", [f"{i} {visible(made['sources'][i]['text'])}" for i in shown])
         yield Text(glyphs.text(f"\n{method['label']}"), style="bold")
-        yield from map_text(Map(rows, columns, values.T, None, 1), width=width, glyphs=glyphs)
+        *table, _ = map_text(Map(rows, columns, shares[:, shown].T, None, 1), width=width, glyphs=glyphs)
+        yield from table
+        less = (
+            f"; {len(counts) - len(shown)} tokens that are so at every step left out"
+            if len(shown) < len(counts)
+            else ""
+        )
+        yield Text(glyphs.text(f"in tenths of each step's largest; · below a twentieth{less}"), style="dim")
 
 
 def _about(made: Mapping[str, Any]) -> str:
