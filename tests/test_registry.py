@@ -158,3 +158,17 @@ def test_every_technique_of_the_package_can_be_called_by_its_name():
 def test_the_package_itself_is_imported_without_torch(fresh_python):
     done = fresh_python("import sys, caseback\nassert caseback.__version__\nassert 'torch' not in sys.modules")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_technique_says_its_dimensions_only_where_they_surprise(empty):
+    plain = register(made_in("caseback.localize.inputs.a", "one")).technique
+    maps = technique(entry=("3.1.14",), citation="A 2020", cost="one forward", dims=("layer", "query", "key"))(
+        made_in("caseback.localize.inputs.a", "two")
+    )
+    assert plain.dims is None and maps.technique.dims == ("layer", "query", "key")
+
+
+def test_one_package_can_be_listed_by_itself():
+    inputs = techniques("caseback.localize.inputs")
+    assert inputs and all(t.function.__module__.startswith("caseback.localize.inputs.") for t in inputs)
+    assert [t for t in techniques() if t in inputs] == inputs

@@ -8,15 +8,20 @@ const STOPS = 24;
 function legend(ramp, from) {
   const strip = h("span", { class: "legend-strip" });
   const ends = [h("span", {}), h("span", {})];
-  painted(() => {
-    const stops = Array.from({ length: STOPS + 1 }, (_, i) => ramp(from + ((1 - from) * i) / STOPS).fill);
+  let low = from;
+  const paint = () => {
+    const stops = Array.from({ length: STOPS + 1 }, (_, i) => ramp(low + ((1 - low) * i) / STOPS).fill);
     strip.style.setProperty("background", `linear-gradient(to right, ${stops.join(", ")})`);
-  });
+  };
+  painted(paint);
   return {
     element: h("div", { class: "legend" }, ends[0], strip, ends[1]),
-    name(low, high) {
-      ends[0].replaceChildren(low);
-      ends[1].replaceChildren(high);
+    /** The texts of both ends, and the value at the first: a scale without negatives begins at 0. */
+    name(first, last, start = from) {
+      ends[0].replaceChildren(first);
+      ends[1].replaceChildren(last);
+      low = start;
+      paint();
     },
   };
 }

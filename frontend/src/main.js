@@ -1,7 +1,8 @@
-// The page: reads the explanation that it carries and lays out its sections in the order in which one asks.
+// The page: reads the document that it carries and lays out its sections in the order in which one asks.
 
 import { h } from "./dom.js";
 import { mountTooltip } from "./tooltip.js";
+import { attributionsPage } from "./attributions_page.js";
 import { header } from "./views/header.js";
 import { lensView } from "./views/lens.js";
 import { inputsView } from "./views/inputs.js";
@@ -11,21 +12,18 @@ import { patchingView } from "./views/patching.js";
 import { claimsView } from "./views/claims.js";
 import { footer } from "./views/footer.js";
 
+const explanationPage = (doc) => [
+  ...header(doc),
+  lensView(doc),
+  inputsView(doc),
+  componentsView(doc),
+  attentionView(doc),
+  patchingView(doc),
+  claimsView(doc),
+  footer(doc),
+];
+
 const doc = JSON.parse(document.getElementById("explanation").textContent);
 mountTooltip();
-document
-  .getElementById("report")
-  .append(
-    h(
-      "div",
-      { class: "page" },
-      ...header(doc),
-      lensView(doc),
-      inputsView(doc),
-      componentsView(doc),
-      attentionView(doc),
-      ...[patchingView(doc)].filter(Boolean),
-      claimsView(doc),
-      footer(doc),
-    ),
-  );
+const parts = (doc.kind === "caseback.attributions" ? attributionsPage : explanationPage)(doc);
+document.getElementById("report").append(h("div", { class: "page" }, parts.filter(Boolean)));

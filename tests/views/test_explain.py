@@ -263,3 +263,36 @@ def test_rank_correlation(a, b, expected):
 def test_rank_correlation_is_spearmans():
     a, b = np.random.default_rng(0).integers(0, 6, (2, 40))
     assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic)
+
+
+def test_the_input_methods_are_compared_as_the_functions_compare_them(stories, gift):
+    from caseback.localize.inputs import agreement, attribute, faithfulness
+
+    metric = cb.logit_diff(gift["target"]["id"], gift["foil"]["id"])
+    scores = attribute(stories, PROMPT, metric, ["gradient_x_input"])
+    compared = gift["inputs"]["comparison"]
+    faith = faithfulness(stories, PROMPT, metric, scores, chance=4)
+    assert compared["names"] == [method["name"] for method in gift["inputs"]["methods"]]
+    assert math.isclose(compared["comprehensiveness"][0], float(faith.aopc_comprehensiveness[0, 0]), abs_tol=1e-3)
+    assert math.isclose(compared["chance"]["sufficiency"]["mean"], float(faith.chance_sufficiency[0]), abs_tol=1e-3)
+    assert compared["top_k"][0][0] == 1 and 0 <= compared["top_k"][0][1] <= 1
+    assert int(agreement(scores).k[0]) >= compared["k"], "the token that begins a text is not compared"
+    assert "Lost without the highest tokens" in _terminal(gift)
+
+
+def test_a_prompt_of_special_tokens_alone_has_no_comparison():
+    model = cb.load("meadow")
+    alone = explain(model, [model.tokenizer.all_special_ids[0]], steps=2)
+    assert alone["inputs"]["comparison"] is None and "<html" in report_html(alone)
+
+
+def _terminal(explanation):
+    import io
+
+    from rich.console import Console
+
+    from caseback.views.terminal import print_explanation
+
+    file = io.StringIO()
+    print_explanation(explanation, Console(file=file, width=100))
+    return file.getvalue()

@@ -28,7 +28,10 @@ const READING = [
 // Half a surrogate pair is no character, and some programs that save or print a page end at one.
 const wellFormed = (text) => text.replace(/\p{Surrogate}/gu, "\ufffd");
 
-export function footer(doc) {
+export const footer = (doc) => documentEnd(doc, READING);
+
+/** The end of a page: how to read it, where its numbers come from, and the prompt as it was given. */
+export function documentEnd(doc, reading) {
   return h(
     "footer",
     {},
@@ -42,7 +45,7 @@ export function footer(doc) {
         h(
           "dl",
           { class: "reading" },
-          READING.map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)]),
+          reading.map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)]),
         ),
       ),
       h(

@@ -14,12 +14,7 @@ export function header(doc) {
   const { model, target, foil, metric } = doc;
   const [pTarget, pFoil] = [target, foil].map((token) => finalProbability(doc, token));
   return [
-    h(
-      "header",
-      { class: "masthead" },
-      h("div", { class: "brand" }, mark(), h("span", {}, "caseback")),
-      h("p", { class: "model" }, h("b", {}, model.name), ` · ${describe(model)}`),
-    ),
+    masthead(model.name, describe(model)),
     h(
       "section",
       { class: "question" },
@@ -39,6 +34,15 @@ export function header(doc) {
     ),
   ];
 }
+
+/** The page's head: whose window it is, and into which model. */
+export const masthead = (name, described) =>
+  h(
+    "header",
+    { class: "masthead" },
+    h("div", { class: "brand" }, mark(), h("span", {}, "caseback")),
+    h("p", { class: "model" }, h("b", {}, name), ` · ${described}`),
+  );
 
 function describe(model) {
   const heads =
@@ -67,7 +71,8 @@ function mark() {
   );
 }
 
-function prompt(doc) {
+/** The prompt, coloured by a method of the reader's choice. */
+export function prompt(doc) {
   const { methods } = doc.inputs;
   let method = methods[0];
   const flow = tokenFlow(doc.tokens, { label: "The prompt, token by token", tip: (i) => inputTip(doc, i) });
@@ -92,7 +97,8 @@ function prompt(doc) {
   );
 }
 
-function predictions(doc) {
+/** The likeliest next tokens, those of the question in their colours. */
+export function predictions(doc) {
   const largest = doc.predictions[0]?.prob ?? 1;
   return h(
     "div",
@@ -102,7 +108,7 @@ function predictions(doc) {
       "ol",
       { class: "bars" },
       doc.predictions.map((token) => {
-        const kind = token.id === doc.target.id ? "target" : token.id === doc.foil.id ? "foil" : "other";
+        const kind = token.id === doc.target.id ? "target" : token.id === doc.foil?.id ? "foil" : "other";
         const row = h(
           "li",
           { tabindex: 0 },

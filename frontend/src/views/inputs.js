@@ -7,6 +7,7 @@ import { diverging } from "../theme.js";
 import { tipTable } from "../tooltip.js";
 import { tokenFlow } from "../token_flow.js";
 import { figure, part } from "../part.js";
+import { comparisonFigures } from "./comparison.js";
 
 // Up to this many tokens stand in one row of columns; up to that many have a bar each; beyond, colour has to do.
 const MOST_WIDE = 20;
@@ -20,11 +21,12 @@ export function inputColours(method) {
   return (i) => diverging(method.scores[i] / most);
 }
 
-/** What the two ends of a method's scale mean. */
+/** What the two ends of a method's scale mean, and where it begins: at 0 where no score is known to be below. */
 export function scaleEnds({ target, foil }, method) {
   const most = largest(method);
+  if (method.signed === false) return ["0", signed(most), 0];
   return [
-    [signed(-most), " for ", tokenChip(foil, "foil bare")],
+    [signed(-most), foil ? " for " : " against ", tokenChip(foil ?? target, foil ? "foil bare" : "bare")],
     [signed(most), " for ", tokenChip(target, "target bare")],
   ].map((parts) => h("span", {}, parts));
 }
@@ -35,7 +37,7 @@ export const inputTip = ({ tokens, inputs }, i) =>
     [tokenChip(tokens[i]), ` position ${i}`],
     [
       ...inputs.methods.map((method) => [method.label, signed(method.scores[i])]),
-      ["token id", String(tokens[i].id)],
+      ...(tokens[i].id === undefined ? [] : [["token id", String(tokens[i].id)]]),
     ],
   );
 
@@ -48,10 +50,12 @@ export function inputsView(doc) {
     methods.length
       ? methods.map((method) => strip(doc, method))
       : h("p", { class: "note" }, "No input attribution was computed."),
+    doc.inputs.comparison ? comparisonFigures(doc.inputs.comparison, methods) : null,
   );
 }
 
-function strip(doc, method) {
+/** One method's scores as a strip of tokens, with what the method says of itself. */
+export function strip(doc, method) {
   const n = doc.tokens.length;
   const oneRow =
     n <= MOST_WIDE && doc.tokens.every(({ text, visible }) => visible.length <= 16 && !text.includes("\n"));
@@ -79,7 +83,8 @@ function strip(doc, method) {
 
 function account({ metric }, { scores, steps, baseline, completeness_gap: gap }) {
   const sum = scores.reduce((total, score) => total + score, 0);
-  const parts = [`Scores sum to ${signed(sum)}; the logit difference is ${signed(metric.value)}.`];
+  const whole = { logit: "logit", prob: "probability", log_prob: "log probability" }[metric.name];
+  const parts = [`Scores sum to ${signed(sum)}; the ${whole ?? "logit difference"} is ${signed(metric.value)}.`];
   if (steps !== undefined)
     parts.push(` ${steps} steps from ${baseline === undefined ? "the" : `the ${baseline}`} baseline.`);
   if (gap !== undefined && gap !== null)

@@ -37,12 +37,15 @@ class Technique:
         Who published it, as "authors year".
     cost
         What a call costs, in words, such as "steps x (forward + backward)".
+    dims
+        Dimensions of the result, where they are not what the signature makes one expect; else None.
     """
 
     function: Callable[..., Any]
     entry: tuple[str, ...]
     citation: str
     cost: str
+    dims: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -62,7 +65,9 @@ class Technique:
         return " ".join((self.function.__doc__ or "").strip().split("\n\n")[0].split())
 
 
-def technique(*, entry: tuple[str, ...], citation: str, cost: str) -> Callable[[F], F]:
+def technique(
+    *, entry: tuple[str, ...], citation: str, cost: str, dims: tuple[str, ...] | None = None
+) -> Callable[[F], F]:
     """Register a public function as a technique; the function is returned unchanged.
 
     Parameters
@@ -73,6 +78,9 @@ def technique(*, entry: tuple[str, ...], citation: str, cost: str) -> Callable[[
         Who published it, as "authors year".
     cost
         What a call costs, in words.
+    dims
+        Dimensions of the result. Only a function that is called like an input attribution, ``(model, tokens,
+        metric)``, and gives something else than one score a token has to say them.
 
     Raises
     ------
@@ -106,7 +114,7 @@ def technique(*, entry: tuple[str, ...], citation: str, cost: str) -> Callable[[
             raise RegistryError(f"{label}: a technique needs a docstring; its first paragraph is the summary.")
         if key in _registered:
             raise RegistryError(f"{label} is already registered. Give one of the two functions another name.")
-        record = Technique(function, tuple(entry), citation.strip(), cost.strip())
+        record = Technique(function, tuple(entry), citation.strip(), cost.strip(), dims)
         _registered[key] = record
         function.technique = record  # pyright: ignore[reportFunctionMemberAccess]
         return function
@@ -114,11 +122,16 @@ def technique(*, entry: tuple[str, ...], citation: str, cost: str) -> Callable[[
     return register
 
 
-def techniques() -> list[Technique]:
+def techniques(within: str | None = None) -> list[Technique]:
     """List every technique of the package, by entry and then by name.
 
     All modules that may hold one are imported first, so the list is whole whatever was imported before.
     This takes seconds the first time, since torch and the rest come with them.
+
+    Parameters
+    ----------
+    within
+        One package, such as ``"caseback.localize.inputs"``: only its modules are imported and listed.
 
     Examples
     --------
@@ -126,9 +139,10 @@ def techniques() -> list[Technique]:
 
         [t.name for t in techniques() if "3.1.3" in t.entry]   # whatever does integrated gradients
     """
-    for package in PACKAGES:
+    for package in PACKAGES if within is None else (within,):
         _import_all(package)
-    return sorted(_registered.values(), key=lambda t: ([_by_number(e) for e in t.entry], t.name))
+    found = [t for t in _registered.values() if within is None or f"{t.function.__module__}.".startswith(f"{within}.")]
+    return sorted(found, key=lambda t: ([_by_number(e) for e in t.entry], t.name))
 
 
 def _import_all(name: str) -> None:

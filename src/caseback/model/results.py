@@ -20,11 +20,13 @@ from caseback.model.registry import Technique
 from caseback.version import __version__
 
 # The names of docs/design.md, section 2, then those that only results have: both ends of an edge, one of many
-# variants, a rank, one of k, an expert, a path, a component of any kind, who writes and who reads.
+# variants, a rank, one of k, an expert, a path, a component of any kind, who writes and who reads; one of several
+# attributions set side by side, the same where two are compared, and a token that was generated.
 DIMS = (
     *("batch", "pos", "query", "key", "layer", "head", "kv_head", "neuron", "feature"),
     *("d_model", "d_head", "vocab"),
     *("component", "layer_to", "head_to", "variant", "rank", "k", "expert", "path", "writer", "reader"),
+    *("attribution", "attribution_to", "step"),
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

@@ -12,7 +12,7 @@ from typing import Any
 
 from caseback.errors import CasebackError
 
-__all__ = ["KIND", "VERSION", "check_explanation"]
+__all__ = ["KIND", "VERSION", "check_explanation", "check_finite"]
 
 KIND = "caseback.explanation"
 VERSION = 2
@@ -59,7 +59,7 @@ def check_explanation(explanation: Mapping[str, Any]) -> None:
     missing = [key for key in _KEYS if key not in explanation]
     if missing:
         raise CasebackError(f"explanation document without {', '.join(missing)}; expected the parts {', '.join(_KEYS)}")
-    _check_finite(explanation, "explanation")
+    check_finite(explanation, "explanation")
     _check_lengths(explanation)
 
 
@@ -114,7 +114,8 @@ def _expect(values: Sequence[Any], length: int, place: str, meaning: str) -> Non
         raise CasebackError(f"explanation.{place} has {len(values)} entries, expected {length}: {meaning}")
 
 
-def _check_finite(value: Any, place: str) -> None:
+def check_finite(value: Any, place: str) -> None:
+    """Refuse what is no plain JSON data, or a number in it that is not finite, naming the place."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise CasebackError(
@@ -127,9 +128,9 @@ def _check_finite(value: Any, place: str) -> None:
         if set(map(type, value)) == {float} and math.isfinite(sum(value)):
             return
         for index, item in enumerate(value):
-            _check_finite(item, f"{place}[{index}]")
+            check_finite(item, f"{place}[{index}]")
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            _check_finite(item, f"{place}.{key}")
+            check_finite(item, f"{place}.{key}")
     elif value is not None and not isinstance(value, (str, int, bool)):
         raise CasebackError(f"{place} is a {type(value).__name__}, expected plain JSON data; convert it first")

@@ -22,11 +22,13 @@ from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.inputs.gradients import gradient_x_input
 from caseback.localize.inputs.integrated_gradients import integrated_gradients
+from caseback.localize.inputs.kept import special_tokens
 from caseback.model.metrics import Metric, logit_diff
 from caseback.model.model import Model
 from caseback.model.run import Run
 from caseback.model.sites import Site
 from caseback.model.tokens import Tokens
+from caseback.views.comparison import comparison
 from caseback.views.document import KIND, VERSION, check_explanation
 from caseback.views.explain_checks import Found, checks, rank_correlation
 from caseback.views.explain_patching import patching
@@ -172,7 +174,8 @@ def explain(
                     "completeness_gap": by_path.attrs["completeness_gap"][0],
                     "baseline": by_path.attrs["baseline"],
                 },
-            ]
+            ],
+            "comparison": _compared(model, tokens, metric, by_gradient, by_path),
         },
         "components": _components(model, shares),
         "heads": _heads(model, tokens, claimed, effects, heads),
@@ -208,6 +211,17 @@ def _contrast(model: Model, final: Tensor, target: str | int | None, foil: str |
     best = (i for i in final.topk(min(3, len(final))).indices.tolist() if i not in (t, f))
     t = next(best) if t is None else t
     return t, next(best) if f is None else f
+
+
+def _compared(
+    model: Model, tokens: Tokens, metric: Metric, by_gradient: xr.DataArray, by_path: xr.DataArray
+) -> dict[str, Any] | None:
+    """Agreement and faithfulness of the input methods; None where a prompt has no token that may be replaced."""
+    if bool(special_tokens(model, tokens).all()):
+        return None
+    both = xr.concat([by_gradient, by_path], "attribution", combine_attrs="drop", coords="minimal")
+    both = both.assign_coords(attribution=["gradient_x_input", "integrated_gradients"])
+    return comparison(model, tokens, metric, both, chance=4, points=6)
 
 
 def _effects(

@@ -18,7 +18,7 @@ import numpy as np
 
 from caseback.views.tokens_text import visible
 
-__all__ = ["embedded_json", "page_data"]
+__all__ = ["embedded_json", "page_data", "rounded", "with_visible"]
 
 _DIGITS = 6
 _PATTERN_SCALE = 65535
@@ -53,18 +53,18 @@ def page_data(explanation: Mapping[str, Any]) -> dict[str, Any]:
     ]
     lens["texts"] = list(texts)
     page = dict(explanation)
-    page["tokens"] = [_with_visible(token) for token in explanation["tokens"]]
-    page["target"] = _with_visible(explanation["target"])
-    page["foil"] = _with_visible(explanation["foil"])
-    page["predictions"] = [_with_visible(token) for token in explanation["predictions"]]
+    page["tokens"] = [with_visible(token) for token in explanation["tokens"]]
+    page["target"] = with_visible(explanation["target"])
+    page["foil"] = with_visible(explanation["foil"])
+    page["predictions"] = [with_visible(token) for token in explanation["predictions"]]
     page["lens"] = lens
     if page["patching"] is not None:
         page["patching"] = {
             **page["patching"],
-            "corrupt": [_with_visible(token) for token in page["patching"]["corrupt"]],
+            "corrupt": [with_visible(token) for token in page["patching"]["corrupt"]],
         }
     page["heads"] = [{**head, "pattern": _packed(head.get("pattern"))} for head in explanation["heads"]]
-    return _rounded(page)
+    return rounded(page)
 
 
 def embedded_json(data: Any) -> str:
@@ -82,7 +82,8 @@ def embedded_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _with_visible(token: Mapping[str, Any]) -> dict[str, Any]:
+def with_visible(token: Mapping[str, Any]) -> dict[str, Any]:
+    """A token with the text by which a reader can see it."""
     return {**token, "visible": visible(token["text"])}
 
 
@@ -95,11 +96,12 @@ def _packed(pattern: Any) -> dict[str, Any] | None:
     return {"n": values.shape[0], "scale": _PATTERN_SCALE, "data": base64.b64encode(data).decode("ascii")}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Plain data with its floats to six digits."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     return value

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -24,7 +24,7 @@ from caseback.views.page_data import embedded_json, page_data
 from caseback.views.report_tables import static_tables
 from caseback.views.tokens_text import visible
 
-__all__ = ["report_html", "write_report"]
+__all__ = ["page_html", "report_html", "write_page", "write_report"]
 
 
 def report_html(explanation: Mapping[str, Any]) -> str:
@@ -52,19 +52,35 @@ def report_html(explanation: Mapping[str, Any]) -> str:
         page = report_html(explain(model, "The Eiffel Tower is in", target=" Paris", foil=" Rome"))
     """
     check_explanation(explanation)
+    target, foil = (visible(explanation[key]["text"]) for key in ("target", "foil"))
+    model = visible(explanation["model"]["name"])
+    title = f"Why {target} and not {foil}? · {model} · caseback"
+    return page_html(title, static_tables(explanation), page_data(explanation))
+
+
+def page_html(title: str, tables: str, data: Any) -> str:
+    """A page of the program that is bundled with the package, which draws what it is given.
+
+    Parameters
+    ----------
+    title
+        Text.
+    tables
+        HTML for readers without JavaScript, every text of the document in it escaped.
+    data
+        Plain data, of which the program reads ``kind``.
+    """
     static = files("caseback.views") / "static"
     template, script, style = (
         (static / name).read_text(encoding="utf-8") for name in ("report.html", "report.js", "report.css")
     )
-    target, foil = (visible(explanation[key]["text"]) for key in ("target", "foil"))
-    model = visible(explanation["model"]["name"])
     return Template(template).substitute(
-        title=html.escape(f"Why {target} and not {foil}? · {model} · caseback"),
+        title=html.escape(title),
         script_hash=_hash(script),
         style_hash=_hash(style),
         style=style,
-        tables=static_tables(explanation),
-        data=embedded_json(page_data(explanation)),
+        tables=tables,
+        data=embedded_json(data),
         script=script,
     )
 
@@ -95,6 +111,17 @@ def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -
 
         write_report(explanation, "report.html")
     """
+    return write_page(lambda: report_html(explanation), path)
+
+
+def write_page(page: Callable[[], str], path: str | os.PathLike[str]) -> Path:
+    """Write a page to a file, whole or not at all; it is made once the path is known to be good.
+
+    Raises
+    ------
+    CasebackError
+        Where the folder is missing or cannot be written to, or the path is a folder.
+    """
     path = Path(path)
     folder = path.parent
     if not folder.is_dir():
@@ -103,10 +130,10 @@ def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -
         )
     if path.is_dir():
         raise CasebackError(f"cannot write the report to {path}: it is a folder; add a file name, such as report.html")
-    page = report_html(explanation)
+    text = page()
     try:
         with whole_file(path) as draft:
-            draft.write_text(page, encoding="utf-8", newline="\n")
+            draft.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         reason = error.strerror or error
         raise CasebackError(

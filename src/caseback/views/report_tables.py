@@ -10,7 +10,7 @@ from caseback.views.components_table import ranked_components
 from caseback.views.strongest_places import strongest_places
 from caseback.views.tokens_text import visible
 
-__all__ = ["static_tables"]
+__all__ = ["static_tables", "table"]
 
 _LARGEST = 24
 
@@ -31,7 +31,7 @@ def static_tables(explanation: Mapping[str, Any]) -> str:
         f"<p>{html.escape(visible(explanation['model']['name']))}: logit difference {metric:+.4f}. "
         "The figures of this page need JavaScript; these are its main numbers.</p>",
         f"<pre dir='auto'>{html.escape(_lines(explanation['prompt']))}</pre>",
-        _table(
+        table(
             "Next token",
             ("token", "probability", "logit"),
             (
@@ -39,7 +39,7 @@ def static_tables(explanation: Mapping[str, Any]) -> str:
                 for token in explanation["predictions"]
             ),
         ),
-        _table(
+        table(
             f"What each layer already knew, at position {position}",
             ("after", "top token", "p", f"p({target})", "rank", f"p({foil})", "rank", "logit difference"),
             (
@@ -70,7 +70,7 @@ def _inputs(explanation: Mapping[str, Any]) -> str:
         (str(index), visible(token["text"]), *(f"{method['scores'][index]:+.4f}" for method in methods))
         for index, token in enumerate(explanation["tokens"])
     )
-    return _table("Which inputs", ("position", "token", *(method["label"] for method in methods)), rows)
+    return table("Which inputs", ("position", "token", *(method["label"] for method in methods)), rows)
 
 
 def _components(explanation: Mapping[str, Any]) -> str:
@@ -80,14 +80,14 @@ def _components(explanation: Mapping[str, Any]) -> str:
         for name, value in ranked_components(explanation["components"])[:_LARGEST]
     )
     kind = explanation["ablations"]["kind"]
-    return _table("Which components", ("component", "direct attribution", f"{kind}-ablation effect"), rows)
+    return table("Which components", ("component", "direct attribution", f"{kind}-ablation effect"), rows)
 
 
 def _patching(explanation: Mapping[str, Any]) -> str:
     rows = (
         (what, where, f"{value:+.3f}") for what, where, value in strongest_places(explanation["patching"], _LARGEST)
     )
-    return _table("Where the answer comes back", ("patched", "at", "recovered"), rows)
+    return table("Where the answer comes back", ("patched", "at", "recovered"), rows)
 
 
 def _checks(explanation: Mapping[str, Any]) -> str:
@@ -95,14 +95,15 @@ def _checks(explanation: Mapping[str, Any]) -> str:
         (check["name"], "yes" if check["passed"] else "NO", *_value_and_limit(check), check["detail"])
         for check in explanation["checks"]
     )
-    return _table("Checks", ("check", "held", "value", "limit", "detail"), rows)
+    return table("Checks", ("check", "held", "value", "limit", "detail"), rows)
 
 
 def _value_and_limit(check: Mapping[str, Any]) -> tuple[str, str]:
     return f"{check['value']:.3g}", f"{check['limit']:.3g}"
 
 
-def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts, each escaped."""
     head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in header)
     body = "".join(
         "<tr>" + "".join(f"<td dir='auto'>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

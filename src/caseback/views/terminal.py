@@ -214,6 +214,16 @@ def _inputs(page: _Page) -> Iterator[RenderableType]:
         yield table
     for method in methods:
         yield _note(page, f"{method['label']}: {_account(method)}")
+    compared = page.explanation["inputs"].get("comparison")
+    if compared is not None:
+        yield _note(page, _trust(methods, compared))
+
+
+def _trust(methods: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]) -> str:
+    """What the metric loses, on average, as each method's highest tokens go, beside random orders."""
+    lost = [f"{m['label']} {signed(x)}" for m, x in zip(methods, compared["comprehensiveness"], strict=True)]
+    chance = "" if compared["chance"] is None else f"; random {signed(compared['chance']['comprehensiveness']['mean'])}"
+    return f"Lost without the highest tokens (AOPC): {', '.join(lost)}{chance}"
 
 
 def _largest_inputs(n: int, methods: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -1,5 +1,6 @@
 """§3.1 Which inputs caused a prediction."""
 
+from caseback.localize.inputs.agreement import agreement as agreement
 from caseback.localize.inputs.alti import alti as alti
 from caseback.localize.inputs.alti import alti_maps as alti_maps
 from caseback.localize.inputs.alti_logit import alti_logit as alti_logit
@@ -10,11 +11,15 @@ from caseback.localize.inputs.attention_norms import norm_maps as norm_maps
 from caseback.localize.inputs.context_reliance import ContextReliance as ContextReliance
 from caseback.localize.inputs.context_reliance import context_sensitivity as context_sensitivity
 from caseback.localize.inputs.context_reliance import pecore as pecore
+from caseback.localize.inputs.contrastive import contrastive as contrastive
 from caseback.localize.inputs.decompx import decompx as decompx
 from caseback.localize.inputs.decompx import decompx_logits as decompx_logits
 from caseback.localize.inputs.decompx import decompx_maps as decompx_maps
 from caseback.localize.inputs.discretized_ig import discretized_integrated_gradients as discretized_integrated_gradients
+from caseback.localize.inputs.faithfulness import faithfulness as faithfulness
+from caseback.localize.inputs.faithfulness import removal_curves as removal_curves
 from caseback.localize.inputs.flow import attention_flow as attention_flow
+from caseback.localize.inputs.generation import attribute_generation as attribute_generation
 from caseback.localize.inputs.globenc import globenc as globenc
 from caseback.localize.inputs.globenc import globenc_maps as globenc_maps
 from caseback.localize.inputs.gradient_rollout import gradient_attention_maps as gradient_attention_maps
@@ -26,11 +31,16 @@ from caseback.localize.inputs.granularity import features_of as features_of
 from caseback.localize.inputs.granularity import grouped as grouped
 from caseback.localize.inputs.integrated_gradients import integrated_gradients as integrated_gradients
 from caseback.localize.inputs.kernel_shap import kernel_shap as kernel_shap
+from caseback.localize.inputs.known_source import known_source_test as known_source_test
+from caseback.localize.inputs.known_source import source_first as source_first
 from caseback.localize.inputs.lime import lime as lime
+from caseback.localize.inputs.methods import attribute as attribute
+from caseback.localize.inputs.methods import input_methods as input_methods
 from caseback.localize.inputs.mlp_mixing import mlp_maps as mlp_maps
 from caseback.localize.inputs.mlp_mixing import mlp_mixing as mlp_mixing
 from caseback.localize.inputs.occlusion import occlusion as occlusion
 from caseback.localize.inputs.partition_shap import partition_shap as partition_shap
+from caseback.localize.inputs.randomisation import randomisation_test as randomisation_test
 from caseback.localize.inputs.raw_attention import attention_maps as attention_maps
 from caseback.localize.inputs.raw_attention import raw_attention as raw_attention
 from caseback.localize.inputs.reagent import reagent as reagent
@@ -47,5 +57,6 @@ from caseback.localize.inputs.shapley import exact_shapley as exact_shapley
 from caseback.localize.inputs.shapley import shapley_sampling as shapley_sampling
 from caseback.localize.inputs.site_relevance import site_relevance as site_relevance
 from caseback.localize.inputs.smoothgrad import smoothgrad as smoothgrad
+from caseback.localize.inputs.soft_faithfulness import soft_faithfulness as soft_faithfulness
 from caseback.localize.inputs.value_zeroing import value_zeroing as value_zeroing
 from caseback.localize.inputs.value_zeroing import value_zeroing_maps as value_zeroing_maps

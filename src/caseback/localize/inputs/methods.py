@@ -1,0 +1,246 @@
+"""Input attributions by name, called alike and set side by side (PRIMER 3.1.1 to 3.1.22).
+
+A technique is an input attribution where its entry is one of these, it is called ``method(model, tokens, metric)`` with
+nothing else that must be given, and it returns a ``DataArray``: (batch, pos), one score a token. Whoever registers such
+a function has it in every comparison, test and view; a function called alike that gives something else says so with
+``@technique(..., dims=...)``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from caseback.errors import CasebackError, ResultError, did_you_mean
+from caseback.localize.inputs.granularity import Features, Given, features_of, grouped, padded_text
+from caseback.localize.inputs.per_token import expect_metric
+from caseback.model.metrics import Metric
+from caseback.model.model import Model
+from caseback.model.registry import Technique, techniques
+from caseback.model.results import labelled
+from caseback.model.tokens import Tokens
+
+Method = Callable[..., xr.DataArray]
+Methods = str | Method | Sequence[str | Method]
+
+_CALLED_WITH = ("model", "tokens", "metric")
+_LAST_ENTRY = 22  # 3.1.23 to 3.1.28 are context reliance, training data, and what is written here
+_SCORES = ("batch", "pos")
+
+
+def input_methods() -> dict[str, Technique]:
+    """Every registered input attribution, by the name of its function, in the Primer's order.
+
+    Examples
+    --------
+    >>> list(input_methods())[:2]
+    ['gradient_norm', 'gradient_x_input']
+    """
+    found = [t for t in techniques("caseback.localize.inputs") if _is_input_method(t)]
+    return {t.name.rpartition(".")[2]: t for t in found}
+
+
+def _is_input_method(technique: Technique) -> bool:
+    sections = [entry.split(".") for entry in technique.entry]
+    if not any(s[:2] == ["3", "1"] and len(s) == 3 and int(s[2]) <= _LAST_ENTRY for s in sections):
+        return False
+    signature = inspect.signature(technique.function)
+    parameters = list(signature.parameters.values())
+    if tuple(p.name for p in parameters[:3]) != _CALLED_WITH:
+        return False
+    if any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in parameters[3:]):
+        return False
+    if technique.dims is not None:
+        return technique.dims == _SCORES
+    returns = signature.return_annotation
+    return str(getattr(returns, "__name__", returns)).rpartition(".")[2] == "DataArray"
+
+
+def method_named(method: str | Method) -> tuple[str, Method]:
+    """An input attribution with its name, from either.
+
+    Raises
+    ------
+    CasebackError
+        For a name that no input attribution has, with the near ones.
+
+    Examples
+    --------
+    >>> method_named("gradient_norm")[1].__name__
+    'gradient_norm'
+    >>> method_named("gradient_nom")
+    Traceback (most recent call last):
+    caseback.errors.CasebackError: no input attribution is called 'gradient_nom'. Did you mean gradient_norm...
+    """
+    if not isinstance(method, str):
+        return getattr(method, "__name__", type(method).__name__), method
+    known = input_methods()
+    if method not in known:
+        raise CasebackError(f"no input attribution is called {method!r}. {did_you_mean(method, known, most=40)}")
+    return method, known[method].function
+
+
+def methods_named(methods: Methods) -> dict[str, Method]:
+    """Several of them; ``"all"`` for every one that is registered.
+
+    Raises
+    ------
+    CasebackError
+        For an unknown name, none at all, or one given twice.
+    """
+    if isinstance(methods, str) and methods == "all":
+        return {name: t.function for name, t in input_methods().items()}
+    wanted = [methods] if isinstance(methods, str) or callable(methods) else list(methods)
+    named = [method_named(m) for m in wanted]
+    names = [name for name, _ in named]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice or not names:
+        what = f"the method {twice[0]!r} is named twice" if twice else "no method is named"
+        raise CasebackError(f"{what}: name each one once, such as 'gradient_norm'")
+    return dict(named)
+
+
+def attribute(
+    model: Model,
+    tokens: Any,
+    metric: Metric,
+    methods: Methods,
+    *,
+    features: Given = "token",
+    aggregation: str = "sum",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: bool = False,
+) -> xr.DataArray:
+    """Score every token by several methods, side by side.
+
+    Parameters
+    ----------
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
+    metric
+        What is explained.
+    methods
+        Names of ``input_methods()``, functions of their signature, or ``"all"``.
+    features
+        ``"token"``, ``"word"``, ``"sentence"`` or groups of tokens, as for ``features_of``. A method that has an
+        option of this name perturbs whole features; the other methods' scores of tokens are aggregated.
+    aggregation
+        How, as in ``aggregate``; only ``"sum"`` keeps a method's total.
+    options
+        Of each method by its name, such as ``{"integrated_gradients": {"steps": 100}}``; what a method is not told
+        has its own default.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    xr.DataArray
+        (attribution, batch, pos), or (attribution, batch, feature) of features that are no tokens; NaN where a shorter
+        prompt has none. What a method says of itself (a completeness gap, its steps) stands in the attribute
+        ``said``, as JSON by method.
+
+    Raises
+    ------
+    CasebackError
+        For an unknown method, options of a method that is not among them, or one that it does not take.
+    ResultError
+        For a method whose result is not one score a token.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> metric = cb.logit_diff(" cat", " dog")
+    >>> both = attribute(model, "the cat and the dog", metric, ["gradient_norm", "gradient_x_input"])
+    >>> both.dims, both.attribution.values.tolist()
+    (('attribution', 'batch', 'pos'), ['gradient_norm', 'gradient_x_input'])
+    """
+    metric, tokens = expect_metric(metric), model.tokens(tokens)
+    named = methods_named(methods)
+    told = options_told(named, options)
+    whole = features_of(model, tokens, features)
+    found = {}
+    for name, method in tqdm(named.items(), disable=not progress, desc="attribute", unit="method"):
+        own = dict(told[name])
+        if whole.level != "token" and "features" in inspect.signature(method).parameters:
+            own.setdefault("features", whole.groups)
+        made = scores_of(name, method, model, tokens, metric, own, whole)
+        by_token = made.dims == _SCORES and whole.level != "token"
+        found[name] = grouped(made, whole, aggregation) if by_token else made
+    last = _SCORES[1] if whole.level == "token" else "feature"
+    width = tokens.ids.shape[1]
+    text = [row + [""] * (width - len(row)) for row in tokens.text] if last == "pos" else padded_text(whole)
+    return labelled(
+        np.stack([made.values for made in found.values()]),
+        ["attribution", "batch", last],
+        {
+            "attribution": list(found),
+            "entry": ("attribution", [str(made.attrs.get("entry", "")) for made in found.values()]),
+            "token": (("batch", last), text),
+        },
+        name="scores",
+        model=model,
+        metric=metric.name,
+        features=whole.level,
+        aggregation=None if whole.level == "token" else aggregation,
+        said=_said(model, found),
+    )
+
+
+def options_told(
+    named: Mapping[str, Method], options: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Mapping[str, Any]]:
+    """The options of each method, refused where there is no such method or option.
+
+    Raises
+    ------
+    CasebackError
+        With the near names.
+    """
+    told = dict(options or {})
+    for name, given in told.items():
+        if name not in named:
+            raise CasebackError(f"options for {name!r}, which is not among the methods. {did_you_mean(name, named)}")
+        parameters = inspect.signature(named[name]).parameters.values()
+        takes = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        unknown = [key for key in given if key not in takes]
+        if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            raise CasebackError(f"{name} takes no option {unknown[0]!r}. {did_you_mean(unknown[0], takes)}".rstrip())
+    return {name: told.get(name, {}) for name in named}
+
+
+def scores_of(
+    name: str,
+    method: Method,
+    model: Model,
+    tokens: Tokens,
+    metric: Metric,
+    options: Mapping[str, Any],
+    features: Features | None = None,
+) -> xr.DataArray:
+    """One method's scores, refused where they are not one a token, or one a feature that was asked for."""
+    made = method(model, tokens, metric, **options)
+    expected: dict[tuple[Any, ...], tuple[int, ...]] = {_SCORES: tuple(tokens.ids.shape)}
+    if features is not None and features.level != "token":
+        expected["batch", "feature"] = (len(tokens), features.most)
+    if not isinstance(made, xr.DataArray) or expected.get(made.dims) != made.shape:
+        what = f"{made.dims} of shape {made.shape}" if isinstance(made, xr.DataArray) else type(made).__name__
+        wanted = " or ".join(f"{dims} of shape {shape}" for dims, shape in expected.items())
+        raise ResultError(f"{name} returned {what}, expected one score a token: {wanted}")
+    return made
+
+
+def _said(model: Model, found: Mapping[str, xr.DataArray]) -> dict[str, dict[str, Any]]:
+    """What each method says of itself beyond which model it was made with."""
+    common = {*model.provenance(), "technique", "entry", "metric", "target", "foil", "metric_pos"}
+    return {
+        name: {key: x for key, x in made.attrs.items() if key not in common and not key.endswith("_version")}
+        for name, made in found.items()
+    }

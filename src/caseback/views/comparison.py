@@ -1,0 +1,102 @@
+"""How far methods agree on one prompt, and how faithful each is: plain data for the terminal, pages and JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from caseback.localize.inputs.agreement import agreement
+from caseback.localize.inputs.faithfulness import faithfulness
+from caseback.localize.inputs.granularity import features_of
+from caseback.localize.inputs.kept import special_tokens
+from caseback.model.metrics import Metric
+from caseback.model.model import Model
+from caseback.model.tokens import Tokens
+
+__all__ = ["comparison", "plain_matrix"]
+
+_ALL_COUNTS = 24  # up to so many features the curves have a point for each
+
+
+def comparison(
+    model: Model,
+    tokens: Tokens,
+    metric: Metric,
+    scores: xr.DataArray,
+    *,
+    features: Any = "token",
+    baseline: Any = "mean",
+    chance: int = 8,
+    points: int = 12,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """How methods agree on one prompt and how faithful each is, as plain data.
+
+    Parameters
+    ----------
+    model, tokens, metric
+        What was attributed, one prompt.
+    scores
+        (attribution, 1, pos or feature).
+    features
+        The features that scores are of.
+    points
+        Into how many steps the curves of a longer prompt are cut; one of up to 24 features has a point for each.
+    baseline, chance, seed, progress
+        As for ``faithfulness``.
+
+    Returns
+    -------
+    dict
+        ``names``; ``spearman``, ``kendall``, ``top_k`` as matrices of their sizes, None where there is no order;
+        ``k`` and ``k_chance``; ``share``, ``deletion`` and ``insertion`` curves by method; ``comprehensiveness``,
+        ``sufficiency`` (AOPC) by method, and by chance with their spread; ``value`` of the metric.
+    """
+    n = scores.shape[-1]
+    alone = special_tokens(model, tokens)[0]
+    groups = features_of(model, tokens, features).groups[0]
+    special = [[any(bool(alone[p]) for p in group) for group in groups]]
+    # a prompt of special tokens alone has nothing else to compare
+    agree = agreement(scores, special=None if all(special[0]) else special)
+    shares = None if n <= _ALL_COUNTS else [i / points for i in range(points + 1)]
+    faith = faithfulness(
+        model,
+        tokens,
+        metric,
+        scores,
+        shares=shares,
+        baseline=baseline,
+        features=features,
+        chance=chance,
+        seed=seed,
+        progress=progress,
+    )
+    value = float(faith.value[0])
+    there = np.isfinite(faith.share.values[0])
+    by_chance = {
+        name: None
+        if not chance
+        else {"mean": float(faith[f"chance_{name}"][0]), "sd": float(faith[f"chance_{name}_sd"][0])}
+        for name in ("comprehensiveness", "sufficiency")
+    }
+    return {
+        "names": [str(name) for name in scores["attribution"].values],
+        **{name: plain_matrix(agree[name].values[:, :, 0]) for name in ("spearman", "kendall", "top_k")},
+        "k": int(agree.k[0]),
+        "k_chance": float(agree.chance[0]),
+        "share": faith.share.values[0][there].tolist(),
+        "deletion": (value - faith.comprehensiveness.values[:, 0][:, there]).tolist(),
+        "insertion": (value - faith.sufficiency.values[:, 0][:, there]).tolist(),
+        **{name: faith[f"aopc_{name}"].values[:, 0].tolist() for name in by_chance},
+        "chance": by_chance if chance else None,
+        "baseline": faith.attrs["baseline"],
+        "value": value,
+    }
+
+
+def plain_matrix(values: np.ndarray) -> list[list[float | None]]:
+    """Rows of numbers, None where there is none."""
+    return [[float(x) if np.isfinite(x) else None for x in row] for row in values]
