@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from caseback.cli.ablate import ablate
+from caseback.cli.align import align
 from caseback.cli.attribute import attribute
 from caseback.cli.dla import dla
 from caseback.cli.explain import explain
@@ -28,7 +29,7 @@ from caseback.cli.trace import trace
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (explain, attribute, dla, patch, ablate, trace, ioi, techniques, tasks)
+COMMANDS = (explain, attribute, dla, patch, ablate, trace, align, ioi, techniques, tasks)
 GROUPS = (organisms,)  # commands with commands of their own
 
 app = typer.Typer(

@@ -136,6 +136,8 @@ def _labels(result: xr.DataArray, dim: str) -> list[str]:
 
 def _tokens(result: xr.DataArray, name: str, dim: str) -> list[str] | None:
     """The tokens along a dimension, where the result has them and they are the same in all prompts."""
+    if name in result.coords and result.coords[name].dims == (dim,):
+        return [str(t) for t in result.coords[name].values]
     if name not in result.coords or set(result.coords[name].dims) != {"batch", dim}:
         return None
     texts: Any = result.coords[name].transpose("batch", dim).values
