@@ -1,0 +1,11 @@
+"""Which training examples caused a prediction (PRIMER 3.1.24 to 3.1.27)."""
+
+from caseback.localize.inputs.training.datainf import datainf as datainf
+from caseback.localize.inputs.training.influence import influence_functions as influence_functions
+from caseback.localize.inputs.training.lookalikes import bm25 as bm25
+from caseback.localize.inputs.training.lookalikes import representation_similarity as representation_similarity
+from caseback.localize.inputs.training.projection import Projection as Projection
+from caseback.localize.inputs.training.scores import top_examples as top_examples
+from caseback.localize.inputs.training.tracin import gradient_similarity as gradient_similarity
+from caseback.localize.inputs.training.tracin import tracin as tracin
+from caseback.localize.inputs.training.trak import trak as trak
