@@ -21,7 +21,7 @@ def margin(hf, ids):
 
 def gradient(model, parts, value):
     """d value() / d W of each matrix, (d_in, d_out) with the bias as last row, flattened and joined."""
-    made, hf = [], model.hf
+    made = []
     matrices = matrices_of(model.anatomy, parts)
     weights = [m.uses[0].module.weight for m in matrices]
     biases = [m.uses[0].module.bias if m.bias else None for m in matrices]
@@ -31,7 +31,7 @@ def gradient(model, parts, value):
     got = dict(zip(map(id, wanted), torch.autograd.grad(value(), wanted), strict=True))
     for m, w, b in zip(matrices, weights, biases, strict=True):
         g = got[id(w)]
-        turned = g if type(m.uses[0].module).__name__ in ("Conv1D", "Embedding") else g.T
+        turned = g.T if isinstance(m.uses[0].module, torch.nn.Linear) else g
         made.append((turned if b is None else torch.cat([turned, got[id(b)][None]])).flatten())
     return torch.cat(made)
 

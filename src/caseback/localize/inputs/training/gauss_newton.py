@@ -29,6 +29,7 @@ from caseback.localize.inputs.training.per_example import factors
 from caseback.localize.inputs.training.projection import Whole, width
 from caseback.model.model import Model
 from caseback.model.norms import at_least_float32
+from caseback.model.run import inputs_of, undisturbed
 
 Product = Callable[[Tensor, Sequence[Batch]], Tensor]
 
@@ -78,19 +79,25 @@ class GaussNewton:
             for segment, m in zip(self.layout.segments, self.matrices, strict=True)
         ]
 
-        def along(logits: Tensor, batch: Batch) -> Tensor:
+        # the fused kernels of attention have no forward derivative, and some backward functions have none either
+        with (
+            undisturbed(self.model.hf, grad=False),
+            forward_ad.dual_level(),
+            sdpa_kernel(SDPBackend.MATH),
+            _moving(self.matrices, directions),
+        ):
+            logits = self.model.hf(**inputs_of(batch.tokens, self.model.hf), use_cache=False).logits
             z, moved = forward_ad.unpack_dual(at_least_float32(logits))
-            p = z.detach().softmax(-1)
-            moved = torch.zeros_like(p) if moved is None else moved.detach()
-            pulled = p * (moved - (p * moved).sum(-1, keepdim=True))
-            weight = batch.counted.to(p)
-            if self.reduction == "mean":
-                weight = weight / weight.sum(-1, keepdim=True)
-            return (z * pulled * weight[..., None]).sum((1, 2))
-
-        # the fused kernels of attention have no forward derivative
-        with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), _moving(self.matrices, directions):
-            found, _, _ = factors(self.model, batch, self.matrices, along)
+        p = z.softmax(-1)
+        moved = torch.zeros_like(p) if moved is None else moved
+        pulled = p * (moved - (p * moved).sum(-1, keepdim=True))
+        weight = batch.counted.to(p)
+        if self.reduction == "mean":
+            weight = weight / weight.sum(-1, keepdim=True)
+        pulled = pulled * weight[..., None]
+        found, _, _ = factors(
+            self.model, batch, self.matrices, lambda logits, _: (at_least_float32(logits) * pulled).sum((1, 2))
+        )
         return torch.cat([f.summed().flatten() for f in found]).to(vector)
 
     @property

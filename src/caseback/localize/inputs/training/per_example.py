@@ -135,10 +135,9 @@ class _Tape:
             read = args[0].detach()
             version = read._version
             scale = lookup_scale(module, read, out.detach()) if how == "lookup" else 1.0
+            scaled = (lambda g: g) if scale == 1 else (lambda g: g * scale)
             if out.requires_grad:
-                out.register_hook(
-                    lambda gradient: held.append((how, read, version, gradient if scale == 1 else gradient * scale))
-                )
+                out.register_hook(lambda gradient: held.append((how, read, version, scaled(gradient))))
 
         return after
 
