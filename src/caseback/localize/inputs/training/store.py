@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -115,13 +115,14 @@ class GradientStore:
         """The bases that were kept with the rows."""
         if "curvature" not in self.index:
             return None
-        return _read(self.folder / _CURVATURE)
+        names = self.index["curvature"]
+        return dict(zip(names, _read(self.folder / _CURVATURE, *names), strict=True))
 
-    def keep_curvature(self, tensors: dict[str, Tensor], **said: Any) -> None:
+    def keep_curvature(self, tensors: dict[str, Tensor]) -> None:
         """Keep bases; from now on they belong to the store."""
         with whole_file(self.folder / _CURVATURE) as draft:
             save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, draft)
-        self.index["curvature"] = said
+        self.index["curvature"] = sorted(tensors)
         self.keep()
 
     def fill(
@@ -183,6 +184,7 @@ class GradientStore:
             for name, values in made.items():
                 place = held.setdefault(name, values.new_zeros(len(shard), *values.shape[1:], device="cpu"))
                 place[at] = values.cpu()
+        self.index["beside"] = sorted(held.keys() - {"rows"})
         held["ids"] = torch.tensor(list(chain.from_iterable(e.ids for e in shard)), dtype=torch.int32)
         held["told"] = torch.tensor([(len(e.ids), e.line, e.piece, e.first) for e in shard])
         name = f"rows-{len(self.index['shards']):05d}.safetensors"
@@ -200,8 +202,8 @@ class Stored:
         self.said = Said(**store.index["said"])
         self.examples: list[Example] = []
         for shard in store.index["shards"]:
-            with safe_open(store.folder / shard["file"], "np") as file:
-                ids, told = file.get_tensor("ids"), file.get_tensor("told")
+            ids, told = _read(store.folder / shard["file"], "ids", "told")
+            ids, told = ids.numpy(), told.numpy()
             ends = np.cumsum(told[:, 0])
             for (length, line, piece, begin), end in zip(told.tolist(), ends.tolist(), strict=True):
                 self.examples.append(Example(tuple(ids[end - length : end].tolist()), line, piece, begin))
@@ -209,17 +211,18 @@ class Stored:
     def __iter__(self) -> Iterator[Chunk]:
         done = 0
         for shard in self.store.index["shards"]:
-            held = _read(self.store.folder / shard["file"])
-            rows = held.pop("rows")
-            beside = {name: x for name, x in held.items() if name not in ("ids", "told")}
+            rows, *beside = _read(self.store.folder / shard["file"], "rows", *self.store.index["beside"])
             numbers = list(range(done, done + len(rows)))
             done += len(rows)
-            yield Chunk(numbers, [(segment, rows[:, segment]) for segment in self.segments], beside)
+            named = dict(zip(self.store.index["beside"], beside, strict=True))
+            yield Chunk(numbers, [(segment, rows[:, segment]) for segment in self.segments], named)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, *names: str) -> list[Tensor]:
+    """Some tensors of a file."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            return [file.get_tensor(name) for name in names]
     except (OSError, SafetensorError) as error:
         raise LoadError(f"{str(path)!r} of the gradient store cannot be read: {error}. Make the store again") from error
 
