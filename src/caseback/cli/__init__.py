@@ -18,6 +18,7 @@ import typer
 from caseback.cli.ablate import ablate
 from caseback.cli.dla import dla
 from caseback.cli.explain import explain
+from caseback.cli.influence import influence
 from caseback.cli.ioi import ioi
 from caseback.cli.organisms import organisms
 from caseback.cli.patch import patch
@@ -27,7 +28,7 @@ from caseback.cli.trace import trace
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (explain, dla, patch, ablate, trace, ioi, techniques, tasks)
+COMMANDS = (explain, dla, patch, ablate, trace, ioi, influence, techniques, tasks)
 GROUPS = (organisms,)  # commands with commands of their own
 
 app = typer.Typer(
