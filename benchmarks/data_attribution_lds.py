@@ -3,9 +3,9 @@
     python benchmarks/data_attribution_lds.py [--subsets 40]
 
 The organism is a one-layer decoder that learns which object answers to which subject and relation from 96 short rows,
-some of which contradict each other; queries ask for the object. It is trained anew on random halves of the rows; a method's score is
-the rank correlation of its sums over a half with what the model trained on that half says. Every method sees the model
-trained on all rows, TRAK and TracIn their checkpoints besides.
+some of which contradict each other; queries ask for the object. It is trained anew on random halves of the rows; a
+method's score is the rank correlation of its sums over a half with what the model trained on that half says. Every
+method sees the model trained on all rows, TRAK and TracIn their checkpoints besides.
 """
 
 import argparse

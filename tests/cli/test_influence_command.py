@@ -39,12 +39,12 @@ def answer(capsys, *arguments):
     return ended.value.code, printed.out, printed.err
 
 
-def test_the_line_that_says_it_comes_first(capsys, corpus):
-    status, out, err = answer(capsys, QUERY, "--completion", " Paris", "--corpus", corpus, "--parts", "mlp")
+def test_the_text_itself_comes_first(capsys, corpus):
+    status, out, err = answer(capsys, LINES[0], "--corpus", corpus, "--parts", "mlp")
     assert status == 0
     rows = out.splitlines()
-    assert rows[0] == "influence, EK-FAC, 4 examples, highest scores: The capital of France is | Paris"
-    assert rows[2].split()[-6:] == "The capital of France is Paris.".split() and " 1 " in rows[2]
+    assert rows[0] == "influence, EK-FAC, 4 examples, highest scores: The capital of France is Paris."
+    assert rows[2].split()[-6:] == LINES[0].split() and " 1 " in rows[2]
     assert "gradients of mlp:" in out and "1 lines of fewer than 2 tokens were left out" in out
 
 
@@ -81,7 +81,7 @@ def test_every_method_answers(capsys, corpus, method):
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("Did you mean trak?", ["--method", "track"]),
+        ("Did you mean trak or tracin?", ["--method", "track"]),
         ("it keeps no gradients", ["--method", "bm25", "--store", "x"]),
         ("only trak and tracin take several", ["--checkpoints", "a,b"]),
         ("cannot read", ["--corpus", "no/such/file"]),

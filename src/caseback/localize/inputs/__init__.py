@@ -12,6 +12,8 @@ from caseback.localize.inputs.training import linear_datamodeling_score as linea
 from caseback.localize.inputs.training import random_subsets as random_subsets
 from caseback.localize.inputs.training import representation_similarity as representation_similarity
 from caseback.localize.inputs.training import retrained_outcomes as retrained_outcomes
+from caseback.localize.inputs.training import simfluence as simfluence
+from caseback.localize.inputs.training import simulated as simulated
 from caseback.localize.inputs.training import top_examples as top_examples
 from caseback.localize.inputs.training import tracin as tracin
 from caseback.localize.inputs.training import trak as trak

@@ -9,6 +9,8 @@ from caseback.localize.inputs.training.retraining import linear_datamodeling_sco
 from caseback.localize.inputs.training.retraining import random_subsets as random_subsets
 from caseback.localize.inputs.training.retraining import retrained_outcomes as retrained_outcomes
 from caseback.localize.inputs.training.scores import top_examples as top_examples
+from caseback.localize.inputs.training.simfluence import simfluence as simfluence
+from caseback.localize.inputs.training.simfluence import simulated as simulated
 from caseback.localize.inputs.training.tracin import gradient_similarity as gradient_similarity
 from caseback.localize.inputs.training.tracin import tracin as tracin
 from caseback.localize.inputs.training.trak import trak as trak

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.localize.inputs.training import matrices as included
-from caseback.localize.inputs.training.examples import Example, queries_of
+from caseback.localize.inputs.training.examples import Example, Said, queries_of
 from caseback.localize.inputs.training.matrices import Matrix, matrices_of
 from caseback.localize.inputs.training.objectives import check_reduction, log_likelihood, margin, missed, of_metric
 from caseback.localize.inputs.training.per_example import Objective
@@ -99,7 +99,7 @@ def prepare(
     output: str = "log_likelihood",
     projector: Projector | None = None,
     store: GradientStore | None = None,
-    examples: Any = None,
+    examples: tuple[list[Example], Said] | None = None,
 ) -> Prepared:
     """Rows of a corpus's gradients and of the queries'.
 
@@ -135,8 +135,8 @@ def prepare(
     elif corpus is None:
         raise CasebackError("corpus is None: give the texts, or the folder of a store that holds their gradients")
     else:
-        rows = Live(maker, *(examples or read_corpus(model, corpus, options.max_length)), progress=options.progress)
-        rows = kept_if_small(rows)
+        read, said = examples or read_corpus(model, corpus, options.max_length)
+        rows = kept_if_small(Live(maker, read, said, progress=options.progress))
     objective = query_objective(model, asked, metric, made)
     if metric is None and (short := [q.line for q in asked if len(q.ids) < 2]):
         raise TokensError(f"query {short[0]} has 1 token, so nothing in it is predicted: give a longer one or a metric")
