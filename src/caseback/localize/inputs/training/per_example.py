@@ -147,7 +147,8 @@ class _Tape:
             if len(held) < len(matrix.uses):
                 raise AnatomyError(f"the forward pass did not use {matrix.name} as a linear map: choose other parts")
             pairs = [self._pair(matrix, *one) for one in held]
-            read, back = (torch.cat(list(side), 1) for side in zip(*pairs, strict=True))
+            # a model spread over devices leaves its factors where they arose
+            read, back = (torch.cat([x.to(ids.device) for x in side], 1) for side in zip(*pairs, strict=True))
             made.append(Factors(read, back))
         return made
 

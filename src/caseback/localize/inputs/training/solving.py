@@ -17,8 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import CasebackError, MemoryShortage, OutOfRange
 from caseback.localize.inputs.training.rows import Rows
+
+_MOST_BYTES = 2**33
 
 
 def check_damping(damping: float, *, zero: bool = True) -> float:
@@ -48,16 +50,21 @@ def damped(
     ------
     CasebackError
         Where C is singular and ``damping`` is 0.
+    MemoryShortage
+        Where the blocks, or the rows in place of larger ones, take more than 8 GiB.
     """
     check_damping(damping)
     whole = slice(0, queries.shape[1])
     blocks = [whole] if joint else rows.segments
     n, q = len(rows.examples), queries.double()
     by_entries = [segment.stop - segment.start <= n for segment in blocks]
-    held = [
-        q.new_zeros(k, k) if by_entry else q.new_zeros(n, k)
-        for by_entry, k in zip(by_entries, (s.stop - s.start for s in blocks), strict=True)
-    ]
+    shapes = [(min(s.stop - s.start, n), s.stop - s.start) for s in blocks]
+    if (size := 8 * sum(a * b for a, b in shapes)) > _MOST_BYTES:
+        raise MemoryShortage(
+            f"the second moment of {n} gradients of {q.shape[1]:,} entries takes {size / 2**30:.1f} GiB, more than "
+            f"{_MOST_BYTES / 2**30:.1f}: take a projection, such as Projection('logra', 16)"
+        )
+    held = [q.new_zeros(shape) for shape in shapes]
     for chunk in rows:
         pieces = [piece for _, piece in chunk.pieces] if joint else (piece for _, piece in chunk.pieces)
         if joint:
