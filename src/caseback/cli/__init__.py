@@ -20,6 +20,7 @@ from caseback.cli.align import align
 from caseback.cli.attribute import attribute
 from caseback.cli.dla import dla
 from caseback.cli.explain import explain
+from caseback.cli.influence import influence
 from caseback.cli.ioi import ioi
 from caseback.cli.organisms import organisms
 from caseback.cli.patch import patch
@@ -29,7 +30,7 @@ from caseback.cli.trace import trace
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (explain, attribute, dla, patch, ablate, trace, align, ioi, techniques, tasks)
+COMMANDS = (explain, attribute, influence, dla, patch, ablate, trace, align, ioi, techniques, tasks)
 GROUPS = (organisms,)  # commands with commands of their own
 
 app = typer.Typer(

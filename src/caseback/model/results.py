@@ -27,6 +27,7 @@ DIMS = (
     *("d_model", "d_head", "vocab"),
     *("component", "layer_to", "head_to", "variant", "rank", "k", "expert", "path", "writer", "reader"),
     *("attribution", "attribution_to", "step"),
+    "example",  # of a training corpus
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

@@ -1,0 +1,204 @@
+"""How well scores foresee retraining: the linear datamodelling score (PRIMER 3.1.25).
+
+    LDS(q) = Spearman over subsets S of ( sum_{z in S} tau(z, q),  f(q; trained on S) )
+
+Subsets are random halves of the training examples. 1 where the sums order the retrained models as they are, 0 where
+they know nothing. Retraining is noisy, so that even the truth's own expectation stays below 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+from tqdm.auto import tqdm
+
+from caseback.errors import CasebackError, LoadError, OutOfRange
+from caseback.localize.inputs.training.examples import TOKEN_BUDGET, queries_of
+from caseback.localize.inputs.training.objectives import in_turn, log_likelihood
+from caseback.localize.inputs.training.prepared import query_objective
+from caseback.model.metrics import Metric
+from caseback.model.model import Model
+from caseback.model.registry import technique
+from caseback.model.results import labelled
+from caseback.model.run import execute
+from caseback.model.whole_file import whole_file
+
+
+def random_subsets(
+    n_examples: int, n_subsets: int, *, share: float = 0.5, seed: int = 0
+) -> Bool[np.ndarray, "variant example"]:
+    """Draw subsets of a corpus, all of the same size.
+
+    Parameters
+    ----------
+    n_examples, n_subsets
+        Of how many examples, and how many subsets.
+    share
+        Which share of the examples a subset has.
+    seed
+        Of the draws.
+
+    Raises
+    ------
+    OutOfRange
+        For a share that leaves no example in or none out.
+
+    Examples
+    --------
+    >>> random_subsets(10, 3).sum(1).tolist()
+    [5, 5, 5]
+    """
+    size = round(share * n_examples)
+    if not 0 < size < n_examples:
+        raise OutOfRange(f"a share of {share} of {n_examples} examples is {size}: expected some, but not all")
+    draw = np.random.default_rng(seed)
+    made = np.zeros((n_subsets, n_examples), dtype=bool)
+    for row in made:
+        row[draw.permutation(n_examples)[:size]] = True
+    return made
+
+
+def retrained_outcomes(
+    train: Callable[[list[int]], Model],
+    subsets: Bool[np.ndarray, "variant example"],
+    queries: Any,
+    metric: Metric | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> xr.DataArray:
+    """Train on each subset and measure the queries.
+
+    Parameters
+    ----------
+    train
+        From the numbers of a subset's examples to a model trained on them.
+    subsets
+        Such as ``random_subsets`` draws.
+    queries, metric
+        As for ``influence_functions``: by default the queries' log-likelihood is measured.
+    checkpoint
+        A file that keeps what was measured; the same call with it goes on after an interruption.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    xr.DataArray
+        (variant, query), a variant being a subset.
+
+    Raises
+    ------
+    LoadError
+        For a checkpoint of other subsets.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> outcomes = retrained_outcomes(lambda kept: model, random_subsets(6, 2), ["the cat sat"])
+    >>> outcomes.dims, bool(outcomes[0, 0] == outcomes[1, 0])
+    (('variant', 'query'), True)
+    """
+    name = hashlib.sha256(np.packbits(subsets).tobytes() + repr(subsets.shape).encode()).hexdigest()
+    done = [] if checkpoint is None else _kept(Path(checkpoint), name)
+    model = None
+    rest = tqdm(subsets[len(done) :], disable=not progress, desc="retraining", unit="model")
+    for subset in rest:
+        model = train(np.flatnonzero(subset).tolist())
+        done.append(_measured(model, queries, metric))
+        if checkpoint is not None:
+            with whole_file(checkpoint) as draft, draft.open("wb") as file:
+                np.savez(file, outcomes=np.array(done), subsets=name)
+    return labelled(
+        np.array(done), ["variant", "query"], name="outcome", metric=None if metric is None else metric.name
+    )
+
+
+def _kept(path: Path, name: str) -> list[np.ndarray]:
+    if not path.exists():
+        return []
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            theirs, outcomes = str(kept["subsets"]), list(kept["outcomes"])
+    except (OSError, ValueError, KeyError) as error:
+        raise LoadError(f"{str(path)!r} is no checkpoint of retraining: {error}") from error
+    if theirs != name:
+        raise LoadError(f"{str(path)!r} belongs to other subsets: remove it")
+    return outcomes
+
+
+def _measured(model: Model, queries: Any, metric: Metric | None) -> np.ndarray:
+    asked = queries_of(model, queries)
+    objective = query_objective(model, asked, metric, log_likelihood())
+    made = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked, TOKEN_BUDGET)]
+    return torch.cat(made).double().cpu().numpy()
+
+
+@technique(entry=("3.1.25",), citation="Ilyas et al. 2022, Park et al. 2023", cost="one training a subset")
+def linear_datamodeling_score(
+    scores: xr.DataArray | Float[np.ndarray, "query example"],
+    subsets: Bool[np.ndarray, "variant example"],
+    outcomes: xr.DataArray | Float[np.ndarray, "variant query"],
+) -> xr.DataArray:
+    """How well the sum of a subset's scores foresees what a model trained on that subset makes of a query.
+
+    Parameters
+    ----------
+    scores
+        (query, example), as the methods of this folder give them.
+    subsets
+        Which examples each retrained model saw.
+    outcomes
+        (variant, query), what it made of the queries; see ``retrained_outcomes``.
+
+    Returns
+    -------
+    xr.DataArray
+        (query), Spearman's rank correlation; NaN where all sums or all outcomes are equal. Attributes ``mean`` and
+        ``standard_error`` over queries.
+
+    Raises
+    ------
+    CasebackError
+        Where shapes do not fit, or there are fewer than 3 subsets.
+
+    Examples
+    --------
+    >>> subsets = random_subsets(8, 6)
+    >>> scores = np.arange(16.0).reshape(2, 8)
+    >>> linear_datamodeling_score(scores, subsets, subsets @ scores.T).values.tolist()
+    [1.0, 1.0]
+    """
+    tau, chosen, seen = np.asarray(scores), np.asarray(subsets, dtype=float), np.asarray(outcomes)
+    n_query, n_example = tau.shape
+    if chosen.shape != (len(seen), n_example) or seen.shape[1:] != (n_query,):
+        raise CasebackError(
+            f"scores {tau.shape}, subsets {chosen.shape} and outcomes {seen.shape} do not fit: expected "
+            "(query, example), (subset, example) and (subset, query)"
+        )
+    if len(seen) < 3:
+        raise CasebackError(f"{len(seen)} subsets: a rank correlation needs at least 3")
+    both = [rankdata(x, axis=0) - (len(seen) + 1) / 2 for x in (np.round(chosen @ tau.T, 12), seen)]
+    sizes = np.sqrt((both[0] ** 2).sum(0) * (both[1] ** 2).sum(0))
+    with np.errstate(invalid="ignore"):
+        made = np.where(sizes > 0, (both[0] * both[1]).sum(0) / sizes, np.nan)
+    known = made[~np.isnan(made)]
+    return labelled(
+        made,
+        ["query"],
+        name="lds",
+        technique=linear_datamodeling_score,
+        subsets=len(seen),
+        mean=float(known.mean()) if len(known) else None,
+        standard_error=float(known.std(ddof=1) / len(known) ** 0.5) if len(known) > 1 else None,
+        scored=str(scores.name) if isinstance(scores, xr.DataArray) else None,
+    )

@@ -1,0 +1,183 @@
+"""A corpus's gradients, one row an example: computed on the way, held in memory, or read from a store.
+
+All that is done with them goes segment by segment (a segment is one matrix, or all of them mixed by a projection), so
+that whole gradients of a large model are never side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from caseback.errors import TokensError
+from caseback.localize.inputs.training.examples import (
+    TOKEN_BUDGET,
+    Batch,
+    Example,
+    Said,
+    batches,
+    examples_of,
+)
+from caseback.localize.inputs.training.matrices import Matrix
+from caseback.localize.inputs.training.objectives import in_turn
+from caseback.localize.inputs.training.per_example import Objective, factors
+from caseback.localize.inputs.training.projection import Projector, Segment, joined, width
+from caseback.model.model import Model
+
+KEPT_IN_MEMORY = 2**30
+"""Bytes of rows that are held; above that each pass over a corpus computes them again."""
+
+
+@dataclass(eq=False)
+class Chunk:
+    """Some examples' rows, to be read once.
+
+    Attributes
+    ----------
+    numbers
+        Which examples.
+    pieces
+        Their rows, segment by segment.
+    beside
+        Other numbers of each: the objective's ``value``, and what else was asked for.
+    """
+
+    numbers: list[int]
+    pieces: Iterable[Segment]
+    beside: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Rows(Protocol):
+    """Something that goes through a corpus's rows, as often as asked."""
+
+    segments: list[slice]
+    examples: list[Example]
+    said: Said
+
+    def __iter__(self) -> Iterator[Chunk]: ...
+
+
+Beside = dict[str, Callable[[Tensor, Batch], Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Maker:
+    """Everything that makes a row of an example.
+
+    Attributes
+    ----------
+    model, matrices, projector, objective
+        Of which matrices' gradients, shortened how, of what.
+    beside
+        Further numbers an example, functions of the logits.
+    token_budget
+        Tokens in one pass.
+    """
+
+    model: Model
+    matrices: Sequence[Matrix]
+    projector: Projector
+    objective: Objective
+    beside: Beside = field(default_factory=dict)
+    token_budget: int = TOKEN_BUDGET
+
+    def chunk(self, batch: Batch) -> Chunk:
+        found, values, logits = factors(self.model, batch, self.matrices, self.objective)
+        beside = {name: fn(logits, batch).detach() for name, fn in self.beside.items()}
+        return Chunk(batch.numbers, self.projector.pieces(found), {"value": values, **beside})
+
+    def chunks(self, examples: Iterable[Example], *, first: int = 0) -> Iterator[Chunk]:
+        for batch in batches(examples, self.model.device, token_budget=self.token_budget, first=first):
+            yield self.chunk(batch)
+
+    def of_queries(self, queries: Sequence[Example], objective: Objective) -> Float[Tensor, "query k"]:
+        """The queries' rows, of another objective."""
+        made = []
+        for batch in in_turn(self.model, queries, self.token_budget):
+            made.append(joined(self.projector, factors(self.model, batch, self.matrices, objective)[0]))
+        return torch.cat(made)
+
+
+class Live:
+    """Rows computed anew in every pass."""
+
+    def __init__(
+        self,
+        maker: Maker,
+        examples: Sequence[Example],
+        said: Said,
+        *,
+        progress: bool = False,
+        what: str = "gradients",
+    ):
+        self.maker, self.examples, self.said = maker, list(examples), said
+        self.progress, self.what = progress, what
+        self.segments = maker.projector.segments
+
+    def __iter__(self) -> Iterator[Chunk]:
+        with tqdm(total=len(self.examples), disable=not self.progress, desc=self.what, unit="example") as bar:
+            for chunk in self.maker.chunks(self.examples):
+                yield chunk
+                bar.update(len(chunk.numbers))
+
+
+class Kept:
+    """Rows held in memory."""
+
+    def __init__(self, rows: Rows):
+        self.segments, self.said = rows.segments, rows.said
+        got = [(c.numbers, torch.cat([piece for _, piece in c.pieces], 1), c.beside) for c in rows]
+        self.examples = rows.examples
+        order = torch.tensor(list(chain.from_iterable(numbers for numbers, _, _ in got))).argsort()
+        whole = torch.cat([made for _, made, _ in got])
+        self.rows: Float[Tensor, "example k"] = whole[order.to(whole.device)]
+        self.beside: dict[str, Tensor] = {
+            name: (x := torch.cat([beside[name] for _, _, beside in got]))[order.to(x.device)] for name in got[0][2]
+        }
+
+    def __iter__(self) -> Iterator[Chunk]:
+        pieces = [(segment, self.rows[:, segment]) for segment in self.segments]
+        yield Chunk(list(range(len(self.rows))), pieces, self.beside)
+
+
+def read_corpus(model: Model, corpus: Any, max_length: int | None) -> tuple[list[Example], Said]:
+    """All examples of a corpus, with a warning about lines that were split or left out."""
+    said = Said()
+    examples = list(examples_of(model, corpus, max_length=max_length, said=said))
+    said.warn()
+    if not examples:
+        raise TokensError("the corpus is empty: expected lines of at least 2 tokens")
+    return examples, said
+
+
+def kept_if_small(rows: Live) -> Rows:
+    """Hold rows in memory where they take at most ``KEPT_IN_MEMORY`` bytes."""
+    size = torch.empty((), dtype=rows.maker.model.dtype).element_size()
+    small = len(rows.examples) * width(rows.maker.projector) * max(4, size) <= KEPT_IN_MEMORY
+    return Kept(rows) if small else rows
+
+
+def dots(
+    rows: Rows, queries: Float[Tensor, "query k"]
+) -> tuple[Float[Tensor, "query example"], Float[Tensor, " example"], dict[str, Tensor]]:
+    """Dot products of queries with every row, the rows' squared norms, and what stands beside them."""
+    n, device = len(rows.examples), queries.device
+    scores, norms = queries.new_zeros(len(queries), n), queries.new_zeros(n)
+    beside: dict[str, Tensor] = {}
+    for chunk in rows:
+        at = torch.tensor(chunk.numbers, device=device)
+        for segment, piece in chunk.pieces:
+            piece = piece.to(queries)
+            scores[:, at] += queries[:, segment] @ piece.T
+            norms[at] += piece.square().sum(1)
+        for name, values in chunk.beside.items():
+            held = beside.setdefault(name, queries.new_zeros(n))
+            held[at] = values.to(held)
+    return scores, norms, beside
