@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from caseback.model.metrics import Bound, Metric, kl
 from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run, execute
+from caseback.model.run import execute
 from caseback.model.tokens import Tokens
 
 ABLATIONS = ("resample", "mean", "mean_by_position", "optimal", "zero")
@@ -161,52 +162,38 @@ class CircuitRuns:
         if isinstance(ablation, str) and ablation == "resample" and corrupt is None:
             raise CasebackError("resampling needs corrupt=, counterfactuals aligned with the clean prompts")
         self.model, self.graph, self.metric = model, graph, metric
-        self.reads = sites_of_writes(model, graph)
         self.tokens = model.tokens(clean)
         other = None
         if corrupt is not None:
             self.tokens, other = pairs(model, self.tokens, corrupt)
         self.places = tokens_at(placed_all(places, positions, self.tokens), self.tokens.lengths.tolist())
-        self.cut, self.whole = self._cut(ablation, other, over)
+        self.cut = self._cut(ablation, other, over)
 
     def _cut(
         self, ablation: str | Tensor, other: Tokens | None, over: Any
-    ) -> tuple[Float[Tensor, "writer token d_model"] | Float[Tensor, ""], Float[Tensor, " batch"]]:
-        """What cut edges carry at each own token of each prompt, and the metric of the model itself."""
+    ) -> Float[Tensor, "writer token d_model"] | Float[Tensor, ""]:
+        """What cut edges carry at each own token of each prompt."""
         count, width = int(self.tokens.lengths.sum()), (len(self.graph.writers), self.model.d_model)
         self.optimal = isinstance(ablation, str) and ablation == "optimal"
-        if isinstance(ablation, Tensor) or ablation == "zero":
-            whole = measured(self.model.anatomy, self.tokens, self.metric)[1]
-            if not isinstance(ablation, Tensor):
-                return torch.zeros((), device=self.model.device), _number(whole)
+        if isinstance(ablation, Tensor):
             if ablation.shape != width:
                 given = tuple(ablation.shape)
                 raise CasebackError(f"constants of shape {given}: expected (writer, d_model), {width}")
-            return ablation.to(self.model.device)[:, None].expand(-1, count, -1), _number(whole)
-        reference = other if ablation == "resample" else None if over is None else self.model.tokens(over)
-        written, whole = self._with_whole(reference)
+            return ablation.to(self.model.device)[:, None].expand(-1, count, -1)
+        if ablation == "zero":
+            return torch.zeros((), device=self.model.device)
+        reference = other if ablation == "resample" else self.tokens if over is None else self.model.tokens(over)
+        assert reference is not None
+        written = written_in(self.model, self.graph, reference)
         if ablation == "resample":
-            return written, whole
-        if ablation != "mean_by_position":
-            return written.mean(1, keepdim=True).expand(-1, count, -1), whole
-        return by_position(written, self.tokens if reference is None else reference, self.tokens), whole
+            return written
+        if ablation == "mean_by_position":
+            return by_position(written, reference, self.tokens)
+        return written.mean(1, keepdim=True).expand(-1, count, -1)
 
-    def _with_whole(
-        self, reference: Tokens | None
-    ) -> tuple[Float[Tensor, "writer token d_model"], Float[Tensor, " batch"]]:
-        """The writes of reference prompts (or of the prompts themselves) and the metric of the prompts, in one pass."""
-        model, mine, other = self.model, self.tokens, self.tokens if reference is None else reference
-        if reference is None:
-            run, values = measured(model.anatomy, mine, self.metric, read=self.reads)
-            return _own_writes(model, self.graph, run), _number(values)
-        if other.shape != mine.shape or not torch.equal(other.mask, mine.mask):
-            values = measured(model.anatomy, mine, self.metric)[1]
-            return written_in(model, self.graph, other), _number(values)
-        both = Tokens(torch.cat([mine.ids, other.ids]), torch.cat([mine.mask, other.mask]), [*mine.text, *other.text])
-        run, values = measured(model.anatomy, both, tiled_metric(self.metric, mine, 2), read=self.reads)
-        acts = {site: run[site.name, site.layer][len(mine) :] for site in self.reads}
-        half = Run(model.anatomy, other, acts, None)
-        return _own_writes(model, self.graph, half), _number(values[: len(mine)])
+    @cached_property
+    def whole(self) -> Float[Tensor, " batch"]:
+        return _number(measured(self.model.anatomy, self.tokens, self.metric)[1])
 
     @property
     def empty(self) -> Float[Tensor, " batch"]:
@@ -251,24 +238,21 @@ class CircuitRuns:
 
 def written_in(model: Model, graph: Graph, tokens: Tokens) -> Float[Tensor, "writer token d_model"]:
     """What every writer writes at every own token of the prompts, padding left out."""
-    return _own_writes(model, graph, execute(model.anatomy, tokens, read=sites_of_writes(model, graph), logits=False))
+    run = execute(model.anatomy, tokens, read=sites_of_writes(model, graph), logits=False)
+    own, count = tokens.mask, int(tokens.lengths.sum())
+    made: Tensor | None = None
+    at = 0
+    for part in writes(model, run, graph):
+        made = part.new_empty(len(graph.writers), count, model.d_model) if made is None else made
+        made[at : at + len(part)] = part[:, own.to(part.device)] if tokens.padded else part.flatten(1, 2)
+        at += len(part)
+    assert made is not None
+    return made
 
 
 def mean_writes(model: Model, prompts: Any, *, inputs: tuple[str, ...] = ("embed",)) -> Float[Tensor, "writer d_model"]:
     """The mean of what every writer writes, over prompts and their positions: what mean-ablated edges carry."""
     return written_in(model, Graph.of(model.anatomy, inputs), model.tokens(prompts)).mean(1)
-
-
-def _own_writes(model: Model, graph: Graph, run: Run) -> Float[Tensor, "writer token d_model"]:
-    own, count = run.tokens.mask, int(run.tokens.lengths.sum())
-    made: Tensor | None = None
-    at = 0
-    for part in writes(model, run, graph):
-        made = part.new_empty(len(graph.writers), count, model.d_model) if made is None else made
-        made[at : at + len(part)] = part[:, own.to(part.device)] if run.tokens.padded else part.flatten(1, 2)
-        at += len(part)
-    assert made is not None
-    return made
 
 
 def _number(values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
