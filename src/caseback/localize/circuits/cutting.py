@@ -54,13 +54,15 @@ class Cuts:
         self.block: tuple[slice, list[int], Tensor] | None = None
 
     def _alive(self) -> list[bool]:
-        """Which readers matter: those of a node that some circuit keeps an edge out of."""
+        """Which readers matter: those of a branch that some circuit keeps an edge out of.
+
+        The heads of a layer stand and fall together: a norm over all queries, or one behind attention, lets each of
+        them see the others.
+        """
         full = self.graph.exists.T.to(self.away.device)
         heard = ((self.away < 1) & full).any(0).any(0).any(0).tolist()
-        written = dict(zip(self.graph.writers, heard, strict=True))
-        return [
-            node.kind == "logits" or any(written[w] for w in self.graph.fed_by(node)) for node, _ in self.graph.readers
-        ]
+        branches = {node.depth for node, told in zip(self.graph.writers, heard, strict=True) if told}
+        return [node.kind == "logits" or node.depth in branches for node, _ in self.graph.readers]
 
     def edits(self) -> list[Edit]:
         """What to run the model with."""
