@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from caseback.model.circuit import Node
 from caseback.model.edits import Apply, Edit
 from caseback.model.graph import Graph
 from caseback.model.model import Model
@@ -56,12 +57,14 @@ class Cuts:
     def _alive(self) -> list[bool]:
         """Which readers matter: those of a branch that some circuit keeps an edge out of.
 
-        The heads of a layer stand and fall together: a norm over all queries, or one behind attention, lets each of
-        them see the others.
+        The heads of a layer stand and fall together: a norm over all queries lets each of them see the others. Behind
+        a norm attention's bias, which is nobody's write, depends on them too, so there they always matter.
         """
         full = self.graph.exists.T.to(self.away.device)
         heard = ((self.away < 1) & full).any(0).any(0).any(0).tolist()
         branches = {node.depth for node, told in zip(self.graph.writers, heard, strict=True) if told}
+        normed = [i for i, p in enumerate(self.model.anatomy.layers) if p.attn_post_norm is not None]
+        branches |= {Node("head", i).depth for i in normed}
         return [node.kind == "logits" or node.depth in branches for node, _ in self.graph.readers]
 
     def edits(self) -> list[Edit]:
