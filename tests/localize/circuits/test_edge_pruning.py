@@ -78,7 +78,7 @@ def test_3_2_27_a_planted_circuit_is_found_at_its_size():
     ran = run_circuit(model, clean, corrupt, cb.logit(3), mask)
     np.testing.assert_allclose(ran[0], ran.whole, rtol=1e-9)
     size = 5 / len(graph.edges)
-    found = edge_pruning(model, clean, corrupt, sparsity=1 - size, steps=120, lr=0.6, seed=1)
+    found = edge_pruning(model, clean, corrupt, sparsity=1 - size, steps=250, lr=0.3, seed=1)
     assert truth.edges <= found.edges and len(found) <= 5
     assert found.about["reached"] == pytest.approx(1 - size, abs=0.12)
     assert found.about["objective"] < 0.02

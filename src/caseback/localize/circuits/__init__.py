@@ -1,6 +1,7 @@
 """§3.2 Circuits: edges between components, found, run and judged."""
 
 from caseback.localize.circuits.edge_attribution import edge_attribution as edge_attribution
+from caseback.localize.circuits.edge_patching import patch_edges as patch_edges
 from caseback.localize.circuits.edge_pruning import edge_pruning as edge_pruning
 from caseback.localize.circuits.edge_pruning import subnetwork_probing as subnetwork_probing
 from caseback.localize.circuits.edge_removal import acdc as acdc

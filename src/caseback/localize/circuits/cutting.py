@@ -48,7 +48,7 @@ class Cuts:
         away = 1 - kept.to(cut.device, torch.promote_types(model.dtype, torch.float32))
         self.away = (away * graph.exists.to(cut.device)).transpose(2, 3)
         self.alive = [True] * len(graph.readers) if kept.requires_grad else self._alive()
-        self.rows = [slice(None)] if places is None else [(places == i).nonzero()[:, 0] for i in range(kept.shape[1])]
+        self.rows = [] if places is None else [(places == i).nonzero()[:, 0] for i in range(kept.shape[1])]
         self.noted: dict[int, Tensor] = {}
         self.buffer: Tensor | None = None
         self.totals: dict[int, Tensor] = {}
@@ -161,7 +161,7 @@ class Cuts:
 
     def _placed(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "variant reader token d_model"]:
         """Weights (variant, place, reader, writer) times changes (variant, writer, token, d_model), place by place."""
-        if len(self.rows) == 1:
+        if not self.rows:
             return _products([(weights[:, 0], change) for weights, change in parts])
         first, change = parts[0]
         made = change.new_zeros(len(change), first.shape[2], *change.shape[2:])

@@ -81,8 +81,8 @@ def edge_pruning(
     -------
     Circuit
         The ``1 - sparsity`` of all edges that are the likeliest to be open, without those on no path from an input to
-        the logits. ``scores`` are the probabilities of being open; ``about`` has the loss of the circuit, cut sharply,
-        and the sparsity that the gates came to.
+        the logits (all of them, where the fit was too short to leave a path). ``scores`` are the probabilities of being
+        open; ``about`` has the loss of the circuit, cut sharply, and the sparsity that the gates came to.
 
     Raises
     ------

@@ -114,11 +114,11 @@ def path_patch(
     change = aligned(changes(model, here, there, graph).transpose(1, 2), base)
     numbers = [names.index(name) for name in chosen]
     if mlps == "frozen":
-        seen = _direct(graph, change, numbers, into)
+        found = _direct(graph, change, numbers, into)
     else:
-        seen = _by_mlps(model, graph, base, change, numbers, into)
+        found = _by_mlps(model, graph, base, change, numbers, into)
     at = (lambda value: value) if pos is None else (lambda value: _at(value, base.lengths.tolist(), pos))
-    variants = [[_seen(reader, at(value), pos) for reader, value in by_reader.items()] for by_reader in seen]
+    variants = [[seen(reader, at(value), pos) for reader, value in by_reader.items()] for by_reader in found]
     kept = [i for i, edits in enumerate(variants) if edits]
     if not kept:
         raise CasebackError(f"no sender stands before any of the receivers {list(receivers)}")
@@ -209,7 +209,7 @@ def _at(change: Any, lengths: list[int], pos: Positions) -> Any:
     return change[list(range(len(where))), where]
 
 
-def _seen(reader: Reader, value: Any, pos: int | None) -> Edit:
+def seen(reader: Reader, value: Any, pos: int | None) -> Edit:
     """A receiver's input with a change added."""
     node, slot = reader
     if node.kind == "logits":
