@@ -82,7 +82,7 @@ class Metric:
         """The metric on a run, one number a prompt."""
         return self.on(run.tokens, run.anatomy).of_logits(run.logits)
 
-    def of_rows(self, tokens: Tokens, rows: slice | Int[Tensor, " row"]) -> Metric:
+    def of_rows(self, tokens: Tokens, rows: slice | Sequence[int] | Int[Tensor, " row"]) -> Metric:
         """The same metric for some prompts of a batch, which keep their own targets and the batch's columns.
 
         Parameters

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TokensError
-from caseback.localize.circuits.edge_attribution import edge_attribution
+from caseback.localize.circuits import edge_attribution, hisp, mean_writes, node_attribution, run_circuit, select
 from caseback.localize.circuits.writes import changes, sites_of_writes
 from caseback.localize.components.attribution_patching import attribution_patching
+from caseback.model.circuit import Circuit
+from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
 from caseback.model.graph import Graph
 from exact import exact
 
@@ -70,14 +74,114 @@ def test_3_2_15_a_writers_edges_sum_to_its_node_estimate(name):
             np.testing.assert_allclose(scores.sel(writer=f"L{layer}H{head}"), mine, rtol=1e-9, atol=1e-12)
 
 
-# RMSNorm bends more where an interpolated embedding is short, so Llama's shape would need hundreds of points
-@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
-def test_3_2_26_over_the_inputs_edges_ig_sums_to_the_metrics_difference(name):
+# RMSNorm bends more where an interpolated embedding is short, so Llama's shapes need more points
+@pytest.mark.parametrize(
+    ("name", "points"), [("gpt2", 60), ("gpt_neox", 60), ("gemma2", 60), ("llama", 120), ("qwen3", 250)]
+)
+def test_3_2_26_over_the_inputs_edges_ig_sums_to_the_metrics_difference(name, points):
     model = shelf.model(name)
     with exact():
-        scores = edge_attribution(model, CLEAN, CORRUPT, METRIC, steps=60, rule="gauss_legendre")
+        scores = edge_attribution(model, CLEAN, CORRUPT, METRIC, steps=points, rule="gauss_legendre")
     total = scores.sel(writer="embed").sum("reader")
     np.testing.assert_allclose(total, scores.corrupt - scores.clean, rtol=1e-6, atol=1e-6)
+
+
+def linear_model():
+    """A residual DAG of linear maps: no norms, attention uniform, MLPs linear."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 12, "num_attention_heads": 2, "num_hidden_layers": 2}
+    hf = CrystalForCausalLM(CrystalConfig(**sizes, hidden_act="linear", initializer_range=0.3)).double().eval()
+    for layer in hf.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
+    return cb.load(hf)
+
+
+def test_3_2_25_on_a_linear_dag_every_score_is_its_exact_patch():
+    model, metric = linear_model(), cb.logit_diff([3, 5], [7, 2])
+    graph = Graph.of(model.anatomy)
+    pair = [[1, 2, 3], [4, 4, 9]], [[4, 5, 6], [1, 2, 3]]
+    scores = edge_attribution(model, *pair, metric)
+    masks = torch.stack([graph.exists & ~graph.mask(Circuit(frozenset([edge]))) for edge in graph.edges])
+    ran = run_circuit(model, *pair, metric, masks)
+    for edge, exact_value in zip(graph.edges, ran.values - ran.whole.values, strict=True):
+        reader = str(edge.target) + (f".{edge.slot}" if edge.slot else "")
+        told = scores.sel(writer=str(edge.source), reader=reader).values
+        np.testing.assert_allclose(told, exact_value, rtol=1e-9, atol=1e-12, err_msg=str(edge))
+    # nothing but what the logits read of each writer makes the metric
+    np.testing.assert_allclose(scores.sel(reader="logits").sum("writer"), scores.corrupt - scores.clean, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox"])
+def test_memory_is_that_of_the_writes_of_some_prompts(name, monkeypatch):
+    """No tensor of edges and activations is formed, and taking less at a time changes no score."""
+    model = shelf.model(name)
+    graph = Graph.of(model.anatomy)
+    largest = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            largest.extend(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))
+            return made
+
+    with exact():
+        whole = edge_attribution(model, CLEAN, CORRUPT, METRIC)
+        monkeypatch.setattr("caseback.localize.circuits.contraction.NUMBERS_AT_ONCE", 3 * len(graph.writers) * 16)
+        with Sizes():
+            parts = edge_attribution(model, CLEAN, CORRUPT, METRIC)
+            steps = edge_attribution(model, CLEAN, CORRUPT, METRIC, steps=2)
+        np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-12)
+        monkeypatch.undo()
+        whole = edge_attribution(model, CLEAN, CORRUPT, METRIC, steps=2)
+        np.testing.assert_allclose(steps, whole, rtol=1e-9, atol=1e-12)
+    activation = 2 * 7 * model.d_model
+    assert max(largest) < max(len(graph.writers), len(graph.readers)) * activation < len(graph.edges) * activation / 5
+
+
+def test_edges_may_carry_constants():
+    model = shelf.model("gpt2")
+    with exact():
+        mean = mean_writes(model, shelf.ids((8, 6), seed=3))
+        to_mean = edge_attribution(model, CLEAN, None, METRIC, constants=mean)
+        to_zero = edge_attribution(model, CLEAN, None, METRIC)
+        again = edge_attribution(model, CLEAN, None, METRIC, constants=torch.zeros_like(mean))
+        np.testing.assert_allclose(again, to_zero, rtol=1e-9, atol=1e-12)
+        # of one edge into the logits of a model whose final norm is all that bends, the slope is the patch's
+        ablated = model.run(CLEAN, read=["mlp_out", "resid_post"], grad=True)
+        slope = ablated.grad(METRIC, [("resid_post", -1)])["resid_post", -1]
+        last = model.n_layers - 1
+        row = [str(w) for w in Graph.of(model.anatomy).writers].index(f"MLP {last}")
+        change = (mean[row] - ablated["mlp_out", last].detach()) * ablated.tokens.mask[..., None]
+        expected = (change * slope).sum((1, 2))
+        np.testing.assert_allclose(to_mean.sel(writer=f"MLP {last}", reader="logits"), expected, rtol=1e-9)
+
+
+def test_node_attribution_is_the_sum_of_a_nodes_edges_and_hisp_its_size():
+    model = shelf.model("qwen3")
+    with exact():
+        edges = edge_attribution(model, CLEAN, CORRUPT, METRIC, steps=3)
+        nodes = node_attribution(model, CLEAN, CORRUPT, METRIC, steps=3)
+        np.testing.assert_allclose(nodes, edges.sum("reader"), rtol=1e-12)
+        plain = node_attribution(model, CLEAN, CORRUPT, METRIC)
+        sizes = hisp(model, CLEAN, CORRUPT, METRIC, normalise=False)
+        np.testing.assert_allclose(sizes, abs(plain).mean("batch").sel(writer=sizes.writer), rtol=1e-12)
+        shares = hisp(model, CLEAN, CORRUPT, METRIC)
+    for layer in range(model.n_layers):
+        heads = [f"L{layer}H{h}" for h in range(model.n_heads)]
+        np.testing.assert_allclose((shares.sel(writer=heads) ** 2).sum(), 1.0)
+        np.testing.assert_allclose(shares.sel(writer=f"MLP {layer}"), 1.0)
+        np.testing.assert_allclose(
+            shares.sel(writer=heads) / shares.sel(writer=heads[0]), sizes.sel(writer=heads) / sizes.sel(writer=heads[0])
+        )
+    assert len(select(model, shares, 3)) > 0
+
+
+def test_a_metric_that_is_flat_all_the_way_is_refused():
+    model = shelf.model("llama")
+    flat = cb.function(lambda x: (0.0 * x).sum(-1), name="flat")
+    for options in ({}, {"steps": 2}, {"along": "ends"}, {"steps": 1, "along": "activations"}):
+        with pytest.raises(CasebackError, match="has no gradient at"):
+            edge_attribution(model, CLEAN, CORRUPT, flat, **options)
 
 
 def test_3_2_26_one_left_step_is_edge_attribution_and_one_right_step_that_of_the_other_end():
@@ -148,6 +252,8 @@ def test_position_embeddings_as_a_writer_of_their_own():
         ({"metric": cb.kl(torch.zeros(2, 7, 61))}, CasebackError, None),
         ({"corrupt": shelf.ids((7, 6))}, TokensError, "not token-aligned"),
         ({"corrupt": None, "steps": 3}, CasebackError, "cut to zero"),
+        ({"constants": torch.zeros(3, 4)}, CasebackError, "not both"),
+        ({"corrupt": None, "constants": torch.zeros(3, 4)}, CasebackError, "expected \\(writer, d_model\\)"),
     ],
 )
 def test_what_cannot_be_attributed_is_refused(options, error, says):

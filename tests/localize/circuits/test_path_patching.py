@@ -61,12 +61,50 @@ def test_3_2_23_in_a_linear_model_all_paths_sum_to_the_total_effect():
     assert float(sum(part.sum() for part in by_way)) == pytest.approx(total)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma2", "qwen3"])
+def test_3_2_23_with_mlps_recomputed_paths_through_them_count(name):
+    """Wang et al.'s way, run by run: heads' queries, keys and values held, then the receivers' inputs put in."""
+    model, shared = shelf.model(name), "KV" if name in ("llama", "qwen3", "gemma2") else "H"
+    with exact():
+        clean, tokens = model.run(CLEAN, read=["q", "k", "v"]), model.tokens(CLEAN, padding="left")
+        for receivers, reads in (
+            (["logits"], {("resid_post", 2): None}),
+            (["L2H1.q", f"L2{shared}0.k"], {("q_in", 2): 1, ("k_in", 2): 0}),
+            (["MLP 2"], {("mlp_in", 2): None}),
+        ):
+            found = path_patch(model, tokens, CORRUPT, METRIC, receivers=receivers, mlps="recomputed")
+            base = model.run(CLEAN, read=["head_out", "mlp_out", ("resid_pre", 0)])
+            other = model.run(CORRUPT, read=["head_out", "mlp_out", ("resid_pre", 0)])
+            for sender, site, head in (("L0H1", ("head_out", 0), 1), ("MLP 0", ("mlp_out", 0), None)):
+                change = other[site] - base[site] if head is None else (other[site] - base[site])[:, :, head]
+                hold = [cb.Freeze(part, source=clean, layer=[1, 2]) for part in "qkv"]
+                sent = cb.Add(site[0], change, layer=0, head=head)
+                stream = [("attn_in" if key[0] in ("q_in", "k_in") else key[0], key[1]) for key in reads]
+                held = model.run(CLEAN, edits=[sent, *hold], read=stream)
+                edits = [
+                    cb.Replace(name, held[at], layer=layer, head=head)
+                    for ((name, layer), head), at in zip(reads.items(), stream, strict=True)
+                ]
+                expected = METRIC(model.run(CLEAN, edits=edits)) - METRIC(model.run(CLEAN))
+                np.testing.assert_allclose(found.sel(writer=sender), expected, rtol=1e-8, atol=1e-10)
+                direct = path_patch(model, tokens, CORRUPT, METRIC, receivers=receivers, senders=[sender])
+                assert abs(direct - found.sel(writer=[sender])).max() > 1e-4
+            # nothing stands between the last MLP and the logits
+            if receivers == ["logits"]:
+                ends = {"receivers": receivers, "senders": ["MLP 2"]}
+                both = [
+                    path_patch(model, tokens, CORRUPT, METRIC, **ends, mlps=how) for how in ("frozen", "recomputed")
+                ]
+                np.testing.assert_allclose(*both, rtol=1e-8, atol=1e-10)
+
+
 def test_what_cannot_be_patched_is_refused():
     model = shelf.model("llama")
     for options, says in (
         ({"receivers": ["L1H0.k"]}, "reads nothing in this model"),
         ({"receivers": ["logits"], "senders": ["L9H9"]}, "is no writer of this model"),
         ({"receivers": []}, "no receiver given"),
+        ({"receivers": ["logits"], "mlps": "linear"}, "mlps 'linear' is unknown"),
         ({"receivers": ["L0H0.q"], "senders": ["L1H0"]}, "no sender stands before"),
     ):
         with pytest.raises(CasebackError, match=says):

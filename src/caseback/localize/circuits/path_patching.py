@@ -1,10 +1,10 @@
-"""Path patching: what a sender does to some receivers directly, all else being held (PRIMER 3.2.23).
+"""Path patching: what a sender does to some receivers, all other heads being held (PRIMER 3.2.23).
 
-    input_R = input_R(clean) + s(corrupt) - s(clean)      for the receivers R alone, then on from there
+    input_R = input_R(clean) + s(corrupt) - s(clean) [+ what MLPs on the way make of it]    for the receivers R alone
 
-Only the direct edges from sender to receivers carry the counterfactual: what lies between keeps its clean value, as
-with Wang et al.'s frozen attention and MLPs. What the receivers then write is computed anew, and so is all that reads
-it.
+Two conventions are in use. Frozen MLPs: only the direct edges from sender to receivers carry the counterfactual.
+Recomputed MLPs: heads are held at their clean writes, MLPs and norms answer to what changed, so paths that pass
+through MLPs count too (Wang et al.'s). What the receivers then write is computed anew, and so is all that reads it.
 """
 
 from __future__ import annotations
@@ -14,20 +14,27 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.circuits.writes import changes, sites_of_writes
 from caseback.localize.components.run_pair import base_and_source
 from caseback.localize.inputs.per_token import aligned
-from caseback.model.circuit import Edge, Node
-from caseback.model.edits import Add, Edit
+from caseback.model.circuit import Node
+from caseback.model.edits import Add, Edit, Freeze
 from caseback.model.frames import Positions, positions
-from caseback.model.graph import Graph
+from caseback.model.graph import Graph, Reader
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.run import execute
+from caseback.model.side_by_side import side_by_side
+from caseback.model.sites import Site
+from caseback.model.tokens import Tokens
+
+MLPS = ("frozen", "recomputed")
 
 
 @technique(
@@ -41,6 +48,7 @@ def path_patch(
     *,
     receivers: Sequence[str],
     senders: Sequence[str] | None = None,
+    mlps: str = "frozen",
     pos: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
@@ -56,9 +64,12 @@ def path_patch(
         What is measured.
     receivers
         Who reads the counterfactual: ``"logits"``, ``"MLP 3"``, ``"L3H0.q"`` … (``"L3KV0.k"`` for shared keys), all of
-        them at once.
+        them at once. What one of them then writes reaches a later one.
     senders
         Writers by name, ``"embed"``, ``"L0H1"``, ``"MLP 0"`` …, one at a time; all by default.
+    mlps
+        ``"frozen"`` at their clean writes, as every other component between sender and receivers; or ``"recomputed"``,
+        the choice of Wang et al. for IOI, in which the way through MLPs belongs to the path.
     pos
         The position at which receivers see it; all positions by default.
     progress
@@ -87,6 +98,8 @@ def path_patch(
     True
     """
     graph = Graph.of(model.anatomy)
+    if mlps not in MLPS:
+        raise CasebackError(f"mlps {mlps!r} is unknown. {did_you_mean(mlps, MLPS)}")
     into = [_receiver(graph, name) for name in receivers]
     if not into:
         raise CasebackError("no receiver given: expected some of 'logits', 'MLP 1', 'L2H0.q' and the like")
@@ -99,13 +112,13 @@ def path_patch(
     reads = sites_of_writes(model, graph)
     here, there = (execute(model.anatomy, tokens, read=reads, logits=False) for tokens in (base, source))
     change = aligned(changes(model, here, there, graph).transpose(1, 2), base)
-    picked = change if pos is None else _at(change, base.lengths.tolist(), pos)
-    variants: list[list[Edit]] = []
-    for name in chosen:
-        writer = graph.writers[names.index(name)]
-        mine = picked[..., names.index(name), :]
-        reached = [reader for reader in into if graph.exists[names.index(name), graph.readers.index(reader)]]
-        variants.append([_seen(Edge(writer, *reader), mine, pos) for reader in reached])
+    numbers = [names.index(name) for name in chosen]
+    if mlps == "frozen":
+        found = _direct(graph, change, numbers, into)
+    else:
+        found = _by_mlps(model, graph, base, change, numbers, into)
+    at = (lambda value: value) if pos is None else (lambda value: _at(value, base.lengths.tolist(), pos))
+    variants = [[seen(reader, at(value), pos) for reader, value in by_reader.items()] for by_reader in found]
     kept = [i for i, edits in enumerate(variants) if edits]
     if not kept:
         raise CasebackError(f"no sender stands before any of the receivers {list(receivers)}")
@@ -122,7 +135,63 @@ def path_patch(
         metric=metric.name,
         receivers=list(receivers),
         receivers_pos=pos,
+        mlps=mlps,
     )
+
+
+def _direct(
+    graph: Graph, change: Float[Tensor, "batch pos writer d_model"], senders: Sequence[int], into: Sequence[Reader]
+) -> list[dict[Reader, Float[Tensor, "batch pos d_model"]]]:
+    """What each sender alone changes of the receivers' inputs."""
+    columns = {reader: graph.readers.index(reader) for reader in into}
+    return [{reader: change[:, :, w] for reader, r in columns.items() if graph.exists[w, r]} for w in senders]
+
+
+def _by_mlps(
+    model: Model,
+    graph: Graph,
+    base: Tokens,
+    change: Float[Tensor, "batch pos writer d_model"],
+    senders: Sequence[int],
+    into: Sequence[Reader],
+) -> list[dict[Reader, Float[Tensor, "batch pos d_model"]]]:
+    """What each sender, and MLPs that answer to it, change of the receivers' inputs while heads are held."""
+    last = model.n_layers - 1
+    sites = {reader: _stream(model, reader) for reader in into}
+    read = list(dict.fromkeys(sites.values()))
+    clean = execute(model.anatomy, base, read=read, logits=False)
+    made: list[dict[Reader, Tensor]] = [{} for _ in senders]
+    reached = [[r for r in into if graph.exists[w, graph.readers.index(r)]] for w in senders]
+    able = [i for i, readers in enumerate(reached) if readers]
+    variants = []
+    for i in able:
+        writer = graph.writers[senders[i]]
+        edits: list[Edit] = [_sent(writer, change[:, :, senders[i]])]
+        later = list(range(writer.layer + 1, last + 1))
+        variants.append([*edits, Freeze("z", layer=later)] if later else edits)
+    for which, run in side_by_side(model.anatomy, base, variants, read):
+        for n, v in enumerate(which):
+            rows = slice(n * len(base), (n + 1) * len(base))
+            for reader in reached[able[v]]:
+                site = sites[reader]
+                moved = run[site.name, site.layer][rows] - clean[site.name, site.layer]
+                made[able[v]][reader] = aligned(moved, base)
+    return made
+
+
+def _stream(model: Model, reader: Reader) -> Site:
+    """The stream that a receiver reads."""
+    node = reader[0]
+    if node.kind == "logits":
+        return Site("resid_post", model.n_layers - 1)
+    return Site("mlp_in" if node.kind == "mlp" else "attn_in", node.layer)
+
+
+def _sent(writer: Node, change: Tensor) -> Edit:
+    """A sender's write with its change added."""
+    if writer.kind == "head":
+        return Add("head_out", change, layer=writer.layer, head=writer.index)
+    return Add("mlp_out", change, layer=writer.layer) if writer.kind == "mlp" else Add("resid_pre", change, layer=0)
 
 
 def _receiver(graph: Graph, name: str) -> tuple[Node, str]:
@@ -140,11 +209,11 @@ def _at(change: Any, lengths: list[int], pos: Positions) -> Any:
     return change[list(range(len(where))), where]
 
 
-def _seen(edge: Edge, value: Any, pos: int | None) -> Edit:
+def seen(reader: Reader, value: Any, pos: int | None) -> Edit:
     """A receiver's input with a change added."""
-    node = edge.target
+    node, slot = reader
     if node.kind == "logits":
         return Add("resid_post", value, layer=-1, pos=pos)
     if node.kind == "mlp":
         return Add("mlp_in", value, layer=node.layer, pos=pos)
-    return Add(f"{edge.slot}_in", value, layer=node.layer, head=node.index, pos=pos)
+    return Add(f"{slot}_in", value, layer=node.layer, head=node.index, pos=pos)

@@ -1,0 +1,54 @@
+"""Edge patching by a sweep: circuits less one edge, both directions, padding, estimates of small changes."""
+
+import numpy as np
+import pytest
+import torch
+
+import caseback as cb
+import shelf
+from caseback.errors import CasebackError, TokensError
+from caseback.localize.circuits import patch_edges, run_circuit, select
+from caseback.model.circuit import Circuit
+from caseback.model.graph import Graph
+from exact import exact
+
+CLEAN, CORRUPT = shelf.ids((6, 4)), shelf.ids((6, 4), seed=1)
+METRIC = cb.logit_diff([3, 8], [5, 11])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma2", "qwen3"])
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_3_2_22_every_effect_is_that_of_the_model_less_one_edge(name, direction):
+    model = shelf.model(name)
+    graph = Graph.of(model.anatomy)
+    edges = graph.edges[:: len(graph.edges) // 15] + graph.edges[-2:]
+    pair = (CLEAN, CORRUPT) if direction == "noising" else (CORRUPT, CLEAN)
+    masks = torch.stack([graph.exists & ~graph.mask(Circuit(frozenset([edge]))) for edge in edges])
+    with exact():
+        tokens = model.tokens(CLEAN, padding="left")
+        found = patch_edges(model, tokens, CORRUPT, METRIC, edges, direction=direction)
+        ran = run_circuit(model, *pair, METRIC, masks)
+    assert int(found.isel(batch=0).notnull().sum()) == len(edges)
+    for edge, expected in zip(edges, ran.values - ran.whole.values, strict=True):
+        reader = str(edge.target) + (f".{edge.slot}" if edge.slot else "")
+        told = found.sel(writer=str(edge.source), reader=reader)
+        np.testing.assert_allclose(told, expected, rtol=1e-8, atol=1e-10, err_msg=str(edge))
+
+
+def test_all_edges_are_scores_that_choose_a_circuit():
+    model = shelf.model("llama")
+    effects = patch_edges(model, CLEAN, CORRUPT, METRIC)
+    assert int(effects.isel(batch=0).notnull().sum()) == len(Graph.of(model.anatomy).edges)
+    assert 0 < len(select(model, effects, 30)) <= 30
+    again = patch_edges(model, CLEAN, CORRUPT, METRIC, select(model, effects, 30))
+    np.testing.assert_allclose(again, effects.where(again.notnull()), rtol=1e-5, atol=1e-7)
+
+
+def test_edges_that_cannot_be_patched_are_refused():
+    model = shelf.model("llama")
+    with pytest.raises(CasebackError, match="no edge to patch"):
+        patch_edges(model, CLEAN, CORRUPT, METRIC, [])
+    with pytest.raises(CasebackError, match="this model has no edge L9H0 -> logits"):
+        patch_edges(model, CLEAN, CORRUPT, METRIC, ["L9H0 -> logits"])
+    with pytest.raises(TokensError, match="not token-aligned"):
+        patch_edges(model, CLEAN, shelf.ids((6, 5)), METRIC, ["embed -> logits"])
