@@ -9,6 +9,7 @@ GPT-2 small: 157 writers, 445 readers, 32,491 edges.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -142,6 +143,22 @@ class Graph:
             raise CasebackError(f"a mask of this graph is (writer, reader) {shape}, false where there is no edge")
         return Circuit(frozenset(Edge(self.writers[w], *self.readers[r]) for w, r in mask.nonzero().tolist()))
 
+    def between(self, nodes: Iterable[Node]) -> Bool[Tensor, "writer reader"]:
+        """All edges between some nodes, the inputs and the logits; a shared key/value head goes with its query heads.
+
+        Raises
+        ------
+        CasebackError
+            For a node that this graph lacks.
+        """
+        kept = {*self.writers[: len(self.inputs)], *nodes} - {Node("logits")}
+        strange = next((node for node in kept if node not in self.writers), None)
+        if strange is not None:
+            raise CasebackError(f"this model has no node {strange}: it is of another model, or names a position")
+        writers = torch.tensor([node in kept for node in self.writers])
+        readers = [node.kind == "logits" or not kept.isdisjoint(self.fed_by(node)) for node, _ in self.readers]
+        return self.exists & writers[:, None] & torch.tensor(readers)
+
     def connected(self, mask: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:
         """The edges of a mask that lie on a path from an input to the logits.
 
@@ -151,7 +168,7 @@ class Graph:
         # the writers whose output a reader goes into: a shared key/value head feeds every query head of its group
         fed = torch.zeros(len(self.readers), len(self.writers), dtype=torch.bool)
         for r, (node, _) in enumerate(self.readers):
-            for writer in self._fed_by(node):
+            for writer in self.fed_by(node):
                 fed[r, nodes[writer]] = True
         reached = torch.zeros(len(self.writers), dtype=torch.bool)
         reached[: len(self.inputs)] = True
@@ -166,7 +183,8 @@ class Graph:
         leads[-1] = True
         return mask & reached[:, None] & leads
 
-    def _fed_by(self, node: Node) -> list[Node]:
+    def fed_by(self, node: Node) -> list[Node]:
+        """The writers that what a node reads goes into: its own, or every query head of a shared key/value head's."""
         if node.kind == "kv_head":
             layer = self.layers[node.layer]
             group = layer.n_heads // layer.n_kv_heads
