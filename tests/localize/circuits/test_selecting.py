@@ -38,7 +38,7 @@ def test_top_edges_are_the_largest_by_size_or_by_sign():
 
 def test_pruning_drops_what_hangs_loose():
     assert of(SCORES, count=3) == Circuit.of("L1H0 -> logits", "embed -> L1H0.v")
-    with pytest.raises(CasebackError, match="the circuit is disconnected"):
+    with pytest.raises(CasebackError, match="circuit is disconnected"):
         of(SCORES, count=2)
 
 

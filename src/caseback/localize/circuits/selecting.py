@@ -85,8 +85,8 @@ def select(
     mask = select_mask(graph, table, count, how=how, absolute=absolute, prune=prune)
     if not bool(mask.any()):
         raise CasebackError(
-            f"none of the {count_of(graph, count)} edges chosen lies on a path from an input to the logits: the circuit "
-            "is disconnected. Ask for more edges, take how='greedy', which grows from the logits, or prune=False"
+            f"none of the {count_of(graph, count)} edges chosen lies on a path from an input to the logits: the "
+            "circuit is disconnected. Ask for more edges, take how='greedy', which grows from the logits, or prune=False"
         )
     return Circuit(graph.circuit(mask).edges, scores=scores_of(graph, table), about=about)
 
@@ -235,7 +235,7 @@ def _table_of_circuit(graph: Graph, circuit: Circuit) -> Float[Tensor, "writer r
     lacking = graph.exists & ~graph.mask(scored)
     if bool(lacking.any()):
         raise CasebackError(
-            f"{int(lacking.sum())} edges of this model have no score in the circuit: none can be ranked"
+            f"{int(lacking.sum())} edges of this model have no score in the circuit"
         )
     values = torch.tensor([circuit.scores[edge] for edge in graph.edges], dtype=torch.float64)
     table = torch.full(graph.exists.shape, torch.nan, dtype=torch.float64)
