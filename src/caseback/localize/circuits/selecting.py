@@ -234,9 +234,7 @@ def _table_of_circuit(graph: Graph, circuit: Circuit) -> Float[Tensor, "writer r
     scored = Circuit(frozenset(part for part in circuit.scores if isinstance(part, Edge)))
     lacking = graph.exists & ~graph.mask(scored)
     if bool(lacking.any()):
-        raise CasebackError(
-            f"{int(lacking.sum())} edges of this model have no score in the circuit"
-        )
+        raise CasebackError(f"{int(lacking.sum())} edges of this model have no score in the circuit")
     values = torch.tensor([circuit.scores[edge] for edge in graph.edges], dtype=torch.float64)
     table = torch.full(graph.exists.shape, torch.nan, dtype=torch.float64)
     pairs = graph.exists.T.nonzero()
