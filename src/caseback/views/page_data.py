@@ -18,7 +18,7 @@ import numpy as np
 
 from caseback.views.tokens_text import visible
 
-__all__ = ["embedded_json", "page_data"]
+__all__ = ["embedded_json", "packed", "page_data", "rounded"]
 
 _DIGITS = 6
 _PATTERN_SCALE = 65535
@@ -63,8 +63,8 @@ def page_data(explanation: Mapping[str, Any]) -> dict[str, Any]:
             **page["patching"],
             "corrupt": [_with_visible(token) for token in page["patching"]["corrupt"]],
         }
-    page["heads"] = [{**head, "pattern": _packed(head.get("pattern"))} for head in explanation["heads"]]
-    return _rounded(page)
+    page["heads"] = [{**head, "pattern": packed(head.get("pattern"))} for head in explanation["heads"]]
+    return rounded(page)
 
 
 def embedded_json(data: Any) -> str:
@@ -86,7 +86,8 @@ def _with_visible(token: Mapping[str, Any]) -> dict[str, Any]:
     return {**token, "visible": visible(token["text"])}
 
 
-def _packed(pattern: Any) -> dict[str, Any] | None:
+def packed(pattern: Any) -> dict[str, Any] | None:
+    """An attention pattern as 16-bit integers, gzipped, in base64; None stays None."""
     if pattern is None:
         return None
     values = np.rint(np.clip(np.asarray(pattern, dtype=np.float64), 0, 1) * _PATTERN_SCALE).astype("<u2")
@@ -95,11 +96,12 @@ def _packed(pattern: Any) -> dict[str, Any] | None:
     return {"n": values.shape[0], "scale": _PATTERN_SCALE, "data": base64.b64encode(data).decode("ascii")}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Plain data whose floats keep six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     return value

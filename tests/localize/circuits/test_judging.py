@@ -43,7 +43,7 @@ def some(graph, share=0.6, seed=0, count=1):
 def planted():
     """A compiled model, prompts, counterfactuals, a metric of every position and its true circuit."""
     organism = build("induction", alphabet="abcd", max_length=6)
-    clean, corrupt = ["abcabd", "bacdba", "cdaacd"], ["dcbacb", "cabbdc", "abdbca"]
+    clean, corrupt = ["acabda", "bacbdb", "cdcabc"], ["dacacd", "cabbdc", "abccda"]
     tokens, other = (organism.tokens([list(p) for p in prompts]) for prompts in (clean, corrupt))
     metric = cb.logit([organism.predict([list(p)])[0][-1] for p in clean])
     return organism, tokens, other, metric
@@ -135,8 +135,9 @@ def test_3_2_9_the_best_constants_do_no_worse_than_means_and_stand_still_at_the_
 
 def test_3_2_21_a_planted_circuit_is_complete_and_minimal(planted):
     organism, tokens, other, metric = planted
-    told = {"inputs": BOTH, "ablation": "resample"}
-    for of in ("nodes", "edges"):
+    # counterfactuals share the positions, so only cutting to zero shows the edges that carry them
+    for of, ablation in (("nodes", "resample"), ("nodes", "zero"), ("edges", "zero")):
+        told = {"inputs": BOTH, "ablation": ablation}
         for search in ({"subsets": "random", "count": 6}, {"subsets": "greedy", "depth": 3}):
             found = completeness(organism.model, tokens, other, metric, organism.circuit, of=of, **search, **told)
             np.testing.assert_allclose(found.gap, 0, atol=1e-4)
@@ -161,8 +162,7 @@ def test_3_2_21_a_circuit_with_a_part_left_out_or_too_many_is_told(planted):
 def test_completeness_sets_by_role_and_by_name():
     organism = build("backup_head")
     words = organism.inputs
-    tokens = organism.tokens([[words[i % len(words)] for i in range(k, k + 4)] for k in range(3)])
-    other = organism.tokens([[words[(i + 1) % len(words)] for i in range(k, k + 4)] for k in range(3)])
+    tokens, other = organism.tokens([[word] for word in words]), organism.tokens([[word] for word in reversed(words)])
     metric = cb.logit([row[-1] for row in organism.predict([t[1:] for t in tokens.text])])
     by_role = completeness(organism.model, tokens, other, metric, organism.circuit, subsets="roles", inputs=BOTH)
     assert by_role.sizes["variant"] == len(set(organism.circuit.roles.values()))
@@ -223,7 +223,7 @@ def test_size_counts_as_the_benchmark_does():
     circuit = Circuit.of("embed -> MLP 0", "MLP 0 -> logits", "L0H1 -> logits", "embed -> L0H1.q", "MLP 0 N3")
     size = circuit_size(model, circuit)
     assert (size["edges"], size["nodes"], size["heads"], size["mlps"], size["neurons"]) == (4, 5, 1, 1, 1)
-    assert size["weighted_edges"] == pytest.approx(3 + 1 / model.d_mlp)
+    assert size["weighted_edges"] == pytest.approx(3 + 1 / model.anatomy.d_mlp)
     assert size["share"] == 4 / len(Graph.of(model.anatomy).edges) and size["dangling"] == 0
     with pytest.raises(CasebackError, match="of another model"):
         circuit_size(model, Circuit.of("L8H0 -> logits"))

@@ -8,6 +8,7 @@ from caseback.localize.circuits.exact_edges import edge_patching as edge_patchin
 from caseback.localize.circuits.faithfulness import faithfulness as faithfulness
 from caseback.localize.circuits.judging import judge as judge
 from caseback.localize.circuits.known import edge_roc as edge_roc
+from caseback.localize.circuits.methods import find_circuit as find_circuit
 from caseback.localize.circuits.minimality import minimality as minimality
 from caseback.localize.circuits.path_patching import path_patch as path_patch
 from caseback.localize.circuits.running import run_circuit as run_circuit

@@ -55,5 +55,7 @@ def interval(
     np.add.at(weights, (np.arange(resamples)[:, None], draws), 1 / n)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = statistic(*(np.asarray(part, dtype=np.float64) @ weights.T for part in measured))
+    # a sample in which a denominator vanishes says nothing
+    values = np.where(np.isfinite(values), values, np.nan)
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
     return low, high

@@ -71,16 +71,18 @@ class OptimalRuns(CircuitRuns):
 
     def constants(self, mask: Bool[Tensor, "writer reader"]) -> Float[Tensor, "writer one d_model"]:
         """The fitted constants of one circuit; the means where the fit does no better on all prompts."""
+        if not bool((self.graph.exists & ~mask).any()):
+            return self.start  # nothing is cut
         theta = torch.zeros_like(self.start, requires_grad=True)
         adam = torch.optim.Adam([theta], lr=self.lr)
         best, least = self.start, float("inf")
         for step in range(self.steps + 1):
             values = (self.start + self.scale * theta).detach()
             loss = self._loss(mask, self.start + self.scale * theta)
-            if float(loss) < least:
-                best, least = values, float(loss)
-            if step == self.steps or not loss.requires_grad:
-                break  # a circuit that cuts nothing has nothing to fit
+            if float(loss.detach()) < least:
+                best, least = values, float(loss.detach())
+            if step == self.steps:
+                break
             (theta.grad,) = torch.autograd.grad(loss, [theta])
             adam.step()
         return best

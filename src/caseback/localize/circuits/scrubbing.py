@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -116,7 +116,8 @@ def causal_scrubbing(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> ioi = cb.tasks.ioi(templates=("Friends {A} and {B} found a {thing} at the {place}. {S2} gave it to",)).prompts(model, 8)
+    >>> told = "Friends {A} and {B} found a {thing} at the {place}. {S2} gave it to"
+    >>> ioi = cb.tasks.ioi(templates=(told,)).prompts(model, 8)
     >>> everything = Graph.of(model.anatomy).circuit(Graph.of(model.anatomy).exists)
     >>> for hypothesis in (everything, cb.Circuit()):
     ...     print(round(abs(causal_scrubbing(model, ioi.clean, ioi.metric, hypothesis).attrs["recovered"]), 4))
@@ -141,7 +142,7 @@ def causal_scrubbing(
     random = torch.randint(len(tokens), (len(refs),), generator=generator)
     with tqdm(desc="nodes", disable=not progress) as tree.bar:
         scrubbed = tree.stream(len(graph.readers) - 1, refs, random)
-    nothing = tree.streams[Site("resid_post", model.n_layers - 1)][random]
+    nothing = tree.unlike(len(graph.readers) - 1, refs, random, graph.exists[:, -1])
     found, chance = (_metrics(model, tokens, metric, stream, samples) for stream in (scrubbed, nothing))
     whole = measured(model.anatomy, tokens, metric)[1].detach().double().cpu().numpy()
     arrays = [found.mean(0), chance.mean(0), whole]
@@ -233,12 +234,14 @@ class _Tree:
             x = x + (self.value(w, self.agreeing(w, refs), random) - self.written[w, refs])
         return x
 
-    def unlike(self, r: int, refs: Refs, random: Refs) -> Float[Tensor, "row pos d_model"]:
-        """A reader's input with all edges outside the hypothesis carrying random prompts' writes."""
+    def unlike(
+        self, r: int, refs: Refs, random: Refs, cut: Bool[Tensor, " writer"] | None = None
+    ) -> Float[Tensor, "row pos d_model"]:
+        """A reader's input with all edges outside the hypothesis, or others, carrying random prompts' writes."""
         node = self.graph.readers[r][0]
         name = {"mlp": "mlp_in", "logits": "resid_post"}.get(node.kind, "attn_in")
         site = Site(name, self.model.n_layers - 1 if node.kind == "logits" else node.layer)
-        out = (self.graph.exists[:, r] & ~self.mask[:, r]).nonzero()[:, 0]
+        out = (self.graph.exists[:, r] & ~self.mask[:, r] if cut is None else cut).nonzero()[:, 0]
         return self.streams[site][refs] + (self.written[out][:, random] - self.written[out][:, refs]).sum(0)
 
     def agreeing(self, w: int, refs: Refs) -> Refs:
