@@ -17,9 +17,16 @@ const curve = doc.curves.length ? curveView(doc) : null;
 const members = doc.edges.filter((edge) => edge.in).length;
 const panel = nodePanel(doc, (name) => graph.select(name));
 const graph = graphView(doc, {
-  onNode: (name) => panel.show(name),
+  onNode: (name) => {
+    panel.show(name);
+    history.replaceState(null, "", name === null ? location.pathname : `#${encodeURIComponent(name)}`);
+  },
   onCount: (kept) => curve?.mark(kept ?? members),
 });
+
+// The chosen node is in the page's address, so that a link leads to it.
+const linked = decodeURIComponent(location.hash.slice(1));
+if (linked in doc.readings.nodes) graph.select(linked);
 
 const fact = (value, name, more) =>
   h("div", { class: "fact" }, h("dt", {}, name), h("dd", { class: "fact-value" }, value), h("dd", { class: "fact-more" }, more));

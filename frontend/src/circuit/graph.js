@@ -68,11 +68,14 @@ export function graphView(doc, { onNode, onCount }) {
     draw();
   }
 
-  const kindOf = (edge) => {
+  function kindOf(edge) {
     if (colours === "other") return edge.in && edge.other ? "shared" : edge.in ? "target" : edge.other ? "foil" : "none";
     return edge.score === null ? "none" : edge.score < 0 ? "foil" : "target";
-  };
-  const widthOf = ({ score }) => (score === null ? 1.2 : 0.7 + 6.3 * Math.sqrt(Math.abs(score) / most));
+  }
+
+  function widthOf({ score }) {
+    return score === null ? 1.2 : 0.7 + 6.3 * Math.sqrt(Math.abs(score) / most);
+  }
 
   function draw() {
     const edges = shown(doc.edges, kept);
@@ -157,13 +160,14 @@ export function graphView(doc, { onNode, onCount }) {
     );
   }
 
-  const tip = (edge) =>
-    tipTable(`${edge.source} → ${edge.target}`, [
+  function tip(edge) {
+    return tipTable(`${edge.source} → ${edge.target}`, [
       ...(edge.slot ? [["read through", { q: "query", k: "key", v: "value" }[edge.slot]]] : []),
       ["score", edge.score === null ? "none" : signed(edge.score)],
       ["in the circuit", edge.in ? "yes" : "no"],
       ...(doc.other ? [[`in ${doc.other.name}`, edge.other ? "yes" : "no"]] : []),
     ]);
+  }
 
   function select(name) {
     chosen = name;

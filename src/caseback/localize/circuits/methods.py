@@ -24,6 +24,7 @@ from caseback.model.circuit import Circuit
 from caseback.model.graph import Graph
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
+from caseback.model.registry import Technique
 
 _GIVEN = ("model", "clean", "corrupt", "metric")
 _SIZES = ("edges", "count", "n_edges")
@@ -84,9 +85,11 @@ def methods() -> dict[str, Method]:
     folder = import_module("caseback.localize.circuits")
     found = dict(METHODS)
     for name, function in vars(folder).items():
-        if getattr(function, "technique", None) is None or function in known or not _finds(function):
+        # a submodule may have a "technique" of its own: the decorator that it imports
+        if not isinstance(getattr(function, "technique", None), Technique) or function in known:
             continue
-        found.setdefault(name.replace("_", "-"), Method(name.replace("_", "-"), function))
+        if _finds(function):
+            found.setdefault(name.replace("_", "-"), Method(name.replace("_", "-"), function))
     return found
 
 
