@@ -110,7 +110,9 @@ def test_attribution_graph_json_is_what_viewers_require_and_reads_back(tmp_path)
     )  # fmt: skip
     made = Circuit(made.edges, made.nodes, {edge: 0.5 - i for i, edge in enumerate(sorted(made.edges))}, made.roles)
     tokens = ["a", " b", " c", " d"]
-    graph = to_attribution_graph(made, tokens, layers=2, slug="one", answer=" e", prob=0.9, positions={"S1": 1, "S1+1": 2})
+    graph = to_attribution_graph(
+        made, tokens, layers=2, slug="one", answer=" e", prob=0.9, positions={"S1": 1, "S1+1": 2}
+    )
     assert {"slug", "scan", "prompt_tokens", "prompt"} <= set(graph["metadata"])
     needed = {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"}
     assert all(needed <= set(node) for node in graph["nodes"]) and len(graph["nodes"]) == len(made.nodes)

@@ -14,4 +14,5 @@ from caseback.localize.circuits.path_patching import path_patch as path_patch
 from caseback.localize.circuits.running import run_circuit as run_circuit
 from caseback.localize.circuits.scrubbing import causal_scrubbing as causal_scrubbing
 from caseback.localize.circuits.selecting import select as select
+from caseback.localize.circuits.shrinking import shrink as shrink
 from caseback.localize.circuits.sizes import circuit_size as circuit_size

@@ -79,10 +79,10 @@ def faithfulness_curve(
     Returns
     -------
     xr.Dataset
-        Over variant: ``recovered`` with ``recovered_low`` and ``recovered_high``; coordinates ``fraction``, ``edges``
-        (asked for) and ``kept`` (after pruning). Attributes ``cpr``, ``cmd``, ``cpr_log``, ``cmd_log`` and the
-        bootstrap interval of the first two. Where sizes or circuits are given, the curve is closed with the whole
-        model, of which 1 is recovered.
+        Over variant: ``recovered`` with ``recovered_low`` and ``recovered_high``, and ``values``, the metric (variant,
+        batch); coordinates ``fraction``, ``edges`` (asked for) and ``kept`` (after pruning). Attributes ``cpr``,
+        ``cmd``, ``cpr_log``, ``cmd_log``, the bootstrap interval of the first two, and the mean metric ``whole`` and
+        ``empty``. Where sizes or circuits are given, the curve is closed with the whole model, of which 1 is recovered.
 
     Raises
     ------
@@ -139,6 +139,7 @@ def faithfulness_curve(
     }
     said = {"technique": faithfulness_curve, "model": model, "metric": metric.name, "ablation": ablation, **settings}
     said |= {"absolute": absolute, "pruned": prune, **told}
+    said |= {"whole": float(runs.whole.mean()), "empty": float(empty.mean())}
     named = {"recovered": values, "recovered_low": low, "recovered_high": high}
     made = {name: labelled(value, ["variant"], coords, **said) for name, value in named.items()}
     made["values"] = labelled(found, ["variant", "batch"], coords, **said)

@@ -9,6 +9,8 @@ ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import xarray as xr
@@ -28,7 +30,12 @@ REDUCE = ("abs_of_mean", "mean_of_abs", "mean")
 
 @technique(entry=("3.2.21",), citation="Conmy et al. 2023, Mueller et al. 2025", cost="none beyond the scores")
 def edge_roc(
-    model: Model, scores: xr.DataArray | Circuit, truth: Circuit, *, reduce: str = "abs_of_mean"
+    model: Model,
+    scores: xr.DataArray | Circuit,
+    truth: Circuit,
+    *,
+    reduce: str = "abs_of_mean",
+    without: Sequence[str] = (),
 ) -> xr.Dataset:
     """Compare scores of edges, or a circuit, with the edges that are known to matter.
 
@@ -44,6 +51,8 @@ def edge_roc(
     reduce
         Over prompts: ``"abs_of_mean"``, the size of the mean; ``"mean_of_abs"``, so that prompts of opposite sign do
         not cancel; ``"mean"``, signed.
+    without
+        Writers whose edges do not count, such as ``"pos_embed"`` where the counterfactuals share the positions.
 
     Returns
     -------
@@ -75,8 +84,9 @@ def edge_roc(
         sized = abs(scores).mean(rest, keep_attrs=True) if reduce == "mean_of_abs" else scores.mean(rest)
         values = edge_table(graph, sized)
         values = values.abs() if reduce != "mean" else values
-    wanted = graph.mask(truth.at_all_positions())[graph.exists].numpy()
-    given = values[graph.exists].numpy()
+    counted = graph.exists & torch.tensor([str(node) not in without for node in graph.writers])[:, None]
+    wanted = graph.mask(truth.at_all_positions())[counted].numpy()
+    given = values[counted].numpy()
     if wanted.all() or not wanted.any():
         raise CasebackError(f"the known circuit has {int(wanted.sum())} of {len(wanted)} edges: no curve can be drawn")
     fpr, tpr, thresholds = roc_curve(wanted, given)
