@@ -406,13 +406,18 @@ def apply_edits(
     site: Site,
     columns_before: Callable[[Rows], Tensor],
 ) -> Tensor:
-    """Write edits, each with its owner, into a site's rows; returns a copy."""
-    x = x.clone()
+    """Write edits, each with its owner, into a site's rows; returns a copy, unless it is left as it is."""
+    given = x
     for owner, edit in edits:
         rows = frame.rows(owner, edit.pos, grow=not edit.tied)
         if rows is None:
             continue
         where = Where(site, rows, x.shape[-1], columns_before(rows))
+        if edit.head is None and edit.unit is None and torch.equal(rows.row, torch.arange(len(x))):
+            made = edit.new(x, where).to(x.dtype)  # all of it: nothing to pick out and to put back
+            x = made if made is x else made.clone(memory_format=torch.contiguous_format)
+            continue
+        x = x.clone() if x is given else x
         index, known = _index(edit, x, where)
         old = x[index]
         new = edit.new(old, where).to(x.dtype)

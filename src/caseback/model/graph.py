@@ -159,6 +159,21 @@ class Graph:
         readers = [node.kind == "logits" or not kept.isdisjoint(self.fed_by(node)) for node, _ in self.readers]
         return self.exists & writers[:, None] & torch.tensor(readers)
 
+    def into(self, readers: Iterable[str]) -> Bool[Tensor, "writer reader"]:
+        """All edges into some readers, named ``L1H4.k``, ``MLP 2``, ``logits``: a circuit of heads' inputs.
+
+        Raises
+        ------
+        CasebackError
+            For a reader that this graph lacks.
+        """
+        named = [f"{node}.{slot}" if slot else str(node) for node, slot in self.readers]
+        wanted = list(readers)
+        strange = next((name for name in wanted if name not in named), None)
+        if strange is not None:
+            raise CasebackError(f"nothing in this model reads as {strange!r}: expected L0H1.q, MLP 0, logits …")
+        return self.exists & torch.tensor([name in wanted for name in named])
+
     def connected(self, mask: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:
         """The edges of a mask that lie on a path from an input to the logits.
 

@@ -253,15 +253,16 @@ def _per_head_input(
 
     def project_again(out: Tensor, each: Tensor, new: Tensor) -> Tensor:
         heads = sorted({h for _, e in session.edits[site] for h in _as_list(e.head, len(projection.rows))})
-        read = new[..., heads, :]
-        changed = (read != each[..., heads, :]).any(-1, keepdim=True)
+        some = slice(None) if len(heads) == len(projection.rows) else heads
+        read = new[..., some, :]
+        changed = (read - each[..., some, :]).abs().amax(-1, keepdim=True) != 0
         read = read if p.attn_norm is None else p.attn_norm.forward(read)
-        made = torch.einsum("bphd,hde->bphe", read, projection.weight()[heads])
+        made = torch.einsum("bphd,hde->bphe", read, projection.weight()[some])
         bias = projection.bias()
         if bias is not None:
-            made = made + bias[heads]
+            made = made + bias[some]
         out = out.clone()
-        rows = projection.rows[heads].to(out.device)
+        rows = projection.rows[some].to(out.device)
         viewed = out.view(*session.lead, -1)
         viewed[..., rows] = torch.where(changed, made.to(out.dtype), viewed[..., rows])
         return out

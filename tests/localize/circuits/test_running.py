@@ -92,8 +92,9 @@ def test_many_circuits_are_what_each_is_alone(monkeypatch):
     masks = torch.rand(9, *graph.exists.shape, generator=torch.Generator().manual_seed(0)) < 0.6
     with exact():
         together = run_circuit(model, CLEAN, CORRUPT, METRIC, masks)
-        monkeypatch.setattr("caseback.localize.circuits.running._TOKENS_AT_ONCE", 30)
-        np.testing.assert_allclose(run_circuit(model, CLEAN, CORRUPT, METRIC, masks), together, rtol=1e-10)
+        for numbers in (1, len(graph.writers) * model.d_model * 7 * 5):
+            monkeypatch.setattr("caseback.localize.circuits.running.NUMBERS_AT_ONCE", numbers)
+            np.testing.assert_allclose(run_circuit(model, CLEAN, CORRUPT, METRIC, masks), together, rtol=1e-10)
         for i in (0, 4, 8):
             alone = run_circuit(model, CLEAN, CORRUPT, METRIC, graph.circuit(masks[i] & graph.exists))
             np.testing.assert_allclose(alone[0], together[i], rtol=1e-10)

@@ -3,13 +3,13 @@
     input_v = stream + sum over edges (u -> v) outside the circuit of  (other_u - u)
 
 u is what the writer writes in this very pass, so what is changed upstream goes on downstream; other_u is what it wrote
-in the counterfactual run, its mean over reference prompts, or zero. Nothing else is touched: the whole graph is the
-model, the empty one is the counterfactual run. Many circuits are run side by side in one batch.
+in the counterfactual run, its mean over reference prompts, the constant that costs least, or zero. Nothing else is
+touched: the whole graph is the model, the empty one is the counterfactual run. Many circuits run side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,29 +20,29 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.localize.circuits.cutting import Cuts, tokens_at
+from caseback.localize.circuits.masks import Masks, masks_of, placed_all, places_of
+from caseback.localize.circuits.optimal_writes import optimal_writes
 from caseback.localize.circuits.writes import sites_of_writes, writes
 from caseback.localize.components.pairs import pairs
 from caseback.model.circuit import Circuit
-from caseback.model.edits import Apply, Edit
 from caseback.model.graph import Graph
 from caseback.model.measure import measured
-from caseback.model.metrics import Bound, Metric
+from caseback.model.metrics import Bound, Metric, kl
 from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.run import Run, execute
 from caseback.model.tokens import Tokens
-from caseback.model.writes import attention_branch
 
-Masks = Bool[Tensor, "variant writer reader"]
-ABLATIONS = ("resample", "mean", "zero")
-_TOKENS_AT_ONCE = 4096
+ABLATIONS = ("resample", "mean", "mean_by_position", "optimal", "zero")
+NUMBERS_AT_ONCE = 2**26
+"""Of all writes of one pass: 256 MB in float32."""
 
 
 @technique(
     entry=("3.2.21", "3.2.22"),
-    citation="Wang et al. 2023, Conmy et al. 2023, Miller et al. 2024",
+    citation="Wang et al. 2023, Conmy et al. 2023, Miller et al. 2024, Li and Janson 2024",
     cost="1 forward + the edges' sums, for each circuit",
 )
 def run_circuit(
@@ -52,12 +52,13 @@ def run_circuit(
     metric: Metric,
     circuits: Circuit | Sequence[Circuit] | Bool[Tensor, "*variant writer reader"],
     *,
-    ablation: str = "resample",
+    ablation: str | Float[Tensor, "writer d_model"] = "resample",
     over: Any = None,
+    positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] = ("embed",),
     progress: bool = False,
 ) -> xr.DataArray:
-    """Run the model with every edge outside a circuit carrying another run's value, a mean or zero.
+    """Run the model with every edge outside a circuit carrying another run's value, a constant or zero.
 
     Parameters
     ----------
@@ -68,12 +69,20 @@ def run_circuit(
     metric
         What is measured.
     circuits
-        One or several: ``Circuit`` or masks of the graph's edges (``Graph.mask``).
+        One or several: ``Circuit`` or masks of the graph's edges (``Graph.mask``; ``Graph.into`` for a circuit of
+        heads' inputs). A circuit of nodes without edges keeps all that these nodes and the embeddings write, and
+        replaces the writes of all others. An edge or a node with a position, ``L1H0 -> MLP 2@end``, is kept there and
+        cut elsewhere.
     ablation
         What an edge outside carries: ``"resample"``, what its writer wrote in the corrupt run; ``"mean"``, what it
-        writes on average over the reference prompts and their positions; ``"zero"``.
+        writes on average over the reference prompts and their positions, ``"mean_by_position"`` over the prompts
+        alone; ``"zero"``; ``"optimal"``, the constant of each writer with which, in this circuit, the KL divergence
+        from the model is least (``optimal_writes``). Or such constants.
     over
         Reference prompts for the mean; the clean prompts themselves by default.
+    positions
+        Where the names in a circuit's positions are: positions as edits take them, a text, or (batch, 2) first and
+        last as in a task's ``prompts.spans``. Numbers name themselves.
     inputs
         As for ``edge_attribution``.
     progress
@@ -83,14 +92,15 @@ def run_circuit(
     -------
     xr.DataArray
         (variant, batch), the metric of each circuit. Beside it ``whole``, the model's own, and ``edges``, how many
-        edges each circuit has.
+        edges each circuit has (at its places, counted one by one).
 
     Raises
     ------
     TokensError
         For counterfactuals that are not token-aligned.
     CasebackError
-        For a circuit of another model, an unknown ablation, resampling without counterfactuals.
+        For a circuit of another model or one with edges of which none connects an input with the logits, an unknown
+        ablation or position, resampling without counterfactuals.
 
     Examples
     --------
@@ -104,33 +114,22 @@ def run_circuit(
     (True, True)
     """
     graph = Graph.of(model.anatomy, inputs)
-    masks = masks_of(graph, circuits)
-    circuit_runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
+    names = places_of(circuits)
+    masks = masks_of(graph, circuits, names)
+    circuit_runs = CircuitRuns(
+        model, graph, clean, corrupt, metric, ablation=ablation, over=over, places=names, positions=positions
+    )
     values = circuit_runs.metrics(masks, progress=progress)
     return labelled(
         values,
         ["variant", "batch"],
-        {"whole": ("batch", circuit_runs.whole), "edges": ("variant", masks.sum((1, 2)))},
+        {"whole": ("batch", circuit_runs.whole), "edges": ("variant", masks.sum((-1, -2, -3)))},
         name="metric",
         technique=run_circuit,
         model=model,
         metric=metric.name,
-        ablation=ablation,
+        ablation=ablation if isinstance(ablation, str) else "constants",
     )
-
-
-def masks_of(graph: Graph, circuits: Any) -> Masks:
-    """Circuits as masks of the graph's edges, one or several."""
-    if isinstance(circuits, Circuit):
-        circuits = [circuits]
-    if not isinstance(circuits, Tensor):
-        circuits = torch.stack([graph.mask(circuit) for circuit in circuits])
-    masks = circuits.bool() if circuits.ndim == 3 else circuits.bool()[None]
-    if masks.shape[1:] != graph.exists.shape:
-        raise CasebackError(
-            f"masks of shape {tuple(masks.shape)}: expected (variant, writer, reader), {tuple(graph.exists.shape)} each"
-        )
-    return masks & graph.exists
 
 
 class CircuitRuns:
@@ -152,106 +151,146 @@ class CircuitRuns:
         corrupt: Any,
         metric: Metric,
         *,
-        ablation: str = "resample",
+        ablation: str | Float[Tensor, "writer d_model"] = "resample",
         over: Any = None,
+        places: Sequence[str] = (),
+        positions: Mapping[str, Any] | None = None,
     ):
-        if ablation not in ABLATIONS:
+        if isinstance(ablation, str) and ablation not in ABLATIONS:
             raise CasebackError(f"ablation {ablation!r} is unknown. {did_you_mean(ablation, ABLATIONS)}")
-        if ablation == "resample" and corrupt is None:
+        if isinstance(ablation, str) and ablation == "resample" and corrupt is None:
             raise CasebackError("resampling needs corrupt=, counterfactuals aligned with the clean prompts")
         self.model, self.graph, self.metric = model, graph, metric
         self.reads = sites_of_writes(model, graph)
         self.tokens = model.tokens(clean)
+        other = None
         if corrupt is not None:
             self.tokens, other = pairs(model, self.tokens, corrupt)
-        if ablation == "resample":
-            self.cut = self._written(execute(model.anatomy, other, read=self.reads, logits=False))
-        elif ablation == "mean":
-            reference = self.tokens if over is None else model.tokens(over)
-            mean = self._written(execute(model.anatomy, reference, read=self.reads, logits=False)).mean(1, keepdim=True)
-            self.cut = mean.expand(-1, int(self.tokens.lengths.sum()), -1)
-        else:
-            self.cut = torch.zeros((), device=model.device)
-        self.whole = measured(model.anatomy, self.tokens, metric)[1].detach().double().cpu()
+        self.places = tokens_at(placed_all(places, positions, self.tokens), self.tokens.lengths.tolist())
+        self.cut, self.whole = self._cut(ablation, other, over)
 
-    def _written(self, run: Run) -> Float[Tensor, "writer token d_model"]:
-        """What every writer wrote at every token of every prompt, padding left out."""
-        own = run.tokens.mask
-        return torch.cat([part[:, own.to(part.device)] for part in writes(self.model, run, self.graph)])
+    def _cut(
+        self, ablation: str | Tensor, other: Tokens | None, over: Any
+    ) -> tuple[Float[Tensor, "writer token d_model"] | Float[Tensor, ""], Float[Tensor, " batch"]]:
+        """What cut edges carry at each own token of each prompt, and the metric of the model itself."""
+        count, width = int(self.tokens.lengths.sum()), (len(self.graph.writers), self.model.d_model)
+        self.optimal = isinstance(ablation, str) and ablation == "optimal"
+        if isinstance(ablation, Tensor) or ablation == "zero":
+            whole = measured(self.model.anatomy, self.tokens, self.metric)[1]
+            if not isinstance(ablation, Tensor):
+                return torch.zeros((), device=self.model.device), _number(whole)
+            if ablation.shape != width:
+                given = tuple(ablation.shape)
+                raise CasebackError(f"constants of shape {given}: expected (writer, d_model), {width}")
+            return ablation.to(self.model.device)[:, None].expand(-1, count, -1), _number(whole)
+        reference = other if ablation == "resample" else None if over is None else self.model.tokens(over)
+        written, whole = self._with_whole(reference)
+        if ablation == "resample":
+            return written, whole
+        if ablation != "mean_by_position":
+            return written.mean(1, keepdim=True).expand(-1, count, -1), whole
+        return by_position(written, self.tokens if reference is None else reference, self.tokens), whole
+
+    def _with_whole(
+        self, reference: Tokens | None
+    ) -> tuple[Float[Tensor, "writer token d_model"], Float[Tensor, " batch"]]:
+        """The writes of reference prompts (or of the prompts themselves) and the metric of the prompts, in one pass."""
+        model, mine, other = self.model, self.tokens, self.tokens if reference is None else reference
+        if reference is None:
+            run, values = measured(model.anatomy, mine, self.metric, read=self.reads)
+            return _own_writes(model, self.graph, run), _number(values)
+        if other.shape != mine.shape or not torch.equal(other.mask, mine.mask):
+            values = measured(model.anatomy, mine, self.metric)[1]
+            return written_in(model, self.graph, other), _number(values)
+        both = Tokens(torch.cat([mine.ids, other.ids]), torch.cat([mine.mask, other.mask]), [*mine.text, *other.text])
+        run, values = measured(model.anatomy, both, tiled_metric(self.metric, mine, 2), read=self.reads)
+        acts = {site: run[site.name, site.layer][len(mine) :] for site in self.reads}
+        half = Run(model.anatomy, other, acts, None)
+        return _own_writes(model, self.graph, half), _number(values[: len(mine)])
 
     @property
     def empty(self) -> Float[Tensor, " batch"]:
         return self.metrics(torch.zeros_like(self.graph.exists)[None])[0]
 
     def metrics(self, masks: Masks, *, progress: bool = False) -> Float[Tensor, "variant batch"]:
-        """The metric of each circuit on each prompt."""
+        """The metric of each circuit on each prompt; masks are (variant, [place,] writer, reader)."""
         if len(masks) == 0:
             raise OutOfRange("no circuit to run: the list is empty")
-        at_once = max(1, _TOKENS_AT_ONCE // self.tokens.ids.numel())
+        masks = masks[:, None] if masks.ndim == 3 else masks
+        if self.optimal:
+            return torch.cat([self._optimal(mask) for mask in tqdm(masks, "circuits", disable=not progress)])
+        numbers = len(self.graph.writers) * self.model.d_model * self.tokens.shape[1]
+        prompts = max(1, min(len(self.tokens), NUMBERS_AT_ONCE // numbers))
+        at_once = max(1, NUMBERS_AT_ONCE // (numbers * prompts))
         chunks = masks.split(at_once)
-        made = [self._run(chunk) for chunk in tqdm(chunks, "circuits", disable=not progress)]
+        rows = [slice(i, i + prompts) for i in range(0, len(self.tokens), prompts)]
+        made = []
+        for chunk in tqdm(chunks, "circuits", disable=not progress):
+            made.append(torch.cat([self._run(chunk, some, self.cut) for some in rows], 1))
         return torch.cat(made)
 
-    def _run(self, masks: Masks) -> Float[Tensor, "variant batch"]:
-        copies, metric = tiled(self.tokens, len(masks)), tiled_metric(self.metric, self.tokens, len(masks))
-        edits = _Cut(self.model, self.graph, masks, self.cut).edits()
-        values = measured(self.model.anatomy, copies, metric, edits=edits)[1]
-        return values.detach().double().cpu().view(len(masks), -1)
+    def _run(self, masks: Masks, rows: slice, cut: Tensor) -> Float[Tensor, "variant batch"]:
+        starts = [0, *self.tokens.lengths.cumsum(0).tolist()]
+        own = slice(starts[rows.start], starts[min(rows.stop, len(self.tokens))])
+        tokens, metric = self.tokens[rows], self.metric.of_rows(self.tokens, rows)
+        copies, metric = tiled(tokens, len(masks)), tiled_metric(metric, tokens, len(masks))
+        places = None if masks.shape[1] == 1 else self.places[own]
+        cuts = Cuts(self.model, self.graph, masks, cut if cut.ndim == 0 else cut[:, own], places)
+        values = measured(self.model.anatomy, copies, metric, edits=cuts.edits())[1]
+        return _number(values).view(len(masks), -1)
+
+    def _optimal(self, mask: Bool[Tensor, "place writer reader"]) -> Float[Tensor, "1 batch"]:
+        """One circuit with the constants that suit it best."""
+        target = kl(self.model.run(self.tokens))
+        constants = optimal_writes(
+            self.model, self.graph, self.tokens, target, mask, start=self.cut[:, 0], places=self.places
+        )
+        cut = constants[:, None].expand(-1, int(self.tokens.lengths.sum()), -1)
+        return self._run(mask[None], slice(0, len(self.tokens)), cut)
 
 
-class _Cut:
-    """One pass of several circuits: notes every write as it is made, and corrects every read by the edges cut."""
+def written_in(model: Model, graph: Graph, tokens: Tokens) -> Float[Tensor, "writer token d_model"]:
+    """What every writer writes at every own token of the prompts, padding left out."""
+    return _own_writes(model, graph, execute(model.anatomy, tokens, read=sites_of_writes(model, graph), logits=False))
 
-    def __init__(self, model: Model, graph: Graph, masks: Masks, cut: Tensor):
-        self.model, self.graph, self.cut = model, graph, cut
-        self.away = (graph.exists & ~masks).transpose(1, 2)
-        self.written: list[Float[Tensor, "variant writer rest"]] = []
-        self.reader = 0
 
-    def edits(self) -> list[Edit]:
-        first = [Apply("resid_pre", self._note_input, layer=0)]
-        if len(self.graph.inputs) > 1:
-            first = [Apply(name, self._note_input) for name in self.graph.inputs]
-        blocks: list[Edit] = []
-        for layer in range(self.model.n_layers):
-            blocks += [Apply(f"{slot}_in", self._correct, layer=layer) for slot in "qkv"]
-            heads = "z" if self.model.anatomy.family.before_o is None else "head_out"
-            blocks.append(Apply(heads, lambda x, layer=layer: self._note_heads(x, layer), layer=layer))
-            blocks.append(Apply("mlp_in", self._correct, layer=layer))
-            blocks.append(Apply("mlp_out", self._note_input, layer=layer))
-        return [*first, *blocks, Apply("resid_post", self._correct, layer=-1)]
+def _own_writes(model: Model, graph: Graph, run: Run) -> Float[Tensor, "writer token d_model"]:
+    own, count = run.tokens.mask, int(run.tokens.lengths.sum())
+    made: Tensor | None = None
+    at = 0
+    for part in writes(model, run, graph):
+        made = part.new_empty(len(graph.writers), count, model.d_model) if made is None else made
+        made[at : at + len(part)] = part[:, own.to(part.device)] if run.tokens.padded else part.flatten(1, 2)
+        at += len(part)
+    assert made is not None
+    return made
 
-    def _note(self, written: Float[Tensor, "writer token d_model"]) -> None:
-        """Keep the change that a cut edge makes: what it carries instead, less what was written."""
-        variants, start = len(self.away), sum(part.shape[1] for part in self.written)
-        there = self.cut if self.cut.ndim == 0 else self.cut[start : start + len(written), None]
-        change = there - at_least_float32(written).unflatten(1, (variants, -1))
-        self.written.append(change.transpose(0, 1).flatten(2))
 
-    def _note_input(self, x: Float[Tensor, "token d_model"]) -> Tensor:
-        self._note(x[None])
-        return x
+def _number(values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    return values.detach().double().cpu()
 
-    def _note_heads(self, x: Float[Tensor, "token head *unit"], layer: int) -> Tensor:
-        if self.model.anatomy.family.before_o is not None:
-            self._note(x.transpose(0, 1))
-            return x
-        z = at_least_float32(x)
-        branch = attention_branch(self.model.anatomy, layer, z)
-        self._note(branch.push(torch.einsum("the,hed->thd", z, branch.weight)).transpose(0, 1))
-        return x
 
-    def _correct(self, x: Float[Tensor, "token *head d_model"]) -> Tensor:
-        """Add to each reader's input what its cut edges change."""
-        count = x.shape[1] if x.ndim == 3 else 1
-        before = sum(part.shape[1] for part in self.written)
-        away = self.away[:, self.reader : self.reader + count, :before]
-        self.reader += count
-        if not bool(away.any()):
-            return x
-        change = away.to(self.written[0]) @ torch.cat(self.written, 1)
-        change = change.unflatten(2, (-1, x.shape[-1])).transpose(1, 2).flatten(0, 1)
-        return x + (change if x.ndim == 3 else change[:, 0]).to(x)
+def by_position(
+    written: Float[Tensor, "writer token d_model"], reference: Tokens, tokens: Tokens
+) -> Float[Tensor, "writer token d_model"]:
+    """The mean write of reference prompts at each position, at the own tokens of other prompts.
+
+    Raises
+    ------
+    CasebackError
+        Where the prompts go on past the longest reference prompt.
+    """
+    longest = int(reference.lengths.max())
+    if longest < int(tokens.lengths.max()):
+        raise CasebackError(
+            f"the reference prompts have at most {longest} tokens, the prompts up to {int(tokens.lengths.max())}: "
+            "their later positions have no mean"
+        )
+    at, here = (
+        torch.cat([torch.arange(n) for n in t.lengths.tolist()]).to(written.device) for t in (reference, tokens)
+    )
+    total = written.new_zeros(len(written), longest, written.shape[2]).index_add_(1, at, written)
+    return (total / torch.bincount(at, minlength=longest)[:, None])[:, here]
 
 
 def tiled(tokens: Tokens, times: int) -> Tokens:

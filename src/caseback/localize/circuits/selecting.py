@@ -86,7 +86,7 @@ def select(
     if not bool(mask.any()):
         raise CasebackError(
             f"none of the {count_of(graph, count)} edges chosen lies on a path from an input to the logits: the "
-            "circuit is disconnected. Ask for more edges, take how='greedy', which grows from the logits, or prune=False"
+            "circuit is disconnected. Ask for more edges, or take how='greedy', which grows from the logits"
         )
     return Circuit(graph.circuit(mask).edges, scores=scores_of(graph, table), about=about)
 
