@@ -415,6 +415,8 @@ def apply_edits(
         where = Where(site, rows, x.shape[-1], columns_before(rows))
         if edit.head is None and edit.unit is None and torch.equal(rows.row, torch.arange(len(x))):
             made = edit.new(x, where).to(x.dtype)  # all of it: nothing to pick out and to put back
+            if x.requires_grad and not made.requires_grad:
+                made = x.clone().copy_(made)  # a value without a graph must not cut off the run's
             x = made if made is x else made.clone(memory_format=torch.contiguous_format)
             continue
         x = x.clone() if x is given else x

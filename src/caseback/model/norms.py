@@ -62,6 +62,28 @@ class Norm:
         """The transpose of ``frozen``: the direction in the stream that a direction after the norm reads."""
         return self.centre(at_least_float32(direction) * self.gamma.to(scale)) / scale
 
+    def vjp(
+        self, direction: Float[Tensor, "*dims d_model"], x: Float[Tensor, "*dims d_model"]
+    ) -> Float[Tensor, "*dims d_model"]:
+        """A gradient after the norm pulled before it at x, where its denominator moves too.
+
+            M (gamma g) / s  -  c (c . gamma g) / (d s^3),    c = x M
+
+        ``x`` may have size 1 where ``direction`` has several, so that many directions at one x copy nothing of it.
+
+        Examples
+        --------
+        >>> norm = Norm(torch.ones(4), None, 1e-5, centred=True)
+        >>> x, g = torch.tensor([1.0, 2.0, 3.0, 6.0], requires_grad=True), torch.tensor([0.5, -1.0, 2.0, 0.0])
+        >>> torch.allclose(norm.vjp(g, x.detach()), torch.autograd.grad(norm(x), x, g)[0], atol=1e-6)
+        True
+        """
+        c, g = self.centre(at_least_float32(x)), at_least_float32(direction) * self.gamma.to(direction.device)
+        scale = (c.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+        unit = c / (scale * c.shape[-1] ** 0.5)
+        along = torch.linalg.vecdot(g, unit.expand_as(g))
+        return torch.addcmul(self.centre(g), unit, along.unsqueeze(-1), value=-1).div_(scale)
+
     def __call__(self, x: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims d_model"]:
         out = self.frozen(x, self.scale(x))
         return out if self.beta is None else out + self.beta

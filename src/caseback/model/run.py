@@ -72,8 +72,19 @@ class Run:
             return self._acts[wanted[0]]
         return torch.stack([self._acts[site] for site in wanted])
 
+    def detached(self) -> Run:
+        """The same values without their graph, which is then free to go."""
+        acts = {site: x.detach() for site, x in self._acts.items()}
+        logits = None if self._logits is None else self._logits.detach()
+        return Run(self.anatomy, self.tokens, acts, logits, edited=self.edited)
+
     def grad(
-        self, metric: Metric | Callable[[Tensor], Tensor] | Tensor, sites: Sequence[Any], *, retain: bool = True
+        self,
+        metric: Metric | Callable[[Tensor], Tensor] | Tensor,
+        sites: Sequence[Any],
+        *,
+        retain: bool = True,
+        pull: bool = True,
     ) -> Run:
         """Gradients of a metric at sites that this run read.
 
@@ -86,6 +97,9 @@ class Run:
             Sites that were read in a run with ``grad=True``.
         retain
             Keep the graph for another call.
+        pull
+            Pull gradients at ``q_in``, ``k_in`` and ``v_in`` back to them. If not, they are left as they are at the
+            projections' outputs, a fraction of the size, for ``pulled`` to take some at a time.
 
         Returns
         -------
@@ -99,7 +113,8 @@ class Run:
         grads = torch.autograd.grad(values.sum(), at, retain_graph=retain, allow_unused=True)
         made = {}
         for site, anchor, g in zip(wanted, at, grads, strict=True):
-            made[site] = self._expand(site, torch.zeros_like(anchor) if g is None else g)
+            g = torch.zeros_like(anchor) if g is None else g
+            made[site] = self._expand(site, g) if pull or site.name not in _DERIVED else g
         return Run(self.anatomy, self.tokens, made, None)
 
     def _value(self, metric: Metric | Callable[[Tensor], Tensor]) -> Tensor:
@@ -126,18 +141,28 @@ class Run:
         """
         if site.layer is None or site.name not in (*_DERIVED, "head_out"):
             return g.view_as(self._acts[site]) if site in self._raw else g
-        p = self.anatomy.layers[site.layer]
         if site.name == "head_out":
-            return g.unsqueeze(2).expand(-1, -1, p.dims.n_heads, -1)
+            return g.unsqueeze(2).expand(-1, -1, self.anatomy.layers[site.layer].dims.n_heads, -1)
+        return self.pulled(site, g)
+
+    def pulled(
+        self, site: Site, g: Float[Tensor, "batch pos width"], part: tuple[slice, slice] = (slice(None), slice(None))
+    ) -> Float[Tensor, "batch pos head d_model"]:
+        """A gradient at heads' own inputs from that at the output of the projection behind them.
+
+        It takes W and the norm's vector-Jacobian product; where all heads read one stream, nothing of it is copied.
+        ``part`` takes some prompts and columns alone.
+        """
+        assert site.layer is not None
+        p = self.anatomy.layers[site.layer]
         projection: Projection = getattr(p, _DERIVED[site.name])
-        rows = g.view(*self.tokens.ids.shape, -1)[..., projection.rows.to(g.device)]
-        read = torch.einsum("bphe,hde->bphd", rows, projection.weight().detach())
+        mine = g.view(*self.tokens.ids.shape, -1)[part][..., projection.rows.to(g.device)]
+        read = torch.einsum("bphe,hde->bphd", mine, projection.weight().detach())
         if p.attn_norm is None:
             return read
-        with torch.enable_grad():
-            x = self._acts[site].detach().contiguous().requires_grad_()
-            out = p.attn_norm.forward(x)
-        return torch.autograd.grad(out, x, read)[0]
+        x = self._acts[site][part].detach()
+        x = x if x.stride(2) else x[:, :, :1]
+        return self.anatomy.norms[id(p.attn_norm)].vjp(read, x).to(read)
 
 
 @contextmanager

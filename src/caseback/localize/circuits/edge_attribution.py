@@ -20,17 +20,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.circuits.writes import changes, sites_of_writes
+from caseback.localize.circuits.contraction import Slope, contracted, sites_of_reads
+from caseback.localize.circuits.writes import sites_of_writes
 from caseback.localize.components.copies import repeated
 from caseback.localize.components.run_pair import RunPair, expect_gradient, run_pair
 from caseback.localize.inputs.integrated_gradients import RULES
 from caseback.localize.inputs.per_token import aligned, expect_metric
-from caseback.model.edits import Edit, Replace
+from caseback.model.edits import Replace
 from caseback.model.graph import Graph
 from caseback.model.measure import measured
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.run import Run
@@ -55,6 +55,7 @@ def edge_attribution(
     along: str = "inputs",
     rule: str = "riemann_left",
     direction: str = "noising",
+    constants: Float[Tensor, "writer d_model"] | None = None,
     inputs: tuple[str, ...] = ("embed",),
     batch_size: int = 16,
 ) -> xr.DataArray:
@@ -90,6 +91,9 @@ def edge_attribution(
         ``"riemann_right"`` the reverse; also ``"riemann_middle"``, ``"gauss_legendre"``, ``"trapezoid"``.
     direction
         ``"noising"`` or ``"denoising"``.
+    constants
+        What edges carry instead, where corrupt is None: a vector a writer, such as its mean (``mean_writes``) or what
+        ``optimal_writes`` fits.
     inputs
         ``("embed",)``: token and position embeddings as one writer; ``("embed", "pos_embed")``: apart.
     batch_size
@@ -127,7 +131,13 @@ def edge_attribution(
     averaged = steps is not None or along == "ends"
     if corrupt is None and (averaged or direction != "noising"):
         raise CasebackError("without corrupt= edges are cut to zero: there is no run to interpolate to or to restore")
+    if constants is not None and corrupt is not None:
+        raise CasebackError("give corrupt= or constants=, not both: an edge carries one other value")
     graph = Graph.of(model.anatomy, inputs)
+    if constants is not None and constants.shape != (len(graph.writers), model.d_model):
+        expected = (len(graph.writers), model.d_model)
+        raise CasebackError(f"constants of shape {tuple(constants.shape)}: expected (writer, d_model), {expected}")
+    points = BOTH_ENDS if along == "ends" else RULES[rule](steps or 1)
     reads = [*sites_of_writes(model, graph), *([] if averaged else sites_of_reads(model)), Site("embed")]
     tokens = model.tokens(clean)
     other = None if corrupt is None else model.tokens(corrupt)
@@ -139,78 +149,36 @@ def edge_attribution(
         theirs = other if other is None or len(other) == 1 else other[rows]
         mine = metric.of_rows(tokens, rows)
         pair = run_pair(model, tokens[rows], theirs, mine, reads, direction, grad=not averaged)
-        found = changes(model, pair.base, pair.source, graph)
         if along == "activations" and averaged:
-            scores.append(_along_activations(model, graph, pair, found, mine, *RULES[rule](steps or 1)))
+            scores.append(_along_activations(model, graph, pair, mine, *points))
         elif averaged:
-            points = (
-                (torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5])) if along == "ends" else RULES[rule](steps or 1)
-            )
-            scores.append(_along_inputs(model, graph, pair, found, mine, *points))
+            scores.append(_along_inputs(model, graph, pair, mine, *points))
         else:
-            gradients = pair.gradients(mine, sites_of_reads(model))
-            scores.append(_dot(model, graph, found, gradients))
+            gradients = pair.gradients(mine, sites_of_reads(model), pull=False)
+            base = pair.base.detached()
+            slope = Slope(1.0, base, gradients)
+            scores.append(contracted(model, graph, base, constants if corrupt is None else pair.source, [slope]))
         told.append(pair.coords())
-    return _labelled(model, graph, torch.cat(scores), told, metric, steps, along, rule, direction, corrupt is None)
-
-
-def sites_of_reads(model: Model) -> list[Site]:
-    """Where readers read: what a run must read, with its graph, for their gradients."""
-    layers = range(model.n_layers)
-    blocks = [Site(name, layer) for layer in layers for name in ("q_in", "k_in", "v_in", "mlp_in")]
-    return [*blocks, Site("resid_post", model.n_layers - 1)]
-
-
-def at_readers(model: Model, gradients: Run) -> Iterator[Float[Tensor, "batch reader pos d_model"]]:
-    """Gradients at the readers' inputs, a layer's heads and its MLP apart, then the logits'; in the graph's order."""
-    for layer in range(model.n_layers):
-        for name in ("q_in", "k_in", "v_in"):
-            yield at_least_float32(gradients[name, layer]).transpose(1, 2)
-        yield at_least_float32(gradients["mlp_in", layer])[:, None]
-    yield at_least_float32(gradients["resid_post", model.n_layers - 1])[:, None]
-
-
-def _dot(
-    model: Model, graph: Graph, change: Float[Tensor, "batch writer pos d_model"], gradients: Run
-) -> Float[Tensor, "batch writer reader"]:
-    """Changes times gradients, reader by reader; each multiplies only the writers before it."""
-    flat = change.flatten(2)
-    scores = flat.new_full((len(flat), len(graph.writers), len(graph.readers)), torch.nan)
-    start = 0
-    for g in at_readers(model, gradients):
-        readers = slice(start, start + g.shape[1])
-        before = int(graph.exists[:, start].sum())
-        # writers stand in the order of computation, so those that a reader reads come first
-        scores[:, :before, readers] = flat[:, :before] @ g.flatten(2).transpose(1, 2).to(flat)
-        start = readers.stop
-    return scores
+    patch = "resample" if corrupt is not None else "zero" if constants is None else "constants"
+    return _labelled(model, graph, torch.cat(scores), told, metric, steps, along, rule, direction, patch)
 
 
 def _along_inputs(
-    model: Model, graph: Graph, pair: RunPair, change: Tensor, metric: Metric, points: Tensor, weights: Tensor
+    model: Model, graph: Graph, pair: RunPair, metric: Metric, points: Tensor, weights: Tensor
 ) -> Float[Tensor, "batch writer reader"]:
     """Scores with gradients averaged over points between the two inputs' embeddings."""
-    assert pair.source is not None
-    start, end = (_own_positions(run, Site("embed")) for run in (pair.base, pair.source))
-    total: Tensor = torch.zeros(())
-    for a, weight in zip(points.tolist(), weights.tolist(), strict=True):
-        gradients = _gradients(model, pair, metric, Replace("embed", start + a * (end - start)))
-        total = total + weight * _dot(model, graph, change, gradients)
-    return total
+    slopes = _slopes(model, pair, metric, Site("embed"), points, weights)
+    return contracted(model, graph, pair.base, pair.source, slopes)
 
 
 def _along_activations(
-    model: Model, graph: Graph, pair: RunPair, change: Tensor, metric: Metric, points: Tensor, weights: Tensor
+    model: Model, graph: Graph, pair: RunPair, metric: Metric, points: Tensor, weights: Tensor
 ) -> Float[Tensor, "batch writer reader"]:
     """Scores of each block's writers, with gradients averaged over points between that block's two activations."""
-    assert pair.source is not None
     scores: Tensor | None = None
     for site, writers in _blocks(model, graph):
-        start, end = (_own_positions(run, site) for run in (pair.base, pair.source))
-        mine: Tensor = torch.zeros(())
-        for a, weight in zip(points.tolist(), weights.tolist(), strict=True):
-            edit = Replace(site.name, start + a * (end - start), layer=site.layer)
-            mine = mine + weight * _dot(model, graph, change, _gradients(model, pair, metric, edit))
+        slopes = _slopes(model, pair, metric, site, points, weights)
+        mine = contracted(model, graph, pair.base, pair.source, slopes, writers)
         scores = mine if scores is None else scores
         scores[:, writers] = mine[:, writers]
     assert scores is not None
@@ -237,12 +205,32 @@ def _own_positions(run: Run, site: Site) -> Tensor:
     return aligned(run[site.name, site.layer].detach(), run.tokens)
 
 
-def _gradients(model: Model, pair: RunPair, metric: Metric, edit: Edit) -> Run:
-    """The metric's gradients at all readers in an edited run of the base prompts."""
-    reads: Sequence[Site] = sites_of_reads(model)
-    run, values = measured(model.anatomy, pair.base.tokens, metric, read=reads, edits=[edit], grad=True)
-    expect_gradient(metric, values)
-    return run.grad(values, reads, retain=False)
+def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Tensor, weights: Tensor) -> list[Slope]:
+    """The metric's gradients at all readers, at points on the way of one site from its base to its source value.
+
+    Raises
+    ------
+    CasebackError
+        For a metric that is flat at all points.
+    """
+    assert pair.source is not None
+    start, end = (_own_positions(run, site) for run in (pair.base, pair.source))
+    last = Site("resid_post", model.n_layers - 1)
+    made: list[Slope] = []
+    for a, weight in zip(points.tolist(), weights.tolist(), strict=True):
+        edit = Replace(site.name, start + a * (end - start), layer=site.layer)
+        reads = sites_of_reads(model)
+        run, values = measured(model.anatomy, pair.base.tokens, metric, read=reads, edits=[edit], grad=True)
+        expect_gradient(metric, values)
+        made.append(Slope(weight, run.detached(), run.grad(values, reads, retain=False, pull=False)))
+    steep = torch.stack([slope.gradients[last].flatten(1).abs().amax(1) for slope in made]).amax(0)
+    if bool((steep == 0).any()):
+        flat = (steep == 0).nonzero()[:, 0].tolist()
+        raise CasebackError(
+            f"metric {metric.name!r} has no gradient at any of the {len(made)} points between the two runs (prompts "
+            f"{flat}): it is flat there, as what counts or rounds is. Take one such as cb.logit_diff(target, foil)"
+        )
+    return made
 
 
 def _labelled(
@@ -255,7 +243,7 @@ def _labelled(
     along: str,
     rule: str,
     direction: str,
-    zeroed: bool,
+    patch: str,
 ) -> xr.DataArray:
     sides = [side for side in ("clean", "corrupt") if side in told[0]]
     return labelled(
@@ -271,7 +259,7 @@ def _labelled(
         model=model,
         metric=metric.name,
         direction=direction,
-        patch="zero" if zeroed else "resample",
+        patch=patch,
         steps=steps,
         along=along if steps is not None or along == "ends" else None,
         rule=rule if steps is not None and along != "ends" else None,

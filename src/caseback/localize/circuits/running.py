@@ -254,6 +254,11 @@ def written_in(model: Model, graph: Graph, tokens: Tokens) -> Float[Tensor, "wri
     return _own_writes(model, graph, execute(model.anatomy, tokens, read=sites_of_writes(model, graph), logits=False))
 
 
+def mean_writes(model: Model, prompts: Any, *, inputs: tuple[str, ...] = ("embed",)) -> Float[Tensor, "writer d_model"]:
+    """The mean of what every writer writes, over prompts and their positions: what mean-ablated edges carry."""
+    return written_in(model, Graph.of(model.anatomy, inputs), model.tokens(prompts)).mean(1)
+
+
 def _own_writes(model: Model, graph: Graph, run: Run) -> Float[Tensor, "writer token d_model"]:
     own, count = run.tokens.mask, int(run.tokens.lengths.sum())
     made: Tensor | None = None

@@ -29,28 +29,38 @@ def sites_of_writes(model: Model, graph: Graph) -> list[Site]:
     return [*inputs, *blocks]
 
 
-def heads_of(model: Model, run: Run, layer: int) -> Float[Tensor, "batch pos head d_model"]:
+Part = tuple[slice, slice]
+"""Some prompts and some columns."""
+ALL: Part = (slice(None), slice(None))
+
+
+def heads_of(model: Model, run: Run, layer: int, part: Part = ALL) -> Float[Tensor, "batch pos head d_model"]:
     """Each head's write in a layer."""
     if model.anatomy.family.before_o is not None:
-        return at_least_float32(run["head_out", layer].detach())
-    z = at_least_float32(run["z", layer].detach())
+        return at_least_float32(run["head_out", layer][part].detach())
+    z = at_least_float32(run["z", layer][part].detach())
     branch = attention_branch(model.anatomy, layer, z)
     return branch.push(torch.einsum("bphe,hed->bphd", z, branch.weight))
 
 
-def writes(model: Model, run: Run, graph: Graph) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
+def writes(
+    model: Model, run: Run, graph: Graph, part: Part = ALL
+) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
     """The writes of a run, in the graph's order: the inputs, then each layer's heads and each layer's MLP."""
-    if graph.inputs == ("embed",):
-        yield at_least_float32(run["resid_pre", 0].detach())[None]
-    else:
-        for name in graph.inputs:
-            yield at_least_float32(run[name].detach())[None]
+    for name, layer in _plain_inputs(graph):
+        yield at_least_float32(run[name, layer][part].detach())[None]
     for layer in range(model.n_layers):
-        yield heads_of(model, run, layer).permute(2, 0, 1, 3)
-        yield at_least_float32(run["mlp_out", layer].detach())[None]
+        yield heads_of(model, run, layer, part).permute(2, 0, 1, 3)
+        yield at_least_float32(run["mlp_out", layer][part].detach())[None]
 
 
-def changes(model: Model, base: Run, source: Run | None, graph: Graph) -> Float[Tensor, "batch writer pos d_model"]:
+def changes(
+    model: Model,
+    base: Run,
+    source: Run | Float[Tensor, "writer d_model"] | None,
+    graph: Graph,
+    part: Part = ALL,
+) -> Float[Tensor, "batch writer pos d_model"]:
     """What each writer writes in the other run less what it writes in the base run; padding is 0.
 
     Parameters
@@ -58,20 +68,48 @@ def changes(model: Model, base: Run, source: Run | None, graph: Graph) -> Float[
     model
         The model.
     base, source
-        Runs of aligned prompts in the same columns that read ``sites_of_writes``; source None stands for zeros.
+        Runs of aligned prompts in the same columns that read ``sites_of_writes``; source None stands for zeros, and a
+        tensor for a constant a writer.
     graph
         Of the model.
+    part
+        Some prompts and columns alone.
     """
-    batch, width = base.tokens.shape
+    mask = base.tokens.mask[part]
     made: Tensor | None = None
     start = 0
-    theirs = iter(()) if source is None else writes(model, source, graph)
-    outside = ~base.tokens.mask[:, None, :, None]
-    for here in writes(model, base, graph):
-        change = -here if source is None else next(theirs) - here
+    for change in _changes(model, base, source, graph, part):
         if made is None:
-            made = here.new_empty(batch, len(graph.writers), width, here.shape[-1])
-        made[:, start : start + len(change)] = change.transpose(0, 1)
-        start += len(change)
+            made = change.new_empty(len(mask), len(graph.writers), *change.shape[2:])
+        mine = slice(start, start + len(change))
+        start = mine.stop
+        made[:, mine] = change.transpose(0, 1)
+        if isinstance(source, Tensor):
+            made[:, mine] += source[mine, None].to(made)
     assert made is not None
-    return made.masked_fill_(outside.to(made.device), 0.0)
+    return made if bool(mask.all()) else made.masked_fill_(~mask[:, None, :, None].to(made.device), 0.0)
+
+
+def _changes(
+    model: Model, base: Run, source: Run | Tensor | None, graph: Graph, part: Part
+) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
+    """Changes block by block; those to zero where the source is no run."""
+    if not isinstance(source, Run):
+        yield from (-write for write in writes(model, base, graph, part))
+        return
+    frozen = [p.attn_post_norm is not None for p in model.anatomy.layers]
+    for name, layer in _plain_inputs(graph):
+        yield at_least_float32((source[name, layer][part] - base[name, layer][part]).detach())[None]
+    for layer in range(model.n_layers):
+        if frozen[layer] or model.anatomy.family.before_o is not None:
+            yield (heads_of(model, source, layer, part) - heads_of(model, base, layer, part)).permute(2, 0, 1, 3)
+        else:
+            # what heads write is linear in z, so one product does for both runs
+            z = at_least_float32((source["z", layer][part] - base["z", layer][part]).detach())
+            branch = attention_branch(model.anatomy, layer, z)
+            yield branch.push(torch.einsum("bphe,hed->bphd", z, branch.weight)).permute(2, 0, 1, 3)
+        yield at_least_float32((source["mlp_out", layer][part] - base["mlp_out", layer][part]).detach())[None]
+
+
+def _plain_inputs(graph: Graph) -> list[tuple[str, int | None]]:
+    return [("resid_pre", 0)] if graph.inputs == ("embed",) else [(name, None) for name in graph.inputs]

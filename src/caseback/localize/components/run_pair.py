@@ -54,8 +54,8 @@ class RunPair:
             made[f"{name}_token"] = (("batch", "pos"), [row + [""] * (width - len(row)) for row in tokens.text])
         return made
 
-    def gradients(self, metric: Metric, at: Sequence[Site], *, retain: bool = False) -> Run:
-        """The metric's gradients at the base run.
+    def gradients(self, metric: Metric, at: Sequence[Site], *, retain: bool = False, pull: bool = True) -> Run:
+        """The metric's gradients at the base run; ``retain`` and ``pull`` as for ``Run.grad``.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class RunPair:
         last = Site("resid_post", self.base.anatomy.n_layers - 1)
         at = list(at) if last in at or last not in self.base else [*at, last]
         expect_gradient(metric, values)
-        gradients = self.base.grad(values, at, retain=retain)
+        gradients = self.base.grad(values, at, retain=retain, pull=pull)
         if last in gradients:
             _expect_slope(metric, values, gradients[key(last)])
         return gradients
