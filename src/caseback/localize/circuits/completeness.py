@@ -19,7 +19,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.circuits.faithfulness import runs_of
 from caseback.localize.circuits.parts import Parts, grouped
 from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit
@@ -104,7 +103,7 @@ def completeness(
         raise OutOfRange(f"count={count}, depth={depth}, candidates={candidates}: expected at least 1")
     graph = Graph.of(model.anatomy, inputs)
     parts = Parts.of(graph, circuit, of)
-    runs = runs_of(model, graph, clean, corrupt, metric, ablation, over)
+    runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
     if subsets == "greedy":
         sets, values = _greedy(parts, runs, count, min(depth, len(parts.names)), candidates, seed, progress)
     else:

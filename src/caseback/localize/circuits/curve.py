@@ -21,7 +21,8 @@ from jaxtyping import Float
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.circuits.bootstrap import interval
-from caseback.localize.circuits.faithfulness import recovered, runs_of
+from caseback.localize.circuits.faithfulness import recovered
+from caseback.localize.circuits.running import CircuitRuns
 from caseback.localize.circuits.selecting import WAYS, edge_table, select_mask
 from caseback.model.circuit import Circuit
 from caseback.model.graph import Graph
@@ -122,7 +123,7 @@ def faithfulness_curve(
         masks, counts = torch.cat([masks, graph.exists[None]]), [*counts, total]
     shares = np.asarray(fractions if own_shares else [count / total for count in counts], dtype=np.float64)
     kept = torch.stack([graph.connected(mask) for mask in masks]) if prune else masks
-    runs = runs_of(model, graph, clean, corrupt, metric, ablation, over)
+    runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
     found, empty = runs.metrics(kept, progress=progress).numpy(), runs.empty.numpy()
     arrays = [found, np.broadcast_to(empty, found.shape), np.broadcast_to(runs.whole.numpy(), found.shape)]
     settings = {"resamples": resamples, "level": level, "seed": seed}

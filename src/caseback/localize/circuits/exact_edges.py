@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError
-from caseback.localize.circuits.faithfulness import runs_of
+from caseback.localize.circuits.running import CircuitRuns
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.model.graph import Graph
 from caseback.model.metrics import Metric
@@ -80,7 +80,7 @@ def edge_patching(
     True
     """
     graph = Graph.of(model.anatomy, inputs)
-    runs = runs_of(model, graph, clean, corrupt, metric, ablation, over)
+    runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
     pairs = graph.exists.T.nonzero().flip(1)
     told = repr((model.name, dict(model.provenance()), runs.tokens.ids.tolist(), metric.name, ablation, inputs))
     mark = hashlib.sha256((told + str(metric.target) + str(metric.foil)).encode()).hexdigest()

@@ -11,7 +11,7 @@ is (the counterfactual's write, a mean, zero, the best constant) moves all four,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,16 @@ import xarray as xr
 from jaxtyping import Bool
 from torch import Tensor
 
-from caseback.errors import CasebackError, did_you_mean
+from caseback.errors import CasebackError
 from caseback.localize.circuits.bootstrap import interval
-from caseback.localize.circuits.optimal_runs import OptimalRuns
-from caseback.localize.circuits.running import ABLATIONS, CircuitRuns, masks_of
+from caseback.localize.circuits.masks import masks_of, places_of
+from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit
 from caseback.model.graph import Graph
 from caseback.model.metrics import Metric, kl
 from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-
-EVERY_ABLATION = tuple(dict.fromkeys((*ABLATIONS, "optimal")))
 
 
 @technique(
@@ -48,6 +46,7 @@ def faithfulness(
     *,
     ablations: str | Sequence[str] = ("resample",),
     over: Any = None,
+    positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] = ("embed",),
     with_kl: bool = False,
     prune: bool = True,
@@ -69,16 +68,15 @@ def faithfulness(
     circuits
         One or several: ``Circuit`` or masks of the graph's edges.
     ablations
-        What edges outside carry, one or several of ``"resample"``, ``"mean"``, ``"zero"`` (as ``run_circuit``) and
-        ``"optimal"``, the constants with which each circuit does best (Li & Janson).
-    over
-        Reference prompts for means; the clean ones by default.
-    inputs
-        As for ``edge_attribution``.
+        What edges outside carry, one or several of those that ``run_circuit`` knows: ``"resample"``, ``"mean"``,
+        ``"zero"``, ``"optimal"`` …
+    over, positions, inputs
+        As for ``run_circuit``.
     with_kl
         Measure the KL divergence too, which costs the same again.
     prune
-        Leave out edges that lie on no path from an input to the logits, as Hanna et al. do.
+        Leave out edges that lie on no path from an input to the logits, as Hanna et al. do; circuits that name
+        positions stay as they are.
     resamples, level, seed
         Of the bootstrap over prompts.
     progress
@@ -111,18 +109,20 @@ def faithfulness(
     """
     chosen = [ablations] if isinstance(ablations, str) else list(ablations)
     graph = Graph.of(model.anatomy, inputs)
-    masks = on_paths(graph, masks_of(graph, circuits), prune)
+    names = places_of(circuits)
+    masks = on_paths(graph, masks_of(graph, circuits, names), prune)
+    placed = {"places": names, "positions": positions}
     parts: dict[str, list[np.ndarray]] = {"metric": [], "empty": [], "kl": []}
     whole = np.zeros(0)
     for ablation in chosen:
-        runs = runs_of(model, graph, clean, corrupt, metric, ablation, over)
+        runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over, **placed)
         whole = runs.whole.numpy()
         found = runs.metrics(masks, progress=progress).numpy()
         parts["metric"].append(found)
         parts["empty"].append(np.broadcast_to(runs.empty.numpy(), found.shape))
         if with_kl:
             theirs = kl(model.run(runs.tokens))
-            diverging = runs_of(model, graph, clean, corrupt, theirs, ablation, over)
+            diverging = CircuitRuns(model, graph, clean, corrupt, theirs, ablation=ablation, over=over, **placed)
             parts["kl"].append(diverging.metrics(masks, progress=progress).numpy())
     measured = {name: np.concatenate(values) for name, values in parts.items() if values}
     gap = np.abs(whole.mean() - measured["empty"].mean(-1))
@@ -139,7 +139,7 @@ def faithfulness(
     coords = {
         "circuit": ("variant", np.tile(np.arange(len(masks)), len(chosen))),
         "ablation": ("variant", np.repeat(chosen, len(masks))),
-        "edges": ("variant", np.tile(masks.sum((1, 2)).numpy(), len(chosen))),
+        "edges": ("variant", np.tile(masks.sum((1, 2, 3)).numpy(), len(chosen))),
         "whole": ("batch", whole),
     }
     said = {"technique": faithfulness, "model": model, "metric": metric.name, "pruned": prune, **settings}
@@ -160,35 +160,23 @@ def recovered(circuit: np.ndarray, empty: np.ndarray, whole: np.ndarray) -> np.n
     return (circuit - empty) / (whole - empty)
 
 
-def runs_of(
-    model: Model, graph: Graph, clean: Any, corrupt: Any, metric: Metric, ablation: str, over: Any
-) -> CircuitRuns:
-    """Prompts on which circuits are run, for any ablation."""
-    if ablation not in EVERY_ABLATION:
-        raise CasebackError(f"ablation {ablation!r} is unknown. {did_you_mean(ablation, EVERY_ABLATION)}")
-    if ablation == "optimal":
-        return OptimalRuns(model, graph, clean, corrupt, metric, over=over)
-    return CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
-
-
-def on_paths(graph: Graph, masks: Bool[Tensor, "variant writer reader"], prune: bool = True) -> Tensor:
-    """Circuits without the edges that lie on no path from an input to the logits.
+def on_paths(graph: Graph, masks: Bool[Tensor, "variant place writer reader"], prune: bool = True) -> Tensor:
+    """Circuits of one place without the edges that lie on no path from an input to the logits; others as they are.
 
     Raises
     ------
     CasebackError
         For a circuit of which no edge lies on one.
     """
-    kept = torch.stack([graph.connected(mask) for mask in masks]) if len(masks) else masks
-    lost = masks.any((1, 2)) & ~kept.any((1, 2))
+    kept = torch.stack([graph.connected(mask.any(0)) for mask in masks])
+    lost = masks.any(3).any(2).any(1) & ~kept.any(2).any(1)
     if bool(lost.any()):
         at = int(lost.int().argmax())
-        edges = sorted(map(str, graph.circuit(masks[at]).edges))
         raise CasebackError(
-            f"circuit {at} is disconnected: none of its {len(edges)} edges ({', '.join(edges[:3])}, …) lies on a path "
-            "from an input to the logits; add edges, or ask for more of them"
+            f"circuit {at} is disconnected: none of its {int(masks[at].any(0).sum())} edges lies on a path from an input "
+            "to the logits; add edges, or ask for more of them"
         )
-    return kept if prune else masks
+    return kept[:, None] if prune and masks.shape[1] == 1 else masks
 
 
 def _conventions(measured: dict[str, np.ndarray], whole: np.ndarray) -> dict[str, tuple[Any, list[np.ndarray]]]:

@@ -7,7 +7,7 @@ part goes (second-order repair), and what the search and the judging cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import xarray as xr
 
 from caseback.localize.circuits.completeness import completeness
 from caseback.localize.circuits.faithfulness import faithfulness
+from caseback.localize.circuits.masks import places_of
 from caseback.localize.circuits.minimality import minimality
 from caseback.localize.circuits.sizes import circuit_size, inputs_of
 from caseback.model.circuit import Circuit
@@ -35,7 +36,7 @@ class Judgement:
     faithfulness
         One variant an ablation.
     completeness, minimality
-        Their datasets; None where the circuit has no heads or MLPs to take away.
+        Their datasets; None where the circuit has no heads or MLPs to take away, or names positions.
     groups
         The share recovered by group of prompts, such as templates.
     caveats
@@ -90,6 +91,7 @@ def judge(
     groups: Sequence[str] | None = None,
     sets: int = 10,
     over: Any = None,
+    positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -106,8 +108,8 @@ def judge(
         Each prompt's template or condition, as ``Prompts.groups``.
     sets
         Random sets of parts for completeness and for minimality.
-    over, seed, progress
-        As for ``faithfulness``.
+    over, positions, seed, progress
+        As for ``faithfulness``. A circuit that names positions is not taken apart.
     inputs
         By default as the circuit names them.
 
@@ -134,10 +136,11 @@ def judge(
     """
     inputs = inputs or inputs_of(circuit)
     shared: dict[str, Any] = {"over": over, "inputs": inputs, "seed": seed, "progress": progress}
-    found = faithfulness(model, clean, corrupt, metric, circuit, ablations=ablations, **shared)
+    said = {**shared, "ablations": ablations, "positions": positions}
+    found = faithfulness(model, clean, corrupt, metric, circuit, **said)
     size = circuit_size(model, circuit, inputs)
     complete = minimal = None
-    if size["heads"] + size["mlps"] and circuit.edges:
+    if size["heads"] + size["mlps"] and circuit.edges and not places_of(circuit):
         parts = {**shared, "ablation": ablations[0]}
         complete = completeness(model, clean, corrupt, metric, circuit, count=sets, **parts)
         minimal = minimality(model, clean, corrupt, metric, circuit, count=sets, **parts)

@@ -17,8 +17,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import OutOfRange
-from caseback.localize.circuits.faithfulness import runs_of
 from caseback.localize.circuits.parts import Parts
+from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit
 from caseback.model.graph import Graph
 from caseback.model.metrics import Metric
@@ -83,7 +83,7 @@ def minimality(
         raise OutOfRange(f"count={count}: expected 0 or more random sets")
     graph = Graph.of(model.anatomy, inputs)
     parts = Parts.of(graph, circuit, of)
-    runs = runs_of(model, graph, clean, corrupt, metric, ablation, over)
+    runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
     n = len(parts.names)
     shared = torch.cat([torch.zeros(1, n, dtype=torch.bool), parts.random(count, seed)])
     # every K, then every K with one part v more; where v is in K already, K less v stands for K

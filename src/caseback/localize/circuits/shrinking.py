@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.circuits.faithfulness import recovered, runs_of
+from caseback.localize.circuits.faithfulness import recovered
 from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit
 from caseback.model.graph import Graph
@@ -88,7 +88,7 @@ def shrink(
         raise OutOfRange(f"least={least}, most={most}, at_once={at_once}: expected least below most, and at least 1")
     graph = Graph.of(model.anatomy, inputs)
     mask = graph.connected(graph.mask(circuit))
-    runs = runs_of(model, graph, clean, corrupt, metric, ablation, over)
+    runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
     empty = float(runs.empty.mean())
     start = float(_shares(runs, mask[None], empty)[0])
     if not least <= start <= most:
