@@ -118,7 +118,7 @@ def test_3_2_9_the_best_constants_lose_less_than_means_and_nothing_of_the_whole(
     graph = Graph.of(model.anatomy)
     masks = torch.cat([some(graph, 0.5), graph.exists[None]])
     with exact():
-        found = faithfulness(model, CLEAN, None, METRIC, masks, ablations=["mean", "optimal"], with_kl=True)
+        found = faithfulness(model, clean, None, METRIC, masks, ablations=["mean", "optimal"], with_kl=True)
     assert float(found.kl[2]) < 0.9 * float(found.kl[0])
     np.testing.assert_allclose(found.recovered[[1, 3]], 1, rtol=1e-9)
 

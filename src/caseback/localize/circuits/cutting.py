@@ -46,7 +46,8 @@ class Cuts:
         self.learned = kept.requires_grad or cut.requires_grad
         away = 1 - kept.to(cut.device, torch.promote_types(model.dtype, torch.float32))
         self.away = (away * graph.exists.to(cut.device)).transpose(2, 3)
-        self.alive = [True] * len(graph.readers) if kept.requires_grad else self._alive()
+        every = kept.requires_grad or _constants_vary(model)
+        self.alive = [True] * len(graph.readers) if every else self._alive()
         self.rows = [slice(None)] if places is None else [(places == i).nonzero()[:, 0] for i in range(kept.shape[1])]
         self.noted: dict[int, Tensor] = {}
         self.buffer: Tensor | None = None
@@ -164,6 +165,11 @@ class Cuts:
             here = _products([(weights[:, place], change[:, :, rows]) for weights, change in parts])
             made = made.index_add(2, rows.to(made.device), here)
         return made
+
+
+def _constants_vary(model: Model) -> bool:
+    """Whether what is no writer's depends on what heads read: b_O, where a norm behind it divides by all they write."""
+    return any(p.attn_post_norm is not None and getattr(p.o, "bias", None) is not None for p in model.anatomy.layers)
 
 
 def _products(parts: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "variant reader token d_model"]:

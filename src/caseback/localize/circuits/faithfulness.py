@@ -173,8 +173,8 @@ def on_paths(graph: Graph, masks: Bool[Tensor, "variant place writer reader"], p
     if bool(lost.any()):
         at = int(lost.int().argmax())
         raise CasebackError(
-            f"circuit {at} is disconnected: none of its {int(masks[at].any(0).sum())} edges lies on a path from an input "
-            "to the logits; add edges, or ask for more of them"
+            f"circuit {at} is disconnected: none of its {int(masks[at].any(0).sum())} edges lies on a path from an "
+            "input to the logits; add edges, or ask for more of them"
         )
     return kept[:, None] if prune and masks.shape[1] == 1 else masks
 
