@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from test_report import Page
 
 import caseback as cb
@@ -20,6 +19,7 @@ from caseback.errors import CasebackError
 from caseback.localize.circuits import edge_attribution, faithfulness_curve, judge, select
 from caseback.model.circuit import Circuit, Edge
 from caseback.model.graph import Graph
+from caseback.model.readout import readout
 from caseback.views.circuit_document import circuit_document
 from caseback.views.circuit_page import circuit_html, write_circuit_page
 
@@ -56,21 +56,21 @@ def test_the_document_has_members_first_and_all_scores(drawn):
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "opt_projected"])
 def test_readings_are_shares_of_the_logits_and_patterns_the_heads_own(name):
     model = shelf.model(name)
-    circuit = Circuit.of("L0H1 -> logits", "embed -> logits")
     prompt = shelf.ids((6,))
-    texts = [str(i) for i in range(model.d_vocab)]
-    document = circuit_document(model, model.tokens(prompt), circuit, k=model.d_vocab)
-    run = model.run(prompt, read=["pattern", ("resid_post", model.n_layers - 1)])
+    document = circuit_document(model, model.tokens(prompt), Circuit.of("L0H1 -> logits"), k=model.d_vocab)
+    last = model.n_layers - 1
+    run = model.run(prompt, read=["pattern", "mlp_out", ("resid_post", last)])
     np.testing.assert_allclose(document["patterns"]["L0H1"], run["pattern", 0][0, 1].float(), rtol=1e-5)
-    listed = document["readings"]["texts"]
-    assert sorted(listed) == sorted(model.token_text(i) for i in range(model.d_vocab)) and len(texts) == len(listed)
-    # the stream's reading is the logits less their mean, but for what is constant and for a soft cap
-    up = {listed[i]: value for i, value in document["readings"]["nodes"]["logits"][-1][0]}
-    values = torch.tensor([up[model.token_text(i)] for i in range(model.d_vocab)])
-    logits = run.logits[0, -1].float()
-    assert float(torch.corrcoef(torch.stack([values, logits]))[0, 1]) > 0.9
-    down = document["readings"]["nodes"]["logits"][-1][1]
-    assert down[0][1] == min(value for _, value in down) and down[0][1] == pytest.approx(min(up.values()))
+    read = readout(model, list(range(model.d_vocab)), run["resid_post", last])
+    for node, part in (("logits", run["resid_post", last]), ("MLP 1", run["mlp_out", 1])):
+        shares = read.of(part)[0]
+        shares = shares - shares.mean(-1, keepdim=True)
+        for at, (up, down) in enumerate(document["readings"]["nodes"][node]):
+            said = {document["readings"]["texts"][i]: value for i, value in up}
+            mine = [said[model.token_text(i)] for i in range(model.d_vocab)]
+            np.testing.assert_allclose(mine, shares[at].float(), rtol=1e-3, atol=1e-4)
+            assert [value for _, value in up] == sorted(mine, reverse=True)
+            assert [value for _, value in down] == sorted(mine)
 
 
 def test_the_page_carries_the_document_and_loads_nothing(drawn):
