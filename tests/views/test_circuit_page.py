@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError
 from caseback.localize.circuits import edge_attribution, faithfulness_curve, judge, select
-from caseback.model.circuit import Circuit, Edge
+from caseback.model.circuit import Circuit, Node
 from caseback.model.graph import Graph
 from caseback.model.readout import readout
 from caseback.views.circuit_document import circuit_document
@@ -30,8 +31,7 @@ def drawn():
     prompts = cb.tasks.get("relation").prompts(model, 4)
     told = prompts.clean, prompts.corrupt, prompts.metric
     scores = edge_attribution(model, *told)
-    circuit = select(model, scores, 50)
-    circuit.roles[Edge.parse("L2H0 -> logits").source] = "mover </script><b>"
+    circuit = replace(select(model, scores, 50), roles={Node.parse("L2H0"): "mover </script><b>"})
     curve = faithfulness_curve(model, *told, scores)
     made = judge(model, *told, circuit, groups=prompts.groups, sets=1)
     return model, circuit, circuit_document(

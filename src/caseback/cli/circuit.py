@@ -106,6 +106,8 @@ def circuit(
 
 def _document(task, name, method, edges, threshold, how, ablation, count, sets, seed, load, compare, checkpoint):
     """The document of a task's circuit, the circuit, and one example."""
+    from dataclasses import replace
+
     from caseback import tasks as known
     from caseback.localize.circuits import faithfulness_curve, find_circuit, judge
     from caseback.localize.circuits.sizes import inputs_of
@@ -134,7 +136,7 @@ def _document(task, name, method, edges, threshold, how, ablation, count, sets, 
             progress=bar,
             checkpoint=checkpoint,
         )
-    given.about.update(task=task, prompts=count, seed=seed)
+    given = replace(given, about={**given.about, "task": task, "prompts": count, "seed": seed})
     ablations = list(dict.fromkeys((ablation, "resample", "mean", "zero")))
     told = judge(loaded, *test, given, ablations=ablations, groups=judging.groups, sets=sets, seed=seed, progress=bar)
     graph = Graph.of(loaded.anatomy, inputs_of(given))

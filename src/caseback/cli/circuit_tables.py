@@ -81,8 +81,10 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     |---|---:|
     | x | 10 |
     """
-    widths = [max(len(head[i]), 2 if i else 1, *(len(row[i]) for row in rows)) for i in range(len(head))]
-    rule = "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths))
+    columns = list(zip(head, *rows, strict=True))
+    numeric = [all(cell[:1] in "0123456789+-·" for cell in column[1:]) for column in columns]
+    widths = [max(map(len, column)) for column in columns]
+    rule = "|".join("-" * (w + 1) + (":" if right else "-") for w, right in zip(widths, numeric, strict=True))
     lines = [f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |" for row in [head, *rows]]
     return [lines[0], f"|{rule}|", *lines[1:]]
 
@@ -90,6 +92,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _line(curve: Any) -> list[str]:
     needed = curve.edges_for(WANTED)
     told = "none" if needed is None else f"{needed} ({needed / curve.total:.1%})"
+    if len(curve.edges) == 1:
+        told = f"{curve.recovered[0]:.2f} by {curve.edges[0]} ({curve.edges[0] / curve.total:.1%})"
     at = [curve.at(share) for share in SHARES]
     return [curve.method, *("·" if value is None else f"{value:.2f}" for value in at), told]
 

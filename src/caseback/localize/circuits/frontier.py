@@ -132,8 +132,8 @@ def frontier(
         begin = select(graph, scored, count)
         share = float(faithfulness(model, *pairs, begin, ablations=ablation, resamples=1).recovered[0])
         if abs(1 - share) <= margin:
-            bounds = {"least": wanted + margin, "most": 2 - wanted - margin}
-            small = shrink(model, *pairs, begin, ablation=ablation, progress=progress, **bounds)
+            least = wanted + margin
+            small = shrink(model, *pairs, begin, ablation=ablation, progress=progress, least=least, most=2 - least)
             share = float(faithfulness(model, *test, small, ablations=ablation, resamples=1).recovered[0])
             name = f"{rankings[-1]}, shrunk"
             held = abs(1 - share) <= 1 - wanted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -192,8 +192,7 @@ def find_circuit(
         found = select(graph, found, 0.1 if count is None else count, how=how, absolute=absolute)
     if not isinstance(found, Circuit):
         raise CasebackError(f"{method} gives {type(found).__name__}, neither edge scores nor a circuit")
-    found.about.update(found_by=method, metric=metric.name, model=model.name)
-    return found
+    return replace(found, about={**found.about, "found_by": method, "metric": metric.name, "model": model.name})
 
 
 def _is_needed(method: Method, name: str) -> bool:

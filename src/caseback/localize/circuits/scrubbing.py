@@ -185,9 +185,10 @@ class _Tree:
     ):
         self.model, self.graph, self.tokens, self.one = model, graph, tokens, one
         self.mask, self.most, self.generator = graph.mask(hypothesis), most, generator
-        self.labels = {node: self._labels(node, listed) for node, listed in agree.items()}
-        self.labels = {graph.writers.index(_node(node)): listed for node, listed in self.labels.items()}
-        self.length, self.count, self.bar = int(tokens.lengths[0]), 0, None
+        listed = {_node(node): self._labels(node, labels) for node, labels in agree.items()}
+        self.labels = {graph.writers.index(node): labels for node, labels in listed.items()}
+        self.length, self.count = int(tokens.lengths[0]), 0
+        self.bar: Any = None
         self.kept: dict[int, Tensor] = {}
         layers = range(model.n_layers)
         self.inputs = [Site(name, layer) for layer in layers for name in ("attn_in", "mlp_in")]

@@ -120,4 +120,4 @@ def shrink(
 
 def _shares(runs: CircuitRuns, masks: Bool[Tensor, "variant writer reader"], empty: float) -> Float[Tensor, " variant"]:
     means = runs.metrics(masks).mean(-1).numpy()
-    return torch.tensor(recovered(means, np.float64(empty), np.float64(runs.whole.mean())))
+    return torch.tensor(recovered(means, np.asarray(empty), runs.whole.mean().numpy()))
