@@ -6,6 +6,7 @@ import { count, number, percent } from "./numbers.js";
 import { part } from "./part.js";
 import { brand } from "./brand.js";
 import { graphView } from "./circuit/graph.js";
+import { parse } from "./circuit/layout.js";
 import { nodePanel } from "./circuit/node_panel.js";
 import { curveView } from "./circuit/curve.js";
 import { verdictView } from "./circuit/verdict.js";
@@ -26,7 +27,7 @@ const graph = graphView(doc, {
 
 // The chosen node is in the page's address, so that a link leads to it.
 const linked = decodeURIComponent(location.hash.slice(1));
-if (linked in doc.readings.nodes) graph.select(linked);
+if (parse(linked).base in doc.readings.nodes) graph.select(linked);
 
 const fact = (value, name, more) =>
   h("div", { class: "fact" }, h("dt", {}, name), h("dd", { class: "fact-value" }, value), h("dd", { class: "fact-more" }, more));

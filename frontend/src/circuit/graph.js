@@ -104,7 +104,7 @@ export function graphView(doc, { onNode, onCount }) {
         return line;
       });
     const shapes = [...layout.nodes.values()].map((node) => {
-      const role = doc.roles[node.base];
+      const role = doc.roles[node.name] ?? doc.roles[node.base];
       const shape = s(
         "g",
         {

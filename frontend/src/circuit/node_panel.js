@@ -20,7 +20,7 @@ export function nodePanel(doc, select) {
   function show(name) {
     if (name === null) return put(element, about());
     const node = parse(name);
-    const role = doc.roles[node.base];
+    const role = doc.roles[name] ?? doc.roles[node.base];
     const mine = (end) => (edge) => edge[end] === name || parse(edge[end]).base === node.base;
     const into = doc.edges.filter(mine("target"));
     const out = doc.edges.filter(mine("source"));

@@ -54,7 +54,9 @@ def _parts(document: Mapping[str, Any]):
         table = _table(("edge", "left"), ("score", "right"), ("role", "left"))
         for edge in members[:_LISTED]:
             reader = edge["target"] + (f".{edge['slot']}" if edge["slot"] else "")
-            roles = [document["roles"].get(edge[end].partition("@")[0], "") for end in ("source", "target")]
+            known = document["roles"]
+            ends = (edge["source"], edge["target"])
+            roles = [known.get(end) or known.get(end.partition("@")[0], "") for end in ends]
             told = " → ".join(role or "·" for role in roles) if any(roles) else ""
             table.add_row(f"{edge['source']} → {reader}", "" if edge["score"] is None else signed(edge["score"]), told)
         yield table
