@@ -66,7 +66,7 @@ def to_attribution_graph(
     """
     if not tokens:
         raise CasebackError("the prompt has no tokens: a graph's nodes need some to stand at")
-    at = {node: _column(node, len(tokens), positions or {}) for node in circuit.nodes}
+    at = {node: _column(node, len(tokens), positions or {}) for node in sorted(circuit.nodes)}
     weights = {edge: float(circuit.scores.get(edge, 0.0)) for edge in circuit.edges}
     influence = _influence(circuit, weights)
     nodes, names = [], {}
