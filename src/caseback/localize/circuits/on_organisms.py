@@ -3,7 +3,7 @@
 For every compiled organism: prompts that it answers, counterfactuals drawn from the same words, and the AUROC of each
 method's edges against the true ones. Edges outside the truth can be cut to zero without changing any logit. Methods
 that measure take the KL divergence from the model at every position; gradients of that vanish at the model itself, so
-methods that differentiate take the margin of the model's own answers over all other words.
+methods that differentiate take the margin of the model's own answers over all other words, in float32 as the models are shipped.
 
 Counterfactuals have the same positions as the prompts, so that no method that uses them can see an edge out of the
 position embedding: those edges do not count for it.
@@ -11,6 +11,7 @@ position embedding: those edges do not count for it.
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Sequence
@@ -91,17 +92,19 @@ def on_organisms(
 
 
 def _row(organism: Any, count: int, seed: int, more: Sequence[str]) -> dict[str, Any]:
-    # in float64, since where a model does a thing twice an edge's own effect may be as small as 1e-10
-    model = load(organism.model.hf.double(), tokenizer=organism.model.tokenizer)
+    model = organism.model
+    # effects are measured in float64, since where a model does a thing twice an edge's own may be as small as 1e-10
+    double = load(copy.deepcopy(model.hf).double(), tokenizer=model.tokenizer)
     truth = Circuit(organism.circuit.at_all_positions().edges)
     clean, corrupt = (organism.tokens(words(organism, count, seed + part)) for part in (0, 1))
-    agreement, margin = answers_kept(model, clean), answers_margin(model, clean)
+    agreement, margin = answers_kept(double, clean), answers_margin(model, clean)
     every = len(Graph.of(model.anatomy, INPUTS).edges)
     told: dict[str, Any] = {"edges": every, "true_edges": len(truth), "auroc": {}, "seconds": {}, "missed": []}
 
     def note(name: str, function: Any, *given: Any, **options: Any) -> Any:
         start = time.process_time()
-        found = function(model, clean, *given, inputs=INPUTS, **options)
+        mine = double if function in (edge_patching, acdc) else model
+        found = function(mine, clean, *given, inputs=INPUTS, **options)
         without = () if name.endswith(", zero") else ("pos_embed",)
         roc = edge_roc(model, found, truth, reduce="mean_of_abs", without=without)
         told["seconds"][name] = time.process_time() - start
