@@ -3,7 +3,8 @@
 For every compiled organism: prompts that it answers, counterfactuals drawn from the same words, and the AUROC of each
 method's edges against the true ones. Edges outside the truth can be cut to zero without changing any logit. Methods
 that measure take the KL divergence from the model at every position; gradients of that vanish at the model itself, so
-methods that differentiate take the margin of the model's own answers over all other words, in float32 as the models are shipped.
+methods that differentiate take the margin of the model's own answers over all other words, in float32 as the models are
+shipped.
 
 Counterfactuals have the same positions as the prompts, so that no method that uses them can see an edge out of the
 position embedding: those edges do not count for it.
