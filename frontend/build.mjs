@@ -1,4 +1,4 @@
-// Bundles src/main.js and src/report.css into the Python package, where the report reads them as package data.
+// Bundles the pages' scripts and style sheets into the Python package, where they are read as package data.
 import { build } from "esbuild";
 import { readFile, writeFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
@@ -7,6 +7,9 @@ import { fileURLToPath } from "node:url";
 const here = dirname(fileURLToPath(import.meta.url));
 const out = resolve(here, "../src/caseback/views/static");
 const largest = 150 * 1024;
+// A page's script, and the style sheets that it is written with.
+const pages = { report: ["report"], circuit: ["report", "circuit"] };
+const scripts = { report: "src/main.js", circuit: "src/circuit_main.js" };
 
 const shared = {
   absWorkingDir: here,
@@ -18,18 +21,18 @@ const shared = {
   legalComments: "none",
 };
 
-const { metafile } = await build({
-  ...shared,
-  entryPoints: { report: "src/main.js" },
-  format: "iife",
-  target: ["chrome100", "firefox113", "safari16.4"],
-  metafile: true,
-});
-await build({ ...shared, entryPoints: { report: "src/report.css" } });
-await writeFile(
-  resolve(out, "report.js"),
-  (await notices(metafile)) + (await readFile(resolve(out, "report.js"), "utf8")),
-);
+await build({ ...shared, entryPoints: { report: "src/report.css", circuit: "src/circuit.css" } });
+for (const [name, entry] of Object.entries(scripts)) {
+  const { metafile } = await build({
+    ...shared,
+    entryPoints: { [name]: entry },
+    format: "iife",
+    target: ["chrome100", "firefox113", "safari16.4"],
+    metafile: true,
+  });
+  const file = resolve(out, `${name}.js`);
+  await writeFile(file, (await notices(metafile)) + (await readFile(file, "utf8")));
+}
 
 // The licence of every package whose code went in, as those licences ask; packages of one licence text share it.
 async function notices({ outputs }) {
@@ -52,13 +55,15 @@ async function notices({ outputs }) {
     .replace(/[^\x00-\x7f]/g, "?");
 }
 
-let total = 0;
-for (const name of ["report.js", "report.css"]) {
-  const { length } = await readFile(resolve(out, name));
-  total += length;
-  console.log(`${name}  ${(length / 1024).toFixed(1)} kB`);
-}
-if (total > largest) {
-  console.error(`The bundle has ${total} bytes; at most ${largest} may go into every report.`);
-  process.exit(1);
+for (const [page, sheets] of Object.entries(pages)) {
+  let total = 0;
+  for (const name of [`${page}.js`, ...sheets.map((sheet) => `${sheet}.css`)]) {
+    const { length } = await readFile(resolve(out, name));
+    total += length;
+    console.log(`${page}: ${name}  ${(length / 1024).toFixed(1)} kB`);
+  }
+  if (total > largest) {
+    console.error(`The ${page} bundle has ${total} bytes; at most ${largest} may go into every page.`);
+    process.exit(1);
+  }
 }

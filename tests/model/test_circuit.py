@@ -7,6 +7,12 @@ import pytest
 
 import caseback as cb
 from caseback.errors import CasebackError
+from caseback.model.attribution_graph import (
+    from_attribution_graph,
+    load_attribution_graph,
+    save_attribution_graph,
+    to_attribution_graph,
+)
 from caseback.model.circuit import Circuit, Edge, Node
 
 NAMES = ["embed", "pos_embed", "logits", "L0H11", "L4KV1", "MLP 3", "MLP 3 N120", "MLP 0 F7", "L2H0@end", "embed@S1+1"]
@@ -95,3 +101,69 @@ def test_a_file_that_holds_no_circuit_is_refused(tmp_path):
     for name in ("a.json", "b.json", "c.json"):
         with pytest.raises(CasebackError, match="circuit"):
             Circuit.load(tmp_path / name)
+
+
+def test_attribution_graph_json_is_what_viewers_require_and_reads_back(tmp_path):
+    made = Circuit.of(
+        "embed@S1 -> L0H0.v@S1+1", "L0H0@S1+1 -> L1H1.k@end", "L0H0@S1+1 -> L1H1.q@end", "L1H1@end -> logits@end",
+        "embed -> MLP 1", "MLP 1 -> logits@end", "MLP 1 N3@0", roles={"L1H1@end": "induction"}, model="tiny",
+    )  # fmt: skip
+    made = Circuit(made.edges, made.nodes, {edge: 0.5 - i for i, edge in enumerate(sorted(made.edges))}, made.roles)
+    tokens = ["a", " b", " c", " d"]
+    graph = to_attribution_graph(
+        made, tokens, layers=2, slug="one", answer=" e", prob=0.9, positions={"S1": 1, "S1+1": 2}
+    )
+    assert {"slug", "scan", "prompt_tokens", "prompt"} <= set(graph["metadata"])
+    needed = {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"}
+    assert all(needed <= set(node) for node in graph["nodes"]) and len(graph["nodes"]) == len(made.nodes)
+    ids = [node["node_id"] for node in graph["nodes"]]
+    assert len(set(ids)) == len(ids) and all({link["source"], link["target"]} <= set(ids) for link in graph["links"])
+    by_name = {node["caseback"]: node for node in graph["nodes"]}
+    assert by_name["L0H0@S1+1"]["ctx_idx"] == 2 and by_name["logits@end"]["clerp"] == 'Output " e" (p=0.900)'
+    assert by_name["L1H1@end"]["clerp"] == "L1H1 · induction" and by_name["embed@S1"]["layer"] == "E"
+    assert graph["qParams"]["supernodes"] == [["induction", by_name["L1H1@end"]["node_id"]]]
+    assert max(node["influence"] or 0 for node in graph["nodes"]) == pytest.approx(1)
+    save_attribution_graph(graph, tmp_path / "one.json")
+    read = load_attribution_graph(tmp_path / "one.json")
+    assert read == made and read.scores == made.scores and read.roles == made.roles
+    save_attribution_graph({**graph, "metadata": {**graph["metadata"], "slug": "two"}}, tmp_path / "two.json")
+    index = json.loads((tmp_path / "graph-metadata.json").read_text())
+    assert [one["slug"] for one in index["graphs"]] == ["one", "two"]
+
+
+def test_anothers_attribution_graph_is_read_as_features_at_positions():
+    kinds = {"E_5_1": ("embedding", "E"), "0_7_1": ("cross layer transcoder", "0"), "4_9_2": ("logit", "4")}
+    kinds |= {"0_1_2": ("mlp reconstruction error", "1"), "4_8_2": ("logit", "4")}
+    nodes = [
+        {"node_id": name, "feature": 1, "layer": layer, "ctx_idx": int(name[-1]), "feature_type": kind, "jsNodeId": "", "clerp": ""}
+        for name, (kind, layer) in kinds.items()
+    ]  # fmt: skip
+    links = [("E_5_1", "0_7_1", 2.0), ("0_7_1", "4_9_2", 0.5), ("0_7_1", "4_8_2", -1.5), ("0_1_2", "4_9_2", 1.0)]
+    data = {"metadata": {"prompt": "x", "scan": "m"}, "nodes": nodes}
+    data["links"] = [{"source": a, "target": b, "weight": w} for a, b, w in links]
+    read = from_attribution_graph(data)
+    assert read == Circuit.of("embed@1 -> MLP 0 F7@1", "MLP 0 F7@1 -> logits@2", "MLP 1@2 -> logits@2")
+    assert read.scores[Edge.parse("MLP 0 F7@1 -> logits@2")] == -1.5
+
+
+def test_graphs_that_cannot_be_written_or_read_are_refused(tmp_path):
+    circuit = Circuit.of("embed@S1 -> L0H0.v@9", "L0H0@9 -> logits")
+    for options, says in (
+        ({"tokens": []}, "no tokens"),
+        ({"tokens": ["a", "b"]}, "where is 'S1'"),
+        ({"tokens": ["a", "b"], "positions": {"S1": 0}}, "stands at token 9 of a prompt of 2"),
+    ):
+        with pytest.raises(CasebackError, match=says):
+            to_attribution_graph(circuit, layers=1, **options)
+    with pytest.raises(CasebackError, match="lacks nodes, links"):
+        from_attribution_graph({"metadata": {}})
+    odd = {"node_id": "0_1_0", "layer": "0", "ctx_idx": 0, "feature_type": "lorsa"}
+    with pytest.raises(CasebackError, match="is a 'lorsa'"):
+        from_attribution_graph({"metadata": {}, "nodes": [odd], "links": []})
+    with pytest.raises(CasebackError, match="none of its nodes"):
+        from_attribution_graph({"metadata": {}, "nodes": [], "links": [{"source": "a", "target": "b", "weight": 1}]})
+    (tmp_path / "graph-metadata.json").write_text("[]")
+    with pytest.raises(CasebackError, match="no list of graphs"):
+        save_attribution_graph(to_attribution_graph(Circuit(), ["a"], layers=1), tmp_path / "a.json")
+    with pytest.raises(CasebackError, match="cannot read a graph"):
+        load_attribution_graph(tmp_path / "b.json")

@@ -1,6 +1,7 @@
 // The question, the prompt coloured by what moved the answer, the likely next tokens, and four facts in short.
 
-import { h, s, tokenChip } from "../dom.js";
+import { h, tokenChip } from "../dom.js";
+import { brand } from "../brand.js";
 import { count, number, percent, signed, size, times } from "../numbers.js";
 import { inputColours, inputTip, scaleEnds } from "./inputs.js";
 import { choice } from "../choice.js";
@@ -40,7 +41,7 @@ export const masthead = (name, described) =>
   h(
     "header",
     { class: "masthead" },
-    h("div", { class: "brand" }, mark(), h("span", {}, "caseback")),
+    brand(),
     h("p", { class: "model" }, h("b", {}, name), ` · ${described}`),
   );
 
@@ -54,22 +55,6 @@ function describe(model) {
 
 const finalProbability = (doc, token) =>
   doc.lens[token === doc.target ? "target_prob" : "foil_prob"].at(-1)[doc.position];
-
-// A watch seen from behind: the case's ring with its notches, and the window in it.
-function mark() {
-  const notches = Array.from({ length: 6 }, (_, i) =>
-    s("line", { x1: 16, y1: 2.4, x2: 16, y2: 6, transform: `rotate(${60 * i} 16 16)` }),
-  );
-  return s(
-    "svg",
-    { class: "mark-svg", viewBox: "0 0 32 32", width: 28, height: 28, "aria-hidden": "true" },
-    s("circle", { cx: 16, cy: 16, r: 13.6 }),
-    notches,
-    s("circle", { cx: 16, cy: 16, r: 8 }),
-    s("circle", { class: "pivot", cx: 16, cy: 16, r: 2.4 }),
-    s("path", { d: "M16 16 L21 11" }),
-  );
-}
 
 /** The prompt, coloured by a method of the reader's choice. */
 export function prompt(doc) {

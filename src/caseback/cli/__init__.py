@@ -18,6 +18,7 @@ import typer
 from caseback.cli.ablate import ablate
 from caseback.cli.align import align
 from caseback.cli.attribute import attribute
+from caseback.cli.circuit import circuit
 from caseback.cli.dla import dla
 from caseback.cli.explain import explain
 from caseback.cli.influence import influence
@@ -30,7 +31,7 @@ from caseback.cli.trace import trace
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (explain, attribute, influence, dla, patch, ablate, trace, align, ioi, techniques, tasks)
+COMMANDS = (explain, attribute, influence, dla, patch, ablate, trace, circuit, align, ioi, techniques, tasks)
 GROUPS = (organisms,)  # commands with commands of their own
 
 app = typer.Typer(

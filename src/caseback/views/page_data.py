@@ -18,7 +18,7 @@ import numpy as np
 
 from caseback.views.tokens_text import visible
 
-__all__ = ["embedded_json", "page_data", "rounded", "with_visible"]
+__all__ = ["embedded_json", "packed", "page_data", "rounded", "with_visible"]
 
 _DIGITS = 6
 _PATTERN_SCALE = 65535
@@ -63,7 +63,7 @@ def page_data(explanation: Mapping[str, Any]) -> dict[str, Any]:
             **page["patching"],
             "corrupt": [with_visible(token) for token in page["patching"]["corrupt"]],
         }
-    page["heads"] = [{**head, "pattern": _packed(head.get("pattern"))} for head in explanation["heads"]]
+    page["heads"] = [{**head, "pattern": packed(head.get("pattern"))} for head in explanation["heads"]]
     return rounded(page)
 
 
@@ -87,7 +87,8 @@ def with_visible(token: Mapping[str, Any]) -> dict[str, Any]:
     return {**token, "visible": visible(token["text"])}
 
 
-def _packed(pattern: Any) -> dict[str, Any] | None:
+def packed(pattern: Any) -> dict[str, Any] | None:
+    """An attention pattern as 16-bit integers, gzipped, in base64; None stays None."""
     if pattern is None:
         return None
     values = np.rint(np.clip(np.asarray(pattern, dtype=np.float64), 0, 1) * _PATTERN_SCALE).astype("<u2")
@@ -97,7 +98,7 @@ def _packed(pattern: Any) -> dict[str, Any] | None:
 
 
 def rounded(value: Any) -> Any:
-    """Plain data with its floats to six digits."""
+    """Plain data whose floats keep six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, (list, tuple)):

@@ -264,3 +264,14 @@ def test_what_cannot_be_attributed_is_refused(options, error, says):
         says = "gradient"
     with pytest.raises(error, match=says):
         edge_attribution(model, CLEAN, given.pop("corrupt"), given.pop("metric"), **given)
+
+
+@pytest.mark.parametrize("options", [{}, {"steps": 2}, {"steps": 2, "along": "activations"}, {"along": "ends"}])
+def test_a_metric_of_all_positions_is_attributed_as_any_other(options):
+    model = shelf.model("gpt2")
+    tokens = model.tokens(CLEAN)
+    with exact():
+        whole = edge_attribution(model, tokens, CORRUPT, cb.loss(), **options)
+        rest = [cb.log_prob(tokens.ids[:, i + 1].tolist(), pos=i) for i in range(tokens.shape[1] - 1)]
+        parts = [edge_attribution(model, tokens, CORRUPT, metric, **options) for metric in rest]
+    np.testing.assert_allclose(whole, -sum(parts) / len(parts), rtol=1e-8, atol=1e-10)

@@ -138,7 +138,9 @@ def edge_attribution(
         expected = (len(graph.writers), model.d_model)
         raise CasebackError(f"constants of shape {tuple(constants.shape)}: expected (writer, d_model), {expected}")
     points = BOTH_ENDS if along == "ends" else RULES[rule](steps or 1)
-    reads = [*sites_of_writes(model, graph), *([] if averaged else sites_of_reads(model)), Site("embed")]
+    # the last stream too, which a run of a metric of all positions would not read
+    gradients = sites_of_reads(model)[-1:] if averaged else sites_of_reads(model)
+    reads = [*sites_of_writes(model, graph), *gradients, Site("embed")]
     tokens = model.tokens(clean)
     other = None if corrupt is None else model.tokens(corrupt)
     if other is not None and len(other) > len(tokens) == 1:

@@ -1,0 +1,69 @@
+// How the circuit was judged: what it recovers under each ablation, what it lacks, what it has too much of, and caveats.
+
+import { h } from "../dom.js";
+import { number, percent } from "../numbers.js";
+
+export function verdictView({ judgement }) {
+  const { faithfulness, completeness, minimality, groups, caveats } = judgement;
+  const row = (name, share, value, more) =>
+    h(
+      "li",
+      { title: more },
+      h("span", { class: "bar-name" }, name),
+      h("span", { class: "bar-track" }, h("span", { class: "bar seq", style: { width: `${100 * Math.max(0, Math.min(1, share))}%` } })),
+      h("span", { class: "bar-value" }, value),
+    );
+  const widest = Math.max(1, ...Object.values(groups));
+  const parts = minimality ? Object.entries(minimality.share).sort((a, b) => b[1] - a[1]) : [];
+  const most = Math.max(1e-9, ...parts.map(([, share]) => share));
+  return [
+    h(
+      "div",
+      { class: "split even" },
+      h(
+        "figure",
+        {},
+        h("figcaption", {}, h("h3", {}, "Recovered, by what the cut edges carry"), h("p", { class: "note" }, "(m(C) − m(∅)) / (m(M) − m(∅)), with the bootstrap interval over prompts.")),
+        h(
+          "ol",
+          { class: "bars ablations" },
+          faithfulness.map((found) =>
+            row(
+              found.ablation,
+              found.recovered / Math.max(1, ...faithfulness.map(({ recovered }) => recovered)),
+              `${number(found.recovered)} [${number(found.recovered_low)}, ${number(found.recovered_high)}]`,
+              `ratio ${number(found.ratio)}, difference ${number(found.difference)}`,
+            ),
+          ),
+        ),
+        Object.keys(groups).length > 1
+          ? [
+              h("h4", {}, "By group of prompts"),
+              h("ol", { class: "bars groups" }, Object.entries(groups).slice(0, 12).map(([name, share]) => row(name, share / widest, number(share)))),
+            ]
+          : null,
+        completeness
+          ? h("p", { class: "note verdict-line" }, "Completeness: the widest gap between circuit and model with the same nodes taken from both is ", h("b", {}, percent(Math.min(9.99, completeness.worst_share))), " of the effect", completeness.worst_set ? `, without ${shorten(completeness.worst_set)}.` : ".")
+          : null,
+      ),
+      parts.length
+        ? h(
+            "figure",
+            {},
+            h("figcaption", {}, h("h3", {}, "Needed? What each node changes"), h("p", { class: "note" }, "The most that its removal changes, given the removal of others, as a share of the effect.")),
+            h(
+              "ol",
+              { class: "bars" },
+              parts.slice(0, 14).map(([name, share]) => row(h("span", { class: "mono" }, name), share / most, percent(Math.min(9.99, share)))),
+            ),
+            parts.length > 14 ? h("p", { class: "note" }, `${parts.length - 14} more, the least ${minimality.least_part}.`) : null,
+          )
+        : null,
+    ),
+    caveats.length
+      ? h("figure", {}, h("figcaption", {}, h("h3", {}, "What speaks against it", h("span", { class: "entry" }, "Primer 3.2.37"))), h("ul", { class: "caveats" }, caveats.map((text) => h("li", {}, text))))
+      : null,
+  ];
+}
+
+const shorten = (text) => (text.length > 90 ? `${text.slice(0, 88)} …` : text);

@@ -1,0 +1,208 @@
+"""A circuit's judgement in one piece, with what stands against it (PRIMER 3.2.21, 3.2.37).
+
+The shortcomings of circuit analysis that the Primer lists, each as a number where there is one: what the choice of
+counterfactuals and of the prompts' templates does to the answer, which parts a person named, what takes over when a
+part goes (second-order repair), and what the search and the judging cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from caseback.localize.circuits.completeness import completeness
+from caseback.localize.circuits.faithfulness import faithfulness
+from caseback.localize.circuits.masks import places_of
+from caseback.localize.circuits.minimality import minimality
+from caseback.localize.circuits.sizes import circuit_size, inputs_of
+from caseback.model.circuit import Circuit
+from caseback.model.metrics import Metric
+from caseback.model.model import Model
+from caseback.model.registry import technique
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What is known of a circuit.
+
+    Attributes
+    ----------
+    size
+        As ``circuit_size`` counts.
+    faithfulness
+        One variant an ablation.
+    completeness, minimality
+        Their datasets; None where the circuit has no heads or MLPs to take away, or names positions.
+    groups
+        The share recovered by group of prompts, such as templates.
+    caveats
+        What speaks against the numbers, in sentences.
+    """
+
+    size: dict[str, float]
+    faithfulness: xr.Dataset
+    completeness: xr.Dataset | None
+    minimality: xr.Dataset | None
+    groups: dict[str, float]
+    caveats: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The main numbers as plain data.
+
+        Examples
+        --------
+        ::
+
+            json.dumps(judge(model, clean, corrupt, metric, circuit).to_json())
+        """
+        found = self.faithfulness
+        numbers = [str(name) for name in found.data_vars if found[name].dims == ("variant",)]
+        rows = [
+            {"ablation": str(found.ablation.values[i]), **{name: float(found[name].values[i]) for name in numbers}}
+            for i in range(found.sizes["variant"])
+        ]
+        told: dict[str, Any] = {"size": self.size, "faithfulness": rows, "groups": self.groups, "caveats": self.caveats}
+        if self.completeness is not None:
+            told["completeness"] = {key: self.completeness.attrs[key] for key in ("worst", "worst_share", "worst_set")}
+        if self.minimality is not None:
+            least = {key: self.minimality.attrs[key] for key in ("least", "least_part")}
+            shares = zip(self.minimality.component.values, self.minimality.share.values, strict=True)
+            told["minimality"] = least | {"share": {str(name): float(share) for name, share in shares}}
+        return told
+
+
+@technique(
+    entry=("3.2.21", "3.2.37"),
+    citation="Wang et al. 2023, Miller et al. 2024",
+    cost="a circuit run an ablation, and 2 x sets + (sets + 1) x nodes more",
+)
+def judge(
+    model: Model,
+    clean: Any,
+    corrupt: Any,
+    metric: Metric,
+    circuit: Circuit,
+    *,
+    ablations: Sequence[str] = ("resample", "mean", "zero"),
+    groups: Sequence[str] | None = None,
+    sets: int = 10,
+    over: Any = None,
+    positions: Mapping[str, Any] | None = None,
+    inputs: tuple[str, ...] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Judgement:
+    """Judge a circuit by all criteria, and list what speaks against the verdict.
+
+    Parameters
+    ----------
+    model, clean, corrupt, metric, circuit
+        As for ``faithfulness``; prompts that the circuit was not found on make it a test.
+    ablations
+        What edges outside carry; completeness and minimality take the first.
+    groups
+        Each prompt's template or condition, as ``Prompts.groups``.
+    sets
+        Random sets of parts for completeness and for minimality.
+    over, positions, seed, progress
+        As for ``faithfulness``. A circuit that names positions is not taken apart.
+    inputs
+        By default as the circuit names them.
+
+    Returns
+    -------
+    Judgement
+        With ``caveats``: sentences on what the entry 3.2.37 warns of, where it shows.
+
+    Raises
+    ------
+    CasebackError
+        As ``faithfulness``.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> ioi = cb.tasks.ioi().prompts(model, 8)
+    >>> scores = cb.localize.circuits.edge_attribution(model, ioi.clean, ioi.corrupt, ioi.metric)
+    >>> circuit = cb.localize.circuits.select(model, scores, 60)
+    >>> told = judge(model, ioi.clean, ioi.corrupt, ioi.metric, circuit, sets=2)
+    >>> told.size["edges"] <= 60, sorted(told.to_json())[:3]
+    (True, ['caveats', 'completeness', 'faithfulness'])
+    """
+    inputs = inputs or inputs_of(circuit)
+    shared: dict[str, Any] = {"over": over, "inputs": inputs, "seed": seed, "progress": progress}
+    said = {**shared, "ablations": ablations, "positions": positions}
+    found = faithfulness(model, clean, corrupt, metric, circuit, **said)
+    size = circuit_size(model, circuit, inputs)
+    complete = minimal = None
+    if size["heads"] + size["mlps"] and circuit.edges and not places_of(circuit):
+        parts = {**shared, "ablation": ablations[0]}
+        complete = completeness(model, clean, corrupt, metric, circuit, count=sets, **parts)
+        minimal = minimality(model, clean, corrupt, metric, circuit, count=sets, **parts)
+    by_group = _by_group(found, groups)
+    caveats = list(_caveats(found, size, complete, minimal, by_group, circuit))
+    return Judgement(size, found, complete, minimal, by_group, caveats)
+
+
+def _by_group(found: xr.Dataset, groups: Sequence[str] | None) -> dict[str, float]:
+    """The share recovered under the first ablation, group by group."""
+    if groups is None:
+        return {}
+    listed = np.asarray(groups)
+    metric, empty, whole = found.metric.values[0], found.empty.values[0], found.whole.values
+    made = {}
+    for group in dict.fromkeys(groups):
+        mine = listed == group
+        gap = float(whole[mine].mean() - empty[mine].mean())
+        if gap:
+            made[str(group)] = float(metric[mine].mean() - empty[mine].mean()) / gap
+    return made
+
+
+def _caveats(
+    found: xr.Dataset,
+    size: dict[str, float],
+    complete: xr.Dataset | None,
+    minimal: xr.Dataset | None,
+    groups: dict[str, float],
+    circuit: Circuit,
+):
+    shares = dict(zip(found.ablation.values.tolist(), found.recovered.values.tolist(), strict=True))
+    low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+    if shares[high] - shares[low] > 0.1:
+        yield (
+            f"What is cut matters: {shares[low]:.0%} is recovered with {low} ablation, {shares[high]:.0%} with {high}."
+        )
+    if groups and max(groups.values()) - min(groups.values()) > 0.2:
+        worst = min(groups, key=groups.__getitem__)
+        yield (
+            f"Templates differ: from {min(groups.values()):.0%} recovered (group {worst!r}) to "
+            f"{max(groups.values()):.0%}."
+        )
+    width = float(found.recovered_high[0] - found.recovered_low[0])
+    if width > 0.2:
+        yield f"The prompts are few: the interval of the share recovered is {width:.2f} wide."
+    if float(found.recovered[0]) > 1.1:
+        yield "More than the whole is recovered: the circuit leaves out parts that work against the answer."
+    if complete is not None and complete.attrs["worst_share"] > 0.2:
+        yield (
+            f"Something outside takes over: without {complete.attrs['worst_set']}, circuit and model differ by "
+            f"{complete.attrs['worst_share']:.0%} of the whole effect."
+        )
+    if minimal is not None:
+        idle = [
+            str(name)
+            for name, share in zip(minimal.component.values, minimal.share.values, strict=True)
+            if share < 0.01
+        ]
+        if idle:
+            yield f"{len(idle)} nodes change the metric by less than 1 % whatever else is gone: {', '.join(idle[:6])}."
+    if size["dangling"]:
+        yield f"{size['dangling']} edges lie on no path from an input to the logits; they were left out of the runs."
+    if circuit.roles:
+        yield f"The roles of {len(circuit.roles)} nodes were given by hand or by looks; no number here tests them."

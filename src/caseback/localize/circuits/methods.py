@@ -1,0 +1,229 @@
+"""Methods of circuit discovery by name, called in one way (PRIMER 3.2.22 to 3.2.28).
+
+``METHODS`` names the published ones with their settings. Every other technique of this folder that takes (model, clean,
+corrupt, metric), needs nothing else and returns edge scores or a ``Circuit`` is found by its own name, with hyphens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.localize.circuits.edge_attribution import edge_attribution
+from caseback.localize.circuits.edge_removal import acdc
+from caseback.localize.circuits.exact_edges import edge_patching
+from caseback.localize.circuits.selecting import count_of, select
+from caseback.model.circuit import Circuit
+from caseback.model.graph import Graph
+from caseback.model.metrics import Metric
+from caseback.model.model import Model
+from caseback.model.registry import Technique
+
+_GIVEN = ("model", "clean", "corrupt", "metric")
+_SIZES = ("edges", "count", "n_edges")
+_SEARCHES = 7
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to find a circuit.
+
+    Attributes
+    ----------
+    name
+        By which the command line calls it.
+    function
+        The technique.
+    settings
+        What the name stands for beyond the function's defaults.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def takes(self) -> set[str]:
+        """The options that it has."""
+        return set(inspect.signature(self.function).parameters)
+
+    @property
+    def about(self) -> str:
+        """What it does, in a sentence."""
+        return " ".join((self.function.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("eap", edge_attribution),
+        Method("eap-ig", edge_attribution, {"steps": 5}),
+        Method("eap-ig-activations", edge_attribution, {"steps": 5, "along": "activations"}),
+        Method("eap-ends", edge_attribution, {"along": "ends"}),
+        Method("exact", edge_patching),
+        Method("acdc", acdc),
+    )
+}
+
+
+def methods() -> dict[str, Method]:
+    """All methods there are, by name.
+
+    Examples
+    --------
+    >>> {"eap", "eap-ig", "exact", "acdc"} <= set(methods())
+    True
+    """
+    known = {method.function for method in METHODS.values()}
+    folder = import_module("caseback.localize.circuits")
+    found = dict(METHODS)
+    for name, function in vars(folder).items():
+        # a submodule may have a "technique" of its own: the decorator that it imports
+        if not isinstance(getattr(function, "technique", None), Technique) or function in known:
+            continue
+        if _finds(function):
+            found.setdefault(name.replace("_", "-"), Method(name.replace("_", "-"), function))
+    return found
+
+
+def _finds(function: Callable[..., Any]) -> bool:
+    """Whether a technique takes what all methods take, and nothing that only it can be given."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if tuple(parameter.name for parameter in parameters[:4]) != _GIVEN:
+        return False
+    needed = {p.name for p in parameters[4:] if p.default is inspect.Parameter.empty}
+    gives = str(inspect.signature(function).return_annotation)
+    return needed <= {"threshold", *_SIZES} and ("Circuit" in gives or "DataArray" in gives)
+
+
+def find_circuit(
+    model: Model,
+    clean: Any,
+    corrupt: Any,
+    metric: Metric,
+    *,
+    method: str = "eap-ig",
+    edges: int | float | None = None,
+    threshold: float | None = None,
+    how: str = "top",
+    absolute: bool = True,
+    ablation: str = "resample",
+    inputs: tuple[str, ...] = ("embed",),
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+    **options: Any,
+) -> Circuit:
+    """Find a circuit by any method.
+
+    Parameters
+    ----------
+    model, clean, corrupt, metric
+        As for ``run_circuit``.
+    method
+        One of ``methods()``.
+    edges
+        How many edges: a number, or a share between 0 and 1. For methods that score edges the best are taken, by
+        default a tenth; ACDC without a threshold is run at several until the circuit has at most so many.
+    threshold
+        ACDC's, or that of another method that has one.
+    how, absolute
+        As for ``select``.
+    ablation, inputs, progress, checkpoint
+        Passed on where the method has them. Gradients are taken towards the counterfactual or, for ``eap`` alone,
+        towards zero.
+    **options
+        Of the method itself.
+
+    Returns
+    -------
+    Circuit
+        With ``about`` saying how it was found; scores of all edges where the method gives them.
+
+    Raises
+    ------
+    OutOfRange
+        For no edges, or more than there are.
+    CasebackError
+        For an unknown method or option, an ablation that the method does not have, and what the method itself refuses.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> pair = "Mary gave the ball to", "John gave the ball to"
+    >>> found = find_circuit(cb.load("meadow"), *pair, cb.logit_diff(" Mary", " John"), method="eap", edges=80)
+    >>> 0 < len(found) <= 80, found.about["method"], found.about["found_by"]
+    (True, 'edge_attribution', 'eap')
+    """
+    known = methods()
+    if method not in known:
+        raise CasebackError(f"no method is called {method!r}. {did_you_mean(method, known)}")
+    chosen, graph = known[method], Graph.of(model.anatomy, inputs)
+    count = None if edges is None else count_of(graph, edges)
+    unknown = sorted(set(options) - chosen.takes)
+    if unknown:
+        raise CasebackError(f"{method} has no option {unknown[0]!r}. {did_you_mean(unknown[0], chosen.takes)}")
+    given: dict[str, Any] = {"progress": progress, "inputs": inputs, "checkpoint": checkpoint}
+    if "ablation" in chosen.takes:
+        given["ablation"] = ablation
+    elif ablation == "zero" and chosen.function is edge_attribution and not chosen.settings:
+        corrupt = None
+    elif ablation != "resample":
+        raise CasebackError(f"{method} cuts edges to the counterfactual: it has no ablation {ablation!r}")
+    given |= {name: count for name in _SIZES if count is not None}
+    if threshold is not None:
+        given["threshold"] = threshold
+    settings = chosen.settings | {name: value for name, value in given.items() if name in chosen.takes} | options
+    if threshold is not None and "threshold" not in chosen.takes:
+        raise CasebackError(f"{method} has no threshold: ask for a number of edges")
+    if chosen.function is acdc and threshold is None:
+        found = _acdc_of_size(model, clean, corrupt, metric, count or count_of(graph, 0.1), settings)
+    else:
+        if "threshold" in chosen.takes and threshold is None and _is_needed(chosen, "threshold"):
+            raise CasebackError(f"{method} needs a threshold")
+        found = chosen.function(model, clean, corrupt, metric, **settings)
+    if isinstance(found, xr.DataArray):
+        found = select(graph, found, 0.1 if count is None else count, how=how, absolute=absolute)
+    if not isinstance(found, Circuit):
+        raise CasebackError(f"{method} gives {type(found).__name__}, neither edge scores nor a circuit")
+    return replace(found, about={**found.about, "found_by": method, "metric": metric.name, "model": model.name})
+
+
+def _is_needed(method: Method, name: str) -> bool:
+    return inspect.signature(method.function).parameters[name].default is inspect.Parameter.empty
+
+
+def _acdc_of_size(
+    model: Model, clean: Any, corrupt: Any, metric: Metric, count: int, settings: dict[str, Any]
+) -> Circuit:
+    """The largest circuit of at most ``count`` edges among searches at several thresholds, halving their range."""
+    low, high = 1e-5, 10.0
+    best: Circuit | None = None
+    for _ in range(_SEARCHES):
+        middle = (low * high) ** 0.5
+        told = {**settings, "threshold": middle, "checkpoint": _beside(settings.get("checkpoint"), middle)}
+        found = acdc(model, clean, corrupt, metric, **told)
+        if len(found) > count or not found.edges:
+            low, high = (middle, high) if len(found) > count else (low, middle)
+            continue
+        best = found if best is None or len(found) > len(best) else best
+        high = middle
+        if len(found) >= 0.9 * count:
+            break
+    if best is None:
+        raise OutOfRange(
+            f"ACDC finds no circuit of 1 to {count} edges at {_SEARCHES} thresholds between 1e-5 and 10: ask for more "
+            "edges, or give threshold="
+        )
+    return best
+
+
+def _beside(checkpoint: Any, threshold: float) -> Path | None:
+    """A checkpoint of its own for each threshold."""
+    return None if checkpoint is None else Path(f"{checkpoint}.{threshold:.3g}")

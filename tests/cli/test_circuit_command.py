@@ -1,0 +1,76 @@
+"""``caseback circuit``: found, judged, saved, drawn, compared; one line for what cannot be done."""
+
+import json
+
+import pytest
+
+from caseback import cli
+from caseback.model.attribution_graph import load_attribution_graph
+from caseback.model.circuit import Circuit
+
+SHORT = "--prompts", "3", "--sets", "1"
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    monkeypatch.setenv("CASEBACK_DEBUG", "0")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def answer(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["circuit", *arguments])
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+def test_a_circuit_is_found_judged_saved_drawn_and_compared(capsys, tmp_path):
+    files = {name: tmp_path / f"c.{name}" for name in ("json", "html", "graphml")}
+    graph = tmp_path / "graph.json"
+    wrote = [f for name in ("html", "graphml") for f in (f"--{name}", str(files[name]))]
+    status, out, err = answer(
+        capsys, "agreement", "--edges", "60", *SHORT, "--save", str(files["json"]), "--graph", str(graph), *wrote
+    )
+    assert (status, err) == (0, f"written to {files['html']}\n")
+    saved = Circuit.load(files["json"])
+    assert f"{len(saved)} of 685 edges" in out and "by eap-ig" in out and "completeness" in out and "CPR" in out
+    assert 0 < len(saved) <= 60 and saved.about["task"] == "agreement"
+    assert load_attribution_graph(graph) == saved
+    assert "Which components, along which edges" in files["html"].read_text(encoding="utf-8")
+    assert "<graphml" in files["graphml"].read_text(encoding="utf-8")
+    status, out, err = answer(
+        capsys, "agreement", "--load", str(files["json"]), "--compare", str(files["json"]), *SHORT, "--json"
+    )
+    assert (status, err) == (0, "")
+    told = json.loads(out)
+    assert told["other"]["iou_edges"] == 1.0 and told["size"]["edges"] == len(saved)
+    assert [row["ablation"] for row in told["judgement"]["faithfulness"]] == ["resample", "mean", "zero"]
+
+
+def test_methods_and_organisms_are_tabled(capsys, tmp_path):
+    status, out, err = answer(capsys, "--methods")
+    assert status == 0 and "eap-ig " in out and "acdc" in out and "(steps=5)" in out
+    status, out, err = answer(capsys, "previous_token", "--organisms", "--json")
+    assert status == 0 and json.loads(out)[0]["auroc"]["exact, zero"] == 1.0
+    page = tmp_path / "known.md"
+    status, out, err = answer(capsys, "previous_token", "--organisms", "--write", str(page))
+    assert "| previous_token | 4/13" in page.read_text(encoding="utf-8") and err == f"written to {page}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no task given"),
+        (["ioi", "relation"], "2 tasks given"),
+        (["iou"], "no task is called 'iou'"),
+        (["ioi", "--edges", "0"], "at least one edge"),
+        (["ioi", "--edges", "0.0"], "a share between 0 and 1"),
+        (["ioi", "--edges", "many"], "--edges 'many': expected a number"),
+        (["ioi", "--method", "magic"], "no method is called 'magic'"),
+        (["ioi", "--load", "nowhere.json"], "cannot read a circuit"),
+        (["ioi", "--html", "no/where.html"], "there is no folder"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, arguments, says):
+    status, out, err = answer(capsys, *arguments, *(SHORT if arguments else ()))
+    assert status == 2 and out == "" and err.startswith("caseback: ") and err.count("\n") == 1 and says in err
