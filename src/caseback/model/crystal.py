@@ -204,12 +204,9 @@ class CrystalModel(CrystalPreTrainedModel):
         if position_ids is None:
             seen = 0 if cache is None else cache.get_seq_length()
             position_ids = torch.arange(seen, seen + x.shape[1], device=x.device)[None]
+        given: dict[str, Any] = {CACHE: cache}
         mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=x,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            **{CACHE: cache},
+            config=self.config, inputs_embeds=x, attention_mask=attention_mask, position_ids=position_ids, **given
         )
         x = x + self.embed_positions(position_ids)
         for layer in self.layers:

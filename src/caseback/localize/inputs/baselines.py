@@ -76,7 +76,7 @@ def _mean(model: Model) -> Float[Tensor, " d_model"]:
 
 def vocabulary(model: Model) -> Float[Tensor, "vocab d_model"]:
     """What the embedding writes for every token: as large as the embedding matrix."""
-    return torch.cat([_written(model, ids) for ids in torch.arange(model.d_vocab).split(_VOCAB_AT_ONCE)])
+    return torch.cat([written(model, ids) for ids in torch.arange(model.d_vocab).split(_VOCAB_AT_ONCE)])
 
 
 @torch.no_grad()

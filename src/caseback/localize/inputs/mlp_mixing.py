@@ -23,7 +23,6 @@ from torch import Tensor
 
 from caseback.errors import OutOfRange, SiteAbsent
 from caseback.localize.inputs.globenc import reader_of
-from caseback.localize.inputs.integrated_gradients import gauss_legendre
 from caseback.localize.inputs.mixing import (
     Across,
     by_own_positions,
@@ -32,6 +31,7 @@ from caseback.localize.inputs.mixing import (
     row_scores,
     row_shares,
 )
+from caseback.localize.inputs.quadrature import gauss_legendre
 from caseback.localize.inputs.source_blocks import SITES, Rows, measured_blocks, through
 from caseback.model.metrics import Metric
 from caseback.model.model import Model
