@@ -138,5 +138,5 @@ def _out(lines: list[str], write: Path | None, command: str) -> None:
         typer.echo(text)
         return
     with whole_file(write) as draft:
-        draft.write_text(f"<!-- written by `{command} --write {write.name}` -->\n\n{text}", encoding="utf-8")
+        draft.write_text(f"<!-- written by `{command} --write {write}` -->\n\n{text}", encoding="utf-8")
     typer.echo(f"written to {write}", err=True)
