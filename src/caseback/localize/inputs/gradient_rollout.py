@@ -24,7 +24,12 @@ from caseback.model.norms import at_least_float32
 from caseback.model.registry import technique
 
 
-@technique(entry=("3.1.15",), citation="Chefer et al. 2021", cost="one forward + one backward")
+@technique(
+    entry=("3.1.15",),
+    citation="Chefer et al. 2021",
+    cost="one forward + one backward",
+    dims=("batch", "layer", "query", "key"),
+)
 def gradient_attention_maps(
     model: Model, tokens: Any, metric: Metric, *, relevance: xr.DataArray | None = None
 ) -> xr.DataArray:
