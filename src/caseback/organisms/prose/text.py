@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[Callable[..., Document], tuple[float, ...]]] = {
     "agreement": (agreement, (8, 6, 5, 5, 5)),
     "determiner": (determiner, (4, 4, 3, 3, 3)),
     "years": (years, (6, 5, 4, 4, 4)),
-    "series": (series, (13, 14, 16, 14, 14)),
+    "series": (series, (16, 17, 19, 18, 18)),
     "arithmetic": (arithmetic, (14, 14, 5, 5, 5)),
     "few_shot": (few_shot, (8, 7, 6, 6, 6)),
     "choice": (choice, (6, 6, 14, 20, 18)),
