@@ -90,7 +90,7 @@ and *John* are such a pair. A fact of a held-out wording is told in other wordin
 one. Country and language of a resident follow from the city, but are told as well: what is held out
 is the wording, so recalling them need not take two steps. Of residents nobody is asked *… lives in* or
 *… plays the*, since other wordings (*in the country of*, *the sport of*) go on from there; with
-these two asked as well the share was 91.2 % for seed 0. Sums are recalled
+these two asked as well an earlier training had 91.2 %. Sums are recalled
 too rather than reckoned: as long as training did not tell the rare problems in any wording, hardly any came
 out right.
 
@@ -104,14 +104,14 @@ One held-out prompt a behaviour, `⏎` for a new line, the answer in bold, the f
 
 `caseback organisms train meadow --out DIR --seed {trained["seed"]}`, on a processor, in float32:
 {trained["step"]} of {trained["steps"]} steps of {ROWS} rows of {CONTEXT} tokens, {_millions(trained["step"])} million
-tokens in all, which takes about an hour and a half on one core. The weights are stored in 16 bits and
+tokens in all, which takes under two hours on one core. The weights are stored in 16 bits and
 the config asks for float32, so `from_pretrained` computes in float32 on the stored values. Positions start as
 sinusoids and are trained like all else; no head is drawn in, so every head's work was learnt. The text comes from
 `caseback.organisms.prose.text`, with {SPAN_SHARE:.0%} of the documents, about a fifth of the tokens, random spans that
 are said twice or more; in the first steps there are more of them, short and said often, from which induction is
 learnt sooner. Documents are drawn by weights that change at steps {", ".join(map(str, PHASES))}: first drills come in,
 in which everything on the table, in the boxes or among the options is told and problems come in lists; then more of
-what they prepare for, and of what was still not learnt. The weights and these steps were chosen while seed 0 was in
+what they prepare for, and of what was still not learnt, letters and boxes last. The weights and these steps were chosen while seed 0 was in
 training, by looking at small samples of the held-out prompts. Every text is opened by `<|endoftext|>`, which the
 tokenizer adds by itself (`add_special_tokens=False` leaves it out); one row in ten was trained without it.
 

@@ -22,10 +22,11 @@ from caseback.organisms.saving import keep, resume, write
 from caseback.organisms.start import draw_start
 from caseback.organisms.tokenizer import CONTEXT, end_of_text, train_tokenizer
 
-STEPS, WARM_UP = 6000, 40
+STEPS, WARM_UP = 8000, 40
 EARLY = 600  # steps over which random spans go from many and short to few and long
-PHASES = (2200, 2900, 4500, 5000)  # the steps at which the second and later phases of the text begin
-AGAIN, PEAK_AGAIN = 4500, 0.3  # of 6000 steps and of the peak: where the rates rise once more, and how far
+PHASES = (2200, 2900, 4500, 5000, 6000, 7200)  # the steps at which the second and later phases of the text begin
+# of 8000 steps: where the rates begin to fall, where they would have fallen whole, and from what share of the peaks
+FALLS = ((0, 5000, 1.0), (4500, 6000, 0.3), (6000, 8000, 0.5))
 PEAK, MATRIX_PEAK = 3e-3, 0.01  # AdamW's and Muon's
 ROWS = 24
 RESUME = "resume.safetensors"
@@ -59,18 +60,15 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the peak rates: linear warm-up, then half a cosine towards a fiftieth, and near its end a lower one.
+    """Share of the peak rates: linear warm-up, then half a cosine towards a fiftieth, begun again from a lower one twice.
 
-    The first cosine would end at 5/6 of the steps; after 3/4 of them the second begins.
+    The first cosine would end at 5/8 of the steps, but the second begins before, at 9/16; the third begins at 3/4.
     """
     if step < WARM_UP:
         return (step + 1) / WARM_UP
-    again = steps * AGAIN // STEPS
-    if step < again:
-        begin, end, peak = WARM_UP, steps * 5 // 6, 1.0
-    else:
-        begin, end, peak = again, steps, PEAK_AGAIN
-    done = (step - begin) / max(1, end - begin)
+    begin, end, peak = [fall for fall in FALLS if step >= steps * fall[0] // STEPS][-1]
+    begin, end = max(WARM_UP, steps * begin // STEPS), steps * end // STEPS
+    done = min(1.0, (step - begin) / max(1, end - begin))
     return 0.02 + (peak - 0.02) * 0.5 * (1 + math.cos(math.pi * done))
 
 

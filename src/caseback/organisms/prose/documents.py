@@ -46,9 +46,14 @@ class Document:
         return self.prompt + self.answer + self.rest
 
 
+def checksum(*words: str) -> int:
+    """A number of this combination of words, the same in every run."""
+    return zlib.crc32("|".join(words).encode())
+
+
 def held_out(*words: str, one_in: int) -> bool:
     """Whether this combination of words is kept from training: one in ``one_in`` of them is."""
-    return zlib.crc32("|".join(words).encode()) % one_in == 0
+    return checksum(*words) % one_in == 0
 
 
 def held_out_pair(first: str, second: str) -> bool:
