@@ -60,7 +60,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the peak rates: linear warm-up, then half a cosine towards a fiftieth, twice begun again from a lower one.
+    """Share of the peak rates: linear warm-up, then half a cosine to a fiftieth, twice begun again from a lower one.
 
     The first cosine would end at 5/8 of the steps, but the second begins before, at 9/16; the third begins at 3/4.
     """
