@@ -109,8 +109,8 @@ the config asks for float32, so `from_pretrained` computes in float32 on the sto
 sinusoids and are trained like all else; no head is drawn in, so every head's work was learnt. The text comes from
 `caseback.organisms.prose.text`, with {SPAN_SHARE:.0%} of the documents, about a fifth of the tokens, random spans that
 are said twice or more; in the first steps there are more of them, short and said often, from which induction is
-learnt sooner. Documents are drawn by weights that change at steps {", ".join(map(str, PHASES))}: first drills come in, in which
-everything on the table, in the boxes or among the options is told and problems come in lists; then more of
+learnt sooner. Documents are drawn by weights that change at steps {", ".join(map(str, PHASES))}: first
+drills come in, in which everything on the table, in the boxes or among the options is told and problems come in lists; then more of
 what they prepare for, and of what was still not learnt, letters and boxes last. The weights and these steps
 were chosen while seed 0 was in training, by looking at small samples of the held-out prompts. Every text is
 opened by `<|endoftext|>`, which the tokenizer adds by itself (`add_special_tokens=False` leaves it out); one
