@@ -110,10 +110,11 @@ sinusoids and are trained like all else; no head is drawn in, so every head's wo
 `caseback.organisms.prose.text`, with {SPAN_SHARE:.0%} of the documents, about a fifth of the tokens, random spans that
 are said twice or more; in the first steps there are more of them, short and said often, from which induction is
 learnt sooner. Documents are drawn by weights that change at steps {", ".join(map(str, PHASES))}: first
-drills come in, in which everything on the table, in the boxes or among the options is told and problems come in lists; then more of
-what they prepare for, and of what was still not learnt, letters and boxes last. The weights and these steps
-were chosen while seed 0 was in training, by looking at small samples of the held-out prompts. Every text is
-opened by `<|endoftext|>`, which the tokenizer adds by itself (`add_special_tokens=False` leaves it out); one
+drills come in, in which everything on the table, in the boxes or among the options is told and problems come
+in lists; then more of what they prepare for, and of what was still not learnt, letters and boxes last. The
+weights and these steps were chosen while seed 0 was in training, by looking at small samples of the held-out
+prompts. Every text is opened by `<|endoftext|>`, which the tokenizer adds by itself
+(`add_special_tokens=False` leaves it out); one
 row in ten was trained without it.
 
 The training command leaves the model after 0, 25, 50, 100, 200, 400, … steps in `DIR/checkpoints`, each a folder that
