@@ -8,8 +8,11 @@ import torch
 
 import caseback as cb
 import shelf
+from caseback.decode.vocabulary import reading
 from caseback.decode.vocabulary.logit_lens import logit_lens
 from caseback.errors import OutOfRange, TargetError, UnknownSite
+from caseback.model.anatomy import weight_matrix
+from caseback.model.verify import unembed
 from exact import exact
 
 # post-norms, soft-caps, logit scales, head biases, projections, parallel blocks, multipliers, experts
@@ -133,7 +136,7 @@ def test_other_streams_are_read_and_edits_hold():
 def test_a_token_that_the_model_rules_out_counts_as_nothing_and_a_broken_logit_is_not_hidden():
     final = torch.tensor([[0.0, 1.0, -torch.inf], [0.0, 1.0, 2.0]]).log_softmax(-1)
     logits = torch.tensor([[1.0, 0.0, -torch.inf], [0.0, torch.nan, 2.0]])
-    found = dict(lens_module._summed_up(logits, final, torch.tensor([[0], [0]]), 1))
+    found = dict(reading._summed_up(logits, final, torch.tensor([[0], [0]]), torch.tensor([[1], [1]]), 1))
     p, q = final[0, :2].exp(), logits[0, :2].softmax(-1)
     assert torch.allclose(found["kl"][0], (p * (p / q).log()).sum())
     assert found["kl"][1].isnan() and found["entropy"][1].isnan()
@@ -174,3 +177,51 @@ def test_half_precision_is_summed_up_in_float32(assets, dtype):
     lens = logit_lens(model, "Once upon a time", targets=" there")
     assert lens["prob"].dtype == np.float32 and lens.attrs["last_layer_gap"] == 0
     assert np.isfinite(lens["kl"]).all()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_heads_and_neurons_are_read_as_if_each_were_the_stream(name):
+    model, prompts = shelf.model(name), shelf.ids((6, 4), seed=1)
+    with exact():
+        heads = logit_lens(model, prompts, site="head_out", targets=everything(model), max_logits=3 * model.d_vocab)
+        written = model.run(prompts, read=["head_out"])["head_out"]
+        for layer in range(model.n_layers):
+            expected = reading_of(model, written[layer][1, 2])
+            assert np.allclose(heads["logit"].values[layer, 1, 2], expected, atol=1e-9)
+        neurons = logit_lens(model, prompts, site="mlp_post", units=[3, 0], pos=-1, targets=everything(model))
+        acts = model.run(prompts, read=[("mlp_post", 1), ("mlp_out", 1)])
+        part = model.anatomy.layers[1]
+        write = acts["mlp_post", 1][0, -1, 3] * weight_matrix(part.w_out)[3]
+        if part.mlp_post_norm is not None:
+            norm = model.anatomy.norms[id(part.mlp_post_norm)]
+            write = norm.frozen(write, norm.scale(acts["mlp_post", 1][0, -1] @ weight_matrix(part.w_out)))
+        assert np.allclose(neurons["logit"].values[1, 0, 0], reading_of(model, write), atol=1e-9)
+    assert neurons["neuron"].values.tolist() == [3, 0] and heads.sizes["head"] == model.n_heads
+
+
+def reading_of(model, x):
+    return unembed(model.anatomy, x).detach().numpy()
+
+
+def test_divergence_and_surprise_by_their_definitions():
+    model, prompts = shelf.model("llama"), shelf.ids((5, 3), seed=1)
+    with exact():
+        lens = logit_lens(model, prompts, targets=everything(model))
+        final = model.run(prompts).logits.softmax(-1).detach()
+    q, p = torch.tensor(lens["prob"].values[1, 0]), final[0]
+    middle = (p + q) / 2
+    expected = ((p * (p / middle).log()).sum(-1) + (q * (q / middle).log()).sum(-1)) / 2
+    assert np.allclose(lens["js"].values[1, 0], expected, atol=1e-10)
+    surprise = lens["surprise"].values[1]
+    assert np.allclose(surprise[0, :-1], [-float(q[i, t].log()) for i, t in enumerate(prompts[0][1:])], atol=1e-10)
+    assert np.isnan(surprise[0, -1]) and np.isnan(surprise[1, 2:]).all() and not np.isnan(surprise[1, :2]).any()
+
+
+def test_units_that_are_not_there_are_refused():
+    model = shelf.model("gpt2")
+    with pytest.raises(OutOfRange, match="too many to read"):
+        logit_lens(model, [1, 2], site="mlp_post")
+    with pytest.raises(OutOfRange, match="heads of a layer"):
+        logit_lens(model, [1, 2], site="head_out", units=[99])
+    with pytest.raises(OutOfRange, match="has none"):
+        logit_lens(model, [1, 2], units=[0])

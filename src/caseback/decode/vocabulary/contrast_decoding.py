@@ -1,0 +1,208 @@
+"""Decoding by contrast: what a model says beyond what an earlier layer, or a weaker model, says too (PRIMER 4.3.18).
+
+    score(v) = log p_strong(v) - log p_weak(v)    for v in V = {v : p_strong(v) >= alpha max p_strong},  -inf elsewhere
+
+DoLa (Chuang et al. 2024) takes for the weak one the logit lens of the candidate layer that is furthest from the output
+in Jensen-Shannon divergence, chosen anew at each step; contrastive decoding (Li et al. 2023) takes another, smaller
+model, and weighs: (1 + beta) log p_strong - beta log p_weak. Each is a logits processor of transformers' own
+``generate``, so sampling, beams and stopping work as ever, and the model stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from caseback.errors import CasebackError, OutOfRange
+from caseback.model.model import Model
+from caseback.model.norms import at_least_float32
+from caseback.model.registry import technique
+from caseback.model.tokens import Tokens
+from caseback.model.verify import unembed
+
+
+@technique(entry=("4.3.18",), citation="Chuang et al. 2024", cost="a generation + candidates x unembedding a step")
+def dola(
+    model: Model,
+    tokens: Any,
+    *,
+    layers: Sequence[int] | None = None,
+    alpha: float = 0.1,
+    repetition_penalty: float = 1.2,
+    max_new_tokens: int = 20,
+    seed: int | None = None,
+    **options: Any,
+) -> Tokens:
+    """Generate with the last layer contrasted with the earlier one that differs from it most.
+
+    Parameters
+    ----------
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
+    layers
+        Candidates: the stream after each of these layers is read by the logit lens. By default every second layer of
+        the model's lower half, the published bucket for tasks of reasoning; for short factual answers the upper half
+        is used.
+    alpha
+        Words with less than this share of the likeliest word's probability are never said; 0.1 as published.
+    repetition_penalty
+        Of transformers; 1.2 as published, since contrast makes repetition likelier.
+    max_new_tokens, seed, **options
+        As for ``Model.generate``.
+
+    Returns
+    -------
+    Tokens
+        The prompts with their continuations.
+
+    Raises
+    ------
+    OutOfRange
+        For layers that the model does not have, or an alpha outside (0, 1].
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> said = dola(model, "The capital of France is", max_new_tokens=2)
+    >>> said.shape[1] - model.tokens("The capital of France is").shape[1]
+    2
+    """
+    layers = list(range(0, max(1, model.n_layers // 2), 2)) if layers is None else list(layers)
+    if not layers or not all(0 <= layer < model.n_layers for layer in layers):
+        raise OutOfRange(f"candidate layers {layers}: expected some of 0 to {model.n_layers - 1}")
+    tokens = model.tokens(tokens)
+    with _LastStates(model, [layer + 1 for layer in layers]) as states:
+        processor = _Contrast(alpha, lambda ids, log_p: _furthest(model, states.held, log_p))
+        processors = LogitsProcessorList([processor])
+        options = {"repetition_penalty": repetition_penalty, **options, "logits_processor": processors}
+        return model.generate(tokens, max_new_tokens=max_new_tokens, seed=seed, **options)
+
+
+@technique(entry=("4.3.18",), citation="Li et al. 2023", cost="generations of both models")
+def contrastive_decoding(
+    model: Model,
+    weaker: Model,
+    tokens: Any,
+    *,
+    alpha: float = 0.1,
+    beta: float | None = None,
+    max_new_tokens: int = 20,
+    seed: int | None = None,
+    **options: Any,
+) -> Tokens:
+    """Generate with a model contrasted with a weaker one of the same vocabulary.
+
+    Parameters
+    ----------
+    model, weaker
+        The expert and the amateur.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
+    alpha
+        As for ``dola``.
+    beta
+        None for log p_strong - log p_weak (Li et al.); a number for (1 + beta) log p_strong - beta log p_weak
+        (O'Brien and Lewis 2023), which is the model itself at 0.
+    max_new_tokens, seed, **options
+        As for ``Model.generate``.
+
+    Returns
+    -------
+    Tokens
+        The prompts with their continuations.
+
+    Raises
+    ------
+    CasebackError
+        Where the vocabularies differ in size.
+    OutOfRange
+        For an alpha outside (0, 1].
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> prompt = "The capital of France is"
+    >>> plain = model.generate(prompt, max_new_tokens=2)
+    >>> bool((contrastive_decoding(model, model, prompt, beta=0.5, max_new_tokens=2).ids == plain.ids).all())
+    True
+    """
+    if model.d_vocab != weaker.d_vocab:
+        raise CasebackError(
+            f"{model.name!r} has {model.d_vocab} tokens and {weaker.name!r} {weaker.d_vocab}: contrast needs one "
+            "vocabulary"
+        )
+
+    def weak(ids: Int[Tensor, "batch pos"], log_p: Tensor) -> Tensor:
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[:, : padding.shape[1]] = padding.repeat_interleave(len(ids) // len(padding), 0)
+        text = [[""] * int(row.sum()) for row in mask]
+        logits = weaker.run(Tokens(ids, mask, text)).logits[:, -1]
+        return at_least_float32(logits).log_softmax(-1).to(log_p)
+
+    given = model.tokens(tokens)
+    padding = given.padded_on("left", 0).mask
+    options["logits_processor"] = LogitsProcessorList([_Contrast(alpha, weak, beta)])
+    return model.generate(given, max_new_tokens=max_new_tokens, seed=seed, **options)
+
+
+class _Contrast(LogitsProcessor):
+    """Scores of plausible words by contrast, minus infinity for the others."""
+
+    def __init__(self, alpha: float, weak: Any, beta: float | None = None):
+        if not 0 < alpha <= 1:
+            raise OutOfRange(f"alpha is {alpha}: expected above 0 and at most 1")
+        self.alpha, self.weak, self.beta = alpha, weak, beta
+
+    def __call__(self, input_ids: Tensor, scores: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
+        log_p = at_least_float32(scores).log_softmax(-1)
+        weak = self.weak(input_ids, log_p)
+        made = log_p - weak if self.beta is None else (1 + self.beta) * log_p - self.beta * weak
+        least = log_p.max(-1, keepdim=True).values + torch.log(torch.tensor(self.alpha))
+        return made.masked_fill(log_p < least, -torch.inf).to(scores)
+
+
+def _furthest(
+    model: Model, states: Float[Tensor, "layer batch d_model"], log_p: Float[Tensor, "batch vocab"]
+) -> Float[Tensor, "batch vocab"]:
+    """The candidate layer's log probabilities with the largest Jensen-Shannon divergence, for each prompt."""
+    log_q = at_least_float32(unembed(model.anatomy, states)).log_softmax(-1)
+    p, q = log_p.exp(), log_q.exp()
+    entropy = lambda x: torch.special.entr(x).sum(-1)  # noqa: E731
+    js = entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
+    return log_q[js.argmax(0), torch.arange(log_q.shape[1], device=log_q.device)]
+
+
+class _LastStates:
+    """The stream of the last column at some depths, in every pass while the context lasts."""
+
+    def __init__(self, model: Model, rows: Sequence[int]):
+        self.model, self.rows = model, rows
+        self.found: dict[int, Tensor] = {}
+
+    @property
+    def held(self) -> Float[Tensor, "layer batch d_model"]:
+        return torch.stack([self.found[row] for row in self.rows])
+
+    def __enter__(self) -> _LastStates:
+        layers = self.model.anatomy.layers
+        self.handles = []
+        for row in self.rows:
+
+            def keep(_: Any, __: Any, out: Any, row: int = row) -> None:
+                self.found[row] = (out[0] if isinstance(out, tuple) else out)[:, -1].detach()
+
+            self.handles.append(layers[row - 1].layer.register_forward_hook(keep))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for handle in self.handles:
+            handle.remove()

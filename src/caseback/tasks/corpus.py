@@ -1,0 +1,75 @@
+"""Running text as rows of tokens: what is fitted or collected over a corpus reads it in this way.
+
+A text longer than a row is cut into rows; what a tokenizer puts before a text stands before each of them, so that no
+row begins in a way that the model never saw. Nothing is joined: a row holds one text or a part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from caseback.errors import CasebackError, OutOfRange
+from caseback.model.model import Model
+from caseback.model.tokens import Tokens
+
+
+def corpus_rows(
+    model: Model, texts: Iterable[str], *, length: int | None = None, batch: int = 8, least: int = 2
+) -> Iterator[Tokens]:
+    """Batches of token rows of a corpus, in its order, read as they are asked for.
+
+    Parameters
+    ----------
+    model
+        Whose tokenizer and context.
+    texts
+        Texts, or lists of token ids; an iterable is gone through once.
+    length
+        Tokens of a row at most; 128 by default, or the model's context where that is shorter.
+    batch
+        Rows of a batch.
+    least
+        Shorter rows are left out.
+
+    Raises
+    ------
+    OutOfRange
+        For a length past the context, or sizes that leave nothing.
+    CasebackError
+        For one text where several were expected.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> [rows.shape for rows in corpus_rows(model, ["Mary went to the store", "the cat"], length=4, batch=8)]
+    [(3, 4)]
+    """
+    if isinstance(texts, str):
+        raise CasebackError("one text was given where several are expected: put it in a list")
+    limit = model.context
+    length = min(128, limit or 128) if length is None else length
+    if limit is not None and length > limit:
+        raise OutOfRange(f"rows of {length} tokens: the model's context is {limit}")
+    if not (batch >= 1 and length >= least >= 1):
+        raise OutOfRange(f"rows of {length} tokens, {batch} a batch, {least} at least: expected 1 or more of each")
+    rows = (row for text in texts for row in _cut(model, text, length) if len(row) >= least)
+    while some := list(islice(rows, batch)):
+        yield model.tokens(some)
+
+
+def _cut(model: Model, text: str | list[int], length: int) -> list[list[int]]:
+    if not isinstance(text, str):
+        return [list(text[i : i + length]) for i in range(0, len(text), length)]
+    if not text.strip():
+        return []
+    if model.tokenizer is None:
+        raise CasebackError("this model has no tokenizer: give a corpus of token ids, or load it with tokenizer=")
+    ids = model.tokenizer(text)["input_ids"]
+    bare = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    before = ids[: len(ids) - len(bare)] if ids[-len(bare) :] == bare else []
+    step = length - len(before)
+    if step < 1:
+        raise OutOfRange(f"rows of {length} tokens have no room beside the {len(before)} that the tokenizer adds")
+    return [[*before, *bare[i : i + step]] for i in range(0, len(bare), step)]
