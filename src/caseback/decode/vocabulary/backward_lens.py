@@ -34,6 +34,7 @@ from caseback.model.model import Model
 from caseback.model.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.run import Run
+from caseback.model.sites import Site
 from caseback.model.writes import mlp_branch
 
 _OUTPUT = {"in": "mlp_pre", "gate": "mlp_gate", "out": "mlp_out"}
@@ -68,7 +69,7 @@ def weight_gradient(model: Model, tokens: Any, metric: Metric, matrix: str, laye
         For another matrix.
     SiteAbsent
         For a layer whose MLP is a mixture of experts, or that has no gate.
-    OutOfRange
+    UnknownSite
         For a layer that is not there.
 
     Examples
@@ -82,7 +83,7 @@ def weight_gradient(model: Model, tokens: Any, metric: Metric, matrix: str, laye
     if matrix not in _OUTPUT:
         raise CasebackError(f"matrix {matrix!r} has no backward lens. {did_you_mean(str(matrix), list(_OUTPUT))}")
     layer = _dense(model, layer)
-    read, write = ("mlp_post", "mlp_out") if matrix == "out" else ("mlp_norm", _OUTPUT[matrix])
+    read, write = "mlp_post" if matrix == "out" else _input(model, layer), _OUTPUT[matrix]
     run, grads = _run(model, tokens, metric, [(write, layer)], [(read, layer)], edits)
     inside = run.tokens.mask[..., None]
     left = _at_tokens(run[read, layer], inside)
@@ -143,8 +144,10 @@ def backward_lens(
     ------
     SiteAbsent
         For a layer whose MLP is a mixture of experts, or a model that has no other.
-    OutOfRange
-        For a layer or position that is not there.
+    UnknownSite
+        For a layer that is not there.
+    TokensError
+        For a position that is not there.
 
     Examples
     --------
@@ -157,7 +160,7 @@ def backward_lens(
     """
     expect_sizes(k, max_logits)
     chosen = _layers(model, layers)
-    reads = [(site, layer) for layer in chosen for site in ("mlp_norm", "mlp_post")]
+    reads = [(site, layer) for layer in chosen for site in (_input(model, layer), "mlp_post")]
     writes = [(site, layer) for layer in chosen for site in ("mlp_pre", "mlp_out")]
     run, grads = _run(model, tokens, metric, writes, reads, edits)
     at, inside = Places(run.tokens, pos), run.tokens.mask[..., None]
@@ -166,7 +169,7 @@ def backward_lens(
     words: dict[str, list[Any]] = {}
     numbers: dict[str, list[Tensor]] = {"imprint_norm": [], "shift_norm": [], "rank_in": [], "rank_out": []}
     for layer in chosen:
-        x, n = (_at_tokens(run[site, layer], inside) for site in ("mlp_norm", "mlp_post"))
+        x, n = (_at_tokens(run[site, layer], inside) for site in (_input(model, layer), "mlp_post"))
         d = _at_tokens(grads["mlp_pre", layer], inside)
         g = _at_tokens(_before_post_norm(model, layer, run["mlp_post", layer], grads["mlp_out", layer]), inside)
         for name, vectors in (("imprint", x), ("shift", g)):
@@ -296,6 +299,11 @@ def _before_post_norm(
         y = at_least_float32(neurons.detach()) @ branch.weight
         y = (y if branch.bias is None else y + branch.bias).requires_grad_()
         return torch.autograd.grad(branch.norm(y), y, grad)[0]
+
+
+def _input(model: Model, layer: int) -> str:
+    """The site that W_in multiplies: behind the norm, or the stream where there is none before the MLP."""
+    return "mlp_norm" if model.anatomy.has(Site("mlp_norm", layer)) else "mlp_in"
 
 
 def _at_tokens(x: Tensor, inside: Tensor) -> Tensor:

@@ -44,8 +44,10 @@ def vocabulary_circuit(model: Model, matrix: str, layer: int, head: int, *, fold
     ------
     CasebackError
         For another matrix.
+    UnknownSite
+        For a layer that is not there.
     OutOfRange
-        For a layer or a head that is not there.
+        For a head that is not there.
 
     Examples
     --------
@@ -99,15 +101,17 @@ def circuit_pairs(
     xr.Dataset
         (k,): ``top_value``, ``top_from_id``, ``top_from_text``, ``top_to_id``, ``top_to_text``, largest first; the
         same with ``bottom``, smallest first. ``own_value`` (vocab), the largest entries of the diagonal, a token with
-        itself, its text in the coordinate ``token``. Of all rows the attributes tell ``copying``, the share whose own column is the largest; ``own_mean``, the
-        diagonal's mean, and ``mean``, that of all entries.
+        itself, its text in the coordinate ``token``. Of all rows the attributes tell ``copying``, the share whose own
+        column is the largest; ``own_mean``, the diagonal's mean, and ``mean``, that of all entries.
 
     Raises
     ------
     CasebackError
         For another matrix.
+    UnknownSite
+        For a layer that is not there.
     OutOfRange
-        For a layer or head that is not there, no tokens, and ``k`` or ``max_logits`` below 1.
+        For a head that is not there, no tokens, and ``k`` or ``max_logits`` below 1.
     TargetError
         For a text that is not one token.
 
@@ -196,7 +200,7 @@ def circuit_of_tokens(
 
     Raises
     ------
-    CasebackError, OutOfRange, TargetError
+    CasebackError, UnknownSite, OutOfRange, TargetError
         As for ``circuit_pairs``.
 
     Examples

@@ -63,7 +63,7 @@ class LowRank:
     ------
     CasebackError
         For another matrix, and for a layer whose MLP is a mixture of experts.
-    OutOfRange
+    UnknownSite
         For a layer that is not there.
     SiteAbsent
         For a weight that the model lacks.
@@ -220,8 +220,10 @@ def laser(
     ------
     CasebackError
         For an unknown matrix or a mixture of experts.
+    UnknownSite
+        For a layer that is not there.
     OutOfRange
-        For a share outside 0 to 1, or a layer that is not there.
+        For a share outside 0 to 1, or no layers or matrices.
     SiteAbsent
         For a weight that the model lacks.
 

@@ -117,8 +117,10 @@ def matrix_of(
     ------
     CasebackError
         For an unknown name, or a head or an expert that is given or left out wrongly.
+    UnknownSite
+        For a layer that the model does not have.
     OutOfRange
-        For a layer, head or expert that the model does not have.
+        For a head or expert that it does not have.
     SiteAbsent
         For a weight that the model does not have.
     """

@@ -72,7 +72,7 @@ def weight_svd_words(
 
     Raises
     ------
-    CasebackError, OutOfRange, SiteAbsent
+    CasebackError, UnknownSite, OutOfRange, SiteAbsent
         As for ``weights_as_words``; ``top`` must be at least 1.
 
     Examples

@@ -184,8 +184,10 @@ def weights_as_words(
     ------
     CasebackError
         For an unknown matrix, or a head or expert that is missing or does not belong to it.
+    UnknownSite
+        For a layer that is not there.
     OutOfRange
-        For a layer, head, expert or unit that is not there.
+        For a head, expert or unit that is not there.
     SiteAbsent
         For a weight that the model lacks.
 
