@@ -103,7 +103,7 @@ def test_4_3_12_the_forward_shift_is_the_model_with_its_weight_updated(name):
         hf = copy.deepcopy(model.hf)
         changed = cb.load(hf)
         with torch.no_grad():
-            weight_matrix(changed.anatomy.layers[layer].w_out).add_(update)
+            changed.weights.W_out[layer].add_(update)
         shift = forward_shift(model, prompt, target, layer=layer, strength=strength)
         for prompts in (prompt, other):
             tokens = model.tokens(prompts)

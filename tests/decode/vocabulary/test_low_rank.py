@@ -10,7 +10,6 @@ import caseback as cb
 import shelf
 from caseback.decode.vocabulary import LowRank, accuracy, laser
 from caseback.errors import CasebackError, SiteAbsent, UnknownSite
-from caseback.model.anatomy import weight_matrix
 from exact import exact
 
 NAMES = ("gpt2", "llama", "gemma2", "gpt_neox", "gptj", "phi3", "starcoder2", "olmo2")
@@ -94,10 +93,12 @@ def test_4_3_11_the_search_tells_each_run_and_its_best():
     at = {"layer": best["best_layer"], "component": best["best_matrix"], "rank": best["best_rho"]}
     means = found["value"].mean("batch")
     assert float(means.sel(at)) == float(means.max())
-    some = found["value"].isel(batch=[0, 2]).mean("batch").stack(x=("layer", "component", "rank"))
-    chosen = found["value"].stack(x=("layer", "component", "rank")).isel(x=int(some.values.argmax()))
-    assert best["held_out"] == pytest.approx(float(chosen.isel(batch=1)))
-    assert best["held_out_clean"] == pytest.approx(clean[1])
+    # the choice of two prompts, judged on the third
+    judge = int(np.abs(clean - best["held_out_clean"]).argmin())
+    assert best["held_out_clean"] == pytest.approx(clean[judge])
+    values = found["value"].values.reshape(-1, 3)
+    chosen = np.delete(values, judge, 1).mean(1).argmax()
+    assert best["held_out"] == pytest.approx(values[chosen, judge])
     assert all(torch.equal(before[name], now) for name, now in shelf.tensors(model.anatomy).items())
 
 
@@ -110,7 +111,7 @@ def test_4_3_11_laser_removes_planted_noise():
     low = LowRank(truth, "out", 1)
     with torch.no_grad():
         noise = low.U[:, 2:] * (0.9 * low.S[2] * torch.ones_like(low.S[2:])) @ low.Vh[2:]
-        weight_matrix(truth.anatomy.layers[1].w_out).copy_(low.at(2))
+        truth.weights.W_out[1].copy_(low.at(2))
     prompts = shelf.ids((6,) * 24, seed=5)
     answers = truth.hf(torch.tensor(prompts)).logits[:, -1].argmax(-1).tolist()
     noisy = with_weight(truth, "out", 1, low.at(2) + noise)

@@ -1,5 +1,7 @@
 """PRIMER 4.3.9 and 4.3.10: neurons, heads and singular vectors as words, against dense products in float64."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -161,9 +163,10 @@ def test_4_3_10_what_passes_a_weight_is_the_sum_of_its_directions(name):
 
     model = shelf.model(name)
     found = matrix_of(model, model.weights, "ov", 1, 2)
+    assert isinstance(found, Factored)
     u, s, vh = svd_of(found)
     z = torch.randn(4, model.d_model, dtype=torch.float64)
-    total = sum((z @ u[:, i])[:, None] * s[i] * vh[i] for i in range(len(s)))
+    total = torch.stack([(z @ u[:, i])[:, None] * s[i] * vh[i] for i in range(len(s))]).sum(0)
     assert torch.allclose(z @ found.dense(), total, atol=1e-10)
     same = torch.eye(len(s), dtype=s.dtype)
     assert torch.allclose(u.mT @ u, same, atol=1e-10) and torch.allclose(vh @ vh.mT, same, atol=1e-10)
@@ -220,9 +223,9 @@ def test_reading_changes_no_weight():
         (lambda m: circuit_of_tokens(m, "ov", 0, 0, [10**6]), "1000000"),
         (lambda m: weight_svd_words(m, "in", 0, top=0), "top=0"),
         (lambda m: vectors_as_words(m, torch.zeros(3)), "width"),
-        (lambda m: vectors_as_words(m, [1.0]), "list"),
+        (lambda m: vectors_as_words(m, cast(Any, [1.0])), "list"),
         (lambda m: vectors_as_words(m, torch.full((m.d_model,), torch.nan)), "NaN"),
-        (lambda m: vectors_as_words(m, torch.zeros(m.d_model), side="up"), "side='up'"),
+        (lambda m: vectors_as_words(m, torch.zeros(m.d_model), side=cast(Any, "up")), "side='up'"),
         (lambda m: vectors_as_words(m, torch.zeros(2, 2, m.d_model)), "name 2 dimensions"),
     ],
 )

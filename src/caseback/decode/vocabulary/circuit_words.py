@@ -61,6 +61,7 @@ def vocabulary_circuit(model: Model, matrix: str, layer: int, head: int, *, fold
     if not kind.circuit:
         raise CasebackError(f"matrix {matrix!r} has words on one side only: expected 'ov' or 'qk'")
     found = matrix_of(model, weights, matrix, layer, head)
+    assert isinstance(found, Factored)
     left, right = table_of(weights, kind.left), table_of(weights, kind.right)
     return Factored(left.mT.to(found.left) @ found.left, found.right @ right.to(found.right))
 
@@ -136,9 +137,12 @@ def circuit_pairs(
         own.append(values.gather(-1, some[:, None])[:, 0])
         copied += int((values.argmax(-1) == some).sum())
         for name, largest in (("top", True), ("bottom", False)):
-            best = values.flatten().topk(min(k, values.numel()), largest=largest)
+            # the k best entries stand in the k rows with the best of their own: the others need no sorting
+            peaks = values.amax(-1) if largest else values.amin(-1)
+            rows = peaks.topk(min(k, len(some)), largest=largest).indices
+            best = values[rows].flatten().topk(min(k, len(rows) * stride), largest=largest)
             # a pair as one number: its row's token times the vocabulary plus its column
-            pair = some[best.indices // stride] * stride + best.indices % stride
+            pair = some[rows[best.indices // stride]] * stride + best.indices % stride
             _keep(kept, name, best.values, pair, k, largest)
     found = {}
     for name, (values, pair) in kept.items():

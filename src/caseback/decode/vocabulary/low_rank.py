@@ -184,6 +184,7 @@ def laser(
     layers: Sequence[int] | None = None,
     matrices: Sequence[str] = ("in", "out"),
     rho: Sequence[float] = RHO,
+    seed: int = 0,
     token_budget: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -204,6 +205,8 @@ def laser(
         Some of ``"in"``, ``"gate"``, ``"out"`` and ``"o"``.
     rho
         Shares of the full rank to keep, from 0 to 1; a rank is rounded down, but to 1 at least unless the share is 0.
+    seed
+        Which half of the prompts judges the choice made by the other.
     token_budget, progress, checkpoint
         As for ``Model.sweep``.
 
@@ -214,7 +217,8 @@ def laser(
         matrix and ``rank`` the share; ``kept`` and ``lost`` (layer, component, rank), the rank and the share of the
         squared norm that is lost; ``clean`` (batch), the unedited model's. The attributes ``best_layer``,
         ``best_matrix`` and ``best_rho`` are of the best mean. A best of many is flattered by chance: with two prompts
-        or more, the choice by every other prompt is judged on the rest, ``held_out`` against ``held_out_clean``.
+        or more, what a random half of them would choose is judged on the rest, ``held_out`` against
+        ``held_out_clean``.
 
     Raises
     ------
@@ -263,11 +267,11 @@ def laser(
     shape = (len(chosen), len(matrices), len(shares))
     values, clean = swept.values.reshape(*shape, -1), swept["clean"].values
     dims, coords = ["layer", "component", "rank"], {"layer": chosen, "component": list(matrices), "rank": shares}
-    at = np.unravel_index(int(values.mean(-1).argmax()), shape)
+    at = [int(i) for i in np.unravel_index(int(values.mean(-1).argmax()), shape)]
     said: dict[str, Any] = {
         **{"technique": laser, "model": model, "metric": metric.name},
         **{"best_layer": chosen[at[0]], "best_matrix": matrices[at[1]], "best_rho": shares[at[2]]},
-        **_held_out(values, clean),
+        **_held_out(values, clean, seed),
     }
     made = {
         "value": labelled(values, [*dims, "batch"], coords, name="value", **said),
@@ -278,9 +282,15 @@ def laser(
     return xr.Dataset(made, attrs=made["value"].attrs)
 
 
-def _held_out(values: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """What the approximation that is best on every other prompt gives on the rest."""
+def _held_out(values: np.ndarray, clean: np.ndarray, seed: int) -> dict[str, float]:
+    """What the approximation that is best on half of the prompts gives on the rest."""
     if len(clean) < 2:
         return {}
-    best = np.unravel_index(int(values[..., ::2].mean(-1).argmax()), values.shape[:3])
-    return {"held_out": float(values[best][1::2].mean()), "held_out_clean": float(clean[1::2].mean())}
+    order = np.random.default_rng(seed).permutation(len(clean))
+    chosen_by, judged_on = np.array_split(order, 2)
+    best = np.unravel_index(int(values[..., chosen_by].mean(-1).argmax()), values.shape[:3])
+    return {
+        "held_out": float(values[best][judged_on].mean()),
+        "held_out_clean": float(clean[judged_on].mean()),
+        "seed": seed,
+    }
