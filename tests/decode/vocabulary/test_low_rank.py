@@ -156,3 +156,20 @@ def test_a_mixture_of_experts_is_refused_but_its_heads_are_not():
     assert LowRank(model, "o", 0).full > 0
     with pytest.raises(UnknownSite, match="layer 77"):
         LowRank(model, "o", 77)
+
+
+def test_half_precision_is_decomposed_and_projected_in_float32():
+    import zoo
+    from caseback.decode.vocabulary import Spectrum, backward_lens, weight_svd_words, weights_as_words
+
+    model, prompts = cb.load(zoo.tiny("gpt2", torch.bfloat16)), shelf.ids((5,))
+    for matrix in ("in", "out", "o"):
+        low = LowRank(model, matrix, 1)
+        assert low.S.dtype == torch.float32
+        full = model.run(prompts, edits=low.edit(low.full)).logits
+        assert torch.allclose(full, model.run(prompts).logits, atol=0.2)
+        assert not torch.allclose(model.run(prompts, edits=low.edit(2)).logits, full, atol=0.2)
+    assert model.run(prompts, edits=Spectrum(model, 4).filter(0, layer=1)).logits.isfinite().all()
+    assert weights_as_words(model, "in", 0, k=2)["top_value"].dtype == np.float32
+    assert weight_svd_words(model, "ov", 0, head=0, top=1, k=2)["value"].dtype == np.float32
+    assert np.isfinite(backward_lens(model, prompts, cb.log_prob(3), k=2)["shift_top_value"]).all()
