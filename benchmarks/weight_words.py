@@ -49,7 +49,7 @@ def one_by_one(model, tokens, metric) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="what reading weights as words costs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=5000)
     given = parser.parse_args()
