@@ -28,10 +28,11 @@ from caseback.cli.patch import patch
 from caseback.cli.tasks import tasks
 from caseback.cli.techniques import techniques
 from caseback.cli.trace import trace
+from caseback.cli.weights import weights
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (explain, attribute, influence, dla, patch, ablate, trace, circuit, align, ioi, techniques, tasks)
+COMMANDS = (explain, attribute, influence, dla, patch, ablate, trace, circuit, align, weights, ioi, techniques, tasks)
 GROUPS = (organisms,)  # commands with commands of their own
 
 app = typer.Typer(

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from caseback.errors import EditError
 from caseback.model.frames import Frame, Positions, Rows, positions
+from caseback.model.norms import at_least_float32
 from caseback.model.sites import SITES, Site
 
 if TYPE_CHECKING:
@@ -289,11 +290,12 @@ def _shape(value: Any) -> str:
 
 
 def _onto(basis: Tensor, x: Tensor) -> Tensor:
-    basis = torch.atleast_2d(basis).to(x)
+    # half precisions have no QR, and would lose the rest of what is projected
+    basis, wide = torch.atleast_2d(basis), at_least_float32(x)
     if basis.shape[-1] != x.shape[-1]:
         raise EditError(f"a basis of vectors of size {basis.shape[-1]} at a site of size {x.shape[-1]}")
-    q, _ = torch.linalg.qr(basis.T)
-    return x @ q @ q.T
+    q, _ = torch.linalg.qr(basis.to(wide).T)
+    return (wide @ q @ q.T).to(x)
 
 
 def _shared_prefix(source: Run, tokens: Tokens, example: int) -> int:

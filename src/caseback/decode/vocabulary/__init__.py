@@ -1,5 +1,11 @@
 """§4.3 Decoding in vocabulary space."""
 
+from caseback.decode.vocabulary.backward_lens import backward_lens as backward_lens
+from caseback.decode.vocabulary.backward_lens import forward_shift as forward_shift
+from caseback.decode.vocabulary.backward_lens import weight_gradient as weight_gradient
+from caseback.decode.vocabulary.circuit_words import circuit_of_tokens as circuit_of_tokens
+from caseback.decode.vocabulary.circuit_words import circuit_pairs as circuit_pairs
+from caseback.decode.vocabulary.circuit_words import vocabulary_circuit as vocabulary_circuit
 from caseback.decode.vocabulary.contrast_decoding import contrastive_decoding as contrastive_decoding
 from caseback.decode.vocabulary.contrast_decoding import dola as dola
 from caseback.decode.vocabulary.jacobian_lens import fit_jacobian_lens as fit_jacobian_lens
@@ -14,6 +20,15 @@ from caseback.decode.vocabulary.lens_files import save_lens as save_lens
 from caseback.decode.vocabulary.lens_files import save_tuned_lens as save_tuned_lens
 from caseback.decode.vocabulary.lens_quality import lens_quality as lens_quality
 from caseback.decode.vocabulary.logit_lens import logit_lens as logit_lens
+from caseback.decode.vocabulary.low_rank import LowRank as LowRank
+from caseback.decode.vocabulary.low_rank import accuracy as accuracy
+from caseback.decode.vocabulary.low_rank import laser as laser
+from caseback.decode.vocabulary.singular_words import weight_svd_words as weight_svd_words
+from caseback.decode.vocabulary.spectroscopy import Spectrum as Spectrum
+from caseback.decode.vocabulary.spectroscopy import band_logits as band_logits
+from caseback.decode.vocabulary.spectroscopy import spectral_coverage as spectral_coverage
 from caseback.decode.vocabulary.translators import fit_future_lens as fit_future_lens
 from caseback.decode.vocabulary.translators import fit_translators as fit_translators
 from caseback.decode.vocabulary.tuned_lens import fit_tuned_lens as fit_tuned_lens
+from caseback.decode.vocabulary.weight_words import vectors_as_words as vectors_as_words
+from caseback.decode.vocabulary.weight_words import weights_as_words as weights_as_words

@@ -1,0 +1,68 @@
+"""``caseback weights``: neurons, heads and singular vectors as tables and as JSON; one line for a mistake."""
+
+import json
+
+import pytest
+
+from caseback import cli
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    monkeypatch.setenv("CASEBACK_DEBUG", "0")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+
+
+def answer(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["weights", "meadow", *arguments])
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layer", "2", "--head", "1", "--top", "4"], ["OV of L2H1", "from", "own token largest"]),
+        (["--layer", "2", "--head", "1", "--matrix", "qk", "--top", "2"], ["QK of L2H1"]),
+        (["--layer", "2", "--head", "1", "--svd", "--top", "2"], ["Singular vectors of ov", "share"]),
+        (["--layer", "2", "--head", "1", "--matrix", "o", "--top", "2"], ["Directions of o", "o 0", "o 1"]),
+        (["--layer", "1", "--svd", "--matrix", "in", "--top", "2"], ["Singular vectors of in", "#"]),
+        (["--layer", "1", "--neuron", "5", "--top", "3"], ["Neuron 5 of layer 1", "in", "out"]),
+    ],
+)
+def test_tables(capsys, arguments, said):
+    status, out, _ = answer(capsys, *arguments)
+    assert status == 0
+    for word in said:
+        assert word in out
+
+
+def test_json_is_the_result(capsys):
+    status, out, _ = answer(capsys, "--layer", "2", "--head", "1", "--top", "4", "--json")
+    made = json.loads(out)
+    assert status == 0 and made["dims"]["k"] == 4 and len(made["data_vars"]["top_from_text"]["data"]) == 4
+    status, out, _ = answer(capsys, "--layer", "1", "--neuron", "5", "--top", "3", "--json")
+    made = json.loads(out)
+    assert status == 0 and {"in", "out"} <= set(made)
+    assert made["out"]["attrs"]["technique"] == "decode.vocabulary.weights_as_words"
+    assert len(made["out"]["data_vars"]["top_text"]["data"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layer", "0"], "--head or --neuron"),
+        (["--layer", "0", "--head", "0", "--neuron", "0"], "one of them"),
+        (["--layer", "0", "--neuron", "0", "--matrix", "ov"], "goes with"),
+        (["--layer", "0", "--head", "0", "--matrix", "vo"], "unknown"),
+        (["--layer", "0", "--head", "99"], "head 99"),
+        (["--layer", "99", "--head", "0"], "99"),
+        (["--layer", "0", "--head", "0", "--top", "0"], "at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, arguments, said):
+    status, out, err = answer(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line.startswith("caseback:")]
+    assert status == 2 and out == "" and len(lines) == 1 and said in lines[0]
