@@ -14,6 +14,12 @@ from caseback.decode.vocabulary.lens_files import save_lens as save_lens
 from caseback.decode.vocabulary.lens_files import save_tuned_lens as save_tuned_lens
 from caseback.decode.vocabulary.lens_quality import lens_quality as lens_quality
 from caseback.decode.vocabulary.logit_lens import logit_lens as logit_lens
+from caseback.decode.vocabulary.mappings import fit_mapping as fit_mapping
+from caseback.decode.vocabulary.patchscope import patchscope as patchscope
+from caseback.decode.vocabulary.patchscope_targets import TargetPrompt as TargetPrompt
+from caseback.decode.vocabulary.patchscope_targets import description as description
+from caseback.decode.vocabulary.patchscope_targets import selfie as selfie
+from caseback.decode.vocabulary.patchscope_targets import token_identity as token_identity
 from caseback.decode.vocabulary.translators import fit_future_lens as fit_future_lens
 from caseback.decode.vocabulary.translators import fit_translators as fit_translators
 from caseback.decode.vocabulary.tuned_lens import fit_tuned_lens as fit_tuned_lens
