@@ -19,15 +19,17 @@ from caseback.cli.ablate import ablate
 from caseback.cli.dla import dla
 from caseback.cli.explain import explain
 from caseback.cli.ioi import ioi
+from caseback.cli.lens import lens
 from caseback.cli.organisms import organisms
 from caseback.cli.patch import patch
+from caseback.cli.patchscope import patchscope
 from caseback.cli.tasks import tasks
 from caseback.cli.techniques import techniques
 from caseback.cli.trace import trace
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (explain, dla, patch, ablate, trace, ioi, techniques, tasks)
+COMMANDS = (explain, dla, patch, ablate, trace, lens, patchscope, ioi, techniques, tasks)
 GROUPS = (organisms,)  # commands with commands of their own
 
 app = typer.Typer(
