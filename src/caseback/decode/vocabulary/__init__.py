@@ -1,7 +1,13 @@
 """§4.3 Decoding in vocabulary space."""
 
+from caseback.decode.vocabulary.attention_lens import AttentionLens as AttentionLens
+from caseback.decode.vocabulary.attention_lens import fit_attention_lens as fit_attention_lens
+from caseback.decode.vocabulary.attention_lens import read_attention_lens as read_attention_lens
 from caseback.decode.vocabulary.contrast_decoding import contrastive_decoding as contrastive_decoding
 from caseback.decode.vocabulary.contrast_decoding import dola as dola
+from caseback.decode.vocabulary.future_prompt import FuturePrompt as FuturePrompt
+from caseback.decode.vocabulary.future_prompt import fit_future_prompt as fit_future_prompt
+from caseback.decode.vocabulary.future_prompt import read_future_prompt as read_future_prompt
 from caseback.decode.vocabulary.jacobian_lens import fit_jacobian_lens as fit_jacobian_lens
 from caseback.decode.vocabulary.lens import Lens as Lens
 from caseback.decode.vocabulary.lens import read_lens as read_lens
