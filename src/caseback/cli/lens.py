@@ -113,13 +113,13 @@ def _fitted(loaded: Any, kind: str, fit: Path, file: Path | None, steps: int | N
         texts = [line for line in fit.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise CasebackError(f"--fit {str(fit)!r} cannot be read as text: {error}") from None
-    bar = {"progress": sys.stderr.isatty()}
+    progress = sys.stderr.isatty()
     if kind == "tuned":
-        made = fit_tuned_lens(loaded, texts, recipe="small", steps=steps, **bar)
+        made = fit_tuned_lens(loaded, texts, recipe="small", steps=steps, progress=progress)
     elif kind == "jacobian":
-        made = fit_jacobian_lens(loaded, texts, **bar)
+        made = fit_jacobian_lens(loaded, texts, progress=progress)
     else:
-        made = (fit_translators if kind == "translator" else fit_future_lens)(loaded, texts, **bar)
+        made = (fit_translators if kind == "translator" else fit_future_lens)(loaded, texts, progress=progress)
     if file is not None:
         save_lens(made, file)
     return made

@@ -144,8 +144,7 @@ def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 
     modes = modes_of(found, batch)
     first = chosen(modes, mode)
     one = found.isel(batch=batch)
-    there = np.isfinite(one["entropy"].values).any(0)
-    columns = [i for i in range(len(there)) if there[i]]
+    columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
     tokens = [visible(str(one["token"].values[i])) for i in columns]
     layers = [str(layer) for layer in one["layer"].values.tolist()]
     followed = "rank" in one and "vocab" in one["rank"].dims
