@@ -3,6 +3,7 @@
 from caseback.decode.vocabulary.attention_lens import AttentionLens as AttentionLens
 from caseback.decode.vocabulary.attention_lens import fit_attention_lens as fit_attention_lens
 from caseback.decode.vocabulary.attention_lens import read_attention_lens as read_attention_lens
+from caseback.decode.vocabulary.causal_basis import causal_basis as causal_basis
 from caseback.decode.vocabulary.contrast_decoding import contrastive_decoding as contrastive_decoding
 from caseback.decode.vocabulary.contrast_decoding import dola as dola
 from caseback.decode.vocabulary.future_prompt import FuturePrompt as FuturePrompt
