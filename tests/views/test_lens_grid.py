@@ -5,8 +5,9 @@ import pytest
 from rich.console import Console
 
 import caseback as cb
-from caseback.decode.vocabulary import logit_lens, patchscope, token_identity
+from caseback.decode.vocabulary import lens_quality, logit_lens, patchscope, token_identity
 from caseback.errors import CasebackError, OutOfRange
+from caseback.views.lens_curves import lens_curves
 from caseback.views.lens_grid import lens_grid, modes_of
 from caseback.views.lens_text import print_lens
 
@@ -71,3 +72,16 @@ def test_what_is_no_grid_is_refused(model, lens):
         lens_grid(lens, title="", mode="entrpy")
     with pytest.raises(CasebackError, match="name one"):
         lens_grid(logit_lens(model, "the cat"), title="", mode="rank")
+
+
+def test_curves_are_the_measured_numbers(model):
+    texts = ["Mary went to the store.", "the cat and the dog"]
+    plain, other = lens_quality(model, texts), lens_quality(model, texts[:1])
+    figure = lens_curves({"logit <lens>": plain, "again": plain}, title="")
+    assert [line.name for line in figure.data[:1]] == ["logit &lt;lens&gt;"] and len(figure.data) == 6
+    for line, statistic in zip(figure.data, ("kl", "bias", "agreement"), strict=False):
+        assert np.allclose(line.y, plain[statistic].values)
+    with pytest.raises(CasebackError, match="different corpora"):
+        lens_curves({"a": plain, "b": other}, title="")
+    with pytest.raises(CasebackError, match="no lens"):
+        lens_curves({}, title="")

@@ -132,9 +132,11 @@ def test_padding_and_chunks_change_nothing():
         pieces = patchscope(
             model, model.tokens(prompts, padding="left"), targets, k=3, max_new_tokens=2, token_budget=9
         )
+        few = patchscope(model, prompts, targets, k=3, max_new_tokens=2, max_logits=3 * model.d_vocab)
         alone = patchscope(model, prompts[1:], targets[1:], k=3, max_new_tokens=2)
     for name in ("top_prob", "entropy", "surprisal"):
         assert np.allclose(whole[name], pieces[name], atol=1e-10, equal_nan=True)
+        assert np.allclose(whole[name], few[name], atol=1e-10, equal_nan=True)
         assert np.allclose(whole[name].values[:, 1, :3], alone[name].values[:, 0], atol=1e-10)
     assert (whole["said"].values == pieces["said"].values).all()
     assert (whole["said"].values[:, 1, :3] == alone["said"].values[:, 0]).all()
@@ -191,7 +193,16 @@ def test_bad_input_is_refused():
         patchscope(model, [1, 2], [3, 4], mapping=lambda h: None)
     with pytest.raises(OutOfRange, match="no mapping for row 1"):
         patchscope(model, [1, 2], [3, 4], rows=[1], mapping={0: narrow})
-    for wrong in ({"rows": [9]}, {"target_row": 9}, {"pos": 2}, {"target_pos": 5}, {"k": 0}, {"pos": []}):
+    for wrong in (
+        {"rows": [9]},
+        {"target_row": 9},
+        {"pos": 2},
+        {"target_pos": 5},
+        {"k": 0},
+        {"pos": []},
+        {"max_logits": 0},
+        {"max_new_tokens": -1},
+    ):
         with pytest.raises(OutOfRange):
             patchscope(model, [1, 2], [3, 4], **wrong)
     with pytest.raises(TargetError, match="3 target prompts for 2"):

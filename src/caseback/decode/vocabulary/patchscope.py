@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from caseback.decode.vocabulary.lens import Lens, row_name, stream_at
 from caseback.decode.vocabulary.patchscope_targets import TargetPrompt
-from caseback.decode.vocabulary.reading import texts_of
+from caseback.decode.vocabulary.reading import expect_sizes, texts_of
 from caseback.errors import CasebackError, OutOfRange, TargetError
 from caseback.model.edits import Edit, Where
 from caseback.model.frames import positions
@@ -67,6 +67,7 @@ def patchscope(
     edits: Edit | Sequence[Edit] = (),
     target_edits: Edit | Sequence[Edit] = (),
     token_budget: int | None = None,
+    max_logits: int = 2**24,
     progress: bool = False,
     **options: Any,
 ) -> xr.Dataset:
@@ -106,6 +107,8 @@ def patchscope(
         Interventions under which the source and the target run; positions of the latter are the target prompt's.
     token_budget
         Most tokens of target prompts in one pass; by default a sweep's.
+    max_logits
+        The most logits formed at once; 2**24 are 64 MB in float32.
     progress
         Show a bar.
     **options
@@ -140,8 +143,9 @@ def patchscope(
     (('layer', 'batch', 'pos'), True)
     """
     onto = model if target_model is None else target_model
-    if k < 1 or max_new_tokens < 0:
-        raise OutOfRange(f"k={k}, max_new_tokens={max_new_tokens}: expected at least 1 and 0")
+    expect_sizes(k, max_logits)
+    if max_new_tokens < 0:
+        raise OutOfRange(f"max_new_tokens={max_new_tokens}: expected at least 0")
     tokens = model.tokens(source)
     kept = _rows(rows, model.n_layers, "rows")
     _rows([*kept] if target_row is None else target_row, onto.n_layers, "target_row" if target_row else "rows")
@@ -152,11 +156,11 @@ def patchscope(
     run = execute(model.anatomy, tokens, read=list(dict.fromkeys(reads)), edits=edits, logits=False)
     prompts, written = _targets(onto, tokens, target, target_pos, cells)
     states = [_mapped(cells.of(run, stream_at(model, row)), row, mapping, onto) for row in kept]
-    wanted = _own_choices(model, run, cells) if own else _answers(onto, tokens, answers, cells)
+    wanted = _own_choices(model, run, cells, max_logits) if own else _answers(onto, tokens, answers, cells)
     n, budget = len(cells.example), token_budget or TOKEN_BUDGETS.get(onto.device.type, TOKEN_BUDGETS["other"])
     # cell of the grid -> row, place; one target prompt each
     order = [(i, place) for i in range(len(kept)) for place in range(n)]
-    step = max(1, budget // (prompts.shape[1] + max_new_tokens))
+    step = max(1, min(budget // (prompts.shape[1] + max_new_tokens), max_logits // onto.d_vocab))
     more = [target_edits] if isinstance(target_edits, Edit) else list(target_edits)
     found: dict[str, list[Any]] = {}
     for start in tqdm(range(0, len(order), step), disable=not progress, unit="batch"):
@@ -322,11 +326,11 @@ def _mapped(h: Float[Tensor, "place d_model"], row: int, mapping: Any, onto: Mod
     return made.detach().to(onto.device)
 
 
-def _own_choices(model: Model, run: Run, cells: _Cells) -> Int[Tensor, " place"]:
+def _own_choices(model: Model, run: Run, cells: _Cells, max_logits: int) -> Int[Tensor, " place"]:
     """What the source model itself predicts at each place."""
-    end = cells.of(run, stream_at(model, model.n_layers))
+    end, step = cells.of(run, stream_at(model, model.n_layers)), max(1, max_logits // model.d_vocab)
     with torch.no_grad():
-        return torch.cat([unembed(model.anatomy, some).argmax(-1) for some in end.split(256)]).cpu()
+        return torch.cat([unembed(model.anatomy, some).argmax(-1) for some in end.split(step)]).cpu()
 
 
 def _answers(onto: Model, tokens: Tokens, answers: Any, cells: _Cells) -> Int[Tensor, " place"] | None:
