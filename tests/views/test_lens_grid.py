@@ -42,7 +42,7 @@ def test_the_hover_has_the_likeliest_tokens_and_the_numbers(lens):
     told = lens_grid(lens, title="", mode="kl").data[0].hovertext
     for text in lens["top_text"].values[-1, 0, 2]:
         assert f"<b>{text.replace(' ', '␣')}</b>" in told[-1][2]
-    assert "rank of ␣Mary: " in told[-1][2] and "KL(model" in told[0][0]
+    assert "rank of ␣Mary: " in told[-1][2] and "KL to the lens" in told[0][0]
 
 
 def test_a_shorter_prompt_has_only_its_own_columns(lens, model):

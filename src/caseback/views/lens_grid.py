@@ -2,7 +2,8 @@
 
 One figure holds all modes, chosen by buttons: the likeliest token's probability, the entropy, the divergence from the
 model's prediction, and for each token that is followed its rank. Darker is always surer: a higher probability, or a
-lower rank, entropy or divergence. Below the grid the followed tokens' ranks go from layer to layer.
+lower rank, entropy or divergence (the scale of these in nats ends at three times the median; hovering tells all).
+Below the grid the followed tokens' ranks go from layer to layer.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ __all__ = ["Mode", "chosen", "lens_grid", "modes_of"]
 _SURE = [[0.0, "#ffffff"], [0.25, "#d6e6f4"], [0.5, "#9ecae1"], [0.75, "#4a90c4"], [1.0, "#1c5f9e"]]
 _UNSURE = [[1.0 - at, colour] for at, colour in reversed(_SURE)]
 _NAMES = {
-    "entropy": "entropy (nats)",
-    "kl": "KL(model ‖ lens) (nats)",
-    "js": "JS from the model (nats)",
-    "surprise": "surprise at the next token (nats)",
-    "surprisal": "surprisal of the answer (nats)",
+    "entropy": "entropy, nats",
+    "kl": "KL to the lens, nats",
+    "js": "JS to the model, nats",
+    "surprise": "surprise at the next, nats",
+    "surprisal": "surprisal, nats",
 }
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _LONGEST = 9
@@ -235,7 +236,12 @@ def _look(mode: Mode, columns: list[int], height: int) -> dict[str, Any]:
     values = mode.drawn[:, columns]
     finite = values[np.isfinite(values)]
     most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    bar: dict[str, Any] = {"title": {"text": html.escape(mode.title), "side": "right"}, "thickness": 14}
+    title = mode.title
+    if mode.name != "top" and not mode.ranks and (positive := finite[finite > 0]).size:
+        # the embedding may be so far off that everything else would look alike
+        cut = 3 * float(np.median(positive))
+        title, most = (f"{title}, cut at {number(cut)}", cut) if cut < most else (title, most)
+    bar: dict[str, Any] = {"title": {"text": html.escape(title), "side": "right"}, "thickness": 14}
     bar |= {"len": max(height, 190), "lenmode": "pixels", "y": 1, "yanchor": "top"}
     marks: list[float] | None = None
     if mode.ranks:

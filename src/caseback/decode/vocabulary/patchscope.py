@@ -26,18 +26,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from caseback.decode.vocabulary.lens import Lens, row_name, stream_at
-from caseback.decode.vocabulary.patchscope_targets import TargetPrompt
+from caseback.decode.vocabulary.patchscope_places import Cells, some_of, targets_of
 from caseback.decode.vocabulary.reading import expect_sizes, texts_of
 from caseback.errors import CasebackError, OutOfRange, TargetError
 from caseback.model.edits import Edit, Where
-from caseback.model.frames import positions
 from caseback.model.metrics import target_ids
 from caseback.model.model import Model
 from caseback.model.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.run import Run, execute
-from caseback.model.sites import Site
 from caseback.model.sweep import TOKEN_BUDGETS
 from caseback.model.tokens import Tokens
 from caseback.model.verify import unembed
@@ -149,12 +147,12 @@ def patchscope(
     tokens = model.tokens(source)
     kept = _rows(rows, model.n_layers, "rows")
     _rows([*kept] if target_row is None else target_row, onto.n_layers, "target_row" if target_row else "rows")
-    cells = _Cells(tokens, pos)
+    cells = Cells(tokens, pos)
     # the end too, where the source's own predictions are what is looked for
     own = answers is None and model.d_vocab == onto.d_vocab
     reads = [stream_at(model, row) for row in (*kept, *([model.n_layers] * own))]
     run = execute(model.anatomy, tokens, read=list(dict.fromkeys(reads)), edits=edits, logits=False)
-    prompts, written = _targets(onto, tokens, target, target_pos, cells)
+    prompts, written = targets_of(onto, tokens, target, target_pos, cells)
     states = [_mapped(cells.of(run, stream_at(model, row)), row, mapping, onto) for row in kept]
     wanted = _own_choices(model, run, cells, max_logits) if own else _answers(onto, tokens, answers, cells)
     n, budget = len(cells.example), token_budget or TOKEN_BUDGETS.get(onto.device.type, TOKEN_BUDGETS["other"])
@@ -167,7 +165,7 @@ def patchscope(
         some = order[start : start + step]
         place = torch.tensor([p for _, p in some])
         onto_rows = torch.tensor([kept[i] if target_row is None else target_row for i, _ in some])
-        here = _some(prompts, place)
+        here = some_of(prompts, place)
         value = torch.stack([states[i][p] for i, p in some])
         whole = [*more, *_writes(onto, value, onto_rows, written[place])]
         logits = at_least_float32(_predictions(onto, here, whole))
@@ -181,39 +179,6 @@ def patchscope(
                 "".join(text[len(own) :]) for text, own in zip(kept_text, here.text, strict=True)
             )
     return _labelled(model, onto, kept, cells, found, wanted, target_row, k)
-
-
-class _Cells:
-    """The places of the source that are read: prompt and position, and where each goes in the result."""
-
-    def __init__(self, tokens: Tokens, pos: Sequence[int] | int | None):
-        self.single = isinstance(pos, int)
-        lengths = tokens.lengths.tolist()
-        listed = [list(positions(pos, b, n)) for b, n in enumerate(lengths)]
-        self.shape = (len(tokens), max(map(len, listed)))
-        places = [(b, slot, p) for b, own in enumerate(listed) for slot, p in enumerate(own)]
-        if not places:
-            raise OutOfRange(f"pos={pos!r} names no position: expected at least one")
-        example, slot, position = (torch.tensor(column) for column in zip(*places, strict=True))
-        self.example, self.slot, self.position = example, slot, position
-        self.column = position + tokens.first.cpu()[example]
-        self.text = [tokens.text[b][p] for b, _, p in places]
-        # with positions counted from the end a slot has another position in each prompt
-        same = all(own == listed[0][: len(own)] for own in listed)
-        longest = max(listed, key=len)
-        self.labels = longest if same or pos is None else list(pos)  # type: ignore[arg-type]
-
-    def of(self, run: Run, site: Site) -> Float[Tensor, "place d_model"]:
-        """What a run holds at the places."""
-        at = run[site.name, site.layer].detach()
-        return at[self.example.to(at.device), self.column.to(at.device)]
-
-    def put(self, values: np.ndarray) -> np.ndarray:
-        """(layer, place, ...) as (layer, batch, pos, ...), or (layer, batch, ...) for a single position."""
-        absent = {"f": np.nan, "U": ""}.get(values.dtype.kind, 0)
-        made = np.full((len(values), *self.shape, *values.shape[2:]), absent, values.dtype)
-        made[:, self.example.numpy(), self.slot.numpy()] = values
-        return made[:, :, 0] if self.single else made
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,56 +212,6 @@ def _rows(rows: Sequence[int] | int | None, n_layers: int, what: str) -> list[in
     return made
 
 
-def _targets(
-    onto: Model, tokens: Tokens, target: Any, target_pos: Sequence[int] | int | None, cells: _Cells
-) -> tuple[Tokens, Int[Tensor, "place where"]]:
-    """One target prompt for each place, and the positions written in it."""
-    if target is None:
-        prompts = onto.tokens([ids[mask].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)])
-        prompts = _some(prompts, cells.example)
-        own = cells.position[:, None]
-        return prompts, own if target_pos is None else _everywhere(prompts, target_pos)
-    each = list(target) if _several(target) else [target]
-    if len(each) not in (1, len(tokens)):
-        raise TargetError(f"{len(each)} target prompts for {len(tokens)} source prompts: give one, or one a prompt")
-    made = onto.tokens([t.text if isinstance(t, TargetPrompt) else t for t in each]) if _listed(target) else None
-    made = onto.tokens(target) if made is None else made
-    some = cells.example if len(made) > 1 else torch.zeros_like(cells.example)
-    if target_pos is None and isinstance(each[0], TargetPrompt):
-        places = [t.places(made[i]) for i, t in enumerate(each)]
-        if len({len(p) for p in places}) > 1:
-            raise CasebackError("target prompts have different numbers of placeholders: give them one at a time")
-        return _some(made, some), torch.tensor(places)[some]
-    prompts = _some(made, some)
-    return prompts, _everywhere(prompts, -1 if target_pos is None else target_pos)
-
-
-def _several(target: Any) -> bool:
-    """Whether a target is a prompt for each source prompt."""
-    if isinstance(target, Tokens):
-        return len(target) > 1
-    return isinstance(target, list | tuple) and not isinstance(target[0], int)
-
-
-def _listed(target: Any) -> bool:
-    """Whether there are target prompts among it."""
-    return isinstance(target, TargetPrompt) or (_several(target) and not isinstance(target, Tokens))
-
-
-def _everywhere(prompts: Tokens, target_pos: Sequence[int] | int) -> Int[Tensor, "place where"]:
-    return torch.tensor(
-        [
-            list(positions(target_pos if isinstance(target_pos, int) else list(target_pos), b, n))
-            for b, n in enumerate(prompts.lengths.tolist())
-        ]
-    )
-
-
-def _some(tokens: Tokens, which: Int[Tensor, " place"]) -> Tokens:
-    at = which.to(tokens.ids.device)
-    return Tokens(tokens.ids[at], tokens.mask[at], [tokens.text[i] for i in which.tolist()])
-
-
 def _mapped(h: Float[Tensor, "place d_model"], row: int, mapping: Any, onto: Model) -> Float[Tensor, "place d_model"]:
     """f(h), on the target's device."""
     own = mapping
@@ -326,14 +241,14 @@ def _mapped(h: Float[Tensor, "place d_model"], row: int, mapping: Any, onto: Mod
     return made.detach().to(onto.device)
 
 
-def _own_choices(model: Model, run: Run, cells: _Cells, max_logits: int) -> Int[Tensor, " place"]:
+def _own_choices(model: Model, run: Run, cells: Cells, max_logits: int) -> Int[Tensor, " place"]:
     """What the source model itself predicts at each place."""
     end, step = cells.of(run, stream_at(model, model.n_layers)), max(1, max_logits // model.d_vocab)
     with torch.no_grad():
         return torch.cat([unembed(model.anatomy, some).argmax(-1) for some in end.split(step)]).cpu()
 
 
-def _answers(onto: Model, tokens: Tokens, answers: Any, cells: _Cells) -> Int[Tensor, " place"] | None:
+def _answers(onto: Model, tokens: Tokens, answers: Any, cells: Cells) -> Int[Tensor, " place"] | None:
     """The token that should be said at each place."""
     if answers is None:
         return None
@@ -381,7 +296,7 @@ def _labelled(
     model: Model,
     onto: Model,
     rows: Sequence[int],
-    cells: _Cells,
+    cells: Cells,
     found: dict[str, list[Any]],
     wanted: Int[Tensor, " place"] | None,
     target_row: int | None,
