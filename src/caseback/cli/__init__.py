@@ -23,8 +23,10 @@ from caseback.cli.dla import dla
 from caseback.cli.explain import explain
 from caseback.cli.influence import influence
 from caseback.cli.ioi import ioi
+from caseback.cli.lens import lens
 from caseback.cli.organisms import organisms
 from caseback.cli.patch import patch
+from caseback.cli.patchscope import patchscope
 from caseback.cli.tasks import tasks
 from caseback.cli.techniques import techniques
 from caseback.cli.trace import trace
@@ -32,7 +34,23 @@ from caseback.cli.weights import weights
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (explain, attribute, influence, dla, patch, ablate, trace, circuit, align, weights, ioi, techniques, tasks)
+COMMANDS = (
+    explain,
+    attribute,
+    influence,
+    dla,
+    patch,
+    ablate,
+    trace,
+    circuit,
+    align,
+    lens,
+    patchscope,
+    weights,
+    ioi,
+    techniques,
+    tasks,
+)
 GROUPS = (organisms,)  # commands with commands of their own
 
 app = typer.Typer(

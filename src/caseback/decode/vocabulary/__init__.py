@@ -1,13 +1,20 @@
 """§4.3 Decoding in vocabulary space."""
 
+from caseback.decode.vocabulary.attention_lens import AttentionLens as AttentionLens
+from caseback.decode.vocabulary.attention_lens import fit_attention_lens as fit_attention_lens
+from caseback.decode.vocabulary.attention_lens import read_attention_lens as read_attention_lens
 from caseback.decode.vocabulary.backward_lens import backward_lens as backward_lens
 from caseback.decode.vocabulary.backward_lens import forward_shift as forward_shift
 from caseback.decode.vocabulary.backward_lens import weight_gradient as weight_gradient
+from caseback.decode.vocabulary.causal_basis import causal_basis as causal_basis
 from caseback.decode.vocabulary.circuit_words import circuit_of_tokens as circuit_of_tokens
 from caseback.decode.vocabulary.circuit_words import circuit_pairs as circuit_pairs
 from caseback.decode.vocabulary.circuit_words import vocabulary_circuit as vocabulary_circuit
 from caseback.decode.vocabulary.contrast_decoding import contrastive_decoding as contrastive_decoding
 from caseback.decode.vocabulary.contrast_decoding import dola as dola
+from caseback.decode.vocabulary.future_prompt import FuturePrompt as FuturePrompt
+from caseback.decode.vocabulary.future_prompt import fit_future_prompt as fit_future_prompt
+from caseback.decode.vocabulary.future_prompt import read_future_prompt as read_future_prompt
 from caseback.decode.vocabulary.jacobian_lens import fit_jacobian_lens as fit_jacobian_lens
 from caseback.decode.vocabulary.lens import Lens as Lens
 from caseback.decode.vocabulary.lens import read_lens as read_lens
@@ -23,6 +30,12 @@ from caseback.decode.vocabulary.logit_lens import logit_lens as logit_lens
 from caseback.decode.vocabulary.low_rank import LowRank as LowRank
 from caseback.decode.vocabulary.low_rank import accuracy as accuracy
 from caseback.decode.vocabulary.low_rank import laser as laser
+from caseback.decode.vocabulary.mappings import fit_mapping as fit_mapping
+from caseback.decode.vocabulary.patchscope import patchscope as patchscope
+from caseback.decode.vocabulary.patchscope_targets import TargetPrompt as TargetPrompt
+from caseback.decode.vocabulary.patchscope_targets import description as description
+from caseback.decode.vocabulary.patchscope_targets import selfie as selfie
+from caseback.decode.vocabulary.patchscope_targets import token_identity as token_identity
 from caseback.decode.vocabulary.singular_words import weight_svd_words as weight_svd_words
 from caseback.decode.vocabulary.spectroscopy import Spectrum as Spectrum
 from caseback.decode.vocabulary.spectroscopy import band_logits as band_logits

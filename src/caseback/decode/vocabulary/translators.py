@@ -189,14 +189,15 @@ def _pairs(mask: Bool[Tensor, "batch pos"], ahead: int) -> tuple[Tensor, Tensor]
 class MomentSums:
     """Sums of [x, 1]'[x, 1] and [x, 1]'y over a stream of tokens, from which least squares follow."""
 
-    def __init__(self, d_model: int):
+    def __init__(self, d_model: int, d_out: int | None = None):
+        d_out = d_model if d_out is None else d_out
         self.count = 0
         self.xx = torch.zeros(d_model + 1, d_model + 1, dtype=torch.float64)
-        self.xy = torch.zeros(d_model + 1, d_model, dtype=torch.float64)
-        self.yy = torch.zeros(d_model, dtype=torch.float64)
-        self.y = torch.zeros(d_model, dtype=torch.float64)
+        self.xy = torch.zeros(d_model + 1, d_out, dtype=torch.float64)
+        self.yy = torch.zeros(d_out, dtype=torch.float64)
+        self.y = torch.zeros(d_out, dtype=torch.float64)
 
-    def add(self, x: Float[Tensor, "token d_model"], y: Float[Tensor, "token d_model"]) -> None:
+    def add(self, x: Float[Tensor, "token d_model"], y: Float[Tensor, "token d_out"]) -> None:
         """Take some tokens in."""
         x = torch.cat([x, x.new_ones(len(x), 1)], -1).double()
         y = y.double()

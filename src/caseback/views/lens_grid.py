@@ -1,0 +1,312 @@
+"""A lens over a prompt as a plotly figure: depth by token, the likeliest token in each cell, the rest on hover.
+
+One figure holds all modes, chosen by buttons: the likeliest token's probability, the entropy, the divergence from the
+model's prediction, and for each token that is followed its rank. Darker is always surer: a higher probability, or a
+lower rank, entropy or divergence (the scale of these in nats ends at three times the median; hovering tells all).
+Below the grid the followed tokens' ranks go from layer to layer.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from plotly.subplots import make_subplots
+
+from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.views.numbers_text import number, percent
+from caseback.views.tokens_text import visible
+
+__all__ = ["Mode", "chosen", "lens_grid", "modes_of"]
+
+_SURE = [[0.0, "#ffffff"], [0.25, "#d6e6f4"], [0.5, "#9ecae1"], [0.75, "#4a90c4"], [1.0, "#1c5f9e"]]
+_UNSURE = [[1.0 - at, colour] for at, colour in reversed(_SURE)]
+_NAMES = {
+    "entropy": "entropy, nats",
+    "kl": "KL to the lens, nats",
+    "js": "JS to the model, nats",
+    "surprise": "surprise at the next, nats",
+    "surprisal": "surprisal, nats",
+}
+_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_LONGEST = 9
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to colour the grid.
+
+    Attributes
+    ----------
+    name
+        What it is called on the command line and on its button.
+    title
+        Of the scale.
+    values
+        (layer, pos), as read; NaN where there is nothing.
+    """
+
+    name: str
+    title: str
+    values: np.ndarray
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the values are ranks, which are drawn by their logarithms."""
+        return self.name.startswith("rank")
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """What the colour follows."""
+        return np.log10(np.where(self.values >= 1, self.values, np.nan)) if self.ranks else self.values
+
+
+def modes_of(found: xr.Dataset, batch: int = 0) -> list[Mode]:
+    """The modes that a lens's or a patchscope's result has, for one prompt.
+
+    Parameters
+    ----------
+    found
+        What ``logit_lens``, ``read_lens`` or ``patchscope`` gave, with a dimension ``pos``.
+    batch
+        Which prompt.
+
+    Raises
+    ------
+    CasebackError
+        For a result with another dimension beside layers, positions and followed tokens.
+    OutOfRange
+        For a prompt that is not there.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.vocabulary import logit_lens
+    >>> lens = logit_lens(cb.load("meadow"), "the cat and the dog", targets=" cat")
+    >>> [mode.name for mode in modes_of(lens)]
+    ['top', 'rank ␣cat', 'entropy', 'kl', 'js', 'surprise']
+    """
+    if set(found["entropy"].dims) != {"layer", "batch", "pos"}:
+        raise CasebackError(
+            f"a lens grid is of layers by positions, and this result has {tuple(found['entropy'].dims)}: read all "
+            "positions of a stream, or select one head or neuron first"
+        )
+    if not 0 <= batch < found.sizes["batch"]:
+        raise OutOfRange(f"prompt {batch}: there are {found.sizes['batch']}, 0 to {found.sizes['batch'] - 1}")
+    one = found.isel(batch=batch)
+    made = [Mode("top", "probability of the likeliest", one["top_prob"].isel(k=0).values)]
+    if "rank" in one and "vocab" in one["rank"].dims:
+        texts = [visible(str(text)) for text in np.atleast_1d(one["vocab_text"].values)]
+        made += [
+            Mode(f"rank {text}", f"rank of {text}", one["rank"].isel(vocab=i).values.astype(float))
+            for i, text in enumerate(texts)
+        ]
+    elif "rank" in one:
+        made.append(Mode("rank", "rank of the answer", one["rank"].values.astype(float)))
+    return made + [Mode(name, title, one[name].values) for name, title in _NAMES.items() if name in one]
+
+
+def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0) -> go.Figure:
+    """Draw a lens over one prompt.
+
+    Parameters
+    ----------
+    found
+        What ``logit_lens``, ``read_lens`` or ``patchscope`` gave, with a dimension ``pos``.
+    title
+        Of the figure.
+    mode
+        What is shown first: ``"top"``, ``"rank"``, ``"entropy"``, ``"kl"`` ...; the buttons change it.
+    batch
+        Which prompt.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        For ``write_figure``.
+
+    Raises
+    ------
+    CasebackError
+        For a mode that the result does not have, and as ``modes_of``.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.vocabulary import logit_lens
+    >>> lens = logit_lens(cb.load("meadow"), "the cat and the dog", targets=" cat")
+    >>> len(lens_grid(lens, title="logit lens", mode="rank").data)
+    2
+    """
+    modes = modes_of(found, batch)
+    first = chosen(modes, mode)
+    one = found.isel(batch=batch)
+    columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
+    tokens = [visible(str(one["token"].values[i])) for i in columns]
+    layers = [str(layer) for layer in one["layer"].values.tolist()]
+    followed = "rank" in one and "vocab" in one["rank"].dims
+    height = 26 * len(layers) + 40
+    figure = make_subplots(
+        rows=1 + followed,
+        cols=1,
+        row_heights=[height, 240] if followed else None,
+        vertical_spacing=150 / (height + 390) if followed else 0,
+        subplot_titles=["", f"rank after each layer, at position {columns[-1]} {tokens[-1]}"] if followed else None,
+    )
+    shown = [[_clipped(visible(str(one["top_text"].values[r, c, 0]))) for c in columns] for r in range(len(layers))]
+    told = [[_hover(one, modes, layers, r, c) for c in columns] for r in range(len(layers))]
+    figure.add_trace(
+        go.Heatmap(
+            x=list(range(len(columns))),
+            y=list(range(len(layers))),
+            text=shown,
+            texttemplate="%{text}",
+            hovertext=told,
+            hovertemplate="%{hovertext}<extra></extra>",
+            xgap=1,
+            ygap=1,
+            **_look(first, columns, height),
+        ),
+        row=1,
+        col=1,
+    )
+    side = {"showline": False, "ticks": "", "tickmode": "array"}
+    labels = [f"{i} {html.escape(token)}" for i, token in zip(columns, tokens, strict=True)]
+    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=labels, tickangle=-60, row=1, col=1, **side)
+    figure.update_yaxes(
+        tickvals=list(range(len(layers))), ticktext=layers, title="after layer", autorange=True, row=1, col=1, **side
+    )
+    if followed:
+        _trajectories(figure, one, columns[-1], layers)
+    figure.update_layout(
+        title={"text": html.escape(title), "x": 0.02, "y": 0.985, "yanchor": "top", "font": {"size": 16}},
+        template="simple_white",
+        plot_bgcolor="#f3f4f6",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        height=height + (390 if followed else 0) + 210,
+        width=min(1800, max(720, 74 * len(columns) + 260)),
+        margin={"l": 90, "r": 60, "t": 130, "b": 110},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.12, "x": 0},
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "right",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1 + 20 / (height + (390 if followed else 0)),
+                "yanchor": "bottom",
+                "active": modes.index(first),
+                "buttons": [
+                    {"label": m.name, "method": "restyle", "args": [_restyled(_look(m, columns, height)), [0]]}
+                    for m in modes
+                ],
+            }
+        ],
+    )
+    return figure
+
+
+def chosen(modes: list[Mode], name: str) -> Mode:
+    """The mode of a name; ``"rank"`` is that of the first token followed.
+
+    Raises
+    ------
+    CasebackError
+        Where there is none.
+
+    Examples
+    --------
+    >>> chosen([Mode("rank ␣cat", "rank of ␣cat", np.ones((1, 1)))], "rank").title
+    'rank of ␣cat'
+    """
+    for mode in modes:
+        if name in (mode.name, mode.name.partition(" ")[0]):
+            return mode
+    if name == "rank":
+        raise CasebackError("the mode 'rank' needs a token whose rank is followed: name one (--target)")
+    raise CasebackError(f"the mode {name!r} is unknown. {did_you_mean(name, [m.name for m in modes])}")
+
+
+def _look(mode: Mode, columns: list[int], height: int) -> dict[str, Any]:
+    """The colours of a mode, as a heatmap's arguments."""
+    values = mode.drawn[:, columns]
+    finite = values[np.isfinite(values)]
+    most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    title = mode.title
+    if mode.name != "top" and not mode.ranks and (positive := finite[finite > 0]).size:
+        # the embedding may be so far off that everything else would look alike
+        cut = 3 * float(np.median(positive))
+        title, most = (f"{title}, cut at {number(cut)}", cut) if cut < most else (title, most)
+    bar: dict[str, Any] = {"title": {"text": html.escape(title), "side": "right"}, "thickness": 14}
+    bar |= {"len": max(height, 190), "lenmode": "pixels", "y": 1, "yanchor": "top"}
+    marks: list[float] | None = None
+    if mode.ranks:
+        marks = [float(i) for i in range(int(most) + 1)]
+    bar |= {"tickvals": marks, "ticktext": None if marks is None else [f"{10 ** int(m):,}" for m in marks]}
+    return {
+        "z": [[float(v) if np.isfinite(v) else None for v in row] for row in values],
+        "zmin": 0,
+        "zmax": 1.0 if mode.name == "top" else most,
+        "colorscale": _SURE if mode.name == "top" else _UNSURE,
+        "colorbar": bar,
+    }
+
+
+def _restyled(look: dict[str, Any]) -> dict[str, Any]:
+    """The same for plotly's restyle, which takes a list with an entry a trace."""
+    return {key: [value] for key, value in look.items()}
+
+
+def _trajectories(figure: go.Figure, one: xr.Dataset, column: int, layers: list[str]) -> None:
+    texts = [visible(str(text)) for text in np.atleast_1d(one["vocab_text"].values)]
+    for i, text in enumerate(texts):
+        ranks = one["rank"].isel(vocab=i, pos=column).values
+        figure.add_trace(
+            go.Scatter(
+                x=list(range(len(layers))),
+                y=ranks.tolist(),
+                name=html.escape(text),
+                mode="lines+markers",
+                line={"color": _LINES[i % len(_LINES)]},
+                hovertext=[
+                    f"{html.escape(text)} after {layer}: rank {r}" for layer, r in zip(layers, ranks, strict=True)
+                ],
+                hovertemplate="%{hovertext}<extra></extra>",
+                showlegend=True,
+            ),
+            row=2,
+            col=1,
+        )
+    at = list(range(len(layers)))
+    figure.update_xaxes(title="after layer", tickmode="array", tickvals=at, ticktext=layers, row=2, col=1)
+    # the likeliest token on top
+    most = np.log10(max(2, int(one["rank"].isel(pos=column).max())))
+    marks = [10**i for i in range(int(np.ceil(most)) + 1)]
+    figure.update_yaxes(
+        title="rank", type="log", range=[most * 1.05, -0.1 * most], tickvals=marks, row=2, col=1, gridcolor="#e5e7eb"
+    )
+
+
+def _hover(one: xr.Dataset, modes: list[Mode], layers: list[str], row: int, column: int) -> str:
+    if not np.isfinite(one["entropy"].values[row, column]):
+        return "nothing is read here"
+    lines = [
+        f"after {html.escape(layers[row])}, position {column} {html.escape(visible(str(one['token'].values[column])))}"
+    ]
+    for text, p in zip(one["top_text"].values[row, column], one["top_prob"].values[row, column], strict=True):
+        lines.append(f"<b>{html.escape(visible(str(text)))}</b> {percent(float(p))}")
+    for mode in modes[1:]:
+        value = float(mode.values[row, column])
+        if np.isfinite(value):
+            lines.append(f"{html.escape(mode.title)}: {int(value) if mode.ranks else number(value)}")
+    if "said" in one:
+        lines.append(f"said: {html.escape(visible(str(one['said'].values[row, column])))}")
+    return "<br>".join(lines)
+
+
+def _clipped(text: str) -> str:
+    return html.escape(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")

@@ -1,0 +1,87 @@
+"""The lens grid shows the result's own numbers in every mode, and the followed tokens' ranks below."""
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import caseback as cb
+from caseback.decode.vocabulary import lens_quality, logit_lens, patchscope, token_identity
+from caseback.errors import CasebackError, OutOfRange
+from caseback.views.lens_curves import lens_curves
+from caseback.views.lens_grid import lens_grid, modes_of
+from caseback.views.lens_text import print_lens
+
+PROMPTS = ["Mary went to the store", "the cat"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cb.load("meadow")
+
+
+@pytest.fixture(scope="module")
+def lens(model):
+    return logit_lens(model, PROMPTS, targets=[" Mary", " John"], k=3)
+
+
+def test_every_mode_draws_the_results_own_numbers(lens):
+    figure = lens_grid(lens, title="a <title>")
+    grid, *lines = figure.data
+    assert "&lt;title&gt;" in figure.layout.title.text
+    assert np.allclose(np.array(grid.z), lens["top_prob"].values[:, 0, :, 0])
+    buttons = {button.label: button.args[0] for button in figure.layout.updatemenus[0].buttons}
+    assert list(buttons) == ["top", "rank ␣Mary", "rank ␣John", "entropy", "kl", "js", "surprise"]
+    assert np.allclose(10 ** np.array(buttons["rank ␣John"]["z"][0]), lens["rank"].values[:, 0, :, 1])
+    assert np.allclose(np.array(buttons["kl"]["z"][0]), lens["kl"].values[:, 0])
+    assert buttons["surprise"]["z"][0][0][-1] is None
+    for i, line in enumerate(lines):
+        assert list(line.y) == lens["rank"].values[:, 0, -1, i].tolist()
+
+
+def test_the_hover_has_the_likeliest_tokens_and_the_numbers(lens):
+    told = lens_grid(lens, title="", mode="kl").data[0].hovertext
+    for text in lens["top_text"].values[-1, 0, 2]:
+        assert f"<b>{text.replace(' ', '␣')}</b>" in told[-1][2]
+    assert "rank of ␣Mary: " in told[-1][2] and "KL to the lens" in told[0][0]
+
+
+def test_a_shorter_prompt_has_only_its_own_columns(lens, model):
+    n = len(model.tokens(PROMPTS[1]).text[0])
+    figure = lens_grid(lens, title="", batch=1)
+    assert len(figure.data[0].z[0]) == n and f"position {n - 1}" in figure.layout.annotations[0].text
+    console = Console(width=60, record=True, no_color=True)
+    print_lens(lens, "logit lens", console, batch=1)
+    said = console.export_text()
+    assert "␣cat" in said and "embed" in said and max(map(len, said.splitlines())) <= 60
+
+
+def test_a_patchscope_is_drawn_too(model):
+    found = patchscope(model, PROMPTS[0], token_identity(), rows=[0, 3], max_new_tokens=2)
+    figure = lens_grid(found, title="", mode="surprisal")
+    assert [m.name for m in modes_of(found)] == ["top", "rank", "entropy", "surprisal"]
+    assert np.allclose(np.array(figure.data[0].z), found["surprisal"].values[:, 0])
+    assert "said: " in figure.data[0].hovertext[0][0]
+
+
+def test_what_is_no_grid_is_refused(model, lens):
+    with pytest.raises(CasebackError, match="layers by positions"):
+        modes_of(logit_lens(model, "the cat", pos=-1))
+    with pytest.raises(OutOfRange, match="prompt 2"):
+        lens_grid(lens, title="", batch=2)
+    with pytest.raises(CasebackError, match="is unknown"):
+        lens_grid(lens, title="", mode="entrpy")
+    with pytest.raises(CasebackError, match="name one"):
+        lens_grid(logit_lens(model, "the cat"), title="", mode="rank")
+
+
+def test_curves_are_the_measured_numbers(model):
+    texts = ["Mary went to the store.", "the cat and the dog"]
+    plain, other = lens_quality(model, texts), lens_quality(model, texts[:1])
+    figure = lens_curves({"logit <lens>": plain, "again": plain}, title="")
+    assert [line.name for line in figure.data[:1]] == ["logit &lt;lens&gt;"] and len(figure.data) == 6
+    for line, statistic in zip(figure.data, ("kl", "bias", "agreement"), strict=False):
+        assert np.allclose(line.y, plain[statistic].values)
+    with pytest.raises(CasebackError, match="different corpora"):
+        lens_curves({"a": plain, "b": other}, title="")
+    with pytest.raises(CasebackError, match="no lens"):
+        lens_curves({}, title="")
