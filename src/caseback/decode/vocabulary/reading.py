@@ -139,7 +139,8 @@ def read(
                 logits = to_logits(layer, states(layer, example, column).flatten(0, 1)).to(final.device)
             if layer == layers - 1 and units == 1:
                 gap = max(gap, float((logits - final).abs().max()))
-            for name, value in _summed_up(logits, *beside, k):
+            final_log_p, followed_ids, next_id = beside
+            for name, value in _summed_up(logits, final_log_p, followed_ids, next_id, k):
                 pieces[name][layer].append(value.unflatten(0, (-1, units)).cpu())
     made = {name: torch.stack([torch.cat(row) for row in rows]) for name, rows in pieces.items()}
     made["surprise"][:, ~at.has_next.cpu()] = torch.nan

@@ -140,19 +140,19 @@ def _fit(
     batch: int,
     progress: bool,
 ) -> Lens:
-    to = model.n_layers if to is None else to
-    rows = tuple(range(to)) if rows is None else tuple(rows)
-    if not 0 <= to <= model.n_layers or not rows or not all(0 <= r <= to for r in rows):
+    end = model.n_layers if to is None else to
+    rows = tuple(range(end)) if rows is None else tuple(rows)
+    if not 0 <= end <= model.n_layers or not rows or not all(0 <= r <= end for r in rows):
         raise OutOfRange(
-            f"from rows {list(rows)} to row {to}: expected rows of 0 (the embedding) to {model.n_layers} (the end), "
+            f"from rows {list(rows)} to row {end}: expected rows of 0 (the embedding) to {model.n_layers} (the end), "
             "none later than the one translated to"
         )
     sums = {row: MomentSums(model.d_model) for row in rows}
     for tokens in tqdm(corpus_rows(model, texts, length=length, batch=batch), disable=not progress, unit="batch"):
-        at = streams(model, tokens, [*rows, to])
+        at = streams(model, tokens, [*rows, end])
         here, there = _pairs(tokens.mask, ahead)
         for row in rows:
-            sums[row].add(at[row][here], at[to][there])
+            sums[row].add(at[row][here], at[end][there])
     count = sums[rows[0]].count
     if not count:
         raise CasebackError("the corpus is empty: no text has as many tokens as are needed")
@@ -161,7 +161,7 @@ def _fit(
         "tokens": count,
         "explained": [explained for _, _, explained in fitted],
         "ridge": ridge,
-        "to": to,
+        "to": end,
     }
     dtype = torch.promote_types(model.dtype, torch.float32)
     return Lens(
