@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from caseback.cli.ablate import ablate
+from caseback.cli.activating import activating
 from caseback.cli.dla import dla
 from caseback.cli.explain import explain
 from caseback.cli.ioi import ioi
@@ -27,7 +28,7 @@ from caseback.cli.trace import trace
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (explain, dla, patch, ablate, trace, ioi, techniques, tasks)
+COMMANDS = (explain, dla, patch, ablate, trace, ioi, techniques, tasks, activating)
 GROUPS = (organisms,)  # commands with commands of their own
 
 app = typer.Typer(
