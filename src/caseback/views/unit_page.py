@@ -24,12 +24,13 @@ __all__ = ["unit_html", "write_units"]
 _SHADES = 8
 _STYLE = "\n".join(
     [
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}",
+        "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}",
+        "body{color:#222;background:#fff}h3{font-size:.95rem;margin:.8rem 0 .2rem;color:#444}",
         "h2{margin:2rem 0 .2rem}dl{display:flex;flex-wrap:wrap;gap:.2rem 1.5rem;margin:0 0 .8rem}dt{color:#666}",
         "dl div{display:flex;gap:.4rem}dd{margin:0;font-variant-numeric:tabular-nums}",
         "p.x{margin:.15rem 0;font-family:ui-monospace,monospace;font-size:13px;overflow-wrap:anywhere}",
         "p.x b{display:inline-block;width:5.5rem;text-align:right;margin-right:.8rem;font-weight:normal;color:#444}",
-        "p.x i{font-style:normal;border-radius:2px}p.x i.at{outline:1px solid #222}h3{font-size:.95rem;margin:.8rem 0 .2rem;color:#444}",
+        "p.x i{font-style:normal;border-radius:2px}p.x i.at{outline:1px solid #222}",
         *(f".p{i}{{background:rgba(200,116,31,{i / _SHADES:.3f})}}" for i in range(1, _SHADES + 1)),
         *(f".n{i}{{background:rgba(79,143,214,{i / _SHADES:.3f})}}" for i in range(1, _SHADES + 1)),
     ]
