@@ -42,7 +42,7 @@ class InWords:
     score
         Correlation on texts that the explainer did not see.
     detection, fuzzing
-        Balanced accuracy.
+        Balanced accuracy; NaN where there were no texts of one of the two kinds.
     asked, junk
         How many replies there were, and those that could not be read.
     """
@@ -85,7 +85,8 @@ def explain_in_words(
     shown
         Examples shown to the explainer: every other one of the strongest.
     scored
-        Of the other strongest, and of random ones, so many each are scored.
+        Of the other strongest, and of random ones, so many each are scored. In detection and fuzzing a text is active
+        from half the largest activation on.
     before, after
         Tokens of a text on either side of the example.
     seed
@@ -123,9 +124,11 @@ def explain_in_words(
         [v for one in simulated for v in one], [max(0.0, v) for e in [*tested, *rest] for v in e.values]
     )
     rng = random.Random(seed)
-    quiet = [e for e in rest if max(e.values) < most / 2]
-    detection = detect(answer, said, tested, quiet, rng)
-    fuzzing = fuzz(answer, said, tested, rng)
+    more = found.shown(model, unit, found.tally.sample_index.tolist()[: 4 * scored], before, after)
+    active = [e for e in tested if e.value >= most / 2 > 0]
+    quiet = [e for e in more if max(e.values) < most / 2][: len(tested)]
+    detection = detect(answer, said, active, quiet, rng)
+    fuzzing = fuzz(answer, said, active, rng)
     both = [ask] if simulator is None else [ask, answer]
     return InWords(unit, said, score, detection, fuzzing, sum(a.asked for a in both), [j for a in both for j in a.junk])
 

@@ -28,6 +28,8 @@ def correlation(simulated: Sequence[float], true: Sequence[float]) -> float:
 def balanced_accuracy(said: Sequence[bool | None], true: Sequence[bool]) -> float:
     """The mean of the accuracies on what is so and on what is not; no answer counts half, as a guess would.
 
+    NaN where there is nothing of one of the two kinds: then saying always the same would look right.
+
     Examples
     --------
     >>> balanced_accuracy([True, True, True], [True, True, False]), balanced_accuracy([None, None], [True, False])
@@ -36,8 +38,7 @@ def balanced_accuracy(said: Sequence[bool | None], true: Sequence[bool]) -> floa
     parts = []
     for kind in (True, False):
         right = [0.5 if s is None else float(s == t) for s, t in zip(said, true, strict=True) if t == kind]
-        if right:
-            parts.append(sum(right) / len(right))
-    if not parts:
-        raise CasebackError("nothing to score: expected at least one text")
-    return sum(parts) / len(parts)
+        if not right:
+            return float("nan")
+        parts.append(sum(right) / len(right))
+    return sum(parts) / 2
