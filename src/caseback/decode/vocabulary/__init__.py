@@ -1,5 +1,6 @@
 """§4.3 Decoding in vocabulary space."""
 
+from caseback.decode.vocabulary import activating as activating
 from caseback.decode.vocabulary.contrast_decoding import contrastive_decoding as contrastive_decoding
 from caseback.decode.vocabulary.contrast_decoding import dola as dola
 from caseback.decode.vocabulary.jacobian_lens import fit_jacobian_lens as fit_jacobian_lens

@@ -104,14 +104,13 @@ class Tally:
     @classmethod
     def empty(cls, n_units: int, top: int) -> Tally:
         """Before the first token."""
-        whole = {"dtype": torch.int64}
         return cls(
-            torch.full((n_units, top), NO_KEY, **whole),
-            torch.zeros(n_units, BINS, **whole),
-            torch.zeros(n_units, **whole),
+            torch.full((n_units, top), NO_KEY, dtype=torch.int64),
+            torch.zeros(n_units, BINS, dtype=torch.int64),
+            torch.zeros(n_units, dtype=torch.int64),
             torch.zeros(2, n_units, dtype=torch.float64),
-            torch.zeros(0, **whole),
-            torch.zeros(0, **whole),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0, dtype=torch.int64),
             torch.zeros(0, n_units),
         )
 
