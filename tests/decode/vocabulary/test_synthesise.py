@@ -6,6 +6,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.decode.vocabulary.activating import synthesise_input
+from caseback.decode.vocabulary.activating.synthesise import _replacements
 from caseback.errors import OutOfRange, SiteAbsent, TokensError
 from caseback.organisms.compiled import build
 from exact import exact
@@ -78,3 +79,10 @@ def test_bad_input_says_what_is_wrong():
     with pytest.raises(SiteAbsent, match="has no units"):
         synthesise_input(model, "pattern", 0, layer=0)
     assert torch.is_grad_enabled() and all(p.requires_grad for p in model.hf.parameters())
+
+
+def test_no_special_token_is_proposed_however_large_its_gain():
+    gains = torch.tensor([[9.0, 8.0, 1.0, 0.5, 7.0]] * 2)
+    made = _replacements([3, 4, 2], [1, 2], gains, [0, 1], 5, 100, torch.Generator().manual_seed(0))
+    # at position 1 token 4 stands already, at position 2 token 2
+    assert sorted(made) == [[3, 2, 2], [3, 3, 2], [3, 4, 3], [3, 4, 4]]
