@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from caseback.cli.ablate import ablate
+from caseback.cli.activating import activating
 from caseback.cli.align import align
 from caseback.cli.attribute import attribute
 from caseback.cli.circuit import circuit
@@ -47,6 +48,7 @@ COMMANDS = (
     lens,
     patchscope,
     weights,
+    activating,
     ioi,
     techniques,
     tasks,

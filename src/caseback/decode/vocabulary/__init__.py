@@ -1,5 +1,6 @@
 """§4.3 Decoding in vocabulary space."""
 
+from caseback.decode.vocabulary import activating as activating
 from caseback.decode.vocabulary.attention_lens import AttentionLens as AttentionLens
 from caseback.decode.vocabulary.attention_lens import fit_attention_lens as fit_attention_lens
 from caseback.decode.vocabulary.attention_lens import read_attention_lens as read_attention_lens
