@@ -78,11 +78,13 @@ def test_orthogonalized_singular_values_are_near_one():
         assert values.median() > 0.6
 
 
-def test_rates_warm_up_and_fall_twice():
+def test_rates_warm_up_and_fall_three_times():
     rates = [train.rate(step, train.STEPS) for step in range(train.STEPS)]
     rising = [step for step in range(1, train.STEPS) if rates[step] > rates[step - 1]]
-    assert rising == [*range(1, train.WARM_UP), train.AGAIN]
-    assert max(rates) == 1.0 and rates[train.AGAIN] == train.PEAK_AGAIN and rates[-1] < 0.021
+    again = {begin: peak for begin, _, peak in train.FALLS[1:]}
+    assert rising == [*range(1, train.WARM_UP), *again]
+    assert max(rates) == 1.0 and rates[-1] < 0.021
+    assert all(rates[begin] == peak for begin, peak in again.items())
     assert all(0 < train.rate(step, 3) <= 1 for step in range(3))
 
 

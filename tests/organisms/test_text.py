@@ -274,6 +274,8 @@ def test_drills_come_later_and_whatever_is_asked_in_every_phase():
         ["arithmetic_rare", "letters"],
         ["arithmetic_rare", "letters"],
         ["arithmetic_rare", "boxes_still", "letters"],
+        ["arithmetic_rare", "boxes_still", "letters"],
+        ["arithmetic_rare", "boxes_still", "letters"],
     ]
     assert evaluate.BEHAVIOURS.keys() - evaluate.SPANS.keys() - {"boxes_still"} <= set.intersection(*phases)
 

@@ -126,7 +126,7 @@ class _Position:
     def get_seq_length(self, *_: Any) -> Tensor:
         return self.length
 
-    def update(self, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(self, k: Tensor, v: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         return k, v
 
 
