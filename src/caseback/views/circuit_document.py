@@ -147,7 +147,7 @@ def circuit_document(
 
 def _sign(circuit: Circuit) -> str:
     """What the sign of a score means, where the circuit says how it was scored."""
-    direction = circuit.about.get("direction", "noising" if circuit.about.get("method") == "edge_patching" else None)
+    direction = circuit.about.get("direction")
     says = {"noising": "negative: cutting the edge lowers the metric", "denoising": "positive: the edge restores it"}
     return says.get(str(direction), "")
 

@@ -7,7 +7,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, TokensError
-from caseback.localize.circuits import patch_edges, run_circuit, select
+from caseback.localize.circuits import edge_attribution, patch_edges, run_circuit, select
 from caseback.model.circuit import Circuit
 from caseback.model.graph import Graph
 from exact import exact
@@ -35,6 +35,29 @@ def test_3_2_22_every_effect_is_that_of_the_model_less_one_edge(name, direction)
         np.testing.assert_allclose(told, expected, rtol=1e-8, atol=1e-10, err_msg=str(edge))
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_3_2_22_an_edge_may_carry_nothing_or_a_mean(name, ablation):
+    model = shelf.model(name)
+    graph = Graph.of(model.anatomy)
+    edges = graph.edges[:: len(graph.edges) // 10] + graph.edges[-2:]
+    masks = torch.stack([graph.exists & ~graph.mask(Circuit(frozenset([edge]))) for edge in edges])
+    with exact():
+        found = patch_edges(model, CLEAN, None, METRIC, edges, ablation=ablation)
+        ran = run_circuit(model, CLEAN, None, METRIC, masks, ablation=ablation)
+    for edge, expected in zip(edges, ran.values - ran.whole.values, strict=True):
+        reader = str(edge.target) + (f".{edge.slot}" if edge.slot else "")
+        told = found.sel(writer=str(edge.source), reader=reader)
+        np.testing.assert_allclose(told, expected, rtol=1e-8, atol=1e-10, err_msg=str(edge))
+
+
+def test_3_2_22_into_the_logits_the_first_order_agrees():
+    # all else is held there, so direct effects follow from the final norm alone
+    model = shelf.model("gpt2")
+    found, direct = (f(model, CLEAN, CORRUPT, METRIC)[:, -1].values.ravel() for f in (patch_edges, edge_attribution))
+    assert np.corrcoef(found, direct)[0, 1] > 0.8
+
+
 def test_all_edges_are_scores_that_choose_a_circuit():
     model = shelf.model("llama")
     effects = patch_edges(model, CLEAN, CORRUPT, METRIC)
@@ -52,3 +75,9 @@ def test_edges_that_cannot_be_patched_are_refused():
         patch_edges(model, CLEAN, CORRUPT, METRIC, ["L9H0 -> logits"])
     with pytest.raises(TokensError, match="not token-aligned"):
         patch_edges(model, CLEAN, shelf.ids((6, 5)), METRIC, ["embed -> logits"])
+    with pytest.raises(CasebackError, match="ablation 'none' is unknown"):
+        patch_edges(model, CLEAN, CORRUPT, METRIC, ablation="none")
+    with pytest.raises(CasebackError, match="give corrupt"):
+        patch_edges(model, CLEAN, None, METRIC)
+    with pytest.raises(CasebackError, match="no direction 'denoising'"):
+        patch_edges(model, CLEAN, None, METRIC, ablation="zero", direction="denoising")

@@ -11,17 +11,16 @@ from caseback.localize.circuits import (
     circuit_size,
     completeness,
     edge_attribution,
-    edge_patching,
     edge_roc,
     faithfulness,
     faithfulness_curve,
     judge,
     minimality,
+    patch_edges,
     run_circuit,
 )
 from caseback.localize.circuits.bootstrap import interval
 from caseback.localize.circuits.curve import FRACTIONS, areas
-from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit
 from caseback.model.graph import Graph
 from caseback.organisms.compiled import build
@@ -230,46 +229,10 @@ def test_size_counts_as_the_benchmark_does():
         circuit_size(model, Circuit.of("L8H0 -> logits"))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama"])
-def test_3_2_22_exact_patching_cuts_each_edge_alone(name, tmp_path, monkeypatch):
-    model = shelf.model(name)
-    graph = Graph.of(model.anatomy)
-    file = tmp_path / "edges.safetensors"
-    with exact():
-        found = edge_patching(model, CLEAN, CORRUPT, METRIC, at_once=500)
-        assert bool(torch.equal(torch.tensor(found.notnull().all("batch").values), graph.exists))
-        mask = graph.exists.clone()
-        mask[2, -1] = False
-        ran = run_circuit(model, CLEAN, CORRUPT, METRIC, mask)
-        np.testing.assert_allclose(found[2, -1], ran[0] - ran.whole, rtol=1e-9, atol=1e-12)
-        # into the logits all else is held, so direct effects follow from the stream's norm alone: first order agrees
-        direct = edge_attribution(model, CLEAN, CORRUPT, METRIC)
-        assert np.corrcoef(found[:, -1].values.ravel(), direct[:, -1].values.ravel())[0, 1] > 0.8
-        calls = []
-        run = CircuitRuns.metrics
-
-        def stops(self, masks, **options):
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            calls.append(len(masks))
-            return run(self, masks, **options)
-
-        monkeypatch.setattr(CircuitRuns, "metrics", stops)
-        with pytest.raises(KeyboardInterrupt):
-            edge_patching(model, CLEAN, CORRUPT, METRIC, at_once=20, checkpoint=file)
-        done = []
-        monkeypatch.setattr(CircuitRuns, "metrics", lambda self, m, **o: done.append(len(m)) or run(self, m, **o))
-        again = edge_patching(model, CLEAN, CORRUPT, METRIC, at_once=20, checkpoint=file)
-        assert sum(done) == len(graph.edges) - sum(calls)
-        np.testing.assert_allclose(again, found, rtol=1e-9, atol=1e-12)
-        with pytest.raises(CasebackError, match="was written by another call"):
-            edge_patching(model, CORRUPT, CLEAN, METRIC, checkpoint=file)
-
-
 def test_3_2_21_roc_ranks_true_edges_above_others(planted):
     organism, tokens, other, metric = planted
     model, truth = organism.model, organism.circuit
-    effects = edge_patching(model, tokens, None, metric, ablation="zero", inputs=BOTH)
+    effects = patch_edges(model, tokens, None, metric, ablation="zero", inputs=BOTH)
     assert edge_roc(model, effects, truth, reduce="mean_of_abs").attrs["auroc"] == 1.0
     graph = Graph.of(model.anatomy, BOTH)
     perfect = effects.copy(data=torch.where(graph.mask(truth), 1.0, 0.0)[..., None].repeat(1, 1, 3).numpy())

@@ -7,7 +7,6 @@ from caseback.localize.circuits.edge_patching import patch_edges as patch_edges
 from caseback.localize.circuits.edge_pruning import edge_pruning as edge_pruning
 from caseback.localize.circuits.edge_pruning import subnetwork_probing as subnetwork_probing
 from caseback.localize.circuits.edge_removal import acdc as acdc
-from caseback.localize.circuits.exact_edges import edge_patching as edge_patching
 from caseback.localize.circuits.faithfulness import faithfulness as faithfulness
 from caseback.localize.circuits.information_flow import flow_attribution as flow_attribution
 from caseback.localize.circuits.information_flow import flow_routes as flow_routes

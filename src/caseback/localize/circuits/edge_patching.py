@@ -2,7 +2,8 @@
 
     effect(u -> v) = metric(input_v + u(source) - u(base)) - metric(base)
 
-Exact, edge by edge, where ``edge_attribution`` estimates. Each edge is a variant of a sweep, which recomputes only what
+u(source) is what the writer writes in the counterfactual, 0, or its mean. Exact, edge by edge, where
+``edge_attribution`` estimates. Each edge is a variant of a sweep, which recomputes only what
 comes after the reader, many edges in one pass.
 """
 
@@ -14,9 +15,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.circuits.path_patching import seen
+from caseback.localize.circuits.running import mean_writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.localize.circuits.writes import changes, sites_of_writes
 from caseback.localize.components.run_pair import base_and_source
@@ -27,7 +31,10 @@ from caseback.model.metrics import Metric
 from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import execute
+from caseback.model.run import Run, execute
+from caseback.model.tokens import Tokens
+
+ABLATIONS = ("resample", "zero", "mean")
 
 
 @technique(
@@ -38,9 +45,11 @@ def patch_edges(
     clean: Any,
     corrupt: Any,
     metric: Metric,
-    edges: Iterable[str | Edge] | Circuit | None = None,
+    only: Iterable[str | Edge] | Circuit | None = None,
     *,
     direction: str = "noising",
+    ablation: str = "resample",
+    over: Any = None,
     inputs: tuple[str, ...] = ("embed",),
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -52,13 +61,16 @@ def patch_edges(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt.
+        Prompts and their counterfactuals, token-aligned, one or one a prompt; only ``"resample"`` needs the latter.
     metric
         What is measured.
-    edges
+    only
         Which edges, as ``"L0H1 -> L1H4.k"`` or a circuit's; all by default.
     direction
         ``"noising"``: the corrupt value into the clean run; ``"denoising"``: the clean value into the corrupt run.
+    ablation, over
+        What a patched edge carries: the other run's write (``"resample"``), ``"zero"``, or the writer's ``"mean"`` over
+        all tokens of the prompts ``over``, by default the clean ones. The latter two go into the clean run alone.
     inputs
         As for ``edge_attribution``.
     progress
@@ -77,7 +89,7 @@ def patch_edges(
     TokensError
         For counterfactuals that are not token-aligned.
     CasebackError
-        For edges that this model lacks, and for none.
+        For edges that this model lacks, and for none; for an unknown ablation, and one that has no such direction.
 
     Examples
     --------
@@ -89,19 +101,16 @@ def patch_edges(
     2
     """
     graph = Graph.of(model.anatomy, inputs)
-    if edges is None:
+    if only is None:
         mask = graph.exists
     else:
-        listed = (
-            edges.edges if isinstance(edges, Circuit) else [Edge.parse(e) if isinstance(e, str) else e for e in edges]
-        )
+        listed = only.edges if isinstance(only, Circuit) else [Edge.parse(e) if isinstance(e, str) else e for e in only]
         mask = graph.mask(Circuit(frozenset(listed)))
     pairs = mask.T.nonzero().tolist()
     if not pairs:
         raise CasebackError("no edge to patch: give some, such as 'L0H1 -> L1H4.k', or none at all for every edge")
-    base, source = base_and_source(model, clean, corrupt, direction)
-    reads = sites_of_writes(model, graph)
-    here, there = (execute(model.anatomy, tokens, read=reads, logits=False) for tokens in (base, source))
+    base, there = _base_and_other(model, graph, clean, corrupt, direction, ablation, over)
+    here = execute(model.anatomy, base, read=sites_of_writes(model, graph), logits=False)
     change = aligned(changes(model, here, there, graph).transpose(1, 2), base)
     variants = [seen(graph.readers[r], change[:, :, w], None) for r, w in pairs]
     swept = model.sweep(base, variants, metric, labels=[""] * len(pairs), progress=progress, checkpoint=checkpoint)
@@ -121,5 +130,24 @@ def patch_edges(
         model=model,
         metric=metric.name,
         direction=direction,
-        patch="resample",
+        patch=ablation,
+    )
+
+
+def _base_and_other(
+    model: Model, graph: Graph, clean: Any, corrupt: Any, direction: str, ablation: str, over: Any
+) -> tuple[Tokens, Run | Float[Tensor, "writer d_model"] | None]:
+    """The prompts that are patched, and what patched edges carry."""
+    if ablation not in ABLATIONS:
+        raise CasebackError(f"ablation {ablation!r} is unknown. {did_you_mean(ablation, ABLATIONS)}")
+    if ablation == "resample":
+        if corrupt is None:
+            raise CasebackError("ablation='resample' patches from counterfactuals: give corrupt, or ablation='zero'")
+        base, source = base_and_source(model, clean, corrupt, direction)
+        return base, execute(model.anatomy, source, read=sites_of_writes(model, graph), logits=False)
+    if direction != "noising":
+        raise CasebackError(f"ablation={ablation!r} has no direction {direction!r}: it goes into the clean run")
+    tokens = model.tokens(clean)
+    return tokens, None if ablation == "zero" else mean_writes(
+        model, tokens if over is None else over, inputs=graph.inputs
     )

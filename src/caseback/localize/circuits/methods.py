@@ -17,8 +17,8 @@ import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.circuits.edge_attribution import edge_attribution
+from caseback.localize.circuits.edge_patching import patch_edges
 from caseback.localize.circuits.edge_removal import acdc
-from caseback.localize.circuits.exact_edges import edge_patching
 from caseback.localize.circuits.selecting import count_of, select
 from caseback.model.circuit import Circuit
 from caseback.model.graph import Graph
@@ -67,7 +67,7 @@ METHODS = {
         Method("eap-ig", edge_attribution, {"steps": 5}),
         Method("eap-ig-activations", edge_attribution, {"steps": 5, "along": "activations"}),
         Method("eap-ends", edge_attribution, {"along": "ends"}),
-        Method("exact", edge_patching),
+        Method("exact", patch_edges),
         Method("acdc", acdc),
     )
 }

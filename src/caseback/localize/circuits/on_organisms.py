@@ -22,9 +22,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.localize.circuits.edge_patching import patch_edges
 from caseback.localize.circuits.edge_pruning import edge_pruning
 from caseback.localize.circuits.edge_removal import acdc
-from caseback.localize.circuits.exact_edges import edge_patching
 from caseback.localize.circuits.known import edge_roc
 from caseback.localize.circuits.methods import METHODS, find_circuit, methods
 from caseback.model.circuit import Circuit
@@ -108,7 +108,7 @@ def _row(organism: Any, count: int, seed: int, more: Sequence[str]) -> dict[str,
 
     def note(name: str, function: Any, *given: Any, **options: Any) -> Any:
         start = time.process_time()
-        mine = double if function in (edge_patching, acdc) else model
+        mine = double if function in (patch_edges, acdc) else model
         found = function(mine, clean, *given, inputs=INPUTS, **options)
         without = () if name.endswith(", zero") else ("pos_embed",)
         roc = edge_roc(model, found, truth, reduce="mean_of_abs", without=without)
@@ -117,7 +117,7 @@ def _row(organism: Any, count: int, seed: int, more: Sequence[str]) -> dict[str,
         return found
 
     for ablation, said in (("zero", ", zero"), ("resample", "")):
-        effects = note(f"exact{said}", edge_patching, corrupt, agreement, ablation=ablation)
+        effects = note(f"exact{said}", patch_edges, corrupt, agreement, ablation=ablation)
         note(f"ACDC{said}", acdc, corrupt, agreement, threshold=_THRESHOLD, ablation=ablation)
         if ablation == "zero":
             sizes = abs(effects).mean("batch")
