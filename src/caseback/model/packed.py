@@ -23,7 +23,9 @@ from caseback.model.anatomy import Anatomy
 from caseback.model.attention import attending, causal, mix, native, pattern_of, repeat_heads, scores_of
 from caseback.model.edits import Edit, apply_edits
 from caseback.model.frames import Frame, Span, batch_frame
+from caseback.model.fused import fused
 from caseback.model.legacy import CACHE_NAMES
+from caseback.model.looked_up import Outputs, kept, looked_up
 from caseback.model.metrics import Bound
 from caseback.model.run import inputs_of
 from caseback.model.session import INSIDE_ATTENTION, Session
@@ -33,6 +35,7 @@ from caseback.model.verify import unembed, unembed_normed
 from caseback.model.wiring import wired
 
 _NOT_GATHERED = ("alibi", "position_bias")
+_BEFORE_PROJECTIONS = ("resid_pre", "attn_in", "attn_norm")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Clean:
     """What the unedited run leaves for the variants to start from.
 
     ``stream[l]`` (batch, pos, d_model) enters layer l, ``stream[n_layers]`` the final norm; ``k[l]``, ``v[l]``
-    (batch, pos, kv_head, d_head) entered its attention; ``calls[l]`` is how the layer was called.
+    (batch, pos, kv_head, d_head) entered its attention, ``projected[l]`` is where they come from; ``calls[l]`` is how the
+    layer was called.
     """
 
     tokens: Tokens
@@ -65,6 +69,7 @@ class Clean:
     biases: list[Tensor | None] = field(default_factory=list)
     calls: list[tuple[tuple, dict]] = field(default_factory=list)
     starts: dict[str, Tensor] = field(default_factory=dict)
+    projected: list[Outputs] = field(default_factory=list)
 
 
 def record(
@@ -103,7 +108,7 @@ def record(
             handles.append(p.layer.register_forward_pre_hook(at_layer, with_kwargs=True))
         handles.append(anatomy.layers[-1].layer.register_forward_hook(at_last))
         handles.append(anatomy.unembed.register_forward_pre_hook(at_unembedding))
-        with wired(session), attending(anatomy, attend):
+        with wired(session), attending(anatomy, attend), kept(anatomy) as clean.projected:
             anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
     finally:
         for handle in handles:
@@ -204,6 +209,8 @@ class Packed:
         self.shared: dict[tuple[int, int], Any] = {}
         self.keys_only = self.last_rows = False
         self.kept: tuple[Tensor, Tensor] | None = None
+        # rows that enter the layer now called as the clean run did
+        self.unchanged = torch.zeros(total, dtype=torch.bool)
 
     def _frame(self, segments: Sequence[Segment], row0: Sequence[int]) -> Frame:
         spans = [Span(s.variant, s.example, s.start, len(s), r) for s, r in zip(segments, row0, strict=True)]
@@ -211,14 +218,14 @@ class Packed:
 
     def values(self) -> list[tuple[Segment, Tensor]]:
         """The metric of every segment's variant on its prompt."""
-        with attending(self.anatomy, self._attend):
+        with attending(self.anatomy, self._attend), fused(self.anatomy):
             hidden = self._through_layers()
         return list(zip(self.segments, self._measure(hidden).unbind(), strict=True))
 
     def after(self, layer: int) -> Tensor:
         """The stream of every row behind the one layer that all segments enter; rows are ``example`` and ``column``."""
         self.active = 0
-        with attending(self.anatomy, self._attend):
+        with attending(self.anatomy, self._attend), fused(self.anatomy):
             hidden = self.clean.stream[layer].new_empty(0, self.clean.stream[layer].shape[-1])
             return self._call(self._join(hidden, layer), layer)
 
@@ -236,6 +243,7 @@ class Packed:
     def _join(self, hidden: Tensor, layer: int) -> Tensor:
         """Let the segments that enter here in, with the clean stream and the edits made at the door."""
         joining = [s for s in self.segments if s.layer == layer]
+        self.unchanged[:] = False
         if not joining:
             return hidden
         before, after = len(hidden), self.row0[self.segments.index(joining[-1])] + len(joining[-1])
@@ -243,7 +251,17 @@ class Packed:
             return self._join_late(hidden, joining, layer)
         hidden = torch.cat([hidden, self._entering(layer, before, after)])
         self.active = after
+        self._mark_unchanged(before, after, layer)
         return self._at_door(hidden, {s.variant for s in joining}, layer, self.session.frame, self.example, self.column)
+
+    def _mark_unchanged(self, before: int, after: int, layer: int) -> None:
+        """Of the rows that came in, those that no edit reaches before the layer's queries, keys and values."""
+        self.unchanged[before:after] = True
+        inside = [edit for name in _BEFORE_PROJECTIONS for edit in self.session.edits.get(Site(name, layer), ())]
+        for owner, edit in [*((owner, edit) for owner, _, edit in self.door), *inside]:
+            rows = self.session.frame.rows(owner, edit.pos)
+            if rows is not None:
+                self.unchanged[rows.row] = False
 
     def _entering(self, layer: int, before: int, after: int) -> Tensor:
         """The clean stream before a layer, at the rows that come in there."""
@@ -282,7 +300,11 @@ class Packed:
         args, kwargs = self.clean.calls[layer]
         self.session.lead = (1, len(hidden))
         pack = lambda name, value: self._pack(name, value, picked, len(hidden))  # noqa: E731
-        with wired(self.session, [layer]):
+        rows = slice(len(hidden)) if picked is None else picked
+        known = looked_up(
+            self.clean.projected[layer], self.example[rows], self.column[rows], self.unchanged.to(self.device)[rows]
+        )
+        with wired(self.session, [layer]), known:
             out = self.anatomy.layers[layer].layer(
                 hidden[None], *(pack("", a) for a in args), **{k: pack(k, v) for k, v in kwargs.items()}
             )

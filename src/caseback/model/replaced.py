@@ -207,6 +207,10 @@ class _Tree(Packed):
         fresh[mine] += self.replacement[self.choice[mine] - 1, example, token].to(was) - was
         return fresh
 
+    def _mark_unchanged(self, before: int, after: int, layer: int) -> None:
+        super()._mark_unchanged(before, after, layer)
+        self.unchanged[self.choice.cpu() != 0] = False
+
     def _bucket(self, members: list[int]):
         bucket = super()._bucket(members)
         lent = [torch.from_numpy(self.borrowed[i]) for i in members]
