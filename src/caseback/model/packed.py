@@ -11,26 +11,25 @@ In the last layer only the rows that the metric reads are carried through; the o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from caseback.errors import SiteAbsent
 from caseback.model.anatomy import Anatomy
-from caseback.model.attention import attending, causal, mix, native, pattern_of, repeat_heads, scores_of
+from caseback.model.attention import attending
+from caseback.model.clean import Clean
 from caseback.model.edits import Edit, apply_edits
-from caseback.model.frames import Frame, Span, batch_frame
+from caseback.model.frames import Frame, Span
 from caseback.model.fused import fused
 from caseback.model.legacy import CACHE_NAMES
-from caseback.model.looked_up import Outputs, kept, looked_up
+from caseback.model.looked_up import looked_up
 from caseback.model.metrics import Bound
-from caseback.model.run import inputs_of
+from caseback.model.packed_attention import Bucket, attend, of_like_length
 from caseback.model.session import INSIDE_ATTENTION, Session
 from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
 from caseback.model.verify import unembed, unembed_normed
 from caseback.model.wiring import wired
 
@@ -52,76 +51,6 @@ class Segment:
         return self.stop - self.start
 
 
-@dataclass
-class Clean:
-    """What the unedited run leaves for the variants to start from.
-
-    ``stream[l]`` (batch, pos, d_model) enters layer l, ``stream[n_layers]`` the final norm; ``k[l]``, ``v[l]``
-    (batch, pos, kv_head, d_head) entered its attention, ``projected[l]`` is where they come from; ``calls[l]`` is how the
-    layer was called.
-    """
-
-    tokens: Tokens
-    stream: list[Tensor] = field(default_factory=list)
-    k: list[Tensor] = field(default_factory=list)
-    v: list[Tensor] = field(default_factory=list)
-    masks: list[Tensor | None] = field(default_factory=list)
-    biases: list[Tensor | None] = field(default_factory=list)
-    calls: list[tuple[tuple, dict]] = field(default_factory=list)
-    starts: dict[str, Tensor] = field(default_factory=dict)
-    projected: list[Outputs] = field(default_factory=list)
-
-
-def record(
-    anatomy: Anatomy, tokens: Tokens, also: Sequence[Site] = (), given: Sequence[tuple[int, Site, Edit]] = ()
-) -> Clean:
-    """Run the model once and keep what a sweep needs (``also``: ``embed``, ``pos_embed`` where edited).
-
-    ``given`` are edits of the embeddings that all variants share.
-    """
-    clean = Clean(tokens)
-    session = Session(anatomy, batch_frame(tokens), tokens.shape, reads=also, edits=given)
-    handles = []
-
-    def attend(layer: int, module: nn.Module, q, k, v, mask, **how):
-        clean.k.append(k.transpose(1, 2).contiguous())
-        clean.v.append(v.transpose(1, 2).contiguous())
-        clean.masks.append(mask)
-        clean.biases.append(how.get("position_bias"))
-        own = native(module)
-        if own is not None:
-            return own(module, q, k, v, mask, **how)[0]
-        return mix(pattern_of(scores_of(q, k, mask, **how), module, **how), v)
-
-    def at_layer(_, args, kwargs):
-        clean.stream.append(args[0] if args else kwargs["hidden_states"])
-        clean.calls.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
-
-    def at_last(_, args, output):
-        clean.stream.append(output[0] if isinstance(output, tuple) else output)
-
-    def at_unembedding(_, args):
-        return (args[0][:, -1:],)
-
-    try:
-        for p in anatomy.layers:
-            handles.append(p.layer.register_forward_pre_hook(at_layer, with_kwargs=True))
-        handles.append(anatomy.layers[-1].layer.register_forward_hook(at_last))
-        handles.append(anatomy.unembed.register_forward_pre_hook(at_unembedding))
-        with wired(session), attending(anatomy, attend), kept(anatomy) as clean.projected:
-            anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if len(clean.k) != anatomy.n_layers:
-        raise SiteAbsent(
-            f"attention of this model ({anatomy.model_type}) was seen {len(clean.k)} times in {anatomy.n_layers} "
-            "layers: it cannot be swept"
-        )
-    clean.starts = {site.name: x for site, x in session.acts.items()}
-    return clean
-
-
 class _Position:
     """What a layer that counts positions from its cache is handed: a length that makes arange come out right."""
 
@@ -137,24 +66,6 @@ class _Position:
 
 class _OnlyKeysAndValues(Exception):
     """Raised by attention in the last layer's first pass, once keys and values are known."""
-
-
-@dataclass
-class _Bucket:
-    """Segments of like length, attended to as one padded batch: S segments, Q queries, T rows."""
-
-    example: Tensor
-    rows: Tensor
-    of: Tensor
-    at: Tensor
-    columns: Tensor
-    q_rows: Tensor
-    q_columns: Tensor
-    q_of: Tensor
-    q_at: Tensor
-    q_take: Tensor
-    frame: Frame
-    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
 class Packed:
@@ -193,7 +104,6 @@ class Packed:
         owner = torch.arange(len(self.segments)).repeat_interleave(lengths)
         self.example = torch.tensor([s.example for s in self.segments])[owner].to(self.device)
         self.column = (torch.arange(total) + shift[owner]).to(self.device)
-        self.causal = causal(self.width, self.width, self.device)
         self.columns = [] if bound.columns is None else bound.columns.tolist()
         entry = {s.variant: s.layer for s in self.segments}
         self.door = [e for e in edits if _is_door(e[1], entry[e[0]])]
@@ -386,72 +296,18 @@ class Packed:
         queries = rows("q", q)
         z = queries.new_empty(len(queries), queries.shape[1], values.shape[-1])
         for bucket in self._buckets():
-            self._attend_bucket(bucket, layer, module, site, queries, keys, values, z, how)
+            z[bucket.q_take] = attend(bucket, self.clean, session, layer, module, queries, keys, values, how)
         return z[None]
 
-    def _attend_bucket(self, bucket, layer, module, site, queries, keys, values, z, how) -> None:
-        clean, session = self.clean, self.session
-        q = queries[bucket.q_rows].transpose(1, 2)
-        k, v = clean.k[layer][bucket.example], clean.v[layer][bucket.example]
-        k[bucket.of, bucket.columns] = keys[bucket.rows]
-        v[bucket.of, bucket.columns] = values[bucket.rows]
-        k, v = (repeat_heads(x.transpose(1, 2), q.shape[1]) for x in (k, v))
-        mask = self._mask(bucket, layer, q)
-        how = {**how, "position_bias": None}
-        plain = how.get("softcap") is None and how.get("s_aux") is None and getattr(module, "sinks", None) is None
-        if plain and not session.wants(site["scores"]) and not session.wants(site["pattern"]):
-            made = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=how.get("scaling"))
-            made = made.transpose(1, 2)
-        else:
-            maps = scores_of(q, k, mask, **how)
-            for name in ("scores", "pattern"):
-                if name == "pattern":
-                    maps = pattern_of(maps, module, **how)
-                if session.wants(site[name]):
-                    x = maps.transpose(1, 2)
-                    edited = apply_edits(
-                        session.edits[site[name]], x.flatten(0, 1), bucket.frame, site[name], session.shifts
-                    )
-                    maps = edited.view_as(x).transpose(1, 2)
-            made = mix(maps, v)
-        z[bucket.q_take] = made[bucket.q_of, bucket.q_at]
-
-    def _mask(self, bucket: _Bucket, layer: int, q: Tensor) -> Tensor:
-        """The clean run's mask, and its position bias, for the bucket's queries: (S, 1 or head, Q, key)."""
-        mask, bias = self.clean.masks[layer], self.clean.biases[layer]
-        key = (id(mask), id(bias))
-        if key not in bucket.masks:
-            if mask is None:
-                mask = self.causal
-            mask = mask[..., : self.width]
-            batch = self.clean.tokens.ids.shape[0]
-            at = bucket.example if mask.shape[0] == batch else torch.zeros_like(bucket.example)
-            made = mask.transpose(1, 2)[at[:, None], bucket.q_columns].transpose(1, 2)
-            if bias is not None:
-                at = bucket.example if bias.shape[0] == batch else torch.zeros_like(bucket.example)
-                low = torch.finfo(q.dtype).min
-                rows = bias[at].to(q.dtype)
-                made = torch.where(made, rows, low) if made.dtype == torch.bool else (rows + made).clamp_min(low)
-            bucket.masks[key] = made if made.dtype == torch.bool else made.to(q.dtype)
-        return bucket.masks[key]
-
-    def _buckets(self) -> list[_Bucket]:
+    def _buckets(self) -> list[Bucket]:
         """The active segments sorted into batches of like length, so that padding stays small."""
         key = (self.active, int(self.last_rows))
         if key not in self.shared:
-            present = [i for i, s in enumerate(self.segments) if self.row0[i] < self.active]
-            present.sort(key=lambda i: len(self.segments[i]))
-            batches: list[list[int]] = []
-            for i in present:
-                longest = len(self.segments[i])
-                if batches and (len(batches[-1]) < 8 or longest <= 1.4 * len(self.segments[batches[-1][0]])):
-                    batches[-1].append(i)
-                else:
-                    batches.append([i])
-            self.shared[key] = [self._bucket(batch) for batch in batches]
+            present = {i: len(s) for i, s in enumerate(self.segments) if self.row0[i] < self.active}
+            self.shared[key] = [self._bucket(batch) for batch in of_like_length(present)]
         return self.shared[key]
 
-    def _bucket(self, members: list[int]) -> _Bucket:
+    def _bucket(self, members: list[int]) -> Bucket:
         segments = [self.segments[i] for i in members]
         length = torch.tensor([len(s) for s in segments])
         row0 = torch.tensor([self.row0[i] for i in members])
@@ -469,7 +325,7 @@ class Packed:
             q_of, q_at, q_take = of, at, row0[of] + at
             spans = [Span(s.variant, s.example, s.start, len(s), i * ragged.shape[1]) for i, s in enumerate(segments)]
         put = lambda x: x.to(self.device)  # noqa: E731
-        return _Bucket(
+        return Bucket(
             example=put(torch.tensor([s.example for s in segments])),
             rows=put(row0[of] + at),
             of=put(of),

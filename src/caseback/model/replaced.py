@@ -24,8 +24,9 @@ from tqdm.auto import tqdm
 
 from caseback.errors import EditError
 from caseback.model.anatomy import Anatomy
+from caseback.model.clean import Clean, record
 from caseback.model.metrics import Bound, Metric
-from caseback.model.packed import Clean, Packed, Segment, record
+from caseback.model.packed import Packed, Segment
 from caseback.model.run import undisturbed
 from caseback.model.sites import Site
 from caseback.model.sweep import TOKEN_BUDGETS, Store, fingerprint, unedited_values

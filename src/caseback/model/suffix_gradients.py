@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.model.anatomy import Anatomy
+from caseback.model.clean import record
 from caseback.model.edits import Replace
 from caseback.model.metrics import Metric
-from caseback.model.packed import Packed, Segment, record
+from caseback.model.packed import Packed, Segment
 from caseback.model.run import resolve, undisturbed
 from caseback.model.sites import Site
 from caseback.model.tokens import Tokens

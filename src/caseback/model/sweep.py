@@ -20,10 +20,11 @@ from tqdm.auto import tqdm
 
 from caseback.errors import EditError, LoadError
 from caseback.model.anatomy import Anatomy
+from caseback.model.clean import Clean, record
 from caseback.model.edits import Edit, fields_of
 from caseback.model.frames import positions
 from caseback.model.metrics import Bound, Metric
-from caseback.model.packed import Clean, Packed, Segment, record
+from caseback.model.packed import Packed, Segment
 from caseback.model.run import execute, resolve, undisturbed, with_clean
 from caseback.model.sites import Site
 from caseback.model.tokens import Tokens

@@ -16,7 +16,7 @@ from caseback.localize.inputs.globenc import layer_vectors, reader_of
 from caseback.localize.inputs.mlp_mixing import layer_parts, mean_activation, reads_of
 from caseback.localize.inputs.source_blocks import SITES, measured_blocks, through
 from caseback.localize.inputs.value_zeroing import changed_outputs, cosine_distance
-from caseback.model.packed import record
+from caseback.model.clean import record
 from caseback.model.run import undisturbed
 from caseback.model.sources import head_sources
 from exact import exact

@@ -16,10 +16,11 @@ from torch import Tensor
 from caseback.errors import CasebackError
 from caseback.localize.abstraction.alignment import Seat
 from caseback.localize.abstraction.interchanges import Interchanges
+from caseback.model.clean import Clean, record
 from caseback.model.edits import Edit
 from caseback.model.metrics import Bound, log_prob
 from caseback.model.model import Model
-from caseback.model.packed import Clean, Packed, Segment, record
+from caseback.model.packed import Packed, Segment
 from caseback.model.run import undisturbed
 from caseback.model.sweep import entry_layer, plan
 from caseback.model.tokens import Tokens

@@ -21,11 +21,12 @@ from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.mixing import Across, chosen_layers, labelled_maps, row_scores, row_shares
+from caseback.model.clean import Clean, record
 from caseback.model.edits import Edit, Zero
 from caseback.model.metrics import Bound, Metric
 from caseback.model.model import Model
 from caseback.model.norms import at_least_float32
-from caseback.model.packed import Clean, Packed, Segment, record
+from caseback.model.packed import Packed, Segment
 from caseback.model.registry import technique
 from caseback.model.run import resolve, undisturbed
 from caseback.model.sweep import TOKEN_BUDGETS, chunks
