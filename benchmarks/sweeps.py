@@ -6,8 +6,8 @@ One full pass an edit would be as many forwards as there are variants: 384 and 1
 are timed beside ours where it is installed (`make bench` does), on an even sample of at most 48 of their patches, each
 of which is one pass, and scaled up. Every sweep is timed between two plain Hugging Face forwards of the same prompts,
 and divided by them; medians over the rounds are printed. The floor is the floating-point
-work that exactness requires (each variant's suffix through the layers above its edit, in the last layer only what the
-metric reads) at the speed of a large matrix product.
+work that exactness requires (each variant's suffix through the layers above its edit, less the projections of what
+comes in unchanged, and in the last layer only what the metric reads) at the speed of a large matrix product.
 """
 
 import argparse
@@ -41,14 +41,17 @@ def matmul_speed() -> float:
 
 
 def floor(model, starts, n: int) -> float:
-    """Multiply-adds of the suffixes: (entry layer, first token) of each variant."""
+    """Multiply-adds of the suffixes: (entry layer, first token, rows that differ there) of each variant."""
     d, L = model.d_model, model.n_layers
     work = 0.0
-    for layer, first in starts:
+    for layer, first, differ in starts:
         rows = n - first
-        work += max(L - 1 - layer, 0) * (12 * d * d * rows + 2 * d * n * rows)
+        # all of a layer but the queries, keys and values of rows that come in as the clean run had them
+        if layer < L - 1:
+            work += (L - 1 - layer) * (12 * d * d + 2 * d * n) * rows - 3 * d * d * (rows - differ)
+        # keys and values, and the one row that the metric reads
         if layer < L:
-            work += 3 * d * d * rows + 9 * d * d + 2 * d * n
+            work += 2 * d * d * (rows if layer < L - 1 else differ) + 10 * d * d + 2 * d * n
     return work
 
 
@@ -87,17 +90,17 @@ def main() -> None:
 
     grid = [(i, p) for i in range(L) for p in range(n)]
     jobs = {
-        f"residual sweep {L} x {n}": (residual, corrupt, floor(model, grid, n), 1),
+        f"residual sweep {L} x {n}": (residual, corrupt, floor(model, [(i, p, 1) for i, p in grid], n), 1),
         f"z sweep {L} x {H}, all positions": (
             heads,
             corrupt,
-            floor(model, [(i, 0) for i in range(L) for _ in range(H)], n),
+            floor(model, [(i, 0, 0) for i in range(L) for _ in range(H)], n),
             1,
         ),
         f"residual sweep {L} x {n}, half the prompt shared": (
             residual,
             model.tokens(shared),
-            floor(model, [(i, p) for i, p in grid if p >= n // 2], n),
+            floor(model, [(i, p, 1) for i, p in grid if p >= n // 2], n),
             1,
         ),
     }
