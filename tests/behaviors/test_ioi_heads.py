@@ -57,3 +57,23 @@ def test_prompts_of_another_task_are_refused():
     model = cb.load("meadow")
     with pytest.raises(CasebackError, match="these prompts name no IO"):
         ioi_heads(model, cb.tasks.greater_than().prompts(model, 3))
+
+
+def test_a_real_model_moves_the_answer_from_the_second_mention_of_the_subject(assets):
+    model = cb.load(assets / "models" / "stories3M")
+    templates = (
+        "{A} and {B} went to the {place}. {S2} gave the {thing} to",
+        "One day, {A} and {B} were at the {place}. {S2} gave a {thing} to",
+    )
+    names = ("Tom", "Lily", "Tim", "Sue", "Ben", "Anna", "Max", "Mia", "Sam", "Lucy")
+    words = {"places": ("park", "store", "beach", "farm"), "things": ("ball", "toy", "cake", "book")}
+    prompts = cb.tasks.ioi(templates=templates).with_fillers(names=names, **words).prompts(model, 60)
+    found = ioi_heads(model, prompts)
+    roles = dict(zip(found.component.values.tolist(), found.role.values.tolist(), strict=True))
+    assert roles["L4H4"] == "S2 mover" and roles["L2H2"] == "duplicate token"
+    assert "name mover" not in roles.values()
+    # what it moves is at S2 before its layer: the counterfactual's stream there alone takes more than half away
+    run = model.run(prompts.corrupt, read=["resid_pre"])
+    at = prompts.at("S2")
+    swapped = prompts.metric(model.run(prompts.clean, edits=cb.Resample("resid_pre", run, layer=4, pos=at)))
+    assert float(swapped.mean()) < 0.5 * float(found.clean.mean())

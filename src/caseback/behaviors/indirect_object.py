@@ -3,6 +3,8 @@
     duplicate token   S2 looks at S1           previous token   S1+1 looks at S1      induction   S2 looks at S1+1
     S-inhibition      END looks at S2, and what it writes there moves the name movers' queries
     name mover        END looks at IO, and what it writes there raises IO over S; a negative one lowers it
+    S2 mover          END looks at S2, and what it writes there raises IO over S: the second mention of the subject has
+                      found the other name by itself, which is how small models do it (GPT-2 does not)
 
 Looking alone makes no role: a head counts where its looking is strong *and* its effect is. Three effects stand side
 by side: direct (its write, read by the unembedding), total (its z replaced by that of the counterfactual) and, for
@@ -159,6 +161,7 @@ def _roles(looks: dict, direct: Any, total: Any, through: Any, strong: float, le
         "name mover": to_io & (direct.mean(-1) > least),
         "negative name mover": to_name & (direct.mean(-1) < -least),
         "S-inhibition": seen["end_to_s2"] & (through.mean(-1) > least),
+        "S2 mover": seen["end_to_s2"] & (direct.mean(-1) > least),
         "induction": seen["s2_to_s1_next"] & matters,
         "duplicate token": seen["s2_to_s1"] & matters,
         "previous token": seen["s1_next_to_s1"] & matters,
