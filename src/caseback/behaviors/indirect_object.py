@@ -4,7 +4,7 @@
     S-inhibition      END looks at S2, and what it writes there moves the name movers' queries
     name mover        END looks at IO, and what it writes there raises IO over S; a negative one lowers it
     S2 mover          END looks at S2, and what it writes there raises IO over S: the second mention of the subject has
-                      found the other name by itself, which is how small models do it (GPT-2 does not)
+                      found the other name by itself, and the end takes it from there
 
 Looking alone makes no role: a head counts where its looking is strong *and* its effect is. Three effects stand side
 by side: direct (its write, read by the unembedding), total (its z replaced by that of the counterfactual) and, for
