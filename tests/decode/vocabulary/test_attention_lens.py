@@ -86,7 +86,7 @@ def test_training_comes_nearer_to_the_model(rank):
 
 def test_bad_input_is_refused():
     model = shelf.model("gpt2")
-    for wrong in ({"layer": 9}, {"layer": 0, "rank": 0}, {"layer": 0, "steps": 0}, {"layer": 0, "tokens_per_step": 0}):
+    for wrong in ({"layer": 9}, {"layer": 0, "rank": 0}, {"layer": 0, "steps": 0}, {"layer": 0, "lr": 0.0}):
         with pytest.raises(OutOfRange):
             fit_attention_lens(model, [[1, 2, 3]], **wrong)
     with pytest.raises(CasebackError, match="empty"):

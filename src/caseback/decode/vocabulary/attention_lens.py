@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from caseback.decode.vocabulary.draws import draws
+from caseback.decode.vocabulary.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lens import fingerprint, stream_at
 from caseback.decode.vocabulary.reading import Places, expect_sizes, followed, labelled_readings, read
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
@@ -124,7 +124,8 @@ def fit_attention_lens(
     CasebackError
         For an empty corpus.
     OutOfRange
-        For a layer that is not there, a rank below 1 or above d_model, no steps or no tokens.
+        For a layer that is not there, a rank below 1 or above d_model, and for steps, tokens or a learning rate that
+        are not above 0.
 
     Examples
     --------
@@ -139,8 +140,9 @@ def fit_attention_lens(
         raise OutOfRange(f"layer {layer}: expected 0 to {model.n_layers - 1}")
     if rank is not None and not 1 <= rank <= model.d_model:
         raise OutOfRange(f"rank {rank}: expected 1 to {model.d_model}, or None for free maps")
+    expect_steps(steps, tokens_per_step, lr)
     heads = _Heads(model, layer, max_logits)
-    drawn = draws(model, texts, steps=steps, tokens_per_step=tokens_per_step, length=length, batch=batch, seed=seed)
+    drawn = Draws(model, texts, length=length, batch=batch, seed=seed)
     n_heads, d, like = model.anatomy.layers[layer].dims.n_heads, model.d_model, heads.kl.rows
     if rank is None:
         parameters = [like.T.expand(n_heads, -1, -1).clone()]
@@ -150,9 +152,9 @@ def fit_attention_lens(
         parameters = [down.to(like), like.new_zeros(n_heads, rank, d)]
     optimizer = torch.optim.Adam(parameters, lr=lr)
     history: list[float] = []
-    bar = tqdm(enumerate(drawn), total=steps, disable=not progress, unit="step")
-    for step, batches in bar:
-        kl, gradients = heads.gradients(batches, parameters)
+    bar = tqdm(range(steps), disable=not progress, unit="step")
+    for step in bar:
+        kl, gradients = heads.gradients(drawn.of_step(step, tokens_per_step), parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in optimizer.param_groups:
@@ -187,7 +189,7 @@ class _Heads:
         return self.normed(writes, end.to(writes.device)), end
 
     @torch.no_grad()
-    def gradients(self, batches: Sequence[Tokens], parameters: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    def gradients(self, batches: Iterable[Tokens], parameters: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
         """Mean divergence over some batches, and its gradients at the parameters."""
         whole, total, count = [torch.zeros_like(p) for p in parameters], 0.0, 0
         for tokens in batches:
