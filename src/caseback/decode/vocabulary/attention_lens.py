@@ -67,10 +67,19 @@ class AttentionLens:
         Raises
         ------
         CasebackError
-            Where the unembedding differs, or there is no such layer.
+            Where the unembedding, the width or the layer's heads differ, or there is no such layer.
         """
-        if self.fingerprint != fingerprint(model) or self.layer >= model.n_layers:
-            raise CasebackError(f"this attention lens was not fitted for {model.name!r}: fit one on this model")
+        maps = self.down if self.weight is None else self.weight
+        assert maps is not None
+        heads, d = maps.shape[:2]
+        own = model.anatomy.layers[self.layer].dims.n_heads if 0 <= self.layer < model.n_layers else None
+        if (heads, d) != (own, model.d_model) or self.fingerprint != fingerprint(model):
+            raise CasebackError(
+                f"this attention lens was not fitted for {model.name!r} (it is for {heads} heads of layer {self.layer} "
+                f"and width {d}, fingerprint {self.fingerprint[:12]}; the model has "
+                f"{'no such layer' if own is None else f'{own} heads there'} and width {model.d_model}, fingerprint "
+                f"{fingerprint(model)[:12]}): fit one on this model"
+            )
 
 
 @technique(
@@ -145,7 +154,7 @@ def fit_attention_lens(
     drawn = Draws(model, texts, length=length, batch=batch, seed=seed)
     n_heads, d, like = model.anatomy.layers[layer].dims.n_heads, model.d_model, heads.kl.rows
     if rank is None:
-        parameters = [like.T.expand(n_heads, -1, -1).clone()]
+        parameters = [like.T.expand(n_heads, -1, -1).clone(memory_format=torch.contiguous_format)]
     else:
         generator = torch.Generator().manual_seed(seed)
         down = torch.randn(n_heads, d, rank, generator=generator, dtype=torch.float64) / d**0.5

@@ -74,10 +74,15 @@ class FuturePrompt:
         Raises
         ------
         CasebackError
-            Where the unembedding differs.
+            Where the unembedding or the width differ, or there are no such depths.
         """
-        if self.fingerprint != fingerprint(model):
-            raise CasebackError(f"this prompt was not trained for {model.name!r}: train one on this model")
+        deepest, d = max(self.row, self.target_row), self.vectors.shape[-1]
+        if d != model.d_model or deepest > model.n_layers or self.fingerprint != fingerprint(model):
+            raise CasebackError(
+                f"this prompt was not trained for {model.name!r} (it is for rows {self.row} and {self.target_row} and "
+                f"width {d}, fingerprint {self.fingerprint[:12]}; the model has rows 0 to {model.n_layers} and width "
+                f"{model.d_model}, fingerprint {fingerprint(model)[:12]}): train one on this model"
+            )
 
 
 @technique(entry=("4.3.5",), citation="Pal et al. 2023", cost="steps x (forward + short prompts forward and backward)")
