@@ -90,6 +90,10 @@ def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
         (("lens", PROMPT, "--kind", "tuned", "--fit", "/nowhere/a.txt"), "cannot be read as text"),
         (("lens", PROMPT, "--mode", "rank"), "--target"),
         (("lens", PROMPT, "--mode", "entrpy"), "entropy"),
+        (("lens", PROMPT, "--mode", "entrpy", "--json"), "entropy"),
+        (("lens", PROMPT, "--mode", "rank dog", "--target", " time"), "expected 'rank' or 'rank ␣time'"),
+        (("lens", PROMPT, "--mode", "rank ␣time"), "--target"),
+        (("patchscope", PROMPT, "--target-prompt", "Once x", "--tokens", "600"), "its context is 512"),
         (("lens", PROMPT, "--site", "z"), "resid_post"),
         (("patchscope", PROMPT, "--target-prompt", "identty"), "identity"),
         (("patchscope", PROMPT, "--target-prompt", "a brown dog"), "is the placeholder 'x'"),
@@ -100,3 +104,17 @@ def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
 def test_a_mistake_is_one_line(capsys, small, arguments, says):
     status, out, err = answer(capsys, *arguments, "-m", small)
     assert (status, out) == (2, "") and err.count("\n") == 1 and says in err
+
+
+@pytest.mark.parametrize("mode", ["entrpy", "rank"])
+def test_the_mode_is_checked_before_anything_is_loaded(capsys, mode):
+    status, out, err = answer(capsys, "lens", PROMPT, "-m", "/nowhere/a-model", "--mode", mode)
+    assert (status, out) == (2, "") and f"--mode {mode!r}" in err and "nowhere" not in err
+
+
+def test_the_rank_of_a_token_that_is_not_followed_is_refused_before_the_model_runs(capsys, small, monkeypatch):
+    from caseback.model.model import Model
+
+    monkeypatch.setattr(Model, "run", None)
+    status, out, err = answer(capsys, "lens", PROMPT, "-m", small, "--mode", "rank dog", "--target", " time")
+    assert (status, out) == (2, "") and "--mode 'rank dog'" in err

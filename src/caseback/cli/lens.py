@@ -11,6 +11,7 @@ from caseback.cli.loading import DEFAULT_MODEL, quiet
 from caseback.errors import CasebackError, did_you_mean
 
 KINDS = ("logit", "tuned", "jacobian", "translator", "future")
+MODES = ("top", "rank", "entropy", "kl", "js", "surprise")
 
 
 def lens(
@@ -51,6 +52,10 @@ def lens(
         raise CasebackError(f"--site {site!r}: a {kind} lens reads resid_post; other sites are for --kind logit")
     if kind != "logit" and file is None and fit is None:
         raise CasebackError(f"a {kind} lens is fitted: give its file (--lens), or a text file to fit it on (--fit)")
+    if mode not in MODES and not mode.startswith("rank "):
+        raise CasebackError(f"--mode {mode!r} is unknown. {did_you_mean(mode, MODES)}")
+    if mode.startswith("rank") and not target:
+        raise CasebackError(f"--mode {mode!r} needs a token whose rank is followed: name one (--target)")
     given = prompt_of(prompt, ids)
     with quiet():
         from caseback.decode.vocabulary import logit_lens, read_lens
@@ -58,6 +63,7 @@ def lens(
 
         loaded = load(model)
         targets: list[Any] = [int(t) if loaded.tokenizer is None and t.isdigit() else t for t in target or ()]
+        _expect_followed(mode, loaded, targets)
         tokens = loaded.tokens([given])
         if kind == "logit":
             found = logit_lens(loaded, tokens, targets=targets, site=site, k=k)
@@ -78,6 +84,15 @@ def lens(
         from caseback.views.lens_grid import lens_grid
 
         typer.echo(f"written to {write_figure(lens_grid(found, title=title, mode=mode), save)}", err=True)
+
+
+def _expect_followed(mode: str, loaded: Any, targets: list[Any]) -> None:
+    """Refuse the rank of a token that is not followed, before the model runs."""
+    from caseback.views.tokens_text import visible
+
+    names = ["rank", *(f"rank {visible(loaded.token_text(loaded.token_id(t)))}" for t in targets)]
+    if mode.startswith("rank") and mode not in names:
+        raise CasebackError(f"--mode {mode!r} names no token of --target: expected {' or '.join(map(repr, names))}")
 
 
 def _from(file: Path | None, loaded: Any, kind: str, pickle: bool) -> Any:
