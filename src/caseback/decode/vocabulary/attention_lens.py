@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from caseback.decode.vocabulary.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lens import fingerprint, stream_at
+from caseback.decode.vocabulary.logit_lens import units_of
 from caseback.decode.vocabulary.reading import Places, expect_sizes, followed, labelled_readings, read
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
@@ -256,6 +257,7 @@ def read_attention_lens(
     lens: AttentionLens,
     *,
     targets: Target | Sequence[Target] = (),
+    units: Sequence[int] | None = None,
     pos: int | None = None,
     k: int = 5,
     edits: Edit | Sequence[Edit] = (),
@@ -271,6 +273,8 @@ def read_attention_lens(
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     lens
         From ``fit_attention_lens``.
+    units
+        Which heads; all by default.
     targets, pos, k, edits, max_logits
         As for ``logit_lens``.
 
@@ -285,7 +289,7 @@ def read_attention_lens(
     CasebackError
         For a lens of another model.
     TargetError, OutOfRange
-        As for ``logit_lens``.
+        As for ``logit_lens``, and for a head that is not there.
 
     Examples
     --------
@@ -298,24 +302,26 @@ def read_attention_lens(
     lens.expect(model)
     expect_sizes(k, max_logits)
     tokens = model.tokens(tokens)
+    kept = units_of(model, "head_out", units)
+    assert kept is not None
     heads = _Heads(model, lens.layer)
     wanted, at = followed(model, tokens, targets), Places(tokens, pos)
     run = model.run(tokens, read=heads.sites, edits=edits)
     n, _ = heads.of(run)
-    n_heads, like = n.shape[2], heads.kl.rows
+    n, like = n[:, :, kept], heads.kl.rows
+    maps = [None if value is None else value[kept].to(like) for value in (lens.weight, lens.down, lens.up)]
 
     def states(_: int, example: Tensor, column: Tensor) -> Tensor:
         return n[example.to(n.device), column.to(n.device)].to(like)
 
     def to_logits(_: int, x: Tensor) -> Tensor:
-        each = x.unflatten(0, (-1, n_heads))
-        if lens.weight is not None:
-            return torch.einsum("thd,hdv->thv", each, lens.weight.to(like)).flatten(0, 1) * heads.kl.scale
-        assert lens.down is not None and lens.up is not None
-        inner = torch.einsum("thd,hdr->thr", each, lens.down.to(like))
-        return (each + torch.einsum("thr,hrd->thd", inner, lens.up.to(like))).flatten(0, 1) @ like.T * heads.kl.scale
+        each, (weight, down, up) = x.unflatten(0, (-1, len(kept))), maps
+        if weight is not None:
+            return torch.einsum("thd,hdv->thv", each, weight).flatten(0, 1) * heads.kl.scale
+        assert down is not None and up is not None
+        inner = torch.einsum("thd,hdr->thr", each, down)
+        return (each + torch.einsum("thr,hrd->thd", inner, up)).flatten(0, 1) @ like.T * heads.kl.scale
 
-    found, _ = read(run, 1, states, to_logits, n_heads, at, wanted, min(k, model.d_vocab), max_logits)
+    found, _ = read(run, 1, states, to_logits, len(kept), at, wanted, min(k, model.d_vocab), max_logits)
     attrs = {"site": "head_out", "k": k, "lens": "attention"}
-    units = ("head", list(range(n_heads)))
-    return labelled_readings(model, [str(lens.layer)], at, wanted, found, read_attention_lens, attrs, units)
+    return labelled_readings(model, [str(lens.layer)], at, wanted, found, read_attention_lens, attrs, ("head", kept))
