@@ -90,7 +90,22 @@ def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
         (("lens", PROMPT, "--kind", "tuned", "--fit", "/nowhere/a.txt"), "cannot be read as text"),
         (("lens", PROMPT, "--mode", "rank"), "--target"),
         (("lens", PROMPT, "--mode", "entrpy"), "entropy"),
+        (("lens", PROMPT, "--mode", "entrpy", "--json"), "entropy"),
+        (("lens", PROMPT, "--mode", "rank dog", "--target", " time"), "expected 'rank' or 'rank ␣time'"),
+        (("lens", PROMPT, "--mode", "rank ␣time"), "--target"),
+        (("patchscope", PROMPT, "--target-prompt", "Once x", "--tokens", "600"), "its context is 512"),
         (("lens", PROMPT, "--site", "z"), "resid_post"),
+        (("lens", PROMPT, "--head", "8"), "some of the 8 heads of a layer, 0 to 7"),
+        (("lens", PROMPT, "--head", "L2H8", "--head", "0"), "units [8]"),
+        (("lens", PROMPT, "--head", "L5H0"), "layer 5: the model has 5, 0 to 4"),
+        (("lens", PROMPT, "--head", "L2N1"), "expected L3H2"),
+        (("lens", PROMPT, "--head=-1"), "expected L3H2"),
+        (("lens", PROMPT, "--neuron", "L2H1"), "expected L3N2"),
+        (("lens", PROMPT, "--neuron", "172"), "172 neurons of a layer, 0 to 171"),
+        (("lens", PROMPT, "--neuron", "1", "--head", "1"), "one of the two"),
+        (("lens", PROMPT, "--head", "1", "--site", "mlp_out"), "leave out --site"),
+        (("lens", PROMPT, "--head", "1", "--kind", "tuned", "--lens", "a"), "heads are for --kind logit"),
+        (("lens", PROMPT, "--site", "mlp_post"), "name some neurons (--neuron)"),
         (("patchscope", PROMPT, "--target-prompt", "identty"), "identity"),
         (("patchscope", PROMPT, "--target-prompt", "a brown dog"), "is the placeholder 'x'"),
         (("patchscope", PROMPT, "--layer", "99"), "layer 99"),
@@ -100,3 +115,37 @@ def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
 def test_a_mistake_is_one_line(capsys, small, arguments, says):
     status, out, err = answer(capsys, *arguments, "-m", small)
     assert (status, out) == (2, "") and err.count("\n") == 1 and says in err
+
+
+def test_some_heads_and_neurons_are_read_by_name(capsys, small, tmp_path):
+    from caseback import load
+    from caseback.decode.vocabulary import logit_lens
+
+    page, options = tmp_path / "heads.html", ("-m", small, "--head", "L3H6", "--head", "2", "--k", "2")
+    status, out, err = answer(capsys, "lens", PROMPT, *options, "--json", "--save", str(page))
+    made = json.loads(out)
+    assert status == 0 and "L3H6" in page.read_text(encoding="utf-8") and "written to" in err
+    assert made["coords"]["component"]["data"] == ["L0H2", "L1H2", "L2H2", "L3H2", "L3H6", "L4H2"]
+    expected = logit_lens(load(small), PROMPT, site="head_out", units=[6], k=2).sel(layer="3", head=6)
+    capsys.readouterr()
+    assert made["data_vars"]["top_text"]["data"][4] == expected["top_text"].values.tolist()
+    status, out, err = answer(capsys, "lens", PROMPT, *options, "--mode", "rank", "--target", " time")
+    lines = out.splitlines()
+    assert (status, err) == (0, "") and lines[0] == "logit lens at head_out: rank of ␣time, of each head"
+    assert lines[1].split() == ["token", "L0H2", "L1H2", "L2H2", "L3H2", "L3H6", "L4H2"] and len(lines) == 2 + 4
+    status, out, err = answer(capsys, "lens", PROMPT, "-m", small, "--neuron", "L1N7", "--neuron", "L0N9")
+    assert (status, err) == (0, "") and out.splitlines()[1].split() == ["token", "L0N9", "L1N7"]
+
+
+@pytest.mark.parametrize("mode", ["entrpy", "rank"])
+def test_the_mode_is_checked_before_anything_is_loaded(capsys, mode):
+    status, out, err = answer(capsys, "lens", PROMPT, "-m", "/nowhere/a-model", "--mode", mode)
+    assert (status, out) == (2, "") and f"--mode {mode!r}" in err and "nowhere" not in err
+
+
+def test_the_rank_of_a_token_that_is_not_followed_is_refused_before_the_model_runs(capsys, small, monkeypatch):
+    from caseback.model.model import Model
+
+    monkeypatch.setattr(Model, "run", None)
+    status, out, err = answer(capsys, "lens", PROMPT, "-m", small, "--mode", "rank dog", "--target", " time")
+    assert (status, out) == (2, "") and "--mode 'rank dog'" in err

@@ -5,10 +5,18 @@ import pytest
 from rich.console import Console
 
 import caseback as cb
-from caseback.decode.vocabulary import lens_quality, logit_lens, patchscope, token_identity
+from caseback.decode.vocabulary import (
+    fit_attention_lens,
+    lens_quality,
+    logit_lens,
+    patchscope,
+    read_attention_lens,
+    token_identity,
+)
 from caseback.errors import CasebackError, OutOfRange
 from caseback.views.lens_curves import lens_curves
 from caseback.views.lens_grid import lens_grid, modes_of
+from caseback.views.lens_rows import by_unit, rows_of
 from caseback.views.lens_text import print_lens
 
 PROMPTS = ["Mary went to the store", "the cat"]
@@ -61,6 +69,39 @@ def test_a_patchscope_is_drawn_too(model):
     assert [m.name for m in modes_of(found)] == ["top", "rank", "entropy", "surprisal"]
     assert np.allclose(np.array(figure.data[0].z), found["surprisal"].values[:, 0])
     assert "said: " in figure.data[0].hovertext[0][0]
+
+
+@pytest.mark.parametrize(("site", "units", "letter"), [("head_out", [2, 0], "H"), ("mlp_post", [5], "N")])
+def test_heads_and_neurons_are_rows_of_their_own(model, site, units, letter):
+    found = logit_lens(model, PROMPTS[0], site=site, units=units, targets=" Mary")
+    rows = by_unit(found)
+    dim = "head" if letter == "H" else "neuron"
+    assert rows["component"].values.tolist() == [f"L{i}{letter}{u}" for i in range(model.n_layers) for u in units]
+    for name in ("top_text", "kl", "rank"):
+        for row in rows["component"].values:
+            one = rows[name].sel(component=row)
+            assert (one.values == found[name].sel(layer=str(one["layer"].values), **{dim: int(one[dim])}).values).all()
+    grid, line = lens_grid(found, title="", mode="kl").data
+    assert np.allclose(np.array(grid.z), rows["kl"].values[:, 0]) and len(line.y) == rows.sizes["component"]
+    assert grid.hovertext[0][0].startswith(f"L0{letter}{units[0]}, position 0")
+    axes = lens_grid(found, title="").layout
+    assert axes.yaxis.title.text == dim and list(axes.yaxis.ticktext) == rows["component"].values.tolist()
+    console = Console(width=70, record=True, no_color=True)
+    print_lens(found, "a lens", console, mode="rank")
+    said = console.export_text()
+    assert f"of each {dim}" in said and f"L3{letter}{units[0]}" in said and "after" not in said
+
+
+def test_other_readings_keep_their_rows(lens):
+    assert by_unit(lens) is lens and rows_of(lens).labels == ["embed", "0", "1", "2", "3"]
+
+
+def test_an_attention_lens_is_drawn_too(model):
+    made = fit_attention_lens(model, PROMPTS, layer=2, rank=1, steps=1, tokens_per_step=4)
+    found = read_attention_lens(model, PROMPTS[0], made, units=[3, 1])
+    figure = lens_grid(found, title="")
+    assert np.allclose(np.array(figure.data[0].z), found["top_prob"].values[0, 0, :, :, 0].T)
+    assert list(figure.layout.yaxis.ticktext) == ["L2H3", "L2H1"]
 
 
 def test_what_is_no_grid_is_refused(model, lens):

@@ -1,6 +1,7 @@
 """`caseback lens`: what every layer would predict."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,9 +9,10 @@ import typer
 
 from caseback.cli.inputs import file_to, prompt_of
 from caseback.cli.loading import DEFAULT_MODEL, quiet
-from caseback.errors import CasebackError, did_you_mean
+from caseback.errors import CasebackError, OutOfRange, did_you_mean
 
 KINDS = ("logit", "tuned", "jacobian", "translator", "future")
+MODES = ("top", "rank", "entropy", "kl", "js", "surprise")
 
 
 def lens(
@@ -35,13 +37,25 @@ def lens(
         list[str] | None, typer.Option(help="A token whose rank is followed; may be repeated.", show_default=False)
     ] = None,
     site: Annotated[str, typer.Option(help="Of the logit lens: resid_post, mlp_out, attn_out ...")] = "resid_post",
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of the logit lens: a head whose write is read, such as L3H2, or 2 for that head of every layer; may"
+            " be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    neuron: Annotated[
+        list[str] | None,
+        typer.Option(help="The same for a neuron, such as L3N17 or 17; may be repeated.", show_default=False),
+    ] = None,
     mode: Annotated[str, typer.Option(help="top, rank, entropy, kl, js or surprise.")] = "top",
     k: Annotated[int, typer.Option("--k", help="How many of the likeliest tokens are kept.")] = 5,
     ids: Annotated[bool, typer.Option("--ids", help="The prompt is token ids such as 5,1,2.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     save: Annotated[Path | None, typer.Option(help="Write the grid as an HTML page.", show_default=False)] = None,
 ) -> None:
-    """Read the stream after every layer as a prediction: layer by token."""
+    """Read the stream after every layer, or what heads or neurons write, as a prediction: layer by token."""
     file_to(save)
     if kind not in KINDS:
         raise CasebackError(f"--kind {kind!r} is unknown. {did_you_mean(kind, KINDS)}")
@@ -51,16 +65,28 @@ def lens(
         raise CasebackError(f"--site {site!r}: a {kind} lens reads resid_post; other sites are for --kind logit")
     if kind != "logit" and file is None and fit is None:
         raise CasebackError(f"a {kind} lens is fitted: give its file (--lens), or a text file to fit it on (--fit)")
+    letter = "H" if head else "N"
+    units, site = _units_at(kind, site, head or [], neuron or [])
+    if mode not in MODES and not mode.startswith("rank "):
+        raise CasebackError(f"--mode {mode!r} is unknown. {did_you_mean(mode, MODES)}")
+    if mode.startswith("rank") and not target:
+        raise CasebackError(f"--mode {mode!r} needs a token whose rank is followed: name one (--target)")
     given = prompt_of(prompt, ids)
     with quiet():
         from caseback.decode.vocabulary import logit_lens, read_lens
         from caseback.model.load import load
+        from caseback.views.lens_rows import by_unit
 
         loaded = load(model)
         targets: list[Any] = [int(t) if loaded.tokenizer is None and t.isdigit() else t for t in target or ()]
+        _expect_followed(mode, loaded, targets)
         tokens = loaded.tokens([given])
         if kind == "logit":
-            found = logit_lens(loaded, tokens, targets=targets, site=site, k=k)
+            rows = _rows(units, letter, loaded.n_layers)
+            indices = sorted({index for _, index in units}) or None
+            found = logit_lens(loaded, tokens, targets=targets, site=site, units=indices, k=k)
+            if units:
+                found = by_unit(found).sel(component=rows)
         else:
             made = _fitted(loaded, kind, fit, file, steps) if fit is not None else _from(file, loaded, kind, pickle)
             found = read_lens(loaded, tokens, made, targets=targets, k=k)
@@ -78,6 +104,52 @@ def lens(
         from caseback.views.lens_grid import lens_grid
 
         typer.echo(f"written to {write_figure(lens_grid(found, title=title, mode=mode), save)}", err=True)
+
+
+def _units_at(kind: str, site: str, heads: list[str], neurons: list[str]) -> tuple[list[tuple[int | None, int]], str]:
+    """The heads or neurons that are asked for, and the site where they are read."""
+    if not heads and not neurons:
+        if site == "mlp_post":
+            raise CasebackError("--site mlp_post: name some neurons (--neuron), all of them are too many to read")
+        return [], site
+    if heads and neurons:
+        raise CasebackError("--head and --neuron: a grid is of heads or of neurons, give one of the two")
+    what, own = ("head", "head_out") if heads else ("neuron", "mlp_post")
+    if kind != "logit":
+        raise CasebackError(f"--{what}: a {kind} lens reads the whole stream; {what}s are for --kind logit")
+    if site not in ("resid_post", own):
+        raise CasebackError(f"--{what} with --site {site}: it is read at {own}, leave out --site")
+    return _units(what, heads or neurons), own
+
+
+def _units(what: str, names: list[str]) -> list[tuple[int | None, int]]:
+    """(layer, index) of heads or neurons by their names; no layer means every one."""
+    letter = what[0].upper()
+    made = []
+    for name in names:
+        parts = re.fullmatch(rf"(?:L(\d+){letter})?(\d+)", name.strip())
+        if parts is None:
+            raise CasebackError(f"--{what} {name!r}: expected L3{letter}2, or 2 for that {what} of every layer")
+        made.append((None if parts[1] is None else int(parts[1]), int(parts[2])))
+    return made
+
+
+def _rows(units: list[tuple[int | None, int]], letter: str, n_layers: int) -> list[str]:
+    """The names of the rows that show them, by layer."""
+    wrong = [layer for layer, _ in units if layer is not None and layer >= n_layers]
+    if wrong:
+        raise OutOfRange(f"layer {wrong[0]}: the model has {n_layers}, 0 to {n_layers - 1}")
+    each = {(at, i) for layer, i in units for at in (range(n_layers) if layer is None else [layer])}
+    return [f"L{layer}{letter}{i}" for layer, i in sorted(each)]
+
+
+def _expect_followed(mode: str, loaded: Any, targets: list[Any]) -> None:
+    """Refuse the rank of a token that is not followed, before the model runs."""
+    from caseback.views.tokens_text import visible
+
+    names = ["rank", *(f"rank {visible(loaded.token_text(loaded.token_id(t)))}" for t in targets)]
+    if mode.startswith("rank") and mode not in names:
+        raise CasebackError(f"--mode {mode!r} names no token of --target: expected {' or '.join(map(repr, names))}")
 
 
 def _from(file: Path | None, loaded: Any, kind: str, pickle: bool) -> Any:

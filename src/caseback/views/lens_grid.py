@@ -3,7 +3,7 @@
 One figure holds all modes, chosen by buttons: the likeliest token's probability, the entropy, the divergence from the
 model's prediction, and for each token that is followed its rank. Darker is always surer: a higher probability, or a
 lower rank, entropy or divergence (the scale of these in nats ends at three times the median; hovering tells all).
-Below the grid the followed tokens' ranks go from layer to layer.
+Below the grid the followed tokens' ranks go from layer to layer. Heads and neurons have rows of their own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.views.lens_rows import Rows, by_unit, rows_of
 from caseback.views.numbers_text import number, percent
 from caseback.views.tokens_text import visible
 
@@ -47,7 +48,7 @@ class Mode:
     title
         Of the scale.
     values
-        (layer, pos), as read; NaN where there is nothing.
+        (row, pos), as read; NaN where there is nothing.
     """
 
     name: str
@@ -78,7 +79,7 @@ def modes_of(found: xr.Dataset, batch: int = 0) -> list[Mode]:
     Raises
     ------
     CasebackError
-        For a result with another dimension beside layers, positions and followed tokens.
+        For a result with another dimension beside layers, heads or neurons, positions and followed tokens.
     OutOfRange
         For a prompt that is not there.
 
@@ -90,10 +91,11 @@ def modes_of(found: xr.Dataset, batch: int = 0) -> list[Mode]:
     >>> [mode.name for mode in modes_of(lens)]
     ['top', 'rank ␣cat', 'entropy', 'kl', 'js', 'surprise']
     """
-    if set(found["entropy"].dims) != {"layer", "batch", "pos"}:
+    found = by_unit(found)
+    if set(found["entropy"].dims) not in ({"layer", "batch", "pos"}, {"component", "batch", "pos"}):
         raise CasebackError(
             f"a lens grid is of layers by positions, and this result has {tuple(found['entropy'].dims)}: read all "
-            "positions of a stream, or select one head or neuron first"
+            "positions of a stream"
         )
     if not 0 <= batch < found.sizes["batch"]:
         raise OutOfRange(f"prompt {batch}: there are {found.sizes['batch']}, 0 to {found.sizes['batch'] - 1}")
@@ -116,7 +118,8 @@ def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 
     Parameters
     ----------
     found
-        What ``logit_lens``, ``read_lens`` or ``patchscope`` gave, with a dimension ``pos``.
+        What ``logit_lens``, ``read_lens``, ``read_attention_lens`` or ``patchscope`` gave, with a dimension ``pos``.
+        Heads and neurons are rows of their own, as of ``by_unit``.
     title
         Of the figure.
     mode
@@ -142,27 +145,29 @@ def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 
     >>> len(lens_grid(lens, title="logit lens", mode="rank").data)
     2
     """
+    found = by_unit(found)
     modes = modes_of(found, batch)
     first = chosen(modes, mode)
     one = found.isel(batch=batch)
     columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
     tokens = [visible(str(one["token"].values[i])) for i in columns]
-    layers = [str(layer) for layer in one["layer"].values.tolist()]
+    rows = rows_of(found)
     followed = "rank" in one and "vocab" in one["rank"].dims
-    height = 26 * len(layers) + 40
+    height = 26 * len(rows.labels) + 40
     figure = make_subplots(
         rows=1 + followed,
         cols=1,
         row_heights=[height, 240] if followed else None,
         vertical_spacing=150 / (height + 390) if followed else 0,
-        subplot_titles=["", f"rank after each layer, at position {columns[-1]} {tokens[-1]}"] if followed else None,
+        subplot_titles=["", f"rank {rows.each}, at position {columns[-1]} {tokens[-1]}"] if followed else None,
     )
-    shown = [[_clipped(visible(str(one["top_text"].values[r, c, 0]))) for c in columns] for r in range(len(layers))]
-    told = [[_hover(one, modes, layers, r, c) for c in columns] for r in range(len(layers))]
+    each = range(len(rows.labels))
+    shown = [[_clipped(visible(str(one["top_text"].values[r, c, 0]))) for c in columns] for r in each]
+    told = [[_hover(one, modes, rows, r, c) for c in columns] for r in each]
     figure.add_trace(
         go.Heatmap(
             x=list(range(len(columns))),
-            y=list(range(len(layers))),
+            y=list(each),
             text=shown,
             texttemplate="%{text}",
             hovertext=told,
@@ -178,10 +183,16 @@ def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 
     labels = [f"{i} {html.escape(token)}" for i, token in zip(columns, tokens, strict=True)]
     figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=labels, tickangle=-60, row=1, col=1, **side)
     figure.update_yaxes(
-        tickvals=list(range(len(layers))), ticktext=layers, title="after layer", autorange=True, row=1, col=1, **side
+        tickvals=list(each),
+        ticktext=rows.labels,
+        title=rows.axis,
+        autorange=True,
+        row=1,
+        col=1,
+        **side,
     )
     if followed:
-        _trajectories(figure, one, columns[-1], layers)
+        _trajectories(figure, one, columns[-1], rows)
     figure.update_layout(
         title={"text": html.escape(title), "x": 0.02, "y": 0.985, "yanchor": "top", "font": {"size": 16}},
         template="simple_white",
@@ -261,19 +272,20 @@ def _restyled(look: dict[str, Any]) -> dict[str, Any]:
     return {key: [value] for key, value in look.items()}
 
 
-def _trajectories(figure: go.Figure, one: xr.Dataset, column: int, layers: list[str]) -> None:
+def _trajectories(figure: go.Figure, one: xr.Dataset, column: int, rows: Rows) -> None:
     texts = [visible(str(text)) for text in np.atleast_1d(one["vocab_text"].values)]
     for i, text in enumerate(texts):
         ranks = one["rank"].isel(vocab=i, pos=column).values
         figure.add_trace(
             go.Scatter(
-                x=list(range(len(layers))),
+                x=list(range(len(rows.labels))),
                 y=ranks.tolist(),
                 name=html.escape(text),
                 mode="lines+markers",
                 line={"color": _LINES[i % len(_LINES)]},
                 hovertext=[
-                    f"{html.escape(text)} after {layer}: rank {r}" for layer, r in zip(layers, ranks, strict=True)
+                    f"{html.escape(text)} {rows.before}{row}: rank {r}"
+                    for row, r in zip(rows.labels, ranks, strict=True)
                 ],
                 hovertemplate="%{hovertext}<extra></extra>",
                 showlegend=True,
@@ -281,8 +293,8 @@ def _trajectories(figure: go.Figure, one: xr.Dataset, column: int, layers: list[
             row=2,
             col=1,
         )
-    at = list(range(len(layers)))
-    figure.update_xaxes(title="after layer", tickmode="array", tickvals=at, ticktext=layers, row=2, col=1)
+    at = list(range(len(rows.labels)))
+    figure.update_xaxes(title=rows.axis, tickmode="array", tickvals=at, ticktext=rows.labels, row=2, col=1)
     # the likeliest token on top
     most = np.log10(max(2, int(one["rank"].isel(pos=column).max())))
     marks = [10**i for i in range(int(np.ceil(most)) + 1)]
@@ -291,12 +303,11 @@ def _trajectories(figure: go.Figure, one: xr.Dataset, column: int, layers: list[
     )
 
 
-def _hover(one: xr.Dataset, modes: list[Mode], layers: list[str], row: int, column: int) -> str:
+def _hover(one: xr.Dataset, modes: list[Mode], rows: Rows, row: int, column: int) -> str:
     if not np.isfinite(one["entropy"].values[row, column]):
         return "nothing is read here"
-    lines = [
-        f"after {html.escape(layers[row])}, position {column} {html.escape(visible(str(one['token'].values[column])))}"
-    ]
+    place = f"{rows.before}{html.escape(rows.labels[row])}"
+    lines = [f"{place}, position {column} {html.escape(visible(str(one['token'].values[column])))}"]
     for text, p in zip(one["top_text"].values[row, column], one["top_prob"].values[row, column], strict=True):
         lines.append(f"<b>{html.escape(visible(str(text)))}</b> {percent(float(p))}")
     for mode in modes[1:]:

@@ -1,4 +1,7 @@
-"""A lens over a prompt in the terminal: a row a token, a column a layer, in a cell what the mode reads there."""
+"""A lens over a prompt in the terminal: a row a token, a column a layer, in a cell what the mode reads there.
+
+Where heads or neurons were read each has a column.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from rich.text import Text
 
 from caseback.views.bars_text import ASCII, UNICODE
 from caseback.views.lens_grid import chosen, modes_of
+from caseback.views.lens_rows import by_unit, rows_of
 from caseback.views.numbers_text import number, percent
 from caseback.views.tokens_text import visible
 
@@ -27,7 +31,8 @@ def print_lens(
     Parameters
     ----------
     found
-        What ``logit_lens``, ``read_lens`` or ``patchscope`` gave, with a dimension ``pos``.
+        What ``logit_lens``, ``read_lens``, ``read_attention_lens`` or ``patchscope`` gave, with a dimension ``pos``.
+        Heads and neurons have columns of their own.
     title
         What it is.
     console
@@ -52,10 +57,12 @@ def print_lens(
     """
     console = console or Console()
     glyphs = ASCII if console.options.ascii_only else UNICODE
+    found = by_unit(found)
     shown = chosen(modes_of(found, batch), mode)
     one = found.isel(batch=batch)
     columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
-    layers = [str(layer) for layer in one["layer"].values.tolist()]
+    rows = rows_of(found)
+    layers = rows.labels
 
     def cell(row: int, column: int) -> str:
         value = float(shown.values[row, column])
@@ -69,7 +76,7 @@ def print_lens(
     labels = [glyphs.text(f"{i} {_clipped(visible(str(one['token'].values[i])))}") for i in columns]
     widths = [max([cell_len(layers[j]), *(cell_len(line[j]) for line in cells)]) for j in range(len(layers))]
     room = console.width - max(map(cell_len, [*labels, "token"])) - 2
-    console.print(Text(glyphs.text(f"{title}: {shown.title}, after each layer"), style="bold"))
+    console.print(Text(glyphs.text(f"{title}: {shown.title}, {rows.each}"), style="bold"))
     start = 0
     while start < len(layers):
         stop = start + 1

@@ -84,9 +84,24 @@ def test_training_comes_nearer_to_the_model(rank):
     assert found["top_text"].shape == (1, 1, model.n_heads, 2) and found.layer.values.tolist() == ["2"]
 
 
+@pytest.mark.parametrize("rank", [None, 2])
+def test_some_heads_are_read_as_among_all(rank):
+    model, prompts = shelf.model("llama"), shelf.ids((6, 4), seed=1)
+    lens = unfitted(model, 1, rank)
+    with exact():
+        every = read_attention_lens(model, prompts, lens, targets=5)
+        some = read_attention_lens(model, prompts, lens, targets=5, units=[2, 0])
+    assert some["head"].values.tolist() == [2, 0]
+    for name in ("logit", "kl", "top_prob", "top_id"):
+        assert np.allclose(some[name], every[name].isel(head=[2, 0]), atol=1e-10, equal_nan=True)
+
+
 def test_bad_input_is_refused():
     model = shelf.model("gpt2")
-    for wrong in ({"layer": 9}, {"layer": 0, "rank": 0}, {"layer": 0, "steps": 0}, {"layer": 0, "tokens_per_step": 0}):
+    for units in ([9], [-1], []):
+        with pytest.raises(OutOfRange, match="4 heads"):
+            read_attention_lens(model, [1, 2], unfitted(model, 1, 1), units=units)
+    for wrong in ({"layer": 9}, {"layer": 0, "rank": 0}, {"layer": 0, "steps": 0}, {"layer": 0, "lr": 0.0}):
         with pytest.raises(OutOfRange):
             fit_attention_lens(model, [[1, 2, 3]], **wrong)
     with pytest.raises(CasebackError, match="empty"):

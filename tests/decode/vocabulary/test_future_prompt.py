@@ -90,7 +90,7 @@ def test_a_state_written_at_the_end_leaves_the_prompt_nothing_to_do():
 def test_bad_input_is_refused():
     model = shelf.model("gpt2")
     wrong = ({"row": 9}, {"row": 1, "target_row": -1}, {"row": 1, "ahead": -1}, {"row": 1, "size": 0})
-    for each in (*wrong, {"row": 1, "states_per_step": 0}, {"row": 1, "steps": 0}):
+    for each in (*wrong, {"row": 1, "states_per_step": 0}, {"row": 1, "steps": 0}, {"row": 1, "lr": 0.0}):
         with pytest.raises(OutOfRange):
             fit_future_prompt(model, [[1, 2, 3]], **each)
     with pytest.raises(CasebackError, match="empty"):

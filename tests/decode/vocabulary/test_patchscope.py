@@ -1,5 +1,7 @@
 """PRIMER 4.3.8: a state written back where it was changes nothing; lenses are patchscopes into the end."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from caseback.decode.vocabulary import (
 )
 from caseback.decode.vocabulary.lens import Lens, stream_at
 from caseback.decode.vocabulary.translators import MomentSums
-from caseback.errors import CasebackError, OutOfRange, TargetError
+from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
 from exact import exact
 
 # grouped heads, parallel blocks, post-norms with a cap, experts, uncentred norms, ALiBi
@@ -211,6 +213,45 @@ def test_bad_input_is_refused():
         patchscope(model, [1, 2], [3, 4], answers=torch.tensor([[1]]))
     with pytest.raises(TargetError, match="outside the vocabulary"):
         patchscope(model, [1, 2], [3, 4], answers=torch.tensor([[1, 10**6]]))
+
+
+def nothing_runs(monkeypatch):
+    from caseback.decode.vocabulary import patchscope as module
+
+    def ran(*_, **__):
+        raise AssertionError("the model was run")
+
+    monkeypatch.setattr(sys.modules[module.__module__], "execute", ran)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_what_is_generated_must_fit_the_context(name, monkeypatch):
+    model = shelf.model(name)
+    room = model.context
+    long, short = shelf.ids((room - 2, 3), seed=1)
+    # the last token generated is not read again
+    found = patchscope(model, [1, 2], long, rows=1, pos=-1, max_new_tokens=3, min_new_tokens=3)
+    assert found["said"].shape == (1, 1)
+    patchscope(model, long, short, rows=1, pos=-1, max_new_tokens=room - 2)
+    nothing_runs(monkeypatch)
+    for target in (long, [long], [short, long], None):
+        source = [[1, 2], long] if target is None else [[1, 2], [3, 4]]
+        with pytest.raises(OutOfRange, match=rf"4 tokens .* target prompt of {room - 2}: .* {room + 1} .* {room}:"):
+            patchscope(model, source, target, rows=1, max_new_tokens=4)
+    past = cb.Tokens(torch.ones(1, room + 1, dtype=torch.long), torch.ones(1, room + 1).bool(), [["1"] * (room + 1)])
+    with pytest.raises(OutOfRange, match=f"source prompt of {room + 1}: .* context is {room}"):
+        patchscope(model, past, short, rows=1)
+    with pytest.raises(OutOfRange, match=f"target prompt of {room + 1}: .* context is {room}"):
+        patchscope(model, short, past, rows=1)
+    with pytest.raises(TokensError, match=f"{room + 1} tokens, the model's context is {room}"):
+        patchscope(model, short, [1] * (room + 1), rows=1)
+
+
+def test_a_model_without_a_declared_context_has_no_limit():
+    model = shelf.model("bloom")
+    assert model.context is None
+    found = patchscope(model, [1, 2], [3, 4], rows=1, pos=-1, max_new_tokens=3)
+    assert found["said"].shape == (1, 1)
 
 
 def test_widths_that_differ_and_no_mapping_are_refused(assets, meadow):

@@ -21,8 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from caseback.decode.vocabulary.draws import draws
+from caseback.decode.vocabulary.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lens import fingerprint, stream_at
+from caseback.decode.vocabulary.logit_lens import units_of
 from caseback.decode.vocabulary.reading import Places, expect_sizes, followed, labelled_readings, read
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
@@ -67,10 +68,19 @@ class AttentionLens:
         Raises
         ------
         CasebackError
-            Where the unembedding differs, or there is no such layer.
+            Where the unembedding, the width or the layer's heads differ, or there is no such layer.
         """
-        if self.fingerprint != fingerprint(model) or self.layer >= model.n_layers:
-            raise CasebackError(f"this attention lens was not fitted for {model.name!r}: fit one on this model")
+        maps = self.down if self.weight is None else self.weight
+        assert maps is not None
+        heads, d = maps.shape[:2]
+        own = model.anatomy.layers[self.layer].dims.n_heads if 0 <= self.layer < model.n_layers else None
+        if (heads, d) != (own, model.d_model) or self.fingerprint != fingerprint(model):
+            raise CasebackError(
+                f"this attention lens was not fitted for {model.name!r} (it is for {heads} heads of layer {self.layer} "
+                f"and width {d}, fingerprint {self.fingerprint[:12]}; the model has "
+                f"{'no such layer' if own is None else f'{own} heads there'} and width {model.d_model}, fingerprint "
+                f"{fingerprint(model)[:12]}): fit one on this model"
+            )
 
 
 @technique(
@@ -124,7 +134,8 @@ def fit_attention_lens(
     CasebackError
         For an empty corpus.
     OutOfRange
-        For a layer that is not there, a rank below 1 or above d_model, no steps or no tokens.
+        For a layer that is not there, a rank below 1 or above d_model, and for steps, tokens or a learning rate that
+        are not above 0.
 
     Examples
     --------
@@ -139,20 +150,21 @@ def fit_attention_lens(
         raise OutOfRange(f"layer {layer}: expected 0 to {model.n_layers - 1}")
     if rank is not None and not 1 <= rank <= model.d_model:
         raise OutOfRange(f"rank {rank}: expected 1 to {model.d_model}, or None for free maps")
+    expect_steps(steps, tokens_per_step, lr)
     heads = _Heads(model, layer, max_logits)
-    drawn = draws(model, texts, steps=steps, tokens_per_step=tokens_per_step, length=length, batch=batch, seed=seed)
+    drawn = Draws(model, texts, length=length, batch=batch, seed=seed)
     n_heads, d, like = model.anatomy.layers[layer].dims.n_heads, model.d_model, heads.kl.rows
     if rank is None:
-        parameters = [like.T.expand(n_heads, -1, -1).clone()]
+        parameters = [like.T.expand(n_heads, -1, -1).clone(memory_format=torch.contiguous_format)]
     else:
         generator = torch.Generator().manual_seed(seed)
         down = torch.randn(n_heads, d, rank, generator=generator, dtype=torch.float64) / d**0.5
         parameters = [down.to(like), like.new_zeros(n_heads, rank, d)]
     optimizer = torch.optim.Adam(parameters, lr=lr)
     history: list[float] = []
-    bar = tqdm(enumerate(drawn), total=steps, disable=not progress, unit="step")
-    for step, batches in bar:
-        kl, gradients = heads.gradients(batches, parameters)
+    bar = tqdm(range(steps), disable=not progress, unit="step")
+    for step in bar:
+        kl, gradients = heads.gradients(drawn.of_step(step, tokens_per_step), parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in optimizer.param_groups:
@@ -187,7 +199,7 @@ class _Heads:
         return self.normed(writes, end.to(writes.device)), end
 
     @torch.no_grad()
-    def gradients(self, batches: Sequence[Tokens], parameters: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    def gradients(self, batches: Iterable[Tokens], parameters: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
         """Mean divergence over some batches, and its gradients at the parameters."""
         whole, total, count = [torch.zeros_like(p) for p in parameters], 0.0, 0
         for tokens in batches:
@@ -245,6 +257,7 @@ def read_attention_lens(
     lens: AttentionLens,
     *,
     targets: Target | Sequence[Target] = (),
+    units: Sequence[int] | None = None,
     pos: int | None = None,
     k: int = 5,
     edits: Edit | Sequence[Edit] = (),
@@ -260,6 +273,8 @@ def read_attention_lens(
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     lens
         From ``fit_attention_lens``.
+    units
+        Which heads; all by default.
     targets, pos, k, edits, max_logits
         As for ``logit_lens``.
 
@@ -274,7 +289,7 @@ def read_attention_lens(
     CasebackError
         For a lens of another model.
     TargetError, OutOfRange
-        As for ``logit_lens``.
+        As for ``logit_lens``, and for a head that is not there.
 
     Examples
     --------
@@ -287,24 +302,26 @@ def read_attention_lens(
     lens.expect(model)
     expect_sizes(k, max_logits)
     tokens = model.tokens(tokens)
+    kept = units_of(model, "head_out", units)
+    assert kept is not None
     heads = _Heads(model, lens.layer)
     wanted, at = followed(model, tokens, targets), Places(tokens, pos)
     run = model.run(tokens, read=heads.sites, edits=edits)
     n, _ = heads.of(run)
-    n_heads, like = n.shape[2], heads.kl.rows
+    n, like = n[:, :, kept], heads.kl.rows
+    maps = [None if value is None else value[kept].to(like) for value in (lens.weight, lens.down, lens.up)]
 
     def states(_: int, example: Tensor, column: Tensor) -> Tensor:
         return n[example.to(n.device), column.to(n.device)].to(like)
 
     def to_logits(_: int, x: Tensor) -> Tensor:
-        each = x.unflatten(0, (-1, n_heads))
-        if lens.weight is not None:
-            return torch.einsum("thd,hdv->thv", each, lens.weight.to(like)).flatten(0, 1) * heads.kl.scale
-        assert lens.down is not None and lens.up is not None
-        inner = torch.einsum("thd,hdr->thr", each, lens.down.to(like))
-        return (each + torch.einsum("thr,hrd->thd", inner, lens.up.to(like))).flatten(0, 1) @ like.T * heads.kl.scale
+        each, (weight, down, up) = x.unflatten(0, (-1, len(kept))), maps
+        if weight is not None:
+            return torch.einsum("thd,hdv->thv", each, weight).flatten(0, 1) * heads.kl.scale
+        assert down is not None and up is not None
+        inner = torch.einsum("thd,hdr->thr", each, down)
+        return (each + torch.einsum("thr,hrd->thd", inner, up)).flatten(0, 1) @ like.T * heads.kl.scale
 
-    found, _ = read(run, 1, states, to_logits, n_heads, at, wanted, min(k, model.d_vocab), max_logits)
+    found, _ = read(run, 1, states, to_logits, len(kept), at, wanted, min(k, model.d_vocab), max_logits)
     attrs = {"site": "head_out", "k": k, "lens": "attention"}
-    units = ("head", list(range(n_heads)))
-    return labelled_readings(model, [str(lens.layer)], at, wanted, found, read_attention_lens, attrs, units)
+    return labelled_readings(model, [str(lens.layer)], at, wanted, found, read_attention_lens, attrs, ("head", kept))

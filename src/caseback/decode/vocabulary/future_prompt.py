@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from caseback.decode.vocabulary.draws import draws
+from caseback.decode.vocabulary.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lens import fingerprint, stream_at
 from caseback.decode.vocabulary.patchscope import patchscope
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
@@ -74,10 +74,15 @@ class FuturePrompt:
         Raises
         ------
         CasebackError
-            Where the unembedding differs.
+            Where the unembedding or the width differ, or there are no such depths.
         """
-        if self.fingerprint != fingerprint(model):
-            raise CasebackError(f"this prompt was not trained for {model.name!r}: train one on this model")
+        deepest, d = max(self.row, self.target_row), self.vectors.shape[-1]
+        if d != model.d_model or deepest > model.n_layers or self.fingerprint != fingerprint(model):
+            raise CasebackError(
+                f"this prompt was not trained for {model.name!r} (it is for rows {self.row} and {self.target_row} and "
+                f"width {d}, fingerprint {self.fingerprint[:12]}; the model has rows 0 to {model.n_layers} and width "
+                f"{model.d_model}, fingerprint {fingerprint(model)[:12]}): train one on this model"
+            )
 
 
 @technique(entry=("4.3.5",), citation="Pal et al. 2023", cost="steps x (forward + short prompts forward and backward)")
@@ -133,7 +138,7 @@ def fit_future_prompt(
     CasebackError
         For a corpus without a text of ``ahead`` + 1 tokens.
     OutOfRange
-        For depths that are not there, or sizes below 1.
+        For depths that are not there, and for sizes, steps, states or a learning rate that are not above 0.
 
     Examples
     --------
@@ -147,26 +152,18 @@ def fit_future_prompt(
     target_row = row if target_row is None else target_row
     if not (0 <= row <= model.n_layers and 0 <= target_row <= model.n_layers):
         raise OutOfRange(f"rows {row} and {target_row}: expected 0 (the embedding) to {model.n_layers} (the end)")
-    if ahead < 0 or size < 1 or states_per_step < 1:
-        raise OutOfRange(f"ahead={ahead}, size={size}, states_per_step={states_per_step}: expected at least 0, 1 and 1")
-    drawn = draws(
-        model,
-        texts,
-        steps=steps,
-        tokens_per_step=states_per_step,
-        length=length,
-        batch=batch,
-        least=ahead + 1,
-        seed=seed,
-    )
+    if ahead < 0 or size < 1:
+        raise OutOfRange(f"ahead={ahead}, size={size}: expected at least 0 and 1")
+    expect_steps(steps, states_per_step, lr, "states")
+    drawn = Draws(model, texts, length=length, batch=batch, least=ahead + 1, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     training = _Training(model, row, target_row, ahead)
     vectors = training.start(size, generator)
     optimizer = torch.optim.AdamW([vectors], lr=lr, weight_decay=decay)
     history: list[float] = []
-    bar = tqdm(enumerate(drawn), total=steps, disable=not progress, unit="step")
-    for step, batches in bar:
-        h, log_p = training.states(batches, states_per_step, generator)
+    bar = tqdm(range(steps), disable=not progress, unit="step")
+    for step in bar:
+        h, log_p = training.states(drawn.of_step(step, states_per_step), states_per_step, generator)
         kl, vectors.grad = training.gradient(vectors, h, log_p)
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps)
@@ -192,7 +189,7 @@ class _Training:
         return run["embed"][0].detach().clone().to(self.kl.rows.dtype)
 
     def states(
-        self, batches: Sequence[Tokens], count: int, generator: torch.Generator
+        self, batches: Iterable[Tokens], count: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "state d_model"], Float[Tensor, "state vocab"]]:
         """Some states drawn from the batches, and the log probabilities N positions later."""
         here, later = [], []

@@ -111,7 +111,7 @@ def logit_lens(
     tokens = model.tokens(tokens)
     expect_sizes(k, max_logits)
     sites = _rows_of(model, site)
-    kept = _units_of(model, sites[-1].name, units)
+    kept = units_of(model, sites[-1].name, units)
     wanted = followed(model, tokens, targets)
     run = model.run(tokens, read=sites, edits=edits)
     at = Places(tokens, pos)
@@ -153,8 +153,14 @@ def _rows_of(model: Model, site: str) -> list[Site]:
     return [Site("resid_pre", 0)] * (name == "resid_post") + list(model.anatomy.sites(name))
 
 
-def _units_of(model: Model, name: str, units: Sequence[int] | None) -> list[int] | None:
-    """The heads or neurons that are read; None for a stream, which has none."""
+def units_of(model: Model, name: str, units: Sequence[int] | None) -> list[int] | None:
+    """The heads or neurons that are read; None for a stream, which has none.
+
+    Raises
+    ------
+    OutOfRange
+        For one that is not there, none at all, neurons that are not named, and units of a stream.
+    """
     if name not in ("head_out", "mlp_post"):
         if units is not None:
             raise OutOfRange(f"units={list(units)!r}: {name} has none, only head_out and mlp_post do")

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from caseback.decode.vocabulary.lens import Lens, row_name, stream_at
-from caseback.decode.vocabulary.patchscope_places import Cells, some_of, targets_of
+from caseback.decode.vocabulary.patchscope_places import Cells, expect_room, some_of, targets_of
 from caseback.decode.vocabulary.reading import expect_sizes, texts_of
 from caseback.errors import CasebackError, OutOfRange, TargetError
 from caseback.model.edits import Edit, Where
@@ -127,7 +127,10 @@ def patchscope(
         Where widths differ and no mapping joins them, a mapping gives another shape, or no token of the target
         prompt is the placeholder.
     OutOfRange
-        For depths or positions that are not there.
+        For depths or positions that are not there, and where a prompt with what is generated after it is longer than
+        the model's context.
+    TokensError
+        For a text that is longer than it by itself.
     TargetError
         For answers that are no token, or not as many as prompts.
 
@@ -148,13 +151,16 @@ def patchscope(
     kept = _rows(rows, model.n_layers, "rows")
     _rows([*kept] if target_row is None else target_row, onto.n_layers, "target_row" if target_row else "rows")
     cells = Cells(tokens, pos)
+    prompts, written = targets_of(onto, tokens, target, target_pos, cells)
+    expect_room(model, tokens, 0, "source")
+    expect_room(onto, prompts, max_new_tokens, "target")
+    wanted = _answers(onto, tokens, answers, cells)
     # the end too, where the source's own predictions are what is looked for
     own = answers is None and model.d_vocab == onto.d_vocab
     reads = [stream_at(model, row) for row in (*kept, *([model.n_layers] * own))]
     run = execute(model.anatomy, tokens, read=list(dict.fromkeys(reads)), edits=edits, logits=False)
-    prompts, written = targets_of(onto, tokens, target, target_pos, cells)
     states = [_mapped(cells.of(run, stream_at(model, row)), row, mapping, onto) for row in kept]
-    wanted = _own_choices(model, run, cells, max_logits) if own else _answers(onto, tokens, answers, cells)
+    wanted = _own_choices(model, run, cells, max_logits) if own else wanted
     n, budget = len(cells.example), token_budget or TOKEN_BUDGETS.get(onto.device.type, TOKEN_BUDGETS["other"])
     # cell of the grid -> row, place; one target prompt each
     order = [(i, place) for i in range(len(kept)) for place in range(n)]

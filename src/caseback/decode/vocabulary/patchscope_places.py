@@ -120,3 +120,33 @@ def some_of(tokens: Tokens, which: Int[Tensor, " place"]) -> Tokens:
     """Prompts of a batch by their numbers, any of them several times."""
     at = which.to(tokens.ids.device)
     return Tokens(tokens.ids[at], tokens.mask[at], [tokens.text[i] for i in which.tolist()])
+
+
+def expect_room(model: Model, prompts: Tokens, new: int, what: str) -> None:
+    """Refuse prompts that leave no room for what is to be generated.
+
+    Parameters
+    ----------
+    model
+        Whose context counts; where it declares none, nothing is refused.
+    prompts
+        The prompts.
+    new
+        How many tokens are generated; all of them but the last are read again.
+    what
+        What the prompts are called in the message.
+
+    Raises
+    ------
+    OutOfRange
+        For a prompt past the context, with both lengths.
+    """
+    longest = int(prompts.lengths.max())
+    read = longest + max(new - 1, 0)
+    if model.context is None or read <= model.context:
+        return
+    told = f"{new} tokens to generate after a {what} prompt of {longest}" if new else f"a {what} prompt of {longest}"
+    raise OutOfRange(
+        f"{told}: {model.name!r} would read {read} tokens, and its context is {model.context}: shorten the prompt"
+        + (" or generate fewer" if new else "")
+    )

@@ -13,8 +13,7 @@ Each depth's map is trained by itself, all of them in one pass; the gradient thr
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from caseback.decode.vocabulary.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lens import Lens, fingerprint, streams
 from caseback.decode.vocabulary.translators import MomentSums
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
@@ -33,7 +33,6 @@ from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.tokens import Tokens
 from caseback.model.whole_file import whole_file
-from caseback.tasks.corpus import corpus_rows
 
 Recipe = Literal["paper", "small"]
 # steps, tokens a step, learning rate
@@ -95,7 +94,7 @@ def fit_tuned_lens(
     CasebackError
         For an empty corpus, or a checkpoint of another training.
     OutOfRange
-        For an unknown recipe, no steps or no tokens.
+        For an unknown recipe, and for steps, tokens or a learning rate that are not above 0.
 
     Examples
     --------
@@ -109,17 +108,15 @@ def fit_tuned_lens(
     if recipe not in RECIPES:
         raise OutOfRange(f"recipe {recipe!r}: expected one of {', '.join(RECIPES)}")
     defaults = RECIPES[recipe]
-    steps, tokens_per_step = steps or defaults[0], tokens_per_step or defaults[1]
+    steps = defaults[0] if steps is None else steps
+    tokens_per_step = defaults[1] if tokens_per_step is None else tokens_per_step
     lr = defaults[2] if lr is None else lr
-    if steps < 1 or tokens_per_step < 1 or not lr > 0:
-        raise OutOfRange(f"{steps} steps of {tokens_per_step} tokens at rate {lr}: expected more than 0 of each")
-    rows = [row for batch_of in corpus_rows(model, texts, length=length, batch=batch) for row in _ids(batch_of)]
-    if not rows:
-        raise CasebackError("the corpus is empty: no text has as many tokens as are needed")
+    expect_steps(steps, tokens_per_step, lr)
+    drawn = Draws(model, texts, length=length, batch=batch, seed=seed)
     training = _Training(model, recipe, lr, steps, bias, max_logits)
     said = {"recipe": recipe, "steps": steps, "tokens_per_step": tokens_per_step, "lr": lr, "seed": seed, "bias": bias}
-    begin = training.resume(checkpoint, {**said, "rows": len(rows), "fingerprint": fingerprint(model)})
-    drawn = _Drawn(model, rows, batch, seed)
+    tied = {**said, "rows": drawn.checksum, "batch": batch, "fingerprint": fingerprint(model)}
+    begin, drawn.seen = training.resume(checkpoint, tied)
     if begin == 0 and recipe == "small":
         training.least_squares(drawn.some(tokens_per_step * 4))
     bar = tqdm(range(steps), initial=begin, disable=not progress, unit="step")
@@ -128,7 +125,7 @@ def fit_tuned_lens(
         bar.update()
         bar.set_postfix(kl=f"{float(kl.mean()):.3f}")
         if checkpoint is not None and ((step + 1) % SAVE_EVERY == 0 or step + 1 == steps):
-            training.keep(checkpoint, step + 1)
+            training.keep(checkpoint, step + 1, drawn.seen)
     bar.close()
     last = torch.stack(training.history[-max(1, steps // 10) :]).mean(0)
     identity = torch.eye(model.d_model).to(training.a)
@@ -206,20 +203,22 @@ class _Training:
         worse = self.gradients(batches)[0] > before
         self.a[worse], self.b[worse] = 0, 0
 
-    def keep(self, path: str | Path, step: int) -> None:
-        """Write all that is needed to go on after ``step`` steps."""
+    def keep(self, path: str | Path, step: int, seen: int) -> None:
+        """Write all that is needed to go on after ``step`` steps, which saw ``seen`` tokens."""
         held = {"a": self.a, "b": self.b, "history": torch.stack(self.history)}
         for i, state in self.optimizer.state_dict()["state"].items():
             held |= {f"{i}.{name}": torch.as_tensor(value) for name, value in state.items() if value is not None}
-        said = {key: str(value) for key, value in self.said.items()}
+        said = {key: str(value) for key, value in {**self.said, "step": step, "seen": seen}.items()}
         with whole_file(path) as draft:
-            save_file({k: v.contiguous() for k, v in held.items()}, draft, {**said, "step": str(step)})
+            save_file(
+                {k: v.contiguous() for k, v in held.items()}, draft, {**said, "step": str(step), "seen": str(seen)}
+            )
 
-    def resume(self, path: str | Path | None, said: dict[str, Any]) -> int:
-        """Go on from a checkpoint if there is one; gives the steps done."""
+    def resume(self, path: str | Path | None, said: dict[str, Any]) -> tuple[int, int]:
+        """Go on from a checkpoint if there is one; gives the steps done and the tokens that they saw."""
         self.said = said
         if path is None or not Path(path).exists():
-            return 0
+            return 0, 0
         with safe_open(path, "pt") as file:
             noted = file.metadata() or {}
             held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -238,33 +237,4 @@ class _Training:
             i, _, key = name.partition(".")
             state.setdefault(int(i), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        return int(noted["step"])
-
-
-class _Drawn:
-    """Rows of a corpus by step: which ones a step sees follows from the seed and the step alone."""
-
-    def __init__(self, model: Model, rows: list[list[int]], batch: int, seed: int):
-        self.model, self.rows, self.batch, self.seed, self.seen = model, rows, batch, seed, 0
-
-    def of_step(self, step: int, tokens: int) -> Iterator[Tokens]:
-        """Batches of at least so many tokens."""
-        return self._draw(random.Random(f"{self.seed}-{step}"), tokens)
-
-    def some(self, tokens: int) -> Iterator[Tokens]:
-        """Batches that no step is tied to, each row once at most."""
-        return self._draw(random.Random(f"{self.seed}-start"), min(tokens, sum(map(len, self.rows))))
-
-    def _draw(self, rng: random.Random, tokens: int) -> Iterator[Tokens]:
-        order: list[int] = []
-        while tokens > 0:
-            if len(order) < self.batch:
-                order = rng.sample(range(len(self.rows)), len(self.rows)) + order
-            some = [self.rows[order.pop()] for _ in range(min(self.batch, len(order)))]
-            tokens -= sum(map(len, some))
-            self.seen += sum(map(len, some))
-            yield self.model.tokens(some)
-
-
-def _ids(tokens: Tokens) -> list[list[int]]:
-    return [row[keep].tolist() for row, keep in zip(tokens.ids, tokens.mask, strict=True)]
+        return int(noted["step"]), int(noted["seen"])

@@ -1,9 +1,9 @@
-"""Lenses in files: a safe one of ours, and the layouts in which tuned and Jacobian lenses are published.
+"""Tuned and Jacobian lenses in the layouts in which they are published; ``saved_lenses`` has ours.
 
-Ours is one safetensors file, its description among the metadata. The tuned-lens package's layout is a folder with
-``config.json`` and ``params.pt`` ("{i}.weight", "{i}.bias": h + h weight^T + bias for the stream before layer i); the
-Jacobian lens's is one ``.pt`` with {"J": {layer: (d, d)}, "n_prompts", "source_layers", "d_model"}, J_l to be read
-after layer l. Both hold pickles: they are read only if asked for, and then with ``weights_only=True``.
+The tuned-lens package's layout is a folder with ``config.json`` and ``params.pt`` ("{i}.weight", "{i}.bias":
+h + h weight^T + bias for the stream before layer i); the Jacobian lens's is one ``.pt`` with {"J": {layer: (d, d)},
+"n_prompts", "source_layers", "d_model"}, J_l to be read after layer l. Both hold pickles: they are read only if asked
+for, and then with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -16,76 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from caseback.decode.vocabulary.lens import Lens
 from caseback.errors import CasebackError, LoadError
 from caseback.model.anatomy import weight_matrix
 from caseback.model.model import Model
 from caseback.model.whole_file import whole_file
-
-_FORMAT = "caseback lens 1"
-
-
-def save_lens(lens: Lens, path: str | Path) -> None:
-    """Write a lens to one safetensors file, whole or not at all.
-
-    Parameters
-    ----------
-    lens
-        The lens.
-    path
-        Where.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> lens = Lens("tuned", (0,), torch.eye(4)[None], torch.zeros(1, 4), n_layers=1)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_lens(lens, Path(folder) / "a.safetensors")
-    ...     load_lens(Path(folder) / "a.safetensors").kind
-    'tuned'
-    """
-    said = {
-        "format": _FORMAT,
-        "kind": lens.kind,
-        "rows": json.dumps(lens.rows),
-        "n_layers": str(lens.n_layers),
-        "ahead": str(lens.ahead),
-        "fingerprint": lens.fingerprint,
-        "made": json.dumps(lens.made),
-    }
-    with whole_file(path) as draft:
-        save_file({"weight": lens.weight.contiguous(), "bias": lens.bias.contiguous()}, draft, said)
-
-
-def load_lens(path: str | Path) -> Lens:
-    """Read a lens that ``save_lens`` wrote.
-
-    Raises
-    ------
-    LoadError
-        For a file that is none.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            said = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise LoadError(f"{path} cannot be read as a lens: {error}") from None
-    if said.get("format") != _FORMAT:
-        raise LoadError(f"{path} is a safetensors file but no lens: expected one that save_lens wrote")
-    return Lens(
-        said["kind"],
-        tuple(json.loads(said["rows"])),
-        tensors["weight"],
-        tensors["bias"],
-        int(said["n_layers"]),
-        int(said["ahead"]),
-        said["fingerprint"],
-        json.loads(said["made"]),
-    )
 
 
 def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
