@@ -3,6 +3,7 @@
 import { h } from "./dom.js";
 import { mountTooltip } from "./tooltip.js";
 import { attributionsPage } from "./attributions_page.js";
+import { weightsPage } from "./weights_page.js";
 import { header } from "./views/header.js";
 import { lensView } from "./views/lens.js";
 import { inputsView } from "./views/inputs.js";
@@ -25,5 +26,6 @@ const explanationPage = (doc) => [
 
 const doc = JSON.parse(document.getElementById("explanation").textContent);
 mountTooltip();
-const parts = (doc.kind === "caseback.attributions" ? attributionsPage : explanationPage)(doc);
+const pages = { "caseback.attributions": attributionsPage, "caseback.weights": weightsPage };
+const parts = (pages[doc.kind] ?? explanationPage)(doc);
 document.getElementById("report").append(h("div", { class: "page" }, parts.filter(Boolean)));

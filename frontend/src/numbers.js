@@ -18,6 +18,19 @@ export const signed = (value) => adaptive(value, fixed);
 /** An unsigned number, as `signed`. */
 export const number = (value) => adaptive(value, plain);
 
+/** All digits that tell a number apart, as a 32-bit one where it is that: −0.8123459, 3.1e−6. */
+export function exact(value) {
+  let told = String(value);
+  for (let digits = 1; digits <= 9 && Math.fround(value) === value; digits++) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === value) {
+      told = String(short);
+      break;
+    }
+  }
+  return told.replaceAll("-", "−");
+}
+
 /** A limit or setting, as it was written: 0.05, 0.001. */
 export const setting = (value) => format(".3~g")(value).replace("e-", "e−");
 

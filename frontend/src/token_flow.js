@@ -6,10 +6,11 @@ import { hideTip, showTip } from "./tooltip.js";
 
 /**
  * tokens: [{text, visible}]; options: label (for screen readers), tip(i) → nodes, onToken(i | null, pinned),
+ * say(i) → text (of one token, for screen readers),
  * bars ("none", "small" below each token, or "wide": one row of columns over the whole width, with the numbers).
- * Returns {element, colour(i → {fill, ink}), size(i → [−1, 1], i → text), mark(i)}.
+ * Returns {element, colour(i → {fill, ink}), size(i → [−1, 1], i → text), enlarge(i → pixels), mark(i)}.
  */
-export function tokenFlow(tokens, { label, tip, onToken, bars = "none" }) {
+export function tokenFlow(tokens, { label, tip, onToken, say, bars = "none" }) {
   const barred = bars !== "none";
   let colourOf = () => null;
   let active = 0,
@@ -18,7 +19,8 @@ export function tokenFlow(tokens, { label, tip, onToken, bars = "none" }) {
     const text = h("span", { class: "token-text" }, tokenText(token.visible));
     const bar = barred ? h("span", { class: "token-bar" }, h("span", {})) : null;
     const value = bars === "wide" ? h("span", { class: "token-value" }) : null;
-    return h("span", { class: "token", "data-i": index, tabindex: index ? -1 : 0 }, text, bar, value);
+    const told = say ? { role: "img", "aria-label": say(index) } : {};
+    return h("span", { class: "token", "data-i": index, tabindex: index ? -1 : 0, ...told }, text, bar, value);
   });
   // A line of the prompt ends where its newline token does.
   const flowed = cells.flatMap((cell, i) => (tokens[i].text.includes("\n") ? [cell, h("br", {})] : [cell]));
@@ -111,6 +113,9 @@ export function tokenFlow(tokens, { label, tip, onToken, bars = "none" }) {
         style.setProperty(share < 0 ? "top" : "bottom", "50%");
         style.setProperty("background", share < 0 ? "var(--foil)" : "var(--target)");
       });
+    },
+    enlarge(of) {
+      cells.forEach((cell, i) => cell.style.setProperty("font-size", `${of(i)}px`));
     },
     mark(index) {
       cells[marked]?.classList.remove("marked");

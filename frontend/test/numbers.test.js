@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { leadsFrom } from "../src/lead.js";
-import { number, percent, setting, signed, size, times } from "../src/numbers.js";
+import { exact, number, percent, setting, signed, size, times } from "../src/numbers.js";
 
 test("signed numbers keep their sign and never round to zero", () => {
   assert.deepEqual([1.9234, -0.0342, 3.1e-6, -1234.5, 0].map(signed), [
@@ -36,4 +36,17 @@ test("the lead is where the difference turns positive for good", () => {
   assert.equal(leadsFrom([-1, 2, -0.5, 0.1, 3]), 3);
   assert.equal(leadsFrom([1, 2]), 0);
   assert.equal(leadsFrom([1, 0]), null);
+});
+
+test("an exact number has the digits that tell it apart, and no more", () => {
+  assert.equal(exact(Math.fround(0.1)), "0.1");
+  assert.equal(exact(-0.5), "−0.5");
+  assert.equal(exact(0), "0");
+  assert.equal(exact(3.1e-7), "3.1e−7");
+  assert.equal(exact(0.1 + 0.2), "0.30000000000000004");
+  for (const value of [Math.PI, 1 / 3, 1e-5 / 7, 123456789.123].map(Math.fround)) {
+    const told = exact(value);
+    assert.equal(Math.fround(Number(told.replaceAll("−", "-"))), value);
+    assert.ok(told.replace(/e.*|[.]/g, "").replace(/^0+/, "").length <= 9, told);
+  }
 });

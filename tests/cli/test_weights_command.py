@@ -1,6 +1,7 @@
-"""``caseback weights``: neurons, heads and singular vectors as tables and as JSON; one line for a mistake."""
+"""``caseback weights``: neurons, heads and singular vectors as tables, JSON and pages; one line for a mistake."""
 
 import json
+import re
 
 import pytest
 
@@ -51,6 +52,43 @@ def test_json_is_the_result(capsys):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--layer", "2", "--head", "1", "--svd", "--top", "2"],
+        ["--layer", "1", "--svd", "--matrix", "in", "--top", "2"],
+        ["--layer", "1", "--neuron", "5", "--top", "3"],
+        ["--layer", "2", "--head", "1", "--top", "4"],
+        ["--layer", "2", "--head", "1", "--matrix", "o", "--top", "2"],
+    ],
+)
+def test_the_page_has_the_numbers_of_the_json(capsys, tmp_path, arguments):
+    page = tmp_path / "weights.html"
+    page.write_text("what was there before")
+    table = answer(capsys, *arguments)[1]
+    status, out, err = answer(capsys, *arguments, "--html", str(page))
+    assert status == 0 and out == table and f"written to {page}" in err
+    first = page.read_bytes()
+    status, out, err = answer(capsys, *arguments, "--json", "--html", str(page))
+    assert status == 0 and f"written to {page}" in err and page.read_bytes() == first
+    text = page.read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
+    drawn = json.loads(data)
+    shown = set(numbers(drawn.get("panels") or drawn["pairs"]))
+    whole = set(numbers(json.loads(out)))
+    assert shown and shown <= whole
+    if "--svd" in arguments or "--neuron" in arguments:
+        assert {x for x in whole if x != int(x)} <= shown
+
+
+def numbers(data):
+    if isinstance(data, dict | list):
+        for part in data.values() if isinstance(data, dict) else data:
+            yield from numbers(part)
+    elif isinstance(data, float):
+        yield data
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--layer", "0"], "--head or --neuron"),
@@ -60,9 +98,15 @@ def test_json_is_the_result(capsys):
         (["--layer", "0", "--head", "99"], "head 99"),
         (["--layer", "99", "--head", "0"], "99"),
         (["--layer", "0", "--head", "0", "--top", "0"], "at least 1"),
+        (["--layer", "0", "--head", "0", "--html", "no/where.html"], "there is no folder"),
     ],
 )
 def test_mistakes_are_one_line(capsys, arguments, said):
     status, out, err = answer(capsys, *arguments)
     lines = [line for line in err.splitlines() if line.startswith("caseback:")]
     assert status == 2 and out == "" and len(lines) == 1 and said in lines[0]
+
+
+def test_a_page_cannot_be_a_folder(capsys, tmp_path):
+    status, _, err = answer(capsys, "--layer", "0", "--neuron", "0", "--html", str(tmp_path))
+    assert status == 2 and "it is a folder" in err

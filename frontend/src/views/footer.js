@@ -30,7 +30,7 @@ const wellFormed = (text) => text.replace(/\p{Surrogate}/gu, "\ufffd");
 
 export const footer = (doc) => documentEnd(doc, READING);
 
-/** The end of a page: how to read it, where its numbers come from, and the prompt as it was given. */
+/** The end of a page: how to read it, where its numbers come from, and the prompt as it was given, if it has one. */
 export function documentEnd(doc, reading) {
   return h(
     "footer",
@@ -60,8 +60,12 @@ export function documentEnd(doc, reading) {
             h("dd", {}, String(value)),
           ]),
         ),
-        h("h3", {}, "Prompt, verbatim"),
-        h("pre", { class: "verbatim", dir: "auto", tabindex: 0 }, wellFormed(doc.prompt)),
+        doc.prompt === undefined
+          ? null
+          : [
+              h("h3", {}, "Prompt, verbatim"),
+              h("pre", { class: "verbatim", dir: "auto", tabindex: 0 }, wellFormed(doc.prompt)),
+            ],
       ),
     ),
     h(

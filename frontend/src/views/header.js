@@ -155,7 +155,8 @@ function leadFact({ lens, target, foil }) {
   ]);
 }
 
-const fact = (value, name, more, kind = "") =>
+/** One number in short. */
+export const fact = (value, name, more, kind = "") =>
   h(
     "div",
     { class: `fact ${kind || ""}` },

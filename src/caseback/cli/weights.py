@@ -1,10 +1,12 @@
 """`caseback weights`: what a neuron or a head reads and writes, as words."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from caseback.cli.inputs import file_to
 from caseback.cli.loading import quiet
 from caseback.errors import CasebackError, SiteAbsent
 
@@ -28,8 +30,12 @@ def weights(
     svd: Annotated[bool, typer.Option("--svd", help="Read the singular vectors of the matrix.")] = False,
     folded: Annotated[bool, typer.Option(help="Fold norms and multipliers in.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with token clouds, or pairs as bars.", show_default=False)
+    ] = None,
 ) -> None:
     """Read weights as words: a neuron, a head's circuits or directions, the singular vectors of any matrix."""
+    file_to(html)
     if head is not None and neuron is not None:
         raise CasebackError(f"--head {head} and --neuron {neuron}: expected one of them")
     if head is None and neuron is None and not svd:
@@ -60,7 +66,18 @@ def weights(
 
         made = {n: result_json(w) for n, w in found.items()} if neuron is not None else result_json(found)
         typer.echo(json.dumps(made, allow_nan=False))
-        return
+    else:
+        _print(found, chosen, where, neuron, layer, top)
+    if html is not None:
+        from caseback.views.weights_document import weights_document
+        from caseback.views.weights_page import write_weights
+
+        document = weights_document(loaded, found, most=top)
+        typer.echo(f"written to {write_weights(document, html)}", err=True)
+
+
+def _print(found: Any, chosen: str, where: str, neuron: int | None, layer: int, top: int) -> None:
+    """The result as a table."""
     from rich.console import Console
 
     from caseback.views import weight_words_text as text
@@ -68,7 +85,7 @@ def weights(
     console = Console()
     if neuron is not None:
         console.print(text.units_table(f"Neuron {neuron} of layer {layer}", list(found.items())))
-    elif svd:
+    elif "rank" in found.dims:
         console.print(text.singular_table(f"Singular vectors of {chosen}, {where}", found))
     elif chosen in ("ov", "qk"):
         console.print(text.pairs_table(f"{chosen.upper()} of {where}", found))
