@@ -136,7 +136,7 @@ def test_the_page_carries_the_document_and_main_numbers_as_tables(made, tmp_path
 
 def test_a_document_that_does_not_hang_together_is_refused(made):
     for change, said in (
-        (lambda d: d.update(version=99), "not a document of attributions"),
+        (lambda d: d.update(version=99), "a document of attributions of version 99"),
         (lambda d: d["methods"][0]["scores"].pop(), "scores for"),
         (lambda d: d["comparison"]["kendall"].pop(), "comparison.kendall"),
         (lambda d: d["generation"]["methods"][0]["scores"].pop(), "does not fit its targets"),

@@ -25,7 +25,7 @@ from caseback.model.metrics import Metric
 from caseback.model.model import Model
 from caseback.model.tokens import Tokens
 from caseback.views.comparison import comparison, plain_matrix
-from caseback.views.document import check_finite
+from caseback.views.document import check_finite, expect_kind
 
 __all__ = ["KIND", "VERSION", "check_attributions", "compare_attributions", "label_of"]
 
@@ -233,14 +233,9 @@ def check_attributions(document: Mapping[str, Any]) -> None:
     --------
     >>> check_attributions({"kind": "caseback.explanation"})
     Traceback (most recent call last):
-    caseback.errors.CasebackError: not a document of attributions: kind is 'caseback.explanation'...
+    caseback.errors.CasebackError: not a document of attributions: kind is 'caseback.explanation', ...
     """
-    kind = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
-    if kind != KIND or document.get("version") != VERSION:
-        raise CasebackError(
-            f"not a document of attributions: kind is {kind!r}, expected {KIND!r} of version {VERSION}; pass what "
-            "compare_attributions returned"
-        )
+    expect_kind(document, KIND, VERSION, "a document of attributions", "compare_attributions")
     check_finite(document, "attributions")
     n, m = len(document["tokens"]), len(document["methods"])
     for method in document["methods"]:

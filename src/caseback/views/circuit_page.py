@@ -13,6 +13,7 @@ from typing import Any
 from caseback.errors import CasebackError
 from caseback.model.whole_file import whole_file
 from caseback.views.circuit_document import KIND, VERSION
+from caseback.views.document import expect_kind
 from caseback.views.page_data import embedded_json, packed, rounded
 from caseback.views.report import content_hash
 from caseback.views.tokens_text import visible
@@ -42,11 +43,7 @@ def circuit_html(document: Mapping[str, Any]) -> str:
     >>> page.startswith("<!doctype html>")
     True
     """
-    if document.get("kind") != KIND or document.get("version") != VERSION:
-        raise CasebackError(
-            f"not a circuit document of this version: kind {document.get('kind')!r}, version "
-            f"{document.get('version')!r}; expected {KIND!r}, version {VERSION}, as circuit_document makes it"
-        )
+    expect_kind(document, KIND, VERSION, "a circuit document", "circuit_document")
     static = files("caseback.views") / "static"
     script = (static / "circuit.js").read_text(encoding="utf-8")
     style = "".join((static / name).read_text(encoding="utf-8") for name in ("report.css", "circuit.css"))

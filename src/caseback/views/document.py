@@ -12,7 +12,7 @@ from typing import Any
 
 from caseback.errors import CasebackError
 
-__all__ = ["KIND", "VERSION", "check_explanation", "check_finite"]
+__all__ = ["KIND", "VERSION", "check_explanation", "check_finite", "expect_kind"]
 
 KIND = "caseback.explanation"
 VERSION = 2
@@ -45,22 +45,47 @@ def check_explanation(explanation: Mapping[str, Any]) -> None:
     Traceback (most recent call last):
     caseback.errors.CasebackError: not an explanation document: ...
     """
-    if not isinstance(explanation, Mapping) or explanation.get("kind") != KIND:
-        found = explanation.get("kind") if isinstance(explanation, Mapping) else type(explanation).__name__
-        raise CasebackError(
-            f"not an explanation document: kind is {found!r}, expected {KIND!r}; "
-            "pass what caseback.views.explain.explain returned or what was saved from it"
-        )
-    if explanation.get("version") != VERSION:
-        raise CasebackError(
-            f"explanation document of version {explanation.get('version')!r}; "
-            f"this caseback draws version {VERSION}: make the explanation again with the installed version"
-        )
+    expect_kind(explanation, KIND, VERSION, "an explanation document", "explain")
     missing = [key for key in _KEYS if key not in explanation]
     if missing:
         raise CasebackError(f"explanation document without {', '.join(missing)}; expected the parts {', '.join(_KEYS)}")
     check_finite(explanation, "explanation")
     _check_lengths(explanation)
+
+
+def expect_kind(document: Any, kind: str, version: int, what: str, made_by: str) -> None:
+    """Refuse what is no document of a kind, and one of another version.
+
+    Parameters
+    ----------
+    document
+        What is to be drawn.
+    kind, version
+        What it must say that it is.
+    what, made_by
+        How a message calls such a document, and the function that makes one.
+
+    Raises
+    ------
+    CasebackError
+        With what was found and what was expected.
+
+    Examples
+    --------
+    >>> expect_kind(["a"], "caseback.circuit", 1, "a circuit document", "circuit_document")
+    Traceback (most recent call last):
+    caseback.errors.CasebackError: not a circuit document: kind is 'list', expected 'caseback.circuit'; ...
+    """
+    found = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
+    if found != kind:
+        raise CasebackError(
+            f"not {what}: kind is {found!r}, expected {kind!r}; pass what {made_by} returned or what was saved from it"
+        )
+    if document.get("version") != version:
+        raise CasebackError(
+            f"{what} of version {document.get('version')!r}; this caseback draws version {version}: make it again with "
+            "the installed version"
+        )
 
 
 def _check_lengths(explanation: Mapping[str, Any]) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from caseback.errors import CasebackError
-from caseback.views.document import check_finite
+from caseback.views.document import check_finite, expect_kind
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.report import page_html, write_page
 from caseback.views.report_tables import table
@@ -41,11 +40,7 @@ def weights_html(document: Mapping[str, Any]) -> str:
     >>> weights_html(weights_document(model, found)).startswith("<!doctype html>")
     True
     """
-    if document.get("kind") != KIND or document.get("version") != VERSION:
-        raise CasebackError(
-            f"not a document of weights of this version: kind {document.get('kind')!r}, version "
-            f"{document.get('version')!r}; expected {KIND!r}, version {VERSION}, as weights_document makes it"
-        )
+    expect_kind(document, KIND, VERSION, "a document of weights", "weights_document")
     check_finite(document, "weights")
     title = f"{document['title']} · {visible(document['model']['name'])} · caseback"
     return page_html(title, _tables(document), _seen(document))
