@@ -10,13 +10,6 @@ from caseback import cli
 LINES = "Mary went to the store.\nJohn saw the dog.\n\nMary <b>and</b> John went to the park, John gave it to Mary.\n"
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-
-
 @pytest.fixture
 def corpus(tmp_path):
     path = tmp_path / "corpus.txt"

@@ -12,12 +12,6 @@ from caseback.localize.abstraction import Interchanges, das_map
 QUICK = "--count", "12", "--layers", "2,3", "--pos", "-2,-1", "--epochs", "2"
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
 def answer(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)

@@ -11,18 +11,6 @@ from caseback.views.attributions import check_attributions
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-
-
-@pytest.fixture(scope="module")
-def small(assets):
-    return str(assets / "models" / "stories260K")
-
-
 def answer(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(["attribute", *arguments])

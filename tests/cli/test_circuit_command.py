@@ -11,12 +11,6 @@ from caseback.model.circuit import Circuit
 SHORT = "--prompts", "3", "--sets", "1"
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
 def answer(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(["circuit", *arguments])

@@ -9,18 +9,6 @@ from caseback import cli
 PROMPT = "Once upon a"
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-
-
-@pytest.fixture(scope="module")
-def small(assets):
-    return str(assets / "models" / "stories260K")
-
-
 def answer(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(["dla", *arguments])

@@ -16,17 +16,6 @@ from caseback.cli.loading import quiet
 from caseback.views.document import check_explanation
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
-@pytest.fixture(scope="module")
-def small(assets):
-    return str(assets / "models" / "stories260K")
-
-
 def answer(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(["explain", *arguments])

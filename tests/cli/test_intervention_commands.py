@@ -13,12 +13,6 @@ CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPT = "When Mary and John went to the store, Mary gave a drink to"
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
 def answer(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)

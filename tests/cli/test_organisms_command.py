@@ -10,12 +10,6 @@ from caseback import cli, organisms
 from caseback.organisms import evaluate, measure, train, trainers
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
 @pytest.fixture
 def one_behaviour(monkeypatch):
     """Scores without the model: two behaviours, one of which misses its target."""

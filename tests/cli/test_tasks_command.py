@@ -14,12 +14,6 @@ def answer(capsys, *arguments):
     return ended.value.code, printed.out, printed.err
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    """No --debug left over from another test or from the caller's environment."""
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-
-
 @pytest.fixture(scope="module")
 def meadow():
     return cb.load("meadow")

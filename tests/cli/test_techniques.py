@@ -9,12 +9,6 @@ from caseback.errors import TargetError
 from caseback.model import registry
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    """No --debug left over from another test or from the caller's environment."""
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-
-
 @pytest.fixture
 def two(monkeypatch):
     """A registry of two techniques."""

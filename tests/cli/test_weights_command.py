@@ -9,9 +9,7 @@ from caseback import cli
 
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    monkeypatch.setenv("NO_COLOR", "1")
+def wide(monkeypatch, plain):
     monkeypatch.setenv("COLUMNS", "140")
 
 
