@@ -14,7 +14,7 @@ from caseback.views.heatmaps import write_figure
 from caseback.views.tokens_text import visible
 from caseback.views.waterfall import waterfall, waterfall_figure
 from caseback.views.waterfall_text import print_waterfall, span_bar
-from conftest import HOSTILE
+from hostile import HOSTILE
 
 VALUES = np.array([[1.0, 3.0], [-4.0, -2.0], [0.1, 0.1], [0.5, -0.5], [0.0, 0.0]])
 

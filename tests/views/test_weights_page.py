@@ -18,7 +18,7 @@ from caseback.errors import CasebackError, OutOfRange
 from caseback.views.tokens_text import visible
 from caseback.views.weights_document import weights_document
 from caseback.views.weights_page import weights_html, write_weights
-from conftest import HOSTILE
+from hostile import HOSTILE
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from caseback.model.model import Model
 from caseback.model.tokens import Tokens
 from caseback.views.comparison import comparison, plain_matrix
 from caseback.views.document import check_finite, expect_kind
+from caseback.views.model_facts import model_facts
 
 __all__ = ["KIND", "VERSION", "check_attributions", "compare_attributions", "label_of"]
 
@@ -162,12 +163,7 @@ def compare_attributions(
     made = {
         "kind": KIND,
         "version": VERSION,
-        "model": {
-            "name": model.name,
-            "n_layers": model.n_layers,
-            "n_heads": max(p.dims.n_heads for p in model.anatomy.layers),
-            "dtype": str(model.dtype).removeprefix("torch."),
-        },
+        "model": model_facts(model, "name", "n_layers", "n_heads", "dtype"),
         "prompt": prompt if isinstance(prompt, str) else model.text(tokens)[0],
         "tokens": [
             {"text": text, "positions": group} for text, group in zip(whole.text[0], whole.groups[0], strict=True)

@@ -32,6 +32,7 @@ from caseback.views.comparison import comparison
 from caseback.views.document import KIND, VERSION, check_explanation
 from caseback.views.explain_checks import Found, checks, rank_correlation
 from caseback.views.explain_patching import patching
+from caseback.views.model_facts import model_facts
 
 ENTRY = {"zero": "3.2.10", "mean": "3.2.9"}
 _PREDICTIONS = 10
@@ -148,7 +149,7 @@ def explain(
     explanation = {
         "kind": KIND,
         "version": VERSION,
-        "model": _model(model),
+        "model": model_facts(model),
         "prompt": prompt if isinstance(prompt, str) else _joined(model, tokens),
         "tokens": [{"id": i, "text": text} for i, text in zip(_ids(tokens), tokens.text[0], strict=True)],
         "position": len(tokens.text[0]) - 1,
@@ -239,20 +240,6 @@ def _effects(
     keep = np.sort(np.argsort(-np.abs(units.values), kind="stable")[:most])
     names = units.component.values[keep].tolist()
     return ablate(model, tokens, metric, components=names, kind=ablation, over=over, progress=progress).isel(batch=0)
-
-
-def _model(model: Model) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "family": model.anatomy.model_type,
-        "n_layers": model.n_layers,
-        "n_heads": max(p.dims.n_heads for p in model.anatomy.layers),
-        "n_kv_heads": model.n_kv_heads,
-        "d_model": model.d_model,
-        "vocab": model.d_vocab,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "parameters": sum(p.numel() for p in model.hf.parameters()),
-    }
 
 
 def _ids(tokens: Tokens) -> list[int]:

@@ -16,6 +16,7 @@ from caseback.decode.vocabulary.named_matrices import MATRICES
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.model import Model
 from caseback.views.document import check_finite
+from caseback.views.model_facts import model_facts
 
 __all__ = ["weights_document"]
 
@@ -85,14 +86,7 @@ def weights_document(model: Model, found: xr.Dataset | Mapping[str, xr.Dataset],
     document = {
         "kind": KIND,
         "version": VERSION,
-        "model": {
-            "name": model.name,
-            "n_layers": model.n_layers,
-            "n_heads": max(p.dims.n_heads for p in model.anatomy.layers),
-            "d_model": model.d_model,
-            "vocab": model.d_vocab,
-            "dtype": str(model.dtype).removeprefix("torch."),
-        },
+        "model": model_facts(model, "name", "n_layers", "n_heads", "d_model", "vocab", "dtype"),
         **where,
         "folded": bool(attrs["folded"]),
         "entry": str(attrs["entry"]),
