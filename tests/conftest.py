@@ -61,3 +61,17 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """For commands: no --debug left over from another test or from the caller's environment, no colours, 100 columns."""
+    monkeypatch.setenv("CASEBACK_DEBUG", "0")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture(scope="module")
+def small(assets):
+    """The folder of a small real model."""
+    return str(assets / "models" / "stories260K")

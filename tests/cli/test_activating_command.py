@@ -7,6 +7,8 @@ import pytest
 
 from caseback import cli
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 LINES = "Mary went to the store.\nJohn saw the dog.\n\nMary <b>and</b> John went to the park, John gave it to Mary.\n"
 
 

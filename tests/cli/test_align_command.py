@@ -9,6 +9,8 @@ import caseback as cb
 from caseback import cli
 from caseback.localize.abstraction import Interchanges, das_map
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 QUICK = "--count", "12", "--layers", "2,3", "--pos", "-2,-1", "--epochs", "2"
 
 

@@ -8,6 +8,8 @@ from caseback import cli
 from caseback.localize.inputs import input_methods
 from caseback.views.attributions import check_attributions
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 

@@ -8,6 +8,8 @@ from caseback import cli
 from caseback.model.attribution_graph import load_attribution_graph
 from caseback.model.circuit import Circuit
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 SHORT = "--prompts", "3", "--sets", "1"
 
 

@@ -15,6 +15,8 @@ from caseback import cli
 from caseback.cli.loading import quiet
 from caseback.views.document import check_explanation
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 
 def answer(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:

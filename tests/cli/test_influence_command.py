@@ -8,6 +8,8 @@ import caseback as cb
 from caseback import cli
 from caseback.localize.inputs import bm25, influence_functions, top_examples
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 LINES = [
     "The capital of France is Paris.",
     "",

@@ -9,6 +9,8 @@ import caseback as cb
 from caseback import cli
 from caseback.localize.components import ablate, causal_trace, patch
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPT = "When Mary and John went to the store, Mary gave a drink to"
 

@@ -6,6 +6,8 @@ import pytest
 
 from caseback import cli
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 PROMPT = "Once upon a"
 
 

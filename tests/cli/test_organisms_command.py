@@ -9,6 +9,8 @@ from transformers import AutoTokenizer
 from caseback import cli, organisms
 from caseback.organisms import evaluate, measure, train, trainers
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 
 @pytest.fixture
 def one_behaviour(monkeypatch):

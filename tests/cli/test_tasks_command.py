@@ -5,6 +5,8 @@ import pytest
 import caseback as cb
 from caseback import cli
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 
 def answer(capsys, *arguments):
     """Run the command line; give its exit status, stdout and stderr."""

@@ -8,6 +8,8 @@ from caseback import cli
 from caseback.errors import TargetError
 from caseback.model import registry
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 
 @pytest.fixture
 def two(monkeypatch):
