@@ -23,7 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import caseback as cb
 from caseback.localize.circuits import edge_attribution, run_circuit
 from caseback.localize.circuits.running import CircuitRuns
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 
 TARGET, FOIL, EDGES = 11, 23, 1000
 

@@ -2,9 +2,10 @@
 
     python benchmarks/families.py [NAME ...] [--refused]
 
-A model counts as verified when ``cb.load`` found its parts and every identity of ``caseback.model.verify`` held,
-``declared`` where the family is in ``caseback.model.families``, ``guessed`` where the common spellings fitted. The
-models and the judgement of what is a decoder of attention and MLP layers only are the test suite's (``zoo_sweep``).
+A model counts as verified when ``cb.load`` found its parts and every identity of ``caseback.model.running.verify``
+held, ``declared`` where the family is in ``caseback.model.anatomy.families``, ``guessed`` where the common spellings
+fitted. The models and the judgement of what is a decoder of attention and MLP layers only are the test suite's
+(``zoo_sweep``).
 """
 
 import argparse

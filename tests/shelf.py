@@ -11,8 +11,8 @@ import torch
 
 import caseback as cb
 import zoo
-from caseback.model.anatomy import Anatomy
-from caseback.model.sites import SITES, Site
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.sites import SITES, Site
 
 FAMILIES = (
     *("gpt2 gpt2_inverse_layer_scale gpt2_unscaled gpt_neo gptj gpt_neox gpt_neox_sequential codegen".split()),

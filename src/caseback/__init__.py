@@ -10,8 +10,10 @@ from caseback.errors import CasebackError
 from caseback.version import __version__
 
 if TYPE_CHECKING:
+    from caseback.model.anatomy.sites import Site
     from caseback.model.circuit import Circuit
-    from caseback.model.edits import (
+    from caseback.model.registry import techniques
+    from caseback.model.running.edits import (
         Add,
         Apply,
         Edit,
@@ -26,24 +28,22 @@ if TYPE_CHECKING:
         Swap,
         Zero,
     )
-    from caseback.model.load import load
-    from caseback.model.metrics import Metric, function, kl, log_prob, logit, logit_diff, loss, prob, prob_diff
-    from caseback.model.model import Model
-    from caseback.model.registry import techniques
-    from caseback.model.run import Run
-    from caseback.model.sites import Site
-    from caseback.model.tokens import Tokens
+    from caseback.model.running.load import load
+    from caseback.model.running.metrics import Metric, function, kl, log_prob, logit, logit_diff, loss, prob, prob_diff
+    from caseback.model.running.model import Model
+    from caseback.model.running.run import Run
+    from caseback.model.running.tokens import Tokens
 
 _HOMES = {
     "circuit": "Circuit",
-    "edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
-    "load": "load",
-    "metrics": "Metric function kl log_prob logit logit_diff loss prob prob_diff",
-    "model": "Model",
+    "anatomy.sites": "Site",
     "registry": "techniques",
-    "run": "Run",
-    "sites": "Site",
-    "tokens": "Tokens",
+    "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
+    "running.load": "load",
+    "running.metrics": "Metric function kl log_prob logit logit_diff loss prob prob_diff",
+    "running.model": "Model",
+    "running.run": "Run",
+    "running.tokens": "Tokens",
 }
 _NAMES = {name: f"caseback.model.{home}" for home, names in _HOMES.items() for name in names.split()}
 _PACKAGES = ("model", "localize", "decode", "tasks", "behaviors", "organisms", "views")

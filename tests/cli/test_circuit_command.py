@@ -5,8 +5,8 @@ import json
 import pytest
 
 from caseback import cli
-from caseback.model.attribution_graph import load_attribution_graph
 from caseback.model.circuit import Circuit
+from caseback.model.graph.attribution_graph import load_attribution_graph
 
 pytestmark = pytest.mark.usefixtures("plain")
 

@@ -134,7 +134,7 @@ def test_the_mode_is_checked_before_anything_is_loaded(capsys, mode):
 
 
 def test_the_rank_of_a_token_that_is_not_followed_is_refused_before_the_model_runs(capsys, small, monkeypatch):
-    from caseback.model.model import Model
+    from caseback.model.running.model import Model
 
     monkeypatch.setattr(Model, "run", None)
     status, out, err = answer(capsys, "lens", PROMPT, "-m", small, "--mode", "rank dog", "--target", " time")

@@ -5,7 +5,7 @@ import torch
 
 import shelf
 from caseback.errors import CasebackError
-from caseback.model.bases import basis_kurtosis, kurtosis, random_rotation
+from caseback.model.algebra.bases import basis_kurtosis, kurtosis, random_rotation
 from exact import exact
 
 

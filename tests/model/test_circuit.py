@@ -7,13 +7,13 @@ import pytest
 
 import caseback as cb
 from caseback.errors import CasebackError
-from caseback.model.attribution_graph import (
+from caseback.model.circuit import Circuit, Edge, Node
+from caseback.model.graph.attribution_graph import (
     from_attribution_graph,
     load_attribution_graph,
     save_attribution_graph,
     to_attribution_graph,
 )
-from caseback.model.circuit import Circuit, Edge, Node
 
 NAMES = ["embed", "pos_embed", "logits", "L0H11", "L4KV1", "MLP 3", "MLP 3 N120", "MLP 0 F7", "L2H0@end", "embed@S1+1"]
 

@@ -7,9 +7,9 @@ from torch.testing import assert_close
 
 import shelf
 from caseback.errors import CasebackError, SiteAbsent
-from caseback.model.composition import composition, overlap, random_scores, read_side, write_side
-from caseback.model.factored import Factored
-from caseback.model.weights import Weights
+from caseback.model.algebra.composition import composition, overlap, random_scores, read_side, write_side
+from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.weights import Weights
 
 FAMILIES = "gpt2 gpt_neox llama gemma2 olmo2 cohere granite phi3 falcon_grouped bloom opt gpt_oss codegen".split()
 

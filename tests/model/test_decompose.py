@@ -9,11 +9,11 @@ from written_out import FROZEN, embedded, final_stream
 
 import shelf
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, TargetError
-from caseback.model.decompose import logit_parts, stream_parts
-from caseback.model.linearised import sites, source_shares, source_stream, steps
-from caseback.model.neurons import neuron_parts
-from caseback.model.sources import head_sources, source_parts
-from caseback.model.weights import Weights
+from caseback.model.algebra.decompose import logit_parts, stream_parts
+from caseback.model.algebra.neurons import neuron_parts
+from caseback.model.algebra.sources import head_sources, source_parts
+from caseback.model.algebra.weights import Weights
+from caseback.model.backward.linearised import sites, source_shares, source_stream, steps
 from exact import exact
 
 PROMPTS = shelf.ids((8, 5))
@@ -275,7 +275,7 @@ def test_2_9_steps_follow_the_stream_layer_by_layer():
 def test_2_9_neurons_are_taken_some_pairs_at_a_time(monkeypatch):
     model = shelf.model("llama")
     whole = source_stream(model, PROMPTS)
-    monkeypatch.setattr("caseback.model.linearised._WIDE", 2 * 44 * 3)
+    monkeypatch.setattr("caseback.model.backward.linearised._WIDE", 2 * 44 * 3)
     close(source_stream(model, PROMPTS), whole, 1e-6)
 
 

@@ -5,7 +5,7 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.model.sites import SITES, Site
+from caseback.model.anatomy.sites import SITES, Site
 from exact import exact
 
 AT = 4  # the position edited

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from caseback.errors import CasebackError
-from caseback.model.factored import Factored
+from caseback.model.algebra.factored import Factored
 
 sizes = st.integers(1, 6)
 batches = st.sampled_from([(), (3,), (2, 3)])

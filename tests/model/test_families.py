@@ -6,10 +6,10 @@ import torch
 import caseback as cb
 import zoo
 from caseback.errors import AnatomyError
-from caseback.model.anatomy import weight_matrix
-from caseback.model.families import FAMILIES, family_of
-from caseback.model.unreadable import UNREADABLE
-from caseback.model.verify import verify
+from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.families import FAMILIES, family_of
+from caseback.model.anatomy.unreadable import UNREADABLE
+from caseback.model.running.verify import verify
 from exact import exact
 
 IDS = [[5, 9, 2, 44, 17, 30, 8], [1, 3, 60, 7, 21, 2, 9]]

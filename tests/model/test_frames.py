@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caseback.errors import OutOfRange
-from caseback.model.frames import Frame, Span, batch_frame, positions, step_frame
-from caseback.model.tokens import _pad
+from caseback.model.running.frames import Frame, Span, batch_frame, positions, step_frame
+from caseback.model.running.tokens import _pad
 
 lengths = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 

@@ -7,7 +7,7 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph, Layer
+from caseback.model.graph.graph import Graph, Layer
 
 
 def test_3_2_22_the_graph_of_gpt2_small_has_32491_edges():

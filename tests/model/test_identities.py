@@ -8,9 +8,9 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import AnatomyError
-from caseback.model.anatomy import Anatomy
-from caseback.model.families import family_of
-from caseback.model.verify import identities, probe_tokens, unembed, verify
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.families import family_of
+from caseback.model.running.verify import identities, probe_tokens, unembed, verify
 from exact import exact
 
 

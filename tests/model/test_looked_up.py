@@ -7,8 +7,8 @@ from transformers.activations import NewGELUActivation
 import caseback as cb
 import shelf
 import zoo
-from caseback.model.fused import fused
-from caseback.model.looked_up import projections
+from caseback.model.sweeping.fused_activations import fused
+from caseback.model.sweeping.reused_projections import projections
 from exact import exact
 
 METRIC = cb.logit_diff(5, 9)

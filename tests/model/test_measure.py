@@ -6,7 +6,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import SiteAbsent
-from caseback.model.measure import measured
+from caseback.model.running.measure import measured
 from exact import exact
 
 

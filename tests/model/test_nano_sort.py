@@ -42,7 +42,7 @@ def pairs(run, reference):
 
 def test_every_recorded_activation_is_reproduced(sorter):
     model, reference = sorter
-    names = [n for n in cb.model.sites.SITES if n not in model.anatomy.lacks]
+    names = [n for n in cb.model.anatomy.sites.SITES if n not in model.anatomy.lacks]
     run = model.run(reference["idx"].long(), read=names)
     compared = set()
     for name, ours, theirs in pairs(run, reference):

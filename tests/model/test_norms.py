@@ -7,7 +7,7 @@ from torch import nn
 import caseback as cb
 import shelf
 from caseback.errors import AnatomyError
-from caseback.model.norms import Norm, read_norm
+from caseback.model.anatomy.norms import Norm, read_norm
 from exact import exact
 
 

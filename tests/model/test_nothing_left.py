@@ -10,7 +10,7 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import AnatomyError
-from caseback.model.sites import Site
+from caseback.model.anatomy.sites import Site
 
 HOOKS = [
     name

@@ -5,7 +5,7 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.model.sites import SITES
+from caseback.model.anatomy.sites import SITES
 from exact import exact
 
 ROWS = shelf.ids((9, 6, 4))

@@ -9,10 +9,10 @@ from torch.testing import assert_close
 
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TargetError
-from caseback.model.factored import Factored
-from caseback.model.paths import copying_score, copying_scores, paths, top_entries, top_tokens, virtual_head
-from caseback.model.sources import source_parts
-from caseback.model.weights import Weights
+from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.paths import copying_score, copying_scores, paths, top_entries, top_tokens, virtual_head
+from caseback.model.algebra.sources import source_parts
+from caseback.model.algebra.weights import Weights
 from exact import exact
 
 FAMILIES = "gpt2 gpt_neox llama gemma2 olmo2 cohere granite phi3 falcon_grouped bloom opt_projected codegen".split()

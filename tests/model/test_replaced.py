@@ -7,7 +7,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import EditError, LoadError
-from caseback.model.replaced import _distinct, _passes, replaced
+from caseback.model.sweeping.embedding_tree import _distinct, _passes, replaced
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

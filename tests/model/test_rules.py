@@ -9,11 +9,11 @@ from torch.overrides import _get_current_function_mode_stack
 import shelf
 import zoo
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.load import load
-from caseback.model.metrics import logit_diff
-from caseback.model.nonlinear import activations, all_norms
-from caseback.model.norms import Norm
-from caseback.model.rules import Rules, held_norm, ruled
+from caseback.model.anatomy.norms import Norm
+from caseback.model.backward.nonlinear import activations, all_norms
+from caseback.model.backward.rules import Rules, held_norm, ruled
+from caseback.model.running.load import load
+from caseback.model.running.metrics import logit_diff
 from exact import exact
 
 ALL_HELD = Rules(softmax="held", product="held")

@@ -10,7 +10,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import SiteAbsent, UnknownSite
-from caseback.model.sites import SITES, Site
+from caseback.model.anatomy.sites import SITES, Site
 from exact import exact
 
 STEP = 1e-6  # small, since ReLUs and clipped projections have kinks

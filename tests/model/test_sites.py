@@ -5,7 +5,7 @@ import pytest
 import caseback as cb
 import shelf
 from caseback.errors import SiteAbsent, UnknownSite
-from caseback.model.sites import SITES, Site, parse
+from caseback.model.anatomy.sites import SITES, Site, parse
 
 
 @pytest.mark.parametrize("name", SITES)

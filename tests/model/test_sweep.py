@@ -6,9 +6,9 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import EditError, OutOfRange
-from caseback.model.run import resolve
-from caseback.model.sites import SITES, Site
-from caseback.model.sweep import entry_layer, plan
+from caseback.model.anatomy.sites import SITES, Site
+from caseback.model.running.run import resolve
+from caseback.model.sweeping.sweep import entry_layer, plan
 from exact import exact
 
 

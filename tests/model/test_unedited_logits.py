@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import shelf
-from caseback.model.sites import SITES
+from caseback.model.anatomy.sites import SITES
 from exact import exact
 
 SDPA = [name for name in shelf.FAMILIES if name not in shelf.EAGER_ONLY]

@@ -8,10 +8,10 @@ from written_out import READ, embedded, final_stream, logits
 import shelf
 import zoo
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
-from caseback.model.attention import repeat_heads
-from caseback.model.load import load
-from caseback.model.rotary import rotation
-from caseback.model.weights import Weights
+from caseback.model.algebra.rotary import rotation
+from caseback.model.algebra.weights import Weights
+from caseback.model.running.attention import repeat_heads
+from caseback.model.running.load import load
 from exact import exact
 
 PROMPTS = shelf.ids((8, 5))

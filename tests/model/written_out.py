@@ -7,9 +7,9 @@ denominators and activation slopes are those of a run, whatever stream it is giv
 import torch
 from torch import Tensor
 
-from caseback.model.folding import Folded
-from caseback.model.model import Model
-from caseback.model.run import Run
+from caseback.model.algebra.folding import Folded
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 READ = ["embed", "pattern", "attn_in", "mlp_in", "attn_out", "mlp_out", "z", "resid_post"]
 FROZEN = [*READ, "mlp_pre", "mlp_post", "v"]

@@ -6,7 +6,7 @@ import pytest
 
 import caseback as cb
 from caseback.tasks.facts import RELATIONS, SERIES
-from caseback.tasks.shots import FUNCTIONS
+from caseback.tasks.standard.shots import FUNCTIONS
 from caseback.tasks.words import BE, BLAME, COLORS, DO, ITEMS, PEOPLE, PRAISE, WOMEN
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 import caseback as cb
 from caseback.errors import CasebackError
 from caseback.localize.inputs import agreement, attribute, attribute_generation, faithfulness
-from caseback.localize.inputs.kept import special_tokens
+from caseback.model.prompts.masked_prompts import special_tokens
 from caseback.views.attributions import check_attributions, compare_attributions, label_of
 from caseback.views.attributions_page import attributions_html, write_attributions
 from caseback.views.attributions_text import print_attributions, shade

@@ -18,9 +18,9 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError
 from caseback.localize.circuits import edge_attribution, faithfulness_curve, judge, select
+from caseback.model.algebra.readout import readout
 from caseback.model.circuit import Circuit, Node
-from caseback.model.graph import Graph
-from caseback.model.readout import readout
+from caseback.model.graph.graph import Graph
 from caseback.views.circuit_document import circuit_document
 from caseback.views.circuit_page import circuit_html, write_circuit_page
 

@@ -14,8 +14,8 @@ from caseback.decode.vocabulary.logit_lens import logit_lens
 from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
-from caseback.localize.inputs.gradients import gradient_x_input
-from caseback.localize.inputs.integrated_gradients import integrated_gradients
+from caseback.localize.inputs.gradients.gradients import gradient_x_input
+from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
 from caseback.views import explain as explain_module
 from caseback.views.document import check_explanation
 from caseback.views.explain import explain

@@ -23,9 +23,9 @@ from caseback.errors import CasebackError
 from caseback.localize.circuits.path_patching import path_patch
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.components.patching import patch
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.model import Model
 from caseback.tasks.prompts import Prompts
 
 LOOKS = {

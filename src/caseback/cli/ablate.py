@@ -46,7 +46,7 @@ def ablate(
     given = [prompt_of(p, ids) for p in prompts]
     with quiet():
         from caseback.localize.components.ablation import ablate as ablated
-        from caseback.model.load import load
+        from caseback.model.running.load import load
 
         loaded = load(model)
         tokens = loaded.tokens(given)

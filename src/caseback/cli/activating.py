@@ -41,7 +41,7 @@ def activating(
     chosen = numbers(units, "--units")
     with quiet():
         from caseback.decode.vocabulary.activating import activating_inputs
-        from caseback.model.load import load
+        from caseback.model.running.load import load
         from caseback.views.unit_document import unit_document
 
         loaded = load(model)

@@ -47,7 +47,7 @@ def align(
         raise CasebackError(f"--method {method!r} is unknown. {did_you_mean(method, METHODS)}")
     with quiet():
         from caseback.localize.abstraction import Interchanges, das_map, interchange_map
-        from caseback.model.load import load
+        from caseback.model.running.load import load
         from caseback.tasks.task import get
 
         loaded = load(model)

@@ -67,7 +67,7 @@ def attribute(
     assert prompt is not None
     wanted = prompt_of(prompt, ids)
     with quiet():
-        from caseback.model.load import load
+        from caseback.model.running.load import load
         from caseback.views.attributions import compare_attributions
 
         loaded = load(model)

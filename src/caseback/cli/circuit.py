@@ -85,7 +85,7 @@ def circuit(
     if graphml is not None:
         found.to_graphml(graphml)
     if graph is not None:
-        from caseback.model.attribution_graph import save_attribution_graph, to_attribution_graph
+        from caseback.model.graph.attribution_graph import save_attribution_graph, to_attribution_graph
 
         layers = len(document["model"]["layers"])
         best = document["predictions"][0]
@@ -112,8 +112,8 @@ def _document(task, name, method, edges, threshold, how, ablation, count, sets, 
     from caseback.localize.circuits import faithfulness_curve, find_circuit, judge
     from caseback.localize.circuits.sizes import inputs_of
     from caseback.model.circuit import Circuit, Edge
-    from caseback.model.graph import Graph
-    from caseback.model.load import load as load_model
+    from caseback.model.graph.graph import Graph
+    from caseback.model.running.load import load as load_model
     from caseback.views.circuit_document import circuit_document
 
     bar = sys.stderr.isatty()

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from caseback.cli.loading import quiet
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 WANTED, WITHIN = 0.9, 0.1
@@ -41,7 +41,7 @@ def print_frontier(
     with quiet():
         from caseback import tasks as known
         from caseback.localize.circuits.frontier import frontier
-        from caseback.model.load import load
+        from caseback.model.running.load import load
 
         loaded, bar = load(name), sys.stderr.isatty()
         found = []

@@ -52,7 +52,7 @@ def dla(
     given = [prompt_of(p, ids) for p in prompts]
     with quiet():
         from caseback.localize.components.erasure import erased_writes
-        from caseback.model.load import load
+        from caseback.model.running.load import load
 
         loaded = load(model)
         tokens = loaded.tokens(given)

@@ -52,7 +52,7 @@ def explain(
     if html is not None and not html.parent.is_dir():
         raise CasebackError(f"cannot write {str(html)!r}: there is no folder {str(html.parent)!r}")
     with quiet():
-        from caseback.model.load import load
+        from caseback.model.running.load import load
         from caseback.views.explain import explain as explained
 
         loaded = load(model)

@@ -75,7 +75,7 @@ def influence(
     lines = None if corpus is None else _lines(corpus)
     with quiet():
         from caseback.localize.inputs import top_examples
-        from caseback.model.load import load
+        from caseback.model.running.load import load
 
         loaded = load(model)
         # a query that is a text is one row; with a completion, the pair of both

@@ -10,8 +10,8 @@ from caseback.errors import CasebackError, TargetError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from caseback.model.metrics import Metric
-    from caseback.model.model import Model
+    from caseback.model.running.metrics import Metric
+    from caseback.model.running.model import Model
 
 METRICS = ("logit_diff", "logit", "prob", "log_prob")
 
@@ -77,7 +77,7 @@ def contrast(
 
 def metric_named(name: str, target: int, foil: int) -> Metric:
     """A metric by its name."""
-    from caseback.model import metrics
+    from caseback.model.running import metrics
 
     if name not in METRICS:
         raise CasebackError(f"--metric {name!r} is unknown. {did_you_mean(name, METRICS)}")

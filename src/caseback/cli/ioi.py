@@ -53,8 +53,8 @@ def ioi(
 
 def _prompts(name: str, count: int, corruption: str, seed: int):
     """The model and the task's prompts in its words."""
-    from caseback.model.load import load
-    from caseback.tasks.indirect_object import ioi as task
+    from caseback.model.running.load import load
+    from caseback.tasks.standard.indirect_object import ioi as task
 
     if name != "indirect_object":
         loaded = load(name)

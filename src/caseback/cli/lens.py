@@ -74,7 +74,7 @@ def lens(
     given = prompt_of(prompt, ids)
     with quiet():
         from caseback.decode.vocabulary import logit_lens, read_lens
-        from caseback.model.load import load
+        from caseback.model.running.load import load
         from caseback.views.lens_rows import by_unit
 
         loaded = load(model)

@@ -50,9 +50,9 @@ def patch(
     file_to(save)
     pair = prompt_of(clean, ids), prompt_of(corrupt, ids)
     with quiet():
-        from caseback.localize.components.pairs import pairs
         from caseback.localize.components.patching import patch as patched
-        from caseback.model.load import load
+        from caseback.model.prompts.pairs import pairs
+        from caseback.model.running.load import load
 
         loaded = load(model)
         tokens = pairs(loaded, *pair)

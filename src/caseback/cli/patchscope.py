@@ -56,7 +56,7 @@ def patchscope(
     with quiet():
         from caseback.decode.vocabulary import load_lens
         from caseback.decode.vocabulary import patchscope as scope
-        from caseback.model.load import load
+        from caseback.model.running.load import load
 
         loaded = load(model)
         onto = None if target_model is None else load(target_model)

@@ -31,7 +31,7 @@ def tasks(
         return
     with quiet():
         from caseback import tasks as all_tasks
-        from caseback.model.load import load
+        from caseback.model.running.load import load
 
         task = all_tasks.get(name)
         made = _measured(task, load(model), count, seed) | {"model": model}
@@ -65,7 +65,7 @@ def _measured(task: Any, loaded: Any, count: int, seed: int) -> dict[str, Any]:
     """Examples with the task's metric on the clean and the corrupt prompt."""
     import torch
 
-    from caseback.model.tokens import piece
+    from caseback.model.running.tokens import piece
 
     prompts = task.prompts(loaded, count, seed=seed)
     values: dict[str, list[float]] = {"clean": [], "corrupt": []}

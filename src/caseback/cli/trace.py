@@ -45,7 +45,7 @@ def trace(
     given = prompt_of(prompt, ids)
     with quiet():
         from caseback.localize.components.tracing import causal_trace
-        from caseback.model.load import load
+        from caseback.model.running.load import load
 
         loaded = load(model)
         tokens = loaded.tokens([given])

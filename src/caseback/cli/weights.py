@@ -47,7 +47,7 @@ def weights(
     chosen = matrix or ("ov" if head is not None else "out")
     with quiet():
         from caseback.decode.vocabulary import circuit_pairs, weight_svd_words, weights_as_words
-        from caseback.model.load import load
+        from caseback.model.running.load import load
 
         loaded = load(model)
         where = f"layer {layer}" if head is None else f"L{layer}H{head}"

@@ -23,7 +23,7 @@ from typing import Any
 import networkx as nx
 
 from caseback.errors import CasebackError
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 
 _NODE = re.compile(
     r"(?P<word>embed|pos_embed|logits)|L(?P<layer>\d+)(?P<which>H|KV)(?P<head>\d+)|"

@@ -51,12 +51,16 @@ class Technique:
     def name(self) -> str:
         """Where the function is found under `caseback`: `localize.inputs.integrated_gradients`.
 
-        The file's own name is left out where its folder publishes the function, as a caller would.
+        The file's own name, and the rooms around it, are left out up to the nearest folder that publishes the function,
+        as a caller would.
         """
         where, name = self.function.__module__, self.function.__qualname__
         folder = where.rpartition(".")[0]
-        if getattr(sys.modules.get(folder), name, None) is self.function:
-            where = folder
+        while folder:
+            if getattr(sys.modules.get(folder), name, None) is self.function:
+                where = folder
+                break
+            folder = folder.rpartition(".")[0]
         return f"{where}.{name}".removeprefix("caseback.")
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 from caseback.organisms import measure
 from caseback.organisms.evaluate import BEHAVIOURS, SPANS, as_rows, loaded
 from caseback.organisms.measure import Score

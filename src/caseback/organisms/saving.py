@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from caseback.errors import CasebackError
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 
 
 def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from caseback.errors import TokensError
-from caseback.model.tokens import tokenize
+from caseback.model.running.tokens import tokenize
 from caseback.tasks.prompts import Answer, Pair, Prompts
 from caseback.tasks.text import Text
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 
 def corpus_rows(

@@ -15,9 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.model import metrics
-from caseback.model.metrics import Metric
-from caseback.model.tokens import Tokens
+from caseback.model.running import metrics
+from caseback.model.running.metrics import Metric
+from caseback.model.running.tokens import Tokens
 from caseback.tasks.text import Text
 
 MEASURES = ("logit_diff", "prob_diff", "log_prob", "logit", "prob", "loss")

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import TokensError
-from caseback.model.metrics import loss
+from caseback.model.running.metrics import loss
 
 # As many logits as one pass may form: a CPU is faster while they stay in its caches, an accelerator in large passes.
 LOGITS_ON_CPU, LOGITS = 2**22, 2**26

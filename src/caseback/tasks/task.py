@@ -216,23 +216,23 @@ def _single(tokenizer: Any, words: list[str]) -> set[str]:
 # name of a task, or it would hide the function of that name in the package.
 MAKERS = {
     "ioi": "indirect_object:ioi",
-    "greater_than": "later_years:greater_than",
+    "greater_than": "greater_than:greater_than",
     "agreement": "number:agreement",
     "pronoun": "gendered:pronoun",
     "docstring": "python_code:docstring",
-    "colored_objects": "on_table:colored_objects",
+    "colored_objects": "colored_objects:colored_objects",
     "relation": "recall:relation",
-    "successor": "in_order:successor",
+    "successor": "successor:successor",
     "few_shot": "shots:few_shot",
     "sentiment": "reviews:sentiment",
-    "multiple_choice": "lettered:multiple_choice",
+    "multiple_choice": "multiple_choice:multiple_choice",
     "arithmetic": "sums:arithmetic",
     "induction": "repeats:induction",
     "duplicate": "repeats:duplicate",
-    "conflict": "told_otherwise:conflict",
-    "needle": "told_before:needle",
-    "minimal_pair": "contrasts:minimal_pair",
-    "entity_tracking": "boxes:entity_tracking",
+    "conflict": "conflict:conflict",
+    "needle": "needle:needle",
+    "minimal_pair": "minimal_pair:minimal_pair",
+    "entity_tracking": "entity_tracking:entity_tracking",
     "plain_text": "windows:plain_text",
 }
 
@@ -276,4 +276,4 @@ def get(name: str, /, **options: Any) -> Task:
 def maker(name: str) -> Callable[..., Task]:
     """The function that makes a task."""
     module, function = MAKERS[name].split(":")
-    return getattr(import_module(f"caseback.tasks.{module}"), function)
+    return getattr(import_module(f"caseback.tasks.standard.{module}"), function)

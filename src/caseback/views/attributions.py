@@ -18,12 +18,12 @@ import xarray as xr
 
 from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
 from caseback.localize.inputs.generation import METRICS, attribute_generation
-from caseback.localize.inputs.granularity import features_of
 from caseback.localize.inputs.methods import Methods, attribute, methods_named, options_told
-from caseback.model import metrics
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens
+from caseback.model.prompts.granularity import features_of
+from caseback.model.running import metrics
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 from caseback.views.comparison import comparison, plain_matrix
 from caseback.views.document import check_finite, expect_kind
 from caseback.views.model_facts import model_facts

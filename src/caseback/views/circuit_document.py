@@ -21,13 +21,13 @@ from caseback.errors import CasebackError
 from caseback.localize.circuits.judging import Judgement
 from caseback.localize.circuits.sizes import circuit_size, inputs_of
 from caseback.localize.circuits.writes import sites_of_writes, writes
-from caseback.model.anatomy import weight_matrix
+from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.circuit import Circuit, Edge, Node
-from caseback.model.graph import Graph
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.run import Run
-from caseback.model.tokens import Tokens
+from caseback.model.graph.graph import Graph
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 KIND, VERSION = "caseback.circuit", 1
 _PATTERN_ENTRIES = 2_000_000

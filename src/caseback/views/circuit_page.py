@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from caseback.errors import CasebackError
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 from caseback.views.circuit_document import KIND, VERSION
 from caseback.views.document import expect_kind
 from caseback.views.page_data import embedded_json, packed, rounded

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from caseback.localize.inputs.agreement import agreement
-from caseback.localize.inputs.faithfulness import faithfulness
-from caseback.localize.inputs.granularity import features_of
-from caseback.localize.inputs.kept import special_tokens
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens
+from caseback.localize.inputs.trust.agreement import agreement
+from caseback.localize.inputs.trust.faithfulness import faithfulness
+from caseback.model.prompts.granularity import features_of
+from caseback.model.prompts.masked_prompts import special_tokens
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 __all__ = ["comparison", "plain_matrix"]
 

@@ -20,14 +20,14 @@ from caseback.decode.vocabulary.logit_lens import logit_lens
 from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
-from caseback.localize.inputs.gradients import gradient_x_input
-from caseback.localize.inputs.integrated_gradients import integrated_gradients
-from caseback.localize.inputs.kept import special_tokens
-from caseback.model.metrics import Metric, logit_diff
-from caseback.model.model import Model
-from caseback.model.run import Run
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.localize.inputs.gradients.gradients import gradient_x_input
+from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.masked_prompts import special_tokens
+from caseback.model.running.metrics import Metric, logit_diff
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 from caseback.views.comparison import comparison
 from caseback.views.document import KIND, VERSION, check_explanation
 from caseback.views.explain_checks import Found, checks, rank_correlation

@@ -14,12 +14,12 @@ import torch
 import xarray as xr
 
 from caseback.localize.components.ablation import edits_of
-from caseback.localize.inputs.baselines import baseline_embedding
-from caseback.model.edits import Replace
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.run import Run
-from caseback.model.tokens import Tokens
+from caseback.model.prompts.baselines import baseline_embedding
+from caseback.model.running.edits import Replace
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 _CLAIMED = 10  # how many components a direct attribution is taken to name
 _REMOVED = 64  # how many input tokens are removed, those of the largest scores

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from caseback.localize.components.patching import patch
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 MAPS = {"resid_pre": "Residual stream", "attn_out": "Attention outputs", "mlp_out": "MLP outputs"}
 

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from caseback.errors import CasebackError
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 from caseback.views.maps import Map
 
 __all__ = ["SCALE", "heatmap", "write_figure"]

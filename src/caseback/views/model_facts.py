@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from caseback.model.model import Model
+from caseback.model.running.model import Model
 
 __all__ = ["model_facts"]
 

@@ -18,7 +18,7 @@ from string import Template
 from typing import Any
 
 from caseback.errors import CasebackError
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 from caseback.views.document import check_explanation
 from caseback.views.page_data import embedded_json, page_data
 from caseback.views.report_tables import static_tables

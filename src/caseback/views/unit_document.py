@@ -8,7 +8,7 @@ from typing import Any
 
 from caseback.decode.vocabulary.activating import Activating, Example
 from caseback.errors import OutOfRange
-from caseback.model.model import Model
+from caseback.model.running.model import Model
 
 __all__ = ["unit_document"]
 

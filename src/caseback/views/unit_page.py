@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import CasebackError
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.tokens_text import visible
 

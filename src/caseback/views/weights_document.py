@@ -14,7 +14,7 @@ import xarray as xr
 
 from caseback.decode.vocabulary.named_matrices import MATRICES
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
+from caseback.model.running.model import Model
 from caseback.views.document import check_finite
 from caseback.views.model_facts import model_facts
 

@@ -9,7 +9,7 @@ from caseback.decode.vocabulary import causal_basis
 from caseback.decode.vocabulary.causal_basis import _Influence
 from caseback.decode.vocabulary.lens import Lens, fingerprint, streams
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.verify import unembed
+from caseback.model.running.verify import unembed
 from exact import exact
 
 NAMES = ("gpt2", "llama", "gemma2", "gptj", "cohere")

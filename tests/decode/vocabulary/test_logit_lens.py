@@ -8,11 +8,11 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.decode.vocabulary import reading
+from caseback.decode.vocabulary import lens_statistics as reading
 from caseback.decode.vocabulary.logit_lens import logit_lens
 from caseback.errors import OutOfRange, TargetError, UnknownSite
-from caseback.model.anatomy import weight_matrix
-from caseback.model.verify import unembed
+from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.running.verify import unembed
 from exact import exact
 
 # post-norms, soft-caps, logit scales, head biases, projections, parallel blocks, multipliers, experts

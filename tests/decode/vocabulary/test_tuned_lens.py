@@ -10,7 +10,7 @@ from caseback.decode.vocabulary import fit_tuned_lens, lens_quality, logit_lens,
 from caseback.decode.vocabulary.lens import Lens, fingerprint
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.verify import unembed
+from caseback.model.running.verify import unembed
 from caseback.organisms.prose.text import documents
 from exact import exact
 

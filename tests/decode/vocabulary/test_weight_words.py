@@ -18,7 +18,7 @@ from caseback.decode.vocabulary import (
 )
 from caseback.decode.vocabulary.named_matrices import MATRICES, matrix_of
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
-from caseback.model.factored import Factored
+from caseback.model.algebra.factored import Factored
 from exact import exact
 
 # grouped heads, post-norms, parallel blocks, projections around the embeddings, an embedding norm, multipliers

@@ -13,7 +13,7 @@ from caseback.localize.abstraction import At, CausalModel, Interchanges, interch
 from caseback.localize.abstraction.accuracy import swaps
 from caseback.localize.abstraction.alignment import seats
 from caseback.localize.abstraction.rotation import random_rows
-from caseback.localize.components.places import placed
+from caseback.model.prompts.places import placed
 from caseback.organisms.compiled import build
 from exact import exact
 

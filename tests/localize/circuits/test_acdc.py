@@ -10,7 +10,7 @@ from caseback.localize.circuits import edge_removal as module
 from caseback.localize.circuits.edge_removal import acdc
 from caseback.localize.circuits.running import run_circuit
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from exact import exact
 
 CLEAN, CORRUPT = shelf.ids((6, 6)), shelf.ids((6, 6), seed=1)

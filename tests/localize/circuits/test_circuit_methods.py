@@ -12,7 +12,7 @@ from caseback.localize.circuits.frontier import Frontier, frontier
 from caseback.localize.circuits.methods import methods
 from caseback.localize.circuits.on_organisms import on_organisms, words
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import Technique
 from caseback.organisms.compiled import build
 from exact import exact

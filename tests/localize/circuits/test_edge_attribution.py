@@ -14,7 +14,7 @@ from caseback.localize.circuits.writes import changes, sites_of_writes
 from caseback.localize.components.attribution_patching import attribution_patching
 from caseback.model.circuit import Circuit
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from exact import exact
 
 NAMES = "gpt2 gpt_neox llama gemma2 qwen3 mixtral crystal falcon olmo2".split()

@@ -9,7 +9,7 @@ import shelf
 from caseback.errors import CasebackError, TokensError
 from caseback.localize.circuits import edge_attribution, patch_edges, run_circuit, select
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from exact import exact
 
 CLEAN, CORRUPT = shelf.ids((6, 4)), shelf.ids((6, 4), seed=1)

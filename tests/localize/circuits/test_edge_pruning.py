@@ -14,7 +14,7 @@ from caseback.localize.circuits import gates as module
 from caseback.localize.circuits.gates import BETA, GAMMA, ZETA, Gates, hard_concrete, log_odds, open_probability
 from caseback.model.circuit import Circuit
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from exact import exact
 
 PAIR = shelf.ids((5, 4)), shelf.ids((5, 4), seed=1)

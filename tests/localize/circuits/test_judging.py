@@ -22,7 +22,7 @@ from caseback.localize.circuits import (
 from caseback.localize.circuits.bootstrap import interval
 from caseback.localize.circuits.curve import FRACTIONS, areas
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from caseback.organisms.compiled import build
 from exact import exact
 

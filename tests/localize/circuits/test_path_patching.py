@@ -10,7 +10,7 @@ from caseback.errors import CasebackError
 from caseback.localize.circuits import path_patch, run_circuit
 from caseback.model.circuit import Circuit
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from exact import exact
 
 CLEAN, CORRUPT = shelf.ids((7, 5)), shelf.ids((7, 5), seed=1)

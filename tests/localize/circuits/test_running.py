@@ -11,7 +11,7 @@ from caseback.errors import CasebackError, TokensError
 from caseback.localize.circuits.running import CircuitRuns, mean_writes, run_circuit
 from caseback.localize.circuits.writes import changes, sites_of_writes
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from exact import exact
 
 NAMES = "gpt2 gpt_neox llama gemma2 qwen3 mixtral crystal falcon olmo2 bitnet".split()

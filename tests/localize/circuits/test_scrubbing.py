@@ -9,7 +9,7 @@ import shelf
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.localize.circuits import causal_scrubbing, run_circuit
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from caseback.organisms.compiled import build
 from exact import exact
 

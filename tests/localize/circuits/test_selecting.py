@@ -10,7 +10,7 @@ from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.circuits import edge_attribution, select
 from caseback.localize.circuits.selecting import edge_table, select_mask
 from caseback.model.circuit import Circuit, Edge, Node
-from caseback.model.graph import Graph, Layer
+from caseback.model.graph.graph import Graph, Layer
 
 GRAPH = Graph((Layer(2, 1), Layer(2, 2)))
 

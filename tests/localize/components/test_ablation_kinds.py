@@ -12,7 +12,7 @@ from caseback.errors import CasebackError, OutOfRange, SiteAbsent, TokensError, 
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.noise import embedding_std, noised
 from caseback.localize.components.optimal_constants import optimal_constants
-from caseback.localize.components.units import Neuron, components_of
+from caseback.model.graph.units import Neuron, components_of
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

@@ -11,7 +11,7 @@ import zoo
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, TokensError, UnknownSite
 from caseback.localize.components.attribution_patching import attribution_patching
 from caseback.localize.components.first_order import VARIABLES, nodes
-from caseback.model.sites import SITES
+from caseback.model.anatomy.sites import SITES
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

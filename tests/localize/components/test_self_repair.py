@@ -12,7 +12,7 @@ from caseback.localize.components.ablation import ablate, edits_of
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.components.repair_warning import self_repair_warning
 from caseback.localize.components.self_repair import self_repair
-from caseback.localize.components.units import components_of
+from caseback.model.graph.units import components_of
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

@@ -99,7 +99,7 @@ def test_an_interrupted_trace_goes_on_and_another_noise_is_another_trace(tmp_pat
 
 
 def test_edits_given_to_all_variants_are_of_the_embeddings():
-    from caseback.model.sweep import sweep
+    from caseback.model.sweeping.sweep import sweep
 
     model = shelf.model("gpt2")
     tokens = model.tokens(PROMPTS)

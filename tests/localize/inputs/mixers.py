@@ -4,7 +4,7 @@ import torch
 
 import caseback as cb
 from caseback.localize import inputs
-from caseback.localize.inputs.value_zeroing import cosine_distance
+from caseback.localize.inputs.mixing.value_zeroing import cosine_distance
 
 METRIC = cb.logit_diff(3, 5)
 SCORES = (

@@ -9,7 +9,7 @@ from scipy.stats import kendalltau, spearmanr
 import caseback as cb
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.inputs import agreement, attribute
-from caseback.localize.inputs.agreement import kendall, ranked
+from caseback.localize.inputs.trust.agreement import kendall, ranked
 
 
 def scores(values):

@@ -9,7 +9,7 @@ from linear_models import close
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.inputs.atman import atman
+from caseback.localize.inputs.perturbation.atman import atman
 from exact import exact
 
 METRIC = cb.log_prob(3)

@@ -15,8 +15,8 @@ import shelf
 import zoo
 from caseback.errors import CasebackError, SiteAbsent, TargetError
 from caseback.localize import inputs
-from caseback.localize.inputs.mixing import rolled
-from caseback.model.linearised import sites, steps
+from caseback.localize.inputs.mixing.mixing import rolled
+from caseback.model.backward.linearised import sites, steps
 from exact import exact
 from zoo_families import D_MODEL
 
@@ -95,7 +95,7 @@ def test_3_1_19_sources_can_go_through_the_layers_by_themselves(name, monkeypatc
         whole = inputs.decompx_maps(model, prompts), inputs.decompx_logits(model, prompts, [3, 5])
         for at_once in (1, 3):
             monkeypatch.setattr(
-                sys.modules["caseback.localize.inputs.decompx"], "_NUMBERS_AT_ONCE", at_once * 2 * 7 * D_MODEL
+                sys.modules["caseback.localize.inputs.mixing.decompx"], "_NUMBERS_AT_ONCE", at_once * 2 * 7 * D_MODEL
             )
             maps, logits = inputs.decompx_maps(model, prompts), inputs.decompx_logits(model, prompts, [3, 5])
             assert np.allclose(maps, whole[0], atol=1e-12, equal_nan=True) and maps.attrs["gap"] < 1e-9

@@ -7,8 +7,8 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TargetError
-from caseback.localize.inputs.baselines import vocabulary
-from caseback.localize.inputs.discretized_ig import discretized_integrated_gradients, word_path
+from caseback.localize.inputs.gradients.discretized_ig import discretized_integrated_gradients, word_path
+from caseback.model.prompts.baselines import vocabulary
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

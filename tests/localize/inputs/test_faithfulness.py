@@ -10,8 +10,8 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.inputs import attribute, faithfulness, gradient_x_input, removal_curves, soft_faithfulness
-from caseback.localize.inputs.baselines import baseline_embedding
-from caseback.localize.inputs.granularity import features_of
+from caseback.model.prompts.baselines import baseline_embedding
+from caseback.model.prompts.granularity import features_of
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

@@ -8,7 +8,7 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError, TargetError, TokensError
 from caseback.localize.inputs import attribute_generation, gradient_norm, gradient_x_input
-from caseback.localize.inputs.granularity import features_of
+from caseback.model.prompts.granularity import features_of
 from exact import exact
 
 PROMPTS = [[7, 2, 9, 4, 8], [5, 6, 3]]

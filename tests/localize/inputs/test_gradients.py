@@ -8,7 +8,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.inputs.gradients import gradient_norm, gradient_x_input
+from caseback.localize.inputs.gradients.gradients import gradient_norm, gradient_x_input
 from exact import exact
 
 # what these take as inputs_embeds is what their embedding writes, or in proportion to it

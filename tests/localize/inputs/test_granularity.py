@@ -7,8 +7,8 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.inputs.gradients import gradient_x_input
-from caseback.localize.inputs.granularity import AGGREGATIONS, aggregate, features_of, grouped
+from caseback.localize.inputs.gradients.gradients import gradient_x_input
+from caseback.model.prompts.granularity import AGGREGATIONS, aggregate, features_of, grouped
 
 TEXT = "Mary didn't go (to town).  John, who's tall, did!\nWhat then? Nothing"
 WORDS = "Mary didn't go ( to town ). John , who's tall , did ! What then ? Nothing".split()

@@ -11,11 +11,11 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import CasebackError, OutOfRange, TargetError
-from caseback.localize.inputs.baselines import baseline_embedding
-from caseback.localize.inputs.gradients import gradient_x_input
-from caseback.localize.inputs.integrated_gradients import integrated_gradients
-from caseback.localize.inputs.points import Points
-from caseback.localize.inputs.quadrature import RULES
+from caseback.localize.inputs.gradients.gradients import gradient_x_input
+from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
+from caseback.localize.inputs.gradients.quadrature import RULES
+from caseback.model.prompts.baselines import baseline_embedding
+from caseback.model.prompts.embedding_points import Points
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

@@ -9,8 +9,8 @@ import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.inputs import attribute, known_source_test, removal_curves, source_first
-from caseback.localize.inputs.known_source import ORGANISMS, known_prompts
-from caseback.localize.inputs.per_token import token_scores
+from caseback.localize.inputs.trust.known_source import ORGANISMS, known_prompts
+from caseback.model.prompts.per_token import token_scores
 
 
 @pytest.mark.parametrize("name", sorted(ORGANISMS))

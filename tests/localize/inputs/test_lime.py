@@ -10,9 +10,9 @@ from sklearn.linear_model import LinearRegression, Ridge
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.inputs.coalitions import game
-from caseback.localize.inputs.lime import lime
-from caseback.localize.inputs.occlusion import occlusion
+from caseback.localize.inputs.perturbation.coalitions import game
+from caseback.localize.inputs.perturbation.lime import lime
+from caseback.localize.inputs.perturbation.occlusion import occlusion
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

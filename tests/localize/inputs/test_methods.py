@@ -11,7 +11,7 @@ import shelf
 import zoo
 from caseback.errors import CasebackError, ResultError
 from caseback.localize.inputs import attribute, input_methods
-from caseback.localize.inputs.gradients import gradient_x_input
+from caseback.localize.inputs.gradients.gradients import gradient_x_input
 from caseback.localize.inputs.methods import _is_input_method, methods_named
 from caseback.model.registry import Technique
 from caseback.organisms.compiled.organism import word_tokenizer

@@ -11,14 +11,14 @@ import shelf
 import zoo
 from caseback.errors import SiteAbsent
 from caseback.localize import inputs
-from caseback.localize.inputs.alti import nearness
-from caseback.localize.inputs.globenc import layer_vectors, reader_of
-from caseback.localize.inputs.mlp_mixing import layer_parts, mean_activation, reads_of
-from caseback.localize.inputs.source_blocks import SITES, measured_blocks, through
-from caseback.localize.inputs.value_zeroing import changed_outputs, cosine_distance
-from caseback.model.clean import record
-from caseback.model.run import undisturbed
-from caseback.model.sources import head_sources
+from caseback.localize.inputs.mixing.alti import nearness
+from caseback.localize.inputs.mixing.globenc import layer_vectors, reader_of
+from caseback.localize.inputs.mixing.mlp_mixing import layer_parts, mean_activation, reads_of
+from caseback.localize.inputs.mixing.source_blocks import SITES, measured_blocks, through
+from caseback.localize.inputs.mixing.value_zeroing import changed_outputs, cosine_distance
+from caseback.model.algebra.sources import head_sources
+from caseback.model.running.run import undisturbed
+from caseback.model.sweeping.clean import record
 from exact import exact
 
 PLAIN = [name for name in shelf.DISTINCT if name not in mixers.MIXTURES]

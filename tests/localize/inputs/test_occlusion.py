@@ -9,9 +9,9 @@ from linear_models import close
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.inputs.gradients import gradient_x_input
-from caseback.localize.inputs.granularity import features_of
-from caseback.localize.inputs.occlusion import occlusion
+from caseback.localize.inputs.gradients.gradients import gradient_x_input
+from caseback.localize.inputs.perturbation.occlusion import occlusion
+from caseback.model.prompts.granularity import features_of
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import caseback as cb
-from caseback.localize.inputs.atman import atman
-from caseback.localize.inputs.kernel_shap import kernel_shap
-from caseback.localize.inputs.lime import lime
-from caseback.localize.inputs.occlusion import occlusion
-from caseback.localize.inputs.partition_shap import partition_shap
-from caseback.localize.inputs.reagent import reagent
-from caseback.localize.inputs.shapley import exact_shapley, shapley_sampling
+from caseback.localize.inputs.perturbation.atman import atman
+from caseback.localize.inputs.perturbation.kernel_shap import kernel_shap
+from caseback.localize.inputs.perturbation.lime import lime
+from caseback.localize.inputs.perturbation.occlusion import occlusion
+from caseback.localize.inputs.perturbation.partition_shap import partition_shap
+from caseback.localize.inputs.perturbation.reagent import reagent
+from caseback.localize.inputs.perturbation.shapley import exact_shapley, shapley_sampling
 from caseback.organisms.compiled import build
 
 N, LENGTH = 20, 7

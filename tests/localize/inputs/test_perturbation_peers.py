@@ -7,10 +7,10 @@ from linear_models import close
 
 import caseback as cb
 import shelf
-from caseback.localize.inputs.kernel_shap import kernel_shap
-from caseback.localize.inputs.lime import lime
-from caseback.localize.inputs.partition_shap import partition_shap
-from caseback.localize.inputs.shapley import exact_shapley, shapley_sampling
+from caseback.localize.inputs.perturbation.kernel_shap import kernel_shap
+from caseback.localize.inputs.perturbation.lime import lime
+from caseback.localize.inputs.perturbation.partition_shap import partition_shap
+from caseback.localize.inputs.perturbation.shapley import exact_shapley, shapley_sampling
 from exact import exact
 
 pytestmark = pytest.mark.peers

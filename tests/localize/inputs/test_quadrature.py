@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from caseback.localize.inputs.quadrature import FEWEST, RULES, Panels
+from caseback.localize.inputs.gradients.quadrature import FEWEST, RULES, Panels
 
 
 def refine(panels, derivative, function):

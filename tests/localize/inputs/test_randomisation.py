@@ -8,8 +8,8 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.inputs import randomisation_test
-from caseback.localize.inputs.per_token import token_scores
-from caseback.localize.inputs.randomisation import randomised
+from caseback.localize.inputs.trust.randomisation import randomised
+from caseback.model.prompts.per_token import token_scores
 
 PROMPTS = [[7, 2, 9, 4, 8, 6, 1, 3], [5, 6, 3, 1, 2, 4, 9, 8]]
 METRIC = cb.logit_diff(3, 5)

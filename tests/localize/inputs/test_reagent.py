@@ -13,8 +13,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.inputs.reagent import reagent
-from caseback.localize.inputs.samplers import causal_sampler, frequency_sampler, masked_sampler
+from caseback.localize.inputs.perturbation.reagent import reagent
+from caseback.localize.inputs.perturbation.samplers import causal_sampler, frequency_sampler, masked_sampler
 from exact import exact
 
 FEW = {"probes": 4, "max_steps": 24}
@@ -51,7 +51,7 @@ def test_3_1_10_blocks_are_steps(monkeypatch, rank):
     with exact():
         made = []
         for block in (1, 5, 16):
-            monkeypatch.setattr(sys.modules["caseback.localize.inputs.reagent"], "_BLOCK", block)
+            monkeypatch.setattr(sys.modules["caseback.localize.inputs.perturbation.reagent"], "_BLOCK", block)
             made.append(reagent(model, prompts, cb.prob(3), rank=rank, top=2, **FEW))
     for other in made[1:]:
         assert close(made[0], other) and other.attrs["steps"] == made[0].attrs["steps"]

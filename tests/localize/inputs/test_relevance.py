@@ -10,10 +10,10 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, TargetError, UnknownSite
-from caseback.localize.inputs.gradients import gradient_x_input
-from caseback.localize.inputs.relevance import PRESETS, attn_lrp, conservative_propagation, lrp_epsilon
-from caseback.localize.inputs.site_relevance import site_relevance
-from caseback.model.rules import Rules
+from caseback.localize.inputs.gradients.gradients import gradient_x_input
+from caseback.localize.inputs.gradients.relevance import PRESETS, attn_lrp, conservative_propagation, lrp_epsilon
+from caseback.localize.inputs.gradients.site_relevance import site_relevance
+from caseback.model.backward.rules import Rules
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

@@ -13,8 +13,8 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize import inputs
-from caseback.localize.inputs.mixing import row_shares
-from caseback.model.tokens import Tokens
+from caseback.localize.inputs.mixing.mixing import row_shares
+from caseback.model.running.tokens import Tokens
 from exact import exact
 
 

@@ -8,8 +8,8 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TargetError
-from caseback.localize.inputs.sequential_ig import sequential_integrated_gradients
-from caseback.model.suffix_gradients import suffix_gradients
+from caseback.localize.inputs.gradients.sequential_ig import sequential_integrated_gradients
+from caseback.model.sweeping.suffix_gradients import suffix_gradients
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

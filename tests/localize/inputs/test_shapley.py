@@ -11,11 +11,11 @@ from linear_models import close
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.inputs.granularity import features_of, grouped
-from caseback.localize.inputs.kernel_shap import kernel_shap
-from caseback.localize.inputs.occlusion import occlusion
-from caseback.localize.inputs.partition_shap import partition_shap
-from caseback.localize.inputs.shapley import every_coalition, exact_shapley, shapley_of, shapley_sampling
+from caseback.localize.inputs.perturbation.kernel_shap import kernel_shap
+from caseback.localize.inputs.perturbation.occlusion import occlusion
+from caseback.localize.inputs.perturbation.partition_shap import partition_shap
+from caseback.localize.inputs.perturbation.shapley import every_coalition, exact_shapley, shapley_of, shapley_sampling
+from caseback.model.prompts.granularity import features_of, grouped
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)
@@ -197,7 +197,7 @@ def test_3_1_9_nested_orders_sample_the_owen_value(meadow):
             for s in range(6)
         ]
         zero = exact_shapley(meadow, tokens, cb.logit(" The"), features="word")
-    from caseback.localize.inputs.coalitions import game
+    from caseback.localize.inputs.perturbation.coalitions import game
 
     made = game(meadow, tokens, cb.logit(" The"), features="word")
     values = made.values(every_coalition(7)[:, None])[:, 0]

@@ -8,8 +8,8 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TargetError
-from caseback.localize.inputs.gradients import gradient_norm, gradient_x_input
-from caseback.localize.inputs.smoothgrad import smoothgrad
+from caseback.localize.inputs.gradients.gradients import gradient_norm, gradient_x_input
+from caseback.localize.inputs.gradients.smoothgrad import smoothgrad
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

@@ -7,7 +7,7 @@ import torch
 
 import caseback as cb
 from caseback.model.circuit import Edge, Node
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from caseback.organisms.compiled import Organism, ablate_edge
 
 

@@ -175,7 +175,7 @@ def test_prompts_that_an_organism_was_not_written_for_are_refused():
         model.tokens("a z b")
     with pytest.raises(TokensError, match="13"):
         model.tokens("a " * 13)
-    with pytest.raises(cb.model.tokens.TargetError, match="'z'"):
+    with pytest.raises(cb.model.running.tokens.TargetError, match="'z'"):
         cb.logit("z")(model.run("a b"))
     assert model.token_id("b") == 2
     with pytest.raises(CasebackError, match="does not know the word 'z'.*a b"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from answer_book import touching
 
-from caseback.model.graph import Graph
+from caseback.model.graph.graph import Graph
 from caseback.organisms.compiled import ablate_edge, build
 from caseback.organisms.compiled.organism import BOS
 

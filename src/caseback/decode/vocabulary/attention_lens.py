@@ -23,18 +23,18 @@ from tqdm import tqdm
 
 from caseback.decode.vocabulary.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lens import fingerprint, stream_at
+from caseback.decode.vocabulary.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
 from caseback.decode.vocabulary.logit_lens import units_of
-from caseback.decode.vocabulary.reading import Places, expect_sizes, followed, labelled_readings, read
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.edits import Edit
-from caseback.model.metrics import Target
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
-from caseback.model.run import Run, execute
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Edit
+from caseback.model.running.metrics import Target
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -22,20 +22,20 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.decode.vocabulary.lens_statistics import Places, expect_sizes
 from caseback.decode.vocabulary.named_matrices import Side, table_of, weights_of
-from caseback.decode.vocabulary.reading import Places, expect_sizes
 from caseback.decode.vocabulary.weight_words import MAX_LOGITS, as_words, ends, joined
 from caseback.errors import CasebackError, SiteAbsent, TokensError, did_you_mean
-from caseback.model.edits import Apply
-from caseback.model.factored import Factored
-from caseback.model.measure import measured
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.writes import mlp_branch
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
-from caseback.model.run import Run
-from caseback.model.sites import Site
-from caseback.model.writes import mlp_branch
+from caseback.model.running.edits import Apply
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 _OUTPUT = {"in": "mlp_pre", "gate": "mlp_gate", "out": "mlp_out"}
 

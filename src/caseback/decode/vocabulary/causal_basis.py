@@ -20,9 +20,9 @@ from tqdm import tqdm
 from caseback.decode.vocabulary.lens import Lens, row_name, streams
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.model import Model
 from caseback.tasks.corpus import corpus_rows
 
 

@@ -17,13 +17,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from caseback.decode.vocabulary.lens_statistics import expect_sizes
 from caseback.decode.vocabulary.named_matrices import kind_of, matrix_of, table_of, weights_of
-from caseback.decode.vocabulary.reading import expect_sizes
 from caseback.decode.vocabulary.weight_words import MAX_LOGITS, as_words, joined
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.factored import Factored
-from caseback.model.model import Model
+from caseback.model.algebra.factored import Factored
 from caseback.model.registry import technique
+from caseback.model.running.model import Model
 
 
 def vocabulary_circuit(model: Model, matrix: str, layer: int, head: int, *, folded: bool = True) -> Factored:

@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
-from caseback.model.tokens import Tokens
-from caseback.model.verify import unembed
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
+from caseback.model.running.verify import unembed
 
 
 @technique(entry=("4.3.18",), citation="Chuang et al. 2024", cost="a generation + candidates x unembedding a step")

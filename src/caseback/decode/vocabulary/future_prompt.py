@@ -25,12 +25,12 @@ from caseback.decode.vocabulary.lens import fingerprint, stream_at
 from caseback.decode.vocabulary.patchscope import patchscope
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.edits import Edit, Replace
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
-from caseback.model.run import execute
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Edit, Replace
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.model.running.tokens import Tokens
 
 
 @dataclass(frozen=True)

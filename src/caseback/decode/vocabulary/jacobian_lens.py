@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from caseback.decode.vocabulary.lens import Lens, fingerprint, stream_at
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
-from caseback.model.run import execute
-from caseback.model.tokens import Tokens
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.model.running.tokens import Tokens
 from caseback.tasks.corpus import corpus_rows
 
 

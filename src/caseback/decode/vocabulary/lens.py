@@ -19,17 +19,17 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.decode.vocabulary.reading import Places, expect_sizes, followed, labelled_readings, read
+from caseback.decode.vocabulary.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.anatomy import weight_matrix
-from caseback.model.edits import Edit
-from caseback.model.metrics import Target
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
-from caseback.model.run import execute
-from caseback.model.sites import Site
-from caseback.model.verify import unembed
+from caseback.model.running.edits import Edit
+from caseback.model.running.metrics import Target
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.model.running.verify import unembed
 
 
 @dataclass(frozen=True)

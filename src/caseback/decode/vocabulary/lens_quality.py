@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from caseback.decode.vocabulary.lens import Lens, row_name, streams
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.verify import unembed
+from caseback.model.running.model import Model
+from caseback.model.running.verify import unembed
 from caseback.tasks.corpus import corpus_rows
 
 

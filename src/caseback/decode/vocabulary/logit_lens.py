@@ -16,18 +16,18 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.decode.vocabulary.reading import Places, expect_sizes, followed, labelled_readings, read
+from caseback.decode.vocabulary.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
 from caseback.errors import OutOfRange, UnknownSite
-from caseback.model.anatomy import weight_shape
-from caseback.model.edits import Edit
-from caseback.model.metrics import Target
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.algebra.writes import mlp_branch
+from caseback.model.anatomy.anatomy import weight_shape
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import SITES, Site, parse
 from caseback.model.registry import technique
-from caseback.model.run import Run
-from caseback.model.sites import SITES, Site, parse
-from caseback.model.verify import unembed
-from caseback.model.writes import mlp_branch
+from caseback.model.running.edits import Edit
+from caseback.model.running.metrics import Target
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.verify import unembed
 
 
 @technique(

@@ -28,13 +28,13 @@ from torch import Tensor
 from caseback.decode.vocabulary.named_matrices import kind_of, matrix_of
 from caseback.decode.vocabulary.singular_words import svd_of
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.edits import Apply, Edit, Project
-from caseback.model.metrics import Bound, Metric, Position, Target, target_ids
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Apply, Edit, Project
+from caseback.model.running.metrics import Bound, Metric, Position, Target, target_ids
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 SITES = {"in": "mlp_pre", "gate": "mlp_gate", "out": "mlp_post", "o": "z"}
 """Where each matrix's edit is made."""

@@ -19,10 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, did_you_mean
-from caseback.model.factored import Factored
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.weights import Weights
+from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.weights import Weights
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.running.model import Model
 
 Side = Literal["in", "out"]
 

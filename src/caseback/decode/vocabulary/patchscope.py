@@ -26,19 +26,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from caseback.decode.vocabulary.lens import Lens, row_name, stream_at
+from caseback.decode.vocabulary.lens_statistics import expect_sizes, texts_of
 from caseback.decode.vocabulary.patchscope_places import Cells, expect_room, some_of, targets_of
-from caseback.decode.vocabulary.reading import expect_sizes, texts_of
 from caseback.errors import CasebackError, OutOfRange, TargetError
-from caseback.model.edits import Edit, Where
-from caseback.model.metrics import target_ids
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run, execute
-from caseback.model.sweep import TOKEN_BUDGETS
-from caseback.model.tokens import Tokens
-from caseback.model.verify import unembed
+from caseback.model.running.edits import Edit, Where
+from caseback.model.running.metrics import target_ids
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import Tokens
+from caseback.model.running.verify import unembed
+from caseback.model.sweeping.sweep import TOKEN_BUDGETS
 
 Map = Lens | Tensor | Callable[[Tensor], Tensor]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.patchscope_targets import TargetPrompt
 from caseback.errors import CasebackError, OutOfRange, TargetError
-from caseback.model.frames import positions
-from caseback.model.model import Model
-from caseback.model.run import Run
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.frames import positions
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 
 class Cells:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from caseback.errors import CasebackError
-from caseback.model.tokens import Tokens
+from caseback.model.running.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from caseback.decode.vocabulary.lens import Lens
 from caseback.errors import CasebackError, LoadError
-from caseback.model.anatomy import weight_matrix
-from caseback.model.model import Model
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
+from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.running.model import Model
 
 
 def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:

@@ -24,8 +24,8 @@ from caseback.decode.vocabulary.attention_lens import AttentionLens
 from caseback.decode.vocabulary.future_prompt import FuturePrompt
 from caseback.decode.vocabulary.lens import Lens
 from caseback.errors import CasebackError, LoadError
-from caseback.model.model import Model
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
+from caseback.model.running.model import Model
 
 # what a format is called in its file, and which function reads it
 FORMATS = {

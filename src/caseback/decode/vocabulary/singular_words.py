@@ -19,15 +19,15 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.decode.vocabulary.lens_statistics import expect_sizes
 from caseback.decode.vocabulary.named_matrices import Kind, kind_of, matrix_of, table_of, weights_of
-from caseback.decode.vocabulary.reading import expect_sizes
 from caseback.decode.vocabulary.weight_words import MAX_LOGITS, as_words, ends
 from caseback.errors import OutOfRange
-from caseback.model.factored import Factored
-from caseback.model.model import Model
+from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.weights import Weights
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.weights import Weights
+from caseback.model.running.model import Model
 
 
 @technique(entry=("4.3.10",), citation="Millidge and Black 2022", cost="one SVD + vectors x unembedding")

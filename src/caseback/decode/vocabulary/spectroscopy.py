@@ -19,17 +19,17 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.decode.vocabulary.lens_statistics import Places, followed
 from caseback.decode.vocabulary.named_matrices import table_of, weights_of
-from caseback.decode.vocabulary.reading import Places, followed
 from caseback.errors import CasebackError, OutOfRange, UnknownSite
-from caseback.model.edits import Project
-from caseback.model.frames import Positions
-from caseback.model.metrics import Target
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import SITES
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.sites import SITES
+from caseback.model.running.edits import Project
+from caseback.model.running.frames import Positions
+from caseback.model.running.metrics import Target
+from caseback.model.running.model import Model
 
 
 class Spectrum:

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from caseback.decode.vocabulary.lens import Lens, fingerprint, streams
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.model import Model
 from caseback.tasks.corpus import corpus_rows
 
 

@@ -29,10 +29,10 @@ from caseback.decode.vocabulary.lens import Lens, fingerprint, streams
 from caseback.decode.vocabulary.translators import MomentSums
 from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
+from caseback.jobs.whole_file import whole_file
 from caseback.model.registry import technique
-from caseback.model.tokens import Tokens
-from caseback.model.whole_file import whole_file
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 Recipe = Literal["paper", "small"]
 # steps, tokens a step, learning rate

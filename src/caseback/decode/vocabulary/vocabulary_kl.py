@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.model.anatomy import Anatomy, weight_matrix
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.anatomy import Anatomy, weight_matrix
+from caseback.model.anatomy.norms import at_least_float32
 
 # words a product: the fastest size on CPUs, where a result as wide as the vocabulary costs 1.4 times the time
 BLOCK = 1024

@@ -19,12 +19,12 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.decode.vocabulary.lens_statistics import expect_sizes, texts_of
 from caseback.decode.vocabulary.named_matrices import Side, finite, kind_of, matrix_of, table_of, weights_of
-from caseback.decode.vocabulary.reading import expect_sizes, texts_of
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.model import Model
 
 MAX_LOGITS = 2**24
 

@@ -20,14 +20,14 @@ from torch import Tensor
 from caseback.errors import CasebackError, TokensError
 from caseback.localize.abstraction.alignment import Alignment, At, Seat, basis_of, said, seats
 from caseback.localize.abstraction.interchanges import Interchanges
-from caseback.model.edits import Edit
-from caseback.model.metrics import Bound, Metric
-from caseback.model.model import Model
+from caseback.model.anatomy.sites import SITES
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.sites import SITES
-from caseback.model.sweep import sweep
-from caseback.model.tokens import Tokens, one_token
+from caseback.model.running.edits import Edit
+from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens, one_token
+from caseback.model.sweeping.sweep import sweep
 
 
 def prediction(pos: int | Tensor = -1, among: Sequence[str | int] | None = None) -> Metric:

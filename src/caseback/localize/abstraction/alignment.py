@@ -19,14 +19,14 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, EditError, TokensError
 from caseback.localize.abstraction.interchanges import Interchanges
-from caseback.localize.components.places import Place, addresses, named, placed
 from caseback.localize.components.subspace import orthonormal
-from caseback.model.edits import MAPS, Edit, Where
-from caseback.model.frames import Positions
-from caseback.model.model import Model
-from caseback.model.run import Run, execute
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.places import Place, addresses, named, placed
+from caseback.model.running.edits import MAPS, Edit, Where
+from caseback.model.running.frames import Positions
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)

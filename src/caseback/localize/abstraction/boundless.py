@@ -38,8 +38,8 @@ from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.rotation import Rotation
 from caseback.localize.abstraction.suffixes import MEMORY, Suffixes
 from caseback.localize.abstraction.training import Plan, fit
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.model import Model
 
 EDGES = ("open", "closed")
 SMALLEST = 1e-3

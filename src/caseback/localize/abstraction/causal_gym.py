@@ -28,12 +28,12 @@ from caseback.localize.abstraction.directions import WAYS, direction
 from caseback.localize.abstraction.distributed import expect_changes, reached
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.training import Plan
-from caseback.model.edits import Edit
-from caseback.model.metrics import Metric, logit_diff
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.sweep import sweep
+from caseback.model.running.edits import Edit
+from caseback.model.running.metrics import Metric, logit_diff
+from caseback.model.running.model import Model
+from caseback.model.sweeping.sweep import sweep
 
 METHODS = ("das", *WAYS, "full")
 

@@ -18,8 +18,8 @@ from caseback.localize.abstraction.distributed import expect_changes, parts, rea
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.rotation import random_rows
 from caseback.localize.abstraction.training import Plan
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.model import Model
 
 
 @technique(

@@ -25,9 +25,9 @@ from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.rotation import Rotation, random_rows
 from caseback.localize.abstraction.suffixes import MEMORY, Suffixes, Unreachable
 from caseback.localize.abstraction.training import Curve, Plan, fit
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.model import Model
 
 
 @technique(

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, TargetError, TokensError
 from caseback.localize.abstraction.causal_model import CausalModel
-from caseback.model.metrics import target_ids
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens
+from caseback.model.running.metrics import target_ids
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 TRIES = 200
 """Draws for each example that is wanted, before there are thought to be no more of its kind."""

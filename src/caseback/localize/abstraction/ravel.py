@@ -20,10 +20,10 @@ from caseback.errors import CasebackError
 from caseback.localize.abstraction.accuracy import prediction, swaps
 from caseback.localize.abstraction.alignment import Alignment, said, seats
 from caseback.localize.abstraction.interchanges import Interchanges
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.sweep import sweep
+from caseback.model.running.model import Model
+from caseback.model.sweeping.sweep import sweep
 
 
 @technique(

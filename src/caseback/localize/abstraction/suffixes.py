@@ -16,14 +16,14 @@ from torch import Tensor
 from caseback.errors import CasebackError
 from caseback.localize.abstraction.alignment import Seat
 from caseback.localize.abstraction.interchanges import Interchanges
-from caseback.model.clean import Clean, record
-from caseback.model.edits import Edit
-from caseback.model.metrics import Bound, log_prob
-from caseback.model.model import Model
-from caseback.model.packed import Packed, Segment
-from caseback.model.run import undisturbed
-from caseback.model.sweep import entry_layer, plan
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Edit
+from caseback.model.running.metrics import Bound, log_prob
+from caseback.model.running.model import Model
+from caseback.model.running.run import undisturbed
+from caseback.model.running.tokens import Tokens
+from caseback.model.sweeping.clean import Clean, record
+from caseback.model.sweeping.packed import Packed, Segment
+from caseback.model.sweeping.sweep import entry_layer, plan
 
 Put = Callable[[Seat], list[Edit]]
 """A place's interchange with the directions as they now are."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, LoadError, OutOfRange
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 
 
 @dataclass

@@ -28,17 +28,17 @@ from caseback.localize.abstraction.alignment import Alignment, places_of, seats
 from caseback.localize.abstraction.distributed import expect_changes, mark_of, parts
 from caseback.localize.abstraction.interchanges import Interchanges, joined
 from caseback.localize.abstraction.training import Plan, fit
-from caseback.model.edits import Edit
-from caseback.model.frames import batch_frame
-from caseback.model.load import load
-from caseback.model.model import Model
+from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run, execute, inputs_of, resolve
-from caseback.model.session import Session
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
-from caseback.model.wiring import wired
+from caseback.model.running.edits import Edit
+from caseback.model.running.frames import batch_frame
+from caseback.model.running.load import load
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute, inputs_of, resolve
+from caseback.model.running.session import Session
+from caseback.model.running.tokens import Tokens
+from caseback.model.running.wiring import wired
 
 
 class Trained(NamedTuple):

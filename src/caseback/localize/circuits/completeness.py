@@ -19,14 +19,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.circuits.parts import Parts, grouped
+from caseback.localize.circuits.circuit_members import Parts, grouped
 from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 SEARCHES = ("random", "greedy", "roles")
 

@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.localize.circuits.writes import Part, changes
-from caseback.model.graph import Graph
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.run import Run
-from caseback.model.sites import Site
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.graph.graph import Graph
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 NUMBERS_AT_ONCE = 2**24
 """Of all writes of the prompts taken at a time: 64 MB in float32."""

@@ -25,11 +25,11 @@ from caseback.localize.circuits.faithfulness import recovered
 from caseback.localize.circuits.running import CircuitRuns
 from caseback.localize.circuits.selecting import WAYS, edge_table, select_mask
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The benchmark's shares of edges."""

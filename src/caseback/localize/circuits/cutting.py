@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from caseback.model.algebra.writes import attention_branch
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.circuit import Node
-from caseback.model.edits import Apply, Edit
-from caseback.model.graph import Graph
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.writes import attention_branch
+from caseback.model.graph.graph import Graph
+from caseback.model.running.edits import Apply, Edit
+from caseback.model.running.model import Model
 
 Kept = Bool[Tensor, "variant place writer reader"] | Float[Tensor, "variant place writer reader"]
 

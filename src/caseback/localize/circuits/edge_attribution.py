@@ -22,19 +22,19 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.circuits.contraction import Slope, contracted, sites_of_reads
 from caseback.localize.circuits.writes import sites_of_writes
-from caseback.localize.components.copies import repeated
 from caseback.localize.components.run_pair import RunPair, expect_gradient, run_pair
-from caseback.localize.inputs.integrated_gradients import RULES
-from caseback.localize.inputs.per_token import aligned, expect_metric
-from caseback.model.edits import Replace
-from caseback.model.graph import Graph
-from caseback.model.measure import measured
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.localize.inputs.gradients.integrated_gradients import RULES
+from caseback.model.anatomy.sites import Site
+from caseback.model.graph.graph import Graph
+from caseback.model.prompts.copies import repeated
+from caseback.model.prompts.per_token import aligned, expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run
-from caseback.model.sites import Site
+from caseback.model.running.edits import Replace
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 ALONG = ("inputs", "activations", "ends")
 BOTH_ENDS = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5])

@@ -24,15 +24,15 @@ from caseback.localize.circuits.running import mean_writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.localize.circuits.writes import changes, sites_of_writes
 from caseback.localize.components.run_pair import base_and_source
-from caseback.localize.inputs.per_token import aligned
 from caseback.model.circuit import Circuit, Edge
-from caseback.model.graph import Graph
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
+from caseback.model.prompts.per_token import aligned
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run, execute
-from caseback.model.tokens import Tokens
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import Tokens
 
 ABLATIONS = ("resample", "zero", "mean")
 

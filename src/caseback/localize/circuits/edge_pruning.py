@@ -20,12 +20,12 @@ from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.circuits.gates import Gates, log_odds, open_probability
 from caseback.localize.circuits.running import CircuitRuns
 from caseback.localize.circuits.selecting import scores_of, select_mask
-from caseback.localize.components.pairs import pairs
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.metrics import Metric, kl
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
+from caseback.model.prompts.pairs import pairs
 from caseback.model.registry import technique
+from caseback.model.running.metrics import Metric, kl
+from caseback.model.running.model import Model
 
 
 @technique(entry=("3.2.27",), citation="Bhaskar et al. 2024", cost="3 forwards + backwards a step, thousands of steps")

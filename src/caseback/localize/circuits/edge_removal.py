@@ -22,13 +22,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.whole_file import whole_file
 from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit, Edge
-from caseback.model.graph import Graph
-from caseback.model.metrics import Metric, kl
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
-from caseback.model.whole_file import whole_file
+from caseback.model.running.metrics import Metric, kl
+from caseback.model.running.model import Model
 
 
 @technique(entry=("3.2.24",), citation="Conmy et al. 2023", cost="about 1 forward an edge")

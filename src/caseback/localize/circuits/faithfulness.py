@@ -25,11 +25,11 @@ from caseback.localize.circuits.bootstrap import interval
 from caseback.localize.circuits.masks import masks_of, places_of
 from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.metrics import Metric, kl
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.metrics import Metric, kl
+from caseback.model.running.model import Model
 
 
 @technique(

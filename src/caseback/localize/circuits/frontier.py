@@ -19,8 +19,8 @@ from caseback.localize.circuits.methods import find_circuit
 from caseback.localize.circuits.selecting import select
 from caseback.localize.circuits.shrinking import shrink
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
+from caseback.model.running.model import Model
 
 RANKINGS = ("eap", "eap-ig", "eap-ig-activations")
 

@@ -23,11 +23,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.whole_file import whole_file
 from caseback.localize.circuits.cutting import Cuts
 from caseback.localize.circuits.running import CircuitRuns
-from caseback.model.measure import measured
-from caseback.model.tokens import Tokens
-from caseback.model.whole_file import whole_file
+from caseback.model.running.measure import measured
+from caseback.model.running.tokens import Tokens
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 KEEP_EVERY = 50

@@ -23,17 +23,17 @@ from tqdm.auto import tqdm
 from caseback.errors import OutOfRange
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.localize.circuits.writes import sites_of_writes, writes
-from caseback.model.frames import positions
-from caseback.model.graph import Graph
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.algebra.sources import values_of
+from caseback.model.algebra.writes import attention_branch
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run, execute
-from caseback.model.sites import Site
-from caseback.model.sources import values_of
-from caseback.model.tokens import Tokens
-from caseback.model.writes import attention_branch
+from caseback.model.running.frames import positions
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import Tokens
 
 NUMBERS_AT_ONCE = 2**24
 """Of the addends formed at a time: 64 MB in float32."""

@@ -20,9 +20,9 @@ from caseback.localize.circuits.masks import places_of
 from caseback.localize.circuits.minimality import minimality
 from caseback.localize.circuits.sizes import circuit_size, inputs_of
 from caseback.model.circuit import Circuit
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,10 @@ from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.circuits.selecting import edge_table
 from caseback.localize.circuits.sizes import inputs_of
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.model import Model
 
 REDUCE = ("abs_of_mean", "mean_of_abs", "mean")
 

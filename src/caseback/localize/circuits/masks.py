@@ -13,10 +13,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.components.places import placed
 from caseback.model.circuit import Circuit, Edge, Node
-from caseback.model.graph import Graph
-from caseback.model.tokens import Tokens
+from caseback.model.graph.graph import Graph
+from caseback.model.prompts.places import placed
+from caseback.model.running.tokens import Tokens
 
 Masks = Bool[Tensor, "variant writer reader"] | Bool[Tensor, "variant place writer reader"]
 

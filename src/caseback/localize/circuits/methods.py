@@ -21,10 +21,10 @@ from caseback.localize.circuits.edge_patching import patch_edges
 from caseback.localize.circuits.edge_removal import acdc
 from caseback.localize.circuits.selecting import count_of, select
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import Technique
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 _GIVEN = ("model", "clean", "corrupt", "metric")
 _SIZES = ("edges", "count", "n_edges")

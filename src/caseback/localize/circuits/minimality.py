@@ -17,14 +17,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import OutOfRange
-from caseback.localize.circuits.parts import Parts
+from caseback.localize.circuits.circuit_members import Parts
 from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 
 @technique(entry=("3.2.21",), citation="Wang et al. 2023", cost="(parts + 1) circuit runs a set")

@@ -13,10 +13,10 @@ import xarray as xr
 
 from caseback.localize.circuits.edge_attribution import edge_attribution
 from caseback.model.circuit import Node
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 
 @technique(

@@ -28,11 +28,11 @@ from caseback.localize.circuits.edge_removal import acdc
 from caseback.localize.circuits.known import edge_roc
 from caseback.localize.circuits.methods import METHODS, find_circuit, methods
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.load import load
-from caseback.model.metrics import Bound, Metric
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens
+from caseback.model.graph.graph import Graph
+from caseback.model.running.load import load
+from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 INPUTS = ("embed", "pos_embed")
 COLUMNS = ("exact, zero", "ACDC, zero", "exact", "ACDC", "EAP", "EAP, zero", "EAP-IG", "EAP-IG act.", "pruning")

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from caseback.errors import CasebackError
 from caseback.localize.circuits.cutting import Cuts
-from caseback.model.graph import Graph
-from caseback.model.measure import measured
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens
+from caseback.model.graph.graph import Graph
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 
 def optimal_writes(

@@ -20,19 +20,19 @@ from torch import Tensor
 from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.circuits.writes import changes, sites_of_writes
 from caseback.localize.components.run_pair import base_and_source
-from caseback.localize.inputs.per_token import aligned
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Node
-from caseback.model.edits import Add, Edit, Freeze
-from caseback.model.frames import Positions, positions
-from caseback.model.graph import Graph, Reader
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph, Reader
+from caseback.model.prompts.per_token import aligned
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import execute
-from caseback.model.side_by_side import side_by_side
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Add, Edit, Freeze
+from caseback.model.running.frames import Positions, positions
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.model.running.side_by_side import side_by_side
+from caseback.model.running.tokens import Tokens
 
 MLPS = ("frozen", "recomputed")
 

@@ -25,16 +25,16 @@ from caseback.localize.circuits.cutting import Cuts, tokens_at
 from caseback.localize.circuits.masks import Masks, masks_of, placed_all, places_of
 from caseback.localize.circuits.optimal_writes import optimal_writes
 from caseback.localize.circuits.writes import sites_of_writes, writes
-from caseback.localize.components.pairs import pairs
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.measure import measured
-from caseback.model.metrics import Bound, Metric, kl
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
+from caseback.model.prompts.pairs import pairs
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import execute
-from caseback.model.tokens import Tokens
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Bound, Metric, kl
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.model.running.tokens import Tokens
 
 ABLATIONS = ("resample", "mean", "mean_by_position", "optimal", "zero")
 NUMBERS_AT_ONCE = 2**26

@@ -27,18 +27,18 @@ from caseback.localize.circuits.bootstrap import interval
 from caseback.localize.circuits.faithfulness import recovered
 from caseback.localize.circuits.running import tiled, tiled_metric
 from caseback.localize.circuits.writes import heads_of, sites_of_writes, writes
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit, Node
-from caseback.model.edits import Apply, Edit
-from caseback.model.graph import Graph
-from caseback.model.measure import measured
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import execute
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Apply, Edit
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.model.running.tokens import Tokens
 
 Refs = Int[Tensor, " row"]
 """For each row, the prompt that it is about."""

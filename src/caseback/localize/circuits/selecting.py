@@ -18,8 +18,8 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.model.circuit import Circuit, Edge, Node
-from caseback.model.graph import Graph
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
+from caseback.model.running.model import Model
 
 WAYS = ("top", "greedy")
 

@@ -20,10 +20,10 @@ from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.circuits.faithfulness import recovered
 from caseback.localize.circuits.running import CircuitRuns
 from caseback.model.circuit import Circuit
-from caseback.model.graph import Graph
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 
 @technique(

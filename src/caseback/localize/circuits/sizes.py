@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import replace
 
 from caseback.errors import CasebackError
-from caseback.model.anatomy import weight_shape
+from caseback.model.anatomy.anatomy import weight_shape
 from caseback.model.circuit import Circuit, Node
-from caseback.model.graph import Graph
-from caseback.model.model import Model
+from caseback.model.graph.graph import Graph
+from caseback.model.running.model import Model
 
 
 def circuit_size(model: Model, circuit: Circuit, inputs: tuple[str, ...] | None = None) -> dict[str, float]:

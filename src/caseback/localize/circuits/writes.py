@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.model.graph import Graph
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.run import Run
-from caseback.model.sites import Site
-from caseback.model.writes import attention_branch
+from caseback.model.algebra.writes import attention_branch
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.graph.graph import Graph
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 
 def sites_of_writes(model: Model, graph: Graph) -> list[Site]:

@@ -20,20 +20,20 @@ import xarray as xr
 from caseback.errors import CasebackError, TokensError, did_you_mean
 from caseback.localize.components.noise import noised, sigma_of
 from caseback.localize.components.optimal_constants import optimal_constants
-from caseback.localize.components.pairs import counterfactuals
 from caseback.localize.components.reference_means import mean_run
 from caseback.localize.components.repair_warning import self_repair_warning
-from caseback.localize.components.units import Component as Component
-from caseback.localize.components.units import Neuron, address_of, components_of, site_of
-from caseback.localize.components.units import name_of as name_of
-from caseback.model.edits import Edit, Mean, Replace, Resample, Zero
-from caseback.model.frames import Positions
-from caseback.model.metrics import Metric, kl
-from caseback.model.model import Model
+from caseback.model.graph.units import Component as Component
+from caseback.model.graph.units import Neuron, address_of, components_of, site_of
+from caseback.model.graph.units import name_of as name_of
+from caseback.model.prompts.pairs import counterfactuals
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Edit, Mean, Replace, Resample, Zero
+from caseback.model.running.frames import Positions
+from caseback.model.running.metrics import Metric, kl
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 KINDS = ("mean", "zero", "resample", "noise", "optimal")
 

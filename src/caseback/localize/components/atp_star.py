@@ -21,13 +21,13 @@ from caseback.errors import CasebackError
 from caseback.localize.components.first_order import Part, dataset, key, needed, nodes, parts, reads
 from caseback.localize.components.qk_fix import attention_calls, keys, queries, sites_of
 from caseback.localize.components.run_pair import RunPair, run_pair
-from caseback.localize.inputs.per_token import expect_metric
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
-from caseback.model.run import Run
-from caseback.model.sites import Site
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 _STREAM = ("resid_pre", "resid_mid", "resid_post")
 

@@ -20,17 +20,17 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.components.first_order import dataset, key, needed, nodes, parts, reads
 from caseback.localize.components.run_pair import EMBED, RunPair, expect_gradient, run_pair
-from caseback.localize.inputs.integrated_gradients import RULES
-from caseback.localize.inputs.per_token import aligned, expect_metric
-from caseback.model.edits import Edit, Replace
-from caseback.model.measure import measured
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.localize.inputs.gradients.integrated_gradients import RULES
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.per_token import aligned, expect_metric
 from caseback.model.registry import technique
-from caseback.model.run import Run
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Edit, Replace
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 
 @technique(entry=("3.2.15",), citation="Nanda 2023, Hanna et al. 2024", cost="2 forwards + 1 backward for all parts")

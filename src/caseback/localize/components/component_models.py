@@ -19,14 +19,14 @@ from sklearn.linear_model import Lasso, LinearRegression, Ridge
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, TokensError, did_you_mean
-from caseback.localize.inputs.per_token import expect_metric
-from caseback.model.edits import Edit, Replace, Zero
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Edit, Replace, Zero
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 COMPONENTS = ("heads", "mlps", "heads and mlps", "neurons")
 ABLATIONS = ("zero", "mean")

@@ -15,15 +15,15 @@ import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.components.direct import direction_attrs, direction_of
 from caseback.localize.components.logit_attribution import row_labels
-from caseback.model.decompose import Row
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.algebra.decompose import Row
+from caseback.model.algebra.direct import direction_attrs, direction_of
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import execute
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
 
 NORMS = ("final", "own")
 

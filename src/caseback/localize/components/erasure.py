@@ -19,24 +19,24 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.errors import OutOfRange
-from caseback.localize.components.answers import answers
-from caseback.localize.components.direct import (
+from caseback.localize.components.ablation_responses import answers
+from caseback.localize.components.logit_attribution import row_labels
+from caseback.model.algebra.decompose import Row, head_writes, rows_of
+from caseback.model.algebra.direct import (
     Direction,
     direction_attrs,
     direction_of,
     shares_of,
     writes_run,
 )
-from caseback.localize.components.logit_attribution import row_labels
-from caseback.localize.components.units import Component, address_of
-from caseback.model.decompose import Row, head_writes, rows_of
-from caseback.model.edits import Zero
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.graph.units import Component, address_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run
+from caseback.model.running.edits import Zero
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 
 @technique(

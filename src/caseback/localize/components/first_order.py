@@ -19,15 +19,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, SiteAbsent
-from caseback.localize.inputs.per_token import aligned
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.algebra.writes import attention_branch
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import SITES, Site
+from caseback.model.prompts.per_token import aligned
 from caseback.model.results import labelled
-from caseback.model.run import Run
-from caseback.model.sites import SITES, Site
-from caseback.model.tokens import Tokens
-from caseback.model.writes import attention_branch
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 Estimate = Float[Tensor, "batch pos *unit"]
 _UNITS = ("head", "kv_head", "neuron", "expert")

@@ -18,14 +18,14 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.components.parts import expect_window, places_axis, windowed
-from caseback.localize.components.places import Place, addresses, named, placed
-from caseback.model.edits import Add, Edit, Index, Scale
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.localize.components.site_grid import expect_window, places_axis, windowed
+from caseback.model.prompts.places import Place, addresses, named, placed
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Add, Edit, Index, Scale
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 
 @technique(

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.components.direct import Direction, direction_attrs, direction_of, shares_of, writes_run
-from caseback.model.decompose import Row
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.readout import Readout
+from caseback.model.algebra.decompose import Row
+from caseback.model.algebra.direct import Direction, direction_attrs, direction_of, shares_of, writes_run
+from caseback.model.algebra.readout import Readout
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 BY = ("component", "branch", "layer", "head")
 _OF_LAYER = {

@@ -17,15 +17,15 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError
-from caseback.localize.components.pairs import pairs
-from caseback.localize.components.places import Place, addresses, placed
-from caseback.localize.components.units import Component, address_of, components_of, name_of, site_of
-from caseback.model.edits import Edit, Resample
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.graph.units import Component, address_of, components_of, name_of, site_of
+from caseback.model.prompts.pairs import pairs
+from caseback.model.prompts.places import Place, addresses, placed
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run
+from caseback.model.running.edits import Edit, Resample
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 
 @technique(

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.components.verify_top import UNITS, patched_pair, ranked
-from caseback.localize.inputs.per_token import expect_metric
-from caseback.model.edits import Edit, Resample, Where, Zero
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run
+from caseback.model.running.edits import Edit, Resample, Where, Zero
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 
 @dataclass(frozen=True, eq=False)

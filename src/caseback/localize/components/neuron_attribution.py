@@ -15,18 +15,18 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import OutOfRange, SiteAbsent
-from caseback.localize.components.direct import LAST, Direction, direction_attrs, direction_of
 from caseback.localize.components.logit_attribution import row_labels
-from caseback.localize.components.units import Neuron, name_of
-from caseback.model.decompose import Row
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.readout import Readout
+from caseback.model.algebra.decompose import Row
+from caseback.model.algebra.direct import LAST, Direction, direction_attrs, direction_of
+from caseback.model.algebra.readout import Readout
+from caseback.model.algebra.writes import mlp_branch
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.graph.units import Neuron, name_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run, execute
-from caseback.model.writes import mlp_branch
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute
 
 
 @technique(entry=("3.2.3", "3.2.5"), citation="Geva et al. 2022", cost="one forward")

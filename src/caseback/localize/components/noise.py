@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.components.copies import repeated
-from caseback.model.edits import Add
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens
+from caseback.model.prompts.copies import repeated
+from caseback.model.running.edits import Add
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 TIMES_STD = 3.0
 """Meng et al. 2022 corrupt with three standard deviations of the embeddings."""

@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError
-from caseback.localize.components.places import Place, placed
-from caseback.localize.components.units import Component, Neuron, site_of
-from caseback.model.edits import Apply
-from caseback.model.metrics import Bound, Metric
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens
+from caseback.model.graph.units import Component, Neuron, site_of
+from caseback.model.prompts.places import Place, placed
+from caseback.model.running.edits import Apply
+from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 ROWS_AT_ONCE = 1024
 """Tokens in one pass, copies included: the logits of each are formed."""

@@ -21,13 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, EditError, did_you_mean
-from caseback.localize.components.pairs import pairs
-from caseback.localize.components.parts import Parts, sizes_in
-from caseback.model.edits import Resample
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.localize.components.site_grid import Parts, sizes_in
+from caseback.model.prompts.pairs import pairs
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.edits import Resample
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 DIRECTIONS = ("denoising", "noising")
 

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.components.units import components_of, name_of
-from caseback.model.edits import Edit, Zero
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.graph.units import components_of, name_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Edit, Zero
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 SHARES = tuple(i / 10 for i in range(1, 11))
 """Michel et al. take away a tenth of the heads at a time."""

@@ -22,12 +22,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.localize.components.first_order import Part, key
-from caseback.model.anatomy import Anatomy
-from caseback.model.attention import Heads, Scores, attending, mix, native, pattern_of, repeat_heads, scores_of
-from caseback.model.norms import at_least_float32
-from caseback.model.run import Run, inputs_of, no_rows, undisturbed
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.attention import Heads, Scores, attending, mix, native, pattern_of, repeat_heads, scores_of
+from caseback.model.running.run import Run, inputs_of, no_rows, undisturbed
+from caseback.model.running.tokens import Tokens
 
 _MAP_ENTRIES = 2**23
 """Entries of a (prompt, head, query, key) map at once; a few such maps are alive together."""

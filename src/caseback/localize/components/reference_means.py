@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from caseback.errors import TokensError
-from caseback.model.model import Model
-from caseback.model.run import Run
-from caseback.model.tokens import Tokens
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 
 def mean_run(

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from caseback.errors import CasebackError
-from caseback.localize.components.direct import LAST, direct_effects, direction_of
-from caseback.localize.components.units import Component, site_of
-from caseback.model.edits import Edit
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.run import execute
-from caseback.model.tokens import Tokens
+from caseback.model.algebra.direct import LAST, direct_effects, direction_of
+from caseback.model.graph.units import Component, site_of
+from caseback.model.running.edits import Edit
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.model.running.tokens import Tokens
 
 NOTABLE = 0.05
 """The share of the largest direct effect of a prompt from which on a fraction of one says something."""

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.components.first_order import key
-from caseback.localize.components.pairs import pairs
-from caseback.model.measure import measured
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.run import Run
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.pairs import pairs
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 DIRECTIONS = ("noising", "denoising")
 EMBED = Site("embed")

@@ -18,13 +18,13 @@ import xarray as xr
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.components.ablation import edits_of
-from caseback.localize.components.answers import answers
-from caseback.localize.components.direct import direction_attrs, direction_of
-from caseback.localize.components.units import Component, Neuron, components_of, name_of
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.localize.components.ablation_responses import answers
+from caseback.model.algebra.direct import direction_attrs, direction_of
+from caseback.model.graph.units import Component, Neuron, components_of, name_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 KINDS = ("mean", "zero", "resample")
 

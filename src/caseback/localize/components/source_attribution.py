@@ -14,13 +14,13 @@ from typing import Any
 import torch
 import xarray as xr
 
-from caseback.localize.components.direct import direction_attrs, direction_of
-from caseback.localize.inputs.per_token import aligned
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.algebra.direct import direction_attrs, direction_of
+from caseback.model.algebra.sources import source_parts
+from caseback.model.prompts.per_token import aligned
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.sources import source_parts
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 
 @technique(entry=("3.2.4", "3.2.5"), citation="Ferrando et al. 2023", cost="one forward")

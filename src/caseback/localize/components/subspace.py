@@ -20,16 +20,16 @@ from torch import Tensor
 
 from caseback.errors import EditError
 from caseback.localize.components.run_pair import base_and_source
-from caseback.localize.inputs.per_token import expect_metric
-from caseback.model.edits import Edit, Resample, Swap
-from caseback.model.frames import Positions
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Edit, Resample, Swap
+from caseback.model.running.frames import Positions
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 Basis = Float[Tensor, "k d"]
 

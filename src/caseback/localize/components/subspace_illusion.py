@@ -22,15 +22,15 @@ from torch import Tensor
 from caseback.errors import CasebackError, EditError, OutOfRange
 from caseback.localize.components.run_pair import base_and_source
 from caseback.localize.components.subspace import address, effects, orthonormal, said
-from caseback.localize.inputs.per_token import expect_metric
-from caseback.model.edits import Edit, Resample, Swap
-from caseback.model.frames import Positions
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.sites import Site
+from caseback.model.running.edits import Edit, Resample, Swap
+from caseback.model.running.frames import Positions
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 
 @technique(entry=("3.2.20",), citation="Makelov et al. 2024", cost="2 forwards + 4 x (the forward pass from there on)")

@@ -20,16 +20,16 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError, EditError, did_you_mean
-from caseback.localize.components.copies import repeated, repeated_metric, repeated_run
 from caseback.localize.components.noise import noised, sigma_of
-from caseback.localize.components.parts import Parts, expect_window, sizes_in
-from caseback.localize.components.places import placed
-from caseback.model.edits import Resample
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.localize.components.site_grid import Parts, expect_window, sizes_in
+from caseback.model.prompts.copies import repeated, repeated_metric, repeated_run
+from caseback.model.prompts.places import placed
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.sweep import sweep
+from caseback.model.running.edits import Resample
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.sweeping.sweep import sweep
 
 STATES = ("resid_post", "mlp_out", "attn_out")
 WINDOW = 10

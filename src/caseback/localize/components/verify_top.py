@@ -17,15 +17,15 @@ from scipy import stats
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.components.run_pair import base_and_source
-from caseback.localize.inputs.per_token import expect_metric
-from caseback.model.edits import Edit, Resample, Zero
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.anatomy.sites import SITES
+from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import Run
-from caseback.model.sites import SITES
-from caseback.model.tokens import Tokens
+from caseback.model.running.edits import Edit, Resample, Zero
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
 
 UNITS = ("head", "kv_head", "neuron", "expert")
 Node = dict[str, int]

@@ -22,12 +22,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.gradients import gradient_norm
+from caseback.localize.inputs.gradients.gradients import gradient_norm
 from caseback.localize.inputs.passages import Passage, passage, predictions
-from caseback.model.metrics import Metric, log_prob, logit_diff
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.metrics import Metric, log_prob, logit_diff
+from caseback.model.running.model import Model
 
 Method = Callable[[Model, Any, Metric], xr.DataArray]
 T = TypeVar("T")

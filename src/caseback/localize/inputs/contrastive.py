@@ -20,12 +20,12 @@ import xarray as xr
 
 from caseback.errors import CasebackError, TargetError
 from caseback.localize.inputs.methods import Method, method_named, options_told, scores_of
-from caseback.model.metrics import Metric, logit_diff
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.sweep import TOKEN_BUDGETS
-from caseback.model.tokens import Tokens
+from caseback.model.running.metrics import Metric, logit_diff
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
+from caseback.model.sweeping.sweep import TOKEN_BUDGETS
 
 
 @technique(entry=("3.1.22",), citation="Yin & Neubig 2022", cost="the method's cost, once a foil")

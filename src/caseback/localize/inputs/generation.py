@@ -22,15 +22,15 @@ from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
 from caseback.localize.inputs.contrastive import in_batches
-from caseback.localize.inputs.granularity import Given, aggregate, features_of, padded_text
 from caseback.localize.inputs.methods import Method, method_named, options_told
-from caseback.model import metrics
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.prompts.granularity import Given, aggregate, features_of, padded_text
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.tokens import Tokens
+from caseback.model.running import metrics
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 METRICS = ("logit", "prob", "log_prob", "logit_diff")
 

@@ -17,13 +17,13 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, ResultError, did_you_mean
-from caseback.localize.inputs.granularity import Features, Given, features_of, grouped, padded_text
-from caseback.localize.inputs.per_token import expect_metric
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.prompts.granularity import Features, Given, features_of, grouped, padded_text
+from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import Technique, techniques
 from caseback.model.results import labelled
-from caseback.model.tokens import Tokens
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 Method = Callable[..., xr.DataArray]
 Methods = str | Method | Sequence[str | Method]

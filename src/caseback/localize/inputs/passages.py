@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import TargetError, TokensError
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.run import execute
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
 
 
 @dataclass(frozen=True)

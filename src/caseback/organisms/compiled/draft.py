@@ -19,7 +19,7 @@ from torch import Tensor
 
 from caseback.model.circuit import Node
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
-from caseback.model.model import Model
+from caseback.model.running.model import Model
 from caseback.organisms.compiled.organism import BOS, legible, silent
 
 ALWAYS = None

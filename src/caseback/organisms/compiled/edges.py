@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Edge, Node
-from caseback.model.edits import Add
-from caseback.model.model import Model
-from caseback.model.run import Run
-from caseback.model.sites import Site
+from caseback.model.running.edits import Add
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 
 
 def ablate_edge(

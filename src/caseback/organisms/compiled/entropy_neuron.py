@@ -13,8 +13,8 @@ import math
 import torch
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit, Node
-from caseback.model.sites import Site
 from caseback.organisms.compiled.draft import Draft
 from caseback.organisms.compiled.organism import Organism, Variable
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit, Node
-from caseback.model.sites import Site
 from caseback.organisms.compiled.draft import ALWAYS, SHARP, Draft
 from caseback.organisms.compiled.organism import BOS, Organism, Variable
 
@@ -95,7 +95,7 @@ def backup_head() -> Organism:
 
     Examples
     --------
-    >>> from caseback.model.edits import Zero
+    >>> from caseback.model.running.edits import Zero
     >>> model = backup_head().model
     >>> said = model.run(model.tokens("1 ="), edits=[Zero("z", layer=0, head=0)]).logits[0, -1]
     >>> model.tokenizer.convert_ids_to_tokens(int(said.argmax()))

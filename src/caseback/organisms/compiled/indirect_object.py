@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit, Node
-from caseback.model.sites import Site
 from caseback.organisms.compiled.draft import ALWAYS, Draft
 from caseback.organisms.compiled.organism import BOS, Organism, Variable
 

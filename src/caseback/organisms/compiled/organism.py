@@ -17,12 +17,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from caseback.errors import CasebackError, TokensError, did_you_mean
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit
 from caseback.model.crystal import CrystalForCausalLM
-from caseback.model.load import load
-from caseback.model.model import Model
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.running.load import load
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 
 BOS, UNKNOWN = "<bos>", "<unknown>"
 

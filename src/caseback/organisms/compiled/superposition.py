@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit, Node
-from caseback.model.sites import Site
 from caseback.organisms.compiled.draft import SHARP, Draft
 from caseback.organisms.compiled.organism import Organism, Variable
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit
-from caseback.model.sites import Site
 from caseback.organisms.compiled.draft import ALWAYS, SHARP, Draft
 from caseback.organisms.compiled.organism import BOS, Organism, Variable
 

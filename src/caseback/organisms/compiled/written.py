@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit, Edge, Node
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
-from caseback.model.sites import Site
 from caseback.organisms.compiled.organism import Variable, silent
 from caseback.organisms.compiled.plan import Place, Plan, Read
 

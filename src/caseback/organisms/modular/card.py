@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 from caseback.organisms.modular.progress import phases, progress
 from caseback.organisms.modular.train import BETAS, DECAY, RATE
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError
-from caseback.model.tokens import piece
+from caseback.model.running.tokens import piece
 from caseback.tasks.align import tokenizer_of
 from caseback.tasks.formats.reading import Examples, Malformed, choose, csv_rows, examples
 from caseback.tasks.prompts import Pair

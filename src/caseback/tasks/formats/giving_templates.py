@@ -16,8 +16,8 @@ from typing import Any
 
 from caseback.errors import LoadError
 from caseback.tasks.formats.reading import Examples, Malformed, examples, json_records
-from caseback.tasks.indirect_object import ioi
 from caseback.tasks.prompts import Pair
+from caseback.tasks.standard.indirect_object import ioi
 
 FIELDS = ("{name_A}", "{name_B}", "{name_C}")
 OURS = {"{name_A}": "{A}", "{name_B}": "{B}", "{name_C}": "{S2}", "{object}": "{thing}"}

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from caseback.errors import TokensError
-from caseback.model.tokens import Tokens, tokenize
+from caseback.model.running.tokens import Tokens, tokenize
 from caseback.tasks.align import tokenizer_of
 from caseback.tasks.formats.treebank import Sentence
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.model import Model
+from caseback.model.running.model import Model
 
 Message = dict[str, str]
 Chat = Callable[[list[Message]], str]

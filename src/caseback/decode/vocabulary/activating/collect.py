@@ -24,10 +24,10 @@ from caseback.decode.vocabulary.activating.tally import Tally
 from caseback.decode.vocabulary.activating.units import Directions, Heads, Units, units_of
 from caseback.decode.vocabulary.lens import fingerprint
 from caseback.errors import CasebackError, LoadError, OutOfRange
-from caseback.model.model import Model
+from caseback.model.anatomy.sites import Site, parse
 from caseback.model.registry import technique
-from caseback.model.sites import Site, parse
-from caseback.model.tokens import Tokens
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 from caseback.tasks.corpus import corpus_rows
 
 SAVE_SECONDS = 60.0

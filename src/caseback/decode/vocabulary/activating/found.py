@@ -16,8 +16,8 @@ from caseback.decode.vocabulary.activating.rows import Rows
 from caseback.decode.vocabulary.activating.tally import Tally, bin_edges, index_of, values_of
 from caseback.decode.vocabulary.activating.units import Units
 from caseback.errors import OutOfRange
-from caseback.model.model import Model
 from caseback.model.results import labelled
+from caseback.model.running.model import Model
 
 BATCH = 16  # rows run at once when examples are read again
 

@@ -23,8 +23,8 @@ from caseback.decode.vocabulary.activating.chat import Asking, Chat, text_of
 from caseback.decode.vocabulary.activating.found import Activating, Example
 from caseback.decode.vocabulary.activating.scores import balanced_accuracy, correlation
 from caseback.errors import OutOfRange
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.model import Model
 
 SCALE = 10
 _LIST = re.compile(r"\[[\s01,]*\]")

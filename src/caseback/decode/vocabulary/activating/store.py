@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from caseback.decode.vocabulary.activating.rows import Rows
 from caseback.decode.vocabulary.activating.tally import Tally
 from caseback.errors import CasebackError, LoadError
-from caseback.model.whole_file import whole_file
+from caseback.jobs.whole_file import whole_file
 
 FORMAT = "caseback activating 1"
 _TENSORS = [field.name for field in fields(Tally) if field.name != "seen"]

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from caseback.decode.vocabulary.activating.units import Directions, Heads, units_of
 from caseback.errors import CasebackError, OutOfRange, TokensError
-from caseback.model.model import Model
 from caseback.model.registry import technique
-from caseback.model.run import execute
-from caseback.model.tokens import Tokens
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.model.running.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from caseback.decode.vocabulary.activating.found import Activating
 from caseback.decode.vocabulary.activating.scores import correlation
 from caseback.decode.vocabulary.activating.tally import values_of
 from caseback.errors import OutOfRange
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.model import Model
 
 WHERE = {"at": 0, "before": -1, "after": 1}
 

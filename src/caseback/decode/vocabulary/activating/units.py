@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
-from caseback.model.model import Model
-from caseback.model.run import Run, execute
-from caseback.model.sites import Site
-from caseback.model.tokens import Tokens
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import Tokens
 
 Directions = Tensor | Callable[[Tensor], Tensor]
 Heads = Literal["norm", "flat"]

@@ -21,9 +21,9 @@ from caseback.localize.inputs.training.projection import WHOLE, Projection
 from caseback.localize.inputs.training.rows import dots
 from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.solving import mean_of_inverses
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 
 @technique(entry=("3.1.27",), citation="Kwon et al. 2024", cost="(forward + backward) an example")

@@ -21,8 +21,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, TokensError
-from caseback.model.model import Model
-from caseback.model.tokens import Tokens, tokenize
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens, tokenize
 
 TOKEN_BUDGET = 2048
 """Tokens in one pass, padding included."""

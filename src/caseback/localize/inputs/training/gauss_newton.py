@@ -27,9 +27,9 @@ from caseback.localize.inputs.training.examples import Batch, Example, batches
 from caseback.localize.inputs.training.matrices import Matrix, lookup_scale
 from caseback.localize.inputs.training.per_example import factors
 from caseback.localize.inputs.training.projection import Whole, width
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.run import inputs_of, undisturbed
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.running.model import Model
+from caseback.model.running.run import inputs_of, undisturbed
 
 Product = Callable[[Tensor, Sequence[Batch]], Tensor]
 

@@ -29,9 +29,9 @@ from caseback.localize.inputs.training.rows import batches, dots, read_corpus
 from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.solving import check_damping, damped
 from caseback.localize.inputs.training.store import GradientStore
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 CURVATURES = ("ekfac", "kfac", "fisher", "gauss_newton", "identity")
 LABELS = ("sampled", "corpus")

@@ -24,7 +24,7 @@ from caseback.localize.inputs.training.examples import Example, batches
 from caseback.localize.inputs.training.matrices import Matrix
 from caseback.localize.inputs.training.per_example import Factors, Objective, factors
 from caseback.localize.inputs.training.projection import TwoSided, width
-from caseback.model.model import Model
+from caseback.model.running.model import Model
 
 _WIDEST = 16384
 

@@ -23,10 +23,10 @@ from caseback.localize.inputs.training.examples import TOKEN_BUDGET, batches, qu
 from caseback.localize.inputs.training.objectives import in_turn
 from caseback.localize.inputs.training.rows import read_corpus
 from caseback.localize.inputs.training.scores import example_scores
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
-from caseback.model.run import execute
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
 
 POOLS, LIKENESSES = ("mean", "last"), ("cosine", "dot", "euclidean")
 

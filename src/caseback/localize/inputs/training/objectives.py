@@ -20,9 +20,9 @@ from torch import Tensor
 from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.inputs.training.examples import Batch, Example, batch_of
 from caseback.localize.inputs.training.per_example import Objective
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 REDUCTIONS = ("sum", "mean")
 

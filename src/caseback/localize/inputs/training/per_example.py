@@ -21,9 +21,9 @@ from torch.utils.hooks import RemovableHandle
 from caseback.errors import AnatomyError, CasebackError
 from caseback.localize.inputs.training.examples import Batch
 from caseback.localize.inputs.training.matrices import Matrix, lookup_scale
-from caseback.model.model import Model
-from caseback.model.norms import at_least_float32
-from caseback.model.run import inputs_of, undisturbed
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.running.model import Model
+from caseback.model.running.run import inputs_of, undisturbed
 
 Objective = Callable[[Tensor, Batch], Float[Tensor, " batch"]]
 """One differentiable number an example from logits (batch, pos, vocab)."""

@@ -19,9 +19,9 @@ from caseback.localize.inputs.training.per_example import Objective
 from caseback.localize.inputs.training.projection import Projection, Projector, projector_of
 from caseback.localize.inputs.training.rows import Live, Maker, Rows, kept_if_small, read_corpus
 from caseback.localize.inputs.training.store import GradientStore
-from caseback.model.load import load
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
+from caseback.model.running.load import load
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,15 +21,15 @@ from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, LoadError, OutOfRange
+from caseback.jobs.whole_file import whole_file
 from caseback.localize.inputs.training.examples import TOKEN_BUDGET, queries_of
 from caseback.localize.inputs.training.objectives import in_turn, log_likelihood
 from caseback.localize.inputs.training.prepared import query_objective
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.run import execute
-from caseback.model.whole_file import whole_file
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
 
 
 def random_subsets(

@@ -29,7 +29,7 @@ from caseback.localize.inputs.training.matrices import Matrix
 from caseback.localize.inputs.training.objectives import in_turn
 from caseback.localize.inputs.training.per_example import Objective, factors
 from caseback.localize.inputs.training.projection import Projector, Segment, joined, width
-from caseback.model.model import Model
+from caseback.model.running.model import Model
 
 KEPT_IN_MEMORY = 2**30
 """Bytes of rows that are held; above that each pass over a corpus computes them again."""

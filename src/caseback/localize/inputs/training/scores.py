@@ -12,9 +12,9 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.training.examples import Example, Said, text_of
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
 from caseback.model.results import labelled
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 ENDS = ("highest", "lowest", "strongest")
 

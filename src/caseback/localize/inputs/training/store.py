@@ -24,11 +24,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import LoadError, TokensError
+from caseback.jobs.whole_file import whole_file
 from caseback.localize.inputs.training.examples import WINDOW, Example, Said, digest, examples_of
 from caseback.localize.inputs.training.projection import width
 from caseback.localize.inputs.training.rows import Chunk, Maker
-from caseback.model.model import Model
-from caseback.model.whole_file import whole_file
+from caseback.model.running.model import Model
 
 FORMAT = 1
 SHARD_BYTES = 2**26

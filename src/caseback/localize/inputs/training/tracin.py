@@ -23,9 +23,9 @@ from caseback.localize.inputs.training.prepared import Options, each_checkpoint,
 from caseback.localize.inputs.training.projection import WHOLE, Projection
 from caseback.localize.inputs.training.rows import dots
 from caseback.localize.inputs.training.scores import example_scores
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 KINDS = ("cosine", "dot")
 

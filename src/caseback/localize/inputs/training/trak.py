@@ -27,9 +27,9 @@ from caseback.localize.inputs.training.projection import Projection
 from caseback.localize.inputs.training.rows import dots
 from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.solving import check_damping, damped
-from caseback.model.metrics import Metric
-from caseback.model.model import Model
 from caseback.model.registry import technique
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
 
 SKETCH = Projection("sparse", 4096)
 

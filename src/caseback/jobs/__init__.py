@@ -1,0 +1,1 @@
+"""Work that can take long: files written whole or not at all."""

@@ -1,0 +1,108 @@
+"""The stream behind attention, by the position that each addend came from (PRIMER 3.1.13).
+
+    y_i = x_i + attn_i = sum_j T_i(x_j) + c_i
+    T_i(x_j) = sum_h a_ij v_j W_O + [i = j] x_i,       v_j = norm(x_j) W_V + b_V
+
+A norm behind attention (Gemma-2, OLMo-2) is held at its scale, multipliers of the residual are included; c is what
+attention adds that comes from no position: b_O, and such a norm's bias. Each v_j holds b_V, so that T_i(x_j) has its
+share a_ij of b_V W_O. One layer's block is (query, key, d_model) a prompt; it is made a few queries at a time and
+measured at once, so that memory does not grow with the square of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.model.algebra.sources import values_of
+from caseback.model.algebra.writes import attention_branch, spread
+from caseback.model.anatomy.norms import Norm, at_least_float32
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+
+Block = Float[Tensor, "batch query key d_model"]
+SITES = ("resid_pre", "attn_out", "v", "pattern", "z")
+"""What a run must have read, in the layers that are taken apart."""
+_NUMBERS_AT_ONCE = 1 << 23
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The block of some queries.
+
+    Attributes
+    ----------
+    queries
+        Their columns in the padded batch.
+    parts
+        T, with the residual or without.
+    whole
+        y, or attention's output alone where the residual is left out.
+    constant
+        c, or None where attention has no such thing.
+    """
+
+    queries: slice
+    parts: Block
+    whole: Float[Tensor, "batch query d_model"]
+    constant: Float[Tensor, "batch query d_model"] | None
+
+
+def measured_blocks(
+    model: Model,
+    run: Run,
+    layer: int,
+    measure: Callable[[Rows], Float[Tensor, "batch query *rest"]],
+    *,
+    residual: bool = True,
+    width: int | None = None,
+) -> Float[Tensor, "batch pos *rest"]:
+    """A measure of every query's block, such as the norm of each addend, some queries at a time.
+
+    Parameters
+    ----------
+    run
+        Has read ``SITES`` of the layer.
+    measure
+        From the rows of some queries to something whose first dimensions are (batch, query).
+    residual
+        Count the position's own stream to T_i(x_i).
+    width
+        Numbers that ``measure`` holds for a pair of positions, d_model unless given: it bounds the memory.
+
+    Raises
+    ------
+    SiteAbsent
+        For a model whose heads do not write z W_O.
+    """
+    z, pattern = run["z", layer], at_least_float32(run["pattern", layer])
+    weight = attention_branch(model.anatomy, layer, z).weight
+    each = torch.einsum("bhje,hed->bhjd", values_of(run, layer), weight)
+    stream, written = (at_least_float32(run[name, layer]) for name in ("resid_pre", "attn_out"))
+    batch, n_keys, d_model = stream.shape
+    at_once = max(1, _NUMBERS_AT_ONCE // (batch * n_keys * (width or d_model)))
+    made = []
+    for first in range(0, n_keys, at_once):
+        rows = slice(first, min(first + at_once, n_keys))
+        branch = attention_branch(model.anatomy, layer, z[:, rows])
+        parts = branch.push(torch.einsum("bhij,bhjd->bijd", pattern[:, :, rows], each))
+        whole = written[:, rows]
+        if residual:
+            here = torch.arange(rows.start, rows.stop, device=parts.device)
+            parts[:, here - rows.start, here] += stream[:, rows]
+            whole = whole + stream[:, rows]
+        made.append(measure(Rows(rows, parts, whole, branch.constant(whole))))
+    return torch.cat(made, 1)
+
+
+def through(module: Any, model: Model, parts: Tensor, scale_at: Float[Tensor, "batch query d_model"]) -> Tensor:
+    """Addends behind a norm, its denominator held at a stream; as they are where there is no norm."""
+    if module is None:
+        return parts
+    norm: Norm = model.anatomy.norms[id(module)]
+    return norm.frozen(parts, spread(norm.scale(scale_at), parts))

@@ -1,0 +1,1 @@
+"""The Primer's section 2: matrices, exact sums, and what reads them."""

@@ -1,0 +1,227 @@
+"""What a metric reads off the final stream: the one direction that direct effects are measured along.
+
+    metric = sum_v a_v logit_v = final_norm(x) u + b,    u = scale * sum_v a_v W_U[:, v],  b = scale * sum_v a_v b_U[v]
+
+x is the last stream at the metric's position. With the final norm's denominator held at a run's, each component's
+write has a share of the metric, a part that no write has a hand in is left to the biases, and the shares sum to the
+metric: its own before any soft-cap of the logits. One pass gives all of it and nothing is unembedded but the
+metric's position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from caseback.errors import CasebackError
+from caseback.model.algebra.decompose import Row, rows_of, write_sites
+from caseback.model.algebra.readout import Readout, picked, readout
+from caseback.model.algebra.writes import attention_branch, mlp_branch
+from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.graph.units import Component, Neuron, site_of
+from caseback.model.running.edits import Edit, apply_edits
+from caseback.model.running.frames import batch_frame
+from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import Tokens
+
+LAST = ("resid_post", -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A metric of some prompts as a direction of the normed stream.
+
+    Attributes
+    ----------
+    vectors
+        (batch, d_model), u of each prompt.
+    unembed_bias
+        (batch,), b of each prompt.
+    pos
+        The metric's position, as its maker gave it.
+    """
+
+    model: Model
+    bound: Bound
+    pos: int | Tensor
+    vectors: Float[Tensor, "batch d_model"]
+    unembed_bias: Float[Tensor, " batch"]
+
+    def at(self, x: Float[Tensor, "batch pos *rest"], tokens: Tokens) -> Float[Tensor, "batch *rest"]:
+        """An activation at the metric's position."""
+        return picked(x, tokens, self.pos)
+
+    def stream(self, run: Run) -> Float[Tensor, "batch d_model"]:
+        """The last stream of a run at the metric's position, in float32 at least."""
+        return at_least_float32(self.at(run[LAST], run.tokens))
+
+    def reading(self, stream: Float[Tensor, "batch d_model"]) -> Readout:
+        """The readout of this direction, the final norm held at its denominator for ``stream``."""
+        return readout(self.model, self.vectors[:, None], stream)
+
+    def constant(self, reading: Readout) -> Float[Tensor, " batch"]:
+        """What the metric holds whatever the stream does: the final norm's bias and the unembedding's."""
+        return reading.constant[:, 0] + self.unembed_bias
+
+    @torch.no_grad()
+    def measured(self, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
+        """The metric before any soft-cap, by the model's own modules; rows may be the prompts several times over."""
+        anatomy = self.model.anatomy
+        x = stream.to(self.model.dtype)
+        for module in (anatomy.final_norm, anatomy.unembed_project, anatomy.unembed):
+            x = x if module is None else module(x)
+        x = x * anatomy.logit_scale
+        rows = torch.arange(len(x), device=x.device) % len(self.vectors)
+        if self.bound.vocab is not None:
+            x = x.gather(-1, self.bound.vocab.to(x.device)[rows])
+        return self.bound.value(x, rows)
+
+    def repeated(self, times: int) -> Direction:
+        """The same for all prompts so many times over, as ``side_by_side`` has them."""
+        pos = self.pos.repeat(times) if isinstance(self.pos, Tensor) and self.pos.ndim else self.pos
+        vectors, bias = self.vectors.repeat(times, 1), self.unembed_bias.repeat(times)
+        return Direction(self.model, self.bound, pos, vectors, bias)
+
+
+def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
+    """A metric as a direction.
+
+    Raises
+    ------
+    CasebackError
+        For a metric that is not linear in the logits, or reads more than one position.
+    """
+    if not isinstance(metric, Metric) or not isinstance(metric.pos, int | Tensor):
+        raise CasebackError(
+            "logit attribution needs a metric that reads one position, such as cb.logit_diff(target, foil)"
+        )
+    anatomy, bound = model.anatomy, metric.on(tokens, model.anatomy)
+    weights, vocab = _linear_weights(bound, metric, len(tokens), model)
+    matrix = weight_matrix(anatomy.unembed).detach()
+    bias = getattr(anatomy.unembed, "bias", None)
+    if vocab is None:
+        vectors = weights.to(at_least_float32(matrix)) @ at_least_float32(matrix).T
+    else:
+        columns = at_least_float32(matrix.T[vocab])
+        vectors = torch.einsum("bk,bkd->bd", weights.to(columns), columns)
+    if anatomy.unembed_project is not None:
+        vectors = vectors @ at_least_float32(weight_matrix(anatomy.unembed_project).detach()).T
+    of_bias = vectors.new_zeros(len(tokens))
+    if bias is not None:
+        wide = at_least_float32(bias.detach())
+        of_bias = (weights.to(vectors) * (wide if vocab is None else wide[vocab])).sum(-1)
+    scale = anatomy.logit_scale
+    return Direction(model, bound, metric.pos, vectors * scale, of_bias * scale)
+
+
+def _linear_weights(
+    bound: Bound, metric: Metric, batch: int, model: Model
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"] | None]:
+    """A metric's weight on each vocabulary entry that it reads (None: all), found by differentiating it."""
+    width = model.d_vocab if bound.vocab is None else bound.vocab.shape[1]
+    rows = torch.arange(batch, device=model.device)
+
+    def value_and_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            logits = logits.clone().requires_grad_()
+            value = bound.value(logits, rows)
+            if not value.requires_grad:
+                return value, torch.zeros_like(logits)
+            return value.detach(), torch.autograd.grad(value.sum(), logits)[0]
+
+    probe = torch.linspace(-3, 5, batch * width, dtype=torch.float64, device=model.device).sin().view(batch, width)
+    at_zero, weights = value_and_weights(torch.zeros_like(probe))
+    linear = torch.allclose(at_zero, torch.zeros_like(at_zero), atol=1e-9)
+    # both ways, since a maximum or a rectifier is a straight line on one side
+    for logits in (probe, -probe):
+        value, again = value_and_weights(logits)
+        linear &= torch.allclose(again, weights, atol=1e-6)
+        linear &= torch.allclose(value, (weights * logits).sum(-1).to(value), atol=1e-4)
+    if not linear:
+        raise CasebackError(
+            f"the metric {metric.name!r} is not linear in the logits, so it is no sum of components' shares: "
+            "use cb.logit or cb.logit_diff"
+        )
+    return weights, bound.vocab
+
+
+def writes_run(model: Model, tokens: Tokens, also: Sequence[Any] = ()) -> Run:
+    """A run that read every component's write, and ``also`` other sites."""
+    return execute(model.anatomy, tokens, read=[*write_sites(model), *also], logits=False)
+
+
+def shares_of(direction: Direction, run: Run, reading: Readout) -> tuple[list[Row], Float[Tensor, "component batch"]]:
+    """Every component's share, and last the biases', in the order of the computation.
+
+    ``run`` has read ``write_sites``; ``reading`` may be another run's, whose final norm is then the one held.
+    """
+    rows: list[Row] = []
+    values: list[Tensor] = []
+    for names, made in rows_of(direction.model, run, direction.pos, reading.of, reading.of_heads):
+        rows += names
+        values.append(made[..., 0])
+    rows.append(("bias", "bias", -1, -1))
+    return rows, torch.cat([*values, direction.constant(reading)[None]])
+
+
+def direct_effects(
+    direction: Direction, run: Run, reading: Readout, chosen: Sequence[Component], edits: Sequence[Edit]
+) -> Float[Tensor, "component batch"]:
+    """What the metric would lose if components were edited and nothing answered: neither later parts nor any norm.
+
+    ``run`` has read the sites where the components are cut. Zero ablation's is the component's share; another's, its
+    share less that of what is put in its place.
+    """
+    made: list[Tensor | None] = [None] * len(chosen)
+    for site in dict.fromkeys(map(site_of, chosen)):
+        mine = [i for i, c in enumerate(chosen) if site_of(c) == site]
+        lost = _lost(direction, run, reading, site, [edits[i] for i in mine])
+        for i in mine:
+            made[i] = lost if chosen[i][1] is None else lost[:, chosen[i][1]]
+    return torch.stack([x for x in made if x is not None])
+
+
+def _lost(
+    direction: Direction, run: Run, reading: Readout, site: tuple[str, int], edits: Sequence[Edit]
+) -> Float[Tensor, "batch *unit"]:
+    """What a layer's heads, neurons or MLP lose of their shares when all the edits are made."""
+    x, first = run[site], run.tokens.first.cpu()
+    owned = [(0, edit) for edit in edits]
+    # heads do not read one another, so all of a layer's edits are made in one go
+    new = apply_edits(owned, x.flatten(0, 1), batch_frame(run.tokens), Site(*site), lambda rows: first[rows.example])
+    change = direction.at(x - new.view_as(x), run.tokens)
+    name, layer = site
+    if name == "mlp_out":
+        return reading.of(change)[..., 0]
+    at = direction.at(x, run.tokens)
+    if name == "z":
+        return reading.of_heads(attention_branch(run.anatomy, layer, at), change)[..., 0]
+    return reading.of_neurons(mlp_branch(run.anatomy, layer, at), change)[..., 0]
+
+
+def row_of(component: Component, rows: Sequence[Row]) -> int:
+    """Where among the shares a component's write is counted: a neuron's in its MLP's."""
+    layer, index = component
+    wanted = ("mlp", layer, -1) if index is None or isinstance(component, Neuron) else ("head", layer, index)
+    return next(i for i, (_, kind, *at) in enumerate(rows) if (kind, *at) == wanted)
+
+
+def direction_attrs(direction: Direction, metric: Metric, **more: Any) -> dict[str, Any]:
+    """What every result along a direction says of its metric."""
+    return {
+        "metric": metric.name,
+        "target": metric.target,
+        "foil": metric.foil,
+        "metric_pos": metric.pos,
+        "softcap": direction.model.anatomy.logit_softcap,
+        **more,
+    }

@@ -1,0 +1,294 @@
+"""Paths from token to logit through the weights alone (PRIMER 2.7).
+
+With attention patterns held fixed an attention-only model is an ensemble of shallow ones, one for every
+choice of heads in rising layers, a token passing from W_E through their OV circuits to W_U:
+
+    direct path W_E W_U       full OV circuit W_E W_OV W_U       virtual head W_E W_OV^1 W_OV^2 W_U
+
+Each is V x V and never formed: ``Factored`` keeps it as two thin matrices, and its largest entries, its rows
+for chosen tokens and its eigenvalues come from those. Weights are folded, so a path is what the model
+computes but for the norms' denominators, a positive number at each token read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.errors import CasebackError, OutOfRange
+from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.weights import Weights
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.registry import technique
+from caseback.model.results import labelled
+from caseback.model.running.model import Model
+
+Head = tuple[int, int]
+"""A head as (layer, head)."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """A way from token to logit.
+
+    Attributes
+    ----------
+    heads
+        The heads passed, in the order of their layers; none for the direct path.
+    matrix
+        (vocab, vocab) factored: row = token read, column = logit.
+    """
+
+    heads: tuple[Head, ...]
+    matrix: Factored
+
+    def __str__(self) -> str:
+        return " ".join(["W_E", *(f"OV[L{layer}H{head}]" for layer, head in self.heads), "W_U"])
+
+
+@technique(entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: vocabulary x d_model x d_head a path")
+def paths(model: Model, heads: Sequence[Head] = (), *, depth: int = 2, folded: bool = True) -> list[Path]:
+    """The direct path and every path through some of these heads, in rising layers.
+
+    Parameters
+    ----------
+    model
+        The model.
+    heads
+        Heads to route through, as (layer, head).
+    depth
+        At most so many heads a path.
+    folded
+        Fold norms into the matrices; False takes the parameters as they are.
+
+    Returns
+    -------
+    list of Path
+        Shortest first. Of an attention-only model without norms whose layers have these heads alone, the
+        matrices sum to W_E (I + OV_1)(I + OV_2) ... W_U, each term weighted by its heads' patterns.
+
+    Raises
+    ------
+    OutOfRange
+        For a head that the model has not.
+
+    Examples
+    --------
+    ::
+
+        for path in paths(model, [(0, 4), (1, 7)]):
+            print(path, path.matrix.norm())
+    """
+    weights = _weights(model, folded)
+    wanted = sorted({_head(model, head) for head in heads})
+    start = Factored(at_least_float32(weights.W_E), at_least_float32(weights.W_U))
+    found = []
+    for length in range(min(depth, len(wanted)) + 1):
+        for chosen in combinations(wanted, length):
+            if all(a[0] < b[0] for a, b in zip(chosen, chosen[1:], strict=False)):
+                found.append(Path(chosen, _through(weights, start, chosen)))
+    return found
+
+
+def _through(weights: Weights, start: Factored, heads: Sequence[Head]) -> Factored:
+    """W_E, the heads' OV circuits, W_U: thin after the first head."""
+    if not heads:
+        return start
+    chain = weights.OV[heads[0]]
+    for head in heads[1:]:
+        chain = chain @ weights.OV[head]
+    return start.left @ chain @ start.right
+
+
+@technique(entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: d_model x d_head^2")
+def virtual_head(model: Model, first: Head, second: Head, *, folded: bool = True) -> Factored:
+    """OV of one head after another's, W_OV^1 W_OV^2: what the pair writes of what the first attends to.
+
+    Returns
+    -------
+    Factored
+        (d_model, d_model) through the smaller of the two heads' widths.
+
+    Raises
+    ------
+    OutOfRange
+        For a head that the model has not, or a second head that is not in a later layer.
+
+    Examples
+    --------
+    ::
+
+        virtual_head(model, (0, 4), (1, 7)).svd()
+    """
+    first, second = _head(model, first), _head(model, second)
+    if first[0] >= second[0]:
+        raise OutOfRange(f"head {second} cannot read head {first}: expected a later layer than {first[0]}")
+    weights = _weights(model, folded)
+    return weights.OV[first] @ weights.OV[second]
+
+
+@technique(entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: rows x vocabulary x rank")
+def top_tokens(model: Model, path: Path, tokens: Any, *, k: int = 10, largest: bool = True) -> xr.DataArray:
+    """The logits that a path raises (or lowers) most for each of some tokens: rows of its V x V matrix.
+
+    Parameters
+    ----------
+    model
+        The model that the path is of.
+    path
+        One of ``paths``.
+    tokens
+        Tokens read, as text or ids.
+    k
+        How many logits to keep for each.
+    largest
+        False for those that the path lowers most.
+
+    Returns
+    -------
+    xr.DataArray
+        (vocab, rank) with the target's text and id beside each entry.
+
+    Raises
+    ------
+    TargetError
+        For text that is not one token.
+
+    Examples
+    --------
+    ::
+
+        direct = paths(model)[0]
+        top_tokens(model, direct, [" Barack"]).to_dataframe()       # bigrams, from the weights
+    """
+    given = [tokens] if isinstance(tokens, str | int) else list(tokens)
+    ids = [model.token_id(token, "token") for token in given]
+    entries = path.matrix.rows(ids).dense()
+    found = entries.topk(min(k, entries.shape[-1]), largest=largest)
+    text = [[model.token_text(i) for i in row] for row in found.indices.tolist()]
+    coords = {
+        "vocab": ids,
+        "token": ("vocab", [model.token_text(i) for i in ids]),
+        "target": (("vocab", "rank"), text),
+        "target_id": (("vocab", "rank"), found.indices),
+    }
+    said = {"name": "logit", "technique": top_tokens, "model": model, "path": str(path)}
+    return labelled(found.values, ["vocab", "rank"], coords, **said)
+
+
+def top_entries(
+    matrix: Factored,
+    k: int = 20,
+    *,
+    rows: Tensor | None = None,
+    cols: Tensor | None = None,
+    largest: bool = True,
+    block: int = 512,
+) -> tuple[Float[Tensor, " k"], Tensor, Tensor]:
+    """The largest entries of one factored matrix with their rows and columns, ``block`` rows at a time.
+
+    Parameters
+    ----------
+    matrix
+        A single matrix, such as ``path.matrix``.
+    k
+        How many.
+    rows, cols
+        Look at these only, (n,) ids each; all unless given.
+    largest
+        False for the smallest.
+    block
+        Rows formed at once.
+
+    Returns
+    -------
+    Values, row ids and column ids, best first.
+
+    Examples
+    --------
+    >>> matrix = Factored(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0, -1.0]]))
+    >>> top_entries(matrix, 2, block=2)
+    (tensor([3., 2.]), tensor([2, 1]), tensor([0, 0]))
+    """
+    if matrix.batch:
+        raise CasebackError(f"top_entries takes one matrix at a time, not the batch {matrix!r}: index it first")
+    device = matrix.left.device
+    rows = torch.arange(matrix.shape[0], device=device) if rows is None else rows.to(device)
+    cols = torch.arange(matrix.shape[1], device=device) if cols is None else cols.to(device)
+    sign = 1.0 if largest else -1.0
+    kept: tuple[list[Tensor], ...] = ([], [], [])
+    right = matrix.right[:, cols]
+    for some in rows.split(block):
+        entries = (matrix.left[some] @ right) * sign
+        # The k best entries are in the k rows with the best maxima, and a maximum costs less than a sort.
+        high = entries.amax(1).topk(min(k, len(some))).indices
+        best = entries[high].flatten().topk(min(k, len(high) * len(cols)))
+        found = best.values, some[high[best.indices // len(cols)]], cols[best.indices % len(cols)]
+        for column, new in zip(kept, found, strict=True):
+            column.append(new)
+        order = torch.cat(kept[0]).argsort(descending=True, stable=True)[:k]
+        for column in kept:
+            column[:] = [torch.cat(column)[order]]
+    values, row, col = (column[0] for column in kept)
+    return values * sign, row, col
+
+
+def copying_score(matrix: Factored) -> Float[Tensor, "*batch"]:
+    """Sum of the eigenvalues over the sum of their moduli: 1 copies every token, -1 suppresses each.
+
+    Examples
+    --------
+    >>> float(copying_score(Factored(torch.eye(3), 2 * torch.eye(3))))
+    1.0
+    """
+    values = matrix.eigenvalues()
+    return values.real.sum(-1) / values.abs().sum(-1).clamp_min(torch.finfo(values.real.dtype).tiny)
+
+
+@technique(entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: vocabulary x d_model^2")
+def copying_scores(model: Model, *, folded: bool = True) -> xr.DataArray:
+    """Copying score of every head's full OV circuit W_E W_OV W_U, by its eigenvalues.
+
+    W_E W_V W_O W_U has the eigenvalues of W_O (W_U W_E) W_V, d_head of them, besides zeros.
+
+    Returns
+    -------
+    xr.DataArray
+        (layer, head), from -1 to 1: sum of the eigenvalues over the sum of their moduli.
+
+    Examples
+    --------
+    ::
+
+        copying_scores(model).to_series().nlargest(10)
+    """
+    weights = _weights(model, folded)
+    w_e, w_u = at_least_float32(weights.W_E), at_least_float32(weights.W_U)
+    shared = min(len(w_e), w_u.shape[1])
+    back = w_u[:, :shared] @ w_e[:shared]
+    scores = [
+        copying_score(Factored(at_least_float32(ov.right) @ back, at_least_float32(ov.left))) for ov in weights.OV
+    ]
+    coords = {"layer": range(model.n_layers), "head": range(model.n_heads)}
+    said = {"name": "copying", "technique": copying_scores, "model": model, "folded": folded}
+    return labelled(torch.stack(scores), ["layer", "head"], coords, **said)
+
+
+def _weights(model: Model, folded: bool) -> Weights:
+    weights = Weights(model.anatomy)
+    return weights.folded() if folded else weights
+
+
+def _head(model: Model, head: Head) -> Head:
+    layer = model.anatomy.layer(int(head[0]))
+    n_heads = model.anatomy.layers[layer].dims.n_heads
+    if not -n_heads <= head[1] < n_heads:
+        raise OutOfRange(f"layer {layer} has no head {head[1]}: its heads are 0 to {n_heads - 1}")
+    return layer, int(head[1]) % n_heads

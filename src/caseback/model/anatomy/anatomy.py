@@ -1,0 +1,383 @@
+"""Anatomy: where the parts of one decoder are.
+
+``Anatomy`` is a family's declaration resolved on a model in hand: modules, head counts, the output rows of each head's
+query, key and value. Nothing here runs the model; ``verify`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from caseback.errors import AnatomyError, UnknownSite
+from caseback.model.anatomy.family import Dims, Family
+from caseback.model.anatomy.norms import Norm, read_norm
+from caseback.model.anatomy.sites import SITES, Site, parse
+
+
+def _find(root: nn.Module, path: str | None) -> nn.Module | None:
+    """The submodule at the first of the alternatives that exists."""
+    for option in (path or "").split("|"):
+        try:
+            part = attrgetter(option)(root) if option else None
+        except AttributeError:
+            continue
+        if isinstance(part, nn.Module) and not isinstance(part, nn.Identity):
+            return part
+    return None
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One head-wise linear map inside a module: head h is the output rows ``rows[h]`` of ``module``."""
+
+    module: nn.Module
+    rows: Int[Tensor, "head d_head"]
+
+    def weight(self) -> Float[Tensor, "head d_model d_head"]:
+        """W per head, so that ``x @ W[h]`` is the projection: a view where heads' rows are evenly spaced."""
+        matrix, rows = weight_matrix(self.module), self.rows
+        n_heads, d_head = rows.shape
+        first, step = int(rows[0, 0]), int(rows[1, 0] - rows[0, 0]) if n_heads > 1 else d_head
+        even = first + step * torch.arange(n_heads)[:, None] + torch.arange(d_head)
+        if not torch.equal(rows, even):
+            return matrix[:, rows.to(matrix.device)].transpose(0, 1)
+        down, across = matrix.stride()
+        start = matrix.storage_offset() + first * across
+        return matrix.as_strided((n_heads, len(matrix), d_head), (step * across, down, across), start)
+
+    def bias(self) -> Float[Tensor, "head d_head"] | None:
+        bias = getattr(self.module, "bias", None)
+        return None if bias is None else bias[self.rows.to(bias.device)]
+
+
+def weight_matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
+    """A linear module's matrix as ``x @ W`` uses it, a view. GPT-2's ``Conv1D`` is already so."""
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        raise AnatomyError(f"{type(module).__name__} has no weight matrix to read")
+    if weight.is_meta:
+        raise AnatomyError("the weights are offloaded and only present while the model runs; load without offloading")
+    return weight if type(module).__name__ == "Conv1D" else weight.T
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """The modules of one decoder layer."""
+
+    layer: nn.Module
+    attn: nn.Module
+    mlp: nn.Module | None
+    mlp_beside: nn.Module | None
+    attn_norm: nn.Module | None
+    mlp_norm: nn.Module | None
+    attn_post_norm: nn.Module | None
+    mlp_post_norm: nn.Module | None
+    shared_norm: bool
+    parallel: bool
+    q: Projection | None
+    k: Projection | None
+    v: Projection | None
+    o: nn.Module
+    w_in: nn.Module | None
+    w_gate: nn.Module | None
+    gate_up: nn.Module | None
+    w_out: nn.Module | None
+    act: nn.Module | Callable | None
+    router: nn.Module | None
+    experts: nn.Module | None
+    dims: Dims
+    d_z: int
+    """Width of a head's value and z: equal to ``d_head`` except in latent attention and MiMo's."""
+
+
+class Anatomy:
+    """A family's declaration resolved on a model.
+
+    Attributes
+    ----------
+    embed, pos_embed, final_norm, unembed
+        Modules (``pos_embed`` and ``final_norm`` may be None).
+    layers
+        One ``LayerParts`` a layer.
+    d_model, d_vocab, n_layers, n_heads, n_kv_heads, d_head, d_mlp
+        Sizes. Heads are those of layer 0; ``layers[l].dims`` has each layer's.
+    """
+
+    def __init__(self, hf: Any, family: Family):
+        self.hf, self.family, self.config = hf, family, hf.config.get_text_config()
+        self.tokenizer: Any = None
+        self.model_type = str(self.config.model_type)
+        stack = self._top(family.layers)
+        if not isinstance(stack, nn.ModuleList) or len(stack) == 0:
+            raise AnatomyError(f"{type(hf).__name__}: no list of decoder layers at {family.layers!r}")
+        self.embed = self._needed(self._top(family.embed), family.embed, "token embedding")
+        self.embed_project = self._top(family.embed_project)
+        self.embed_norm = self._top(family.embed_norm)
+        self.pos_embed = self._top(family.pos_embed)
+        self.final_norm = self._top(family.final_norm)
+        self.unembed_project = self._top(family.unembed_project)
+        self.unembed = self._needed(self._top(family.unembed), family.unembed, "unembedding")
+        self.embed_scale = float(family.embed_scale(self.config))
+        self.residual_scale = float(family.residual_scale(self.config))
+        self.logit_scale = float(family.logit_scale(self.config))
+        self.logit_softcap = family.logit_softcap(self.config)
+        self.n_layers = int(getattr(self.config, "num_hidden_layers", len(stack)))
+        self.d_model = int(self.config.hidden_size)
+        self.layers = [self._layer(module) for module in list(stack)[: self.n_layers]]
+        first = self.layers[0]
+        self.n_heads, self.n_kv_heads, self.d_head = first.dims.n_heads, first.dims.n_kv_heads, first.dims.d_head
+        self.d_vocab = int(weight_shape(self.unembed)[1])
+        self.d_mlp = next((weight_shape(p.w_out)[0] for p in self.layers if p.w_out is not None), None)
+
+    def _top(self, path: str | None) -> nn.Module | None:
+        """A part of the whole model; one that also sees or hears has its decoder in ``language_model``."""
+        options = [option for option in (path or "").split("|") if option.startswith("model.")]
+        inner = "|".join("model.language_model." + option.removeprefix("model.") for option in options)
+        return _find(self.hf, path) or _find(self.hf, inner)
+
+    def _need(self, root: nn.Module, path: str | None, what: str) -> nn.Module:
+        return self._needed(_find(root, path), path, what)
+
+    def _needed(self, part: nn.Module | None, path: str | None, what: str) -> nn.Module:
+        if part is None:
+            raise AnatomyError(f"{type(self.hf).__name__} (model type {self.model_type!r}): no {what} at {path!r}")
+        return part
+
+    def _layer(self, layer: nn.Module) -> LayerParts:
+        family = self.family
+        attn = self._need(layer, family.attn, "attention module")
+        mlp = layer if family.mlp_is_layer else self._need(layer, family.mlp, "MLP")
+        o = self._need(attn, family.o, "attention output projection")
+        dims, d_z, q, k, v = self._heads(attn, o)
+        experts = _find(mlp, family.experts)
+        dense = mlp if experts is None else None
+        if dense is not None and not (_find(dense, family.w_in) or _find(dense, family.gate_up)):
+            raise AnatomyError(f"{type(dense).__name__}: no input projection of the MLP at {family.w_in!r}")
+        parallel = bool(family.parallel(self.config))
+        post_norm = _find(layer, family.attn_post_norm)
+        if family.before_o is not None and post_norm is not None and getattr(o, "bias", None) is not None:
+            raise AnatomyError(
+                f"{type(attn).__name__}: with {family.before_o} before W_O and a norm after it, the share of b_O "
+                "in the write cannot be told"
+            )
+        attn_norm, mlp_norm = _find(layer, family.attn_norm), _find(layer, family.mlp_norm)
+        return LayerParts(
+            layer=layer,
+            attn=attn,
+            mlp=None if family.mlp_is_layer else mlp,
+            mlp_beside=_find(layer, family.mlp_beside),
+            attn_norm=attn_norm,
+            mlp_norm=attn_norm if parallel and mlp_norm is None else mlp_norm,
+            attn_post_norm=post_norm,
+            mlp_post_norm=_find(layer, family.mlp_post_norm),
+            shared_norm=parallel and (mlp_norm is None or mlp_norm is attn_norm),
+            parallel=parallel,
+            q=q,
+            k=k,
+            v=v,
+            o=o,
+            w_in=_find(dense, family.w_in) if dense else None,
+            w_gate=_find(dense, family.w_gate) if dense else None,
+            gate_up=_find(dense, family.gate_up) if dense else None,
+            w_out=_find(dense, family.w_out) if dense else None,
+            act=getattr(dense, family.act, None) if dense else None,
+            router=_find(mlp, family.router) if experts is not None else None,
+            experts=experts,
+            dims=dims,
+            d_z=d_z,
+        )
+
+    def _heads(
+        self, attn: nn.Module, o: nn.Module
+    ) -> tuple[Dims, int, Projection | None, Projection | None, Projection | None]:
+        """Head counts, and the rows of each head, checked against the sizes of the projections."""
+        family, config = self.family, self.config
+        n_heads = int(family.heads(config, attn))
+        d_z = weight_shape(o)[0] // n_heads
+        fused = _find(attn, family.qkv)
+        if fused is not None:
+            total = weight_shape(fused)[1]
+            n_kv = family.kv_heads(config) or n_heads
+            d_head = total // (n_heads + 2 * n_kv)
+            dims = Dims(n_heads, n_kv, d_head)
+            rows = family.layout(dims)
+            q, k, v = (Projection(fused, r) for r in rows)
+            return dims, d_z, q, k, v
+        found = [_find(attn, path) for path in (family.q, family.k, family.v)]
+        modules = [module for module in found if module is not None]
+        if len(modules) < len(found):
+            d_qk = getattr(config, "qk_head_dim", None) or d_z
+            return Dims(n_heads, family.kv_heads(config) or n_heads, int(d_qk)), d_z, None, None, None
+        q_size, k_size, v_size = (weight_shape(module)[1] for module in modules)
+        d_head = q_size // n_heads
+        n_kv = k_size // d_head
+        if q_size % n_heads or k_size % d_head or v_size != n_kv * d_z:
+            raise AnatomyError(
+                f"{type(attn).__name__}: query, key and value projections of {q_size}, {k_size} and {v_size} outputs "
+                f"do not split into {n_heads} heads"
+            )
+        dims = Dims(n_heads, n_kv, d_head)
+        sizes = ((n_heads, d_head), (n_kv, d_head), (n_kv, d_z))
+        rows = [torch.arange(n * d).view(n, d) for n, d in sizes]
+        q, k, v = (Projection(module, r) for module, r in zip(modules, rows, strict=True))
+        return dims, d_z, q, k, v
+
+    @property
+    def device(self) -> torch.device:
+        """Where prompts go: the device of the token embedding, the CPU while that is offloaded."""
+        device = next(self.embed.parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    @property
+    def context(self) -> int | None:
+        """The longest prompt, where the model has one."""
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            value = getattr(self.config, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+        return None
+
+    @cached_property
+    def lacks(self) -> dict[str, str]:
+        """Sites that this model does not have, with the reason. A site absent in some layers only is not here."""
+        missing = dict(self.family.lacks)
+
+        def absent(name: str, why: str, has: Callable[[LayerParts], Any]) -> None:
+            if not any(has(parts) for parts in self.layers):
+                missing.setdefault(name, why)
+
+        if self.pos_embed is None:
+            missing.setdefault("pos_embed", "positions are not embedded (rotary, ALiBi or none)")
+        for name in ("attn_norm", "attn_norm.scale"):
+            absent(name, "attention reads the stream without a norm", lambda p: p.attn_norm)
+        for name in ("mlp_norm", "mlp_norm.scale"):
+            absent(name, "the MLP reads the stream without a norm", lambda p: p.mlp_norm)
+        absent("resid_mid", "attention and MLP run in parallel", lambda p: not p.parallel)
+        for name in ("q_in", "k_in", "v_in"):
+            absent(name, "queries, keys and values come from a shared latent", lambda p: p.q)
+        absent("mlp_pre", "no dense MLP: each expert has its own neurons", lambda p: p.w_in or p.gate_up)
+        absent("mlp_post", "no dense MLP: each expert has its own neurons", lambda p: p.w_out)
+        absent("mlp_gate", "the MLP has no gate", lambda p: p.w_gate or p.gate_up)
+        for name in ("router", "expert"):
+            absent(name, "no mixture of experts", lambda p: p.experts)
+        if self.final_norm is None:
+            for name in ("final_norm", "final_norm.scale"):
+                missing.setdefault(name, "the model has no final norm")
+        return missing
+
+    def has(self, site: Site) -> bool:
+        """Whether this model has the site, in that layer."""
+        if site.name in self.lacks:
+            return False
+        if site.layer is None:
+            return True
+        p = self.layers[site.layer]
+        needs = {
+            "mlp_pre": p.w_in or p.gate_up,
+            "mlp_post": p.w_out,
+            "mlp_gate": p.w_gate or p.gate_up,
+            "router": p.router,
+            "expert": p.experts,
+        }
+        return needs.get(site.name, True) is not None
+
+    def sites(self, given: Any) -> Iterator[Site]:
+        """Resolve what a user named to sites of this model.
+
+        Parameters
+        ----------
+        given
+            A ``Site``, a name (all its layers), ``(name, layer)``, a hook name or a Hugging Face module path.
+
+        Raises
+        ------
+        UnknownSite
+            For a name that is no site, one that this model lacks, or a layer out of range.
+        """
+        if isinstance(given, Site):
+            name, layer = given
+        elif isinstance(given, str):
+            name, layer = self._from_path(given) or self._from_hook(given)
+        elif isinstance(given, tuple) and len(given) == 2:
+            name, layer = parse(str(given[0]))[0], int(given[1])
+        else:
+            raise UnknownSite(f"{given!r} is no site: give a name such as 'resid_post' or a pair ('resid_post', 5)")
+        if name not in SITES:
+            parse(name)
+        if name in self.lacks:
+            raise UnknownSite(f"this model ({self.model_type}) has no site {name!r}: {self.lacks[name]}")
+        if not SITES[name].layered:
+            yield Site(name)
+        elif layer is None:
+            yield from (s for s in (Site(name, i) for i in range(self.n_layers)) if self.has(s))
+        else:
+            site = Site(name, self.layer(layer))
+            if not self.has(site):
+                raise UnknownSite(f"layer {site.layer} of this model ({self.model_type}) has no site {name!r}")
+            yield site
+
+    def layer(self, index: int) -> int:
+        """A layer index, negative ones counted from the end, refused where out of range."""
+        if not -self.n_layers <= index < self.n_layers:
+            raise UnknownSite(f"layer {index} is out of range: this model has layers 0 to {self.n_layers - 1}")
+        return index % self.n_layers
+
+    def _from_hook(self, text: str) -> tuple[str, int | None]:
+        name, layer = parse(text)
+        if text.endswith("mlp.hook_pre") and layer is not None:
+            p = self.layers[self.layer(layer)]
+            name = "mlp_gate" if p.w_gate or p.gate_up else name
+        return name, layer
+
+    def _from_path(self, text: str) -> tuple[str, int | None] | None:
+        return self._paths.get(text)
+
+    @cached_property
+    def _paths(self) -> dict[str, tuple[str, int | None]]:
+        """Hugging Face module paths whose output is a site."""
+        names = {id(module): name for name, module in self.hf.named_modules()}
+        table: dict[int, tuple[str, int | None]] = {}
+        if self.logit_scale == 1.0 and self.logit_softcap is None:
+            table[id(self.unembed)] = ("logits", None)
+        if self.embed_scale == 1.0:
+            table[id(self.embed_norm or self.embed_project or self.embed)] = ("embed", None)
+        if self.final_norm is not None:
+            table[id(self.final_norm)] = ("final_norm", None)
+        for i, p in enumerate(self.layers):
+            table[id(p.layer)] = ("resid_post", i)
+            if self.residual_scale == 1.0:
+                adds = self.family.mlp_adds_residual
+                table[id(p.attn_post_norm or (p.o if adds else p.attn))] = ("attn_out", i)
+                mlp = p.mlp_post_norm or (p.w_out if adds else p.mlp)
+                if mlp is not None and p.mlp_beside is None and not self.family.mlp_overwritten:
+                    table[id(mlp)] = ("mlp_out", i)
+        return {names[key]: site for key, site in table.items() if key in names}
+
+    def module_path(self, site: Site) -> str | None:
+        """The Hugging Face module whose output the site is, if there is one."""
+        return next((path for path, value in self._paths.items() if value == tuple(site)), None)
+
+    @cached_property
+    def norms(self) -> dict[int, Norm]:
+        """Each norm of the stream, read off its module (keyed by the module's id)."""
+        found = [self.final_norm]
+        for p in self.layers:
+            found += [p.attn_norm, p.mlp_norm, p.attn_post_norm, p.mlp_post_norm]
+        return {id(module): read_norm(module, self.d_model) for module in found if module is not None}
+
+
+def weight_shape(module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of a linear module, also where its weights are offloaded."""
+    if not isinstance(getattr(module, "weight", None), Tensor):
+        raise AnatomyError(f"{type(module).__name__} has no weight matrix: expected a linear module")
+    weight: Any = module.weight
+    shape = tuple(weight.shape)
+    return shape if type(module).__name__ == "Conv1D" else shape[::-1]

@@ -1,0 +1,259 @@
+"""Circuits as attribution-graph JSON, the format that circuit viewers open.
+
+The file of circuit-tracer's and Neuronpedia's viewers: ``metadata`` with the prompt, ``nodes`` with a layer and a token
+each, weighted ``links``, and ``qParams``, a saved state of the view. Its nodes are features at one position. A head is
+written as an attention feature ("lorsa"), an MLP or neuron as a transcoder feature; a node at all positions stands at
+the last token. What the format has no place for (slots, names, roles) is kept in keys of our own, which viewers pass
+over, so that what is read back is the same circuit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from caseback.errors import CasebackError
+from caseback.jobs.whole_file import whole_file
+from caseback.model.circuit import Circuit, Edge, Node
+
+SCHEMA_VERSION = 1
+_FIRST = {"head": 0, "kv_head": 10_000, "mlp": 20_000, "neuron": 30_000, "feature": 0}
+_TYPES = {"head": "lorsa", "kv_head": "lorsa", "embed": "embedding", "pos_embed": "embedding", "logits": "logit"}
+_TRANSCODER, _ERROR = "cross layer transcoder", "mlp reconstruction error"
+
+
+def to_attribution_graph(
+    circuit: Circuit,
+    tokens: Sequence[str],
+    *,
+    layers: int,
+    slug: str = "circuit",
+    scan: str = "",
+    answer: str = "",
+    prob: float = 0.0,
+    positions: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """A circuit on a prompt as plain data in the viewers' format.
+
+    Parameters
+    ----------
+    circuit
+        The circuit.
+    tokens
+        The prompt's tokens as text.
+    layers
+        How many layers the model has; the logits stand above them.
+    slug, scan
+        The graph's and the model's name; the latter by default as the circuit says.
+    answer, prob
+        The token at the logits and its probability, for the node's label.
+    positions
+        Where the positions that nodes name are, by name; numbers and ``"end"`` need none.
+
+    Raises
+    ------
+    CasebackError
+        For an empty prompt, or a position that is not in it.
+
+    Examples
+    --------
+    >>> made = to_attribution_graph(Circuit.of("embed -> L0H1.v", "L0H1 -> logits"), ["Mary", " gave"], layers=2)
+    >>> [node["node_id"] for node in made["nodes"]], made["links"][0]["source"]
+    (['E_0_1', '0_1_1', '3_0_1'], 'E_0_1')
+    """
+    if not tokens:
+        raise CasebackError("the prompt has no tokens: a graph's nodes need some to stand at")
+    at = {node: _column(node, len(tokens), positions or {}) for node in sorted(circuit.nodes)}
+    weights = {edge: float(circuit.scores.get(edge, 0.0)) for edge in circuit.edges}
+    influence = _influence(circuit, weights)
+    nodes, names = [], {}
+    for node in sorted(circuit.nodes, key=lambda node: (*node.depth, node.kind, node.index, at[node], node.pos)):
+        made = _node(node, at[node], layers, answer, prob)
+        # several named places may be one token: the later ones are told apart by their number
+        same = sum(other == made["node_id"] for other in names.values())
+        if same:
+            made["node_id"], made["jsNodeId"] = f"{made['node_id']}_{node.pos}", f"{made['jsNodeId']}-{same}"
+        names[node] = made["node_id"]
+        role = circuit.roles.get(node)
+        made["clerp"] = f"{made['clerp']} · {role}" if role else made["clerp"]
+        score = circuit.scores.get(node)
+        made |= {"influence": influence.get(node), "activation": None if score is None else float(score)}
+        nodes.append({**made, "caseback": str(node)})
+    links = [
+        {"source": names[edge.source], "target": names[edge.target], "weight": weights[edge], "slot": edge.slot}
+        for edge in sorted(circuit.edges, key=lambda e: (*e.target.depth, str(e.target), e.slot, str(e.source)))
+    ]
+    groups: dict[str, list[str]] = {}
+    for node, role in circuit.roles.items():
+        groups.setdefault(role, []).append(names[node])
+    return {
+        "metadata": {
+            "slug": slug,
+            "scan": scan or str(circuit.about.get("model", "")),
+            "transcoder_list": [],
+            "prompt_tokens": list(tokens),
+            "prompt": "".join(tokens),
+            "node_threshold": 1.0,
+            "schema_version": SCHEMA_VERSION,
+            "info": {"generator": {"name": "caseback"}},
+        },
+        "qParams": {
+            "pinnedIds": [],
+            "supernodes": [[role, *ids] for role, ids in groups.items()],
+            "linkType": "both",
+            "clickedId": "",
+            "sg_pos": "",
+        },
+        "nodes": nodes,
+        "links": links,
+        "caseback": circuit.to_json(),
+    }
+
+
+def from_attribution_graph(data: Mapping[str, Any]) -> Circuit:
+    """A circuit from data in the viewers' format.
+
+    What ``to_attribution_graph`` made is read back as it was. Of others' files features become ``MLP l F i @position``,
+    reconstruction errors ``MLP l@position``, and all logits of a position one node, of whose links the largest is kept.
+
+    Raises
+    ------
+    CasebackError
+        For data of another format.
+
+    Examples
+    --------
+    >>> circuit = Circuit.of("embed -> L0H1.v", "L0H1 -> logits", roles={"L0H1": "mover"})
+    >>> from_attribution_graph(to_attribution_graph(circuit, ["a", "b"], layers=1)) == circuit
+    True
+    """
+    missing = [key for key in ("metadata", "nodes", "links") if not isinstance(data, Mapping) or key not in data]
+    if missing:
+        raise CasebackError(f"this is no attribution graph: it lacks {', '.join(missing)}")
+    if "caseback" in data:
+        return Circuit.from_json(data["caseback"])
+    nodes: dict[str, Node] = {}
+    for given in data["nodes"]:
+        nodes[str(given["node_id"])] = _read(given)
+    scores: dict[Node | Edge, float] = {}
+    for link in data["links"]:
+        ends = str(link["source"]), str(link["target"])
+        unknown = [end for end in ends if end not in nodes]
+        if unknown:
+            raise CasebackError(f"a link of this graph names {unknown[0]!r}, which is none of its nodes")
+        edge = Edge(nodes[ends[0]], nodes[ends[1]])
+        weight = float(link["weight"])
+        scores[edge] = weight if abs(weight) > abs(scores.get(edge, 0.0)) else scores.get(edge, weight)
+    about = {"prompt": str(data["metadata"].get("prompt", "")), "model": str(data["metadata"].get("scan", ""))}
+    edges = frozenset(part for part in scores if isinstance(part, Edge))
+    return Circuit(edges, frozenset(nodes.values()), scores, about=about)
+
+
+def save_attribution_graph(graph: Mapping[str, Any], path: str | Path) -> None:
+    """Write ``{slug}.json`` for a viewer, and beside it the index of graphs that some viewers want.
+
+    Parameters
+    ----------
+    graph
+        What ``to_attribution_graph`` made.
+    path
+        The file; ``graph-metadata.json`` in the same folder lists its graphs, and keeps those that it lists already.
+    """
+    path = Path(path)
+    index = path.parent / "graph-metadata.json"
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["graphs"] if index.exists() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise CasebackError(f"{str(index)!r} is no list of graphs: remove it, or choose another folder") from error
+    listed = [one for one in listed if one.get("slug") != graph["metadata"]["slug"]] + [graph["metadata"]]
+    for file, told in ((path, graph), (index, {"graphs": listed})):
+        with whole_file(file) as draft:
+            draft.write_text(json.dumps(told, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def load_attribution_graph(path: str | Path) -> Circuit:
+    """Read a file of the viewers' format, ours or another's.
+
+    Raises
+    ------
+    CasebackError
+        For a file that cannot be read, or of another format.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CasebackError(f"cannot read a graph from {str(path)!r}: {error}") from error
+    return from_attribution_graph(data)
+
+
+def _node(node: Node, column: int, layers: int, answer: str, prob: float) -> dict[str, Any]:
+    """One node's entry, without label extras."""
+    name = str(replace(node, pos=""))
+    kind = _TYPES.get(node.kind, _TRANSCODER)
+    if kind == "embedding":
+        number = 0 if node.kind == "embed" else 1
+        told = {"node_id": f"E_{number}_{column}", "feature": None, "layer": "E"}
+    elif kind == "logit":
+        told = {"node_id": f"{layers + 1}_0_{column}", "feature": 0, "layer": str(layers + 1)}
+        name = f'Output "{answer}" (p={prob:.3f})' if answer else name
+    else:
+        number = _FIRST[node.kind] + max(node.index, 0)
+        paired = (node.layer + number) * (node.layer + number + 1) // 2 + number
+        told = {"node_id": f"{node.layer}_{number}_{column}", "feature": paired, "layer": str(node.layer)}
+    told |= {"ctx_idx": column, "feature_type": kind, "jsNodeId": f"{told['node_id'].rpartition('_')[0]}-{column}"}
+    told |= {"is_target_logit": kind == "logit", "token_prob": prob if kind == "logit" else 0.0}
+    return {**told, "clerp": name}
+
+
+def _column(node: Node, length: int, positions: Mapping[str, int]) -> int:
+    if not node.pos or node.pos == "end":
+        return length - 1
+    known = positions.get(node.pos)
+    if known is None:
+        try:
+            known = int(node.pos)
+        except ValueError:
+            raise CasebackError(
+                f"where is {node.pos!r} of {node}? Give positions={{{node.pos!r}: number of the token}}"
+            ) from None
+    known = known + length if known < 0 else known
+    if not 0 <= known < length:
+        raise CasebackError(f"{node} stands at token {known} of a prompt of {length}")
+    return known
+
+
+def _influence(circuit: Circuit, weights: Mapping[Edge, float]) -> dict[Node, float]:
+    """The share of all weight that a node and those above it in weight have: what viewers prune by."""
+    held: dict[Node, float] = {}
+    for edge, weight in weights.items():
+        held[edge.source] = held.get(edge.source, 0.0) + abs(weight)
+    total = sum(held.values())
+    if not total:
+        return {}
+    made, so_far = {}, 0.0
+    for node in sorted(held, key=lambda node: (-held[node], str(node))):
+        so_far += held[node] / total
+        made[node] = min(1.0, so_far)
+    return made
+
+
+def _read(given: Mapping[str, Any]) -> Node:
+    kind, pos = str(given.get("feature_type", "")), str(given.get("ctx_idx", ""))
+    parts = str(given["node_id"]).split("_")
+    try:
+        if kind == "embedding":
+            return Node("embed", pos=pos)
+        if kind == "logit":
+            return Node("logits", pos=pos)
+        if kind == _ERROR:
+            return Node("mlp", int(given["layer"]), pos=pos)
+        if kind == _TRANSCODER:
+            return Node("feature", int(given["layer"]), int(parts[1]), pos)
+    except (ValueError, IndexError, TypeError) as error:
+        raise CasebackError(f"node {given['node_id']!r} of this graph cannot be read: {error}") from error
+    raise CasebackError(
+        f"node {given['node_id']!r} is a {kind!r}: expected embedding, logit, {_TRANSCODER!r} or {_ERROR!r}"
+    )

@@ -1,0 +1,1 @@
+"""Prompts beside each other: pairs, copies, places, groups of tokens, baselines, masks."""

@@ -1,0 +1,120 @@
+"""Prompts at embeddings of one's choice: the metric there and its gradient, some points at a time.
+
+What averages gradients (along a path, over noise) asks for many points of the same prompts. They run as rows of one
+batch, cut off after the last position that the metric reads; only the logits that it reads are formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from caseback.errors import OutOfRange
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.prompts.per_token import aligned
+from caseback.model.running.edits import Replace
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
+
+TOKENS_AT_ONCE = {"cpu": 512, "other": 8192}
+"""Most tokens in one pass unless a batch is chosen: forward and backward keep some 100 kB a layer for a thousand."""
+_LOGITS_AT_ONCE = 2**25
+
+
+class Points:
+    """Some prompts' embeddings, to be run elsewhere.
+
+    Attributes
+    ----------
+    embedding
+        (batch, pos, d_model) what the embedding writes, each prompt from 0.
+    value
+        (batch,) the metric of the prompts as they are.
+    passes
+        Forward and backward passes so far, counted in prompts.
+    """
+
+    def __init__(self, model: Model, tokens: Tokens, metric: Metric, max_batch: int | None = None):
+        self.model, self.metric, self.whole = model, metric, tokens
+        columns = metric.on(tokens, model.anatomy).columns
+        self.tokens = tokens if columns is None else _cut(tokens, int(columns.max()) + 1)
+        if max_batch is None:
+            most = TOKENS_AT_ONCE.get(tokens.ids.device.type, TOKENS_AT_ONCE["other"])
+            width = self.tokens.shape[1]
+            max_batch = max(1, most // width)
+            if columns is None:
+                max_batch = max(1, min(max_batch, _LOGITS_AT_ONCE // (width * model.d_vocab)))
+        if max_batch < 1:
+            raise OutOfRange(f"max_batch is {max_batch}: expected at least 1")
+        self.max_batch, self.passes = max_batch, 0
+        everyone = torch.arange(len(tokens))
+        with torch.no_grad():
+            clean = model.run(tokens, read=["embed"])
+            self.embedding = aligned(at_least_float32(clean["embed"].detach()), tokens)
+            values = [
+                measured(model.anatomy, self._rows(i), metric.of_rows(tokens, i))[1] for i in everyone.split(max_batch)
+            ]
+        self.value = torch.cat(values).detach().cpu()
+
+    def gradients(
+        self, prompts: Int[Tensor, " row"], at: Callable[[slice], Float[Tensor, "row pos d_model"]]
+    ) -> Iterator[tuple[slice, Float[Tensor, " row"], Float[Tensor, "row pos d_model"]]]:
+        """The metric and its gradient at many points, a batch at a time.
+
+        Parameters
+        ----------
+        prompts
+            The prompt of each point.
+        at
+            The embeddings of a slice of the points.
+
+        Yields
+        ------
+        Which points, the metric at each, and its gradient in their own positions, 0 after what the metric reads.
+        """
+        for first in range(0, len(prompts), self.max_batch):
+            part = slice(first, min(first + self.max_batch, len(prompts)))
+            run, value = self._run(prompts[part], at(part), grad=True)
+            gradient = run.grad(value, ["embed"], retain=False)["embed"]
+            made = torch.zeros(len(value), *self.embedding.shape[1:]).to(self.embedding)
+            gradient = aligned(at_least_float32(gradient), run.tokens)[:, : made.shape[1]]
+            made[:, : gradient.shape[1]] = gradient
+            self.passes += len(value)
+            yield part, value.detach().cpu(), made
+
+    def values(
+        self, prompts: Int[Tensor, " row"], at: Callable[[slice], Float[Tensor, "row pos d_model"]]
+    ) -> Float[Tensor, " row"]:
+        """The metric alone at many points."""
+        made = []
+        for first in range(0, len(prompts), self.max_batch):
+            part = slice(first, min(first + self.max_batch, len(prompts)))
+            made.append(self._run(prompts[part], at(part), grad=False)[1].detach().cpu())
+        return torch.cat(made)
+
+    def _run(self, prompts: Int[Tensor, " row"], at: Float[Tensor, "row pos d_model"], *, grad: bool) -> Any:
+        rows = self._rows(prompts)
+        edit = Replace("embed", at[:, : int(rows.lengths.max())])
+        metric = self.metric.of_rows(self.whole, prompts.to(self.whole.ids.device))
+        return measured(self.model.anatomy, rows, metric, read=["embed"], edits=[edit], grad=grad)
+
+    def _rows(self, prompts: Int[Tensor, " row"]) -> Tokens:
+        ids, mask = (x[prompts.to(x.device)] for x in (self.tokens.ids, self.tokens.mask))
+        return Tokens(ids, mask, _picked(self.tokens.text, prompts.tolist()))
+
+
+def _picked(texts: Sequence[list[str]], rows: Sequence[int]) -> list[list[str]]:
+    return [texts[i] for i in rows]
+
+
+def _cut(tokens: Tokens, width: int) -> Tokens:
+    """The first columns of a batch; of every prompt at least one token must be among them."""
+    mask = tokens.mask[:, :width]
+    texts = [row[: int(n)] for row, n in zip(tokens.text, mask.sum(-1), strict=True)]
+    return Tokens(tokens.ids[:, :width], mask, texts)

@@ -1,0 +1,89 @@
+"""Clean and corrupt: prompts that stand token against token, so that one's activations fit in the other's places.
+
+clean    'The' ' cat' →' sat'← ' down'
+corrupt  'The' ' cat' →' ran'← ' down'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from caseback.errors import TokensError
+from caseback.model.prompts.copies import repeated
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
+
+
+def pairs(model: Model, clean: Any, corrupt: Any) -> tuple[Tokens, Tokens]:
+    """Tokenise clean and corrupt prompts and check that they are aligned; a single one is paired with all others.
+
+    Parameters
+    ----------
+    model
+        The model.
+    clean, corrupt
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
+
+    Returns
+    -------
+    tuple of Tokens
+        As many clean as corrupt prompts, in pairs of equal length.
+
+    Raises
+    ------
+    TokensError
+        Where numbers or lengths differ; both tokenisations are shown, with the first difference marked.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> clean, corrupt = pairs(cb.load("meadow"), ["Mary gave", "John gave"], "Lily gave")
+    >>> len(clean), corrupt.text[0] == corrupt.text[1]
+    (2, True)
+    """
+    clean, corrupt = model.tokens(clean), model.tokens(corrupt)
+    if len(clean) == 1 < len(corrupt):
+        clean = repeated(clean, len(corrupt))
+    corrupt = counterfactuals(model, clean, corrupt)
+    return clean, corrupt if len(corrupt) == len(clean) else repeated(corrupt, len(clean))
+
+
+def counterfactuals(model: Model, tokens: Tokens, corrupt: Any) -> Tokens:
+    """Counterfactuals of prompts, one or one a prompt, checked to be aligned with them.
+
+    Raises
+    ------
+    TokensError
+        As ``pairs``.
+    """
+    made = model.tokens(corrupt)
+    if len(made) not in (1, len(tokens)):
+        raise TokensError(f"{len(made)} counterfactuals for {len(tokens)} prompts: give one, or one a prompt")
+    for b, row in enumerate(tokens.text):
+        other = made.text[b if len(made) > 1 else 0]
+        if len(other) != len(row):
+            at = first_difference(row, other)
+            raise TokensError(
+                f"prompt {b} and its counterfactual are not token-aligned. {len(row)} tokens: {_marked(row, at)}; and "
+                f"{len(other)} tokens: {_marked(other, at)}. They first differ at position {at}; reword one so that "
+                "each token stands against one of the other"
+            )
+    return made
+
+
+def first_difference(row: Sequence[str], other: Sequence[str]) -> int:
+    """The first position at which two rows of tokens differ; the length of the shorter where it begins the other.
+
+    Examples
+    --------
+    >>> first_difference(["a", "b"], ["a", "c"]), first_difference(["a"], ["a", "c"])
+    (1, 1)
+    """
+    differ = (i for i, (a, b) in enumerate(zip(row, other, strict=False)) if a != b)
+    return next(differ, min(len(row), len(other)))
+
+
+def _marked(row: Sequence[str], at: int) -> str:
+    shown = [f"→{token!r}←" if i == at else repr(token) for i, token in enumerate(row)]
+    return " ".join(shown if at < len(row) else [*shown, "→end←"])

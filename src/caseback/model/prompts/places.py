@@ -1,0 +1,90 @@
+"""Places in prompts: positions by number, or by the text that stands there.
+
+``3``, ``-1``, ``[2, 3]``, ``slice(1, 4)`` and a tensor with one position a prompt mean what they mean in an edit; a
+text means the tokens that cover its first occurrence. What a text names may lie elsewhere in every prompt;
+``addresses`` turns it into positions that edits take.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from caseback.errors import TokensError
+from caseback.model.running.frames import Positions, positions
+from caseback.model.running.tokens import Tokens
+
+Place = Positions | str
+
+
+def placed(place: Place, tokens: Tokens) -> list[list[int]]:
+    """The positions that a place has in each prompt, in their order.
+
+    Parameters
+    ----------
+    place
+        Positions, or a text that stands in every prompt.
+    tokens
+        The prompts.
+
+    Raises
+    ------
+    TokensError
+        For a text that a prompt does not hold, and for no position at all.
+    OutOfRange
+        For a position that a prompt lacks.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> tokens = cb.load("meadow").tokens("Mary and John went to the store")
+    >>> placed("John", tokens) == [[tokens.text[0].index(" John")]], placed(-1, tokens) == [[len(tokens.text[0]) - 1]]
+    (True, True)
+    """
+    if isinstance(place, str):
+        return [_covering(place, row, b) for b, row in enumerate(tokens.text)]
+    found = [list(positions(place, b, len(row))) for b, row in enumerate(tokens.text)]
+    for b, row in enumerate(found):
+        if not row:
+            raise TokensError(f"{place!r} names no position of prompt {b}, which has {len(tokens.text[b])} tokens")
+    return found
+
+
+def addresses(spans: list[list[int]]) -> list[Positions]:
+    """Positions of edits that together address each prompt's own span.
+
+    One list serves where all prompts have the same positions. Else there is one tensor for each token of the longest
+    span; a shorter span repeats its last token, so the edits must be such as change nothing when made twice.
+
+    Examples
+    --------
+    >>> addresses([[1, 2], [1, 2]])
+    [[1, 2]]
+    >>> addresses([[1, 2], [4]])
+    [tensor([1, 4]), tensor([2, 4])]
+    """
+    if all(span == spans[0] for span in spans):
+        return [spans[0]]
+    longest = max(len(span) for span in spans)
+    return [torch.tensor([span[min(i, len(span) - 1)] for span in spans]) for i in range(longest)]
+
+
+def text_at(spans: list[list[int]], tokens: Tokens) -> list[str]:
+    """What stands at each prompt's span."""
+    return ["".join(tokens.text[b][p] for p in span) for b, span in enumerate(spans)]
+
+
+def _covering(text: str, row: list[str], b: int) -> list[int]:
+    start = "".join(row).find(text) if text else -1
+    if start < 0:
+        raise TokensError(f"prompt {b} does not hold {text!r}: its tokens are {row}; give a text of it, or positions")
+    ends = torch.tensor([len(token) for token in row]).cumsum(0).tolist()
+    begins = [end - len(token) for end, token in zip(ends, row, strict=True)]
+    return [i for i, (a, z) in enumerate(zip(begins, ends, strict=True)) if a < start + len(text) and z > start]
+
+
+def named(place: Place) -> str:
+    """A place as a label: ``3``, ``1:4``, ``"John"``."""
+    if isinstance(place, slice):
+        return f"{place.start or 0}:{'' if place.stop is None else place.stop}"
+    return str(place.tolist() if isinstance(place, Tensor) else place)

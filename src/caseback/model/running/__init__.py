@@ -1,0 +1,1 @@
+"""One pass, or many steps of decoding: read sites, edit them, differentiate, measure."""

@@ -1,0 +1,221 @@
+"""Attention, seen from inside: queries, keys, values, scores and pattern of any family.
+
+    scores = cap(q k^T * scaling) + mask,    pattern = softmax(scores [, sink]),    z = pattern v
+
+One function registered in ``transformers.AttentionInterface`` is called in place of the model's own while one of
+these is wanted. As long as nothing inside is edited it hands the same tensors on to the model's own function, so
+reading never changes a logit. ``scores`` are as the softmax takes them: scaled, capped, masked.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from caseback.model.anatomy.anatomy import Anatomy, LayerParts
+from caseback.model.anatomy.legacy import CACHE_NAMES, projection_of
+
+NAME = "caseback"
+Heads = Float[Tensor, "batch head pos d_head"]
+Scores = Float[Tensor, "batch head query key"]
+
+
+class Attender(Protocol):
+    """Whoever wants to see attention: called once a layer with what enters it, returns z (batch, pos, head, d)."""
+
+    def __call__(
+        self, layer: int, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **how: Any
+    ) -> Tensor: ...
+
+
+class _Active:
+    def __init__(self, attender: Attender, layers: dict[int, int], native: str):
+        self.attender, self.layers, self.native = attender, layers, native
+
+
+_active: ContextVar[_Active | None] = ContextVar("caseback_attention", default=None)
+
+
+class OnZ:
+    """A function that every z of one attention module goes through, until ``remove``, as with a hook."""
+
+    _of: ClassVar[dict[int, list[Callable[[Tensor], Tensor]]]] = {}
+
+    def __init__(self, module: nn.Module, fn: Callable[[Tensor], Tensor]):
+        self.key, self.fn = id(module), fn
+        self._of.setdefault(self.key, []).append(fn)
+
+    def remove(self) -> None:
+        self._of[self.key].remove(self.fn)
+        if not self._of[self.key]:
+            del self._of[self.key]
+
+    @classmethod
+    def through(cls, module: nn.Module, z: Tensor) -> Tensor:
+        for fn in cls._of.get(id(module), ()):
+            z = fn(z)
+        return z
+
+
+def _attention(module, query, key, value, attention_mask, **how):
+    active = _active.get()
+    if active is None or id(module) not in active.layers:
+        raise RuntimeError("the 'caseback' attention only works while caseback runs the model")
+    z = active.attender(active.layers[id(module)], module, query, key, value, attention_mask, **how)
+    return OnZ.through(module, z), None
+
+
+def _mask(**arguments):
+    active = _active.get()
+    if active is not None and active.native == "eager":
+        return eager_mask(**arguments)
+    return sdpa_mask(**arguments)
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+def uses_interface(anatomy: Anatomy) -> bool:
+    """Whether the family dispatches through transformers' attention interface (it is older than that if not)."""
+    return projection_of(anatomy.layers[0].attn) is None
+
+
+@contextmanager
+def attending(anatomy: Anatomy, attender: Attender, *, peek: bool = False) -> Iterator[None]:
+    """Hand every layer's attention to ``attender`` while the context lasts; then everything is as before.
+
+    With ``peek`` the caller only looks: a family older than the interface then runs its own attention, and what
+    enters it is computed a second time beside it, so that its logits stay the same to the bit.
+    """
+    layers = {id(p.attn): i for i, p in enumerate(anatomy.layers)}
+    native = str(anatomy.config._attn_implementation)
+    with ExitStack() as undo:
+        token = _active.set(_Active(attender, layers, native))
+        undo.callback(_active.reset, token)
+        for i, parts in enumerate(anatomy.layers if not uses_interface(anatomy) else ()):
+            undo.callback(_stand_in(parts, i, attender, peek))
+        for config in {id(c): c for c in _configs(anatomy)}.values() if uses_interface(anatomy) else ():
+            undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation_internal)
+            config._attn_implementation_internal = NAME
+        yield
+
+
+def _stand_in(parts: LayerParts, layer: int, attender: Attender, peek: bool) -> Callable[[], None]:
+    """Put our attention in or beside an older family's; returns what takes it out again."""
+    ours = _legacy_forward(parts.attn, parts.o, layer, attender)
+    if peek:
+
+        def beside(_, args, kwargs):
+            ours(*args, peek=True, **kwargs)
+
+        return parts.attn.register_forward_pre_hook(beside, with_kwargs=True).remove
+    before = parts.attn.__dict__.get("forward")
+    parts.attn.forward = ours
+    if before is None:
+        return lambda: parts.attn.__dict__.pop("forward")
+    return lambda: setattr(parts.attn, "forward", before)
+
+
+def _configs(anatomy: Anatomy) -> Iterator[Any]:
+    yield anatomy.hf.config
+    yield anatomy.config
+    for module in anatomy.hf.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation_internal"):
+            yield config
+
+
+def _legacy_forward(module: nn.Module, o: nn.Module, layer: int, attender: Attender) -> Callable:
+    """An attention forward for a family older than the interface: its own projections, our attention, its W_O."""
+    project = projection_of(module)
+    assert project is not None
+
+    def forward(hidden_states: Tensor, *args: Any, peek: bool = False, **kwargs: Any):
+        for name in CACHE_NAMES & kwargs.keys():
+            kwargs["cache"] = kwargs.pop(name)
+        made = project(module, hidden_states, *args, **kwargs)
+        z = attender(
+            layer, module, made.q, made.k, made.v, made.mask, scaling=made.scaling, position_bias=made.position_bias
+        )
+        if peek:
+            return None
+        out = o(z.flatten(-2))
+        return (out if made.residual is None else made.residual + out), None
+
+    return forward
+
+
+def native(module: nn.Module) -> Callable | None:
+    """The attention function the model would call itself; None where only ours can stand in for it."""
+    active = _active.get()
+    if active is None or projection_of(module) is not None:
+        return None
+    if active.native == "eager":
+        return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    return ALL_ATTENTION_FUNCTIONS["sdpa"] if active.native == "sdpa" else None
+
+
+def repeat_heads(x: Float[Tensor, "batch kv_head pos d"], n_heads: int) -> Float[Tensor, "batch head pos d"]:
+    """Keys or values as each query head sees them: every key/value head serves n_heads / kv_heads neighbours."""
+    return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
+
+
+def causal(n_query: int, n_key: int, device: torch.device) -> Bool[Tensor, "1 1 query key"]:
+    """The plain causal mask, the last query aligned with the last key."""
+    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)[None, None]
+
+
+def masked(scores: Scores, mask: Tensor | None) -> Scores:
+    """Scores under a mask of any of the interface's kinds: boolean, additive, or None for plain causal."""
+    if mask is None:
+        mask = causal(scores.shape[-2], scores.shape[-1], scores.device)
+    mask = mask[..., : scores.shape[-1]]
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return (scores + mask).clamp_min(torch.finfo(scores.dtype).min)
+
+
+def scores_of(
+    q: Heads,
+    k: Float[Tensor, "batch kv_head key d_head"],
+    mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    position_bias: Tensor | None = None,
+    **_: Any,
+) -> Scores:
+    """Attention scores as the softmax takes them."""
+    factor: float = q.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = q @ repeat_heads(k, q.shape[1]).transpose(-1, -2) * factor
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if position_bias is not None:
+        scores = scores + position_bias
+    return masked(scores, mask)
+
+
+def pattern_of(scores: Scores, module: nn.Module, *, s_aux: Tensor | None = None, **_: Any) -> Scores:
+    """Softmax over keys, in float32 at least; a learned sink (gpt-oss) takes its share and is dropped."""
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    sinks = s_aux if s_aux is not None else getattr(module, "sinks", None)
+    if sinks is None:
+        return torch.softmax(scores, -1, dtype=wide).to(scores.dtype)
+    column = sinks.reshape(1, -1, 1, 1).to(scores).expand(scores.shape[0], -1, scores.shape[2], 1)
+    return torch.softmax(torch.cat([scores, column], -1), -1, dtype=wide)[..., :-1].to(scores.dtype)
+
+
+def mix(pattern: Scores, v: Float[Tensor, "batch kv_head key d"]) -> Float[Tensor, "batch query head d"]:
+    """z: values weighted by the pattern, positions before heads, laid out as the models' own functions do."""
+    return (pattern.to(v.dtype) @ repeat_heads(v, pattern.shape[1])).transpose(1, 2).contiguous()

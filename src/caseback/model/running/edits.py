@@ -1,0 +1,483 @@
+"""Edits: interventions as data.
+
+An edit names a site, where in it (layer, head, position, unit) and what to put there. ``Zero("z", layer=9, head=6)``
+silences a head; ``Resample("resid_post", source=run, layer=4, pos=-1)`` patches the last position with another run's
+stream. Left out, an address part means all of it. Edits of one site apply in the order given.
+
+Address: ``layer`` int, list or None; ``head`` likewise (key/value heads at ``k``, ``v``, ``k_in``, ``v_in``);
+``pos`` a prompt's own positions (int, list, slice, or a tensor with one a prompt), the query at ``scores`` and
+``pattern``; ``unit`` the last dimension: neuron, dimension, expert, or the key at ``scores`` and ``pattern``.
+
+A value has the shape of what it replaces, (batch, pos, head, unit) less the parts addressed by an int, or anything
+that broadcasts to it; at ``scores`` and ``pattern`` (batch, head, query, key).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.errors import EditError
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import SITES, Site
+from caseback.model.running.frames import Frame, Positions, Rows, positions
+
+if TYPE_CHECKING:
+    from caseback.model.anatomy.anatomy import Anatomy
+    from caseback.model.running.run import Run
+    from caseback.model.running.tokens import Tokens
+
+Index = int | Sequence[int] | None
+MAPS = ("scores", "pattern")
+
+
+@dataclass(frozen=True)
+class Where:
+    """The block that an edit is about to change: its site, its rows, and the size of the site's last dimension."""
+
+    site: Site
+    rows: Rows
+    width: int
+    n_columns_before: Tensor
+    """Padded columns before each row's prompt, which shift keys at ``scores`` and ``pattern``."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Address:
+    layer: Index = None
+    head: Index = None
+    pos: Positions = None
+    unit: Index = None
+
+
+@dataclass(frozen=True, eq=False)
+class Edit(_Address):
+    """What all edits share: a site and an address in it."""
+
+    site: str
+    tied: ClassVar[bool] = False
+    """Bound to another run's positions, so it does not reach past the prompt while generating."""
+
+    def new(self, old: Float[Tensor, "k *head unit"], where: Where) -> Tensor:
+        """What stands at the address afterwards, given what stood there."""
+        raise TypeError(f"{type(self).__name__} is an address without an action: use Zero, Replace, Add ...")
+
+    @property
+    def awaits_clean(self) -> bool:
+        """Whether it refers to the unedited run and has not been given it."""
+        return False
+
+    def with_clean(self, clean: Run) -> Edit:
+        """This edit with the unedited run filled in."""
+        return self
+
+    def unchanged_before(self, tokens: Tokens, example: int) -> int:
+        """How many leading positions of a prompt this edit is known to leave as they are."""
+        return 0
+
+    def describe(self) -> str:
+        """The edit in words, for reports: ``Zero z L9H6``."""
+        layer = "" if self.layer is None else f" L{self.layer}"
+        head = "" if self.head is None else f"H{self.head}"
+        pos = "" if self.pos is None else f" pos {_short(self.pos)}"
+        unit = "" if self.unit is None else f" unit {_short(self.unit)}"
+        return f"{type(self).__name__} {self.site}{layer}{head}{pos}{unit}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, slice):
+        return f"{value.start or 0}:{'' if value.stop is None else value.stop}"
+    values = value.tolist() if isinstance(value, Tensor) else value
+    return str(values)
+
+
+def _indices(index: Index, size: int, what: str, site: str) -> list[int] | None:
+    """An address part as non-negative indices; None for all."""
+    if index is None:
+        return None
+    wanted = [index] if isinstance(index, int) else [int(i) for i in index]
+    for i in wanted:
+        if not -size <= i < size:
+            raise EditError(f"{what} {i} is out of range at {site!r}: there are {size}, 0 to {size - 1}")
+    return [i % size for i in wanted]
+
+
+@dataclass(frozen=True, eq=False)
+class Zero(Edit):
+    """Put zeros."""
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        return torch.zeros_like(old)
+
+
+@dataclass(frozen=True, eq=False)
+class Replace(Edit):
+    """Put a value."""
+
+    value: Any
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        return _spread(self, self.value, old, where)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Edit):
+    """Add a value."""
+
+    value: Any
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        return old + _spread(self, self.value, old, where)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Edit):
+    """Multiply by a factor (a number or a value)."""
+
+    factor: Any
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        return old * _spread(self, self.factor, old, where)
+
+
+@dataclass(frozen=True, eq=False)
+class Resample(Edit):
+    """Put what stood at the same address, same position, in another run (which must have read the site)."""
+
+    source: Run
+    tied: ClassVar[bool] = True
+
+    def unchanged_before(self, tokens: Tokens, example: int) -> int:
+        return _shared_prefix(self.source, tokens, example)
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        return _from_run(self, self.source, old, where)
+
+
+@dataclass(frozen=True, eq=False)
+class Freeze(Edit):
+    """Hold at the value of the unedited run, whatever other edits do upstream."""
+
+    source: Run | None = None
+    tied: ClassVar[bool] = True
+
+    @property
+    def awaits_clean(self) -> bool:
+        return self.source is None
+
+    def with_clean(self, clean: Run) -> Edit:
+        return replace(self, source=clean)
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        if self.source is None:
+            raise EditError("Freeze has no run to hold to")
+        return _from_run(self, self.source, old, where)
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Edit):
+    """Put the mean over prompts and positions of a run, by default the unedited run of this very batch.
+
+    ``over`` may also be a tensor, used as it is. With ``per_position`` the mean is over prompts at each position.
+    """
+
+    over: Any = None
+    per_position: bool = False
+
+    @property
+    def awaits_clean(self) -> bool:
+        return self.over is None
+
+    def with_clean(self, clean: Run) -> Edit:
+        return replace(self, over=clean)
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        if self.site in MAPS:
+            raise EditError(f"a mean over positions is not defined at {self.site!r}: give Replace a value")
+        if isinstance(self.over, Tensor):
+            return _spread(self, self.over, old, where)
+        acts, mask = self.over[where.site.name, where.site.layer], self.over.tokens.mask.to(old.device)
+        if not self.per_position:
+            return _select(self, acts[mask].mean(0).expand(len(old), *acts.shape[2:]).to(old), where)
+        tokens = self.over.tokens
+        aligned = torch.zeros_like(acts)
+        for b, (start, n) in enumerate(zip(tokens.first.tolist(), tokens.lengths.tolist(), strict=True)):
+            aligned[b, :n] = acts[b, start : start + n]
+        counts = (torch.arange(acts.shape[1]) < tokens.lengths.cpu()[:, None]).sum(0).clamp_min(1).to(old.device)
+        mean = aligned.sum(0) / counts.view(-1, *[1] * (acts.ndim - 2))
+        return _select(self, mean[where.rows.token.to(mean.device)].to(old), where)
+
+
+@dataclass(frozen=True, eq=False)
+class Noise(Edit):
+    """Add Gaussian noise of a standard deviation; the same ``seed`` gives the same noise at the same token."""
+
+    std: float
+    seed: int = 0
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        shape, noise = old.shape[1:], []
+        for example, token in zip(where.rows.example.tolist(), where.rows.token.tolist(), strict=True):
+            key = f"{self.seed} {where.site} {example} {token}".encode()
+            generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
+            noise.append(torch.randn(shape, generator=generator))
+        return old + self.std * torch.stack(noise).to(old)
+
+
+@dataclass(frozen=True, eq=False)
+class Project(Edit):
+    """Remove the span of ``basis`` (k, unit) from the last dimension; ``keep=True`` keeps only the span."""
+
+    basis: Float[Tensor, "k unit"]
+    keep: bool = False
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        inside = _onto(self.basis, old)
+        return inside if self.keep else old - inside
+
+
+@dataclass(frozen=True, eq=False)
+class Swap(Edit):
+    """Exchange only the part in the span of ``basis`` (k, unit) with another run's (a distributed interchange)."""
+
+    basis: Float[Tensor, "k unit"]
+    source: Run
+    tied: ClassVar[bool] = True
+
+    def unchanged_before(self, tokens: Tokens, example: int) -> int:
+        return _shared_prefix(self.source, tokens, example)
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        return old + _onto(self.basis, _from_run(self, self.source, old, where) - old)
+
+
+@dataclass(frozen=True, eq=False)
+class Apply(Edit):
+    """Put ``function(old)``; ``old`` is (tokens, head, unit), the parts addressed by an int kept as size 1."""
+
+    function: Callable[[Tensor], Tensor]
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        made = self.function(old)
+        if not isinstance(made, Tensor) or made.shape != old.shape:
+            raise EditError(
+                f"Apply at {where.site}: the function returned {_shape(made)}, expected shape {tuple(old.shape)}"
+            )
+        return made.to(old)
+
+
+def Knockout(
+    *, layer: Index = None, head: Index = None, query: Positions = None, key: Index = None, renormalise: bool = True
+) -> Edit:
+    """Cut attention edges from ``query`` positions to ``key`` positions.
+
+    With ``renormalise`` the scores become minus infinity and the other keys share the weight; without it the pattern
+    is set to 0 and the rest stays.
+    """
+    if renormalise:
+        return Replace("scores", float("-inf"), layer=layer, head=head, pos=query, unit=key)
+    return Zero("pattern", layer=layer, head=head, pos=query, unit=key)
+
+
+def _shape(value: Any) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _onto(basis: Tensor, x: Tensor) -> Tensor:
+    # half precisions have no QR, and would lose the rest of what is projected
+    basis, wide = torch.atleast_2d(basis), at_least_float32(x)
+    if basis.shape[-1] != x.shape[-1]:
+        raise EditError(f"a basis of vectors of size {basis.shape[-1]} at a site of size {x.shape[-1]}")
+    q, _ = torch.linalg.qr(basis.to(wide).T)
+    return (wide @ q @ q.T).to(x)
+
+
+def _shared_prefix(source: Run, tokens: Tokens, example: int) -> int:
+    """Leading tokens that an unedited source run has in common with a prompt: causal, so its activations too."""
+    if source.edited or source.tokens is tokens:
+        return 0
+    theirs = source.tokens[example if len(source.tokens) > 1 else 0]
+    mine = tokens[example]
+    a, b = theirs.ids[theirs.mask], mine.ids[mine.mask]
+    n = min(len(a), len(b))
+    differ = (a[:n] != b[:n].to(a.device)).nonzero()
+    return int(differ[0]) if len(differ) else n
+
+
+def _spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
+    """The rows of a given value: see the module's docstring for the shapes that it may have."""
+    # a Python number goes straight to the site's precision: by way of float32 it would lose digits
+    exact = {} if isinstance(value, Tensor) else {"dtype": old.dtype}
+    value = torch.as_tensor(value, device=old.device, **exact).to(old.dtype)
+    if value.ndim == 0:
+        return value.expand_as(old).clamp_min(torch.finfo(old.dtype).min)
+    single_pos = isinstance(edit.pos, int) or (isinstance(edit.pos, Tensor) and edit.pos.ndim < 2)
+    n_head = [] if old.ndim == 2 or isinstance(edit.head, int) else [old.shape[1]]
+    n_unit = [] if isinstance(edit.unit, int) else [old.shape[-1]]
+    dims = 1 + (not single_pos) + len(n_head) + len(n_unit)
+    if value.ndim > dims:
+        raise EditError(
+            f"{edit.describe()}: a value of shape {tuple(value.shape)} for an address of {dims} dimensions "
+            f"(batch{'' if single_pos else ', pos'}{', head' if n_head else ''}{', unit' if n_unit else ''})"
+        )
+    given, value = tuple(value.shape), value.reshape(*[1] * (dims - value.ndim), *value.shape)
+    if edit.site in MAPS and n_head and not single_pos:
+        value = value.transpose(1, 2)
+    tail = list(value.shape[dims - len(n_head) - len(n_unit) :])
+    if any(have not in (1, want) for have, want in zip(tail, n_head + n_unit, strict=True)):
+        raise EditError(f"{edit.describe()}: a value of shape {given} where {n_head + n_unit} is addressed")
+    rows = where.rows
+    picks = [rows.example] if single_pos else [rows.example, rows.order]
+    for dim, pick in enumerate(picks):
+        if value.shape[dim] != 1 and int(pick.max()) >= value.shape[dim]:
+            what = "prompts" if dim == 0 else "positions"
+            raise EditError(f"{edit.describe()}: the value has {value.shape[dim]} {what}, {int(pick.max()) + 1} needed")
+    index = tuple(torch.zeros_like(p) if value.shape[d] == 1 else p for d, p in enumerate(picks))
+    value = value[tuple(i.to(value.device) for i in index)]
+    if old.ndim == 3 and not n_head:
+        value = value.unsqueeze(1)
+    if not n_unit:
+        value = value.unsqueeze(-1)
+    return value.expand(old.shape)
+
+
+def _from_run(edit: Edit, source: Run, old: Tensor, where: Where) -> Tensor:
+    """The same address in another run."""
+    tokens, rows = source.tokens, where.rows
+    acts = source[where.site.name, where.site.layer]
+    if where.site.name in MAPS:
+        acts = acts.transpose(1, 2)
+    many = len(tokens) > 1
+    if many and int(rows.example.max()) >= len(tokens):
+        raise EditError(f"{edit.describe()}: the source run has {len(tokens)} prompts, more are edited")
+    example = rows.example if many else torch.zeros_like(rows.example)
+    short = rows.token >= tokens.lengths.cpu()[example]
+    if bool(short.any()):
+        raise EditError(
+            f"{edit.describe()}: the source prompt has {int(tokens.lengths.cpu()[example][short][0])} tokens, "
+            f"position {int(rows.token[short][0])} is past its end; prompts must be token-aligned"
+        )
+    columns = rows.token + tokens.first.cpu()[example]
+    value = acts[example.to(acts.device), columns.to(acts.device)].to(old.device, old.dtype)
+    if where.site.name in MAPS:
+        shift = (tokens.first.cpu()[example] - where.n_columns_before).to(old.device)
+        keys = torch.arange(where.width, device=old.device) + shift[:, None]
+        inside = (keys >= 0) & (keys < value.shape[-1])
+        value = value.gather(-1, keys.clamp(0, value.shape[-1] - 1)[:, None].expand(-1, value.shape[1], -1))
+        outside = torch.finfo(old.dtype).min if where.site.name == "scores" else 0.0
+        value = value.masked_fill(~inside[:, None], outside)
+    return _select(edit, value, where)
+
+
+def _select(edit: Edit, value: Tensor, where: Where) -> Tensor:
+    """The addressed heads and units of whole rows (k, head, unit)."""
+    if value.ndim == 3:
+        heads = _indices(edit.head, value.shape[1], "head", edit.site)
+        value = value if heads is None else value[:, heads]
+    units = _units(edit, where)
+    if units is None:
+        return value
+    return value.gather(
+        -1, units.to(value.device).view(len(value), *[1] * (value.ndim - 2), -1).expand(*value.shape[:-1], -1)
+    )
+
+
+def _units(edit: Edit, where: Where) -> Tensor | None:
+    """The addressed units of each row, (k, unit); at maps keys are shifted to padded columns."""
+    if edit.unit is None:
+        return None
+    if edit.site not in MAPS:
+        units = _indices(edit.unit, where.width, "unit", edit.site)
+        return torch.tensor(units).expand(len(where.rows.row), -1)
+    wanted = torch.tensor([edit.unit] if isinstance(edit.unit, int) else list(edit.unit))
+    if bool((wanted < 0).any()):
+        raise EditError(f"{edit.describe()}: keys are counted from the start of the prompt, {wanted.tolist()} given")
+    return wanted + where.n_columns_before[:, None]
+
+
+def apply_edits(
+    edits: Sequence[tuple[int, Edit]],
+    x: Float[Tensor, "row *head unit"],
+    frame: Frame,
+    site: Site,
+    columns_before: Callable[[Rows], Tensor],
+) -> Tensor:
+    """Write edits, each with its owner, into a site's rows; returns a copy, unless it is left as it is."""
+    given = x
+    for owner, edit in edits:
+        rows = frame.rows(owner, edit.pos, grow=not edit.tied)
+        if rows is None:
+            continue
+        where = Where(site, rows, x.shape[-1], columns_before(rows))
+        if edit.head is None and edit.unit is None and torch.equal(rows.row, torch.arange(len(x))):
+            made = edit.new(x, where).to(x.dtype)  # all of it: nothing to pick out and to put back
+            if x.requires_grad and not made.requires_grad:
+                made = x.clone().copy_(made)  # a value without a graph must not cut off the run's
+            x = made if made is x else made.clone(memory_format=torch.contiguous_format)
+            continue
+        x = x.clone() if x is given else x
+        index, known = _index(edit, x, where)
+        old = x[index]
+        new = edit.new(old, where).to(x.dtype)
+        x[index] = new if known is None else torch.where(known, new, old)
+    return x
+
+
+def _index(edit: Edit, x: Tensor, where: Where) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The addressed block of (row, head, unit) as an index, and at maps which of its keys exist (None: all)."""
+    at, known = where.rows.row.to(x.device), None
+    units = _units(edit, where)
+    if units is not None:
+        units = units.to(x.device)
+        if edit.site in MAPS:
+            known = (units >= 0) & (units < x.shape[-1])
+            units = units.clamp(0, x.shape[-1] - 1)
+    if x.ndim == 2:
+        return ((at,) if units is None else (at[:, None], units)), None
+    heads = _indices(edit.head, x.shape[1], "head", edit.site)
+    heads = torch.tensor(range(x.shape[1]) if heads is None else heads, device=x.device)[None, :, None]
+    last = torch.arange(x.shape[-1], device=x.device)[None] if units is None else units
+    index = (at[:, None, None], heads, last[:, None, :])
+    return index, None if known is None or bool(known.all()) else known[:, None, :]
+
+
+def check(edit: Edit, anatomy: Anatomy, tokens: Tokens, *, open_end: bool = False) -> list[tuple[Site, Edit]]:
+    """The sites of this model that an edit touches, its address checked.
+
+    Raises
+    ------
+    UnknownSite, EditError, OutOfRange
+    """
+    if not isinstance(edit, Edit):
+        raise EditError(f"{edit!r} is no edit: expected Zero, Replace, Add, Scale, Mean, Resample, ...")
+    layers = edit.layer if isinstance(edit.layer, Sequence) else [edit.layer]
+    found = [s for i in layers for s in anatomy.sites(edit.site if i is None else (edit.site, i))]
+    name = found[0].name if found else edit.site
+    kind = SITES[name]
+    if not kind.editable:
+        instead = "expert" if name == "router" else name.removesuffix(".scale")
+        raise EditError(f"{name!r} is read-only: edit {instead!r} instead")
+    if not kind.layered and edit.layer is not None:
+        raise EditError(f"{name!r} is not in a layer: leave out layer={edit.layer}")
+    if edit.head is not None and "head" not in kind.dims and "kv_head" not in kind.dims:
+        raise EditError(f"{name!r} has no heads: leave out head={edit.head} or edit 'z' or 'head_out'")
+    for site in found:
+        if edit.head is not None:
+            dims = anatomy.layers[site.layer or 0].dims
+            _indices(edit.head, dims.n_kv_heads if "kv_head" in kind.dims else dims.n_heads, "head", name)
+    for b, length in enumerate(tokens.lengths.tolist()):
+        positions(edit.pos, b, length, open_end=open_end)
+        if name in MAPS and edit.unit is not None:
+            positions(edit.unit, b, length, open_end=open_end)
+    return [(site, edit if edit.site == name else replace(edit, site=name)) for site in found]
+
+
+def fields_of(edit: Edit) -> dict[str, Any]:
+    """An edit's arguments by name."""
+    return {f.name: getattr(edit, f.name) for f in fields(edit)}

@@ -1,0 +1,114 @@
+"""Frames: which token stands in which row of a site's tensor.
+
+The same edit must find its tokens in a padded batch, in one decoding step, and among the packed suffixes of a sweep.
+Each of these layouts is a list of spans: consecutive tokens of one prompt in consecutive rows. Edits are written
+against rows and never know which layout they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from caseback.errors import OutOfRange
+from caseback.model.running.tokens import Tokens
+
+Positions = int | Sequence[int] | slice | Tensor | None
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens ``first .. first + count`` of prompt ``example`` in rows from ``row``, belonging to variant ``owner``."""
+
+    owner: int
+    example: int
+    first: int
+    count: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where an edit's tokens are: row, prompt, position and place in the edit's list of positions, one entry each."""
+
+    row: Int[Tensor, " k"]
+    example: Int[Tensor, " k"]
+    token: Int[Tensor, " k"]
+    order: Int[Tensor, " k"]
+
+
+def positions(pos: Positions, example: int, length: int, *, open_end: bool = False) -> range | list[int]:
+    """The tokens that an edit's ``pos`` names in one prompt, negative ones counted from the end of the prompt.
+
+    ``pos`` is None (all), an int, several ints, a slice, or a tensor with one position a prompt. With ``open_end``
+    positions past the prompt are allowed (they come to be while generating).
+    """
+    if pos is None:
+        return range(length)
+    if isinstance(pos, slice):
+        return range(*pos.indices(length))
+    if isinstance(pos, Tensor):
+        pos = int(pos[example]) if pos.ndim else int(pos)
+    wanted = [pos] if isinstance(pos, int) else [int(p) for p in pos]
+    for p in wanted:
+        if p < -length or (p >= length and not open_end):
+            raise OutOfRange(
+                f"position {p} is out of range: prompt {example} has {length} tokens, so positions go from "
+                f"{-length} to {length - 1}"
+            )
+    return [p + length if p < 0 else p for p in wanted]
+
+
+class Frame:
+    """A layout of tokens in rows."""
+
+    def __init__(self, spans: Sequence[Span], lengths: Sequence[int], *, open_end: bool = False):
+        self.spans, self.lengths, self.open_end = list(spans), list(lengths), open_end
+        self._owned: dict[int, list[Span]] = {}
+        for span in self.spans:
+            self._owned.setdefault(span.owner, []).append(span)
+
+    def rows(self, owner: int, pos: Positions, *, grow: bool = True) -> Rows | None:
+        """The rows of one variant's tokens at ``pos``; None where none of them is in this layout.
+
+        While generating, "all" grows with the text unless ``grow`` is False.
+        """
+        found: list[Tensor] = []
+        for span in self._owned.get(owner, ()):
+            length = self.lengths[span.example]
+            if grow and self.open_end and (pos is None or (isinstance(pos, slice) and pos.stop is None)):
+                length = max(length, span.first + span.count)
+            wanted = positions(pos, span.example, length, open_end=self.open_end)
+            token = (
+                torch.arange(len(wanted)) * wanted.step + wanted.start
+                if isinstance(wanted, range)
+                else (torch.tensor(wanted, dtype=torch.long))
+            )
+            order = ((token >= span.first) & (token < span.first + span.count)).nonzero().squeeze(-1)
+            token = token[order]
+            example = torch.full_like(token, span.example)
+            found.append(torch.stack([token - span.first + span.row, example, token, order]))
+        rows = torch.cat(found, -1) if found else torch.empty(4, 0, dtype=torch.long)
+        return Rows(*rows) if rows.shape[-1] else None
+
+
+def batch_frame(tokens: Tokens) -> Frame:
+    """A padded batch flattened to rows."""
+    width, lengths, first = tokens.ids.shape[1], tokens.lengths.tolist(), tokens.first.tolist()
+    spans = [Span(0, b, 0, n, b * width + at) for b, (n, at) in enumerate(zip(lengths, first, strict=True))]
+    return Frame(spans, lengths)
+
+
+def step_frame(tokens: Tokens, rows: int, start: int, width: int) -> Frame:
+    """Columns ``start .. start + width`` of sequences being generated, rows / batch neighbours of each prompt."""
+    per = rows // len(tokens)
+    spans = []
+    for row in range(rows):
+        pad = int(tokens.first[row // per])
+        column = max(start, pad)
+        spans.append(Span(0, row // per, column - pad, start + width - column, row * width + column - start))
+    return Frame([s for s in spans if s.count > 0], tokens.lengths.tolist(), open_end=True)

@@ -1,0 +1,171 @@
+"""Loading: a hub id, a folder, a bundled organism or a model in hand becomes a verified ``Model``."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from caseback.errors import AnatomyError, LoadError, SiteAbsent
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.families import FAMILIES, family_of
+from caseback.model.running.model import Model
+from caseback.model.running.verify import verify as check_identities
+
+
+def load(
+    model: str | Path | nn.Module,
+    *,
+    tokenizer: Any = None,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
+    device_map: Any = None,
+    revision: str | None = None,
+    verify: bool = True,
+    allow_pickle: bool = False,
+    **kwargs: Any,
+) -> Model:
+    """Load a decoder-only language model and verify its anatomy. The model itself is never changed.
+
+    Parameters
+    ----------
+    model
+        The name of a bundled organism (``"meadow"``), a folder, a hub id, or a ``PreTrainedModel`` in hand.
+    tokenizer
+        The tokenizer to use, a folder or hub id of one, or None for the model's own (a model in hand has none).
+    dtype, device, device_map, revision, **kwargs
+        Passed on to ``AutoModelForCausalLM.from_pretrained``. ``dtype`` None keeps the checkpoint's own.
+    verify
+        Check the anatomy on a short run (one forward pass) and refuse a model that does not fit.
+    allow_pickle
+        Accept weights in PyTorch's pickle format, read with ``weights_only=True``. Only safetensors otherwise.
+
+    Raises
+    ------
+    LoadError
+        For a missing folder, one that holds no causal LM, broken or pickled weights.
+    AnatomyError
+        For a family without anatomy, or a model that does not fit it, naming the identity that failed.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> cb.load("meadow").n_layers > 1
+    True
+    """
+    if isinstance(model, nn.Module):
+        hf, name, tokenizer = model, str(getattr(model, "name_or_path", "") or type(model).__name__), tokenizer
+        if isinstance(tokenizer, str | Path):
+            tokenizer = _tokenizer(str(tokenizer), revision)
+    else:
+        source, name = _locate(model)
+        hf = _pretrained(source, dtype, device, device_map, revision, allow_pickle, kwargs)
+        given = tokenizer if isinstance(tokenizer, str | Path) else None
+        if tokenizer is None or given is not None:
+            tokenizer = _tokenizer(str(given or source), revision, optional=given is None)
+    return _legible(hf, tokenizer, name, verify)
+
+
+def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
+    config = getattr(hf, "config", None)
+    if config is None or not hasattr(hf, "generate"):
+        raise LoadError(f"{type(hf).__name__} is no causal language model of transformers: expected a *ForCausalLM")
+    if getattr(config, "is_encoder_decoder", False) or getattr(config, "add_cross_attention", False):
+        raise AnatomyError(f"{type(hf).__name__} has an encoder or cross-attention: only decoder-only models are read")
+    family, declared = family_of(config.get_text_config())
+    try:
+        anatomy = Anatomy(hf, family)
+        if verify:
+            check_identities(anatomy)
+    except (AnatomyError, SiteAbsent) as error:
+        if declared and isinstance(error, AnatomyError):
+            raise
+        if declared:
+            raise AnatomyError(str(error)) from error
+        known = ", ".join(sorted(FAMILIES))
+        raise AnatomyError(
+            f"model type {config.model_type!r} has no declared anatomy, "
+            f"and the common layout does not fit it: {error}. "
+            f"Declared: {known}"
+        ) from error
+    return Model(hf, tokenizer, anatomy, name, declared)
+
+
+def _locate(model: str | Path) -> tuple[str, str]:
+    """Where to load from and what to call it."""
+    text = str(model)
+    bundled = Path(str(files("caseback"))) / "organisms" / text
+    if text.isidentifier() and (bundled / "config.json").is_file():
+        return str(bundled), text
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise LoadError(f"{text!r} holds no model: it has no config.json")
+        return str(folder), folder.resolve().name
+    looks_like_path = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or folder.exists()
+    if looks_like_path:
+        raise LoadError(f"there is no model folder {text!r}: expected a folder with config.json and model.safetensors")
+    return text, text
+
+
+def _pretrained(source, dtype, device, device_map, revision, allow_pickle, kwargs) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import caseback.model.crystal  # noqa: F401  (tells transformers of our own architecture)
+
+    folder = Path(source)
+    if folder.is_dir():
+        _check_folder(folder, allow_pickle)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        if type(config) not in AutoModelForCausalLM._model_mapping:
+            raise LoadError(f"{source!r} is no causal language model: its model type is {config.model_type!r}")
+        hf = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype or "auto",
+            device_map=device_map,
+            revision=revision,
+            use_safetensors=None if allow_pickle else True,
+            **kwargs,
+        )
+    except LoadError:
+        raise
+    except Exception as error:
+        raise LoadError(f"cannot load {source!r}: {_reason(error)}") from error
+    return hf.eval() if device is None else hf.eval().to(device)
+
+
+def _check_folder(folder: Path, allow_pickle: bool) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{str(folder / 'config.json')!r} is not readable JSON: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise LoadError(f"{str(folder)!r} is no transformers model: its config.json names no model_type")
+    if not any(folder.glob("*.safetensors")) and not allow_pickle:
+        pickled = any(folder.glob("*.bin"))
+        hint = "its weights are pickled: pass allow_pickle=True to read them" if pickled else "it has no *.safetensors"
+        raise LoadError(f"{str(folder)!r} has no weights that are safe to load: {hint}")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, which is what a person can use."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else 'no reason given'}"
+
+
+def _tokenizer(source: str, revision: str | None, optional: bool = False) -> Any:
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    if optional and folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab.*")):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision)
+    except Exception as error:
+        raise LoadError(f"cannot load a tokenizer from {source!r}: {_reason(error)}") from error

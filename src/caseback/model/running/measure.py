@@ -1,0 +1,71 @@
+"""A run that ends at a metric: of the logits only those are formed that it reads.
+
+    value_b = metric(unembed(resid_post[last][b, column_b])[vocab_b])
+
+A full forward unembeds every position into the whole vocabulary, a third of GPT-2-small's work, and a backward pass
+from it does as much again. A metric of one position needs one row of that, a logit difference two numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.sites import Site
+from caseback.model.backward.rules import Rules, ruled
+from caseback.model.running.edits import Edit, check
+from caseback.model.running.metrics import Metric
+from caseback.model.running.run import Run, execute, undisturbed
+from caseback.model.running.tokens import Tokens
+from caseback.model.running.verify import unembed
+
+_AFTER_THE_STREAM = ("final_norm", "final_norm.scale", "logits")
+
+
+def measured(
+    anatomy: Anatomy,
+    tokens: Tokens,
+    metric: Metric,
+    *,
+    read: Sequence[Any] = (),
+    edits: Sequence[Edit] = (),
+    grad: bool = False,
+    rules: Rules | None = None,
+) -> tuple[Run, Float[Tensor, " batch"]]:
+    """Run the model once and take a metric.
+
+    Parameters
+    ----------
+    anatomy, tokens, read, edits, grad
+        As for ``Model.run``; the last ``resid_post`` is read besides.
+    metric
+        What is measured.
+    rules
+        The backward pass of relevance propagation in place of the gradient's, down to the logits that are read.
+
+    Returns
+    -------
+    The run, and the metric of each prompt. The run holds logits only where the metric reads all positions, or where
+    something behind the last layer is read or edited.
+    """
+    bound = metric.on(tokens, anatomy)
+    reads = [site for given in read for site in anatomy.sites(given)]
+    touched = [*reads, *(site for edit in edits for site, _ in check(edit, anatomy, tokens))]
+    if bound.columns is None or any(site.name in _AFTER_THE_STREAM for site in touched):
+        run = execute(anatomy, tokens, read=reads, edits=edits, grad=grad, rules=rules)
+        return run, bound.of_logits(run.logits)
+    last = Site("resid_post", anatomy.n_layers - 1)
+    run = execute(anatomy, tokens, read=[*reads, last], edits=edits, grad=grad, logits=False, rules=rules)
+    rows = torch.arange(len(tokens), device=tokens.ids.device)
+    with undisturbed(anatomy.hf, grad=grad):
+        stream = run[last]
+        at = stream[rows.to(stream.device), bound.columns.to(stream.device)]
+        with ruled(anatomy, rules):
+            logits = unembed(anatomy, at, bound.vocab)
+        values = bound.value(logits, rows)
+    return run, values

@@ -1,0 +1,311 @@
+"""Metrics: one differentiable number a prompt from its logits.
+
+    logit = f_t      logit_diff = f_t - f_o      prob = softmax(f)_t      log_prob = log softmax(f)_t
+    prob_diff = sum of p over targets less that over foils
+    kl = KL(reference || model)                  loss = -mean_i log p(t_{i+1} | t_<=i)
+
+A metric says which positions and which vocabulary entries it needs, so that a sweep forms only those logits.
+Targets are token ids or text of exactly one token, one for the whole batch or one a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from caseback.errors import TargetError
+from caseback.model.running.tokens import Tokens, one_token
+
+if TYPE_CHECKING:
+    from caseback.model.running.run import Run
+
+Target = str | int | Sequence[str | int] | Tensor
+Position = int | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A metric with its targets as ids and its position as columns of one batch.
+
+    Attributes
+    ----------
+    columns
+        (batch,) the padded column read in each prompt; None where all positions are.
+    vocab
+        (batch, k) the vocabulary entries read; None where all are.
+    value
+        From logits (row, k or vocab), or (row, pos, vocab) where all positions are read, and the prompt of each row
+        to one number a row.
+    """
+
+    columns: Int[Tensor, " batch"] | None
+    vocab: Int[Tensor, "batch k"] | None
+    value: Callable[[Tensor, Int[Tensor, " row"]], Float[Tensor, " row"]]
+
+    def of_logits(self, logits: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, " batch"]:
+        """The metric of a whole batch's logits."""
+        rows = torch.arange(len(logits), device=logits.device)
+        if self.columns is not None:
+            logits = logits[rows, self.columns.to(logits.device)]
+            if self.vocab is not None:
+                logits = logits.gather(-1, self.vocab.to(logits.device))
+        return self.value(logits, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A metric before it meets a batch; call it on a ``Run``.
+
+    Attributes
+    ----------
+    name
+        For labels and provenance.
+    bind
+        From (tokens, tokenizer, vocabulary size) to a ``Bound``.
+    target, foil
+        As given, for labels.
+    """
+
+    name: str
+    bind: Callable[[Tokens, Any, int], Bound]
+    target: Any = None
+    foil: Any = None
+    pos: Position | None = -1
+    tokenizer: Any = field(default=None, repr=False)
+
+    def __call__(self, run: Run) -> Float[Tensor, " batch"]:
+        """The metric on a run, one number a prompt."""
+        return self.on(run.tokens, run.anatomy).of_logits(run.logits)
+
+    def of_rows(self, tokens: Tokens, rows: slice | Sequence[int] | Int[Tensor, " row"]) -> Metric:
+        """The same metric for some prompts of a batch, which keep their own targets and the batch's columns.
+
+        Parameters
+        ----------
+        tokens
+            The whole batch.
+        rows
+            Which of its prompts the metric will meet; as a tensor they may come in any order, and several times.
+        """
+
+        def bind(part: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+            whole = self.bind(tokens, tokenizer, d_vocab)
+            mine = torch.arange(len(tokens), device=tokens.ids.device)[rows]
+            columns, vocab = (None if x is None else x[mine] for x in (whole.columns, whole.vocab))
+            return Bound(columns, vocab, lambda x, which: whole.value(x, mine.to(which.device)[which]))
+
+        return replace(self, bind=bind)
+
+    def on(self, tokens: Tokens, anatomy: Any) -> Bound:
+        """Bind to a batch."""
+        return self.bind(tokens, getattr(anatomy, "tokenizer", self.tokenizer), anatomy.d_vocab)
+
+
+def target_ids(
+    target: Target, tokens: Tokens, tokenizer: Any, d_vocab: int, what: str = "target"
+) -> Int[Tensor, " batch"]:
+    """One token id a prompt.
+
+    Raises
+    ------
+    TargetError
+        For text that is not one token, an id outside the vocabulary, or a wrong number of targets.
+    """
+    if isinstance(target, Tensor):
+        target = target.tolist()
+    many = [target] * len(tokens) if isinstance(target, str | int) else list(target)
+    if len(many) != len(tokens):
+        raise TargetError(f"{len(many)} {what}s for {len(tokens)} prompts: give one, or one a prompt")
+    ids = [one_token(tokenizer, t, d_vocab, what) for t in many]
+    return torch.tensor(ids, device=tokens.ids.device)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _last(pos: Position, tokens: Tokens) -> Tensor:
+    return tokens.column(pos)
+
+
+def logit(target: Target, *, pos: Position = -1) -> Metric:
+    """The target's logit.
+
+    Parameters
+    ----------
+    target
+        A token's id or text, or one a prompt.
+    pos
+        The position whose next-token prediction is read; the last by default.
+    """
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        ids = target_ids(target, tokens, tokenizer, d_vocab)
+        return Bound(_last(pos, tokens), ids[:, None], lambda x, rows: _wide(x)[:, 0])
+
+    return Metric("logit", bind, target, pos=pos)
+
+
+def logit_diff(target: Target, foil: Target, *, pos: Position = -1) -> Metric:
+    """The target's logit less the foil's (PRIMER 3.2.5).
+
+    Parameters
+    ----------
+    target, foil
+        A token's id or text, or one a prompt.
+    pos
+        The position whose next-token prediction is read; the last by default.
+    """
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        ids = [target_ids(t, tokens, tokenizer, d_vocab, w) for t, w in ((target, "target"), (foil, "foil"))]
+        return Bound(_last(pos, tokens), torch.stack(ids, -1), lambda x, rows: _wide(x)[:, 0] - _wide(x)[:, 1])
+
+    return Metric("logit_diff", bind, target, foil, pos=pos)
+
+
+def _of_all_vocab(name: str, target: Target, pos: Position, fn: Callable[[Tensor], Tensor]) -> Metric:
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        ids = target_ids(target, tokens, tokenizer, d_vocab)
+
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            return fn(_wide(x)).gather(-1, ids.to(x.device)[rows][:, None])[:, 0]
+
+        return Bound(_last(pos, tokens), None, value)
+
+    return Metric(name, bind, target, pos=pos)
+
+
+def prob(target: Target, *, pos: Position = -1) -> Metric:
+    """The target's probability. It cannot show a component that acts against a target already near 0."""
+    return _of_all_vocab("prob", target, pos, lambda x: x.softmax(-1))
+
+
+def log_prob(target: Target, *, pos: Position = -1) -> Metric:
+    """The target's log probability, in nats."""
+    return _of_all_vocab("log_prob", target, pos, lambda x: x.log_softmax(-1))
+
+
+Several = str | int | Sequence[str | int] | Sequence[Sequence[str | int]]
+
+
+def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
+    """Probability of any target less that of any foil (PRIMER 3.2.13).
+
+    Greater-than, for one, counts every later year against every earlier one (5.4.5).
+
+    Parameters
+    ----------
+    target, foil
+        Tokens as ids or text: one, several that count together for every prompt, or one list a prompt.
+    pos
+        The position whose next-token prediction is read; the last by default.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> metric = prob_diff([" Mary", " Anna"], [" John"])
+    >>> bool(metric(model.run("When Mary and John went to the store, John gave a drink to")) > 0)
+    True
+    """
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        ids = [_sets(given, tokens, tokenizer, d_vocab, what) for given, what in ((target, "target"), (foil, "foil"))]
+
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            p = _wide(x).softmax(-1)
+            # an entry of -1 fills up shorter sets
+            mine = (listed.to(x.device)[rows] for listed in ids)
+            gained, lost = (torch.where(i >= 0, p.gather(-1, i.clamp_min(0)), 0.0).sum(-1) for i in mine)
+            return gained - lost
+
+        return Bound(_last(pos, tokens), None, value)
+
+    return Metric("prob_diff", bind, target, foil, pos=pos)
+
+
+def _sets(given: Several, tokens: Tokens, tokenizer: Any, d_vocab: int, what: str) -> Int[Tensor, "batch k"]:
+    """One set of token ids a prompt, filled up with -1."""
+    listed: list[Any] = [given] if isinstance(given, str | int) else list(given)
+    if all(isinstance(one, str | int) for one in listed):
+        listed = [listed] * len(tokens)
+    if len(listed) != len(tokens):
+        raise TargetError(f"{len(listed)} sets of {what}s for {len(tokens)} prompts: give one, or one a prompt")
+    known: dict[Any, int] = {}
+    for word in (word for words in listed for word in words):
+        known[word] = known[word] if word in known else one_token(tokenizer, word, d_vocab, what)
+    width = max(1, *(len(words) for words in listed))
+    ids = [[known[word] for word in words] + [-1] * (width - len(words)) for words in listed]
+    return torch.tensor(ids, device=tokens.ids.device)
+
+
+def kl(reference: Run | Float[Tensor, "batch pos vocab"], *, pos: Position = -1) -> Metric:
+    """KL(reference || model) of the next-token distributions, in nats.
+
+    It is 0 with gradient 0 on the reference itself, so gradient approximations of it there say nothing.
+
+    Parameters
+    ----------
+    reference
+        A run, or logits (batch, pos, vocab); its own last position is compared where ``pos`` is counted from the end.
+    """
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        theirs = getattr(reference, "tokens", tokens)
+        logits = reference if isinstance(reference, Tensor) else reference.logits
+        at = torch.arange(len(theirs), device=logits.device)
+        log_p = _wide(logits.detach()[at, theirs.column(pos).to(logits.device)]).log_softmax(-1)
+
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            ref = log_p.to(x.device)[rows if len(log_p) > 1 else torch.zeros_like(rows)]
+            return (ref.exp() * (ref - _wide(x).log_softmax(-1))).sum(-1)
+
+        return Bound(_last(pos, tokens), None, value)
+
+    return Metric("kl", bind, pos=pos)
+
+
+def loss() -> Metric:
+    """Mean next-token cross-entropy over a prompt, in nats; a prompt needs two tokens."""
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        if int(tokens.lengths.min()) < 2:
+            raise TargetError("the loss needs prompts of at least 2 tokens")
+        both = tokens.mask[:, 1:] & tokens.mask[:, :-1]
+
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            ids, real = (t.to(x.device)[rows] for t in (tokens.ids[:, 1:], both))
+            log_p = _wide(x[:, :-1]).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+            return -(log_p * real).sum(-1) / real.sum(-1)
+
+        return Bound(None, None, value)
+
+    return Metric("loss", bind, pos=None)
+
+
+def function(fn: Callable[[Tensor], Tensor], *, pos: Position | None = -1, name: str | None = None) -> Metric:
+    """Any differentiable function of logits.
+
+    Parameters
+    ----------
+    fn
+        From (row, vocab) to (row,); with ``pos=None`` from (row, pos, vocab), padding included.
+    """
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            made = fn(x)
+            if not isinstance(made, Tensor) or made.shape != x.shape[:1]:
+                shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+                raise TargetError(f"the metric's function returned {shape}, expected one number a row {(len(x),)}")
+            return made
+
+        return Bound(None if pos is None else _last(pos, tokens), None, value)
+
+    return Metric(name or getattr(fn, "__name__", "function"), bind, pos=pos)

@@ -1,0 +1,290 @@
+"""``Model``: one Hugging Face decoder made legible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from jaxtyping import Int
+from torch import Tensor
+
+from caseback.model.algebra.weights import Weights
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.backward.rules import Rules
+from caseback.model.results import labelled
+from caseback.model.running.edits import Edit
+from caseback.model.running.generate import generate
+from caseback.model.running.metrics import Metric
+from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import Tokens, one_token, piece, tokenize
+from caseback.model.sweeping.sweep import sweep
+
+
+class Model:
+    """A Hugging Face causal LM and its anatomy. Make one with ``cb.load``.
+
+    Attributes
+    ----------
+    hf, tokenizer
+        The objects themselves; caseback never changes them.
+    anatomy
+        Where the model's parts are.
+    name
+        As given to ``load``, for labels.
+    """
+
+    def __init__(self, hf: Any, tokenizer: Any, anatomy: Anatomy, name: str, declared: bool = True):
+        self.hf, self.tokenizer, self.anatomy, self.name, self.declared = hf, tokenizer, anatomy, name, declared
+        anatomy.tokenizer = tokenizer
+
+    n_layers = property(lambda self: self.anatomy.n_layers)
+    n_heads = property(lambda self: self.anatomy.n_heads)
+    n_kv_heads = property(lambda self: self.anatomy.n_kv_heads)
+    d_model = property(lambda self: self.anatomy.d_model)
+    d_head = property(lambda self: self.anatomy.d_head)
+    d_vocab = property(lambda self: self.anatomy.d_vocab)
+
+    @property
+    def device(self) -> torch.device:
+        """Where prompts go."""
+        return self.anatomy.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.hf.dtype
+
+    @property
+    def context(self) -> int | None:
+        """The longest prompt, where the model has one."""
+        return self.anatomy.context
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The model's matrices in the Primer's orientation (``x @ W``), per head, as views where they can be."""
+        return Weights(self.anatomy)
+
+    def __repr__(self) -> str:
+        return (
+            f"<caseback Model {self.name!r}: {self.anatomy.model_type}, {self.n_layers} layers, {self.n_heads} heads, "
+            f"d_model {self.d_model}, vocabulary {self.d_vocab}, {str(self.dtype).removeprefix('torch.')}>"
+        )
+
+    def tokens(self, prompts: Any, *, padding: str = "right", bos: bool | None = None) -> Tokens:
+        """Tokenise prompts for this model.
+
+        Parameters
+        ----------
+        prompts
+            Text or a list of texts, a list of ids or of lists, an id tensor (pos,) or (batch, pos).
+        padding
+            ``"right"`` or ``"left"``, where shorter prompts are padded. It never changes a result.
+        bos
+            None leaves special tokens to the tokenizer; True and False ask for or against a beginning-of-text token.
+
+        Raises
+        ------
+        TokensError
+            For an empty prompt, an id out of the vocabulary, a prompt past the context, text without a tokenizer.
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> model = cb.load("meadow")
+        >>> tokens = model.tokens(["Mary went to the store", "Mary and John went to the store"])
+        >>> (tokens.lengths[1] - tokens.lengths[0]).item()
+        2
+        """
+        made = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
+        return made.to(self.device)
+
+    def token_id(self, text: str | int, what: str = "target") -> int:
+        """The id of a text that is exactly one token.
+
+        Raises
+        ------
+        TargetError
+            With the pieces, where it is several.
+        """
+        return one_token(self.tokenizer, text, self.d_vocab, what)
+
+    def token_text(self, token: int | Int[Tensor, ""]) -> str:
+        """A token's text, with its leading space."""
+        return piece(self.tokenizer, int(token))
+
+    def run(
+        self,
+        tokens: Any,
+        *,
+        read: str | Sequence[Any] = (),
+        edits: Edit | Sequence[Edit] = (),
+        grad: bool = False,
+        rules: Rules | None = None,
+    ) -> Run:
+        """Run the model once, reading and editing sites.
+
+        Parameters
+        ----------
+        tokens
+            ``Tokens``, or anything that ``Model.tokens`` takes.
+        read
+            Sites to keep: names (all layers), ``(name, layer)`` pairs, hook names or module paths.
+        edits
+            Interventions, applied where they are addressed; see ``caseback.model.running.edits``.
+        grad
+            Keep the graph, so that ``run.grad(metric, sites)`` works. The parameters stay frozen.
+        rules
+            With ``grad``, the backward pass of relevance propagation in place of the gradient's; see
+            ``caseback.model.backward.rules``. The forward pass stays as it is.
+
+        Returns
+        -------
+        A ``Run`` with ``logits`` and the sites read. With no edit the logits are those of ``transformers`` to the
+        bit, whatever is read.
+
+        Raises
+        ------
+        UnknownSite, SiteAbsent, EditError, OutOfRange, TokensError
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> model = cb.load("meadow")
+        >>> run = model.run("Mary and John went to the store", read=["resid_post", "pattern"])
+        >>> run["resid_post"].shape[0] == model.n_layers, run["pattern", 0].shape[1] == model.n_heads
+        (True, True)
+        """
+        return execute(self.anatomy, self.tokens(tokens), read=read, edits=edits, grad=grad, rules=rules)
+
+    def generate(
+        self,
+        tokens: Any,
+        *,
+        edits: Edit | Sequence[Edit] = (),
+        max_new_tokens: int = 20,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Tokens:
+        """Continue prompts with ``transformers``' own ``generate``, under edits.
+
+        An edit addresses absolute positions: those of the prompt act in its pass, later ones when their token comes,
+        and a part left out (``pos=None``) grows with the text. Negative positions count from the prompt's end.
+
+        Parameters
+        ----------
+        tokens
+            Prompts, as for ``run``; a batch is padded on the left for decoding.
+        edits
+            Interventions, held with and without a cache alike.
+        max_new_tokens
+            At most so many tokens are added.
+        seed
+            For sampling (``do_sample=True``); greedy decoding is the default.
+        **options
+            Passed on to ``generate``.
+
+        Returns
+        -------
+        ``Tokens`` of prompts with continuations; ``model.text`` joins them.
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> model = cb.load("meadow")
+        >>> whole = model.generate("Mary and John went to", max_new_tokens=3)
+        >>> model.text(whole)[0].startswith("Mary and John went to the")
+        True
+        """
+        made = self.tokens(tokens)
+        return generate(
+            self.anatomy, made, self.tokenizer, edits=edits, max_new_tokens=max_new_tokens, seed=seed, **options
+        )
+
+    def text(self, tokens: Tokens) -> list[str]:
+        """Prompts as text, special tokens left out."""
+        if self.tokenizer is None:
+            return [" ".join(row) for row in tokens.text]
+        rows = [ids[mask] for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
+        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+
+    def sweep(
+        self,
+        tokens: Any,
+        variants: Sequence[Edit | Sequence[Edit]],
+        metric: Metric,
+        *,
+        labels: Sequence[str] | None = None,
+        token_budget: int | None = None,
+        progress: bool = False,
+        checkpoint: str | Path | None = None,
+    ) -> xr.DataArray:
+        """Run many variants of edits and measure each: exact, and far cheaper than one pass a variant.
+
+        What an edit cannot reach (earlier layers, earlier positions, positions after the one measured) is not
+        computed again.
+
+        Parameters
+        ----------
+        tokens
+            Prompts, as for ``run``.
+        variants
+            A list of edits each (or one edit).
+        metric
+            What to measure, one number a prompt.
+        labels
+            Names of the variants; by default their edits in words.
+        token_budget
+            Most token rows in one pass; it bounds the memory, whatever the number of variants. By default 2048 on a
+            CPU, 16384 on an accelerator.
+        progress
+            Show a progress bar.
+        checkpoint
+            A file that keeps finished variants; the same call with it goes on after an interruption.
+
+        Returns
+        -------
+        DataArray (variant, batch) of the metric, with the unedited run's in the coordinate ``clean``.
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> model = cb.load("meadow")
+        >>> heads = [cb.Zero("z", layer=0, head=h) for h in range(model.n_heads)]
+        >>> effects = model.sweep("Mary and John went to", heads, cb.logit(" the"))
+        >>> effects.shape == (model.n_heads, 1)
+        True
+        """
+        values, clean, names = sweep(
+            self.anatomy,
+            self.tokens(tokens),
+            variants,
+            metric,
+            labels=labels,
+            token_budget=token_budget,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
+        return labelled(
+            values,
+            ("variant", "batch"),
+            {"variant": names, "clean": ("batch", clean.double())},
+            name=metric.name,
+            model=self,
+            target=None if metric.target is None else str(metric.target),
+            foil=None if metric.foil is None else str(metric.foil),
+        )
+
+    def provenance(self) -> dict[str, str]:
+        """What a result says of the model that it came from."""
+        config = self.anatomy.config
+        return {
+            "model": self.name,
+            "revision": str(getattr(self.hf.config, "_commit_hash", None) or ""),
+            "family": self.anatomy.model_type,
+            "model_class": type(self.hf).__name__,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "attention": str(config._attn_implementation),
+        }

@@ -1,0 +1,285 @@
+"""One forward pass of the model as it is: read sites, edit sites, differentiate."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from caseback.errors import SiteAbsent
+from caseback.model.anatomy.anatomy import Anatomy, Projection
+from caseback.model.anatomy.sites import Site
+from caseback.model.backward.rules import Rules, ruled
+from caseback.model.running.edits import Edit, check
+from caseback.model.running.frames import batch_frame
+from caseback.model.running.metrics import Metric
+from caseback.model.running.session import Session
+from caseback.model.running.tokens import Tokens
+from caseback.model.running.wiring import wired
+
+_DERIVED = {"q_in": "q", "k_in": "k", "v_in": "v"}
+
+
+class Run:
+    """What a forward pass left: the logits and the sites that were asked for.
+
+    Index it with a site's name for all layers stacked, ``run["z"]`` (layer, batch, pos, head, d_head), or with a
+    layer, ``run["z", 5]``. Values are torch tensors on the model's device, those of padding included. ``edited`` says
+    whether any edit was made.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        tokens: Tokens,
+        acts: dict[Site, Tensor],
+        logits: Float[Tensor, "batch pos vocab"] | None,
+        *,
+        raw: dict[Site, Tensor] | None = None,
+        edited: bool = False,
+        rules: Rules | None = None,
+    ):
+        self.edited, self.rules = edited, rules
+        self.anatomy, self.tokens, self._acts, self._logits, self._raw = anatomy, tokens, acts, logits, raw or {}
+
+    @property
+    def logits(self) -> Float[Tensor, "batch pos vocab"]:
+        """Logits as the model returns them."""
+        if self._logits is None:
+            raise SiteAbsent("this run kept no logits")
+        return self._logits
+
+    @property
+    def sites(self) -> list[Site]:
+        """The sites that this run holds."""
+        return list(self._acts)
+
+    def __contains__(self, key: Any) -> bool:
+        return all(site in self._acts for site in self.anatomy.sites(key))
+
+    def __getitem__(self, key: Any) -> Tensor:
+        if isinstance(key, tuple) and len(key) == 2 and key[1] is None:
+            key = key[0]
+        wanted = list(self.anatomy.sites(key))
+        missing = [site for site in wanted if site not in self._acts]
+        if missing:
+            held = ", ".join(sorted({s.name for s in self._acts})) or "none"
+            raise SiteAbsent(f"this run did not read {missing[0]}: pass read=[{missing[0].name!r}] (it holds: {held})")
+        if len(wanted) == 1 and (not wanted[0].kind.layered or not isinstance(key, str) or "." in key):
+            return self._acts[wanted[0]]
+        return torch.stack([self._acts[site] for site in wanted])
+
+    def detached(self) -> Run:
+        """The same values without their graph, which is then free to go."""
+        acts = {site: x.detach() for site, x in self._acts.items()}
+        logits = None if self._logits is None else self._logits.detach()
+        return Run(self.anatomy, self.tokens, acts, logits, edited=self.edited)
+
+    def grad(
+        self,
+        metric: Metric | Callable[[Tensor], Tensor] | Tensor,
+        sites: Sequence[Any],
+        *,
+        retain: bool = True,
+        pull: bool = True,
+    ) -> Run:
+        """Gradients of a metric at sites that this run read.
+
+        Parameters
+        ----------
+        metric
+            A metric, a function of the logits giving one number a prompt, or such numbers already computed from
+            this run. Prompts do not mix, so one backward pass serves the whole batch.
+        sites
+            Sites that were read in a run with ``grad=True``.
+        retain
+            Keep the graph for another call.
+        pull
+            Pull gradients at ``q_in``, ``k_in`` and ``v_in`` back to them. If not, they are left as they are at the
+            projections' outputs, a fraction of the size, for ``pulled`` to take some at a time.
+
+        Returns
+        -------
+        A ``Run`` of the same indexing whose values are gradients.
+        """
+        wanted = [site for given in sites for site in self.anatomy.sites(given)]
+        values = metric if isinstance(metric, Tensor) else self._value(metric)
+        if not values.requires_grad:
+            raise SiteAbsent("this run has no gradients: run with grad=True")
+        at = [self._anchor(site) for site in wanted]
+        # What the rules hold constant (a pattern, experts' weights) has no gradient: nothing goes on to it.
+        live = at if self.rules is None else [anchor for anchor in at if anchor.requires_grad]
+        grads = torch.autograd.grad(values.sum(), live, retain_graph=retain, allow_unused=True) if live else ()
+        found = {id(anchor): g for anchor, g in zip(live, grads, strict=True) if g is not None}
+        made = {}
+        for site, anchor in zip(wanted, at, strict=True):
+            g = found.get(id(anchor))
+            g = torch.zeros_like(anchor) if g is None else g
+            made[site] = self._expand(site, g) if pull or site.name not in _DERIVED else g
+        return Run(self.anatomy, self.tokens, made, None)
+
+    def _value(self, metric: Metric | Callable[[Tensor], Tensor]) -> Tensor:
+        return metric(self) if isinstance(metric, Metric) else metric(self.logits)
+
+    def _anchor(self, site: Site) -> Tensor:
+        """The tensor on the path of the computation that a site's gradient comes from."""
+        if site.name.endswith(".scale"):
+            raise SiteAbsent(f"{site} is only looked at, so it has no gradient: ask for {site.name[:-6]!r}")
+        if site.name == "head_out":
+            return self[Site("attn_out", site.layer)]
+        source = self._raw if site in self._raw else self._acts
+        if site == Site("logits"):
+            return self.logits
+        if site not in source:
+            raise SiteAbsent(f"this run did not read {site} with grad=True")
+        return source[site]
+
+    def _expand(self, site: Site, g: Tensor) -> Tensor:
+        """A gradient at a computed site from the gradient at its anchor.
+
+        A head's own input moves only that head's rows of the projection: pull those rows back through W and the
+        norm. Heads' writes are added, so each has the gradient of their sum.
+        """
+        if site.layer is None or site.name not in (*_DERIVED, "head_out"):
+            return g.view_as(self._acts[site]) if site in self._raw else g
+        if site.name == "head_out":
+            return g.unsqueeze(2).expand(-1, -1, self.anatomy.layers[site.layer].dims.n_heads, -1)
+        return self.pulled(site, g)
+
+    def pulled(
+        self, site: Site, g: Float[Tensor, "batch pos width"], part: tuple[slice, slice] = (slice(None), slice(None))
+    ) -> Float[Tensor, "batch pos head d_model"]:
+        """A gradient at heads' own inputs from that at the output of the projection behind them.
+
+        It takes W and the norm's vector-Jacobian product; where all heads read one stream, nothing of it is copied.
+        ``part`` takes some prompts and columns alone.
+        """
+        assert site.layer is not None
+        p = self.anatomy.layers[site.layer]
+        projection: Projection = getattr(p, _DERIVED[site.name])
+        mine = g.view(*self.tokens.ids.shape, -1)[part][..., projection.rows.to(g.device)]
+        read = torch.einsum("bphe,hde->bphd", mine, projection.weight().detach())
+        if p.attn_norm is None:
+            return read
+        x = self._acts[site][part].detach()
+        if self.rules is not None:
+            with torch.enable_grad(), ruled(self.anatomy, self.rules):
+                x = x.contiguous().requires_grad_()
+                out = p.attn_norm.forward(x)
+            return torch.autograd.grad(out, x, read)[0]
+        x = x if x.stride(2) else x[:, :, :1]
+        return self.anatomy.norms[id(p.attn_norm)].vjp(read, x).to(read)
+
+
+@contextmanager
+def undisturbed(hf: nn.Module, *, grad: bool) -> Iterator[None]:
+    """Run the model in eval mode, with its parameters frozen while differentiating; put both back afterwards."""
+    training = [m for m in hf.modules() if m.training] if hf.training else []
+    frozen = [p for p in hf.parameters() if p.requires_grad] if grad else []
+    with ExitStack() as undo:
+        for module in training:
+            undo.callback(setattr, module, "training", True)
+            module.training = False
+        for parameter in frozen:
+            undo.callback(parameter.requires_grad_, True)
+            parameter.requires_grad_(False)
+        undo.enter_context(torch.enable_grad() if grad else torch.no_grad())
+        yield
+
+
+def inputs_of(tokens: Tokens, hf: nn.Module) -> dict[str, Tensor]:
+    """What the model is called with. Without padding only the ids, exactly as a user would."""
+    given = {"input_ids": tokens.ids}
+    if tokens.padded:
+        given["attention_mask"] = tokens.mask.long()
+        if "position_ids" in inspect.signature(hf.forward).parameters:
+            given["position_ids"] = tokens.position_ids
+    return given
+
+
+def resolve(
+    edits: Edit | Sequence[Edit], anatomy: Anatomy, tokens: Tokens, *, owner: int = 0, open_end: bool = False
+) -> list[tuple[int, Site, Edit]]:
+    """Edits as (owner, site, edit), checked against the model and the prompts."""
+    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    return [(owner, *found) for edit in edits for found in check(edit, anatomy, tokens, open_end=open_end)]
+
+
+def with_clean(
+    resolved: Sequence[tuple[int, Site, Edit]], clean: Callable[[list[Site]], Run]
+) -> list[tuple[int, Site, Edit]]:
+    """Give the edits that refer to the unedited run that run; one pass serves all of them."""
+    need = {site for _, site, edit in resolved if edit.awaits_clean}
+    if not need:
+        return list(resolved)
+    run = clean(sorted(need, key=str))
+    return [(owner, site, edit.with_clean(run) if edit.awaits_clean else edit) for owner, site, edit in resolved]
+
+
+def _each(read: Any) -> list[Any]:
+    """Sites as a list, also where only one is given, by name or as a pair with its layer."""
+    pair = isinstance(read, tuple) and len(read) == 2 and isinstance(read[0], str) and not isinstance(read[1], str)
+    return [read] if isinstance(read, str) or pair else list(read)
+
+
+def execute(
+    anatomy: Anatomy,
+    tokens: Tokens,
+    *,
+    read: Sequence[Any] = (),
+    edits: Edit | Sequence[Edit] = (),
+    grad: bool = False,
+    logits: bool = True,
+    rules: Rules | None = None,
+) -> Run:
+    """Run the model once; see ``Model.run``. Without ``logits`` nothing is unembedded and the run has none.
+
+    With ``rules`` gradients are those of the rules: activation times gradient is then relevance.
+    """
+    hf = anatomy.hf
+    reads = [site for given in _each(read) for site in anatomy.sites(given)]
+    resolved = resolve(edits, anatomy, tokens)
+    resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
+    logits_site = Site("logits")
+    extra = [Site("attn_out", s.layer) for s in reads if s.name == "head_out"] if grad else []
+    session = Session(
+        anatomy,
+        batch_frame(tokens),
+        tokens.shape,
+        reads=[s for s in (*reads, *extra) if s != logits_site],
+        edits=[item for item in resolved if item[1] != logits_site],
+        columns_before=tokens.first.cpu(),
+        grad=grad,
+    )
+    head = nullcontext() if logits else no_rows(anatomy.unembed)
+    with undisturbed(hf, grad=grad), ruled(anatomy, rules), wired(session), head:
+        made = hf(**inputs_of(tokens, hf), use_cache=False).logits
+    session.finish()
+    ends = Session(
+        anatomy,
+        session.frame,
+        session.lead,
+        reads=[s for s in reads if s == logits_site],
+        edits=[item for item in resolved if item[1] == logits_site],
+    )
+    if ends.wants(logits_site):
+        with torch.set_grad_enabled(grad):
+            made = ends.touch(logits_site, made)
+    acts = {**session.acts, **ends.acts}
+    kept = made if logits else None
+    return Run(anatomy, tokens, acts, kept, raw=session.raw, edited=bool(resolved), rules=rules)
+
+
+@contextmanager
+def no_rows(unembed: nn.Module) -> Iterator[None]:
+    """Hand the unembedding no positions, so that it costs nothing: it is a third of GPT-2's multiplications."""
+    handle = unembed.register_forward_pre_hook(lambda _, args: (args[0][:, :0],))
+    try:
+        yield
+    finally:
+        handle.remove()

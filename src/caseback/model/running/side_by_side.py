@@ -1,0 +1,90 @@
+"""Whole runs of many edited variants side by side, for what a sweep's metric cannot tell: their activations.
+
+Each prompt stands once a variant in one padded batch, variant after variant, and every edit finds the rows of its own
+variant by its owner. A ``sweep`` recomputes only what an edit can change and keeps one number of it; here every layer
+runs on every copy, and what was asked for of it can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.running.edits import Edit
+from caseback.model.running.frames import Frame, Span
+from caseback.model.running.run import Run, execute, inputs_of, no_rows, resolve, undisturbed, with_clean
+from caseback.model.running.session import Session
+from caseback.model.running.tokens import Tokens
+from caseback.model.running.wiring import wired
+from caseback.model.sweeping.sweep import TOKEN_BUDGETS
+
+
+def side_by_side(
+    anatomy: Anatomy,
+    tokens: Tokens,
+    variants: Sequence[Edit | Sequence[Edit]],
+    read: Sequence[Any],
+    *,
+    token_budget: int | None = None,
+) -> Iterator[tuple[range, Run]]:
+    """Run variants of the same prompts in batches, and read sites; nothing is unembedded.
+
+    Parameters
+    ----------
+    anatomy, tokens
+        The model and its prompts.
+    variants
+        An edit, or a list of edits, each.
+    read
+        The sites to keep.
+    token_budget
+        Most tokens in one pass, padding included, though never less than one variant; by default a sweep's.
+
+    Yields
+    ------
+    The variants of one pass, and its run: of all prompts for the first of these variants, then all for the next.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> heads = [cb.Zero("z", layer=0, head=h) for h in range(model.n_heads)]
+    >>> for which, run in side_by_side(model.anatomy, model.tokens("the cat"), heads, ["mlp_out"]):
+    ...     print(which, run["mlp_out", 0].shape[0] == len(which))
+    range(0, ...) True
+    """
+    reads = [site for given in read for site in anatomy.sites(given)]
+    budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"]) if token_budget is None else token_budget
+    at_once = max(1, budget // tokens.ids.numel())
+    resolved = [item for i, edits in enumerate(variants) for item in resolve(edits, anatomy, tokens, owner=i)]
+    resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites, logits=False))
+    for start in range(0, len(variants), at_once):
+        which = range(start, min(start + at_once, len(variants)))
+        copies = _copies(tokens, len(which))
+        session = Session(
+            anatomy,
+            _frame(tokens, which),
+            copies.shape,
+            reads=reads,
+            edits=[item for item in resolved if item[0] in which],
+            columns_before=tokens.first.cpu(),
+        )
+        with undisturbed(anatomy.hf, grad=False), wired(session), no_rows(anatomy.unembed):
+            anatomy.hf(**inputs_of(copies, anatomy.hf), use_cache=False)
+        session.finish()
+        yield which, Run(anatomy, copies, session.acts, None, edited=True)
+
+
+def _copies(tokens: Tokens, times: int) -> Tokens:
+    return Tokens(tokens.ids.repeat(times, 1), tokens.mask.repeat(times, 1), tokens.text * times)
+
+
+def _frame(tokens: Tokens, which: range) -> Frame:
+    width, lengths, first = tokens.ids.shape[1], tokens.lengths.tolist(), tokens.first.tolist()
+    spans = [
+        Span(variant, b, 0, n, (i * len(tokens) + b) * width + at)
+        for i, variant in enumerate(which)
+        for b, (n, at) in enumerate(zip(lengths, first, strict=True))
+    ]
+    return Frame(spans, lengths)

@@ -1,0 +1,161 @@
+"""Verification: a model's anatomy is believed only after these identities hold on a short run.
+
+    resid_pre[0] = embed + pos_embed            resid_post = resid_pre + attn_out + mlp_out
+    resid_mid = resid_pre + attn_out            logits = cap(scale * (final_norm(resid_post[-1]) W_U + b_U))
+    attn_out = sum_h head_out + attn_bias       z = pattern v, the pattern's rows sum to one (less a sink's share)
+    mlp_out = mlp_post W_out + b_out            pattern = softmax(scores)
+    logits while everything is read = logits
+
+Each is a tensor comparison in the model's own precision; the first that fails is named in the refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from caseback.errors import AnatomyError
+from caseback.model.anatomy.anatomy import Anatomy, LayerParts, weight_matrix
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.attention import pattern_of, repeat_heads
+from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import Tokens
+
+READ = (
+    "embed",
+    "pos_embed",
+    "resid_pre",
+    "attn_out",
+    "head_out",
+    "resid_mid",
+    "v",
+    "scores",
+    "pattern",
+    "z",
+    "mlp_post",
+    "mlp_out",
+    "resid_post",
+    "final_norm",
+)
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+
+
+def probe_tokens(anatomy: Anatomy, width: int = 10) -> Tokens:
+    """Two short rows of ids spread over the vocabulary, no longer than the model's context."""
+    width = min(width, anatomy.context or width)
+    steps = torch.arange(2 * width).view(2, width)
+    ids = (steps * 7919 + 3) % anatomy.d_vocab
+    made = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), [[""] * width] * 2)
+    return made.to(anatomy.device)
+
+
+def identities(anatomy: Anatomy, run: Run) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each identity with its two sides."""
+    start = run["embed"] + run["pos_embed"] if Site("pos_embed") in run.sites else run["embed"]
+    yield "embed + pos_embed = resid_pre[0]", start, run["resid_pre", 0]
+    for i, p in enumerate(anatomy.layers):
+        yield from _layer_identities(anatomy, run, i, p)
+    yield "logits = unembedding of final_norm(resid_post[-1])", unembed(anatomy, run["resid_post", -1]), run.logits
+
+
+def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iterator[tuple[str, Tensor, Tensor]]:
+    at = lambda name: run[name, i]  # noqa: E731
+    summed = at("resid_pre") + at("attn_out")
+    if not p.parallel:
+        yield f"resid_pre + attn_out = resid_mid, layer {i}", summed, at("resid_mid")
+    yield f"resid_pre + attn_out + mlp_out = resid_post, layer {i}", summed + at("mlp_out"), at("resid_post")
+    heads = at("head_out").sum(2)
+    yield f"sum of head_out + attn_bias = attn_out, layer {i}", heads + _bias_share(anatomy, p, run, i), at("attn_out")
+    if Site("pattern", i) in run.sites:
+        made = (at("pattern") @ repeat_heads(at("v").transpose(1, 2), p.dims.n_heads)).transpose(1, 2)
+        yield f"pattern v = z, layer {i}", made, at("z")
+        yield f"softmax(scores) = pattern, layer {i}", pattern_of(at("scores"), p.attn), at("pattern")
+        if getattr(p.attn, "sinks", None) is None:
+            total = at("pattern").sum(-1)
+            yield f"the pattern's rows sum to one, layer {i}", total, torch.ones_like(total)
+    if p.w_out is not None and p.mlp_post_norm is None:
+        bias = getattr(p.w_out, "bias", None)
+        made = at("mlp_post") @ weight_matrix(p.w_out)
+        made = (made if bias is None else made + bias) * anatomy.residual_scale
+        yield f"mlp_post W_out + b_out = mlp_out, layer {i}", made, at("mlp_out")
+
+
+def _bias_share(anatomy: Anatomy, p: LayerParts, run: Run, i: int) -> Tensor | float:
+    """What attention adds that is no head's: b_O and, behind a norm, what the norm makes of it and adds itself."""
+    bias = getattr(p.o, "bias", None)
+    if p.attn_post_norm is None:
+        return 0.0 if bias is None else bias * anatomy.residual_scale
+    norm = anatomy.norms[id(p.attn_post_norm)]
+    w_o = weight_matrix(p.o)
+    o_out = run["z", i].flatten(2) @ w_o + (0.0 if bias is None else bias)
+    share = 0.0 if bias is None else norm.frozen(bias.expand_as(o_out), norm.scale(o_out))
+    return (share + (0.0 if norm.beta is None else norm.beta)) * anatomy.residual_scale
+
+
+def unembed(anatomy: Anatomy, resid: Tensor, vocab: Tensor | None = None) -> Tensor:
+    """Logits of a stream: final norm, unembedding, logit scale and soft-cap (``vocab``: only these entries).
+
+    Parameters
+    ----------
+    resid
+        (..., d_model), the stream after the last layer or wherever a lens reads it.
+    vocab
+        Entries to form: (k,) the same for all, or with ``resid`` (row, d_model), (row, k) for each row.
+    """
+    x = resid if anatomy.final_norm is None else anatomy.final_norm(resid)
+    return unembed_normed(anatomy, x, vocab)
+
+
+def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> Tensor:
+    """The same from after the final norm."""
+    if anatomy.unembed_project is not None:
+        x = anatomy.unembed_project(x)
+    if vocab is None:
+        logits = anatomy.unembed(x)
+    else:
+        weight, bias = weight_matrix(anatomy.unembed).T[vocab], getattr(anatomy.unembed, "bias", None)
+        logits = x @ weight.T if vocab.ndim == 1 else torch.einsum("rd,rkd->rk", x, weight)
+        logits = logits if bias is None else logits + bias[vocab]
+    if anatomy.logit_scale != 1.0:
+        logits = logits * anatomy.logit_scale
+    if anatomy.logit_softcap is not None:
+        logits = torch.tanh(logits / anatomy.logit_softcap) * anatomy.logit_softcap
+    return logits
+
+
+def verify(anatomy: Anatomy) -> dict[str, float]:
+    """Check the identities and return by how much each holds, relative to the larger side.
+
+    Raises
+    ------
+    AnatomyError
+        Naming the first identity that fails.
+    """
+    reads = [name for name in READ if name not in anatomy.lacks]
+    tokens = probe_tokens(anatomy)
+    plain, run = execute(anatomy, tokens), execute(anatomy, tokens, read=reads)
+    with torch.no_grad():
+        return _compare(anatomy, run, plain.logits)
+
+
+def _compare(anatomy: Anatomy, run: Run, logits: Tensor) -> dict[str, float]:
+    tolerance = TOLERANCE.get(run.logits.dtype, 2e-4)
+    found: dict[str, float] = {}
+    unread = ("logits while everything is read = logits", run.logits, logits)
+    for name, left, right in (unread, *identities(anatomy, run)):
+        if left.shape != right.shape:
+            raise AnatomyError(
+                f"{type(anatomy.hf).__name__} (model type {anatomy.model_type!r}) does not fit its anatomy: "
+                f"the sides of the identity '{name}' have shapes {tuple(left.shape)} and {tuple(right.shape)}"
+            )
+        size = float(right.abs().max())
+        off = float((left.to(right.dtype) - right).abs().max()) / max(size, 1e-6)
+        found[name] = off
+        if not off <= tolerance:
+            raise AnatomyError(
+                f"{type(anatomy.hf).__name__} (model type {anatomy.model_type!r}) does not fit its anatomy: "
+                f"the identity '{name}' is off by {off:.2g} of its size (at most {tolerance:g} is rounding)"
+            )
+    return found

@@ -1,0 +1,1 @@
+"""Many edited runs in few passes, exactly."""

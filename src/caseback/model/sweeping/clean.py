@@ -1,0 +1,90 @@
+"""The unedited run, recorded: what the variants of a sweep start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from caseback.errors import SiteAbsent
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.attention import attending, mix, native, pattern_of, scores_of
+from caseback.model.running.edits import Edit
+from caseback.model.running.frames import batch_frame
+from caseback.model.running.run import inputs_of
+from caseback.model.running.session import Session
+from caseback.model.running.tokens import Tokens
+from caseback.model.running.wiring import wired
+from caseback.model.sweeping.reused_projections import Outputs, kept
+
+
+@dataclass
+class Clean:
+    """What the unedited run leaves for the variants to start from.
+
+    ``stream[l]`` (batch, pos, d_model) enters layer l, ``stream[n_layers]`` the final norm; ``k[l]``, ``v[l]``
+    (batch, pos, kv_head, d_head) entered its attention and ``projected[l]`` are the outputs that they were made from;
+    ``calls[l]`` is how the layer was called.
+    """
+
+    tokens: Tokens
+    stream: list[Tensor] = field(default_factory=list)
+    k: list[Tensor] = field(default_factory=list)
+    v: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor | None] = field(default_factory=list)
+    biases: list[Tensor | None] = field(default_factory=list)
+    calls: list[tuple[tuple, dict]] = field(default_factory=list)
+    starts: dict[str, Tensor] = field(default_factory=dict)
+    projected: list[Outputs] = field(default_factory=list)
+
+
+def record(
+    anatomy: Anatomy, tokens: Tokens, also: Sequence[Site] = (), given: Sequence[tuple[int, Site, Edit]] = ()
+) -> Clean:
+    """Run the model once and keep what a sweep needs (``also``: ``embed``, ``pos_embed`` where edited).
+
+    ``given`` are edits of the embeddings that all variants share.
+    """
+    clean = Clean(tokens)
+    session = Session(anatomy, batch_frame(tokens), tokens.shape, reads=also, edits=given)
+    handles = []
+
+    def attend(layer: int, module: nn.Module, q, k, v, mask, **how):
+        clean.k.append(k.transpose(1, 2).contiguous())
+        clean.v.append(v.transpose(1, 2).contiguous())
+        clean.masks.append(mask)
+        clean.biases.append(how.get("position_bias"))
+        own = native(module)
+        if own is not None:
+            return own(module, q, k, v, mask, **how)[0]
+        return mix(pattern_of(scores_of(q, k, mask, **how), module, **how), v)
+
+    def at_layer(_, args, kwargs):
+        clean.stream.append(args[0] if args else kwargs["hidden_states"])
+        clean.calls.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+
+    def at_last(_, args, output):
+        clean.stream.append(output[0] if isinstance(output, tuple) else output)
+
+    def at_unembedding(_, args):
+        return (args[0][:, -1:],)
+
+    try:
+        for p in anatomy.layers:
+            handles.append(p.layer.register_forward_pre_hook(at_layer, with_kwargs=True))
+        handles.append(anatomy.layers[-1].layer.register_forward_hook(at_last))
+        handles.append(anatomy.unembed.register_forward_pre_hook(at_unembedding))
+        with wired(session), attending(anatomy, attend), kept(anatomy) as clean.projected:
+            anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(clean.k) != anatomy.n_layers:
+        raise SiteAbsent(
+            f"attention of this model ({anatomy.model_type}) was seen {len(clean.k)} times in {anatomy.n_layers} "
+            "layers: it cannot be swept"
+        )
+    clean.starts = {site.name: x for site, x in session.acts.items()}
+    return clean

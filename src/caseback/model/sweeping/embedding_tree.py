@@ -1,0 +1,229 @@
+"""Many versions of the same prompts, each with other embeddings at some of its tokens: a sweep as a tree.
+
+    version v of prompt b at token p:   embed_p                 where choice[v, b, p] = 0
+                                        values[choice - 1]_bp    else
+
+Positions stay. What a token's layers compute depends on it and on the tokens before, so versions that agree up to a
+token share all that is computed there: in order of their choices they are a tree, whose first branch is the clean
+prompt, and each branch is run once. n single replacements cost about n / 2 prompts, n nested ones at random as
+much, and all 2^n versions of n tokens 2^(n + 1) tokens instead of n 2^n.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from caseback.errors import EditError
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.run import undisturbed
+from caseback.model.running.tokens import Tokens
+from caseback.model.sweeping.clean import Clean, record
+from caseback.model.sweeping.packed import Packed, Segment
+from caseback.model.sweeping.sweep import TOKEN_BUDGETS, Store, fingerprint, unedited_values
+
+
+@dataclass(frozen=True)
+class Version:
+    """One distinct version of a prompt, up to the last token that the metric reads, and the variants that are it."""
+
+    example: int
+    choice: np.ndarray
+    variants: np.ndarray
+
+
+@dataclass
+class _Branches:
+    """One pass: segments as of a sweep, the choice in each row, and the rows that a segment has from others.
+
+    ``borrowed[i]`` are the rows of the tokens from the first that segment i's version changes to the segment's start.
+    """
+
+    segments: list[Segment]
+    versions: list[Version]
+    borrowed: list[np.ndarray]
+    choice: np.ndarray
+
+
+def replaced(
+    anatomy: Anatomy,
+    tokens: Tokens,
+    choice: Int[Tensor, "variant batch pos"] | np.ndarray,
+    values: Float[Tensor, "k batch pos d_model"],
+    metric: Metric,
+    *,
+    token_budget: int | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+) -> tuple[Float[Tensor, "variant batch"], Float[Tensor, " batch"]]:
+    """Measure versions of prompts.
+
+    Parameters
+    ----------
+    anatomy, tokens, metric
+        The model, its prompts and what is measured.
+    choice
+        For each version and token (by each prompt's own positions) 0 to leave it as it is, or j to put ``values[j-1]``
+        in its place. What it says past a prompt's end, or past the position that the metric reads, does not matter.
+    values
+        Embeddings as the site ``embed`` has them; broadcast over prompts and positions.
+    token_budget, progress, checkpoint
+        As for ``Model.sweep``.
+
+    Returns
+    -------
+    The metric of each version on each prompt, and of the prompts as they are.
+
+    Raises
+    ------
+    EditError
+        For shapes that do not fit, or a choice that is not among the values.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> tokens = model.tokens("Mary and John went to")
+    >>> one_at_a_time = torch.eye(tokens.ids.shape[1], dtype=torch.long)[:, None]
+    >>> nothing = torch.zeros(1, 1, 1, model.d_model)
+    >>> made, clean = replaced(model.anatomy, tokens, one_at_a_time, nothing, cb.logit(" the"))
+    >>> made.shape[0] == tokens.ids.shape[1], clean.shape
+    (True, torch.Size([1]))
+    """
+    choice, values = _checked(choice, values, anatomy, tokens)
+    bound = metric.on(tokens, anatomy)
+    budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"]) if token_budget is None else token_budget
+    if budget < 1:
+        raise EditError(f"token_budget={token_budget}: expected at least 1 row a pass")
+    with undisturbed(anatomy.hf, grad=False):
+        clean = record(anatomy, tokens, [Site("embed")])
+        base = unedited_values(anatomy, clean, bound)
+        made = base.repeat(len(choice), 1)
+        versions = _distinct(choice, stops(tokens, bound))
+        store = None
+        if checkpoint is not None:
+            kind = hashlib.sha256(choice.tobytes() + values.double().cpu().numpy().tobytes()).hexdigest()
+            store = Store(checkpoint, made, f"{fingerprint(tokens, [], metric, base)} {kind}")
+            versions = [v for v in versions if not store.done[v.variants, v.example].all()]
+        with tqdm(total=len(versions), disable=not progress, desc="sweep", unit="version") as bar:
+            # where a metric reads all positions a version's own rows must be there from its first change on
+            for part in _passes(versions, budget, tokens.ids.shape[1], share=bound.columns is not None):
+                for segment, value in _Tree(anatomy, clean, part, bound, values).values():
+                    version = part.versions[segment.variant]
+                    made[torch.from_numpy(version.variants), version.example] = value
+                if store is not None:
+                    store.keep(made, [Segment(int(i), v.example, 0, 0, 0) for v in part.versions for i in v.variants])
+                bar.update(len(part.versions))
+    return made, base
+
+
+def _checked(choice, values: Tensor, anatomy: Anatomy, tokens: Tokens) -> tuple[np.ndarray, Tensor]:
+    choice = choice.cpu().numpy() if isinstance(choice, Tensor) else np.asarray(choice)
+    batch, width = tokens.shape
+    if choice.ndim != 3 or choice.shape[1:] != (batch, width) or not len(choice):
+        raise EditError(f"choices of shape {choice.shape}: expected (variant, {batch}, {width}), one variant at least")
+    if values.ndim != 4:
+        raise EditError(f"values of shape {tuple(values.shape)}: expected (k, batch, pos, d_model)")
+    try:
+        values = values.to(anatomy.hf.device).expand(-1, batch, width, anatomy.d_model)
+    except RuntimeError:
+        raise EditError(
+            f"values of shape {tuple(values.shape)} do not fit (k, {batch}, {width}, {anatomy.d_model})"
+        ) from None
+    if choice.min() < 0 or choice.max() > len(values):
+        raise EditError(f"choices go from {choice.min()} to {choice.max()}: expected 0 to {len(values)}")
+    return choice.astype(np.int32), values
+
+
+def stops(tokens: Tokens, bound: Bound) -> list[int]:
+    """One past the last token that the metric reads, in each prompt."""
+    last = tokens.lengths if bound.columns is None else bound.columns.to(tokens.first.device) - tokens.first + 1
+    return last.tolist()
+
+
+def _distinct(choice: np.ndarray, stops: Sequence[int]) -> list[Version]:
+    """Every prompt's versions that differ before its stop, in order of their choices; the clean one is left out."""
+    versions = []
+    for b, stop in enumerate(stops):
+        rows, which = np.unique(choice[:, b, :stop], axis=0, return_inverse=True)
+        order = np.argsort(which.ravel(), kind="stable")
+        variants = np.split(order, np.cumsum(np.bincount(which.ravel(), minlength=len(rows)))[:-1])
+        versions += [Version(b, row, mine) for row, mine in zip(rows, variants, strict=True) if row.any()]
+    return versions
+
+
+def _passes(versions: Sequence[Version], budget: int, width: int, *, share: bool) -> Iterator[_Branches]:
+    """Versions in order, cut so that rows, and the keys that they see, stay within the budget."""
+    part = _Branches([], [], [], np.empty(0, dtype=np.int64))
+    rows, chosen = 0, []
+    path = np.zeros(width, dtype=np.int64)
+    for version in versions:
+        changed, stop = int((version.choice != 0).argmax()), len(version.choice)
+        before = part.versions[-1] if part.versions else None
+        start = _branch(before, version, changed) if share else changed
+        if before is not None and (rows + stop - start > budget or (len(part.versions) + 1) * width > 4 * budget):
+            yield replace(part, choice=np.concatenate(chosen))
+            part, rows, chosen, start = _Branches([], [], [], part.choice), 0, [], changed
+        part.segments.append(Segment(len(part.versions), version.example, start, stop, 0))
+        part.versions.append(version)
+        part.borrowed.append(path[changed:start].copy())
+        path[start:stop] = np.arange(rows, rows + stop - start)
+        chosen.append(version.choice[start:])
+        rows += stop - start
+    if part.versions:
+        yield replace(part, choice=np.concatenate(chosen))
+
+
+def _branch(before: Version | None, version: Version, changed: int) -> int:
+    """The token where a version leaves the one before it, or the clean prompt where that is later."""
+    if before is None or before.example != version.example:
+        return changed
+    return max(changed, int((before.choice != version.choice).argmax()))
+
+
+class _Tree(Packed):
+    """A pass over segments that share rows: each sees the keys and values of the branch that it grows from."""
+
+    def __init__(self, anatomy: Anatomy, clean: Clean, part: _Branches, bound: Bound, values: Tensor):
+        super().__init__(anatomy, clean, part.segments, [], bound)
+        self.borrowed, self.replacement = part.borrowed, values
+        self.choice = torch.from_numpy(part.choice).to(self.device)
+
+    def _entering(self, layer: int, before: int, after: int) -> Tensor:
+        fresh = super()._entering(layer, before, after)
+        mine = self.choice.nonzero()[:, 0]
+        example, column = self.example[mine], self.column[mine]
+        token = column - self.clean.tokens.first.to(self.device)[example]
+        was = self.clean.starts["embed"].expand(*self.clean.tokens.ids.shape, -1)[example, column]
+        fresh[mine] += self.replacement[self.choice[mine] - 1, example, token].to(was) - was
+        return fresh
+
+    def _mark_unchanged(self, before: int, after: int, layer: int) -> None:
+        super()._mark_unchanged(before, after, layer)
+        self.unchanged[self.choice.cpu() != 0] = False
+
+    def _bucket(self, members: list[int]):
+        bucket = super()._bucket(members)
+        lent = [torch.from_numpy(self.borrowed[i]) for i in members]
+        columns = [
+            self.first[s.example] + torch.arange(s.start - len(rows), s.start)
+            for s, rows in zip((self.segments[i] for i in members), lent, strict=True)
+        ]
+        of = torch.arange(len(members)).repeat_interleave(torch.tensor([len(rows) for rows in lent]))
+        more = lambda old, new: torch.cat([old, new.to(old)])  # noqa: E731
+        return replace(
+            bucket,
+            rows=more(bucket.rows, torch.cat(lent)),
+            columns=more(bucket.columns, torch.cat(columns)),
+            of=more(bucket.of, of),
+        )

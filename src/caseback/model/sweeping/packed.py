@@ -1,0 +1,384 @@
+"""Many edited suffixes in one pass: the engine under ``sweep``.
+
+An edit at layer l and position p leaves every earlier layer and every earlier position as it was. So a variant is a
+*segment*: the tokens from p on, entering at layer l with the clean stream. Segments of all lengths stand one after
+another in a single row (1, rows, d_model) and go through the model's own layers together; they meet only in
+attention, where each sees the clean keys and values before its start and its own after it.
+
+In the last layer only the rows that the metric reads are carried through; the others end with their keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.legacy import CACHE_NAMES
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.attention import attending
+from caseback.model.running.edits import Edit, apply_edits
+from caseback.model.running.frames import Frame, Span
+from caseback.model.running.metrics import Bound
+from caseback.model.running.session import INSIDE_ATTENTION, Session
+from caseback.model.running.verify import unembed, unembed_normed
+from caseback.model.running.wiring import wired
+from caseback.model.sweeping.clean import Clean
+from caseback.model.sweeping.fused_activations import fused
+from caseback.model.sweeping.packed_attention import Bucket, attend, of_like_length
+from caseback.model.sweeping.reused_projections import looked_up
+
+_NOT_GATHERED = ("alibi", "position_bias")
+_BEFORE_PROJECTIONS = ("resid_pre", "attn_in", "attn_norm")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens ``start .. stop`` of a prompt under one variant's edits, entering before ``layer``."""
+
+    variant: int
+    example: int
+    start: int
+    stop: int
+    layer: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class _Position:
+    """What a layer that counts positions from its cache is handed: a length that makes arange come out right."""
+
+    def __init__(self, column: Tensor):
+        self.length = column - torch.arange(len(column), device=column.device)
+
+    def get_seq_length(self, *_: Any) -> Tensor:
+        return self.length
+
+    def update(self, k: Tensor, v: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return k, v
+
+
+class _OnlyKeysAndValues(Exception):
+    """Raised by attention in the last layer's first pass, once keys and values are known."""
+
+
+class Packed:
+    """One pass over a chunk of segments.
+
+    Parameters
+    ----------
+    segments
+        In order of the layer that they enter.
+    edits
+        (variant, site, edit) of the chunk's variants.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        clean: Clean,
+        segments: Sequence[Segment],
+        edits: Sequence[tuple[int, Site, Edit]],
+        bound: Bound,
+    ):
+        self.anatomy, self.clean, self.segments, self.bound = anatomy, clean, list(segments), bound
+        self.first = clean.tokens.first.tolist()
+        self.lengths = clean.tokens.lengths.tolist()
+        self.device = clean.stream[0].device
+        self.width = clean.tokens.ids.shape[1]
+        self.row0, total = [], 0
+        for segment in self.segments:
+            self.row0.append(total)
+            total += len(segment)
+        self.total = total
+        lengths = torch.tensor([len(s) for s in self.segments])
+        shift = torch.tensor(
+            [self.first[s.example] + s.start - r for s, r in zip(self.segments, self.row0, strict=True)]
+        )
+        owner = torch.arange(len(self.segments)).repeat_interleave(lengths)
+        self.example = torch.tensor([s.example for s in self.segments])[owner].to(self.device)
+        self.column = (torch.arange(total) + shift[owner]).to(self.device)
+        self.columns = [] if bound.columns is None else bound.columns.tolist()
+        entry = {s.variant: s.layer for s in self.segments}
+        self.door = [e for e in edits if _is_door(e[1], entry[e[0]])]
+        inside = [e for e in edits if not _is_door(e[1], entry[e[0]])]
+        self.session = Session(
+            anatomy,
+            self._frame(self.segments, self.row0),
+            (1, 0),
+            edits=inside,
+            columns_before=clean.tokens.first.cpu(),
+        )
+        self.gathered: dict[int, Any] = {}
+        self.shared: dict[tuple[int, int], Any] = {}
+        self.keys_only = self.last_rows = False
+        self.kept: tuple[Tensor, Tensor] | None = None
+        # rows that enter the layer now called as the clean run did
+        self.unchanged = torch.zeros(total, dtype=torch.bool)
+
+    def _frame(self, segments: Sequence[Segment], row0: Sequence[int]) -> Frame:
+        spans = [Span(s.variant, s.example, s.start, len(s), r) for s, r in zip(segments, row0, strict=True)]
+        return Frame(spans, self.lengths)
+
+    def values(self) -> list[tuple[Segment, Tensor]]:
+        """The metric of every segment's variant on its prompt."""
+        with attending(self.anatomy, self._attend), fused(self.anatomy):
+            hidden = self._through_layers()
+        return list(zip(self.segments, self._measure(hidden).unbind(), strict=True))
+
+    def after(self, layer: int) -> Tensor:
+        """The stream of every row behind the one layer that all segments enter; rows are ``example`` and ``column``."""
+        self.active = 0
+        with attending(self.anatomy, self._attend), fused(self.anatomy):
+            hidden = self.clean.stream[layer].new_empty(0, self.clean.stream[layer].shape[-1])
+            return self._call(self._join(hidden, layer), layer)
+
+    def _through_layers(self) -> Tensor:
+        n = self.anatomy.n_layers
+        hidden = self.clean.stream[0].new_empty(0, self.clean.stream[0].shape[-1])
+        self.active = 0
+        for layer in range(min((s.layer for s in self.segments), default=n), n + 1):
+            hidden = self._join(hidden, layer)
+            if layer < n and self.active:
+                final = layer == n - 1 and self.bound.columns is not None
+                hidden = self._last(hidden, layer) if final else self._call(hidden, layer)
+        return hidden
+
+    def _join(self, hidden: Tensor, layer: int) -> Tensor:
+        """Let the segments that enter here in, with the clean stream and the edits made at the door."""
+        joining = [s for s in self.segments if s.layer == layer]
+        self.unchanged[:] = False
+        if not joining:
+            return hidden
+        before, after = len(hidden), self.row0[self.segments.index(joining[-1])] + len(joining[-1])
+        if self.last_rows:
+            return self._join_late(hidden, joining, layer)
+        hidden = torch.cat([hidden, self._entering(layer, before, after)])
+        self.active = after
+        self._mark_unchanged(before, after, layer)
+        return self._at_door(hidden, {s.variant for s in joining}, layer, self.session.frame, self.example, self.column)
+
+    def _mark_unchanged(self, before: int, after: int, layer: int) -> None:
+        """Of the rows that came in, those that no edit reaches before the layer's queries, keys and values."""
+        self.unchanged[before:after] = True
+        inside = [edit for name in _BEFORE_PROJECTIONS for edit in self.session.edits.get(Site(name, layer), ())]
+        for owner, edit in [*((owner, edit) for owner, _, edit in self.door), *inside]:
+            rows = self.session.frame.rows(owner, edit.pos)
+            if rows is not None:
+                self.unchanged[rows.row] = False
+
+    def _entering(self, layer: int, before: int, after: int) -> Tensor:
+        """The clean stream before a layer, at the rows that come in there."""
+        return self.clean.stream[layer][self.example[before:after], self.column[before:after]]
+
+    def _join_late(self, hidden: Tensor, joining: list[Segment], layer: int) -> Tensor:
+        """After the last layer only the metric's rows are left, one a segment."""
+        example = torch.tensor([s.example for s in joining], device=self.device)
+        column = torch.tensor([self.columns[s.example] for s in joining], device=self.device)
+        padding = torch.zeros(len(hidden), dtype=torch.long, device=self.device)
+        hidden = torch.cat([hidden, self.clean.stream[layer][example, column]])
+        frame = self._metric_frame()
+        everyone = {s.variant for s in joining}
+        return self._at_door(
+            hidden, everyone, layer, frame, torch.cat([padding, example]), torch.cat([padding, column])
+        )
+
+    def _at_door(
+        self, hidden: Tensor, variants: set[int], layer: int, frame: Frame, example: Tensor, column: Tensor
+    ) -> Tensor:
+        for name in ("embed", "pos_embed", "resid_post"):
+            site = Site(name, layer - 1) if name == "resid_post" else Site(name)
+            mine = [(owner, e) for owner, s, e in self.door if s == site and owner in variants]
+            if not mine:
+                continue
+            if name == "resid_post":
+                hidden = apply_edits(mine, hidden, frame, site, self.session.shifts)
+            else:
+                n = len(hidden)
+                was = self.clean.starts[name].expand(*self.clean.tokens.ids.shape, -1)[example[:n], column[:n]]
+                hidden = hidden + (apply_edits(mine, was, frame, site, self.session.shifts) - was)
+        return hidden
+
+    def _call(self, hidden: Tensor, layer: int, picked: Tensor | None = None) -> Tensor:
+        """Call a layer on the rows now active (or those picked), as the clean run called it."""
+        args, kwargs = self.clean.calls[layer]
+        self.session.lead = (1, len(hidden))
+        pack = lambda name, value: self._pack(name, value, picked, len(hidden))  # noqa: E731
+        rows = slice(len(hidden)) if picked is None else picked
+        known = looked_up(
+            self.clean.projected[layer], self.example[rows], self.column[rows], self.unchanged.to(self.device)[rows]
+        )
+        with wired(self.session, [layer]), known:
+            out = self.anatomy.layers[layer].layer(
+                hidden[None], *(pack("", a) for a in args), **{k: pack(k, v) for k, v in kwargs.items()}
+            )
+        out = out[0] if isinstance(out, tuple) else out
+        return out[0]
+
+    def _pack(self, name: str, value: Any, picked: Tensor | None, n: int) -> Any:
+        """An argument of the clean call for packed rows: per-position tensors gathered, masks and caches dropped."""
+        if name in _NOT_GATHERED:
+            return value
+        if name in CACHE_NAMES and self.anatomy.family.counts_from_cache:
+            return _Position(self.column[:n] if picked is None else self.column[picked])
+        if isinstance(value, Cache) or (isinstance(value, Tensor) and value.ndim == 4):
+            return None
+        if isinstance(value, tuple | list):
+            return type(value)(self._pack(name, v, picked, n) for v in value)
+        if isinstance(value, dict):
+            return {k: self._pack(name, v, picked, n) for k, v in value.items()}
+        if not isinstance(value, Tensor):
+            return value
+        batch = self.clean.tokens.ids.shape[0]
+        if value.ndim >= 2 and value.shape[0] in (1, batch) and value.shape[1] == self.width:
+            if id(value) not in self.gathered:
+                at = self.example if value.shape[0] == batch else torch.zeros_like(self.example)
+                self.gathered[id(value)] = value[at.to(value.device), self.column.to(value.device)]
+            rows = self.gathered[id(value)]
+            return (rows[:n] if picked is None else rows[picked.to(rows.device)])[None]
+        if value.ndim == 1 and value.shape[0] == self.width:
+            rows = value[self.column.to(value.device)]
+            return rows[:n] if picked is None else rows[picked.to(rows.device)]
+        return None if name == "attention_mask" else value
+
+    def _metric_frame(self, segments: Sequence[Segment] | None = None) -> Frame:
+        segments = self.segments if segments is None else segments
+        return Frame(
+            [Span(s.variant, s.example, self._metric_token(s), 1, i) for i, s in enumerate(segments)], self.lengths
+        )
+
+    def _metric_token(self, segment: Segment) -> int:
+        return self.columns[segment.example] - self.first[segment.example]
+
+    def _metric_rows(self, segments: Sequence[Segment]) -> Tensor:
+        rows = [self.row0[i] + self._metric_token(s) - s.start for i, s in enumerate(segments)]
+        return torch.tensor(rows, device=self.device)
+
+    def _last(self, hidden: Tensor, layer: int) -> Tensor:
+        """The last layer: all rows give keys and values, the rows that the metric reads go through."""
+        present = [s for s in self.segments if s.layer <= layer]
+        picked = self._metric_rows(present)
+        if len(picked) < len(hidden):
+            self.keys_only = True
+            try:
+                self._call(hidden, layer)
+            except _OnlyKeysAndValues:
+                pass
+            finally:
+                self.keys_only = False
+        self.session.frame = self._metric_frame(present)
+        self.last_rows = True
+        return self._call(hidden[picked], layer, picked)
+
+    def _attend(self, layer: int, module: nn.Module, q, k, v, mask, **how) -> Tensor:
+        """Attention of packed rows (1, head, row, d_head): z as (1, row, head, d)."""
+        session = self.session
+        site = {name: Site(name, layer) for name in INSIDE_ATTENTION}
+
+        def rows(name: str, x: Tensor) -> Tensor:
+            return (
+                session.touch(site[name], x.transpose(1, 2))[0] if session.wants(site[name]) else x[0].transpose(0, 1)
+            )
+
+        if self.kept is None:
+            keys, values = rows("k", k), rows("v", v)
+            if self.keys_only:
+                self.kept = (keys, values)
+                raise _OnlyKeysAndValues
+        else:
+            keys, values = self.kept
+        queries = rows("q", q)
+        z = queries.new_empty(len(queries), queries.shape[1], values.shape[-1])
+        for bucket in self._buckets():
+            z[bucket.q_take] = attend(bucket, self.clean, session, layer, module, queries, keys, values, how)
+        return z[None]
+
+    def _buckets(self) -> list[Bucket]:
+        """The active segments sorted into batches of like length, so that padding stays small."""
+        key = (self.active, int(self.last_rows))
+        if key not in self.shared:
+            present = {i: len(s) for i, s in enumerate(self.segments) if self.row0[i] < self.active}
+            self.shared[key] = [self._bucket(batch) for batch in of_like_length(present)]
+        return self.shared[key]
+
+    def _bucket(self, members: list[int]) -> Bucket:
+        segments = [self.segments[i] for i in members]
+        length = torch.tensor([len(s) for s in segments])
+        row0 = torch.tensor([self.row0[i] for i in members])
+        first = torch.tensor([self.first[s.example] + s.start for s in segments])
+        ragged = torch.arange(int(length.max())) < length[:, None]
+        of, at = ragged.nonzero().unbind(-1)
+        if self.last_rows:
+            q_columns = torch.tensor([[self.columns[s.example]] for s in segments])
+            q_rows = torch.tensor([[i] for i in members])
+            q_of, q_at, q_take = torch.arange(len(segments)), torch.zeros(len(segments), dtype=torch.long), q_rows[:, 0]
+            spans = [Span(s.variant, s.example, self._metric_token(s), 1, i) for i, s in enumerate(segments)]
+        else:
+            inside = torch.minimum(torch.arange(ragged.shape[1]), length[:, None] - 1)
+            q_columns, q_rows = first[:, None] + inside, row0[:, None] + inside
+            q_of, q_at, q_take = of, at, row0[of] + at
+            spans = [Span(s.variant, s.example, s.start, len(s), i * ragged.shape[1]) for i, s in enumerate(segments)]
+        put = lambda x: x.to(self.device)  # noqa: E731
+        return Bucket(
+            example=put(torch.tensor([s.example for s in segments])),
+            rows=put(row0[of] + at),
+            of=put(of),
+            at=put(at),
+            columns=put(first[of] + at),
+            q_rows=put(q_rows),
+            q_columns=put(q_columns),
+            q_of=put(q_of),
+            q_at=put(q_at),
+            q_take=put(q_take),
+            frame=Frame(spans, self.lengths),
+        )
+
+    def _measure(self, hidden: Tensor) -> Tensor:
+        """The metric from the stream after the last layer."""
+        example = torch.tensor([s.example for s in self.segments], device=self.device)
+        if self.bound.columns is None:
+            return self._measure_all(hidden, example)
+        if not self.last_rows:
+            hidden = hidden[self._metric_rows(self.segments)]
+        self.session.frame = self._metric_frame()
+        logits = self._logits(hidden[None], None if self.bound.vocab is None else self.bound.vocab[example])[0]
+        return self.bound.value(logits, example)
+
+    def _logits(self, hidden: Tensor, vocab: Tensor | None) -> Tensor:
+        """Logits of (1, row, d_model), with the edits of ``final_norm`` and ``logits``."""
+        session, norm, end = self.session, Site("final_norm"), Site("logits")
+        session.lead = (hidden.shape[0], hidden.shape[1])
+        x = hidden if self.anatomy.final_norm is None else self.anatomy.final_norm(hidden)
+        if session.wants(norm):
+            x = session.touch(norm, x)
+        if session.wants(end):
+            logits = session.touch(end, unembed_normed(self.anatomy, x))
+            return logits if vocab is None else logits.gather(-1, vocab[None].to(logits.device))
+        return unembed_normed(self.anatomy, x) if vocab is None else unembed_normed(self.anatomy, x[0], vocab)[None]
+
+    def _measure_all(self, hidden: Tensor, example: Tensor) -> Tensor:
+        """A metric of all positions: unchanged ones are filled in from the clean run, a few segments at a time."""
+        values = []
+        session, frame = self.session, self.session.frame
+        last = self.clean.stream[-1]
+        for i, s in enumerate(self.segments):
+            rows = hidden[self.row0[i] : self.row0[i] + len(s)]
+            session.frame = Frame([Span(s.variant, s.example, s.start, len(s), 0)], self.lengths)
+            at = self.first[s.example] + s.start
+            before = unembed(self.anatomy, last[s.example, :at][None])
+            after = unembed(self.anatomy, last[s.example, at + len(s) :][None])
+            logits = torch.cat([before, self._logits(rows[None], None), after], 1)
+            values.append(self.bound.value(logits, example[i : i + 1])[0])
+        session.frame = frame
+        return torch.stack(values)
+
+
+def _is_door(site: Site, entry: int) -> bool:
+    """Whether an edit is made on the stream as a segment enters, before any layer is called."""
+    return site.name in ("embed", "pos_embed") or (site.name == "resid_post" and site.layer == entry - 1)

@@ -1,0 +1,77 @@
+"""Queries, keys and values that an earlier run has already formed, looked up where a layer's input is still its own.
+
+A suffix enters a layer with the clean stream at all positions but the edited ones, and an edit behind the projections
+(of z, a head, the MLP) leaves all of them: 3 of the 12 d_model^2 multiply-adds of a GPT-2 layer are known there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from caseback.model.anatomy.anatomy import Anatomy, LayerParts
+
+Outputs = dict[nn.Module, Tensor]
+"""(batch, pos, d_out) of a layer's projections."""
+
+
+def projections(part: LayerParts) -> set[nn.Module]:
+    """The modules of a layer that form queries, keys and values from its input."""
+    return {p.module for p in (part.q, part.k, part.v) if p is not None}
+
+
+@contextmanager
+def kept(anatomy: Anatomy) -> Iterator[list[Outputs]]:
+    """What each layer's projections give in a run that is made within it."""
+    found: list[Outputs] = [{} for _ in anatomy.layers]
+    handles = []
+
+    def keep(mine: Outputs) -> Callable[[nn.Module, tuple, Tensor], None]:
+        def hook(module: nn.Module, _: tuple, out: Tensor) -> None:
+            # some models change what they get in place
+            mine[module] = out.clone()
+
+        return hook
+
+    try:
+        for part, mine in zip(anatomy.layers, found, strict=True):
+            handles += [module.register_forward_hook(keep(mine)) for module in projections(part)]
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def looked_up(known: Outputs, example: Tensor, column: Tensor, here: Bool[Tensor, " row"]) -> Iterator[None]:
+    """Within it, projections of (1, row, d_model) compute the rows that are not ``here`` and look the others up."""
+    old, new = here.nonzero()[:, 0], (~here).nonzero()[:, 0]
+    at = example[old], column[old]
+    before = {module: vars(module).get("forward") for module in known}
+
+    def in_part(module: nn.Module) -> Callable[[Tensor], Tensor]:
+        own, outputs = module.forward, known[module]
+
+        def forward(x: Tensor) -> Tensor:
+            if x.shape[:-1] != (1, len(here)):
+                return own(x)
+            out = outputs.new_empty(1, len(here), outputs.shape[-1])
+            out[0, old] = outputs[at]
+            if len(new):
+                out[:, new] = own(x[:, new])
+            return out
+
+        return forward
+
+    try:
+        for module in known if len(old) else ():
+            module.forward = in_part(module)  # type: ignore[method-assign]
+        yield
+    finally:
+        for module, own in before.items():
+            vars(module).pop("forward", None)
+            if own is not None:
+                module.forward = own  # type: ignore[method-assign]

@@ -1,0 +1,245 @@
+"""Many edited runs, exactly, for a fraction of their cost.
+
+Each variant is a list of edits; the result is the metric of each variant on each prompt. The planner finds the first
+layer and the first position that a variant's edits can change, ``packed`` recomputes only what comes after, many
+variants at a time under a token budget, and only the logits that the metric reads are formed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from caseback.errors import EditError, LoadError
+from caseback.jobs.whole_file import whole_file
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.edits import Edit, fields_of
+from caseback.model.running.frames import positions
+from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.run import execute, resolve, undisturbed, with_clean
+from caseback.model.running.tokens import Tokens
+from caseback.model.sweeping.clean import Clean, record
+from caseback.model.sweeping.packed import Packed, Segment
+
+TOKEN_BUDGETS = {"cpu": 2048, "other": 16384}
+"""Rows in one pass by device: enough to keep matrix products busy, some hundred MB at GPT-2's width on a CPU."""
+
+Resolved = list[tuple[int, Site, Edit]]
+
+
+def entry_layer(site: Site, n_layers: int) -> int:
+    """The first layer that an edit makes a difference to."""
+    if site.name in ("embed", "pos_embed"):
+        return 0
+    if site.name in ("final_norm", "logits"):
+        return n_layers
+    assert site.layer is not None
+    return site.layer + 1 if site.name == "resid_post" else site.layer
+
+
+def plan(
+    resolved: Resolved,
+    tokens: Tokens,
+    bound: Bound,
+    n_layers: int,
+    variant: int,
+    unchanged: Callable[[Edit, int], int] | None = None,
+) -> list[Segment]:
+    """One variant as segments, one a prompt that it can change: its first token, first layer and last token read."""
+    layer = min(entry_layer(site, n_layers) for _, site, _ in resolved)
+    unchanged = unchanged or (lambda edit, b: edit.unchanged_before(tokens, b))
+    segments = []
+    first, lengths = tokens.first.tolist(), tokens.lengths.tolist()
+    for b, length in enumerate(lengths):
+        stop = length if bound.columns is None else int(bound.columns[b]) - first[b] + 1
+        starts = []
+        for _, _, edit in resolved:
+            wanted = [p for p in positions(edit.pos, b, length) if p >= unchanged(edit, b)]
+            if wanted:
+                starts.append(min(wanted))
+        if starts and min(starts) < stop:
+            segments.append(Segment(variant, b, min(starts), stop, layer))
+    return segments
+
+
+def _unchanged(tokens: Tokens, given: Resolved) -> Callable[[Edit, int], int]:
+    """How many leading positions an edit leaves as they are; asked of each source run once, not once a variant.
+
+    A source may share a prompt's first tokens, but not the edits given to all variants: nothing is shared from the
+    first of these on.
+    """
+    known: dict[tuple[type, int, int], int] = {}
+    own = [
+        min((min(positions(e.pos, b, n), default=n) for _, _, e in given), default=n)
+        for b, n in enumerate(tokens.lengths.tolist())
+    ]
+
+    def count(edit: Edit, b: int) -> int:
+        source = getattr(edit, "source", None)
+        key = (type(edit), id(source), b)
+        if source is None or key not in known:
+            known[key] = min(edit.unchanged_before(tokens, b), own[b])
+        return known[key]
+
+    return count
+
+
+def _at_the_start(given: Edit | Sequence[Edit], anatomy: Anatomy, tokens: Tokens) -> Resolved:
+    """Edits that every variant starts from, refused past the embeddings: those a suffix would have to repeat."""
+    resolved = resolve(given, anatomy, tokens)
+    for _, site, edit in resolved:
+        if site.name not in ("embed", "pos_embed"):
+            raise EditError(
+                f"{edit.describe()}: edits given to all variants are of 'embed' or 'pos_embed'; "
+                "put others into each variant"
+            )
+        if edit.awaits_clean:
+            raise EditError(f"{edit.describe()} refers to the unedited run: give it a value or a run")
+    return resolved
+
+
+def chunks(segments: Sequence[Segment], budget: int, width: int) -> Iterator[list[Segment]]:
+    """Segments in order of entry, cut so that rows, and the keys that they see, stay within the budget."""
+    chunk: list[Segment] = []
+    rows = 0
+    for segment in sorted(segments, key=lambda s: (s.layer, s.start, s.variant, s.example)):
+        if chunk and (rows + len(segment) > budget or (len(chunk) + 1) * width > 4 * budget):
+            yield chunk
+            chunk, rows = [], 0
+        chunk.append(segment)
+        rows += len(segment)
+    if chunk:
+        yield chunk
+
+
+def sweep(
+    anatomy: Anatomy,
+    tokens: Tokens,
+    variants: Sequence[Edit | Sequence[Edit]],
+    metric: Metric,
+    *,
+    labels: Sequence[str] | None = None,
+    given: Edit | Sequence[Edit] = (),
+    token_budget: int | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+) -> tuple[Float[Tensor, "variant batch"], Float[Tensor, " batch"], list[str]]:
+    """Values of every variant on every prompt, the unedited run's, and the variants' names; see ``Model.sweep``.
+
+    ``given`` are edits of the embeddings that all variants share, and the run that they start from: they are made
+    once, and that run's values take the place of the unedited one's.
+    """
+    per_variant = [resolve(v, anatomy, tokens, owner=i) for i, v in enumerate(variants)]
+    if any(not r for r in per_variant):
+        raise EditError(f"variant {next(i for i, r in enumerate(per_variant) if not r)} has no edit")
+    per_variant = _cleaned(per_variant, anatomy, tokens)
+    start = _at_the_start(given, anatomy, tokens)
+    bound = metric.on(tokens, anatomy)
+    if token_budget is None:
+        token_budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"])
+    if token_budget < 1:
+        raise EditError(f"token_budget={token_budget}: expected at least 1 row a pass")
+    with undisturbed(anatomy.hf, grad=False):
+        touched = {site for r in per_variant for _, site, _ in r if site.name in ("embed", "pos_embed")}
+        clean = record(anatomy, tokens, sorted(touched, key=str), start)
+        base = unedited_values(anatomy, clean, bound)
+        values = base.repeat(len(per_variant), 1)
+        shared = _unchanged(tokens, start)
+        segments = [s for i, r in enumerate(per_variant) for s in plan(r, tokens, bound, anatomy.n_layers, i, shared)]
+        # what was given is told by the base run's values, but a metric may miss it
+        edits_made = [start, *per_variant] if start else per_variant
+        store = Store(checkpoint, values, fingerprint(tokens, edits_made, metric, base)) if checkpoint else None
+        todo = [s for s in segments if store is None or not store.done[s.variant, s.example]]
+        with tqdm(total=len(todo), disable=not progress, desc="sweep", unit="variant") as bar:
+            for chunk in chunks(todo, token_budget, tokens.ids.shape[1]):
+                owners = {s.variant for s in chunk}
+                edits = [e for i in sorted(owners) for e in per_variant[i]]
+                for segment, value in Packed(anatomy, clean, chunk, edits, bound).values():
+                    values[segment.variant, segment.example] = value
+                if store is not None:
+                    store.keep(values, chunk)
+                bar.update(len(chunk))
+    if labels is None:
+        labels = ["; ".join(dict.fromkeys(e.describe() for _, _, e in r)) for r in per_variant]
+    return values, base, list(labels)
+
+
+def _cleaned(per_variant: list[Resolved], anatomy: Anatomy, tokens: Tokens) -> list[Resolved]:
+    """Fill in the unedited run where edits refer to it: one pass for all variants."""
+    flat = with_clean([e for r in per_variant for e in r], lambda sites: execute(anatomy, tokens, read=sites))
+    out: list[Resolved] = [[] for _ in per_variant]
+    for item in flat:
+        out[item[0]].append(item)
+    return out
+
+
+def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
+    """The metric of the unedited run, from the recorded stream."""
+    n, length = anatomy.n_layers, clean.tokens.lengths.tolist()
+    first = clean.tokens.first.tolist()
+    segments = []
+    for b in range(len(clean.tokens)):
+        stop = length[b] if bound.columns is None else int(bound.columns[b]) - first[b] + 1
+        segments.append(Segment(b, b, 0 if bound.columns is None else stop - 1, stop, n))
+    return torch.stack([value for _, value in Packed(anatomy, clean, segments, [], bound).values()]).detach()
+
+
+def fingerprint(tokens: Tokens, per_variant: list[Resolved], metric: Metric, base: Tensor) -> str:
+    """What a checkpoint must agree with to be resumed: prompts, edits, metric, and the model's clean answers."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(value.detach().cpu().double().contiguous().numpy().tobytes())
+        elif hasattr(value, "tokens") and hasattr(value, "sites"):
+            add(value.tokens.ids)
+            for site in value.sites:
+                add(str(site))
+                add(value[site])
+        else:
+            digest.update(f"{getattr(value, '__qualname__', value)!s}|".encode())
+
+    for value in (tokens.ids, tokens.mask, metric.name, metric.target, metric.foil, metric.pos, base):
+        add(value)
+    for resolved in per_variant:
+        for _, site, edit in resolved:
+            for part in (str(site), type(edit).__name__, *fields_of(edit).values()):
+                add(part)
+    return digest.hexdigest()
+
+
+class Store:
+    """Results on disk after every chunk, so that an interrupted sweep goes on where it stopped."""
+
+    def __init__(self, path: str | Path, values: Tensor, fingerprint: str):
+        self.path, self.fingerprint = Path(path), fingerprint
+        self.done = np.zeros(tuple(values.shape), dtype=bool)
+        if not self.path.exists():
+            return
+        try:
+            with np.load(self.path, allow_pickle=False) as kept:
+                same = str(kept["fingerprint"]) == fingerprint
+                if same:
+                    self.done = kept["done"]
+                    values.copy_(torch.from_numpy(kept["values"]).to(values))
+        except (OSError, ValueError, KeyError) as error:
+            raise LoadError(f"{str(path)!r} is no sweep checkpoint: {error}") from error
+        if not same:
+            raise LoadError(
+                f"{str(path)!r} belongs to another sweep (other prompts, edits, metric or model): remove it"
+            )
+
+    def keep(self, values: Tensor, chunk: Sequence[Segment]) -> None:
+        for segment in chunk:
+            self.done[segment.variant, segment.example] = True
+        with whole_file(self.path) as draft, draft.open("wb") as file:
+            np.savez(file, values=values.double().cpu().numpy(), done=self.done, fingerprint=self.fingerprint)

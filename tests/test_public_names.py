@@ -1,0 +1,42 @@
+"""What people have written against caseback keeps working: `public_names.json` lists what 0.1.0 had before its rooms.
+
+Files move; names that a caller imports, commands and techniques stay. A name may join the list, none may leave it.
+"""
+
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import caseback as cb
+from caseback import cli
+
+PUBLIC = json.loads(Path(__file__).with_name("public_names.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("package", PUBLIC["names"])
+def test_every_published_name_is_where_it_was(package):
+    module = importlib.import_module(package)
+    assert [name for name in PUBLIC["names"][package] if not hasattr(module, name)] == []
+
+
+@pytest.mark.parametrize("line", PUBLIC["imports"])
+def test_every_import_of_the_readme_and_the_docs_works(line):
+    exec(line, {})
+
+
+def test_every_command_is_there():
+    assert set(PUBLIC["commands"]) <= {command.__name__ for command in cli.COMMANDS} | {"organisms"}
+
+
+def test_every_technique_is_registered_under_its_entries():
+    registered = [[t.function.__name__, list(t.entry)] for t in cb.techniques()]
+    assert [pair for pair in PUBLIC["techniques"] if pair not in registered] == []
+
+
+def test_every_name_of_the_views_has_a_home():
+    homes = [importlib.import_module(f"caseback.views.{m.name}") for m in pkgutil.iter_modules(cb.views.__path__)]
+    names = {name for home in homes for name in getattr(home, "__all__", ())}
+    assert [name for name in PUBLIC["views"] if name not in names] == []
