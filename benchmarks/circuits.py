@@ -22,7 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import caseback as cb
 from caseback.localize.circuits import edge_attribution, run_circuit
-from caseback.localize.circuits.running import CircuitRuns
+from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.graph.graph import Graph
 
 TARGET, FOIL, EDGES = 11, 23, 1000

@@ -20,8 +20,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import caseback as cb
-from caseback.decode.vocabulary.lens import streams
-from caseback.decode.vocabulary.tuned_lens import _Training
+from caseback.decode.vocabulary.lenses.lens import streams
+from caseback.decode.vocabulary.lenses.tuned_lens import _Training
 
 
 def published(hf, hidden, log_p, lenses) -> None:

@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import caseback as cb
 from caseback.decode.vocabulary import LowRank, circuit_pairs, laser, vocabulary_circuit
-from caseback.decode.vocabulary.low_rank import RHO
+from caseback.decode.vocabulary.weights.low_rank import RHO
 
 
 def cpu(job) -> float:

@@ -110,7 +110,7 @@ def _document(task, name, method, edges, threshold, how, ablation, count, sets, 
 
     from caseback import tasks as known
     from caseback.localize.circuits import faithfulness_curve, find_circuit, judge
-    from caseback.localize.circuits.sizes import inputs_of
+    from caseback.localize.circuits.machinery.sizes import inputs_of
     from caseback.model.circuit import Circuit, Edge
     from caseback.model.graph.graph import Graph
     from caseback.model.running.load import load as load_model

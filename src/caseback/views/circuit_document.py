@@ -19,8 +19,8 @@ from torch import Tensor
 
 from caseback.errors import CasebackError
 from caseback.localize.circuits.judging import Judgement
-from caseback.localize.circuits.sizes import circuit_size, inputs_of
-from caseback.localize.circuits.writes import sites_of_writes, writes
+from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
+from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
 from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.circuit import Circuit, Edge, Node

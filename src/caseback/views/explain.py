@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from caseback.decode.vocabulary.logit_lens import logit_lens
+from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution

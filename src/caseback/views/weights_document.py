@@ -12,7 +12,7 @@ from typing import Any
 
 import xarray as xr
 
-from caseback.decode.vocabulary.named_matrices import MATRICES
+from caseback.decode.vocabulary.weights.named_matrices import MATRICES
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.running.model import Model
 from caseback.views.document import check_finite

@@ -7,8 +7,8 @@ import torch
 import caseback as cb
 import shelf
 from caseback.decode.vocabulary import fit_attention_lens, read_attention_lens
-from caseback.decode.vocabulary.attention_lens import AttentionLens, _Heads
-from caseback.decode.vocabulary.lens import fingerprint
+from caseback.decode.vocabulary.lenses.attention_lens import AttentionLens, _Heads
+from caseback.decode.vocabulary.lenses.lens import fingerprint
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.components import logit_attribution
 from exact import exact

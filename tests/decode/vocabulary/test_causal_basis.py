@@ -6,8 +6,8 @@ import torch
 
 import shelf
 from caseback.decode.vocabulary import causal_basis
-from caseback.decode.vocabulary.causal_basis import _Influence
-from caseback.decode.vocabulary.lens import Lens, fingerprint, streams
+from caseback.decode.vocabulary.lenses.causal_basis import _Influence
+from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint, streams
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.running.verify import unembed
 from exact import exact

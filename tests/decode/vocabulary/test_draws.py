@@ -3,7 +3,7 @@
 import pytest
 
 import shelf
-from caseback.decode.vocabulary.draws import Draws
+from caseback.decode.vocabulary.lenses.draws import Draws
 from caseback.errors import CasebackError
 
 LENGTHS = (2, 5, 3, 7, 4, 2, 6)

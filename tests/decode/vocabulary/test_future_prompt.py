@@ -7,8 +7,8 @@ import torch
 import caseback as cb
 import shelf
 from caseback.decode.vocabulary import FuturePrompt, fit_future_prompt, patchscope, read_future_prompt
-from caseback.decode.vocabulary.future_prompt import _Training
-from caseback.decode.vocabulary.lens import fingerprint, stream_at
+from caseback.decode.vocabulary.lenses.future_prompt import _Training
+from caseback.decode.vocabulary.lenses.lens import fingerprint, stream_at
 from caseback.errors import CasebackError, OutOfRange
 from exact import exact
 

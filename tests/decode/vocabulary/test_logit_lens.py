@@ -8,8 +8,8 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.decode.vocabulary import lens_statistics as reading
-from caseback.decode.vocabulary.logit_lens import logit_lens
+from caseback.decode.vocabulary.lenses import lens_statistics as reading
+from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import OutOfRange, TargetError, UnknownSite
 from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.running.verify import unembed
@@ -19,7 +19,7 @@ from exact import exact
 NAMES = tuple(dict.fromkeys((*shelf.FEW, *"opt_projected olmo2 cohere granite phi gpt_neox gemma3_text glm4".split())))
 
 lens_module = import_module(
-    "caseback.decode.vocabulary.logit_lens"
+    "caseback.decode.vocabulary.lenses.logit_lens"
 )  # its folder publishes the function under this name
 
 

@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import caseback as cb
 from caseback.decode.vocabulary import fit_mapping, patchscope
-from caseback.decode.vocabulary.draws import Draws
-from caseback.decode.vocabulary.lens import streams
+from caseback.decode.vocabulary.lenses.draws import Draws
+from caseback.decode.vocabulary.lenses.lens import streams
 from caseback.errors import CasebackError
 from caseback.organisms.prose.text import documents
 

@@ -18,8 +18,8 @@ from caseback.decode.vocabulary import (
     selfie,
     token_identity,
 )
-from caseback.decode.vocabulary.lens import Lens, stream_at
-from caseback.decode.vocabulary.translators import MomentSums
+from caseback.decode.vocabulary.lenses.lens import Lens, stream_at
+from caseback.decode.vocabulary.lenses.translators import MomentSums
 from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
 from exact import exact
 

@@ -15,7 +15,7 @@ from caseback.decode.vocabulary import (
     save_jacobian_lens,
     save_tuned_lens,
 )
-from caseback.decode.vocabulary.lens import Lens
+from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.errors import CasebackError, LoadError
 from exact import exact
 

@@ -7,8 +7,8 @@ import torch
 import caseback as cb
 import shelf
 from caseback.decode.vocabulary import fit_future_lens, fit_translators, logit_lens, read_lens
-from caseback.decode.vocabulary.lens import streams
-from caseback.decode.vocabulary.translators import MomentSums
+from caseback.decode.vocabulary.lenses.lens import streams
+from caseback.decode.vocabulary.lenses.translators import MomentSums
 from caseback.errors import CasebackError, OutOfRange
 
 

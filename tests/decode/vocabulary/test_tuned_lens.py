@@ -7,8 +7,8 @@ import torch
 import caseback as cb
 import shelf
 from caseback.decode.vocabulary import fit_tuned_lens, lens_quality, logit_lens, read_lens
-from caseback.decode.vocabulary.lens import Lens, fingerprint
-from caseback.decode.vocabulary.vocabulary_kl import VocabularyKL
+from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint
+from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.running.verify import unembed
 from caseback.organisms.prose.text import documents

@@ -16,7 +16,7 @@ from caseback.decode.vocabulary import (
     weight_svd_words,
     weights_as_words,
 )
-from caseback.decode.vocabulary.named_matrices import MATRICES, matrix_of
+from caseback.decode.vocabulary.weights.named_matrices import MATRICES, matrix_of
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
 from caseback.model.algebra.factored import Factored
 from exact import exact
@@ -159,7 +159,7 @@ def test_4_3_10_singular_words_are_those_of_the_dense_svd(name):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
 def test_4_3_10_what_passes_a_weight_is_the_sum_of_its_directions(name):
-    from caseback.decode.vocabulary.singular_words import svd_of
+    from caseback.decode.vocabulary.weights.singular_words import svd_of
 
     model = shelf.model(name)
     found = matrix_of(model, model.weights, "ov", 1, 2)

@@ -10,7 +10,7 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.localize.circuits import edge_attribution, hisp, mean_writes, node_attribution, run_circuit, select
-from caseback.localize.circuits.writes import changes, sites_of_writes
+from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
 from caseback.localize.components.attribution_patching import attribution_patching
 from caseback.model.circuit import Circuit
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
@@ -126,7 +126,9 @@ def test_memory_is_that_of_the_writes_of_some_prompts(name, monkeypatch):
 
     with exact():
         whole = edge_attribution(model, CLEAN, CORRUPT, METRIC)
-        monkeypatch.setattr("caseback.localize.circuits.contraction.NUMBERS_AT_ONCE", 3 * len(graph.writers) * 16)
+        monkeypatch.setattr(
+            "caseback.localize.circuits.machinery.contraction.NUMBERS_AT_ONCE", 3 * len(graph.writers) * 16
+        )
         with Sizes():
             parts = edge_attribution(model, CLEAN, CORRUPT, METRIC)
             steps = edge_attribution(model, CLEAN, CORRUPT, METRIC, steps=2)

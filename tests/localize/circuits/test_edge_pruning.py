@@ -10,8 +10,16 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.localize.circuits import edge_pruning, run_circuit, subnetwork_probing
-from caseback.localize.circuits import gates as module
-from caseback.localize.circuits.gates import BETA, GAMMA, ZETA, Gates, hard_concrete, log_odds, open_probability
+from caseback.localize.circuits.machinery import gates as module
+from caseback.localize.circuits.machinery.gates import (
+    BETA,
+    GAMMA,
+    ZETA,
+    Gates,
+    hard_concrete,
+    log_odds,
+    open_probability,
+)
 from caseback.model.circuit import Circuit
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
 from caseback.model.graph.graph import Graph

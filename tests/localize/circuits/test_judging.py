@@ -19,8 +19,8 @@ from caseback.localize.circuits import (
     patch_edges,
     run_circuit,
 )
-from caseback.localize.circuits.bootstrap import interval
 from caseback.localize.circuits.curve import FRACTIONS, areas
+from caseback.localize.circuits.machinery.bootstrap import interval
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.organisms.compiled import build

@@ -8,8 +8,9 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import CasebackError, TokensError
-from caseback.localize.circuits.running import CircuitRuns, mean_writes, run_circuit
-from caseback.localize.circuits.writes import changes, sites_of_writes
+from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns, mean_writes
+from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
+from caseback.localize.circuits.running import run_circuit
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from exact import exact
@@ -95,7 +96,7 @@ def test_many_circuits_are_what_each_is_alone(monkeypatch):
     with exact():
         together = run_circuit(model, CLEAN, CORRUPT, METRIC, masks)
         for numbers in (1, len(graph.writers) * model.d_model * 7 * 5):
-            monkeypatch.setattr("caseback.localize.circuits.running.NUMBERS_AT_ONCE", numbers)
+            monkeypatch.setattr("caseback.localize.circuits.machinery.circuit_runs.NUMBERS_AT_ONCE", numbers)
             np.testing.assert_allclose(run_circuit(model, CLEAN, CORRUPT, METRIC, masks), together, rtol=1e-10)
         for i in (0, 4, 8):
             alone = run_circuit(model, CLEAN, CORRUPT, METRIC, graph.circuit(masks[i] & graph.exists))

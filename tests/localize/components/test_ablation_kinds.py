@@ -10,7 +10,7 @@ import shelf
 import zoo
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, TokensError, UnknownSite
 from caseback.localize.components.ablation import ablate
-from caseback.localize.components.noise import embedding_std, noised
+from caseback.localize.components.machinery.noise import embedding_std, noised
 from caseback.localize.components.optimal_constants import optimal_constants
 from caseback.model.graph.units import Neuron, components_of
 from exact import exact

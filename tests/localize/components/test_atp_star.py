@@ -122,7 +122,7 @@ def test_maps_are_made_a_few_prompts_at_a_time(monkeypatch):
     model = shelf.model("llama")
     with exact():
         whole = atp_star(model, *PAIR, METRIC, sites=["q", "k"])
-        monkeypatch.setattr("caseback.localize.components.qk_fix._MAP_ENTRIES", 1)
+        monkeypatch.setattr("caseback.localize.components.machinery.qk_fix._MAP_ENTRIES", 1)
         parts = atp_star(model, *PAIR, METRIC, sites=["q", "k"])
     assert all(np.allclose(whole[s], parts[s], atol=1e-13) for s in "qk")
 

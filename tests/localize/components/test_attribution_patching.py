@@ -10,7 +10,7 @@ import shelf
 import zoo
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, TokensError, UnknownSite
 from caseback.localize.components.attribution_patching import attribution_patching
-from caseback.localize.components.first_order import VARIABLES, nodes
+from caseback.localize.components.machinery.first_order import VARIABLES, nodes
 from caseback.model.anatomy.sites import SITES
 from exact import exact
 

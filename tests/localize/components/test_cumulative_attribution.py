@@ -5,7 +5,7 @@ import pytest
 
 import caseback as cb
 import shelf
-from caseback.decode.vocabulary.logit_lens import logit_lens
+from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import CasebackError, UnknownSite
 from caseback.localize.components.cumulative_attribution import cumulative_attribution
 from caseback.localize.components.logit_attribution import logit_attribution

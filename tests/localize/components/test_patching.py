@@ -8,8 +8,8 @@ from gates import ASK, OFF, ON, gate
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, EditError, OutOfRange, TokensError, UnknownSite
+from caseback.localize.components.machinery.site_grid import windowed
 from caseback.localize.components.patching import patch
-from caseback.localize.components.site_grid import windowed
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)

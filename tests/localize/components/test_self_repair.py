@@ -10,7 +10,7 @@ import shelf
 from caseback.errors import CasebackError
 from caseback.localize.components.ablation import ablate, edits_of
 from caseback.localize.components.logit_attribution import logit_attribution
-from caseback.localize.components.repair_warning import self_repair_warning
+from caseback.localize.components.machinery.repair_warning import self_repair_warning
 from caseback.localize.components.self_repair import self_repair
 from caseback.model.graph.units import components_of
 from exact import exact

@@ -7,7 +7,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, EditError, OutOfRange, TokensError
-from caseback.localize.components.noise import noised
+from caseback.localize.components.machinery.noise import noised
 from caseback.localize.components.tracing import causal_trace
 from exact import exact
 

@@ -11,7 +11,7 @@ import shelf
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.components.atp_star import atp_star
 from caseback.localize.components.attribution_patching import attribution_patching
-from caseback.localize.components.first_order import VARIABLES
+from caseback.localize.components.machinery.first_order import VARIABLES
 from caseback.localize.components.missed import missed_effects
 from caseback.localize.components.verify_top import verify_top
 from exact import exact

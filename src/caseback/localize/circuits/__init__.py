@@ -12,14 +12,14 @@ from caseback.localize.circuits.information_flow import flow_attribution as flow
 from caseback.localize.circuits.information_flow import flow_routes as flow_routes
 from caseback.localize.circuits.judging import judge as judge
 from caseback.localize.circuits.known import edge_roc as edge_roc
+from caseback.localize.circuits.machinery.circuit_runs import mean_writes as mean_writes
+from caseback.localize.circuits.machinery.sizes import circuit_size as circuit_size
 from caseback.localize.circuits.methods import find_circuit as find_circuit
 from caseback.localize.circuits.minimality import minimality as minimality
 from caseback.localize.circuits.node_attribution import hisp as hisp
 from caseback.localize.circuits.node_attribution import node_attribution as node_attribution
 from caseback.localize.circuits.path_patching import path_patch as path_patch
-from caseback.localize.circuits.running import mean_writes as mean_writes
 from caseback.localize.circuits.running import run_circuit as run_circuit
 from caseback.localize.circuits.scrubbing import causal_scrubbing as causal_scrubbing
 from caseback.localize.circuits.selecting import select as select
 from caseback.localize.circuits.shrinking import shrink as shrink
-from caseback.localize.circuits.sizes import circuit_size as circuit_size

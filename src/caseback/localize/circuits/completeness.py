@@ -19,8 +19,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.circuits.circuit_members import Parts, grouped
-from caseback.localize.circuits.running import CircuitRuns
+from caseback.localize.circuits.machinery.circuit_members import Parts, grouped
+from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique

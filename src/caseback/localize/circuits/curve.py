@@ -20,9 +20,9 @@ import xarray as xr
 from jaxtyping import Float
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.circuits.bootstrap import interval
 from caseback.localize.circuits.faithfulness import recovered
-from caseback.localize.circuits.running import CircuitRuns
+from caseback.localize.circuits.machinery.bootstrap import interval
+from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.localize.circuits.selecting import WAYS, edge_table, select_mask
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph

@@ -20,14 +20,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.circuits.contraction import Slope, contracted, sites_of_reads
-from caseback.localize.circuits.writes import sites_of_writes
-from caseback.localize.components.run_pair import RunPair, expect_gradient, run_pair
+from caseback.localize.circuits.machinery.contraction import Slope, contracted, sites_of_reads
+from caseback.localize.circuits.machinery.writes import sites_of_writes
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
 from caseback.model.prompts.copies import repeated
 from caseback.model.prompts.per_token import aligned, expect_metric
+from caseback.model.prompts.run_pair import RunPair, expect_gradient, run_pair
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Replace

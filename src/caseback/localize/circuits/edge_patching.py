@@ -19,14 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.localize.circuits.machinery.circuit_runs import mean_writes
+from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
 from caseback.localize.circuits.path_patching import seen
-from caseback.localize.circuits.running import mean_writes
 from caseback.localize.circuits.selecting import name_of_reader
-from caseback.localize.circuits.writes import changes, sites_of_writes
-from caseback.localize.components.run_pair import base_and_source
 from caseback.model.circuit import Circuit, Edge
 from caseback.model.graph.graph import Graph
 from caseback.model.prompts.per_token import aligned
+from caseback.model.prompts.run_pair import base_and_source
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric

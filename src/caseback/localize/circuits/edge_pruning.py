@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.circuits.gates import Gates, log_odds, open_probability
-from caseback.localize.circuits.running import CircuitRuns
+from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
+from caseback.localize.circuits.machinery.gates import Gates, log_odds, open_probability
 from caseback.localize.circuits.selecting import scores_of, select_mask
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.whole_file import whole_file
-from caseback.localize.circuits.running import CircuitRuns
+from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit, Edge
 from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique

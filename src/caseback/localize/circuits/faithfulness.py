@@ -21,9 +21,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.circuits.bootstrap import interval
-from caseback.localize.circuits.masks import masks_of, places_of
-from caseback.localize.circuits.running import CircuitRuns
+from caseback.localize.circuits.machinery.bootstrap import interval
+from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
+from caseback.localize.circuits.machinery.masks import masks_of, places_of
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique

@@ -21,8 +21,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import OutOfRange
+from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
 from caseback.localize.circuits.selecting import name_of_reader
-from caseback.localize.circuits.writes import sites_of_writes, writes
 from caseback.model.algebra.sources import values_of
 from caseback.model.algebra.writes import attention_branch
 from caseback.model.anatomy.norms import at_least_float32

@@ -16,9 +16,9 @@ import xarray as xr
 
 from caseback.localize.circuits.completeness import completeness
 from caseback.localize.circuits.faithfulness import faithfulness
-from caseback.localize.circuits.masks import places_of
+from caseback.localize.circuits.machinery.masks import places_of
+from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
 from caseback.localize.circuits.minimality import minimality
-from caseback.localize.circuits.sizes import circuit_size, inputs_of
 from caseback.model.circuit import Circuit
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric

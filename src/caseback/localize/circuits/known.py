@@ -17,8 +17,8 @@ import xarray as xr
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.localize.circuits.machinery.sizes import inputs_of
 from caseback.localize.circuits.selecting import edge_table
-from caseback.localize.circuits.sizes import inputs_of
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique

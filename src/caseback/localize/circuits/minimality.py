@@ -17,8 +17,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import OutOfRange
-from caseback.localize.circuits.circuit_members import Parts
-from caseback.localize.circuits.running import CircuitRuns
+from caseback.localize.circuits.machinery.circuit_members import Parts
+from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique

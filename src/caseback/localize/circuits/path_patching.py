@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.circuits.writes import changes, sites_of_writes
-from caseback.localize.components.run_pair import base_and_source
+from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
 from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Node
 from caseback.model.graph.graph import Graph, Reader
 from caseback.model.prompts.per_token import aligned
+from caseback.model.prompts.run_pair import base_and_source
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Add, Edit, Freeze

@@ -23,10 +23,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, TokensError, did_you_mean
-from caseback.localize.circuits.bootstrap import interval
 from caseback.localize.circuits.faithfulness import recovered
-from caseback.localize.circuits.running import tiled, tiled_metric
-from caseback.localize.circuits.writes import heads_of, sites_of_writes, writes
+from caseback.localize.circuits.machinery.bootstrap import interval
+from caseback.localize.circuits.machinery.circuit_runs import tiled, tiled_metric
+from caseback.localize.circuits.machinery.writes import heads_of, sites_of_writes, writes
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit, Node

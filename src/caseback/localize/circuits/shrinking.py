@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.circuits.faithfulness import recovered
-from caseback.localize.circuits.running import CircuitRuns
+from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique

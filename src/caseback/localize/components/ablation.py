@@ -18,10 +18,10 @@ from typing import Any
 import xarray as xr
 
 from caseback.errors import CasebackError, TokensError, did_you_mean
-from caseback.localize.components.noise import noised, sigma_of
+from caseback.localize.components.machinery.noise import noised, sigma_of
+from caseback.localize.components.machinery.reference_means import mean_run
+from caseback.localize.components.machinery.repair_warning import self_repair_warning
 from caseback.localize.components.optimal_constants import optimal_constants
-from caseback.localize.components.reference_means import mean_run
-from caseback.localize.components.repair_warning import self_repair_warning
 from caseback.model.graph.units import Component as Component
 from caseback.model.graph.units import Neuron, address_of, components_of, site_of
 from caseback.model.graph.units import name_of as name_of

@@ -18,12 +18,12 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.components.first_order import Part, dataset, key, needed, nodes, parts, reads
-from caseback.localize.components.qk_fix import attention_calls, keys, queries, sites_of
-from caseback.localize.components.run_pair import RunPair, run_pair
+from caseback.localize.components.machinery.first_order import Part, dataset, needed, nodes, parts, reads
+from caseback.localize.components.machinery.qk_fix import attention_calls, keys, queries, sites_of
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.prompts.per_token import expect_metric
+from caseback.model.prompts.run_pair import RunPair, run_pair
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -143,7 +143,7 @@ def _dropped(found: Sequence[Part], pair: RunPair, metric: Metric) -> dict[Site,
     # a part keeps the plain gradient while a layer below it is left out; what is behind the last layer always does
     total = {part.site: _depth(part.site, n) * part.estimate(plain).abs() for part in found}
     for layer in range(n):
-        through = plain[key(above[layer])]
+        through = plain[above[layer].key]
         for part in found:
             if part.site.layer == layer and part.site.name in _STREAM:
                 total[part.site] += part.estimate(_handed_on(pair.base, part, plain, through)).abs()
@@ -151,7 +151,7 @@ def _dropped(found: Sequence[Part], pair: RunPair, metric: Metric) -> dict[Site,
         below = [part for part in below if part.site != Site("final_norm")]
         if not below:
             continue
-        enters = pair.base[key(Site("resid_pre", layer))]
+        enters = pair.base["resid_pre", layer]
         values = (enters * through.to(enters)).flatten(1).sum(1)
         gradients = pair.base.grad(values, needed(below), retain=True)
         for part in below:
@@ -168,6 +168,6 @@ def _depth(site: Site, n_layers: int) -> int:
 
 def _handed_on(base: Run, part: Part, plain: Run, through: Tensor) -> Run:
     """Gradients inside the layer that is left out: the stream has that of its output."""
-    own = plain[key(part.site)]
+    own = plain[part.site.key]
     inside = own if part.site.name == "resid_post" else through
     return Run(base.anatomy, base.tokens, {part.site: at_least_float32(inside)}, None)

@@ -18,12 +18,12 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.components.first_order import dataset, key, needed, nodes, parts, reads
-from caseback.localize.components.run_pair import EMBED, RunPair, expect_gradient, run_pair
+from caseback.localize.components.machinery.first_order import dataset, needed, nodes, parts, reads
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.prompts.per_token import aligned, expect_metric
+from caseback.model.prompts.run_pair import EMBED, RunPair, expect_gradient, run_pair
 from caseback.model.registry import technique
 from caseback.model.running.edits import Edit, Replace
 from caseback.model.running.measure import measured
@@ -141,6 +141,6 @@ def _averaged(model: Model, pair: RunPair, metric: Metric, at: Sequence[Site], n
         expect_gradient(metric, values)
         gradients = run.grad(values, at, retain=False)
         for site in at:
-            step = weight * at_least_float32(gradients[key(site)])
+            step = weight * at_least_float32(gradients[site.key])
             total[site] = step if site not in total else total[site] + step
     return Run(model.anatomy, tokens, total, None)

@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.errors import OutOfRange
-from caseback.localize.components.ablation_responses import answers
 from caseback.localize.components.logit_attribution import row_labels
+from caseback.localize.components.machinery.ablation_responses import answers
 from caseback.model.algebra.decompose import Row, head_writes, rows_of
 from caseback.model.algebra.direct import (
     Direction,

@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.components.site_grid import expect_window, places_axis, windowed
+from caseback.localize.components.machinery.site_grid import expect_window, places_axis, windowed
 from caseback.model.prompts.places import Place, addresses, named, placed
 from caseback.model.registry import technique
 from caseback.model.results import labelled

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, EditError, did_you_mean
-from caseback.localize.components.site_grid import Parts, sizes_in
+from caseback.localize.components.machinery.site_grid import Parts, sizes_in
 from caseback.model.prompts.pairs import pairs
 from caseback.model.registry import technique
 from caseback.model.results import labelled

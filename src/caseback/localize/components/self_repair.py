@@ -18,7 +18,7 @@ import xarray as xr
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.components.ablation import edits_of
-from caseback.localize.components.ablation_responses import answers
+from caseback.localize.components.machinery.ablation_responses import answers
 from caseback.model.algebra.direct import direction_attrs, direction_of
 from caseback.model.graph.units import Component, Neuron, components_of, name_of
 from caseback.model.registry import technique

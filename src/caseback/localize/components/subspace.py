@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
-from caseback.localize.components.run_pair import base_and_source
 from caseback.model.anatomy.sites import Site
 from caseback.model.prompts.per_token import expect_metric
+from caseback.model.prompts.run_pair import base_and_source
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Resample, Swap

@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, EditError, OutOfRange
-from caseback.localize.components.run_pair import base_and_source
 from caseback.localize.components.subspace import address, effects, orthonormal, said
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.prompts.per_token import expect_metric
+from caseback.model.prompts.run_pair import base_and_source
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Resample, Swap

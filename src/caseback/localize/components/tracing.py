@@ -20,8 +20,8 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError, EditError, did_you_mean
-from caseback.localize.components.noise import noised, sigma_of
-from caseback.localize.components.site_grid import Parts, expect_window, sizes_in
+from caseback.localize.components.machinery.noise import noised, sigma_of
+from caseback.localize.components.machinery.site_grid import Parts, expect_window, sizes_in
 from caseback.model.prompts.copies import repeated, repeated_metric, repeated_run
 from caseback.model.prompts.places import placed
 from caseback.model.registry import technique

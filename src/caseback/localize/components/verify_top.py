@@ -16,9 +16,9 @@ import xarray as xr
 from scipy import stats
 
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.components.run_pair import base_and_source
 from caseback.model.anatomy.sites import SITES
 from caseback.model.prompts.per_token import expect_metric
+from caseback.model.prompts.run_pair import base_and_source
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Resample, Zero

@@ -85,6 +85,11 @@ class Site(NamedTuple):
         """The TransformerLens name, e.g. ``blocks.5.attn.hook_z``."""
         return self.kind.hook if self.layer is None else f"blocks.{self.layer}.{self.kind.hook}"
 
+    @property
+    def key(self) -> str | tuple[str, int]:
+        """The site as a run is indexed with it: ``run[site.key]``."""
+        return self.name if self.layer is None else (self.name, self.layer)
+
     def __str__(self) -> str:
         return self.name if self.layer is None else f"{self.name}.{self.layer}"
 

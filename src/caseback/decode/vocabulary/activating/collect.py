@@ -22,7 +22,7 @@ from caseback.decode.vocabulary.activating.rows import Rows
 from caseback.decode.vocabulary.activating.store import Store
 from caseback.decode.vocabulary.activating.tally import Tally
 from caseback.decode.vocabulary.activating.units import Directions, Heads, Units, units_of
-from caseback.decode.vocabulary.lens import fingerprint
+from caseback.decode.vocabulary.lenses.lens import fingerprint
 from caseback.errors import CasebackError, LoadError, OutOfRange
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.registry import technique

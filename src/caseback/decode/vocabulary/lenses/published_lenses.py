@@ -1,0 +1,223 @@
+"""Tuned and Jacobian lenses in the layouts in which they are published; ``saved_lenses`` has ours.
+
+The tuned-lens package's layout is a folder with ``config.json`` and ``params.pt`` ("{i}.weight", "{i}.bias":
+h + h weight^T + bias for the stream before layer i); the Jacobian lens's is one ``.pt`` with {"J": {layer: (d, d)},
+"n_prompts", "source_layers", "d_model"}, J_l to be read after layer l. Both hold pickles: they are read only if asked
+for, and then with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from caseback.decode.vocabulary.lenses.lens import Lens
+from caseback.errors import CasebackError, LoadError
+from caseback.jobs.whole_file import whole_file
+from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.running.model import Model
+
+
+def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
+    """Write a tuned lens in the tuned-lens package's layout.
+
+    Parameters
+    ----------
+    lens
+        Of one map for every depth but the end, in order.
+    folder
+        Made if it is not there.
+    model
+        The model, whose name and unembedding the config notes.
+
+    Raises
+    ------
+    CasebackError
+        For a lens that the layout cannot hold.
+    """
+    if lens.rows != tuple(range(lens.n_layers)) or lens.ahead:
+        raise CasebackError(f"the tuned-lens layout holds one map for each of {lens.n_layers} depths: {lens.rows}")
+    lens.expect(model)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = torch.eye(lens.d_model).to(lens.weight)
+    params = {}
+    for i in range(lens.n_layers):
+        params[f"{i}.weight"] = (lens.weight[i] - identity).T.contiguous()
+        params[f"{i}.bias"] = lens.bias[i].clone()
+    config = {
+        "base_model_name_or_path": model.name,
+        "base_model_revision": None,
+        "bias": True,
+        "d_model": lens.d_model,
+        "lens_type": "linear_tuned_lens",
+        "num_hidden_layers": lens.n_layers,
+        "unembed_hash": _unembed_hash(model),
+    }
+    with whole_file(folder / "params.pt") as draft:
+        torch.save(params, draft)
+    with whole_file(folder / "config.json") as draft:
+        draft.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -> Lens:
+    """Read a lens in the tuned-lens package's layout.
+
+    Parameters
+    ----------
+    folder
+        With ``config.json`` and ``params.pt``, or ``params.safetensors`` of the same names.
+    model
+        The model that it is for.
+    pickle
+        Allow ``params.pt``, which is a pickle; it is read with ``weights_only=True``.
+
+    Raises
+    ------
+    LoadError
+        For a missing or malformed file, and for a pickle that was not asked for.
+    CasebackError
+        Where width or depth are not the model's. A differing ``unembed_hash`` only warns: it depends on how numpy
+        prints.
+    """
+    folder = Path(folder)
+    config = _json(folder / "config.json")
+    tensors = _tensors(folder / "params", pickle)
+    try:
+        d, n = int(config["d_model"]), int(config["num_hidden_layers"])
+        weight = torch.stack([tensors[f"{i}.weight"].float().T for i in range(n)]) + torch.eye(d)
+        bias = torch.stack([tensors.get(f"{i}.bias", torch.zeros(d)).float() for i in range(n)])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise LoadError(f"{folder} is not in the tuned-lens layout: {error!r} is missing or wrong") from None
+    lens = Lens("tuned", tuple(range(n)), weight, bias, n, made={"source": str(folder.name)})
+    lens.expect(model)
+    if config.get("unembed_hash") not in (None, _unembed_hash(model)):
+        warnings.warn(
+            f"{folder} notes another unembed_hash than this model's: it may have been fitted for another model",
+            stacklevel=2,
+        )
+    return lens
+
+
+def save_jacobian_lens(lens: Lens, path: str | Path) -> None:
+    """Write a Jacobian lens in its published layout: 16-bit matrices by the layer after which they read.
+
+    Raises
+    ------
+    CasebackError
+        For a lens with a bias or one that reads the embedding, which the layout has no place for.
+    """
+    if bool(lens.bias.any()):
+        raise CasebackError("the Jacobian layout holds no bias, and this lens has one")
+    if 0 in lens.rows:
+        raise CasebackError("the Jacobian layout counts from the stream after layer 0: fit with rows=range(1, ...)")
+    layers = [row - 1 for row in lens.rows]
+    held = {
+        "J": {layer: w.T.half().contiguous() for layer, w in zip(layers, lens.weight, strict=True)},
+        "n_prompts": int(lens.made.get("prompts", 0)),
+        "source_layers": layers,
+        "d_model": lens.d_model,
+    }
+    with whole_file(path) as draft:
+        torch.save(held, draft)
+
+
+def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) -> Lens:
+    """Read a Jacobian lens in its published layout.
+
+    Parameters
+    ----------
+    path
+        The ``.pt`` file.
+    model
+        The model that it is for.
+    pickle
+        The layout is a pickle: it is read only where this is true, with ``weights_only=True``.
+
+    Raises
+    ------
+    LoadError
+        For a file that is none, and for a pickle that was not asked for.
+    CasebackError
+        Where the width is not the model's.
+    """
+    held: dict[str, Any] = _unpickled(Path(path), pickle)
+    try:
+        matrices = {int(layer): value.float() for layer, value in held["J"].items()}
+        prompts = int(held["n_prompts"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LoadError(f"{path} is no published Jacobian lens: {error!r} is missing or wrong") from None
+    rows = sorted(matrices)
+    weight = torch.stack([matrices[layer].T for layer in rows])
+    lens = Lens(
+        "jacobian",
+        tuple(layer + 1 for layer in rows),
+        weight,
+        weight.new_zeros(weight.shape[:2]),
+        model.n_layers,
+        made={"prompts": prompts, "source": Path(path).name},
+    )
+    lens.expect(model)
+    return lens
+
+
+def merge_jacobian_lenses(lenses: list[Lens]) -> Lens:
+    """The lens of all prompts together, from lenses of some each: a mean weighted by their numbers.
+
+    Raises
+    ------
+    CasebackError
+        For none, and for lenses of different depths, widths or models.
+    """
+    if not lenses:
+        raise CasebackError("no lens to merge: expected at least one")
+    first = lenses[0]
+    for other in lenses:
+        if (other.rows, other.weight.shape, other.fingerprint) != (first.rows, first.weight.shape, first.fingerprint):
+            raise CasebackError("these lenses are of different depths, widths or models and cannot be merged")
+    counts = torch.tensor([float(lens.made["prompts"]) for lens in lenses])
+    weight = torch.einsum("l,lrde->rde", counts / counts.sum(), torch.stack([lens.weight.float() for lens in lenses]))
+    made = {**first.made, "prompts": int(counts.sum())}
+    return Lens(first.kind, first.rows, weight, first.bias, first.n_layers, first.ahead, first.fingerprint, made)
+
+
+def _unembed_hash(model: Model) -> str:
+    """The tuned-lens package's checksum of W_U, which goes by how numpy prints it."""
+    matrix = weight_matrix(model.anatomy.unembed).detach().T.float().cpu().numpy()
+    return sha256(np.array_str(matrix, precision=1).encode()).hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} cannot be read: {error}") from None
+
+
+def _tensors(stem: Path, pickle: bool) -> dict[str, Any]:
+    safe = stem.with_suffix(".safetensors")
+    return load_file(safe) if safe.is_file() else _unpickled(stem.with_suffix(".pt"), pickle)
+
+
+def _unpickled(path: Path, allowed: bool) -> dict[str, Any]:
+    if not path.is_file():
+        raise LoadError(f"{path} is absent")
+    if not allowed:
+        raise LoadError(
+            f"{path} is a pickle, which can run code when it is opened: pass pickle=True if you trust where it is from "
+            "(it is then read with weights_only=True)"
+        )
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the pickle makes it raise
+        raise LoadError(f"{path} cannot be read with weights_only=True: {error}") from None
+    if not isinstance(held, dict):
+        raise LoadError(f"{path} holds a {type(held).__name__}: expected a mapping of names to tensors")
+    return held

@@ -1,0 +1,1 @@
+"""Patchscopes: a state put into words by another run (PRIMER 4.3.8)."""

@@ -1,0 +1,1 @@
+"""What techniques on circuits share, below them: masks, gates, writes, sizes."""

@@ -1,0 +1,1 @@
+"""What techniques on components share, below them."""

@@ -1,0 +1,134 @@
+"""A pair of runs for estimates: the one that is patched, with the metric's gradients, and the one patches come from.
+
+The corrupt prompts are moved into the columns of the clean ones, so that the two runs' activations subtract. A metric
+that gives no gradient, or none at the run that is patched, is refused: every estimate from it would be zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.errors import CasebackError, did_you_mean
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.pairs import pairs
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
+
+DIRECTIONS = ("noising", "denoising")
+EMBED = Site("embed")
+
+
+@dataclass(frozen=True)
+class RunPair:
+    """The run that is patched and the run that the patch comes from, with the metric of both."""
+
+    base: Run
+    base_metric: Float[Tensor, " batch"]
+    """With its graph."""
+    source: Run | None
+    """None where zeros are patched in."""
+    source_value: Float[Tensor, " batch"] | None
+    direction: str
+
+    def coords(self) -> dict[str, Any]:
+        """Each prompt's tokens and metric, clean and corrupt, as results are labelled with them."""
+        width = self.base.tokens.shape[1]
+        runs = [(self.base.tokens, self.base_metric.detach())]
+        if self.source is not None and self.source_value is not None:
+            runs.append((self.source.tokens, self.source_value))
+        names = ("clean", "corrupt") if self.direction == "noising" else ("corrupt", "clean")
+        made: dict[str, Any] = {}
+        for name, (tokens, value) in zip(names, runs, strict=False):
+            made[name] = ("batch", value.double())
+            made[f"{name}_token"] = (("batch", "pos"), [row + [""] * (width - len(row)) for row in tokens.text])
+        return made
+
+    def gradients(self, metric: Metric, at: Sequence[Site], *, retain: bool = False, pull: bool = True) -> Run:
+        """The metric's gradients at the base run; ``retain`` and ``pull`` as for ``Run.grad``.
+
+        Raises
+        ------
+        CasebackError
+            Where there is none, or it is zero on a prompt.
+        """
+        values = self.base_metric
+        last = Site("resid_post", self.base.anatomy.n_layers - 1)
+        at = list(at) if last in at or last not in self.base else [*at, last]
+        expect_gradient(metric, values)
+        gradients = self.base.grad(values, at, retain=retain, pull=pull)
+        if last in gradients:
+            _expect_slope(metric, values, gradients[last.key])
+        return gradients
+
+
+def run_pair(
+    model: Model, clean: Any, corrupt: Any, metric: Metric, read: Sequence[Site], direction: str, *, grad: bool
+) -> RunPair:
+    """Run both prompts of each pair, reading some sites; with ``grad`` the run that is patched keeps its graph."""
+    anatomy = model.anatomy
+    if corrupt is None:
+        base, source, other, other_value = model.tokens(clean), None, None, None
+    else:
+        base, source = base_and_source(model, clean, corrupt, direction)
+        other, other_value = measured(anatomy, source, metric, read=read)
+    run, value = measured(anatomy, base, metric, read=read, grad=grad)
+    return RunPair(run, value, other, other_value, direction)
+
+
+def expect_gradient(metric: Metric, values: Float[Tensor, " batch"]) -> None:
+    """Refuse a metric that no gradient flows through."""
+    if not values.requires_grad:
+        raise CasebackError(
+            f"metric {metric.name!r} is not differentiable: its values carry no gradient (argmax, comparisons and "
+            "numpy cut it). Attribution patching needs a smooth metric, such as cb.logit_diff(target, foil); an exact "
+            "sweep takes any"
+        )
+
+
+def _expect_slope(metric: Metric, values: Tensor, gradient: Float[Tensor, "batch pos d_model"]) -> None:
+    """Refuse a metric that is flat at the base run: an estimate from it would be zero whatever the parts do."""
+    flat = gradient.flatten(1).abs().amax(1) == 0
+    if metric.name == "kl":
+        # what is left of a KL of a run with itself is rounding, and its gradient too
+        flat |= values.abs() <= 100 * torch.finfo(at_least_float32(values.detach()).dtype).eps
+    if not bool(flat.any()):
+        return
+    which = flat.nonzero()[:, 0].tolist()
+    why = (
+        "a KL divergence has its minimum on its own reference, where its gradient is zero"
+        if metric.name == "kl"
+        else "it is flat there, as what counts or rounds is"
+    )
+    raise CasebackError(
+        f"metric {metric.name!r} has no gradient at the run to be patched (prompts {which}): {why}. Take a task metric "
+        "such as cb.logit_diff(target, foil), or differentiate elsewhere: direction='denoising', or steps=5 for "
+        "gradients between the two runs"
+    )
+
+
+def base_and_source(model: Model, clean: Any, corrupt: Any, direction: str) -> tuple[Tokens, Tokens]:
+    """The prompts that are patched and those that patches come from, in the same columns.
+
+    Raises
+    ------
+    CasebackError
+        For a direction that is neither ``"noising"`` nor ``"denoising"``.
+    TokensError
+        For pairs that are not token-aligned.
+    """
+    if direction not in DIRECTIONS:
+        raise CasebackError(f"direction {direction!r} is unknown. {did_you_mean(direction, DIRECTIONS)}")
+    clean, other = pairs(model, clean, corrupt)
+    ids = clean.ids.masked_scatter(clean.mask, other.ids[other.mask])
+    other = Tokens(ids, clean.mask, other.text)
+    return (clean, other) if direction == "noising" else (other, clean)
