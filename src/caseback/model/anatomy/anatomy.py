@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from caseback.errors import AnatomyError, UnknownSite
+from caseback.errors import AnatomyError, UnknownSite, did_you_mean
 from caseback.model.anatomy.family import Dims, Family
 from caseback.model.anatomy.norms import Norm, read_norm
-from caseback.model.anatomy.sites import SITES, Site, parse
+from caseback.model.anatomy.sites import MODULE_ENDS, SITES, Site, parse
 
 
 def _find(root: nn.Module, path: str | None) -> nn.Module | None:
@@ -279,6 +279,9 @@ class Anatomy:
             return False
         if site.layer is None:
             return True
+        view = site.kind.view
+        if view is not None:
+            return site.layer in view.codecs and self.has(site.base)
         p = self.layers[site.layer]
         needs = {
             "mlp_pre": p.w_in or p.gate_up,
@@ -295,13 +298,18 @@ class Anatomy:
         Parameters
         ----------
         given
-            A ``Site``, a name (all its layers), ``(name, layer)``, a hook name or a Hugging Face module path.
+            A ``Site``, a name (all its layers), ``(name, layer)``, a hook name, the Hugging Face path of a module whose
+            output is a site, or any module's path with ``.input`` or ``.output`` behind it.
 
         Raises
         ------
         UnknownSite
             For a name that is no site, one that this model lacks, or a layer out of range.
         """
+        path = given if isinstance(given, str) else given[0] if isinstance(given, tuple) and given else None
+        if isinstance(path, str) and path not in SITES and path.endswith(MODULE_ENDS):
+            yield self._module_site(path)
+            return
         if isinstance(given, Site):
             name, layer = given
         elif isinstance(given, str):
@@ -329,6 +337,21 @@ class Anatomy:
         if not -self.n_layers <= index < self.n_layers:
             raise UnknownSite(f"layer {index} is out of range: this model has layers 0 to {self.n_layers - 1}")
         return index % self.n_layers
+
+    def module_at(self, site: Site) -> nn.Module:
+        """The module that a site named by a path belongs to."""
+        return self.hf.get_submodule(site.name.rpartition(".")[0])
+
+    def _module_site(self, path: str) -> Site:
+        """A module's input or output; its layer is the one that the module is part of."""
+        name = path.rpartition(".")[0]
+        try:
+            module = self.hf.get_submodule(name)
+        except AttributeError:
+            names = [known for known, _ in self.hf.named_modules() if known]
+            raise UnknownSite(f"this model has no module {name!r}. {did_you_mean(name, names)}") from None
+        inside = (i for i, p in enumerate(self.layers) if any(part is module for part in p.layer.modules()))
+        return Site(path, next(inside, None))
 
     def _from_hook(self, text: str) -> tuple[str, int | None]:
         name, layer = parse(text)

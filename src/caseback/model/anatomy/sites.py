@@ -1,18 +1,44 @@
 """Sites: the named places of the computation that can be read and edited.
 
-A site is a name of the table below and, for all but the ends of the model, a layer. It parses from and prints
-as its TransformerLens hook name (``blocks.5.hook_resid_post``), and the anatomy adds Hugging Face module paths.
+A site is a name of the table below and, for all but the ends of the model, a layer. It parses from and prints as its
+TransformerLens hook name (``blocks.5.hook_resid_post``), and the anatomy adds Hugging Face module paths.
 ``attn_norm.scale`` (and ``mlp_norm.scale``, ``final_norm.scale``) is a norm's denominator. It is read-only, and so is
 ``router``: the experts are chosen from its logits in the same module, what can be edited is their weights, ``expert``.
+
+``registered_sites`` adds to the table what is computed from a site of it. Any module's input or output is a site too,
+by the module's path with ``.input`` or ``.output`` behind it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
 
 from caseback.errors import UnknownSite, did_you_mean
+
+
+class Codec(Protocol):
+    """What reads another site in terms of its own, and writes back: a dictionary, a rotation, a probe's subspace."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """From the last dimension of the base site to that of the view."""
+        ...
+
+    def decode(self, coded: Tensor) -> Tensor:
+        """Back. What it does not give back of x is left where it is when the view is edited."""
+        ...
+
+
+@dataclass(frozen=True)
+class View:
+    """A site that is computed from another one, layer by layer."""
+
+    base: str
+    codecs: Mapping[int, Codec]
 
 
 @dataclass(frozen=True)
@@ -23,6 +49,7 @@ class SiteKind:
     layered: bool
     hook: str
     editable: bool = True
+    view: View | None = None
 
 
 _POS_D = ("pos", "d_model")
@@ -67,6 +94,8 @@ SITES: dict[str, SiteKind] = {
 }
 
 _BY_HOOK = {kind.hook: name for name, kind in SITES.items()}
+_OF_MODULE = SiteKind(("pos", "feature"), False, "")
+MODULE_ENDS = (".input", ".output")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
@@ -78,20 +107,46 @@ class Site(NamedTuple):
 
     @property
     def kind(self) -> SiteKind:
-        return SITES[self.name]
+        return kind_of(self.name)
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is a module's input or output, named by its path."""
+        return self.name.endswith(MODULE_ENDS)
+
+    @property
+    def base(self) -> Site:
+        """The site of the model that it is computed from: itself, but for registered sites."""
+        view = self.kind.view
+        return self if view is None else Site(view.base, self.layer)
+
+    @property
+    def codec(self) -> Codec:
+        """How a registered site is computed from its base."""
+        view = self.kind.view
+        if view is None or self.layer is None:
+            raise UnknownSite(f"{self} is computed from no other site")
+        return view.codecs[self.layer]
 
     @property
     def hook_name(self) -> str:
-        """The TransformerLens name, e.g. ``blocks.5.attn.hook_z``."""
+        """The TransformerLens name, e.g. ``blocks.5.attn.hook_z``; a module's input or output keeps its own."""
+        if self.is_module:
+            return self.name
         return self.kind.hook if self.layer is None else f"blocks.{self.layer}.{self.kind.hook}"
 
     @property
     def key(self) -> str | tuple[str, int]:
         """The site as a run is indexed with it: ``run[site.key]``."""
-        return self.name if self.layer is None else (self.name, self.layer)
+        return self.name if self.layer is None or self.is_module else (self.name, self.layer)
 
     def __str__(self) -> str:
-        return self.name if self.layer is None else f"{self.name}.{self.layer}"
+        return self.name if self.layer is None or self.is_module else f"{self.name}.{self.layer}"
+
+
+def kind_of(name: str) -> SiteKind:
+    """What is known of a site by its name; of a module's input or output its dimensions, (pos, feature)."""
+    return _OF_MODULE if name.endswith(MODULE_ENDS) else SITES[name]
 
 
 def parse(text: str) -> tuple[str, int | None]:

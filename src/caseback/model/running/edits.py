@@ -25,7 +25,7 @@ from torch import Tensor
 
 from caseback.errors import EditError
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.anatomy.sites import SITES, Site
+from caseback.model.anatomy.sites import Site, kind_of
 from caseback.model.running.frames import Frame, Positions, Rows, positions
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Mean(Edit):
             raise EditError(f"a mean over positions is not defined at {self.site!r}: give Replace a value")
         if isinstance(self.over, Tensor):
             return _spread(self, self.over, old, where)
-        acts, mask = self.over[where.site.name, where.site.layer], self.over.tokens.mask.to(old.device)
+        acts, mask = self.over[where.site], self.over.tokens.mask.to(old.device)
         if not self.per_position:
             return _select(self, acts[mask].mean(0).expand(len(old), *acts.shape[2:]).to(old), where)
         tokens = self.over.tokens
@@ -350,7 +350,7 @@ def _spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
 def _from_run(edit: Edit, source: Run, old: Tensor, where: Where) -> Tensor:
     """The same address in another run."""
     tokens, rows = source.tokens, where.rows
-    acts = source[where.site.name, where.site.layer]
+    acts = source[where.site]
     if where.site.name in MAPS:
         acts = acts.transpose(1, 2)
     many = len(tokens) > 1
@@ -459,7 +459,7 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens, *, open_end: bool = Fals
     layers = edit.layer if isinstance(edit.layer, Sequence) else [edit.layer]
     found = [s for i in layers for s in anatomy.sites(edit.site if i is None else (edit.site, i))]
     name = found[0].name if found else edit.site
-    kind = SITES[name]
+    kind = kind_of(name)
     if not kind.editable:
         instead = "expert" if name == "router" else name.removesuffix(".scale")
         raise EditError(f"{name!r} is read-only: edit {instead!r} instead")

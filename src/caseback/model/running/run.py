@@ -132,6 +132,8 @@ class Run:
             raise SiteAbsent(f"{site} is only looked at, so it has no gradient: ask for {site.name[:-6]!r}")
         if site.name == "head_out":
             return self[Site("attn_out", site.layer)]
+        if site.kind.view:
+            return self._anchor(site.base)
         source = self._raw if site in self._raw else self._acts
         if site == Site("logits"):
             return self.logits
@@ -145,11 +147,23 @@ class Run:
         A head's own input moves only that head's rows of the projection: pull those rows back through W and the
         norm. Heads' writes are added, so each has the gradient of their sum.
         """
+        if site.kind.view:
+            return self._through_codec(site, self._expand(site.base, g))
         if site.layer is None or site.name not in (*_DERIVED, "head_out"):
             return g.view_as(self._acts[site]) if site in self._raw else g
         if site.name == "head_out":
             return g.unsqueeze(2).expand(-1, -1, self.anatomy.layers[site.layer].dims.n_heads, -1)
         return self.pulled(site, g)
+
+    def _through_codec(self, site: Site, g: Tensor) -> Tensor:
+        """A gradient at a registered site from that at its base: by how the base is written from it.
+
+        The site stays off the path, so reading it changes no other gradient; what its codec cannot write is held.
+        """
+        with torch.enable_grad():
+            coded = self._acts[site].detach().requires_grad_()
+            written = site.codec.decode(coded)
+        return torch.autograd.grad(written, coded, g.to(written))[0]
 
     def pulled(
         self, site: Site, g: Float[Tensor, "batch pos width"], part: tuple[slice, slice] = (slice(None), slice(None))
@@ -246,7 +260,7 @@ def execute(
     resolved = resolve(edits, anatomy, tokens)
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
     logits_site = Site("logits")
-    extra = [Site("attn_out", s.layer) for s in reads if s.name == "head_out"] if grad else []
+    extra = [_anchored_at(s) for s in reads] if grad else []
     session = Session(
         anatomy,
         batch_frame(tokens),
@@ -273,6 +287,11 @@ def execute(
     acts = {**session.acts, **ends.acts}
     kept = made if logits else None
     return Run(anatomy, tokens, acts, kept, raw=session.raw, edited=bool(resolved), rules=rules)
+
+
+def _anchored_at(site: Site) -> Site:
+    """The site that a site's gradient comes from: itself, but where no module holds it."""
+    return Site("attn_out", site.layer) if site.name == "head_out" else site.base
 
 
 @contextmanager

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.errors import SiteAbsent
@@ -19,6 +20,34 @@ from caseback.model.running.edits import Edit, apply_edits
 from caseback.model.running.frames import Frame, Rows
 
 INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern")
+
+OwnedEdits = Sequence[tuple[int, Edit]]
+
+
+def through_view(
+    view: Site,
+    x: Float[Tensor, "row *head d"],
+    edits: OwnedEdits,
+    frame: Frame,
+    columns_before: Callable[[Rows], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Rows of a base site with the edits of a registered site made in them, and the rows of that site.
+
+        x' = x + decode(edited) - decode(encode(x)),
+
+    so what the codec cannot write stays as it is, and rows without an edit keep their bits.
+    """
+    codec = view.codec
+    coded = codec.encode(x)
+    if coded.shape[:-1] != x.shape[:-1]:
+        raise SiteAbsent(
+            f"{view}: encode gave {tuple(coded.shape)} from {tuple(x.shape)}, expected another last size at most"
+        )
+    edited = apply_edits(edits, coded, frame, view, columns_before)
+    if edited is coded:
+        return x, coded
+    changed = (codec.decode(edited) - codec.decode(coded)).to(x.dtype)
+    return x + changed, edited
 
 
 class Session:
@@ -53,17 +82,24 @@ class Session:
         self.edits: dict[Site, list[tuple[int, Edit]]] = {}
         for owner, site, edit in edits:
             self.edits.setdefault(site, []).append((owner, edit))
+        self.views: dict[Site, list[Site]] = {}
+        for site in sorted({s for s in (*self.reads, *self.edits) if s.kind.view}, key=str):
+            self.views.setdefault(site.base, []).append(site)
         self.columns_before = columns_before
         self.acts: dict[Site, Tensor] = {}
         self.raw: dict[Site, Tensor] = {}
         self.reached: set[Site] = set()
 
     def wants(self, site: Site) -> bool:
-        return site in self.reads or site in self.edits
+        return site in self.reads or site in self.edits or site in self.views
+
+    def edited(self, site: Site) -> bool:
+        """Whether an edit is made at the site, or at one that is computed from it."""
+        return site in self.edits or any(view in self.edits for view in self.views.get(site, ()))
 
     def changes(self, site: Site) -> bool:
         """Whether the site must be on the path of the computation, not merely looked at."""
-        return site in self.edits or (self.grad and site in self.reads)
+        return self.edited(site) or (self.grad and site in self.reads)
 
     def shifts(self, rows: Rows) -> Tensor:
         if self.columns_before is None:
@@ -80,9 +116,19 @@ class Session:
         if site in self.edits:
             frame = self.layout(x.shape[1], keys)
             x = apply_edits(self.edits[site], x.flatten(0, 1), frame, site, self.shifts).view_as(x)
+        for view in self.views.get(site, ()):
+            x = self._through(view, x, self.layout(x.shape[1], keys))
         if site in self.reads:
             self.acts[site] = x
         return x
+
+    def _through(self, view: Site, x: Tensor, frame: Frame) -> Tensor:
+        """Edit and record a site that is computed from this one."""
+        self.reached.add(view)
+        rows, coded = through_view(view, x.flatten(0, 1), self.edits.get(view, ()), frame, self.shifts)
+        if view in self.reads:
+            self.acts[view] = coded.unflatten(0, x.shape[:2])
+        return rows.view_as(x) if view in self.edits else x
 
     def touch_map(self, site: Site, x: Tensor) -> Tensor:
         """The same for (batch, head, query, key)."""

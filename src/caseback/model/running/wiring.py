@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection, weight_matrix
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import OnZ, attending
@@ -66,11 +67,14 @@ def wired(session: Session, layers: Sequence[int] | None = None) -> Iterator[Ses
     ``layers`` limits the wiring to some layers and leaves out the ends of the model (a sweep calls layers itself).
     """
     anatomy, hooks = session.anatomy, _Hooks()
-    names = {s.layer for s in (*session.reads, *session.edits)}
+    names = {s.layer for s in (*session.reads, *session.edits) if not s.is_module}
     with ExitStack() as stack:
         stack.callback(hooks.remove)
         if layers is None:
             _wire_ends(anatomy, session, hooks)
+        for site in {s for s in (*session.reads, *session.edits) if s.is_module}:
+            if layers is None or site.layer in layers:
+                _wire_module(session, site, hooks)
         for index in range(anatomy.n_layers) if layers is None else layers:
             if index in names:
                 _wire_layer(anatomy.layers[index], index, session, hooks)
@@ -86,7 +90,22 @@ def _inside_changes(session: Session) -> bool:
 
 def _inside_attention(anatomy: Anatomy, site: Site) -> bool:
     """Whether the site comes through the attention function; z does where something hides it from W_O."""
+    site = site.base
     return site.name in INSIDE_ATTENTION or (site.name == "z" and anatomy.family.before_o is not None)
+
+
+def _wire_module(session: Session, site: Site, hooks: _Hooks) -> None:
+    """A module's input or output, named by its path."""
+
+    def at_module(x: Tensor) -> Tensor:
+        if x.shape[:-1] != session.lead and x.numel() != session.lead[0] * session.lead[1] * x.shape[-1]:
+            raise SiteAbsent(
+                f"{site} has shape {tuple(x.shape)}: expected one vector per token, {(*session.lead, '...')}"
+            )
+        return _own(session, site, x)
+
+    hook = hooks.on_input if site.name.endswith(".input") else hooks.on_output
+    hook(session.anatomy.module_at(site), at_module)
 
 
 def _wire_ends(anatomy: Anatomy, session: Session, hooks: _Hooks) -> None:
@@ -335,7 +354,7 @@ def _wire_mlp_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) 
         new = session.touch(mid, stream)
         if stream is not x and session.grad and mid in session.reads:
             session.raw[mid] = x
-        if mid in session.edits:
+        if session.edited(mid):
             x.copy_(new.view_as(x))
             if mid in session.reads:
                 session.acts[mid] = stream
@@ -427,7 +446,7 @@ def _at_experts(site: Site, p: LayerParts, session: Session) -> Callable:
         if session.grad:
             # An expert that is not used has a derivative too: with weight 0 it adds nothing, but it must be run.
             index = torch.arange(new.shape[1], device=index.device).expand(len(new), -1)
-        elif site in session.edits:
+        elif session.edited(site):
             used = max(int((new != 0).sum(-1).max()), 1)
             index = new.abs().topk(used, dim=-1).indices
         changed = [given[0], index, new.gather(1, index), *given[3:]]

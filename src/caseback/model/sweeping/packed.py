@@ -25,7 +25,7 @@ from caseback.model.running.attention import attending
 from caseback.model.running.edits import Edit, apply_edits
 from caseback.model.running.frames import Frame, Span
 from caseback.model.running.metrics import Bound
-from caseback.model.running.session import INSIDE_ATTENTION, Session
+from caseback.model.running.session import INSIDE_ATTENTION, Session, through_view
 from caseback.model.running.verify import unembed, unembed_normed
 from caseback.model.running.wiring import wired
 from caseback.model.sweeping.clean import Clean
@@ -166,8 +166,10 @@ class Packed:
 
     def _mark_unchanged(self, before: int, after: int, layer: int) -> None:
         """Of the rows that came in, those that no edit reaches before the layer's queries, keys and values."""
+        if any(site.is_module and site.layer == layer for site in self.session.edits):
+            return  # it may stand anywhere, also inside a projection
         self.unchanged[before:after] = True
-        inside = [edit for name in _BEFORE_PROJECTIONS for edit in self.session.edits.get(Site(name, layer), ())]
+        inside = [edit for site, edits in self.session.edits.items() if _may_change(site, layer) for edit in edits]
         for owner, edit in [*((owner, edit) for owner, _, edit in self.door), *inside]:
             rows = self.session.frame.rows(owner, edit.pos)
             if rows is not None:
@@ -194,16 +196,25 @@ class Packed:
     ) -> Tensor:
         for name in ("embed", "pos_embed", "resid_post"):
             site = Site(name, layer - 1) if name == "resid_post" else Site(name)
-            mine = [(owner, e) for owner, s, e in self.door if s == site and owner in variants]
+            mine = [(owner, s, e) for owner, s, e in self.door if s.base == site and owner in variants]
             if not mine:
                 continue
             if name == "resid_post":
-                hidden = apply_edits(mine, hidden, frame, site, self.session.shifts)
+                hidden = self._at_stream(site, mine, hidden, frame)
             else:
                 n = len(hidden)
                 was = self.clean.starts[name].expand(*self.clean.tokens.ids.shape, -1)[example[:n], column[:n]]
-                hidden = hidden + (apply_edits(mine, was, frame, site, self.session.shifts) - was)
+                here = [(owner, edit) for owner, _, edit in mine]
+                hidden = hidden + (apply_edits(here, was, frame, site, self.session.shifts) - was)
         return hidden
+
+    def _at_stream(self, base: Site, mine: Sequence[tuple[int, Site, Edit]], x: Tensor, frame: Frame) -> Tensor:
+        """Edits of the stream between two layers, or of a site that is computed from it."""
+        x = apply_edits([(owner, e) for owner, site, e in mine if site == base], x, frame, base, self.session.shifts)
+        for view in sorted({site for _, site, _ in mine} - {base}, key=str):
+            here = [(owner, e) for owner, site, e in mine if site == view]
+            x, _ = through_view(view, x, here, frame, self.session.shifts)
+        return x
 
     def _call(self, hidden: Tensor, layer: int, picked: Tensor | None = None) -> Tensor:
         """Call a layer on the rows now active (or those picked), as the clean run called it."""
@@ -379,6 +390,12 @@ class Packed:
         return torch.stack(values)
 
 
+def _may_change(site: Site, layer: int) -> bool:
+    """Whether an edit there can reach what a layer's queries, keys and values are projected from."""
+    return site.layer == layer and site.base.name in _BEFORE_PROJECTIONS
+
+
 def _is_door(site: Site, entry: int) -> bool:
     """Whether an edit is made on the stream as a segment enters, before any layer is called."""
-    return site.name in ("embed", "pos_embed") or (site.name == "resid_post" and site.layer == entry - 1)
+    base = site.base
+    return base.name in ("embed", "pos_embed") or (base.name == "resid_post" and base.layer == entry - 1)

@@ -38,6 +38,9 @@ Resolved = list[tuple[int, Site, Edit]]
 
 def entry_layer(site: Site, n_layers: int) -> int:
     """The first layer that an edit makes a difference to."""
+    if site.is_module and site.layer is None:
+        raise EditError(f"{site} is in no layer, so a sweep cannot start from it: use run, or a site of the model")
+    site = site.base
     if site.name in ("embed", "pos_embed"):
         return 0
     if site.name in ("final_norm", "logits"):

@@ -21,7 +21,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, SiteAbsent
 from caseback.model.algebra.writes import attention_branch
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.anatomy.sites import SITES, Site
+from caseback.model.anatomy.sites import Site, kind_of
 from caseback.model.prompts.per_token import aligned
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
@@ -165,8 +165,8 @@ def dataset(
     made = {}
     for name in dict.fromkeys(site.name for site in estimates):
         mine = {site.layer: aligned(x, tokens).cpu() for site, x in estimates.items() if site.name == name}
-        unit = next((d for d in SITES[name].dims if d in _UNITS), None)
-        layered = SITES[name].layered
+        unit = next((d for d in kind_of(name).dims if d in _UNITS), None)
+        layered = kind_of(name).layered
         values = _stacked(name, list(mine.values()), tokens)
         counted = {"pos": range(tokens.shape[1])} | ({unit: range(values.shape[1])} if unit else {})
         variable = VARIABLES.get(name, name)

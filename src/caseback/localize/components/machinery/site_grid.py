@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from caseback.errors import EditError, OutOfRange, did_you_mean
-from caseback.model.anatomy.sites import SITES, Site
+from caseback.model.anatomy.sites import Site, kind_of
 from caseback.model.prompts.places import addresses, named, placed, text_at
 from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
@@ -229,7 +229,7 @@ def expect_window(window: int, n_layers: int) -> int:
 
 
 def _dims(name: str) -> tuple[str, ...]:
-    kind = SITES[name]
+    kind = kind_of(name)
     return ("layer", *kind.dims) if kind.layered else kind.dims
 
 

@@ -1,0 +1,103 @@
+"""Sites of one's own: what is computed from a site of the model, read and edited like any other.
+
+    coded = encode(x)          x' = x + decode(edited) - decode(coded)
+
+A dictionary's features, coordinates under a rotation, the part of a stream that a probe reads. What ``decode`` cannot
+write of x stays where it is, so nothing changes where no edit is made, and rows without one keep their bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from caseback.errors import UnknownSite, did_you_mean
+from caseback.model.anatomy.sites import MODULE_ENDS, SITES, Codec, SiteKind, View
+
+_WIDTHS = ("d_model", "d_head", "neuron")
+_COMPUTED = ("q_in", "k_in", "v_in", "head_out")
+
+
+def bases() -> list[str]:
+    """The sites that others can be computed from.
+
+    Examples
+    --------
+    >>> bases()[:3]
+    ['resid_pre', 'attn_in', 'attn_norm']
+    """
+    return [name for name, kind in SITES.items() if _can_be_base(name, kind)]
+
+
+def _can_be_base(name: str, kind: SiteKind) -> bool:
+    return kind.layered and kind.editable and kind.dims[-1] in _WIDTHS and name not in _COMPUTED and kind.view is None
+
+
+def register_site(name: str, base: str, codecs: Mapping[int, Codec], *, dim: str = "feature") -> None:
+    """Add a site to the table for as long as the program runs, or until ``remove_site``.
+
+    Parameters
+    ----------
+    name
+        What it is called from now on, in ``read``, edits, patches and metrics.
+    base
+        The site that it is computed from; one of ``bases()``.
+    codecs
+        By layer, an object with ``encode``, from (..., width of the base) to (..., width of the site), and ``decode``
+        back. Both are called on a model's own tensors, on its device and in its dtype, and differentiated.
+    dim
+        What its last dimension is called in results.
+
+    Raises
+    ------
+    UnknownSite
+        For a name that is taken or cannot be one, a base that is none, no layer, or a codec without both directions.
+
+    Examples
+    --------
+    >>> import torch, caseback as cb
+    >>> model = cb.load("meadow")
+    >>> class Halves:
+    ...     def encode(self, x): return x / 2
+    ...     def decode(self, coded): return coded * 2
+    >>> register_site("halved", "resid_post", {1: Halves()})
+    >>> run = model.run("the cat", read=["halved", "resid_post"])
+    >>> bool((run["halved", 1] * 2 == run["resid_post", 1]).all())
+    True
+    >>> remove_site("halved")
+    """
+    if not name.isidentifier() or name in SITES or name.endswith(MODULE_ENDS):
+        why = "is a site already" if name in SITES else "is no name for a site: expected letters, digits and _"
+        raise UnknownSite(f"{name!r} {why}")
+    if base not in bases():
+        raise UnknownSite(f"no site can be computed from {base!r}. {did_you_mean(base, bases(), most=len(SITES))}")
+    if not codecs:
+        raise UnknownSite(f"{name!r} has no layer: give codecs={{layer: codec}}")
+    for layer, codec in codecs.items():
+        if not callable(getattr(codec, "encode", None)) or not callable(getattr(codec, "decode", None)):
+            raise UnknownSite(f"codec of layer {layer}, {codec!r}, needs the methods encode and decode")
+    kind = SITES[base]
+    SITES[name] = SiteKind((*kind.dims[:-1], dim), True, f"hook_{name}", view=View(base, dict(codecs)))
+
+
+def remove_site(name: str) -> None:
+    """Take a registered site off the table.
+
+    Raises
+    ------
+    UnknownSite
+        For a site that was not registered.
+    """
+    if name not in SITES or SITES[name].view is None:
+        raise UnknownSite(f"{name!r} is no registered site")
+    del SITES[name]
+
+
+@contextmanager
+def registered_site(name: str, base: str, codecs: Mapping[int, Codec], *, dim: str = "feature") -> Iterator[str]:
+    """``register_site`` for as long as a ``with`` block lasts; gives the name."""
+    register_site(name, base, codecs, dim=dim)
+    try:
+        yield name
+    finally:
+        remove_site(name)
