@@ -111,6 +111,9 @@ class Anatomy:
         Sizes. Heads are those of layer 0; ``layers[l].dims`` has each layer's.
     """
 
+    standing: tuple[Any, ...] = ()
+    """Edits, with their sites, that every pass starts under; see ``Model.edited``."""
+
     def __init__(self, hf: Any, family: Family):
         self.hf, self.family, self.config = hf, family, hf.config.get_text_config()
         self.tokenizer: Any = None

@@ -402,7 +402,7 @@ def _units(edit: Edit, where: Where) -> Tensor | None:
 
 
 def apply_edits(
-    edits: Sequence[tuple[int, Edit]],
+    edits: Sequence[tuple[int | None, Edit]],
     x: Float[Tensor, "row *head unit"],
     frame: Frame,
     site: Site,
@@ -411,7 +411,7 @@ def apply_edits(
     """Write edits, each with its owner, into a site's rows; returns a copy, unless it is left as it is."""
     given = x
     for owner, edit in edits:
-        rows = frame.rows(owner, edit.pos, grow=not edit.tied)
+        rows = frame.rows(owner, edit.pos, grow=not edit.tied, height=len(x))
         if rows is None:
             continue
         where = Where(site, rows, x.shape[-1], columns_before(rows))
@@ -447,8 +447,8 @@ def _index(edit: Edit, x: Tensor, where: Where) -> tuple[tuple[Tensor, ...], Ten
     return index, None if known is None or bool(known.all()) else known[:, None, :]
 
 
-def check(edit: Edit, anatomy: Anatomy, tokens: Tokens, *, open_end: bool = False) -> list[tuple[Site, Edit]]:
-    """The sites of this model that an edit touches, its address checked.
+def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool = False) -> list[tuple[Site, Edit]]:
+    """The sites of this model that an edit touches, its address checked; its positions where prompts are given.
 
     Raises
     ------
@@ -471,7 +471,7 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens, *, open_end: bool = Fals
         if edit.head is not None:
             dims = anatomy.layers[site.layer or 0].dims
             _indices(edit.head, dims.n_kv_heads if "kv_head" in kind.dims else dims.n_heads, "head", name)
-    for b, length in enumerate(tokens.lengths.tolist()):
+    for b, length in enumerate([] if tokens is None else tokens.lengths.tolist()):
         positions(edit.pos, b, length, open_end=open_end)
         if name in MAPS and edit.unit is not None:
             positions(edit.unit, b, length, open_end=open_end)

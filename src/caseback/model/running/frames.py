@@ -72,13 +72,16 @@ class Frame:
         for span in self.spans:
             self._owned.setdefault(span.owner, []).append(span)
 
-    def rows(self, owner: int, pos: Positions, *, grow: bool = True) -> Rows | None:
-        """The rows of one variant's tokens at ``pos``; None where none of them is in this layout.
+    def rows(self, owner: int | None, pos: Positions, *, grow: bool = True, height: int | None = None) -> Rows | None:
+        """The rows of one variant's tokens at ``pos``, of all variants' for None; None where none is in this layout.
 
-        While generating, "all" grows with the text unless ``grow`` is False.
+        While generating, "all" grows with the text unless ``grow`` is False. ``height`` leaves out spans that begin
+        past so many rows: those of a sweep that have not joined yet.
         """
         found: list[Tensor] = []
-        for span in self._owned.get(owner, ()):
+        for span in self.spans if owner is None else self._owned.get(owner, ()):
+            if height is not None and span.row >= height:
+                continue
             length = self.lengths[span.example]
             if grow and self.open_end and (pos is None or (isinstance(pos, slice) and pos.stop is None)):
                 length = max(length, span.first + span.count)

@@ -71,7 +71,14 @@ def generate(
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
     pad = _pad_id(hf, tokenizer, options, anatomy.d_vocab)
     tokens = tokens.padded_on("left", pad)
-    session = _Decoding(anatomy, Frame([], []), (0, 0), edits=resolved, columns_before=tokens.first.cpu())
+    session = _Decoding(
+        anatomy,
+        Frame([], []),
+        (0, 0),
+        edits=resolved,
+        columns_before=tokens.first.cpu(),
+        standing_at=lambda site: True,
+    )
     session.prompts = tokens
 
     def before(_, args, kwargs):

@@ -55,7 +55,8 @@ def measured(
     """
     bound = metric.on(tokens, anatomy)
     reads = [site for given in read for site in anatomy.sites(given)]
-    touched = [*reads, *(site for edit in edits for site, _ in check(edit, anatomy, tokens))]
+    touched = [*reads, *(site for site, _ in anatomy.standing)]
+    touched += [site for edit in edits for site, _ in check(edit, anatomy, tokens)]
     if bound.columns is None or any(site.name in _AFTER_THE_STREAM for site in touched):
         run = execute(anatomy, tokens, read=reads, edits=edits, grad=grad, rules=rules)
         return run, bound.of_logits(run.logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +13,12 @@ import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
+from caseback.errors import EditError
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
-from caseback.model.running.edits import Edit
+from caseback.model.running.edits import Edit, check
 from caseback.model.running.generate import generate
 from caseback.model.running.metrics import Metric
 from caseback.model.running.run import Run, execute
@@ -70,7 +72,8 @@ class Model:
     def __repr__(self) -> str:
         return (
             f"<caseback Model {self.name!r}: {self.anatomy.model_type}, {self.n_layers} layers, {self.n_heads} heads, "
-            f"d_model {self.d_model}, vocabulary {self.d_vocab}, {str(self.dtype).removeprefix('torch.')}>"
+            f"d_model {self.d_model}, vocabulary {self.d_vocab}, {str(self.dtype).removeprefix('torch.')}"
+            f"{', under ' + self._standing() if self.anatomy.standing else ''}>"
         )
 
     def tokens(self, prompts: Any, *, padding: str = "right", bos: bool | None = None) -> Tokens:
@@ -114,6 +117,48 @@ class Model:
     def token_text(self, token: int | Int[Tensor, ""]) -> str:
         """A token's text, with its leading space."""
         return piece(self.tokenizer, int(token))
+
+    def edited(self, edits: Edit | Sequence[Edit]) -> Model:
+        """The same model under edits that every pass of it starts with.
+
+        Whatever takes a model takes this one: running, sweeping, generating, gradients, every technique. The edits of
+        a call come after them. Nothing is copied, and the model itself stays as it is.
+
+        Parameters
+        ----------
+        edits
+            Interventions that hold by themselves: what refers to the unedited run (``Freeze``, ``Mean``) needs its
+            run or its values given.
+
+        Returns
+        -------
+        A ``Model`` on the same weights; ``edited`` again adds to its edits.
+
+        Raises
+        ------
+        UnknownSite, EditError, OutOfRange
+            For an edit that does not fit the model, or one that waits for the unedited run.
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> model = cb.load("meadow")
+        >>> without = model.edited(cb.Zero("z", layer=1, head=2))
+        >>> one = without.run("Mary and John").logits
+        >>> two = model.run("Mary and John", edits=cb.Zero("z", layer=1, head=2)).logits
+        >>> bool((one == two).all())
+        True
+        """
+        wanted = [edits] if isinstance(edits, Edit) else list(edits)
+        waiting = next((edit for edit in wanted if isinstance(edit, Edit) and edit.awaits_clean), None)
+        if waiting is not None:
+            raise EditError(
+                f"{waiting.describe()} refers to the unedited run of prompts that are not known yet: give it a run"
+            )
+        anatomy = copy.copy(self.anatomy)
+        found = [pair for edit in wanted for pair in check(edit, anatomy, None)]
+        anatomy.standing = (*self.anatomy.standing, *found)
+        return Model(self.hf, self.tokenizer, anatomy, self.name, self.declared)
 
     def run(
         self,
@@ -287,4 +332,9 @@ class Model:
             "model_class": type(self.hf).__name__,
             "dtype": str(self.dtype).removeprefix("torch."),
             "attention": str(config._attn_implementation),
+            **({"edits": self._standing()} if self.anatomy.standing else {}),
         }
+
+    def _standing(self) -> str:
+        """The edits that this model stands under, in words."""
+        return "; ".join(dict.fromkeys(edit.describe() for _, edit in self.anatomy.standing))

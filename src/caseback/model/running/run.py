@@ -280,13 +280,14 @@ def execute(
         session.lead,
         reads=[s for s in reads if s == logits_site],
         edits=[item for item in resolved if item[1] == logits_site],
+        standing_at=lambda site: site == logits_site,
     )
     if ends.wants(logits_site):
         with torch.set_grad_enabled(grad):
             made = ends.touch(logits_site, made)
     acts = {**session.acts, **ends.acts}
     kept = made if logits else None
-    return Run(anatomy, tokens, acts, kept, raw=session.raw, edited=bool(resolved), rules=rules)
+    return Run(anatomy, tokens, acts, kept, raw=session.raw, edited=bool(resolved or anatomy.standing), rules=rules)
 
 
 def _anchored_at(site: Site) -> Site:

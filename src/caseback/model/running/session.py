@@ -21,7 +21,7 @@ from caseback.model.running.frames import Frame, Rows
 
 INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern")
 
-OwnedEdits = Sequence[tuple[int, Edit]]
+OwnedEdits = Sequence[tuple[int | None, Edit]]
 
 
 def through_view(
@@ -57,6 +57,9 @@ class Session:
     ----------
     acts
         What was read, as the model had it after edits: (batch, pos, ...), maps as (batch, head, query, key).
+    edits
+        By site, each with its owner, the variant whose rows it is written into: None for all of them, as the standing
+        edits of an edited model are, which come first (``standing_at`` says at which sites).
     frame
         Layout of the rows now passing.
     key_start
@@ -75,11 +78,15 @@ class Session:
         edits: Sequence[tuple[int, Site, Edit]] = (),
         columns_before: Tensor | None = None,
         grad: bool = False,
+        standing_at: Callable[[Site], bool] = lambda site: site.name != "logits",
     ):
         self.anatomy, self.frame, self.lead, self.grad = anatomy, frame, lead, grad
         self.key_start = 0
         self.reads = set(reads)
-        self.edits: dict[Site, list[tuple[int, Edit]]] = {}
+        self.edits: dict[Site, list[tuple[int | None, Edit]]] = {}
+        for site, edit in anatomy.standing:
+            if standing_at(site):
+                self.edits.setdefault(site, []).append((None, edit))
         for owner, site, edit in edits:
             self.edits.setdefault(site, []).append((owner, edit))
         self.views: dict[Site, list[Site]] = {}
@@ -138,12 +145,21 @@ class Session:
         return x
 
     def attend(self, layer: int, module: nn.Module, q, k, v, mask, **how: Any) -> Tensor:
-        """Attention of one layer, by the model's own function unless scores or pattern are on the path."""
+        """Attention of one layer, with what is done to its queries, keys and values, scores and pattern."""
+        return self.mixed(layer, module, *self.at_heads(layer, q, k, v), mask, **how)
+
+    def at_heads(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, edited and recorded."""
         sites = {name: Site(name, layer) for name in INSIDE_ATTENTION}
         heads = lambda name, x: self.touch(sites[name], x.transpose(1, 2), keys=name != "q").transpose(1, 2)  # noqa: E731
         q, k, v = (heads(n, x) if self.wants(sites[n]) else x for n, x in (("q", q), ("k", k), ("v", v)))
         if self.grad:
             q, k, v = self._on_path(sites, q, k, v)
+        return q, k, v
+
+    def mixed(self, layer: int, module: nn.Module, q, k, v, mask, **how: Any) -> Tensor:
+        """z, by the model's own function unless scores or pattern are on the path."""
+        sites = {name: Site(name, layer) for name in INSIDE_ATTENTION}
         maps = [sites["scores"], sites["pattern"]]
         theirs = native(module)
         if any(self.changes(s) for s in maps):

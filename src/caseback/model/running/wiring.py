@@ -61,10 +61,11 @@ class _Hooks:
 
 
 @contextmanager
-def wired(session: Session, layers: Sequence[int] | None = None) -> Iterator[Session]:
+def wired(session: Session, layers: Sequence[int] | None = None, *, attention: bool = True) -> Iterator[Session]:
     """Bring the session's sites under its ``touch`` while the context lasts.
 
     ``layers`` limits the wiring to some layers and leaves out the ends of the model (a sweep calls layers itself).
+    Without ``attention`` who calls sees to the sites inside it.
     """
     anatomy, hooks = session.anatomy, _Hooks()
     names = {s.layer for s in (*session.reads, *session.edits) if not s.is_module}
@@ -78,7 +79,11 @@ def wired(session: Session, layers: Sequence[int] | None = None) -> Iterator[Ses
         for index in range(anatomy.n_layers) if layers is None else layers:
             if index in names:
                 _wire_layer(anatomy.layers[index], index, session, hooks)
-        if layers is None and any(_inside_attention(anatomy, s) for s in (*session.reads, *session.edits)):
+        if (
+            attention
+            and layers is None
+            and any(_inside_attention(anatomy, s) for s in (*session.reads, *session.edits))
+        ):
             stack.enter_context(attending(anatomy, session.attend, peek=not _inside_changes(session)))
         yield session
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
-from caseback.model.running.attention import attending, mix, native, pattern_of, scores_of
+from caseback.model.running.attention import attending
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.run import inputs_of
@@ -45,21 +45,27 @@ def record(
 ) -> Clean:
     """Run the model once and keep what a sweep needs (``also``: ``embed``, ``pos_embed`` where edited).
 
-    ``given`` are edits of the embeddings that all variants share.
+    ``given`` are edits of the embeddings that all variants share. Those that an edited model stands under are made too.
     """
     clean = Clean(tokens)
-    session = Session(anatomy, batch_frame(tokens), tokens.shape, reads=also, edits=given)
+    session = Session(
+        anatomy,
+        batch_frame(tokens),
+        tokens.shape,
+        reads=also,
+        edits=given,
+        columns_before=tokens.first.cpu(),
+        standing_at=lambda site: site.name not in ("final_norm", "logits"),  # behind all that is recorded
+    )
     handles = []
 
     def attend(layer: int, module: nn.Module, q, k, v, mask, **how):
+        q, k, v = session.at_heads(layer, q, k, v)
         clean.k.append(k.transpose(1, 2).contiguous())
         clean.v.append(v.transpose(1, 2).contiguous())
         clean.masks.append(mask)
         clean.biases.append(how.get("position_bias"))
-        own = native(module)
-        if own is not None:
-            return own(module, q, k, v, mask, **how)[0]
-        return mix(pattern_of(scores_of(q, k, mask, **how), module, **how), v)
+        return session.mixed(layer, module, q, k, v, mask, **how)
 
     def at_layer(_, args, kwargs):
         clean.stream.append(args[0] if args else kwargs["hidden_states"])
@@ -76,7 +82,7 @@ def record(
             handles.append(p.layer.register_forward_pre_hook(at_layer, with_kwargs=True))
         handles.append(anatomy.layers[-1].layer.register_forward_hook(at_last))
         handles.append(anatomy.unembed.register_forward_pre_hook(at_unembedding))
-        with wired(session), attending(anatomy, attend), kept(anatomy) as clean.projected:
+        with wired(session, attention=False), attending(anatomy, attend), kept(anatomy) as clean.projected:
             anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
     finally:
         for handle in handles:

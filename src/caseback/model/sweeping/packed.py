@@ -114,6 +114,7 @@ class Packed:
             (1, 0),
             edits=inside,
             columns_before=clean.tokens.first.cpu(),
+            standing_at=lambda site: site.name not in ("embed", "pos_embed"),  # in the clean stream already
         )
         self.gathered: dict[int, Any] = {}
         self.shared: dict[tuple[int, int], Any] = {}
@@ -171,7 +172,7 @@ class Packed:
         self.unchanged[before:after] = True
         inside = [edit for site, edits in self.session.edits.items() if _may_change(site, layer) for edit in edits]
         for owner, edit in [*((owner, edit) for owner, _, edit in self.door), *inside]:
-            rows = self.session.frame.rows(owner, edit.pos)
+            rows = self.session.frame.rows(owner, edit.pos, height=after)
             if rows is not None:
                 self.unchanged[rows.row] = False
 

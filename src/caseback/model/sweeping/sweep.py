@@ -77,8 +77,8 @@ def plan(
 def _unchanged(tokens: Tokens, given: Resolved) -> Callable[[Edit, int], int]:
     """How many leading positions an edit leaves as they are; asked of each source run once, not once a variant.
 
-    A source may share a prompt's first tokens, but not the edits given to all variants: nothing is shared from the
-    first of these on.
+    A source may share a prompt's first tokens, but not the edits given to all variants or those that an edited model
+    stands under: nothing is shared from the first of these on.
     """
     known: dict[tuple[type, int, int], int] = {}
     own = [
@@ -156,7 +156,7 @@ def sweep(
         clean = record(anatomy, tokens, sorted(touched, key=str), start)
         base = unedited_values(anatomy, clean, bound)
         values = base.repeat(len(per_variant), 1)
-        shared = _unchanged(tokens, start)
+        shared = _unchanged(tokens, [*start, *((0, site, edit) for site, edit in anatomy.standing)])
         segments = [s for i, r in enumerate(per_variant) for s in plan(r, tokens, bound, anatomy.n_layers, i, shared)]
         # what was given is told by the base run's values, but a metric may miss it
         edits_made = [start, *per_variant] if start else per_variant

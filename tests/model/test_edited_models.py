@@ -1,0 +1,128 @@
+"""A model under edits is the model with these edits given to every call."""
+
+import pytest
+import torch
+
+import caseback as cb
+import shelf
+from caseback.errors import EditError, OutOfRange, UnknownSite
+from caseback.localize.components import ablate, attribution_patching, patch
+from caseback.localize.inputs import integrated_gradients, occlusion
+from caseback.model.running.measure import measured
+from exact import exact
+
+METRIC = cb.logit_diff(5, 7)
+
+
+def standing(model):
+    """Edits of the ends, of the stream and inside attention and MLP, in early and late layers."""
+    edits = [
+        cb.Scale("embed", 1.5, pos=1),
+        cb.Zero("z", layer=0, head=1),
+        cb.Scale("mlp_out", 0.5, layer=1),
+        cb.Add("resid_post", 0.3, layer=1, pos=[2, -1]),
+        cb.Scale("v", 0.7, layer=2),
+        cb.Knockout(layer=1, head=0, query=-1, key=[1]),
+        cb.Scale("attn_norm" if "attn_norm" not in model.anatomy.lacks else "attn_in", 0.9, layer=1),
+        cb.Add("logits", 0.5, unit=5, pos=-1),
+    ]
+    return [edit for edit in edits if edit.site not in model.anatomy.lacks]
+
+
+@pytest.fixture(params=shelf.FEW)
+def models(request):
+    plain = shelf.model(request.param)
+    with exact():
+        yield plain, plain.edited(standing(plain)), standing(plain)
+
+
+def test_runs(models):
+    plain, edited, edits = models
+    tokens = plain.tokens(shelf.ids((9, 6)))
+    ours = edited.run(tokens, read=["resid_post", "pattern"], edits=cb.Zero("mlp_out", layer=0))
+    by_hand = plain.run(tokens, read=["resid_post", "pattern"], edits=[*edits, cb.Zero("mlp_out", layer=0)])
+    own = tokens.mask
+    assert torch.equal(ours.logits[own], by_hand.logits[own])
+    assert torch.equal(ours["resid_post"][:, own], by_hand["resid_post"][:, own])
+    assert ours.edited and not torch.equal(ours.logits[own], plain.run(tokens).logits[own])
+
+
+def test_sweeps(models):
+    plain, edited, edits = models
+    tokens = plain.tokens(shelf.ids((9, 7)))
+    changed = [[(t + 1) % plain.d_vocab if i > 3 else t for i, t in enumerate(row)] for row in shelf.ids((9, 7))]
+    for source in (plain.run(changed, read=["resid_post", "z"]), edited.run(changed, read=["resid_post", "z"])):
+        variants = [
+            cb.Resample("resid_post", source, layer=i, pos=p) for i in range(plain.n_layers) for p in (1, 4, -1)
+        ]
+        variants += [cb.Resample("z", source, layer=i) for i in range(plain.n_layers)]
+        variants += [cb.Zero("embed", pos=2), [cb.Zero("mlp_out", layer=1, pos=3), cb.Zero("z", layer=2, head=0)]]
+        swept = edited.sweep(tokens, variants, METRIC)
+        by_hand = [METRIC(plain.run(tokens, edits=[*edits, *(v if isinstance(v, list) else [v])])) for v in variants]
+        torch.testing.assert_close(torch.tensor(swept.values), torch.stack(by_hand).double(), rtol=1e-9, atol=1e-9)
+        base = METRIC(plain.run(tokens, edits=edits)).double()
+        torch.testing.assert_close(torch.tensor(swept.clean.values), base, rtol=1e-9, atol=1e-9)
+
+
+def test_generation(models):
+    plain, edited, edits = models
+    prompts = shelf.ids((6, 5))
+    ours = edited.generate(prompts, max_new_tokens=5)
+    assert torch.equal(ours.ids, plain.generate(prompts, edits=edits, max_new_tokens=5).ids)
+
+
+def test_gradients_and_measured_runs(models):
+    plain, edited, edits = models
+    tokens = plain.tokens(shelf.ids((8,)))
+    ours = edited.run(tokens, read=["embed", "mlp_out"], grad=True).grad(METRIC, ["embed", "mlp_out"])
+    by_hand = plain.run(tokens, read=["embed", "mlp_out"], edits=edits, grad=True).grad(METRIC, ["embed", "mlp_out"])
+    assert torch.equal(ours["embed"], by_hand["embed"]) and torch.equal(ours["mlp_out"], by_hand["mlp_out"])
+    value = measured(edited.anatomy, tokens, METRIC)[1]
+    torch.testing.assert_close(value, METRIC(plain.run(tokens, edits=edits)), rtol=1e-10, atol=1e-10)
+
+
+def test_techniques_take_it():
+    """Each compared with the same edits made by hand on the way."""
+    plain = shelf.model("llama")
+    edits = [cb.Zero("z", layer=0, head=1), cb.Scale("mlp_out", 0.5, layer=1)]
+    edited = plain.edited(edits)
+    clean, corrupt = shelf.ids((7,)), shelf.ids((7,), seed=1)
+    with exact():
+        patched = patch(edited, clean, corrupt, METRIC, site="resid_post")
+        source = plain.run(clean, edits=edits, read=["resid_post"])
+        one = METRIC(plain.run(corrupt, edits=[*edits, cb.Resample("resid_post", source, layer=1, pos=3)]))
+        losses = ablate(edited, clean, METRIC, components="heads", kind="zero")
+        without = METRIC(plain.run(clean, edits=[*edits, cb.Zero("z", layer=1, head=0)]))
+        whole = METRIC(plain.run(clean, edits=edits))
+        occluded = occlusion(edited, clean, METRIC)
+        gradients = integrated_gradients(edited, clean, METRIC, steps=4)
+        estimate = attribution_patching(edited, clean, corrupt, METRIC, sites=["mlp_out"])
+    cell = patched.patched.sel(layer=1, pos=3) if "patched" in patched else None
+    if cell is not None:
+        assert float(cell.squeeze()) == pytest.approx(float(one), abs=1e-9)
+    loss = losses.sel(component="L1H0")
+    assert abs(abs(float(loss.squeeze() if hasattr(loss, "squeeze") else loss)) - abs(float(whole - without))) < 1e-9
+    assert occluded.attrs["edits"] == gradients.attrs["edits"] == "Zero z L0H1; Scale mlp_out L1"
+    assert estimate is not None and not hasattr(plain.anatomy, "edits")
+
+
+def test_the_model_itself_stays_as_it_is():
+    plain = shelf.model("gpt2")
+    before = plain.run([1, 2, 3]).logits
+    twice = plain.edited(cb.Zero("mlp_out", layer=0)).edited([cb.Zero("z", layer=1)])
+    both = plain.run([1, 2, 3], edits=[cb.Zero("mlp_out", layer=0), cb.Zero("z", layer=1)]).logits
+    assert torch.equal(twice.run([1, 2, 3]).logits, both)
+    assert torch.equal(plain.run([1, 2, 3]).logits, before) and plain.anatomy.standing == ()
+    assert "under Zero mlp_out L0; Zero z L1" in repr(twice) and twice.provenance()["edits"]
+
+
+def test_edits_that_do_not_fit_are_refused():
+    model = shelf.model("gpt2")
+    with pytest.raises(EditError, match="refers to the unedited run"):
+        model.edited(cb.Freeze("z", layer=1))
+    with pytest.raises(UnknownSite, match="layer 9 is out of range"):
+        model.edited(cb.Zero("z", layer=9))
+    with pytest.raises(EditError, match="is no edit"):
+        model.edited(["z"])
+    with pytest.raises(OutOfRange, match="position 7 is out of range"):
+        model.edited(cb.Zero("z", layer=1, pos=7)).run([1, 2, 3])
