@@ -29,7 +29,19 @@ if TYPE_CHECKING:
         Zero,
     )
     from caseback.model.running.load import load
-    from caseback.model.running.metrics import Metric, function, kl, log_prob, logit, logit_diff, loss, prob, prob_diff
+    from caseback.model.running.metrics import (
+        Metric,
+        activation,
+        answer_log_prob,
+        function,
+        kl,
+        log_prob,
+        logit,
+        logit_diff,
+        loss,
+        prob,
+        prob_diff,
+    )
     from caseback.model.running.model import Model
     from caseback.model.running.run import Run
     from caseback.model.running.tokens import Tokens
@@ -40,7 +52,7 @@ _HOMES = {
     "registry": "techniques",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
     "running.load": "load",
-    "running.metrics": "Metric function kl log_prob logit logit_diff loss prob prob_diff",
+    "running.metrics": "Metric activation answer_log_prob function kl log_prob logit logit_diff loss prob prob_diff",
     "running.model": "Model",
     "running.run": "Run",
     "running.tokens": "Tokens",
@@ -70,6 +82,8 @@ __all__ = [
     "Tokens",
     "Zero",
     "__version__",
+    "activation",
+    "answer_log_prob",
     "function",
     "kl",
     "load",

@@ -22,7 +22,7 @@ from caseback.errors import CasebackError
 from caseback.model.graph.units import Component, Neuron, site_of
 from caseback.model.prompts.places import Place, placed
 from caseback.model.running.edits import Apply
-from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.metrics import Bound, Metric, expect_logits
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
@@ -89,7 +89,7 @@ def optimal_constants(
     before, after = [], []
     bar = tqdm(total=steps * -(-len(components) // copies), disable=not progress, desc="optimal constants")
     for start in range(0, len(components), copies):
-        fit = _Fit(model, tokens, components[start : start + copies], loss.on(tokens, model.anatomy), spans)
+        fit = _Fit(model, tokens, components[start : start + copies], _bound(loss, tokens, model), spans)
         mean = fit.losses(fit.zeros)
         generator = torch.Generator().manual_seed(seed)
         theta = [z.clone().requires_grad_() for z in fit.zeros]
@@ -110,6 +110,11 @@ def optimal_constants(
         after.append(torch.where(better, best, mean))
     bar.close()
     return Constants(values, torch.cat(before), torch.cat(after))
+
+
+def _bound(loss: Metric, tokens: Tokens, model: Model) -> Bound:
+    expect_logits(loss, "optimal ablation")
+    return loss.on(tokens, model.anatomy)
 
 
 class _Fit:

@@ -124,8 +124,8 @@ def patch(
     sites = list(model.anatomy.sites(site))
     if not sites[0].kind.editable:
         raise EditError(f"{sites[0].name!r} is read-only and cannot be patched")
-    source = model.run(other, read=sites)
-    there, here = (metric(run).double().cpu() for run in (source, model.run(base)))
+    source = model.run(other, read=[*sites, *metric.reads])
+    there, here = (metric(run).double().cpu() for run in (source, model.run(base, read=metric.reads)))
     of_clean, of_corrupt = (there, here) if direction == "denoising" else (here, there)
     if normalise:
         expect_difference(of_clean, of_corrupt, model.dtype)

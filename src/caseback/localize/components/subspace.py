@@ -98,7 +98,7 @@ def subspace_patch(
     if "full" in named:
         raise EditError("a basis is called 'full', which is the whole activation's name: call it something else")
     base, source = base_and_source(model, clean, corrupt, direction)
-    run = model.run(source, read=[Site(where["site"], layer)])
+    run = model.run(source, read=[Site(where["site"], layer), *metric.reads])
     d = (run[where["site"]] if layer is None else run[where["site"], layer]).shape[-1]
     made = {name: orthonormal(basis, d, name) for name, basis in named.items()}
     edits: list[Edit] = [Swap(basis=basis, source=run, **where) for basis, _ in made.values()]

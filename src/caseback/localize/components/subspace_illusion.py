@@ -101,7 +101,7 @@ def subspace_illusion(
         raise OutOfRange(f"thresholds least={least}, kept={kept}, lost={lost}: expected least > 0 and 0 <= lost < kept")
     where = address(model, site, layer, head, pos)
     base, source = base_and_source(model, clean, corrupt, patching)
-    run = model.run(source, read=[Site(where["site"], layer)])
+    run = model.run(source, read=[Site(where["site"], layer), *metric.reads])
     d = (run[where["site"]] if layer is None else run[where["site"], layer]).shape[-1]
     v, _ = orthonormal(direction, d, "direction")
     if len(v) != 1:

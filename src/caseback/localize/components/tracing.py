@@ -121,7 +121,7 @@ def causal_trace(
     spans = _subject(subject, tokens)
     metric_of_copies = repeated_metric(metric, tokens, samples)
     copies, noise = noised(model, tokens, spans, sigma=sigma, samples=samples, seed=seed)
-    run = model.run(tokens, read=list(states))
+    run = model.run(tokens, read=[*states, *metric.reads])
     # tokens of its own, so that the sweep sees how far the unedited run is the same
     source = repeated_run(run, repeated(tokens, samples), samples)
     grids = []

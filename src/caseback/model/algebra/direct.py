@@ -28,7 +28,7 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.graph.units import Component, Neuron, site_of
 from caseback.model.running.edits import Edit, apply_edits
 from caseback.model.running.frames import batch_frame
-from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.metrics import Bound, Metric, expect_logits
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
@@ -104,6 +104,7 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
         raise CasebackError(
             "logit attribution needs a metric that reads one position, such as cb.logit_diff(target, foil)"
         )
+    expect_logits(metric, "a direct effect")
     anatomy, bound = model.anatomy, metric.on(tokens, model.anatomy)
     weights, vocab = _linear_weights(bound, metric, len(tokens), model)
     matrix = weight_matrix(anatomy.unembed).detach()

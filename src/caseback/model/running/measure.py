@@ -50,10 +50,15 @@ def measured(
 
     Returns
     -------
-    The run, and the metric of each prompt. The run holds logits only where the metric reads all positions, or where
+    The run, and the metric of each prompt. Of a metric that reads a site the run holds that site and no logits; else
+    logits only where the metric reads all positions, or where
     something behind the last layer is read or edited.
     """
     bound = metric.on(tokens, anatomy)
+    if bound.site is not None:
+        run = execute(anatomy, tokens, read=[*read, *metric.reads], edits=edits, grad=grad, logits=False, rules=rules)
+        with torch.set_grad_enabled(grad):
+            return run, bound.of_run(run)
     reads = [site for given in read for site in anatomy.sites(given)]
     touched = [*reads, *(site for site, _ in anatomy.standing)]
     touched += [site for edit in edits for site, _ in check(edit, anatomy, tokens)]

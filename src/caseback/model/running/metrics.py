@@ -1,10 +1,13 @@
-"""Metrics: one differentiable number a prompt from its logits.
+"""Metrics: one differentiable number per prompt, from its logits or from any site.
 
     logit = f_t      logit_diff = f_t - f_o      prob = softmax(f)_t      log_prob = log softmax(f)_t
     prob_diff = sum of p over targets less that over foils
     kl = KL(reference || model)                  loss = -mean_i log p(t_{i+1} | t_<=i)
+    answer_log_prob = sum_i log p(a_i | prompt, a_<i)
+    activation = x_u, or x . d, of a neuron, a feature, a head's score, what a probe reads
 
-A metric says which positions and which vocabulary entries it needs, so that a sweep forms only those logits.
+A metric says which positions and which vocabulary entries it needs, so that a sweep forms only those logits; of a site
+it needs nothing behind it, and a sweep stops there.
 Targets are token ids or text of exactly one token, one for the whole batch or one a prompt.
 """
 
@@ -22,8 +25,10 @@ from caseback.errors import TargetError
 from caseback.model.running.tokens import Tokens, one_token
 
 if TYPE_CHECKING:
+    from caseback.model.anatomy.sites import Site
     from caseback.model.running.run import Run
 
+Answer = str | Sequence[int] | Sequence[str | Sequence[int]]
 Target = str | int | Sequence[str | int] | Tensor
 Position = int | Tensor
 
@@ -32,12 +37,16 @@ Position = int | Tensor
 class Bound:
     """A metric with its targets as ids and its position as columns of one batch.
 
+    Its ``value`` is of logits, or of what a site holds where there is one.
+
     Attributes
     ----------
     columns
         (batch,) the padded column read in each prompt; None where all positions are.
     vocab
         (batch, k) the vocabulary entries read; None where all are.
+    site
+        The site that is read in place of the logits, if one is.
     value
         From logits (row, k or vocab), or (row, pos, vocab) where all positions are read, and the prompt of each row
         to one number a row.
@@ -46,6 +55,16 @@ class Bound:
     columns: Int[Tensor, " batch"] | None
     vocab: Int[Tensor, "batch k"] | None
     value: Callable[[Tensor, Int[Tensor, " row"]], Float[Tensor, " row"]]
+    site: Site | None = None
+
+    def of_run(self, run: Run) -> Float[Tensor, " batch"]:
+        """The metric of a whole run: of its logits, or of the site that it must have read."""
+        if self.site is None:
+            return self.of_logits(run.logits)
+        x = run[self.site].transpose(1, 2) if self.site.name in MAPS else run[self.site]
+        assert self.columns is not None
+        rows = torch.arange(len(x), device=x.device)
+        return self.value(x[rows, self.columns.to(x.device)], rows)
 
     def of_logits(self, logits: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, " batch"]:
         """The metric of a whole batch's logits."""
@@ -77,10 +96,12 @@ class Metric:
     foil: Any = None
     pos: Position | None = -1
     tokenizer: Any = field(default=None, repr=False)
+    reads: tuple[str | tuple[str, int], ...] = ()
+    """What a run must have read for it, to pass on as ``read=``: the site that is measured; nothing of logits."""
 
     def __call__(self, run: Run) -> Float[Tensor, " batch"]:
-        """The metric on a run, one number a prompt."""
-        return self.on(run.tokens, run.anatomy).of_logits(run.logits)
+        """The metric on a run, one number per prompt."""
+        return self.on(run.tokens, run.anatomy).of_run(run)
 
     def of_rows(self, tokens: Tokens, rows: slice | Sequence[int] | Int[Tensor, " row"]) -> Metric:
         """The same metric for some prompts of a batch, which keep their own targets and the batch's columns.
@@ -102,8 +123,32 @@ class Metric:
         return replace(self, bind=bind)
 
     def on(self, tokens: Tokens, anatomy: Any) -> Bound:
-        """Bind to a batch."""
-        return self.bind(tokens, getattr(anatomy, "tokenizer", self.tokenizer), anatomy.d_vocab)
+        """Bind to a batch.
+
+        Raises
+        ------
+        TargetError
+            For a target that is not one token, a position that is not there, or a site in several layers.
+        """
+        bound = self.bind(tokens, getattr(anatomy, "tokenizer", self.tokenizer), anatomy.d_vocab)
+        if not self.reads:
+            return bound
+        sites = [site for read in self.reads for site in anatomy.sites(read)]
+        if len(sites) != 1:
+            raise TargetError(f"{self.reads[0]!r} is in {len(sites)} layers of this model: say which one, layer=")
+        return replace(bound, site=sites[0])
+
+
+def expect_logits(metric: Metric, what: str) -> None:
+    """Refuse a metric of a site where only one of the logits makes sense.
+
+    Raises
+    ------
+    TargetError
+        Naming what needs the logits.
+    """
+    if metric.reads:
+        raise TargetError(f"{what} needs a metric of the logits, such as cb.logit_diff: {metric.name!r} reads a site")
 
 
 def target_ids(
@@ -167,6 +212,165 @@ def logit_diff(target: Target, foil: Target, *, pos: Position = -1) -> Metric:
         return Bound(_last(pos, tokens), torch.stack(ids, -1), lambda x, rows: _wide(x)[:, 0] - _wide(x)[:, 1])
 
     return Metric("logit_diff", bind, target, foil, pos=pos)
+
+
+MAPS = ("scores", "pattern")
+
+
+def activation(
+    site: str,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    unit: int | None = None,
+    direction: Float[Tensor, " unit"] | None = None,
+    pos: Position = -1,
+) -> Metric:
+    """What a site holds at one place: a neuron, a feature, a head's score, or what a direction reads there.
+
+        x[pos, head, unit]      or      x[pos, head] . direction
+
+    Parameters
+    ----------
+    site
+        A site, registered ones and modules' inputs and outputs included; not ``logits`` (``logit`` reads those).
+    layer, head
+        Where in it; a head where the site has heads.
+    unit
+        The neuron, feature or dimension; at ``scores`` and ``pattern`` the key, as a position of the prompt.
+    direction
+        In place of a unit: what its dot product with the activation is.
+    pos
+        The position, the query at ``scores`` and ``pattern``; the last by default.
+
+    Raises
+    ------
+    TargetError
+        For neither or both of unit and direction, and, once it meets a model, a place that the site does not have.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> neuron = cb.activation("mlp_post", layer=2, unit=17)
+    >>> heads = [cb.Zero("z", layer=1, head=h) for h in range(model.n_heads)]
+    >>> effects = model.sweep("Mary and John went to", heads, neuron)  # runs layers 1 and 2 alone
+    >>> effects.shape == (model.n_heads, 1)
+    True
+    """
+    if site in ("logits", "embed", "pos_embed"):
+        raise TargetError(f"activation({site!r}): nothing drives an embedding, and cb.logit reads the logits")
+    if (unit is None) == (direction is None) or (site in MAPS and direction is not None):
+        raise TargetError(f"activation({site!r}) needs one number: give unit= or, but for maps, direction=")
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        keys = tokens.column(unit) if site in MAPS and unit is not None else None
+
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            x = _of_head(_wide(x), head, site)
+            if direction is not None:
+                if direction.shape != x.shape[-1:]:
+                    raise TargetError(
+                        f"a direction of shape {tuple(direction.shape)} at {site!r} of size {x.shape[-1]}"
+                    )
+                return x @ direction.to(x)
+            if keys is not None:
+                return x.gather(-1, keys.to(x.device)[rows][:, None])[:, 0]
+            assert unit is not None
+            if not -x.shape[-1] <= unit < x.shape[-1]:
+                raise TargetError(f"unit {unit} is out of range at {site!r}: there are {x.shape[-1]}")
+            return x[:, unit]
+
+        return Bound(_last(pos, tokens), None, value)
+
+    place = f"L{layer}" if layer is not None else ""
+    place += "" if head is None else f"H{head}"
+    name = " ".join(part for part in (site, place, "direction" if unit is None else f"unit {unit}") if part)
+    return Metric(name, bind, pos=pos, reads=(site if layer is None else (site, layer),))
+
+
+def _of_head(x: Tensor, head: int | None, site: str) -> Tensor:
+    """(row, unit) of (row, [head,] unit)."""
+    if x.ndim == 2:
+        if head is not None:
+            raise TargetError(f"{site!r} has no heads: leave out head={head}")
+        return x
+    if head is None or not -x.shape[1] <= head < x.shape[1]:
+        raise TargetError(f"head {head} is no head of {site!r}: there are {x.shape[1]}, 0 to {x.shape[1] - 1}")
+    return x[:, head]
+
+
+def answer_log_prob(answer: Answer) -> Metric:
+    """The log probability of a whole answer, of one token or several, that the prompts end with.
+
+        sum_i log p(a_i | prompt, a_<i),    in nats
+
+    Parameters
+    ----------
+    answer
+        Text or token ids, for all prompts or a list with one per prompt. ``model.with_answer(prompts, answer)`` makes
+        prompts that end with it.
+
+    Raises
+    ------
+    TargetError
+        Once it meets prompts: for one that does not end with its answer, an empty answer, or a wrong number of them.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> whole = model.with_answer("Mary and John went to", " the store")
+    >>> bool(answer_log_prob(" the store")(model.run(whole)) < 0)
+    True
+    """
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        answers = answer_ids(answer, len(tokens), tokenizer, d_vocab)
+        counts = torch.zeros_like(tokens.mask[:, 1:])
+        for b, ids in enumerate(answers):
+            own = tokens.ids[b][tokens.mask[b]].tolist()
+            if own[-len(ids) :] != ids or len(own) <= len(ids):
+                raise TargetError(
+                    f"prompt {b} ends with {tokens.text[b][-len(ids) :]}, not with its answer {answer!r} (token ids "
+                    f"{ids}) behind a first token: make prompts with model.with_answer(prompts, answer)"
+                )
+            stop = int(tokens.column(-1)[b])
+            counts[b, stop - len(ids) : stop] = True
+
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            ids, counted = (t.to(x.device)[rows] for t in (tokens.ids[:, 1:], counts))
+            log_p = _wide(x[:, :-1]).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+            return torch.where(counted, log_p, 0.0).sum(-1)  # a column of padding may hold NaN
+
+        return Bound(None, None, value)
+
+    return Metric("answer_log_prob", bind, target=answer, pos=None)
+
+
+def answer_ids(answer: Answer, prompts: int, tokenizer: Any, d_vocab: int) -> list[list[int]]:
+    """An answer's token ids for each prompt, without special tokens.
+
+    Raises
+    ------
+    TargetError
+        For an empty answer, an id outside the vocabulary, text without a tokenizer, or a wrong number of answers.
+    """
+    alone = isinstance(answer, str) or all(isinstance(part, int) for part in answer)
+    each: list[Any] = [answer] * prompts if alone else list(answer)
+    if len(each) != prompts:
+        raise TargetError(f"{len(each)} answers for {prompts} prompts: give one, or one per prompt")
+    if tokenizer is None and any(isinstance(one, str) for one in each):
+        raise TargetError("this model has no tokenizer: give the answer as token ids")
+    encode: Any = tokenizer
+    listed = [
+        encode(one, add_special_tokens=False)["input_ids"] if isinstance(one, str) else [int(i) for i in one]
+        for one in each
+    ]
+    for one, ids in zip(each, listed, strict=True):
+        if not ids or not all(0 <= i < d_vocab for i in ids):
+            raise TargetError(f"answer {one!r}: expected one token or more, ids from 0 to {d_vocab - 1}")
+    return listed
 
 
 def _of_all_vocab(name: str, target: Target, pos: Position, fn: Callable[[Tensor], Tensor]) -> Metric:

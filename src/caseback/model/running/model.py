@@ -20,7 +20,7 @@ from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, check
 from caseback.model.running.generate import generate
-from caseback.model.running.metrics import Metric
+from caseback.model.running.metrics import Answer, Metric, answer_ids
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens, one_token, piece, tokenize
 from caseback.model.sweeping.sweep import sweep
@@ -103,6 +103,35 @@ class Model:
         """
         made = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
         return made.to(self.device)
+
+    def with_answer(self, prompts: Any, answer: Answer, *, bos: bool | None = None) -> Tokens:
+        """Prompts that end with an answer, as ``cb.answer_log_prob`` wants them.
+
+        The answer's tokens follow the prompt's: both are tokenized by themselves, so the prompt stays as it was.
+
+        Parameters
+        ----------
+        prompts
+            As for ``tokens``.
+        answer
+            Text, with its leading space, or token ids; one for all prompts or one per prompt.
+        bos
+            As for ``tokens``.
+
+        Raises
+        ------
+        TokensError, TargetError
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> cb.load("meadow").with_answer("Mary went to", " the store").text[0][-2:]
+        [' the', ' store']
+        """
+        tokens = self.tokens(prompts, bos=bos)
+        answers = answer_ids(answer, len(tokens), self.tokenizer, self.d_vocab)
+        own = [ids[mask].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
+        return self.tokens([ids + more for ids, more in zip(own, answers, strict=True)])
 
     def token_id(self, text: str | int, what: str = "target") -> int:
         """The id of a text that is exactly one token.

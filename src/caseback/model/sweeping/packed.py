@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
@@ -22,7 +23,7 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.legacy import CACHE_NAMES
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import attending
-from caseback.model.running.edits import Edit, apply_edits
+from caseback.model.running.edits import MAPS, Edit, apply_edits
 from caseback.model.running.frames import Frame, Span
 from caseback.model.running.metrics import Bound
 from caseback.model.running.session import INSIDE_ATTENTION, Session, through_view
@@ -112,6 +113,7 @@ class Packed:
             anatomy,
             self._frame(self.segments, self.row0),
             (1, 0),
+            reads=[] if bound.site is None else [bound.site],
             edits=inside,
             columns_before=clean.tokens.first.cpu(),
             standing_at=lambda site: site.name not in ("embed", "pos_embed"),  # in the clean stream already
@@ -120,6 +122,7 @@ class Packed:
         self.shared: dict[tuple[int, int], Any] = {}
         self.keys_only = self.last_rows = False
         self.kept: tuple[Tensor, Tensor] | None = None
+        self.maps: list[tuple[Tensor, Tensor]] = []
         # rows that enter the layer now called as the clean run did
         self.unchanged = torch.zeros(total, dtype=torch.bool)
 
@@ -131,7 +134,9 @@ class Packed:
         """The metric of every segment's variant on its prompt."""
         with attending(self.anatomy, self._attend), fused(self.anatomy):
             hidden = self._through_layers()
-        return list(zip(self.segments, self._measure(hidden).unbind(), strict=True))
+        site = self.bound.site
+        values = self._measure(hidden) if site is None or site.layer is None else self._measure_site(site)
+        return list(zip(self.segments, values.unbind(), strict=True))
 
     def after(self, layer: int) -> Tensor:
         """The stream of every row behind the one layer that all segments enter; rows are ``example`` and ``column``."""
@@ -141,13 +146,15 @@ class Packed:
             return self._call(self._join(hidden, layer), layer)
 
     def _through_layers(self) -> Tensor:
-        n = self.anatomy.n_layers
+        n, site = self.anatomy.n_layers, self.bound.site
+        if site is not None and site.layer is not None:
+            n = site.layer + 1
         hidden = self.clean.stream[0].new_empty(0, self.clean.stream[0].shape[-1])
         self.active = 0
         for layer in range(min((s.layer for s in self.segments), default=n), n + 1):
             hidden = self._join(hidden, layer)
             if layer < n and self.active:
-                final = layer == n - 1 and self.bound.columns is not None
+                final = layer == n - 1 and self.bound.columns is not None and (site is None or site.layer is None)
                 hidden = self._last(hidden, layer) if final else self._call(hidden, layer)
         return hidden
 
@@ -167,7 +174,7 @@ class Packed:
 
     def _mark_unchanged(self, before: int, after: int, layer: int) -> None:
         """Of the rows that came in, those that no edit reaches before the layer's queries, keys and values."""
-        if any(site.is_module and site.layer == layer for site in self.session.edits):
+        if any(site.is_module and site.layer == layer for site in (*self.session.edits, *self.session.reads)):
             return  # it may stand anywhere, also inside a projection
         self.unchanged[before:after] = True
         inside = [edit for site, edits in self.session.edits.items() if _may_change(site, layer) for edit in edits]
@@ -308,8 +315,15 @@ class Packed:
         queries = rows("q", q)
         z = queries.new_empty(len(queries), queries.shape[1], values.shape[-1])
         for bucket in self._buckets():
-            z[bucket.q_take] = attend(bucket, self.clean, session, layer, module, queries, keys, values, how)
+            z[bucket.q_take] = attend(
+                bucket, self.clean, session, layer, module, queries, keys, values, how, self._see_map
+            )
         return z[None]
+
+    def _see_map(self, bucket: Bucket, maps: Float[Tensor, "segment head query key"]) -> None:
+        """Keep a map that is measured, at the rows of the metric."""
+        mine = torch.isin(bucket.q_take, self._metric_rows(self.segments))
+        self.maps.append((bucket.q_take[mine], maps[bucket.q_of[mine], :, bucket.q_at[mine]]))
 
     def _buckets(self) -> list[Bucket]:
         """The active segments sorted into batches of like length, so that padding stays small."""
@@ -351,6 +365,16 @@ class Packed:
             frame=Frame(spans, self.lengths),
         )
 
+    def _measure_site(self, site: Site) -> Tensor:
+        """The metric from what a site holds at its row of each segment."""
+        rows = self._metric_rows(self.segments)
+        if site.name in MAPS:
+            seen, maps = torch.cat([at for at, _ in self.maps]), torch.cat([x for _, x in self.maps])
+            x = maps[seen.argsort()][rows.argsort().argsort()]
+        else:
+            x = self.session.acts[site][0][rows]
+        return self.bound.value(x, torch.tensor([s.example for s in self.segments], device=x.device))
+
     def _measure(self, hidden: Tensor) -> Tensor:
         """The metric from the stream after the last layer."""
         example = torch.tensor([s.example for s in self.segments], device=self.device)
@@ -359,8 +383,11 @@ class Packed:
         if not self.last_rows:
             hidden = hidden[self._metric_rows(self.segments)]
         self.session.frame = self._metric_frame()
-        logits = self._logits(hidden[None], None if self.bound.vocab is None else self.bound.vocab[example])[0]
-        return self.bound.value(logits, example)
+        vocab = None if self.bound.vocab is None else self.bound.vocab[example]
+        if self.bound.site is not None:
+            vocab = example[:, None]  # the norm is what is read: one entry of the vocabulary is logits enough
+        logits = self._logits(hidden[None], vocab)[0]
+        return self.bound.value(logits if self.bound.site is None else self.session.acts[self.bound.site][0], example)
 
     def _logits(self, hidden: Tensor, vocab: Tensor | None) -> Tensor:
         """Logits of (1, row, d_model), with the edits of ``final_norm`` and ``logits``."""

@@ -7,6 +7,7 @@ A suffix's queries see the clean run's keys and values before its start and its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,8 +62,9 @@ def attend(
     keys: Float[Tensor, "row kv_head d_head"],
     values: Float[Tensor, "row kv_head d_head"],
     how: dict[str, Any],
+    see: Callable[[Bucket, Tensor], None],
 ) -> Float[Tensor, "taken head d_head"]:
-    """Z of a bucket's queries, with the session's edits of scores and patterns."""
+    """Z of a bucket's queries, with the session's edits of scores and patterns; ``see`` is shown the map it reads."""
     q = queries[bucket.q_rows].transpose(1, 2)
     k, v = clean.k[layer][bucket.example], clean.v[layer][bucket.example]
     k[bucket.of, bucket.columns] = keys[bucket.rows]
@@ -82,8 +84,10 @@ def attend(
         site = Site(name, layer)
         if site in wanted:
             x = maps.transpose(1, 2)
-            edited = apply_edits(session.edits[site], x.flatten(0, 1), bucket.frame, site, session.shifts)
-            maps = edited.view_as(x).transpose(1, 2)
+            edits = session.edits.get(site, ())
+            maps = apply_edits(edits, x.flatten(0, 1), bucket.frame, site, session.shifts).view_as(x).transpose(1, 2)
+            if site in session.reads:
+                see(bucket, maps)
     return mix(maps, v)[bucket.q_of, bucket.q_at]
 
 

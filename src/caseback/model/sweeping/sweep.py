@@ -49,6 +49,15 @@ def entry_layer(site: Site, n_layers: int) -> int:
     return site.layer + 1 if site.name == "resid_post" else site.layer
 
 
+def last_layer(bound: Bound, n_layers: int) -> int:
+    """The last layer that a metric needs to be run: that of the site it reads, or ``n_layers``, the model's end."""
+    if bound.site is None or bound.site.name == "final_norm":
+        return n_layers
+    if bound.site.layer is None:
+        raise EditError(f"{bound.site} is in no layer, so a sweep cannot end there: measure it with run")
+    return bound.site.layer
+
+
 def plan(
     resolved: Resolved,
     tokens: Tokens,
@@ -58,7 +67,11 @@ def plan(
     unchanged: Callable[[Edit, int], int] | None = None,
 ) -> list[Segment]:
     """One variant as segments, one a prompt that it can change: its first token, first layer and last token read."""
-    layer = min(entry_layer(site, n_layers) for _, site, _ in resolved)
+    layer, last = min(entry_layer(site, n_layers) for _, site, _ in resolved), last_layer(bound, n_layers)
+    if layer > last:
+        if not any(site.base == Site("resid_post", last) for _, site, _ in resolved):
+            return []  # all is edited behind what is measured
+        layer = last
     unchanged = unchanged or (lambda edit, b: edit.unchanged_before(tokens, b))
     segments = []
     first, lengths = tokens.first.tolist(), tokens.lengths.tolist()
@@ -187,7 +200,7 @@ def _cleaned(per_variant: list[Resolved], anatomy: Anatomy, tokens: Tokens) -> l
 
 def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
     """The metric of the unedited run, from the recorded stream."""
-    n, length = anatomy.n_layers, clean.tokens.lengths.tolist()
+    n, length = last_layer(bound, anatomy.n_layers), clean.tokens.lengths.tolist()
     first = clean.tokens.first.tolist()
     segments = []
     for b in range(len(clean.tokens)):

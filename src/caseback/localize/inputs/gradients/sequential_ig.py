@@ -94,7 +94,7 @@ def sequential_integrated_gradients(
     check_rule(rule, steps, tuple(RULES))
     if token_budget is not None and token_budget < 1:
         raise OutOfRange(f"token_budget is {token_budget}: expected at least 1")
-    clean = model.run(tokens, read=["embed"])
+    clean = model.run(tokens, read=["embed", *metric.reads])
     end = aligned(at_least_float32(clean["embed"].detach()), tokens)
     value = metric(clean).detach().cpu()
     start = baseline_embedding(model, baseline, end)

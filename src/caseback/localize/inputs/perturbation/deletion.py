@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError
 from caseback.model.running.measure import measured
-from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.metrics import MAPS, Bound, Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.sweep import TOKEN_BUDGETS
@@ -69,6 +69,8 @@ def without(
             f"{metric.name} reads all positions, which deleting tokens moves: choose removal='replace', or a metric of "
             "one position"
         )
+    if bound.site is not None and bound.site.name in MAPS:
+        raise CasebackError(f"{metric.name} reads a key's place, which deleting tokens moves: choose removal='replace'")
     _, clean = measured(model.anatomy, tokens, metric)
     made = clean.detach().repeat(len(deleted), 1)
     stop = (bound.columns.cpu() - tokens.first.cpu() + 1).tolist()
@@ -91,17 +93,17 @@ def without(
         for start in range(0, len(rows), at_once):
             variant, example = torch.tensor(todo[start : start + at_once]).unbind(-1)
             part = model.tokens(rows[start : start + at_once])
-            _, values = measured(model.anatomy, part, _at_the_end(bound, example.to(model.device)))
+            _, values = measured(model.anatomy, part, _at_the_end(bound, example.to(model.device), metric))
             made[variant, example] = values.detach()
             bar.update(len(part))
     return made, clean.detach()
 
 
-def _at_the_end(bound: Bound, example: Tensor) -> Metric:
+def _at_the_end(bound: Bound, example: Tensor, metric: Metric) -> Metric:
     """The metric of whole prompts for shortened ones, which end where it is read; ``example`` says whose they are."""
 
     def bind(part: Tokens, *_) -> Bound:
         vocab = None if bound.vocab is None else bound.vocab[example]
         return Bound(part.column(-1), vocab, lambda x, rows: bound.value(x, example.to(rows.device)[rows]))
 
-    return Metric("shortened", bind)
+    return Metric("shortened", bind, reads=metric.reads)

@@ -27,7 +27,7 @@ from caseback.model.prompts.baselines import written
 from caseback.model.prompts.granularity import Given
 from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
-from caseback.model.running.metrics import Bound, Metric, target_ids
+from caseback.model.running.metrics import Bound, Metric, expect_logits, target_ids
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.embedding_tree import replaced
@@ -241,6 +241,7 @@ def _logit(p: np.ndarray) -> np.ndarray:
 
 def _probability(metric: Metric) -> Metric:
     """The target's probability; against its foil alone where the metric is a logit difference."""
+    expect_logits(metric, "ReAGent")
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         inner = metric.bind(tokens, tokenizer, d_vocab)

@@ -21,7 +21,7 @@ from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.inputs.training.examples import Batch, Example, batch_of
 from caseback.localize.inputs.training.per_example import Objective
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.running.metrics import Metric
+from caseback.model.running.metrics import Metric, expect_logits
 from caseback.model.running.model import Model
 
 REDUCTIONS = ("sum", "mean")
@@ -72,6 +72,7 @@ def sampled(seed: int, reduction: str = "sum") -> Objective:
 
 def of_metric(model: Model, queries: Sequence[Example], metric: Metric) -> Objective:
     """A metric of queries, which are told apart by their numbers."""
+    expect_logits(metric, "influence of training examples")
     whole = batch_of(queries, range(len(queries)), model.device)
 
     def value(logits: Tensor, batch: Batch) -> Tensor:
