@@ -38,7 +38,7 @@ LOOKS = {
 }
 
 
-@technique(entry=("5.4.4",), citation="Wang et al. 2023", cost="a sweep of heads, twice")
+@technique(role="component effect", entry=("5.4.4",), citation="Wang et al. 2023", cost="a sweep of heads, twice")
 def ioi_heads(
     model: Model, prompts: Prompts, *, strong: float = 0.3, effect: float = 0.05, progress: bool = False
 ) -> xr.Dataset:

@@ -1,10 +1,15 @@
 """The list of techniques, which makes the docs' table, `caseback techniques` and the CLI's choices.
 
 A technique is one public function. Its decorator says which entries of the Primer it implements, who
-published it and what it costs; the function itself stays as it is and carries that record as `.technique`.
+published it, what it costs and which role it plays; the function itself stays as it is and carries that record as
+`.technique`. What comes after the Primer has an identifier of its own, `B.12`; `docs/beyond.md` has their table.
+
+A role says how its functions are called and what they give. It is checked when a function is registered, so whoever
+asks for a role, a comparison, a command, a contract test, can call what it gets.
 """
 
 import importlib
+import inspect
 import pkgutil
 import re
 import sys
@@ -12,15 +17,63 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from caseback.errors import RegistryError
+from caseback.errors import RegistryError, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Where techniques live. Names rather than imports: `model` must not depend on the folders above it.
 PACKAGES = ("caseback.model", "caseback.localize", "caseback.decode", "caseback.behaviors")
 
-_ENTRY = re.compile(r"[2-6](\.[1-9][0-9]*){1,2}")
+_ENTRY = re.compile(r"[2-6](\.[1-9][0-9]*){1,2}|B\.[1-9][0-9]*")
 _registered: dict[tuple[str, str], "Technique"] = {}
+
+
+@dataclass(frozen=True)
+class Role:
+    """What functions of one kind have in common.
+
+    Attributes
+    ----------
+    called_with
+        Their first parameters, by name.
+    gives
+        Types of result, of which one is named in the annotation; any where there is none.
+    needs
+        Keywords that must be given, though only by a caller who knows the role. All else has a default.
+    dims
+        Dimensions of the result, where they are the same for all.
+    """
+
+    called_with: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+    needs: frozenset[str] = frozenset()
+    dims: tuple[str, ...] | None = None
+    closed: bool = False
+    """Whether nothing else must be given, so that anybody can call it."""
+
+
+ROLES = {
+    "input attribution": Role(("model", "tokens", "metric"), ("DataArray",), dims=("batch", "pos"), closed=True),
+    "input attribution of another kind": Role(("model",)),
+    "context mixing": Role(),
+    "training-data attribution": Role(gives=("DataArray", "Dataset")),
+    "judgement": Role(),
+    "component effect": Role(("model",)),
+    "circuit finder": Role(
+        ("model", "clean", "corrupt", "metric"),
+        ("DataArray", "Circuit"),
+        frozenset({"threshold", "edges", "count", "n_edges"}),
+        closed=True,
+    ),
+    "circuit": Role(("model",)),
+    "causal abstraction": Role(("model", "data")),
+    "decomposition": Role(("model",)),
+    "lens": Role(("model",)),
+    "weights in words": Role(("model",), ("Dataset",)),
+    "unit": Role(("model",)),
+    "decoding": Role(("model",), ("Tokens",)),
+    "detector": Role(("model",), ("Findings",), closed=False),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +91,9 @@ class Technique:
     cost
         What a call costs, in words, such as "steps x (forward + backward)".
     dims
-        Dimensions of the result, where they are not what the signature makes one expect; else None.
+        Dimensions of the result, where they are not those of its role; else None.
+    role
+        One of `ROLES`; empty where it plays none.
     """
 
     function: Callable[..., Any]
@@ -46,6 +101,7 @@ class Technique:
     citation: str
     cost: str
     dims: tuple[str, ...] | None = None
+    role: str = ""
 
     @property
     def name(self) -> str:
@@ -70,33 +126,39 @@ class Technique:
 
 
 def technique(
-    *, entry: tuple[str, ...], citation: str, cost: str, dims: tuple[str, ...] | None = None
+    *,
+    entry: tuple[str, ...],
+    citation: str,
+    cost: str,
+    role: str = "",
+    dims: tuple[str, ...] | None = None,
 ) -> Callable[[F], F]:
     """Register a public function as a technique; the function is returned unchanged.
 
     Parameters
     ----------
     entry
-        The Primer's entries that it implements.
+        The Primer's entries that it implements, or identifiers of what came after it, such as ``B.1``.
     citation
         Who published it, as "authors year".
     cost
         What a call costs, in words.
+    role
+        One of `ROLES`, whose calling convention the function keeps.
     dims
-        Dimensions of the result. Only a function that is called like an input attribution, ``(model, tokens,
-        metric)``, and gives something else than one score a token has to say them.
+        Dimensions of the result, where they are worth saying and not those of its role.
 
     Raises
     ------
     RegistryError
-        Where an entry is not a number of the Primer's sections 2 to 6, the citation or the cost is empty,
-        the function has no docstring or its name is already registered.
+        Where an entry is not a number of the Primer's sections 2 to 6 or a ``B.n``, the citation or the cost is
+        empty, the function has no docstring, its name is already registered, or it does not fit its role.
 
     Examples
     --------
     ::
 
-        @technique(entry=("3.1.7",), citation="Li et al. 2016", cost="one forward a token")
+        @technique(role="input attribution", entry=("3.1.7",), citation="Li et al. 2016", cost="one forward per token")
         def occlusion(model, tokens, metric): ...
     """
 
@@ -109,7 +171,7 @@ def technique(
             if not _ENTRY.fullmatch(number):
                 raise RegistryError(
                     f"{label}: {number!r} is no entry of the Primer. Expected a section from 2 to 6 and one "
-                    "or two numbers after it, such as '2.8' or '3.1.3'."
+                    "or two numbers after it, such as '2.8' or '3.1.3', or 'B.' and a number for what came after it."
                 )
         if not citation.strip() or not cost.strip():
             raise RegistryError(f"{label}: a technique needs a citation and a cost; one of them is empty.")
@@ -118,7 +180,8 @@ def technique(
             raise RegistryError(f"{label}: a technique needs a docstring; its first paragraph is the summary.")
         if key in _registered:
             raise RegistryError(f"{label} is already registered. Give one of the two functions another name.")
-        record = Technique(function, tuple(entry), citation.strip(), cost.strip(), dims)
+        _expect_role(function, role, dims, label)
+        record = Technique(function, tuple(entry), citation.strip(), cost.strip(), dims, role)
         _registered[key] = record
         function.technique = record  # pyright: ignore[reportFunctionMemberAccess]
         return function
@@ -146,7 +209,59 @@ def techniques(within: str | None = None) -> list[Technique]:
     for package in PACKAGES if within is None else (within,):
         _import_all(package)
     found = [t for t in _registered.values() if within is None or f"{t.function.__module__}.".startswith(f"{within}.")]
-    return sorted(found, key=lambda t: ([_by_number(e) for e in t.entry], t.name))
+    return sorted(found, key=_in_order)
+
+
+def with_role(role: str, within: str | None = None) -> list[Technique]:
+    """List the techniques that play a role, in the order of `techniques`.
+
+    Parameters
+    ----------
+    role
+        One of `ROLES`.
+    within
+        The package whose modules are imported first; techniques registered elsewhere count too. By default all.
+
+    Raises
+    ------
+    RegistryError
+        For an unknown role.
+
+    Examples
+    --------
+    >>> [t.name for t in with_role("input attribution", "caseback.localize.inputs")][:1]
+    ['localize.inputs.gradient_norm']
+    """
+    if role not in ROLES:
+        raise RegistryError(f"no role is called {role!r}. {did_you_mean(role, ROLES, most=len(ROLES))}")
+    techniques(within)
+    return sorted((t for t in _registered.values() if t.role == role), key=_in_order)
+
+
+def _in_order(t: Technique) -> tuple:
+    return [_by_number(e) for e in t.entry], t.name
+
+
+def _expect_role(function: Callable[..., Any], role: str, dims: tuple[str, ...] | None, label: str) -> None:
+    """Refuse a function that does not keep the calling convention of its role."""
+    if not role:
+        return
+    if role not in ROLES:
+        raise RegistryError(f"{label}: no role is called {role!r}. {did_you_mean(role, ROLES, most=len(ROLES))}")
+    kind, signature = ROLES[role], inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    names = tuple(p.name for p in parameters[: len(kind.called_with)])
+    if names != kind.called_with:
+        raise RegistryError(f"{label}: its first parameters are {names}; a {role} is called with {kind.called_with}.")
+    needed = [p.name for p in parameters[len(kind.called_with) :] if p.default is p.empty and p.name not in kind.needs]
+    if kind.closed and needed:
+        raise RegistryError(f"{label}: it cannot be called without {needed[0]!r}, which no caller of a {role} gives.")
+    given = signature.return_annotation
+    gives = str(getattr(given, "__name__", given)).rpartition(".")[2]
+    if kind.gives and gives not in kind.gives:
+        raise RegistryError(f"{label}: it gives {gives!r}; a {role} gives {' or '.join(kind.gives)}.")
+    if kind.dims and dims not in (None, kind.dims):
+        raise RegistryError(f"{label}: dims={dims}; a {role} gives {kind.dims}.")
 
 
 def _import_all(name: str) -> None:
@@ -157,4 +272,5 @@ def _import_all(name: str) -> None:
 
 
 def _by_number(entry: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in entry.split("."))
+    """The Primer's order, and behind it what came after."""
+    return tuple(int(part) if part != "B" else 99 for part in entry.split("."))

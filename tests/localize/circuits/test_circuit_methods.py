@@ -11,9 +11,10 @@ from caseback.localize.circuits import methods as module
 from caseback.localize.circuits.frontier import Frontier, frontier
 from caseback.localize.circuits.methods import methods
 from caseback.localize.circuits.on_organisms import on_organisms, words
+from caseback.model import registry
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
-from caseback.model.registry import Technique
+from caseback.model.registry import technique
 from caseback.organisms.compiled import build
 from exact import exact
 
@@ -51,14 +52,12 @@ def test_acdc_of_a_size_takes_the_largest_circuit_found_that_is_small_enough(mon
 
 
 def test_techniques_that_come_later_are_methods_too(monkeypatch):
-    import caseback.localize.circuits as folder
-
     def later_search(model, clean, corrupt, metric, *, edges: int = 3) -> Circuit:
         """Find a circuit in a new way."""
         return Circuit(frozenset(Graph.of(model.anatomy).edges[:edges]))
 
-    later_search.technique = Technique(later_search, ("3.2.27",), "Somebody 2027", "little")
-    monkeypatch.setattr(folder, "later_search", later_search, raising=False)
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    technique(role="circuit finder", entry=("3.2.27",), citation="Somebody 2027", cost="little")(later_search)
     assert methods()["later-search"].about == "Find a circuit in a new way."
     assert len(find_circuit(shelf.model("gpt2"), CLEAN, CORRUPT, METRIC, method="later-search", edges=7)) == 7
     known = methods()

@@ -9,11 +9,12 @@ import torch
 import caseback as cb
 import shelf
 import zoo
-from caseback.errors import CasebackError, ResultError
+from caseback.errors import CasebackError, RegistryError, ResultError
 from caseback.localize.inputs import attribute, input_methods
 from caseback.localize.inputs.gradients.gradients import gradient_x_input
-from caseback.localize.inputs.methods import _is_input_method, methods_named
-from caseback.model.registry import Technique
+from caseback.localize.inputs.methods import methods_named
+from caseback.model import registry
+from caseback.model.registry import technique
 from caseback.organisms.compiled.organism import word_tokenizer
 from exact import exact
 
@@ -42,22 +43,29 @@ def test_every_registered_input_attribution_keeps_the_contract(name):
     assert right.entry.values.tolist()[0].startswith("3.1.")
 
 
-def registered(function, entry="3.1.7", dims=None):
-    return Technique(function, (entry,), "Someone 2020", "one forward", dims)
+def registered(function, **options):
+    function.__doc__ = "Does it."
+    record = {"entry": ("3.1.7",), "citation": "Someone 2020", "cost": "one forward"}
+    return technique(role="input attribution", **record, **options)(function).technique
 
 
-def test_what_counts_as_an_input_attribution():
+def test_what_counts_as_an_input_attribution(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+
     def good(model, tokens, metric, *, steps=3) -> "xr.DataArray": ...  # noqa: F821
     def maps(model, tokens, *, layers=None) -> "xr.DataArray": ...  # noqa: F821
     def needs_more(model, tokens, metric, corrupt) -> "xr.DataArray": ...  # noqa: F821
     def must_be_told(model, tokens, metric, *, corrupt) -> "xr.DataArray": ...  # noqa: F821
     def several(model, tokens, metric) -> "xr.Dataset": ...  # noqa: F821
+    def of_heads(model, tokens, metric) -> "xr.DataArray": ...  # noqa: F821
 
-    assert _is_input_method(registered(good))
-    assert not any(_is_input_method(registered(f)) for f in (maps, needs_more, must_be_told, several))
-    assert not _is_input_method(registered(good, dims=("batch", "layer", "query", "key")))
-    assert _is_input_method(registered(several, dims=("batch", "pos")))
-    assert not any(_is_input_method(registered(good, entry)) for entry in ("3.1.23", "3.1.28", "3.2.7", "2.1"))
+    assert registered(good).role == "input attribution" and list(input_methods()) == ["good"]
+    for function in (maps, needs_more, must_be_told, several):
+        with pytest.raises(RegistryError, match=function.__name__):
+            registered(function)
+    with pytest.raises(RegistryError, match="dims="):
+        registered(of_heads, dims=("batch", "layer", "query", "key"))
+    assert list(input_methods()) == ["good"]
 
 
 def test_several_methods_are_what_each_says_alone_with_its_options_and_what_it_says_of_itself():

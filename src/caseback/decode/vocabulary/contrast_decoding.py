@@ -26,7 +26,12 @@ from caseback.model.running.tokens import Tokens
 from caseback.model.running.verify import unembed
 
 
-@technique(entry=("4.3.18",), citation="Chuang et al. 2024", cost="a generation + candidates x unembedding a step")
+@technique(
+    role="decoding",
+    entry=("4.3.18",),
+    citation="Chuang et al. 2024",
+    cost="a generation + candidates x unembedding a step",
+)
 def dola(
     model: Model,
     tokens: Any,
@@ -86,7 +91,7 @@ def dola(
         return model.generate(tokens, max_new_tokens=max_new_tokens, seed=seed, **options)
 
 
-@technique(entry=("4.3.18",), citation="Li et al. 2023", cost="generations of both models")
+@technique(role="decoding", entry=("4.3.18",), citation="Li et al. 2023", cost="generations of both models")
 def contrastive_decoding(
     model: Model,
     weaker: Model,

@@ -44,6 +44,7 @@ def prediction(pos: int | Tensor = -1, among: Sequence[str | int] | None = None)
 
 
 @technique(
+    role="judgement",
     entry=("3.2.32",),
     citation="Geiger et al. 2021",
     cost="a forward for each variable's sources, one of the bases, and the forward from the first place on",
@@ -153,6 +154,7 @@ def accuracies(
 
 
 @technique(
+    role="causal abstraction",
     entry=("3.2.32",),
     citation="Geiger et al. 2021",
     cost="2 forwards + places x (the forward from there on)",

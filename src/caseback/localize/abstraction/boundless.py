@@ -104,6 +104,7 @@ class Boundaries(nn.Module):
 
 
 @technique(
+    role="causal abstraction",
     entry=("3.2.35",),
     citation="Wu et al. 2023",
     cost="epochs x (forward + backward from the place on + the exponential of a width x width matrix)",

@@ -39,6 +39,7 @@ METHODS = ("das", *WAYS, "full")
 
 
 @technique(
+    role="judgement",
     entry=("3.2.36",),
     citation="Arora et al. 2024",
     cost="2 forwards + the forward from the place on",
@@ -122,6 +123,7 @@ def control_task(data: Interchanges, d_vocab: int, *, seed: int = 0) -> Intercha
 
 
 @technique(
+    role="judgement",
     entry=("3.2.36",),
     citation="Arora et al. 2024",
     cost="places x (methods + 2 DAS searches)",

@@ -23,6 +23,7 @@ from caseback.model.running.model import Model
 
 
 @technique(
+    role="causal abstraction",
     entry=("3.2.34",),
     citation="Geiger et al. 2023",
     cost="places x epochs x (forward + backward from the place on)",

@@ -27,6 +27,7 @@ from caseback.model.sweeping.sweep import sweep
 
 
 @technique(
+    role="judgement",
     entry=("3.2.36",),
     citation="Huang et al. 2024",
     cost="2 forwards + the forward from the place on, for each attribute",

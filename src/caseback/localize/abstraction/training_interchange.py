@@ -49,6 +49,7 @@ class Trained(NamedTuple):
 
 
 @technique(
+    role="causal abstraction",
     entry=("3.2.33",),
     citation="Geiger et al. 2022, Wu et al. 2022",
     cost="epochs x (3 forwards + backward); with a teacher a forward and 2 prompts more",

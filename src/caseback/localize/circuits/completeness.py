@@ -31,7 +31,12 @@ from caseback.model.running.model import Model
 SEARCHES = ("random", "greedy", "roles")
 
 
-@technique(entry=("3.2.21",), citation="Wang et al. 2023", cost="2 circuit runs a set; greedy: 2 a part and step")
+@technique(
+    role="judgement",
+    entry=("3.2.21",),
+    citation="Wang et al. 2023",
+    cost="2 circuit runs a set; greedy: 2 a part and step",
+)
 def completeness(
     model: Model,
     clean: Any,

@@ -41,6 +41,7 @@ BOTH_ENDS = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5])
 
 
 @technique(
+    role="circuit finder",
     entry=("3.2.25", "3.2.26"),
     citation="Syed et al. 2023, Hanna et al. 2024, Marks et al. 2024",
     cost="2 forwards + 1 backward for all edges; with steps, steps x (forward + backward)",

@@ -38,7 +38,10 @@ ABLATIONS = ("resample", "zero", "mean")
 
 
 @technique(
-    entry=("3.2.22",), citation="Goldowsky-Dill et al. 2023, Conmy et al. 2023", cost="a sweep: one variant an edge"
+    role="circuit finder",
+    entry=("3.2.22",),
+    citation="Goldowsky-Dill et al. 2023, Conmy et al. 2023",
+    cost="a sweep: one variant an edge",
 )
 def patch_edges(
     model: Model,

@@ -28,7 +28,12 @@ from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
 
 
-@technique(entry=("3.2.27",), citation="Bhaskar et al. 2024", cost="3 forwards + backwards a step, thousands of steps")
+@technique(
+    role="circuit",
+    entry=("3.2.27",),
+    citation="Bhaskar et al. 2024",
+    cost="3 forwards + backwards a step, thousands of steps",
+)
 def edge_pruning(
     model: Model,
     clean: Any,
@@ -131,7 +136,10 @@ def edge_pruning(
 
 
 @technique(
-    entry=("3.2.27",), citation="Cao et al. 2021, Conmy et al. 2023", cost="3 forwards + backwards a step, 3000 steps"
+    role="circuit",
+    entry=("3.2.27",),
+    citation="Cao et al. 2021, Conmy et al. 2023",
+    cost="3 forwards + backwards a step, 3000 steps",
 )
 def subnetwork_probing(
     model: Model,

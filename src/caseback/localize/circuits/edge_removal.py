@@ -31,7 +31,7 @@ from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
 
 
-@technique(entry=("3.2.24",), citation="Conmy et al. 2023", cost="about 1 forward an edge")
+@technique(role="circuit finder", entry=("3.2.24",), citation="Conmy et al. 2023", cost="about 1 forward an edge")
 def acdc(
     model: Model,
     clean: Any,

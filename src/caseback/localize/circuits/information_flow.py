@@ -55,7 +55,9 @@ def weights_of(
     return near / near.sum(-1, keepdim=True).clamp_min(torch.finfo(near.dtype).tiny)
 
 
-@technique(entry=("3.2.28",), citation="Ferrando and Voita 2024", cost="1 forward + the writes' distances")
+@technique(
+    role="circuit", entry=("3.2.28",), citation="Ferrando and Voita 2024", cost="1 forward + the writes' distances"
+)
 def flow_attribution(
     model: Model, tokens: Any, *, inputs: tuple[str, ...] = ("embed",), progress: bool = False
 ) -> xr.DataArray:
@@ -113,7 +115,12 @@ def flow_attribution(
     )
 
 
-@technique(entry=("3.2.28",), citation="Ferrando and Voita 2024", cost="1 forward + layers x heads x positions^2 norms")
+@technique(
+    role="circuit",
+    entry=("3.2.28",),
+    citation="Ferrando and Voita 2024",
+    cost="1 forward + layers x heads x positions^2 norms",
+)
 def flow_routes(
     model: Model,
     tokens: Any,

@@ -76,6 +76,7 @@ class Judgement:
 
 
 @technique(
+    role="judgement",
     entry=("3.2.21", "3.2.37"),
     citation="Wang et al. 2023, Miller et al. 2024",
     cost="a circuit run an ablation, and 2 x sets + (sets + 1) x nodes more",

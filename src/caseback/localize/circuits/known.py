@@ -28,7 +28,12 @@ from caseback.model.running.model import Model
 REDUCE = ("abs_of_mean", "mean_of_abs", "mean")
 
 
-@technique(entry=("3.2.21",), citation="Conmy et al. 2023, Mueller et al. 2025", cost="none beyond the scores")
+@technique(
+    role="judgement",
+    entry=("3.2.21",),
+    citation="Conmy et al. 2023, Mueller et al. 2025",
+    cost="none beyond the scores",
+)
 def edge_roc(
     model: Model,
     scores: xr.DataArray | Circuit,

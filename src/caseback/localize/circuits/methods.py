@@ -1,7 +1,7 @@
 """Methods of circuit discovery by name, called in one way (PRIMER 3.2.22 to 3.2.28).
 
-``METHODS`` names the published ones with their settings. Every other technique of this folder that takes (model, clean,
-corrupt, metric), needs nothing else and returns edge scores or a ``Circuit`` is found by its own name, with hyphens.
+``METHODS`` names the published ones with their settings. Every other technique with the role ``"circuit finder"`` is
+found by its own name, with hyphens.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,10 @@ from caseback.localize.circuits.edge_removal import acdc
 from caseback.localize.circuits.selecting import count_of, select
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
-from caseback.model.registry import Technique
+from caseback.model.registry import with_role
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 
-_GIVEN = ("model", "clean", "corrupt", "metric")
 _SIZES = ("edges", "count", "n_edges")
 _SEARCHES = 7
 
@@ -82,25 +80,12 @@ def methods() -> dict[str, Method]:
     True
     """
     known = {method.function for method in METHODS.values()}
-    folder = import_module("caseback.localize.circuits")
-    found = dict(METHODS)
-    for name, function in vars(folder).items():
-        # a submodule may have a "technique" of its own: the decorator that it imports
-        if not isinstance(getattr(function, "technique", None), Technique) or function in known:
-            continue
-        if _finds(function):
-            found.setdefault(name.replace("_", "-"), Method(name.replace("_", "-"), function))
-    return found
-
-
-def _finds(function: Callable[..., Any]) -> bool:
-    """Whether a technique takes what all methods take, and nothing that only it can be given."""
-    parameters = list(inspect.signature(function).parameters.values())
-    if tuple(parameter.name for parameter in parameters[:4]) != _GIVEN:
-        return False
-    needed = {p.name for p in parameters[4:] if p.default is inspect.Parameter.empty}
-    gives = str(inspect.signature(function).return_annotation)
-    return needed <= {"threshold", *_SIZES} and ("Circuit" in gives or "DataArray" in gives)
+    listed = dict(METHODS)
+    for technique in with_role("circuit finder", "caseback.localize.circuits"):
+        name = technique.function.__name__.replace("_", "-")
+        if technique.function not in known:
+            listed.setdefault(name, Method(name, technique.function))
+    return listed
 
 
 def find_circuit(

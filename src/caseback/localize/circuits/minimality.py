@@ -27,7 +27,7 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 
 
-@technique(entry=("3.2.21",), citation="Wang et al. 2023", cost="(parts + 1) circuit runs a set")
+@technique(role="judgement", entry=("3.2.21",), citation="Wang et al. 2023", cost="(parts + 1) circuit runs a set")
 def minimality(
     model: Model,
     clean: Any,

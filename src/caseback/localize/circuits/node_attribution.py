@@ -20,6 +20,7 @@ from caseback.model.running.model import Model
 
 
 @technique(
+    role="component effect",
     entry=("3.2.15", "3.2.26"),
     citation="Nanda 2023, Syed et al. 2023, Hanna et al. 2024",
     cost="as edge_attribution",
@@ -54,7 +55,12 @@ def node_attribution(model: Model, clean: Any, corrupt: Any, metric: Metric, **o
     return _as(node_attribution, model, edges.sum("reader"), edges.attrs)
 
 
-@technique(entry=("3.2.27",), citation="Michel et al. 2019, Conmy et al. 2023", cost="2 forwards + 1 backward")
+@technique(
+    role="circuit finder",
+    entry=("3.2.27",),
+    citation="Michel et al. 2019, Conmy et al. 2023",
+    cost="2 forwards + 1 backward",
+)
 def hisp(
     model: Model, clean: Any, corrupt: Any, metric: Metric, *, normalise: bool = True, batch_size: int = 16
 ) -> xr.DataArray:

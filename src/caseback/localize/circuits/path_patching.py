@@ -38,7 +38,10 @@ MLPS = ("frozen", "recomputed")
 
 
 @technique(
-    entry=("3.2.23",), citation="Wang et al. 2023, Goldowsky-Dill et al. 2023", cost="a sweep: one variant a sender"
+    role="component effect",
+    entry=("3.2.23",),
+    citation="Wang et al. 2023, Goldowsky-Dill et al. 2023",
+    cost="a sweep: one variant a sender",
 )
 def path_patch(
     model: Model,

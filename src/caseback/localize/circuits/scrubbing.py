@@ -46,7 +46,10 @@ DRAWS = ("each", "one")
 
 
 @technique(
-    entry=("3.2.31",), citation="Chan et al. 2022", cost="1 forward a node of the unrolled tree, for each sample"
+    role="circuit",
+    entry=("3.2.31",),
+    citation="Chan et al. 2022",
+    cost="1 forward a node of the unrolled tree, for each sample",
 )
 def causal_scrubbing(
     model: Model,

@@ -27,7 +27,10 @@ from caseback.model.running.model import Model
 
 
 @technique(
-    entry=("3.2.21", "3.2.24"), citation="after Conmy et al. 2023", cost="about 1 circuit run an edge of the circuit"
+    role="circuit",
+    entry=("3.2.21", "3.2.24"),
+    citation="after Conmy et al. 2023",
+    cost="about 1 circuit run an edge of the circuit",
 )
 def shrink(
     model: Model,

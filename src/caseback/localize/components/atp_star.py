@@ -33,7 +33,10 @@ _STREAM = ("resid_pre", "resid_mid", "resid_post")
 
 
 @technique(
-    entry=("3.2.16",), citation="Kramár et al. 2024", cost="3 forwards + about layers/2 + 1 backwards for all parts"
+    role="component effect",
+    entry=("3.2.16",),
+    citation="Kramár et al. 2024",
+    cost="3 forwards + about layers/2 + 1 backwards for all parts",
 )
 def atp_star(
     model: Model,

@@ -33,7 +33,12 @@ from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens
 
 
-@technique(entry=("3.2.15",), citation="Nanda 2023, Hanna et al. 2024", cost="2 forwards + 1 backward for all parts")
+@technique(
+    role="component effect",
+    entry=("3.2.15",),
+    citation="Nanda 2023, Hanna et al. 2024",
+    cost="2 forwards + 1 backward for all parts",
+)
 def attribution_patching(
     model: Model,
     clean: Any,

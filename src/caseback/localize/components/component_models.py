@@ -42,7 +42,12 @@ class Group(NamedTuple):
     kind: str
 
 
-@technique(entry=("3.2.17",), citation="Shah et al. 2024", cost="samples x forward (from the first ablated layer on)")
+@technique(
+    role="component effect",
+    entry=("3.2.17",),
+    citation="Shah et al. 2024",
+    cost="samples x forward (from the first ablated layer on)",
+)
 def component_model(
     model: Model,
     tokens: Any,

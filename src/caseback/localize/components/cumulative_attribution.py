@@ -28,7 +28,12 @@ from caseback.model.running.run import execute
 NORMS = ("final", "own")
 
 
-@technique(entry=("3.2.2", "3.2.5"), citation="nostalgebraist 2020, Elhage et al. 2021", cost="one forward")
+@technique(
+    role="component effect",
+    entry=("3.2.2", "3.2.5"),
+    citation="nostalgebraist 2020, Elhage et al. 2021",
+    cost="one forward",
+)
 def cumulative_attribution(
     model: Model, tokens: Any, metric: Metric, *, norm: str = "final", mid: bool = False
 ) -> xr.DataArray:

@@ -40,6 +40,7 @@ from caseback.model.running.run import Run
 
 
 @technique(
+    role="component effect",
     entry=("3.2.6",),
     citation="Dao et al. 2023",
     cost="two forwards + one forward an early component, side by side",

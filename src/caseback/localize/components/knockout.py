@@ -29,6 +29,7 @@ from caseback.model.running.tokens import Tokens
 
 
 @technique(
+    role="component effect",
     entry=("3.2.7",),
     citation="Geva et al. 2023",
     cost="a sweep: layers x sources x (the forward pass from the target on)",

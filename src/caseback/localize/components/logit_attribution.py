@@ -34,6 +34,7 @@ _OF_LAYER = {
 
 
 @technique(
+    role="component effect",
     entry=("3.2.2", "3.2.5"),
     citation="nostalgebraist 2020, Elhage et al. 2021, Wang et al. 2023",
     cost="one forward",

@@ -29,6 +29,7 @@ from caseback.model.running.run import Run
 
 
 @technique(
+    role="component effect",
     entry=("3.2.14",),
     citation="Pearl 2001, Vig et al. 2020",
     cost="two sweeps: components x (the forward pass from there on)",

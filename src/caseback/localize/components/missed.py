@@ -50,7 +50,7 @@ class Among(Edit):
         return torch.where(mask, self.edit.new(old, where), old)
 
 
-@technique(entry=("3.2.16",), citation="Kramár et al. 2024", cost="subsets x forward")
+@technique(role="judgement", entry=("3.2.16",), citation="Kramár et al. 2024", cost="subsets x forward")
 def missed_effects(
     model: Model,
     clean: Any,

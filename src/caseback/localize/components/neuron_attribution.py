@@ -29,7 +29,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 
 
-@technique(entry=("3.2.3", "3.2.5"), citation="Geva et al. 2022", cost="one forward")
+@technique(role="component effect", entry=("3.2.3", "3.2.5"), citation="Geva et al. 2022", cost="one forward")
 def neuron_attribution(
     model: Model, tokens: Any, metric: Metric, *, top: int | None = 20, per_prompt: bool = False
 ) -> xr.DataArray:

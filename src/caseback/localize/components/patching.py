@@ -33,6 +33,7 @@ DIRECTIONS = ("denoising", "noising")
 
 
 @technique(
+    role="component effect",
     entry=("3.2.7", "3.2.8", "3.2.12"),
     citation="Vig et al. 2020, Geiger et al. 2021, Heimersheim & Nanda 2024",
     cost="a sweep: parts x (the forward pass from there on)",

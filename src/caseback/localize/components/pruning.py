@@ -30,7 +30,7 @@ SHARES = tuple(i / 10 for i in range(1, 11))
 """Michel et al. take away a tenth of the heads at a time."""
 
 
-@technique(entry=("3.2.1",), citation="Michel et al. 2019", cost="forward + backward")
+@technique(role="component effect", entry=("3.2.1",), citation="Michel et al. 2019", cost="forward + backward")
 def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: bool = True) -> xr.Dataset:
     """How much each head's gate matters to the metric, to first order.
 
@@ -75,6 +75,7 @@ def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: boo
 
 
 @technique(
+    role="component effect",
     entry=("3.2.1",),
     citation="Michel et al. 2019",
     cost="forward + backward (a step, where scored anew) + a forward a step",

@@ -30,6 +30,7 @@ KINDS = ("mean", "zero", "resample")
 
 
 @technique(
+    role="component effect",
     entry=("3.2.18",),
     citation="McGrath et al. 2023, Rushing & Nanda 2024",
     cost="one forward + one forward a component, side by side",

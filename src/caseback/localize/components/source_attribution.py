@@ -23,7 +23,7 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 
 
-@technique(entry=("3.2.4", "3.2.5"), citation="Ferrando et al. 2023", cost="one forward")
+@technique(role="component effect", entry=("3.2.4", "3.2.5"), citation="Ferrando et al. 2023", cost="one forward")
 def source_attribution(
     model: Model, tokens: Any, metric: Metric, *, layers: Sequence[int] | None = None
 ) -> xr.DataArray:

@@ -35,7 +35,10 @@ Basis = Float[Tensor, "k d"]
 
 
 @technique(
-    entry=("3.2.19",), citation="Geiger et al. 2023", cost="2 forwards + bases x (the forward pass from there on)"
+    role="component effect",
+    entry=("3.2.19",),
+    citation="Geiger et al. 2023",
+    cost="2 forwards + bases x (the forward pass from there on)",
 )
 def subspace_patch(
     model: Model,

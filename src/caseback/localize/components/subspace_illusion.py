@@ -33,7 +33,12 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 
 
-@technique(entry=("3.2.20",), citation="Makelov et al. 2024", cost="2 forwards + 4 x (the forward pass from there on)")
+@technique(
+    role="component effect",
+    entry=("3.2.20",),
+    citation="Makelov et al. 2024",
+    cost="2 forwards + 4 x (the forward pass from there on)",
+)
 def subspace_illusion(
     model: Model,
     clean: Any,

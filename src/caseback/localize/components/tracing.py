@@ -36,6 +36,7 @@ WINDOW = 10
 
 
 @technique(
+    role="component effect",
     entry=("3.2.11",),
     citation="Meng et al. 2022",
     cost="a sweep: draws x layers x positions x restored states x (the forward pass from there on)",

@@ -32,7 +32,12 @@ Node = dict[str, int]
 """A part by its labels along the estimate's dimensions."""
 
 
-@technique(entry=("3.2.15", "3.2.16"), citation="Kramár et al. 2024", cost="a sweep of the parts that are verified")
+@technique(
+    role="judgement",
+    entry=("3.2.15", "3.2.16"),
+    citation="Kramár et al. 2024",
+    cost="a sweep of the parts that are verified",
+)
 def verify_top(
     model: Model,
     clean: Any,

@@ -123,7 +123,12 @@ class ContextReliance:
         )
 
 
-@technique(entry=("3.1.23",), citation="Sarti et al. 2024", cost="a generation + one forward")
+@technique(
+    role="input attribution of another kind",
+    entry=("3.1.23",),
+    citation="Sarti et al. 2024",
+    cost="a generation + one forward",
+)
 def context_sensitivity(
     model: Model,
     context: Any,
@@ -218,7 +223,12 @@ def _sensitivity(model: Model, made: Passage, both: Tensor, measure: str, std: f
     )
 
 
-@technique(entry=("3.1.23",), citation="Sarti et al. 2024", cost="a generation + one forward + one attribution a token")
+@technique(
+    role="input attribution of another kind",
+    entry=("3.1.23",),
+    citation="Sarti et al. 2024",
+    cost="a generation + one forward + one attribution a token",
+)
 def pecore(
     model: Model,
     context: Any,

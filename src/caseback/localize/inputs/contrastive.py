@@ -28,7 +28,12 @@ from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.sweep import TOKEN_BUDGETS
 
 
-@technique(entry=("3.1.22",), citation="Yin & Neubig 2022", cost="the method's cost, once a foil")
+@technique(
+    role="input attribution of another kind",
+    entry=("3.1.22",),
+    citation="Yin & Neubig 2022",
+    cost="the method's cost, once a foil",
+)
 def contrastive(
     model: Model,
     tokens: Any,

@@ -36,7 +36,10 @@ METRICS = ("logit", "prob", "log_prob", "logit_diff")
 
 
 @technique(
-    entry=("3.1.22",), citation="Yin & Neubig 2022, Sarti et al. 2023", cost="the method's, once a generated token"
+    role="input attribution of another kind",
+    entry=("3.1.22",),
+    citation="Yin & Neubig 2022, Sarti et al. 2023",
+    cost="the method's, once a generated token",
 )
 def attribute_generation(
     model: Model,

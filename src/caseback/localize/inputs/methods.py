@@ -1,9 +1,8 @@
 """Input attributions by name, called alike and set side by side (PRIMER 3.1.1 to 3.1.22).
 
-A technique is an input attribution where its entry is one of these, it is called ``method(model, tokens, metric)`` with
-nothing else that must be given, and it returns a ``DataArray``: (batch, pos), one score a token. Whoever registers such
-a function has it in every comparison, test and view; a function called alike that gives something else says so with
-``@technique(..., dims=...)``.
+An input attribution is a technique that registers with this role: it is called ``method(model, tokens, metric)`` with
+nothing else that must be given, and returns a ``DataArray``, (batch, pos), one score per token. Whoever registers such
+a function has it in every comparison, test and view.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 from caseback.errors import CasebackError, ResultError, did_you_mean
 from caseback.model.prompts.granularity import Features, Given, features_of, grouped, padded_text
 from caseback.model.prompts.per_token import expect_metric
-from caseback.model.registry import Technique, techniques
+from caseback.model.registry import Technique, with_role
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -28,8 +27,6 @@ from caseback.model.running.tokens import Tokens
 Method = Callable[..., xr.DataArray]
 Methods = str | Method | Sequence[str | Method]
 
-_CALLED_WITH = ("model", "tokens", "metric")
-_LAST_ENTRY = 22  # 3.1.23 to 3.1.28 are context reliance, training data, and what is written here
 _SCORES = ("batch", "pos")
 
 
@@ -41,24 +38,7 @@ def input_methods() -> dict[str, Technique]:
     >>> list(input_methods())[:2]
     ['gradient_norm', 'gradient_x_input']
     """
-    found = [t for t in techniques("caseback.localize.inputs") if _is_input_method(t)]
-    return {t.name.rpartition(".")[2]: t for t in found}
-
-
-def _is_input_method(technique: Technique) -> bool:
-    sections = [entry.split(".") for entry in technique.entry]
-    if not any(s[:2] == ["3", "1"] and len(s) == 3 and int(s[2]) <= _LAST_ENTRY for s in sections):
-        return False
-    signature = inspect.signature(technique.function)
-    parameters = list(signature.parameters.values())
-    if tuple(p.name for p in parameters[:3]) != _CALLED_WITH:
-        return False
-    if any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in parameters[3:]):
-        return False
-    if technique.dims is not None:
-        return technique.dims == _SCORES
-    returns = signature.return_annotation
-    return str(getattr(returns, "__name__", returns)).rpartition(".")[2] == "DataArray"
+    return {t.name.rpartition(".")[2]: t for t in with_role("input attribution", "caseback.localize.inputs")}
 
 
 def method_named(method: str | Method) -> tuple[str, Method]:

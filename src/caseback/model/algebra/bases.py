@@ -45,7 +45,7 @@ def random_rotation(size: int, generator: torch.Generator) -> Float[Tensor, "siz
     return q * r.diagonal().sign()
 
 
-@technique(entry=("2.10",), citation="Elhage et al. 2023", cost="one forward")
+@technique(role="decomposition", entry=("2.10",), citation="Elhage et al. 2023", cost="one forward")
 def basis_kurtosis(
     model: Model, tokens: Any, site: str = "resid_post", *, rotations: int = 10, seed: int = 0
 ) -> xr.DataArray:

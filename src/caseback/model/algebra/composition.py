@@ -29,7 +29,12 @@ Writes = Float[Tensor, "head d_head d_model"]
 Reads = Float[Tensor, "head d_model d_head"]
 
 
-@technique(entry=("2.8",), citation="Elhage et al. 2021", cost="weights only: layers^2 / 2 products of d_model^3")
+@technique(
+    role="decomposition",
+    entry=("2.8",),
+    citation="Elhage et al. 2021",
+    cost="weights only: layers^2 / 2 products of d_model^3",
+)
 def composition(
     model: Model,
     kind: Kind = "K",

@@ -86,7 +86,7 @@ def _finish(values: Tensor, rows: list[Row], run: Run, pos: Position, last: str,
     return labelled(values, dims, coords, **said)
 
 
-@technique(entry=("2.1", "2.2"), citation="Elhage et al. 2021", cost="one forward")
+@technique(role="decomposition", entry=("2.1", "2.2"), citation="Elhage et al. 2021", cost="one forward")
 def stream_parts(model: Model, tokens: Any, *, pos: Position = -1, normed: bool = False) -> xr.DataArray:
     """Every component's write to the final residual stream.
 
@@ -151,7 +151,7 @@ def head_writes(branch: Branch, z: Tensor) -> Tensor:
     return branch.push(torch.einsum("...he,hed->...hd", at_least_float32(z), branch.weight))
 
 
-@technique(entry=("2.6", "2.5"), citation="Elhage et al. 2021", cost="one forward")
+@technique(role="decomposition", entry=("2.6", "2.5"), citation="Elhage et al. 2021", cost="one forward")
 def logit_parts(model: Model, tokens: Any, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
     """Each component's share in some logits, or in what other directions read off the final stream.
 

@@ -23,7 +23,7 @@ from caseback.model.results import labelled
 from caseback.model.running.model import Model
 
 
-@technique(entry=("2.4", "2.6"), citation="Geva et al. 2022", cost="one forward")
+@technique(role="decomposition", entry=("2.4", "2.6"), citation="Geva et al. 2022", cost="one forward")
 def neuron_parts(
     model: Model, tokens: Any, directions: Directions, *, pos: Position = -1, top: int | None = 20
 ) -> xr.DataArray:

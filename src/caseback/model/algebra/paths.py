@@ -53,7 +53,12 @@ class Path:
         return " ".join(["W_E", *(f"OV[L{layer}H{head}]" for layer, head in self.heads), "W_U"])
 
 
-@technique(entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: vocabulary x d_model x d_head a path")
+@technique(
+    role="decomposition",
+    entry=("2.7",),
+    citation="Elhage et al. 2021",
+    cost="weights only: vocabulary x d_model x d_head a path",
+)
 def paths(model: Model, heads: Sequence[Head] = (), *, depth: int = 2, folded: bool = True) -> list[Path]:
     """The direct path and every path through some of these heads, in rising layers.
 
@@ -107,7 +112,7 @@ def _through(weights: Weights, start: Factored, heads: Sequence[Head]) -> Factor
     return start.left @ chain @ start.right
 
 
-@technique(entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: d_model x d_head^2")
+@technique(role="decomposition", entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: d_model x d_head^2")
 def virtual_head(model: Model, first: Head, second: Head, *, folded: bool = True) -> Factored:
     """OV of one head after another's, W_OV^1 W_OV^2: what the pair writes of what the first attends to.
 
@@ -134,7 +139,9 @@ def virtual_head(model: Model, first: Head, second: Head, *, folded: bool = True
     return weights.OV[first] @ weights.OV[second]
 
 
-@technique(entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: rows x vocabulary x rank")
+@technique(
+    role="decomposition", entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: rows x vocabulary x rank"
+)
 def top_tokens(model: Model, path: Path, tokens: Any, *, k: int = 10, largest: bool = True) -> xr.DataArray:
     """The logits that a path raises (or lowers) most for each of some tokens: rows of its V x V matrix.
 
@@ -252,7 +259,9 @@ def copying_score(matrix: Factored) -> Float[Tensor, "*batch"]:
     return values.real.sum(-1) / values.abs().sum(-1).clamp_min(torch.finfo(values.real.dtype).tiny)
 
 
-@technique(entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: vocabulary x d_model^2")
+@technique(
+    role="decomposition", entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: vocabulary x d_model^2"
+)
 def copying_scores(model: Model, *, folded: bool = True) -> xr.DataArray:
     """Copying score of every head's full OV circuit W_E W_OV W_U, by its eigenvalues.
 

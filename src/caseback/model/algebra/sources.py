@@ -43,7 +43,7 @@ def source_writes(anatomy: Anatomy, run: Run, layer: int) -> Float[Tensor, "batc
     return branch.push(weighted.transpose(1, 2)).transpose(1, 2)
 
 
-@technique(entry=("2.3",), citation="Kobayashi et al. 2021", cost="one forward")
+@technique(role="decomposition", entry=("2.3",), citation="Kobayashi et al. 2021", cost="one forward")
 def head_sources(model: Model, tokens: Any, layer: int) -> xr.DataArray:
     """What each head of a layer writes at each position from each position that it attends to.
 
@@ -85,7 +85,7 @@ def head_sources(model: Model, tokens: Any, layer: int) -> xr.DataArray:
     )
 
 
-@technique(entry=("2.3", "2.6"), citation="Ferrando et al. 2023", cost="one forward")
+@technique(role="decomposition", entry=("2.3", "2.6"), citation="Ferrando et al. 2023", cost="one forward")
 def source_parts(
     model: Model,
     tokens: Any,

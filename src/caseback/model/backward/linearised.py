@@ -192,7 +192,12 @@ def _mlp(model: Model, run: Run, layer: int, parts: Parts, biased: bool) -> Part
     return _with_bias(out, branch.constant(read[:, :, -1])) if biased else out
 
 
-@technique(entry=("2.9",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model")
+@technique(
+    role="decomposition",
+    entry=("2.9",),
+    citation="Modarressi et al. 2023",
+    cost="one forward + layers x positions^2 x d_model",
+)
 def source_stream(model: Model, tokens: Any, *, pos: Position = -1) -> xr.DataArray:
     """The final residual stream as a sum over source tokens, with all nonlinearities frozen.
 
@@ -234,7 +239,12 @@ def source_stream(model: Model, tokens: Any, *, pos: Position = -1) -> xr.DataAr
     return labelled(values, [*dims, "d_model"], coords, **said)
 
 
-@technique(entry=("2.9",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model")
+@technique(
+    role="decomposition",
+    entry=("2.9",),
+    citation="Modarressi et al. 2023",
+    cost="one forward + layers x positions^2 x d_model",
+)
 def source_shares(model: Model, tokens: Any, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
     """Logits of some tokens as a sum over components and the source tokens behind each of them.
 

@@ -33,7 +33,12 @@ from caseback.tasks.corpus import corpus_rows
 SAVE_SECONDS = 60.0
 
 
-@technique(entry=("4.3.14",), citation="Zhou et al. 2015, Bau et al. 2020", cost="one forward a token of the corpus")
+@technique(
+    role="unit",
+    entry=("4.3.14",),
+    citation="Zhou et al. 2015, Bau et al. 2020",
+    cost="one forward a token of the corpus",
+)
 def activating_inputs(
     model: Model,
     texts: Iterable[Any] | Path,

@@ -56,7 +56,9 @@ class InWords:
     junk: list[Any]
 
 
-@technique(entry=("4.3.16",), citation="Bills et al. 2023, Paulo et al. 2024", cost="a dozen replies a unit")
+@technique(
+    role="unit", entry=("4.3.16",), citation="Bills et al. 2023, Paulo et al. 2024", cost="a dozen replies a unit"
+)
 def explain_in_words(
     model: Model,
     found: Activating,

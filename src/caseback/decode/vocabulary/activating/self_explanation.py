@@ -49,7 +49,12 @@ class Faithfulness:
     junk: list[Any]
 
 
-@technique(entry=("4.3.17",), citation="Atanasova et al. 2023", cost="cases x (insertions + 1) + flips replies")
+@technique(
+    role="judgement",
+    entry=("4.3.17",),
+    citation="Atanasova et al. 2023",
+    cost="cases x (insertions + 1) + flips replies",
+)
 def insertion_test(
     chat: Chat,
     questions: Sequence[str],
@@ -105,7 +110,7 @@ def insertion_test(
     return _flips(chat, cases, choices)
 
 
-@technique(entry=("4.3.17",), citation="Turpin et al. 2023", cost="2 cases + flips replies")
+@technique(role="judgement", entry=("4.3.17",), citation="Turpin et al. 2023", cost="2 cases + flips replies")
 def planted_bias_test(
     chat: Chat,
     questions: Sequence[str],

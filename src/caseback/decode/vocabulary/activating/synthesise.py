@@ -47,6 +47,7 @@ class Synthesised:
 
 
 @technique(
+    role="unit",
     entry=("4.3.15",),
     citation="Nguyen et al. 2016, Zou et al. 2023",
     cost="steps x (forward + backward + one forward of all candidates)",

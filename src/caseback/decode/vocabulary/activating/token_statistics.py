@@ -89,7 +89,10 @@ class TokenStatistics:
 
 
 @technique(
-    entry=("4.3.16",), citation="Church & Hanks 1990, Huang et al. 2023", cost="one forward a token of the corpus"
+    role="unit",
+    entry=("4.3.16",),
+    citation="Church & Hanks 1990, Huang et al. 2023",
+    cost="one forward a token of the corpus",
 )
 def token_statistics(
     model: Model,

@@ -84,7 +84,10 @@ class AttentionLens:
 
 
 @technique(
-    entry=("4.3.4",), citation="Sakarvadia et al. 2023", cost="steps x tokens x (forward + 3 unembeddings), low rank"
+    role="lens",
+    entry=("4.3.4",),
+    citation="Sakarvadia et al. 2023",
+    cost="steps x tokens x (forward + 3 unembeddings), low rank",
 )
 def fit_attention_lens(
     model: Model,
@@ -250,7 +253,12 @@ class _Heads:
         return divergence, [(n.flatten(1).T @ g).unflatten(0, n.shape[1:])]
 
 
-@technique(entry=("4.3.4",), citation="Sakarvadia et al. 2023", cost="one forward + heads x positions x unembedding")
+@technique(
+    role="lens",
+    entry=("4.3.4",),
+    citation="Sakarvadia et al. 2023",
+    cost="one forward + heads x positions x unembedding",
+)
 def read_attention_lens(
     model: Model,
     tokens: Any,

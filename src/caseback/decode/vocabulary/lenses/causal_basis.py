@@ -27,6 +27,7 @@ from caseback.tasks.corpus import corpus_rows
 
 
 @technique(
+    role="lens",
     entry=("4.3.3",),
     citation="Belrose et al. 2023",
     cost="one forward over the corpus + directions x starts x iterations x tokens x 3 unembeddings",

@@ -85,7 +85,12 @@ class FuturePrompt:
             )
 
 
-@technique(entry=("4.3.5",), citation="Pal et al. 2023", cost="steps x (forward + short prompts forward and backward)")
+@technique(
+    role="lens",
+    entry=("4.3.5",),
+    citation="Pal et al. 2023",
+    cost="steps x (forward + short prompts forward and backward)",
+)
 def fit_future_prompt(
     model: Model,
     texts: Iterable[str],
@@ -229,7 +234,9 @@ class _Training:
         return float(divergence.mean()), (at_embed.sum(0) / n).to(vectors)
 
 
-@technique(entry=("4.3.5",), citation="Pal et al. 2023", cost="one forward + positions x a short prompt's forward")
+@technique(
+    role="lens", entry=("4.3.5",), citation="Pal et al. 2023", cost="one forward + positions x a short prompt's forward"
+)
 def read_future_prompt(
     model: Model,
     tokens: Any,

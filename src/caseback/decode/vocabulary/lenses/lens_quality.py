@@ -25,6 +25,7 @@ from caseback.tasks.corpus import corpus_rows
 
 
 @technique(
+    role="judgement",
     entry=("4.3.1", "4.3.3"),
     citation="Belrose et al. 2023",
     cost="forwards over the corpus + layers x tokens x unembedding",

@@ -31,6 +31,7 @@ from caseback.model.running.verify import unembed
 
 
 @technique(
+    role="lens",
     entry=("4.3.1",),
     citation="nostalgebraist 2020",
     cost="one forward + layers x positions x unembedding",

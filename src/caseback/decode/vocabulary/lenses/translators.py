@@ -23,7 +23,9 @@ from caseback.model.running.model import Model
 from caseback.tasks.corpus import corpus_rows
 
 
-@technique(entry=("4.3.2",), citation="Din et al. 2023", cost="forwards over the corpus + layers x d_model^3")
+@technique(
+    role="lens", entry=("4.3.2",), citation="Din et al. 2023", cost="forwards over the corpus + layers x d_model^3"
+)
 def fit_translators(
     model: Model,
     texts: Iterable[str],
@@ -81,7 +83,9 @@ def fit_translators(
     return _fit("translator", model, texts, rows, to, 0, bias, ridge, length, batch, progress)
 
 
-@technique(entry=("4.3.5",), citation="Pal et al. 2023", cost="forwards over the corpus + layers x d_model^3")
+@technique(
+    role="lens", entry=("4.3.5",), citation="Pal et al. 2023", cost="forwards over the corpus + layers x d_model^3"
+)
 def fit_future_lens(
     model: Model,
     texts: Iterable[str],

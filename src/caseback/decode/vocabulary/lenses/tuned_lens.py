@@ -41,7 +41,12 @@ MOMENTUM, DECAY, CLIP = 0.9, 1e-3, 1.0
 SAVE_EVERY = 10
 
 
-@technique(entry=("4.3.3",), citation="Belrose et al. 2023", cost="steps x tokens x (forward + 2 layers x unembedding)")
+@technique(
+    role="lens",
+    entry=("4.3.3",),
+    citation="Belrose et al. 2023",
+    cost="steps x tokens x (forward + 2 layers x unembedding)",
+)
 def fit_tuned_lens(
     model: Model,
     texts: Iterable[str],

@@ -46,7 +46,12 @@ class AffineMap:
         return h @ self.weight.to(h) + self.bias.to(h)
 
 
-@technique(entry=("4.3.8",), citation="Ghandeharioun et al. 2024", cost="forwards of both over the corpus + d_model^3")
+@technique(
+    role="lens",
+    entry=("4.3.8",),
+    citation="Ghandeharioun et al. 2024",
+    cost="forwards of both over the corpus + d_model^3",
+)
 def fit_mapping(
     model: Model,
     target_model: Model,

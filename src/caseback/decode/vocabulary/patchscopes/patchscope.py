@@ -44,6 +44,7 @@ Map = Lens | Tensor | Callable[[Tensor], Tensor]
 
 
 @technique(
+    role="lens",
     entry=("4.3.8", "4.3.7"),
     citation="Ghandeharioun et al. 2024, Chen et al. 2024",
     cost="one forward + rows x positions target forwards, in batches",

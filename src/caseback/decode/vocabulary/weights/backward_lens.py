@@ -92,7 +92,12 @@ def weight_gradient(model: Model, tokens: Any, metric: Metric, matrix: str, laye
     return Factored(left.mT, _at_tokens(right, inside))
 
 
-@technique(entry=("4.3.12",), citation="Katz et al. 2024", cost="forward + backward + tokens x unembedding")
+@technique(
+    role="weights in words",
+    entry=("4.3.12",),
+    citation="Katz et al. 2024",
+    cost="forward + backward + tokens x unembedding",
+)
 def backward_lens(
     model: Model,
     tokens: Any,
@@ -193,7 +198,12 @@ def backward_lens(
     return lens
 
 
-@technique(entry=("4.3.12",), citation="Katz et al. 2024", cost="one forward + one pseudo-inverse of W_out")
+@technique(
+    role="component effect",
+    entry=("4.3.12",),
+    citation="Katz et al. 2024",
+    cost="one forward + one pseudo-inverse of W_out",
+)
 def forward_shift(
     model: Model,
     tokens: Any,

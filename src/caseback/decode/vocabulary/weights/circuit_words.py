@@ -66,7 +66,12 @@ def vocabulary_circuit(model: Model, matrix: str, layer: int, head: int, *, fold
     return Factored(left.mT.to(found.left) @ found.left, found.right @ right.to(found.right))
 
 
-@technique(entry=("4.3.9",), citation="Elhage et al. 2021; Dar et al. 2023", cost="vocabulary^2 x d_head, streamed")
+@technique(
+    role="weights in words",
+    entry=("4.3.9",),
+    citation="Elhage et al. 2021; Dar et al. 2023",
+    cost="vocabulary^2 x d_head, streamed",
+)
 def circuit_pairs(
     model: Model,
     matrix: str,
@@ -173,7 +178,12 @@ def _keep(
     kept[name] = (best.values, pair[best.indices])
 
 
-@technique(entry=("4.3.9",), citation="Elhage et al. 2021; Wang et al. 2023", cost="tokens x vocabulary x d_head")
+@technique(
+    role="weights in words",
+    entry=("4.3.9",),
+    citation="Elhage et al. 2021; Wang et al. 2023",
+    cost="tokens x vocabulary x d_head",
+)
 def circuit_of_tokens(
     model: Model,
     matrix: str,

@@ -175,7 +175,12 @@ def accuracy(target: Target, *, pos: Position = -1) -> Metric:
     return Metric("accuracy", bind, target, pos=pos)
 
 
-@technique(entry=("4.3.11",), citation="Sharma et al. 2024", cost="layers x matrices SVDs + a sweep of all ranks")
+@technique(
+    role="component effect",
+    entry=("4.3.11",),
+    citation="Sharma et al. 2024",
+    cost="layers x matrices SVDs + a sweep of all ranks",
+)
 def laser(
     model: Model,
     tokens: Any,

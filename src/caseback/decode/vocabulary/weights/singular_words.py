@@ -30,7 +30,12 @@ from caseback.model.results import labelled
 from caseback.model.running.model import Model
 
 
-@technique(entry=("4.3.10",), citation="Millidge and Black 2022", cost="one SVD + vectors x unembedding")
+@technique(
+    role="weights in words",
+    entry=("4.3.10",),
+    citation="Millidge and Black 2022",
+    cost="one SVD + vectors x unembedding",
+)
 def weight_svd_words(
     model: Model,
     matrix: str,

@@ -158,7 +158,7 @@ class Spectrum:
         return torch.stack([x[..., r[0] : r[-1] + 1].sum(-1) for r in self.ranges], -1)
 
 
-@technique(entry=("4.3.13",), citation="Cancedda 2024", cost="one QR of W_U + one forward")
+@technique(role="lens", entry=("4.3.13",), citation="Cancedda 2024", cost="one QR of W_U + one forward")
 def spectral_coverage(
     model: Model,
     tokens: Any,
@@ -227,7 +227,7 @@ def spectral_coverage(
     )
 
 
-@technique(entry=("4.3.13",), citation="Cancedda 2024", cost="one QR of W_U + one forward")
+@technique(role="lens", entry=("4.3.13",), citation="Cancedda 2024", cost="one QR of W_U + one forward")
 def band_logits(
     model: Model,
     tokens: Any,

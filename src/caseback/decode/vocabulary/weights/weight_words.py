@@ -73,7 +73,7 @@ def joined(*parts: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({name: part[name] for part in parts for name in part.data_vars}, attrs=parts[0].attrs)
 
 
-@technique(entry=("4.3.9",), citation="Geva et al. 2022", cost="vectors x unembedding")
+@technique(role="weights in words", entry=("4.3.9",), citation="Geva et al. 2022", cost="vectors x unembedding")
 def vectors_as_words(
     model: Model,
     vectors: Float[Tensor, "*dims d_model"],
@@ -142,7 +142,12 @@ def vectors_as_words(
     return as_words(model, found, [*names, "k"], {}, vectors_as_words, attrs)
 
 
-@technique(entry=("4.3.9",), citation="Geva et al. 2022; Dar et al. 2023", cost="units of a matrix x unembedding")
+@technique(
+    role="weights in words",
+    entry=("4.3.9",),
+    citation="Geva et al. 2022; Dar et al. 2023",
+    cost="units of a matrix x unembedding",
+)
 def weights_as_words(
     model: Model,
     matrix: str,

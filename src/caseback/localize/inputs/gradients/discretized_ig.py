@@ -31,7 +31,10 @@ _TOKENS_AT_ONCE = 16
 
 
 @technique(
-    entry=("3.1.3",), citation="Sanyal and Ren 2021", cost="steps x (forward + backward + nearest words of each token)"
+    role="input attribution",
+    entry=("3.1.3",),
+    citation="Sanyal and Ren 2021",
+    cost="steps x (forward + backward + nearest words of each token)",
 )
 def discretized_integrated_gradients(
     model: Model,

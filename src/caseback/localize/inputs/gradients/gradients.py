@@ -25,7 +25,12 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
 
-@technique(entry=("3.1.1",), citation="Simonyan et al. 2014, Li et al. 2016", cost="one forward + one backward")
+@technique(
+    role="input attribution",
+    entry=("3.1.1",),
+    citation="Simonyan et al. 2014, Li et al. 2016",
+    cost="one forward + one backward",
+)
 def gradient_norm(model: Model, tokens: Any, metric: Metric, *, p: float = 2.0) -> xr.DataArray:
     """Sensitivity of the metric to each token: the norm of its gradient at the token's embedding.
 
@@ -71,7 +76,12 @@ def gradient_norm(model: Model, tokens: Any, metric: Metric, *, p: float = 2.0) 
     return token_scores(scores, model, tokens, metric, technique=gradient_norm, name="gradient_norm", p=float(p))
 
 
-@technique(entry=("3.1.2",), citation="Denil et al. 2015, Shrikumar et al. 2017", cost="one forward + one backward")
+@technique(
+    role="input attribution",
+    entry=("3.1.2",),
+    citation="Denil et al. 2015, Shrikumar et al. 2017",
+    cost="one forward + one backward",
+)
 def gradient_x_input(model: Model, tokens: Any, metric: Metric, *, by_dimension: bool = False) -> xr.DataArray:
     """What each token adds to the metric, to first order: its embedding times the gradient there.
 

@@ -32,7 +32,9 @@ ADAPTIVE = "adaptive"
 _SHARE = 0.01  # of the metric's change: the adaptive rule's tolerance where none is given
 
 
-@technique(entry=("3.1.3",), citation="Sundararajan et al. 2017", cost="steps x (forward + backward)")
+@technique(
+    role="input attribution", entry=("3.1.3",), citation="Sundararajan et al. 2017", cost="steps x (forward + backward)"
+)
 def integrated_gradients(
     model: Model,
     tokens: Any,

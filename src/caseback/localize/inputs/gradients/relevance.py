@@ -33,7 +33,7 @@ PRESETS = {"epsilon": EPSILON, "conservative": CONSERVATIVE, "attn_lrp": ATTN_LR
 """The rules of ``lrp_epsilon``, ``conservative_propagation`` and ``attn_lrp``."""
 
 
-@technique(entry=("3.1.5",), citation="Bach et al. 2015", cost="one forward + one backward")
+@technique(role="input attribution", entry=("3.1.5",), citation="Bach et al. 2015", cost="one forward + one backward")
 def lrp_epsilon(
     model: Model, tokens: Any, metric: Metric, *, epsilon: float = 1e-6, by_dimension: bool = False
 ) -> xr.DataArray:
@@ -88,7 +88,7 @@ def lrp_epsilon(
     return _propagated(model, tokens, metric, rules, lrp_epsilon, by_dimension)
 
 
-@technique(entry=("3.1.5",), citation="Ali et al. 2022", cost="one forward + one backward")
+@technique(role="input attribution", entry=("3.1.5",), citation="Ali et al. 2022", cost="one forward + one backward")
 def conservative_propagation(
     model: Model, tokens: Any, metric: Metric, *, activation: str = "identity", by_dimension: bool = False
 ) -> xr.DataArray:
@@ -144,7 +144,9 @@ def conservative_propagation(
     return _propagated(model, tokens, metric, rules, conservative_propagation, by_dimension)
 
 
-@technique(entry=("3.1.6",), citation="Achtibat et al. 2024", cost="one forward + one backward")
+@technique(
+    role="input attribution", entry=("3.1.6",), citation="Achtibat et al. 2024", cost="one forward + one backward"
+)
 def attn_lrp(
     model: Model, tokens: Any, metric: Metric, *, epsilon: float = 0.0, by_dimension: bool = False
 ) -> xr.DataArray:

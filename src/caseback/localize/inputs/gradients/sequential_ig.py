@@ -27,7 +27,12 @@ from caseback.model.running.model import Model
 from caseback.model.sweeping.suffix_gradients import suffix_gradients
 
 
-@technique(entry=("3.1.3",), citation="Enguehard 2023", cost="steps x tokens x half a prompt's (forward + backward)")
+@technique(
+    role="input attribution",
+    entry=("3.1.3",),
+    citation="Enguehard 2023",
+    cost="steps x tokens x half a prompt's (forward + backward)",
+)
 def sequential_integrated_gradients(
     model: Model,
     tokens: Any,

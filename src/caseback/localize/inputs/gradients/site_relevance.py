@@ -33,6 +33,7 @@ _SUMMED = ("d_model", "d_head")
 
 
 @technique(
+    role="input attribution of another kind",
     entry=("3.1.5", "3.1.6"),
     citation="Bach et al. 2015, Ali et al. 2022, Achtibat et al. 2024",
     cost="one forward + one backward",

@@ -22,7 +22,9 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 
 
-@technique(entry=("3.1.4",), citation="Smilkov et al. 2017", cost="draws x (forward + backward)")
+@technique(
+    role="input attribution", entry=("3.1.4",), citation="Smilkov et al. 2017", cost="draws x (forward + backward)"
+)
 def smoothgrad(
     model: Model,
     tokens: Any,

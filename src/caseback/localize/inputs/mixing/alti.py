@@ -70,7 +70,7 @@ def alti_of(
     return row_shares(torch.stack(made, 1), tokens)
 
 
-@technique(entry=("3.1.17",), citation="Ferrando et al. 2022", cost="one forward")
+@technique(role="context mixing", entry=("3.1.17",), citation="Ferrando et al. 2022", cost="one forward")
 def alti_maps(
     model: Model,
     tokens: Any,
@@ -140,7 +140,7 @@ def alti_maps(
     )
 
 
-@technique(entry=("3.1.17",), citation="Ferrando et al. 2022", cost="one forward")
+@technique(role="input attribution", entry=("3.1.17",), citation="Ferrando et al. 2022", cost="one forward")
 def alti(model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout", p: float = 1.0) -> xr.DataArray:
     """What the position that the metric reads holds of each token by ALTI's maps.
 

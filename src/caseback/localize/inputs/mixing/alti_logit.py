@@ -33,7 +33,7 @@ from caseback.model.running.run import execute
 MLPS = ("mixed", "apart")
 
 
-@technique(entry=("3.1.20",), citation="Ferrando et al. 2023", cost="one forward")
+@technique(role="input attribution", entry=("3.1.20",), citation="Ferrando et al. 2023", cost="one forward")
 def alti_logit(model: Model, tokens: Any, metric: Metric, *, mlps: str = "mixed", p: float = 1.0) -> xr.DataArray:
     """What each token adds to a logit or a logit difference: direct shares divided by ALTI's rollout.
 

@@ -42,7 +42,12 @@ from caseback.model.running.run import Run, execute
 OF = ("output", "value")
 
 
-@technique(entry=("3.1.13",), citation="Kobayashi et al. 2020, Kobayashi et al. 2021", cost="one forward")
+@technique(
+    role="context mixing",
+    entry=("3.1.13",),
+    citation="Kobayashi et al. 2020, Kobayashi et al. 2021",
+    cost="one forward",
+)
 def norm_maps(
     model: Model,
     tokens: Any,
@@ -187,7 +192,12 @@ def _of_each_head(model: Model, run: Run, layer: int, of: str, p: float) -> Floa
     return pattern * each.norm(p=p, dim=-1)[:, :, None]
 
 
-@technique(entry=("3.1.13",), citation="Kobayashi et al. 2020, Kobayashi et al. 2021", cost="one forward")
+@technique(
+    role="input attribution",
+    entry=("3.1.13",),
+    citation="Kobayashi et al. 2020, Kobayashi et al. 2021",
+    cost="one forward",
+)
 def attention_norms(
     model: Model,
     tokens: Any,
@@ -239,7 +249,7 @@ def attention_norms(
     )
 
 
-@technique(entry=("3.1.13",), citation="Kobayashi et al. 2021", cost="one forward")
+@technique(role="context mixing", entry=("3.1.13",), citation="Kobayashi et al. 2021", cost="one forward")
 def mixing_ratio(
     model: Model,
     tokens: Any,

@@ -45,7 +45,12 @@ BIAS = ("apart", "shared")
 _NUMBERS_AT_ONCE = 1 << 22
 
 
-@technique(entry=("3.1.19",), citation="Modarressi et al. 2023, Oh and Schuler 2023", cost="two forwards")
+@technique(
+    role="input attribution",
+    entry=("3.1.19",),
+    citation="Modarressi et al. 2023, Oh and Schuler 2023",
+    cost="two forwards",
+)
 def decompx(model: Model, tokens: Any, metric: Metric, *, bias: str = "apart") -> xr.DataArray:
     """What each token adds to a logit or a logit difference, with every nonlinearity frozen.
 
@@ -179,7 +184,12 @@ def _slots(model: Model, tokens: Tokens) -> list[range]:
     return [range(first, min(first + at_once, pos + 1)) for first in range(0, pos + 1, at_once)]
 
 
-@technique(entry=("3.1.19",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model")
+@technique(
+    role="context mixing",
+    entry=("3.1.19",),
+    citation="Modarressi et al. 2023",
+    cost="one forward + layers x positions^2 x d_model",
+)
 def decompx_maps(
     model: Model, tokens: Any, *, normalise: bool = True, p: float = 2.0, layers: Sequence[int] | None = None
 ) -> xr.DataArray:
@@ -252,7 +262,12 @@ def decompx_maps(
     )
 
 
-@technique(entry=("3.1.19",), citation="Modarressi et al. 2023", cost="one forward + layers x positions^2 x d_model")
+@technique(
+    role="context mixing",
+    entry=("3.1.19",),
+    citation="Modarressi et al. 2023",
+    cost="one forward + layers x positions^2 x d_model",
+)
 def decompx_logits(model: Model, tokens: Any, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
     """Logits as a sum over the prompt's tokens, as many logits as asked for, at one position or all.
 

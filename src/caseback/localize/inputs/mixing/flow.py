@@ -33,7 +33,10 @@ UNIT = 1 << 28
 
 
 @technique(
-    entry=("3.1.14",), citation="Abnar and Zuidema 2020", cost="one forward + a maximum flow a token, on the CPU"
+    role="input attribution",
+    entry=("3.1.14",),
+    citation="Abnar and Zuidema 2020",
+    cost="one forward + a maximum flow a token, on the CPU",
 )
 def attention_flow(
     model: Model,

@@ -46,7 +46,7 @@ def layer_vectors(model: Model, run: Run, layer: int, rows: Rows) -> Tensor:
     return through(reader_of(model, layer), model, rows.parts, after)
 
 
-@technique(entry=("3.1.16",), citation="Modarressi et al. 2022", cost="one forward")
+@technique(role="context mixing", entry=("3.1.16",), citation="Modarressi et al. 2022", cost="one forward")
 def globenc_maps(
     model: Model, tokens: Any, *, normalise: bool = True, layers: Sequence[int] | None = None
 ) -> xr.DataArray:
@@ -99,7 +99,7 @@ def globenc_maps(
     return labelled_maps(stacked, model, tokens, chosen, technique=globenc_maps, name="globenc", **said)
 
 
-@technique(entry=("3.1.16",), citation="Modarressi et al. 2022", cost="one forward")
+@technique(role="input attribution", entry=("3.1.16",), citation="Modarressi et al. 2022", cost="one forward")
 def globenc(model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout") -> xr.DataArray:
     """What the position that the metric reads holds of each token by GlobEnc's maps.
 

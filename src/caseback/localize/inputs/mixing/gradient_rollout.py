@@ -25,6 +25,7 @@ from caseback.model.running.model import Model
 
 
 @technique(
+    role="context mixing",
     entry=("3.1.15",),
     citation="Chefer et al. 2021",
     cost="one forward + one backward",
@@ -104,7 +105,9 @@ def _given(relevance: xr.DataArray, layer: int, like: Tensor) -> Tensor:
     return values
 
 
-@technique(entry=("3.1.15",), citation="Chefer et al. 2021", cost="one forward + one backward")
+@technique(
+    role="input attribution", entry=("3.1.15",), citation="Chefer et al. 2021", cost="one forward + one backward"
+)
 def gradient_rollout(
     model: Model, tokens: Any, metric: Metric, *, relevance: xr.DataArray | None = None
 ) -> xr.DataArray:

@@ -134,7 +134,12 @@ def mean_activation(
     return total
 
 
-@technique(entry=("3.1.21",), citation="Kobayashi et al. 2024", cost="one forward + layers x positions^2 x neurons")
+@technique(
+    role="context mixing",
+    entry=("3.1.21",),
+    citation="Kobayashi et al. 2024",
+    cost="one forward + layers x positions^2 x neurons",
+)
 def mlp_maps(
     model: Model,
     tokens: Any,
@@ -228,7 +233,12 @@ def _measured(
     return measured_blocks(model, run, layer, norms, width=wide), max(gaps)
 
 
-@technique(entry=("3.1.21",), citation="Kobayashi et al. 2024", cost="one forward + layers x positions^2 x neurons")
+@technique(
+    role="input attribution",
+    entry=("3.1.21",),
+    citation="Kobayashi et al. 2024",
+    cost="one forward + layers x positions^2 x neurons",
+)
 def mlp_mixing(
     model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout", norm: bool = False, steps: int = 20
 ) -> xr.DataArray:

@@ -24,7 +24,12 @@ from caseback.model.running.run import execute
 Heads = str | int | Sequence[int]
 
 
-@technique(entry=("3.1.12",), citation="Jain and Wallace 2019, Bastings and Filippova 2020", cost="one forward")
+@technique(
+    role="context mixing",
+    entry=("3.1.12",),
+    citation="Jain and Wallace 2019, Bastings and Filippova 2020",
+    cost="one forward",
+)
 def attention_maps(
     model: Model, tokens: Any, *, heads: Heads = "mean", layers: Sequence[int] | None = None
 ) -> xr.DataArray:
@@ -93,7 +98,12 @@ def _numbers(heads: int | Sequence[int], n_heads: int, layer: int) -> list[int]:
     return wanted
 
 
-@technique(entry=("3.1.12",), citation="Jain and Wallace 2019, Bastings and Filippova 2020", cost="one forward")
+@technique(
+    role="input attribution",
+    entry=("3.1.12",),
+    citation="Jain and Wallace 2019, Bastings and Filippova 2020",
+    cost="one forward",
+)
 def raw_attention(
     model: Model, tokens: Any, metric: Metric, *, across: Across = "mean", heads: int | Sequence[int] | None = None
 ) -> xr.DataArray:

@@ -39,7 +39,12 @@ def residual_share(maps: xr.DataArray, residual: float | None) -> float:
     return float(residual)
 
 
-@technique(entry=("3.1.14",), citation="Abnar and Zuidema 2020", cost="a product of (pos, pos) matrices a layer")
+@technique(
+    role="context mixing",
+    entry=("3.1.14",),
+    citation="Abnar and Zuidema 2020",
+    cost="a product of (pos, pos) matrices a layer",
+)
 def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bool = False) -> xr.DataArray:
     """Multiply the maps of all layers into one: what each position holds of each token at the end.
 
@@ -94,7 +99,7 @@ def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bo
     return made_of.assign_attrs({"model": maps.attrs["model"]} if "model" in maps.attrs else {})
 
 
-@technique(entry=("3.1.14",), citation="Abnar and Zuidema 2020", cost="one forward")
+@technique(role="input attribution", entry=("3.1.14",), citation="Abnar and Zuidema 2020", cost="one forward")
 def attention_rollout(model: Model, tokens: Any, metric: Metric, *, residual: float = 0.5) -> xr.DataArray:
     """What the position that the metric reads holds of each token, by rollout of raw attention.
 

@@ -91,7 +91,12 @@ def changed_outputs(
     return maps
 
 
-@technique(entry=("3.1.18",), citation="Mohebbi et al. 2023", cost="one forward + positions / 2 forwards, batched")
+@technique(
+    role="context mixing",
+    entry=("3.1.18",),
+    citation="Mohebbi et al. 2023",
+    cost="one forward + positions / 2 forwards, batched",
+)
 def value_zeroing_maps(
     model: Model,
     tokens: Any,
@@ -188,7 +193,12 @@ def zeroed(
     return torch.nn.functional.pad(torch.stack(made, 1), (0, missing, 0, missing))
 
 
-@technique(entry=("3.1.18",), citation="Mohebbi et al. 2023", cost="one forward + positions / 2 forwards, batched")
+@technique(
+    role="input attribution",
+    entry=("3.1.18",),
+    citation="Mohebbi et al. 2023",
+    cost="one forward + positions / 2 forwards, batched",
+)
 def value_zeroing(
     model: Model,
     tokens: Any,

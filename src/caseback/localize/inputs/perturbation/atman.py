@@ -71,6 +71,7 @@ class Suppress(Edit):
 
 
 @technique(
+    role="input attribution",
     entry=("3.1.11",),
     citation="Deiseroth et al. 2023",
     cost="one suffix a feature: about n / 2 forwards",

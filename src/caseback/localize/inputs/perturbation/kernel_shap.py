@@ -34,7 +34,12 @@ Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Coalitions (sample, feature), their weights, and which were drawn together (below 0: not drawn, all there are)."""
 
 
-@technique(entry=("3.1.9",), citation="Lundberg & Lee 2017", cost="samples x one forward, shared prefixes once")
+@technique(
+    role="input attribution",
+    entry=("3.1.9",),
+    citation="Lundberg & Lee 2017",
+    cost="samples x one forward, shared prefixes once",
+)
 def kernel_shap(
     model: Model,
     tokens: Any,

@@ -32,7 +32,12 @@ DISTANCES = {
 }
 
 
-@technique(entry=("3.1.8",), citation="Ribeiro et al. 2016", cost="samples x one forward, shared prefixes once")
+@technique(
+    role="input attribution",
+    entry=("3.1.8",),
+    citation="Ribeiro et al. 2016",
+    cost="samples x one forward, shared prefixes once",
+)
 def lime(
     model: Model,
     tokens: Any,

@@ -29,6 +29,7 @@ REMOVALS = ("replace", "delete")
 
 
 @technique(
+    role="input attribution",
     entry=("3.1.7",),
     citation="Zeiler & Fergus 2014, Li et al. 2017, Covert et al. 2021",
     cost="one suffix a feature: about n / 2 forwards",

@@ -34,6 +34,7 @@ Tree = int | tuple["Tree", ...]
 
 
 @technique(
+    role="input attribution",
     entry=("3.1.9",),
     citation="Owen 1977, Lundberg & Lee 2017",
     cost="about 2/3 n^2 forwards, shared prefixes once",

@@ -35,7 +35,12 @@ from caseback.model.sweeping.embedding_tree import replaced
 _BLOCK = 16
 
 
-@technique(entry=("3.1.10",), citation="Zhao & Shan 2024", cost="2 x probes x steps forwards, shared prefixes once")
+@technique(
+    role="input attribution",
+    entry=("3.1.10",),
+    citation="Zhao & Shan 2024",
+    cost="2 x probes x steps forwards, shared prefixes once",
+)
 def reagent(
     model: Model,
     tokens: Any,

@@ -31,7 +31,12 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 
 
-@technique(entry=("3.1.9",), citation="Shapley 1953, Lundberg & Lee 2017", cost="2^n forwards, shared prefixes once")
+@technique(
+    role="input attribution",
+    entry=("3.1.9",),
+    citation="Shapley 1953, Lundberg & Lee 2017",
+    cost="2^n forwards, shared prefixes once",
+)
 def exact_shapley(
     model: Model,
     tokens: Any,
@@ -139,6 +144,7 @@ def completeness(made: Game, rows: list[np.ndarray], nobody: np.ndarray | list) 
 
 
 @technique(
+    role="input attribution",
     entry=("3.1.9",),
     citation="Castro et al. 2009, Strumbelj & Kononenko 2010, Owen 1977",
     cost="orders x n / 2 forwards",

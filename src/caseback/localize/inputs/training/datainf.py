@@ -26,7 +26,12 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 
 
-@technique(entry=("3.1.27",), citation="Kwon et al. 2024", cost="(forward + backward) an example")
+@technique(
+    role="training-data attribution",
+    entry=("3.1.27",),
+    citation="Kwon et al. 2024",
+    cost="(forward + backward) an example",
+)
 def datainf(
     model: Model,
     queries: Any,

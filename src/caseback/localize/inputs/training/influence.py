@@ -39,6 +39,7 @@ SOLVERS = ("cg", "lissa")
 
 
 @technique(
+    role="training-data attribution",
     entry=("3.1.24",),
     citation="Koh & Liang 2017, Grosse et al. 2023",
     cost="(forward + backward) an example, three times with EK-FAC",

@@ -31,7 +31,12 @@ from caseback.model.running.run import execute
 POOLS, LIKENESSES = ("mean", "last"), ("cosine", "dot", "euclidean")
 
 
-@technique(entry=("3.1.27",), citation="Robertson et al. 1995, Akyürek et al. 2022", cost="no pass of the model")
+@technique(
+    role="training-data attribution",
+    entry=("3.1.27",),
+    citation="Robertson et al. 1995, Akyürek et al. 2022",
+    cost="no pass of the model",
+)
 def bm25(
     model: Model, queries: Any, corpus: Any, *, k1: float = 1.2, b: float = 0.75, max_length: int | None = None
 ) -> xr.DataArray:
@@ -90,7 +95,9 @@ def bm25(
     )
 
 
-@technique(entry=("3.1.27",), citation="Hanawa et al. 2021", cost="one forward an example")
+@technique(
+    role="training-data attribution", entry=("3.1.27",), citation="Hanawa et al. 2021", cost="one forward an example"
+)
 def representation_similarity(
     model: Model,
     queries: Any,

@@ -143,7 +143,9 @@ def _measured(model: Model, queries: Any, metric: Metric | None) -> np.ndarray:
     return torch.cat(made).double().cpu().numpy()
 
 
-@technique(entry=("3.1.25",), citation="Ilyas et al. 2022, Park et al. 2023", cost="one training a subset")
+@technique(
+    role="judgement", entry=("3.1.25",), citation="Ilyas et al. 2022, Park et al. 2023", cost="one training a subset"
+)
 def linear_datamodeling_score(
     scores: xr.DataArray | Float[np.ndarray, "query example"],
     subsets: Bool[np.ndarray, "variant example"],

@@ -22,7 +22,12 @@ from caseback.model.results import labelled
 KINDS = ("both", "multiplicative", "additive")
 
 
-@technique(entry=("3.1.27",), citation="Guu et al. 2023", cost="the queries' losses after every logged step")
+@technique(
+    role="training-data attribution",
+    entry=("3.1.27",),
+    citation="Guu et al. 2023",
+    cost="the queries' losses after every logged step",
+)
 def simfluence(
     batches: Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]],
     losses: Any,

@@ -31,6 +31,7 @@ KINDS = ("cosine", "dot")
 
 
 @technique(
+    role="training-data attribution",
     entry=("3.1.26",),
     citation="Pruthi et al. 2020",
     cost="checkpoints x (forward + backward) an example",
@@ -115,7 +116,12 @@ def tracin(
     )
 
 
-@technique(entry=("3.1.26",), citation="Charpiat et al. 2019", cost="(forward + backward) an example")
+@technique(
+    role="training-data attribution",
+    entry=("3.1.26",),
+    citation="Charpiat et al. 2019",
+    cost="(forward + backward) an example",
+)
 def gradient_similarity(
     model: Model,
     queries: Any,

@@ -35,6 +35,7 @@ SKETCH = Projection("sparse", 4096)
 
 
 @technique(
+    role="training-data attribution",
     entry=("3.1.25",),
     citation="Park et al. 2023, Choe et al. 2024",
     cost="checkpoints x (forward + backward) an example",

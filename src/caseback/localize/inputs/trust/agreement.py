@@ -26,7 +26,7 @@ TOP_SHARE = 0.25
 _AT_ONCE = 2**24  # signs of pairs held at once
 
 
-@technique(entry=("3.1.28",), citation="Krishna et al. 2024, Atanasova et al. 2020", cost="none")
+@technique(role="judgement", entry=("3.1.28",), citation="Krishna et al. 2024, Atanasova et al. 2020", cost="none")
 def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = True, special: Any = None) -> xr.Dataset:
     """How far methods put the same tokens first, every pair of them.
 

@@ -38,7 +38,7 @@ CITATION = "DeYoung et al. 2020, Samek et al. 2017"
 _COST = "2 x tokens (or shares) x methods edited runs, those alike run once"
 
 
-@technique(entry=("3.1.28",), citation="Samek et al. 2017, Petsiuk et al. 2018", cost=_COST)
+@technique(role="judgement", entry=("3.1.28",), citation="Samek et al. 2017, Petsiuk et al. 2018", cost=_COST)
 def removal_curves(
     model: Model,
     tokens: Any,
@@ -128,7 +128,7 @@ def removal_curves(
     return dataset(removal_curves, model, scores, made, out, share, said)
 
 
-@technique(entry=("3.1.28",), citation=CITATION, cost=_COST)
+@technique(role="judgement", entry=("3.1.28",), citation=CITATION, cost=_COST)
 def faithfulness(
     model: Model,
     tokens: Any,

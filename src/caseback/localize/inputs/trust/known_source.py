@@ -25,7 +25,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
 
-@technique(entry=("3.1.28",), citation="Bastings et al. 2022", cost="none")
+@technique(role="judgement", entry=("3.1.28",), citation="Bastings et al. 2022", cost="none")
 def source_first(scores: xr.DataArray, sources: Sequence[Collection[int]], *, absolute: bool = False) -> xr.Dataset:
     """Whether a known source has the highest score, and how many of the highest are sources.
 
@@ -168,7 +168,12 @@ def known_prompts(name: str, n: int = 32, seed: int = 0) -> Known:
     return Known(organism.model, tokens, logit_diff(answers, [foil for _, foil in drawn]), sources)
 
 
-@technique(entry=("3.1.28",), citation="Bastings et al. 2022", cost="n x organisms attributions a method, of 8 tokens")
+@technique(
+    role="judgement",
+    entry=("3.1.28",),
+    citation="Bastings et al. 2022",
+    cost="n x organisms attributions a method, of 8 tokens",
+)
 def known_source_test(
     methods: Methods = "all",
     *,

@@ -38,7 +38,9 @@ DRAWS = ("normal", "shuffle")
 SIMILARITIES = ("spearman", "kendall", "top_k")
 
 
-@technique(entry=("3.1.28",), citation="Adebayo et al. 2018", cost="(layers + 3) x methods attributions")
+@technique(
+    role="judgement", entry=("3.1.28",), citation="Adebayo et al. 2018", cost="(layers + 3) x methods attributions"
+)
 def randomisation_test(
     model: Model,
     tokens: Any,

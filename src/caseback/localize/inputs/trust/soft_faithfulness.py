@@ -24,7 +24,9 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 
 
-@technique(entry=("3.1.28",), citation="Zhao & Aletras 2023", cost="2 x samples x methods edited runs")
+@technique(
+    role="judgement", entry=("3.1.28",), citation="Zhao & Aletras 2023", cost="2 x samples x methods edited runs"
+)
 def soft_faithfulness(
     model: Model,
     tokens: Any,
