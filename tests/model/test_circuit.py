@@ -15,7 +15,7 @@ from caseback.model.graph.attribution_graph import (
     to_attribution_graph,
 )
 
-NAMES = ["embed", "pos_embed", "logits", "L0H11", "L4KV1", "MLP 3", "MLP 3 N120", "MLP 0 F7", "L2H0@end", "embed@S1+1"]
+NAMES = ["embed", "pos_embed", "logits", "L0H11", "L4KV1", "MLP 3", "L3N120", "L0F7", "L2H0@end", "embed@S1+1"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -23,9 +23,7 @@ def test_a_nodes_name_is_read_back(name):
     assert str(Node.parse(name)) == name
 
 
-@pytest.mark.parametrize(
-    "text", ["L0H1 -> L1H4.k", "embed -> MLP 0", "L0H1@S1+1 -> L1H4.q@end", "MLP 0 N3 -> logits@end"]
-)
+@pytest.mark.parametrize("text", ["L0H1 -> L1H4.k", "embed -> MLP 0", "L0H1@S1+1 -> L1H4.q@end", "L0N3 -> logits@end"])
 def test_an_edges_name_is_read_back(text):
     assert str(Edge.parse(text)) == text
 

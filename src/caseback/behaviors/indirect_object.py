@@ -23,6 +23,7 @@ from caseback.errors import CasebackError
 from caseback.localize.circuits.path_patching import path_patch
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.components.patching import patch
+from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -87,7 +88,7 @@ def ioi_heads(
         raise CasebackError(f"these prompts name no {missing[0]}: expected those of cb.tasks.ioi()")
     layers = range(model.n_layers)
     heads = [(layer, h) for layer in layers for h in range(model.anatomy.layers[layer].dims.n_heads)]
-    names = [f"L{layer}H{h}" for layer, h in heads]
+    names = [head_name(layer, h) for layer, h in heads]
     looks = _looks(model, prompts, heads)
     shares = logit_attribution(model, prompts.clean, prompts.measured("logit_diff"))
     direct = shares.sel(component=names).values
@@ -108,7 +109,7 @@ def ioi_heads(
     movers = [heads[i] for i in np.flatnonzero(at_io & (direct.mean(-1) > least))]
     through = np.zeros_like(direct)
     if any(layer for layer, _ in movers):
-        queries = [f"L{layer}H{h}.q" for layer, h in movers]
+        queries = [f"{head_name(layer, h)}.q" for layer, h in movers]
         metric = prompts.measured("logit_diff")
         told = {"receivers": queries, "senders": names, "pos": -1, "progress": progress}
         through = -path_patch(model, prompts.clean, prompts.corrupt, metric, **told).values

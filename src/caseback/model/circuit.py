@@ -3,7 +3,7 @@
 A node is a component at all positions or at one named position; an edge says that a later node reads what an
 earlier one wrote, a head through its query, key or value:
 
-    embed   L0H3   MLP 1   MLP 1 N17   logits        L2H0@end        L0H1 -> L1H4.k        L0H1 -> L1KV0.k
+    embed   L0H3   MLP 1   L1N17   logits        L2H0@end        L0H1 -> L1H4.k        L0H1 -> L1KV0.k
 
 Where several query heads share a key/value head, keys and values are read by that shared head, ``L1KV0``.
 
@@ -14,7 +14,6 @@ a discovery method, a hand, or the compiler that wrote the model.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,12 +23,8 @@ import networkx as nx
 
 from caseback.errors import CasebackError
 from caseback.jobs.whole_file import whole_file
+from caseback.model.graph.names import Name, parse_name
 
-_NODE = re.compile(
-    r"(?P<word>embed|pos_embed|logits)|L(?P<layer>\d+)(?P<which>H|KV)(?P<head>\d+)|"
-    r"MLP (?P<mlp>\d+)( (?P<sort>[NF])(?P<unit>\d+))?"
-)
-_UNITS = {"N": "neuron", "F": "feature"}
 SLOTS = ("q", "k", "v")
 
 
@@ -52,7 +47,7 @@ class Node:
     >>> Node.parse("L2H0@end")
     Node(kind='head', layer=2, index=0, pos='end')
     >>> str(Node("neuron", 1, 17))
-    'MLP 1 N17'
+    'L1N17'
     """
 
     kind: str
@@ -67,32 +62,12 @@ class Node:
         Raises
         ------
         CasebackError
-            For text that names no node.
+            For text that names no component.
         """
-        name, _, pos = text.partition("@")
-        found = _NODE.fullmatch(name.strip())
-        if found is None:
-            raise CasebackError(
-                f"{text!r} names no node: expected embed, pos_embed, logits, a head such as L3H2, an MLP such as "
-                "'MLP 4', or a neuron such as 'MLP 4 N17', with '@position' after it where there is one"
-            )
-        if found["word"]:
-            return cls(found["word"], pos=pos)
-        if found["head"]:
-            return cls("head" if found["which"] == "H" else "kv_head", int(found["layer"]), int(found["head"]), pos)
-        if found["sort"]:
-            return cls(_UNITS[found["sort"]], int(found["mlp"]), int(found["unit"]), pos)
-        return cls("mlp", int(found["mlp"]), pos=pos)
+        return cls(*parse_name(text))
 
     def __str__(self) -> str:
-        name = {
-            "head": f"L{self.layer}H{self.index}",
-            "kv_head": f"L{self.layer}KV{self.index}",
-            "mlp": f"MLP {self.layer}",
-            "neuron": f"MLP {self.layer} N{self.index}",
-            "feature": f"MLP {self.layer} F{self.index}",
-        }.get(self.kind, self.kind)
-        return f"{name}@{self.pos}" if self.pos else name
+        return str(Name(self.kind, self.layer, self.index, self.pos))
 
     @property
     def depth(self) -> tuple[int, int]:

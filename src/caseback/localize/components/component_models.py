@@ -20,6 +20,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, TokensError, did_you_mean
 from caseback.model.anatomy.sites import Site
+from caseback.model.graph.names import Name, head_name
 from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -186,12 +187,12 @@ def _groups(model: Model, components: str, layers: Sequence[int] | None) -> list
     for layer in range(anatomy.n_layers) if layers is None else [anatomy.layer(i) for i in layers]:
         if "heads" in components:
             n = anatomy.layers[layer].dims.n_heads
-            made.append(Group(Site("z", layer), n, [f"L{layer}H{h}" for h in range(n)], "head"))
+            made.append(Group(Site("z", layer), n, [head_name(layer, h) for h in range(n)], "head"))
         if "mlps" in components:
             made.append(Group(Site("mlp_out", layer), 1, [f"MLP {layer}"], "mlp"))
         if components == "neurons" and anatomy.has(Site("mlp_post", layer)):
             n = model.weights.W_out[layer].shape[0]
-            made.append(Group(Site("mlp_post", layer), n, [f"L{layer}N{i}" for i in range(n)], "neuron"))
+            made.append(Group(Site("mlp_post", layer), n, [str(Name("neuron", layer, i)) for i in range(n)], "neuron"))
     if not made:
         why = anatomy.lacks.get("mlp_post", f"layers {layers} have none") if components == "neurons" else "no layers"
         raise SiteAbsent(f"no {components} in this model ({anatomy.model_type}): {why}")

@@ -20,6 +20,7 @@ from torch import Tensor
 from caseback.model.algebra.readout import Directions, Position, Readout, picked, readout, token_labels, unpadded
 from caseback.model.algebra.writes import Branch, attention_branch
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -57,7 +58,7 @@ def rows_of(
         z, mlp = at(("z", layer)), at_least_float32(at(("mlp_out", layer)))
         branch = attention_branch(model.anatomy, layer, z)
         made = heads(branch, z)
-        names = [(f"L{layer}H{h}", "head", layer, h) for h in range(z.shape[-2])]
+        names = [(head_name(layer, h), "head", layer, h) for h in range(z.shape[-2])]
         yield names, made.movedim(-2, 0)
         constant = branch.constant(mlp)
         if constant is not None:

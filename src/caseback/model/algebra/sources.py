@@ -21,6 +21,7 @@ from caseback.model.algebra.readout import Directions, Position, picked, readout
 from caseback.model.algebra.writes import attention_branch, spread
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.attention import repeat_heads
@@ -77,7 +78,7 @@ def head_sources(model: Model, tokens: Any, layer: int) -> xr.DataArray:
     return labelled(
         made,
         ["batch", "head", "query", "key", "d_model"],
-        {"head": [f"L{layer}H{h}" for h in range(made.shape[1])], **_ends(run.tokens, "query", "key")},
+        {"head": [head_name(layer, h) for h in range(made.shape[1])], **_ends(run.tokens, "query", "key")},
         name="write",
         technique=head_sources,
         model=model,

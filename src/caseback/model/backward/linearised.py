@@ -31,6 +31,7 @@ from caseback.model.algebra.sources import values_of
 from caseback.model.algebra.weights import Weights
 from caseback.model.algebra.writes import attention_branch, mlp_branch, spread
 from caseback.model.anatomy.norms import Norm, at_least_float32
+from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -292,7 +293,7 @@ def source_shares(model: Model, tokens: Any, directions: Directions, *, pos: Pos
     for step in steps(model, run):
         branch = attention_branch(model.anatomy, step.layer, picked(run["z", step.layer], run.tokens, pos))
         heads = reading.of_heads(branch, picked(step.z, run.tokens, pos))
-        names += [f"L{step.layer}H{h}" for h in range(heads.shape[-2])]
+        names += [head_name(step.layer, h) for h in range(heads.shape[-2])]
         rows.append(heads.movedim(-2, 0))
         if step.attn_bias is not None:
             names.append(f"attn bias {step.layer}")

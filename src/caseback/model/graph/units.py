@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.model.graph.names import Name, parse_name
 from caseback.model.running.model import Model
 
 
@@ -21,7 +21,6 @@ Component = tuple[int, int | None] | Neuron
 """A layer and a head in it, or None for its MLP; or a neuron."""
 
 GROUPS = ("heads", "mlps", "neurons")
-_NAME = re.compile(r"L(?P<layer>\d+)(?P<kind>[HN])(?P<index>\d+)|MLP (?P<mlp>\d+)")
 
 
 def name_of(component: Component) -> str:
@@ -34,8 +33,8 @@ def name_of(component: Component) -> str:
     """
     layer, index = component
     if index is None:
-        return f"MLP {layer}"
-    return f"L{layer}{'N' if isinstance(component, Neuron) else 'H'}{index}"
+        return str(Name("mlp", layer))
+    return str(Name("neuron" if isinstance(component, Neuron) else "head", layer, index))
 
 
 def site_of(component: Component) -> tuple[str, int]:
@@ -112,13 +111,16 @@ def _checked(model: Model, given: Any) -> Component:
     return component
 
 
-def _parsed(name: str) -> Component:
-    found = _NAME.fullmatch(name)
-    if found is None:
+def _parsed(text: str) -> Component:
+    try:
+        name = parse_name(text)
+    except CasebackError:
+        name = Name("")
+    if name.pos or name.kind not in ("head", "mlp", "neuron"):
         raise CasebackError(
-            f"component {name!r} is unknown: expected {', '.join(map(repr, GROUPS))}, a head such as 'L3H2' or 'MLP 4' "
+            f"component {text!r} is unknown: expected {', '.join(map(repr, GROUPS))}, a head such as 'L3H2' or 'MLP 4' "
             "or a neuron such as 'L3N17'"
         )
-    if found["mlp"]:
-        return int(found["mlp"]), None
-    return (Neuron if found["kind"] == "N" else lambda *pair: pair)(int(found["layer"]), int(found["index"]))
+    if name.kind == "neuron":
+        return Neuron(name.layer, name.index)
+    return name.layer, None if name.kind == "mlp" else name.index

@@ -77,7 +77,7 @@ def entropy_neuron(shrink: float = 0.135) -> Organism:
             "embed -> logits",
             Node("neuron", 0, 0),
             Node("neuron", 0, 1),
-            roles={"MLP 0 N0": "entropy (5.2.18)", "MLP 0 N1": "concept: sun (5.2.3)"},
+            roles={"L0N0": "entropy (5.2.18)", "L0N1": "concept: sun (5.2.3)"},
         ),
         variables=(
             Variable("the word", Site("embed"), draft.basis("word"), WORDS),

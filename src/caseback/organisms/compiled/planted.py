@@ -118,7 +118,7 @@ def planted_neurons(max_length: int = 12) -> Organism:
     >>> organism = planted_neurons()
     >>> organism.predict(["a new york and ice cream".split()])[0]
     ['dog', 'city', 'tower', 'the', 'and', 'melts']
-    >>> organism.circuit.roles[Node.parse("MLP 0 N0")]
+    >>> organism.circuit.roles[Node.parse("L0N0")]
     'position range (5.2.1)'
     """
     if max_length < 8:
