@@ -9,7 +9,7 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.errors import EditError, OutOfRange, TokensError
+from caseback.errors import EditError, OutOfRange, SiteAbsent, TokensError
 from exact import exact
 
 ROWS = shelf.ids((9, 6))
@@ -192,3 +192,39 @@ def test_an_end_of_text_token_ends_the_text(assets):
     assert model.text(made)[1].startswith("Once upon a time")
     steered = model.generate(tokens, edits=cb.Zero("mlp_out", layer=2), max_new_tokens=12)
     assert model.text(steered)[1].startswith("Once upon a time") and model.text(steered) != model.text(made)
+
+
+@pytest.mark.parametrize("name", shelf.FEW)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_what_decoding_reads_is_what_the_whole_text_holds(name, use_cache):
+    model = shelf.model(name)
+    prompts = shelf.ids((6, 6))  # in float64 eager attention gives NaN under padding, in transformers too
+    sites = [n for n in ("resid_post", "z", "mlp_out", "k", "pattern", "embed") if n not in model.anatomy.lacks]
+    edits = [cb.Scale("z", 0.5, layer=1, head=0), cb.Zero("mlp_out", layer=0, pos=[1, 7])]
+    with exact():
+        whole, run = model.generate(prompts, read=sites, edits=edits, max_new_tokens=5, use_cache=use_cache)
+        alone = model.run(run.tokens, read=sites, edits=edits)
+        unread = model.generate(prompts, edits=edits, max_new_tokens=5, use_cache=use_cache)
+    assert torch.equal(whole.ids, unread.ids)
+    assert torch.equal(run.tokens.ids, whole.ids[:, :-1]) and run.edited
+    for site in sites:
+        torch.testing.assert_close(run[site], alone[site], rtol=1e-8, atol=1e-8, msg=site)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral"])
+def test_decoding_reads_prompts_of_different_lengths(name):
+    model = shelf.model(name, "sdpa")
+    whole, run = model.generate(shelf.ids((6, 3)), read="resid_post", max_new_tokens=4)
+    assert whole.lengths.tolist() == [10, 7] and run.tokens.lengths.tolist() == [9, 6]
+    for b, ids in enumerate(shelf.ids((6, 3))):
+        alone = model.run(whole.ids[b][whole.mask[b]][:-1], read="resid_post")["resid_post"][:, 0]
+        assert run.tokens.ids[b][run.tokens.mask[b]][: len(ids)].tolist() == ids
+        torch.testing.assert_close(run["resid_post"][:, b][:, run.tokens.mask[b]], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_what_decoding_cannot_read_is_refused():
+    model = shelf.model("gpt2")
+    with pytest.raises(SiteAbsent, match="run the whole text to read 'logits'"):
+        model.generate([1, 2, 3], read="logits")
+    with pytest.raises(SiteAbsent, match="num_beams=2 reorders its rows"):
+        model.generate([1, 2, 3], read="z", num_beams=2)

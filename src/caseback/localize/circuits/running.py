@@ -91,7 +91,7 @@ def run_circuit(
 
     Examples
     --------
-    >>> import caseback as cb
+    >>> import torch, caseback as cb
     >>> model = cb.load("meadow")
     >>> graph = Graph.of(model.anatomy)
     >>> pair, metric = ("Mary gave the ball to", "John gave the ball to"), cb.logit_diff(" Mary", " John")

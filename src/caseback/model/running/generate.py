@@ -12,15 +12,15 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from caseback.errors import TokensError
+from caseback.errors import SiteAbsent, TokensError
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.legacy import CACHE_NAMES
 from caseback.model.anatomy.sites import Site
-from caseback.model.running.edits import Edit
+from caseback.model.running.edits import MAPS, Edit
 from caseback.model.running.frames import Frame, step_frame
-from caseback.model.running.run import execute, resolve, undisturbed, with_clean
+from caseback.model.running.run import Run, execute, resolve, sites_read, undisturbed, with_clean
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens, piece
 from caseback.model.running.wiring import wired
@@ -33,10 +33,36 @@ class _Decoding(Session):
 
     prompts: Tokens
     past = width = rows = 0
+    beside = False  # it would be put into the cache twice
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.passed: dict[Site, list[Tensor]] = {}
 
     def step(self, rows: int, past: int, width: int) -> None:
+        self.collect()
+        if past == 0:
+            self.passed = {}  # without a cache every pass is the whole text
         self.rows, self.past, self.width, self.key_start = rows, past, width, 0
         self.lead, self.frame = (rows, width), step_frame(self.prompts, rows, past, width)
+
+    def collect(self) -> None:
+        """Put what the last pass read behind what earlier ones did."""
+        for site, x in self.acts.items():
+            if site.base.name in ("k", "v"):
+                x = x[:, -self.width :]  # attention is shown those of the cache too
+            self.passed.setdefault(site, []).append(x)
+        self.acts = {}
+
+    def _all_keys(self, site: Site, x: Tensor) -> Tensor:
+        """A map's rows with all keys so far, also those that a sliding window has dropped."""
+        nothing = torch.finfo(x.dtype).min if site.name == "scores" else 0.0
+        return nn.functional.pad(x, (self.key_start, 0), value=nothing)
+
+    def read_so_far(self) -> dict[Site, Tensor]:
+        """What was read at every position that has passed, (batch, pos, ...); maps (batch, head, query, key)."""
+        self.collect()
+        return {site: _joined(site, parts) for site, parts in self.passed.items()}
 
     def layout(self, width: int, keys: bool) -> Frame:
         if not keys:
@@ -45,7 +71,11 @@ class _Decoding(Session):
 
     def attend(self, layer, module, q, k, v, mask, **how) -> Tensor:
         self.key_start = max(self.past + self.width - k.shape[2], 0)
-        return super().attend(layer, module, q, k, v, mask, **how)
+        z = super().attend(layer, module, q, k, v, mask, **how)
+        for site in (Site(name, layer) for name in MAPS):
+            if site in self.acts:  # now, since every layer may keep another part of the past
+                self.acts[site] = self._all_keys(site, self.acts[site])
+        return z
 
     def at_logits(self, logits: Tensor) -> Tensor:
         kept = logits.shape[1]
@@ -53,18 +83,32 @@ class _Decoding(Session):
         return self.touch(LOGITS, logits)
 
 
+def _joined(site: Site, parts: list[Tensor]) -> Tensor:
+    if site.name not in MAPS:
+        return torch.cat(parts, 1)
+    width = sum(x.shape[2] for x in parts)  # of some caches more columns are laid out than have passed
+    nothing = torch.finfo(parts[0].dtype).min if site.name == "scores" else 0.0
+    return torch.cat([nn.functional.pad(x, (0, width - x.shape[-1]), value=nothing) for x in parts], 2)
+
+
 def generate(
     anatomy: Anatomy,
     tokens: Tokens,
     tokenizer: Any,
     *,
+    read: Sequence[Any] = (),
     edits: Edit | Sequence[Edit] = (),
     max_new_tokens: int = 20,
     seed: int | None = None,
     **options: Any,
-) -> Tokens:
-    """Generate under edits; see ``Model.generate``."""
+) -> tuple[Tokens, Run]:
+    """Generate under edits, and read sites on the way; see ``Model.generate``."""
     hf = anatomy.hf
+    reads = sites_read(anatomy, read)
+    if LOGITS in reads:
+        raise SiteAbsent("decoding forms logits of the last position alone: run the whole text to read 'logits'")
+    if reads and options.get("num_beams", 1) != 1:
+        raise SiteAbsent(f"num_beams={options['num_beams']} reorders its rows on the way: nothing can be read in it")
     if max_new_tokens < 1:
         raise TokensError(f"max_new_tokens={max_new_tokens}: expected at least 1")
     resolved = resolve(edits, anatomy, tokens, open_end=True)
@@ -75,6 +119,7 @@ def generate(
         anatomy,
         Frame([], []),
         (0, 0),
+        reads=reads,
         edits=resolved,
         columns_before=tokens.first.cpu(),
         standing_at=lambda site: True,
@@ -108,7 +153,11 @@ def generate(
             **options,
         )
     session.finish()
-    return _whole(ids, tokens, hf, tokenizer)
+    whole = _whole(ids, tokens, hf, tokenizer)
+    passed = whole.mask[:, :-1]  # the last token is never put in
+    text = [row[:n] for row, n in zip(whole.text, passed.sum(-1).tolist(), strict=True)]
+    seen = Tokens(whole.ids[:, :-1], passed, text)
+    return whole, Run(anatomy, seen, session.read_so_far(), None, edited=bool(resolved or anatomy.standing))
 
 
 def _pad_id(hf: Any, tokenizer: Any, options: dict[str, Any], d_vocab: int) -> int:

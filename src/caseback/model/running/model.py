@@ -237,11 +237,12 @@ class Model:
         self,
         tokens: Any,
         *,
+        read: str | Sequence[Any] = (),
         edits: Edit | Sequence[Edit] = (),
         max_new_tokens: int = 20,
         seed: int | None = None,
         **options: Any,
-    ) -> Tokens:
+    ) -> Any:
         """Continue prompts with ``transformers``' own ``generate``, under edits.
 
         An edit addresses absolute positions: those of the prompt act in its pass, later ones when their token comes,
@@ -251,6 +252,8 @@ class Model:
         ----------
         tokens
             Prompts, as for ``run``; a batch is padded on the left for decoding.
+        read
+            Sites to keep on the way, as for ``run``; not the logits.
         edits
             Interventions, held with and without a cache alike.
         max_new_tokens
@@ -262,7 +265,8 @@ class Model:
 
         Returns
         -------
-        ``Tokens`` of prompts with continuations; ``model.text`` joins them.
+        ``Tokens`` of prompts with continuations; ``model.text`` joins them. With ``read`` these and a ``Run`` of all
+        their positions but the last, which no pass has seen: what the decoding itself computed, step by step.
 
         Examples
         --------
@@ -273,9 +277,9 @@ class Model:
         True
         """
         made = self.tokens(tokens)
-        return generate(
-            self.anatomy, made, self.tokenizer, edits=edits, max_new_tokens=max_new_tokens, seed=seed, **options
-        )
+        options |= {"max_new_tokens": max_new_tokens, "seed": seed}
+        whole, run = generate(self.anatomy, made, self.tokenizer, read=read, edits=edits, **options)
+        return (whole, run) if run.sites else whole
 
     def text(self, tokens: Tokens) -> list[str]:
         """Prompts as text, special tokens left out."""

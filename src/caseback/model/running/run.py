@@ -241,6 +241,11 @@ def _each(read: Any) -> list[Any]:
     return [read] if isinstance(read, str) or pair else list(read)
 
 
+def sites_read(anatomy: Anatomy, read: Any) -> list[Site]:
+    """The sites that are asked for, of whatever form."""
+    return [site for given in _each(read) for site in anatomy.sites(given)]
+
+
 def execute(
     anatomy: Anatomy,
     tokens: Tokens,
@@ -256,7 +261,7 @@ def execute(
     With ``rules`` gradients are those of the rules: activation times gradient is then relevance.
     """
     hf = anatomy.hf
-    reads = [site for given in _each(read) for site in anatomy.sites(given)]
+    reads = sites_read(anatomy, read)
     resolved = resolve(edits, anatomy, tokens)
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
     logits_site = Site("logits")

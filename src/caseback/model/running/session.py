@@ -53,6 +53,8 @@ def through_view(
 class Session:
     """What to do at each site during one forward pass.
 
+    ``beside`` says whether attention that is only looked at may be computed a second time beside a family's own.
+
     Attributes
     ----------
     acts
@@ -67,6 +69,8 @@ class Session:
     lead
         (batch, pos) of the tensors now passing.
     """
+
+    beside = True
 
     def __init__(
         self,

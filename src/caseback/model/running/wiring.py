@@ -84,7 +84,9 @@ def wired(session: Session, layers: Sequence[int] | None = None, *, attention: b
             and layers is None
             and any(_inside_attention(anatomy, s) for s in (*session.reads, *session.edits))
         ):
-            stack.enter_context(attending(anatomy, session.attend, peek=not _inside_changes(session)))
+            stack.enter_context(
+                attending(anatomy, session.attend, peek=session.beside and not _inside_changes(session))
+            )
         yield session
 
 
