@@ -36,7 +36,7 @@ from caseback.localize.abstraction.distributed import (
 )
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.rotation import Rotation
-from caseback.localize.abstraction.suffixes import MEMORY, Suffixes
+from caseback.localize.abstraction.suffixes import Suffixes
 from caseback.localize.abstraction.training import Plan, fit
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -126,7 +126,7 @@ def boundless_das(
     warmup: float = 0.1,
     among: Sequence[str | int] | None = None,
     seed: int = 0,
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> xr.DataArray:

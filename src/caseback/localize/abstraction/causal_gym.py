@@ -43,7 +43,9 @@ METHODS = ("das", *WAYS, "full")
     citation="Arora et al. 2024",
     cost="2 forwards + the forward from the place on",
 )
-def log_odds_ratio(model: Model, data: Interchanges, alignment: Alignment, *, batch_size: int = 64) -> xr.DataArray:
+def log_odds_ratio(
+    model: Model, data: Interchanges, alignment: Alignment, *, batch_size: int | None = None
+) -> xr.DataArray:
     """Score an interchange by what it adds to the log odds of the target against the base's own answer.
 
     Parameters

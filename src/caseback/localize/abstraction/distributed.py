@@ -23,7 +23,7 @@ from caseback.localize.abstraction.accuracy import accuracies
 from caseback.localize.abstraction.alignment import At, Seat, seats
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.rotation import Rotation, random_rows
-from caseback.localize.abstraction.suffixes import MEMORY, Suffixes, Unreachable
+from caseback.localize.abstraction.suffixes import Suffixes, Unreachable
 from caseback.localize.abstraction.training import Curve, Plan, fit
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -50,7 +50,7 @@ def das(
     patience: int | None = None,
     among: Sequence[str | int] | None = None,
     seed: int = 0,
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> xr.DataArray:
@@ -146,7 +146,7 @@ def turned(
     plan: Plan,
     *,
     lr: float,
-    memory: int = MEMORY,
+    memory: int | None = None,
     judge: Callable[[Tensor], float] | None = None,
 ) -> tuple[Float[Tensor, "k width"], Curve]:
     """Turn a rotation until swaps of its rows give the targets; the rows, and how it went."""
@@ -173,7 +173,7 @@ def turned(
 
 
 def reached(
-    model: Model, data: Interchanges, seat: Seat, k: int, plan: Plan, *, lr: float, memory: int = MEMORY
+    model: Model, data: Interchanges, seat: Seat, k: int, plan: Plan, *, lr: float, memory: int | None = None
 ) -> Float[Tensor, "k width"]:
     """The rows that are found at one place of many; random ones, as good as any, where no swap reaches the answer."""
     try:

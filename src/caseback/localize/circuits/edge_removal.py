@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.jobs.whole_file import whole_file
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit, Edge
@@ -42,7 +43,7 @@ def acdc(
     ablation: str = "resample",
     over: Any = None,
     inputs: tuple[str, ...] = ("embed",),
-    at_once: int = 16,
+    at_once: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> Circuit:
@@ -90,6 +91,7 @@ def acdc(
     >>> 0 < len(found) < 40, "MLP 0 -> logits" in found
     (True, True)
     """
+    at_once = limit("pruned_circuits", given=at_once)
     if not threshold > 0 or at_once < 1:
         raise OutOfRange(f"threshold={threshold}, at_once={at_once}: expected a positive number and at least 1")
     graph = Graph.of(model.anatomy, inputs)

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import OutOfRange
+from caseback.jobs.budget import limit
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.model.algebra.sources import values_of
@@ -34,9 +35,6 @@ from caseback.model.running.frames import positions
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
-
-NUMBERS_AT_ONCE = 2**24
-"""Of the addends formed at a time: 64 MB in float32."""
 
 
 def weights_of(
@@ -206,7 +204,7 @@ def _layer(model: Model, run: Run, layer: int, b: int, own: slice) -> dict[str, 
     brought = torch.einsum("hje,hed->hjd", values, weight)
     n, heads = len(before), a.shape[0]
     near = []
-    for rows in torch.arange(n).split(max(1, NUMBERS_AT_ONCE // (heads * n * model.d_model))):
+    for rows in torch.arange(n).split(max(1, limit("flow_numbers") // (heads * n * model.d_model))):
         branch = attention_branch(model.anatomy, layer, z[rows])
         parts = branch.push(a[:, rows].transpose(0, 1)[..., None] * brought)
         others = [before[rows], mlp[rows]] if p.parallel else [before[rows]]

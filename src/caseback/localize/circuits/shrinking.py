@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.localize.circuits.faithfulness import recovered
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit
@@ -41,7 +42,7 @@ def shrink(
     ablation: str = "resample",
     over: Any = None,
     inputs: tuple[str, ...] = ("embed",),
-    at_once: int = 16,
+    at_once: int | None = None,
     progress: bool = False,
 ) -> Circuit:
     """Remove edges of a circuit, from the lowest score on, while it recovers enough of the model.
@@ -84,6 +85,7 @@ def shrink(
     >>> 0 < len(shrink(model, *told, circuit, least=0.5, most=5.0)) < len(circuit)
     True
     """
+    at_once = limit("pruned_circuits", given=at_once)
     if not least < most or at_once < 1:
         raise OutOfRange(f"least={least}, most={most}, at_once={at_once}: expected least below most, and at least 1")
     graph = Graph.of(model.anatomy, inputs)

@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import EditError
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.metrics import Bound, Metric
@@ -30,7 +31,7 @@ from caseback.model.running.run import undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
-from caseback.model.sweeping.sweep import TOKEN_BUDGETS, Store, fingerprint, unedited_values
+from caseback.model.sweeping.sweep import Store, fingerprint, unedited_values
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def replaced(
     """
     choice, values = _checked(choice, values, anatomy, tokens)
     bound = metric.on(tokens, anatomy)
-    budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"]) if token_budget is None else token_budget
+    budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
     if budget < 1:
         raise EditError(f"token_budget={token_budget}: expected at least 1 row a pass")
     with undisturbed(anatomy.hf, grad=False):

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import EditError, LoadError
+from caseback.jobs.budget import limit
 from caseback.jobs.whole_file import whole_file
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
@@ -29,9 +30,6 @@ from caseback.model.running.run import execute, resolve, undisturbed, with_clean
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
-
-TOKEN_BUDGETS = {"cpu": 2048, "other": 16384}
-"""Rows in one pass by device: enough to keep matrix products busy, some hundred MB at GPT-2's width on a CPU."""
 
 Resolved = list[tuple[int, Site, Edit]]
 
@@ -144,8 +142,7 @@ def sweep(
     per_variant = _cleaned(per_variant, anatomy, tokens)
     start = _at_the_start(given, anatomy, tokens)
     bound = metric.on(tokens, anatomy)
-    if token_budget is None:
-        token_budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"])
+    token_budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
     if token_budget < 1:
         raise EditError(f"token_budget={token_budget}: expected at least 1 row a pass")
     with undisturbed(anatomy.hf, grad=False):

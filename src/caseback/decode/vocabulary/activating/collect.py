@@ -50,7 +50,7 @@ def activating_inputs(
     sample: int = 1000,
     seed: int = 0,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     padding: str = "right",
     store: str | Path | None = None,
     save_every: float = SAVE_SECONDS,

@@ -27,6 +27,7 @@ from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_siz
 from caseback.decode.vocabulary.lenses.logit_lens import units_of
 from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
@@ -98,7 +99,7 @@ def fit_attention_lens(
     length: int | None = None,
     batch: int = 8,
     seed: int = 0,
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
     progress: bool = False,
 ) -> AttentionLens:
     """Train a map from each head of a layer to words, so that their sum is the model's prediction.
@@ -181,7 +182,7 @@ def fit_attention_lens(
 class _Heads:
     """What the heads of a layer write, after the final norm; and the divergence of their sum with its gradient."""
 
-    def __init__(self, model: Model, layer: int, max_logits: int = 2**24):
+    def __init__(self, model: Model, layer: int, max_logits: int | None = None):
         self.model, self.layer = model, layer
         self.kl = VocabularyKL(model.anatomy, max_logits)
         # normed already
@@ -261,7 +262,7 @@ def read_attention_lens(
     pos: int | None = None,
     k: int = 5,
     edits: Edit | Sequence[Edit] = (),
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read what each head of a layer writes as words.
 
@@ -300,6 +301,7 @@ def read_attention_lens(
     ('layer', 'batch', 'head', 'k')
     """
     lens.expect(model)
+    max_logits = limit("lens_logits", given=max_logits)
     expect_sizes(k, max_logits)
     tokens = model.tokens(tokens)
     kept = units_of(model, "head_out", units)

@@ -41,9 +41,9 @@ def causal_basis(
     starts: int = 4,
     iterations: int = 50,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     seed: int = 0,
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Find the directions of the stream at a depth that matter most to a lens's reading, most influential first.
@@ -141,7 +141,9 @@ def causal_basis(
 class _Influence:
     """A direction's influence on a lens's reading of some states, and its gradient at the direction."""
 
-    def __init__(self, model: Model, h: Float[Tensor, "token d_model"], lens: Lens | None, row: int, max_logits: int):
+    def __init__(
+        self, model: Model, h: Float[Tensor, "token d_model"], lens: Lens | None, row: int, max_logits: int | None
+    ):
         self.kl = VocabularyKL(model.anatomy, max_logits)
         self.h = h.to(self.kl.rows)
         self.centred = self.h - self.h.mean(0)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -159,7 +160,7 @@ def read_lens(
     pos: int | None = None,
     k: int = 5,
     edits: Edit | Sequence[Edit] = (),
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read the stream at every depth through a fitted lens.
 
@@ -198,6 +199,7 @@ def read_lens(
     ('layer', 'batch', 'pos')
     """
     lens.expect(model)
+    max_logits = limit("lens_logits", given=max_logits)
     expect_sizes(k, max_logits)
     tokens = model.tokens(tokens)
     rows = list(lens.rows)

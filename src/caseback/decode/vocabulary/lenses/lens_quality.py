@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, row_name, streams
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -35,8 +36,8 @@ def lens_quality(
     lens: Lens | None = None,
     *,
     length: int | None = None,
-    batch: int = 8,
-    max_logits: int = 2**24,
+    batch: int | None = None,
+    max_logits: int | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Measure a lens on a corpus, depth by depth.
@@ -83,7 +84,7 @@ def lens_quality(
             raise OutOfRange(f"this lens looks {lens.ahead} ahead: only one that reads its own position is measured")
     rows = list(range(model.n_layers)) if lens is None else [r for r in lens.rows if r < model.n_layers]
     rows.append(model.n_layers)
-    step = max(1, max_logits // model.d_vocab)
+    step = max(1, limit("lens_logits", given=max_logits) // model.d_vocab)
     sums = torch.zeros(len(rows), 3, dtype=torch.float64)
     mean = torch.zeros(len(rows), model.d_vocab, dtype=torch.float64)
     count = followed = 0

@@ -33,7 +33,7 @@ def fit_translators(
     bias: bool = True,
     ridge: float = 1e-6,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     progress: bool = False,
 ) -> Lens:
     """Fit the affine map from the stream at each depth to the stream at a later one, by least squares.
@@ -91,7 +91,7 @@ def fit_future_lens(
     bias: bool = True,
     ridge: float = 1e-6,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     progress: bool = False,
 ) -> Lens:
     """Fit the affine map from the stream at t to the final stream at t + N: what it holds of tokens to come.
@@ -137,7 +137,7 @@ def _fit(
     bias: bool,
     ridge: float,
     length: int | None,
-    batch: int,
+    batch: int | None,
     progress: bool,
 ) -> Lens:
     end = model.n_layers if to is None else to

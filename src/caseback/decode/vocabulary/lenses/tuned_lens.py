@@ -55,7 +55,7 @@ def fit_tuned_lens(
     batch: int = 8,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
     progress: bool = False,
 ) -> Lens:
     """Train a tuned lens on a corpus.
@@ -143,7 +143,7 @@ def fit_tuned_lens(
 class _Training:
     """Parameters, optimiser and losses of a lens in training."""
 
-    def __init__(self, model: Model, recipe: str, lr: float, steps: int, bias: bool, max_logits: int):
+    def __init__(self, model: Model, recipe: str, lr: float, steps: int, bias: bool, max_logits: int | None):
         self.model, self.lr, self.steps, self.bias = model, lr, steps, bias
         self.kl = VocabularyKL(model.anatomy, max_logits)
         like = self.kl.rows

@@ -56,7 +56,7 @@ def fit_mapping(
     target_row: int,
     ridge: float = 1e-6,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     progress: bool = False,
 ) -> AffineMap:
     """Fit the map from a depth of one model to a depth of another, by least squares over a corpus.

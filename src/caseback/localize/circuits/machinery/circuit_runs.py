@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.localize.circuits.machinery.cutting import Cuts, tokens_at
 from caseback.localize.circuits.machinery.masks import Masks, placed_all
 from caseback.localize.circuits.machinery.optimal_writes import optimal_writes
@@ -31,8 +32,6 @@ from caseback.model.running.run import execute
 from caseback.model.running.tokens import Tokens
 
 ABLATIONS = ("resample", "mean", "mean_by_position", "optimal", "zero")
-NUMBERS_AT_ONCE = 2**26
-"""Of all writes of one pass: 256 MB in float32."""
 
 
 class CircuitRuns:
@@ -109,8 +108,8 @@ class CircuitRuns:
         if self.optimal:
             return torch.cat([self._optimal(mask) for mask in tqdm(masks, "circuits", disable=not progress)])
         numbers = len(self.graph.writers) * self.model.d_model * self.tokens.shape[1]
-        prompts = max(1, min(len(self.tokens), NUMBERS_AT_ONCE // numbers))
-        at_once = max(1, NUMBERS_AT_ONCE // (numbers * prompts))
+        prompts = max(1, min(len(self.tokens), limit("circuit_numbers") // numbers))
+        at_once = max(1, limit("circuit_numbers") // (numbers * prompts))
         chunks = masks.split(at_once)
         rows = [slice(i, i + prompts) for i in range(0, len(self.tokens), prompts)]
         made = []

@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
-from caseback.model.sweeping.sweep import TOKEN_BUDGETS
 
 
 def without(
@@ -85,7 +85,7 @@ def without(
             )
         todo.append((v, b))
         rows.append(ids[b][: stop[b]][~gone])
-    budget = token_budget or TOKEN_BUDGETS.get(model.device.type, TOKEN_BUDGETS["other"])
+    budget = limit("sweep_tokens", model.device, given=token_budget or None)
     at_once = max(1, budget // max((len(row) for row in rows), default=1))
     with tqdm(total=len(rows), disable=not progress, desc="deletion", unit="prompt") as bar:
         for start in range(0, len(rows), at_once):

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.localize.inputs.perturbation.coalitions import Game, at_least, feature_scores, game
 from caseback.localize.inputs.perturbation.samplers import Sampler, frequency_sampler
 from caseback.model.prompts.baselines import written
@@ -31,8 +32,6 @@ from caseback.model.running.metrics import Bound, Metric, target_ids
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.embedding_tree import replaced
-
-_BLOCK = 16
 
 
 @technique(entry=("3.1.10",), citation="Zhao & Shan 2024", cost="2 x probes x steps forwards, shared prefixes once")
@@ -122,7 +121,7 @@ def reagent(
     n_top = [min(len(mine), max(1, round(top * len(mine) if top < 1 else top))) for mine in made.players]
     with tqdm(total=max_steps, disable=not progress, desc="ReAGent", unit="step") as bar:
         while not run.stopped.all() and run.taken < max_steps:
-            block = min(_BLOCK, max_steps - run.taken)
+            block = min(limit("reagent_steps"), max_steps - run.taken)
             run.advance(block, n_replaced, n_top, rank)
             bar.update(block)
     scores = run.distributions()

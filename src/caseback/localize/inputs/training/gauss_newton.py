@@ -59,7 +59,12 @@ class GaussNewton:
 
     @classmethod
     def of(
-        cls, model: Model, matrices: Sequence[Matrix], examples: Sequence[Example], reduction: str, token_budget: int
+        cls,
+        model: Model,
+        matrices: Sequence[Matrix],
+        examples: Sequence[Example],
+        reduction: str,
+        token_budget: int | None,
     ) -> GaussNewton:
         return cls(model, matrices, list(batches(examples, model.device, token_budget=token_budget)), reduction)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.training.examples import TOKEN_BUDGET, batches, queries_of
+from caseback.localize.inputs.training.examples import batches, queries_of
 from caseback.localize.inputs.training.objectives import in_turn
 from caseback.localize.inputs.training.rows import read_corpus
 from caseback.localize.inputs.training.scores import example_scores
@@ -100,7 +100,7 @@ def representation_similarity(
     pool: str = "mean",
     likeness: str = "cosine",
     max_length: int | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
     """How alike the model's representations of queries and examples are.

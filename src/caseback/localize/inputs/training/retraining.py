@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, LoadError, OutOfRange
 from caseback.jobs.whole_file import whole_file
-from caseback.localize.inputs.training.examples import TOKEN_BUDGET, queries_of
+from caseback.localize.inputs.training.examples import queries_of
 from caseback.localize.inputs.training.objectives import in_turn, log_likelihood
 from caseback.localize.inputs.training.prepared import query_objective
 from caseback.model.registry import technique
@@ -139,7 +139,7 @@ def _kept(path: Path, name: str) -> list[np.ndarray]:
 def _measured(model: Model, queries: Any, metric: Metric | None) -> np.ndarray:
     asked = queries_of(model, queries)
     objective = query_objective(model, asked, metric, log_likelihood())
-    made = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked, TOKEN_BUDGET)]
+    made = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked)]
     return torch.cat(made).double().cpu().numpy()
 
 

@@ -24,14 +24,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from caseback.errors import LoadError, TokensError
+from caseback.jobs.budget import limit
 from caseback.jobs.whole_file import whole_file
-from caseback.localize.inputs.training.examples import WINDOW, Example, Said, digest, examples_of
+from caseback.localize.inputs.training.examples import Example, Said, digest, examples_of
 from caseback.localize.inputs.training.projection import width
 from caseback.localize.inputs.training.rows import Chunk, Maker
 from caseback.model.running.model import Model
 
 FORMAT = 1
-SHARD_BYTES = 2**26
 _INDEX, _CURVATURE = "index.json", "curvature.safetensors"
 
 
@@ -125,10 +125,7 @@ class GradientStore:
         self.index["curvature"] = sorted(tensors)
         self.keep()
 
-    def fill(
-        self, maker: Maker, corpus: Any, *, max_length: int | None = None, progress: bool = False,
-        shard_bytes: int = SHARD_BYTES,
-    ) -> Stored:  # fmt: skip
+    def fill(self, maker: Maker, corpus: Any, *, max_length: int | None = None, progress: bool = False) -> Stored:
         """Bring a corpus in, going on where an earlier call stopped; with no corpus, what is there.
 
         Raises
@@ -144,7 +141,9 @@ class GradientStore:
         stream = examples_of(maker.model, corpus, max_length=max_length, said=said)
         done = self._check(stream)
         size = torch.empty((), dtype=maker.model.dtype).element_size()
-        step = WINDOW * max(1, shard_bytes // (WINDOW * max(4, size) * width(maker.projector)))
+        window = limit("influence_window")
+        row_bytes = max(4, size) * width(maker.projector)
+        step = window * max(1, limit("influence_shard_bytes") // (window * row_bytes))
         with tqdm(initial=done, disable=not progress, desc="gradients", unit="example") as bar:
             while shard := list(islice(stream, step)):
                 if self.complete:
