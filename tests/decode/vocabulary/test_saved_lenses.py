@@ -154,7 +154,7 @@ def test_what_is_no_safetensors_file_is_refused(read, tmp_path):
 
 
 def test_a_writing_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
-    from caseback.decode.vocabulary import saved_lenses
+    from caseback.decode.vocabulary.lenses import saved_lenses
 
     path, made = tmp_path / "a.safetensors", fitted(shelf.model("gpt2"), "prompt")
     save_lens(made, path)

@@ -104,7 +104,7 @@ def test_the_papers_recipe_lowers_the_divergence_step_by_step(meadow):
 
 
 def test_an_interrupted_training_goes_on_to_the_same_lens(meadow, tmp_path, monkeypatch):
-    from caseback.decode.vocabulary import tuned_lens
+    from caseback.decode.vocabulary.lenses import tuned_lens
 
     how = {"recipe": "small", "steps": 6, "tokens_per_step": 64, "batch": 4, "checkpoint": tmp_path / "lens.part"}
     corpus = texts(4)

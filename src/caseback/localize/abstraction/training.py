@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, LoadError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.jobs.whole_file import whole_file
 
 
@@ -143,8 +143,8 @@ def fit(
     for _ in range(len(curve.loss) * moves_an_epoch):
         scheduler.step()
     moved = bool(curve.loss)
-    with tqdm(
-        total=plan.epochs * batches, disable=not plan.progress, desc=what, initial=len(curve.loss) * batches
+    with progress_bar(
+        total=plan.epochs * batches, show=plan.progress, what=what, initial=len(curve.loss) * batches
     ) as bar:
         for epoch in range(len(curve.loss), plan.epochs):
             if _stale(curve, plan.patience):

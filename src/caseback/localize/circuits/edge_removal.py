@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.jobs.whole_file import whole_file
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit, Edge
@@ -102,7 +102,7 @@ def acdc(
     search = _Search(
         graph, runs, sign, threshold, _Kept(checkpoint, model, runs.tokens, objective, threshold, ablation)
     )
-    with tqdm(total=len(search.order), desc="edges", disable=not progress, initial=search.at) as bar:
+    with progress_bar(total=len(search.order), what="edges", show=progress, initial=search.at) as bar:
         while search.at < len(search.order):
             bar.update(search.step(at_once))
     mask = graph.connected(search.mask)

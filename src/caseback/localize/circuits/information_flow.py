@@ -18,10 +18,10 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.model.algebra.sources import values_of
@@ -89,7 +89,7 @@ def flow_attribution(
     streams.append(Site("resid_post", model.n_layers - 1))
     run = execute(model.anatomy, tokens, read=[*sites_of_writes(model, graph), *streams], logits=False)
     scores = torch.full((len(tokens), *graph.exists.shape), torch.nan, dtype=torch.float64)
-    for b, own in tqdm(_prompts(tokens), "flow", disable=not progress):
+    for b, own in progress_bar(_prompts(tokens), "flow", show=progress):
         part = (slice(b, b + 1), own)
         written = torch.cat([w[:, 0] for w in writes(model, run, graph, part)]).transpose(0, 1)
         start = 0
@@ -176,7 +176,7 @@ def flow_routes(
     made = {
         name: np.full([model.n_layers, *(size[d] for d in of[1:-1]), len(tokens)], np.nan) for name, of in dims.items()
     }
-    for b, own in tqdm(_prompts(tokens), "routes", disable=not progress):
+    for b, own in progress_bar(_prompts(tokens), "routes", show=progress):
         n = own.stop - own.start
         on = torch.zeros(n, dtype=torch.bool)
         on[list(positions(pos, b, n))] = True

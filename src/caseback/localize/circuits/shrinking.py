@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.faithfulness import recovered
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit
@@ -102,7 +102,7 @@ def shrink(
     ranked = sorted(circuit.edges, key=lambda edge: (sizes[edge], str(edge)))
     order = [(writers[edge.source], readers[edge.target, edge.slot]) for edge in ranked]
     at, ahead = 0, 1
-    with tqdm(total=len(order), desc="edges", disable=not progress) as bar:
+    with progress_bar(total=len(order), what="edges", show=progress) as bar:
         while at < len(order):
             trial = order[at : at + ahead]
             masks = mask.repeat(len(trial), 1, 1)

@@ -16,10 +16,10 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.graph.units import Component, Neuron, site_of
 from caseback.model.prompts.places import Place, placed
 from caseback.model.running.edits import Apply
@@ -85,7 +85,7 @@ def optimal_constants(
     copies = max(1, limit("constants_rows") // (min(minibatch, len(tokens)) * tokens.ids.shape[1]))
     values: list[Tensor] = []
     before, after = [], []
-    bar = tqdm(total=steps * -(-len(components) // copies), disable=not progress, desc="optimal constants")
+    bar = progress_bar(total=steps * -(-len(components) // copies), show=progress, what="optimal constants")
     for start in range(0, len(components), copies):
         fit = _Fit(model, tokens, components[start : start + copies], loss.on(tokens, model.anatomy), spans)
         mean = fit.losses(fit.zeros)

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import EditError
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.metrics import Bound, Metric
@@ -116,7 +116,7 @@ def replaced(
             kind = hashlib.sha256(choice.tobytes() + values.double().cpu().numpy().tobytes()).hexdigest()
             store = Store(checkpoint, made, f"{fingerprint(tokens, [], metric, base)} {kind}")
             versions = [v for v in versions if not store.done[v.variants, v.example].all()]
-        with tqdm(total=len(versions), disable=not progress, desc="sweep", unit="version") as bar:
+        with progress_bar(total=len(versions), show=progress, what="sweep", unit="version") as bar:
             # where a metric reads all positions a version's own rows must be there from its first change on
             for part in _passes(versions, budget, tokens.ids.shape[1], share=bound.columns is not None):
                 for segment, value in _Tree(anatomy, clean, part, bound, values).values():

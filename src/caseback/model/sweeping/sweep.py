@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import EditError, LoadError
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.jobs.whole_file import whole_file
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
@@ -156,7 +156,7 @@ def sweep(
         edits_made = [start, *per_variant] if start else per_variant
         store = Store(checkpoint, values, fingerprint(tokens, edits_made, metric, base)) if checkpoint else None
         todo = [s for s in segments if store is None or not store.done[s.variant, s.example]]
-        with tqdm(total=len(todo), disable=not progress, desc="sweep", unit="variant") as bar:
+        with progress_bar(total=len(todo), show=progress, what="sweep", unit="variant") as bar:
             for chunk in chunks(todo, token_budget, tokens.ids.shape[1]):
                 owners = {s.variant for s in chunk}
                 edits = [e for i in sorted(owners) for e in per_variant[i]]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.activating.found import Activating
 from caseback.decode.vocabulary.activating.rows import Rows
@@ -24,6 +23,7 @@ from caseback.decode.vocabulary.activating.tally import Tally
 from caseback.decode.vocabulary.activating.units import Directions, Heads, Units, units_of
 from caseback.decode.vocabulary.lenses.lens import fingerprint
 from caseback.errors import CasebackError, LoadError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -132,7 +132,7 @@ def activating_inputs(
         "length": min(128, limit or 128) if length is None else length,
     }
     job = _Collecting(looked, asked, None if store is None else Store(store))
-    bar = tqdm(disable=not progress, unit="token", unit_scale=True)
+    bar = progress_bar(show=progress, unit="token", unit_scale=True)
     saved = time.monotonic()
     for rows in corpus_rows(model, _texts(texts), length=asked["length"], batch=batch, least=1):
         fresh = job.unseen(rows)

@@ -19,7 +19,6 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lenses.lens import fingerprint, stream_at
@@ -28,6 +27,7 @@ from caseback.decode.vocabulary.lenses.logit_lens import units_of
 from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
@@ -163,7 +163,7 @@ def fit_attention_lens(
         parameters = [down.to(like), like.new_zeros(n_heads, rank, d)]
     optimizer = torch.optim.Adam(parameters, lr=lr)
     history: list[float] = []
-    bar = tqdm(range(steps), disable=not progress, unit="step")
+    bar = progress_bar(range(steps), show=progress, unit="step")
     for step in bar:
         kl, gradients = heads.gradients(drawn.of_step(step, tokens_per_step), parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -15,11 +15,11 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, row_name, streams
 from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -115,7 +115,7 @@ def causal_basis(
     generator = torch.Generator().manual_seed(seed)
     basis = influence.h.new_zeros(0, model.d_model)
     found = []
-    for _ in tqdm(range(directions), disable=not progress, unit="direction"):
+    for _ in progress_bar(range(directions), show=progress, unit="direction"):
         tries = [influence.climb(start, basis, iterations) for start in influence.starts(starts, basis, generator)]
         value, v = max(tries, key=lambda tried: tried[0])
         basis = torch.cat([basis, v[None]])

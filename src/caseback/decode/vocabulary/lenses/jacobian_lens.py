@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint, stream_at
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -98,8 +98,8 @@ def fit_jacobian_lens(
     mean = torch.zeros(len(rows), d, d, dtype=torch.float64)
     count, change = 0, float("nan")
     length = min(length, model.context or length)
-    for tokens in tqdm(
-        corpus_rows(model, texts, length=length, batch=1, least=skip + 2), disable=not progress, unit="prompt"
+    for tokens in progress_bar(
+        corpus_rows(model, texts, length=length, batch=1, least=skip + 2), show=progress, unit="prompt"
     ):
         out = torch.eye(d) if directions is None else _orthonormal(d, directions, generator)
         seen = _jacobians(model, tokens, rows, out, skip, copies)

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 
 import torch
 import xarray as xr
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, row_name, streams
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -88,7 +88,7 @@ def lens_quality(
     sums = torch.zeros(len(rows), 3, dtype=torch.float64)
     mean = torch.zeros(len(rows), model.d_vocab, dtype=torch.float64)
     count = followed = 0
-    for tokens in tqdm(corpus_rows(model, texts, length=length, batch=batch), disable=not progress, unit="batch"):
+    for tokens in progress_bar(corpus_rows(model, texts, length=length, batch=batch), show=progress, unit="batch"):
         at = streams(model, tokens, rows)
         example, column = tokens.mask.nonzero(as_tuple=True)
         has_next = column + 1 < (tokens.first + tokens.lengths)[example]

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint, streams
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.tasks.corpus import corpus_rows
@@ -148,7 +148,7 @@ def _fit(
             "none later than the one translated to"
         )
     sums = {row: MomentSums(model.d_model) for row in rows}
-    for tokens in tqdm(corpus_rows(model, texts, length=length, batch=batch), disable=not progress, unit="batch"):
+    for tokens in progress_bar(corpus_rows(model, texts, length=length, batch=batch), show=progress, unit="batch"):
         at = streams(model, tokens, [*rows, end])
         here, there = _pairs(tokens.mask, ahead)
         for row in rows:

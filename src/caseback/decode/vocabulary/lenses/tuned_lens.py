@@ -22,13 +22,13 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint, streams
 from caseback.decode.vocabulary.lenses.translators import MomentSums
 from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.jobs.whole_file import whole_file
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -119,7 +119,7 @@ def fit_tuned_lens(
     begin, drawn.seen = training.resume(checkpoint, tied)
     if begin == 0 and recipe == "small":
         training.least_squares(drawn.some(tokens_per_step * 4))
-    bar = tqdm(range(steps), initial=begin, disable=not progress, unit="step")
+    bar = progress_bar(range(steps), initial=begin, show=progress, unit="step")
     for step in range(begin, steps):
         kl = training.step(step, drawn.of_step(step, tokens_per_step))
         bar.update()

@@ -23,13 +23,13 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, row_name, stream_at
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes, texts_of
 from caseback.decode.vocabulary.patchscopes.patchscope_places import Cells, expect_room, some_of, targets_of
 from caseback.errors import CasebackError, OutOfRange, TargetError
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -168,7 +168,7 @@ def patchscope(
     step = max(1, min(budget // (prompts.shape[1] + max_new_tokens), max_logits // onto.d_vocab))
     more = [target_edits] if isinstance(target_edits, Edit) else list(target_edits)
     found: dict[str, list[Any]] = {}
-    for start in tqdm(range(0, len(order), step), disable=not progress, unit="batch"):
+    for start in progress_bar(range(0, len(order), step), show=progress, unit="batch"):
         some = order[start : start + step]
         place = torch.tensor([p for _, p in some])
         onto_rows = torch.tensor([kept[i] if target_row is None else target_row for i, _ in some])

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.jobs.whole_file import whole_file
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.localize.circuits.machinery.cutting import Cuts
@@ -130,7 +130,7 @@ class Gates:
         """Take steps up to that number; ``penalty`` gives what is added to the loss at each."""
         if steps < 1:
             raise OutOfRange(f"steps={steps}: expected at least 1")
-        for step in tqdm(range(self.at, steps), "gates", initial=self.at, total=steps, disable=not progress):
+        for step in progress_bar(range(self.at, steps), "gates", initial=self.at, total=steps, show=progress):
             self._step(step, penalty)
             self.at = step + 1
             if self.at % KEEP_EVERY == 0 or self.at == steps:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.model import Model
@@ -87,7 +87,7 @@ def without(
         rows.append(ids[b][: stop[b]][~gone])
     budget = limit("sweep_tokens", model.device, given=token_budget or None)
     at_once = max(1, budget // max((len(row) for row in rows), default=1))
-    with tqdm(total=len(rows), disable=not progress, desc="deletion", unit="prompt") as bar:
+    with progress_bar(total=len(rows), show=progress, what="deletion", unit="prompt") as bar:
         for start in range(0, len(rows), at_once):
             variant, example = torch.tensor(todo[start : start + at_once]).unbind(-1)
             part = model.tokens(rows[start : start + at_once])

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import MemoryShortage
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.training.examples import Example, batches
 from caseback.localize.inputs.training.matrices import Matrix
 from caseback.localize.inputs.training.per_example import Factors, Objective, factors
@@ -120,7 +120,7 @@ def fit(
     else:
         values = torch.zeros(width(basis), dtype=torch.float64, device=sizes.device)
         traces = torch.zeros(len(matrices), dtype=torch.float64, device=sizes.device)
-        with tqdm(total=len(examples), disable=not progress, desc="eigenvalues", unit="example") as bar:
+        with progress_bar(total=len(examples), show=progress, what="eigenvalues", unit="example") as bar:
             for batch in batches(examples, model.device, token_budget=token_budget):
                 found, _, _ = factors(model, batch, matrices, objective)
                 for segment, piece in basis.pieces(found):
@@ -145,7 +145,7 @@ def covariances(
     reads = [torch.zeros(m.d_in, m.d_in, dtype=torch.float64, device=device) for m in matrices]
     backs = [torch.zeros(m.d_out, m.d_out, dtype=torch.float64, device=device) for m in matrices]
     n_tokens, n_examples = [0] * len(matrices), 0
-    with tqdm(disable=not progress, desc="factors", unit="example") as bar:
+    with progress_bar(show=progress, what="factors", unit="example") as bar:
         for batch in batches(examples, device, token_budget=token_budget):
             found, _, _ = factors(model, batch, matrices, objective)
             n_examples += len(batch.numbers)

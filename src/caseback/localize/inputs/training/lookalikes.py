@@ -16,9 +16,9 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.training.examples import batches, queries_of
 from caseback.localize.inputs.training.objectives import in_turn
 from caseback.localize.inputs.training.rows import read_corpus
@@ -142,7 +142,7 @@ def representation_similarity(
     examples, said = read_corpus(model, corpus, max_length)
     q = torch.cat([_pooled(model, batch.tokens, layer, pool) for batch in in_turn(model, asked, token_budget)])
     z = q.new_zeros(len(examples), q.shape[1])
-    with tqdm(total=len(examples), disable=not progress, desc="representations", unit="example") as bar:
+    with progress_bar(total=len(examples), show=progress, what="representations", unit="example") as bar:
         for batch in batches(examples, model.device, token_budget=token_budget):
             z[batch.numbers] = _pooled(model, batch.tokens, layer, pool)
             bar.update(len(batch.numbers))

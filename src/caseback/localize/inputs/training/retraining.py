@@ -18,9 +18,9 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, LoadError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.jobs.whole_file import whole_file
 from caseback.localize.inputs.training.examples import queries_of
 from caseback.localize.inputs.training.objectives import in_turn, log_likelihood
@@ -111,7 +111,7 @@ def retrained_outcomes(
     name = hashlib.sha256(np.packbits(subsets).tobytes() + repr(subsets.shape).encode()).hexdigest()
     done = [] if checkpoint is None else _kept(Path(checkpoint), name)
     model = None
-    rest = tqdm(subsets[len(done) :], disable=not progress, desc="retraining", unit="model")
+    rest = progress_bar(subsets[len(done) :], show=progress, what="retraining", unit="model")
     for subset in rest:
         model = train(np.flatnonzero(subset).tolist())
         done.append(_measured(model, queries, metric))

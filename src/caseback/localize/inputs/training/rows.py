@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import TokensError
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.training.examples import (
     Batch,
     Example,
@@ -119,7 +119,7 @@ class Live:
         self.segments = maker.projector.segments
 
     def __iter__(self) -> Iterator[Chunk]:
-        with tqdm(total=len(self.examples), disable=not self.progress, desc=self.what, unit="example") as bar:
+        with progress_bar(total=len(self.examples), show=self.progress, what=self.what, unit="example") as bar:
             for chunk in self.maker.chunks(self.examples):
                 yield chunk
                 bar.update(len(chunk.numbers))

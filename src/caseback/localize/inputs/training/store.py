@@ -21,10 +21,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import LoadError, TokensError
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.jobs.whole_file import whole_file
 from caseback.localize.inputs.training.examples import Example, Said, digest, examples_of
 from caseback.localize.inputs.training.projection import width
@@ -144,7 +144,7 @@ class GradientStore:
         window = limit("influence_window")
         row_bytes = max(4, size) * width(maker.projector)
         step = window * max(1, limit("influence_shard_bytes") // (window * row_bytes))
-        with tqdm(initial=done, disable=not progress, desc="gradients", unit="example") as bar:
+        with progress_bar(initial=done, show=progress, what="gradients", unit="example") as bar:
             while shard := list(islice(stream, step)):
                 if self.complete:
                     raise LoadError(self._other_corpus("has more examples"))
