@@ -31,7 +31,7 @@ from caseback.localize.abstraction.distributed import (
     expect_changes,
     expect_free,
     found_subspace,
-    mark_of,
+    job_of,
     parts,
 )
 from caseback.localize.abstraction.interchanges import Interchanges
@@ -221,7 +221,7 @@ def boundless_das(
         len(searched),
         plan,
         judge=judge,
-        mark=mark_of(model, searched, at, "boundless_das", options),
+        job=job_of(model, searched, at, "boundless_das", options, judged, among),
         what=f"boundless das {at}",
         stuck=suffixes.nowhere,
     )

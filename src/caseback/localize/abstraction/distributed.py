@@ -134,6 +134,7 @@ def das(
         lr=lr,
         memory=memory,
         judge=lambda rows: swapped_accuracy(model, judged, theirs, rows, sizes, among),
+        judged_on=[judged, among],
     )
     return found_subspace(model, at, rows, sizes, (searched, mine), (judged, theirs), curve, plan, among, das, lr=lr)
 
@@ -148,6 +149,7 @@ def turned(
     lr: float,
     memory: int | None = None,
     judge: Callable[[Tensor], float] | None = None,
+    judged_on: Any = None,
 ) -> tuple[Float[Tensor, "k width"], Curve]:
     """Turn a rotation until swaps of its rows give the targets; the rows, and how it went."""
     at, donor = found[0].at, found[0].donors[0]
@@ -164,7 +166,7 @@ def turned(
         len(data),
         plan,
         judge=None if judge is None else lambda: judge(rotation.rows.detach()),
-        mark=mark_of(model, data, at, "das", dict(sizes)),
+        job=job_of(model, data, at, "das", dict(sizes), judged_on),
         what=f"das {at}",
         # a whole rotation exchanges everything, however it is turned
         stuck=suffixes.nowhere if len(rotation.rows) < found[0].width else None,
@@ -219,12 +221,9 @@ def expect_changes(data: Interchanges) -> None:
         )
 
 
-def mark_of(model: Model, data: Interchanges, at: At, *more: Any) -> list[Any]:
-    """What a search's checkpoint must agree with."""
-    sources = [t.ids for t in data.sources.values()]
-    where = (str(at), str(at.source_pos), [data.on(v).tolist() for v in data.variables], list(data.sources))
-    weight = next(model.hf.parameters())
-    return [dict(model.provenance()), data.base.ids, data.base.mask, *sources, data.target, where, weight, *more]
+def job_of(model: Model, data: Interchanges, places: Any, *options: Any) -> dict[str, Any]:
+    """What a search's checkpoint depends on, besides its plan."""
+    return {"model": model, "examples": data, "place": places, "options": options}
 
 
 def swapped_accuracy(

@@ -8,12 +8,10 @@ them, one function reads prompts through them, and one file holds them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -22,6 +20,7 @@ from torch import Tensor
 from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -138,12 +137,9 @@ def fingerprint(model: Model) -> str:
     True
     """
     anatomy = model.anatomy
-    made = hashlib.sha256()
     norm = None if anatomy.final_norm is None else anatomy.norms[id(anatomy.final_norm)]
     parts = [weight_matrix(anatomy.unembed)] + ([] if norm is None else [norm.gamma])
-    for part in parts:
-        made.update(part.detach().cpu().double().numpy().astype(np.float32).tobytes())
-    return made.hexdigest()
+    return raw_digest(*(part.detach().cpu().double().float() for part in parts))
 
 
 @technique(

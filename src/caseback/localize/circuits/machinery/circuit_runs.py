@@ -68,7 +68,17 @@ class CircuitRuns:
         if corrupt is not None:
             self.tokens, other = pairs(model, self.tokens, corrupt)
         self.places = tokens_at(placed_all(places, positions, self.tokens), self.tokens.lengths.tolist())
+        self.against = [other, None if over is None else model.tokens(over), ablation]
         self.cut = self._cut(ablation, other, over)
+
+    def job(self) -> dict[str, Any]:
+        """What runs of circuits depend on, for a checkpoint."""
+        return {
+            "prompts": [self.tokens, *self.against],
+            "metric": [self.metric, self.whole],
+            "edges": [str(edge) for edge in self.graph.edges],
+            "model": self.model,
+        }
 
     def _cut(
         self, ablation: str | Tensor, other: Tokens | None, over: Any
