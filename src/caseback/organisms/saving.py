@@ -20,7 +20,7 @@ def run_file(out: Path, model: nn.Module, **options: Any) -> Checkpoint:
         out / RESUME,
         {"start": model, "options": options},
         what="state of a training run",
-        other="belongs to another training run",
+        other="is of another model or another training run",
     )
 
 

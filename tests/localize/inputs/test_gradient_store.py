@@ -11,10 +11,10 @@ import caseback as cb
 import shelf
 from caseback.errors import LoadError
 from caseback.jobs import budget
+from caseback.jobs.fingerprint import fingerprint
 from caseback.localize.inputs import Projection, datainf, gradient_similarity, influence_functions, tracin, trak
 from caseback.localize.inputs.training import per_example
 from caseback.localize.inputs.training import store as store_module
-from caseback.localize.inputs.training.store import fingerprint
 
 CORPUS = [[(7 * i + 3 * j) % 60 + 1 for j in range(2 + i % 6)] for i in range(23)]
 QUERIES = [[5, 6, 7, 8], [4, 2, 3]]

@@ -8,7 +8,6 @@ each unit's whole range is kept too: a histogram, and examples of a sample of to
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,8 +20,8 @@ from caseback.decode.vocabulary.activating.rows import Rows
 from caseback.decode.vocabulary.activating.store import Store
 from caseback.decode.vocabulary.activating.tally import Tally
 from caseback.decode.vocabulary.activating.units import Directions, Heads, Units, units_of
-from caseback.decode.vocabulary.lenses.lens import fingerprint
 from caseback.errors import CasebackError, LoadError, OutOfRange
+from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.registry import technique
@@ -118,10 +117,11 @@ def activating_inputs(
     looked = units_of(model, site, layer=layer, units=units, directions=directions, heads=heads)
     limit = model.context
     asked = {
-        "fingerprint": fingerprint(model),
+        # of every weight, which only a store is compared by
+        "fingerprint": "" if store is None else fingerprint(model),
         "site": str(looked.site),
         "units": None if looked.chosen is None else list(looked.chosen),
-        "directions": _said(directions),
+        "directions": _identified(directions, store is not None),
         "heads": heads,
         "top": top,
         "per_row": per_row,
@@ -254,10 +254,10 @@ def _lines(path: Path) -> Iterator[str]:
         raise LoadError(f"{path} cannot be read as UTF-8 text: {error}") from None
 
 
-def _said(directions: Directions | None) -> str | None:
-    """A checksum of directions, a function's name."""
+def _identified(directions: Directions | None, stored: bool) -> str | None:
+    """What a store is compared by: a digest of directions, or of a function and of what it holds."""
     if directions is None:
         return None
-    if isinstance(directions, torch.Tensor):
-        return hashlib.sha256(directions.detach().cpu().double().numpy().tobytes()).hexdigest()
+    if stored or isinstance(directions, torch.Tensor):
+        return fingerprint(directions, "directions")
     return getattr(directions, "__qualname__", type(directions).__name__)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -139,7 +140,7 @@ def fingerprint(model: Model) -> str:
     anatomy = model.anatomy
     norm = None if anatomy.final_norm is None else anatomy.norms[id(anatomy.final_norm)]
     parts = [weight_matrix(anatomy.unembed)] + ([] if norm is None else [norm.gamma])
-    return raw_digest(*(part.detach().cpu().double().float() for part in parts))
+    return raw_digest(*(part.detach().cpu().double().numpy().astype(np.float32) for part in parts))
 
 
 @technique(

@@ -8,7 +8,6 @@ overlap by one token, so that every token but a line's first is predicted exactl
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
+from caseback.jobs.fingerprint import fingerprint
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, tokenize
 
@@ -268,7 +268,4 @@ def text_of(model: Model, example: Example) -> str:
 
 def digest(examples: Iterable[Example]) -> str:
     """A checksum of rows of tokens."""
-    told = hashlib.sha256()
-    for e in examples:
-        told.update(f"{e.line} {e.piece} {e.first}:{' '.join(map(str, e.ids))}\n".encode())
-    return told.hexdigest()
+    return fingerprint([[e.line, e.piece, e.first, e.ids] for e in examples])
