@@ -40,6 +40,8 @@ class Store:
             Where something else is there, or a file is damaged.
         """
         index, tally = self.folder / "index.json", self.folder / "tally.safetensors"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise LoadError(f"{self.folder} is a file: name a folder to keep the collection in")
         if not index.exists():
             return None
         try:

@@ -64,8 +64,8 @@ class GradientStore:
         }
         if (self.folder / _INDEX).exists():
             self._resume()
-        elif self.folder.exists() and any(self.folder.glob("[!.]*")):
-            raise LoadError(f"{str(folder)!r} is a folder of something else: name an empty or a new one")
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("[!.]*"))):
+            raise LoadError(f"{str(folder)!r} is a file or a folder of something else: name an empty or a new folder")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
 
