@@ -9,6 +9,7 @@ from written_out import FROZEN, embedded, final_stream
 
 import shelf
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, TargetError
+from caseback.jobs import budget
 from caseback.model.algebra.decompose import logit_parts, stream_parts
 from caseback.model.algebra.neurons import neuron_parts
 from caseback.model.algebra.sources import head_sources, source_parts
@@ -272,11 +273,11 @@ def test_2_9_steps_follow_the_stream_layer_by_layer():
             close(step.z.sum(2)[run.tokens.mask], run["z", step.layer][run.tokens.mask])
 
 
-def test_2_9_neurons_are_taken_some_pairs_at_a_time(monkeypatch):
+def test_2_9_neurons_are_taken_some_pairs_at_a_time():
     model = shelf.model("llama")
     whole = source_stream(model, PROMPTS)
-    monkeypatch.setattr("caseback.model.backward.linearised._WIDE", 2 * 44 * 3)
-    close(source_stream(model, PROMPTS), whole, 1e-6)
+    with budget.override(neuron_numbers=2 * 44 * 3):
+        close(source_stream(model, PROMPTS), whole, 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import torch
 
 import caseback as cb
 from caseback.errors import TokensError
-from caseback.tasks import formats, sentence_scores
+from caseback.jobs.budget import override
+from caseback.tasks import formats
 from caseback.tasks.sentence_scores import MinimalPair, preference, sentence_log_prob
 from exact import exact
 
@@ -21,13 +22,14 @@ def stories(assets) -> cb.Model:
 
 
 @pytest.mark.parametrize("bos", [True, False])
-def test_the_sum_is_that_of_each_sentence_alone(monkeypatch, bos):
+def test_the_sum_is_that_of_each_sentence_alone(bos):
     model = cb.load("meadow", dtype=torch.float64)
     with exact():
         together = sentence_log_prob(model, SENTENCES, bos=bos)
         for budget in (1, 40 * model.d_vocab):
-            monkeypatch.setattr(sentence_scores, "LOGITS_ON_CPU", budget)
-            torch.testing.assert_close(sentence_log_prob(model, SENTENCES, bos=bos), together, rtol=0, atol=1e-12)
+            with override(sentence_logits=budget):
+                made = sentence_log_prob(model, SENTENCES, bos=bos)
+            torch.testing.assert_close(made, together, rtol=0, atol=1e-12)
         for sentence, told in zip(SENTENCES, together, strict=True):
             ids = model.tokenizer(sentence, add_special_tokens=False)["input_ids"]
             ids = torch.tensor([[model.tokenizer.bos_token_id] * bos + ids])

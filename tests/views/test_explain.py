@@ -12,11 +12,11 @@ import caseback as cb
 import shelf
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
+from caseback.jobs import budget
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.inputs.gradients.gradients import gradient_x_input
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
-from caseback.views import explain as explain_module
 from caseback.views.document import check_explanation
 from caseback.views.explain import explain
 from caseback.views.explain_checks import rank_correlation
@@ -190,9 +190,9 @@ def test_target_and_foil_default_to_what_is_left_of_the_first_choices(stories):
         assert (made["target"]["id"], made["foil"]["id"]) == expected
 
 
-def test_long_prompts_keep_few_patterns_and_large_models_ablate_the_largest(stories, monkeypatch):
-    monkeypatch.setattr(explain_module, "_PATTERN_ENTRIES", 2 * 14**2)
-    made = explain(stories, PROMPT, most_ablated=9, steps=2, max_steps=2)
+def test_long_prompts_keep_few_patterns_and_large_models_ablate_the_largest(stories):
+    with budget.override(page_pattern_entries=2 * 14**2):
+        made = explain(stories, PROMPT, most_ablated=9, steps=2, max_steps=2)
     assert [head["pattern"] is None for head in made["heads"]] == [False, False, *[True] * (len(made["heads"]) - 2)]
     assert len(made["ablations"]["rows"]) == 9
     units = logit_attribution(stories, PROMPT, cb.logit_diff(made["target"]["id"], made["foil"]["id"]))
@@ -200,8 +200,8 @@ def test_long_prompts_keep_few_patterns_and_large_models_ablate_the_largest(stor
     largest = units.component.values[np.argsort(-np.abs(units.values[:, 0]))[:9]]
     assert {row["name"] for row in made["ablations"]["rows"]} == set(largest.tolist())
     assert report_html(made)
-    monkeypatch.setattr(explain_module, "_PATTERN_ENTRIES", 100)
-    assert all(head["pattern"] is None for head in explain(stories, PROMPT, steps=2, max_steps=2)["heads"])
+    with budget.override(page_pattern_entries=100):
+        assert all(head["pattern"] is None for head in explain(stories, PROMPT, steps=2, max_steps=2)["heads"])
 
 
 def test_padding_of_the_tokens_given_does_not_matter(stories):

@@ -26,7 +26,7 @@ def activating(
     per_row: Annotated[bool, typer.Option("--per-row", help="Keep only each row's strongest token.")] = False,
     skip: Annotated[int, typer.Option(help="First positions of each row that do not count.")] = 0,
     length: Annotated[int | None, typer.Option(help="Tokens of a row at most.", show_default=False)] = None,
-    batch: Annotated[int, typer.Option(help="Rows of a batch.")] = 8,
+    batch: Annotated[int | None, typer.Option(help="Rows of a batch.", show_default=False)] = None,
     ranges: Annotated[bool, typer.Option("--ranges", help="Show examples of the whole range too.")] = False,
     store: Annotated[
         Path | None, typer.Option(help="A folder to keep the collection in and to go on from.", show_default=False)

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from caseback.cli.loading import DEFAULT_MODEL, quiet
-
-AT_ONCE = 16  # prompts in one pass, so that long vocabularies fit
+from caseback.jobs.budget import limit
 
 
 def tasks(
@@ -70,8 +69,9 @@ def _measured(task: Any, loaded: Any, count: int, seed: int) -> dict[str, Any]:
     prompts = task.prompts(loaded, count, seed=seed)
     values: dict[str, list[float]] = {"clean": [], "corrupt": []}
     with torch.no_grad():
-        for start in range(0, len(prompts), AT_ONCE):
-            some = prompts[start : start + AT_ONCE]
+        at_once = limit("task_prompts")
+        for start in range(0, len(prompts), at_once):
+            some = prompts[start : start + at_once]
             for side, found in values.items():
                 found += some.metric(loaded.run(getattr(some, side))).tolist()
     mean = {side: sum(found) / len(found) for side, found in values.items()}

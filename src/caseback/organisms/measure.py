@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from caseback.jobs.budget import limit
 from caseback.organisms.prose import text
 from caseback.organisms.prose.documents import Document
 
@@ -52,7 +53,7 @@ def asked(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     documents: list[Document],
-    batch: int = 100,
+    batch: int | None = None,
 ) -> Score:
     """Ask for the answer of each document, given its prompt.
 
@@ -61,6 +62,7 @@ def asked(
     >>> score = asked(model, tokenizer, text.documents("giving", 200, seed=1))  # doctest: +SKIP
     """
     top, over, probability = [], [], []
+    batch = limit("organism_documents", given=batch)
     for start in range(0, len(documents), batch):
         chunk = documents[start : start + batch]
         probabilities = next_probabilities(model, tokenizer, [d.prompt for d in chunk])

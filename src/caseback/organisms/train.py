@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from caseback.jobs.whole_file import whole_file
 from caseback.organisms import measure, packing
 from caseback.organisms.muon import Muon
 from caseback.organisms.prose import text
-from caseback.organisms.saving import keep, resume, write
+from caseback.organisms.saving import keep, resume, run_file
 from caseback.organisms.start import draw_start
 from caseback.organisms.tokenizer import CONTEXT, end_of_text, train_tokenizer
 
@@ -29,7 +31,6 @@ PHASES = (2200, 2900, 4500, 5000, 6000, 7200)  # the steps at which the second a
 FALLS = ((0, 5000, 1.0), (4500, 6000, 0.3), (6000, 8000, 0.5))
 PEAK, MATRIX_PEAK = 3e-3, 0.01  # AdamW's and Muon's
 ROWS = 24
-RESUME = "resume.safetensors"
 FIRST_MILESTONE = 25
 PROGRESS = "giving word_list fact resident tale series pronoun arithmetic few_shot choice boxes brackets".split()
 
@@ -125,7 +126,9 @@ def train(
     tokenizer = train_tokenizer(seed=seed)
     model = new_model(tokenizer, seed)
     optimizers = optimizers_of(model)
-    begin = resume(out / RESUME, model, optimizers)
+    recipe = {"peaks": (MATRIX_PEAK, PEAK), "falls": FALLS, "phases": PHASES, "rows": ROWS}
+    file = run_file(out, model, seed=seed, steps=steps, tokenizer=tokenizer.get_vocab(), **recipe)
+    begin = resume(file, model, optimizers)
     tell(begin, steps, f"going on from step {begin}" if begin else "")
     if begin == 0:
         save(model, tokenizer, _milestone(out, 0), trained(0))
@@ -149,7 +152,7 @@ def train(
         if is_milestone(done):
             save(model, tokenizer, _milestone(out, done), trained(done))
         if done % save_every == 0 or done == last:
-            keep(out / RESUME, model, optimizers, done)
+            keep(file, model, optimizers, done)
             message = f"step {done}  loss {running:.3f}  {_progress(model, tokenizer)}"
         tell(done, steps, message)
     save(model, tokenizer, out, trained(last))
@@ -189,7 +192,8 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path, 
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"
     }
-    write(weights, out / "model.safetensors", {"format": "pt"})
+    with whole_file(out / "model.safetensors") as draft:
+        save_file(weights, draft, {"format": "pt"})
 
 
 def _progress(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
 
 def corpus_rows(
-    model: Model, texts: Iterable[str], *, length: int | None = None, batch: int = 8, least: int = 2
+    model: Model, texts: Iterable[str], *, length: int | None = None, batch: int | None = None, least: int = 2
 ) -> Iterator[Tokens]:
     """Batches of token rows of a corpus, in its order, read as they are asked for.
 
@@ -48,10 +49,11 @@ def corpus_rows(
     """
     if isinstance(texts, str):
         raise CasebackError("one text was given where several are expected: put it in a list")
-    limit = model.context
-    length = min(128, limit or 128) if length is None else length
-    if limit is not None and length > limit:
-        raise OutOfRange(f"rows of {length} tokens: the model's context is {limit}")
+    context = model.context
+    length = min(128, context or 128) if length is None else length
+    if context is not None and length > context:
+        raise OutOfRange(f"rows of {length} tokens: the model's context is {context}")
+    batch = limit("corpus_rows", given=batch)
     if not (batch >= 1 and length >= least >= 1):
         raise OutOfRange(f"rows of {length} tokens, {batch} a batch, {least} at least: expected 1 or more of each")
     rows = (row for text in texts for row in _cut(model, text, length) if len(row) >= least)

@@ -17,10 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import TokensError
+from caseback.jobs.budget import limit
 from caseback.model.running.metrics import loss
-
-# As many logits as one pass may form: a CPU is faster while they stay in its caches, an accelerator in large passes.
-LOGITS_ON_CPU, LOGITS = 2**22, 2**26
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def sentence_log_prob(model: Any, sentences: Sequence[str], *, bos: bool | None 
     # Sentences of like length share a pass, so that little of it is padding.
     order = tokens.lengths.argsort(descending=True)
     width = int(tokens.lengths.max())
-    most = LOGITS_ON_CPU if tokens.ids.device.type == "cpu" else LOGITS
+    most = limit("sentence_logits", tokens.ids.device)
     rows = max(1, most // (width * model.d_vocab))
     scores = torch.zeros(len(tokens), dtype=torch.float64)
     for some in order.split(rows):

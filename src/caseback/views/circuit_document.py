@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
 from caseback.localize.circuits.judging import Judgement
 from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
@@ -30,7 +31,6 @@ from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens
 
 KIND, VERSION = "caseback.circuit", 1
-_PATTERN_ENTRIES = 2_000_000
 
 
 def circuit_document(
@@ -227,7 +227,7 @@ def _patterns(model: Model, run: Run, edges: list[dict[str, Any]]) -> dict[str, 
     own = run.tokens.mask[0]
     named = dict.fromkeys(Node.parse(edge[end]) for edge in edges for end in ("source", "target"))
     heads = dict.fromkeys(replace(node, pos="") for node in named if node.kind == "head")
-    room = _PATTERN_ENTRIES // max(1, int(own.sum()) ** 2)
+    room = limit("page_pattern_entries") // max(1, int(own.sum()) ** 2)
     made = {}
     for node in list(heads)[:room]:
         pattern = run["pattern", node.layer][0, node.index].float().cpu()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
+from caseback.jobs.budget import limit
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.inputs.gradients.gradients import gradient_x_input
@@ -36,7 +37,6 @@ from caseback.views.model_facts import model_facts
 
 ENTRY = {"zero": "3.2.10", "mean": "3.2.9"}
 _PREDICTIONS = 10
-_PATTERN_ENTRIES = 2_000_000  # of all heads shown together: a page of that size still opens at once
 
 
 def explain(
@@ -304,7 +304,8 @@ def _heads(
     best = [int(i) for i in np.argsort(-weight, kind="stable") if is_head[i]][:most]
     n = len(tokens.text[0])
     patterned = [i for i in best if model.anatomy.has(Site("pattern", int(effects["layer"][i])))]
-    patterned = patterned[: max(1, _PATTERN_ENTRIES // n**2)] if n**2 <= _PATTERN_ENTRIES else []
+    entries = limit("page_pattern_entries")
+    patterned = patterned[: max(1, entries // n**2)] if n**2 <= entries else []
     run = model.run(tokens, read=sorted({("pattern", int(effects["layer"][i])) for i in patterned}))
     return [
         {

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TokensError
+from caseback.jobs import budget
 from caseback.localize.circuits import edge_attribution, hisp, mean_writes, node_attribution, run_circuit, select
 from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
 from caseback.localize.components.attribution_patching import attribution_patching
@@ -112,7 +113,7 @@ def test_3_2_25_on_a_linear_dag_every_score_is_its_exact_patch():
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox"])
-def test_memory_is_that_of_the_writes_of_some_prompts(name, monkeypatch):
+def test_memory_is_that_of_the_writes_of_some_prompts(name):
     """No tensor of edges and activations is formed, and taking less at a time changes no score."""
     model = shelf.model(name)
     graph = Graph.of(model.anatomy)
@@ -126,14 +127,10 @@ def test_memory_is_that_of_the_writes_of_some_prompts(name, monkeypatch):
 
     with exact():
         whole = edge_attribution(model, CLEAN, CORRUPT, METRIC)
-        monkeypatch.setattr(
-            "caseback.localize.circuits.machinery.contraction.NUMBERS_AT_ONCE", 3 * len(graph.writers) * 16
-        )
-        with Sizes():
+        with budget.override(contraction_numbers=3 * len(graph.writers) * 16), Sizes():
             parts = edge_attribution(model, CLEAN, CORRUPT, METRIC)
             steps = edge_attribution(model, CLEAN, CORRUPT, METRIC, steps=2)
         np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-12)
-        monkeypatch.undo()
         whole = edge_attribution(model, CLEAN, CORRUPT, METRIC, steps=2)
         np.testing.assert_allclose(steps, whole, rtol=1e-9, atol=1e-12)
     activation = 2 * 7 * model.d_model

@@ -8,6 +8,7 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import OutOfRange, SiteAbsent
+from caseback.jobs import budget
 from caseback.localize.circuits import flow_attribution, flow_routes, select
 from caseback.localize.circuits.information_flow import weights_of
 from exact import exact
@@ -89,7 +90,7 @@ def test_edges_weigh_one_together_into_each_reader(name):
             np.testing.assert_allclose(padded[..., 1], flow_attribution(model, IDS[1])[..., 0], rtol=1e-8, atol=1e-12)
 
 
-def test_padding_and_pieces_change_no_route(monkeypatch):
+def test_padding_and_pieces_change_no_route():
     model = shelf.model("gemma2")
     with exact():
         alone = flow_routes(model, IDS[1])
@@ -100,8 +101,8 @@ def test_padding_and_pieces_change_no_route(monkeypatch):
             for name in alone.data_vars:
                 np.testing.assert_allclose(here[name], alone[name].isel(batch=0), rtol=1e-8, atol=1e-12)
             assert both.mlp.isel(batch=1, pos=slice(n, None)).isnull().all()
-        monkeypatch.setattr("caseback.localize.circuits.information_flow.NUMBERS_AT_ONCE", 1)
-        pieces = flow_routes(model, IDS[1])
+        with budget.override(flow_numbers=1):
+            pieces = flow_routes(model, IDS[1])
         for name in alone.data_vars:
             np.testing.assert_allclose(pieces[name], alone[name], rtol=1e-9, atol=1e-12)
 

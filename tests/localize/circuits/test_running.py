@@ -8,6 +8,7 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import CasebackError, TokensError
+from caseback.jobs import budget
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns, mean_writes
 from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
 from caseback.localize.circuits.running import run_circuit
@@ -89,15 +90,16 @@ def test_edges_cut_to_zero_or_to_a_mean():
         np.testing.assert_allclose(mean[0], expected, rtol=1e-10)
 
 
-def test_many_circuits_are_what_each_is_alone(monkeypatch):
+def test_many_circuits_are_what_each_is_alone():
     model = shelf.model("llama")
     graph = Graph.of(model.anatomy)
     masks = torch.rand(9, *graph.exists.shape, generator=torch.Generator().manual_seed(0)) < 0.6
     with exact():
         together = run_circuit(model, CLEAN, CORRUPT, METRIC, masks)
         for numbers in (1, len(graph.writers) * model.d_model * 7 * 5):
-            monkeypatch.setattr("caseback.localize.circuits.machinery.circuit_runs.NUMBERS_AT_ONCE", numbers)
-            np.testing.assert_allclose(run_circuit(model, CLEAN, CORRUPT, METRIC, masks), together, rtol=1e-10)
+            with budget.override(circuit_numbers=numbers):
+                parts = run_circuit(model, CLEAN, CORRUPT, METRIC, masks)
+            np.testing.assert_allclose(parts, together, rtol=1e-10)
         for i in (0, 4, 8):
             alone = run_circuit(model, CLEAN, CORRUPT, METRIC, graph.circuit(masks[i] & graph.exists))
             np.testing.assert_allclose(alone[0], together[i], rtol=1e-10)

@@ -8,6 +8,7 @@ import wired_by_hand
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, TokensError
+from caseback.jobs import budget
 from caseback.localize.components.atp_star import atp_star
 from caseback.localize.components.attribution_patching import attribution_patching
 from exact import exact
@@ -118,12 +119,12 @@ def test_padding_moves_nothing(name, side):
                 assert bool(mine.isel(pos=slice(length, None)).isnull().all())
 
 
-def test_maps_are_made_a_few_prompts_at_a_time(monkeypatch):
+def test_maps_are_made_a_few_prompts_at_a_time():
     model = shelf.model("llama")
     with exact():
         whole = atp_star(model, *PAIR, METRIC, sites=["q", "k"])
-        monkeypatch.setattr("caseback.localize.components.machinery.qk_fix._MAP_ENTRIES", 1)
-        parts = atp_star(model, *PAIR, METRIC, sites=["q", "k"])
+        with budget.override(qk_map_entries=1):
+            parts = atp_star(model, *PAIR, METRIC, sites=["q", "k"])
     assert all(np.allclose(whole[s], parts[s], atol=1e-13) for s in "qk")
 
 

@@ -1,6 +1,5 @@
 """PRIMER 3.1.19 and 3.1.20: decompositions that sum to the logits, from both ends of the network."""
 
-import sys
 import weakref
 
 import by_hand
@@ -14,6 +13,7 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import CasebackError, SiteAbsent, TargetError
+from caseback.jobs import budget
 from caseback.localize import inputs
 from caseback.localize.inputs.mixing.mixing import rolled
 from caseback.model.backward.linearised import sites, steps
@@ -89,15 +89,13 @@ def freeze(model):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gptj", "gemma2", "mpt_clipped"])
-def test_3_1_19_sources_can_go_through_the_layers_by_themselves(name, monkeypatch):
+def test_3_1_19_sources_can_go_through_the_layers_by_themselves(name):
     model, prompts = shelf.model(name), shelf.ids((7, 4))
     with exact():
         whole = inputs.decompx_maps(model, prompts), inputs.decompx_logits(model, prompts, [3, 5])
         for at_once in (1, 3):
-            monkeypatch.setattr(
-                sys.modules["caseback.localize.inputs.mixing.decompx"], "_NUMBERS_AT_ONCE", at_once * 2 * 7 * D_MODEL
-            )
-            maps, logits = inputs.decompx_maps(model, prompts), inputs.decompx_logits(model, prompts, [3, 5])
+            with budget.override(decompx_numbers=at_once * 2 * 7 * D_MODEL):
+                maps, logits = inputs.decompx_maps(model, prompts), inputs.decompx_logits(model, prompts, [3, 5])
             assert np.allclose(maps, whole[0], atol=1e-12, equal_nan=True) and maps.attrs["gap"] < 1e-9
             assert np.allclose(logits, whole[1], atol=1e-10, equal_nan=True)
 

@@ -10,11 +10,11 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import LoadError
+from caseback.jobs import budget
+from caseback.jobs.fingerprint import fingerprint
 from caseback.localize.inputs import Projection, datainf, gradient_similarity, influence_functions, tracin, trak
-from caseback.localize.inputs.training import examples as examples_module
 from caseback.localize.inputs.training import per_example
 from caseback.localize.inputs.training import store as store_module
-from caseback.localize.inputs.training.store import fingerprint
 
 CORPUS = [[(7 * i + 3 * j) % 60 + 1 for j in range(2 + i % 6)] for i in range(23)]
 QUERIES = [[5, 6, 7, 8], [4, 2, 3]]
@@ -31,12 +31,10 @@ METHODS = {
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def small():
     """Windows of four examples and shards of one window, so that there are several."""
-    for module in (examples_module, store_module):
-        monkeypatch.setattr(module, "WINDOW", 4)
-    monkeypatch.setattr(store_module.GradientStore.fill, "__kwdefaults__", {
-        **store_module.GradientStore.fill.__kwdefaults__, "shard_bytes": 1})  # fmt: skip
+    with budget.override(influence_window=4, influence_shard_bytes=1):
+        yield
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

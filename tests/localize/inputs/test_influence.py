@@ -10,7 +10,8 @@ from torch.autograd.functional import hessian, jvp
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TokensError
-from caseback.localize.inputs.training import influence, kronecker, solving
+from caseback.jobs import budget
+from caseback.localize.inputs.training import influence, kronecker
 from caseback.localize.inputs.training.examples import batch_of
 from caseback.localize.inputs.training.gauss_newton import GaussNewton
 from caseback.localize.inputs.training.influence import influence_functions
@@ -59,11 +60,11 @@ def test_both_ways_of_solving_agree_and_blocks_stay_apart():
     assert torch.allclose(joint, torch.linalg.solve(c + 0.3 * c.trace() / 12 * torch.eye(12), q.T).T, atol=1e-10)
 
 
-def test_a_second_moment_past_the_memory_is_refused_before_it_is_formed(monkeypatch):
-    monkeypatch.setattr(solving, "_MOST_BYTES", 8 * 4 * 9 - 1)
-    with pytest.raises(MemoryError, match="take a projection"):
-        damped(Plain(torch.randn(4, 9)), torch.randn(1, 9), 0.1)
-    damped(Plain(torch.randn(4, 8)), torch.randn(1, 8), 0.1)
+def test_a_second_moment_past_the_memory_is_refused_before_it_is_formed():
+    with budget.override(second_moment_bytes=8 * 4 * 9 - 1):
+        with pytest.raises(MemoryError, match="take a projection"):
+            damped(Plain(torch.randn(4, 9)), torch.randn(1, 9), 0.1)
+        damped(Plain(torch.randn(4, 8)), torch.randn(1, 8), 0.1)
 
 
 def test_no_inverse_without_damping_is_refused():

@@ -1,7 +1,5 @@
 """PRIMER 3.1.10: ReAGent finds the token that is copied; scores are a distribution; blocks are steps; samplers."""
 
-import sys
-
 import linear_models
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs import budget
 from caseback.localize.inputs.perturbation.reagent import reagent
 from caseback.localize.inputs.perturbation.samplers import causal_sampler, frequency_sampler, masked_sampler
 from exact import exact
@@ -46,13 +45,13 @@ def test_3_1_10_scores_are_a_distribution_and_seeded(name):
 
 
 @pytest.mark.parametrize("rank", [1, 8])
-def test_3_1_10_blocks_are_steps(monkeypatch, rank):
+def test_3_1_10_blocks_are_steps(rank):
     model, prompts = shelf.model("llama"), shelf.ids((6, 5))
     with exact():
         made = []
         for block in (1, 5, 16):
-            monkeypatch.setattr(sys.modules["caseback.localize.inputs.perturbation.reagent"], "_BLOCK", block)
-            made.append(reagent(model, prompts, cb.prob(3), rank=rank, top=2, **FEW))
+            with budget.override(reagent_steps=block):
+                made.append(reagent(model, prompts, cb.prob(3), rank=rank, top=2, **FEW))
     for other in made[1:]:
         assert close(made[0], other) and other.attrs["steps"] == made[0].attrs["steps"]
         assert other.attrs["stopped"] == made[0].attrs["stopped"]

@@ -12,6 +12,7 @@ from plain_rows import Plain
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange, TokensError
+from caseback.jobs import budget
 from caseback.localize.inputs import (
     Projection,
     bm25,
@@ -23,7 +24,6 @@ from caseback.localize.inputs import (
     tracin,
     trak,
 )
-from caseback.localize.inputs.training import rows as rows_module
 from caseback.localize.inputs.training.examples import Said, batches, examples_of, queries_of
 from caseback.localize.inputs.training.matrices import matrices_of
 from caseback.localize.inputs.training.objectives import log_likelihood
@@ -245,15 +245,15 @@ def test_representations_are_read_at_their_own_tokens(likeness, pool):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_batches_change_no_score_and_rows_need_not_be_kept(method, monkeypatch):
+def test_batches_change_no_score_and_rows_need_not_be_kept(method):
     model = shelf.model("gpt2")
     together = method(model, QUERIES, PROMPTS)
     apart = method(model, QUERIES, PROMPTS, token_budget=1)
     assert np.allclose(together.values, apart.values, atol=1e-7 * np.abs(together.values).max())
-    monkeypatch.setattr(rows_module, "KEPT_IN_MEMORY", 0)
-    again = method(model, QUERIES, PROMPTS)
+    with budget.override(influence_row_bytes=0):
+        again = method(model, QUERIES, PROMPTS)
+        one = method(model, QUERIES[1:], PROMPTS)
     assert np.allclose(together.values, again.values, atol=1e-7 * np.abs(together.values).max())
-    one = method(model, QUERIES[1:], PROMPTS)
     assert np.allclose(together.values[1:], one.values, atol=1e-7 * np.abs(together.values).max())
 
 

@@ -55,7 +55,7 @@ def interchange_accuracy(
     alignment: Alignment,
     *,
     among: Sequence[str | int] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     token_budget: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -168,7 +168,7 @@ def interchange_map(
     heads: Sequence[int] | None = None,
     pos: Sequence[int] | None = None,
     among: Sequence[str | int] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> xr.DataArray:

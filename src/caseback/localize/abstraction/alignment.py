@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, EditError, TokensError
+from caseback.jobs.budget import limit
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.components.subspace import orthonormal
 from caseback.model.anatomy.sites import Site
@@ -177,7 +178,7 @@ def seats(
     data: Interchanges,
     alignment: Alignment,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     ran: Mapping[str, Run] | None = None,
 ) -> list[Seat]:
     """Find each place in the prompts and read the sources there, once.
@@ -198,6 +199,7 @@ def seats(
     TokensError
         Where base and source have different numbers of positions.
     """
+    batch_size = limit("interchange_prompts", given=batch_size)
     made = []
     for variable, places in places_of(alignment, data).items():
         tokens = data.sources[variable] if ran is None else ran[variable].tokens

@@ -31,12 +31,12 @@ from caseback.localize.abstraction.distributed import (
     expect_changes,
     expect_free,
     found_subspace,
-    mark_of,
+    job_of,
     parts,
 )
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.rotation import Rotation
-from caseback.localize.abstraction.suffixes import MEMORY, Suffixes
+from caseback.localize.abstraction.suffixes import Suffixes
 from caseback.localize.abstraction.training import Plan, fit
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -127,7 +127,7 @@ def boundless_das(
     warmup: float = 0.1,
     among: Sequence[str | int] | None = None,
     seed: int = 0,
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> xr.DataArray:
@@ -222,7 +222,7 @@ def boundless_das(
         len(searched),
         plan,
         judge=judge,
-        mark=mark_of(model, searched, at, "boundless_das", options),
+        job=job_of(model, searched, at, "boundless_das", options, judged, among),
         what=f"boundless das {at}",
         stuck=suffixes.nowhere,
     )

@@ -19,9 +19,9 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.jobs.progress import progress_bar
 from caseback.localize.abstraction.accuracy import grid, mapped, swaps
 from caseback.localize.abstraction.alignment import Alignment, At, Seat, said, seats
 from caseback.localize.abstraction.directions import WAYS, direction
@@ -44,7 +44,9 @@ METHODS = ("das", *WAYS, "full")
     citation="Arora et al. 2024",
     cost="2 forwards + the forward from the place on",
 )
-def log_odds_ratio(model: Model, data: Interchanges, alignment: Alignment, *, batch_size: int = 64) -> xr.DataArray:
+def log_odds_ratio(
+    model: Model, data: Interchanges, alignment: Alignment, *, batch_size: int | None = None
+) -> xr.DataArray:
     """Score an interchange by what it adds to the log odds of the target against the base's own answer.
 
     Parameters
@@ -215,7 +217,7 @@ def causal_gym(
     plan = Plan(epochs=epochs, batch_size=batch_size, warmup=warmup, seed=seed)
     plain: list[list[Edit]] = []
     trained: list[list[Edit]] = []
-    with tqdm(total=len(methods) * len(where), disable=not progress, desc="features", unit="place") as bar:
+    with progress_bar(total=len(methods) * len(where), show=progress, what="features", unit="place") as bar:
         for name in methods:
             for i, seat in enumerate(here):
                 basis = _feature(model, name, searched, seat, own[i], mine, plan, lr, seed)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError
+from caseback.jobs.progress import progress_bar
 from caseback.localize.abstraction.accuracy import accuracies, grid, mapped
 from caseback.localize.abstraction.alignment import At, seats
 from caseback.localize.abstraction.distributed import expect_changes, parts, reached
@@ -97,7 +97,7 @@ def das_map(
     here, there = (seats(model, d, {variable: where}) for d in (searched, judged))
     plan = Plan(epochs=epochs, batch_size=batch_size, warmup=warmup, seed=seed)
     variants: list[list[Any]] = []
-    with tqdm(total=len(where), disable=not progress, desc=f"das {site}", unit="place") as bar:
+    with progress_bar(total=len(where), show=progress, what=f"das {site}", unit="place") as bar:
         for mine, theirs in zip(here, there, strict=True):
             kept = replace(plan, checkpoint=None if folder is None else folder / _file(mine.at))
             rows = reached(model, searched, mine, k, kept, lr=lr)

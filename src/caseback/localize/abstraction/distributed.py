@@ -23,7 +23,7 @@ from caseback.localize.abstraction.accuracy import accuracies
 from caseback.localize.abstraction.alignment import At, Seat, seats
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.rotation import Rotation, random_rows
-from caseback.localize.abstraction.suffixes import MEMORY, Suffixes, Unreachable
+from caseback.localize.abstraction.suffixes import Suffixes, Unreachable
 from caseback.localize.abstraction.training import Curve, Plan, fit
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -51,7 +51,7 @@ def das(
     patience: int | None = None,
     among: Sequence[str | int] | None = None,
     seed: int = 0,
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> xr.DataArray:
@@ -135,6 +135,7 @@ def das(
         lr=lr,
         memory=memory,
         judge=lambda rows: swapped_accuracy(model, judged, theirs, rows, sizes, among),
+        judged_on=[judged, among],
     )
     return found_subspace(model, at, rows, sizes, (searched, mine), (judged, theirs), curve, plan, among, das, lr=lr)
 
@@ -147,8 +148,9 @@ def turned(
     plan: Plan,
     *,
     lr: float,
-    memory: int = MEMORY,
+    memory: int | None = None,
     judge: Callable[[Tensor], float] | None = None,
+    judged_on: Any = None,
 ) -> tuple[Float[Tensor, "k width"], Curve]:
     """Turn a rotation until swaps of its rows give the targets; the rows, and how it went."""
     at, donor = found[0].at, found[0].donors[0]
@@ -165,7 +167,7 @@ def turned(
         len(data),
         plan,
         judge=None if judge is None else lambda: judge(rotation.rows.detach()),
-        mark=mark_of(model, data, at, "das", dict(sizes)),
+        job=job_of(model, data, at, "das", dict(sizes), judged_on),
         what=f"das {at}",
         # a whole rotation exchanges everything, however it is turned
         stuck=suffixes.nowhere if len(rotation.rows) < found[0].width else None,
@@ -174,7 +176,7 @@ def turned(
 
 
 def reached(
-    model: Model, data: Interchanges, seat: Seat, k: int, plan: Plan, *, lr: float, memory: int = MEMORY
+    model: Model, data: Interchanges, seat: Seat, k: int, plan: Plan, *, lr: float, memory: int | None = None
 ) -> Float[Tensor, "k width"]:
     """The rows that are found at one place of many; random ones, as good as any, where no swap reaches the answer."""
     try:
@@ -220,12 +222,9 @@ def expect_changes(data: Interchanges) -> None:
         )
 
 
-def mark_of(model: Model, data: Interchanges, at: At, *more: Any) -> list[Any]:
-    """What a search's checkpoint must agree with."""
-    sources = [t.ids for t in data.sources.values()]
-    where = (str(at), str(at.source_pos), [data.on(v).tolist() for v in data.variables], list(data.sources))
-    weight = next(model.hf.parameters())
-    return [dict(model.provenance()), data.base.ids, data.base.mask, *sources, data.target, where, weight, *more]
+def job_of(model: Model, data: Interchanges, places: Any, *options: Any) -> dict[str, Any]:
+    """What a search's checkpoint depends on, besides its plan."""
+    return {"model": model, "examples": data, "place": places, "options": options}
 
 
 def swapped_accuracy(

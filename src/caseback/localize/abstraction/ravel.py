@@ -40,7 +40,7 @@ def ravel(
     *,
     known: bool = False,
     among: Sequence[str | int] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> xr.DataArray:
     """Score a place, or a subspace of it, by cause and isolation.
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
 from caseback.localize.abstraction.alignment import Seat
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.model.running.edits import Edit
@@ -27,8 +28,6 @@ from caseback.model.sweeping.sweep import entry_layer, plan
 
 Put = Callable[[Seat], list[Edit]]
 """A place's interchange with the directions as they now are."""
-MEMORY = 512 * 2**20
-"""Bytes of recorded bases that are kept for a whole search."""
 
 
 class Unreachable(CasebackError):
@@ -51,7 +50,7 @@ class Suffixes:
         Where an interchange comes behind the answer.
     """
 
-    def __init__(self, model: Model, data: Interchanges, seats: Sequence[Seat], *, memory: int = MEMORY):
+    def __init__(self, model: Model, data: Interchanges, seats: Sequence[Seat], *, memory: int | None = None):
         self.model, self.data, self.seats = model, data, list(seats)
         self.entry = min(entry_layer(seat.site, model.n_layers) for seat in seats)
         self.bound = self._bound(data)
@@ -63,7 +62,7 @@ class Suffixes:
                 "swapped there can reach it"
             )
         self.clean = None
-        if self._size(data.base) <= memory:
+        if self._size(data.base) <= limit("recorded_bytes", given=memory):
             with undisturbed(model.hf, grad=False):
                 self.clean = self._record(data.base)
 

@@ -8,21 +8,18 @@ the same numbers as one that was not.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from caseback.errors import CasebackError, LoadError, OutOfRange
-from caseback.jobs.whole_file import whole_file
+from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.progress import progress_bar
 
 
 @dataclass
@@ -95,7 +92,7 @@ def fit(
     plan: Plan,
     *,
     judge: Callable[[], float] | None = None,
-    mark: Iterable[Any] = (),
+    job: Mapping[str, Any] | None = None,
     what: str = "training",
     stuck: CasebackError | None = None,
 ) -> Curve:
@@ -113,8 +110,8 @@ def fit(
         How.
     judge
         A number after each epoch, more being better.
-    mark
-        What a checkpoint must agree with.
+    job
+        What a checkpoint depends on, besides the plan: the model, the examples, where.
     what
         For the progress bar.
     stuck
@@ -138,13 +135,19 @@ def fit(
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda t: (t + 1) / (warm + 1) if t < warm else (moves - t) / max(1, moves - warm)
     )
-    kept = _Kept(plan.checkpoint, [*mark, count, [(len(g), lr) for g, lr in groups], *_said(plan)])
-    curve, best = kept.read(parameters, optimiser)
+    options = [count, [(len(g), lr) for g, lr in groups], _options(plan), judge is not None]
+    file = Checkpoint(
+        plan.checkpoint,
+        {**(job or {}), "training": options},
+        what="checkpoint of a training",
+        other="belongs to another training (other examples, place, options or model)",
+    )
+    curve, best = _restored(file, parameters, optimiser)
     for _ in range(len(curve.loss) * moves_an_epoch):
         scheduler.step()
     moved = bool(curve.loss)
-    with tqdm(
-        total=plan.epochs * batches, disable=not plan.progress, desc=what, initial=len(curve.loss) * batches
+    with progress_bar(
+        total=plan.epochs * batches, show=plan.progress, what=what, initial=len(curve.loss) * batches
     ) as bar:
         for epoch in range(len(curve.loss), plan.epochs):
             if _stale(curve, plan.patience):
@@ -172,7 +175,7 @@ def fit(
                 bar.set_postfix(loss=f"{curve.loss[-1]:.3g}", held_out=f"{curve.judged[-1]:.3g}")
                 if plan.patience is not None and curve.best == epoch:
                     best = [p.detach().clone() for p in parameters]
-            kept.write(parameters, best, optimiser, curve)
+            file.write(_state(parameters, best, optimiser), loss=curve.loss, judged=curve.judged)
     if best:
         with torch.no_grad():
             for parameter, value in zip(parameters, best, strict=True):
@@ -184,61 +187,30 @@ def _stale(curve: Curve, patience: int | None) -> bool:
     return patience is not None and bool(curve.judged) and len(curve.judged) - 1 - curve.best >= patience
 
 
-def _said(plan: Plan) -> tuple[Any, ...]:
+def _options(plan: Plan) -> tuple[Any, ...]:
     return plan.epochs, plan.batch_size, plan.accumulate, plan.warmup, plan.patience, plan.seed
 
 
-def fingerprint(values: Iterable[Any]) -> str:
-    """A digest of numbers, texts and tensors."""
-    digest = hashlib.sha256()
-    for value in values:
-        if isinstance(value, Tensor):
-            digest.update(value.detach().cpu().double().contiguous().numpy().tobytes())
-        else:
-            digest.update(f"{value!r}|".encode())
-    return digest.hexdigest()
+def _state(parameters: list[Tensor], best: list[Tensor], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Parameters as they are, the best epoch's, and what Adam knows of each."""
+    state = {f"best.{i}": parameter for i, parameter in enumerate(best)}
+    for i, parameter in enumerate(parameters):
+        state[f"parameter.{i}"] = parameter
+        state |= {f"{name}.{i}": value for name, value in optimiser.state[parameter].items()}
+    return state
 
 
-class _Kept:
-    """The state of a training in a file, or nowhere."""
-
-    def __init__(self, path: str | Path | None, mark: list[Any]):
-        self.path = None if path is None else Path(path)
-        self.mark = "" if path is None else fingerprint(mark)
-
-    def read(self, parameters: list[Tensor], optimiser: torch.optim.Optimizer) -> tuple[Curve, list[Tensor]]:
-        if self.path is None or not self.path.exists():
-            return Curve(), []
-        try:
-            with safe_open(self.path, "pt") as file:
-                told = (file.metadata() or {}).get("mark")
-            kept = load_file(self.path)
-        except (SafetensorError, OSError) as error:
-            raise LoadError(f"{str(self.path)!r} is no checkpoint of a training: {error}") from error
-        if told != self.mark:
-            raise LoadError(
-                f"{str(self.path)!r} belongs to another training (other examples, place, options or model): remove it, "
-                "or give another file"
-            )
-        state: dict[int, Any] = {}
-        with torch.no_grad():
-            for i, parameter in enumerate(parameters):
-                parameter.copy_(kept[f"parameter.{i}"])
-                state[i] = {name: kept[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-        best = [kept[f"best.{i}"].to(p) for i, p in enumerate(parameters)] if "best.0" in kept else []
-        return Curve(kept["loss"].tolist(), kept["judged"].tolist()), best
-
-    def write(
-        self, parameters: list[Tensor], best: list[Tensor], optimiser: torch.optim.Optimizer, curve: Curve
-    ) -> None:
-        if self.path is None:
-            return
-        made = {f"best.{i}": p for i, p in enumerate(best)}
+def _restored(
+    file: Checkpoint, parameters: list[Tensor], optimiser: torch.optim.Optimizer
+) -> tuple[Curve, list[Tensor]]:
+    """Put back what a file holds; how the training went so far, and the best epoch's parameters."""
+    if (saved := file.read()) is None:
+        return Curve(), []
+    tensors, state = saved.tensors, {}
+    with torch.no_grad():
         for i, parameter in enumerate(parameters):
-            made[f"parameter.{i}"] = parameter.detach()
-            made |= {f"{name}.{i}": value for name, value in optimiser.state[parameter].items()}
-        made["loss"] = torch.tensor(curve.loss, dtype=torch.float64)
-        made["judged"] = torch.tensor(curve.judged, dtype=torch.float64)
-        with whole_file(self.path) as draft:
-            save_file({name: value.contiguous() for name, value in made.items()}, draft, {"mark": self.mark})
+            parameter.copy_(tensors[f"parameter.{i}"])
+            state[i] = {name: tensors[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq")}
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    best = [tensors[f"best.{i}"].to(p) for i, p in enumerate(parameters)] if "best.0" in tensors else []
+    return Curve(saved.state["loss"], saved.state["judged"]), best

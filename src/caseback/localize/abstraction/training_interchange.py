@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from caseback.errors import CasebackError
 from caseback.localize.abstraction.accuracy import accuracies, interchange_accuracy, swaps
 from caseback.localize.abstraction.alignment import Alignment, places_of, seats
-from caseback.localize.abstraction.distributed import expect_changes, mark_of, parts
+from caseback.localize.abstraction.distributed import expect_changes, job_of, parts
 from caseback.localize.abstraction.interchanges import Interchanges, joined
 from caseback.localize.abstraction.training import Plan, fit
 from caseback.model.anatomy.sites import Site
@@ -147,9 +147,12 @@ def interchange_training(
 
     with _trainable(student.hf) as parameters:
         before = judge()
-        marked = (*_bases(alignment), weight, task_weight, None if teacher is None else teacher.name)
-        mark = [value for at in _places(alignment) for value in mark_of(student, searched, at)]
-        curve = fit([(parameters, lr)], loss, len(searched), plan, judge=judge, mark=[*mark, *marked], what="training")
+        job = {
+            **job_of(student, searched, alignment, "interchange_training", weight, task_weight),
+            "teacher": teacher,
+            "held out": [judged, among],
+        }
+        curve = fit([(parameters, lr)], loss, len(searched), plan, judge=judge, job=job, what="training")
     found = interchange_accuracy(student, judged, alignment, among=among)
     names = ("alignment", "accuracy", "accuracy_where_changed", "task_accuracy")
     return Trained(
@@ -180,10 +183,6 @@ def interchange_training(
 
 def _places(alignment: Alignment) -> list[Any]:
     return [at for places in alignment.values() for at in (places if isinstance(places, Sequence) else [places])]
-
-
-def _bases(alignment: Alignment) -> list[Any]:
-    return [at.basis if at.basis is not None else "all" for at in _places(alignment)]
 
 
 class _Targets(NamedTuple):

@@ -16,9 +16,9 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.circuit_members import Parts, grouped
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit
@@ -162,7 +162,7 @@ def _greedy(
     generator, n = torch.Generator().manual_seed(seed), len(parts.names)
     kept, values = [], []
     searches = count if candidates is not None and candidates < n else 1
-    for _ in tqdm(range(searches), "searches", disable=not progress):
+    for _ in progress_bar(range(searches), "searches", show=progress):
         removed = torch.zeros(n, dtype=torch.bool)
         for _ in range(depth):
             left = (~removed).nonzero()[:, 0]

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.localize.circuits.machinery.contraction import Slope, contracted, sites_of_reads
 from caseback.localize.circuits.machinery.writes import sites_of_writes
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
@@ -58,7 +59,7 @@ def edge_attribution(
     direction: str = "noising",
     constants: Float[Tensor, "writer d_model"] | None = None,
     inputs: tuple[str, ...] = ("embed",),
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> xr.DataArray:
     """Score every edge between components by what it would change in the metric if it carried the other run's value.
 
@@ -127,6 +128,7 @@ def edge_attribution(
         raise CasebackError(f"rule {rule!r} is unknown. {did_you_mean(rule, RULES)}")
     if along not in ALONG:
         raise CasebackError(f"along {along!r} is unknown. {did_you_mean(along, ALONG)}")
+    batch_size = limit("attribution_prompts", given=batch_size)
     if (steps is not None and steps < 1) or batch_size < 1:
         raise OutOfRange(f"steps={steps}, batch_size={batch_size}: expected at least 1")
     averaged = steps is not None or along == "ends"

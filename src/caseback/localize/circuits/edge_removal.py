@@ -10,19 +10,17 @@ The circuit is the one that testing edge by edge gives.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from caseback.errors import CasebackError, OutOfRange
-from caseback.jobs.whole_file import whole_file
+from caseback.errors import OutOfRange
+from caseback.jobs.budget import limit
+from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit, Edge
 from caseback.model.graph.graph import Graph
@@ -42,7 +40,7 @@ def acdc(
     ablation: str = "resample",
     over: Any = None,
     inputs: tuple[str, ...] = ("embed",),
-    at_once: int = 16,
+    at_once: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
 ) -> Circuit:
@@ -79,8 +77,8 @@ def acdc(
     ------
     OutOfRange
         For a threshold or a batch that is not positive.
-    CasebackError
-        For a checkpoint of another call.
+    LoadError
+        For a checkpoint of another call, or a damaged one.
 
     Examples
     --------
@@ -90,6 +88,7 @@ def acdc(
     >>> 0 < len(found) < 40, "MLP 0 -> logits" in found
     (True, True)
     """
+    at_once = limit("pruned_circuits", given=at_once)
     if not threshold > 0 or at_once < 1:
         raise OutOfRange(f"threshold={threshold}, at_once={at_once}: expected a positive number and at least 1")
     graph = Graph.of(model.anatomy, inputs)
@@ -97,10 +96,10 @@ def acdc(
     objective = kl(model.run(tokens)) if metric is None else metric
     runs = CircuitRuns(model, graph, tokens, corrupt, objective, ablation=ablation, over=over)
     sign = 1.0 if metric is None else -1.0
-    search = _Search(
-        graph, runs, sign, threshold, _Kept(checkpoint, model, runs.tokens, objective, threshold, ablation)
-    )
-    with tqdm(total=len(search.order), desc="edges", disable=not progress, initial=search.at) as bar:
+    job = {} if checkpoint is None else {**runs.job(), "options": ["acdc", threshold]}
+    file = Checkpoint(checkpoint, job, what="checkpoint of a search", other="was written by another call")
+    search = _Search(graph, runs, sign, threshold, file)
+    with progress_bar(total=len(search.order), what="edges", show=progress, initial=search.at) as bar:
         while search.at < len(search.order):
             bar.update(search.step(at_once))
     mask = graph.connected(search.mask)
@@ -124,18 +123,22 @@ def acdc(
 class _Search:
     """The state of a search: which edges are left, which were tested, what each cost."""
 
-    def __init__(self, graph: Graph, runs: CircuitRuns, sign: float, threshold: float, kept: _Kept):
-        self.runs, self.sign, self.threshold, self.kept = runs, sign, threshold, kept
+    def __init__(self, graph: Graph, runs: CircuitRuns, sign: float, threshold: float, file: Checkpoint):
+        self.runs, self.sign, self.threshold, self.file = runs, sign, threshold, file
         self.order = [
             (w, r)
             for r in reversed(range(len(graph.readers)))
             for w in reversed(graph.exists[:, r].nonzero()[:, 0].tolist())
         ]
         self.edges = [Edge(graph.writers[w], *graph.readers[r]) for w, r in self.order]
-        self.mask, self.costs, self.at, self.now = kept.read(graph.exists, len(self.order))
         self.ahead = 1
-        if self.at == 0:
-            self.now = self.objectives(self.mask[None])[0].item()
+        if (saved := file.read()) is not None:
+            self.mask, self.costs = saved.tensors["mask"].to(graph.exists), saved.tensors["costs"]
+            self.at, self.now = saved.state["at"], saved.state["now"]
+            return
+        self.mask, self.at = graph.exists.clone(), 0
+        self.costs = torch.full((len(self.order),), torch.nan, dtype=torch.float64)
+        self.now = self.objectives(self.mask[None])[0].item()
 
     def objectives(self, masks: Bool[Tensor, "variant writer reader"]) -> Float[Tensor, " variant"]:
         return self.sign * self.runs.metrics(masks).mean(-1)
@@ -161,33 +164,5 @@ class _Search:
                 break
             self.mask, self.now = masks[i], value
         self.at += decided
-        self.kept.write(self.mask, self.costs, self.at, self.now)
+        self.file.write({"mask": self.mask, "costs": self.costs}, at=self.at, now=self.now)
         return decided
-
-
-class _Kept:
-    """A file with the state of a search, or none."""
-
-    def __init__(self, path: Any, model: Model, tokens: Any, objective: Metric, threshold: float, ablation: str):
-        self.path = None if path is None else Path(path)
-        said = (tokens.ids.tolist(), objective.name, str(objective.target), str(objective.foil), threshold, ablation)
-        told = repr((model.name, dict(model.provenance()), said)).encode()
-        self.mark = hashlib.sha256(told).hexdigest()
-
-    def read(self, exists: Tensor, count: int) -> tuple[Tensor, Tensor, int, float]:
-        if self.path is None or not self.path.exists():
-            return exists.clone(), torch.full((count,), torch.nan, dtype=torch.float64), 0, 0.0
-        with safe_open(self.path, "pt") as file:
-            mark = (file.metadata() or {}).get("mark")
-        if mark != self.mark:
-            raise CasebackError(f"{str(self.path)!r} was written by another call: give another file, or remove it")
-        kept = load_file(self.path)
-        return kept["mask"].bool(), kept["costs"], int(kept["at"]), float(kept["now"])
-
-    def write(self, mask: Tensor, costs: Tensor, at: int, now: float) -> None:
-        if self.path is None:
-            return
-        tensors = {"mask": mask.to(torch.uint8), "costs": costs, "at": torch.tensor(at)}
-        tensors["now"] = torch.tensor(now, dtype=torch.float64)
-        with whole_file(self.path) as draft:
-            save_file(tensors, draft, {"mark": self.mark})

@@ -18,9 +18,10 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import OutOfRange
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.model.algebra.sources import values_of
@@ -34,9 +35,6 @@ from caseback.model.running.frames import positions
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
-
-NUMBERS_AT_ONCE = 2**24
-"""Of the addends formed at a time: 64 MB in float32."""
 
 
 def weights_of(
@@ -93,7 +91,7 @@ def flow_attribution(
     streams.append(Site("resid_post", model.n_layers - 1))
     run = execute(model.anatomy, tokens, read=[*sites_of_writes(model, graph), *streams], logits=False)
     scores = torch.full((len(tokens), *graph.exists.shape), torch.nan, dtype=torch.float64)
-    for b, own in tqdm(_prompts(tokens), "flow", disable=not progress):
+    for b, own in progress_bar(_prompts(tokens), "flow", show=progress):
         part = (slice(b, b + 1), own)
         written = torch.cat([w[:, 0] for w in writes(model, run, graph, part)]).transpose(0, 1)
         start = 0
@@ -185,7 +183,7 @@ def flow_routes(
     made = {
         name: np.full([model.n_layers, *(size[d] for d in of[1:-1]), len(tokens)], np.nan) for name, of in dims.items()
     }
-    for b, own in tqdm(_prompts(tokens), "routes", disable=not progress):
+    for b, own in progress_bar(_prompts(tokens), "routes", show=progress):
         n = own.stop - own.start
         on = torch.zeros(n, dtype=torch.bool)
         on[list(positions(pos, b, n))] = True
@@ -213,7 +211,7 @@ def _layer(model: Model, run: Run, layer: int, b: int, own: slice) -> dict[str, 
     brought = torch.einsum("hje,hed->hjd", values, weight)
     n, heads = len(before), a.shape[0]
     near = []
-    for rows in torch.arange(n).split(max(1, NUMBERS_AT_ONCE // (heads * n * model.d_model))):
+    for rows in torch.arange(n).split(max(1, limit("flow_numbers") // (heads * n * model.d_model))):
         branch = attention_branch(model.anatomy, layer, z[rows])
         parts = branch.push(a[:, rows].transpose(0, 1)[..., None] * brought)
         others = [before[rows], mlp[rows]] if p.parallel else [before[rows]]

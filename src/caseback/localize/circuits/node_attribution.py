@@ -62,7 +62,7 @@ def node_attribution(model: Model, clean: Any, corrupt: Any, metric: Metric, **o
     cost="2 forwards + 1 backward",
 )
 def hisp(
-    model: Model, clean: Any, corrupt: Any, metric: Metric, *, normalise: bool = True, batch_size: int = 16
+    model: Model, clean: Any, corrupt: Any, metric: Metric, *, normalise: bool = True, batch_size: int | None = None
 ) -> xr.DataArray:
     """Head importance for subnetwork pruning: the size of each head's and MLP's first-order effect.
 

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.edge_patching import patch_edges
 from caseback.localize.circuits.edge_pruning import edge_pruning
 from caseback.localize.circuits.edge_removal import acdc
@@ -93,7 +93,7 @@ def on_organisms(
     odd = [name for name in more if name not in methods()]
     if odd:
         raise CasebackError(f"no method is called {odd[0]!r}. {did_you_mean(odd[0], methods())}")
-    return [_row(compiled.build(name), count, seed, more) for name in tqdm(chosen, "organisms", disable=not progress)]
+    return [_row(compiled.build(name), count, seed, more) for name in progress_bar(chosen, "organisms", show=progress)]
 
 
 def _row(organism: Any, count: int, seed: int, more: Sequence[str]) -> dict[str, Any]:

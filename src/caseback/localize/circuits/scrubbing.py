@@ -20,9 +20,9 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, TokensError, did_you_mean
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.faithfulness import recovered
 from caseback.localize.circuits.machinery.bootstrap import interval
 from caseback.localize.circuits.machinery.circuit_runs import tiled, tiled_metric
@@ -143,7 +143,7 @@ def causal_scrubbing(
     tree = _Tree(model, graph, tokens, hypothesis, agree or {}, draws == "one", most, generator)
     refs = torch.arange(len(tokens)).repeat(samples)
     random = torch.randint(len(tokens), (len(refs),), generator=generator)
-    with tqdm(desc="nodes", disable=not progress) as tree.bar:
+    with progress_bar(what="nodes", show=progress) as tree.bar:
         scrubbed = tree.stream(len(graph.readers) - 1, refs, random)
     nothing = tree.unlike(len(graph.readers) - 1, refs, random, graph.exists[:, -1])
     found, chance = (_metrics(model, tokens, metric, stream, samples) for stream in (scrubbed, nothing))

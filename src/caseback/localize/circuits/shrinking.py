@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.faithfulness import recovered
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.model.circuit import Circuit
@@ -44,7 +45,7 @@ def shrink(
     ablation: str = "resample",
     over: Any = None,
     inputs: tuple[str, ...] = ("embed",),
-    at_once: int = 16,
+    at_once: int | None = None,
     progress: bool = False,
 ) -> Circuit:
     """Remove edges of a circuit, from the lowest score on, while it recovers enough of the model.
@@ -87,6 +88,7 @@ def shrink(
     >>> 0 < len(shrink(model, *told, circuit, least=0.5, most=5.0)) < len(circuit)
     True
     """
+    at_once = limit("pruned_circuits", given=at_once)
     if not least < most or at_once < 1:
         raise OutOfRange(f"least={least}, most={most}, at_once={at_once}: expected least below most, and at least 1")
     graph = Graph.of(model.anatomy, inputs)
@@ -103,7 +105,7 @@ def shrink(
     ranked = sorted(circuit.edges, key=lambda edge: (sizes[edge], str(edge)))
     order = [(writers[edge.source], readers[edge.target, edge.slot]) for edge in ranked]
     at, ahead = 0, 1
-    with tqdm(total=len(order), desc="edges", disable=not progress) as bar:
+    with progress_bar(total=len(order), what="edges", show=progress) as bar:
         while at < len(order):
             trial = order[at : at + ahead]
             masks = mask.repeat(len(trial), 1, 1)

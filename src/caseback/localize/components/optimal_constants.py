@@ -16,18 +16,16 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.graph.units import Component, Neuron, site_of
 from caseback.model.prompts.places import Place, placed
 from caseback.model.running.edits import Apply
 from caseback.model.running.metrics import Bound, Metric, expect_logits
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
-
-ROWS_AT_ONCE = 1024
-"""Tokens in one pass, copies included: the logits of each are formed."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,10 @@ def optimal_constants(
     if steps < 1 or lr <= 0 or minibatch < 1:
         raise CasebackError(f"steps={steps}, lr={lr}, minibatch={minibatch}: expected positive numbers")
     spans = placed(pos, tokens)
-    copies = max(1, ROWS_AT_ONCE // (min(minibatch, len(tokens)) * tokens.ids.shape[1]))
+    copies = max(1, limit("constants_rows") // (min(minibatch, len(tokens)) * tokens.ids.shape[1]))
     values: list[Tensor] = []
     before, after = [], []
-    bar = tqdm(total=steps * -(-len(components) // copies), disable=not progress, desc="optimal constants")
+    bar = progress_bar(total=steps * -(-len(components) // copies), show=progress, what="optimal constants")
     for start in range(0, len(components), copies):
         fit = _Fit(model, tokens, components[start : start + copies], _bound(loss, tokens, model), spans)
         mean = fit.losses(fit.zeros)
@@ -178,10 +176,11 @@ class _Fit:
         )
         return each.of_logits(run.logits).view(n, len(chosen))
 
-    def losses(self, theta: Sequence[Tensor], at_once: int = 16) -> Float[Tensor, " component"]:
+    def losses(self, theta: Sequence[Tensor], at_once: int | None = None) -> Float[Tensor, " component"]:
         """The loss over all prompts."""
         with torch.no_grad():
-            some = [self.loss(theta, chosen).detach() for chosen in torch.arange(len(self.tokens)).split(at_once)]
+            parts = torch.arange(len(self.tokens)).split(limit("constants_prompts", given=at_once))
+            some = [self.loss(theta, chosen).detach() for chosen in parts]
         return torch.cat(some, 1).double().mean(1).cpu()
 
     def _owners(self, chosen: Tensor) -> tuple[Tensor, Tensor]:

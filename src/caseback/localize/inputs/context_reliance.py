@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.localize.inputs.gradients.gradients import gradient_norm
 from caseback.localize.inputs.passages import Passage, passage, predictions
 from caseback.model.registry import technique
@@ -31,7 +32,6 @@ from caseback.model.running.model import Model
 
 Method = Callable[[Model, Any, Metric], xr.DataArray]
 T = TypeVar("T")
-_PROMPTS_AT_ONCE = 16
 
 
 def _kl(p: Tensor, q: Tensor, chosen: Tensor) -> Tensor:
@@ -348,7 +348,8 @@ def _text(model: Model, token: int | None) -> str:
 
 
 def _batches(items: list[T]) -> list[list[T]]:
-    return [items[i : i + _PROMPTS_AT_ONCE] for i in range(0, len(items), _PROMPTS_AT_ONCE)]
+    at_once = limit("context_prompts")
+    return [items[i : i + at_once] for i in range(0, len(items), at_once)]
 
 
 def _cues(

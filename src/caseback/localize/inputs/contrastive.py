@@ -19,13 +19,13 @@ import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, TargetError
+from caseback.jobs.budget import limit
 from caseback.localize.inputs.methods import Method, method_named, options_told, scores_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
-from caseback.model.sweeping.sweep import TOKEN_BUDGETS
 
 
 @technique(
@@ -153,8 +153,7 @@ def in_batches(
     ------
     The scores of each batch in turn, (batch, pos), cut to its longest prompt.
     """
-    if token_budget is None:
-        token_budget = TOKEN_BUDGETS.get(rows.ids.device.type, TOKEN_BUDGETS["other"])
+    token_budget = limit("sweep_tokens", rows.ids.device, given=token_budget)
     if token_budget < 1:
         raise CasebackError(f"token_budget={token_budget}: expected at least 1 token a batch")
     lengths, start = rows.lengths.tolist(), 0

@@ -18,9 +18,9 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.contrastive import in_batches
 from caseback.localize.inputs.methods import Method, method_named, options_told
 from caseback.model.anatomy.norms import at_least_float32
@@ -139,7 +139,7 @@ def attribute_generation(
     width = steps.whole.ids.shape[1] - 1
     made = np.full((len(prompts), most, width), np.nan)
     at = 0
-    with tqdm(total=len(todo), disable=not progress, desc=name, unit="token") as bar:
+    with progress_bar(total=len(todo), show=progress, what=name, unit="token") as bar:
         for scores in in_batches(name, function, model, rows, metric_of, own, token_budget):
             for row in scores.values:
                 b, t = todo[at]

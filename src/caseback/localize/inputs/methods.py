@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, ResultError, did_you_mean
+from caseback.jobs.progress import progress_bar
 from caseback.model.prompts.granularity import Features, Given, features_of, grouped, padded_text
 from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import Technique, with_role
@@ -147,7 +147,7 @@ def attribute(
     told = options_told(named, options)
     whole = features_of(model, tokens, features)
     found = {}
-    for name, method in tqdm(named.items(), disable=not progress, desc="attribute", unit="method"):
+    for name, method in progress_bar(named.items(), show=progress, what="attribute", unit="method"):
         own = dict(told[name])
         if whole.level != "token" and "features" in inspect.signature(method).parameters:
             own.setdefault("features", whole.groups)

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.algebra.factored import Factored
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.norms import at_least_float32
@@ -197,7 +198,7 @@ def top_entries(
     rows: Tensor | None = None,
     cols: Tensor | None = None,
     largest: bool = True,
-    block: int = 512,
+    block: int | None = None,
 ) -> tuple[Float[Tensor, " k"], Tensor, Tensor]:
     """The largest entries of one factored matrix with their rows and columns, ``block`` rows at a time.
 
@@ -232,7 +233,7 @@ def top_entries(
     sign = 1.0 if largest else -1.0
     kept: tuple[list[Tensor], ...] = ([], [], [])
     right = matrix.right[:, cols]
-    for some in rows.split(block):
+    for some in rows.split(limit("path_rows", given=block)):
         entries = (matrix.left[some] @ right) * sign
         # The k best entries are in the k rows with the best maxima, and a maximum costs less than a sort.
         high = entries.amax(1).topk(min(k, len(some))).indices

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
+from caseback.jobs.budget import limit
 from caseback.model.algebra.decompose import capped, read_off
 from caseback.model.algebra.readout import Directions, Position, picked, readout, token_labels, unpadded
 from caseback.model.algebra.sources import values_of
@@ -38,7 +39,6 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 
 Parts = Float[Tensor, "batch pos source d_model"]
-_WIDE = 1 << 22  # numbers held at once for the neurons' parts of some positions
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _mlp(model: Model, run: Run, layer: int, parts: Parts, biased: bool) -> Part
     live = parts.ne(0).any(-1).any(0)
     if biased:
         live[:, -1] = True
-    at_once = max(1, _WIDE // (len(parts) * w_in.shape[-1]))
+    at_once = max(1, limit("neuron_numbers") // (len(parts) * w_in.shape[-1]))
     for pairs in live.nonzero().split(at_once):
         i, s = pairs.T
         made = read[:, i, s] @ w_in

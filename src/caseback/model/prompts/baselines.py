@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.model.running.model import Model
 
 SPECIAL = ("pad", "eos", "bos", "unk", "mask")
 BASELINES = ("zero", "mean", *SPECIAL)
-_VOCAB_AT_ONCE = 8192
 
 
 def baseline_embedding(model: Model, baseline: Any, like: Float[Tensor, "batch pos d_model"]) -> Tensor:
@@ -69,14 +69,14 @@ def told(baseline: Any) -> str:
 
 def _mean(model: Model) -> Float[Tensor, " d_model"]:
     total = torch.zeros(model.d_model, dtype=torch.float64, device=model.device)
-    for ids in torch.arange(model.d_vocab).split(_VOCAB_AT_ONCE):
+    for ids in torch.arange(model.d_vocab).split(limit("embedded_tokens")):
         total += written(model, ids).double().sum(0)
     return total / model.d_vocab
 
 
 def vocabulary(model: Model) -> Float[Tensor, "vocab d_model"]:
     """What the embedding writes for every token: as large as the embedding matrix."""
-    return torch.cat([written(model, ids) for ids in torch.arange(model.d_vocab).split(_VOCAB_AT_ONCE)])
+    return torch.cat([written(model, ids) for ids in torch.arange(model.d_vocab).split(limit("embedded_tokens"))])
 
 
 @torch.no_grad()

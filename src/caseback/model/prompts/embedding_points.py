@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.per_token import aligned
 from caseback.model.running.edits import Replace
@@ -21,10 +22,6 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
-
-TOKENS_AT_ONCE = {"cpu": 512, "other": 8192}
-"""Most tokens in one pass unless a batch is chosen: forward and backward keep some 100 kB a layer for a thousand."""
-_LOGITS_AT_ONCE = 2**25
 
 
 class Points:
@@ -45,11 +42,11 @@ class Points:
         columns = metric.on(tokens, model.anatomy).columns
         self.tokens = tokens if columns is None else _cut(tokens, int(columns.max()) + 1)
         if max_batch is None:
-            most = TOKENS_AT_ONCE.get(tokens.ids.device.type, TOKENS_AT_ONCE["other"])
+            most = limit("gradient_tokens", tokens.ids.device)
             width = self.tokens.shape[1]
             max_batch = max(1, most // width)
             if columns is None:
-                max_batch = max(1, min(max_batch, _LOGITS_AT_ONCE // (width * model.d_vocab)))
+                max_batch = max(1, min(max_batch, limit("gradient_logits") // (width * model.d_vocab)))
         if max_batch < 1:
             raise OutOfRange(f"max_batch is {max_batch}: expected at least 1")
         self.max_batch, self.passes = max_batch, 0

@@ -14,9 +14,8 @@ that broadcasts to it; at ``scores`` and ``pattern`` (batch, head, query, key).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -24,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
+from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site, kind_of
 from caseback.model.running.frames import Frame, Positions, Rows, positions
@@ -225,7 +225,7 @@ class Noise(Edit):
         shape, noise = old.shape[1:], []
         for example, token in zip(where.rows.example.tolist(), where.rows.token.tolist(), strict=True):
             key = f"{self.seed} {where.site} {example} {token}".encode()
-            generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
+            generator = torch.Generator().manual_seed(int(raw_digest(key)[:14], 16))
             noise.append(torch.randn(shape, generator=generator))
         return old + self.std * torch.stack(noise).to(old)
 
@@ -476,8 +476,3 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
         if name in MAPS and edit.unit is not None:
             positions(edit.unit, b, length, open_end=open_end)
     return [(site, edit if edit.site == name else replace(edit, site=name)) for site in found]
-
-
-def fields_of(edit: Edit) -> dict[str, Any]:
-    """An edit's arguments by name."""
-    return {f.name: getattr(edit, f.name) for f in fields(edit)}

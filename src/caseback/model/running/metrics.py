@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import TargetError
+from caseback.jobs.fingerprint import code_of
 from caseback.model.running.tokens import Tokens, one_token
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ class Metric:
     def __call__(self, run: Run) -> Float[Tensor, " batch"]:
         """The metric on a run, one number per prompt."""
         return self.on(run.tokens, run.anatomy).of_run(run)
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """What is measured, for ``jobs.fingerprint``: a function by its code, not by what it holds (a counter)."""
+        told = {"name": self.name, "target": self.target, "foil": self.foil, "pos": self.pos}
+        return {**told, "code": code_of(self.bind)}
 
     def of_rows(self, tokens: Tokens, rows: slice | Sequence[int] | Int[Tensor, " row"]) -> Metric:
         """The same metric for some prompts of a batch, which keep their own targets and the batch's columns.

@@ -16,6 +16,7 @@ from torch import Tensor
 from caseback.errors import EditError
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.identity import identity_of
 from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, check
@@ -354,6 +355,10 @@ class Model:
             target=None if metric.target is None else str(metric.target),
             foil=None if metric.foil is None else str(metric.foil),
         )
+
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """What makes it this model and no other, for ``jobs.fingerprint``."""
+        return identity_of(self.hf)
 
     def provenance(self) -> dict[str, str]:
         """What a result says of the model that it came from."""

@@ -54,6 +54,10 @@ class Run:
             raise SiteAbsent("this run kept no logits")
         return self._logits
 
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """The prompts and what was read, for ``jobs.fingerprint``."""
+        return {"tokens": self.tokens, "sites": {str(site): value for site, value in self._acts.items()}}
+
     @property
     def sites(self) -> list[Site]:
         """The sites that this run holds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span
@@ -17,7 +18,6 @@ from caseback.model.running.run import Run, execute, inputs_of, no_rows, resolve
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.wiring import wired
-from caseback.model.sweeping.sweep import TOKEN_BUDGETS
 
 
 def side_by_side(
@@ -55,7 +55,7 @@ def side_by_side(
     range(0, ...) True
     """
     reads = [site for given in read for site in anatomy.sites(given)]
-    budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"]) if token_budget is None else token_budget
+    budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
     at_once = max(1, budget // tokens.ids.numel())
     resolved = [item for i, edits in enumerate(variants) for item in resolve(edits, anatomy, tokens, owner=i)]
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites, logits=False))

@@ -49,6 +49,10 @@ class Tokens:
     def __len__(self) -> int:
         return self.ids.shape[0]
 
+    def fingerprint_parts(self) -> tuple[Tensor, Tensor]:
+        """The ids and where they count, for ``jobs.fingerprint``."""
+        return self.ids, self.mask
+
     @property
     def shape(self) -> tuple[int, int]:
         """(batch, padded pos)."""

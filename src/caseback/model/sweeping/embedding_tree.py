@@ -11,7 +11,6 @@ much, and all 2^n versions of n tokens 2^(n + 1) tokens instead of n 2^n.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import EditError
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.metrics import Bound, Metric
@@ -30,7 +30,7 @@ from caseback.model.running.run import undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
-from caseback.model.sweeping.sweep import TOKEN_BUDGETS, Store, fingerprint, unedited_values
+from caseback.model.sweeping.sweep import Results, job_of, unedited_values
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def replaced(
     """
     choice, values = _checked(choice, values, anatomy, tokens)
     bound = metric.on(tokens, anatomy)
-    budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"]) if token_budget is None else token_budget
+    budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
     if budget < 1:
         raise EditError(f"token_budget={token_budget}: expected at least 1 row a pass")
     with undisturbed(anatomy.hf, grad=False):
@@ -110,19 +110,16 @@ def replaced(
         base = unedited_values(anatomy, clean, bound)
         made = base.repeat(len(choice), 1)
         versions = _distinct(choice, stops(tokens, bound))
-        store = None
-        if checkpoint is not None:
-            kind = hashlib.sha256(choice.tobytes() + values.double().cpu().numpy().tobytes()).hexdigest()
-            store = Store(checkpoint, made, f"{fingerprint(tokens, [], metric, base)} {kind}")
-            versions = [v for v in versions if not store.done[v.variants, v.example].all()]
-        with tqdm(total=len(versions), disable=not progress, desc="sweep", unit="version") as bar:
+        results = Results(checkpoint, job_of(anatomy, tokens, metric, base, [choice, values]), made)
+        versions = [v for v in versions if not results.done[v.variants, v.example].all()]
+        with progress_bar(total=len(versions), show=progress, what="sweep", unit="version") as bar:
             # where a metric reads all positions a version's own rows must be there from its first change on
             for part in _passes(versions, budget, tokens.ids.shape[1], share=bound.columns is not None):
                 for segment, value in _Tree(anatomy, clean, part, bound, values).values():
                     version = part.versions[segment.variant]
                     made[torch.from_numpy(version.variants), version.example] = value
-                if store is not None:
-                    store.keep(made, [Segment(int(i), v.example, 0, 0, 0) for v in part.versions for i in v.variants])
+                places = [(int(i), v.example) for v in part.versions for i in v.variants]
+                results.keep([variant for variant, _ in places], [example for _, example in places])
                 bar.update(len(part.versions))
     return made, base
 

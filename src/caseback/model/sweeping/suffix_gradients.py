@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.edits import Replace
@@ -20,9 +21,6 @@ from caseback.model.running.run import resolve, undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.clean import record
 from caseback.model.sweeping.packed import Packed, Segment
-
-TOKENS_AT_ONCE = {"cpu": 512, "other": 8192}
-"""Most tokens in one pass unless a budget is chosen."""
 
 
 def suffix_gradients(
@@ -64,8 +62,7 @@ def suffix_gradients(
     >>> [gradient.shape == (1, model.d_model) for _, _, gradient in made]
     [True]
     """
-    if token_budget is None:
-        token_budget = TOKENS_AT_ONCE.get(tokens.ids.device.type, TOKENS_AT_ONCE["other"])
+    token_budget = limit("gradient_tokens", tokens.ids.device, given=token_budget)
     bound = metric.on(tokens, anatomy)
     with undisturbed(anatomy.hf, grad=False):
         clean = record(anatomy, tokens, [Site("embed")])

@@ -7,8 +7,7 @@ variants at a time under a token budget, and only the logits that the metric rea
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,21 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from caseback.errors import EditError, LoadError
-from caseback.jobs.whole_file import whole_file
+from caseback.errors import EditError
+from caseback.jobs.budget import limit
+from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.identity import identity_of
 from caseback.model.anatomy.sites import Site
-from caseback.model.running.edits import Edit, fields_of
+from caseback.model.running.edits import Edit
 from caseback.model.running.frames import positions
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.run import execute, resolve, undisturbed, with_clean
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
-
-TOKEN_BUDGETS = {"cpu": 2048, "other": 16384}
-"""Rows in one pass by device: enough to keep matrix products busy, some hundred MB at GPT-2's width on a CPU."""
 
 Resolved = list[tuple[int, Site, Edit]]
 
@@ -160,8 +158,7 @@ def sweep(
     per_variant = _cleaned(per_variant, anatomy, tokens)
     start = _at_the_start(given, anatomy, tokens)
     bound = metric.on(tokens, anatomy)
-    if token_budget is None:
-        token_budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"])
+    token_budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
     if token_budget < 1:
         raise EditError(f"token_budget={token_budget}: expected at least 1 row a pass")
     with undisturbed(anatomy.hf, grad=False):
@@ -172,17 +169,16 @@ def sweep(
         shared = _unchanged(tokens, [*start, *((0, site, edit) for site, edit in anatomy.standing)])
         segments = [s for i, r in enumerate(per_variant) for s in plan(r, tokens, bound, anatomy.n_layers, i, shared)]
         # what was given is told by the base run's values, but a metric may miss it
-        edits_made = [start, *per_variant] if start else per_variant
-        store = Store(checkpoint, values, fingerprint(tokens, edits_made, metric, base)) if checkpoint else None
-        todo = [s for s in segments if store is None or not store.done[s.variant, s.example]]
-        with tqdm(total=len(todo), disable=not progress, desc="sweep", unit="variant") as bar:
+        edits_made = [[(str(site), edit) for _, site, edit in resolved] for resolved in [start, *per_variant]]
+        results = Results(checkpoint, job_of(anatomy, tokens, metric, base, edits_made), values)
+        todo = [s for s in segments if not results.done[s.variant, s.example]]
+        with progress_bar(total=len(todo), show=progress, what="sweep", unit="variant") as bar:
             for chunk in chunks(todo, token_budget, tokens.ids.shape[1]):
                 owners = {s.variant for s in chunk}
                 edits = [e for i in sorted(owners) for e in per_variant[i]]
                 for segment, value in Packed(anatomy, clean, chunk, edits, bound).values():
                     values[segment.variant, segment.example] = value
-                if store is not None:
-                    store.keep(values, chunk)
+                results.keep([s.variant for s in chunk], [s.example for s in chunk])
                 bar.update(len(chunk))
     if labels is None:
         labels = ["; ".join(dict.fromkeys(e.describe() for _, _, e in r)) for r in per_variant]
@@ -209,53 +205,35 @@ def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
     return torch.stack([value for _, value in Packed(anatomy, clean, segments, [], bound).values()]).detach()
 
 
-def fingerprint(tokens: Tokens, per_variant: list[Resolved], metric: Metric, base: Tensor) -> str:
-    """What a checkpoint must agree with to be resumed: prompts, edits, metric, and the model's clean answers."""
-    digest = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, Tensor):
-            digest.update(value.detach().cpu().double().contiguous().numpy().tobytes())
-        elif hasattr(value, "tokens") and hasattr(value, "sites"):
-            add(value.tokens.ids)
-            for site in value.sites:
-                add(str(site))
-                add(value[site])
-        else:
-            digest.update(f"{getattr(value, '__qualname__', value)!s}|".encode())
-
-    for value in (tokens.ids, tokens.mask, metric.name, metric.target, metric.foil, metric.pos, base):
-        add(value)
-    for resolved in per_variant:
-        for _, site, edit in resolved:
-            for part in (str(site), type(edit).__name__, *fields_of(edit).values()):
-                add(part)
-    return digest.hexdigest()
+def job_of(anatomy: Anatomy, tokens: Tokens, metric: Metric, base: Tensor, edits: Any) -> dict[str, Any]:
+    """What a checkpoint of a sweep depends on; the unedited run's values tell what a metric's function holds."""
+    return {"prompts": tokens, "edits": edits, "metric": [metric, base], "model": identity_of(anatomy.hf)}
 
 
-class Store:
-    """Results on disk after every chunk, so that an interrupted sweep goes on where it stopped."""
+class Results:
+    """Values of a sweep and which of them are known, in a file after every chunk where there is one.
 
-    def __init__(self, path: str | Path, values: Tensor, fingerprint: str):
-        self.path, self.fingerprint = Path(path), fingerprint
-        self.done = np.zeros(tuple(values.shape), dtype=bool)
-        if not self.path.exists():
-            return
-        try:
-            with np.load(self.path, allow_pickle=False) as kept:
-                same = str(kept["fingerprint"]) == fingerprint
-                if same:
-                    self.done = kept["done"]
-                    values.copy_(torch.from_numpy(kept["values"]).to(values))
-        except (OSError, ValueError, KeyError) as error:
-            raise LoadError(f"{str(path)!r} is no sweep checkpoint: {error}") from error
-        if not same:
-            raise LoadError(
-                f"{str(path)!r} belongs to another sweep (other prompts, edits, metric or model): remove it"
-            )
+    Parameters
+    ----------
+    path, job
+        As for ``Checkpoint``; see ``job_of``.
+    values
+        (variant, batch); what the file knows is written into it.
+    """
 
-    def keep(self, values: Tensor, chunk: Sequence[Segment]) -> None:
-        for segment in chunk:
-            self.done[segment.variant, segment.example] = True
-        with whole_file(self.path) as draft, draft.open("wb") as file:
-            np.savez(file, values=values.double().cpu().numpy(), done=self.done, fingerprint=self.fingerprint)
+    def __init__(self, path: str | Path | None, job: Mapping[str, Any], values: Tensor):
+        self.file = Checkpoint(
+            path,
+            job,
+            what="sweep checkpoint",
+            other="belongs to another sweep (other prompts, edits, metric or model)",
+        )
+        self.values, self.done = values, np.zeros(tuple(values.shape), dtype=bool)
+        if (saved := self.file.read()) is not None:
+            self.done = saved.tensors["done"].numpy()
+            values.copy_(saved.tensors["values"].to(values))
+
+    def keep(self, variants: Sequence[int], examples: Sequence[int]) -> None:
+        """Note that these values are known."""
+        self.done[list(variants), list(examples)] = True
+        self.file.write({"values": self.values.double(), "done": self.done})

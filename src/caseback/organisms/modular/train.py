@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import GenerationConfig
 
+from caseback.jobs.whole_file import whole_file
 from caseback.model.crystal import CrystalForCausalLM
 from caseback.organisms.modular import addition
-from caseback.organisms.saving import keep, resume, write
+from caseback.organisms.saving import keep, resume, run_file
 
 STEPS, SHARE, WARM_UP = 10_000, 0.5, 10
 RATE, DECAY, BETAS = 1e-3, 1.0, (0.9, 0.98)
@@ -54,8 +56,9 @@ def train(
     weights = [w for w in model.parameters() if w.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY, betas=BETAS, fused=True)
     out.mkdir(parents=True, exist_ok=True)
-    begin, last = resume(out / "resume.safetensors", model, [optimizer]), min(steps, stop_at or steps)
     made = {"seed": seed, "p": p, "share": share}
+    file = run_file(out, model, **made, recipe=(RATE, DECAY, BETAS, WARM_UP))
+    begin, last = resume(file, model, [optimizer]), min(steps, stop_at or steps)
     if begin == 0:
         save(model, out / "checkpoints" / "step-0", {**made, "step": 0})
     for done in range(begin + 1, last + 1):
@@ -69,7 +72,7 @@ def train(
         if done in MILESTONES:
             save(model, out / "checkpoints" / f"step-{done}", {**made, "step": done})
         if done % save_every == 0 or done == last:
-            keep(out / "resume.safetensors", model, [optimizer], done)
+            keep(file, model, [optimizer], done)
             with torch.no_grad():
                 best = addition.last_logits(model, ids[held]).argmax(-1)
             accuracy = (best == right[held]).double().mean().item()
@@ -89,4 +92,5 @@ def save(model: CrystalForCausalLM, out: Path, made: dict) -> None:
     GenerationConfig(pad_token_id=made["p"]).save_pretrained(out)
     addition.tokenizer(made["p"]).save_pretrained(out)
     weights = {n: w.detach().to(torch.float16).contiguous() for n, w in model.state_dict().items()}
-    write(weights, out / "model.safetensors", {"format": "pt"})
+    with whole_file(out / "model.safetensors") as draft:
+        save_file(weights, draft, {"format": "pt"})

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from caseback.errors import LoadError
+from caseback.jobs import budget
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,7 +23,6 @@ Numbered = Iterator[tuple[int, R]]
 """Records, each with its line."""
 
 MALFORMED = "malformed records"
-LINES_AT_ONCE = 64
 SPACE = re.compile(r"\s*")
 
 
@@ -274,7 +274,7 @@ def _json_lines(numbered: Numbered[str]) -> Numbered[Any]:
 
 def _array(path: str | Path, numbered: Numbered[str], line: int, *, alone: bool = True) -> Numbered[Any]:
     """Records of an array that begins on a line, decoded as soon as enough lines of it are there."""
-    decode, text, at, chunk, due = json.JSONDecoder().raw_decode, "", 0, LINES_AT_ONCE, "["
+    decode, text, at, chunk, due = json.JSONDecoder().raw_decode, "", 0, budget.limit("record_lines"), "["
     while True:
         start, at = at, _past_space(text, at)
         line += text.count("\n", start, at)
@@ -298,7 +298,7 @@ def _array(path: str | Path, numbered: Numbered[str], line: int, *, alone: bool 
                 # A number may go on in the next line; what follows a whole record is at least the closing ].
                 if end < len(text):
                     yield line, value
-                    line, at, chunk, due = line + text.count("\n", at, end), end, LINES_AT_ONCE, ", or ]"
+                    line, at, chunk, due = line + text.count("\n", at, end), end, budget.limit("record_lines"), ", or ]"
                     continue
                 wrong, line_of_it = "it ends where , or ] is due", line
         else:

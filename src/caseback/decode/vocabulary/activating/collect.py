@@ -8,22 +8,21 @@ each unit's whole range is kept too: a histogram, and examples of a sample of to
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.activating.found import Activating
 from caseback.decode.vocabulary.activating.rows import Rows
 from caseback.decode.vocabulary.activating.store import Store
 from caseback.decode.vocabulary.activating.tally import Tally
 from caseback.decode.vocabulary.activating.units import Directions, Heads, Units, units_of
-from caseback.decode.vocabulary.lenses.lens import fingerprint
 from caseback.errors import CasebackError, LoadError, OutOfRange
+from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -55,7 +54,7 @@ def activating_inputs(
     sample: int = 1000,
     seed: int = 0,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     padding: str = "right",
     store: str | Path | None = None,
     save_every: float = SAVE_SECONDS,
@@ -123,10 +122,11 @@ def activating_inputs(
     looked = units_of(model, site, layer=layer, units=units, directions=directions, heads=heads)
     limit = model.context
     asked = {
-        "fingerprint": fingerprint(model),
+        # of every weight, which only a store is compared by
+        "fingerprint": "" if store is None else fingerprint(model),
         "site": str(looked.site),
         "units": None if looked.chosen is None else list(looked.chosen),
-        "directions": _said(directions),
+        "directions": _identified(directions, store is not None),
         "heads": heads,
         "top": top,
         "per_row": per_row,
@@ -137,7 +137,7 @@ def activating_inputs(
         "length": min(128, limit or 128) if length is None else length,
     }
     job = _Collecting(looked, asked, None if store is None else Store(store))
-    bar = tqdm(disable=not progress, unit="token", unit_scale=True)
+    bar = progress_bar(show=progress, unit="token", unit_scale=True)
     saved = time.monotonic()
     for rows in corpus_rows(model, _texts(texts), length=asked["length"], batch=batch, least=1):
         fresh = job.unseen(rows)
@@ -259,10 +259,10 @@ def _lines(path: Path) -> Iterator[str]:
         raise LoadError(f"{path} cannot be read as UTF-8 text: {error}") from None
 
 
-def _said(directions: Directions | None) -> str | None:
-    """A checksum of directions, a function's name."""
+def _identified(directions: Directions | None, stored: bool) -> str | None:
+    """What a store is compared by: a digest of directions, or of a function and of what it holds."""
     if directions is None:
         return None
-    if isinstance(directions, torch.Tensor):
-        return hashlib.sha256(directions.detach().cpu().double().numpy().tobytes()).hexdigest()
+    if stored or isinstance(directions, torch.Tensor):
+        return fingerprint(directions, "directions")
     return getattr(directions, "__qualname__", type(directions).__name__)

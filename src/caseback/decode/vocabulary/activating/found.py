@@ -16,10 +16,9 @@ from caseback.decode.vocabulary.activating.rows import Rows
 from caseback.decode.vocabulary.activating.tally import Tally, bin_edges, index_of, values_of
 from caseback.decode.vocabulary.activating.units import Units
 from caseback.errors import OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
-
-BATCH = 16  # rows run at once when examples are read again
 
 
 @dataclass(frozen=True)
@@ -212,8 +211,9 @@ class Activating:
         """A unit's activations at every token of some rows."""
         only = Units(self.units.site, (unit,), self.units.directions, self.units.heads)
         made: dict[int, list[float]] = {}
-        for first in range(0, len(rows), BATCH):
-            some = rows[first : first + BATCH]
+        at_once = limit("activation_rows")
+        for first in range(0, len(rows), at_once):
+            some = rows[first : first + at_once]
             tokens = model.tokens([self.rows[r] for r in some])
             flat = only.values(only.run(model, tokens))[:, 0].cpu()
             parts = flat.split(tokens.lengths.tolist())

@@ -4,25 +4,23 @@
     tally.safetensors         the counts; its metadata says how many shards belong to it
     rows-00000.safetensors    the corpus as tokens, a shard for each time that was saved
 
-Every file is written whole or not at all, shards before the tally: what the tally does not know of is written again.
+Every file is written whole or not at all, with a digest of what it holds, shards before the tally: what the tally
+does not know of is written again.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
 from caseback.decode.vocabulary.activating.rows import Rows
 from caseback.decode.vocabulary.activating.tally import Tally
 from caseback.errors import CasebackError, LoadError
-from caseback.jobs.whole_file import whole_file
+from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
 
-FORMAT = "caseback activating 1"
+FORMAT = "caseback activating 2"
 _TENSORS = [field.name for field in fields(Tally) if field.name != "seen"]
 
 
@@ -42,22 +40,25 @@ class Store:
             Where something else is there, or a file is damaged.
         """
         index, tally = self.folder / "index.json", self.folder / "tally.safetensors"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise LoadError(f"{self.folder} is a file: name a folder to keep the collection in")
         if not index.exists():
             return None
         try:
-            said = json.loads(index.read_text(encoding="utf-8"))
+            said = read_json(index)
             if said.get("format") != FORMAT:
                 raise LoadError(f"{self.folder} holds no collection of this version: expected {FORMAT!r} in index.json")
+            expect_whole(said, index)
             if not tally.exists():
                 return None
-            with safe_open(tally, "pt") as file:
-                noted = file.metadata()
-                held = {name: file.get_tensor(name) for name in _TENSORS}
+            held, noted = read_tensors(tally, _TENSORS)
+            if noted["asked"] != fingerprint(said["asked"]):
+                raise LoadError(f"{tally} was collected otherwise than index.json says: remove the folder")
             rows = Rows()
             for shard in range(int(noted["shards"])):
-                with safe_open(self._shard(shard), "pt") as file:
-                    rows.add(file.get_tensor("ids"), file.get_tensor("lengths"))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+                saved, _ = read_tensors(self._shard(shard), ("ids", "lengths"))
+                rows.add(saved["ids"], saved["lengths"])
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise LoadError(f"{self.folder} cannot be read as a collection: {error!r}") from None
         self.shards, self.saved_rows, self.saved_tokens = int(noted["shards"]), rows.n_rows, rows.n_tokens
         return said["asked"] | {"names": said["names"]}, Tally(**held, seen=int(noted["seen"])), rows
@@ -67,13 +68,11 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         if rows.n_rows > self.saved_rows:
             ids, lengths = rows.since(self.saved_tokens, self.saved_rows)
-            with whole_file(self._shard(self.shards)) as draft:
-                save_file({"ids": ids, "lengths": lengths}, draft)
+            write_tensors(self._shard(self.shards), {"ids": ids, "lengths": lengths})
             self.shards += 1
             self.saved_rows, self.saved_tokens = rows.n_rows, rows.n_tokens
-        with whole_file(self.folder / "tally.safetensors") as draft:
-            held = {name: getattr(tally, name).contiguous() for name in _TENSORS}
-            save_file(held, draft, {"shards": str(self.shards), "seen": str(tally.seen)})
+        noted = {"shards": str(self.shards), "seen": str(tally.seen), "asked": fingerprint(asked)}
+        write_tensors(self.folder / "tally.safetensors", {name: getattr(tally, name) for name in _TENSORS}, noted)
         said = {
             "format": FORMAT,
             "asked": asked,
@@ -82,8 +81,7 @@ class Store:
             "tokens": rows.n_tokens,
             "whole": whole,
         }
-        with whole_file(self.folder / "index.json") as draft:
-            draft.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        write_json(self.folder / "index.json", said)
 
     def expect(self, said: dict[str, Any], asked: dict[str, Any]) -> None:
         """Refuse to go on with a collection of something else."""

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.activating.units import Directions, Heads, units_of
 from caseback.errors import CasebackError, OutOfRange, TokensError
+from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
@@ -129,7 +129,7 @@ def synthesise_input(
             return run, units.values(run).view(len(tokens), -1)[:, -1]
 
     history = [float(ends(model.tokens([ids]))[1])]
-    bar = tqdm(range(steps), disable=not progress, unit="step")
+    bar = progress_bar(range(steps), show=progress, unit="step")
     for _ in bar:
         run, value = ends(model.tokens([ids]), grad=True)
         gradient = run.grad(value, ["embed"])["embed"][0, free].detach()

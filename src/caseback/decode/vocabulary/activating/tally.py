@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 
 NO_KEY = torch.iinfo(torch.int64).min
 _LOW = 2**32 - 1
@@ -27,7 +28,6 @@ _SUB = 3  # bits of the mantissa that a bin keeps
 _FIRST = (127 - 16) << _SUB
 _STEPS = 32 << _SUB
 BINS = 2 * _STEPS + 1
-_AT_ONCE = 2**22  # activations turned into keys at once
 
 
 def keys_of(values: Float[Tensor, "unit token"], index: Int[Tensor, " token"]) -> Int[Tensor, "unit token"]:
@@ -149,7 +149,7 @@ class Tally:
         if bool(values.isnan().any()):
             unit = int(values.isnan().any(0).int().argmax())
             raise CasebackError(f"unit {unit} (of those chosen) is NaN at some token: nothing can be ranked")
-        step = max(1, _AT_ONCE // len(index))
+        step = max(1, limit("activation_keys") // len(index))
         for first in range(0, values.shape[1], step):
             some = slice(first, first + step)
             self._add_units(values[:, some].cpu(), index, row, some, threshold)

@@ -19,7 +19,6 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lenses.lens import fingerprint, stream_at
@@ -27,6 +26,8 @@ from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_siz
 from caseback.decode.vocabulary.lenses.logit_lens import units_of
 from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
@@ -101,7 +102,7 @@ def fit_attention_lens(
     length: int | None = None,
     batch: int = 8,
     seed: int = 0,
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
     progress: bool = False,
 ) -> AttentionLens:
     """Train a map from each head of a layer to words, so that their sum is the model's prediction.
@@ -165,7 +166,7 @@ def fit_attention_lens(
         parameters = [down.to(like), like.new_zeros(n_heads, rank, d)]
     optimizer = torch.optim.Adam(parameters, lr=lr)
     history: list[float] = []
-    bar = tqdm(range(steps), disable=not progress, unit="step")
+    bar = progress_bar(range(steps), show=progress, unit="step")
     for step in bar:
         kl, gradients = heads.gradients(drawn.of_step(step, tokens_per_step), parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -184,7 +185,7 @@ def fit_attention_lens(
 class _Heads:
     """What the heads of a layer write, after the final norm; and the divergence of their sum with its gradient."""
 
-    def __init__(self, model: Model, layer: int, max_logits: int = 2**24):
+    def __init__(self, model: Model, layer: int, max_logits: int | None = None):
         self.model, self.layer = model, layer
         self.kl = VocabularyKL(model.anatomy, max_logits)
         # normed already
@@ -269,7 +270,7 @@ def read_attention_lens(
     pos: int | None = None,
     k: int = 5,
     edits: Edit | Sequence[Edit] = (),
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read what each head of a layer writes as words.
 
@@ -308,6 +309,7 @@ def read_attention_lens(
     ('layer', 'batch', 'head', 'k')
     """
     lens.expect(model)
+    max_logits = limit("lens_logits", given=max_logits)
     expect_sizes(k, max_logits)
     tokens = model.tokens(tokens)
     kept = units_of(model, "head_out", units)

@@ -15,11 +15,11 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, row_name, streams
 from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -42,9 +42,9 @@ def causal_basis(
     starts: int = 4,
     iterations: int = 50,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     seed: int = 0,
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Find the directions of the stream at a depth that matter most to a lens's reading, most influential first.
@@ -116,7 +116,7 @@ def causal_basis(
     generator = torch.Generator().manual_seed(seed)
     basis = influence.h.new_zeros(0, model.d_model)
     found = []
-    for _ in tqdm(range(directions), disable=not progress, unit="direction"):
+    for _ in progress_bar(range(directions), show=progress, unit="direction"):
         tries = [influence.climb(start, basis, iterations) for start in influence.starts(starts, basis, generator)]
         value, v = max(tries, key=lambda tried: tried[0])
         basis = torch.cat([basis, v[None]])
@@ -142,7 +142,9 @@ def causal_basis(
 class _Influence:
     """A direction's influence on a lens's reading of some states, and its gradient at the direction."""
 
-    def __init__(self, model: Model, h: Float[Tensor, "token d_model"], lens: Lens | None, row: int, max_logits: int):
+    def __init__(
+        self, model: Model, h: Float[Tensor, "token d_model"], lens: Lens | None, row: int, max_logits: int | None
+    ):
         self.kl = VocabularyKL(model.anatomy, max_logits)
         self.h = h.to(self.kl.rows)
         self.centred = self.h - self.h.mean(0)

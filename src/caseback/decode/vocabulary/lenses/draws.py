@@ -5,7 +5,6 @@ So a training that is interrupted goes on with the rows that it would have seen,
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Iterator
 
@@ -68,11 +67,6 @@ class Draws:
         ]
         if not self.rows:
             raise CasebackError(f"the corpus is empty: no text has the {least} tokens that are needed")
-
-    @property
-    def checksum(self) -> str:
-        """Of the rows, so that another corpus is told from this one."""
-        return hashlib.sha256(repr(self.rows).encode()).hexdigest()
 
     def of_step(self, step: int, tokens: int) -> Iterator[Tokens]:
         """Batches of at least so many tokens, the same ones whatever was drawn before.

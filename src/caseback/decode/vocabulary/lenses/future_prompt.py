@@ -18,13 +18,13 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lenses.lens import fingerprint, stream_at
 from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
 from caseback.decode.vocabulary.patchscopes.patchscope import patchscope
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.edits import Edit, Replace
@@ -166,7 +166,7 @@ def fit_future_prompt(
     vectors = training.start(size, generator)
     optimizer = torch.optim.AdamW([vectors], lr=lr, weight_decay=decay)
     history: list[float] = []
-    bar = tqdm(range(steps), disable=not progress, unit="step")
+    bar = progress_bar(range(steps), show=progress, unit="step")
     for step in bar:
         h, log_p = training.states(drawn.of_step(step, states_per_step), states_per_step, generator)
         kl, vectors.grad = training.gradient(vectors, h, log_p)

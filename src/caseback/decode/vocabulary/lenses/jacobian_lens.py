@@ -15,10 +15,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint, stream_at
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -35,7 +36,7 @@ def fit_jacobian_lens(
     rows: Sequence[int] | None = None,
     skip: int = 16,
     length: int = 128,
-    copies: int = 32,
+    copies: int | None = None,
     directions: int | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -87,7 +88,7 @@ def fit_jacobian_lens(
     rows = tuple(range(model.n_layers)) if rows is None else tuple(rows)
     if not rows or not all(0 <= r <= model.n_layers for r in rows):
         raise OutOfRange(f"rows {list(rows)}: expected some of 0 (the embedding) to {model.n_layers} (the end)")
-    d = model.d_model
+    d, copies = model.d_model, limit("jacobian_copies", given=copies)
     if skip < 0 or copies < 1 or not (directions is None or 1 <= directions <= d):
         raise OutOfRange(
             f"skip={skip}, copies={copies}, directions={directions}: expected at least 0, at least 1, and 1 to {d} or "
@@ -97,8 +98,8 @@ def fit_jacobian_lens(
     mean = torch.zeros(len(rows), d, d, dtype=torch.float64)
     count, change = 0, float("nan")
     length = min(length, model.context or length)
-    for tokens in tqdm(
-        corpus_rows(model, texts, length=length, batch=1, least=skip + 2), disable=not progress, unit="prompt"
+    for tokens in progress_bar(
+        corpus_rows(model, texts, length=length, batch=1, least=skip + 2), show=progress, unit="prompt"
     ):
         out = torch.eye(d) if directions is None else _orthonormal(d, directions, generator)
         seen = _jacobians(model, tokens, rows, out, skip, copies)

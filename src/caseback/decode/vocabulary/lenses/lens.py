@@ -8,7 +8,6 @@ them, one function reads prompts through them, and one file holds them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +20,8 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
+from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -137,12 +138,9 @@ def fingerprint(model: Model) -> str:
     True
     """
     anatomy = model.anatomy
-    made = hashlib.sha256()
     norm = None if anatomy.final_norm is None else anatomy.norms[id(anatomy.final_norm)]
     parts = [weight_matrix(anatomy.unembed)] + ([] if norm is None else [norm.gamma])
-    for part in parts:
-        made.update(part.detach().cpu().double().numpy().astype(np.float32).tobytes())
-    return made.hexdigest()
+    return raw_digest(*(part.detach().cpu().double().numpy().astype(np.float32) for part in parts))
 
 
 @technique(
@@ -160,7 +158,7 @@ def read_lens(
     pos: int | None = None,
     k: int = 5,
     edits: Edit | Sequence[Edit] = (),
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read the stream at every depth through a fitted lens.
 
@@ -199,6 +197,7 @@ def read_lens(
     ('layer', 'batch', 'pos')
     """
     lens.expect(model)
+    max_logits = limit("lens_logits", given=max_logits)
     expect_sizes(k, max_logits)
     tokens = model.tokens(tokens)
     rows = list(lens.rows)

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 
 import torch
 import xarray as xr
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, row_name, streams
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -36,8 +37,8 @@ def lens_quality(
     lens: Lens | None = None,
     *,
     length: int | None = None,
-    batch: int = 8,
-    max_logits: int = 2**24,
+    batch: int | None = None,
+    max_logits: int | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Measure a lens on a corpus, depth by depth.
@@ -84,11 +85,11 @@ def lens_quality(
             raise OutOfRange(f"this lens looks {lens.ahead} ahead: only one that reads its own position is measured")
     rows = list(range(model.n_layers)) if lens is None else [r for r in lens.rows if r < model.n_layers]
     rows.append(model.n_layers)
-    step = max(1, max_logits // model.d_vocab)
+    step = max(1, limit("lens_logits", given=max_logits) // model.d_vocab)
     sums = torch.zeros(len(rows), 3, dtype=torch.float64)
     mean = torch.zeros(len(rows), model.d_vocab, dtype=torch.float64)
     count = followed = 0
-    for tokens in tqdm(corpus_rows(model, texts, length=length, batch=batch), disable=not progress, unit="batch"):
+    for tokens in progress_bar(corpus_rows(model, texts, length=length, batch=batch), show=progress, unit="batch"):
         at = streams(model, tokens, rows)
         example, column = tokens.mask.nonzero(as_tuple=True)
         has_next = column + 1 < (tokens.first + tokens.lengths)[example]

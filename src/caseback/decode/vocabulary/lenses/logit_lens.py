@@ -18,6 +18,7 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
 from caseback.errors import OutOfRange, UnknownSite
+from caseback.jobs.budget import limit
 from caseback.model.algebra.writes import mlp_branch
 from caseback.model.anatomy.anatomy import weight_shape
 from caseback.model.anatomy.norms import at_least_float32
@@ -46,7 +47,7 @@ def logit_lens(
     pos: int | None = None,
     k: int = 5,
     edits: Edit | Sequence[Edit] = (),
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read the stream after every layer as a prediction, through the model's own final norm and unembedding.
 
@@ -110,6 +111,7 @@ def logit_lens(
     ('layer', 'batch', 'head', 'k')
     """
     tokens = model.tokens(tokens)
+    max_logits = limit("lens_logits", given=max_logits)
     expect_sizes(k, max_logits)
     sites = _rows_of(model, site)
     kept = units_of(model, sites[-1].name, units)

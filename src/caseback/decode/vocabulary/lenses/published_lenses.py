@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.errors import CasebackError, LoadError
+from caseback.jobs.fingerprint import raw_digest
 from caseback.jobs.whole_file import whole_file
 from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.running.model import Model
@@ -191,7 +191,7 @@ def merge_jacobian_lenses(lenses: list[Lens]) -> Lens:
 def _unembed_hash(model: Model) -> str:
     """The tuned-lens package's checksum of W_U, which goes by how numpy prints it."""
     matrix = weight_matrix(model.anatomy.unembed).detach().T.float().cpu().numpy()
-    return sha256(np.array_str(matrix, precision=1).encode()).hexdigest()
+    return raw_digest(np.array_str(matrix, precision=1).encode())
 
 
 def _json(path: Path) -> dict[str, Any]:

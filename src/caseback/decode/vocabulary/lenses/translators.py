@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint, streams
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.tasks.corpus import corpus_rows
@@ -35,7 +35,7 @@ def fit_translators(
     bias: bool = True,
     ridge: float = 1e-6,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     progress: bool = False,
 ) -> Lens:
     """Fit the affine map from the stream at each depth to the stream at a later one, by least squares.
@@ -95,7 +95,7 @@ def fit_future_lens(
     bias: bool = True,
     ridge: float = 1e-6,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     progress: bool = False,
 ) -> Lens:
     """Fit the affine map from the stream at t to the final stream at t + N: what it holds of tokens to come.
@@ -141,7 +141,7 @@ def _fit(
     bias: bool,
     ridge: float,
     length: int | None,
-    batch: int,
+    batch: int | None,
     progress: bool,
 ) -> Lens:
     end = model.n_layers if to is None else to
@@ -152,7 +152,7 @@ def _fit(
             "none later than the one translated to"
         )
     sums = {row: MomentSums(model.d_model) for row in rows}
-    for tokens in tqdm(corpus_rows(model, texts, length=length, batch=batch), disable=not progress, unit="batch"):
+    for tokens in progress_bar(corpus_rows(model, texts, length=length, batch=batch), show=progress, unit="batch"):
         at = streams(model, tokens, [*rows, end])
         here, there = _pairs(tokens.mask, ahead)
         for row in rows:

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.draws import Draws, expect_steps
 from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint, streams
 from caseback.decode.vocabulary.lenses.translators import MomentSums
 from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
-from caseback.errors import CasebackError, OutOfRange
-from caseback.jobs.whole_file import whole_file
+from caseback.errors import OutOfRange
+from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
@@ -60,7 +58,7 @@ def fit_tuned_lens(
     batch: int = 8,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
     progress: bool = False,
 ) -> Lens:
     """Train a tuned lens on a corpus.
@@ -97,7 +95,9 @@ def fit_tuned_lens(
     Raises
     ------
     CasebackError
-        For an empty corpus, or a checkpoint of another training.
+        For an empty corpus.
+    LoadError
+        For a checkpoint of another training, or a damaged one.
     OutOfRange
         For an unknown recipe, and for steps, tokens or a learning rate that are not above 0.
 
@@ -120,17 +120,18 @@ def fit_tuned_lens(
     drawn = Draws(model, texts, length=length, batch=batch, seed=seed)
     training = _Training(model, recipe, lr, steps, bias, max_logits)
     said = {"recipe": recipe, "steps": steps, "tokens_per_step": tokens_per_step, "lr": lr, "seed": seed, "bias": bias}
-    tied = {**said, "rows": drawn.checksum, "batch": batch, "fingerprint": fingerprint(model)}
-    begin, drawn.seen = training.resume(checkpoint, tied)
+    job = {"corpus": drawn.rows, "model": model, "options": {**said, "batch": batch}}
+    file = Checkpoint(checkpoint, job, other="is the checkpoint of another training")
+    begin, drawn.seen = training.resume(file)
     if begin == 0 and recipe == "small":
         training.least_squares(drawn.some(tokens_per_step * 4))
-    bar = tqdm(range(steps), initial=begin, disable=not progress, unit="step")
+    bar = progress_bar(range(steps), initial=begin, show=progress, unit="step")
     for step in range(begin, steps):
         kl = training.step(step, drawn.of_step(step, tokens_per_step))
         bar.update()
         bar.set_postfix(kl=f"{float(kl.mean()):.3f}")
-        if checkpoint is not None and ((step + 1) % SAVE_EVERY == 0 or step + 1 == steps):
-            training.keep(checkpoint, step + 1, drawn.seen)
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            training.keep(file, step + 1, drawn.seen)
     bar.close()
     last = torch.stack(training.history[-max(1, steps // 10) :]).mean(0)
     identity = torch.eye(model.d_model).to(training.a)
@@ -148,7 +149,7 @@ def fit_tuned_lens(
 class _Training:
     """Parameters, optimiser and losses of a lens in training."""
 
-    def __init__(self, model: Model, recipe: str, lr: float, steps: int, bias: bool, max_logits: int):
+    def __init__(self, model: Model, recipe: str, lr: float, steps: int, bias: bool, max_logits: int | None):
         self.model, self.lr, self.steps, self.bias = model, lr, steps, bias
         self.kl = VocabularyKL(model.anatomy, max_logits)
         like = self.kl.rows
@@ -208,32 +209,18 @@ class _Training:
         worse = self.gradients(batches)[0] > before
         self.a[worse], self.b[worse] = 0, 0
 
-    def keep(self, path: str | Path, step: int, seen: int) -> None:
+    def keep(self, file: Checkpoint, step: int, seen: int) -> None:
         """Write all that is needed to go on after ``step`` steps, which saw ``seen`` tokens."""
         held = {"a": self.a, "b": self.b, "history": torch.stack(self.history)}
         for i, state in self.optimizer.state_dict()["state"].items():
             held |= {f"{i}.{name}": torch.as_tensor(value) for name, value in state.items() if value is not None}
-        said = {key: str(value) for key, value in {**self.said, "step": step, "seen": seen}.items()}
-        with whole_file(path) as draft:
-            save_file(
-                {k: v.contiguous() for k, v in held.items()}, draft, {**said, "step": str(step), "seen": str(seen)}
-            )
+        file.write(held, step=step, seen=seen)
 
-    def resume(self, path: str | Path | None, said: dict[str, Any]) -> tuple[int, int]:
+    def resume(self, file: Checkpoint) -> tuple[int, int]:
         """Go on from a checkpoint if there is one; gives the steps done and the tokens that they saw."""
-        self.said = said
-        if path is None or not Path(path).exists():
+        if (saved := file.read()) is None:
             return 0, 0
-        with safe_open(path, "pt") as file:
-            noted = file.metadata() or {}
-            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        differs = [key for key, value in said.items() if noted.get(key) != str(value)]
-        if differs:
-            key = differs[0]
-            raise CasebackError(
-                f"{path} is the checkpoint of another training ({key} {noted.get(key)!r}, not {str(said[key])!r}): "
-                "give it another name, or remove it"
-            )
+        held = dict(saved.tensors)
         self.a.copy_(held.pop("a"))
         self.b.copy_(held.pop("b"))
         self.history = list(held.pop("history"))
@@ -242,4 +229,4 @@ class _Training:
             i, _, key = name.partition(".")
             state.setdefault(int(i), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        return int(noted["step"]), int(noted["seen"])
+        return saved.state["step"], saved.state["seen"]

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 
 # words a product: the fastest size on CPUs, where a result as wide as the vocabulary costs 1.4 times the time
-BLOCK = 1024
 
 
 class VocabularyKL:
@@ -32,7 +32,7 @@ class VocabularyKL:
         The most logits formed at once.
     """
 
-    def __init__(self, anatomy: Anatomy, max_logits: int = 2**24):
+    def __init__(self, anatomy: Anatomy, max_logits: int | None = None):
         self.cap, self.scale = anatomy.logit_softcap, anatomy.logit_scale
         norm = anatomy.final_norm
         self.norm = None if norm is None else anatomy.norms[id(norm)]
@@ -43,8 +43,9 @@ class VocabularyKL:
         self.rows = unembed.T.contiguous()
         bias = getattr(anatomy.unembed, "bias", None)
         self.bias = None if bias is None else at_least_float32(bias.detach())
-        self.step = max(1, max_logits // anatomy.d_vocab)
-        self.blocks = [slice(i, i + BLOCK) for i in range(0, len(self.rows), BLOCK)]
+        self.step = max(1, limit("lens_logits", given=max_logits) // anatomy.d_vocab)
+        block = limit("kl_vocabulary")
+        self.blocks = [slice(i, i + block) for i in range(0, len(self.rows), block)]
 
     def log_probs(self, final: Float[Tensor, "token d_model"]) -> Float[Tensor, "token vocab"]:
         """Log probabilities that the model itself reads off its final stream."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import streams
 from caseback.decode.vocabulary.lenses.translators import MomentSums
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.tasks.corpus import corpus_rows
@@ -61,7 +61,7 @@ def fit_mapping(
     target_row: int,
     ridge: float = 1e-6,
     length: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     progress: bool = False,
 ) -> AffineMap:
     """Fit the map from a depth of one model to a depth of another, by least squares over a corpus.
@@ -105,7 +105,7 @@ def fit_mapping(
             "of one token are compared, so both need one vocabulary"
         )
     sums = MomentSums(model.d_model, target_model.d_model)
-    for tokens in tqdm(corpus_rows(model, texts, length=length, batch=batch), disable=not progress, unit="batch"):
+    for tokens in progress_bar(corpus_rows(model, texts, length=length, batch=batch), show=progress, unit="batch"):
         for b, own in enumerate(tokens.text):
             theirs = [target_model.token_text(int(i)) for i in tokens.ids[b, tokens.mask[b]]]
             if model.tokenizer is not None and target_model.tokenizer is not None and theirs != own:

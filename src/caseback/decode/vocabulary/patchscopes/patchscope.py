@@ -23,12 +23,13 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from caseback.decode.vocabulary.lenses.lens import Lens, row_name, stream_at
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes, texts_of
 from caseback.decode.vocabulary.patchscopes.patchscope_places import Cells, expect_room, some_of, targets_of
 from caseback.errors import CasebackError, OutOfRange, TargetError
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -38,7 +39,6 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.verify import unembed
-from caseback.model.sweeping.sweep import TOKEN_BUDGETS
 
 Map = Lens | Tensor | Callable[[Tensor], Tensor]
 
@@ -66,7 +66,7 @@ def patchscope(
     edits: Edit | Sequence[Edit] = (),
     target_edits: Edit | Sequence[Edit] = (),
     token_budget: int | None = None,
-    max_logits: int = 2**24,
+    max_logits: int | None = None,
     progress: bool = False,
     **options: Any,
 ) -> xr.Dataset:
@@ -145,6 +145,7 @@ def patchscope(
     (('layer', 'batch', 'pos'), True)
     """
     onto = model if target_model is None else target_model
+    max_logits = limit("lens_logits", given=max_logits)
     expect_sizes(k, max_logits)
     if max_new_tokens < 0:
         raise OutOfRange(f"max_new_tokens={max_new_tokens}: expected at least 0")
@@ -162,13 +163,13 @@ def patchscope(
     run = execute(model.anatomy, tokens, read=list(dict.fromkeys(reads)), edits=edits, logits=False)
     states = [_mapped(cells.of(run, stream_at(model, row)), row, mapping, onto) for row in kept]
     wanted = _own_choices(model, run, cells, max_logits) if own else wanted
-    n, budget = len(cells.example), token_budget or TOKEN_BUDGETS.get(onto.device.type, TOKEN_BUDGETS["other"])
+    n, budget = len(cells.example), limit("sweep_tokens", onto.device, given=token_budget or None)
     # cell of the grid -> row, place; one target prompt each
     order = [(i, place) for i in range(len(kept)) for place in range(n)]
     step = max(1, min(budget // (prompts.shape[1] + max_new_tokens), max_logits // onto.d_vocab))
     more = [target_edits] if isinstance(target_edits, Edit) else list(target_edits)
     found: dict[str, list[Any]] = {}
-    for start in tqdm(range(0, len(order), step), disable=not progress, unit="batch"):
+    for start in progress_bar(range(0, len(order), step), show=progress, unit="batch"):
         some = order[start : start + step]
         place = torch.tensor([p for _, p in some])
         onto_rows = torch.tensor([kept[i] if target_row is None else target_row for i, _ in some])

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_sizes
 from caseback.decode.vocabulary.weights.named_matrices import Side, table_of, weights_of
-from caseback.decode.vocabulary.weights.weight_words import MAX_LOGITS, as_words, ends, joined
+from caseback.decode.vocabulary.weights.weight_words import as_words, ends, joined
 from caseback.errors import CasebackError, SiteAbsent, TokensError, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.model.algebra.factored import Factored
 from caseback.model.algebra.writes import mlp_branch
 from caseback.model.anatomy.norms import at_least_float32
@@ -109,7 +110,7 @@ def backward_lens(
     imprint_side: Side = "out",
     folded: bool = True,
     edits: Any = (),
-    max_logits: int = MAX_LOGITS,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read an MLP's gradients as words: what a step would imprint in W_in and which way it would shift W_out.
 
@@ -163,6 +164,7 @@ def backward_lens(
     >>> lens["shift_top_text"].isel(batch=0, layer=-1, k=0).item()
     ' Mary'
     """
+    max_logits = limit("weight_products", given=max_logits)
     expect_sizes(k, max_logits)
     chosen = _layers(model, layers)
     reads = [(site, layer) for layer in chosen for site in (_input(model, layer), "mlp_post")]

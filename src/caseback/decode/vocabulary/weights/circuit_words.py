@@ -19,8 +19,9 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes
 from caseback.decode.vocabulary.weights.named_matrices import kind_of, matrix_of, table_of, weights_of
-from caseback.decode.vocabulary.weights.weight_words import MAX_LOGITS, as_words, joined
+from caseback.decode.vocabulary.weights.weight_words import as_words, joined
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.algebra.factored import Factored
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -81,7 +82,7 @@ def circuit_pairs(
     k: int = 20,
     tokens: Sequence[str | int] | None = None,
     folded: bool = True,
-    max_logits: int = MAX_LOGITS,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Find the pairs of tokens that one head's OV or QK joins most and least, and how far it copies.
 
@@ -129,6 +130,7 @@ def circuit_pairs(
     >>> pairs["top_to_text"].dims, bool(pairs["top_value"][0] >= pairs["top_value"][1])
     (('k',), True)
     """
+    max_logits = limit("weight_products", given=max_logits)
     expect_sizes(k, max_logits)
     circuit = vocabulary_circuit(model, matrix, layer, head, folded=folded)
     ids = _ids(model, tokens, circuit.shape[0])
@@ -193,7 +195,7 @@ def circuit_of_tokens(
     *,
     k: int = 10,
     folded: bool = True,
-    max_logits: int = MAX_LOGITS,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Tell what a head writes when it attends to a token (OV), or which keys a token's query prefers (QK).
 
@@ -225,6 +227,7 @@ def circuit_of_tokens(
     >>> rows["top_text"].shape, rows["own_rank"].dims
     ((2, 3), ('vocab',))
     """
+    max_logits = limit("weight_products", given=max_logits)
     expect_sizes(k, max_logits)
     circuit = vocabulary_circuit(model, matrix, layer, head, folded=folded)
     ids = _ids(model, tokens, circuit.shape[0]).to(circuit.left.device)

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes
 from caseback.decode.vocabulary.weights.named_matrices import Kind, kind_of, matrix_of, table_of, weights_of
-from caseback.decode.vocabulary.weights.weight_words import MAX_LOGITS, as_words, ends
+from caseback.decode.vocabulary.weights.weight_words import as_words, ends
 from caseback.errors import OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.algebra.factored import Factored
 from caseback.model.algebra.weights import Weights
 from caseback.model.registry import technique
@@ -46,7 +47,7 @@ def weight_svd_words(
     top: int = 10,
     k: int = 10,
     folded: bool = True,
-    max_logits: int = MAX_LOGITS,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Decompose a weight and read its singular vectors as tokens, on each side that is in the stream.
 
@@ -88,6 +89,7 @@ def weight_svd_words(
     >>> words["left_top_text"].dims, words["right_top_text"].shape
     (('rank', 'k'), (3, 4))
     """
+    max_logits = limit("weight_products", given=max_logits)
     expect_sizes(k, max_logits)
     if top < 1:
         raise OutOfRange(f"top={top}: expected at least 1 singular vector")

@@ -22,11 +22,10 @@ from torch import Tensor
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes, texts_of
 from caseback.decode.vocabulary.weights.named_matrices import Side, finite, kind_of, matrix_of, table_of, weights_of
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
-
-MAX_LOGITS = 2**24
 
 
 def ends(
@@ -82,7 +81,7 @@ def vectors_as_words(
     k: int = 10,
     folded: bool = True,
     dims: Sequence[str] | None = None,
-    max_logits: int = MAX_LOGITS,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read any directions of the stream as words: neurons, heads, dictionary features, steering vectors.
 
@@ -125,6 +124,7 @@ def vectors_as_words(
     >>> vectors_as_words(model, direction, k=3)["top_text"].values[0]
     np.str_(' cat')
     """
+    max_logits = limit("weight_products", given=max_logits)
     expect_sizes(k, max_logits)
     if side not in ("in", "out"):
         raise CasebackError(f"side={side!r}: expected 'out' for what is written, or 'in' for what is read")
@@ -158,7 +158,7 @@ def weights_as_words(
     units: Sequence[int] | None = None,
     k: int = 10,
     folded: bool = True,
-    max_logits: int = MAX_LOGITS,
+    max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read each neuron of an MLP, or each direction of a head, as words.
 
@@ -204,6 +204,7 @@ def weights_as_words(
     >>> words["top_text"].dims, words.neuron.values.tolist()
     (('neuron', 'k'), [0, 7])
     """
+    max_logits = limit("weight_products", given=max_logits)
     expect_sizes(k, max_logits)
     kind, weights = kind_of(matrix), weights_of(model, folded)
     if kind.circuit:

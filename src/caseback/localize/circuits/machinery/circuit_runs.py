@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.cutting import Cuts, tokens_at
 from caseback.localize.circuits.machinery.masks import Masks, placed_all
 from caseback.localize.circuits.machinery.optimal_writes import optimal_writes
@@ -31,8 +32,6 @@ from caseback.model.running.run import execute
 from caseback.model.running.tokens import Tokens
 
 ABLATIONS = ("resample", "mean", "mean_by_position", "optimal", "zero")
-NUMBERS_AT_ONCE = 2**26
-"""Of all writes of one pass: 256 MB in float32."""
 
 
 class CircuitRuns:
@@ -69,7 +68,17 @@ class CircuitRuns:
         if corrupt is not None:
             self.tokens, other = pairs(model, self.tokens, corrupt)
         self.places = tokens_at(placed_all(places, positions, self.tokens), self.tokens.lengths.tolist())
+        self.against = [other, None if over is None else model.tokens(over), ablation]
         self.cut = self._cut(ablation, other, over)
+
+    def job(self) -> dict[str, Any]:
+        """What runs of circuits depend on, for a checkpoint."""
+        return {
+            "prompts": [self.tokens, *self.against],
+            "metric": [self.metric, self.whole],
+            "edges": [str(edge) for edge in self.graph.edges],
+            "model": self.model,
+        }
 
     def _cut(
         self, ablation: str | Tensor, other: Tokens | None, over: Any
@@ -107,14 +116,14 @@ class CircuitRuns:
             raise OutOfRange("no circuit to run: the list is empty")
         masks = masks[:, None] if masks.ndim == 3 else masks
         if self.optimal:
-            return torch.cat([self._optimal(mask) for mask in tqdm(masks, "circuits", disable=not progress)])
+            return torch.cat([self._optimal(mask) for mask in progress_bar(masks, "circuits", show=progress)])
         numbers = len(self.graph.writers) * self.model.d_model * self.tokens.shape[1]
-        prompts = max(1, min(len(self.tokens), NUMBERS_AT_ONCE // numbers))
-        at_once = max(1, NUMBERS_AT_ONCE // (numbers * prompts))
+        prompts = max(1, min(len(self.tokens), limit("circuit_numbers") // numbers))
+        at_once = max(1, limit("circuit_numbers") // (numbers * prompts))
         chunks = masks.split(at_once)
         rows = [slice(i, i + prompts) for i in range(0, len(self.tokens), prompts)]
         made = []
-        for chunk in tqdm(chunks, "circuits", disable=not progress):
+        for chunk in progress_bar(chunks, "circuits", show=progress):
             made.append(torch.cat([self._run(chunk, some, self.cut) for some in rows], 1))
         return torch.cat(made)
 

@@ -16,15 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.jobs.budget import limit
 from caseback.localize.circuits.machinery.writes import Part, changes
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-
-NUMBERS_AT_ONCE = 2**24
-"""Of all writes of the prompts taken at a time: 64 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,8 @@ def at_readers(
 
 def _parts(batch: int, width: int, numbers: int) -> Iterator[Part]:
     """Prompts, and columns of them, whose writes are so many numbers a token and fit the budget."""
-    columns = min(width, max(1, NUMBERS_AT_ONCE // numbers))
-    prompts = max(1, NUMBERS_AT_ONCE // (numbers * columns))
+    columns = min(width, max(1, limit("contraction_numbers") // numbers))
+    prompts = max(1, limit("contraction_numbers") // (numbers * columns))
     for b in range(0, batch, prompts):
         for c in range(0, width, columns):
             yield slice(b, min(b + prompts, batch)), slice(c, min(c + columns, width))

@@ -9,7 +9,6 @@ multiplies those of all its edges.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +16,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
-from caseback.jobs.whole_file import whole_file
+from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.localize.circuits.machinery.cutting import Cuts
 from caseback.model.running.measure import measured
@@ -109,9 +106,8 @@ class Gates:
         self.adam = torch.optim.Adam(groups)
         self.at = 0
         self.losses: list[float] = []
-        self.path = None if checkpoint is None else Path(checkpoint)
-        told = (runs.tokens.ids.tolist(), runs.model.name, dict(runs.model.provenance()), runs.metric.name, about)
-        self.mark = hashlib.sha256(repr(told).encode()).hexdigest()
+        job = {} if checkpoint is None else {**runs.job(), "options": about}
+        self.file = Checkpoint(checkpoint, job, what="checkpoint of gates", other="was written by another call")
         self._read()
 
     def open(self) -> Float[Tensor, "writer reader"]:
@@ -130,7 +126,7 @@ class Gates:
         """Take steps up to that number; ``penalty`` gives what is added to the loss at each."""
         if steps < 1:
             raise OutOfRange(f"steps={steps}: expected at least 1")
-        for step in tqdm(range(self.at, steps), "gates", initial=self.at, total=steps, disable=not progress):
+        for step in progress_bar(range(self.at, steps), "gates", initial=self.at, total=steps, show=progress):
             self._step(step, penalty)
             self.at = step + 1
             if self.at % KEEP_EVERY == 0 or self.at == steps:
@@ -173,30 +169,20 @@ class Gates:
         return {**self.gates, "multipliers": self.multipliers}
 
     def _write(self) -> None:
-        if self.path is None:
-            return
-        kept = {name: tensor.detach().contiguous() for name, tensor in self._tensors().items()}
+        tensors = dict(self._tensors())
         for name, tensor in self._tensors().items():
-            for key, value in self.adam.state.get(tensor, {}).items():
-                kept[f"{name}.{key}"] = value
-        kept["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        with whole_file(self.path) as draft:
-            save_file(kept, draft, {"mark": self.mark, "at": str(self.at)})
+            tensors |= {f"{name}.{key}": value for key, value in self.adam.state.get(tensor, {}).items()}
+        self.file.write(tensors, at=self.at, losses=self.losses)
 
     def _read(self) -> None:
-        if self.path is None or not self.path.exists():
+        if (saved := self.file.read()) is None:
             return
-        with safe_open(self.path, "pt") as file:
-            said = file.metadata() or {}
-        if said.get("mark") != self.mark:
-            raise CasebackError(f"{str(self.path)!r} was written by another call: give another file, or remove it")
-        kept = load_file(self.path)
         with torch.no_grad():
             for name, tensor in self._tensors().items():
-                tensor.copy_(kept[name])
-                state = {
-                    key: kept[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in kept
-                }
-                if state:
-                    self.adam.state[tensor] = state
-        self.at, self.losses = int(said["at"]), kept["losses"].tolist()
+                tensor.copy_(saved.tensors[name])
+                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in saved.tensors]
+                if keys:
+                    # Adam counts its steps on the CPU
+                    state = {key: saved.tensors[f"{name}.{key}"] for key in keys}
+                    self.adam.state[tensor] = {k: v if k == "step" else v.to(tensor) for k, v in state.items()}
+        self.at, self.losses = saved.state["at"], list(saved.state["losses"])

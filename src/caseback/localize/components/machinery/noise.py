@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
 from caseback.model.prompts.copies import repeated
 from caseback.model.running.edits import Add
 from caseback.model.running.model import Model
@@ -20,8 +21,6 @@ from caseback.model.running.tokens import Tokens
 
 TIMES_STD = 3.0
 """Meng et al. 2022 corrupt with three standard deviations of the embeddings."""
-
-_VOCAB_AT_ONCE = 8192
 
 
 @torch.no_grad()
@@ -35,7 +34,7 @@ def embedding_std(model: Model) -> float:
     True
     """
     anatomy, total, squares, count = model.anatomy, 0.0, 0.0, 0
-    for ids in torch.arange(model.d_vocab, device=model.device).split(_VOCAB_AT_ONCE):
+    for ids in torch.arange(model.d_vocab, device=model.device).split(limit("embedded_tokens")):
         x = anatomy.embed(ids[None])
         for module in (anatomy.embed_project, anatomy.embed_norm):
             x = x if module is None else module(x)

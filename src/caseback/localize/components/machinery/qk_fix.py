@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from caseback.jobs.budget import limit
 from caseback.localize.components.machinery.first_order import Part
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import at_least_float32
@@ -28,9 +29,6 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import Heads, Scores, attending, mix, native, pattern_of, repeat_heads, scores_of
 from caseback.model.running.run import Run, inputs_of, no_rows, undisturbed
 from caseback.model.running.tokens import Tokens
-
-_MAP_ENTRIES = 2**23
-"""Entries of a (prompt, head, query, key) map at once; a few such maps are alive together."""
 
 
 @dataclass(frozen=True)
@@ -141,5 +139,5 @@ def _heads(run: Run, site: Site) -> Heads:
 def _chunks(q: Heads, k: Heads) -> list[slice]:
     """Prompts a few at a time, so that maps stay within bounds."""
     per = q.shape[1] * q.shape[2] * k.shape[2]
-    step = max(1, _MAP_ENTRIES // per)
+    step = max(1, limit("qk_map_entries") // per)
     return [slice(i, i + step) for i in range(0, len(q), step)]

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.model.prompts.baselines import baseline_embedding, told, vocabulary
 from caseback.model.prompts.embedding_points import Points
 from caseback.model.prompts.per_token import aligned, prepared, token_scores
@@ -27,7 +28,6 @@ from caseback.model.running.model import Model
 
 STRATEGIES = ("greedy", "maxcount")
 SUMS = ("riemann_left", "riemann_right", "trapezoid")
-_TOKENS_AT_ONCE = 16
 
 
 @technique(
@@ -120,10 +120,11 @@ def discretized_integrated_gradients(
     at_baseline = points.values(everyone, lambda part: start[everyone[part]])
     scores = torch.zeros_like(end)
     words, ids = vocabulary(model).to(end), aligned(tokens.ids, tokens)
+    at_once = limit("path_tokens")
     for row, n in enumerate(tokens.lengths.tolist()):
         hops = [
             word_path(words, ids[row, part], start[row, part], steps, strategy, neighbours, factor)
-            for part in (slice(i, min(i + _TOKENS_AT_ONCE, n)) for i in range(0, n, _TOKENS_AT_ONCE))
+            for part in (slice(i, min(i + at_once, n)) for i in range(0, n, at_once))
         ]
         path = end.new_zeros(len(hops[0]), *end.shape[1:])
         path[:, :n] = torch.cat(hops, 1)

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.localize.inputs.mixing.mixing import (
     by_own_positions,
     chosen_layers,
@@ -42,7 +43,6 @@ from caseback.model.running.tokens import Tokens
 
 Pull = Float[Tensor, "batch pos d_model"]
 BIAS = ("apart", "shared")
-_NUMBERS_AT_ONCE = 1 << 22
 
 
 @technique(
@@ -180,7 +180,7 @@ def _through_attention(model: Model, run: Run, layer: int, pull: Pull) -> tuple[
 def _slots(model: Model, tokens: Tokens) -> list[range]:
     """The sources and the biases' slot, cut so that one layer's block of a part stays small."""
     batch, pos = tokens.shape
-    at_once = max(1, _NUMBERS_AT_ONCE // (batch * pos * model.d_model))
+    at_once = max(1, limit("decompx_numbers") // (batch * pos * model.d_model))
     return [range(first, min(first + at_once, pos + 1)) for first in range(0, pos + 1, at_once)]
 
 

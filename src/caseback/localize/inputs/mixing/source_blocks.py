@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.jobs.budget import limit
 from caseback.model.algebra.sources import values_of
 from caseback.model.algebra.writes import attention_branch, spread
 from caseback.model.anatomy.norms import Norm, at_least_float32
@@ -28,7 +29,6 @@ from caseback.model.running.run import Run
 Block = Float[Tensor, "batch query key d_model"]
 SITES = ("resid_pre", "attn_out", "v", "pattern", "z")
 """What a run must have read, in the layers that are taken apart."""
-_NUMBERS_AT_ONCE = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def measured_blocks(
     each = torch.einsum("bhje,hed->bhjd", values_of(run, layer), weight)
     stream, written = (at_least_float32(run[name, layer]) for name in ("resid_pre", "attn_out"))
     batch, n_keys, d_model = stream.shape
-    at_once = max(1, _NUMBERS_AT_ONCE // (batch * n_keys * (width or d_model)))
+    at_once = max(1, limit("source_numbers") // (batch * n_keys * (width or d_model)))
     made = []
     for first in range(0, n_keys, at_once):
         rows = slice(first, min(first + at_once, n_keys))

@@ -17,9 +17,10 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.mixing.mixing import Across, chosen_layers, labelled_maps, row_scores, row_shares
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
@@ -30,7 +31,7 @@ from caseback.model.running.run import resolve, undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
-from caseback.model.sweeping.sweep import TOKEN_BUDGETS, chunks
+from caseback.model.sweeping.sweep import chunks
 
 _NO_METRIC = Bound(None, None, lambda logits, rows: rows)
 
@@ -179,14 +180,13 @@ def zeroed(
     progress: bool,
 ) -> Float[Tensor, "batch layer query key"]:
     """Distances of all layers, before rows are divided by their sums."""
-    if token_budget is None:
-        token_budget = TOKEN_BUDGETS.get(tokens.ids.device.type, TOKEN_BUDGETS["other"])
+    token_budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
 
     def zero(layer: int, pos: slice) -> Edit:
         return Zero("v", layer=layer, pos=pos)
 
     total, width = len(layers) * int(tokens.lengths.sum()), tokens.ids.shape[1]
-    with undisturbed(model.hf, grad=False), tqdm(total=total, disable=not progress, desc="value zeroing") as bar:
+    with undisturbed(model.hf, grad=False), progress_bar(total=total, show=progress, what="value zeroing") as bar:
         clean = record(model.anatomy, tokens)
         made = [changed_outputs(model, clean, i, zero, distance, token_budget, bar) for i in layers]
     missing = width - made[0].shape[-1]

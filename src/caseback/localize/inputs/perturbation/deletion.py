@@ -12,14 +12,14 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import MAPS, Bound, Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
-from caseback.model.sweeping.sweep import TOKEN_BUDGETS
 
 
 def without(
@@ -87,9 +87,9 @@ def without(
             )
         todo.append((v, b))
         rows.append(ids[b][: stop[b]][~gone])
-    budget = token_budget or TOKEN_BUDGETS.get(model.device.type, TOKEN_BUDGETS["other"])
+    budget = limit("sweep_tokens", model.device, given=token_budget or None)
     at_once = max(1, budget // max((len(row) for row in rows), default=1))
-    with tqdm(total=len(rows), disable=not progress, desc="deletion", unit="prompt") as bar:
+    with progress_bar(total=len(rows), show=progress, what="deletion", unit="prompt") as bar:
         for start in range(0, len(rows), at_once):
             variant, example = torch.tensor(todo[start : start + at_once]).unbind(-1)
             part = model.tokens(rows[start : start + at_once])

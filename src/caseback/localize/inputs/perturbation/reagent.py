@@ -18,9 +18,10 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.perturbation.coalitions import Game, at_least, feature_scores, game
 from caseback.localize.inputs.perturbation.samplers import Sampler, frequency_sampler
 from caseback.model.prompts.baselines import written
@@ -31,8 +32,6 @@ from caseback.model.running.metrics import Bound, Metric, expect_logits, target_
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.model.sweeping.embedding_tree import replaced
-
-_BLOCK = 16
 
 
 @technique(
@@ -125,9 +124,9 @@ def reagent(
     run = _Probes(made, sampler or frequency_sampler(), probes, seed, token_budget)
     n_replaced = [max(1, round(replace * len(mine))) for mine in made.players]
     n_top = [min(len(mine), max(1, round(top * len(mine) if top < 1 else top))) for mine in made.players]
-    with tqdm(total=max_steps, disable=not progress, desc="ReAGent", unit="step") as bar:
+    with progress_bar(total=max_steps, show=progress, what="ReAGent", unit="step") as bar:
         while not run.stopped.all() and run.taken < max_steps:
-            block = min(_BLOCK, max_steps - run.taken)
+            block = min(limit("reagent_steps"), max_steps - run.taken)
             run.advance(block, n_replaced, n_top, rank)
             bar.update(block)
     scores = run.distributions()

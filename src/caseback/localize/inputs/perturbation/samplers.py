@@ -20,13 +20,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.per_token import aligned
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, piece
 
 Sampler = Callable[[Model, Tokens], Float[Tensor, "batch pos vocab"]]
-_AT_ONCE = 32
 
 
 def frequency_sampler(texts: Sequence[Any] | None = None) -> Sampler:
@@ -144,7 +144,8 @@ def _shown(model: Model, tokens: Tokens) -> list[list[str]]:
 def _of_parts(ask: Callable[[list[str]], Tensor], texts: dict[tuple[int, int], str], places: list) -> Tensor:
     """Distributions for the texts of some places, so many at once."""
     asked = [texts[place] for place in places]
-    parts = [ask(asked[i : i + _AT_ONCE]) for i in range(0, len(asked), _AT_ONCE)]
+    at_once = limit("sampler_texts")
+    parts = [ask(asked[i : i + at_once]) for i in range(0, len(asked), at_once)]
     if not parts:
         raise CasebackError("the prompts hold no text that the sampler could read")
     return torch.cat(parts)

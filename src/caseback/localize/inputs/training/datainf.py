@@ -14,7 +14,6 @@ from typing import Any
 
 import xarray as xr
 
-from caseback.localize.inputs.training.examples import TOKEN_BUDGET
 from caseback.localize.inputs.training.matrices import DEFAULT_PARTS
 from caseback.localize.inputs.training.prepared import Options, prepare
 from caseback.localize.inputs.training.projection import WHOLE, Projection
@@ -44,7 +43,7 @@ def datainf(
     reduction: str = "sum",
     max_length: int | None = None,
     store: str | Path | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
     """Influence of each training example on queries, by DataInf's closed form.

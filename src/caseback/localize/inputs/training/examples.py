@@ -8,7 +8,6 @@ overlap by one token, so that every token but a line's first is predicted exactl
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, TokensError
+from caseback.jobs.budget import limit
+from caseback.jobs.fingerprint import fingerprint
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, tokenize
-
-TOKEN_BUDGET = 2048
-"""Tokens in one pass, padding included."""
-WINDOW = 128
-"""Consecutive examples that are put into batches together, so that those of like length share one."""
-_LINES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ def _lines(model: Model, corpus: Any) -> Iterator[tuple[int, list[int]]]:
     if not isinstance(corpus, Iterable):
         raise CasebackError(f"corpus is a {type(corpus).__name__}: expected an iterable of texts or of token ids")
     numbered = enumerate(corpus)
-    while some := list(islice(numbered, _LINES_AT_ONCE)):
+    while some := list(islice(numbered, limit("corpus_lines"))):
         texts = [item for _, item in some if isinstance(item, str)]
         if texts and model.tokenizer is None:
             raise TokensError("this model has no tokenizer: give a corpus of token ids, or load it with tokenizer=")
@@ -234,7 +229,7 @@ def batch_of(examples: Sequence[Example], numbers: Sequence[int], device: torch.
 
 
 def batches(
-    examples: Iterable[Example], device: torch.device, *, token_budget: int = TOKEN_BUDGET, first: int = 0
+    examples: Iterable[Example], device: torch.device, *, token_budget: int | None = None, first: int = 0
 ) -> Iterator[Batch]:
     """Batches under a budget of tokens; inside a window of examples those of like length go together.
 
@@ -249,10 +244,11 @@ def batches(
     first
         The number of the first example.
     """
+    token_budget = limit("influence_tokens", given=token_budget)
     if token_budget < 1:
         raise OutOfRange(f"token_budget is {token_budget}: expected at least 1 token")
     numbered = enumerate(examples, first)
-    while window := list(islice(numbered, WINDOW)):
+    while window := list(islice(numbered, limit("influence_window"))):
         window.sort(key=lambda pair: len(pair[1].ids))
         held: list[tuple[int, Example]] = []
         for pair in window:
@@ -272,7 +268,4 @@ def text_of(model: Model, example: Example) -> str:
 
 def digest(examples: Iterable[Example]) -> str:
     """A checksum of rows of tokens."""
-    told = hashlib.sha256()
-    for e in examples:
-        told.update(f"{e.line} {e.piece} {e.first}:{' '.join(map(str, e.ids))}\n".encode())
-    return told.hexdigest()
+    return fingerprint([[e.line, e.piece, e.first, e.ids] for e in examples])

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm.auto import tqdm
 
 from caseback.errors import OutOfRange
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.training.examples import Batch, Example, batches
 from caseback.localize.inputs.training.matrices import Matrix, lookup_scale
 from caseback.localize.inputs.training.per_example import factors
@@ -59,7 +59,12 @@ class GaussNewton:
 
     @classmethod
     def of(
-        cls, model: Model, matrices: Sequence[Matrix], examples: Sequence[Example], reduction: str, token_budget: int
+        cls,
+        model: Model,
+        matrices: Sequence[Matrix],
+        examples: Sequence[Example],
+        reduction: str,
+        token_budget: int | None,
     ) -> GaussNewton:
         return cls(model, matrices, list(batches(examples, model.device, token_budget=token_budget)), reduction)
 
@@ -217,7 +222,7 @@ def solve(
         # each step sees one batch alone, whose curvature may be larger than the corpus's
         each = [_largest(lambda v, b=b: curvature.product(v, [b]), queries[0], seed) for b in curvature.batches]
         scale = 1.1 * (max(each) + lam)
-    for query in tqdm(queries, disable=not progress, desc=solver, unit="query"):
+    for query in progress_bar(queries, show=progress, what=solver, unit="query"):
         if solver == "cg":
             x, _ = conjugate_gradients(whole, query, steps=steps, tolerance=tolerance)
         else:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.training import gauss_newton, kronecker
-from caseback.localize.inputs.training.examples import TOKEN_BUDGET, Example
+from caseback.localize.inputs.training.examples import Example
 from caseback.localize.inputs.training.matrices import DEFAULT_PARTS, Matrix, matrices_of
 from caseback.localize.inputs.training.objectives import check_reduction, log_likelihood, sampled
 from caseback.localize.inputs.training.per_example import factors
@@ -63,7 +63,7 @@ def influence_functions(
     reduction: str = "sum",
     max_length: int | None = None,
     store: str | Path | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> xr.DataArray:
@@ -230,7 +230,12 @@ def _with_basis(
 
 
 def _mean_eigenvalue(
-    model: Model, examples: Sequence[Example], matrices: list[Matrix], reduction: str, seed: int, token_budget: int
+    model: Model,
+    examples: Sequence[Example],
+    matrices: list[Matrix],
+    reduction: str,
+    seed: int,
+    token_budget: int | None,
 ) -> float:
     """The Gauss-Newton matrix's trace over its size, from gradients with labels that the model draws."""
     total: Float[Tensor, ""] = torch.zeros((), dtype=torch.float64)

@@ -17,16 +17,15 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import MemoryShortage
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.training.examples import Example, batches
 from caseback.localize.inputs.training.matrices import Matrix
 from caseback.localize.inputs.training.per_example import Factors, Objective, factors
 from caseback.localize.inputs.training.projection import TwoSided, width
 from caseback.model.running.model import Model
-
-_WIDEST = 16384
 
 
 @dataclass(eq=False)
@@ -83,7 +82,7 @@ def fit(
     *,
     corrected: bool = True,
     rank: int | None = None,
-    token_budget: int,
+    token_budget: int | None,
     progress: bool = False,
 ) -> Kronecker:
     """Fit curvature to a corpus: one pass for the factors, one for the eigenvalues.
@@ -105,9 +104,9 @@ def fit(
         For a matrix with a side above 16384, such as an embedding's vocabulary.
     """
     for matrix in matrices:
-        if max(matrix.d_in, matrix.d_out) > _WIDEST:
+        if max(matrix.d_in, matrix.d_out) > (widest := limit("factor_side")):
             raise MemoryShortage(
-                f"{matrix.name} is {matrix.d_in} x {matrix.d_out}: a factor of more than {_WIDEST} squared is not "
+                f"{matrix.name} is {matrix.d_in} x {matrix.d_out}: a factor of more than {widest} squared is not "
                 "formed. Leave it out of the parts, or use a projection"
             )
     reads, backs = covariances(model, examples, matrices, objective, token_budget=token_budget, progress=progress)
@@ -121,7 +120,7 @@ def fit(
     else:
         values = torch.zeros(width(basis), dtype=torch.float64, device=sizes.device)
         traces = torch.zeros(len(matrices), dtype=torch.float64, device=sizes.device)
-        with tqdm(total=len(examples), disable=not progress, desc="eigenvalues", unit="example") as bar:
+        with progress_bar(total=len(examples), show=progress, what="eigenvalues", unit="example") as bar:
             for batch in batches(examples, model.device, token_budget=token_budget):
                 found, _, _ = factors(model, batch, matrices, objective)
                 for segment, piece in basis.pieces(found):
@@ -138,7 +137,7 @@ def covariances(
     matrices: Sequence[Matrix],
     objective: Objective,
     *,
-    token_budget: int,
+    token_budget: int | None,
     progress: bool = False,
 ) -> tuple[list[Float[Tensor, "d_in d_in"]], list[Float[Tensor, "d_out d_out"]]]:
     """A and S of every matrix."""
@@ -146,7 +145,7 @@ def covariances(
     reads = [torch.zeros(m.d_in, m.d_in, dtype=torch.float64, device=device) for m in matrices]
     backs = [torch.zeros(m.d_out, m.d_out, dtype=torch.float64, device=device) for m in matrices]
     n_tokens, n_examples = [0] * len(matrices), 0
-    with tqdm(disable=not progress, desc="factors", unit="example") as bar:
+    with progress_bar(show=progress, what="factors", unit="example") as bar:
         for batch in batches(examples, device, token_budget=token_budget):
             found, _, _ = factors(model, batch, matrices, objective)
             n_examples += len(batch.numbers)

@@ -16,10 +16,10 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.training.examples import TOKEN_BUDGET, batches, queries_of
+from caseback.jobs.progress import progress_bar
+from caseback.localize.inputs.training.examples import batches, queries_of
 from caseback.localize.inputs.training.objectives import in_turn
 from caseback.localize.inputs.training.rows import read_corpus
 from caseback.localize.inputs.training.scores import example_scores
@@ -107,7 +107,7 @@ def representation_similarity(
     pool: str = "mean",
     likeness: str = "cosine",
     max_length: int | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
     """How alike the model's representations of queries and examples are.
@@ -149,7 +149,7 @@ def representation_similarity(
     examples, said = read_corpus(model, corpus, max_length)
     q = torch.cat([_pooled(model, batch.tokens, layer, pool) for batch in in_turn(model, asked, token_budget)])
     z = q.new_zeros(len(examples), q.shape[1])
-    with tqdm(total=len(examples), disable=not progress, desc="representations", unit="example") as bar:
+    with progress_bar(total=len(examples), show=progress, what="representations", unit="example") as bar:
         for batch in batches(examples, model.device, token_budget=token_budget):
             z[batch.numbers] = _pooled(model, batch.tokens, layer, pool)
             bar.update(len(batch.numbers))

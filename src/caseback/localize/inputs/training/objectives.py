@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.localize.inputs.training.examples import Batch, Example, batch_of
 from caseback.localize.inputs.training.per_example import Objective
 from caseback.model.anatomy.norms import at_least_float32
@@ -82,10 +83,10 @@ def of_metric(model: Model, queries: Sequence[Example], metric: Metric) -> Objec
     return value
 
 
-def in_turn(model: Model, queries: Sequence[Example], token_budget: int) -> Iterator[Batch]:
+def in_turn(model: Model, queries: Sequence[Example], token_budget: int | None = None) -> Iterator[Batch]:
     """Queries as batches, in order and padded alike."""
     whole = batch_of(queries, range(len(queries)), model.device)
-    step = max(1, token_budget // whole.tokens.shape[1])
+    step = max(1, limit("influence_tokens", given=token_budget) // whole.tokens.shape[1])
     for first in range(0, len(queries), step):
         part = slice(first, first + step)
         yield Batch(whole.numbers[part], whole.tokens[part], whole.counted[part])

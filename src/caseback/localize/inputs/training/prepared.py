@@ -51,7 +51,7 @@ class Options:
     reduction: str
     max_length: int | None
     store: str | Path | None
-    token_budget: int
+    token_budget: int | None
     progress: bool
 
 

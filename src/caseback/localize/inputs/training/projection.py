@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, MemoryShortage, OutOfRange, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.localize.inputs.training.matrices import Matrix
 from caseback.localize.inputs.training.per_example import Factors
 
 KINDS = ("whole", "sparse", "rademacher", "normal", "logra")
-_MOST_DENSE = 2**28
 Segment = tuple[slice, Float[Tensor, "batch k"]]
 
 
@@ -187,10 +187,10 @@ class Dense:
 
     def __init__(self, projection: Projection, matrices: Sequence[Matrix]):
         size = sum(m.size for m in matrices) * projection.dim
-        if size > _MOST_DENSE:
+        if size > (most := limit("dense_projection_entries")):
             raise MemoryShortage(
                 f"a dense projection of {sum(m.size for m in matrices):,} parameters to {projection.dim} takes "
-                f"{size:,} entries, more than {_MOST_DENSE:,}: take 'sparse' or 'logra', or fewer dimensions"
+                f"{size:,} entries, more than {most:,}: take 'sparse' or 'logra', or fewer dimensions"
             )
         self.segments = [slice(0, projection.dim)]
         self.drawn: list[Tensor] = []

@@ -8,7 +8,6 @@ they know nothing. Retraining is noisy, so that even the truth's own expectation
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
-from tqdm.auto import tqdm
 
-from caseback.errors import CasebackError, LoadError, OutOfRange
-from caseback.jobs.whole_file import whole_file
-from caseback.localize.inputs.training.examples import TOKEN_BUDGET, queries_of
+from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.fingerprint import code_of
+from caseback.jobs.progress import progress_bar
+from caseback.localize.inputs.training.examples import queries_of
 from caseback.localize.inputs.training.objectives import in_turn, log_likelihood
 from caseback.localize.inputs.training.prepared import query_objective
 from caseback.model.registry import technique
@@ -98,7 +98,8 @@ def retrained_outcomes(
     Raises
     ------
     LoadError
-        For a checkpoint of other subsets.
+        For a checkpoint of other subsets, queries, metric or training, or a damaged one. Of ``train`` the code is
+        compared, not what it holds.
 
     Examples
     --------
@@ -108,38 +109,28 @@ def retrained_outcomes(
     >>> outcomes.dims, bool(outcomes[0, 0] == outcomes[1, 0])
     (('variant', 'query'), True)
     """
-    name = hashlib.sha256(np.packbits(subsets).tobytes() + repr(subsets.shape).encode()).hexdigest()
-    done = [] if checkpoint is None else _kept(Path(checkpoint), name)
-    model = None
-    rest = tqdm(subsets[len(done) :], disable=not progress, desc="retraining", unit="model")
+    file = Checkpoint(
+        checkpoint,
+        {"subsets": subsets, "queries": queries, "metric": metric, "training": code_of(train)},
+        what="checkpoint of retraining",
+        other="belongs to other subsets, queries, metric or training",
+    )
+    saved = file.read()
+    done = [] if saved is None else list(saved.tensors["outcomes"].numpy())
+    rest = progress_bar(subsets[len(done) :], show=progress, what="retraining", unit="model")
     for subset in rest:
         model = train(np.flatnonzero(subset).tolist())
         done.append(_measured(model, queries, metric))
-        if checkpoint is not None:
-            with whole_file(checkpoint) as draft, draft.open("wb") as file:
-                np.savez(file, outcomes=np.array(done), subsets=name)
+        file.write({"outcomes": np.array(done)})
     return labelled(
         np.array(done), ["variant", "query"], name="outcome", metric=None if metric is None else metric.name
     )
 
 
-def _kept(path: Path, name: str) -> list[np.ndarray]:
-    if not path.exists():
-        return []
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            theirs, outcomes = str(kept["subsets"]), list(kept["outcomes"])
-    except (OSError, ValueError, KeyError) as error:
-        raise LoadError(f"{str(path)!r} is no checkpoint of retraining: {error}") from error
-    if theirs != name:
-        raise LoadError(f"{str(path)!r} belongs to other subsets: remove it")
-    return outcomes
-
-
 def _measured(model: Model, queries: Any, metric: Metric | None) -> np.ndarray:
     asked = queries_of(model, queries)
     objective = query_objective(model, asked, metric, log_likelihood())
-    made = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked, TOKEN_BUDGET)]
+    made = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked)]
     return torch.cat(made).double().cpu().numpy()
 
 

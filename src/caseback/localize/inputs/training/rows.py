@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import TokensError
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.training.examples import (
-    TOKEN_BUDGET,
     Batch,
     Example,
     Said,
@@ -30,9 +30,6 @@ from caseback.localize.inputs.training.objectives import in_turn
 from caseback.localize.inputs.training.per_example import Objective, factors
 from caseback.localize.inputs.training.projection import Projector, Segment, joined, width
 from caseback.model.running.model import Model
-
-KEPT_IN_MEMORY = 2**30
-"""Bytes of rows that are held; above that each pass over a corpus computes them again."""
 
 
 @dataclass(eq=False)
@@ -86,7 +83,7 @@ class Maker:
     projector: Projector
     objective: Objective
     beside: Beside = field(default_factory=dict)
-    token_budget: int = TOKEN_BUDGET
+    token_budget: int | None = None
 
     def chunk(self, batch: Batch) -> Chunk:
         found, values, logits = factors(self.model, batch, self.matrices, self.objective)
@@ -122,7 +119,7 @@ class Live:
         self.segments = maker.projector.segments
 
     def __iter__(self) -> Iterator[Chunk]:
-        with tqdm(total=len(self.examples), disable=not self.progress, desc=self.what, unit="example") as bar:
+        with progress_bar(total=len(self.examples), show=self.progress, what=self.what, unit="example") as bar:
             for chunk in self.maker.chunks(self.examples):
                 yield chunk
                 bar.update(len(chunk.numbers))
@@ -158,9 +155,9 @@ def read_corpus(model: Model, corpus: Any, max_length: int | None) -> tuple[list
 
 
 def kept_if_small(rows: Live) -> Rows:
-    """Hold rows in memory where they take at most ``KEPT_IN_MEMORY`` bytes."""
+    """Hold rows in memory where they take no more bytes than ``influence_row_bytes``."""
     size = torch.empty((), dtype=rows.maker.model.dtype).element_size()
-    small = len(rows.examples) * width(rows.maker.projector) * max(4, size) <= KEPT_IN_MEMORY
+    small = len(rows.examples) * width(rows.maker.projector) * max(4, size) <= limit("influence_row_bytes")
     return Kept(rows) if small else rows
 
 

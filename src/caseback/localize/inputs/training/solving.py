@@ -18,9 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, MemoryShortage, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.localize.inputs.training.rows import Rows
-
-_MOST_BYTES = 2**33
 
 
 def check_damping(damping: float, *, zero: bool = True) -> float:
@@ -59,10 +58,11 @@ def damped(
     n, q = len(rows.examples), queries.double()
     by_entries = [segment.stop - segment.start <= n for segment in blocks]
     shapes = [(min(s.stop - s.start, n), s.stop - s.start) for s in blocks]
-    if (size := 8 * sum(a * b for a, b in shapes)) > _MOST_BYTES:
+    most = limit("second_moment_bytes")
+    if (size := 8 * sum(a * b for a, b in shapes)) > most:
         raise MemoryShortage(
             f"the second moment of {n} gradients of {q.shape[1]:,} entries takes {size / 2**30:.1f} GiB, more than "
-            f"{_MOST_BYTES / 2**30:.1f}: take a projection, such as Projection('logra', 16)"
+            f"{most / 2**30:.1f}: take a projection, such as Projection('logra', 16)"
         )
     held = [q.new_zeros(shape) for shape in shapes]
     for chunk in rows:

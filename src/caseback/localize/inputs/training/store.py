@@ -9,7 +9,6 @@ Every file is written whole or not at all, the index last: what it does not name
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -18,30 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import LoadError, TokensError
-from caseback.jobs.whole_file import whole_file
-from caseback.localize.inputs.training.examples import WINDOW, Example, Said, digest, examples_of
+from caseback.jobs.budget import limit
+from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.progress import progress_bar
+from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
+from caseback.localize.inputs.training.examples import Example, Said, digest, examples_of
 from caseback.localize.inputs.training.projection import width
 from caseback.localize.inputs.training.rows import Chunk, Maker
 from caseback.model.running.model import Model
 
-FORMAT = 1
-SHARD_BYTES = 2**26
+FORMAT = 2
 _INDEX, _CURVATURE = "index.json", "curvature.safetensors"
-
-
-def fingerprint(model: Model) -> str:
-    """A checksum of a model's class and every weight."""
-    told = hashlib.sha256(type(model.hf).__name__.encode())
-    for name, value in chain(model.hf.named_parameters(), model.hf.named_buffers()):
-        told.update(f"|{name} {tuple(value.shape)} {value.dtype}|".encode())
-        told.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return told.hexdigest()
 
 
 class GradientStore:
@@ -75,20 +64,21 @@ class GradientStore:
         }
         if (self.folder / _INDEX).exists():
             self._resume()
-        elif self.folder.exists() and any(self.folder.glob("[!.]*")):
-            raise LoadError(f"{str(folder)!r} is a folder of something else: name an empty or a new one")
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("[!.]*"))):
+            raise LoadError(f"{str(folder)!r} is a file or a folder of something else: name an empty or a new folder")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def _resume(self) -> None:
         path = self.folder / _INDEX
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             theirs = found["format"], found["model"], found["setup"], found["shards"], found["complete"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (LoadError, KeyError) as error:
             raise LoadError(f"{str(path)!r} is no index of a gradient store: {error}") from error
         if theirs[0] != FORMAT:
             raise LoadError(f"{str(path)!r} has format {theirs[0]}: expected {FORMAT}. Make the store again")
+        expect_whole(found, path)
         if theirs[1] != self.index["model"]:
             raise LoadError(
                 f"the store {str(self.folder)!r} was made with other weights than those of {self.model.name!r}: its "
@@ -108,8 +98,7 @@ class GradientStore:
 
     def keep(self) -> None:
         """Write the index."""
-        with whole_file(self.folder / _INDEX) as draft:
-            draft.write_text(json.dumps(self.index, indent=1), encoding="utf-8")
+        write_json(self.folder / _INDEX, self.index)
 
     def curvature(self) -> dict[str, Tensor] | None:
         """The bases that were kept with the rows."""
@@ -120,15 +109,11 @@ class GradientStore:
 
     def keep_curvature(self, tensors: dict[str, Tensor]) -> None:
         """Keep bases; from now on they belong to the store."""
-        with whole_file(self.folder / _CURVATURE) as draft:
-            save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, draft)
+        write_tensors(self.folder / _CURVATURE, tensors)
         self.index["curvature"] = sorted(tensors)
         self.keep()
 
-    def fill(
-        self, maker: Maker, corpus: Any, *, max_length: int | None = None, progress: bool = False,
-        shard_bytes: int = SHARD_BYTES,
-    ) -> Stored:  # fmt: skip
+    def fill(self, maker: Maker, corpus: Any, *, max_length: int | None = None, progress: bool = False) -> Stored:
         """Bring a corpus in, going on where an earlier call stopped; with no corpus, what is there.
 
         Raises
@@ -144,8 +129,10 @@ class GradientStore:
         stream = examples_of(maker.model, corpus, max_length=max_length, said=said)
         done = self._check(stream)
         size = torch.empty((), dtype=maker.model.dtype).element_size()
-        step = WINDOW * max(1, shard_bytes // (WINDOW * max(4, size) * width(maker.projector)))
-        with tqdm(initial=done, disable=not progress, desc="gradients", unit="example") as bar:
+        window = limit("influence_window")
+        row_bytes = max(4, size) * width(maker.projector)
+        step = window * max(1, limit("influence_shard_bytes") // (window * row_bytes))
+        with progress_bar(initial=done, show=progress, what="gradients", unit="example") as bar:
             while shard := list(islice(stream, step)):
                 if self.complete:
                     raise LoadError(self._other_corpus("has more examples"))
@@ -188,8 +175,7 @@ class GradientStore:
         held["ids"] = torch.tensor(list(chain.from_iterable(e.ids for e in shard)), dtype=torch.int32)
         held["told"] = torch.tensor([(len(e.ids), e.line, e.piece, e.first) for e in shard])
         name = f"rows-{len(self.index['shards']):05d}.safetensors"
-        with whole_file(self.folder / name) as draft:
-            save_file(held, draft)
+        write_tensors(self.folder / name, held)
         self.index["shards"].append({"file": name, "examples": len(shard), "digest": digest(shard)})
         self.keep()
 
@@ -220,11 +206,9 @@ class Stored:
 
 def _read(path: Path, *names: str) -> list[Tensor]:
     """Some tensors of a file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return [file.get_tensor(name) for name in names]
-    except (OSError, SafetensorError) as error:
-        raise LoadError(f"{str(path)!r} of the gradient store cannot be read: {error}. Make the store again") from error
+    refuse = "{path} of the gradient store cannot be read: {why}. Make the store again"
+    tensors, _ = read_tensors(path, names, refuse=refuse)
+    return [tensors[name] for name in names]
 
 
 def _short(value: Any) -> str:

@@ -17,7 +17,6 @@ import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.inputs.training.examples import TOKEN_BUDGET
 from caseback.localize.inputs.training.matrices import DEFAULT_PARTS
 from caseback.localize.inputs.training.prepared import Options, each_checkpoint, prepare, rates_of
 from caseback.localize.inputs.training.projection import WHOLE, Projection
@@ -49,7 +48,7 @@ def tracin(
     reduction: str = "sum",
     max_length: int | None = None,
     store: str | Path | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
     """How much training on each example raised the queries, summed over checkpoints.
@@ -134,7 +133,7 @@ def gradient_similarity(
     reduction: str = "sum",
     max_length: int | None = None,
     store: str | Path | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
     """How alike the gradients of queries and examples are: their cosine or dot product.

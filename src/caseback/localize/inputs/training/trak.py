@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import OutOfRange
-from caseback.localize.inputs.training.examples import TOKEN_BUDGET
 from caseback.localize.inputs.training.matrices import DEFAULT_PARTS
 from caseback.localize.inputs.training.prepared import Options, each_checkpoint, prepare
 from caseback.localize.inputs.training.projection import Projection
@@ -54,7 +53,7 @@ def trak(
     reduction: str = "sum",
     max_length: int | None = None,
     store: str | Path | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
     """How each training example bears on queries, by regression on projected gradients of several checkpoints.

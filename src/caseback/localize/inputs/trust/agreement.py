@@ -19,11 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 
 TOP_SHARE = 0.25
-_AT_ONCE = 2**24  # signs of pairs held at once
 
 
 @technique(role="judgement", entry=("3.1.28",), citation="Krishna et al. 2024, Atanasova et al. 2020", cost="none")
@@ -118,7 +118,7 @@ def kendall(values: Float[Tensor, "attribution n"]) -> Float[Tensor, "attributio
     """
     n_methods, n = values.shape
     products = torch.zeros(n_methods, n_methods, dtype=torch.float64)
-    for rows in torch.arange(n).split(max(1, _AT_ONCE // max(1, n_methods * n))):
+    for rows in torch.arange(n).split(max(1, limit("agreement_signs") // max(1, n_methods * n))):
         signs = (values[:, rows, None] - values[:, None, :]).sign().flatten(1)
         products += signs @ signs.T
     pairs = products.diagonal()

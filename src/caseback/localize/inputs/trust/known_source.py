@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.methods import Methods, methods_named, options_told, scores_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -226,7 +226,7 @@ def known_source_test(
     wanted = [organisms] if isinstance(organisms, str) else list(organisms)
     made = {name: np.full((len(named), len(wanted)), np.nan) for name in ("first", "precision")}
     refused: dict[str, dict[str, str]] = {}
-    with tqdm(total=len(wanted) * len(named), disable=not progress, desc="judge", unit="method") as bar:
+    with progress_bar(total=len(wanted) * len(named), show=progress, what="judge", unit="method") as bar:
         for o, which in enumerate(wanted):
             known = known_prompts(which, n, seed)
             for m, (name, method) in enumerate(named.items()):

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.methods import Methods, methods_named, options_told, scores_of
 from caseback.localize.inputs.trust.agreement import agreement
 from caseback.model.anatomy.anatomy import Anatomy
@@ -132,7 +132,7 @@ def randomisation_test(
     made, names = [base], ["original"]
     with randomised(model, order=order, draw=draw, seed=seed) as stages:
         total = model.n_layers + 2
-        for name, on in tqdm(stages, total=total, disable=not progress, desc="randomise", unit="stage"):
+        for name, on in progress_bar(stages, total=total, show=progress, what="randomise", unit="stage"):
             names.append(name)
             made.append(attributed(on))
     alike = np.stack([_alike(base, now, similarity, absolute) for now in made], axis=1)

@@ -1,0 +1,175 @@
+"""How much is computed or held at once: one table, read where it is used, and set for a while by ``override``.
+
+No limit changes what is computed beyond the last bits: only how many rows, numbers or bytes are in hand together, or
+from what size on a job is refused as too large. What changes a result, such as the rows of a step of training, is an
+option of that training and stands with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from caseback.errors import CasebackError, OutOfRange, did_you_mean
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One bound.
+
+    Attributes
+    ----------
+    value
+        On a CPU, and on every device where ``accelerator`` is None.
+    unit
+        What is counted.
+    why
+        What would be too many.
+    accelerator
+        On any other device.
+    """
+
+    value: int
+    unit: str
+    why: str
+    accelerator: int | None = None
+
+
+LIMITS: Mapping[str, Limit] = MappingProxyType(
+    {
+        # passes through the model
+        "sweep_tokens": Limit(
+            2048, "tokens per pass", "matrix products are busy, some hundred MB at GPT-2's width on a CPU", 16384
+        ),
+        "gradient_tokens": Limit(
+            512, "tokens per pass", "forward and backward keep some 100 kB per layer for a thousand of them", 8192
+        ),
+        "gradient_logits": Limit(2**25, "logits per pass", "a metric of all positions keeps them for the way back"),
+        "sentence_logits": Limit(
+            2**22,
+            "logits per pass",
+            "a CPU is faster while they stay in its caches, others in large passes",
+            2**26,
+        ),
+        "influence_tokens": Limit(2048, "tokens per pass", "inputs and gradients of every matrix are held for each"),
+        "influence_window": Limit(128, "examples sorted by length", "batches of like lengths waste no padding"),
+        "corpus_rows": Limit(8, "rows of a corpus per pass", "their streams at every depth are held together"),
+        "activation_rows": Limit(16, "rows per pass", "examples of units are read again in few passes"),
+        "context_prompts": Limit(16, "prompts per pass", "logits at all their positions are held"),
+        "task_prompts": Limit(16, "prompts per pass", "logits over a long vocabulary are held for each"),
+        "organism_documents": Limit(100, "documents per pass", "their logits at all positions are held"),
+        "interchange_prompts": Limit(64, "source prompts per pass", "what is swapped is read from their runs"),
+        "attribution_prompts": Limit(16, "prompts per pass", "every writer and reader of a prompt is held"),
+        "constants_rows": Limit(1024, "token rows per step", "several components' constants are fitted together"),
+        "constants_prompts": Limit(16, "prompts per pass", "losses of several components are measured together"),
+        "pruned_circuits": Limit(16, "circuits per pass", "edges are tried together, each beyond the one before"),
+        "path_tokens": Limit(16, "tokens whose paths are walked together", "each has a path of its own to hold"),
+        "reagent_steps": Limit(16, "steps of all probes per pass", "a stop is looked for after each block"),
+        "sampler_texts": Limit(32, "texts per pass", "a sampler's distribution over its vocabulary is held for each"),
+        "jacobian_copies": Limit(32, "output directions per pass", "each has a copy of the prompt to go back through"),
+        # numbers formed at once
+        "lens_logits": Limit(2**24, "logits", "64 MB in float32, and a few times that while they are summed up"),
+        "weight_products": Limit(2**24, "products of vectors and a vocabulary", "64 MB in float32"),
+        "kl_vocabulary": Limit(1024, "vocabulary entries", "a block of the unembedding stays in a CPU's cache"),
+        "embedded_tokens": Limit(8192, "vocabulary entries", "their embeddings are held while they are averaged"),
+        "path_rows": Limit(512, "rows of a factored matrix", "a row is as long as the vocabulary"),
+        "neuron_numbers": Limit(2**22, "numbers", "the neurons' parts of some positions"),
+        "source_numbers": Limit(2**23, "numbers", "the stream by its sources, some positions at a time"),
+        "decompx_numbers": Limit(2**22, "numbers", "a layer's stream by its sources"),
+        "flow_numbers": Limit(2**24, "numbers", "what each head carries between some positions"),
+        "circuit_numbers": Limit(2**26, "numbers", "what writers carry in several circuits run together"),
+        "contraction_numbers": Limit(2**24, "numbers", "what writers write, some prompts or positions at a time"),
+        "qk_map_entries": Limit(2**23, "entries of attention maps", "one map per query or key that is replaced"),
+        "agreement_signs": Limit(2**24, "signs of pairs", "a rank correlation compares every pair of features"),
+        "activation_keys": Limit(2**22, "activations", "they are turned into sortable keys together"),
+        # bytes and sizes beyond which something is not held, or not made
+        "recorded_bytes": Limit(2**29, "bytes", "recorded bases are kept for a whole search"),
+        "influence_row_bytes": Limit(2**30, "bytes", "more rows are computed again in each pass over a corpus"),
+        "influence_shard_bytes": Limit(2**26, "bytes per shard", "what an interruption costs"),
+        "second_moment_bytes": Limit(2**33, "bytes", "a second moment of gradients beyond it is refused"),
+        "factor_side": Limit(16384, "rows of a square factor", "its eigenvectors beyond it are refused"),
+        "dense_projection_entries": Limit(2**28, "entries", "a dense projection beyond it is refused"),
+        "page_pattern_entries": Limit(2_000_000, "entries of all patterns of a page", "it still opens at once"),
+        # lines of files
+        "corpus_lines": Limit(256, "lines", "a tokenizer is faster on many"),
+        "record_lines": Limit(64, "lines", "a record of JSON is looked for in as many"),
+    }
+)
+
+_overrides: ContextVar[Mapping[str, int]] = ContextVar("overrides", default=MappingProxyType({}))
+
+
+def limit(name: str, device: Any = None, *, given: int | None = None) -> int:
+    """One limit as it stands now.
+
+    Parameters
+    ----------
+    name
+        Which of ``LIMITS``.
+    device
+        Where the work is done: a ``torch.device`` or the name of its type; a CPU where there is none.
+    given
+        What a caller asked for, which goes before the table.
+
+    Raises
+    ------
+    CasebackError
+        For a name that is not in the table.
+
+    Examples
+    --------
+    >>> limit("sweep_tokens"), limit("sweep_tokens", "cuda"), limit("sweep_tokens", "cuda", given=7)
+    (2048, 16384, 7)
+    """
+    entry = _known(name)
+    if given is not None:
+        return given
+    if name in (own := _overrides.get()):
+        return own[name]
+    on_cpu = device is None or getattr(device, "type", device) == "cpu"
+    return entry.value if on_cpu or entry.accelerator is None else entry.accelerator
+
+
+@contextmanager
+def override(**values: int) -> Iterator[None]:
+    """Set limits for a while, on every device; the innermost one counts.
+
+    Parameters
+    ----------
+    **values
+        Names of ``LIMITS`` and what they are to be, at least 0.
+
+    Raises
+    ------
+    CasebackError
+        For a name that is not in the table.
+    OutOfRange
+        For a value below 0.
+
+    Examples
+    --------
+    >>> with override(sweep_tokens=64):
+    ...     limit("sweep_tokens", "cuda")
+    64
+    >>> limit("sweep_tokens")
+    2048
+    """
+    for name, value in values.items():
+        _known(name)
+        if value < 0:
+            raise OutOfRange(f"{name}={value}: expected at least 0 {LIMITS[name].unit}")
+    before = _overrides.set(MappingProxyType({**_overrides.get(), **values}))
+    try:
+        yield
+    finally:
+        _overrides.reset(before)
+
+
+def _known(name: str) -> Limit:
+    if name not in LIMITS:
+        raise CasebackError(f"there is no limit {name!r}. {did_you_mean(name, LIMITS)}")
+    return LIMITS[name]

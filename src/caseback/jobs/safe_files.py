@@ -1,0 +1,133 @@
+"""Safetensors and JSON, written whole, each with a digest of what it holds: the files of stores and of fitted things.
+
+    metadata["digests"] = {"": of the other metadata, tensor: of its dtype, shape and bytes, ...}    safetensors
+    data["digest"]      = of everything else                                                         JSON
+
+A file without digests, as earlier versions wrote it, is read all the same; one whose digests are not its own is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from caseback.errors import LoadError
+from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.whole_file import whole_file
+
+DIGESTS = "digests"
+_DAMAGED = "it is damaged, its digest is not that of what it holds"
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tensors(Path(folder) / "a", {"x": torch.ones(2)}, {"kind": "ones"})
+    ...     read_tensors(Path(folder) / "a")
+    ({'x': tensor([1., 1.])}, {'kind': 'ones'})
+    """
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    told = dict(metadata or {})
+    digests = {"": fingerprint(told)} | {name: fingerprint(tensor) for name, tensor in held.items()}
+    with whole_file(path) as draft:
+        save_file(held, draft, {**told, DIGESTS: json.dumps(digests, sort_keys=True)})
+
+
+def read_tensors(
+    path: str | Path, names: Sequence[str] | None = None, *, refuse: str = "{path} cannot be read: {why}"
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Some tensors of a safetensors file, or all, and its metadata.
+
+    Parameters
+    ----------
+    path
+        The file.
+    names
+        Which tensors; all by default.
+    refuse
+        The text of the refusal, with ``{path}`` and ``{why}`` in it.
+
+    Raises
+    ------
+    LoadError
+        For a file that is none, lacks a tensor or is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            told = dict(file.metadata() or {})
+            own = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in (own if names is None else names)}
+        digests = json.loads(told.pop(DIGESTS, "null"))
+        if digests is not None and (
+            sorted(own) != sorted(filter(None, digests))
+            or digests[""] != fingerprint(told)
+            or any(digests[name] != fingerprint(tensor) for name, tensor in tensors.items())
+        ):
+            raise ValueError(_DAMAGED)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise LoadError(refuse.format(path=path, why=error)) from None
+    return tensors, told
+
+
+def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all, with a digest of it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_json(Path(folder) / "a.json", {"rows": [1, 2]})
+    ...     data = read_json(Path(folder) / "a.json")
+    >>> expect_whole(data, "a.json")
+    >>> data["rows"]
+    [1, 2]
+    """
+    own = {key: value for key, value in data.items() if key != "digest"}
+    with whole_file(path) as draft:
+        text = json.dumps({**own, "digest": _digest(own)}, indent=1, allow_nan=False)
+        draft.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A JSON object as it stands in a file; see ``expect_whole`` for whether it is as it was written.
+
+    Raises
+    ------
+    LoadError
+        For a file that holds none.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{str(path)!r} cannot be read as JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise LoadError(f"{str(path)!r} holds a {type(data).__name__}: expected a JSON object")
+    return data
+
+
+def expect_whole(data: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse data that have a digest, but not their own.
+
+    Raises
+    ------
+    LoadError
+        For a file that was changed after it was written.
+    """
+    own = {key: value for key, value in data.items() if key != "digest"}
+    if "digest" in data and data["digest"] != _digest(own):
+        raise LoadError(f"{str(path)!r} cannot be read: {_DAMAGED}")
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    # through its text: what was a tuple is a list when it is read again
+    return fingerprint(json.dumps(data, sort_keys=True))
