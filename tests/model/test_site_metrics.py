@@ -6,7 +6,7 @@ from test_registered_sites import Rotation
 
 import caseback as cb
 import shelf
-from caseback.errors import EditError, TargetError
+from caseback.errors import EditError, LoadError, TargetError
 from caseback.localize.circuits import edge_attribution
 from caseback.localize.components import ablate, attribution_patching, logit_attribution, patch
 from caseback.localize.inputs import integrated_gradients, occlusion, shapley_sampling
@@ -179,3 +179,17 @@ def test_what_cannot_be_measured_is_refused():
         model.with_answer([1, 2, 3], [[1], [2]])
     with pytest.raises(TargetError, match="expected one token or more"):
         model.with_answer([1, 2, 3], [])
+
+
+def test_a_checkpoint_tells_directions_and_standing_edits_apart(tmp_path):
+    model, tokens = shelf.model("llama"), [[1, 2, 3, 4]]
+    variants = [cb.Zero("z", layer=0, head=0)]
+    one, other = torch.eye(model.d_model, dtype=torch.float64)[:2]
+    file = tmp_path / "sweep.npz"
+    measured = cb.activation("resid_post", layer=1, direction=one)
+    model.sweep(tokens, variants, measured, checkpoint=file)
+    assert model.sweep(tokens, variants, measured, checkpoint=file).shape == (1, 1)
+    with pytest.raises(LoadError, match="what differs: metric"):
+        model.sweep(tokens, variants, cb.activation("resid_post", layer=1, direction=other), checkpoint=file)
+    with pytest.raises(LoadError, match="what differs: .*model"):
+        model.edited(cb.Zero("mlp_out", layer=2)).sweep(tokens, variants, measured, checkpoint=file)

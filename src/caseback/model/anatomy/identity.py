@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 _OF_THE_INSTALLATION = ("transformers_version",)
 
 
-def identity_of(hf: Any) -> dict[str, Any]:
+def identity_of(hf: Any, standing: Sequence[Any] = ()) -> dict[str, Any]:
     """A model's facts as ``jobs.fingerprint`` takes them; where it was loaded from is none of them.
+
+    ``standing`` are the edits that an edited model stands under.
 
     Examples
     --------
@@ -24,4 +27,5 @@ def identity_of(hf: Any) -> dict[str, Any]:
         "config": {k: v for k, v in config.items() if not k.startswith("_") and k not in _OF_THE_INSTALLATION},
         "weights": dict(hf.named_parameters()),
         "buffers": dict(hf.named_buffers()),
+        "edits": list(standing),
     }

@@ -99,6 +99,8 @@ class Metric:
     tokenizer: Any = field(default=None, repr=False)
     reads: tuple[str | tuple[str, int], ...] = ()
     """What a run must have read for it, to pass on as ``read=``: the site that is measured; nothing of logits."""
+    compared_with: Tensor | None = field(default=None, repr=False)
+    """A direction or reference logits, which tell it from another metric of its name."""
 
     def __call__(self, run: Run) -> Float[Tensor, " batch"]:
         """The metric on a run, one number per prompt."""
@@ -106,8 +108,15 @@ class Metric:
 
     def fingerprint_parts(self) -> dict[str, Any]:
         """What is measured, for ``jobs.fingerprint``: a function by its code, not by what it holds (a counter)."""
-        told = {"name": self.name, "target": self.target, "foil": self.foil, "pos": self.pos}
-        return {**told, "code": code_of(self.bind)}
+        return {
+            "name": self.name,
+            "target": self.target,
+            "foil": self.foil,
+            "pos": self.pos,
+            "reads": self.reads,
+            "compared_with": self.compared_with,
+            "code": code_of(self.bind),
+        }
 
     def of_rows(self, tokens: Tokens, rows: slice | Sequence[int] | Int[Tensor, " row"]) -> Metric:
         """The same metric for some prompts of a batch, which keep their own targets and the batch's columns.
@@ -291,8 +300,9 @@ def activation(
 
     place = f"L{layer}" if layer is not None else ""
     place += "" if head is None else f"H{head}"
+    reads = (site if layer is None else (site, layer),)
     name = " ".join(part for part in (site, place, "direction" if unit is None else f"unit {unit}") if part)
-    return Metric(name, bind, pos=pos, reads=(site if layer is None else (site, layer),))
+    return Metric(name, bind, pos=pos, reads=reads, compared_with=direction)
 
 
 def _of_head(x: Tensor, head: int | None, site: str) -> Tensor:
@@ -478,7 +488,8 @@ def kl(reference: Run | Float[Tensor, "batch pos vocab"], *, pos: Position = -1)
 
         return Bound(_last(pos, tokens), None, value)
 
-    return Metric("kl", bind, pos=pos)
+    compared_with = reference if isinstance(reference, Tensor) else reference.logits
+    return Metric("kl", bind, pos=pos, compared_with=compared_with)
 
 
 def loss() -> Metric:

@@ -358,7 +358,7 @@ class Model:
 
     def fingerprint_parts(self) -> dict[str, Any]:
         """What makes it this model and no other, for ``jobs.fingerprint``."""
-        return identity_of(self.hf)
+        return identity_of(self.hf, self.anatomy.standing)
 
     def provenance(self) -> dict[str, str]:
         """What a result says of the model that it came from."""

@@ -207,7 +207,8 @@ def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
 
 def job_of(anatomy: Anatomy, tokens: Tokens, metric: Metric, base: Tensor, edits: Any) -> dict[str, Any]:
     """What a checkpoint of a sweep depends on; the unedited run's values tell what a metric's function holds."""
-    return {"prompts": tokens, "edits": edits, "metric": [metric, base], "model": identity_of(anatomy.hf)}
+    model = identity_of(anatomy.hf, anatomy.standing)
+    return {"prompts": tokens, "edits": edits, "metric": [metric, base], "model": model}
 
 
 class Results:
