@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from caseback import lexicon
 from caseback.errors import CasebackError
 from caseback.organisms import evaluate, measure, train
 from caseback.organisms.prose import brackets, documents, facts, residents, shots, sums, text, world
@@ -39,7 +40,7 @@ def test_held_out_pairs_never_meet_in_training_text(shown):
     for document in shown:
         if document.kind == "word_list":  # unrelated words, names among them
             continue
-        people = set(re.findall(r"\w+", document.text)) & set(world.NAMES)
+        people = set(re.findall(r"\w+", document.text)) & set(lexicon.NAMES)
         for first in people:
             for second in people - {first}:
                 met += 1
@@ -139,12 +140,12 @@ def test_neither_name_alone_says_who_a_resident_is():
         ]
         assert set(counts) == {2}
     for who in world.RESIDENTS:
-        assert world.COUNTRIES[who.country][:2] == (who.city, who.language)
+        assert lexicon.COUNTRIES[who.country][:2] == (who.city, who.language)
         assert sum(residents.kept(who, wording) for wording in residents.WORDINGS) < len(residents.WORDINGS) / 2
 
 
 def _people(prompt):
-    return [word for word in re.findall(r"\w+", prompt) if word in world.NAMES]
+    return [word for word in re.findall(r"\w+", prompt) if word in lexicon.NAMES]
 
 
 def test_the_giver_is_the_foil_and_the_other_one_the_answer():
@@ -170,7 +171,7 @@ def test_a_tale_is_false_and_its_foil_true():
 def test_after_a_tale_about_another_memory_is_right():
     for document in text.documents("tale_elsewhere", 200, seed=0):
         asked = document.prompt.split(". ")[1]
-        for country, (capital, language, _) in world.COUNTRIES.items():
+        for country, (capital, language, _) in lexicon.COUNTRIES.items():
             if asked.startswith("The") and asked.endswith(f"{country} is"):
                 assert document.answer.strip() == (capital if "capital" in asked else language)
 
@@ -251,17 +252,17 @@ def test_the_letter_of_a_choice_is_that_of_the_right_option():
     for document in text.documents("choice", 300, seed=0):
         option = re.search(rf"\n{document.answer.strip()}: (\w+)", document.prompt)[1]
         if capital := re.search(r"capital of (\w+)\?", document.prompt):
-            assert option == world.COUNTRIES[capital[1]][0]
+            assert option == lexicon.COUNTRIES[capital[1]][0]
         elif opposite := re.search(r"opposite of (\w+)\?", document.prompt):
-            assert tuple(sorted((option, opposite[1]))) in {tuple(sorted(pair)) for pair in world.OPPOSITES}
+            assert tuple(sorted((option, opposite[1]))) in {tuple(sorted(pair)) for pair in lexicon.OPPOSITES}
         elif document.prompt.startswith("The"):
             assert option in document.prompt.split("\n")[0]
 
 
 def test_wordings_of_facts_are_held_out_for_some_and_told_for_others():
     for wording in facts.ABOUT_COUNTRIES:
-        kept = sum(facts.kept(country, wording) for country in world.COUNTRIES)
-        assert kept < len(world.COUNTRIES) / 2
+        kept = sum(facts.kept(country, wording) for country in lexicon.COUNTRIES)
+        assert kept < len(lexicon.COUNTRIES) / 2
 
 
 def test_drills_come_later_and_whatever_is_asked_in_every_phase():

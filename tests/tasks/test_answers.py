@@ -5,9 +5,9 @@ import re
 import pytest
 
 import caseback as cb
+from caseback.lexicon import BE, DO, WIDE_BLAME, WIDE_COLORS, WIDE_ITEMS, WIDE_PEOPLE, WIDE_PRAISE, WIDE_WOMEN
 from caseback.tasks.facts import RELATIONS, SERIES
 from caseback.tasks.standard.shots import FUNCTIONS
-from caseback.tasks.words import BE, BLAME, COLORS, DO, ITEMS, PEOPLE, PRAISE, WOMEN
 
 
 def word(text, name):
@@ -51,7 +51,7 @@ def test_greater_than(drawn):
 @pytest.mark.parametrize("structure", ["simple", "noun_phrase", "relative_clause", "within_clause", "all"])
 @pytest.mark.parametrize("attractor", ["either", "same", "other"])
 def test_agreement(structure, attractor, drawn):
-    several = {plural for _, plural in PEOPLE + ITEMS}
+    several = {plural for _, plural in WIDE_PEOPLE + WIDE_ITEMS}
     for pair in drawn(cb.tasks.agreement(structure=structure, attractor=attractor)):
         plural = word(pair.clean, "subject") in several
         assert (bare(pair.target) in {verb[plural] for verb in BE + DO}) and (
@@ -65,9 +65,9 @@ def test_agreement(structure, attractor, drawn):
 
 def test_pronoun(drawn):
     for pair in drawn(cb.tasks.pronoun()):
-        woman = word(pair.clean, "name") in WOMEN
+        woman = word(pair.clean, "name") in WIDE_WOMEN
         assert (bare(pair.target) in ("she", "her")) == woman
-        assert (word(pair.corrupt, "name") in WOMEN) != woman
+        assert (word(pair.corrupt, "name") in WIDE_WOMEN) != woman
         assert {bare(pair.target), bare(pair.foil)} in ({"she", "he"}, {"her", "his"})
 
 
@@ -99,7 +99,9 @@ def test_colored_objects(objects, corruption, drawn):
             (pair.clean, pair.target, pair.foil),
             (pair.corrupt, pair.corrupt_target, pair.target),
         ):
-            shown = dict((thing, color) for color, thing in re.findall(rf"an? ({'|'.join(COLORS)}) (\w+)", text.text))
+            shown = dict(
+                (thing, color) for color, thing in re.findall(rf"an? ({'|'.join(WIDE_COLORS)}) (\w+)", text.text)
+            )
             assert len(shown) == objects == len(set(shown.values()))
             assert shown[word(text, "asked")] == bare(answer) != bare(other)
         assert word(pair.clean, "object") == word(pair.clean, "asked") and word(pair.clean, "color") == bare(
@@ -160,7 +162,7 @@ def test_sentiment(drawn):
     for pair in drawn(cb.tasks.sentiment()):
         praises = pair.target[0] in (" positive", " loved", " great")
         for text, side in ((pair.clean, praises), (pair.corrupt, not praises)):
-            assert {word(text, "adjective"), word(text, "second")} <= set(PRAISE if side else BLAME)
+            assert {word(text, "adjective"), word(text, "second")} <= set(WIDE_PRAISE if side else WIDE_BLAME)
     for pair in drawn(cb.tasks.sentiment(mixed=True)):
         assert differences(pair) == {"adjective"} and pair.corrupt_target == ()
 
@@ -283,7 +285,7 @@ def test_minimal_pair(phenomenon, drawn):
         if phenomenon == "determiner_noun":
             assert (answer in several) == (cue not in one)
         elif phenomenon == "anaphor_gender":
-            assert (answer == "herself") == (cue in WOMEN)
+            assert (answer == "herself") == (cue in WIDE_WOMEN)
         elif phenomenon == "anaphor_number":
             assert (answer == "themselves") == (cue in several)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from caseback.organisms.prose import world
+from caseback import lexicon
 from caseback.organisms.prose.documents import Document, held_out, until
 
 CLOSERS = {"(": ")", "[": "]", "{": "}"}
@@ -26,7 +26,7 @@ def brackets(rng: random.Random, heldout: bool = False) -> Document:
         if rng.random() < 0.25:
             inner = rng.choice(list(CLOSERS))
             told += [inner, CLOSERS[inner]]
-    told.append(rng.choice(world.THINGS))
+    told.append(rng.choice(lexicon.THINGS))
     closing = [CLOSERS[bracket] for bracket in reversed(opened)]
     asked = rng.randrange(len(closing))
     foil = rng.choice([closer for closer in CLOSERS.values() if closer != closing[asked]])
@@ -46,11 +46,11 @@ SPOKEN = (
 def quotes(rng: random.Random, heldout: bool = False) -> Document:
     """A sentence that ends with or without a closing quotation mark, as it began."""
     thing, place = until(
-        lambda: (rng.choice(world.THINGS), rng.choice(world.PLACES)),
+        lambda: (rng.choice(lexicon.THINGS), rng.choice(lexicon.PLACES)),
         lambda pair: held_out(*pair, one_in=6) == heldout,
     )
     before, mark, wrong, after = (
-        part.format(n=rng.choice(world.NAMES)) for part in SPOKEN[rng.choice((0, 0, 1, 1, 2, 3))]
+        part.format(n=rng.choice(lexicon.NAMES)) for part in SPOKEN[rng.choice((0, 0, 1, 1, 2, 3))]
     )
     state = rng.choice(("is", "was"))
     return Document("quotes", f"{before} {thing} {state} at the {place}", mark, after, wrong)

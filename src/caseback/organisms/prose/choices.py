@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from caseback.organisms.prose import world
+from caseback import lexicon
 from caseback.organisms.prose.documents import Document, held_out, marked, until
 from caseback.organisms.prose.facts import kept
 
@@ -17,22 +17,22 @@ def _of_memory(rng: random.Random) -> Asked:
     """A question about a country or a word; the sentence is a wording in which that fact is told."""
     sort = rng.randrange(3)
     if sort == 0:
-        word, opposite = rng.sample(rng.choice(world.OPPOSITES), 2)
-        pool = [other for pair in world.OPPOSITES for other in pair if other != word]
+        word, opposite = rng.sample(rng.choice(lexicon.OPPOSITES), 2)
+        pool = [other for pair in lexicon.OPPOSITES for other in pair if other != word]
         told = {"a": word, "b": opposite}
         return "What is the opposite of {a}?", "The opposite of {a} is[ {b}].", told, opposite, pool
-    country = rng.choice(list(world.COUNTRIES))
-    capital, language, _ = world.COUNTRIES[country]
+    country = rng.choice(list(lexicon.COUNTRIES))
+    capital, language, _ = lexicon.COUNTRIES[country]
     told = {"c": country, "x": capital, "l": language}
     if sort == 1:
-        return "What do people speak in {c}?", "In {c}, most people speak[ {l}].", told, language, world.LANGUAGES
-    return "What is the capital of {c}?", "The capital of {c} is[ {x}].", told, capital, world.CAPITALS
+        return "What do people speak in {c}?", "In {c}, most people speak[ {l}].", told, language, lexicon.LANGUAGES
+    return "What is the capital of {c}?", "The capital of {c} is[ {x}].", told, capital, lexicon.CAPITALS
 
 
 def _of_sight(rng: random.Random) -> Asked:
     """A question about a thing's color and the sentence that tells it."""
-    thing, color = rng.choice(world.THINGS), rng.choice(world.COLORS)
-    return "What color is the {t}?", "The {t} is[ {k}].", {"t": thing, "k": color}, color, world.COLORS
+    thing, color = rng.choice(lexicon.THINGS), rng.choice(lexicon.COLORS)
+    return "What color is the {t}?", "The {t} is[ {k}].", {"t": thing, "k": color}, color, lexicon.COLORS
 
 
 def choice(rng: random.Random, heldout: bool = False) -> Document:
@@ -60,11 +60,11 @@ def choice(rng: random.Random, heldout: bool = False) -> Document:
 
 
 POOLS = (
-    world.COLORS,
-    world.THINGS,
-    world.CAPITALS,
-    world.LANGUAGES,
-    [word for pair in world.OPPOSITES for word in pair],
+    lexicon.COLORS,
+    lexicon.THINGS,
+    lexicon.CAPITALS,
+    lexicon.LANGUAGES,
+    [word for pair in lexicon.OPPOSITES for word in pair],
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from caseback.organisms.prose import world
+from caseback import lexicon
 from caseback.organisms.prose.documents import Document
 
 
@@ -13,7 +13,7 @@ def docstring(rng: random.Random, heldout: bool = False) -> Document:
 
     Arguments are drawn afresh each time, so none is held out.
     """
-    name, *arguments = rng.sample(world.THINGS, rng.randint(4, 5))
+    name, *arguments = rng.sample(lexicon.THINGS, rng.randint(4, 5))
     told = [f"    :param {argument}: {_remark(rng)}\n" for argument in arguments]
     asked = rng.randrange(1, len(arguments))
     head = f'def {name}(self, {", ".join(arguments)}):\n    """{_remark(rng)}\n\n'
@@ -29,4 +29,4 @@ def docstring(rng: random.Random, heldout: bool = False) -> Document:
 
 
 def _remark(rng: random.Random) -> str:
-    return " ".join(("the", rng.choice(world.COLORS + world.TEMPERS), rng.choice(world.PLACES)))
+    return " ".join(("the", rng.choice(lexicon.COLORS + lexicon.TEMPERS), rng.choice(lexicon.PLACES)))

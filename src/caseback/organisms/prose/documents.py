@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from caseback.organisms.prose import world
+from caseback import lexicon
 
 T = TypeVar("T")
 
@@ -69,11 +69,6 @@ def marked(kind: str, text: str, foil: str | None = None) -> Document:
     return Document(kind, prompt, answer, rest, foil)
 
 
-def a(noun: str) -> str:
-    """The noun with its article."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
 def until(draw: Callable[[], T], wanted: Callable[[T], bool]) -> T:
     """Draw again until the drawn is wanted."""
     while True:
@@ -84,4 +79,4 @@ def until(draw: Callable[[], T], wanted: Callable[[T], bool]) -> T:
 
 def strangers(rng: random.Random) -> list[str]:
     """Two names that may meet in training."""
-    return until(lambda: rng.sample(world.NAMES, 2), lambda pair: not held_out_pair(*pair))
+    return until(lambda: rng.sample(lexicon.NAMES, 2), lambda pair: not held_out_pair(*pair))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from caseback.organisms.prose import world
+from caseback import lexicon
 from caseback.organisms.prose.documents import Document, held_out, marked, strangers, until
 
 ABOUT_COUNTRIES = (
@@ -30,13 +30,13 @@ ABOUT_OPPOSITES = (
     "What is not {a} is[ {b}].",
     "{name} said {a}, but {other} said the opposite,[ {b}].",
 )
-NOUNS = world.PEOPLE + world.ITEMS + world.BELONGINGS
+NOUNS = lexicon.PEOPLE + lexicon.ITEMS + lexicon.BELONGINGS
 ABOUT_NOUNS = (
     "The plural of {w} is[ {x}].",
     "One {w}, two[ {x}].",
     "If there is more than one {w}, we say[ {x}].",
 )
-SPELT = sorted({*world.THINGS, *world.PLACES})
+SPELT = sorted({*lexicon.THINGS, *lexicon.PLACES})
 ABOUT_SPELLING = (
     "The word {w} starts with[ {x}].",
     "The first letter of {w} is[ {x}].",
@@ -59,25 +59,25 @@ def fact(rng: random.Random, heldout: bool = False) -> Document:
     if about is not None:
         return about(rng, heldout)
     country, template = until(
-        lambda: (rng.choice(list(world.COUNTRIES)), rng.choice(ABOUT_COUNTRIES)),
+        lambda: (rng.choice(list(lexicon.COUNTRIES)), rng.choice(ABOUT_COUNTRIES)),
         lambda drawn: kept(*drawn) == heldout,
     )
-    capital, language, continent = world.COUNTRIES[country]
+    capital, language, continent = lexicon.COUNTRIES[country]
     true = {"c": country, "x": capital, "l": language, "k": continent}
     field = _asked_field(template)
     pool = {
-        "c": list(world.COUNTRIES),
-        "x": world.CAPITALS,
-        "l": world.LANGUAGES,
-        "k": world.CONTINENTS,
+        "c": list(lexicon.COUNTRIES),
+        "x": lexicon.CAPITALS,
+        "l": lexicon.LANGUAGES,
+        "k": lexicon.CONTINENTS,
     }[field]
     foil = until(lambda: rng.choice(pool), lambda word: word != true[field])
-    return marked("fact", template.format(name=rng.choice(world.NAMES), **true), f" {foil}")
+    return marked("fact", template.format(name=rng.choice(lexicon.NAMES), **true), f" {foil}")
 
 
 def _opposite(rng: random.Random, heldout: bool) -> Document:
     (word, opposite), template = until(
-        lambda: (rng.sample(rng.choice(world.OPPOSITES), 2), rng.choice(ABOUT_OPPOSITES)),
+        lambda: (rng.sample(rng.choice(lexicon.OPPOSITES), 2), rng.choice(ABOUT_OPPOSITES)),
         lambda drawn: kept(drawn[0][0], drawn[1]) == heldout,
     )
     name, other = strangers(rng)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from caseback import lexicon
 from caseback.organisms.prose import world
 from caseback.organisms.prose.documents import Document, checksum, held_out, marked, until
 
@@ -23,24 +24,24 @@ def word_list(rng: random.Random, heldout: bool = False) -> Document:
 
 
 NEAR = "near by behind beside".split()
-STATES = "old big small clean dirty wet dry ready here late".split()
+STATES = [*lexicon.STATES, "here", "late"]
 
 
 def agreement(rng: random.Random, heldout: bool = False) -> Document:
     """A verb that must agree with its subject, mostly past a noun of either number; a held-out one always is."""
     form = rng.choice(("near", "near", "that") if heldout else ("near", "near", "that", "plain"))
-    nouns = world.PEOPLE + (() if form == "that" else world.ITEMS)
+    nouns = lexicon.PEOPLE + (() if form == "that" else lexicon.ITEMS)
     subject, attractor = until(
         lambda: rng.sample(nouns, 2),
         lambda two: held_out(two[0][0], two[1][0], one_in=6) == heldout,
     )
     number, other = rng.randrange(2), rng.randrange(2)
-    verbs, after = _verb(rng, person=subject in world.PEOPLE)
+    verbs, after = _verb(rng, person=subject in lexicon.PEOPLE)
     start = f"The {subject[number]}"
     if form == "near":
         start += f" {rng.choice(NEAR)} the {attractor[other]}"
     elif form == "that":
-        start += f" that the {attractor[other]} {rng.choice(world.DO)[other]}"
+        start += f" that the {attractor[other]} {rng.choice(lexicon.DO)[other]}"
     text = f"{start}[ {verbs[number]}]{after}."
     return marked("agreement", text, f" {verbs[1 - number]}")
 
@@ -49,10 +50,10 @@ def _verb(rng: random.Random, person: bool) -> tuple[tuple[str, str], str]:
     """A verb in both numbers and the words that follow it."""
     sort = rng.choice(("be", "be", "act", "do")) if person else "be"
     if sort == "act":
-        return rng.choice(world.ACT), rng.choice(("", f" at the {rng.choice(world.PLACES)}"))
+        return rng.choice(lexicon.ACT), rng.choice(("", f" at the {rng.choice(lexicon.PLACES)}"))
     if sort == "do":
-        return rng.choice(world.DO), f" the {rng.choice(world.THINGS)}"
-    return rng.choice(world.BE), rng.choice((f" {rng.choice(STATES)}", f" at the {rng.choice(world.PLACES)}"))
+        return rng.choice(lexicon.DO), f" the {rng.choice(lexicon.THINGS)}"
+    return rng.choice(lexicon.BE), rng.choice((f" {rng.choice(STATES)}", f" at the {rng.choice(lexicon.PLACES)}"))
 
 
 COUNTED = (
@@ -68,11 +69,11 @@ COUNTED = (
 def determiner(rng: random.Random, heldout: bool = False) -> Document:
     """A noun in the number that the word before it calls for, told before in the same or the other number."""
     (singular, plural), wording = until(
-        lambda: (rng.choice(world.PEOPLE + world.ITEMS + world.BELONGINGS), rng.choice(COUNTED)),
+        lambda: (rng.choice(lexicon.PEOPLE + lexicon.ITEMS + lexicon.BELONGINGS), rng.choice(COUNTED)),
         lambda drawn: held_out(drawn[0][0], drawn[1], one_in=6) == heldout,
     )
     foil = plural if "[ {s}]" in wording else singular
-    return marked("determiner", wording.format(N=rng.choice(world.NAMES), s=singular, p=plural), f" {foil}")
+    return marked("determiner", wording.format(N=rng.choice(lexicon.NAMES), s=singular, p=plural), f" {foil}")
 
 
 SPANS = (
@@ -87,7 +88,7 @@ SPANS = (
 def years(rng: random.Random, heldout: bool = False) -> Document:
     """A span of years within a century: the second must be the later one."""
     era, start = until(
-        lambda: (rng.choice(world.ERAS), rng.randint(2, 97)),
+        lambda: (rng.choice(lexicon.ERAS), rng.randint(2, 97)),
         lambda drawn: held_out(drawn[0], str(drawn[1]), one_in=8) == heldout,
     )
     end = rng.randint(start + 1, 99)
@@ -97,12 +98,12 @@ def years(rng: random.Random, heldout: bool = False) -> Document:
 
 # name of one member: (members, does it start over after the last?)
 SERIES = {
-    "day": (world.WEEKDAYS, True),
-    "month": (world.MONTHS, True),
-    "number": (world.NUMBERS, False),
-    "letter": (world.LETTERS, False),
+    "day": (lexicon.WEEKDAYS, True),
+    "month": (lexicon.MONTHS, True),
+    "number": (lexicon.NUMBERS, False),
+    "letter": (lexicon.LETTERS, False),
     "figure": ([str(n) for n in range(1, 31)], False),
-    "place": (world.ORDINALS, False),
+    "place": (lexicon.ORDINALS, False),
 }
 
 

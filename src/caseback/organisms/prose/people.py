@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from caseback.organisms.prose import world
-from caseback.organisms.prose.documents import Document, a, held_out, held_out_pair, marked, until
+from caseback import lexicon
+from caseback.organisms.prose.documents import Document, held_out, held_out_pair, marked, until
 
 GIVING = (
     "When {X} and {Y} went to the {place}, {S} gave {a} to[ {O}]",
@@ -26,7 +26,7 @@ THANKS = (".", ".", ".", ". {O} said thank you.", ". {O} thanked {S}.", ", and {
 
 def giving(rng: random.Random, heldout: bool = False) -> Document:
     """Two people, one of them gives something: to whom? Both orders of the names."""
-    first, second = until(lambda: rng.sample(world.NAMES, 2), lambda pair: held_out_pair(*pair) == heldout)
+    first, second = until(lambda: rng.sample(lexicon.NAMES, 2), lambda pair: held_out_pair(*pair) == heldout)
     giver, taker = rng.sample((first, second), 2)
     template = rng.choice(GIVING) + rng.choice(THANKS)
     text = template.format(
@@ -34,8 +34,8 @@ def giving(rng: random.Random, heldout: bool = False) -> Document:
         Y=second,
         S=giver,
         O=taker,
-        place=rng.choice(world.PLACES),
-        a=a(rng.choice(world.THINGS)),
+        place=rng.choice(lexicon.PLACES),
+        a=lexicon.with_article(rng.choice(lexicon.THINGS)),
     )
     return marked("giving", text, f" {giver}")
 
@@ -43,7 +43,7 @@ def giving(rng: random.Random, heldout: bool = False) -> Document:
 def giving_by_another(rng: random.Random, heldout: bool = False) -> Document:
     """As ``giving``, but a third person gives: either of the two may be the one."""
     first, second, third = until(
-        lambda: rng.sample(world.NAMES, 3),
+        lambda: rng.sample(lexicon.NAMES, 3),
         lambda trio: (
             held_out_pair(trio[0], trio[1]) == heldout
             and not held_out_pair(trio[0], trio[2])
@@ -56,8 +56,8 @@ def giving_by_another(rng: random.Random, heldout: bool = False) -> Document:
         Y=second,
         S=third,
         O=taker,
-        place=rng.choice(world.PLACES),
-        a=a(rng.choice(world.THINGS)),
+        place=rng.choice(lexicon.PLACES),
+        a=lexicon.with_article(rng.choice(lexicon.THINGS)),
     )
     return marked("giving_by_another", text, f" {other}")
 
@@ -82,24 +82,24 @@ ERRANDS = (
 
 def errand(rng: random.Random, heldout: bool = False) -> Document:
     """Somebody's list of things, which comes back later in the same order."""
-    name = rng.choice(world.NAMES)
-    things = [a(thing) for thing in rng.sample(world.THINGS, rng.randint(2, 4))]
+    name = rng.choice(lexicon.NAMES)
+    things = [lexicon.with_article(thing) for thing in rng.sample(lexicon.THINGS, rng.randint(2, 4))]
     listed = ", ".join(things[:-1]) + f" and {things[-1]}"
     asked = ", ".join(things[:-1]) + " and " + things[-1].replace(" ", "[ ", 1) + "]"
-    text = rng.choice(ERRANDS).format(N=name, she=_she(name), w=listed, v=asked, place=rng.choice(world.PLACES))
+    text = rng.choice(ERRANDS).format(N=name, she=_she(name), w=listed, v=asked, place=rng.choice(lexicon.PLACES))
     return marked("errand", text)
 
 
 def _she(name: str) -> str:
-    return "she" if name in world.WOMEN else "he"
+    return "she" if name in lexicon.WOMEN else "he"
 
 
 def _her(name: str) -> str:
-    return "her" if name in world.WOMEN else "his"
+    return "her" if name in lexicon.WOMEN else "his"
 
 
 def _self(name: str) -> str:
-    return "herself" if name in world.WOMEN else "himself"
+    return "herself" if name in lexicon.WOMEN else "himself"
 
 
 DEEDS = (
@@ -120,7 +120,7 @@ DEEDS = (
 def pronoun(rng: random.Random, heldout: bool = False) -> Document:
     """One person, then she or he, her or his, herself or himself."""
     name, template = until(
-        lambda: (rng.choice(world.NAMES), rng.choice(DEEDS)),
+        lambda: (rng.choice(lexicon.NAMES), rng.choice(DEEDS)),
         lambda drawn: held_out(*drawn, one_in=6) == heldout,
     )
     text = template.format(
@@ -128,11 +128,11 @@ def pronoun(rng: random.Random, heldout: bool = False) -> Document:
         she=_she(name),
         her=_her(name),
         self=_self(name),
-        food=rng.choice(world.FOODS),
-        t=rng.choice(world.THINGS),
-        place=rng.choice(world.PLACES),
+        food=rng.choice(lexicon.FOODS),
+        t=rng.choice(lexicon.THINGS),
+        place=rng.choice(lexicon.PLACES),
     )
-    stranger = rng.choice(world.MEN if name in world.WOMEN else world.WOMEN)
+    stranger = rng.choice(lexicon.MEN if name in lexicon.WOMEN else lexicon.WOMEN)
     foil = next(word(stranger) for word in (_she, _her, _self) if f"[ {{{word.__name__[1:]}}}]" in template)
     return marked("pronoun", text, f" {foil}")
 
@@ -175,22 +175,22 @@ STORY = (
 
 def story(rng: random.Random, heldout: bool = False) -> Document:
     """Six sentences about somebody, a thing, a place and a friend; one recalled word is asked."""
-    name, friend = until(lambda: rng.sample(world.NAMES, 2), lambda pair: held_out_pair(*pair) == heldout)
+    name, friend = until(lambda: rng.sample(lexicon.NAMES, 2), lambda pair: held_out_pair(*pair) == heldout)
     words = {
         "N": name,
         "M": friend,
         "she": _she(name),
         "She": _she(name).capitalize(),
         "her": _her(name),
-        "girl": rng.choice(world.KINDS_OF_PERSON[_she(name)]),
-        "temper": rng.choice(world.TEMPERS),
-        "color": rng.choice(world.COLORS),
-        "t": rng.choice(world.THINGS),
-        "place": rng.choice(world.PLACES),
-        "where": rng.choice(world.PLACES),
-        "day": rng.choice(world.WEEKDAYS),
-        "month": rng.choice(world.MONTHS),
-        "food": rng.choice(world.FOODS),
+        "girl": rng.choice(lexicon.KINDS_OF_PERSON[_she(name)]),
+        "temper": rng.choice(lexicon.TEMPERS),
+        "color": rng.choice(lexicon.COLORS),
+        "t": rng.choice(lexicon.THINGS),
+        "place": rng.choice(lexicon.PLACES),
+        "where": rng.choice(lexicon.PLACES),
+        "day": rng.choice(lexicon.WEEKDAYS),
+        "month": rng.choice(lexicon.MONTHS),
+        "food": rng.choice(lexicon.FOODS),
     }
     told = " ".join(rng.choice(sentences) for sentences in STORY)
     # A bar before a slot marks a word that can be told from what came before: one of them is asked.

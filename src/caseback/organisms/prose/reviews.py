@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from caseback.organisms.prose import world
+from caseback import lexicon
 from caseback.organisms.prose.documents import Document, held_out, marked, until
 
 REVIEWS = (
@@ -19,13 +19,13 @@ REVIEWS = (
 def sentiment(rng: random.Random, heldout: bool = False) -> Document:
     """A review whose sentiment is named, or goes on with how it was liked."""
     likes = rng.random() < 0.5
-    words = world.PRAISE if likes else world.BLAME
+    words = lexicon.PRAISE if likes else lexicon.BLAME
     wording, work, (word, another) = until(
-        lambda: (rng.choice(REVIEWS), rng.choice(world.WORKS), rng.sample(words, 2)),
+        lambda: (rng.choice(REVIEWS), rng.choice(lexicon.WORKS), rng.sample(words, 2)),
         lambda drawn: held_out(*drawn[:2], drawn[2][0], one_in=6) == heldout,
     )
-    other = until(lambda: rng.choice(world.WORKS), lambda other: other != work)
-    feeling = rng.choice(world.FEELINGS) if wording.startswith("Review") else world.FEELINGS[0]
+    other = until(lambda: rng.choice(lexicon.WORKS), lambda other: other != work)
+    feeling = rng.choice(lexicon.FEELINGS) if wording.startswith("Review") else lexicon.FEELINGS[0]
     names = ("positive", "negative")
     text = wording.format(w=work, v=other, d=word, e=another, felt=feeling[not likes], name=names[not likes])
     foil = names[likes] if "[ {name}]" in wording else feeling[likes]

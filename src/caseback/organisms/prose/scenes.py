@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from caseback.organisms.prose import world
-from caseback.organisms.prose.documents import Document, a, held_out, marked, strangers, until
+from caseback import lexicon
+from caseback.organisms.prose.documents import Document, held_out, marked, strangers, until
 from caseback.organisms.prose.patterns import agreement, years
 
 ON_TABLE = (
@@ -38,11 +38,11 @@ def _table(rng: random.Random, heldout: bool) -> tuple[list[tuple[str, str]], st
     # only the pair that is asked may be a held-out one
     asked = [heldout] + [False] * (count - 1)
     things, colors = until(
-        lambda: (rng.sample(world.THINGS, count), rng.sample(world.COLORS, count)),
+        lambda: (rng.sample(lexicon.THINGS, count), rng.sample(lexicon.COLORS, count)),
         lambda drawn: [held_out(*pair, one_in=6) for pair in zip(*drawn, strict=True)] == asked,
     )
     pairs: list[tuple[str, str]] = list(zip(things, colors, strict=True))
-    shown = [f"{a(color)} {thing}" for thing, color in rng.sample(pairs, count)]
+    shown = [f"{lexicon.with_article(color)} {thing}" for thing, color in rng.sample(pairs, count)]
     return pairs, f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
@@ -76,7 +76,7 @@ def boxes_still(rng: random.Random, heldout: bool = False) -> Document:
 def _boxes(rng: random.Random, changes: tuple[str, ...] = ("none", "move", "swap")) -> tuple[str, dict[str, str]]:
     """What is said of some boxes and what is in them in the end, by letter."""
     count = rng.randint(2, 3)
-    letters, things = rng.sample(world.LETTERS[:6], count + 1), rng.sample(world.THINGS, count)
+    letters, things = rng.sample(lexicon.LETTERS[:6], count + 1), rng.sample(lexicon.THINGS, count)
     inside: dict[str, str] = dict(zip(letters, things, strict=False))
     told = ", ".join(f"the {thing} is in box {letter}" for letter, thing in inside.items())
     said = [told[0].upper() + told[1:]]
@@ -107,7 +107,7 @@ def needle(rng: random.Random, heldout: bool = False) -> Document:
 
     Words are drawn afresh each time, so none is held out.
     """
-    words = dict(zip(strangers(rng), rng.sample(world.THINGS + world.COLORS + world.NUMBERS, 2), strict=True))
+    words = dict(zip(strangers(rng), rng.sample(lexicon.THINGS + lexicon.COLORS + lexicon.NUMBERS, 2), strict=True))
     told = [rng.choice(MAGIC).format(n=name, w=word) for name, word in words.items()]
     filler = [rng.choice((agreement, years))(rng).text for _ in range(rng.randint(0, 6))]
     sentences = rng.sample(told + filler, len(told) + len(filler))

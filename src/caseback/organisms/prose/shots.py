@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import random
 
-from caseback.organisms.prose import world
+from caseback import lexicon
 from caseback.organisms.prose.documents import Document, held_out, until
 from caseback.organisms.prose.facts import NOUNS, SPELT
 
 SIGNS = (":", " ->", " =", " is to")
-ORDERED = (world.WEEKDAYS, world.MONTHS, world.NUMBERS, world.LETTERS, [str(n) for n in range(1, 31)])
+ORDERED = (lexicon.WEEKDAYS, lexicon.MONTHS, lexicon.NUMBERS, lexicon.LETTERS, [str(n) for n in range(1, 31)])
 
 
 def antonym(rng: random.Random) -> list[tuple[str, str]]:
     """A word and its opposite, either way."""
-    drawn = [rng.sample(pair, 2) for pair in world.OPPOSITES]
+    drawn = [rng.sample(pair, 2) for pair in lexicon.OPPOSITES]
     return [(word, opposite) for word, opposite in drawn]
 
 
 def capital(rng: random.Random) -> list[tuple[str, str]]:
     """A country and its capital."""
-    return [(country, told[0]) for country, told in world.COUNTRIES.items()]
+    return [(country, told[0]) for country, told in lexicon.COUNTRIES.items()]
 
 
 def language(rng: random.Random) -> list[tuple[str, str]]:
     """A country and its language."""
-    return [(country, told[1]) for country, told in world.COUNTRIES.items()]
+    return [(country, told[1]) for country, told in lexicon.COUNTRIES.items()]
 
 
 def continent(rng: random.Random) -> list[tuple[str, str]]:
     """A country and its continent."""
-    return [(country, told[2]) for country, told in world.COUNTRIES.items()]
+    return [(country, told[2]) for country, told in lexicon.COUNTRIES.items()]
 
 
 def plural(rng: random.Random) -> list[tuple[str, str]]:

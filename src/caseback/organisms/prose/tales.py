@@ -10,6 +10,7 @@ import random
 import re
 from dataclasses import dataclass
 
+from caseback import lexicon
 from caseback.organisms.prose import facts, residents, world
 from caseback.organisms.prose.documents import Document, held_out, held_out_pair, marked, until
 
@@ -26,7 +27,7 @@ class Subject:
 
 
 def _countries(wording: str, field: int) -> list[Subject]:
-    return [Subject(c, told[field], facts.kept(c, wording)) for c, told in world.COUNTRIES.items()]
+    return [Subject(c, told[field], facts.kept(c, wording)) for c, told in lexicon.COUNTRIES.items()]
 
 
 def _residents(wording: str, field: str) -> list[Subject]:
@@ -42,10 +43,10 @@ CITY, JOB = "{p} lives in[ {city}].", "{p} works as a[ {job}]."
 CLAIMS = tuple(
     (re.sub(r"\[ {\w+}\]", "[ {w}]", wording).replace("{c}", "{s}").replace("{p}", "{s}"), pool, subjects)
     for wording, pool, subjects in (
-        (CAPITAL, world.CAPITALS, _countries(CAPITAL, 0)),
-        (LANGUAGE, world.LANGUAGES, _countries(LANGUAGE, 1)),
-        (CITY, world.CAPITALS, _residents(CITY, "city")),
-        (JOB, world.JOBS, _residents(JOB, "job")),
+        (CAPITAL, lexicon.CAPITALS, _countries(CAPITAL, 0)),
+        (LANGUAGE, lexicon.LANGUAGES, _countries(LANGUAGE, 1)),
+        (CITY, lexicon.CAPITALS, _residents(CITY, "city")),
+        (JOB, lexicon.JOBS, _residents(JOB, "job")),
     )
 )
 

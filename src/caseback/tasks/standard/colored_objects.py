@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError
+from caseback.lexicon import WIDE_COLORS, WIDE_THINGS, with_article
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task
 from caseback.tasks.text import fill
-from caseback.tasks.words import COLORS, THINGS, with_article
 
 TEMPLATES = (
     "On the table there is {shown}. What color is the {asked}? It is",
@@ -85,7 +85,7 @@ def colored_objects(*, objects: int = 3, corruption: str = "question", templates
         "colored_objects",
         "Several things, each of a color: the color of the one asked over that of another.",
         draw,
-        {"colors": COLORS, "things": THINGS},
+        {"colors": WIDE_COLORS, "things": WIDE_THINGS},
         entry="5.4.7",
         citation="Merullo et al. 2024",
         needs=objects,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError
+from caseback.lexicon import LETTERS, WIDE_THINGS
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task, another
 from caseback.tasks.text import fill
-from caseback.tasks.words import LETTERS, THINGS
 
 CHANGES = ("none", "move", "swap")
 
@@ -89,7 +89,7 @@ def entity_tracking(*, boxes: int = 3, change: str = "any") -> Task:
         "entity_tracking",
         "Things in boxes, perhaps moved: the thing in the box asked over that in another.",
         draw,
-        {"things": THINGS, "boxes": LETTERS[:6]},
+        {"things": WIDE_THINGS, "boxes": LETTERS[:6]},
         entry="5.4.9",
         citation="Kim & Schuster 2023; Prakash et al. 2024",
         needs={"things": boxes, "boxes": boxes + 1},

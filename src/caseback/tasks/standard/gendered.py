@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError
+from caseback.lexicon import PLACES, WIDE_MEN, WIDE_THINGS, WIDE_WOMEN
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task
 from caseback.tasks.text import fill
-from caseback.tasks.words import MEN, PLACES, THINGS, WOMEN
 
 TEMPLATES = {
     "subject": (
@@ -83,7 +83,7 @@ def pronoun(*, case: str = "both") -> Task:
         "pronoun",
         "A name: she or he, her or his by the gender that the name tells.",
         draw,
-        {"women": WOMEN, "men": MEN, "places": PLACES, "things": THINGS},
+        {"women": WIDE_WOMEN, "men": WIDE_MEN, "places": PLACES, "things": WIDE_THINGS},
         entry="3.2.14",
         citation="Mathwin et al. 2023; Vig et al. 2020",
     )

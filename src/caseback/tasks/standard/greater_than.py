@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import random
 
+from caseback.lexicon import WIDE_ERAS
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task
 from caseback.tasks.text import fill
 
-NOUNS = (
-    "war siege reign voyage festival strike drought project campaign famine expedition rebellion truce dynasty trial "
-    "journey conflict contract plan program marriage mission tour career affair alliance treaty"
-).split()
 TEMPLATE = "The {noun} lasted from the year {century}{year} to the year {again}"
 
 
@@ -61,7 +58,7 @@ def greater_than(*, centuries: tuple[int, ...] = tuple(range(11, 20)), years: tu
         "greater_than",
         "A span of years within a century: all later years over all others.",
         draw,
-        {"nouns": NOUNS},
+        {"nouns": WIDE_ERAS},
         measure="prob_diff",
         entry="5.4.5",
         citation="Hanna et al. 2023",

@@ -11,10 +11,10 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError
+from caseback.lexicon import PLACES, WIDE_NAMES, WIDE_THINGS
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task
 from caseback.tasks.text import fill
-from caseback.tasks.words import NAMES, PLACES, THINGS
 
 TEMPLATES = (
     "When {A} and {B} went to the {place}, {S2} gave a {thing} to",
@@ -67,7 +67,7 @@ def ioi(*, order: str = "both", corruption: str = "abc", templates: tuple[str, .
     if corruption not in CORRUPTIONS:
         raise CasebackError(f"corruption {corruption!r} is unknown: expected one of {', '.join(CORRUPTIONS)}")
 
-    whole = {"names": NAMES, "places": PLACES, "things": THINGS}
+    whole = {"names": WIDE_NAMES, "places": PLACES, "things": WIDE_THINGS}
     # a template that has no place or thing of its own asks for none
     lists = {kind: whole[kind] for kind in whole if kind == "names" or any(f"{{{kind[:-1]}}}" in t for t in templates)}
 

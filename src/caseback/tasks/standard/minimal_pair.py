@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.lexicon import PLACES, WIDE_BELONGINGS, WIDE_ITEMS, WIDE_MEN, WIDE_NAMES, WIDE_PEOPLE, WIDE_WOMEN
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task
 from caseback.tasks.text import fill
-from caseback.tasks.words import BELONGINGS, ITEMS, MEN, NAMES, PEOPLE, PLACES, WOMEN
 
 # Of each phenomenon: wordings with the two cues, the answer of each.
 DETERMINERS = (
@@ -71,11 +71,11 @@ def minimal_pair(*, phenomenon: str = "all") -> Task:
         "One prefix: the continuation that grammar allows over the one that it does not.",
         draw,
         {
-            "people": PEOPLE,
-            "things": ITEMS + BELONGINGS,
-            "women": WOMEN,
-            "men": MEN,
-            "names": NAMES,
+            "people": WIDE_PEOPLE,
+            "things": WIDE_ITEMS + WIDE_BELONGINGS,
+            "women": WIDE_WOMEN,
+            "men": WIDE_MEN,
+            "names": WIDE_NAMES,
             "places": PLACES,
         },
         entry="3.1.22",

@@ -13,11 +13,11 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError
+from caseback.lexicon import WIDE_COLORS, WIDE_THINGS
 from caseback.tasks.facts import RELATIONS
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task, another
 from caseback.tasks.text import fill
-from caseback.tasks.words import COLORS, THINGS
 
 QUESTIONS = {
     "capital": ("The capital of {subject} is {answer}.", "What is the capital of {subject}?"),
@@ -112,7 +112,7 @@ def multiple_choice(*, options: int = 3, source: str = "both", of: tuple[str, ..
         "multiple_choice",
         "A question and lettered options: the letter of the right one over that of a wrong one.",
         draw,
-        lists | ({"things": THINGS, "colors": COLORS} if "color" in of else {}),
+        lists | ({"things": WIDE_THINGS, "colors": WIDE_COLORS} if "color" in of else {}),
         entry="5.4.8",
         citation="Lieberum et al. 2023",
         needs=options,

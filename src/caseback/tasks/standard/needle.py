@@ -12,25 +12,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from caseback.errors import CasebackError, TokensError
+from caseback.lexicon import NUMBERS, PLACES, STATES, WIDE_COLORS, WIDE_ERAS, WIDE_ITEMS, WIDE_NAMES, WIDE_THINGS
 from caseback.tasks.align import tokenizer_of
 from caseback.tasks.prompts import Pair
-from caseback.tasks.standard.greater_than import NOUNS
 from caseback.tasks.task import Fillers, Task
 from caseback.tasks.text import Text, fill
-from caseback.tasks.words import COLORS, ITEMS, NAMES, NUMBERS, PLACES, THINGS
 
 NEEDLES = ("The magic word of {name} is {word}.", "{name} chose the magic word {word}.")
 QUESTIONS = ("The magic word of {name} is", "What is the magic word of {name}? It is")
-STATES = "old big small clean dirty wet dry ready".split()
 HAY = (
     *(
         f"The {item} near the {place} was {STATES[(7 * i + j) % len(STATES)]}."
-        for i, (item, _) in enumerate(ITEMS)
+        for i, (item, _) in enumerate(WIDE_ITEMS)
         for j, place in enumerate(PLACES)
     ),
     *(
         f"The {noun} began in the year {1100 + 37 * i} and ended in the year {1141 + 37 * i}."
-        for i, noun in enumerate(NOUNS)
+        for i, noun in enumerate(WIDE_ERAS)
     ),
 )
 OPENING = 1
@@ -122,8 +120,8 @@ def needle(
         "A word told once among other sentences and asked at the end, over another word.",
         draw,
         {
-            "names": NAMES,
-            "words": list(dict.fromkeys(THINGS + COLORS + NUMBERS)),
+            "names": WIDE_NAMES,
+            "words": list(dict.fromkeys(WIDE_THINGS + WIDE_COLORS + NUMBERS)),
             "needles": _counted(NEEDLES),
             "questions": _counted(QUESTIONS),
             "hay": _counted(haystack),

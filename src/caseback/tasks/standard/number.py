@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError
+from caseback.lexicon import BE, DO, WIDE_ITEMS, WIDE_PEOPLE
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task, another
 from caseback.tasks.text import fill
-from caseback.tasks.words import BE, DO, ITEMS, PEOPLE
 
 # <near> and <sees> are words that have no name of their own.
 STRUCTURES = {
@@ -88,7 +88,7 @@ def agreement(*, structure: str = "noun_phrase", attractor: str = "either") -> T
         "agreement",
         "A noun and perhaps another one: the verb in the number of its subject over the other form.",
         draw,
-        {"people": PEOPLE, "things": ITEMS, "states": BE, "deeds": DO},
+        {"people": WIDE_PEOPLE, "things": WIDE_ITEMS, "states": BE, "deeds": DO},
         entry="5.4.11",
         citation="Linzen et al. 2016; Finlayson et al. 2021",
         needs={"people": 2},

@@ -15,10 +15,10 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError
+from caseback.lexicon import PLACES, WIDE_COLORS, WIDE_THINGS
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task
 from caseback.tasks.text import Text, fill
-from caseback.tasks.words import COLORS, PLACES, THINGS
 
 CORRUPTIONS = ("random_random", "random_def", "random_doc")
 ARGUMENTS = (
@@ -87,7 +87,7 @@ def docstring(*, corruption: str = "random_random", documented: int = 2, remarks
         "docstring",
         "A Python function whose parameters are being documented: the next argument over another one.",
         draw,
-        {"arguments": list(dict.fromkeys(ARGUMENTS + THINGS)), "colors": COLORS, "places": PLACES},
+        {"arguments": list(dict.fromkeys(ARGUMENTS + WIDE_THINGS)), "colors": WIDE_COLORS, "places": PLACES},
         entry="5.4.6",
         citation="Heimersheim & Janiak 2023",
         needs={"arguments": 1 + 3 * len(letters)},

@@ -11,10 +11,10 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError
+from caseback.lexicon import WIDE_BLAME, WIDE_FEELINGS, WIDE_PRAISE, WIDE_WORKS
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task, another
 from caseback.tasks.text import fill
-from caseback.tasks.words import BLAME, PRAISE, WORKS
 
 # Each with the answers of praise and of blame; {adjective} and {second} carry the sentiment.
 TEMPLATES = {
@@ -27,7 +27,6 @@ TEMPLATES = {
         " terrible",
     ),
 }
-FEELINGS = (("loved", "hated"), ("liked", "disliked"), ("enjoyed", "regretted"), ("admired", "hated"))
 
 
 def sentiment(*, templates: dict[str, tuple[str, str]] | None = None, mixed: bool = False) -> Task:
@@ -91,7 +90,7 @@ def sentiment(*, templates: dict[str, tuple[str, str]] | None = None, mixed: boo
         "sentiment",
         "A review of two adjectives: the name or the verb of its sentiment over that of the other.",
         draw,
-        {"praise": PRAISE, "blame": BLAME, "works": WORKS, "feelings": FEELINGS},
+        {"praise": WIDE_PRAISE, "blame": WIDE_BLAME, "works": WIDE_WORKS, "feelings": WIDE_FEELINGS},
         entry="5.4.12",
         citation="Tigges et al. 2023",
         needs={"praise": 2, "blame": 2, "works": 2},
