@@ -23,11 +23,28 @@ from caseback.errors import CasebackError
 from caseback.localize.circuits.path_patching import path_patch
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.components.patching import patch
+from caseback.model.findings import Finding, Findings, band_of_best, graded, ordered
 from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
 from caseback.tasks.prompts import Prompts
+
+KINDS = {
+    "name mover": "end_to_io",
+    "negative name mover": "end_to_io",
+    "S-inhibition": "end_to_s2",
+    "S2 mover": "end_to_s2",
+    "induction": "s2_to_s1_next",
+    "duplicate token": "s2_to_s1",
+    "previous token": "s1_next_to_s1",
+}
+"""Where a head of each role looks."""
+
+WITHOUT = {**{name: name for name in KINDS.values()}, "s1_next_to_s1": "end_to_s1"}
+"""Where it looks without the relation, in prompts whose names differ; what looks one back does so there too, so it is
+asked to look further."""
 
 LOOKS = {
     "end_to_io": ("end", "IO"),
@@ -140,16 +157,105 @@ def ioi_heads(
     return xr.Dataset(made, attrs=made["direct"].attrs)
 
 
-def _looks(model: Model, prompts: Prompts, heads: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-    """Attention from one named position to another, (head, batch)."""
-    run = model.run(prompts.clean, read=["pattern"])
+@technique(role="detector", entry=("5.4.4",), citation="Wang et al. 2023", cost="a sweep of heads, twice")
+def find_ioi_heads(
+    model: Model,
+    prompts: Prompts,
+    *,
+    strong: float = 0.3,
+    effect: float = 0.05,
+    seed: int = 0,
+    progress: bool = False,
+) -> Findings:
+    """The heads that find the indirect object, each with its control.
+
+    A head of a role is a finding where it looks at the role's place more than the best of all heads does by chance
+    where the relation is absent: at the same places of the corrupt prompts (``WITHOUT``). It is proved where the
+    metric moves when its z is replaced by the corrupt run's.
+
+    Parameters
+    ----------
+    model
+        The model.
+    prompts
+        Of ``cb.tasks.ioi(corruption="abc")``: in its corrupt prompts no name comes twice, so nobody is the subject.
+    strong, effect
+        As for ``ioi_heads``.
+    seed
+        Of the resampled prompts behind the band.
+    progress
+        Show progress bars.
+
+    Returns
+    -------
+    Findings
+        With score, control and band as mean attention, and the effect in logits. A role that no head has is absent.
+
+    Raises
+    ------
+    CasebackError
+        For prompts without the positions of the task.
+
+    References
+    ----------
+    Wang et al. 2023, "Interpretability in the wild".
+
+    Examples
+    --------
+    >>> from caseback.organisms.compiled import build
+    >>> from caseback.organisms.compiled.indirect_object import NAMES, TEMPLATES
+    >>> import caseback as cb
+    >>> model = build("indirect_object").model
+    >>> task = cb.tasks.ioi(templates=TEMPLATES).with_fillers(names=NAMES)
+    >>> movers = find_ioi_heads(model, task.prompts(model, 40)).of("name mover")
+    >>> [head.component for head in movers], movers[0].grade
+    (['L3H0', 'L3H1'], 'proved')
+    """
+    measured = ioi_heads(model, prompts, strong=strong, effect=effect, progress=progress)
+    heads = list(zip(measured["layer"].values.tolist(), measured["head"].values.tolist(), strict=True))
+    corrupt = _looks(model, prompts, heads, prompts.corrupt)
+    controls = {look: corrupt[WITHOUT[look]] for look in WITHOUT}
+    bands = {name: band_of_best(scores, seed=seed) for name, scores in controls.items()}
+    least = effect * abs(float((measured.clean - measured.corrupt).mean()))
+    totals = measured.total.mean("batch").values
+    findings = []
+    for i, role in enumerate(measured.role.values.tolist()):
+        if not role:
+            continue
+        look = KINDS[role]
+        score = float(measured[look].values[i].mean())
+        grade = graded(score, bands[look], float(totals[i]), least)
+        if grade is None:
+            continue
+        query, key = LOOKS[look]
+        findings.append(
+            Finding(
+                component=head_name(*heads[i]),
+                kind=role,
+                score=score,
+                control=float(controls[look][i].mean()),
+                band=bands[look],
+                effect=float(totals[i]),
+                unit="logit difference",
+                grade=grade,
+                draw={"query": query, "key": key, "direct": float(measured.direct.values[i].mean())},
+            )
+        )
+    return Findings(ordered(findings), {key: str(value) for key, value in measured.attrs.items()})
+
+
+def _looks(
+    model: Model, prompts: Prompts, heads: list[tuple[int, int]], tokens: Tokens | None = None
+) -> dict[str, np.ndarray]:
+    """Attention from one named position to another, (head, batch), in the clean prompts or others at their places."""
+    run = model.run(prompts.clean if tokens is None else tokens, read=["pattern"])
     first = prompts.clean.first.cpu()
     rows = torch.arange(len(prompts))
-    made = {}
+    at: dict[str, np.ndarray] = {}
     for name, (query, key) in LOOKS.items():
         q, k = (prompts.at(pos) + first for pos in (query, key))
-        made[name] = np.stack([run["pattern", layer][rows, h, q, k].double().cpu().numpy() for layer, h in heads])
-    return made
+        at[name] = np.stack([run["pattern", layer][rows, h, q, k].double().cpu().numpy() for layer, h in heads])
+    return at
 
 
 def _roles(looks: dict, direct: Any, total: Any, through: Any, strong: float, least: float) -> list[str]:
