@@ -21,8 +21,8 @@ from caseback.localize.circuits import edge_attribution, faithfulness_curve, jud
 from caseback.model.algebra.readout import readout
 from caseback.model.circuit import Circuit, Node
 from caseback.model.graph.graph import Graph
-from caseback.views.circuit_document import circuit_document
-from caseback.views.circuit_page import circuit_html, write_circuit_page
+from caseback.reports.circuit import circuit_document
+from caseback.views.page.circuit import circuit_html, write_circuit_page
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from caseback.errors import CasebackError
-from caseback.views.report import report_html, write_report
-from caseback.views.tokens_text import visible
+from caseback.reports.tokens_text import visible
+from caseback.views.page.explanation import report_html, write_report
 
 
 class Page(HTMLParser):
