@@ -25,13 +25,11 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.reports.comparison import comparison, plain_matrix
-from caseback.reports.document import check_finite, expect_kind
+from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 
-__all__ = ["KIND", "VERSION", "check_attributions", "compare_attributions", "label_of"]
+__all__ = ["ATTRIBUTIONS", "check_attributions", "compare_attributions", "label_of"]
 
-KIND = "caseback.attributions"
-VERSION = 1
 _PREDICTIONS = 10
 
 
@@ -160,28 +158,10 @@ def compare_attributions(
         seed=seed,
         progress=progress,
     )
-    made = {
-        "kind": KIND,
-        "version": VERSION,
-        "model": model_facts(model, "name", "n_layers", "n_heads", "dtype"),
-        "prompt": prompt if isinstance(prompt, str) else model.text(tokens)[0],
-        "tokens": [
-            {"text": text, "positions": group} for text, group in zip(whole.text[0], whole.groups[0], strict=True)
-        ],
-        "features": features,
-        "target": {"id": t, "text": model.token_text(t)},
-        "foil": None if f is None else {"id": f, "text": model.token_text(f)},
-        "metric": {"name": metric, "value": compared["value"]},
-        "predictions": _predictions(model, final),
-        "methods": [_method(one) for one in found],
-        "comparison": compared,
-        "refused": [{"name": name, "why": why} for name, why in refused.items()],
-        "generation": None,
-        "provenance": _provenance(model, scores),
-    }
+    generation = None
     if generate or continuation is not None:
         working = [one for one in named if one not in refused]
-        made["generation"] = _generation(
+        generation = _generation(
             model,
             tokens,
             working,
@@ -197,8 +177,21 @@ def compare_attributions(
         )
     elif contrast is not None:
         raise CasebackError("a contrast is given without a generation: give generate or a continuation")
-    check_attributions(made)
-    return made
+    return ATTRIBUTIONS.document(
+        model_facts(model, "name", "n_layers", "n_heads", "dtype"),
+        prompt=prompt if isinstance(prompt, str) else model.text(tokens)[0],
+        tokens=[{"text": text, "positions": group} for text, group in zip(whole.text[0], whole.groups[0], strict=True)],
+        features=features,
+        target={"id": t, "text": model.token_text(t)},
+        foil=None if f is None else {"id": f, "text": model.token_text(f)},
+        metric={"name": metric, "value": compared["value"]},
+        predictions=_predictions(model, final),
+        methods=[_method(one) for one in found],
+        comparison=compared,
+        refused=[{"name": name, "why": why} for name, why in refused.items()],
+        generation=generation,
+        provenance=_provenance(model, scores),
+    )
 
 
 def label_of(name: str) -> str:
@@ -231,8 +224,10 @@ def check_attributions(document: Mapping[str, Any]) -> None:
     Traceback (most recent call last):
     caseback.errors.CasebackError: not a document of attributions: kind is 'caseback.explanation', ...
     """
-    expect_kind(document, KIND, VERSION, "a document of attributions", "compare_attributions")
-    check_finite(document, "attributions")
+    ATTRIBUTIONS.check(document)
+
+
+def _check_lengths(document: Mapping[str, Any]) -> None:
     n, m = len(document["tokens"]), len(document["methods"])
     for method in document["methods"]:
         if len(method["scores"]) != n:
@@ -356,3 +351,16 @@ def _predictions(model: Model, final: torch.Tensor) -> list[dict[str, Any]]:
 def _provenance(model: Model, scores: xr.DataArray) -> dict[str, Any]:
     versions = {name: value for name, value in scores.attrs.items() if name.endswith("_version")}
     return {**model.provenance(), "device": str(model.device), **versions}
+
+
+ATTRIBUTIONS = DocumentKind(
+    "caseback.attributions",
+    1,
+    "a document of attributions",
+    "compare_attributions",
+    sections=(
+        *("prompt", "tokens", "features", "target", "foil", "metric", "predictions", "methods", "comparison"),
+        *("refused", "generation", "provenance"),
+    ),
+    lengths=_check_lengths,
+)

@@ -28,8 +28,21 @@ from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens
+from caseback.reports.document import DocumentKind
+from caseback.reports.model_facts import model_facts
 
-KIND, VERSION = "caseback.circuit", 1
+__all__ = ["CIRCUIT", "circuit_document"]
+
+CIRCUIT = DocumentKind(
+    "caseback.circuit",
+    1,
+    "a circuit document",
+    "circuit_document",
+    sections=(
+        *("task", "about", "tokens", "counterfactual", "predictions", "inputs", "sign", "roles", "edges", "size"),
+        *("total", "scored", "readings", "patterns", "curves", "judgement", "other", "provenance"),
+    ),
+)
 _PATTERN_ENTRIES = 2_000_000
 
 
@@ -113,36 +126,31 @@ def circuit_document(
     own = tokens.mask[0]
     prob = run.logits[0, own.to(run.logits.device)][-1].float().softmax(-1)
     best = prob.topk(k)
-    return {
-        "kind": KIND,
-        "version": VERSION,
-        "model": {
-            "name": model.name,
-            "layers": [{"heads": layer.n_heads, "kv_heads": layer.n_kv_heads} for layer in graph.layers],
-            "d_model": model.d_model,
-        },
-        "task": task,
-        "about": {str(key): _plain(value) for key, value in circuit.about.items()},
-        "tokens": [{"text": text} for text in tokens.text[0]],
-        "counterfactual": None if counterfactual is None else _other(model, tokens, counterfactual),
-        "predictions": [
+    layers = [{"heads": layer.n_heads, "kv_heads": layer.n_kv_heads} for layer in graph.layers]
+    return CIRCUIT.document(
+        {**model_facts(model, "name", "d_model"), "layers": layers},
+        task=task,
+        about={str(key): _plain(value) for key, value in circuit.about.items()},
+        tokens=[{"text": text} for text in tokens.text[0]],
+        counterfactual=None if counterfactual is None else _other(model, tokens, counterfactual),
+        predictions=[
             {"text": model.token_text(i), "prob": p}
             for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ],
-        "inputs": list(inputs),
-        "sign": _sign(circuit),
-        "roles": {str(node): role for node, role in sorted(circuit.roles.items())},
-        "edges": edges,
-        "size": size,
-        "total": len(graph.edges),
-        "scored": sum(isinstance(part, Edge) for part in circuit.scores),
-        "readings": _readings(model, graph, run, k),
-        "patterns": _patterns(model, run, edges),
-        "curves": [_curve(name, curve) for name, curve in (curves or {}).items()],
-        "judgement": None if judgement is None else judgement.to_json(),
-        "other": compared,
-        "provenance": {**dict(model.provenance()), "method": str(circuit.about.get("method", "by hand"))},
-    }
+        inputs=list(inputs),
+        sign=_sign(circuit),
+        roles={str(node): role for node, role in sorted(circuit.roles.items())},
+        edges=edges,
+        size=size,
+        total=len(graph.edges),
+        scored=sum(isinstance(part, Edge) for part in circuit.scores),
+        readings=_readings(model, graph, run, k),
+        patterns=_patterns(model, run, edges),
+        curves=[_curve(name, curve) for name, curve in (curves or {}).items()],
+        judgement=None if judgement is None else judgement.to_json(),
+        other=compared,
+        provenance={**dict(model.provenance()), "method": str(circuit.about.get("method", "by hand"))},
+    )
 
 
 def _sign(circuit: Circuit) -> str:

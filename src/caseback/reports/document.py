@@ -1,17 +1,95 @@
-"""What all documents are, and what is checked of one before anything is drawn.
+"""What all documents are: plain data of one kind and version, with what the model is and named sections.
 
-A document may come from disk or from another program, so whoever draws one asks for its kind and version first.
+    {"kind": ..., "version": ..., "model": facts, section: ..., section: ..., ...}
+
+A document may come from disk or from another program, so whoever draws one has it checked first. A list of the wrong
+length would draw a page that is quietly wrong: a kind with lists that belong together compares their lengths too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from caseback.errors import CasebackError
 
-__all__ = ["check_finite", "expect_kind"]
+__all__ = ["DocumentKind", "check_finite", "expect_kind"]
+
+
+@dataclass(frozen=True)
+class DocumentKind:
+    """One kind of document: what it says that it is, and which sections it has.
+
+    Attributes
+    ----------
+    kind, version
+        What a document says of itself, such as ``"caseback.circuit"`` and ``1``.
+    noun
+        How messages call it, with its article.
+    function
+        The function that returns one.
+    sections
+        The keys that every document of this kind has, beside ``kind``, ``version`` and ``model``.
+    lengths
+        Refuses a document whose lists do not fit each other; None where a kind has no such lists.
+
+    Examples
+    --------
+    >>> counts = DocumentKind("caseback.counts", 1, "a document of counts", "count_documents", ("tokens",))
+    >>> counts.document({"name": "meadow"}, tokens=[3])
+    {'kind': 'caseback.counts', 'version': 1, 'model': {'name': 'meadow'}, 'tokens': [3]}
+    """
+
+    kind: str
+    version: int
+    noun: str
+    function: str
+    sections: tuple[str, ...]
+    lengths: Callable[[Mapping[str, Any]], None] | None = None
+
+    def document(self, model: Mapping[str, Any], **sections: Any) -> dict[str, Any]:
+        """A document of this kind, checked.
+
+        Parameters
+        ----------
+        model
+            Facts of the model, ``name`` among them, as ``model_facts`` gives them.
+        **sections
+            The sections of the kind, and those that only some documents of it have.
+
+        Raises
+        ------
+        CasebackError
+            As ``check``.
+        """
+        made = {"kind": self.kind, "version": self.version, "model": dict(model), **sections}
+        self.check(made)
+        return made
+
+    def check(self, document: Any) -> None:
+        """Refuse what cannot be drawn truthfully.
+
+        That is another kind or version, a section that is missing, a number that is not finite, and lists whose lengths
+        do not fit each other.
+
+        Raises
+        ------
+        CasebackError
+            With what was found and what was expected; the message names the place.
+        """
+        expect_kind(document, self.kind, self.version, self.noun, self.function)
+        expected = ("model", *self.sections)
+        missing = [name for name in expected if name not in document]
+        if missing:
+            raise CasebackError(
+                f"{self.noun} without {', '.join(missing)}; expected the parts {', '.join(expected)}: pass what "
+                f"{self.function} returned"
+            )
+        check_finite(document, self.kind.rpartition(".")[2])
+        if self.lengths is not None:
+            self.lengths(document)
 
 
 def expect_kind(document: Any, kind: str, version: int, what: str, made_by: str) -> None:
@@ -54,7 +132,7 @@ def check_finite(value: Any, place: str) -> None:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise CasebackError(
-                f"{place} is {value}, expected a finite number; "
+                f"{place} is {value}, which is not finite: expected a finite number; "
                 "if the model ran in half precision, explain it in float32"
             )
     elif isinstance(value, (list, tuple)):

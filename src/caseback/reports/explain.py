@@ -30,7 +30,7 @@ from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens
 from caseback.reports.comparison import comparison
 from caseback.reports.explain_checks import Found, checks, rank_correlation
-from caseback.reports.explain_document import KIND, VERSION, check_explanation
+from caseback.reports.explain_document import EXPLANATION
 from caseback.reports.explain_patching import patching
 from caseback.reports.model_facts import model_facts
 
@@ -146,19 +146,17 @@ def explain(
     claimed = shares.sel(component=effects.component)
     found = Found(model, tokens, metric, run, (t, f), lens, by_path, baseline, shares, effects, ablation, over)
 
-    explanation = {
-        "kind": KIND,
-        "version": VERSION,
-        "model": model_facts(model),
-        "prompt": prompt if isinstance(prompt, str) else _joined(model, tokens),
-        "tokens": [{"id": i, "text": text} for i, text in zip(_ids(tokens), tokens.text[0], strict=True)],
-        "position": len(tokens.text[0]) - 1,
-        "target": {"id": t, "text": model.token_text(t)},
-        "foil": {"id": f, "text": model.token_text(f)},
-        "metric": {"name": metric.name, "value": value},
-        "predictions": _predictions(model, final),
-        "lens": _lens(lens),
-        "inputs": {
+    return EXPLANATION.document(
+        model_facts(model),
+        prompt=prompt if isinstance(prompt, str) else _joined(model, tokens),
+        tokens=[{"id": i, "text": text} for i, text in zip(_ids(tokens), tokens.text[0], strict=True)],
+        position=len(tokens.text[0]) - 1,
+        target={"id": t, "text": model.token_text(t)},
+        foil={"id": f, "text": model.token_text(f)},
+        metric={"name": metric.name, "value": value},
+        predictions=_predictions(model, final),
+        lens=_lens(lens),
+        inputs={
             "methods": [
                 {
                     "name": "gradient_x_input",
@@ -178,9 +176,9 @@ def explain(
             ],
             "comparison": _compared(model, tokens, metric, by_gradient, by_path),
         },
-        "components": _components(model, shares),
-        "heads": _heads(model, tokens, claimed, effects, heads),
-        "ablations": {
+        components=_components(model, shares),
+        heads=_heads(model, tokens, claimed, effects, heads),
+        ablations={
             "kind": ablation,
             "rows": [
                 {
@@ -195,12 +193,10 @@ def explain(
             "spearman": rank_correlation(claimed.values, effects.values),
             "entry": ENTRY[ablation],
         },
-        "patching": None if corrupt is None else patching(model, tokens, corrupt, metric, progress=progress),
-        "checks": checks(found),
-        "provenance": _provenance(model, by_path),
-    }
-    check_explanation(explanation)
-    return explanation
+        patching=None if corrupt is None else patching(model, tokens, corrupt, metric, progress=progress),
+        checks=checks(found),
+        provenance=_provenance(model, by_path),
+    )
 
 
 def _contrast(model: Model, final: Tensor, target: str | int | None, foil: str | int | None) -> tuple[int, int]:

@@ -1,7 +1,6 @@
-"""What the views rely on in an explanation document, checked once before anything is drawn.
+"""The form of an explanation document, which the views rely on.
 
-A document may come from disk or from another program. A list of the wrong length would draw a page that is
-quietly wrong, so every length that a view indexes by is compared with the number of tokens, layers or heads.
+Every length that a view indexes by is compared with the number of tokens, layers or heads.
 """
 
 from __future__ import annotations
@@ -10,17 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caseback.errors import CasebackError
-from caseback.reports.document import check_finite, expect_kind
+from caseback.reports.document import DocumentKind
 
-__all__ = ["KIND", "VERSION", "check_explanation"]
+__all__ = ["EXPLANATION", "KIND", "VERSION", "check_explanation"]
 
 KIND = "caseback.explanation"
 VERSION = 2
 
-_KEYS = (
-    "model prompt tokens position target foil metric predictions "
-    "lens inputs components heads ablations patching checks provenance"
-).split()
 _LENS_GRIDS = "top_text top_prob target_prob target_rank foil_prob foil_rank entropy kl".split()
 
 
@@ -45,12 +40,7 @@ def check_explanation(explanation: Mapping[str, Any]) -> None:
     Traceback (most recent call last):
     caseback.errors.CasebackError: not an explanation document: ...
     """
-    expect_kind(explanation, KIND, VERSION, "an explanation document", "explain")
-    missing = [key for key in _KEYS if key not in explanation]
-    if missing:
-        raise CasebackError(f"explanation document without {', '.join(missing)}; expected the parts {', '.join(_KEYS)}")
-    check_finite(explanation, "explanation")
-    _check_lengths(explanation)
+    EXPLANATION.check(explanation)
 
 
 def _check_lengths(explanation: Mapping[str, Any]) -> None:
@@ -102,3 +92,16 @@ def _check_patching(patching: Mapping[str, Any], n: int, n_layers: int, n_heads:
 def _expect(values: Sequence[Any], length: int, place: str, meaning: str) -> None:
     if len(values) != length:
         raise CasebackError(f"explanation.{place} has {len(values)} entries, expected {length}: {meaning}")
+
+
+EXPLANATION = DocumentKind(
+    KIND,
+    VERSION,
+    "an explanation document",
+    "explain",
+    sections=(
+        *("prompt", "tokens", "position", "target", "foil", "metric", "predictions", "lens", "inputs", "components"),
+        *("heads", "ablations", "patching", "checks", "provenance"),
+    ),
+    lengths=_check_lengths,
+)

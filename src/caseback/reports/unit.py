@@ -9,8 +9,18 @@ from typing import Any
 from caseback.decode.vocabulary.activating import Activating, Example
 from caseback.errors import OutOfRange
 from caseback.model.running.model import Model
+from caseback.reports.document import DocumentKind
+from caseback.reports.model_facts import model_facts
 
-__all__ = ["unit_document"]
+__all__ = ["UNITS", "unit_document"]
+
+UNITS = DocumentKind(
+    "caseback.units",
+    2,
+    "a document of units",
+    "unit_document",
+    sections=("site", "tokens", "rows", "threshold", "units", "provenance"),
+)
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
@@ -47,7 +57,7 @@ def unit_document(
     -------
     dict
         JSON: ``model``, ``site``, ``tokens``, and for each of ``units`` its ``mean``, ``std``, ``frequency``,
-        ``quantiles``, ``examples`` and ``ranges``.
+        ``quantiles``, ``examples`` and ``ranges``; and ``provenance``.
 
     Raises
     ------
@@ -89,16 +99,15 @@ def unit_document(
                 ],
             }
         )
-    return {
-        "kind": "caseback.units",
-        "version": 1,
-        "model": model.name,
-        "site": str(found.units.site),
-        "tokens": found.n_tokens,
-        "rows": found.rows.n_rows,
-        "threshold": found.made["threshold"],
-        "units": made,
-    }
+    return UNITS.document(
+        model_facts(model, "name", "n_layers", "n_heads", "d_model", "dtype"),
+        site=str(found.units.site),
+        tokens=found.n_tokens,
+        rows=found.rows.n_rows,
+        threshold=found.made["threshold"],
+        units=made,
+        provenance=model.provenance(),
+    )
 
 
 def _example(example: Example) -> dict[str, Any]:

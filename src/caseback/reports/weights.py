@@ -15,12 +15,18 @@ import xarray as xr
 from caseback.decode.vocabulary.weights.named_matrices import MATRICES
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.running.model import Model
-from caseback.reports.document import check_finite
+from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 
-__all__ = ["weights_document"]
+__all__ = ["WEIGHTS", "weights_document"]
 
-KIND, VERSION = "caseback.weights", 1
+WEIGHTS = DocumentKind(
+    "caseback.weights",
+    1,
+    "a document of weights",
+    "weights_document",
+    sections=("layer", "head", "expert", "folded", "entry", "form", "of", "neuron", "title", "provenance"),
+)
 _ENDS = ("top", "bottom")
 _SIDES = {"in": "reads", "out": "writes", "neuron": "neurons", "d_head": "dimensions of the head"}
 _QK = ("asks", "is asked for")
@@ -83,19 +89,15 @@ def weights_document(model: Model, found: xr.Dataset | Mapping[str, xr.Dataset],
         )
     attrs = parts[0].attrs
     where = {name: _plain(attrs.get(name)) for name in ("layer", "head", "expert")}
-    document = {
-        "kind": KIND,
-        "version": VERSION,
-        "model": model_facts(model, "name", "n_layers", "n_heads", "d_model", "vocab", "dtype"),
+    return WEIGHTS.document(
+        model_facts(model, "name", "n_layers", "n_heads", "d_model", "vocab", "dtype"),
         **where,
-        "folded": bool(attrs["folded"]),
-        "entry": str(attrs["entry"]),
+        folded=bool(attrs["folded"]),
+        entry=str(attrs["entry"]),
         **shown,
-        "provenance": {**model.provenance(), **{k: v for k, v in attrs.items() if k.endswith("_version")}},
-    }
-    document["title"] = _title(document)
-    check_finite(document, "weights")
-    return document
+        provenance={**model.provenance(), **{k: v for k, v in attrs.items() if k.endswith("_version")}},
+        title=_title({**where, **shown}),
+    )
 
 
 def _title(document: Mapping[str, Any]) -> str:

@@ -12,8 +12,7 @@ from typing import Any
 
 from caseback.errors import CasebackError
 from caseback.jobs.whole_file import whole_file
-from caseback.reports.circuit import KIND, VERSION
-from caseback.reports.document import expect_kind
+from caseback.reports.circuit import CIRCUIT
 from caseback.reports.tokens_text import visible
 from caseback.views.page.explanation import content_hash
 from caseback.views.page.page_data import embedded_json, packed, rounded
@@ -43,7 +42,7 @@ def circuit_html(document: Mapping[str, Any]) -> str:
     >>> page.startswith("<!doctype html>")
     True
     """
-    expect_kind(document, KIND, VERSION, "a circuit document", "circuit_document")
+    CIRCUIT.check(document)
     static = files("caseback.views") / "static"
     script = (static / "circuit.js").read_text(encoding="utf-8")
     style = "".join((static / name).read_text(encoding="utf-8") for name in ("report.css", "circuit.css"))

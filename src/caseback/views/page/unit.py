@@ -51,7 +51,7 @@ def unit_html(document: Mapping[str, Any]) -> str:
         HTML.
     """
     policy = f"default-src 'none'; style-src 'sha256-{_hash(_STYLE)}'; base-uri 'none'; form-action 'none'"
-    title = html.escape(f"{document['site']} · {visible(document['model'])} · caseback")
+    title = html.escape(f"{document['site']} · {visible(document['model']['name'])} · caseback")
     head = html.escape(
         f"{document['tokens']} tokens in {document['rows']} rows. A token's colour is the unit's activation there over "
         "its largest of those shown (orange above 0, blue below); the outlined token is the example."

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from caseback.reports.document import check_finite, expect_kind
 from caseback.reports.tokens_text import visible
-from caseback.reports.weights import KIND, VERSION
+from caseback.reports.weights import WEIGHTS
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.page.explanation import page_html, write_page
 from caseback.views.page.explanation_tables import table
@@ -40,8 +39,7 @@ def weights_html(document: Mapping[str, Any]) -> str:
     >>> weights_html(weights_document(model, found)).startswith("<!doctype html>")
     True
     """
-    expect_kind(document, KIND, VERSION, "a document of weights", "weights_document")
-    check_finite(document, "weights")
+    WEIGHTS.check(document)
     title = f"{document['title']} · {visible(document['model']['name'])} · caseback"
     return page_html(title, _tables(document), _seen(document))
 

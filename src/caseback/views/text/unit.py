@@ -45,7 +45,8 @@ def print_units(document: Mapping[str, Any], console: Console | None = None, *, 
     def line(text: Text) -> None:
         console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-    line(Text(glyphs.text(f"{document['site']} of {visible(document['model'])}: {document['tokens']} tokens"), "bold"))
+    model = visible(document["model"]["name"])
+    line(Text(glyphs.text(f"{document['site']} of {model}: {document['tokens']} tokens"), "bold"))
     for unit in document["units"]:
         most = max((abs(v) for e in unit["examples"] for v in e["values"]), default=0.0)
         fires = f"fires at {percent(unit['frequency'])} of tokens (above {number(document['threshold'])})"
