@@ -118,4 +118,4 @@ def test_the_layout_says_where_nodes_stand():
 
 def test_the_bundle_is_in_the_package():
     static = files("caseback.views") / "static"
-    assert all((static / name).is_file() for name in ("circuit.html", "circuit.js", "circuit.css"))
+    assert all((static / name).is_file() for name in ("page.css", "circuit.js", "circuit.css"))

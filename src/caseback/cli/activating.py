@@ -68,6 +68,6 @@ def activating(
 
         print_units(document, ranges=ranges)
     if save is not None:
-        from caseback.views.page.unit import write_units
+        from caseback.views.page.kinds import write_page
 
-        typer.echo(f"written to {write_units(document, save)}", err=True)
+        typer.echo(f"written to {write_page(document, save)}", err=True)

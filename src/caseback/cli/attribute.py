@@ -93,9 +93,9 @@ def attribute(
 
         print_attributions(made)
     if save is not None:
-        from caseback.views.page.attributions import write_attributions
+        from caseback.views.page.kinds import write_page
 
-        typer.echo(f"written to {write_attributions(made, save)}", err=True)
+        typer.echo(f"written to {write_page(made, save)}", err=True)
 
 
 def _token(model, text):

@@ -99,9 +99,9 @@ def circuit(
 
         print_circuit(document)
     if html is not None:
-        from caseback.views.page.circuit import write_circuit_page
+        from caseback.views.page.kinds import write_page
 
-        typer.echo(f"written to {write_circuit_page(document, html)}", err=True)
+        typer.echo(f"written to {write_page(document, html)}", err=True)
 
 
 def _document(task, name, method, edges, threshold, how, ablation, count, sets, seed, load, compare, checkpoint):

@@ -74,9 +74,9 @@ def explain(
 
         print_explanation(made)
     if html is not None:
-        from caseback.views.page.explanation import write_report
+        from caseback.views.page.kinds import write_page
 
-        typer.echo(f"written to {write_report(made, html)}", err=True)
+        typer.echo(f"written to {write_page(made, html)}", err=True)
 
 
 def _ids(text: str) -> list[int]:

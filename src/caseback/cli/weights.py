@@ -70,10 +70,10 @@ def weights(
         _print(found, chosen, where, neuron, layer, top)
     if html is not None:
         from caseback.reports.weights import weights_document
-        from caseback.views.page.weights import write_weights
+        from caseback.views.page.kinds import write_page
 
         document = weights_document(loaded, found, most=top)
-        typer.echo(f"written to {write_weights(document, html)}", err=True)
+        typer.echo(f"written to {write_page(document, html)}", err=True)
 
 
 def _print(found: Any, chosen: str, where: str, neuron: int | None, layer: int, top: int) -> None:

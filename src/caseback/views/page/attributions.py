@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from caseback.reports.attributions import check_attributions
+from caseback.reports.attributions import ATTRIBUTIONS
 from caseback.reports.tokens_text import visible
-from caseback.views.page.explanation import page_html, write_page
-from caseback.views.page.explanation_tables import table
-from caseback.views.page.page_data import rounded, with_visible
+from caseback.views.page.data import rounded, with_visible
+from caseback.views.page.page import Page
+from caseback.views.page.tables import table
 
 __all__ = ["attributions_html", "write_attributions"]
 
@@ -36,9 +36,7 @@ def attributions_html(document: Mapping[str, Any]) -> str:
 
         page = attributions_html(compare_attributions(model, "Mary and John went to", "all"))
     """
-    check_attributions(document)
-    model = visible(document["model"]["name"])
-    return page_html(f"{_question(document)} · {model} · caseback", _tables(document), _data(document))
+    return PAGE.html(document)
 
 
 def write_attributions(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
@@ -55,12 +53,16 @@ def write_attributions(document: Mapping[str, Any], path: str | os.PathLike[str]
 
         write_attributions(document, "attributions.html")
     """
-    return write_page(lambda: attributions_html(document), path)
+    return PAGE.write(document, path)
 
 
 def _question(document: Mapping[str, Any]) -> str:
     against = "" if document["foil"] is None else f" and not {visible(document['foil']['text'])}"
     return f"Why {visible(document['target']['text'])}{against}?"
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    return f"{_question(document)} · {visible(document['model']['name'])}"
 
 
 def _data(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,3 +123,6 @@ def _tables(document: Mapping[str, Any]) -> str:
         header = ("generated", *(visible(source["text"]) for source in made["sources"]))
         parts.append(table(f"Each generated token: {method['label']}", header, rows))
     return "\n".join(parts)
+
+
+PAGE = Page(ATTRIBUTIONS, _title, _tables, script="attributions", data=_data)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from caseback.errors import CasebackError
-from caseback.jobs.whole_file import whole_file
 from caseback.reports.circuit import CIRCUIT
 from caseback.reports.tokens_text import visible
-from caseback.views.page.explanation import content_hash
-from caseback.views.page.page_data import embedded_json, packed, rounded
+from caseback.views.page.data import packed, rounded, with_visible
+from caseback.views.page.page import Page
+from caseback.views.page.tables import table
 
 __all__ = ["circuit_html", "write_circuit_page"]
 
@@ -42,24 +39,7 @@ def circuit_html(document: Mapping[str, Any]) -> str:
     >>> page.startswith("<!doctype html>")
     True
     """
-    CIRCUIT.check(document)
-    static = files("caseback.views") / "static"
-    script = (static / "circuit.js").read_text(encoding="utf-8")
-    style = "".join((static / name).read_text(encoding="utf-8") for name in ("report.css", "circuit.css"))
-    title = f"{document['task'] or 'A circuit'} · {visible(document['model']['name'])} · caseback"
-    try:
-        data = embedded_json(_page_data(document))
-    except ValueError as error:
-        raise CasebackError(f"the document holds a number that is not finite, and cannot be drawn: {error}") from error
-    return Template((static / "circuit.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
-        script_hash=content_hash(script),
-        style_hash=content_hash(style),
-        style=style,
-        tables=_tables(document),
-        data=data,
-        script=script,
-    )
+    return PAGE.html(document)
 
 
 def write_circuit_page(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
@@ -77,21 +57,19 @@ def write_circuit_page(document: Mapping[str, Any], path: str | os.PathLike[str]
     CasebackError
         Where the folder is missing or the path is a folder, and as ``circuit_html``.
     """
-    path = Path(path)
-    if not path.parent.is_dir() or path.is_dir():
-        raise CasebackError(f"cannot write the page to {path}: expected a file name in a folder that exists")
-    page = circuit_html(document)
-    with whole_file(path) as draft:
-        draft.write_text(page, encoding="utf-8", newline="\n")
-    return path
+    return PAGE.write(document, path)
 
 
-def _page_data(document: Mapping[str, Any]) -> dict[str, Any]:
+def _title(document: Mapping[str, Any]) -> str:
+    return f"{document['task'] or 'A circuit'} · {visible(document['model']['name'])}"
+
+
+def _data(document: Mapping[str, Any]) -> dict[str, Any]:
     """Smaller, and with tokens made visible."""
     page = dict(document)
     for name in ("tokens", "counterfactual", "predictions"):
         if page[name] is not None:
-            page[name] = [{**token, "visible": visible(token["text"])} for token in page[name]]
+            page[name] = [with_visible(token) for token in page[name]]
     page["readings"] = {**page["readings"], "texts": [visible(text) for text in page["readings"]["texts"]]}
     page["patterns"] = {name: packed(pattern) for name, pattern in page["patterns"].items()}
     return rounded(page)
@@ -109,20 +87,17 @@ def _tables(document: Mapping[str, Any]) -> str:
     parts = [
         f"<h1>{html.escape(document['task'] or 'A circuit')}</h1>",
         f"<p>{html.escape(visible(document['model']['name']))}: {said}. The figures of this page need JavaScript.</p>",
-        _table("Edges", ("from", "to", "score"), rows),
+        table("Edges", ("from", "to", "score"), rows),
     ]
     for curve in document["curves"]:
         points = zip(curve["edges"], curve["recovered"], strict=True)
         title = f"Recovered by the best edges: {curve['method']}"
-        parts.append(_table(title, ("edges", "recovered"), [(str(n), f"{f:.3f}") for n, f in points]))
+        parts.append(table(title, ("edges", "recovered"), [(str(n), f"{f:.3f}") for n, f in points]))
     return "\n".join(parts)
-
-
-def _table(caption: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return f"<table><caption>{html.escape(caption)}</caption>{''.join(lines)}</table>"
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:+.4g}"
+
+
+PAGE = Page(CIRCUIT, _title, _tables, ("page", "circuit"), script="circuit", data=_data)

@@ -1,30 +1,19 @@
-"""One explanation as one HTML page that opens offline: template, style, script and data in a single file.
-
-The page may load nothing: its content security policy names the hash of the one script and of the one style
-sheet that it holds, and forbids everything else. Text from the model never becomes markup: the data is JSON
-without ``<``, and the script writes it as text nodes only.
-"""
+"""One explanation as a page: the question, the lens, inputs, components, attention, patching and the checks."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import os
-from collections.abc import Callable, Mapping
-from importlib.resources import files
+from collections.abc import Mapping
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from caseback.errors import CasebackError
-from caseback.jobs.whole_file import whole_file
-from caseback.reports.explain_document import check_explanation
+from caseback.reports.explain_document import EXPLANATION
 from caseback.reports.tokens_text import visible
+from caseback.views.page.data import packed, rounded, with_visible
 from caseback.views.page.explanation_tables import static_tables
-from caseback.views.page.page_data import embedded_json, page_data
+from caseback.views.page.page import Page
 
-__all__ = ["page_html", "report_html", "write_page", "write_report"]
+__all__ = ["page_data", "report_html", "write_report"]
 
 
 def report_html(explanation: Mapping[str, Any]) -> str:
@@ -51,38 +40,7 @@ def report_html(explanation: Mapping[str, Any]) -> str:
 
         page = report_html(explain(model, "The Eiffel Tower is in", target=" Paris", foil=" Rome"))
     """
-    check_explanation(explanation)
-    target, foil = (visible(explanation[key]["text"]) for key in ("target", "foil"))
-    model = visible(explanation["model"]["name"])
-    title = f"Why {target} and not {foil}? · {model} · caseback"
-    return page_html(title, static_tables(explanation), page_data(explanation))
-
-
-def page_html(title: str, tables: str, data: Any) -> str:
-    """A page of the program that is bundled with the package, which draws what it is given.
-
-    Parameters
-    ----------
-    title
-        Text.
-    tables
-        HTML for readers without JavaScript, every text of the document in it escaped.
-    data
-        Plain data, of which the program reads ``kind``.
-    """
-    static = files("caseback.views") / "static"
-    template, script, style = (
-        (static / name).read_text(encoding="utf-8") for name in ("report.html", "report.js", "report.css")
-    )
-    return Template(template).substitute(
-        title=html.escape(title),
-        script_hash=content_hash(script),
-        style_hash=content_hash(style),
-        style=style,
-        tables=tables,
-        data=embedded_json(data),
-        script=script,
-    )
+    return PAGE.html(explanation)
 
 
 def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
@@ -111,37 +69,57 @@ def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -
 
         write_report(explanation, "report.html")
     """
-    return write_page(lambda: report_html(explanation), path)
+    return PAGE.write(explanation, path)
 
 
-def write_page(page: Callable[[], str], path: str | os.PathLike[str]) -> Path:
-    """Write a page to a file, whole or not at all; it is made once the path is known to be good.
+def page_data(explanation: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as the page's script reads it; the explanation itself is left as it was.
 
-    Raises
-    ------
-    CasebackError
-        Where the folder is missing or cannot be written to, or the path is a folder.
+    The lens's repeated texts become indices into one list.
+
+    Parameters
+    ----------
+    explanation
+        A checked explanation document (``explain_document.check_explanation``).
+
+    Returns
+    -------
+    dict
+        The same keys, with ``visible`` beside every token's ``text``, ``lens.texts`` (distinct visible texts)
+        and ``lens.top`` (layers, tokens, k indices into them) instead of ``lens.top_text``, and each head's
+        ``pattern`` as ``{"n": int, "scale": 65535, "data": base64 of gzip of little-endian uint16}`` or None.
+
+    Examples
+    --------
+    ::
+
+        page_data(explanation)["target"]    # {'id': 5335, 'text': ' Mary', 'visible': '␣Mary'}
     """
-    path = Path(path)
-    folder = path.parent
-    if not folder.is_dir():
-        raise CasebackError(
-            f"cannot write the report to {path}: there is no folder {folder}; make it first, or choose another path"
-        )
-    if path.is_dir():
-        raise CasebackError(f"cannot write the report to {path}: it is a folder; add a file name, such as report.html")
-    text = page()
-    try:
-        with whole_file(path) as draft:
-            draft.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        reason = error.strerror or error
-        raise CasebackError(
-            f"cannot write the report to {path}: {reason}; check the folder's permissions and free space"
-        ) from error
-    return path
+    texts: dict[str, int] = {}
+    lens = {key: value for key, value in explanation["lens"].items() if key != "top_text"}
+    lens["top"] = [
+        [[texts.setdefault(visible(text), len(texts)) for text in cell] for cell in row]
+        for row in explanation["lens"]["top_text"]
+    ]
+    lens["texts"] = list(texts)
+    page = dict(explanation)
+    page["tokens"] = [with_visible(token) for token in explanation["tokens"]]
+    page["target"] = with_visible(explanation["target"])
+    page["foil"] = with_visible(explanation["foil"])
+    page["predictions"] = [with_visible(token) for token in explanation["predictions"]]
+    page["lens"] = lens
+    if page["patching"] is not None:
+        page["patching"] = {
+            **page["patching"],
+            "corrupt": [with_visible(token) for token in page["patching"]["corrupt"]],
+        }
+    page["heads"] = [{**head, "pattern": packed(head.get("pattern"))} for head in explanation["heads"]]
+    return rounded(page)
 
 
-def content_hash(text: str) -> str:
-    """What a content security policy calls a script or a style sheet."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+def _title(explanation: Mapping[str, Any]) -> str:
+    target, foil = (visible(explanation[key]["text"]) for key in ("target", "foil"))
+    return f"Why {target} and not {foil}? · {visible(explanation['model']['name'])}"
+
+
+PAGE = Page(EXPLANATION, _title, static_tables, script="explanation", data=page_data)

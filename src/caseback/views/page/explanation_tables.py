@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from caseback.reports.components_table import ranked_components
 from caseback.reports.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
+from caseback.views.page.tables import table
 
-__all__ = ["static_tables", "table"]
+__all__ = ["static_tables"]
 
 _LARGEST = 24
 
@@ -100,16 +101,6 @@ def _checks(explanation: Mapping[str, Any]) -> str:
 
 def _value_and_limit(check: Mapping[str, Any]) -> tuple[str, str]:
     return f"{check['value']:.3g}", f"{check['limit']:.3g}"
-
-
-def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts, each escaped."""
-    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td dir='auto'>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    caption = html.escape(caption)
-    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _lines(prompt: str) -> str:

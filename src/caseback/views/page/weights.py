@@ -11,8 +11,8 @@ from typing import Any
 from caseback.reports.tokens_text import visible
 from caseback.reports.weights import WEIGHTS
 from caseback.views.numbers_text import number, percent, signed
-from caseback.views.page.explanation import page_html, write_page
-from caseback.views.page.explanation_tables import table
+from caseback.views.page.page import Page
+from caseback.views.page.tables import table
 
 __all__ = ["weights_html", "write_weights"]
 
@@ -39,9 +39,7 @@ def weights_html(document: Mapping[str, Any]) -> str:
     >>> weights_html(weights_document(model, found)).startswith("<!doctype html>")
     True
     """
-    WEIGHTS.check(document)
-    title = f"{document['title']} · {visible(document['model']['name'])} · caseback"
-    return page_html(title, _tables(document), _seen(document))
+    return PAGE.html(document)
 
 
 def write_weights(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
@@ -52,7 +50,11 @@ def write_weights(document: Mapping[str, Any], path: str | os.PathLike[str]) -> 
     CasebackError
         Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
     """
-    return write_page(lambda: weights_html(document), path)
+    return PAGE.write(document, path)
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    return f"{document['title']} · {visible(document['model']['name'])}"
 
 
 def _seen(value: Any) -> Any:
@@ -92,3 +94,6 @@ def _pairs(pairs: Mapping[str, Any]) -> Iterator[str]:
     yield table("A token with itself", ("token", "value"), ((_name(t), signed(t["value"])) for t in pairs["own"]))
     share, own, mean = percent(pairs["copying"]), signed(pairs["own_mean"]), signed(pairs["mean"])
     yield f"<p>Own token largest in {share} of {pairs['rows']} rows; mean {own} with itself, {mean} over all.</p>"
+
+
+PAGE = Page(WEIGHTS, _title, _tables, script="weights", data=_seen)

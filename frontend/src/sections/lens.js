@@ -2,14 +2,14 @@
 
 import { line } from "d3-shape";
 import { scaleLinear } from "d3-scale";
-import { h, s, tokenChip, tokenText } from "../dom.js";
-import { number, percent, signed, count } from "../numbers.js";
-import { canvasGrid } from "../canvas_grid.js";
-import { choice } from "../choice.js";
-import { sequentialLegend } from "../legend.js";
-import { sequential } from "../theme.js";
-import { hideTip, showTip, tipTable } from "../tooltip.js";
-import { part } from "../part.js";
+import { h, s, tokenChip, tokenText } from "../kit/dom.js";
+import { number, percent, signed, count } from "../kit/numbers.js";
+import { canvasGrid } from "../kit/canvas_grid.js";
+import { choice } from "../kit/choice.js";
+import { sequentialLegend } from "../kit/legend.js";
+import { sequential } from "../kit/theme.js";
+import { hideTip, showTip, tipTable } from "../kit/tooltip.js";
+import { part } from "../kit/part.js";
 
 const BOTTOM = 38;
 const LEFT = 72;

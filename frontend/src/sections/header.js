@@ -1,14 +1,14 @@
 // The question, the prompt coloured by what moved the answer, the likely next tokens, and four facts in short.
 
-import { h, tokenChip } from "../dom.js";
-import { brand } from "../brand.js";
-import { count, number, percent, signed, size, times } from "../numbers.js";
+import { h, tokenChip } from "../kit/dom.js";
+import { fact, masthead } from "../kit/masthead.js";
+import { count, number, percent, signed, size, times } from "../kit/numbers.js";
 import { inputColours, inputTip, scaleEnds } from "./inputs.js";
-import { choice } from "../choice.js";
-import { divergingLegend } from "../legend.js";
-import { tipTable, tipped } from "../tooltip.js";
-import { tokenFlow } from "../token_flow.js";
-import { leadsFrom } from "../lead.js";
+import { choice } from "../kit/choice.js";
+import { divergingLegend } from "../kit/legend.js";
+import { tipTable, tipped } from "../kit/tooltip.js";
+import { tokenFlow } from "../kit/token_flow.js";
+import { leadsFrom } from "./lead.js";
 import { allComponents } from "./components.js";
 
 export function header(doc) {
@@ -35,15 +35,6 @@ export function header(doc) {
     ),
   ];
 }
-
-/** The page's head: whose window it is, and into which model. */
-export const masthead = (name, described) =>
-  h(
-    "header",
-    { class: "masthead" },
-    brand(),
-    h("p", { class: "model" }, h("b", {}, name), ` · ${described}`),
-  );
 
 function describe(model) {
   const heads =
@@ -154,13 +145,3 @@ function leadFact({ lens, target, foil }) {
     over,
   ]);
 }
-
-/** One number in short. */
-export const fact = (value, name, more, kind = "") =>
-  h(
-    "div",
-    { class: `fact ${kind || ""}` },
-    h("dt", {}, name),
-    h("dd", { class: "fact-value" }, value),
-    h("dd", { class: "fact-more" }, more),
-  );

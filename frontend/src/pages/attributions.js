@@ -1,13 +1,15 @@
 // The page of `caseback attribute`: several attributions of one prediction, and how far to trust them.
 
-import { h, tokenChip } from "./dom.js";
-import { percent, signed } from "./numbers.js";
-import { masthead, predictions, prompt } from "./views/header.js";
-import { strip } from "./views/inputs.js";
-import { comparisonFigures, sideBySide } from "./views/comparison.js";
-import { generationView } from "./views/generation.js";
-import { documentEnd } from "./views/footer.js";
-import { part } from "./part.js";
+import { h, tokenChip } from "../kit/dom.js";
+import { TOKENS, documentEnd } from "../kit/footer.js";
+import { masthead } from "../kit/masthead.js";
+import { percent, signed } from "../kit/numbers.js";
+import { page } from "../kit/page.js";
+import { part } from "../kit/part.js";
+import { comparisonFigures, sideBySide } from "../sections/comparison.js";
+import { generationView } from "../sections/generation.js";
+import { predictions, prompt } from "../sections/header.js";
+import { strip } from "../sections/inputs.js";
 
 // More strips than this would only repeat the map above them.
 const MOST_STRIPS = 6;
@@ -19,7 +21,7 @@ const METRICS = {
   log_prob: "log probability",
 };
 
-export function attributionsPage(given) {
+function sections(given) {
   // As the views of an explanation read it.
   const doc = { ...given, inputs: { methods: given.methods.map((method) => ({ ...method, ...method.said })) } };
   const { methods } = doc.inputs;
@@ -91,10 +93,7 @@ const READING = [
     "Scores",
     "Of a contrast, orange is what spoke for the target and blue what spoke for the foil. What a unit of a score means is the method’s own matter; ranks can be compared across methods, sizes cannot.",
   ],
-  [
-    "Tokens",
-    "␣ is a space, ↵ a newline, ⇥ a tab, ∅ no text; characters that draw nothing are written as escapes.",
-  ],
+  TOKENS,
   [
     "Comprehensiveness",
     "How much of the metric is lost when the highest scores’ tokens go, averaged over how many (AOPC). Faithful attributions lose much, and early.",
@@ -105,3 +104,5 @@ const READING = [
   ],
   ["Random orders", "What an attribution that knows nothing would get on this very prompt."],
 ];
+
+page(sections);

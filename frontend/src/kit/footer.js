@@ -1,34 +1,15 @@
 // Where the numbers come from, how to read them, and the prompt as it was given.
 
-import { h } from "../dom.js";
+import { h } from "./dom.js";
 
-const READING = [
-  [
-    "Logit difference",
-    "Logit of the target minus logit of the foil at the explained position. Plus one means that the target’s odds over the foil are e ≈ 2.7 times as high.",
-  ],
-  [
-    "Tokens",
-    "␣ is a space, ↵ a newline, ⇥ a tab, ∅ no text; characters that draw nothing are written as escapes.",
-  ],
-  [
-    "Lens",
-    "Early layers need not speak the language of the output: a poor reading says little, a good one says much.",
-  ],
-  [
-    "Direct attribution",
-    "Counts what a component writes for the output itself, not what it does through later components.",
-  ],
-  [
-    "Ablation",
-    "Counts both, and what later components make up for. Large attribution with a small effect is often self-repair.",
-  ],
+/** How the text of tokens is written, on every page. */
+export const TOKENS = [
+  "Tokens",
+  "␣ is a space, ↵ a newline, ⇥ a tab, ∅ no text; characters that draw nothing are written as escapes.",
 ];
 
 // Half a surrogate pair is no character, and some programs that save or print a page end at one.
 const wellFormed = (text) => text.replace(/\p{Surrogate}/gu, "\ufffd");
-
-export const footer = (doc) => documentEnd(doc, READING);
 
 /** The end of a page: how to read it, where its numbers come from, and the prompt as it was given, if it has one. */
 export function documentEnd(doc, reading) {

@@ -1,14 +1,14 @@
 // A generation, token by token: what each of its tokens comes from, as a map of targets by sources.
 
-import { h, tokenChip } from "../dom.js";
-import { percent, signed } from "../numbers.js";
-import { canvasGrid } from "../canvas_grid.js";
-import { choice } from "../choice.js";
-import { divergingLegend } from "../legend.js";
-import { diverging } from "../theme.js";
-import { tipTable } from "../tooltip.js";
-import { tokenFlow } from "../token_flow.js";
-import { figure, part } from "../part.js";
+import { h, tokenChip } from "../kit/dom.js";
+import { percent, signed } from "../kit/numbers.js";
+import { canvasGrid } from "../kit/canvas_grid.js";
+import { choice } from "../kit/choice.js";
+import { divergingLegend } from "../kit/legend.js";
+import { diverging } from "../kit/theme.js";
+import { tipTable } from "../kit/tooltip.js";
+import { tokenFlow } from "../kit/token_flow.js";
+import { figure, part } from "../kit/part.js";
 
 const ABOUT = {
   logit_diff: "what spoke for it against another token",

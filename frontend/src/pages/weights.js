@@ -1,14 +1,15 @@
 // The page of `caseback weights`: singular vectors and units as token clouds, a head's circuit as pairs of tokens.
 
-import { h, tokenChip } from "./dom.js";
-import { cloud } from "./cloud.js";
-import { most } from "./cloud_scale.js";
-import { divergingLegend } from "./legend.js";
-import { count, exact, number, percent, signed } from "./numbers.js";
-import { figure, part } from "./part.js";
-import { tipTable, tipped } from "./tooltip.js";
-import { documentEnd } from "./views/footer.js";
-import { fact, masthead } from "./views/header.js";
+import { cloud } from "../kit/cloud.js";
+import { most } from "../kit/cloud_scale.js";
+import { h, tokenChip } from "../kit/dom.js";
+import { TOKENS, documentEnd } from "../kit/footer.js";
+import { divergingLegend } from "../kit/legend.js";
+import { fact, masthead } from "../kit/masthead.js";
+import { count, exact, number, percent, signed } from "../kit/numbers.js";
+import { page } from "../kit/page.js";
+import { figure, part } from "../kit/part.js";
+import { tipTable, tipped } from "../kit/tooltip.js";
 
 const SIGNS = [
   ["top", "+"],
@@ -16,7 +17,7 @@ const SIGNS = [
 ];
 const UNITS = { neuron: "neuron", d_head: "dimension" };
 
-export function weightsPage(doc) {
+function sections(doc) {
   const { model, form } = doc;
   return [
     masthead(
@@ -200,10 +201,7 @@ const READINGS = {
 };
 
 const COMMON = [
-  [
-    "Tokens",
-    "␣ is a space, ↵ a newline, ⇥ a tab, ∅ no text; characters that draw nothing are written as escapes.",
-  ],
+  TOKENS,
   [
     "Direct path",
     "The layers in between, and the norms’ denominators, are left out: values compare within a page, not with logits.",
@@ -214,3 +212,5 @@ const FOLDED = {
   true: ["Folded", "Norms and multipliers beside the weight are folded in, since the model applies them too."],
   false: ["Bare", "The weights alone were multiplied, without the norms and multipliers beside them."],
 };
+
+page(sections);

@@ -1,12 +1,12 @@
 // Which components: direct logit attribution as a map of the network, and the largest parts as a waterfall.
 
-import { h, s } from "../dom.js";
-import { signed } from "../numbers.js";
-import { divergingLegend } from "../legend.js";
-import { diverging, painted } from "../theme.js";
-import { hideTip, showTip, tipTable, tipped } from "../tooltip.js";
+import { h, s } from "../kit/dom.js";
+import { signed } from "../kit/numbers.js";
+import { divergingLegend } from "../kit/legend.js";
+import { diverging, painted } from "../kit/theme.js";
+import { hideTip, showTip, tipTable, tipped } from "../kit/tooltip.js";
 import { chooseHead } from "./attention.js";
-import { figure, part } from "../part.js";
+import { figure, part } from "../kit/part.js";
 
 const SHOWN = 14;
 

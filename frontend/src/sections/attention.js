@@ -1,15 +1,15 @@
 // What the heads attend to: one head's pattern as a map, and one query's attention on the prompt itself.
 
-import { h, put, tokenChip } from "../dom.js";
-import { number, percent, signed } from "../numbers.js";
-import { canvasGrid } from "../canvas_grid.js";
-import { choice } from "../choice.js";
-import { sequentialLegend } from "../legend.js";
-import { unpack } from "../patterns.js";
-import { sequential } from "../theme.js";
-import { tipTable } from "../tooltip.js";
-import { tokenFlow } from "../token_flow.js";
-import { part } from "../part.js";
+import { h, put, tokenChip } from "../kit/dom.js";
+import { number, percent, signed } from "../kit/numbers.js";
+import { canvasGrid } from "../kit/canvas_grid.js";
+import { choice } from "../kit/choice.js";
+import { sequentialLegend } from "../kit/legend.js";
+import { unpack } from "../kit/patterns.js";
+import { sequential } from "../kit/theme.js";
+import { tipTable } from "../kit/tooltip.js";
+import { tokenFlow } from "../kit/token_flow.js";
+import { part } from "../kit/part.js";
 
 const LISTED = 6;
 // Attention mostly goes to one sink token; its square root keeps the rest of the row apart from nothing.

@@ -1,12 +1,12 @@
 // Which inputs: one strip of tokens for each attribution method, on a signed scale centred on zero.
 
-import { h, tokenChip } from "../dom.js";
-import { signed } from "../numbers.js";
-import { divergingLegend } from "../legend.js";
-import { diverging } from "../theme.js";
-import { tipTable } from "../tooltip.js";
-import { tokenFlow } from "../token_flow.js";
-import { figure, part } from "../part.js";
+import { h, tokenChip } from "../kit/dom.js";
+import { signed } from "../kit/numbers.js";
+import { divergingLegend } from "../kit/legend.js";
+import { diverging } from "../kit/theme.js";
+import { tipTable } from "../kit/tooltip.js";
+import { tokenFlow } from "../kit/token_flow.js";
+import { figure, part } from "../kit/part.js";
 import { comparisonFigures } from "./comparison.js";
 
 // Up to this many tokens stand in one row of columns; up to that many have a bar each; beyond, colour has to do.

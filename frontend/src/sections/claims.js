@@ -1,10 +1,10 @@
 // Did the claims hold: attributed against measured effects, and the explanation's own checks.
 
 import { scaleLinear } from "d3-scale";
-import { h, s } from "../dom.js";
-import { number, setting, signed } from "../numbers.js";
-import { tipTable, tipped } from "../tooltip.js";
-import { figure, part } from "../part.js";
+import { h, s } from "../kit/dom.js";
+import { number, setting, signed } from "../kit/numbers.js";
+import { tipTable, tipped } from "../kit/tooltip.js";
+import { figure, part } from "../kit/part.js";
 
 export function claimsView(doc) {
   const { ablations, checks } = doc;

@@ -1,13 +1,13 @@
 // Where the answer comes back: clean activations put into the corrupt run, place by place.
 
-import { h, tokenChip, tokenText } from "../dom.js";
-import { signed } from "../numbers.js";
-import { canvasGrid } from "../canvas_grid.js";
-import { choice } from "../choice.js";
-import { divergingLegend } from "../legend.js";
-import { diverging } from "../theme.js";
-import { tipTable } from "../tooltip.js";
-import { figure, part } from "../part.js";
+import { h, tokenChip, tokenText } from "../kit/dom.js";
+import { signed } from "../kit/numbers.js";
+import { canvasGrid } from "../kit/canvas_grid.js";
+import { choice } from "../kit/choice.js";
+import { divergingLegend } from "../kit/legend.js";
+import { diverging } from "../kit/theme.js";
+import { tipTable } from "../kit/tooltip.js";
+import { figure, part } from "../kit/part.js";
 
 const LEFT = 64;
 

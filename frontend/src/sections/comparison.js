@@ -2,14 +2,14 @@
 
 import { line } from "d3-shape";
 import { scaleLinear } from "d3-scale";
-import { h, s, tokenChip } from "../dom.js";
-import { number, percent, signed } from "../numbers.js";
-import { canvasGrid } from "../canvas_grid.js";
-import { choice } from "../choice.js";
-import { divergingLegend, sequentialLegend } from "../legend.js";
-import { diverging, sequential } from "../theme.js";
-import { hideTip, showTip, tipTable, tipped } from "../tooltip.js";
-import { figure } from "../part.js";
+import { h, s, tokenChip } from "../kit/dom.js";
+import { number, percent, signed } from "../kit/numbers.js";
+import { canvasGrid } from "../kit/canvas_grid.js";
+import { choice } from "../kit/choice.js";
+import { divergingLegend, sequentialLegend } from "../kit/legend.js";
+import { diverging, sequential } from "../kit/theme.js";
+import { hideTip, showTip, tipTable, tipped } from "../kit/tooltip.js";
+import { figure } from "../kit/part.js";
 
 const largest = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-12);
 
