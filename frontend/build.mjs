@@ -1,15 +1,19 @@
-// Bundles the pages' scripts and style sheets into the Python package, where they are read as package data.
+// Bundles every page's script and style sheet into the Python package, where they are read as package data.
+// A page is a file of src/pages: NAME.js draws the document, NAME.css is its own sheet beside kit/page.css.
+// `npm run build`, or `node build.mjs FOLDER` to put the bundles elsewhere.
 import { build } from "esbuild";
-import { readFile, writeFile } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
+import { readFile, readdir, writeFile } from "node:fs/promises";
+import { basename, dirname, extname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const out = resolve(here, "../src/caseback/views/static");
+const out = resolve(process.argv[2] ?? resolve(here, "../src/caseback/views/static"));
 const largest = 150 * 1024;
-// A page's script, and the style sheets that it is written with.
-const pages = { report: ["report"], circuit: ["report", "circuit"] };
-const scripts = { report: "src/main.js", circuit: "src/circuit_main.js" };
+
+const files = (await readdir(resolve(here, "src/pages"))).sort();
+const named = (extension) => files.filter((file) => extname(file) === extension).map((file) => basename(file, extension));
+const scripts = named(".js");
+const sheets = named(".css");
 
 const shared = {
   absWorkingDir: here,
@@ -21,11 +25,14 @@ const shared = {
   legalComments: "none",
 };
 
-await build({ ...shared, entryPoints: { report: "src/report.css", circuit: "src/circuit.css" } });
-for (const [name, entry] of Object.entries(scripts)) {
+await build({
+  ...shared,
+  entryPoints: { page: "src/kit/page.css", ...Object.fromEntries(sheets.map((name) => [name, `src/pages/${name}.css`])) },
+});
+for (const name of scripts) {
   const { metafile } = await build({
     ...shared,
-    entryPoints: { [name]: entry },
+    entryPoints: { [name]: `src/pages/${name}.js` },
     format: "iife",
     target: ["chrome100", "firefox113", "safari16.4"],
     metafile: true,
@@ -55,15 +62,15 @@ async function notices({ outputs }) {
     .replace(/[^\x00-\x7f]/g, "?");
 }
 
-for (const [page, sheets] of Object.entries(pages)) {
+for (const page of scripts) {
   let total = 0;
-  for (const name of [`${page}.js`, ...sheets.map((sheet) => `${sheet}.css`)]) {
+  for (const name of [`${page}.js`, "page.css", ...(sheets.includes(page) ? [`${page}.css`] : [])]) {
     const { length } = await readFile(resolve(out, name));
     total += length;
     console.log(`${page}: ${name}  ${(length / 1024).toFixed(1)} kB`);
   }
   if (total > largest) {
-    console.error(`The ${page} bundle has ${total} bytes; at most ${largest} may go into every page.`);
+    console.error(`The ${page} page has ${total} bytes of script and style; at most ${largest} may go into every page.`);
     process.exit(1);
   }
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fontSize, most } from "../src/cloud_scale.js";
+import { fontSize, most } from "../src/kit/cloud_scale.js";
 
 test("words grow in proportion to their value, whatever its sign, and stay readable", () => {
   assert.equal(fontSize(0.6), fontSize(-0.6));

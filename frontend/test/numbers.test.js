@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { leadsFrom } from "../src/lead.js";
-import { exact, number, percent, setting, signed, size, times } from "../src/numbers.js";
+import { leadsFrom } from "../src/sections/lead.js";
+import { exact, number, percent, setting, signed, size, times } from "../src/kit/numbers.js";
 
 test("signed numbers keep their sign and never round to zero", () => {
   assert.deepEqual([1.9234, -0.0342, 3.1e-6, -1234.5, 0].map(signed), [

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
 import { test } from "node:test";
-import { unpack } from "../src/patterns.js";
+import { unpack } from "../src/kit/patterns.js";
 
 test("a packed pattern comes back, row by row", async () => {
   const bytes = Buffer.from(new Uint16Array([65535, 0, 16384, 49151]).buffer);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { lab, rgb } from "d3-color";
-import { divergingRamp, sequentialRamp } from "../src/ramps.js";
+import { divergingRamp, sequentialRamp } from "../src/kit/ramps.js";
 
 const steps = (from, n = 40) => Array.from({ length: n + 1 }, (_, i) => from + ((1 - from) * i) / n);
 const lightness = (fill) => lab(fill).l;

@@ -6,7 +6,7 @@ import pytest
 
 from caseback import cli
 from caseback.localize.inputs import input_methods
-from caseback.views.attributions import check_attributions
+from caseback.reports.attributions import check_attributions
 
 pytestmark = pytest.mark.usefixtures("plain")
 

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from caseback import cli
 from caseback.cli.loading import quiet
-from caseback.views.document import check_explanation
+from caseback.reports.explain_document import check_explanation
 
 pytestmark = pytest.mark.usefixtures("plain")
 

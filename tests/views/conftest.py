@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from caseback.views.document import VERSION
-from caseback.views.explain_patching import MAPS
+from caseback.reports.explain_document import VERSION
+from caseback.reports.explain_patching import MAPS
 from hostile import HOSTILE
 
 SENTENCE = [

@@ -14,10 +14,10 @@ import caseback as cb
 from caseback.errors import CasebackError
 from caseback.localize.inputs import agreement, attribute, attribute_generation, faithfulness
 from caseback.model.prompts.masked_prompts import special_tokens
-from caseback.views.attributions import check_attributions, compare_attributions, label_of
-from caseback.views.attributions_page import attributions_html, write_attributions
-from caseback.views.attributions_text import print_attributions, shade
-from caseback.views.tokens_text import visible
+from caseback.reports.attributions import check_attributions, compare_attributions, label_of
+from caseback.reports.tokens_text import visible
+from caseback.views.page.attributions import attributions_html, write_attributions
+from caseback.views.text.attributions import print_attributions, shade
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 METHODS = ["gradient_norm", "gradient_x_input"]
@@ -85,7 +85,7 @@ def test_with_all_a_method_that_refuses_is_left_out_and_says_why(model, monkeypa
         raise CasebackError("not on this model")
 
     named = {"gradient_norm": cb.localize.inputs.gradient_norm, "refuses": refuses}
-    monkeypatch.setattr("caseback.views.attributions.methods_named", lambda methods: named)
+    monkeypatch.setattr("caseback.reports.attributions.methods_named", lambda methods: named)
     found = compare_attributions(model, "Mary went", "all")
     assert found["refused"] == [{"name": "refuses", "why": "not on this model"}]
     assert "not on this model" in printed(found) and "not on this model" in attributions_html(found)
@@ -121,7 +121,7 @@ def test_colour_diverges_from_none_and_is_off_without_colour(made):
 
 def test_the_page_carries_the_document_and_main_numbers_as_tables(made, tmp_path):
     page = attributions_html(made)
-    data = json.loads(page.split('id="explanation">')[1].split("</script>")[0])
+    data = json.loads(page.split('id="document">')[1].split("</script>")[0])
     assert data["kind"] == "caseback.attributions" and data["tokens"][2]["visible"] == "␣Mary"
     assert np.allclose(data["methods"][1]["scores"], made["methods"][1]["scores"], rtol=1e-5)
     assert data["generation"]["targets"][0]["visible"] == "␣Mary"

@@ -21,8 +21,8 @@ from caseback.localize.circuits import edge_attribution, faithfulness_curve, jud
 from caseback.model.algebra.readout import readout
 from caseback.model.circuit import Circuit, Node
 from caseback.model.graph.graph import Graph
-from caseback.views.circuit_document import circuit_document
-from caseback.views.circuit_page import circuit_html, write_circuit_page
+from caseback.reports.circuit import circuit_document
+from caseback.views.page.circuit import circuit_html, write_circuit_page
 
 
 @pytest.fixture(scope="module")
@@ -118,4 +118,4 @@ def test_the_layout_says_where_nodes_stand():
 
 def test_the_bundle_is_in_the_package():
     static = files("caseback.views") / "static"
-    assert all((static / name).is_file() for name in ("circuit.html", "circuit.js", "circuit.css"))
+    assert all((static / name).is_file() for name in ("page.css", "circuit.js", "circuit.css"))

@@ -14,10 +14,11 @@ from caseback.decode.vocabulary import (
     token_identity,
 )
 from caseback.errors import CasebackError, OutOfRange
-from caseback.views.lens_curves import lens_curves
-from caseback.views.lens_grid import lens_grid, modes_of
-from caseback.views.lens_rows import by_unit, rows_of
-from caseback.views.lens_text import print_lens
+from caseback.reports.lens_modes import modes_of
+from caseback.reports.lens_rows import by_unit, rows_of
+from caseback.views.figure.lens_curves import lens_curves
+from caseback.views.figure.lens_grid import lens_grid
+from caseback.views.text.lens import print_lens
 
 PROMPTS = ["Mary went to the store", "the cat"]
 

@@ -11,10 +11,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from caseback.errors import CasebackError
-from caseback.views.heatmap_text import print_map
-from caseback.views.heatmaps import heatmap, write_figure
-from caseback.views.maps import as_map
-from caseback.views.result_json import result_json
+from caseback.reports.maps import as_map
+from caseback.reports.result_json import result_json
+from caseback.views.figure.heatmap import heatmap, write_figure
+from caseback.views.text.heatmap import print_map
 
 
 def result(texts=(" a", " b", " c"), layers=4, batch=1, seed=0):

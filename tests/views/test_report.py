@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from caseback.errors import CasebackError
-from caseback.views.report import report_html, write_report
-from caseback.views.tokens_text import visible
+from caseback.reports.tokens_text import visible
+from caseback.views.page.explanation import report_html, write_report
 
 
 class Page(HTMLParser):
@@ -108,7 +108,7 @@ def test_nothing_is_loaded_from_anywhere(explanation):
 
 def test_the_bundle_is_small_and_never_parses_data_as_markup():
     static = files("caseback.views") / "static"
-    script, style = ((static / name).read_bytes() for name in ("report.js", "report.css"))
+    script, style = ((static / name).read_bytes() for name in ("explanation.js", "page.css"))
     assert len(script) + len(style) <= 150 * 1024
     for way in (
         b"innerHTML",

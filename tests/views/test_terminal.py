@@ -7,9 +7,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from caseback.errors import CasebackError
-from caseback.views.bars_text import ASCII, UNICODE, share_bar, signed_bar
-from caseback.views.terminal import print_explanation
-from caseback.views.tokens_text import visible
+from caseback.reports.tokens_text import visible
+from caseback.views.text.bars import ASCII, UNICODE, share_bar, signed_bar
+from caseback.views.text.explanation import print_explanation
 
 
 def printed(explanation, width=80, **options):

@@ -9,11 +9,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from caseback.errors import CasebackError
-from caseback.views.bars_text import ASCII, UNICODE
-from caseback.views.heatmaps import write_figure
-from caseback.views.tokens_text import visible
-from caseback.views.waterfall import waterfall, waterfall_figure
-from caseback.views.waterfall_text import print_waterfall, span_bar
+from caseback.reports.tokens_text import visible
+from caseback.reports.waterfall import waterfall
+from caseback.views.figure.heatmap import write_figure
+from caseback.views.figure.waterfall import waterfall_figure
+from caseback.views.text.bars import ASCII, UNICODE
+from caseback.views.text.waterfall import print_waterfall, span_bar
 from hostile import HOSTILE
 
 VALUES = np.array([[1.0, 3.0], [-4.0, -2.0], [0.1, 0.1], [0.5, -0.5], [0.0, 0.0]])

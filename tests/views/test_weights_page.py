@@ -15,9 +15,9 @@ import caseback as cb
 import shelf
 from caseback.decode.vocabulary import circuit_of_tokens, circuit_pairs, weight_svd_words, weights_as_words
 from caseback.errors import CasebackError, OutOfRange
-from caseback.views.tokens_text import visible
-from caseback.views.weights_document import weights_document
-from caseback.views.weights_page import weights_html, write_weights
+from caseback.reports.tokens_text import visible
+from caseback.reports.weights import weights_document
+from caseback.views.page.weights import weights_html, write_weights
 from hostile import HOSTILE
 
 

@@ -2,9 +2,9 @@
 
 import { line as lineOf, area as areaOf } from "d3-shape";
 import { scaleLinear, scaleLog } from "d3-scale";
-import { h, s } from "../dom.js";
-import { count, number, percent } from "../numbers.js";
-import { tipTable, tipped } from "../tooltip.js";
+import { h, s } from "../kit/dom.js";
+import { count, number, percent } from "../kit/numbers.js";
+import { tipTable, tipped } from "../kit/tooltip.js";
 
 const WIDTH = 760;
 const HEIGHT = 330;

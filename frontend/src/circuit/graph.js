@@ -1,9 +1,9 @@
 // The graph: nodes by layer and head (or position), edges as wide as their scores, and what to show of them.
 
-import { h, put, s } from "../dom.js";
-import { choice } from "../choice.js";
-import { count, signed } from "../numbers.js";
-import { hideTip, showTip, tipTable } from "../tooltip.js";
+import { h, put, s } from "../kit/dom.js";
+import { choice } from "../kit/choice.js";
+import { count, signed } from "../kit/numbers.js";
+import { hideTip, showTip, tipTable } from "../kit/tooltip.js";
 import { byHeads, byPositions, label, parse, path, shown } from "./layout.js";
 
 const WIDTH = 800;

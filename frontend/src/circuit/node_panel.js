@@ -1,12 +1,12 @@
 // What one node does: its edges, what it attends to, and what its write says in tokens.
 
-import { h, put, tokenText } from "../dom.js";
-import { canvasGrid } from "../canvas_grid.js";
-import { number, percent, signed } from "../numbers.js";
-import { unpack } from "../patterns.js";
-import { sequential } from "../theme.js";
-import { tipTable } from "../tooltip.js";
-import { tokenFlow } from "../token_flow.js";
+import { h, put, tokenText } from "../kit/dom.js";
+import { canvasGrid } from "../kit/canvas_grid.js";
+import { number, percent, signed } from "../kit/numbers.js";
+import { unpack } from "../kit/patterns.js";
+import { sequential } from "../kit/theme.js";
+import { tipTable } from "../kit/tooltip.js";
+import { tokenFlow } from "../kit/token_flow.js";
 import { parse } from "./layout.js";
 
 const LISTED = 7;

@@ -1,7 +1,7 @@
 // How the circuit was judged: what it recovers under each ablation, what it lacks, what it has too much of, and caveats.
 
-import { h } from "../dom.js";
-import { number, percent } from "../numbers.js";
+import { h } from "../kit/dom.js";
+import { number, percent } from "../kit/numbers.js";
 
 export function verdictView({ judgement }) {
   const { faithfulness, completeness, minimality, groups, caveats } = judgement;

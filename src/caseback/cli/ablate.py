@@ -67,16 +67,16 @@ def ablate(
             progress=sys.stderr.isatty(),
         )
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         typer.echo(json.dumps(result_json(found), allow_nan=False))
     else:
         from rich.console import Console
 
-        from caseback.views.bars_text import ASCII, UNICODE
-        from caseback.views.heatmap_text import map_text, ranked_text
-        from caseback.views.maps import as_map
+        from caseback.reports.maps import as_map
         from caseback.views.numbers_text import number
+        from caseback.views.text.bars import ASCII, UNICODE
+        from caseback.views.text.heatmap import map_text, ranked_text
 
         console = Console()
         glyphs = ASCII if console.options.ascii_only else UNICODE
@@ -92,7 +92,7 @@ def ablate(
             ranked_text(as_map(found), top, width=console.width, glyphs=glyphs), highlight=False, markup=False
         )
     if save is not None:
-        from caseback.views.heatmaps import heatmap, write_figure
+        from caseback.views.figure.heatmap import heatmap, write_figure
 
         title = f"{kind}-ablation: {told(loaded, metric, t, f)}"
         typer.echo(f"written to {write_figure(heatmap(_map(found), title=title, value='effect'), save)}", err=True)
@@ -102,7 +102,7 @@ def _map(found):
     """Layers by heads with the MLP as a last column where that is what was ablated; else a list."""
     import numpy as np
 
-    from caseback.views.maps import Axis, Map, as_map
+    from caseback.reports.maps import Axis, Map, as_map
 
     listed = as_map(found)
     kinds = set(found["kind"].values.tolist())

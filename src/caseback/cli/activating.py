@@ -42,7 +42,7 @@ def activating(
     with quiet():
         from caseback.decode.vocabulary.activating import activating_inputs
         from caseback.model.running.load import load
-        from caseback.views.unit_document import unit_document
+        from caseback.reports.unit import unit_document
 
         loaded = load(model)
         found = activating_inputs(
@@ -64,10 +64,10 @@ def activating(
     if as_json:
         typer.echo(json.dumps(document, allow_nan=False))
     else:
-        from caseback.views.unit_text import print_units
+        from caseback.views.text.unit import print_units
 
         print_units(document, ranges=ranges)
     if save is not None:
-        from caseback.views.unit_page import write_units
+        from caseback.views.page.kinds import write_page
 
-        typer.echo(f"written to {write_units(document, save)}", err=True)
+        typer.echo(f"written to {write_page(document, save)}", err=True)

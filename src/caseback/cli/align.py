@@ -79,14 +79,14 @@ def align(
     what = "the whole activation" if method == "full" else f"a subspace of {k}"
     title = f"Interchange accuracy of {what} at {found.attrs['site']}, {task}"
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         typer.echo(json.dumps(result_json(found), allow_nan=False))
     else:
         from rich.console import Console
 
-        from caseback.views.heatmap_text import print_map
-        from caseback.views.maps import as_map
+        from caseback.reports.maps import as_map
+        from caseback.views.text.heatmap import print_map
 
         console = Console()
         if method == "das":
@@ -97,8 +97,8 @@ def align(
             console.print(told + chance, highlight=False, markup=False, soft_wrap=True)
         print_map(as_map(found), title, console, top=top)
     if save is not None:
-        from caseback.views.heatmaps import heatmap, write_figure
-        from caseback.views.maps import as_map
+        from caseback.reports.maps import as_map
+        from caseback.views.figure.heatmap import heatmap, write_figure
 
         drawn = heatmap(as_map(found), title=title, value="accuracy")
         typer.echo(f"written to {write_figure(drawn, save)}", err=True)

@@ -68,7 +68,7 @@ def attribute(
     wanted = prompt_of(prompt, ids)
     with quiet():
         from caseback.model.running.load import load
-        from caseback.views.attributions import compare_attributions
+        from caseback.reports.attributions import compare_attributions
 
         loaded = load(model)
         made = compare_attributions(
@@ -89,13 +89,13 @@ def attribute(
     if as_json:
         typer.echo(json.dumps(made, allow_nan=False))
     else:
-        from caseback.views.attributions_text import print_attributions
+        from caseback.views.text.attributions import print_attributions
 
         print_attributions(made)
     if save is not None:
-        from caseback.views.attributions_page import write_attributions
+        from caseback.views.page.kinds import write_page
 
-        typer.echo(f"written to {write_attributions(made, save)}", err=True)
+        typer.echo(f"written to {write_page(made, save)}", err=True)
 
 
 def _token(model, text):
@@ -135,13 +135,13 @@ def _judge(names, seed: int, as_json: bool) -> None:
 
         found = known_source_test(names, seed=seed, progress=sys.stderr.isatty())
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         typer.echo(json.dumps(result_json(found), allow_nan=False))
         return
     from rich.console import Console
 
-    from caseback.views.judged_text import judged_text
+    from caseback.views.text.judged import judged_text
 
     console = Console()
     for part in judged_text(found, ascii_only=console.options.ascii_only):

@@ -95,13 +95,13 @@ def circuit(
         kept = {key: value for key, value in document.items() if key not in ("readings", "patterns")}
         typer.echo(json.dumps(kept, allow_nan=False))
     else:
-        from caseback.views.circuit_text import print_circuit
+        from caseback.views.text.circuit import print_circuit
 
         print_circuit(document)
     if html is not None:
-        from caseback.views.circuit_page import write_circuit_page
+        from caseback.views.page.kinds import write_page
 
-        typer.echo(f"written to {write_circuit_page(document, html)}", err=True)
+        typer.echo(f"written to {write_page(document, html)}", err=True)
 
 
 def _document(task, name, method, edges, threshold, how, ablation, count, sets, seed, load, compare, checkpoint):
@@ -114,7 +114,7 @@ def _document(task, name, method, edges, threshold, how, ablation, count, sets, 
     from caseback.model.circuit import Circuit, Edge
     from caseback.model.graph.graph import Graph
     from caseback.model.running.load import load as load_model
-    from caseback.views.circuit_document import circuit_document
+    from caseback.reports.circuit import circuit_document
 
     bar = sys.stderr.isatty()
     other = None if compare is None else Circuit.load(compare)

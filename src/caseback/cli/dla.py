@@ -65,18 +65,19 @@ def dla(
         writes = erased_writes(loaded, tokens, measured) if test else None
     said = told(loaded, metric, t, f)
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         typer.echo(json.dumps(result_json(found), allow_nan=False))
     if as_json and save is None:
         return
-    from caseback.views.waterfall import waterfall, waterfall_figure
+    from caseback.reports.waterfall import waterfall
+    from caseback.views.figure.waterfall import waterfall_figure
 
     drawn = waterfall(_parts(found, by), top=top + _kept(found, by), whole=_whole(by))
     if not as_json:
         from rich.console import Console
 
-        from caseback.views.waterfall_text import print_waterfall
+        from caseback.views.text.waterfall import print_waterfall
 
         console = Console()
         _say(console, said, values)
@@ -84,7 +85,7 @@ def dla(
         for line in [*_norm(found), *_erased(writes)]:
             console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
     if save is not None:
-        from caseback.views.heatmaps import write_figure
+        from caseback.views.figure.heatmap import write_figure
 
         title = f"Direct shares of {BY[by]}: {said}"
         typer.echo(f"written to {write_figure(waterfall_figure(drawn, title=title, value=said), save)}", err=True)

@@ -53,7 +53,7 @@ def explain(
         raise CasebackError(f"cannot write {str(html)!r}: there is no folder {str(html.parent)!r}")
     with quiet():
         from caseback.model.running.load import load
-        from caseback.views.explain import explain as explained
+        from caseback.reports.explain import explain as explained
 
         loaded = load(model)
         token = (lambda text: text) if loaded.tokenizer is not None else _id
@@ -70,13 +70,13 @@ def explain(
         # ASCII, since a token may be half a character, which no encoding can print
         typer.echo(json.dumps(made, allow_nan=False))
     else:
-        from caseback.views.terminal import print_explanation
+        from caseback.views.text.explanation import print_explanation
 
         print_explanation(made)
     if html is not None:
-        from caseback.views.report import write_report
+        from caseback.views.page.kinds import write_page
 
-        typer.echo(f"written to {write_report(made, html)}", err=True)
+        typer.echo(f"written to {write_page(made, html)}", err=True)
 
 
 def _ids(text: str) -> list[int]:

@@ -88,13 +88,13 @@ def influence(
         found = _scored(loaded, asked, lines, method, shared, rank, dim, checkpoints, rates)
         best = top_examples(found, top, end=end)
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         typer.echo(json.dumps(result_json(best), allow_nan=False))
         return
     from rich.console import Console
 
-    from caseback.views.examples_text import print_examples
+    from caseback.views.text.examples import print_examples
 
     console = Console()
     print_examples(best, f"{METHODS[method]}, {found.sizes['example']} examples, {end} scores", console)

@@ -87,7 +87,7 @@ def metric_named(name: str, target: int, foil: int) -> Metric:
 
 def told(model: Model, name: str, target: int, foil: int) -> str:
     """A metric in words, with visible tokens."""
-    from caseback.views.tokens_text import visible
+    from caseback.reports.tokens_text import visible
 
     t, f = (visible(model.token_text(i)) for i in (target, foil))
     return {

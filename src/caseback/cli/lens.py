@@ -75,7 +75,7 @@ def lens(
     with quiet():
         from caseback.decode.vocabulary import logit_lens, read_lens
         from caseback.model.running.load import load
-        from caseback.views.lens_rows import by_unit
+        from caseback.reports.lens_rows import by_unit
 
         loaded = load(model)
         targets: list[Any] = [int(t) if loaded.tokenizer is None and t.isdigit() else t for t in target or ()]
@@ -91,17 +91,17 @@ def lens(
             made = _fitted(loaded, kind, fit, file, steps) if fit is not None else _from(file, loaded, kind, pickle)
             found = read_lens(loaded, tokens, made, targets=targets, k=k)
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         typer.echo(json.dumps(result_json(found), allow_nan=False))
     title = f"{kind} lens" + ("" if site == "resid_post" else f" at {site}")
     if not as_json:
-        from caseback.views.lens_text import print_lens
+        from caseback.views.text.lens import print_lens
 
         print_lens(found, title, mode=mode)
     if save is not None:
-        from caseback.views.heatmaps import write_figure
-        from caseback.views.lens_grid import lens_grid
+        from caseback.views.figure.heatmap import write_figure
+        from caseback.views.figure.lens_grid import lens_grid
 
         typer.echo(f"written to {write_figure(lens_grid(found, title=title, mode=mode), save)}", err=True)
 
@@ -145,7 +145,7 @@ def _rows(units: list[tuple[int | None, int]], letter: str, n_layers: int) -> li
 
 def _expect_followed(mode: str, loaded: Any, targets: list[Any]) -> None:
     """Refuse the rank of a token that is not followed, before the model runs."""
-    from caseback.views.tokens_text import visible
+    from caseback.reports.tokens_text import visible
 
     names = ["rank", *(f"rank {visible(loaded.token_text(loaded.token_id(t)))}" for t in targets)]
     if mode.startswith("rank") and mode not in names:

@@ -74,15 +74,15 @@ def patch(
             checkpoint=checkpoint,
         )
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         typer.echo(json.dumps(result_json(found), allow_nan=False))
     else:
         from rich.console import Console
 
-        from caseback.views.heatmap_text import print_map
-        from caseback.views.maps import as_map
+        from caseback.reports.maps import as_map
         from caseback.views.numbers_text import number
+        from caseback.views.text.heatmap import print_map
 
         console = Console()
         said = told(loaded, metric, t, f)
@@ -92,8 +92,8 @@ def patch(
         title = f"Recovery (1 as clean, 0 as corrupt), {direction} ({into}) at {found.attrs['site']}"
         print_map(as_map(found.recovery), title, console, top=top)
     if save is not None:
-        from caseback.views.heatmaps import heatmap, write_figure
-        from caseback.views.maps import as_map
+        from caseback.reports.maps import as_map
+        from caseback.views.figure.heatmap import heatmap, write_figure
 
         title = f"{direction} {found.attrs['site']}: {told(loaded, metric, t, f)}"
         drawn = heatmap(as_map(found.recovery), title=title, value="recovery")

@@ -75,14 +75,14 @@ def patchscope(
             max_new_tokens=tokens,
         )
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         typer.echo(json.dumps(result_json(found), allow_nan=False))
     else:
         _say(found, loaded)
     if save is not None:
-        from caseback.views.heatmaps import write_figure
-        from caseback.views.lens_grid import lens_grid
+        from caseback.views.figure.heatmap import write_figure
+        from caseback.views.figure.lens_grid import lens_grid
 
         typer.echo(f"written to {write_figure(lens_grid(found, title=f'patchscope: {target_prompt}'), save)}", err=True)
 
@@ -112,8 +112,8 @@ def _say(found: Any, loaded: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from caseback.reports.tokens_text import visible
     from caseback.views.numbers_text import number, percent
-    from caseback.views.tokens_text import visible
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_edge=False)
     asked = "surprisal" in found

@@ -121,8 +121,8 @@ def _print_examples(made: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from caseback.views.bars_text import ASCII, UNICODE
     from caseback.views.numbers_text import signed
+    from caseback.views.text.bars import ASCII, UNICODE
 
     console = _console()
     plain = (ASCII if console.options.ascii_only else UNICODE).text
@@ -152,7 +152,7 @@ def _marked(tokens: list[str], positions: dict[str, list[int]], plain: Callable[
     """The prompt's text, every named word in brackets after its name."""
     from rich.text import Text
 
-    from caseback.views.tokens_text import visible
+    from caseback.reports.tokens_text import visible
 
     begins = {first: name for name, (first, _) in positions.items() if name != "end"}
     ends = {last for name, (_, last) in positions.items() if name != "end"}
@@ -171,7 +171,7 @@ def _marked(tokens: list[str], positions: dict[str, list[int]], plain: Callable[
 
 
 def _some(answers: list[str], plain: Callable[[str], str]) -> str:
-    from caseback.views.tokens_text import visible
+    from caseback.reports.tokens_text import visible
 
     shown = ", ".join(plain(visible(answer)) for answer in answers[:3])
     return shown if len(answers) <= 3 else f"{shown}, ... ({len(answers)} in all)"

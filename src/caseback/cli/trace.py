@@ -65,12 +65,12 @@ def trace(
             checkpoint=checkpoint,
         )
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         typer.echo(json.dumps(result_json(found), allow_nan=False))
     if as_json and save is None:
         return
-    from caseback.views.maps import as_map
+    from caseback.reports.maps import as_map
 
     shown = {"resid_post": "stream after one layer", "mlp_out": "MLP", "attn_out": "attention"}
     around = f" in {found.attrs['window']} layers around"
@@ -82,8 +82,8 @@ def trace(
     if not as_json:
         from rich.console import Console
 
-        from caseback.views.heatmap_text import print_map
         from caseback.views.numbers_text import number
+        from caseback.views.text.heatmap import print_map
 
         console = Console()
         m = {name: number(float(found[name][0])) for name in ("clean", "corrupt", "total", "total_spread")}
@@ -95,7 +95,7 @@ def trace(
             console.print()
             print_map(drawn, f"Restoring {name}: indirect effect", console, top=top)
     if save is not None:
-        from caseback.views.heatmaps import heatmap, write_figure
+        from caseback.views.figure.heatmap import heatmap, write_figure
 
         figure = heatmap(maps, title=f"Causal trace: {said}", value="indirect effect")
         typer.echo(f"written to {write_figure(figure, save)}", err=True)

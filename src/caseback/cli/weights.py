@@ -62,25 +62,25 @@ def weights(
         else:
             found = weights_as_words(loaded, chosen, layer, head=head, expert=expert, k=words, folded=folded)
     if as_json:
-        from caseback.views.result_json import result_json
+        from caseback.reports.result_json import result_json
 
         made = {n: result_json(w) for n, w in found.items()} if neuron is not None else result_json(found)
         typer.echo(json.dumps(made, allow_nan=False))
     else:
         _print(found, chosen, where, neuron, layer, top)
     if html is not None:
-        from caseback.views.weights_document import weights_document
-        from caseback.views.weights_page import write_weights
+        from caseback.reports.weights import weights_document
+        from caseback.views.page.kinds import write_page
 
         document = weights_document(loaded, found, most=top)
-        typer.echo(f"written to {write_weights(document, html)}", err=True)
+        typer.echo(f"written to {write_page(document, html)}", err=True)
 
 
 def _print(found: Any, chosen: str, where: str, neuron: int | None, layer: int, top: int) -> None:
     """The result as a table."""
     from rich.console import Console
 
-    from caseback.views import weight_words_text as text
+    from caseback.views.text import weight_words as text
 
     console = Console()
     if neuron is not None:

@@ -1,1 +1,1 @@
-"""Figures, notebook output, the terminal and the HTML report."""
+"""Reports as text, pages and figures: what is drawn here was computed below."""

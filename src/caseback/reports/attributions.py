@@ -1,0 +1,366 @@
+"""``compare_attributions``: several input attributions of one prediction, side by side, with how far to trust them.
+
+One prompt, one document of plain data: the scores of every method, how they agree, what the metric loses when the
+tokens go that each puts first, beside random orders, and, for a generation, a target x source map of every method. The
+terminal, the page and JSON show the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
+from caseback.localize.inputs.generation import METRICS, attribute_generation
+from caseback.localize.inputs.methods import Methods, attribute, methods_named, options_told
+from caseback.model.prompts.granularity import features_of
+from caseback.model.running import metrics
+from caseback.model.running.metrics import Metric
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
+from caseback.reports.comparison import comparison, plain_matrix
+from caseback.reports.document import DocumentKind
+from caseback.reports.model_facts import model_facts
+
+__all__ = ["ATTRIBUTIONS", "check_attributions", "compare_attributions", "label_of"]
+
+_PREDICTIONS = 10
+
+
+def compare_attributions(
+    model: Model,
+    prompt: Any,
+    methods: Methods = ("gradient_x_input", "integrated_gradients"),
+    *,
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    metric: str = "logit_diff",
+    features: str = "token",
+    aggregation: str = "sum",
+    baseline: Any = "mean",
+    chance: int = 8,
+    generate: int = 0,
+    continuation: Any = None,
+    contrast: Any = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Attribute a prediction by several methods, and compare them.
+
+    Parameters
+    ----------
+    model
+        The model.
+    prompt
+        One prompt: text, a list of token ids, or ``Tokens``.
+    methods
+        As for ``attribute``. With ``"all"`` a method that refuses this model or prompt is left out, and the document
+        says why.
+    target
+        The token explained, text or id; by default the model's first choice, or the continuation's first token.
+    foil
+        For ``"logit_diff"``, the token it is contrasted with; by default the model's first choice that is another.
+    metric
+        ``"logit_diff"``, ``"logit"``, ``"prob"`` or ``"log_prob"``.
+    features, aggregation
+        ``"token"``, ``"word"`` or ``"sentence"``, and how scores are put together, as for ``attribute``.
+    baseline
+        What a removed token's embedding becomes when faithfulness is measured.
+    chance
+        Random orders that faithfulness is compared with.
+    generate
+        How many tokens to generate and attribute one by one; 0 for none.
+    continuation
+        A continuation to attribute instead of generating one.
+    contrast
+        A continuation of as many tokens, whose tokens are the foils of the generation.
+    options
+        Of each method by its name.
+    seed
+        Of the random orders.
+    progress
+        Show progress bars.
+
+    Returns
+    -------
+    dict
+        The document; ``caseback.views.text.attributions.print_attributions`` and
+        ``caseback.views.page.attributions.write_attributions`` draw it.
+
+    Raises
+    ------
+    TokensError
+        For several prompts, or one that is empty or past the context.
+    TargetError
+        For a target or foil that is not one token, and where they are the same.
+    CasebackError
+        For an unknown metric, method or option, a foil with a metric that has none, or a prompt without a token that
+        may be replaced.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> made = compare_attributions(cb.load("meadow"), "Mary and John went to", ["gradient_norm", "gradient_x_input"])
+    >>> [method["name"] for method in made["methods"]], made["target"]["text"]
+    (['gradient_norm', 'gradient_x_input'], ' the')
+    """
+    if metric not in METRICS:
+        raise CasebackError(f"metric {metric!r} is unknown. {did_you_mean(metric, METRICS)}")
+    if foil is not None and metric != "logit_diff":
+        raise CasebackError(f"a foil is given, and {metric!r} takes none: use the metric 'logit_diff'")
+    if generate < 0:
+        raise CasebackError(f"generate is {generate}: expected a number of tokens, or 0 for none")
+    if contrast is not None and metric != "logit_diff":
+        raise CasebackError(f"a contrast is given, and {metric!r} takes none: use the metric 'logit_diff'")
+    tokens = model.tokens(prompt)
+    if len(tokens) != 1:
+        raise TokensError(f"{len(tokens)} prompts given: expected one")
+    tokens = tokens.padded_on("right") if tokens.padded else tokens
+    named = methods_named(methods)
+    options_told(named, options)
+    final = model.run(tokens).logits[0, int(tokens.column(-1)[0])].detach()
+    t, f = _contrast(model, final, target, foil, metric)
+    measured: Metric = metrics.logit_diff(t, f) if f is not None else getattr(metrics, metric)(t)
+    whole = features_of(model, tokens, features)
+    refused: dict[str, str] = {}
+    found = []
+    with warnings.catch_warnings():
+        # what a method warns of stands among what it says of itself
+        warnings.simplefilter("ignore", UserWarning)
+        for name, method in named.items():
+            try:
+                own = {name: options[name]} if options and name in options else None
+                found.append(
+                    attribute(model, tokens, measured, method, features=features, aggregation=aggregation, options=own)
+                )
+            except CasebackError as error:
+                if methods != "all":
+                    raise
+                refused[name] = str(error)
+    if not found:
+        raise CasebackError(f"no method attributes this: {'; '.join(f'{k}: {v}' for k, v in refused.items())}")
+    scores = _concatenated(found)
+    compared = comparison(
+        model,
+        tokens,
+        measured,
+        scores,
+        features=whole.groups,
+        baseline=baseline,
+        chance=chance,
+        seed=seed,
+        progress=progress,
+    )
+    generation = None
+    if generate or continuation is not None:
+        working = [one for one in named if one not in refused]
+        generation = _generation(
+            model,
+            tokens,
+            working,
+            named,
+            metric,
+            generate,
+            continuation,
+            contrast,
+            features,
+            aggregation,
+            options,
+            progress,
+        )
+    elif contrast is not None:
+        raise CasebackError("a contrast is given without a generation: give generate or a continuation")
+    return ATTRIBUTIONS.document(
+        model_facts(model, "name", "n_layers", "n_heads", "dtype"),
+        prompt=prompt if isinstance(prompt, str) else model.text(tokens)[0],
+        tokens=[{"text": text, "positions": group} for text, group in zip(whole.text[0], whole.groups[0], strict=True)],
+        features=features,
+        target={"id": t, "text": model.token_text(t)},
+        foil=None if f is None else {"id": f, "text": model.token_text(f)},
+        metric={"name": metric, "value": compared["value"]},
+        predictions=_predictions(model, final),
+        methods=[_method(one) for one in found],
+        comparison=compared,
+        refused=[{"name": name, "why": why} for name, why in refused.items()],
+        generation=generation,
+        provenance=_provenance(model, scores),
+    )
+
+
+def label_of(name: str) -> str:
+    """A method's name as people read it.
+
+    Examples
+    --------
+    >>> label_of("gradient_x_input"), label_of("kernel_shap")
+    ('Gradient × input', 'Kernel SHAP')
+    """
+    words = [_WORDS.get(word, word) for word in name.split("_")]
+    return " ".join([words[0] if words[0].isupper() else words[0][:1].upper() + words[0][1:], *words[1:]])
+
+
+_SPELT = "× SHAP LIME LRP ALTI IG MLP Attn AtMan ReAGent GlobEnc DecompX KernelSHAP"
+_WORDS = {word.lower(): word for word in _SPELT.split()} | {"x": "×"}
+
+
+def check_attributions(document: Mapping[str, Any]) -> None:
+    """Refuse a document that the views cannot draw truthfully.
+
+    Raises
+    ------
+    CasebackError
+        Where the kind or version is another one, a list has the wrong length or a number is not finite.
+
+    Examples
+    --------
+    >>> check_attributions({"kind": "caseback.explanation"})
+    Traceback (most recent call last):
+    caseback.errors.CasebackError: not a document of attributions: kind is 'caseback.explanation', ...
+    """
+    ATTRIBUTIONS.check(document)
+
+
+def _check_lengths(document: Mapping[str, Any]) -> None:
+    n, m = len(document["tokens"]), len(document["methods"])
+    for method in document["methods"]:
+        if len(method["scores"]) != n:
+            raise CasebackError(f"attributions: {method['name']} has {len(method['scores'])} scores for {n} tokens")
+    compared = document["comparison"]
+    for name in ("spearman", "kendall", "top_k", "deletion", "insertion", "comprehensiveness", "sufficiency"):
+        if len(compared[name]) != m:
+            raise CasebackError(f"attributions: comparison.{name} has {len(compared[name])} rows for {m} methods")
+    generation = document["generation"]
+    if generation is None:
+        return
+    for method in generation["methods"]:
+        shape = {len(row) for row in method["scores"]}
+        if len(method["scores"]) != len(generation["targets"]) or shape != {len(generation["sources"])}:
+            raise CasebackError(f"attributions: the map of {method['name']} does not fit its targets and sources")
+
+
+def _concatenated(found: Sequence[xr.DataArray]) -> xr.DataArray:
+    both: Any = xr.concat(found, "attribution", combine_attrs="drop_conflicts")
+    return both
+
+
+def _contrast(
+    model: Model, final: torch.Tensor, target: str | int | None, foil: str | int | None, metric: str
+) -> tuple[int, int | None]:
+    t = None if target is None else model.token_id(target)
+    f = None if foil is None else model.token_id(foil, "foil")
+    if t is not None and t == f:
+        raise TargetError(f"target and foil are both {model.token_text(t)!r} (id {t}): choose two tokens")
+    best = [i for i in final.topk(min(3, len(final))).indices.tolist() if i not in (t, f)]
+    t = best.pop(0) if t is None else t
+    if f is None and metric == "logit_diff":
+        f = best.pop(0)
+    return t, f
+
+
+def _method(scores: xr.DataArray) -> dict[str, Any]:
+    """One method's scores with what it says of itself, on one prompt."""
+    import json
+
+    name = str(scores["attribution"].values[0])
+    said = json.loads(scores.attrs["said"])[name]
+    plain = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in said.items()}
+    kept = {k: v for k, v in plain.items() if isinstance(v, str | int) or (isinstance(v, float) and math.isfinite(v))}
+    values = scores.values[0, 0]
+    return {
+        "name": name,
+        "label": label_of(name),
+        "entry": str(scores["entry"].values[0]),
+        "citation": str(kept.pop("citation", "")),
+        # a method may leave tokens out; what it gives no score counts as 0 nowhere but in a drawing
+        "scores": [float(x) if np.isfinite(x) else 0.0 for x in values],
+        "signed": bool((values[np.isfinite(values)] < 0).any()),
+        "said": kept,
+    }
+
+
+def _generation(
+    model: Model,
+    tokens: Tokens,
+    working: Sequence[str],
+    named: Mapping[str, Any],
+    metric: str,
+    generate: int,
+    continuation: Any,
+    contrast: Any,
+    features: str,
+    aggregation: str,
+    options: Mapping[str, Mapping[str, Any]] | None,
+    progress: bool,
+) -> dict[str, Any]:
+    """The target x source map of every method, of one continuation."""
+    if continuation is None:
+        whole = model.generate(tokens, max_new_tokens=generate).padded_on("right")
+        continuation = whole.ids[0][whole.mask[0]][int(tokens.lengths[0]) :].tolist()
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for name in working:
+            found[name] = attribute_generation(
+                model,
+                tokens,
+                named[name],
+                metric=metric,
+                continuation=continuation,
+                contrast=contrast,
+                features=features,
+                aggregation=aggregation,
+                options=(options or {}).get(name),
+                progress=progress,
+            ).isel(batch=0)
+    first = next(iter(found.values()))
+    n_prompt = int(first["prompt_length"])
+    if features != "token":
+        groups = features_of(model, tokens, features).groups[0]
+        n_prompt = len(groups)
+    columns = zip(first["target"].values, first["foil"].values, first["probability"].values, strict=True)
+    return {
+        "metric": metric,
+        "n_prompt": n_prompt,
+        "sources": [{"text": str(text)} for text in first["token"].values],
+        "targets": [
+            {"text": str(text), "foil": None if not foil else {"text": str(foil)}, "probability": float(p)}
+            for text, foil, p in columns
+        ],
+        "methods": [
+            {"name": name, "label": label_of(name), "scores": plain_matrix(one.values)} for name, one in found.items()
+        ],
+    }
+
+
+def _predictions(model: Model, final: torch.Tensor) -> list[dict[str, Any]]:
+    wide = final if final.dtype == torch.float64 else final.float()
+    prob = wide.softmax(-1)
+    return [
+        {"id": i, "text": model.token_text(i), "logit": float(wide[i]), "prob": float(prob[i])}
+        for i in wide.topk(min(_PREDICTIONS, len(wide))).indices.tolist()
+    ]
+
+
+def _provenance(model: Model, scores: xr.DataArray) -> dict[str, Any]:
+    versions = {name: value for name, value in scores.attrs.items() if name.endswith("_version")}
+    return {**model.provenance(), "device": str(model.device), **versions}
+
+
+ATTRIBUTIONS = DocumentKind(
+    "caseback.attributions",
+    1,
+    "a document of attributions",
+    "compare_attributions",
+    sections=(
+        *("prompt", "tokens", "features", "target", "foil", "metric", "predictions", "methods", "comparison"),
+        *("refused", "generation", "provenance"),
+    ),
+    lengths=_check_lengths,
+)

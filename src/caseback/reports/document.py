@@ -1,0 +1,149 @@
+"""What all documents are: plain data of one kind and version, with what the model is and named sections.
+
+    {"kind": ..., "version": ..., "model": facts, section: ..., section: ..., ...}
+
+A document may come from disk or from another program, so whoever draws one has it checked first. A list of the wrong
+length would draw a page that is quietly wrong: a kind with lists that belong together compares their lengths too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from caseback.errors import CasebackError
+
+__all__ = ["DocumentKind", "check_finite", "expect_kind"]
+
+
+@dataclass(frozen=True)
+class DocumentKind:
+    """One kind of document: what it says that it is, and which sections it has.
+
+    Attributes
+    ----------
+    kind, version
+        What a document says of itself, such as ``"caseback.circuit"`` and ``1``.
+    noun
+        How messages call it, with its article.
+    function
+        The function that returns one.
+    sections
+        The keys that every document of this kind has, beside ``kind``, ``version`` and ``model``.
+    lengths
+        Refuses a document whose lists do not fit each other; None where a kind has no such lists.
+
+    Examples
+    --------
+    >>> counts = DocumentKind("caseback.counts", 1, "a document of counts", "count_documents", ("tokens",))
+    >>> counts.document({"name": "meadow"}, tokens=[3])
+    {'kind': 'caseback.counts', 'version': 1, 'model': {'name': 'meadow'}, 'tokens': [3]}
+    """
+
+    kind: str
+    version: int
+    noun: str
+    function: str
+    sections: tuple[str, ...]
+    lengths: Callable[[Mapping[str, Any]], None] | None = None
+
+    def document(self, model: Mapping[str, Any], **sections: Any) -> dict[str, Any]:
+        """A document of this kind, checked.
+
+        Parameters
+        ----------
+        model
+            Facts of the model, ``name`` among them, as ``model_facts`` gives them.
+        **sections
+            The sections of the kind, and those that only some documents of it have.
+
+        Raises
+        ------
+        CasebackError
+            As ``check``.
+        """
+        made = {"kind": self.kind, "version": self.version, "model": dict(model), **sections}
+        self.check(made)
+        return made
+
+    def check(self, document: Any) -> None:
+        """Refuse what cannot be drawn truthfully.
+
+        That is another kind or version, a section that is missing, a number that is not finite, and lists whose lengths
+        do not fit each other.
+
+        Raises
+        ------
+        CasebackError
+            With what was found and what was expected; the message names the place.
+        """
+        expect_kind(document, self.kind, self.version, self.noun, self.function)
+        expected = ("model", *self.sections)
+        missing = [name for name in expected if name not in document]
+        if missing:
+            raise CasebackError(
+                f"{self.noun} without {', '.join(missing)}; expected the parts {', '.join(expected)}: pass what "
+                f"{self.function} returned"
+            )
+        check_finite(document, self.kind.rpartition(".")[2])
+        if self.lengths is not None:
+            self.lengths(document)
+
+
+def expect_kind(document: Any, kind: str, version: int, what: str, made_by: str) -> None:
+    """Refuse what is no document of a kind, and one of another version.
+
+    Parameters
+    ----------
+    document
+        What is to be drawn.
+    kind, version
+        What it must say that it is.
+    what, made_by
+        How a message calls such a document, and the function that makes one.
+
+    Raises
+    ------
+    CasebackError
+        With what was found and what was expected.
+
+    Examples
+    --------
+    >>> expect_kind(["a"], "caseback.circuit", 1, "a circuit document", "circuit_document")
+    Traceback (most recent call last):
+    caseback.errors.CasebackError: not a circuit document: kind is 'list', expected 'caseback.circuit'; ...
+    """
+    found = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
+    if found != kind:
+        raise CasebackError(
+            f"not {what}: kind is {found!r}, expected {kind!r}; pass what {made_by} returned or what was saved from it"
+        )
+    if document.get("version") != version:
+        raise CasebackError(
+            f"{what} of version {document.get('version')!r}; this caseback draws version {version}: make it again with "
+            "the installed version"
+        )
+
+
+def check_finite(value: Any, place: str) -> None:
+    """Refuse what is no plain JSON data, or a number in it that is not finite, naming the place."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise CasebackError(
+                f"{place} is {value}, which is not finite: expected a finite number; "
+                "if the model ran in half precision, explain it in float32"
+            )
+    elif isinstance(value, (list, tuple)):
+        # A flat list of numbers is tested at once, since patterns of long prompts hold millions: one number
+        # that is not finite leaves no finite sum. (A sum that overflows only sends the list on.)
+        if set(map(type, value)) == {float} and math.isfinite(sum(value)):
+            return
+        for index, item in enumerate(value):
+            check_finite(item, f"{place}[{index}]")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            check_finite(item, f"{place}.{key}")
+    elif value is not None and not isinstance(value, (str, int, bool)):
+        raise CasebackError(f"{place} is a {type(value).__name__}, expected plain JSON data; convert it first")

@@ -1,0 +1,325 @@
+"""``explain``: why did the model predict this and not that? One prompt, one document, with the checks of its claims.
+
+It asks what each layer already knew (logit lens), which input tokens count (gradient x input, integrated gradients),
+which components wrote the answer (direct logit attribution) and what happens without them (ablation), all of one
+metric, the logit difference of target and foil at the prompt's end. The document is plain data: the report, the
+terminal and JSON show the same numbers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
+from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
+from caseback.jobs.budget import limit
+from caseback.localize.components.ablation import ablate
+from caseback.localize.components.logit_attribution import logit_attribution
+from caseback.localize.inputs.gradients.gradients import gradient_x_input
+from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
+from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.masked_prompts import special_tokens
+from caseback.model.running.metrics import Metric, logit_diff
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import Tokens
+from caseback.reports.comparison import comparison
+from caseback.reports.explain_checks import Found, checks, rank_correlation
+from caseback.reports.explain_document import EXPLANATION
+from caseback.reports.explain_patching import patching
+from caseback.reports.model_facts import model_facts
+
+ENTRY = {"zero": "3.2.10", "mean": "3.2.9"}
+_PREDICTIONS = 10
+
+
+def explain(
+    model: Model,
+    prompt: Any,
+    *,
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    corrupt: Any = None,
+    heads: int = 6,
+    k: int = 5,
+    ablation: str = "zero",
+    over: Any = None,
+    most_ablated: int = 512,
+    baseline: Any = "mean",
+    steps: int = 50,
+    max_steps: int = 400,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Explain why a model predicts ``target`` rather than ``foil`` after a prompt.
+
+    Parameters
+    ----------
+    model
+        The model.
+    prompt
+        One prompt: text, a list of token ids, or ``Tokens``.
+    target, foil
+        The token explained and the one it is contrasted with, text or id; the first and the second of the model's
+        own predictions where not given (the first that is not the target).
+    corrupt
+        A counterfactual of the prompt, token-aligned. With it the explanation also says where the clean prompt's
+        activations bring its answer back.
+    heads
+        How many heads to show with their attention patterns: those of the largest attribution and effect.
+    k
+        How many tokens the lens keeps at each place.
+    ablation
+        ``"zero"`` by default: with one prompt there is nothing to average over but the prompt itself, and what
+        silencing a component does directly is its direct attribution, so claim and measurement are comparable.
+        ``"mean"`` replaces by the mean over the prompt's positions, or over the reference prompts ``over``.
+    over
+        Reference prompts for the mean ablation.
+    most_ablated
+        Where a model has more heads and MLPs than this, only so many of the largest direct attribution are ablated.
+    baseline, steps, max_steps
+        Of integrated gradients; the steps are doubled from ``steps`` up to ``max_steps`` while the completeness gap
+        is above 2 % of the logit difference (of 1, where that is smaller).
+    progress
+        Show progress bars.
+
+    Returns
+    -------
+    dict
+        The explanation document, plain JSON data; ``caseback.views.page.explanation.write_report`` and
+        ``caseback.views.text.explanation.print_explanation`` draw it.
+
+    Raises
+    ------
+    TokensError
+        For an empty prompt, several prompts, or one past the context.
+    TargetError
+        For a target or foil that is not one token, and where they are the same.
+    CasebackError
+        Where the counterfactual has the same logit difference.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> why = explain(model, "the cat and the dog", steps=10)
+    >>> why["target"] == {name: why["predictions"][0][name] for name in ("id", "text")}
+    True
+    >>> all(check["passed"] for check in why["checks"] if "sum" in check["name"])
+    True
+    """
+    if ablation not in ENTRY:
+        raise CasebackError(f"ablation {ablation!r}: one prompt can be ablated by {' or '.join(map(repr, ENTRY))}")
+    if heads < 0 or k < 1 or most_ablated < 1:
+        raise OutOfRange(f"heads={heads}, k={k}, most_ablated={most_ablated}: expected 0, 1 and 1 or more")
+    tokens = model.tokens(prompt)
+    if len(tokens) != 1:
+        raise TokensError(f"{len(tokens)} prompts given: explain takes one at a time")
+    tokens = tokens.padded_on("right") if tokens.padded else tokens
+    run = model.run(tokens)
+    final = run.logits[0, int(tokens.column(-1)[0])].detach()
+    t, f = _contrast(model, final, target, foil)
+    metric = logit_diff(t, f)
+    value = float(metric(run)[0])
+
+    lens = logit_lens(model, tokens, targets=[t, f], k=k)
+    by_gradient = gradient_x_input(model, tokens, metric)
+    with warnings.catch_warnings():
+        # the document's own check says it, with the numbers
+        warnings.filterwarnings("ignore", "integrated gradients: after .* the completeness gap", UserWarning)
+        by_path = integrated_gradients(
+            model,
+            tokens,
+            metric,
+            baseline=baseline,
+            steps=steps,
+            tolerance=0.02 * max(1.0, abs(value)),
+            max_steps=max(steps, max_steps),
+        )
+    shares = logit_attribution(model, tokens, metric).isel(batch=0)
+    effects = _effects(model, tokens, metric, shares, ablation, over, most_ablated, progress)
+    claimed = shares.sel(component=effects.component)
+    found = Found(model, tokens, metric, run, (t, f), lens, by_path, baseline, shares, effects, ablation, over)
+
+    return EXPLANATION.document(
+        model_facts(model),
+        prompt=prompt if isinstance(prompt, str) else _joined(model, tokens),
+        tokens=[{"id": i, "text": text} for i, text in zip(_ids(tokens), tokens.text[0], strict=True)],
+        position=len(tokens.text[0]) - 1,
+        target={"id": t, "text": model.token_text(t)},
+        foil={"id": f, "text": model.token_text(f)},
+        metric={"name": metric.name, "value": value},
+        predictions=_predictions(model, final),
+        lens=_lens(lens),
+        inputs={
+            "methods": [
+                {
+                    "name": "gradient_x_input",
+                    "label": "Gradient × input",
+                    "scores": by_gradient.values[0].tolist(),
+                    "entry": by_gradient.attrs["entry"],
+                },
+                {
+                    "name": "integrated_gradients",
+                    "label": "Integrated gradients",
+                    "scores": by_path.values[0].tolist(),
+                    "entry": by_path.attrs["entry"],
+                    "steps": by_path.attrs["steps"][0],
+                    "completeness_gap": by_path.attrs["completeness_gap"][0],
+                    "baseline": by_path.attrs["baseline"],
+                },
+            ],
+            "comparison": _compared(model, tokens, metric, by_gradient, by_path),
+        },
+        components=_components(model, shares),
+        heads=_heads(model, tokens, claimed, effects, heads),
+        ablations={
+            "kind": ablation,
+            "rows": [
+                {
+                    "name": str(name),
+                    "layer": int(effects["layer"][i]),
+                    "head": int(effects["head"][i]) if effects["head"][i] >= 0 else None,
+                    "attributed": float(claimed[i]),
+                    "effect": float(effects[i]),
+                }
+                for i, name in enumerate(effects.component.values)
+            ],
+            "spearman": rank_correlation(claimed.values, effects.values),
+            "entry": ENTRY[ablation],
+        },
+        patching=None if corrupt is None else patching(model, tokens, corrupt, metric, progress=progress),
+        checks=checks(found),
+        provenance=_provenance(model, by_path),
+    )
+
+
+def _contrast(model: Model, final: Tensor, target: str | int | None, foil: str | int | None) -> tuple[int, int]:
+    """The ids of target and foil, from the model's own predictions where they are not given."""
+    t = None if target is None else model.token_id(target)
+    f = None if foil is None else model.token_id(foil, "foil")
+    if t is not None and t == f:
+        raise TargetError(f"target and foil are both {model.token_text(t)!r} (id {t}): choose two tokens")
+    best = (i for i in final.topk(min(3, len(final))).indices.tolist() if i not in (t, f))
+    t = next(best) if t is None else t
+    return t, next(best) if f is None else f
+
+
+def _compared(
+    model: Model, tokens: Tokens, metric: Metric, by_gradient: xr.DataArray, by_path: xr.DataArray
+) -> dict[str, Any] | None:
+    """Agreement and faithfulness of the input methods; None where a prompt has no token that may be replaced."""
+    if bool(special_tokens(model, tokens).all()):
+        return None
+    both = xr.concat([by_gradient, by_path], "attribution", combine_attrs="drop", coords="minimal")
+    both = both.assign_coords(attribution=["gradient_x_input", "integrated_gradients"])
+    return comparison(model, tokens, metric, both, chance=4, points=6)
+
+
+def _effects(
+    model: Model,
+    tokens: Tokens,
+    metric: Metric,
+    shares: xr.DataArray,
+    ablation: str,
+    over: Any,
+    most: int,
+    progress: bool,
+) -> xr.DataArray:
+    """Effects of all heads and MLPs, or of those with the largest attribution, in the order of the computation."""
+    units = shares[np.isin(shares.kind.values, ["head", "mlp"])]
+    keep = np.sort(np.argsort(-np.abs(units.values), kind="stable")[:most])
+    names = units.component.values[keep].tolist()
+    return ablate(model, tokens, metric, components=names, kind=ablation, over=over, progress=progress).isel(batch=0)
+
+
+def _ids(tokens: Tokens) -> list[int]:
+    return tokens.ids[0].tolist()
+
+
+def _joined(model: Model, tokens: Tokens) -> str:
+    return model.tokenizer.decode(_ids(tokens)) if model.tokenizer is not None else " ".join(map(str, _ids(tokens)))
+
+
+def _predictions(model: Model, final: Tensor) -> list[dict[str, Any]]:
+    wide = final if final.dtype == torch.float64 else final.float()
+    prob = wide.softmax(-1)
+    return [
+        {"id": i, "text": model.token_text(i), "logit": float(wide[i]), "prob": float(prob[i])}
+        for i in wide.topk(min(_PREDICTIONS, len(wide))).indices.tolist()
+    ]
+
+
+def _lens(lens: xr.Dataset) -> dict[str, Any]:
+    one = lens.isel(batch=0)
+    made = {
+        "layers": one.layer.values.tolist(),
+        "k": int(one.sizes["k"]),
+        "top_text": one.top_text.values.tolist(),
+        "top_prob": one.top_prob.values.tolist(),
+        "entropy": one.entropy.values.tolist(),
+        "kl": one.kl.values.tolist(),
+        "logit_diff": (one.logit.isel(vocab=0, pos=-1) - one.logit.isel(vocab=1, pos=-1)).values.tolist(),
+    }
+    for i, name in enumerate(("target", "foil")):
+        made[f"{name}_prob"] = one.prob.isel(vocab=i).values.tolist()
+        made[f"{name}_rank"] = one["rank"].isel(vocab=i).values.tolist()
+    return made
+
+
+def _components(model: Model, shares: xr.DataArray) -> dict[str, Any]:
+    by_name = dict(zip(shares.component.values.tolist(), shares.values.tolist(), strict=True))
+    width = max(p.dims.n_heads for p in model.anatomy.layers)
+    layers = range(model.n_layers)
+    return {
+        # a layer with fewer heads than others writes nothing through those it lacks
+        "head": [[by_name.get(f"L{layer}H{h}", 0.0) for h in range(width)] for layer in layers],
+        "mlp": [by_name[f"MLP {layer}"] for layer in layers],
+        "attn_bias": [by_name.get(f"attn bias {layer}", 0.0) for layer in layers],
+        "embed": by_name["embed"],
+        "pos_embed": by_name.get("pos_embed"),
+        "bias": by_name["bias"],
+        "total": float(shares.sum()),
+        "gap": shares.attrs["gap"][0],
+        "entry": "3.2.2",
+    }
+
+
+def _heads(
+    model: Model, tokens: Tokens, claimed: xr.DataArray, effects: xr.DataArray, most: int
+) -> list[dict[str, Any]]:
+    """The heads of the largest attribution and effect, each in units of the largest, with patterns while they fit."""
+    is_head = effects.kind.values == "head"
+    dla, effect = claimed.values * is_head, effects.values * is_head
+    weight = sum(np.abs(x) / (np.abs(x).max() or 1.0) for x in (dla, effect))
+    best = [int(i) for i in np.argsort(-weight, kind="stable") if is_head[i]][:most]
+    n = len(tokens.text[0])
+    patterned = [i for i in best if model.anatomy.has(Site("pattern", int(effects["layer"][i])))]
+    entries = limit("page_pattern_entries")
+    patterned = patterned[: max(1, entries // n**2)] if n**2 <= entries else []
+    run = model.run(tokens, read=sorted({("pattern", int(effects["layer"][i])) for i in patterned}))
+    return [
+        {
+            "layer": int(effects["layer"][i]),
+            "head": int(effects["head"][i]),
+            "name": str(effects.component.values[i]),
+            "dla": float(dla[i]),
+            "ablation": float(effect[i]),
+            "pattern": _pattern(run, int(effects["layer"][i]), int(effects["head"][i])) if i in patterned else None,
+        }
+        for i in best
+    ]
+
+
+def _pattern(run: Run, layer: int, head: int) -> list[list[float]]:
+    return run["pattern", layer][0, head].double().cpu().numpy().round(5).tolist()
+
+
+def _provenance(model: Model, result: xr.DataArray) -> dict[str, str | int | float]:
+    versions = {name: value for name, value in result.attrs.items() if name.endswith("_version")}
+    return {**model.provenance(), "device": str(model.device), **versions}

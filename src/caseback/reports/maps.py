@@ -1,0 +1,144 @@
+"""A result as a map: rows, columns, one number a cell, with the spread where prompts were averaged.
+
+Every view of an intervention, in the terminal or on a page, is drawn from this, so that they show the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from caseback.errors import CasebackError
+from caseback.reports.tokens_text import visible
+
+_ALONG = ("pos", "query", "key")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A side of a map: what it is, a label an entry, and which entries name tokens."""
+
+    name: str
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class Map:
+    """Numbers by row and column; NaN where there is nothing.
+
+    Attributes
+    ----------
+    spread
+        The standard deviation over prompts; None for a single one.
+    n
+        How many prompts the numbers are means of.
+    """
+
+    rows: Axis
+    columns: Axis
+    values: np.ndarray
+    spread: np.ndarray | None
+    n: int
+
+    @property
+    def largest(self) -> float:
+        """The largest size of a number, 1 where all are 0: what shades are shares of."""
+        finite = np.abs(self.values[np.isfinite(self.values)])
+        return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+
+    def turned(self) -> Map:
+        """Rows as columns."""
+        spread = None if self.spread is None else self.spread.T
+        return Map(self.columns, self.rows, self.values.T, spread, self.n)
+
+
+def as_map(result: xr.DataArray) -> Map:
+    """A result of one to three dimensions besides ``batch`` as a map.
+
+    Parameters
+    ----------
+    result
+        Its last dimension becomes the columns and those before the rows (two of them joined, ``L3H2`` or ``3 · 2``);
+        a single one the rows. Over ``batch`` it is averaged.
+
+    Returns
+    -------
+    Map
+        With positions labelled by their tokens, where the result has them and all prompts agree.
+
+    Raises
+    ------
+    CasebackError
+        For a result of more dimensions, or of none.
+
+    Examples
+    --------
+    >>> made = as_map(xr.DataArray([[[1.0, 3.0]]], dims=["layer", "pos", "batch"], coords={"layer": [4]}))
+    >>> made.rows.labels, made.values.tolist(), made.spread.tolist()
+    (['4'], [[2.0]], [[1.0]])
+    """
+    dims = [str(dim) for dim in result.dims if dim != "batch"]
+    if not 1 <= len(dims) <= 3:
+        raise CasebackError(f"a map is of 1 to 3 dimensions besides batch, not of {dims}: select some of them first")
+    values = result.transpose(*dims, *(["batch"] if "batch" in result.dims else [])).values
+    many = "batch" in result.dims and values.shape[-1] > 1
+    there = np.isfinite(values)
+    mean, spread = values, None
+    if "batch" in result.dims:
+        count = there.sum(-1)
+        total = np.where(there, values, 0.0).sum(-1)
+        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        if many:
+            off = np.where(there, values - mean[..., None], 0.0)
+            spread = np.where(count > 0, np.sqrt((off**2).sum(-1) / np.maximum(count, 1)), np.nan)
+    axes = [Axis(dim, _labels(result, dim)) for dim in dims]
+    rows, columns = _sides(axes)
+    shape = (len(rows.labels), len(columns.labels))
+    return Map(
+        rows,
+        columns,
+        mean.reshape(shape),
+        None if spread is None else spread.reshape(shape),
+        result.sizes.get("batch", 1),
+    )
+
+
+def _sides(axes: list[Axis]) -> tuple[Axis, Axis]:
+    if len(axes) == 1:
+        return axes[0], Axis("", [""])
+    if len(axes) == 2:
+        return axes[0], axes[1]
+    first, second = axes[:2]
+    heads = (first.name, second.name) == ("layer", "head")
+    labels = [f"L{a}H{b}" if heads else f"{a} · {b}" for a in first.labels for b in second.labels]
+    return Axis(f"{first.name} · {second.name}", labels), axes[2]
+
+
+def _labels(result: xr.DataArray, dim: str) -> list[str]:
+    labels = [str(label) for label in result[dim].values.tolist()]
+    if dim not in _ALONG:
+        return labels
+    texts = [_tokens(result, name, dim) for name in ("token", "clean_token", "corrupt_token")]
+    alone, clean, corrupt = texts
+    shown = alone or clean
+    if shown is None:
+        return labels
+    made = []
+    for i, label in enumerate(labels):
+        text = visible(shown[i])
+        other = None if alone or corrupt is None else visible(corrupt[i])
+        made.append(f"{label} {text}" if other in (None, text) else f"{label} {text} | {other}")
+    return made
+
+
+def _tokens(result: xr.DataArray, name: str, dim: str) -> list[str] | None:
+    """The tokens along a dimension, where the result has them and they are the same in all prompts."""
+    if name in result.coords and result.coords[name].dims == (dim,):
+        return [str(t) for t in result.coords[name].values]
+    if name not in result.coords or set(result.coords[name].dims) != {"batch", dim}:
+        return None
+    texts: Any = result.coords[name].transpose("batch", dim).values
+    return [str(t) for t in texts[0]] if (texts == texts[0]).all() else None

@@ -1,0 +1,121 @@
+"""What a unit page shows, as plain data: each unit's numbers, its strongest examples and some from its whole range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from caseback.decode.vocabulary.activating import Activating, Example
+from caseback.errors import OutOfRange
+from caseback.model.running.model import Model
+from caseback.reports.document import DocumentKind
+from caseback.reports.model_facts import model_facts
+
+__all__ = ["UNITS", "unit_document"]
+
+UNITS = DocumentKind(
+    "caseback.units",
+    2,
+    "a document of units",
+    "unit_document",
+    sections=("site", "tokens", "rows", "threshold", "units", "provenance"),
+)
+
+QUANTILES = (0.5, 0.9, 0.99, 0.999)
+
+
+def unit_document(
+    model: Model,
+    found: Activating,
+    units: Sequence[int],
+    *,
+    top: int = 10,
+    bins: int = 4,
+    each: int = 2,
+    before: int = 12,
+    after: int = 6,
+) -> dict[str, Any]:
+    """The document of some units.
+
+    Parameters
+    ----------
+    model
+        The model.
+    found
+        What ``activating_inputs`` gave.
+    units
+        Indices of units that were collected.
+    top
+        Examples from the top of each.
+    bins, each
+        Bins of equal width over a unit's range, and examples of each; see ``Activating.ranges``.
+    before, after
+        Tokens shown on either side of an example.
+
+    Returns
+    -------
+    dict
+        JSON: ``model``, ``site``, ``tokens``, and for each of ``units`` its ``mean``, ``std``, ``frequency``,
+        ``quantiles``, ``examples`` and ``ranges``; and ``provenance``.
+
+    Raises
+    ------
+    OutOfRange
+        For no unit, or one that was not collected.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.vocabulary.activating import activating_inputs
+    >>> model = cb.load("meadow")
+    >>> found = activating_inputs(model, ["Mary went to the store."], "mlp_post", layer=0, units=[3], top=2)
+    >>> made = unit_document(model, found, [3])
+    >>> made["site"], len(made["units"][0]["examples"])
+    ('mlp_post.0', 2)
+    """
+    if not units:
+        raise OutOfRange("no unit to show: expected at least one")
+    at = {unit: found.number(unit) for unit in units}
+    mean, std, frequency = (x.tolist() for x in (found.mean(), found.std(), found.frequency()))
+    quantiles = found.quantiles(QUANTILES)
+    made = []
+    for unit, i in at.items():
+        ranges = found.ranges(model, unit, bins=bins, each=each, before=before, after=after)
+        made.append(
+            {
+                "unit": unit,
+                "mean": mean[i],
+                "std": std[i],
+                "frequency": frequency[i],
+                "quantiles": {
+                    str(q): x if math.isfinite(x) else None
+                    for q, x in zip(QUANTILES, quantiles[i].tolist(), strict=True)
+                },
+                "examples": [_example(e) for e in found.examples(model, unit, top=top, before=before, after=after)],
+                "ranges": [
+                    {"low": low, "high": high, "examples": [_example(e) for e in examples]}
+                    for low, high, examples in ranges
+                ],
+            }
+        )
+    return UNITS.document(
+        model_facts(model, "name", "n_layers", "n_heads", "d_model", "dtype"),
+        site=str(found.units.site),
+        tokens=found.n_tokens,
+        rows=found.rows.n_rows,
+        threshold=found.made["threshold"],
+        units=made,
+        provenance=model.provenance(),
+    )
+
+
+def _example(example: Example) -> dict[str, Any]:
+    return {
+        "row": example.row,
+        "pos": example.pos,
+        "value": example.value,
+        "at": example.pos - example.first,
+        "tokens": example.text,
+        "values": example.values,
+    }

@@ -1,0 +1,219 @@
+"""A lens over a prompt as a plotly figure: depth by token, the likeliest token in each cell, the rest on hover.
+
+One figure holds all modes, chosen by buttons: the likeliest token's probability, the entropy, the divergence from the
+model's prediction, and for each token that is followed its rank. Darker is always surer: a higher probability, or a
+lower rank, entropy or divergence (the scale of these in nats ends at three times the median; hovering tells all).
+Below the grid the followed tokens' ranks go from layer to layer. Heads and neurons have rows of their own.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from plotly.subplots import make_subplots
+
+from caseback.reports.lens_modes import Mode, chosen, modes_of
+from caseback.reports.lens_rows import Rows, by_unit, rows_of
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import number, percent
+
+__all__ = ["lens_grid"]
+
+_SURE = [[0.0, "#ffffff"], [0.25, "#d6e6f4"], [0.5, "#9ecae1"], [0.75, "#4a90c4"], [1.0, "#1c5f9e"]]
+_UNSURE = [[1.0 - at, colour] for at, colour in reversed(_SURE)]
+_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_LONGEST = 9
+
+
+def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0) -> go.Figure:
+    """Draw a lens over one prompt.
+
+    Parameters
+    ----------
+    found
+        What ``logit_lens``, ``read_lens``, ``read_attention_lens`` or ``patchscope`` gave, with a dimension ``pos``.
+        Heads and neurons are rows of their own, as of ``by_unit``.
+    title
+        Of the figure.
+    mode
+        What is shown first: ``"top"``, ``"rank"``, ``"entropy"``, ``"kl"`` ...; the buttons change it.
+    batch
+        Which prompt.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        For ``write_figure``.
+
+    Raises
+    ------
+    CasebackError
+        For a mode that the result does not have, and as ``modes_of``.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.vocabulary import logit_lens
+    >>> lens = logit_lens(cb.load("meadow"), "the cat and the dog", targets=" cat")
+    >>> len(lens_grid(lens, title="logit lens", mode="rank").data)
+    2
+    """
+    found = by_unit(found)
+    modes = modes_of(found, batch)
+    first = chosen(modes, mode)
+    one = found.isel(batch=batch)
+    columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
+    tokens = [visible(str(one["token"].values[i])) for i in columns]
+    rows = rows_of(found)
+    followed = "rank" in one and "vocab" in one["rank"].dims
+    height = 26 * len(rows.labels) + 40
+    figure = make_subplots(
+        rows=1 + followed,
+        cols=1,
+        row_heights=[height, 240] if followed else None,
+        vertical_spacing=150 / (height + 390) if followed else 0,
+        subplot_titles=["", f"rank {rows.each}, at position {columns[-1]} {tokens[-1]}"] if followed else None,
+    )
+    each = range(len(rows.labels))
+    shown = [[_clipped(visible(str(one["top_text"].values[r, c, 0]))) for c in columns] for r in each]
+    told = [[_hover(one, modes, rows, r, c) for c in columns] for r in each]
+    figure.add_trace(
+        go.Heatmap(
+            x=list(range(len(columns))),
+            y=list(each),
+            text=shown,
+            texttemplate="%{text}",
+            hovertext=told,
+            hovertemplate="%{hovertext}<extra></extra>",
+            xgap=1,
+            ygap=1,
+            **_look(first, columns, height),
+        ),
+        row=1,
+        col=1,
+    )
+    side = {"showline": False, "ticks": "", "tickmode": "array"}
+    labels = [f"{i} {html.escape(token)}" for i, token in zip(columns, tokens, strict=True)]
+    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=labels, tickangle=-60, row=1, col=1, **side)
+    figure.update_yaxes(
+        tickvals=list(each),
+        ticktext=rows.labels,
+        title=rows.axis,
+        autorange=True,
+        row=1,
+        col=1,
+        **side,
+    )
+    if followed:
+        _trajectories(figure, one, columns[-1], rows)
+    figure.update_layout(
+        title={"text": html.escape(title), "x": 0.02, "y": 0.985, "yanchor": "top", "font": {"size": 16}},
+        template="simple_white",
+        plot_bgcolor="#f3f4f6",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        height=height + (390 if followed else 0) + 210,
+        width=min(1800, max(720, 74 * len(columns) + 260)),
+        margin={"l": 90, "r": 60, "t": 130, "b": 110},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.12, "x": 0},
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "right",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1 + 20 / (height + (390 if followed else 0)),
+                "yanchor": "bottom",
+                "active": modes.index(first),
+                "buttons": [
+                    {"label": m.name, "method": "restyle", "args": [_restyled(_look(m, columns, height)), [0]]}
+                    for m in modes
+                ],
+            }
+        ],
+    )
+    return figure
+
+
+def _look(mode: Mode, columns: list[int], height: int) -> dict[str, Any]:
+    """The colours of a mode, as a heatmap's arguments."""
+    values = mode.drawn[:, columns]
+    finite = values[np.isfinite(values)]
+    most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    title = mode.title
+    if mode.name != "top" and not mode.ranks and (positive := finite[finite > 0]).size:
+        # the embedding may be so far off that everything else would look alike
+        cut = 3 * float(np.median(positive))
+        title, most = (f"{title}, cut at {number(cut)}", cut) if cut < most else (title, most)
+    bar: dict[str, Any] = {"title": {"text": html.escape(title), "side": "right"}, "thickness": 14}
+    bar |= {"len": max(height, 190), "lenmode": "pixels", "y": 1, "yanchor": "top"}
+    marks: list[float] | None = None
+    if mode.ranks:
+        marks = [float(i) for i in range(int(most) + 1)]
+    bar |= {"tickvals": marks, "ticktext": None if marks is None else [f"{10 ** int(m):,}" for m in marks]}
+    return {
+        "z": [[float(v) if np.isfinite(v) else None for v in row] for row in values],
+        "zmin": 0,
+        "zmax": 1.0 if mode.name == "top" else most,
+        "colorscale": _SURE if mode.name == "top" else _UNSURE,
+        "colorbar": bar,
+    }
+
+
+def _restyled(look: dict[str, Any]) -> dict[str, Any]:
+    """The same for plotly's restyle, which takes a list with an entry a trace."""
+    return {key: [value] for key, value in look.items()}
+
+
+def _trajectories(figure: go.Figure, one: xr.Dataset, column: int, rows: Rows) -> None:
+    texts = [visible(str(text)) for text in np.atleast_1d(one["vocab_text"].values)]
+    for i, text in enumerate(texts):
+        ranks = one["rank"].isel(vocab=i, pos=column).values
+        figure.add_trace(
+            go.Scatter(
+                x=list(range(len(rows.labels))),
+                y=ranks.tolist(),
+                name=html.escape(text),
+                mode="lines+markers",
+                line={"color": _LINES[i % len(_LINES)]},
+                hovertext=[
+                    f"{html.escape(text)} {rows.before}{row}: rank {r}"
+                    for row, r in zip(rows.labels, ranks, strict=True)
+                ],
+                hovertemplate="%{hovertext}<extra></extra>",
+                showlegend=True,
+            ),
+            row=2,
+            col=1,
+        )
+    at = list(range(len(rows.labels)))
+    figure.update_xaxes(title=rows.axis, tickmode="array", tickvals=at, ticktext=rows.labels, row=2, col=1)
+    # the likeliest token on top
+    most = np.log10(max(2, int(one["rank"].isel(pos=column).max())))
+    marks = [10**i for i in range(int(np.ceil(most)) + 1)]
+    figure.update_yaxes(
+        title="rank", type="log", range=[most * 1.05, -0.1 * most], tickvals=marks, row=2, col=1, gridcolor="#e5e7eb"
+    )
+
+
+def _hover(one: xr.Dataset, modes: list[Mode], rows: Rows, row: int, column: int) -> str:
+    if not np.isfinite(one["entropy"].values[row, column]):
+        return "nothing is read here"
+    place = f"{rows.before}{html.escape(rows.labels[row])}"
+    lines = [f"{place}, position {column} {html.escape(visible(str(one['token'].values[column])))}"]
+    for text, p in zip(one["top_text"].values[row, column], one["top_prob"].values[row, column], strict=True):
+        lines.append(f"<b>{html.escape(visible(str(text)))}</b> {percent(float(p))}")
+    for mode in modes[1:]:
+        value = float(mode.values[row, column])
+        if np.isfinite(value):
+            lines.append(f"{html.escape(mode.title)}: {int(value) if mode.ranks else number(value)}")
+    if "said" in one:
+        lines.append(f"said: {html.escape(visible(str(one['said'].values[row, column])))}")
+    return "<br>".join(lines)
+
+
+def _clipped(text: str) -> str:
+    return html.escape(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")

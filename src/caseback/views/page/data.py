@@ -1,0 +1,64 @@
+"""Documents as a page's script reads them: smaller, and with the text of tokens already made visible.
+
+None of it loses anything that a page shows: token texts get their visible form beside them, so that scripts have no
+second copy of those rules; an attention pattern of n² numbers becomes 16-bit integers, round(65535 · attention),
+gzipped, in base64; floats keep six significant digits.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from caseback.reports.tokens_text import visible
+
+__all__ = ["embedded_json", "packed", "rounded", "with_visible"]
+
+_DIGITS = 6
+_PATTERN_SCALE = 65535
+
+
+def embedded_json(data: Any) -> str:
+    r"""JSON that can stand inside a script element of any page.
+
+    ASCII only, with ``<``, ``>`` and ``&`` as escapes, so that no text in it can end the element, open a
+    comment or be read as an entity; ``JSON.parse`` gives the same data back.
+
+    Examples
+    --------
+    >>> embedded_json({"text": "</script>"})
+    '{"text":"\\u003c/script\\u003e"}'
+    """
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def with_visible(token: Mapping[str, Any]) -> dict[str, Any]:
+    """A token with the text by which a reader can see it."""
+    return {**token, "visible": visible(token["text"])}
+
+
+def packed(pattern: Any) -> dict[str, Any] | None:
+    """An attention pattern as 16-bit integers, gzipped, in base64; None stays None."""
+    if pattern is None:
+        return None
+    values = np.rint(np.clip(np.asarray(pattern, dtype=np.float64), 0, 1) * _PATTERN_SCALE).astype("<u2")
+    # No time stamp: the same explanation gives the same page, byte for byte.
+    data = gzip.compress(values.tobytes(), compresslevel=6, mtime=0)
+    return {"n": values.shape[0], "scale": _PATTERN_SCALE, "data": base64.b64encode(data).decode("ascii")}
+
+
+def rounded(value: Any) -> Any:
+    """Plain data whose floats keep six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return value

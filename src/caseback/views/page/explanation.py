@@ -1,0 +1,125 @@
+"""One explanation as a page: the question, the lens, inputs, components, attention, patching and the checks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from caseback.reports.explain_document import EXPLANATION
+from caseback.reports.tokens_text import visible
+from caseback.views.page.data import packed, rounded, with_visible
+from caseback.views.page.explanation_tables import static_tables
+from caseback.views.page.page import Page
+
+__all__ = ["page_data", "report_html", "write_report"]
+
+
+def report_html(explanation: Mapping[str, Any]) -> str:
+    """The explanation as one self-contained HTML page.
+
+    Parameters
+    ----------
+    explanation
+        An explanation document: what ``caseback.reports.explain.explain`` returns, or the same read from JSON.
+
+    Returns
+    -------
+    str
+        The page. Without JavaScript it still shows the main numbers as tables.
+
+    Raises
+    ------
+    CasebackError
+        Where the document is not one, or not one that can be drawn truthfully; the message names the place.
+
+    Examples
+    --------
+    ::
+
+        page = report_html(explain(model, "The Eiffel Tower is in", target=" Paris", foil=" Rome"))
+    """
+    return PAGE.html(explanation)
+
+
+def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write the page to a file, whole or not at all.
+
+    Parameters
+    ----------
+    explanation
+        An explanation document.
+    path
+        Where the page goes; its folder must exist. A page that is there already is replaced.
+
+    Returns
+    -------
+    Path
+        The path written.
+
+    Raises
+    ------
+    CasebackError
+        Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
+
+    Examples
+    --------
+    ::
+
+        write_report(explanation, "report.html")
+    """
+    return PAGE.write(explanation, path)
+
+
+def page_data(explanation: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as the page's script reads it; the explanation itself is left as it was.
+
+    The lens's repeated texts become indices into one list.
+
+    Parameters
+    ----------
+    explanation
+        A checked explanation document (``explain_document.check_explanation``).
+
+    Returns
+    -------
+    dict
+        The same keys, with ``visible`` beside every token's ``text``, ``lens.texts`` (distinct visible texts)
+        and ``lens.top`` (layers, tokens, k indices into them) instead of ``lens.top_text``, and each head's
+        ``pattern`` as ``{"n": int, "scale": 65535, "data": base64 of gzip of little-endian uint16}`` or None.
+
+    Examples
+    --------
+    ::
+
+        page_data(explanation)["target"]    # {'id': 5335, 'text': ' Mary', 'visible': '␣Mary'}
+    """
+    texts: dict[str, int] = {}
+    lens = {key: value for key, value in explanation["lens"].items() if key != "top_text"}
+    lens["top"] = [
+        [[texts.setdefault(visible(text), len(texts)) for text in cell] for cell in row]
+        for row in explanation["lens"]["top_text"]
+    ]
+    lens["texts"] = list(texts)
+    page = dict(explanation)
+    page["tokens"] = [with_visible(token) for token in explanation["tokens"]]
+    page["target"] = with_visible(explanation["target"])
+    page["foil"] = with_visible(explanation["foil"])
+    page["predictions"] = [with_visible(token) for token in explanation["predictions"]]
+    page["lens"] = lens
+    if page["patching"] is not None:
+        page["patching"] = {
+            **page["patching"],
+            "corrupt": [with_visible(token) for token in page["patching"]["corrupt"]],
+        }
+    page["heads"] = [{**head, "pattern": packed(head.get("pattern"))} for head in explanation["heads"]]
+    return rounded(page)
+
+
+def _title(explanation: Mapping[str, Any]) -> str:
+    target, foil = (visible(explanation[key]["text"]) for key in ("target", "foil"))
+    return f"Why {target} and not {foil}? · {visible(explanation['model']['name'])}"
+
+
+PAGE = Page(EXPLANATION, _title, static_tables, script="explanation", data=page_data)

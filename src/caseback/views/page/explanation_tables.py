@@ -1,0 +1,108 @@
+"""The main numbers of an explanation as plain HTML tables, for readers and programs without JavaScript."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from caseback.reports.components_table import ranked_components
+from caseback.reports.strongest_places import strongest_places
+from caseback.reports.tokens_text import visible
+from caseback.views.page.tables import table
+
+__all__ = ["static_tables"]
+
+_LARGEST = 24
+
+
+def static_tables(explanation: Mapping[str, Any]) -> str:
+    """Tables of the predictions, lens, inputs, components and checks of a checked explanation document.
+
+    Returns
+    -------
+    str
+        HTML in which every text of the document is escaped and made visible.
+    """
+    target, foil = (visible(explanation[key]["text"]) for key in ("target", "foil"))
+    position, lens = explanation["position"], explanation["lens"]
+    metric = explanation["metric"]["value"]
+    parts = [
+        f"<h1>Why {html.escape(target)} and not {html.escape(foil)}?</h1>",
+        f"<p>{html.escape(visible(explanation['model']['name']))}: logit difference {metric:+.4f}. "
+        "The figures of this page need JavaScript; these are its main numbers.</p>",
+        f"<pre dir='auto'>{html.escape(_lines(explanation['prompt']))}</pre>",
+        table(
+            "Next token",
+            ("token", "probability", "logit"),
+            (
+                (visible(token["text"]), f"{token['prob']:.4f}", f"{token['logit']:.3f}")
+                for token in explanation["predictions"]
+            ),
+        ),
+        table(
+            f"What each layer already knew, at position {position}",
+            ("after", "top token", "p", f"p({target})", "rank", f"p({foil})", "rank", "logit difference"),
+            (
+                (
+                    layer,
+                    visible(lens["top_text"][row][position][0]),
+                    f"{lens['top_prob'][row][position][0]:.4f}",
+                    f"{lens['target_prob'][row][position]:.4f}",
+                    str(lens["target_rank"][row][position]),
+                    f"{lens['foil_prob'][row][position]:.4f}",
+                    str(lens["foil_rank"][row][position]),
+                    f"{lens['logit_diff'][row]:+.3f}",
+                )
+                for row, layer in enumerate(lens["layers"])
+            ),
+        ),
+        _inputs(explanation),
+        _components(explanation),
+        *([_patching(explanation)] if explanation["patching"] else []),
+        _checks(explanation),
+    ]
+    return "\n".join(parts)
+
+
+def _inputs(explanation: Mapping[str, Any]) -> str:
+    methods = explanation["inputs"]["methods"]
+    rows = (
+        (str(index), visible(token["text"]), *(f"{method['scores'][index]:+.4f}" for method in methods))
+        for index, token in enumerate(explanation["tokens"])
+    )
+    return table("Which inputs", ("position", "token", *(method["label"] for method in methods)), rows)
+
+
+def _components(explanation: Mapping[str, Any]) -> str:
+    effects = {row["name"]: row["effect"] for row in explanation["ablations"]["rows"]}
+    rows = (
+        (name, f"{value:+.4f}", f"{effects[name]:+.4f}" if name in effects else "not measured")
+        for name, value in ranked_components(explanation["components"])[:_LARGEST]
+    )
+    kind = explanation["ablations"]["kind"]
+    return table("Which components", ("component", "direct attribution", f"{kind}-ablation effect"), rows)
+
+
+def _patching(explanation: Mapping[str, Any]) -> str:
+    rows = (
+        (what, where, f"{value:+.3f}") for what, where, value in strongest_places(explanation["patching"], _LARGEST)
+    )
+    return table("Where the answer comes back", ("patched", "at", "recovered"), rows)
+
+
+def _checks(explanation: Mapping[str, Any]) -> str:
+    rows = (
+        (check["name"], "yes" if check["passed"] else "NO", *_value_and_limit(check), check["detail"])
+        for check in explanation["checks"]
+    )
+    return table("Checks", ("check", "held", "value", "limit", "detail"), rows)
+
+
+def _value_and_limit(check: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{check['value']:.3g}", f"{check['limit']:.3g}"
+
+
+def _lines(prompt: str) -> str:
+    """The prompt, its spaces and line breaks as they are, whatever else cannot be seen made visible."""
+    return "\n".join("" if not line else visible(line).replace("␣", " ") for line in prompt.split("\n"))

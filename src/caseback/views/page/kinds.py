@@ -1,0 +1,101 @@
+"""Which file draws which kind of document, and the one door to a page of any of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from caseback.errors import CasebackError
+from caseback.views.page.page import Page
+
+__all__ = ["PAGES", "page_html", "page_of", "write_page"]
+
+# By kind, the file beside this one whose ``PAGE`` draws it.
+PAGES = {
+    "caseback.attributions": "attributions",
+    "caseback.circuit": "circuit",
+    "caseback.explanation": "explanation",
+    "caseback.units": "unit",
+    "caseback.weights": "weights",
+}
+
+
+def page_of(document: Any) -> Page:
+    """How a document is drawn.
+
+    Raises
+    ------
+    CasebackError
+        Where no page draws documents of its kind.
+
+    Examples
+    --------
+    >>> page_of({"kind": "caseback.circuit"}).script
+    'circuit'
+    >>> page_of({"kind": "caseback.poem"})
+    Traceback (most recent call last):
+    caseback.errors.CasebackError: no page draws a 'caseback.poem': expected a document of the kind ...
+    """
+    kind = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
+    if kind not in PAGES:
+        raise CasebackError(
+            f"no page draws a {kind!r}: expected a document of the kind {' or '.join(PAGES)}, as the functions of "
+            "caseback.reports return it"
+        )
+    return import_module(f"caseback.views.page.{PAGES[kind]}").PAGE
+
+
+def page_html(document: Mapping[str, Any]) -> str:
+    """Any document as one self-contained page.
+
+    Parameters
+    ----------
+    document
+        What a function of ``caseback.reports`` returned, or the same read from JSON.
+
+    Returns
+    -------
+    str
+        The page. Without JavaScript it still shows the main numbers as tables.
+
+    Raises
+    ------
+    CasebackError
+        Where no page draws it, or it cannot be drawn truthfully; the message names the place.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.reports.circuit import circuit_document
+    >>> circuit = cb.Circuit.of("embed -> L0H1.v", "L0H1 -> logits")
+    >>> page_html(circuit_document(cb.load("meadow"), "Mary gave the ball to", circuit)).startswith("<!doctype html>")
+    True
+    """
+    return page_of(document).html(document)
+
+
+def write_page(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write any document as a page to a file, whole or not at all, and give its path.
+
+    Parameters
+    ----------
+    document
+        As for ``page_html``.
+    path
+        Where the page goes; its folder must exist. A page that is there already is replaced.
+
+    Raises
+    ------
+    CasebackError
+        Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
+
+    Examples
+    --------
+    ::
+
+        write_page(explain(model, "The Eiffel Tower is in"), "why.html")
+    """
+    return page_of(document).write(document, path)

@@ -1,0 +1,139 @@
+"""A page: one HTML file that opens offline, with its style, its script and its document in it.
+
+A page may load nothing: its content security policy names the hashes of the one style sheet and of the one script that
+it holds, and forbids everything else. Text of the document never becomes markup: the data is JSON without ``<``, and
+the script writes it as text nodes only. Without JavaScript a page still shows its main numbers as tables.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from caseback.errors import CasebackError
+from caseback.jobs.whole_file import whole_file
+from caseback.reports.document import DocumentKind
+from caseback.views.page.data import embedded_json
+
+__all__ = ["Page"]
+
+_SHELL = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="$schemes">
+<meta name="generator" content="caseback">
+<meta http-equiv="Content-Security-Policy" content="$policy">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+$body
+</body>
+</html>
+""")
+_DRAWN = Template("""<main id="page"></main>
+<noscript>
+$tables
+</noscript>
+<script type="application/json" id="document">$data</script>
+<script>$script</script>""")
+
+
+@dataclass(frozen=True)
+class Page:
+    """How documents of one kind become a page.
+
+    Attributes
+    ----------
+    document
+        The kind that it draws.
+    title
+        A document's title, as text.
+    tables
+        A document's main numbers as HTML in which every text of the document is escaped: what stands there without
+        JavaScript, and all there is on a page without a script.
+    styles
+        Style sheets of ``views/static``, in their order.
+    script
+        The script of ``views/static`` that draws the document; None for a page without one.
+    data
+        What the script reads, as plain data.
+    """
+
+    document: DocumentKind
+    title: Callable[[Mapping[str, Any]], str]
+    tables: Callable[[Mapping[str, Any]], str]
+    styles: tuple[str, ...] = ("page",)
+    script: str | None = None
+    data: Callable[[Mapping[str, Any]], Any] = dict
+
+    def html(self, document: Mapping[str, Any]) -> str:
+        """The document as one self-contained page.
+
+        Raises
+        ------
+        CasebackError
+            Where it is no document of this kind, or not one that can be drawn truthfully; the message names the place.
+        """
+        self.document.check(document)
+        style = "".join(_static(f"{name}.css") for name in self.styles)
+        policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
+        body = self.tables(document)
+        if self.script is not None:
+            script = _static(f"{self.script}.js")
+            policy += f"; script-src '{_hash(script)}'"
+            body = _DRAWN.substitute(tables=body, data=embedded_json(self.data(document)), script=script)
+        return _SHELL.substitute(
+            # the kit's sheet has colours for both
+            schemes="light dark" if "page" in self.styles else "light",
+            policy=policy,
+            title=html.escape(f"{self.title(document)} · caseback"),
+            style=style,
+            body=body,
+        )
+
+    def write(self, document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+        """Write the page to a file, whole or not at all, and give its path; a file that is there is replaced.
+
+        Raises
+        ------
+        CasebackError
+            Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise CasebackError(
+                f"cannot write the page to {path}: there is no folder {path.parent}; make it first, or choose another "
+                "path"
+            )
+        if path.is_dir():
+            raise CasebackError(f"cannot write the page to {path}: it is a folder; add a file name, such as page.html")
+        text = self.html(document)
+        try:
+            with whole_file(path) as draft:
+                draft.write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            reason = error.strerror or error
+            raise CasebackError(
+                f"cannot write the page to {path}: {reason}; check the folder's permissions and free space"
+            ) from error
+        return path
+
+
+def _static(name: str) -> str:
+    return (files("caseback.views") / "static" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What a content security policy calls a script or a style sheet."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,0 +1,24 @@
+"""Plain HTML tables, for readers and programs without JavaScript."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+__all__ = ["table"]
+
+
+def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts, each escaped and written in its own direction.
+
+    Examples
+    --------
+    >>> print(table("Sizes", ["name"], [["<a>"]]).partition("<tbody>")[2])
+    <tr><td><bdi>&lt;a&gt;</bdi></td></tr></tbody></table>
+    """
+    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td><bdi>{html.escape(cell)}</bdi></td>" for cell in row) + "</tr>" for row in rows
+    )
+    caption = html.escape(caption)
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,95 @@
+"""Units as one HTML page that opens offline: numbers, strongest examples, and examples of each unit's whole range.
+
+Like the report the page may load nothing; it has no script at all. A token's background is one of eight shades a
+sign, its activation is its tooltip. Text of the corpus never becomes markup.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from caseback.reports.tokens_text import visible
+from caseback.reports.unit import UNITS
+from caseback.views.numbers_text import number, percent, signed
+from caseback.views.page.page import Page
+
+__all__ = ["unit_html", "write_units"]
+
+_SHADES = 8  # as many classes has unit.css for each sign
+
+
+def unit_html(document: Mapping[str, Any]) -> str:
+    """The units of a document as one self-contained page.
+
+    Parameters
+    ----------
+    document
+        What ``caseback.reports.unit.unit_document`` gave.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return PAGE.html(document)
+
+
+def write_units(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write the page to a file, whole or not at all.
+
+    Raises
+    ------
+    CasebackError
+        Where the folder is missing or cannot be written to.
+    """
+    return PAGE.write(document, path)
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    return f"{document['site']} · {visible(document['model']['name'])}"
+
+
+def _body(document: Mapping[str, Any]) -> str:
+    head = html.escape(
+        f"{document['tokens']} tokens in {document['rows']} rows. A token's color is the unit's activation there over "
+        "its largest of those shown (orange above 0, blue below); the outlined token is the example."
+    )
+    units = "\n".join(_unit(unit, document["threshold"]) for unit in document["units"])
+    return f"<h1>{html.escape(_title(document))} · caseback</h1><p>{head}</p>\n{units}"
+
+
+def _unit(unit: Mapping[str, Any], threshold: float) -> str:
+    shown = [*unit["examples"], *(e for part in unit["ranges"] for e in part["examples"])]
+    most = max((abs(v) for e in shown for v in e["values"]), default=0.0)
+    quantiles = {f"quantile {q}": "over" if x is None else signed(x) for q, x in unit["quantiles"].items()}
+    facts = {
+        f"above {number(threshold)}": f"{percent(unit['frequency'])} of tokens",
+        "mean": signed(unit["mean"]),
+        "sd": number(unit["std"]),
+        **quantiles,
+    }
+    told = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
+    parts = [f"<h2>Unit {unit['unit']}</h2><dl>{told}</dl><h3>Strongest</h3>"]
+    parts += [_example(e, most) for e in unit["examples"]]
+    for part in reversed(unit["ranges"]):
+        if part["examples"]:
+            parts.append(f"<h3>{html.escape(signed(part['low']))} to {html.escape(signed(part['high']))}</h3>")
+            parts += [_example(e, most) for e in part["examples"]]
+    return f"<section>{''.join(parts)}</section>"
+
+
+def _example(example: Mapping[str, Any], most: float) -> str:
+    tokens = []
+    for i, (text, value) in enumerate(zip(example["tokens"], example["values"], strict=True)):
+        shade = round(_SHADES * abs(value) / most) if most else 0
+        classes = [*([f"{'p' if value > 0 else 'n'}{shade}"] if shade else []), *(["at"] if i == example["at"] else [])]
+        named = f" class='{' '.join(classes)}'" if classes else ""
+        tokens.append(f"<i{named} title='{html.escape(signed(value))}'>{html.escape(visible(text))}</i><wbr>")
+    return f"<p class='x' dir='auto'><b>{html.escape(signed(example['value']))}</b>{''.join(tokens)}</p>"
+
+
+PAGE = Page(UNITS, _title, _body, ("unit",))

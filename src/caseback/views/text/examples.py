@@ -1,0 +1,71 @@
+"""Training examples with their scores in a terminal: a table, the strongest first."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import signed
+from caseback.views.text.bars import ASCII, UNICODE, Glyphs, signed_bar
+
+__all__ = ["examples_text", "print_examples"]
+
+_HALF, _STYLES = 6, ("red", "green")
+
+
+def print_examples(top: xr.Dataset, title: str, console: Console | None = None) -> None:
+    """Print the strongest examples of each query under a title.
+
+    Parameters
+    ----------
+    top
+        As ``caseback.localize.inputs.top_examples`` gives it.
+    title
+        What the scores are.
+    console
+        Where to print; by default a new ``rich`` console on standard output, which obeys ``NO_COLOR``.
+    """
+    console = console or Console()
+    glyphs = ASCII if console.options.ascii_only else UNICODE
+    for row in range(top.sizes["query"]):
+        text = f"{title}: {_shown(str(top.query_text.values[row]))}"
+        console.print(Text(glyphs.text(text), style="bold"), soft_wrap=True)
+        console.print(examples_text(top.isel(query=row), glyphs=glyphs), highlight=False, markup=False, emoji=False)
+
+
+def examples_text(top: xr.Dataset, *, glyphs: Glyphs = UNICODE) -> Table:
+    """One query's examples as a rich table: score, bar, line of the corpus, text.
+
+    Examples
+    --------
+    >>> coords = {"line": ("rank", [3]), "piece": ("rank", [0]), "text": ("rank", ["the cat"])}
+    >>> made = examples_text(xr.Dataset({"score": ("rank", [2.0])}, coords=coords))
+    >>> [column._cells[0].plain for column in made.columns]
+    ['+2.00', '      │██████', '4', 'the cat']
+    """
+    table = Table(box=None, padding=(0, 1), pad_edge=True, header_style="dim", show_edge=False)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("line", justify="right", no_wrap=True)
+    table.add_column("text", overflow="fold")
+    largest = float(np.abs(top.score.values).max()) or 1.0
+    for score, line, piece, text in zip(
+        top.score.values, top.line.values, top.piece.values, top.text.values, strict=True
+    ):
+        place = f"{line + 1}" if not piece else f"{line + 1}, part {piece + 1}"
+        table.add_row(
+            Text(glyphs.text(signed(float(score)))),
+            signed_bar(float(score) / largest, _HALF, glyphs, _STYLES),
+            Text(glyphs.text(place)),
+            Text(glyphs.text(_shown(str(text)))),
+        )
+    return table
+
+
+def _shown(text: str) -> str:
+    """Text with its spaces as they are, and all else that cannot be seen as a mark."""
+    return visible(text).replace("␣", " ")

@@ -1,0 +1,71 @@
+"""Units in the terminal: their strongest tokens in context, coloured by activation, the token itself in brackets.
+
+Spaces and line breaks are visible. What colour says is also said without it: the brackets and the number in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import number, percent, signed
+from caseback.views.text.bars import ASCII, UNICODE, Glyphs
+
+__all__ = ["print_units"]
+
+_STYLES = ("#4f8fd6", "#c8741f")
+_FAINT = 0.3  # of the unit's largest: below it a token keeps the text's colour
+
+
+def print_units(document: Mapping[str, Any], console: Console | None = None, *, ranges: bool = False) -> None:
+    """Print the units of a document.
+
+    Parameters
+    ----------
+    document
+        What ``unit_document`` gave.
+    console
+        Where to print; by default a new ``rich`` console, which obeys ``NO_COLOR``.
+    ranges
+        Print examples of each unit's whole range too.
+
+    Examples
+    --------
+    ::
+
+        print_units(unit_document(model, found, [3]))
+    """
+    console = console or Console()
+    glyphs = ASCII if console.options.ascii_only else UNICODE
+
+    def line(text: Text) -> None:
+        console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    model = visible(document["model"]["name"])
+    line(Text(glyphs.text(f"{document['site']} of {model}: {document['tokens']} tokens"), "bold"))
+    for unit in document["units"]:
+        most = max((abs(v) for e in unit["examples"] for v in e["values"]), default=0.0)
+        fires = f"fires at {percent(unit['frequency'])} of tokens (above {number(document['threshold'])})"
+        said = f"mean {signed(unit['mean'])}, sd {number(unit['std'])}"
+        line(Text(""))
+        line(Text(glyphs.text(f"unit {unit['unit']}  {fires}, {said}"), style="bold"))
+        for example in unit["examples"]:
+            line(_example(example, most, glyphs))
+        for part in unit["ranges"] if ranges else ():
+            line(Text(glyphs.text(f"  {signed(part['low'])} to {signed(part['high'])}"), style="dim"))
+            for example in part["examples"]:
+                line(_example(example, most, glyphs))
+
+
+def _example(example: Mapping[str, Any], most: float, glyphs: Glyphs) -> Text:
+    made = Text(glyphs.text(f"{signed(example['value']):>9}  "))
+    for i, (token, value) in enumerate(zip(example["tokens"], example["values"], strict=True)):
+        strong = most > 0 and abs(value) >= _FAINT * most
+        style = _STYLES[value > 0] if strong else ""
+        text = glyphs.text(visible(token))
+        made.append(f"[{text}]" if i == example["at"] else text, style=f"bold {style}" if i == example["at"] else style)
+    return made

@@ -1,0 +1,69 @@
+"""Weights as words on a terminal: units with the tokens at both ends, pairs of tokens, singular vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import xarray as xr
+from rich.table import Table
+from rich.text import Text
+
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import number, signed
+
+
+def units_table(title: str, rows: Sequence[tuple[str, xr.Dataset]]) -> Table:
+    """One row a unit: its name, and the tokens of a result with dimension ``k`` alone at both ends."""
+    table = _table(title, "", "largest", "smallest")
+    for name, words in rows:
+        table.add_row(Text(name), *(_tokens(words, end, values=True) for end in ("top", "bottom")))
+    return table
+
+
+def pairs_table(title: str, pairs: xr.Dataset) -> Table:
+    """The pairs of tokens at both ends of a circuit, side by side."""
+    table = _table(title, "largest", "from", "to", "smallest", "from", "to")
+    for i in range(pairs.sizes["k"]):
+        cells = []
+        for end in ("top", "bottom"):
+            cells.append(Text(signed(float(pairs[f"{end}_value"][i])), style="bold"))
+            cells += [Text(visible(str(pairs[f"{end}_{side}_text"][i].item()))) for side in ("from", "to")]
+        table.add_row(*cells)
+    return table
+
+
+def singular_table(title: str, words: xr.Dataset) -> Table:
+    """One row a singular vector: its value, its share, and the tokens or units of its two sides."""
+    table = _table(title, "", "value", "share", "reads, or asks", "writes, or is asked for")
+    for i in range(words.sizes["rank"]):
+        here = words.isel(rank=i)
+        cells = [number(float(here["value"])), f"{100 * float(here['share']):.1f}%"]
+        table.add_row(Text(str(i)), *map(Text, cells), *(_side(here, side) for side in ("left", "right")))
+    return table
+
+
+def _side(words: xr.Dataset, side: str) -> Text:
+    made = Text()
+    for end, mark in (("top", "+ "), ("bottom", "\n- ")):
+        made.append(mark, style="dim").append(_tokens(words, f"{side}_{end}", values=False))
+    return made
+
+
+def _tokens(words: xr.Dataset, end: str, *, values: bool) -> Text:
+    """Tokens, or numbers of units, after one another."""
+    worded = f"{end}_text" in words
+    said = words[f"{end}_text"] if worded else words[f"{end}_unit"]
+    made = Text()
+    for i, one in enumerate(said.values.tolist()):
+        made.append("  " if i else "").append(visible(one) if worded else f"#{one}")
+        if values:
+            made.append(f" {signed(float(words[f'{end}_value'][i]))}", style="dim")
+    return made
+
+
+def _table(title: str, *columns: str) -> Any:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
