@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help explain test lint format bench clean
+.PHONY: help explain test lint format pages bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,11 +34,18 @@ format: $(VENV)/.dev ## rewrite the files as `make lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+pages: frontend/node_modules ## the pages' scripts and styles, from frontend/ (needs npm)
+	cd frontend && npm run build
+
 bench: $(VENV)/.peers ## caseback against its peers, in one run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean: ## remove the venv and what the tools left behind
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+frontend/node_modules: frontend/package-lock.json
+	cd frontend && npm ci
+	@touch $@
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "caseback needs Python 3.11 or newer, and this is %d.%d. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'

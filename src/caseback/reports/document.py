@@ -64,9 +64,9 @@ class DocumentKind:
         CasebackError
             As ``check``.
         """
-        made = {"kind": self.kind, "version": self.version, "model": dict(model), **sections}
-        self.check(made)
-        return made
+        document = {"kind": self.kind, "version": self.version, "model": dict(model), **sections}
+        self.check(document)
+        return document
 
     def check(self, document: Any) -> None:
         """Refuse what cannot be drawn truthfully.

@@ -55,7 +55,7 @@ def _title(document: Mapping[str, Any]) -> str:
 
 def _body(document: Mapping[str, Any]) -> str:
     head = html.escape(
-        f"{document['tokens']} tokens in {document['rows']} rows. A token's color is the unit's activation there over "
+        f"{document['tokens']} tokens in {document['rows']} rows. A token's colour is the unit's activation there over "
         "its largest of those shown (orange above 0, blue below); the outlined token is the example."
     )
     units = "\n".join(_unit(unit, document["threshold"]) for unit in document["units"])
