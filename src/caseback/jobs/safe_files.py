@@ -22,6 +22,7 @@ from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.whole_file import whole_file
 
 DIGESTS = "digests"
+_REFUSE = "{path} cannot be read: {why}"
 _DAMAGED = "it is damaged, its digest is not that of what it holds"
 
 
@@ -44,7 +45,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 
 
 def read_tensors(
-    path: str | Path, names: Sequence[str] | None = None, *, refuse: str = "{path} cannot be read: {why}"
+    path: str | Path, names: Sequence[str] | None = None, *, refuse: str = _REFUSE, verify: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Some tensors of a safetensors file, or all, and its metadata.
 
@@ -56,6 +57,8 @@ def read_tensors(
         Which tensors; all by default.
     refuse
         The text of the refusal, with ``{path}`` and ``{why}`` in it.
+    verify
+        Compare the digests at once; without it they stay among the metadata, for ``expect_whole_tensors``.
 
     Raises
     ------
@@ -65,18 +68,36 @@ def read_tensors(
     try:
         with safe_open(path, "pt") as file:
             told = dict(file.metadata() or {})
-            own = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in (own if names is None else names)}
-        digests = json.loads(told.pop(DIGESTS, "null"))
-        if digests is not None and (
-            sorted(own) != sorted(filter(None, digests))
-            or digests[""] != fingerprint(told)
-            or any(digests[name] != fingerprint(tensor) for name, tensor in tensors.items())
-        ):
-            raise ValueError(_DAMAGED)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    except (OSError, SafetensorError, ValueError) as error:
         raise LoadError(refuse.format(path=path, why=error)) from None
+    if verify:
+        expect_whole_tensors(tensors, told, path, refuse=refuse)
+        told.pop(DIGESTS, None)
     return tensors, told
+
+
+def expect_whole_tensors(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: str | Path, *, refuse: str = _REFUSE
+) -> None:
+    """Refuse tensors and metadata that have digests, but not their own.
+
+    Raises
+    ------
+    LoadError
+        For a file that was changed after it was written.
+    """
+    if DIGESTS not in metadata:
+        return
+    told = {name: text for name, text in metadata.items() if name != DIGESTS}
+    try:
+        digests = json.loads(metadata[DIGESTS])
+        own = {"": fingerprint(told)} | {name: fingerprint(tensor) for name, tensor in tensors.items()}
+        whole = all(digests[name] == digest for name, digest in own.items())
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise LoadError(refuse.format(path=path, why=_DAMAGED))
 
 
 def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
@@ -94,12 +115,19 @@ def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
     """
     own = {key: value for key, value in data.items() if key != "digest"}
     with whole_file(path) as draft:
-        text = json.dumps({**own, "digest": _digest(own)}, indent=1, allow_nan=False)
+        text = json.dumps({**own, "digest": _digest(own)}, indent=1, ensure_ascii=False)
         draft.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, *, refuse: str = _REFUSE) -> dict[str, Any]:
     """A JSON object as it stands in a file; see ``expect_whole`` for whether it is as it was written.
+
+    Parameters
+    ----------
+    path
+        The file.
+    refuse
+        As for ``read_tensors``.
 
     Raises
     ------
@@ -109,9 +137,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{str(path)!r} cannot be read as JSON: {error}") from None
+        raise LoadError(refuse.format(path=path, why=error)) from None
     if not isinstance(data, dict):
-        raise LoadError(f"{str(path)!r} holds a {type(data).__name__}: expected a JSON object")
+        why = f"it holds a {type(data).__name__}, expected a JSON object"
+        raise LoadError(refuse.format(path=path, why=why))
     return data
 
 

@@ -21,6 +21,8 @@ from typing import Any
 
 import networkx as nx
 
+from caseback.artifacts.artifact import load_json, save_json
+from caseback.artifacts.kinds import CIRCUIT
 from caseback.errors import CasebackError
 from caseback.jobs.whole_file import whole_file
 from caseback.model.graph.names import Name, parse_name
@@ -265,7 +267,7 @@ class Circuit:
     def to_json(self) -> dict[str, Any]:
         """Plain data: nodes and edges as text, members and others that have a score."""
         return {
-            "format": "caseback circuit 1",
+            "format": CIRCUIT.format,
             "nodes": [str(node) for node in sorted(self.nodes, key=_order)],
             "edges": [str(edge) for edge in sorted(self.edges, key=_order)],
             "scores": {str(part): score for part, score in sorted(self.scores.items(), key=lambda p: _order(p[0]))},
@@ -282,8 +284,8 @@ class Circuit:
         CasebackError
             For data of another format.
         """
-        if not isinstance(data, Mapping) or data.get("format") != "caseback circuit 1":
-            raise CasebackError("this is no circuit: expected JSON whose 'format' is 'caseback circuit 1'")
+        if not isinstance(data, Mapping) or data.get("format") != CIRCUIT.format:
+            raise CasebackError(f"this is no circuit: expected JSON whose 'format' is {CIRCUIT.format!r}")
         return cls(
             frozenset(map(Edge.parse, data["edges"])),
             frozenset(map(Node.parse, data["nodes"])),
@@ -294,16 +296,18 @@ class Circuit:
 
     def save(self, path: str | Path) -> None:
         """Write JSON."""
-        _write(Path(path), json.dumps(self.to_json(), indent=1, ensure_ascii=False))
+        save_json(self.to_json(), CIRCUIT, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
-        """Read what ``save`` wrote."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CasebackError(f"cannot read a circuit from {str(path)!r}: {error}") from error
-        return cls.from_json(data)
+        """Read what ``save`` wrote.
+
+        Raises
+        ------
+        LoadError
+            For a file that holds no circuit, or a damaged one.
+        """
+        return cls.from_json(load_json(path, CIRCUIT))
 
 
 def _node(node: str | Node) -> Node:

@@ -33,6 +33,8 @@ from caseback.decode.vocabulary.patchscopes.patchscope_targets import TargetProm
 from caseback.decode.vocabulary.patchscopes.patchscope_targets import description as description
 from caseback.decode.vocabulary.patchscopes.patchscope_targets import selfie as selfie
 from caseback.decode.vocabulary.patchscopes.patchscope_targets import token_identity as token_identity
+from caseback.decode.vocabulary.patchscopes.saved_mappings import load_mapping as load_mapping
+from caseback.decode.vocabulary.patchscopes.saved_mappings import save_mapping as save_mapping
 from caseback.decode.vocabulary.weights.backward_lens import backward_lens as backward_lens
 from caseback.decode.vocabulary.weights.backward_lens import forward_shift as forward_shift
 from caseback.decode.vocabulary.weights.backward_lens import weight_gradient as weight_gradient

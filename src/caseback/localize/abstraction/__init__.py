@@ -12,4 +12,6 @@ from caseback.localize.abstraction.das_map import das_map as das_map
 from caseback.localize.abstraction.distributed import das as das
 from caseback.localize.abstraction.interchanges import Interchanges as Interchanges
 from caseback.localize.abstraction.ravel import ravel as ravel
+from caseback.localize.abstraction.saved_subspaces import load_subspace as load_subspace
+from caseback.localize.abstraction.saved_subspaces import save_subspace as save_subspace
 from caseback.localize.abstraction.training_interchange import interchange_training as interchange_training

@@ -1,0 +1,1 @@
+"""Fitted things on disk in one form: lenses, mappings, subspaces, circuits."""

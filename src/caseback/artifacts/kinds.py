@@ -1,0 +1,61 @@
+"""The kinds of fitted things, each with the version of its layout and the function that reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fitted thing.
+
+    Attributes
+    ----------
+    name
+        As files and refusals call it.
+    version
+        Of its layout: what tensors and facts there are.
+    reader, writer
+        The public functions, for people who hold a file of another kind.
+    """
+
+    name: str
+    version: int
+    reader: str
+    writer: str
+
+    @property
+    def format(self) -> str:
+        """What stands in the file: the kind and its version."""
+        return f"caseback {self.name} {self.version}"
+
+    @property
+    def with_article(self) -> str:
+        """The name with its article."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
+
+LENS = Kind("lens", 1, "load_lens", "save_lens")
+ATTENTION_LENS = Kind("attention lens", 1, "load_attention_lens", "save_lens")
+FUTURE_PROMPT = Kind("future prompt", 1, "load_future_prompt", "save_lens")
+MAPPING = Kind("mapping", 1, "load_mapping", "save_mapping")
+SUBSPACE = Kind("subspace", 1, "load_subspace", "save_subspace")
+CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
+
+KINDS = {kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, CIRCUIT)}
+
+
+def refusal(path: object, told: str, wanted: Kind) -> str:
+    """Why a file that calls itself something else is not read as this kind.
+
+    Examples
+    --------
+    >>> refusal("a", "caseback mapping 1", LENS)
+    "a holds no lens but 'caseback mapping 1': load_mapping reads it"
+    """
+    other = next((kind for kind in KINDS.values() if kind.format == told), None)
+    if other is not None:
+        return f"{path} holds no {wanted.name} but {told!r}: {other.reader} reads it"
+    if told.startswith(f"caseback {wanted.name} "):
+        return f"{path} is of the format {told!r}, and this version of caseback reads {wanted.format!r}"
+    return f"{path} holds no {wanted.name}: expected a file that {wanted.writer} wrote"
