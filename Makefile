@@ -13,16 +13,30 @@ BIN := $(VENV)/bin
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help explain test lint format pages bench clean
+.PHONY: help explain test test-marked quick lint format pages bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 explain: $(VENV)/.package ## why did MODEL continue PROMPT as it did? writes REPORT
 	$(BIN)/caseback explain "$$PROMPT" --model $(MODEL) --html $(REPORT)
 
-test: $(VENV)/.dev ## the test suite, doctests included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+REST   := slow or browser or ray
+# What quick looks at: modules and pages that differ from HEAD, new ones too; a few where none does.
+CHANGED = { git diff --name-only --diff-filter=d HEAD -- src docs; git ls-files --others --exclude-standard -- src docs; } \
+	2>/dev/null | grep -E '^src/.*[.]py$$|^docs/[^/]*[.]md$$'
+A_FEW  := src/caseback/errors.py src/caseback/lexicon.py src/caseback/model/anatomy src/caseback/model/results.py
+
+test: $(VENV)/.dev ## the test suite, doctests included, without what `make test-marked` runs
+	$(PYTEST) -n auto --dist worksteal -m "not ($(REST))"
+
+# A selection without a test is pytest's exit status 5, and no failure.
+test-marked: $(VENV)/.dev ## the tests that take long or need a browser or Ray
+	$(PYTEST) -n auto --dist worksteal -m "$(REST)" || [ $$? -eq 5 ]
+
+quick: $(VENV)/.dev ## within a minute: a few families' identities, doctests of the files that you changed
+	$(PYTEST) --families few --within 40 -m "not ($(REST))" tests/model/test_identities.py $$($(CHANGED) || echo $(A_FEW))
 
 lint: $(VENV)/.dev ## style, format, types, and which folder may import which
 	$(BIN)/ruff check .

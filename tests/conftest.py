@@ -17,6 +17,13 @@ import numpy as np
 import pytest
 import torch
 
+from tiers import (  # noqa: F401 - hooks, found here by their names
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_runtest_setup,
+    pytest_sessionstart,
+)
+
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 # One run is like the next: examples follow from the test alone, and a slow machine fails none.

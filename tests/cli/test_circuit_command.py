@@ -43,6 +43,7 @@ def test_a_circuit_is_found_judged_saved_drawn_and_compared(capsys, tmp_path):
     assert [row["ablation"] for row in told["judgement"]["faithfulness"]] == ["resample", "mean", "zero"]
 
 
+@pytest.mark.slow
 def test_methods_and_organisms_are_tabled(capsys, tmp_path):
     status, out, err = answer(capsys, "--methods")
     assert status == 0 and "eap-ig " in out and "acdc" in out and "(steps=5)" in out

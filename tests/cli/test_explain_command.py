@@ -109,6 +109,7 @@ def test_bad_input_ends_with_one_line_and_status_2(capsys, assets, small, tmp_pa
         assert err.startswith("caseback: ") and err.count("\n") == 1 and told in err, (arguments, err)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_prints_nothing_of_its_own(assets, tmp_path):
     """No progress bar of the loader, no warning, no traceback, neither where it works nor where it does not."""
     source = Path(__file__).resolve().parents[2] / "src"

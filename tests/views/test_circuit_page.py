@@ -107,6 +107,7 @@ def test_what_cannot_be_drawn_is_refused(drawn, tmp_path):
         circuit_document(model, "Mary", circuit, counterfactual="Mary and John")
 
 
+@pytest.mark.browser
 def test_the_layout_says_where_nodes_stand():
     node = shutil.which("node")
     frontend = Path(__file__).parents[2] / "frontend"

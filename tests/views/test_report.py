@@ -221,6 +221,7 @@ def test_a_folder_is_not_a_file(explanation, tmp_path):
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium or chrome on the path")
 def test_a_browser_draws_every_section(hostile, tmp_path):
     path = write_report(hostile, tmp_path / "report.html")

@@ -167,6 +167,7 @@ def test_what_cannot_be_drawn_is_refused(model, tmp_path):
     assert write_weights(document, tmp_path / "a.html").read_text(encoding="utf-8") == weights_html(document)
 
 
+@pytest.mark.browser
 def test_the_sizes_of_words():
     node = shutil.which("node")
     frontend = Path(__file__).parents[2] / "frontend"

@@ -67,6 +67,7 @@ def mean_state(model, row):
     return lambda h: mean.expand(len(h), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["wider", "narrower"])
 @pytest.mark.parametrize("before_the_end", [0, 1])
 def test_4_3_8_a_mapped_state_says_what_the_other_model_would(both, way, before_the_end):
@@ -90,6 +91,7 @@ def test_4_3_8_a_mapped_state_says_what_the_other_model_would(both, way, before_
         assert surprisal < baseline_surprisal and hit > baseline_hit, (surprisal, hit, others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["wider", "narrower"])
 def test_4_3_8_what_is_explained_holds_on_other_text_and_is_more_than_the_token(both, way):
     source, target = both[way]

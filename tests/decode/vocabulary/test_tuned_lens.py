@@ -77,6 +77,7 @@ def small(meadow):
     return fit_tuned_lens(meadow, texts(60), recipe="small", steps=25, tokens_per_step=1024, batch=32)
 
 
+@pytest.mark.slow
 def test_4_3_3_a_trained_lens_beats_the_logit_lens_at_every_depth_in_divergence_and_bias(meadow, small):
     held_out = texts(12, seed=9)
     tuned, plain = lens_quality(meadow, held_out, small), lens_quality(meadow, held_out)

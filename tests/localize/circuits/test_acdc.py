@@ -33,6 +33,7 @@ def one_by_one(model, metric, sign, threshold):
     return graph.circuit(graph.connected(mask))
 
 
+@pytest.mark.slow
 def test_3_2_24_batched_trials_find_the_circuit_of_one_edge_at_a_time():
     model = shelf.model("llama")
     with exact():
@@ -43,6 +44,7 @@ def test_3_2_24_batched_trials_find_the_circuit_of_one_edge_at_a_time():
         assert found.about["objective"] == pytest.approx(float(run_circuit(model, CLEAN, CORRUPT, kl, found).mean()))
 
 
+@pytest.mark.slow
 def test_3_2_24_a_metric_is_kept_from_falling():
     model = shelf.model("gpt2")
     with exact():

@@ -76,6 +76,7 @@ def test_a_shrunk_circuit_keeps_what_was_asked_whatever_is_tried_at_once():
         assert small == shrink(model, CLEAN, CORRUPT, METRIC, begin, at_once=1, **bounds)
 
 
+@pytest.mark.slow
 def test_3_2_24_known_circuits_are_found_exactly_where_cutting_outside_has_no_effect():
     rows = on_organisms(["previous_token", "induction", "saturated_query", "backup_head"], count=6)
     by_name = {row["name"]: row for row in rows}

@@ -76,6 +76,7 @@ def planted():
     return cb.load(hf)
 
 
+@pytest.mark.slow
 def test_3_2_27_a_planted_circuit_is_found_at_its_size():
     model = planted()
     truth = Circuit.of("embed -> L0H0.v", "L0H0 -> MLP 1", "MLP 1 -> logits")

@@ -19,10 +19,17 @@ from caseback.organisms.compiled.organism import word_tokenizer
 from exact import exact
 
 METRIC = cb.logit_diff(3, 5)
+TRIES_MANY_WORDS = {"reagent"}
 PROMPTS = [[7, 2, 9, 4, 8], [5, 6, 3]]
 
 
-@pytest.mark.parametrize("name", sorted(input_methods()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in TRIES_MANY_WORDS else ())
+        for name in sorted(input_methods())
+    ],
+)
 def test_every_registered_input_attribution_keeps_the_contract(name):
     """One score a token by each prompt's own positions, NaN where there is none, alike on either side's padding.
 

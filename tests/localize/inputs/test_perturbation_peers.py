@@ -98,6 +98,7 @@ def test_3_1_9_captum_kernel_shap_under_equal_coalitions(captum, shared):
     assert close(ours(kernel_shap, model, prompt, masks=np.array(seen)), theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_3_1_9_shap_exact_and_partition(shared):
     shap = pytest.importorskip("shap", reason="shap is not installed")
     model, prompt, embeds, forward, _ = shared

@@ -26,7 +26,8 @@ from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.units import Component, Neuron, site_of
-from caseback.model.running.edits import Edit, apply_edits
+from caseback.model.running.edit_rows import apply_edits
+from caseback.model.running.edits import Edit
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.metrics import Bound, Metric, expect_logits
 from caseback.model.running.model import Model

@@ -26,7 +26,7 @@ from caseback.errors import EditError
 from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site, kind_of
-from caseback.model.running.frames import Frame, Positions, Rows, positions
+from caseback.model.running.frames import Positions, Rows, positions
 
 if TYPE_CHECKING:
     from caseback.model.anatomy.anatomy import Anatomy
@@ -97,7 +97,7 @@ def _short(value: Any) -> str:
     return str(values)
 
 
-def _indices(index: Index, size: int, what: str, site: str) -> list[int] | None:
+def indices_in(index: Index, size: int, what: str, site: str) -> list[int] | None:
     """An address part as non-negative indices; None for all."""
     if index is None:
         return None
@@ -378,9 +378,9 @@ def _from_run(edit: Edit, source: Run, old: Tensor, where: Where) -> Tensor:
 def _select(edit: Edit, value: Tensor, where: Where) -> Tensor:
     """The addressed heads and units of whole rows (k, head, unit)."""
     if value.ndim == 3:
-        heads = _indices(edit.head, value.shape[1], "head", edit.site)
+        heads = indices_in(edit.head, value.shape[1], "head", edit.site)
         value = value if heads is None else value[:, heads]
-    units = _units(edit, where)
+    units = units_of(edit, where)
     if units is None:
         return value
     return value.gather(
@@ -388,63 +388,17 @@ def _select(edit: Edit, value: Tensor, where: Where) -> Tensor:
     )
 
 
-def _units(edit: Edit, where: Where) -> Tensor | None:
+def units_of(edit: Edit, where: Where) -> Tensor | None:
     """The addressed units of each row, (k, unit); at maps keys are shifted to padded columns."""
     if edit.unit is None:
         return None
     if edit.site not in MAPS:
-        units = _indices(edit.unit, where.width, "unit", edit.site)
+        units = indices_in(edit.unit, where.width, "unit", edit.site)
         return torch.tensor(units).expand(len(where.rows.row), -1)
     wanted = torch.tensor([edit.unit] if isinstance(edit.unit, int) else list(edit.unit))
     if bool((wanted < 0).any()):
         raise EditError(f"{edit.describe()}: keys are counted from the start of the prompt, {wanted.tolist()} given")
     return wanted + where.n_columns_before[:, None]
-
-
-def apply_edits(
-    edits: Sequence[tuple[int | None, Edit]],
-    x: Float[Tensor, "row *head unit"],
-    frame: Frame,
-    site: Site,
-    columns_before: Callable[[Rows], Tensor],
-) -> Tensor:
-    """Write edits, each with its owner, into a site's rows; returns a copy, unless it is left as it is."""
-    given = x
-    for owner, edit in edits:
-        rows = frame.rows(owner, edit.pos, grow=not edit.tied, height=len(x))
-        if rows is None:
-            continue
-        where = Where(site, rows, x.shape[-1], columns_before(rows))
-        if edit.head is None and edit.unit is None and torch.equal(rows.row, torch.arange(len(x))):
-            made = edit.new(x, where).to(x.dtype)  # all of it: nothing to pick out and to put back
-            if x.requires_grad and not made.requires_grad:
-                made = x.clone().copy_(made)  # a value without a graph must not cut off the run's
-            x = made if made is x else made.clone(memory_format=torch.contiguous_format)
-            continue
-        x = x.clone() if x is given else x
-        index, known = _index(edit, x, where)
-        old = x[index]
-        new = edit.new(old, where).to(x.dtype)
-        x[index] = new if known is None else torch.where(known, new, old)
-    return x
-
-
-def _index(edit: Edit, x: Tensor, where: Where) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """The addressed block of (row, head, unit) as an index, and at maps which of its keys exist (None: all)."""
-    at, known = where.rows.row.to(x.device), None
-    units = _units(edit, where)
-    if units is not None:
-        units = units.to(x.device)
-        if edit.site in MAPS:
-            known = (units >= 0) & (units < x.shape[-1])
-            units = units.clamp(0, x.shape[-1] - 1)
-    if x.ndim == 2:
-        return ((at,) if units is None else (at[:, None], units)), None
-    heads = _indices(edit.head, x.shape[1], "head", edit.site)
-    heads = torch.tensor(range(x.shape[1]) if heads is None else heads, device=x.device)[None, :, None]
-    last = torch.arange(x.shape[-1], device=x.device)[None] if units is None else units
-    index = (at[:, None, None], heads, last[:, None, :])
-    return index, None if known is None or bool(known.all()) else known[:, None, :]
 
 
 def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool = False) -> list[tuple[Site, Edit]]:
@@ -470,7 +424,7 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
     for site in found:
         if edit.head is not None:
             dims = anatomy.layers[site.layer or 0].dims
-            _indices(edit.head, dims.n_kv_heads if "kv_head" in kind.dims else dims.n_heads, "head", name)
+            indices_in(edit.head, dims.n_kv_heads if "kv_head" in kind.dims else dims.n_heads, "head", name)
     for b, length in enumerate([] if tokens is None else tokens.lengths.tolist()):
         positions(edit.pos, b, length, open_end=open_end)
         if name in MAPS and edit.unit is not None:

@@ -16,7 +16,8 @@ from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import mix, native, pattern_of, scores_of
-from caseback.model.running.edits import Edit, apply_edits
+from caseback.model.running.edit_rows import apply_edits
+from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Rows
 
 INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern")

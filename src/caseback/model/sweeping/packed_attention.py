@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import causal, mix, pattern_of, repeat_heads, scores_of
-from caseback.model.running.edits import apply_edits
+from caseback.model.running.edit_rows import apply_edits
 from caseback.model.running.frames import Frame
 from caseback.model.running.session import Session
 from caseback.model.sweeping.clean import Clean

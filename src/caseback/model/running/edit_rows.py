@@ -1,0 +1,63 @@
+"""Edits written into the rows of a site.
+
+An edit is data; where it stands in a tensor is known only when a pass reaches its site: the rows of its prompts and
+positions, its heads, its units. Only these are read, changed and put back, in the order in which the edits are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.edits import MAPS, Edit, Where, indices_in, units_of
+from caseback.model.running.frames import Frame, Rows
+
+
+def apply_edits(
+    edits: Sequence[tuple[int | None, Edit]],
+    x: Float[Tensor, "row *head unit"],
+    frame: Frame,
+    site: Site,
+    columns_before: Callable[[Rows], Tensor],
+) -> Tensor:
+    """Write edits, each with its owner, into a site's rows; returns a copy, unless it is left as it is."""
+    given = x
+    for owner, edit in edits:
+        rows = frame.rows(owner, edit.pos, grow=not edit.tied, height=len(x))
+        if rows is None:
+            continue
+        where = Where(site, rows, x.shape[-1], columns_before(rows))
+        if edit.head is None and edit.unit is None and torch.equal(rows.row, torch.arange(len(x))):
+            written = edit.new(x, where).to(x.dtype)  # all of it: nothing to pick out and to put back
+            if x.requires_grad and not written.requires_grad:
+                written = x.clone().copy_(written)  # a value without a graph must not cut off the run's
+            x = written if written is x else written.clone(memory_format=torch.contiguous_format)
+            continue
+        x = x.clone() if x is given else x
+        index, known = _index(edit, x, where)
+        old = x[index]
+        new = edit.new(old, where).to(x.dtype)
+        x[index] = new if known is None else torch.where(known, new, old)
+    return x
+
+
+def _index(edit: Edit, x: Tensor, where: Where) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The addressed block of (row, head, unit) as an index, and at maps which of its keys exist (None: all)."""
+    at, known = where.rows.row.to(x.device), None
+    units = units_of(edit, where)
+    if units is not None:
+        units = units.to(x.device)
+        if edit.site in MAPS:
+            known = (units >= 0) & (units < x.shape[-1])
+            units = units.clamp(0, x.shape[-1] - 1)
+    if x.ndim == 2:
+        return ((at,) if units is None else (at[:, None], units)), None
+    heads = indices_in(edit.head, x.shape[1], "head", edit.site)
+    heads = torch.tensor(range(x.shape[1]) if heads is None else heads, device=x.device)[None, :, None]
+    last = torch.arange(x.shape[-1], device=x.device)[None] if units is None else units
+    index = (at[:, None, None], heads, last[:, None, :])
+    return index, None if known is None or bool(known.all()) else known[:, None, :]
