@@ -23,7 +23,7 @@ from caseback.model.running.edits import Edit, check
 from caseback.model.running.generate import generate
 from caseback.model.running.metrics import Answer, Metric, answer_ids
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens, one_token, piece, tokenize
+from caseback.model.running.tokens import PromptsLike, Tokens, one_token, piece, tokenize
 from caseback.model.sweeping.sweep import sweep
 
 
@@ -77,7 +77,7 @@ class Model:
             f"{', under ' + self._standing() if self.anatomy.standing else ''}>"
         )
 
-    def tokens(self, prompts: Any, *, padding: str = "right", bos: bool | None = None) -> Tokens:
+    def tokens(self, prompts: PromptsLike, *, padding: str = "right", bos: bool | None = None) -> Tokens:
         """Tokenise prompts for this model.
 
         Parameters
@@ -192,7 +192,7 @@ class Model:
 
     def run(
         self,
-        tokens: Any,
+        tokens: PromptsLike,
         *,
         read: str | Sequence[Any] = (),
         edits: Edit | Sequence[Edit] = (),
@@ -236,7 +236,7 @@ class Model:
 
     def generate(
         self,
-        tokens: Any,
+        tokens: PromptsLike,
         *,
         read: str | Sequence[Any] = (),
         edits: Edit | Sequence[Edit] = (),
@@ -291,7 +291,7 @@ class Model:
 
     def sweep(
         self,
-        tokens: Any,
+        tokens: PromptsLike,
         variants: Sequence[Edit | Sequence[Edit]],
         metric: Metric,
         *,

@@ -110,6 +110,10 @@ class Tokens:
         return Tokens(self.ids[rows], self.mask[rows], [self.text[i] for i in rows])
 
 
+PromptsLike = str | Tensor | Tokens | Sequence[int] | Sequence[str | Sequence[int] | Tensor]
+"""What ``Model.tokens`` takes, and so every technique: one prompt or several, as text or ids, or ``Tokens``."""
+
+
 def _pad(rows: Sequence[Tensor], text: list[list[str]], side: str, pad_id: int) -> Tokens:
     if side not in ("left", "right"):
         raise TokensError(f"padding {side!r} is neither 'left' nor 'right'")
@@ -123,7 +127,7 @@ def _pad(rows: Sequence[Tensor], text: list[list[str]], side: str, pad_id: int) 
 
 
 def tokenize(
-    prompts: Any,
+    prompts: PromptsLike,
     tokenizer: Any,
     *,
     d_vocab: int,
@@ -153,16 +157,7 @@ def tokenize(
     """
     if isinstance(prompts, Tokens):
         return prompts
-    if isinstance(prompts, str):
-        prompts = [prompts]
-    if isinstance(prompts, Tensor):
-        prompts = [prompts] if prompts.ndim == 1 else list(prompts)
-    prompts = list(prompts)
-    if not prompts:
-        raise TokensError("no prompt given: expected text, a list of texts, or token ids")
-    if all(isinstance(p, int) for p in prompts):
-        prompts = [prompts]
-    rows = [_row(p, i, tokenizer, bos) for i, p in enumerate(prompts)]
+    rows = [_row(p, i, tokenizer, bos) for i, p in enumerate(_each(prompts))]
     for i, row in enumerate(rows):
         if len(row) == 0:
             raise TokensError(f"prompt {i} is empty: expected at least one token")
@@ -175,6 +170,16 @@ def tokenize(
     text = [[known[t] for t in row.tolist()] for row in rows]
     pad_id = getattr(tokenizer, "pad_token_id", None)
     return _pad(rows, text, padding, 0 if pad_id is None or pad_id >= d_vocab else pad_id)
+
+
+def _each(prompts: str | Tensor | Sequence[Any]) -> list[Any]:
+    """One prompt or several as a list of prompts."""
+    if isinstance(prompts, str) or (isinstance(prompts, Tensor) and prompts.ndim == 1):
+        return [prompts]
+    several = list(prompts)
+    if not several:
+        raise TokensError("no prompt given: expected text, a list of texts, or token ids")
+    return [several] if all(isinstance(p, int) for p in several) else several
 
 
 def _row(prompt: Any, index: int, tokenizer: Any, bos: bool | None) -> Tensor:
