@@ -32,8 +32,14 @@ def test_every_command_is_there():
 
 
 def test_every_technique_is_registered_under_its_entries():
-    registered = [[t.function.__name__, list(t.entry)] for t in cb.techniques()]
-    assert [pair for pair in PUBLIC["techniques"] if pair not in registered] == []
+    # more entries may join, such as a `B.n` of what came after the Primer
+    registered = [(t.function.__name__, set(t.entry)) for t in cb.techniques()]
+    lost = [
+        [name, entries]
+        for name, entries in PUBLIC["techniques"]
+        if not any(name == other and set(entries) <= now for other, now in registered)
+    ]
+    assert lost == []
 
 
 def test_every_name_of_the_views_has_a_home():

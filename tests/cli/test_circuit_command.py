@@ -64,7 +64,7 @@ def test_methods_and_organisms_are_tabled(capsys, tmp_path):
         (["ioi", "--edges", "0.0"], "a share between 0 and 1"),
         (["ioi", "--edges", "many"], "--edges 'many': expected a number"),
         (["ioi", "--method", "magic"], "no method is called 'magic'"),
-        (["ioi", "--load", "nowhere.json"], "cannot read a circuit"),
+        (["ioi", "--load", "nowhere.json"], "cannot be read as a circuit"),
         (["ioi", "--html", "no/where.html"], "there is no folder"),
     ],
 )

@@ -42,6 +42,8 @@ class Role:
         Keywords that must be given, though only by a caller who knows the role. All else has a default.
     dims
         Dimensions of the result, where they are the same for all.
+    closed
+        Whether nothing else must be given, so that anybody can call it.
     """
 
     called_with: tuple[str, ...] = ()
@@ -49,7 +51,6 @@ class Role:
     needs: frozenset[str] = frozenset()
     dims: tuple[str, ...] | None = None
     closed: bool = False
-    """Whether nothing else must be given, so that anybody can call it."""
 
 
 ROLES = {
@@ -72,7 +73,7 @@ ROLES = {
     "weights in words": Role(("model",), ("Dataset",)),
     "unit": Role(("model",)),
     "decoding": Role(("model",), ("Tokens",)),
-    "detector": Role(("model",), ("Findings",), closed=False),
+    "detector": Role(("model",), ("Findings",)),
 }
 
 
@@ -170,7 +171,7 @@ def technique(
         for number in entry:
             if not _ENTRY.fullmatch(number):
                 raise RegistryError(
-                    f"{label}: {number!r} is no entry of the Primer. Expected a section from 2 to 6 and one "
+                    f"{label}: {number!r} is not an entry of the Primer. Expected a section from 2 to 6 and one "
                     "or two numbers after it, such as '2.8' or '3.1.3', or 'B.' and a number for what came after it."
                 )
         if not citation.strip() or not cost.strip():
@@ -233,7 +234,7 @@ def with_role(role: str, within: str | None = None) -> list[Technique]:
     ['localize.inputs.gradient_norm']
     """
     if role not in ROLES:
-        raise RegistryError(f"no role is called {role!r}. {did_you_mean(role, ROLES, most=len(ROLES))}")
+        raise RegistryError(f"there is no role {role!r}. {did_you_mean(role, ROLES, most=len(ROLES))}")
     techniques(within)
     return sorted((t for t in _registered.values() if t.role == role), key=_in_order)
 
@@ -247,7 +248,7 @@ def _expect_role(function: Callable[..., Any], role: str, dims: tuple[str, ...] 
     if not role:
         return
     if role not in ROLES:
-        raise RegistryError(f"{label}: no role is called {role!r}. {did_you_mean(role, ROLES, most=len(ROLES))}")
+        raise RegistryError(f"{label}: there is no role {role!r}. {did_you_mean(role, ROLES, most=len(ROLES))}")
     kind, signature = ROLES[role], inspect.signature(function)
     parameters = list(signature.parameters.values())
     names = tuple(p.name for p in parameters[: len(kind.called_with)])

@@ -36,7 +36,10 @@ FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @technique(
-    role="judgement", entry=("3.2.21",), citation="Mueller et al. 2025, Hanna et al. 2024", cost="1 circuit run a size"
+    role="judgement",
+    entry=("3.2.21", "B.6"),
+    citation="Mueller et al. 2025, Hanna et al. 2024",
+    cost="1 circuit run a size",
 )
 def faithfulness_curve(
     model: Model,

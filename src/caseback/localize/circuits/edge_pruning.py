@@ -30,7 +30,7 @@ from caseback.model.running.model import Model
 
 @technique(
     role="circuit",
-    entry=("3.2.27",),
+    entry=("3.2.27", "B.8"),
     citation="Bhaskar et al. 2024",
     cost="3 forwards + backwards a step, thousands of steps",
 )

@@ -34,7 +34,7 @@ from caseback.model.running.model import Model
 
 @technique(
     role="judgement",
-    entry=("3.2.21",),
+    entry=("3.2.21", "B.7"),
     citation="Wang et al. 2023, Hanna et al. 2024, Miller et al. 2024, Li & Janson 2024",
     cost="1 circuit run for each circuit and ablation; optimal: steps x (forward + backward) each",
 )

@@ -30,7 +30,7 @@ REDUCE = ("abs_of_mean", "mean_of_abs", "mean")
 
 @technique(
     role="judgement",
-    entry=("3.2.21",),
+    entry=("3.2.21", "B.6"),
     citation="Conmy et al. 2023, Mueller et al. 2025",
     cost="none beyond the scores",
 )

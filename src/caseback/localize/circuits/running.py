@@ -28,7 +28,7 @@ from caseback.model.running.model import Model
 
 @technique(
     role="circuit",
-    entry=("3.2.21", "3.2.22"),
+    entry=("3.2.21", "3.2.22", "B.7"),
     citation="Wang et al. 2023, Conmy et al. 2023, Miller et al. 2024, Li and Janson 2024",
     cost="1 forward + the edges' sums, for each circuit",
 )

@@ -34,7 +34,7 @@ _STREAM = ("resid_pre", "resid_mid", "resid_post")
 
 @technique(
     role="component effect",
-    entry=("3.2.16",),
+    entry=("3.2.16", "B.9"),
     citation="Kramár et al. 2024",
     cost="3 forwards + about layers/2 + 1 backwards for all parts",
 )

@@ -34,7 +34,7 @@ Node = dict[str, int]
 
 @technique(
     role="judgement",
-    entry=("3.2.15", "3.2.16"),
+    entry=("3.2.15", "3.2.16", "B.9"),
     citation="Kramár et al. 2024",
     cost="a sweep of the parts that are verified",
 )

@@ -28,7 +28,9 @@ from caseback.model.running.tokens import Tokens
 from caseback.tasks.corpus import corpus_rows
 
 
-@technique(role="lens", entry=("4.3.1",), citation="Anthropic 2026 (jacobian-lens)", cost="prompts x d_model backwards")
+@technique(
+    role="lens", entry=("4.3.1", "B.1"), citation="Anthropic 2026 (jacobian-lens)", cost="prompts x d_model backwards"
+)
 def fit_jacobian_lens(
     model: Model,
     texts: Iterable[str],

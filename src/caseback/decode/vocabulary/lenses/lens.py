@@ -145,7 +145,7 @@ def fingerprint(model: Model) -> str:
 
 @technique(
     role="lens",
-    entry=("4.3.2", "4.3.3", "4.3.5"),
+    entry=("4.3.2", "4.3.3", "4.3.5", "B.1"),
     citation="Belrose et al. 2023, Din et al. 2023, Pal et al. 2023",
     cost="one forward + layers x positions x (d_model^2 + unembedding)",
 )
