@@ -291,7 +291,7 @@ class _Tree:
             run = execute(anatomy, tokens, read=[Site("mlp_out", node.layer)], edits=edits, logits=False)
             written = at_least_float32(run["mlp_out", node.layer].detach())
         else:
-            site = Site("z" if anatomy.family.before_o is None else "head_out", node.layer)
+            site = Site(anatomy.head_site, node.layer)
             run = execute(anatomy, tokens, read=[site], edits=edits, logits=False)
             written = heads_of(self.model, run, node.layer)[:, :, node.index]
         return written[tokens.mask.to(written.device)].unflatten(0, (len(refs), self.length))

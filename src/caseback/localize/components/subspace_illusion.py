@@ -193,7 +193,7 @@ def _reads(model: Model, where: dict[str, Any], d: int) -> Tensor:
     site, layer, head = where["site"], where["layer"], where["head"]
     if site == "mlp_post":
         return model.weights.W_out[layer]
-    if site == "z" and head is not None and model.anatomy.family.before_o is None:
+    if site == "z" and head is not None and model.anatomy.head_site == "z":
         return model.weights.W_O[layer, head]
     raise EditError(
         f"{site!r} is read by more than one matrix: say by which with reads=, ({d}, m), such as query_reads(model, "

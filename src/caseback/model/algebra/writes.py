@@ -66,7 +66,7 @@ class Branch:
 def attention_branch(anatomy: Anatomy, layer: int, z: Float[Tensor, "*lead head d_head"]) -> Branch:
     """Attention of a layer, with its post-norm (if any) frozen at what ``z`` makes of it."""
     p = anatomy.layers[layer]
-    if anatomy.family.before_o is not None:
+    if anatomy.head_site == "head_out":
         raise SiteAbsent(
             f"heads of this model ({anatomy.model_type}) do not write z W_O: {anatomy.family.before_o} stands between; "
             "read 'head_out', which holds what each writes"

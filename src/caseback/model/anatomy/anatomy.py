@@ -248,6 +248,11 @@ class Anatomy:
                 return value
         return None
 
+    @property
+    def head_site(self) -> str:
+        """Where a head is read: at ``z`` where W_O reads that, at ``head_out`` where a gate or a norm comes first."""
+        return "z" if self.family.before_o is None else "head_out"
+
     @cached_property
     def lacks(self) -> dict[str, str]:
         """Sites that this model does not have, with the reason. A site absent in some layers only is not here."""

@@ -98,7 +98,7 @@ def _inside_changes(session: Session) -> bool:
 def _inside_attention(anatomy: Anatomy, site: Site) -> bool:
     """Whether the site comes through the attention function; z does where something hides it from W_O."""
     site = site.base
-    return site.name in INSIDE_ATTENTION or (site.name == "z" and anatomy.family.before_o is not None)
+    return site.name in INSIDE_ATTENTION or (site.name == "z" and anatomy.head_site == "head_out")
 
 
 def _wire_module(session: Session, site: Site, hooks: _Hooks) -> None:
@@ -315,7 +315,7 @@ def head_writes(anatomy: Anatomy, p: LayerParts, z: Tensor, o_out: Tensor) -> Te
 def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
     z_site, head_site, out_site = (Site(n, index) for n in ("z", "head_out", "attn_out"))
     seen: dict[str, Tensor] = {}
-    hidden = session.anatomy.family.before_o is not None
+    hidden = session.anatomy.head_site == "head_out"
 
     def at_z(x: Tensor) -> Tensor:
         z = x.view(*session.lead, p.dims.n_heads, p.d_z)

@@ -73,7 +73,7 @@ class Cuts:
         alone = Apply("resid_pre", partial(self._note_input, at=0), layer=0)
         made: list[Edit] = [alone] if len(inputs) == 1 else [*inputs]
         writer, reader = len(inputs), 0
-        heads = "z" if self.model.anatomy.family.before_o is None else "head_out"
+        heads = self.model.anatomy.head_site
         for i, layer in enumerate(self.graph.layers):
             block = slice(reader, reader + layer.n_heads + 2 * layer.n_kv_heads)
             for slot, count in zip("qkv", (layer.n_heads, layer.n_kv_heads, layer.n_kv_heads), strict=True):
@@ -108,7 +108,7 @@ class Cuts:
         return x
 
     def _note_heads(self, x: Float[Tensor, "token head *unit"], layer: int, at: int) -> Tensor:
-        if self.model.anatomy.family.before_o is not None:
+        if self.model.anatomy.head_site == "head_out":
             self._note(x.transpose(0, 1), at)
             return x
         z = at_least_float32(x)

@@ -24,7 +24,7 @@ def sites_of_writes(model: Model, graph: Graph) -> list[Site]:
     """What a run must read for its writes."""
     anatomy = model.anatomy
     inputs = [Site("resid_pre", 0)] if graph.inputs == ("embed",) else [Site(name) for name in graph.inputs]
-    heads = "z" if anatomy.family.before_o is None else "head_out"
+    heads = anatomy.head_site
     blocks = [Site(name, layer) for layer in range(anatomy.n_layers) for name in (heads, "mlp_out")]
     return [*inputs, *blocks]
 
@@ -36,7 +36,7 @@ ALL: Part = (slice(None), slice(None))
 
 def heads_of(model: Model, run: Run, layer: int, part: Part = ALL) -> Float[Tensor, "batch pos head d_model"]:
     """Each head's write in a layer."""
-    if model.anatomy.family.before_o is not None:
+    if model.anatomy.head_site == "head_out":
         return at_least_float32(run["head_out", layer][part].detach())
     z = at_least_float32(run["z", layer][part].detach())
     branch = attention_branch(model.anatomy, layer, z)
@@ -101,7 +101,7 @@ def _changes(
     for name, layer in _plain_inputs(graph):
         yield at_least_float32((source[name, layer][part] - base[name, layer][part]).detach())[None]
     for layer in range(model.n_layers):
-        if frozen[layer] or model.anatomy.family.before_o is not None:
+        if frozen[layer] or model.anatomy.head_site == "head_out":
             yield (heads_of(model, source, layer, part) - heads_of(model, base, layer, part)).permute(2, 0, 1, 3)
         else:
             # what heads write is linear in z, so one product does for both runs

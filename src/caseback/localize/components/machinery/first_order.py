@@ -87,7 +87,7 @@ def reads(model: Model, sites: Sequence[Site]) -> list[Site]:
 
 
 def _stand_ins(model: Model, site: Site) -> tuple[Site, ...]:
-    if site.name != "head_out" or model.anatomy.family.before_o is not None:
+    if site.name != "head_out" or model.anatomy.head_site == "head_out":
         return (site,)
     z = Site("z", site.layer)
     post = model.anatomy.layers[site.layer or 0].attn_post_norm
@@ -100,7 +100,7 @@ def parts(model: Model, sites: Sequence[Site], base: Run, source: Run | None) ->
 
 
 def _part(model: Model, site: Site, base: Run, source: Run | None) -> Part:
-    if site.name == "head_out" and model.anatomy.family.before_o is None:
+    if site.name == "head_out" and model.anatomy.head_site == "z":
         return _head_writes(model, site, base, source)
     return difference(site, site, base, source)
 
