@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from caseback.model.running.model import Model
     from caseback.model.running.run import Run
+    from caseback.model.running.saved_edits import load_edits, save_edits
     from caseback.model.running.tokens import Tokens
 
 _HOMES = {
@@ -55,6 +56,7 @@ _HOMES = {
     "running.metrics": "Metric activation answer_log_prob function kl log_prob logit logit_diff loss prob prob_diff",
     "running.model": "Model",
     "running.run": "Run",
+    "running.saved_edits": "load_edits save_edits",
     "running.tokens": "Tokens",
 }
 _NAMES = {name: f"caseback.model.{home}" for home, names in _HOMES.items() for name in names.split()}
@@ -87,12 +89,14 @@ __all__ = [
     "function",
     "kl",
     "load",
+    "load_edits",
     "log_prob",
     "logit",
     "logit_diff",
     "loss",
     "prob",
     "prob_diff",
+    "save_edits",
     "techniques",
 ]
 

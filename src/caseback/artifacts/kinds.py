@@ -40,9 +40,10 @@ ATTENTION_LENS = Kind("attention lens", 1, "load_attention_lens", "save_lens")
 FUTURE_PROMPT = Kind("future prompt", 1, "load_future_prompt", "save_lens")
 MAPPING = Kind("mapping", 1, "load_mapping", "save_mapping")
 SUBSPACE = Kind("subspace", 1, "load_subspace", "save_subspace")
+EDITS = Kind("list of edits", 1, "load_edits", "save_edits")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
 
-KINDS = {kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, CIRCUIT)}
+KINDS = {kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, CIRCUIT)}
 
 
 def refusal(path: object, told: str, wanted: Kind) -> str:
