@@ -40,7 +40,7 @@ KINDS = ("mean", "zero", "resample", "noise", "optimal")
 
 @technique(
     role="component effect",
-    entry=("3.2.8", "3.2.9", "3.2.10", "3.2.11", "B.7"),
+    entry=("3.2.8", "3.2.9", "3.2.10", "3.2.11"),
     citation="Michel et al. 2019, Wang et al. 2023, Zhang & Nanda 2024, Li & Janson 2024",
     cost="a sweep: components x (the forward pass from there on); optimal: steps x components x forward + backward",
 )
