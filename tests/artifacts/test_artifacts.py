@@ -83,7 +83,7 @@ def test_a_mapping_comes_back_to_the_bit(tmp_path):
     save_mapping(made, tmp_path / "a")
     back = load_mapping(tmp_path / "a")
     assert torch.equal(back.weight, made.weight) and torch.equal(back.bias, made.bias)
-    assert (back.explained, back.made) == (made.explained, made.made) and made.made["target_row"] == 2
+    assert (back.explained, back.provenance) == (made.explained, made.provenance) and made.provenance["target_row"] == 2
 
 
 @pytest.mark.parametrize("search", [das, boundless_das])

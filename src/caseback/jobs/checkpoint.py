@@ -158,9 +158,9 @@ def _plain(value: Tensor) -> Tensor:
 
 def _array(archive: zipfile.ZipFile, name: str, dtype: str) -> Tensor:
     with archive.open(f"{name}.npy") as file:
-        made = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
+        array = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
     kind = getattr(torch, dtype)
-    return made if kind in _OF_NUMPY else made.view(kind).squeeze(-1)
+    return array if kind in _OF_NUMPY else array.view(kind).squeeze(-1)
 
 
 def _digest_of(path: Path) -> bytes:
@@ -183,8 +183,8 @@ def _seal(path: Path) -> None:
 def _check_seal(path: Path) -> None:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _DIGITS - len(_SEAL)))
-        seal, told = file.read(len(_SEAL)), file.read()
+        seal, digest = file.read(len(_SEAL)), file.read()
     if seal != _SEAL:
         raise ValueError("it is cut short, or was not written by this version of caseback")
-    if told != _digest_of(path):
+    if digest != _digest_of(path):
         raise ValueError("it is damaged, its digest is not that of its bytes")

@@ -179,4 +179,4 @@ def test_the_description_is_readable_by_itself(tmp_path):
     with safe_open(path, "pt") as file:
         said = file.metadata()
     assert said["format"] == "caseback attention lens 1" and said["fingerprint"] == made.fingerprint
-    assert json.loads(said["made"]) == made.made and int(said["layer"]) == 1
+    assert json.loads(said["made"]) == made.provenance and int(said["layer"]) == 1

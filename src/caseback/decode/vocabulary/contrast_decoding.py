@@ -170,9 +170,9 @@ class _Contrast(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
         log_p = at_least_float32(scores).log_softmax(-1)
         weak = self.weak(input_ids, log_p)
-        made = log_p - weak if self.beta is None else (1 + self.beta) * log_p - self.beta * weak
+        contrast = log_p - weak if self.beta is None else (1 + self.beta) * log_p - self.beta * weak
         least = log_p.max(-1, keepdim=True).values + torch.log(torch.tensor(self.alpha))
-        return made.masked_fill(log_p < least, -torch.inf).to(scores)
+        return contrast.masked_fill(log_p < least, -torch.inf).to(scores)
 
 
 def _furthest(
@@ -191,11 +191,11 @@ class _LastStates:
 
     def __init__(self, model: Model, rows: Sequence[int]):
         self.model, self.rows = model, rows
-        self.found: dict[int, Tensor] = {}
+        self.states: dict[int, Tensor] = {}
 
     @property
     def held(self) -> Float[Tensor, "layer batch d_model"]:
-        return torch.stack([self.found[row] for row in self.rows])
+        return torch.stack([self.states[row] for row in self.rows])
 
     def __enter__(self) -> _LastStates:
         layers = self.model.anatomy.layers
@@ -203,7 +203,7 @@ class _LastStates:
         for row in self.rows:
 
             def keep(_: Any, __: Any, out: Any, row: int = row) -> None:
-                self.found[row] = (out[0] if isinstance(out, tuple) else out)[:, -1].detach()
+                self.states[row] = (out[0] if isinstance(out, tuple) else out)[:, -1].detach()
 
             self.handles.append(layers[row - 1].layer.register_forward_hook(keep))
         return self

@@ -99,19 +99,19 @@ def das_map(
     variants: list[list[Any]] = []
     with progress_bar(total=len(where), show=progress, what=f"das {site}", unit="place") as bar:
         for mine, theirs in zip(here, there, strict=True):
-            kept = replace(plan, checkpoint=None if folder is None else folder / _file(mine.at))
-            rows = reached(model, searched, mine, k, kept, lr=lr)
+            own_plan = replace(plan, checkpoint=None if folder is None else folder / _file(mine.at))
+            rows = reached(model, searched, mine, k, own_plan, lr=lr)
             drawn = random_rows(k, mine.width, seed + 1).to(rows)
             variants += [theirs.edits(rows), theirs.edits(drawn), theirs.edits()]
             bar.update()
     nothing = [there[0].edits(torch.zeros(0, there[0].width))]
     scores = accuracies(model, judged, [*variants, *nothing], among=among)
-    found, control, full = scores[:-1].view(-1, 3).unbind(1)
-    made = mapped(
+    learned, control, full = scores[:-1].view(-1, 3).unbind(1)
+    accuracy_map = mapped(
         model,
         judged,
         where,
-        found,
+        learned,
         technique=das_map,
         site=site,
         rank=k,
@@ -123,9 +123,10 @@ def das_map(
         lr=lr,
         seed=seed,
     )
-    shape = made.shape
-    return made.assign_coords(
-        random=(made.dims, control.view(shape).cpu().numpy()), full=(made.dims, full.view(shape).cpu().numpy())
+    shape = accuracy_map.shape
+    return accuracy_map.assign_coords(
+        random=(accuracy_map.dims, control.view(shape).cpu().numpy()),
+        full=(accuracy_map.dims, full.view(shape).cpu().numpy()),
     )
 
 

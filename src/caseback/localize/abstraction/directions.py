@@ -62,19 +62,21 @@ def direction(
     with warnings.catch_warnings():
         # too few iterations, or clusters than points: what comes of it is scored all the same
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = np.asarray(_found(way, given, classes, seed), dtype=float).reshape(1, -1)
-    length = np.linalg.norm(found)
+        vector = np.asarray(_estimate(way, given, classes, seed), dtype=float).reshape(1, -1)
+    length = np.linalg.norm(vector)
     if not np.isfinite(length) or length <= 1e-12 * max(1.0, float(np.abs(given).max())):
         raise CasebackError(f"{way}: the activations of both classes are alike there, so no direction tells them apart")
-    return torch.from_numpy(found / length)
+    return torch.from_numpy(vector / length)
 
 
-def _found(way: str, x: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
+def _estimate(way: str, x: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
     if way == "mean difference":
         return x[classes].mean(0) - x[~classes].mean(0)
     if way == "pca":
-        found: Any = PCA(1, random_state=seed).fit(x).components_ if np.ptp(x, 0).any() else np.zeros((1, x.shape[1]))
-        return found[0]
+        components: Any = (
+            PCA(1, random_state=seed).fit(x).components_ if np.ptp(x, 0).any() else np.zeros((1, x.shape[1]))
+        )
+        return components[0]
     if way == "kmeans":
         starts: Any = 10
         return np.diff(KMeans(2, n_init=starts, random_state=seed).fit(x).cluster_centers_, axis=0)[0]

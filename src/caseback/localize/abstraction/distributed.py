@@ -143,7 +143,7 @@ def das(
 def turned(
     model: Model,
     data: Interchanges,
-    found: Sequence[Seat],
+    seated: Sequence[Seat],
     sizes: Mapping[str, int],
     plan: Plan,
     *,
@@ -153,9 +153,9 @@ def turned(
     judged_on: Any = None,
 ) -> tuple[Float[Tensor, "k width"], Curve]:
     """Turn a rotation until swaps of its rows give the targets; the rows, and how it went."""
-    at, donor = found[0].at, found[0].donors[0]
-    rotation = Rotation(sum(sizes.values()), found[0].width, seed=plan.seed, dtype=model.dtype, device=donor.device)
-    suffixes = Suffixes(model, data, found, memory=memory)
+    at, donor = seated[0].at, seated[0].donors[0]
+    rotation = Rotation(sum(sizes.values()), seated[0].width, seed=plan.seed, dtype=model.dtype, device=donor.device)
+    suffixes = Suffixes(model, data, seated, memory=memory)
 
     def loss(rows: Tensor, done: float) -> Tensor:
         pieces = dict(zip(sizes, rotation.rows.split(list(sizes.values())), strict=True))
@@ -170,7 +170,7 @@ def turned(
         job=job_of(model, data, at, "das", dict(sizes), judged_on),
         what=f"das {at}",
         # a whole rotation exchanges everything, however it is turned
-        stuck=suffixes.nowhere if len(rotation.rows) < found[0].width else None,
+        stuck=suffixes.nowhere if len(rotation.rows) < seated[0].width else None,
     )
     return rotation.rows.detach(), curve
 
@@ -230,14 +230,14 @@ def job_of(model: Model, data: Interchanges, places: Any, *options: Any) -> dict
 def swapped_accuracy(
     model: Model,
     data: Interchanges,
-    found: Sequence[Seat],
+    seated: Sequence[Seat],
     rows: Tensor,
     sizes: Mapping[str, int],
     among: Sequence[str | int] | None = None,
 ) -> float:
     """Interchange accuracy with each variable's rows of a rotation."""
     pieces = dict(zip(sizes, rows.split(list(sizes.values())), strict=True))
-    edits = [edit for seat in found for edit in seat.edits(pieces[seat.variable])]
+    edits = [edit for seat in seated for edit in seat.edits(pieces[seat.variable])]
     return float(accuracies(model, data, [edits], among=among)[0])
 
 

@@ -122,7 +122,7 @@ def completeness(
         "removed": ("variant", [parts.text(row) for row in sets]),
         "size": ("variant", sets.sum(1).numpy()),
     }
-    said = {
+    attrs = {
         "technique": completeness,
         "model": model,
         "metric": metric.name,
@@ -135,8 +135,8 @@ def completeness(
         "worst_set": parts.text(sets[most]),
     }
     named = {"circuit": of_circuit, "model": of_model, "gap": gaps}
-    made = {name: labelled(value, ["variant"], coords, **said) for name, value in named.items()}
-    return xr.Dataset(made, attrs=made["gap"].attrs)
+    variables = {name: labelled(value, ["variant"], coords, **attrs) for name, value in named.items()}
+    return xr.Dataset(variables, attrs=variables["gap"].attrs)
 
 
 def _sets(parts: Parts, circuit: Circuit, subsets: Any, count: int, seed: int) -> Bool[Tensor, "set part"]:
@@ -160,7 +160,7 @@ def _greedy(
 ) -> tuple[Bool[Tensor, "set part"], Float[Tensor, "two set batch"]]:
     """Sets that grow by the part that widens the gap most; one row a step of each search."""
     generator, n = torch.Generator().manual_seed(seed), len(parts.names)
-    kept, values = [], []
+    sets, values = [], []
     searches = count if candidates is not None and candidates < n else 1
     for _ in progress_bar(range(searches), "searches", show=progress):
         removed = torch.zeros(n, dtype=torch.bool)
@@ -169,9 +169,9 @@ def _greedy(
             drawn = torch.randperm(len(left), generator=generator)[: candidates or n].sort().values
             trials = removed.repeat(len(drawn), 1)
             trials[torch.arange(len(drawn)), left[drawn]] = True
-            found = torch.stack(parts.gaps(runs, trials))
-            best = int((found[0] - found[1]).mean(-1).abs().argmax())
+            metrics = torch.stack(parts.gaps(runs, trials))
+            best = int((metrics[0] - metrics[1]).mean(-1).abs().argmax())
             removed = trials[best]
-            kept.append(removed)
-            values.append(found[:, best])
-    return torch.stack(kept), torch.stack(values, 1)
+            sets.append(removed)
+            values.append(metrics[:, best])
+    return torch.stack(sets), torch.stack(values, 1)

@@ -124,29 +124,29 @@ def faithfulness_curve(
     if not own_shares and counts[-1] < total:
         masks, counts = torch.cat([masks, graph.exists[None]]), [*counts, total]
     shares = np.asarray(fractions if own_shares else [count / total for count in counts], dtype=np.float64)
-    kept = torch.stack([graph.connected(mask) for mask in masks]) if prune else masks
+    circuits = torch.stack([graph.connected(mask) for mask in masks]) if prune else masks
     runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
-    found, empty = runs.metrics(kept, progress=progress).numpy(), runs.empty.numpy()
-    arrays = [found, np.broadcast_to(empty, found.shape), np.broadcast_to(runs.whole.numpy(), found.shape)]
+    metrics, empty = runs.metrics(circuits, progress=progress).numpy(), runs.empty.numpy()
+    arrays = [metrics, np.broadcast_to(empty, metrics.shape), np.broadcast_to(runs.whole.numpy(), metrics.shape)]
     settings = {"resamples": resamples, "level": level, "seed": seed}
     values = recovered(*(part.mean(-1) for part in arrays))
     low, high = interval(recovered, *arrays, **settings)
-    told: dict[str, Any] = areas(shares, values)
+    summary: dict[str, Any] = areas(shares, values)
     for name in ("cpr", "cmd"):
         ends = interval(lambda *means, name=name: areas(shares, recovered(*means))[name], *arrays, **settings)
-        told[f"{name}_low"], told[f"{name}_high"] = (float(end) for end in ends)
+        summary[f"{name}_low"], summary[f"{name}_high"] = (float(end) for end in ends)
     coords = {
         "fraction": ("variant", shares),
         "edges": ("variant", np.asarray(counts)),
-        "kept": ("variant", kept.sum((1, 2)).numpy()),
+        "kept": ("variant", circuits.sum((1, 2)).numpy()),
     }
-    said = {"technique": faithfulness_curve, "model": model, "metric": metric.name, "ablation": ablation, **settings}
-    said |= {"absolute": absolute, "pruned": prune, **told}
-    said |= {"whole": float(runs.whole.mean()), "empty": float(empty.mean())}
+    attrs = {"technique": faithfulness_curve, "model": model, "metric": metric.name, "ablation": ablation, **settings}
+    attrs |= {"absolute": absolute, "pruned": prune, **summary}
+    attrs |= {"whole": float(runs.whole.mean()), "empty": float(empty.mean())}
     named = {"recovered": values, "recovered_low": low, "recovered_high": high}
-    made = {name: labelled(value, ["variant"], coords, **said) for name, value in named.items()}
-    made["values"] = labelled(found, ["variant", "batch"], coords, **said)
-    return xr.Dataset(made, attrs=made["recovered"].attrs)
+    variables = {name: labelled(value, ["variant"], coords, **attrs) for name, value in named.items()}
+    variables["values"] = labelled(metrics, ["variant", "batch"], coords, **attrs)
+    return xr.Dataset(variables, attrs=variables["recovered"].attrs)
 
 
 def areas(shares: Float[np.ndarray, " size"], values: Float[np.ndarray, "size *sample"]) -> dict[str, Any]:
@@ -160,9 +160,9 @@ def areas(shares: Float[np.ndarray, " size"], values: Float[np.ndarray, "size *s
     """
     logs = np.log(np.maximum(shares, 1e-9))
     span = logs[-1] - logs[0] or 1.0
-    told = {"cpr": _area(shares, values), "cmd": _area(shares, np.abs(1 - values))}
-    told |= {"cpr_log": _area(logs, values) / span, "cmd_log": _area(logs, np.abs(1 - values)) / span}
-    return {name: float(area) if np.ndim(area) == 0 else area for name, area in told.items()}
+    integrals = {"cpr": _area(shares, values), "cmd": _area(shares, np.abs(1 - values))}
+    integrals |= {"cpr_log": _area(logs, values) / span, "cmd_log": _area(logs, np.abs(1 - values)) / span}
+    return {name: float(area) if np.ndim(area) == 0 else area for name, area in integrals.items()}
 
 
 def _counts(total: int, fractions: Sequence[float], sizes: Sequence[int] | None) -> list[int]:

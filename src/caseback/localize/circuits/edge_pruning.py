@@ -110,7 +110,7 @@ def edge_pruning(
         raise OutOfRange(f"sparsity={sparsity}: expected a share between 0 and 1 that leaves one edge at least")
     rising = steps * 5 // 6 if warmup is None else warmup
     runs = _runs(model, graph, clean, corrupt, loss, ablation, over)
-    about = _told("edge_pruning", ablation, sparsity=sparsity, steps=steps, warmup=rising, lr=lr, seed=seed)
+    about = _provenance("edge_pruning", ablation, sparsity=sparsity, steps=steps, warmup=rising, lr=lr, seed=seed)
     gates = Gates(
         runs,
         frozenset({"edges", "nodes"} if nodes else {"edges"}),
@@ -203,7 +203,7 @@ def subnetwork_probing(
         raise OutOfRange(f"penalty={penalty}, start={start}: expected at least 0, and a probability")
     graph = Graph.of(model.anatomy, inputs)
     runs = _runs(model, graph, clean, corrupt, loss, ablation, over)
-    about = _told("subnetwork_probing", ablation, penalty=penalty, of=of, steps=steps, lr=lr, seed=seed)
+    about = _provenance("subnetwork_probing", ablation, penalty=penalty, of=of, steps=steps, lr=lr, seed=seed)
     gates = Gates(
         runs,
         frozenset({of}),
@@ -220,9 +220,9 @@ def subnetwork_probing(
     if of == "edges":
         table = torch.where(graph.exists, chances, torch.nan)
         return _circuit(model, graph, gates, table, graph.connected((table > 0.5) & graph.exists), about)
-    kept = [node for node, chance in zip(graph.writers, chances.tolist(), strict=True) if chance > 0.5]
-    made = _circuit(model, graph, gates, _edge_scores(gates), graph.connected(graph.between(kept)), about)
-    return Circuit(made.edges, scores=dict(zip(graph.writers, chances.tolist(), strict=True)), about=made.about)
+    open_nodes = [node for node, chance in zip(graph.writers, chances.tolist(), strict=True) if chance > 0.5]
+    circuit = _circuit(model, graph, gates, _edge_scores(gates), graph.connected(graph.between(open_nodes)), about)
+    return Circuit(circuit.edges, scores=dict(zip(graph.writers, chances.tolist(), strict=True)), about=circuit.about)
 
 
 def _runs(
@@ -239,7 +239,7 @@ def _runs(
     return CircuitRuns(model, graph, tokens, other, objective, ablation=ablation, over=over)
 
 
-def _told(method: str, ablation: Any, **options: Any) -> dict[str, Any]:
+def _provenance(method: str, ablation: Any, **options: Any) -> dict[str, Any]:
     """How a circuit was made."""
     kind = ablation if isinstance(ablation, str) else "constants"
     return {"method": method, "entry": "3.2.27", "ablation": kind, **options}
@@ -252,5 +252,5 @@ def _edge_scores(gates: Gates) -> Float[Tensor, "writer reader"]:
 def _circuit(model: Model, graph: Graph, gates: Gates, table: Tensor, mask: Tensor, about: dict[str, Any]) -> Circuit:
     """The circuit of a mask, with what it loses when it is cut sharply."""
     lost = float(gates.runs.metrics(mask[None]).mean())
-    said = {**about, "model": model.name, "metric": gates.runs.metric.name, "objective": lost}
-    return Circuit(graph.circuit(mask).edges, scores=scores_of(graph, table), about=said)
+    about = {**about, "model": model.name, "metric": gates.runs.metric.name, "objective": lost}
+    return Circuit(graph.circuit(mask).edges, scores=scores_of(graph, table), about=about)

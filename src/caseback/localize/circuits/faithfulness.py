@@ -118,9 +118,9 @@ def faithfulness(
     for ablation in chosen:
         runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over, **placed)
         whole = runs.whole.numpy()
-        found = runs.metrics(masks, progress=progress).numpy()
-        parts["metric"].append(found)
-        parts["empty"].append(np.broadcast_to(runs.empty.numpy(), found.shape))
+        metrics = runs.metrics(masks, progress=progress).numpy()
+        parts["metric"].append(metrics)
+        parts["empty"].append(np.broadcast_to(runs.empty.numpy(), metrics.shape))
         if with_kl:
             theirs = kl(model.run(runs.tokens))
             diverging = CircuitRuns(model, graph, clean, corrupt, theirs, ablation=ablation, over=over, **placed)
@@ -143,11 +143,11 @@ def faithfulness(
         "edges": ("variant", np.tile(masks.sum((1, 2, 3)).numpy(), len(chosen))),
         "whole": ("batch", whole),
     }
-    said = {"technique": faithfulness, "model": model, "metric": metric.name, "pruned": prune, **settings}
+    attrs = {"technique": faithfulness, "model": model, "metric": metric.name, "pruned": prune, **settings}
     only = {key: value for key, value in coords.items() if key != "whole"}
-    made = {name: labelled(measured[name], ["variant", "batch"], coords, **said) for name in ("metric", "empty")}
-    made |= {name: labelled(value, ["variant"], only, **said) for name, value in numbers.items()}
-    return xr.Dataset(made, attrs=made["metric"].attrs)
+    variables = {name: labelled(measured[name], ["variant", "batch"], coords, **attrs) for name in ("metric", "empty")}
+    variables |= {name: labelled(value, ["variant"], only, **attrs) for name, value in numbers.items()}
+    return xr.Dataset(variables, attrs=variables["metric"].attrs)
 
 
 def recovered(circuit: np.ndarray, empty: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -169,26 +169,26 @@ def on_paths(graph: Graph, masks: Bool[Tensor, "variant place writer reader"], p
     CasebackError
         For a circuit of which no edge lies on one.
     """
-    kept = torch.stack([graph.connected(mask.any(0)) for mask in masks])
-    lost = masks.any(3).any(2).any(1) & ~kept.any(2).any(1)
+    connected = torch.stack([graph.connected(mask.any(0)) for mask in masks])
+    lost = masks.any(3).any(2).any(1) & ~connected.any(2).any(1)
     if bool(lost.any()):
         at = int(lost.int().argmax())
         raise CasebackError(
             f"circuit {at} is disconnected: none of its {int(masks[at].any(0).sum())} edges lies on a path from an "
             "input to the logits; add edges, or ask for more of them"
         )
-    return kept[:, None] if prune and masks.shape[1] == 1 else masks
+    return connected[:, None] if prune and masks.shape[1] == 1 else masks
 
 
 def _conventions(measured: dict[str, np.ndarray], whole: np.ndarray) -> dict[str, tuple[Any, list[np.ndarray]]]:
     """Each convention as a function of means, and what it is of."""
     m, empty = measured["metric"], measured["empty"]
     all_of_it = np.broadcast_to(whole, m.shape)
-    found: dict[str, tuple[Any, list[np.ndarray]]] = {
+    conventions: dict[str, tuple[Any, list[np.ndarray]]] = {
         "recovered": (recovered, [m, empty, all_of_it]),
         "ratio": (lambda c, w: c / w, [m, all_of_it]),
         "difference": (lambda c, w: np.abs(w - c), [m, all_of_it]),
     }
     if "kl" in measured:
-        found["kl"] = (lambda divergence: divergence, [measured["kl"]])
-    return found
+        conventions["kl"] = (lambda divergence: divergence, [measured["kl"]])
+    return conventions

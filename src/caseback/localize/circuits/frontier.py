@@ -69,9 +69,9 @@ class Frontier:
         >>> Frontier("eap", 10, [1, 10], [0.5, 1.0], 3.0, 0.0).to_json()["recovered"]
         [0.5, 1.0]
         """
-        told = asdict(self)
-        told.pop("circuit")
-        return told
+        data = asdict(self)
+        data.pop("circuit")
+        return data
 
 
 def frontier(
@@ -118,15 +118,15 @@ def frontier(
     steps = {int(n) for n in np.geomspace(max(3, total // 200), total, 16)}
     sizes = sorted({int(share * total) for share in shares if int(share * total)} | steps)
     pairs, test = ((p.clean, p.corrupt, p.metric) for p in (finding, judging))
-    made, scored = [], Circuit()
+    frontiers, scored = [], Circuit()
     for name in rankings:
         scored = find_circuit(model, *pairs, method=name, edges=total, progress=progress)
         curve = faithfulness_curve(model, *test, scored, sizes=sizes, ablation=ablation, progress=progress)
         whole, empty = curve.attrs["whole"], curve.attrs["empty"]
-        found = Frontier(name, total, curve.edges.values.tolist(), curve.recovered.values.tolist(), whole, empty)
-        needed = found.edges_for(wanted)
+        measured = Frontier(name, total, curve.edges.values.tolist(), curve.recovered.values.tolist(), whole, empty)
+        needed = measured.edges_for(wanted)
         circuit = None if needed is None else select(graph, scored, needed)
-        made.append(Frontier(name, total, found.edges, found.recovered, whole, empty, circuit))
+        frontiers.append(Frontier(name, total, measured.edges, measured.recovered, whole, empty, circuit))
     margin = (1 - wanted) / 2
     for count in [n for n in sizes if n >= total // 10]:
         begin = select(graph, scored, count)
@@ -137,7 +137,9 @@ def frontier(
             share = float(faithfulness(model, *test, small, ablations=ablation, resamples=1).recovered[0])
             name = f"{rankings[-1]}, shrunk"
             held = abs(1 - share) <= 1 - wanted
-            last = made[-1]
-            made.append(Frontier(name, total, [len(small)], [share], last.whole, last.empty, small if held else None))
+            last = frontiers[-1]
+            frontiers.append(
+                Frontier(name, total, [len(small)], [share], last.whole, last.empty, small if held else None)
+            )
             break
-    return made
+    return frontiers

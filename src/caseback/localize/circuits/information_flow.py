@@ -180,7 +180,7 @@ def flow_routes(
         "attention": ("layer", "head", "query", "key", "batch"),
         **{name: ("layer", "pos", "batch") for name in ("attention_skip", "mlp", "mlp_skip", "reached")},
     }
-    made = {
+    routes = {
         name: np.full([model.n_layers, *(size[d] for d in of[1:-1]), len(tokens)], np.nan) for name, of in dims.items()
     }
     for b, own in progress_bar(_prompts(tokens), "routes", show=progress):
@@ -188,14 +188,14 @@ def flow_routes(
         on = torch.zeros(n, dtype=torch.bool)
         on[list(positions(pos, b, n))] = True
         for layer in reversed(layers):
-            found = _layer(model, run, layer, b, own)
-            on = _follow(found, on, threshold, renormalise, parallel=model.anatomy.layers[layer].parallel)
-            found["reached"] = on
-            for name, values in found.items():
+            weights = _layer(model, run, layer, b, own)
+            on = _follow(weights, on, threshold, renormalise, parallel=model.anatomy.layers[layer].parallel)
+            weights["reached"] = on
+            for name, values in weights.items():
                 at = (slice(0, values.shape[0]), *[slice(0, n)] * 2) if name == "attention" else (slice(0, n),)
-                made[name][(layer, *at, b)] = values.double().cpu().numpy()
-    said = {"technique": flow_routes, "model": model, "threshold": threshold, "renormalised": renormalise}
-    arrays = {name: labelled(values, list(dims[name]), name=name, **said) for name, values in made.items()}
+                routes[name][(layer, *at, b)] = values.double().cpu().numpy()
+    attrs = {"technique": flow_routes, "model": model, "threshold": threshold, "renormalised": renormalise}
+    arrays = {name: labelled(values, list(dims[name]), name=name, **attrs) for name, values in routes.items()}
     return xr.Dataset(arrays, attrs=arrays["mlp"].attrs)
 
 
@@ -227,24 +227,24 @@ def _layer(model: Model, run: Run, layer: int, b: int, own: slice) -> dict[str, 
 
 
 def _follow(
-    found: dict[str, Tensor], on: Bool[Tensor, " pos"], threshold: float, renormalise: bool, *, parallel: bool
+    weights: dict[str, Tensor], on: Bool[Tensor, " pos"], threshold: float, renormalise: bool, *, parallel: bool
 ) -> Bool[Tensor, " pos"]:
     """Drop light edges and those off the routes, in place; returns which streams before the layer are on one."""
     attention = ("attention", "attention_skip")
     groups = [(*attention, "mlp")] if parallel else [("mlp", "mlp_skip"), attention]
-    on = on.to(found["mlp"].device)
+    on = on.to(weights["mlp"].device)
     for group in groups:
         for name in group:
             here = on[None, :, None] if name == "attention" else on
-            found[name] = torch.where(here & (found[name] > threshold), found[name], 0.0)
-        total = torch.stack([found[n].sum((0, 2)) if n == "attention" else found[n] for n in group]).sum(0)
+            weights[name] = torch.where(here & (weights[name] > threshold), weights[name], 0.0)
+        total = torch.stack([weights[n].sum((0, 2)) if n == "attention" else weights[n] for n in group]).sum(0)
         if renormalise:
             by = torch.where(total > 0, total, 1.0)
             for name in group:
-                found[name] = found[name] / (by[None, :, None] if name == "attention" else by)
+                weights[name] = weights[name] / (by[None, :, None] if name == "attention" else by)
         on = total > 0
-    below = (found["attention"] > 0).any(0).any(0)
-    return below | (found["attention_skip"] > 0) | ((found["mlp"] > 0) if parallel else torch.zeros_like(on))
+    below = (weights["attention"] > 0).any(0).any(0)
+    return below | (weights["attention_skip"] > 0) | ((weights["mlp"] > 0) if parallel else torch.zeros_like(on))
 
 
 def _prompts(tokens: Tokens) -> list[tuple[int, slice]]:

@@ -96,7 +96,7 @@ def edge_roc(
         raise CasebackError(f"the known circuit has {int(wanted.sum())} of {len(wanted)} edges: no curve can be drawn")
     fpr, tpr, thresholds = roc_curve(wanted, given)
     coords = {"threshold": ("variant", np.where(np.isfinite(thresholds), thresholds, np.nan))}
-    said = {
+    attrs = {
         "technique": edge_roc,
         "model": model,
         "auroc": float(roc_auc_score(wanted, given)),
@@ -104,7 +104,8 @@ def edge_roc(
         "true_edges": int(wanted.sum()),
         "reduce": reduce,
     }
-    made = {
-        name: labelled(torch.tensor(value), ["variant"], coords, **said) for name, value in (("tpr", tpr), ("fpr", fpr))
+    variables = {
+        name: labelled(torch.tensor(value), ["variant"], coords, **attrs)
+        for name, value in (("tpr", tpr), ("fpr", fpr))
     }
-    return xr.Dataset(made, attrs=made["tpr"].attrs)
+    return xr.Dataset(variables, attrs=variables["tpr"].attrs)

@@ -168,16 +168,16 @@ def find_circuit(
     if threshold is not None and "threshold" not in chosen.takes:
         raise CasebackError(f"{method} has no threshold: ask for a number of edges")
     if chosen.function is acdc and threshold is None:
-        found = _acdc_of_size(model, clean, corrupt, metric, count or count_of(graph, 0.1), settings)
+        result = _acdc_of_size(model, clean, corrupt, metric, count or count_of(graph, 0.1), settings)
     else:
         if "threshold" in chosen.takes and threshold is None and _is_needed(chosen, "threshold"):
             raise CasebackError(f"{method} needs a threshold")
-        found = chosen.function(model, clean, corrupt, metric, **settings)
-    if isinstance(found, xr.DataArray):
-        found = select(graph, found, 0.1 if count is None else count, how=how, absolute=absolute)
-    if not isinstance(found, Circuit):
-        raise CasebackError(f"{method} gives {type(found).__name__}, neither edge scores nor a circuit")
-    return replace(found, about={**found.about, "found_by": method, "metric": metric.name, "model": model.name})
+        result = chosen.function(model, clean, corrupt, metric, **settings)
+    if isinstance(result, xr.DataArray):
+        result = select(graph, result, 0.1 if count is None else count, how=how, absolute=absolute)
+    if not isinstance(result, Circuit):
+        raise CasebackError(f"{method} gives {type(result).__name__}, neither edge scores nor a circuit")
+    return replace(result, about={**result.about, "found_by": method, "metric": metric.name, "model": model.name})
 
 
 def _is_needed(method: Method, name: str) -> bool:
@@ -192,14 +192,14 @@ def _acdc_of_size(
     best: Circuit | None = None
     for _ in range(_SEARCHES):
         middle = (low * high) ** 0.5
-        told = {**settings, "threshold": middle, "checkpoint": _beside(settings.get("checkpoint"), middle)}
-        found = acdc(model, clean, corrupt, metric, **told)
-        if len(found) > count or not found.edges:
-            low, high = (middle, high) if len(found) > count else (low, middle)
+        options = {**settings, "threshold": middle, "checkpoint": _beside(settings.get("checkpoint"), middle)}
+        circuit = acdc(model, clean, corrupt, metric, **options)
+        if len(circuit) > count or not circuit.edges:
+            low, high = (middle, high) if len(circuit) > count else (low, middle)
             continue
-        best = found if best is None or len(found) > len(best) else best
+        best = circuit if best is None or len(circuit) > len(best) else best
         high = middle
-        if len(found) >= 0.9 * count:
+        if len(circuit) >= 0.9 * count:
             break
     if best is None:
         raise OutOfRange(

@@ -101,7 +101,7 @@ def minimality(
     span = float(runs.whole.mean() - runs.empty.mean())
     coords = {"component": parts.names, "given": ("component", [parts.text(sets[best[v], v]) for v in range(n)])}
     least = int(scores.argmin())
-    said = {
+    attrs = {
         "technique": minimality,
         "model": model,
         "metric": metric.name,
@@ -112,13 +112,13 @@ def minimality(
         "least_part": parts.names[least],
     }
     named = {"score": scores, "share": scores / abs(span) if span else np.full(n, np.inf), "alone": change[0]}
-    made = {name: labelled(value, ["component"], coords, **said) for name, value in named.items()}
-    return xr.Dataset(made, attrs=made["score"].attrs)
+    variables = {name: labelled(value, ["component"], coords, **attrs) for name, value in named.items()}
+    return xr.Dataset(variables, attrs=variables["score"].attrs)
 
 
 def _same_role(parts: Parts, circuit: Circuit) -> Bool[Tensor, "part part"]:
     """For each part the other parts of its role; none where there are no roles."""
     roles = {str(node): role for node, role in circuit.at_all_positions().roles.items()}
     mine = [roles.get(name) for name in parts.names]
-    made = torch.tensor([[a is not None and a == b for b in mine] for a in mine])
-    return made & ~torch.eye(len(mine), dtype=torch.bool)
+    same = torch.tensor([[a is not None and a == b for b in mine] for a in mine])
+    return same & ~torch.eye(len(mine), dtype=torch.bool)

@@ -91,10 +91,10 @@ def hisp(
     """
     scores = node_attribution(model, clean, corrupt, metric, batch_size=batch_size)
     nodes = [Node.parse(str(name)) for name in scores.writer.values]
-    kept = [i for i, node in enumerate(nodes) if node.kind in ("head", "mlp")]
-    sizes = abs(scores).mean("batch").isel(writer=kept)
+    indices = [i for i, node in enumerate(nodes) if node.kind in ("head", "mlp")]
+    sizes = abs(scores).mean("batch").isel(writer=indices)
     if normalise:
-        layers = [(nodes[i].kind, nodes[i].layer) for i in kept]
+        layers = [(nodes[i].kind, nodes[i].layer) for i in indices]
         for group in set(layers):
             mine = [i for i, layer in enumerate(layers) if layer == group]
             norm = float((sizes[mine] ** 2).sum() ** 0.5)
@@ -105,8 +105,8 @@ def hisp(
 def _as(function: Any, model: Model, scores: xr.DataArray, attrs: dict[str, Any]) -> xr.DataArray:
     """Scores under the name of the technique that made them."""
     names = ("metric", "direction", "patch", "steps", "along", "rule", "normalised")
-    said = {name: attrs[name] for name in names if name in attrs}
+    settings = {name: attrs[name] for name in names if name in attrs}
     coords = {str(name): (coord.dims, coord.values) for name, coord in scores.coords.items()}
     return labelled(
-        scores.values, [str(d) for d in scores.dims], coords, name="score", technique=function, model=model, **said
+        scores.values, [str(d) for d in scores.dims], coords, name="score", technique=function, model=model, **settings
     )

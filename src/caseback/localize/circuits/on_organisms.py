@@ -104,24 +104,24 @@ def _row(organism: Any, count: int, seed: int, more: Sequence[str]) -> dict[str,
     clean, corrupt = (organism.tokens(words(organism, count, seed + part)) for part in (0, 1))
     agreement, margin = answers_kept(double, clean), answers_margin(model, clean)
     every = len(Graph.of(model.anatomy, INPUTS).edges)
-    told: dict[str, Any] = {"edges": every, "true_edges": len(truth), "auroc": {}, "seconds": {}, "missed": []}
+    row: dict[str, Any] = {"edges": every, "true_edges": len(truth), "auroc": {}, "seconds": {}, "missed": []}
 
     def note(name: str, function: Any, *given: Any, **options: Any) -> Any:
         start = time.process_time()
         mine = double if function in (patch_edges, acdc) else model
-        found = function(mine, clean, *given, inputs=INPUTS, **options)
+        result = function(mine, clean, *given, inputs=INPUTS, **options)
         without = () if name.endswith(", zero") else ("pos_embed",)
-        roc = edge_roc(model, found, truth, reduce="mean_of_abs", without=without)
-        told["seconds"][name] = time.process_time() - start
-        told["auroc"][name] = roc.attrs["auroc"]
-        return found
+        roc = edge_roc(model, result, truth, reduce="mean_of_abs", without=without)
+        row["seconds"][name] = time.process_time() - start
+        row["auroc"][name] = roc.attrs["auroc"]
+        return result
 
-    for ablation, said in (("zero", ", zero"), ("resample", "")):
-        effects = note(f"exact{said}", patch_edges, corrupt, agreement, ablation=ablation)
-        note(f"ACDC{said}", acdc, corrupt, agreement, threshold=_THRESHOLD, ablation=ablation)
+    for ablation, suffix in (("zero", ", zero"), ("resample", "")):
+        effects = note(f"exact{suffix}", patch_edges, corrupt, agreement, ablation=ablation)
+        note(f"ACDC{suffix}", acdc, corrupt, agreement, threshold=_THRESHOLD, ablation=ablation)
         if ablation == "zero":
             sizes = abs(effects).mean("batch")
-            told["missed"] = [str(edge) for edge in sorted(truth.edges) if float(_score(sizes, edge)) < _THRESHOLD]
+            row["missed"] = [str(edge) for edge in sorted(truth.edges) if float(_score(sizes, edge)) < _THRESHOLD]
     for name, method, source in (
         ("EAP", "eap", corrupt),
         ("EAP, zero", "eap", None),
@@ -133,7 +133,7 @@ def _row(organism: Any, count: int, seed: int, more: Sequence[str]) -> dict[str,
     note("pruning", edge_pruning, corrupt, answers_lost(model, clean), sparsity=shut, steps=_STEPS)
     for name in more:
         note(name, find_circuit, corrupt, margin, method=name, edges=len(truth))
-    return {"name": organism.name, **told}
+    return {"name": organism.name, **row}
 
 
 def words(organism: Any, count: int, seed: int) -> list[list[str]]:
@@ -149,8 +149,8 @@ def words(organism: Any, count: int, seed: int) -> list[list[str]]:
     drawn = [[rng.choice(organism.inputs) for _ in range(length)] for _ in range(20 * count)]
 
     def answered(prompt: list[str]) -> int:
-        told = organism.function(prompt)
-        return sum(word is not None for word in told) + length * (told[-1] is not None)
+        outputs = organism.function(prompt)
+        return sum(word is not None for word in outputs) + length * (outputs[-1] is not None)
 
     return sorted(drawn, key=answered, reverse=True)[:count]
 

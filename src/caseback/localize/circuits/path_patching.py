@@ -117,17 +117,17 @@ def path_patch(
     change = aligned(changes(model, here, there, graph).transpose(1, 2), base)
     numbers = [names.index(name) for name in chosen]
     if mlps == "frozen":
-        found = _direct(graph, change, numbers, into)
+        by_sender = _direct(graph, change, numbers, into)
     else:
-        found = _by_mlps(model, graph, base, change, numbers, into)
+        by_sender = _by_mlps(model, graph, base, change, numbers, into)
     at = (lambda value: value) if pos is None else (lambda value: _at(value, base.lengths.tolist(), pos))
-    variants = [[seen(reader, at(value), pos) for reader, value in by_reader.items()] for by_reader in found]
-    kept = [i for i, edits in enumerate(variants) if edits]
-    if not kept:
+    variants = [[seen(reader, at(value), pos) for reader, value in by_reader.items()] for by_reader in by_sender]
+    active = [i for i, edits in enumerate(variants) if edits]
+    if not active:
         raise CasebackError(f"no sender stands before any of the receivers {list(receivers)}")
-    swept = model.sweep(base, [variants[i] for i in kept], metric, progress=progress)
+    swept = model.sweep(base, [variants[i] for i in active], metric, progress=progress)
     effects = np.zeros((len(chosen), len(base)))
-    effects[kept] = swept.values - swept["clean"].values
+    effects[active] = swept.values - swept["clean"].values
     return labelled(
         effects,
         ["writer", "batch"],
@@ -163,7 +163,7 @@ def _by_mlps(
     sites = {reader: _stream(model, reader) for reader in into}
     read = list(dict.fromkeys(sites.values()))
     clean = execute(model.anatomy, base, read=read, logits=False)
-    made: list[dict[Reader, Tensor]] = [{} for _ in senders]
+    by_sender: list[dict[Reader, Tensor]] = [{} for _ in senders]
     reached = [[r for r in into if graph.exists[w, graph.readers.index(r)]] for w in senders]
     able = [i for i, readers in enumerate(reached) if readers]
     variants = []
@@ -178,8 +178,8 @@ def _by_mlps(
             for reader in reached[able[v]]:
                 site = sites[reader]
                 moved = run[site.name, site.layer][rows] - clean[site.name, site.layer]
-                made[able[v]][reader] = aligned(moved, base)
-    return made
+                by_sender[able[v]][reader] = aligned(moved, base)
+    return by_sender
 
 
 def _stream(model: Model, reader: Reader) -> Site:
@@ -199,11 +199,11 @@ def _sent(writer: Node, change: Tensor) -> Edit:
 
 def _receiver(graph: Graph, name: str) -> tuple[Node, str]:
     text, _, slot = name.partition(".")
-    found = (Node.parse(text), slot)
-    if found not in graph.readers:
+    reader = (Node.parse(text), slot)
+    if reader not in graph.readers:
         known = ", ".join(f"{node}.{slot}" if slot else str(node) for node, slot in graph.readers[:4])
         raise CasebackError(f"{name!r} reads nothing in this model: expected readers such as {known}, …, logits")
-    return found
+    return reader
 
 
 def _at(change: Any, lengths: list[int], pos: Positions) -> Any:

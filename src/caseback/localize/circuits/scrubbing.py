@@ -146,14 +146,14 @@ def causal_scrubbing(
     with progress_bar(what="nodes", show=progress) as tree.bar:
         scrubbed = tree.stream(len(graph.readers) - 1, refs, random)
     nothing = tree.unlike(len(graph.readers) - 1, refs, random, graph.exists[:, -1])
-    found, chance = (_metrics(model, tokens, metric, stream, samples) for stream in (scrubbed, nothing))
+    scrubbed_values, chance = (_metrics(model, tokens, metric, stream, samples) for stream in (scrubbed, nothing))
     whole = measured(model.anatomy, tokens, metric)[1].detach().double().cpu().numpy()
-    arrays = [found.mean(0), chance.mean(0), whole]
+    arrays = [scrubbed_values.mean(0), chance.mean(0), whole]
     if np.isclose(arrays[1].mean(), whole.mean(), rtol=1e-9, atol=0):
         raise CasebackError("the metric is the same on random prompts: there is nothing to recover; give more of them")
     low, high = interval(recovered, *arrays, resamples=resamples, level=level, seed=seed)
     share = float(recovered(*(part.mean() for part in arrays)))
-    said = {
+    attrs = {
         "technique": causal_scrubbing,
         "model": model,
         "metric": metric.name,
@@ -165,11 +165,11 @@ def causal_scrubbing(
         "recovered_high": float(high),
     }
     coords = {"whole": ("batch", whole)}
-    made = {
-        name: labelled(value, ["variant", "batch"], coords, **said)
-        for name, value in (("metric", found), ("random", chance))
+    variables = {
+        name: labelled(value, ["variant", "batch"], coords, **attrs)
+        for name, value in (("metric", scrubbed_values), ("random", chance))
     }
-    return xr.Dataset(made, attrs=made["metric"].attrs)
+    return xr.Dataset(variables, attrs=variables["metric"].attrs)
 
 
 class _Tree:
@@ -192,7 +192,7 @@ class _Tree:
         self.labels = {graph.writers.index(node): labels for node, labels in listed.items()}
         self.length, self.count = int(tokens.lengths[0]), 0
         self.bar: Any = None
-        self.kept: dict[int, Tensor] = {}
+        self.cached: dict[int, Tensor] = {}
         layers = range(model.n_layers)
         self.inputs = [Site(name, layer) for layer in layers for name in ("attn_in", "mlp_in")]
         self.inputs.append(Site("resid_post", model.n_layers - 1))
@@ -218,13 +218,13 @@ class _Tree:
 
     def _clean(self) -> list[bool]:
         """Whether a writer's scrubbed write is its own on the prompt at hand: nothing below it is drawn."""
-        found = [True] * len(self.graph.inputs)
+        clean = [True] * len(self.graph.inputs)
         for w in range(len(self.graph.inputs), len(self.graph.writers)):
             into = [r for r, _ in self._readers(w)]
             exact = bool((self.mask[:, into] == self.graph.exists[:, into]).all())
             below = self.graph.exists[:, into].any(1).nonzero()[:, 0].tolist()
-            found.append(exact and all(found[b] and b not in self.labels for b in below))
-        return found
+            clean.append(exact and all(clean[b] and b not in self.labels for b in below))
+        return clean
 
     def _readers(self, w: int) -> list[tuple[int, str]]:
         """What a writer reads through: numbers of readers, with their slots."""
@@ -260,8 +260,8 @@ class _Tree:
         """A writer's scrubbed write."""
         if self.clean[w]:
             return self.written[w, refs]
-        if w in self.kept:
-            return self.kept[w]
+        if w in self.cached:
+            return self.cached[w]
         self.count += 1
         if self.count > self.most:
             raise OutOfRange(
@@ -275,10 +275,10 @@ class _Tree:
         for r, slot in self._readers(w):
             x = self.stream(r, refs, random if self.one else self.draw(refs))
             edits.append(_put(f"{slot}_in" if slot else "mlp_in", x, self.graph.readers[r][0]))
-        found = self._write(node, refs, edits)
+        written = self._write(node, refs, edits)
         if self.one and not self.labels:
-            self.kept[w] = found
-        return found
+            self.cached[w] = written
+        return written
 
     def draw(self, refs: Refs) -> Refs:
         return torch.randint(len(self.tokens), (len(refs),), generator=self.generator)

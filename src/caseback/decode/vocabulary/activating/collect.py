@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from caseback.decode.vocabulary.activating.found import Activating
+from caseback.decode.vocabulary.activating.examples import Activating
 from caseback.decode.vocabulary.activating.rows import Rows
 from caseback.decode.vocabulary.activating.store import Store
 from caseback.decode.vocabulary.activating.tally import Tally
@@ -170,12 +170,12 @@ def load_activating(store: str | Path, *, directions: Directions | None = None) 
     held = Store(store).read()
     if held is None:
         raise LoadError(f"{store} holds no collection: expected a folder that activating_inputs wrote")
-    said, tally, rows = held
-    if (said["directions"] is None) != (directions is None):
-        raise LoadError(f"{store} was made {'with' if said['directions'] else 'without'} directions: give the same")
-    at = Site(*parse(said["site"]))
-    chosen = None if said["units"] is None else tuple(said["units"])
-    return Activating(Units(at, chosen, directions, said["heads"]), said.pop("names"), tally, rows, said)
+    stored, tally, rows = held
+    if (stored["directions"] is None) != (directions is None):
+        raise LoadError(f"{store} was made {'with' if stored['directions'] else 'without'} directions: give the same")
+    at = Site(*parse(stored["site"]))
+    chosen = None if stored["units"] is None else tuple(stored["units"])
+    return Activating(Units(at, chosen, directions, stored["heads"]), stored.pop("names"), tally, rows, stored)
 
 
 class _Collecting:
@@ -189,9 +189,9 @@ class _Collecting:
         self.passed = 0  # rows of the corpus seen in this call
         held = None if store is None else store.read()
         if held is not None and store is not None:
-            said, self.tally, self.rows = held
-            store.expect(said, asked)
-            self.names = said["names"]
+            stored, self.tally, self.rows = held
+            store.expect(stored, asked)
+            self.names = stored["names"]
         self.done = self.rows.n_rows
 
     def unseen(self, tokens: Tokens) -> Tokens | None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caseback.decode.vocabulary.activating.chat import Asking, Chat, text_of
-from caseback.decode.vocabulary.activating.found import Activating, Example
+from caseback.decode.vocabulary.activating.examples import Activating, Example
 from caseback.decode.vocabulary.activating.scores import balanced_accuracy, correlation
 from caseback.errors import OutOfRange
 from caseback.model.registry import technique
@@ -61,7 +61,7 @@ class InWords:
 )
 def explain_in_words(
     model: Model,
-    found: Activating,
+    collection: Activating,
     unit: int,
     explainer: Chat,
     simulator: Chat | None = None,
@@ -111,28 +111,30 @@ def explain_in_words(
     """
     if shown < 1 or scored < 1:
         raise OutOfRange(f"{shown} examples shown and {scored} scored: expected 1 or more of each")
-    strongest = found.examples(model, unit, top=2 * max(shown, scored), before=before, after=after)
+    strongest = collection.examples(model, unit, top=2 * max(shown, scored), before=before, after=after)
     if len(strongest) < 2:
         raise OutOfRange(f"unit {unit} has {len(strongest)} example: one to show and one to score are needed")
-    sample = found.tally.sample_index.tolist()[:scored]
-    rest = found.shown(model, unit, sample, before, after)
+    sample = collection.tally.sample_index.tolist()[:scored]
+    rest = collection.shown(model, unit, sample, before, after)
     tested = strongest[1::2][:scored]
     most = max(max(e.values) for e in strongest)
     ask = Asking(explainer)
     answer = ask if simulator is None else Asking(simulator)
-    said = explain(ask, strongest[::2][:shown], most) or ""
-    simulated = [simulate(answer, said, e.text) or [0.0] * len(e.text) for e in [*tested, *rest]]
+    explanation = explain(ask, strongest[::2][:shown], most) or ""
+    simulated = [simulate(answer, explanation, e.text) or [0.0] * len(e.text) for e in [*tested, *rest]]
     score = correlation(
         [v for one in simulated for v in one], [max(0.0, v) for e in [*tested, *rest] for v in e.values]
     )
     rng = random.Random(seed)
-    more = found.shown(model, unit, found.tally.sample_index.tolist()[: 4 * scored], before, after)
+    more = collection.shown(model, unit, collection.tally.sample_index.tolist()[: 4 * scored], before, after)
     active = [e for e in tested if e.value >= most / 2 > 0]
     quiet = [e for e in more if max(e.values) < most / 2][: len(tested)]
-    detection = detect(answer, said, active, quiet, rng)
-    fuzzing = fuzz(answer, said, active, rng)
+    detection = detect(answer, explanation, active, quiet, rng)
+    fuzzing = fuzz(answer, explanation, active, rng)
     both = [ask] if simulator is None else [ask, answer]
-    return InWords(unit, said, score, detection, fuzzing, sum(a.asked for a in both), [j for a in both for j in a.junk])
+    return InWords(
+        unit, explanation, score, detection, fuzzing, sum(a.asked for a in both), [j for a in both for j in a.junk]
+    )
 
 
 def explain(ask: Asking, examples: Sequence[Example], most: float) -> str | None:
@@ -152,9 +154,9 @@ def simulate(ask: Asking, explanation: str, tokens: Sequence[str]) -> list[float
     """Ask for an activation of each token; None where the reply has not one number a token, 0 to 10."""
 
     def read(reply: str) -> list[float] | None:
-        found = [_LAST_NUMBER.search(line) for line in reply.strip().splitlines() if line.strip()]
-        values = [float(match[1]) for match in found if match]
-        fits = len(values) == len(found) == len(tokens) and all(v <= SCALE for v in values)
+        matches = [_LAST_NUMBER.search(line) for line in reply.strip().splitlines() if line.strip()]
+        values = [float(match[1]) for match in matches if match]
+        fits = len(values) == len(matches) == len(tokens) and all(v <= SCALE for v in values)
         return values if fits else None
 
     return ask(
@@ -204,17 +206,17 @@ def _yes_or_no(
     rng.shuffle(texts)
 
     def read(reply: str) -> list[bool] | None:
-        found = _LIST.findall(reply)
+        lists = _LIST.findall(reply)
         try:
-            answers = json.loads(found[-1]) if found else []
+            answers = json.loads(lists[-1]) if lists else []
         except ValueError:
             return None
         return [bool(a) for a in answers] if len(answers) == len(texts) else None
 
     listed = "\n".join(f"{i}. {json.dumps(text, ensure_ascii=False)}" for i, (text, _) in enumerate(texts, 1))
-    said = ask(
+    verdicts = ask(
         f"A unit of a language model is active at: {explanation}\nOf each of these texts: {question} Answer with one "
         f"JSON list of {len(texts)} numbers, 1 for yes and 0 for no, and nothing else.\n\n{listed}",
         read,
     )
-    return balanced_accuracy(said or [None] * len(texts), [true for _, true in texts])
+    return balanced_accuracy(verdicts or [None] * len(texts), [true for _, true in texts])

@@ -25,7 +25,7 @@ def correlation(simulated: Sequence[float], true: Sequence[float]) -> float:
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def balanced_accuracy(said: Sequence[bool | None], true: Sequence[bool]) -> float:
+def balanced_accuracy(answers: Sequence[bool | None], true: Sequence[bool]) -> float:
     """The mean of the accuracies on what is so and on what is not; no answer counts half, as a guess would.
 
     NaN where there is nothing of one of the two kinds: then saying always the same would look right.
@@ -37,7 +37,7 @@ def balanced_accuracy(said: Sequence[bool | None], true: Sequence[bool]) -> floa
     """
     parts = []
     for kind in (True, False):
-        right = [0.5 if s is None else float(s == t) for s, t in zip(said, true, strict=True) if t == kind]
+        right = [0.5 if s is None else float(s == t) for s, t in zip(answers, true, strict=True) if t == kind]
         if not right:
             return float("nan")
         parts.append(sum(right) / len(right))

@@ -199,8 +199,8 @@ def _replacements(
         raise OutOfRange("the vocabulary has no ordinary token to put in")
     proposed = gains.topk(n).indices.cpu()
     pick = torch.randperm(proposed.numel(), generator=draw)[:candidates]
-    made = []
+    replaced = []
     for which in pick.tolist():
         row, column = divmod(which, n)
-        made.append([*ids[: free[row]], int(proposed[row, column]), *ids[free[row] + 1 :]])
-    return made
+        replaced.append([*ids[: free[row]], int(proposed[row, column]), *ids[free[row] + 1 :]])
+    return replaced

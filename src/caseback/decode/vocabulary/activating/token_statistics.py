@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.decode.vocabulary.activating.found import Activating
+from caseback.decode.vocabulary.activating.examples import Activating
 from caseback.decode.vocabulary.activating.scores import correlation
 from caseback.decode.vocabulary.activating.tally import values_of
 from caseback.errors import OutOfRange
@@ -79,13 +79,13 @@ class TokenStatistics:
         >>> TokenStatistics(3, 0.5, 31, {"at": [york]}, 0.4).sentence()
         "fires at ' york' (97%)"
         """
-        said = [
+        phrases = [
             f"{where if where != 'position' else 'at position'} "
             + ", ".join(f"{t.token!r} ({100 * t.share:.0f}%)" for t in some[:3])
             for where, some in self.triggers.items()
             if some
         ]
-        return "fires " + "; ".join(said) if said else "fires at nothing in particular"
+        return "fires " + "; ".join(phrases) if phrases else "fires at nothing in particular"
 
 
 @technique(
@@ -96,7 +96,7 @@ class TokenStatistics:
 )
 def token_statistics(
     model: Model,
-    found: Activating,
+    collection: Activating,
     unit: int,
     *,
     fraction: float = 0.5,
@@ -136,11 +136,11 @@ def token_statistics(
     """
     if not 0 < fraction < 1 or prior < 0 or top < 1:
         raise OutOfRange(f"fraction {fraction}, prior {prior}, top {top}: expected 0 to 1, 0 or more, 1 or more")
-    largest = float(values_of(found.tally.keys[found.number(unit)][:1])[0])
+    largest = float(values_of(collection.tally.keys[collection.number(unit)][:1])[0])
     level = max(0.0, fraction * largest)
-    by_row = found.again(model, unit, range(found.rows.n_rows))
-    rows = [found.rows[r] for r in range(found.rows.n_rows)]
-    skip = found.made["skip"]
+    by_row = collection.again(model, unit, range(collection.rows.n_rows))
+    rows = [collection.rows[r] for r in range(collection.rows.n_rows)]
+    skip = collection.provenance["skip"]
     ids = torch.tensor([t for row in rows for t in row])
     values = torch.tensor([v for r in range(len(rows)) for v in by_row[r]])
     position = torch.tensor([p for row in rows for p in range(len(row))])

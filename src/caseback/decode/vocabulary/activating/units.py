@@ -117,10 +117,10 @@ def units_of(
     >>> str(units_of(model, "mlp_post", layer=1, units=[0, 5]).site)
     'mlp_post.1'
     """
-    found = list(model.anatomy.sites(site if layer is None else (str(site), layer)))
-    if len(found) != 1:
-        raise OutOfRange(f"{site} is in {len(found)} layers: say which with layer=")
-    (at,) = found
+    sites = list(model.anatomy.sites(site if layer is None else (str(site), layer)))
+    if len(sites) != 1:
+        raise OutOfRange(f"{site} is in {len(sites)} layers: say which with layer=")
+    (at,) = sites
     dims = at.kind.dims
     if "query" in dims or len(dims) < 2:
         raise SiteAbsent(

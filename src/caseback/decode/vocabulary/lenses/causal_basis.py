@@ -106,24 +106,24 @@ def causal_basis(
         lens.expect(model)
         if lens.ahead or row not in lens.rows:
             raise OutOfRange(f"row {row} of a lens of rows {list(lens.rows)}, {lens.ahead} ahead: expected one at hand")
-    kept = [
+    states = [
         streams(model, tokens, [row])[row][tokens.mask]
         for tokens in corpus_rows(model, texts, length=length, batch=batch)
     ]
-    if not kept:
+    if not states:
         raise CasebackError("the corpus is empty: no text has as many tokens as are needed")
-    influence = _Influence(model, torch.cat(kept), lens, row, max_logits)
+    influence = _Influence(model, torch.cat(states), lens, row, max_logits)
     generator = torch.Generator().manual_seed(seed)
     basis = influence.h.new_zeros(0, model.d_model)
-    found = []
+    influences = []
     for _ in progress_bar(range(directions), show=progress, unit="direction"):
         tries = [influence.climb(start, basis, iterations) for start in influence.starts(starts, basis, generator)]
         value, v = max(tries, key=lambda tried: tried[0])
         basis = torch.cat([basis, v[None]])
-        found.append(value)
+        influences.append(value)
     drawn = torch.randn(directions, model.d_model, generator=generator, dtype=torch.float64).to(basis)
     by_chance = sum(influence(v / v.norm())[0] for v in drawn) / directions
-    said = {
+    attrs = {
         "row": row_name(row),
         "lens": "logit" if lens is None else lens.kind,
         "tokens": len(influence.h),
@@ -132,10 +132,10 @@ def causal_basis(
     }
     return xr.Dataset(
         {
-            name: labelled(value, dims, name=name, technique=causal_basis, model=model, **said)
-            for name, value, dims in (("basis", basis, ["k", "d_model"]), ("influence", found, ["k"]))
+            name: labelled(value, dims, name=name, technique=causal_basis, model=model, **attrs)
+            for name, value, dims in (("basis", basis, ["k", "d_model"]), ("influence", influences, ["k"]))
         },
-        attrs=labelled(found, ["k"], technique=causal_basis, model=model, **said).attrs,
+        attrs=labelled(influences, ["k"], technique=causal_basis, model=model, **attrs).attrs,
     )
 
 

@@ -47,7 +47,7 @@ class FuturePrompt:
         N: the prompt's end predicts the token at t + N + 1.
     fingerprint
         Of the unembedding of the model that it was trained for.
-    made
+    provenance
         How: steps, divergences.
     """
 
@@ -56,7 +56,7 @@ class FuturePrompt:
     target_row: int
     ahead: int
     fingerprint: str
-    made: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ids(self) -> list[int]:
@@ -136,7 +136,7 @@ def fit_future_prompt(
     Returns
     -------
     FuturePrompt
-        ``made["kl"]`` is the divergence at each step, before it.
+        ``provenance["kl"]`` is the divergence at each step, before it.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def fit_future_prompt(
     >>> model = cb.load("meadow")
     >>> texts = ["Monday, Tuesday, Wednesday, Thursday, Friday"]
     >>> prompt = fit_future_prompt(model, texts, row=2, steps=8, states_per_step=6, lr=0.1)
-    >>> prompt.made["kl"][-1] < prompt.made["kl"][0]
+    >>> prompt.provenance["kl"][-1] < prompt.provenance["kl"][0]
     True
     """
     target_row = row if target_row is None else target_row
@@ -175,8 +175,15 @@ def fit_future_prompt(
         optimizer.step()
         history.append(kl)
         bar.set_postfix(kl=f"{kl:.3f}")
-    made = {"kl": history, "steps": steps, "states_per_step": states_per_step, "lr": lr, "decay": decay, "seed": seed}
-    return FuturePrompt(vectors.detach(), row, target_row, ahead, fingerprint(model), made)
+    provenance = {
+        "kl": history,
+        "steps": steps,
+        "states_per_step": states_per_step,
+        "lr": lr,
+        "decay": decay,
+        "seed": seed,
+    }
+    return FuturePrompt(vectors.detach(), row, target_row, ahead, fingerprint(model), provenance)
 
 
 class _Training:
@@ -289,7 +296,7 @@ def read_future_prompt(
     logits = model.run(tokens, edits=edits).logits
     later = torch.minimum(at + prompt.ahead, n[:, None] - 1) + tokens.first.cpu()[:, None]
     answers = logits.argmax(-1).cpu().gather(1, later)
-    found = patchscope(
+    readings = patchscope(
         model,
         tokens,
         prompt.ids,
@@ -303,6 +310,6 @@ def read_future_prompt(
     )
     known = xr.DataArray(there.numpy(), dims=["batch", "pos"])
     for name, absent in (("surprisal", float("nan")), ("hit", float("nan")), ("rank", 0)):
-        found[name] = found[name].where(known, absent)
-    found["precision_at_1"] = found["hit"].mean("batch")
-    return found.assign_coords(answer=found["answer"].where(known, ""))
+        readings[name] = readings[name].where(known, absent)
+    readings["precision_at_1"] = readings["hit"].mean("batch")
+    return readings.assign_coords(answer=readings["answer"].where(known, ""))

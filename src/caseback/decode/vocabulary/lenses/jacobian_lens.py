@@ -67,8 +67,8 @@ def fit_jacobian_lens(
     Returns
     -------
     Lens
-        Of kind ``"jacobian"``. ``made["prompts"]`` is how many rows were averaged and ``made["change"]`` by how much,
-        relative to its norm, the last of them moved the mean.
+        Of kind ``"jacobian"``. ``provenance["prompts"]`` is how many rows were averaged, and ``provenance["change"]``
+        by how much, relative to its norm, the last of them moved the mean.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def fit_jacobian_lens(
         torch.zeros(len(rows), d, dtype=dtype),
         model.n_layers,
         fingerprint=fingerprint(model),
-        made={"prompts": count, "change": change, "skip": skip, "directions": directions, "seed": seed},
+        provenance={"prompts": count, "change": change, "skip": skip, "directions": directions, "seed": seed},
     )
 
 
@@ -140,7 +140,7 @@ def _jacobians(
     many = Tokens(tokens.ids.expand(copies, -1), tokens.mask.expand(copies, -1), tokens.text * copies)
     run = execute(model.anatomy, many, read=list(dict.fromkeys([*at, end])), grad=True, logits=False)
     final = run[end.name, end.layer]
-    found = torch.empty(len(rows), *out.shape, dtype=torch.float64)
+    jacobians = torch.empty(len(rows), *out.shape, dtype=torch.float64)
     for start in range(0, len(out), copies):
         some = out[start : start + copies].to(final)
         # a copy for each direction; those left over in the last pass are multiplied by nothing
@@ -148,5 +148,5 @@ def _jacobians(
         gradients = run.grad(wanted, at, retain=start + copies < len(out))
         for i, site in enumerate(at):
             here = at_least_float32(gradients[site.name, site.layer][: len(some), valid])
-            found[i, start : start + len(some)] = here.double().mean(1).cpu()
-    return found
+            jacobians[i, start : start + len(some)] = here.double().mean(1).cpu()
+    return jacobians

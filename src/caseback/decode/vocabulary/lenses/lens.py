@@ -53,7 +53,7 @@ class Lens:
         The map at t gives the stream of t + ahead.
     fingerprint
         Of the unembedding that it was fitted for; empty where that is unknown.
-    made
+    provenance
         How, for people: corpus, steps, losses.
     """
 
@@ -64,7 +64,7 @@ class Lens:
     n_layers: int
     ahead: int = 0
     fingerprint: str = ""
-    made: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def d_model(self) -> int:
@@ -105,8 +105,8 @@ class Lens:
             raise OutOfRange(f"rank {rank}: expected 1 to {self.d_model}")
         base = torch.eye(self.d_model).to(self.weight) * from_identity
         u, s, vh = torch.linalg.svd(self.weight - base)
-        kept = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :] + base
-        return replace(self, weight=kept, made={**self.made, "rank": rank})
+        weight = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :] + base
+        return replace(self, weight=weight, provenance={**self.provenance, "rank": rank})
 
     def expect(self, model: Model) -> None:
         """Refuse a model that the lens was not fitted for.
@@ -215,9 +215,9 @@ def read_lens(
     def to_logits(i: int, h: Tensor) -> Tensor:
         return unembed(model.anatomy, lens.transport(rows[i], h) if rows[i] in lens.rows else h)
 
-    found, _ = read(run, len(rows), states, to_logits, 1, at, wanted, min(k, model.d_vocab), max_logits)
+    readings, _ = read(run, len(rows), states, to_logits, 1, at, wanted, min(k, model.d_vocab), max_logits)
     attrs = {"site": "resid_post", "k": k, "lens": lens.kind, "ahead": lens.ahead or None}
-    return labelled_readings(model, [row_name(row) for row in rows], at, wanted, found, read_lens, attrs)
+    return labelled_readings(model, [row_name(row) for row in rows], at, wanted, readings, read_lens, attrs)
 
 
 def stream_at(model: Model, row: int) -> Site:

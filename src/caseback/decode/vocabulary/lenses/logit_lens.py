@@ -114,16 +114,16 @@ def logit_lens(
     max_logits = limit("lens_logits", given=max_logits)
     expect_sizes(k, max_logits)
     sites = _rows_of(model, site)
-    kept = units_of(model, sites[-1].name, units)
+    chosen = units_of(model, sites[-1].name, units)
     wanted = followed(model, tokens, targets)
     run = model.run(tokens, read=sites, edits=edits)
     at = Places(tokens, pos)
-    found, gap = read(
+    readings, gap = read(
         run,
         len(sites),
-        _states(model, run, sites, kept),
+        _states(model, run, sites, chosen),
         lambda _, states: unembed(model.anatomy, states.to(model.dtype)),
-        1 if kept is None else len(kept),
+        1 if chosen is None else len(chosen),
         at,
         wanted,
         min(k, model.d_vocab),
@@ -137,8 +137,8 @@ def logit_lens(
         "last_layer_gap": gap if whole else None,
     }
     layers = ["embed" if whole and s.name == "resid_pre" else str(s.layer) for s in sites]
-    named = None if kept is None else ("head" if sites[-1].name == "head_out" else "neuron", kept)
-    return labelled_readings(model, layers, at, wanted, found, logit_lens, attrs, named)
+    named = None if chosen is None else ("head" if sites[-1].name == "head_out" else "neuron", chosen)
+    return labelled_readings(model, layers, at, wanted, readings, logit_lens, attrs, named)
 
 
 def _rows_of(model: Model, site: str) -> list[Site]:
@@ -175,11 +175,11 @@ def units_of(model: Model, name: str, units: Sequence[int] | None) -> list[int] 
         most, what = min(widths), "neurons"
         if units is None:
             raise OutOfRange(f"no neurons are named, and {most} a layer are too many to read: units=[...] names some")
-    kept = list(range(most)) if units is None else [int(u) for u in units]
-    wrong = [u for u in kept if not 0 <= u < most]
-    if wrong or not kept:
-        raise OutOfRange(f"units {wrong or kept}: expected some of the {most} {what} of a layer, 0 to {most - 1}")
-    return kept
+    chosen = list(range(most)) if units is None else [int(u) for u in units]
+    wrong = [u for u in chosen if not 0 <= u < most]
+    if wrong or not chosen:
+        raise OutOfRange(f"units {wrong or chosen}: expected some of the {most} {what} of a layer, 0 to {most - 1}")
+    return chosen
 
 
 def _states(model: Model, run: Run, sites: list[Site], units: list[int] | None):

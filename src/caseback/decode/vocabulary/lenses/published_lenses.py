@@ -96,7 +96,7 @@ def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -
         bias = torch.stack([tensors.get(f"{i}.bias", torch.zeros(d)).float() for i in range(n)])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise LoadError(f"{folder} is not in the tuned-lens layout: {error!r} is missing or wrong") from None
-    lens = Lens("tuned", tuple(range(n)), weight, bias, n, made={"source": str(folder.name)})
+    lens = Lens("tuned", tuple(range(n)), weight, bias, n, provenance={"source": str(folder.name)})
     lens.expect(model)
     if config.get("unembed_hash") not in (None, _unembed_hash(model)):
         warnings.warn(
@@ -121,7 +121,7 @@ def save_jacobian_lens(lens: Lens, path: str | Path) -> None:
     layers = [row - 1 for row in lens.rows]
     held = {
         "J": {layer: w.T.half().contiguous() for layer, w in zip(layers, lens.weight, strict=True)},
-        "n_prompts": int(lens.made.get("prompts", 0)),
+        "n_prompts": int(lens.provenance.get("prompts", 0)),
         "source_layers": layers,
         "d_model": lens.d_model,
     }
@@ -162,7 +162,7 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
         weight,
         weight.new_zeros(weight.shape[:2]),
         model.n_layers,
-        made={"prompts": prompts, "source": Path(path).name},
+        provenance={"prompts": prompts, "source": Path(path).name},
     )
     lens.expect(model)
     return lens
@@ -182,10 +182,10 @@ def merge_jacobian_lenses(lenses: list[Lens]) -> Lens:
     for other in lenses:
         if (other.rows, other.weight.shape, other.fingerprint) != (first.rows, first.weight.shape, first.fingerprint):
             raise CasebackError("these lenses are of different depths, widths or models and cannot be merged")
-    counts = torch.tensor([float(lens.made["prompts"]) for lens in lenses])
+    counts = torch.tensor([float(lens.provenance["prompts"]) for lens in lenses])
     weight = torch.einsum("l,lrde->rde", counts / counts.sum(), torch.stack([lens.weight.float() for lens in lenses]))
-    made = {**first.made, "prompts": int(counts.sum())}
-    return Lens(first.kind, first.rows, weight, first.bias, first.n_layers, first.ahead, first.fingerprint, made)
+    provenance = {**first.provenance, "prompts": int(counts.sum())}
+    return Lens(first.kind, first.rows, weight, first.bias, first.n_layers, first.ahead, first.fingerprint, provenance)
 
 
 def _unembed_hash(model: Model) -> str:

@@ -89,8 +89,8 @@ def fit_tuned_lens(
     Returns
     -------
     Lens
-        Of kind ``"tuned"``; ``made["kl"]`` is each depth's divergence over the last tenth of the steps and
-        ``made["tokens"]`` how many tokens were seen, repeated ones each time.
+        Of kind ``"tuned"``; ``provenance["kl"]`` is each depth's divergence over the last tenth of the steps and
+        ``provenance["tokens"]`` how many tokens were seen, repeated ones each time.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def fit_tuned_lens(
     >>> model = cb.load("meadow")
     >>> texts = ["Mary went to the store.", "John saw the dog at the park."]
     >>> lens = fit_tuned_lens(model, texts, recipe="small", steps=3, tokens_per_step=16)
-    >>> lens.kind, len(lens.made["kl"]) == model.n_layers
+    >>> lens.kind, len(lens.provenance["kl"]) == model.n_layers
     ('tuned', True)
     """
     if recipe not in RECIPES:
@@ -119,8 +119,15 @@ def fit_tuned_lens(
     expect_steps(steps, tokens_per_step, lr)
     drawn = Draws(model, texts, length=length, batch=batch, seed=seed)
     training = _Training(model, recipe, lr, steps, bias, max_logits)
-    said = {"recipe": recipe, "steps": steps, "tokens_per_step": tokens_per_step, "lr": lr, "seed": seed, "bias": bias}
-    job = {"corpus": drawn.rows, "model": model, "options": {**said, "batch": batch}}
+    options = {
+        "recipe": recipe,
+        "steps": steps,
+        "tokens_per_step": tokens_per_step,
+        "lr": lr,
+        "seed": seed,
+        "bias": bias,
+    }
+    job = {"corpus": drawn.rows, "model": model, "options": {**options, "batch": batch}}
     file = Checkpoint(checkpoint, job, other="is the checkpoint of another training")
     begin, drawn.seen = training.resume(file)
     if begin == 0 and recipe == "small":
@@ -142,7 +149,7 @@ def fit_tuned_lens(
         training.b.detach(),
         model.n_layers,
         fingerprint=fingerprint(model),
-        made={**said, "tokens": drawn.seen, "kl": last.tolist()},
+        provenance={**options, "tokens": drawn.seen, "kl": last.tolist()},
     )
 
 

@@ -36,14 +36,14 @@ class AffineMap:
         (d_model of the target,).
     explained
         The share of the target's variance that it explains on the corpus.
-    made
+    provenance
         How, for people: models, depths, options.
     """
 
     weight: Float[Tensor, "d_model d_model_to"]
     bias: Float[Tensor, " d_model_to"]
     explained: float
-    made: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, h: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims d_model_to"]:
         """The state in the target's stream."""
@@ -121,11 +121,11 @@ def fit_mapping(
         raise CasebackError("the corpus is empty: no text has as many tokens as are needed")
     weight, bias, explained = sums.solve(bias=True, ridge=ridge)
     dtype = torch.promote_types(target_model.dtype, torch.float32)
-    made = {
+    provenance = {
         "model": model.name,
         "target_model": target_model.name,
         "row": row,
         "target_row": target_row,
         "ridge": ridge,
     }
-    return AffineMap(weight.to(dtype), bias.to(dtype), explained, {**made, "tokens": sums.count})
+    return AffineMap(weight.to(dtype), bias.to(dtype), explained, {**provenance, "tokens": sums.count})

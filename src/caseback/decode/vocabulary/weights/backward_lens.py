@@ -190,13 +190,13 @@ def backward_lens(
     texts = {"token": (tuple(lead[1:]), at.put(np.array([at.text], dtype=str))[0])}
     coords = {"layer": chosen, **texts, "length": ("batch", run.tokens.lengths)}
     attrs = {"metric": metric.name, "folded": folded, "imprint_side": imprint_side, "pos": pos}
-    found = {name: at.put(torch.stack(rows).numpy()) for name, rows in words.items()}
-    lens = as_words(model, found, [*lead, "k"], coords, backward_lens, attrs)
+    arrays = {name: at.put(torch.stack(rows).numpy()) for name, rows in words.items()}
+    lens = as_words(model, arrays, [*lead, "k"], coords, backward_lens, attrs)
     for dims, names in ((lead, ("imprint_norm", "shift_norm")), (["layer", "batch"], ("rank_in", "rank_out"))):
         values = {name: torch.stack(numbers[name]).detach().cpu().numpy() for name in names}
         values = {name: at.put(value) if dims is lead else value for name, value in values.items()}
-        kept = {key: value for key, value in coords.items() if key != "token" or dims is lead}
-        lens = joined(lens, as_words(model, values, dims, kept, backward_lens, attrs))
+        own_coords = {key: value for key, value in coords.items() if key != "token" or dims is lead}
+        lens = joined(lens, as_words(model, values, dims, own_coords, backward_lens, attrs))
     return lens
 
 

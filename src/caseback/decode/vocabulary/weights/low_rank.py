@@ -252,13 +252,13 @@ def laser(
     chosen = [model.anatomy.layer(i) for i in (range(model.n_layers) if layers is None else layers)]
     if not chosen or not matrices:
         raise OutOfRange(f"layers={chosen} and matrices={list(matrices)}: expected at least one of each")
-    edits, kept, lost = [], [], []
+    edits, kept_ranks, lost = [], [], []
     for layer in chosen:
         for matrix in matrices:
             weight = LowRank(model, matrix, layer)
             ranks = [max(int(share * weight.full + 1e-9), int(share > 0)) for share in shares]
             edits += [weight.edit(rank) for rank in ranks]
-            kept += ranks
+            kept_ranks += ranks
             lost += [weight.lost(rank) for rank in ranks]
     swept = model.sweep(
         tokens,
@@ -273,18 +273,18 @@ def laser(
     values, clean = swept.values.reshape(*shape, -1), swept["clean"].values
     dims, coords = ["layer", "component", "rank"], {"layer": chosen, "component": list(matrices), "rank": shares}
     at = [int(i) for i in np.unravel_index(int(values.mean(-1).argmax()), shape)]
-    said: dict[str, Any] = {
+    attrs: dict[str, Any] = {
         **{"technique": laser, "model": model, "metric": metric.name},
         **{"best_layer": chosen[at[0]], "best_matrix": matrices[at[1]], "best_rho": shares[at[2]]},
         **_held_out(values, clean, seed),
     }
-    made = {
-        "value": labelled(values, [*dims, "batch"], coords, name="value", **said),
-        "kept": labelled(np.reshape(kept, shape), dims, coords, name="kept", **said),
-        "lost": labelled(np.reshape(lost, shape), dims, coords, name="lost", **said),
-        "clean": labelled(clean, ["batch"], name="clean", **said),
+    variables = {
+        "value": labelled(values, [*dims, "batch"], coords, name="value", **attrs),
+        "kept": labelled(np.reshape(kept_ranks, shape), dims, coords, name="kept", **attrs),
+        "lost": labelled(np.reshape(lost, shape), dims, coords, name="lost", **attrs),
+        "clean": labelled(clean, ["batch"], name="clean", **attrs),
     }
-    return xr.Dataset(made, attrs=made["value"].attrs)
+    return xr.Dataset(variables, attrs=variables["value"].attrs)
 
 
 def _held_out(values: np.ndarray, clean: np.ndarray, seed: int) -> dict[str, float]:

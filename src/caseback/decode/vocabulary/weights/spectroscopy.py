@@ -289,7 +289,7 @@ def band_logits(
     total = shares.sum(1) + bias.to(shares)
     cap = model.anatomy.logit_softcap
     total = total if cap is None else torch.tanh(total / cap) * cap
-    told = run.logits[at.example, at.column].gather(-1, wanted.to(run.logits.device))
+    own = run.logits[at.example, at.column].gather(-1, wanted.to(run.logits.device))
     texts = [[model.token_text(i) for i in row] for row in wanted.tolist()]
     return labelled(
         shares,
@@ -301,5 +301,5 @@ def band_logits(
         bands=bands,
         pos=pos,
         softcap=cap,
-        gap=float((total - told.to(total)).abs().max()),
+        gap=float((total - own.to(total)).abs().max()),
     )

@@ -99,10 +99,10 @@ def grouped(parts: Parts, groups: Sequence[Sequence[str]]) -> Bool[Tensor, "set 
     CasebackError
         For a name that is no part of the circuit.
     """
-    made = torch.zeros(len(groups), len(parts.names), dtype=torch.bool)
+    sets = torch.zeros(len(groups), len(parts.names), dtype=torch.bool)
     for i, names in enumerate(groups):
         for name in names:
             if name not in parts.names:
                 raise CasebackError(f"{name!r} is no part of this circuit. {did_you_mean(name, parts.names)}")
-            made[i, parts.names.index(name)] = True
-    return made
+            sets[i, parts.names.index(name)] = True
+    return sets

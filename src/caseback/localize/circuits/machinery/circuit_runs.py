@@ -122,10 +122,10 @@ class CircuitRuns:
         at_once = max(1, limit("circuit_numbers") // (numbers * prompts))
         chunks = masks.split(at_once)
         rows = [slice(i, i + prompts) for i in range(0, len(self.tokens), prompts)]
-        made = []
+        values = []
         for chunk in progress_bar(chunks, "circuits", show=progress):
-            made.append(torch.cat([self._run(chunk, some, self.cut) for some in rows], 1))
-        return torch.cat(made)
+            values.append(torch.cat([self._run(chunk, some, self.cut) for some in rows], 1))
+        return torch.cat(values)
 
     def _run(self, masks: Masks, rows: slice, cut: Tensor) -> Float[Tensor, "variant batch"]:
         starts = [0, *self.tokens.lengths.cumsum(0).tolist()]
@@ -151,14 +151,14 @@ def written_in(model: Model, graph: Graph, tokens: Tokens) -> Float[Tensor, "wri
     """What every writer writes at every own token of the prompts, padding left out."""
     run = execute(model.anatomy, tokens, read=sites_of_writes(model, graph), logits=False)
     own, count = tokens.mask, int(tokens.lengths.sum())
-    made: Tensor | None = None
+    written: Tensor | None = None
     at = 0
     for part in writes(model, run, graph):
-        made = part.new_empty(len(graph.writers), count, model.d_model) if made is None else made
-        made[at : at + len(part)] = part[:, own.to(part.device)] if tokens.padded else part.flatten(1, 2)
+        written = part.new_empty(len(graph.writers), count, model.d_model) if written is None else written
+        written[at : at + len(part)] = part[:, own.to(part.device)] if tokens.padded else part.flatten(1, 2)
         at += len(part)
-    assert made is not None
-    return made
+    assert written is not None
+    return written
 
 
 def mean_writes(model: Model, prompts: Any, *, inputs: tuple[str, ...] = ("embed",)) -> Float[Tensor, "writer d_model"]:

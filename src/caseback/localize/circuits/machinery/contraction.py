@@ -76,9 +76,9 @@ def contracted(
             count = min(len(chosen), max(0, int(graph.exists[:, readers.start].sum()) - chosen.start))
             if count == 0:
                 continue
-            made = change[:, :count] @ g.flatten(2).transpose(1, 2).to(change)
+            products = change[:, :count] @ g.flatten(2).transpose(1, 2).to(change)
             into = scores[part[0], chosen.start : chosen.start + count, readers]
-            into.copy_(made if part[1].start == 0 else into + made)
+            into.copy_(products if part[1].start == 0 else into + products)
     return scores
 
 

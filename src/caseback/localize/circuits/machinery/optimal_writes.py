@@ -69,10 +69,10 @@ def optimal_writes(
         values = start + unit * theta
         cut = values[:, None].expand(-1, count, -1)
         cuts = Cuts(model, graph, mask[None], cut, None if len(mask) == 1 else places)
-        told = measured(model.anatomy, tokens, loss, edits=cuts.edits(), grad=True)[1]
-        if not told.requires_grad:
+        losses = measured(model.anatomy, tokens, loss, edits=cuts.edits(), grad=True)[1]
+        if not losses.requires_grad:
             raise CasebackError(f"the loss {loss.name!r} has no gradient: optimal constants need one")
-        mean = told.mean()
+        mean = losses.mean()
         if float(mean.detach()) < least:
             best, least = values.detach(), float(mean.detach())
         if step < steps:

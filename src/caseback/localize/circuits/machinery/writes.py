@@ -76,18 +76,18 @@ def changes(
         Some prompts and columns alone.
     """
     mask = base.tokens.mask[part]
-    made: Tensor | None = None
+    stacked: Tensor | None = None
     start = 0
     for change in _changes(model, base, source, graph, part):
-        if made is None:
-            made = change.new_empty(len(mask), len(graph.writers), *change.shape[2:])
+        if stacked is None:
+            stacked = change.new_empty(len(mask), len(graph.writers), *change.shape[2:])
         mine = slice(start, start + len(change))
         start = mine.stop
-        made[:, mine] = change.transpose(0, 1)
+        stacked[:, mine] = change.transpose(0, 1)
         if isinstance(source, Tensor):
-            made[:, mine] += source[mine, None].to(made)
-    assert made is not None
-    return made if bool(mask.all()) else made.masked_fill_(~mask[:, None, :, None].to(made.device), 0.0)
+            stacked[:, mine] += source[mine, None].to(stacked)
+    assert stacked is not None
+    return stacked if bool(mask.all()) else stacked.masked_fill_(~mask[:, None, :, None].to(stacked.device), 0.0)
 
 
 def _changes(
