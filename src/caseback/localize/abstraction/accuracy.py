@@ -67,7 +67,7 @@ def interchange_accuracy(
     Parameters
     ----------
     model
-        The network.
+        The model.
     data
         Examples with the causal model's answers, as ``Interchanges.sample`` draws them.
     alignment

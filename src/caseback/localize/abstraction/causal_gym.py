@@ -153,7 +153,7 @@ def causal_gym(
     Parameters
     ----------
     model
-        The network.
+        The model.
     data
         Minimal pairs of one variable of two values, both ways: ``Interchanges.of_pairs``.
     site, layers, heads, pos
@@ -168,7 +168,7 @@ def causal_gym(
     epochs, batch_size, lr, warmup
         Of DAS; the benchmark's are 400 examples seen once, by fours.
     seed
-        For the split, the searches and the control task.
+        Same seed, same result. It draws the split, the searches and the control task.
     progress
         Show a progress bar.
 

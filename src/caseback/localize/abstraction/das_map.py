@@ -51,8 +51,10 @@ def das_map(
 
     Parameters
     ----------
-    model, data
-        The network, and examples of one variable.
+    model
+        The model.
+    data
+        Examples of one variable.
     site, layers, heads, pos
         The places, as for ``interchange_map``.
     k, held_out, epochs, batch_size, lr, warmup, among, seed
@@ -60,7 +62,7 @@ def das_map(
     progress
         Show a progress bar.
     checkpoint
-        A folder that keeps the state of each place's search, to go on from.
+        A folder that keeps what is done, one file per place; the same call with it goes on after an interruption.
 
     Returns
     -------

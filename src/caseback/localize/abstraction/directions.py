@@ -41,7 +41,7 @@ def direction(
     positive
         Which of them are of one class, the others being of the other.
     seed
-        For what is drawn.
+        Same seed, same result. It draws the random direction, and where clustering begins.
 
     Raises
     ------

@@ -60,7 +60,7 @@ def das(
     Parameters
     ----------
     model
-        The network; it stays as it is.
+        The model. It stays as it is.
     data
         Examples of interchanges. Those of several tasks may be added up, as in multi-task DAS: with examples in which
         another attribute is asked for, whose answer must stay, the subspace is searched that isolates the variable.
@@ -78,11 +78,13 @@ def das(
     among
         Tokens that answers are chosen from when accuracy is measured; by default the whole vocabulary.
     seed
-        For the first rotation, the order of the examples and which are held out.
+        Same seed, same result. It draws the first rotation, the order of the examples and which are held out.
     memory
         Bytes of the bases' activations kept between steps; past it they are computed again.
-    progress, checkpoint
-        A progress bar; a file that an interrupted search goes on from.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------

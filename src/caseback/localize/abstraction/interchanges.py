@@ -161,7 +161,7 @@ class Interchanges:
         Parameters
         ----------
         model
-            Whose tokenizer is asked.
+            The model. Its tokenizer is asked.
         base, source
             ``Tokens``, or anything that ``Model.tokens`` takes.
         target, base_target
@@ -245,7 +245,7 @@ class Interchanges:
         Parameters
         ----------
         model
-            Whose tokenizer is asked.
+            The model. Its tokenizer is asked.
         causal
             What the network is claimed to compute.
         prompt
@@ -262,8 +262,10 @@ class Interchanges:
             ``"all"`` variables in every example, ``"one"`` of them, or ``"any"``: a random set, not empty.
         inputs
             Where inputs are drawn from; by default uniformly from all combinations. Must not end.
-        seed, padding
-            For the draws; the side of padding.
+        seed
+            Same seed, same result. It draws the inputs, and what is swapped.
+        padding
+            The side of the padding.
 
         Returns
         -------

@@ -47,7 +47,7 @@ def ravel(
     Parameters
     ----------
     model
-        The network.
+        The model.
     cause
         Examples in which the attribute is asked for; the target is the source's.
     isolation

@@ -22,7 +22,7 @@ class Rotation(nn.Module):
     k, width
         How many rows, and their size.
     seed
-        For the first rows, drawn uniformly.
+        Same seed, same result. It draws the first rows, uniformly.
     dtype, device
         Of the site.
 

@@ -40,7 +40,7 @@ class Suffixes:
     Parameters
     ----------
     model, data, seats
-        The network, the examples and the places found in them.
+        The model, the examples and the places found in them.
     memory
         Bytes that recorded bases may take for as long as this lives; past it each step records its own.
 

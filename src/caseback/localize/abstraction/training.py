@@ -59,11 +59,11 @@ class Plan:
         Epochs without a better judgement after which training ends; the best epoch's parameters are kept. None: train
         to the end and keep the last.
     seed
-        For the order of the examples.
+        Same seed, same result. It draws the order of the examples.
     progress
         Show a progress bar.
     checkpoint
-        A file that keeps the state after every epoch.
+        A file that keeps what is done, after every epoch; the same training with it goes on after an interruption.
     """
 
     epochs: int

@@ -79,7 +79,7 @@ def interchange_training(
     Parameters
     ----------
     model
-        The network. It is not changed unless ``in_place`` says so.
+        The model. It is not changed unless ``in_place`` says so.
     data
         Examples of interchanges.
     alignment

@@ -78,7 +78,7 @@ def completeness(
     ablation, over, inputs
         As for ``faithfulness``.
     seed
-        Of what is drawn.
+        Same seed, same result. It draws the sets and the candidates.
     progress
         Show a progress bar.
 

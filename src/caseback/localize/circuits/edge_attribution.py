@@ -80,7 +80,7 @@ def edge_attribution(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned, one or one a prompt. Corrupt None: edges are cut to zero.
     metric
-        What is measured; differentiable.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be differentiable.
     steps
         Points at which gradients are averaged (EAP-IG; the paper takes 5). None: the base run alone (EAP).
     along

@@ -66,7 +66,7 @@ def patch_edges(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned, one or one a prompt; only ``"resample"`` needs the latter.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     only
         Which edges, as ``"L0H1 -> L1H4.k"`` or a circuit's; all by default.
     direction

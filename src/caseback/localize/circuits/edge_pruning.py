@@ -59,7 +59,7 @@ def edge_pruning(
     Parameters
     ----------
     model
-        The model; its weights stay as they are.
+        The model. Its weights stay as they are.
     clean, corrupt
         Prompts and their counterfactuals, token-aligned.
     loss
@@ -75,12 +75,15 @@ def edge_pruning(
         Give each writer a gate too, which multiplies those of its edges.
     ablation, over, inputs
         What shut edges carry; as for ``run_circuit``.
-    batch_size, seed
-        Prompts a step, drawn anew for each; of all that is drawn.
+    batch_size
+        Prompts per step, drawn anew for each.
+    seed
+        Same seed, same result. It draws the prompts and the gates of each step.
     progress
         Show a progress bar.
     checkpoint
-        A file that keeps the state; the same call with it goes on after an interruption, to the same circuit.
+        A file that keeps what is done; the same call with it goes on after an interruption. It then ends in the same
+        circuit.
 
     Returns
     -------

@@ -53,8 +53,9 @@ def acdc(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned.
     metric
-        What the circuit must keep: the objective is how far the mean metric falls. None: the KL divergence of the
-        circuit's next-token distribution from the model's own, the paper's choice.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. The circuit must keep it: the objective
+        is how far the metric's mean falls. None: the KL divergence of the circuit's next-token distribution from the
+        model's own, the paper's choice.
     threshold
         How much the objective may grow for an edge to be removed, τ. The paper sweeps 0.001 to 1; for IOI with KL it
         shows 0.0575.
@@ -63,9 +64,9 @@ def acdc(
     at_once
         The most edges that are tried in one batch; it changes the speed, not the circuit.
     progress
-        Show a progress bar over edges.
+        Show a progress bar.
     checkpoint
-        A file that keeps what is decided; the same call with it goes on after an interruption.
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------

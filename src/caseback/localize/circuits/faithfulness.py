@@ -65,7 +65,7 @@ def faithfulness(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned. Only resampling needs the latter.
     metric
-        What the circuit is for.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     circuits
         One or several: ``Circuit`` or masks of the graph's edges.
     ablations
@@ -78,8 +78,10 @@ def faithfulness(
     prune
         Leave out edges that lie on no path from an input to the logits, as Hanna et al. do; circuits that name
         positions stay as they are.
-    resamples, level, seed
-        Of the bootstrap over prompts.
+    resamples, level
+        Of the bootstrap over prompts: how many samples, and how much the intervals cover.
+    seed
+        Same seed, same result. It draws the bootstrap's samples.
     progress
         Show a progress bar.
 

@@ -102,7 +102,7 @@ def frontier(
     ablation
         As for ``faithfulness``.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Examples
     --------

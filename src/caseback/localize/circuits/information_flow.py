@@ -63,12 +63,14 @@ def flow_attribution(
 
     Parameters
     ----------
-    model, tokens
-        The model and its prompts.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     inputs
         As for ``edge_attribution``.
     progress
-        Show a progress bar over prompts.
+        Show a progress bar.
 
     Returns
     -------
@@ -132,8 +134,10 @@ def flow_routes(
 
     Parameters
     ----------
-    model, tokens
-        The model and its prompts.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     threshold
         Edges of at most this weight are dropped; 0 keeps all that bring anything. The paper shows 0.04.
     renormalise
@@ -141,7 +145,7 @@ def flow_routes(
     pos
         The position whose prediction is explained.
     progress
-        Show a progress bar over prompts.
+        Show a progress bar.
 
     Returns
     -------

@@ -47,7 +47,7 @@ def edge_roc(
     Parameters
     ----------
     model
-        The model whose edges they are.
+        The model. The edges are its own.
     scores
         (writer, reader) or (writer, reader, batch); or a ``Circuit``, whose edges count as found and all others not.
         Its scores are not used: what ACDC writes beside its edges is no ranking.

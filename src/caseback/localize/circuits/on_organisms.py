@@ -58,13 +58,15 @@ def on_organisms(
     ----------
     names
         Organisms; all by default.
-    count, seed
-        Prompts for each, and the seed of their words.
+    count
+        Prompts for each.
+    seed
+        Same seed, same result. It draws the prompts' words.
     more
         Further methods by name, as ``find_circuit`` knows them, judged by the circuit that they find at the true number
         of edges.
     progress
-        Show a progress bar over organisms.
+        Show a progress bar.
 
     Returns
     -------

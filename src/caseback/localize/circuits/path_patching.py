@@ -64,7 +64,7 @@ def path_patch(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned, one or one a prompt.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     receivers
         Who reads the counterfactual: ``"logits"``, ``"MLP 3"``, ``"L3H0.q"`` … (``"L3KV0.k"`` for shared keys), all of
         them at once. What one of them then writes reaches a later one.

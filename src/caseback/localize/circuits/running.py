@@ -54,7 +54,7 @@ def run_circuit(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned. Only resampling needs the latter; else they may be None.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     circuits
         One or several: ``Circuit`` or masks of the graph's edges (``Graph.mask``; ``Graph.into`` for a circuit of
         heads' inputs). A circuit of nodes without edges keeps all that these nodes and the embeddings write, and

@@ -76,7 +76,8 @@ def causal_scrubbing(
     prompts
         The distribution: prompts of one length, token-aligned with one another.
     metric
-        What should be kept; of the paper, the loss. Targets are those of the prompt at the output.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what should be kept; in the paper,
+        the loss. Targets are those of the prompt at the output.
     hypothesis
         The edges that matter.
     agree
@@ -91,10 +92,12 @@ def causal_scrubbing(
         The most nodes that the unrolled hypothesis may have.
     inputs
         As for ``edge_attribution``.
-    resamples, level, seed
-        Of the bootstrap over prompts, and of all draws.
+    resamples, level
+        Of the bootstrap over prompts.
+    seed
+        Same seed, same result. It draws the stand-in prompts and the bootstrap's samples.
     progress
-        Show a progress bar over nodes.
+        Show a progress bar.
 
     Returns
     -------

@@ -63,7 +63,7 @@ def shrink(
     at_once
         The most removals tried in one batch; it changes the speed, not the circuit.
     progress
-        Show a progress bar over edges.
+        Show a progress bar.
 
     Returns
     -------

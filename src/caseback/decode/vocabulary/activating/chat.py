@@ -64,7 +64,7 @@ def local_chat(model: Model, *, max_new_tokens: int = 200, seed: int | None = No
     Parameters
     ----------
     model
-        The model; it needs a tokenizer.
+        The model. It needs a tokenizer.
     max_new_tokens, seed
         As for ``Model.generate``.
     **options

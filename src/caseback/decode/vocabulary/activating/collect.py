@@ -93,7 +93,7 @@ def activating_inputs(
     save_every
         Seconds between two savings.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------

@@ -92,7 +92,7 @@ def explain_in_words(
     before, after
         Tokens of a text on either side of the example.
     seed
-        Of the order in which texts are shown.
+        Same seed, same result. It draws the order in which texts are shown.
 
     Raises
     ------

@@ -79,7 +79,7 @@ def insertion_test(
     per_question
         How many words are tried in each question, one at a time and each at a random place.
     seed
-        Of words and places.
+        Same seed, same result. It draws words and places.
 
     Raises
     ------

@@ -92,9 +92,9 @@ def synthesise_input(
     proposals
         Tokens that the gradient proposes at each position.
     seed
-        Of the start and of which replacements are tried.
+        Same seed, same result. It draws the start, and which replacements are tried.
     progress
-        Show a bar with the activation.
+        Show a progress bar. It shows the activation.
 
     Returns
     -------

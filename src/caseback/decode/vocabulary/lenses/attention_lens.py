@@ -110,7 +110,7 @@ def fit_attention_lens(
     Parameters
     ----------
     model
-        The model; it only runs forward.
+        The model. It only runs forward.
     texts
         The corpus: texts, or lists of token ids.
     layer
@@ -122,11 +122,11 @@ def fit_attention_lens(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     seed
-        Of the order of the rows, and of A_h; B_h begins at 0.
+        Same seed, same result. It draws the order of the rows, and A_h; B_h begins at 0.
     max_logits
         The most logits formed at once.
     progress
-        Show a bar with the divergence.
+        Show a progress bar. It shows the divergence.
 
     Returns
     -------
@@ -284,7 +284,7 @@ def read_attention_lens(
     Parameters
     ----------
     model
-        The model that the lens was fitted for.
+        The model. It must be the one that the lens was fitted for.
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     lens

@@ -68,11 +68,11 @@ def causal_basis(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     seed
-        Of the random beginnings.
+        Same seed, same result. It draws the random beginnings.
     max_logits
         The most logits formed at once.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------

@@ -113,7 +113,7 @@ def fit_future_prompt(
     Parameters
     ----------
     model
-        The model; its parameters stay as they are.
+        The model. Its parameters stay as they are.
     texts
         The corpus: texts, or lists of token ids.
     row, target_row
@@ -129,9 +129,10 @@ def fit_future_prompt(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     seed
-        Of the order of the rows, of the states drawn, and of the tokens whose embeddings the prompt begins with.
+        Same seed, same result. It draws the order of the rows, the states, and the tokens whose embeddings the prompt
+        begins with.
     progress
-        Show a bar with the divergence.
+        Show a progress bar. It shows the divergence.
 
     Returns
     -------
@@ -258,7 +259,7 @@ def read_future_prompt(
     Parameters
     ----------
     model
-        The model that the prompt was trained for.
+        The model. It must be the one that the prompt was trained for.
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     prompt

@@ -60,9 +60,9 @@ def fit_jacobian_lens(
     directions
         Random output directions a prompt, instead of all ``d_model``: an unbiased estimate for a share of the cost.
     seed
-        Of the random directions.
+        Same seed, same result. It draws the random directions.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------

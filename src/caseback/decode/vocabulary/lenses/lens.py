@@ -165,7 +165,7 @@ def read_lens(
     Parameters
     ----------
     model
-        The model that the lens was fitted for.
+        The model. It must be the one that the lens was fitted for.
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     lens

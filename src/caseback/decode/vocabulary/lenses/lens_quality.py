@@ -56,7 +56,7 @@ def lens_quality(
     max_logits
         The most logits formed at once.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------

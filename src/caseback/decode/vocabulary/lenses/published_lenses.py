@@ -35,7 +35,7 @@ def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
     folder
         Made if it is not there.
     model
-        The model, whose name and unembedding the config notes.
+        The model. The config notes its name and unembedding.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -
     folder
         With ``config.json`` and ``params.pt``, or ``params.safetensors`` of the same names.
     model
-        The model that it is for.
+        The model. It must be the one that the lens is for.
     pickle
         Allow ``params.pt``, which is a pickle; it is read with ``weights_only=True``.
 
@@ -137,7 +137,7 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
     path
         The ``.pt`` file.
     model
-        The model that it is for.
+        The model. It must be the one that the lens is for.
     pickle
         The layout is a pickle: it is read only where this is true, with ``weights_only=True``.
 

@@ -73,7 +73,7 @@ def load_lens(path: str | Path, model: Model | None = None) -> Lens:
     path
         The file.
     model
-        Refuse a lens of another model at once, not only when it is used.
+        The model. With it a lens of another one is refused at once, not only when it is used.
 
     Raises
     ------

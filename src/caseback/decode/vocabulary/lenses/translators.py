@@ -57,7 +57,7 @@ def fit_translators(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------

@@ -66,7 +66,7 @@ def fit_tuned_lens(
     Parameters
     ----------
     model
-        The model; it only runs forward.
+        The model. It only runs forward.
     texts
         The corpus: texts, or lists of token ids. It is gone through again, in another order, when it ends.
     recipe
@@ -78,13 +78,13 @@ def fit_tuned_lens(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``; a step takes as many batches as it needs.
     seed
-        Of the order of the rows.
+        Same seed, same result. It draws the order of the rows.
     checkpoint
-        A file to go on from after an interruption, written every ten steps.
+        A file that keeps what is done; the same call with it goes on after an interruption. Written every ten steps.
     max_logits
         The most logits formed at once.
     progress
-        Show a bar with the mean divergence.
+        Show a progress bar. It shows the mean divergence.
 
     Returns
     -------

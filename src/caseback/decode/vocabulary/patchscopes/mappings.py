@@ -73,7 +73,7 @@ def fit_mapping(
     Parameters
     ----------
     model, target_model
-        From where and to where; with the same tokens for a text.
+        From which model and to which; both must read a text as the same tokens.
     texts
         The corpus: texts, or lists of token ids.
     row, target_row
@@ -83,7 +83,7 @@ def fit_mapping(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Raises
     ------

@@ -75,7 +75,7 @@ def patchscope(
     Parameters
     ----------
     model
-        The model whose states are read.
+        The model. Its states are read.
     source
         Its prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     target
@@ -109,7 +109,7 @@ def patchscope(
     max_logits
         The most logits formed at once; 2**24 are 64 MB in float32.
     progress
-        Show a bar.
+        Show a progress bar.
     **options
         For ``generate``, such as ``do_sample``.
 

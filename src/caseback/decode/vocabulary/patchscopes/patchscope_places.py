@@ -128,7 +128,7 @@ def expect_room(model: Model, prompts: Tokens, new: int, what: str) -> None:
     Parameters
     ----------
     model
-        Whose context counts; where it declares none, nothing is refused.
+        The model. Its context counts; where it declares none, nothing is refused.
     prompts
         The prompts.
     new

@@ -47,11 +47,11 @@ def weight_gradient(model: Model, tokens: Any, metric: Metric, matrix: str, laye
     Parameters
     ----------
     model
-        The model; its parameters stay frozen.
+        The model. Its parameters stay frozen.
     tokens
-        Prompts, as for ``Model.run``.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is differentiated.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what is differentiated.
     matrix
         ``"in"``, ``"gate"`` or ``"out"``.
     layer
@@ -117,11 +117,11 @@ def backward_lens(
     Parameters
     ----------
     model
-        The model; its parameters stay frozen and no gradient of a weight is formed.
+        The model. Its parameters stay frozen, and no gradient of a weight is formed.
     tokens
-        Prompts, as for ``Model.run``.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What a step would raise, such as ``cb.log_prob(target)``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what a step would raise.
     layers
         Layers with a dense MLP; all of them by default.
     pos
@@ -229,7 +229,7 @@ def forward_shift(
     model
         The model.
     tokens
-        One prompt.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. One prompt.
     target
         The token to be written.
     layer

@@ -48,7 +48,7 @@ class LowRank:
     Parameters
     ----------
     model
-        The model, which is not changed.
+        The model. It is not changed.
     matrix
         ``"in"``, ``"gate"`` or ``"out"`` of the MLP, or ``"o"``, W_O of all heads together.
     layer
@@ -199,11 +199,12 @@ def laser(
     Parameters
     ----------
     model
-        The model, which is not changed: every approximation is an edit (``LowRank.edit``).
+        The model. It is not changed: every approximation is an edit (``LowRank.edit``).
     tokens
-        Prompts of the task.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is to be large: ``accuracy(targets)``, ``cb.log_prob(targets)`` or any other.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what is to be large;
+        ``accuracy(targets)`` is one, too.
     layers
         Which layers; all by default.
     matrices
@@ -211,7 +212,7 @@ def laser(
     rho
         Shares of the full rank to keep, from 0 to 1; a rank is rounded down, but to 1 at least unless the share is 0.
     seed
-        Which half of the prompts judges the choice made by the other.
+        Same seed, same result. It draws the half of the prompts that judges the choice made by the other.
     token_budget, progress, checkpoint
         As for ``Model.sweep``.
 

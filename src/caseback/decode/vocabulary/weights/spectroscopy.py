@@ -172,8 +172,10 @@ def spectral_coverage(
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     bands, folded
         As for ``Spectrum``.
     site
@@ -241,8 +243,10 @@ def band_logits(
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     targets
         Tokens, as for ``logit_lens``.
     bands

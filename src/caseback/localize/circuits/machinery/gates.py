@@ -68,10 +68,14 @@ class Gates:
         Log odds to begin with.
     lr, multiplier_lr
         Adam's rates, of gates and of the penalty's multipliers (0 where there are none).
-    batch_size, seed
-        Prompts a step; of the draws of prompts and gates.
-    checkpoint, about
-        A file that keeps the state, and what it must agree with to be gone on with.
+    batch_size
+        Prompts per step.
+    seed
+        Same seed, same result. It draws the prompts and the gates of each step.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
+    about
+        What a checkpoint must agree with.
     """
 
     def __init__(
