@@ -10,7 +10,7 @@ model, and weighs: (1 + beta) log p_strong - beta log p_weak. Each is a logits p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.verify import unembed
 
 
@@ -34,7 +34,7 @@ from caseback.model.running.verify import unembed
 )
 def dola(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     layers: Sequence[int] | None = None,
     alpha: float = 0.1,
@@ -95,7 +95,7 @@ def dola(
 def contrastive_decoding(
     model: Model,
     weaker: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     alpha: float = 0.1,
     beta: float | None = None,
@@ -162,7 +162,7 @@ def contrastive_decoding(
 class _Contrast(LogitsProcessor):
     """Scores of plausible words by contrast, minus infinity for the others."""
 
-    def __init__(self, alpha: float, weak: Any, beta: float | None = None):
+    def __init__(self, alpha: float, weak: Callable[[Tensor, Tensor], Tensor], beta: float | None = None):
         if not 0 < alpha <= 1:
             raise OutOfRange(f"alpha is {alpha}: expected above 0 and at most 1")
         self.alpha, self.weak, self.beta = alpha, weak, beta

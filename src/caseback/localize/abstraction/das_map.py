@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import xarray as xr
@@ -19,6 +18,7 @@ from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.rotation import random_rows
 from caseback.localize.abstraction.training import Plan
 from caseback.model.registry import technique
+from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
 
 
@@ -98,7 +98,7 @@ def das_map(
     where = grid(model, data, site, layers, heads, pos)
     here, there = (seats(model, d, {variable: where}) for d in (searched, judged))
     plan = Plan(epochs=epochs, batch_size=batch_size, warmup=warmup, seed=seed)
-    variants: list[list[Any]] = []
+    variants: list[list[Edit]] = []
     with progress_bar(total=len(where), show=progress, what=f"das {site}", unit="place") as bar:
         for mine, theirs in zip(here, there, strict=True):
             own_plan = replace(plan, checkpoint=None if folder is None else folder / _file(mine.at))

@@ -27,6 +27,7 @@ from caseback.localize.abstraction.suffixes import Suffixes, Unreachable
 from caseback.localize.abstraction.training import Curve, Plan, fit
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
 
 
@@ -253,7 +254,7 @@ def found_subspace(
     curve: Curve,
     plan: Plan,
     among: Sequence[str | int] | None,
-    made_by: Any,
+    made_by: Callable[..., Any],
     **attrs: Any,
 ) -> xr.DataArray:
     """What a search returns: rows, and how well they do beside random ones, all and none."""
@@ -295,5 +296,5 @@ def found_subspace(
     )
 
 
-def _nothing(seated: Sequence[Seat]) -> list[Any]:
+def _nothing(seated: Sequence[Seat]) -> list[Edit]:
     return [edit for seat in seated for edit in seat.edits(torch.zeros(0, seat.width))]

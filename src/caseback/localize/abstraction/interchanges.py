@@ -7,7 +7,7 @@ target   0                          what the causal model says of b with the var
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, TargetError, TokensError
 from caseback.localize.abstraction.causal_model import CausalModel
-from caseback.model.running.metrics import target_ids
+from caseback.model.running.metrics import Target, target_ids
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.tasks.prompts import Prompts
 
 TRIES = 200
 """Draws for each example that is wanted, before there are thought to be no more of its kind."""
@@ -147,14 +148,14 @@ class Interchanges:
     def of(
         cls,
         model: Model,
-        base: Any,
-        source: Any,
-        target: Any,
-        base_target: Any,
+        base: PromptsLike,
+        source: PromptsLike,
+        target: Target,
+        base_target: Target,
         *,
         variable: str = "variable",
         pos: int | Tensor = -1,
-        counterfactual: Any = None,
+        counterfactual: PromptsLike | None = None,
     ) -> Interchanges:
         """Examples of one variable from prompts and answers as text or ids.
 
@@ -184,7 +185,7 @@ class Interchanges:
         return cls(base, {variable: model.tokens(source)}, answers, own, pos=pos, counterfactual=other)
 
     @classmethod
-    def of_pairs(cls, prompts: Any, *, variable: str = "variable", both_ways: bool = True) -> Interchanges:
+    def of_pairs(cls, prompts: Prompts, *, variable: str = "variable", both_ways: bool = True) -> Interchanges:
         """Examples from a task's clean and corrupt prompts, of whatever makes their answers differ.
 
         Parameters
@@ -342,7 +343,7 @@ def _chosen(named: list[str], swap: str, chance: torch.Generator) -> list[str]:
     return [name for i, name in enumerate(named) if which >> i & 1]
 
 
-def _drawn(causal: CausalModel, draws: Any, named: list[str], chosen: list[str]) -> _Example:
+def _drawn(causal: CausalModel, draws: Iterator[dict[str, Any]], named: list[str], chosen: list[str]) -> _Example:
     base = next(draws)
     sources = {name: next(draws) for name in named}
     own = causal.run(base)
@@ -363,14 +364,14 @@ def _tokenized(
     cls: type[Interchanges],
     model: Model,
     examples: list[_Example],
-    prompt: Any,
+    prompt: Callable[[dict[str, Any]], Any],
     named: list[str],
-    answer: Any,
+    answer: Callable[[Any], str | int],
     padding: str,
 ) -> Interchanges:
     tokens = lambda given: model.tokens([prompt(inputs) for inputs in given], padding=padding)  # noqa: E731
     base = tokens([one.base for one in examples])
-    ids: dict[Any, int] = {}
+    ids: dict[str | int, int] = {}
 
     def answer_id(value: Any) -> int:
         word = answer(value)

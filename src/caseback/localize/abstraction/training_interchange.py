@@ -15,7 +15,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import xarray as xr
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError
 from caseback.localize.abstraction.accuracy import accuracies, interchange_accuracy, swaps
-from caseback.localize.abstraction.alignment import Alignment, places_of, seats
+from caseback.localize.abstraction.alignment import Alignment, At, places_of, seats
 from caseback.localize.abstraction.distributed import expect_changes, job_of, parts
 from caseback.localize.abstraction.interchanges import Interchanges, joined
 from caseback.localize.abstraction.training import Plan, fit
@@ -181,7 +181,7 @@ def interchange_training(
     )
 
 
-def _places(alignment: Alignment) -> list[Any]:
+def _places(alignment: Alignment) -> list[At]:
     return [at for places in alignment.values() for at in (places if isinstance(places, Sequence) else [places])]
 
 

@@ -9,7 +9,6 @@ one role), or sets grown greedily, the part that widens the gap most being added
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 SEARCHES = ("random", "greedy", "roles")
 
@@ -39,8 +39,8 @@ SEARCHES = ("random", "greedy", "roles")
 )
 def completeness(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuit: Circuit,
     *,
@@ -50,7 +50,7 @@ def completeness(
     depth: int = 10,
     candidates: int | None = None,
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     seed: int = 0,
     progress: bool = False,
@@ -139,7 +139,9 @@ def completeness(
     return xr.Dataset(variables, attrs=variables["gap"].attrs)
 
 
-def _sets(parts: Parts, circuit: Circuit, subsets: Any, count: int, seed: int) -> Bool[Tensor, "set part"]:
+def _sets(
+    parts: Parts, circuit: Circuit, subsets: str | Sequence[Sequence[str]], count: int, seed: int
+) -> Bool[Tensor, "set part"]:
     if not isinstance(subsets, str):
         return grouped(parts, subsets)
     if subsets == "random":

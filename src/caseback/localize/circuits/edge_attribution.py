@@ -36,6 +36,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 ALONG = ("inputs", "activations", "ends")
 BOTH_ENDS = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5])
@@ -49,8 +50,8 @@ BOTH_ENDS = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5])
 )
 def edge_attribution(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     *,
     steps: int | None = None,

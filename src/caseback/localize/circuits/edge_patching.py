@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -32,7 +31,7 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 ABLATIONS = ("resample", "zero", "mean")
 
@@ -45,14 +44,14 @@ ABLATIONS = ("resample", "zero", "mean")
 )
 def patch_edges(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     only: Iterable[str | Edge] | Circuit | None = None,
     *,
     direction: str = "noising",
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -138,7 +137,13 @@ def patch_edges(
 
 
 def _base_and_other(
-    model: Model, graph: Graph, clean: Any, corrupt: Any, direction: str, ablation: str, over: Any
+    model: Model,
+    graph: Graph,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
+    direction: str,
+    ablation: str,
+    over: PromptsLike | None,
 ) -> tuple[Tokens, Run | Float[Tensor, "writer d_model"] | None]:
     """The prompts that are patched, and what patched edges carry."""
     if ablation not in ABLATIONS:

@@ -26,6 +26,7 @@ from caseback.model.prompts.pairs import pairs
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -36,8 +37,8 @@ from caseback.model.running.model import Model
 )
 def edge_pruning(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     loss: Metric | None = None,
     *,
     sparsity: float = 0.95,
@@ -47,7 +48,7 @@ def edge_pruning(
     multiplier_lr: float = 0.8,
     nodes: bool = True,
     ablation: str | Float[Tensor, "writer d_model"] = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     batch_size: int = 32,
     seed: int = 0,
@@ -146,8 +147,8 @@ def edge_pruning(
 )
 def subnetwork_probing(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     loss: Metric | None = None,
     *,
     penalty: float = 50.0,
@@ -156,7 +157,7 @@ def subnetwork_probing(
     lr: float = 1e-3,
     start: float = 0.9,
     ablation: str | Float[Tensor, "writer d_model"] = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     batch_size: int = 32,
     seed: int = 0,
@@ -229,7 +230,13 @@ def subnetwork_probing(
 
 
 def _runs(
-    model: Model, graph: Graph, clean: Any, corrupt: Any, loss: Metric | None, ablation: Any, over: Any
+    model: Model,
+    graph: Graph,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
+    loss: Metric | None,
+    ablation: str | Tensor,
+    over: PromptsLike | None,
 ) -> CircuitRuns:
     if isinstance(ablation, str) and ablation == "optimal":
         raise CasebackError(
@@ -242,7 +249,7 @@ def _runs(
     return CircuitRuns(model, graph, tokens, other, objective, ablation=ablation, over=over)
 
 
-def _provenance(method: str, ablation: Any, **options: Any) -> dict[str, Any]:
+def _provenance(method: str, ablation: str | Tensor, **options: Any) -> dict[str, Any]:
     """How a circuit was made."""
     kind = ablation if isinstance(ablation, str) else "constants"
     return {"method": method, "entry": "3.2.27", "ablation": kind, **options}

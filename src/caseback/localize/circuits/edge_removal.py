@@ -11,7 +11,6 @@ The circuit is the one that testing edge by edge gives.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,18 +26,19 @@ from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(role="circuit finder", entry=("3.2.24",), citation="Conmy et al. 2023", cost="about 1 forward an edge")
 def acdc(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric | None = None,
     *,
     threshold: float,
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     at_once: int | None = None,
     progress: bool = False,

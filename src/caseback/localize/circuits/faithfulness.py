@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.circuits.machinery.bootstrap import interval
+from caseback.localize.circuits.machinery.bootstrap import Statistic, interval
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.localize.circuits.machinery.masks import masks_of, places_of
 from caseback.model.circuit import Circuit
@@ -30,6 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -40,13 +41,13 @@ from caseback.model.running.model import Model
 )
 def faithfulness(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuits: Circuit | Sequence[Circuit] | Bool[Tensor, "*variant writer reader"],
     *,
     ablations: str | Sequence[str] = ("resample",),
-    over: Any = None,
+    over: PromptsLike | None = None,
     positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] = ("embed",),
     with_kl: bool = False,
@@ -182,11 +183,11 @@ def on_paths(graph: Graph, masks: Bool[Tensor, "variant place writer reader"], p
     return connected[:, None] if prune and masks.shape[1] == 1 else masks
 
 
-def _conventions(measured: dict[str, np.ndarray], whole: np.ndarray) -> dict[str, tuple[Any, list[np.ndarray]]]:
+def _conventions(measured: dict[str, np.ndarray], whole: np.ndarray) -> dict[str, tuple[Statistic, list[np.ndarray]]]:
     """Each convention as a function of means, and what it is of."""
     m, empty = measured["metric"], measured["empty"]
     all_of_it = np.broadcast_to(whole, m.shape)
-    conventions: dict[str, tuple[Any, list[np.ndarray]]] = {
+    conventions: dict[str, tuple[Statistic, list[np.ndarray]]] = {
         "recovered": (recovered, [m, empty, all_of_it]),
         "ratio": (lambda c, w: c / w, [m, all_of_it]),
         "difference": (lambda c, w: np.abs(w - c), [m, all_of_it]),

@@ -21,6 +21,7 @@ from caseback.localize.circuits.shrinking import shrink
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
+from caseback.tasks.prompts import Prompts
 
 RANKINGS = ("eap", "eap-ig", "eap-ig-activations")
 
@@ -76,8 +77,8 @@ class Frontier:
 
 def frontier(
     model: Model,
-    finding: Any,
-    judging: Any,
+    finding: Prompts,
+    judging: Prompts,
     shares: Sequence[float],
     *,
     rankings: Sequence[str] = RANKINGS,

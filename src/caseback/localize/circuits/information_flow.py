@@ -11,8 +11,6 @@ On the graph of heads and MLPs the same weight says how much of what a component
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import xarray as xr
@@ -34,7 +32,7 @@ from caseback.model.results import labelled
 from caseback.model.running.frames import positions
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 def weights_of(
@@ -57,7 +55,7 @@ def weights_of(
     role="circuit", entry=("3.2.28",), citation="Ferrando and Voita 2024", cost="1 forward + the writes' distances"
 )
 def flow_attribution(
-    model: Model, tokens: Any, *, inputs: tuple[str, ...] = ("embed",), progress: bool = False
+    model: Model, tokens: PromptsLike, *, inputs: tuple[str, ...] = ("embed",), progress: bool = False
 ) -> xr.DataArray:
     """Score every edge by how much of what its reader reads was written by its writer; no counterfactual is needed.
 
@@ -123,7 +121,7 @@ def flow_attribution(
 )
 def flow_routes(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     threshold: float = 0.04,
     renormalise: bool = True,

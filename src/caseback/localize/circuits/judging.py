@@ -7,7 +7,7 @@ part goes (second-order repair), and what the search and the judging cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from caseback.model.circuit import Circuit
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +87,15 @@ class Judgement:
 )
 def judge(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuit: Circuit,
     *,
     ablations: Sequence[str] = ("resample", "mean", "zero"),
     groups: Sequence[str] | None = None,
     sets: int = 10,
-    over: Any = None,
+    over: PromptsLike | None = None,
     positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] | None = None,
     seed: int = 0,
@@ -175,7 +176,7 @@ def _caveats(
     minimal: xr.Dataset | None,
     groups: dict[str, float],
     circuit: Circuit,
-):
+) -> Iterator[str]:
     shares = dict(zip(faithful.ablation.values.tolist(), faithful.recovered.values.tolist(), strict=True))
     low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
     if shares[high] - shares[low] > 0.1:

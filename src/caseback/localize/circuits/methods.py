@@ -24,6 +24,7 @@ from caseback.model.graph.graph import Graph
 from caseback.model.registry import with_role
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 _SIZES = ("edges", "count", "n_edges")
 _SEARCHES = 7
@@ -90,8 +91,8 @@ def methods() -> dict[str, Method]:
 
 def find_circuit(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     *,
     method: str = "eap-ig",
@@ -185,7 +186,7 @@ def _is_needed(method: Method, name: str) -> bool:
 
 
 def _acdc_of_size(
-    model: Model, clean: Any, corrupt: Any, metric: Metric, count: int, settings: dict[str, Any]
+    model: Model, clean: PromptsLike, corrupt: PromptsLike | None, metric: Metric, count: int, settings: dict[str, Any]
 ) -> Circuit:
     """The largest circuit of at most ``count`` edges among searches at several thresholds, halving their range."""
     low, high = 1e-5, 10.0
@@ -209,6 +210,6 @@ def _acdc_of_size(
     return best
 
 
-def _beside(checkpoint: Any, threshold: float) -> Path | None:
+def _beside(checkpoint: str | Path | None, threshold: float) -> Path | None:
     """A checkpoint of its own for each threshold."""
     return None if checkpoint is None else Path(f"{checkpoint}.{threshold:.3g}")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
@@ -27,7 +28,7 @@ from caseback.localize.circuits.edge_pruning import edge_pruning
 from caseback.localize.circuits.edge_removal import acdc
 from caseback.localize.circuits.known import edge_roc
 from caseback.localize.circuits.methods import METHODS, find_circuit, methods
-from caseback.model.circuit import Circuit
+from caseback.model.circuit import Circuit, Edge
 from caseback.model.graph.graph import Graph
 from caseback.model.running.load import load
 from caseback.model.running.metrics import Bound, Metric
@@ -190,6 +191,6 @@ def answers_margin(model: Model, tokens: Tokens) -> Metric:
     return Metric("margin", lambda *_: Bound(None, None, value), pos=None)
 
 
-def _score(sizes: Any, edge: Any) -> Any:
+def _score(sizes: xr.DataArray, edge: Edge) -> xr.DataArray:
     reader = f"{edge.target}.{edge.slot}" if edge.slot else str(edge.target)
     return sizes.sel(writer=str(edge.source), reader=reader)

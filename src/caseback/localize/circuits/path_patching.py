@@ -10,7 +10,6 @@ through MLPs count too (Wang et al.'s). What the receivers then write is compute
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -32,7 +31,7 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 from caseback.model.running.side_by_side import side_by_side
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 MLPS = ("frozen", "recomputed")
 
@@ -45,8 +44,8 @@ MLPS = ("frozen", "recomputed")
 )
 def path_patch(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     *,
     receivers: Sequence[str],
@@ -206,13 +205,13 @@ def _receiver(graph: Graph, name: str) -> tuple[Node, str]:
     return reader
 
 
-def _at(change: Any, lengths: list[int], pos: Positions) -> Any:
+def _at(change: Tensor, lengths: list[int], pos: Positions) -> Tensor:
     """The changes at one position of each prompt."""
     where = [next(iter(positions(pos, i, n))) for i, n in enumerate(lengths)]
     return change[list(range(len(where))), where]
 
 
-def seen(reader: Reader, value: Any, pos: int | None) -> Edit:
+def seen(reader: Reader, value: Tensor, pos: int | None) -> Edit:
     """A receiver's input with a change added."""
     node, slot = reader
     if node.kind == "logits":

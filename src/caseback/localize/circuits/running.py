@@ -24,6 +24,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -34,13 +35,13 @@ from caseback.model.running.model import Model
 )
 def run_circuit(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuits: Circuit | Sequence[Circuit] | Bool[Tensor, "*variant writer reader"],
     *,
     ablation: str | Float[Tensor, "writer d_model"] = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] = ("embed",),
     progress: bool = False,

@@ -38,7 +38,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Refs = Int[Tensor, " row"]
 """For each row, the prompt that it is about."""
@@ -53,7 +53,7 @@ DRAWS = ("each", "one")
 )
 def causal_scrubbing(
     model: Model,
-    prompts: Any,
+    prompts: PromptsLike,
     metric: Metric,
     hypothesis: Circuit,
     *,

@@ -8,8 +8,6 @@ circuit that is left has the faithfulness that was asked for. As there, many rem
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +23,7 @@ from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -35,15 +34,15 @@ from caseback.model.running.model import Model
 )
 def shrink(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuit: Circuit,
     *,
     least: float = 0.9,
     most: float = 1.1,
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     at_once: int | None = None,
     progress: bool = False,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +21,7 @@ from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
-from caseback.model.running.run import execute
+from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
 
 
@@ -123,7 +122,7 @@ def synthesise_input(
     ids, free = _start(model, length, start, fixed, special, seed)
     draw = torch.Generator().manual_seed(seed + 1)
 
-    def ends(tokens: Tokens, grad: bool = False) -> tuple[Any, Tensor]:
+    def ends(tokens: Tokens, grad: bool = False) -> tuple[Run, Tensor]:
         run = execute(model.anatomy, tokens, read=["embed", units.site], grad=grad, logits=units.site.name == "logits")
         with torch.set_grad_enabled(grad):
             return run, units.values(run).view(len(tokens), -1)[:, -1]

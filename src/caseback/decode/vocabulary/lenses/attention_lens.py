@@ -35,7 +35,7 @@ from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Target
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class _Heads:
 )
 def read_attention_lens(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     lens: AttentionLens,
     *,
     targets: Target | Sequence[Target] = (),

@@ -30,7 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.running.edits import Edit, Replace
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ class _Training:
 )
 def read_future_prompt(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     prompt: FuturePrompt,
     *,
     k: int = 5,

@@ -30,6 +30,7 @@ from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Target
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import PromptsLike
 from caseback.model.running.verify import unembed
 
 
@@ -151,7 +152,7 @@ def fingerprint(model: Model) -> str:
 )
 def read_lens(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     lens: Lens,
     *,
     targets: Target | Sequence[Target] = (),
@@ -230,7 +231,7 @@ def row_name(row: int) -> str:
     return "embed" if row == 0 else str(row - 1)
 
 
-def streams(model: Model, tokens: Any, rows: Sequence[int]) -> dict[int, Float[Tensor, "batch pos d_model"]]:
+def streams(model: Model, tokens: PromptsLike, rows: Sequence[int]) -> dict[int, Float[Tensor, "batch pos d_model"]]:
     """The stream at several depths, in float32 at least, from one run that unembeds nothing."""
     sites = {row: stream_at(model, row) for row in rows}
     run = execute(model.anatomy, model.tokens(tokens), read=list(dict.fromkeys(sites.values())), logits=False)

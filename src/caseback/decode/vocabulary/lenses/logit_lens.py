@@ -10,13 +10,19 @@ way, as if it were the whole stream; the final norm then makes it as long as a w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
+from caseback.decode.vocabulary.lenses.lens_statistics import (
+    Places,
+    States,
+    expect_sizes,
+    followed,
+    labelled_readings,
+    read,
+)
 from caseback.errors import OutOfRange, UnknownSite
 from caseback.jobs.budget import limit
 from caseback.model.algebra.writes import mlp_branch
@@ -28,6 +34,7 @@ from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Target
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 from caseback.model.running.verify import unembed
 
 
@@ -39,7 +46,7 @@ from caseback.model.running.verify import unembed
 )
 def logit_lens(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     targets: Target | Sequence[Target] = (),
     site: str = "resid_post",
@@ -182,7 +189,7 @@ def units_of(model: Model, name: str, units: Sequence[int] | None) -> list[int] 
     return chosen
 
 
-def _states(model: Model, run: Run, sites: list[Site], units: list[int] | None):
+def _states(model: Model, run: Run, sites: list[Site], units: list[int] | None) -> States:
     """What is read in each row of the result, for some places of the padded batch."""
 
     def states(

@@ -77,7 +77,9 @@ class VocabularyKL:
             divergence[:, here], gradient[:, here] = self._chunk(streams[:, here], log_p[here], space)
         return divergence.clamp_min_(0), gradient
 
-    def _chunk(self, streams: Float[Tensor, "row token d_model"], log_p: Float[Tensor, "token vocab"], space: Tensor):
+    def _chunk(
+        self, streams: Float[Tensor, "row token d_model"], log_p: Float[Tensor, "token vocab"], space: Tensor
+    ) -> tuple[Tensor, Tensor]:
         normed, u, denominator = self._normed(streams.flatten(0, 1))
         # (row, token, vocab)
         logits = space[: len(normed), : len(self.rows)].unflatten(0, streams.shape[:2])

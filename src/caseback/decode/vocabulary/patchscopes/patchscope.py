@@ -37,7 +37,7 @@ from caseback.model.running.edits import Edit, Where
 from caseback.model.running.metrics import target_ids
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.verify import unembed
 
 Map = Lens | Tensor | Callable[[Tensor], Tensor]
@@ -51,7 +51,7 @@ Map = Lens | Tensor | Callable[[Tensor], Tensor]
 )
 def patchscope(
     model: Model,
-    source: Any,
+    source: PromptsLike,
     target: Any = None,
     *,
     rows: Sequence[int] | int | None = None,
@@ -220,13 +220,16 @@ def _rows(rows: Sequence[int] | int | None, n_layers: int, what: str) -> list[in
     return depths
 
 
-def _mapped(h: Float[Tensor, "place d_model"], row: int, mapping: Any, onto: Model) -> Float[Tensor, "place d_model"]:
+def _mapped(
+    h: Float[Tensor, "place d_model"], row: int, mapping: Map | Mapping[int, Map] | None, onto: Model
+) -> Float[Tensor, "place d_model"]:
     """f(h), on the target's device."""
-    own = mapping
     if isinstance(mapping, Mapping):
         if row not in mapping:
             raise OutOfRange(f"there is no mapping for row {row}: there are some for {', '.join(map(str, mapping))}")
-        own = mapping[row]
+        own: Map | None = mapping[row]
+    else:
+        own = mapping
     if own is None:
         if h.shape[-1] != onto.d_model:
             raise CasebackError(

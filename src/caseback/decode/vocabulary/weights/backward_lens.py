@@ -32,16 +32,19 @@ from caseback.model.algebra.writes import mlp_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
-from caseback.model.running.edits import Apply
+from caseback.model.running.edits import Apply, Edit
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 _OUTPUT = {"in": "mlp_pre", "gate": "mlp_gate", "out": "mlp_out"}
 
 
-def weight_gradient(model: Model, tokens: Any, metric: Metric, matrix: str, layer: int, *, edits: Any = ()) -> Factored:
+def weight_gradient(
+    model: Model, tokens: PromptsLike, metric: Metric, matrix: str, layer: int, *, edits: Edit | Sequence[Edit] = ()
+) -> Factored:
     """The metric's gradient at an MLP's weight, for each prompt, as factors through its tokens (PRIMER 4.3.12).
 
     Parameters
@@ -101,7 +104,7 @@ def weight_gradient(model: Model, tokens: Any, metric: Metric, matrix: str, laye
 )
 def backward_lens(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     layers: Sequence[int] | None = None,
@@ -109,7 +112,7 @@ def backward_lens(
     k: int = 5,
     imprint_side: Side = "out",
     folded: bool = True,
-    edits: Any = (),
+    edits: Edit | Sequence[Edit] = (),
     max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read an MLP's gradients as words: what a step would imprint in W_in and which way it would shift W_out.
@@ -208,7 +211,7 @@ def backward_lens(
 )
 def forward_shift(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     target: str | int,
     *,
     layer: int,
@@ -290,7 +293,14 @@ def forward_shift(
     return Apply(site="mlp_post", layer=layer, function=shifted)
 
 
-def _run(model: Model, tokens: Any, metric: Metric, at: list, read: list, edits: Any) -> tuple[Run, Run]:
+def _run(
+    model: Model,
+    tokens: PromptsLike,
+    metric: Metric,
+    at: list[tuple[str, int]],
+    read: list[tuple[str, int]],
+    edits: Edit | Sequence[Edit],
+) -> tuple[Run, Run]:
     """A run that read what was asked for, and the metric's gradients at some sites."""
     posts = [("mlp_post", layer) for _, layer in at]
     given = [edits] if not isinstance(edits, Sequence) else edits

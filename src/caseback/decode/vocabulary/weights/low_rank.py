@@ -34,7 +34,7 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Apply, Edit, Project
 from caseback.model.running.metrics import Bound, Metric, Position, Target, target_ids
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 SITES = {"in": "mlp_pre", "gate": "mlp_gate", "out": "mlp_post", "o": "z"}
 """Where each matrix's edit is made."""
@@ -183,7 +183,7 @@ def accuracy(target: Target, *, pos: Position = -1) -> Metric:
 )
 def laser(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     layers: Sequence[int] | None = None,

@@ -26,10 +26,11 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import SITES
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.running.edits import Project
+from caseback.model.running.edits import Edit, Index, Project
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Target
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 class Spectrum:
@@ -119,7 +120,7 @@ class Spectrum:
         bands: int | Sequence[int],
         *,
         site: str = "resid_post",
-        layer: Any = None,
+        layer: Index = None,
         pos: Positions = None,
         keep: bool = False,
     ) -> Project:
@@ -161,7 +162,7 @@ class Spectrum:
 @technique(role="lens", entry=("4.3.13",), citation="Cancedda 2024", cost="one QR of W_U + one forward")
 def spectral_coverage(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     bands: int = 20,
     site: str = "resid_post",
@@ -232,12 +233,12 @@ def spectral_coverage(
 @technique(role="lens", entry=("4.3.13",), citation="Cancedda 2024", cost="one QR of W_U + one forward")
 def band_logits(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     targets: Target | Sequence[Target],
     *,
     bands: int = 20,
     pos: int = -1,
-    edits: Any = (),
+    edits: Edit | Sequence[Edit] = (),
 ) -> xr.DataArray:
     """Split targets' logits into the shares of the bands: they sum to the model's logits, bias and soft-cap apart.
 

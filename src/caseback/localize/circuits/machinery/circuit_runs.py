@@ -29,7 +29,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Bound, Metric, kl
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 ABLATIONS = ("resample", "mean", "mean_by_position", "optimal", "zero")
 
@@ -49,12 +49,12 @@ class CircuitRuns:
         self,
         model: Model,
         graph: Graph,
-        clean: Any,
-        corrupt: Any,
+        clean: PromptsLike,
+        corrupt: PromptsLike | None,
         metric: Metric,
         *,
         ablation: str | Float[Tensor, "writer d_model"] = "resample",
-        over: Any = None,
+        over: PromptsLike | None = None,
         places: Sequence[str] = (),
         positions: Mapping[str, Any] | None = None,
     ):
@@ -81,7 +81,7 @@ class CircuitRuns:
         }
 
     def _cut(
-        self, ablation: str | Tensor, other: Tokens | None, over: Any
+        self, ablation: str | Tensor, other: Tokens | None, over: PromptsLike | None
     ) -> Float[Tensor, "writer token d_model"] | Float[Tensor, ""]:
         """What cut edges carry at each own token of each prompt."""
         count, width = int(self.tokens.lengths.sum()), (len(self.graph.writers), self.model.d_model)
@@ -161,7 +161,9 @@ def written_in(model: Model, graph: Graph, tokens: Tokens) -> Float[Tensor, "wri
     return written
 
 
-def mean_writes(model: Model, prompts: Any, *, inputs: tuple[str, ...] = ("embed",)) -> Float[Tensor, "writer d_model"]:
+def mean_writes(
+    model: Model, prompts: PromptsLike, *, inputs: tuple[str, ...] = ("embed",)
+) -> Float[Tensor, "writer d_model"]:
     """The mean of what every writer writes, over prompts and their positions: what mean-ablated edges carry."""
     return written_in(model, Graph.of(model.anatomy, inputs), model.tokens(prompts)).mean(1)
 

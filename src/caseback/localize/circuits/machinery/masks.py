@@ -21,7 +21,9 @@ from caseback.model.running.tokens import Tokens
 Masks = Bool[Tensor, "variant writer reader"] | Bool[Tensor, "variant place writer reader"]
 
 
-def masks_of(graph: Graph, circuits: Any, places: Sequence[str] = ()) -> Bool[Tensor, "variant place writer reader"]:
+def masks_of(
+    graph: Graph, circuits: Circuit | Sequence[Circuit] | Tensor, places: Sequence[str] = ()
+) -> Bool[Tensor, "variant place writer reader"]:
     """Circuits as masks of the graph's edges, one or several.
 
     Parameters
@@ -54,7 +56,7 @@ def masks_of(graph: Graph, circuits: Any, places: Sequence[str] = ()) -> Bool[Te
     return masks & graph.exists
 
 
-def places_of(circuits: Any) -> list[str]:
+def places_of(circuits: Circuit | Sequence[Circuit] | Tensor) -> list[str]:
     """The names of the positions in circuits, sorted; none for masks."""
     if isinstance(circuits, Tensor):
         return []
