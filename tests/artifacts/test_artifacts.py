@@ -98,7 +98,7 @@ def test_a_subspace_comes_back_to_the_bit_and_is_put_in_a_place(search, tmp_path
     assert json.loads(told["checks"])["held_out_accuracy"] == made.attrs["held_out_accuracy"]
     assert json.loads(told["made"])["place"] == made.attrs["place"] and told["caseback_version"] == __version__
     for wrong in ({}, xr.DataArray([1.0], dims="k")):
-        with pytest.raises(CasebackError, match="is no subspace"):
+        with pytest.raises(CasebackError, match="is not a subspace"):
             save_subspace(wrong, tmp_path / "b")
 
 

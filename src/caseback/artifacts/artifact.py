@@ -43,7 +43,7 @@ class Artifact:
     facts
         What the tensors do not tell, as text.
     provenance
-        Of what and how: corpus, steps, losses; JSON data.
+        Of what and how it was made (``made`` in the file): corpus, steps, losses; JSON data.
     checks
         What was measured of it, such as its accuracy on examples held out; JSON data.
     path
@@ -92,7 +92,7 @@ def save(artifact: Artifact, kind: Kind, path: str | Path) -> None:
     >>> from caseback.artifacts.kinds import MAPPING
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(Artifact({"bias": torch.ones(2)}, checks={"explained": 0.5}), MAPPING, Path(folder) / "a")
-    ...     load(Path(folder) / "a", MAPPING, lambda found: found.checks)
+    ...     load(Path(folder) / "a", MAPPING, lambda artifact: artifact.checks)
     {'explained': 0.5}
     """
     metadata = {"format": kind.format, **artifact.facts, "made": json.dumps(dict(artifact.provenance))}
@@ -118,7 +118,7 @@ def load(path: str | Path, kind: Kind, build: Callable[[Artifact], T], expect: C
     Raises
     ------
     LoadError
-        For a file that is none, holds another kind or version, does not say what its kind says, or is damaged.
+        For a file that cannot be read, holds another kind or version, lacks what its kind says, or is damaged.
     """
     refuse = f"{{path}} cannot be read as {kind.with_article}: {{why}}"
     tensors, metadata = read_tensors(path, refuse=refuse, verify=False)
@@ -149,7 +149,7 @@ def load_json(path: str | Path, kind: Kind) -> dict[str, Any]:
     Raises
     ------
     LoadError
-        For a file that is none, holds another kind or version, or is damaged.
+        For a file that cannot be read, holds another kind or version, or is damaged.
     """
     data = read_json(path, refuse=f"{{path}} cannot be read as {kind.with_article}: {{why}}")
     if data.get("format") != kind.format:

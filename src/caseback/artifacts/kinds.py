@@ -46,7 +46,7 @@ KINDS = {kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPI
 
 
 def refusal(path: object, file_format: str, wanted: Kind) -> str:
-    """Why a file that calls itself something else is not read as this kind.
+    """Why a file that names another format, or none, is not read as this kind.
 
     Examples
     --------

@@ -63,7 +63,7 @@ def read_tensors(
     Raises
     ------
     LoadError
-        For a file that is none, lacks a tensor or is damaged.
+        For a file that is not safetensors, lacks a tensor or is damaged.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -132,7 +132,7 @@ def read_json(path: str | Path, *, refuse: str = _REFUSE) -> dict[str, Any]:
     Raises
     ------
     LoadError
-        For a file that holds none.
+        For a file that does not hold one.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
     score(v) = log p_strong(v) - log p_weak(v)    for v in V = {v : p_strong(v) >= alpha max p_strong},  -inf elsewhere
 
-DoLa (Chuang et al. 2024) takes for the weak one the logit lens of the candidate layer that is furthest from the output
+DoLa (Chuang et al. 2024) takes as the weak one the logit lens of the candidate layer that is furthest from the output
 in Jensen-Shannon divergence, chosen anew at each step; contrastive decoding (Li et al. 2023) takes another, smaller
 model, and weighs: (1 + beta) log p_strong - beta log p_weak. Each is a logits processor of transformers' own
 ``generate``, so sampling, beams and stopping work as ever, and the model stays as it is.
@@ -30,7 +30,7 @@ from caseback.model.running.verify import unembed
     role="decoding",
     entry=("4.3.18",),
     citation="Chuang et al. 2024",
-    cost="a generation + candidates x unembedding a step",
+    cost="a generation + candidates x unembedding per step",
 )
 def dola(
     model: Model,
@@ -56,7 +56,7 @@ def dola(
         the model's lower half, the published bucket for tasks of reasoning; for short factual answers the upper half
         is used.
     alpha
-        Words with less than this share of the likeliest word's probability are never said; 0.1 as published.
+        Tokens with less than this share of the likeliest token's probability are never generated; 0.1 as published.
     repetition_penalty
         Of transformers; 1.2 as published, since contrast makes repetition likelier.
     max_new_tokens, seed, **options
@@ -76,8 +76,8 @@ def dola(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> said = dola(model, "The capital of France is", max_new_tokens=2)
-    >>> said.shape[1] - model.tokens("The capital of France is").shape[1]
+    >>> continued = dola(model, "The capital of France is", max_new_tokens=2)
+    >>> continued.shape[1] - model.tokens("The capital of France is").shape[1]
     2
     """
     layers = list(range(0, max(1, model.n_layers // 2), 2)) if layers is None else list(layers)

@@ -98,8 +98,8 @@ def interchange_accuracy(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> data = Interchanges.of_pairs(cb.tasks.agreement().prompts(model, 8))
-    >>> found = interchange_accuracy(model, data, {"variable": At("resid_post", layer=0)})
-    >>> found.dims, found.attrs["accuracy"] == found.attrs["task_accuracy"]
+    >>> hits = interchange_accuracy(model, data, {"variable": At("resid_post", layer=0)})
+    >>> hits.dims, hits.attrs["accuracy"] == hits.attrs["task_accuracy"]
     (('batch',), True)
     """
     seated = seats(model, data, alignment, batch_size=batch_size)

@@ -37,8 +37,8 @@ class At:
     Attributes
     ----------
     site, layer, head
-        Any site that can be edited but the maps of attention. At a site with heads and no ``head`` the same subspace
-        of each head is meant.
+        Any site that can be edited but the maps of attention. At a site with heads, without a ``head``, the same
+        subspace of each head is meant.
     pos
         The base's own positions, as in edits, or a text that stands in every prompt; all by default.
     basis
@@ -101,7 +101,7 @@ Alignment = Mapping[str, At | Sequence[At]]
 
 @dataclass(frozen=True, eq=False)
 class Interchange(Edit):
-    """Put the part of an activation that lies in some directions at another prompt's value, in some examples."""
+    """Set the part of an activation that lies in some directions to another prompt's value, in some examples."""
 
     donor: Float[Tensor, "batch pos *head width"]
     """What stood in the source prompts, one row for each position addressed."""
@@ -190,7 +190,8 @@ def seats(
     batch_size
         Source prompts in one pass.
     ran
-        Runs of the sources that have been made, by variable; graphs are kept. By default they are made here, without.
+        Runs of the sources, by variable, whose gradients are then kept; by default the sources are run here, without
+        gradients.
 
     Raises
     ------
@@ -230,7 +231,10 @@ def _of_head(at: At, site: Site, values: Tensor) -> Tensor:
 
 
 def _spans(at: At, base: Tokens, source: Tokens) -> tuple[list[list[int]], list[list[int]], Tensor]:
-    """Positions in each base and in its source, as many for all, the last filling up fewer; and how many they were."""
+    """Positions in each base and in its source, all lists as long as the longest, filled up with their last one.
+
+    The third result is how many positions each base really has.
+    """
     here = placed(at.pos, base)
     there = placed(at.pos if at.source_pos is None else at.source_pos, source)
     for b, (mine, theirs) in enumerate(zip(here, there, strict=True)):

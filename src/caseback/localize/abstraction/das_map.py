@@ -91,7 +91,9 @@ def das_map(
         raise CasebackError(f"a map is of one variable, these examples swap {', '.join(data.variables)}")
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None and not folder.is_dir():
-        raise CasebackError(f"checkpoint={str(folder)!r} is no folder: make it, each place's search keeps a file there")
+        raise CasebackError(
+            f"checkpoint={str(folder)!r} is not a folder: make one, in which each place's search keeps a file"
+        )
     variable = data.variables[0]
     searched, judged = parts(data, held_out, seed)
     expect_changes(searched)

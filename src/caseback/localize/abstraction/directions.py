@@ -2,7 +2,7 @@
 
 mean difference   mean of one class - mean of the other
 probe, lda        weights of logistic regression, of Fisher's discriminant
-pca, kmeans       the first principal component, the line through two cluster centres: neither sees the classes
+pca, kmeans       the first principal component, the line through two cluster centers: neither sees the classes
 random            uniformly drawn
 """
 
@@ -55,7 +55,7 @@ def direction(
     tensor([[1., 0.]], dtype=torch.float64)
     """
     if way not in WAYS:
-        raise CasebackError(f"{way!r} is no way to find a direction. {did_you_mean(way, WAYS)}")
+        raise CasebackError(f"{way!r} is not a way to find a direction. {did_you_mean(way, WAYS)}")
     if way == "random":
         return random_rows(1, x.shape[1], seed)
     given, classes = x.detach().double().cpu().numpy(), positive.cpu().numpy()

@@ -109,8 +109,8 @@ def das(
     >>> gate = build("or_gate")
     >>> causal = CausalModel({"a": "01", "b": "01"}, {"or": ("ab", lambda a, b: max(a, b))})
     >>> data = Interchanges.sample(gate.model, causal, lambda v: f"{v['a']} {v['b']} =", "a", 60, changing=0.5)
-    >>> found = das(gate.model, data, At("resid_mid", layer=0, pos=-1), lr=0.05)
-    >>> found.dims, found.attrs["held_out_accuracy"]
+    >>> subspace = das(gate.model, data, At("resid_mid", layer=0, pos=-1), lr=0.05)
+    >>> subspace.dims, subspace.attrs["held_out_accuracy"]
     (('k', 'd_model'), 1.0)
     """
     sizes = _sizes(data, k)

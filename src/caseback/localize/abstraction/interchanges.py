@@ -23,7 +23,7 @@ from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.tasks.prompts import Prompts
 
 TRIES = 200
-"""Draws for each example that is wanted, before there are thought to be no more of its kind."""
+"""Draws per example that is wanted, after which no more of its kind are expected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +35,14 @@ class Interchanges:
     base
         The prompts that are intervened on.
     sources
-        For each variable the prompts that its value is taken from, one a base. They may differ in length from the
+        For each variable the prompts that its value is taken from, one per base. They may differ in length from the
         base.
     target
         (batch,) token ids of the answers that the causal model gives after the interchange.
     base_target
         (batch,) those that it gives for the base itself.
     swapped
-        For each variable in which examples it is swapped; in all where it is not named.
+        For each variable, in which examples it is swapped; in all of them where it is not named.
     pos
         The position of the base whose next token is the answer; the last by default.
     counterfactual
@@ -166,7 +166,8 @@ class Interchanges:
         base, source
             ``Tokens``, or anything that ``Model.tokens`` takes.
         target, base_target
-            Single tokens as text or ids, one or one a prompt: the answer after the interchange and without it.
+            Single tokens as text or ids, one for all or one per prompt: the answer after the interchange and without
+            it.
         variable, pos, counterfactual
             As the attributes.
 

@@ -69,7 +69,7 @@ def ravel(
     ------
     CasebackError
         For isolation examples whose target is not the base's own answer, cause examples where it always is, an
-        attribute called "cause", or ``known`` where the model answers no base right.
+        attribute called "cause", or ``known`` where the model answers no base correctly.
 
     Examples
     --------

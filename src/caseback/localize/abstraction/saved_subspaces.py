@@ -38,16 +38,16 @@ def save_subspace(subspace: xr.DataArray, path: str | Path) -> None:
     Examples
     --------
     >>> import tempfile
-    >>> found = xr.DataArray([[1.0, 0.0]], {"variable": ("k", ["a"])}, ("k", "d_model"), "basis", {"accuracy": 1.0})
+    >>> subspace = xr.DataArray([[1.0, 0.0]], {"variable": ("k", ["a"])}, ("k", "d_model"), "basis", {"accuracy": 1.0})
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_subspace(found, Path(folder) / "a.safetensors")
-    ...     load_subspace(Path(folder) / "a.safetensors").identical(found)
+    ...     save_subspace(subspace, Path(folder) / "a.safetensors")
+    ...     load_subspace(Path(folder) / "a.safetensors").identical(subspace)
     True
     """
     if not isinstance(subspace, xr.DataArray) or subspace.dims[:1] != ("k",) or list(subspace.coords) != ["variable"]:
         raise CasebackError(
-            f"a {type(subspace).__name__} is no subspace: expected what das or boundless_das gave, (k, width) with the "
-            "variable of each row"
+            f"a {type(subspace).__name__} is not a subspace: expected what das or boundless_das gave, (k, width) with "
+            "the variable of each row"
         )
     attrs = {str(name): value for name, value in subspace.attrs.items()}
     checks = {name: value for name, value in attrs.items() if name.endswith(_CHECKS)}

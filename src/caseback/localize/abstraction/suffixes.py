@@ -2,7 +2,7 @@
 
 The model is frozen and nothing before the place changes, so a step of a search computes only the suffix: a sweep's
 packed pass, with autograd on. Sources were read once (``alignment.seats``); what the bases leave before the place is
-recorded once where it fits in memory, else once a step. Gradients reach the directions and stop there.
+recorded once where it fits in memory, else once per step. Gradients reach the directions and stop there.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class Suffixes:
     def _record(self, tokens: Tokens) -> Clean:
         also = {seat.site for seat in self.seats if seat.site.name in ("embed", "pos_embed")}
         clean = record(self.model.anatomy, tokens, sorted(also, key=str))
+        # what lies before the first place is never read again: its tensors make way, to save memory
         for tensors in (clean.stream, clean.k, clean.v):
             for layer in range(min(self.entry, len(tensors))):
                 tensors[layer] = tensors[layer].new_empty(0, *tensors[layer].shape[1:])

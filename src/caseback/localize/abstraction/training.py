@@ -31,7 +31,7 @@ class Curve:
     loss
         The mean over each epoch.
     judged
-        What ``judge`` said after each epoch; empty where there is none.
+        What ``judge`` returned after each epoch; empty where there is no judge.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Plan:
     Attributes
     ----------
     epochs, batch_size
-        Passes over the examples, and examples a step.
+        Passes over the examples, and examples per step.
     accumulate
         Steps whose gradients are added before the parameters move.
     warmup

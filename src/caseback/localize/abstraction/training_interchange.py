@@ -114,8 +114,8 @@ def interchange_training(
     >>> causal = CausalModel({"a": "01", "b": "01"}, {"or": ("ab", lambda a, b: max(a, b))})
     >>> data = Interchanges.sample(gate.model, causal, lambda v: f"{v['a']} {v['b']} =", "a", 60, changing=0.5)
     >>> place = {"a": At("resid_mid", layer=0, pos=-1, basis=torch.eye(9)[:3])}
-    >>> trained, found = interchange_training(gate.model, data, place, epochs=30, lr=0.05)
-    >>> found.attrs["accuracy_before"] < 0.5, found.attrs["accuracy"], trained is gate.model
+    >>> trained, accuracy = interchange_training(gate.model, data, place, epochs=30, lr=0.05)
+    >>> accuracy.attrs["accuracy_before"] < 0.5, accuracy.attrs["accuracy"], trained is gate.model
     (True, 1.0, False)
     """
     if teacher is not None and data.counterfactual is None:

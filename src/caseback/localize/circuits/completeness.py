@@ -35,7 +35,7 @@ SEARCHES = ("random", "greedy", "roles")
     role="judgement",
     entry=("3.2.21",),
     citation="Wang et al. 2023",
-    cost="2 circuit runs a set; greedy: 2 a part and step",
+    cost="2 circuit runs per set; greedy: 2 per part and step",
 )
 def completeness(
     model: Model,
@@ -55,7 +55,7 @@ def completeness(
     seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Remove the same parts from a circuit and from the whole model, and see whether they fare alike.
+    """Remove the same parts from a circuit and from the whole model, and see whether they behave alike.
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ def completeness(
     Returns
     -------
     xr.Dataset
-        Over variant, one a set: ``circuit`` = F(C - K), ``model`` = F(M - K), ``gap``; coordinates ``removed`` (K as
-        text) and ``size``. A greedy search gives a set a step. Attributes: ``worst`` (gap), ``worst_share``, that
+        Over variant, one per set: ``circuit`` = F(C - K), ``model`` = F(M - K), ``gap``; coordinates ``removed`` (K as
+        text) and ``size``. A greedy search gives one set per step. Attributes: ``worst`` (gap), ``worst_share``, that
         over F(M) - F(empty), and ``worst_set``.
 
     Raises
@@ -100,8 +100,8 @@ def completeness(
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 8)
     >>> whole = Graph.of(model.anatomy).circuit(Graph.of(model.anatomy).exists)
-    >>> found = completeness(model, ioi.clean, ioi.corrupt, ioi.metric, whole, count=4)
-    >>> round(found.attrs["worst"], 6), found.sizes["variant"]
+    >>> gaps = completeness(model, ioi.clean, ioi.corrupt, ioi.metric, whole, count=4)
+    >>> round(gaps.attrs["worst"], 6), gaps.sizes["variant"]
     (0.0, 4)
     """
     if count < 1 or depth < 1 or (candidates is not None and candidates < 1):
@@ -160,7 +160,7 @@ def _sets(
 def _greedy(
     parts: Parts, runs: CircuitRuns, count: int, depth: int, candidates: int | None, seed: int, progress: bool
 ) -> tuple[Bool[Tensor, "set part"], Float[Tensor, "two set batch"]]:
-    """Sets that grow by the part that widens the gap most; one row a step of each search."""
+    """Sets that grow by the part that widens the gap most; one row per step of each search."""
     generator, n = torch.Generator().manual_seed(seed), len(parts.names)
     sets, values = [], []
     searches = count if candidates is not None and candidates < n else 1

@@ -37,7 +37,10 @@ FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @technique(
-    role="judgement", entry=("3.2.21",), citation="Mueller et al. 2025, Hanna et al. 2024", cost="1 circuit run a size"
+    role="judgement",
+    entry=("3.2.21",),
+    citation="Mueller et al. 2025, Hanna et al. 2024",
+    cost="1 circuit run per size",
 )
 def faithfulness_curve(
     model: Model,
@@ -66,7 +69,7 @@ def faithfulness_curve(
     model, clean, corrupt, metric
         As for ``faithfulness``.
     scores
-        One score an edge: an array (writer, reader) or (writer, reader, batch), of which the mean over prompts is
+        One score per edge: an array (writer, reader) or (writer, reader, batch), of which the mean over prompts is
         taken, or a ``Circuit`` with scores. Or circuits of several sizes, such as one search at several thresholds.
     fractions
         Shares of the model's edges.

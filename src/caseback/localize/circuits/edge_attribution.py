@@ -23,6 +23,7 @@ from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
 from caseback.localize.circuits.machinery.contraction import Slope, contracted, sites_of_reads
 from caseback.localize.circuits.machinery.writes import sites_of_writes
+from caseback.localize.circuits.selecting import name_of_reader
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
@@ -79,7 +80,8 @@ def edge_attribution(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt. Corrupt None: edges are cut to zero.
+        Prompts and their counterfactuals, token-aligned; one counterfactual for all, or one per prompt. Corrupt None:
+        edges are cut to zero.
     metric
         What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be differentiable.
     steps
@@ -95,8 +97,8 @@ def edge_attribution(
     direction
         ``"noising"`` or ``"denoising"``.
     constants
-        What edges carry instead, where corrupt is None: a vector a writer, such as its mean (``mean_writes``) or what
-        ``optimal_writes`` fits.
+        What edges carry instead, where corrupt is None: one vector per writer, such as its mean (``mean_writes``) or
+        what ``optimal_writes`` fits.
     inputs
         ``("embed",)``: token and position embeddings as one writer; ``("embed", "pos_embed")``: apart.
     batch_size
@@ -257,7 +259,7 @@ def _labelled(
         ["writer", "reader", "batch"],
         {
             "writer": [str(node) for node in graph.writers],
-            "reader": [f"{node}.{slot}" if slot else str(node) for node, slot in graph.readers],
+            "reader": [name_of_reader(reader) for reader in graph.readers],
             **{side: ("batch", torch.cat([part[side][1] for part in coords])) for side in sides},
         },
         name="score",

@@ -3,8 +3,8 @@
     effect(u -> v) = metric(input_v + u(source) - u(base)) - metric(base)
 
 u(source) is what the writer writes in the counterfactual, 0, or its mean. Exact, edge by edge, where
-``edge_attribution`` estimates. Each edge is a variant of a sweep, which recomputes only what
-comes after the reader, many edges in one pass.
+``edge_attribution`` estimates. Each edge is a variant of a sweep, which recomputes only what comes after the reader,
+many edges in one pass.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ABLATIONS = ("resample", "zero", "mean")
     role="circuit finder",
     entry=("3.2.22",),
     citation="Goldowsky-Dill et al. 2023, Conmy et al. 2023",
-    cost="a sweep: one variant an edge",
+    cost="a sweep: one variant per edge",
 )
 def patch_edges(
     model: Model,
@@ -63,7 +63,8 @@ def patch_edges(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt; only ``"resample"`` needs the latter.
+        Prompts and their counterfactuals, token-aligned; one counterfactual for all, or one per prompt. Only
+        ``"resample"`` needs them.
     metric
         What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     only
@@ -91,7 +92,8 @@ def patch_edges(
     TokensError
         For counterfactuals that are not token-aligned.
     CasebackError
-        For edges that this model lacks, and for none; for an unknown ablation, and one that has no such direction.
+        For edges that this model lacks, and for an empty list of them; for an unknown ablation, and one that does not
+        go in that direction.
 
     Examples
     --------
@@ -110,7 +112,7 @@ def patch_edges(
         mask = graph.mask(Circuit(frozenset(listed)))
     pairs = mask.T.nonzero().tolist()
     if not pairs:
-        raise CasebackError("no edge to patch: give some, such as 'L0H1 -> L1H4.k', or none at all for every edge")
+        raise CasebackError("no edge to patch: give some, such as 'L0H1 -> L1H4.k', or leave out only= for every edge")
     base, there = _base_and_other(model, graph, clean, corrupt, direction, ablation, over)
     here = execute(model.anatomy, base, read=sites_of_writes(model, graph), logits=False)
     change = aligned(changes(model, here, there, graph).transpose(1, 2), base)

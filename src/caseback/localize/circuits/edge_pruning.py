@@ -33,7 +33,7 @@ from caseback.model.running.tokens import PromptsLike
     role="circuit",
     entry=("3.2.27",),
     citation="Bhaskar et al. 2024",
-    cost="3 forwards + backwards a step, thousands of steps",
+    cost="3 forwards + backwards per step, thousands of steps",
 )
 def edge_pruning(
     model: Model,
@@ -64,7 +64,7 @@ def edge_pruning(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned.
     loss
-        What is minimised on average over prompts, the lower the better. None: the KL divergence from the model's own
+        What is minimized, on average over prompts. None: the KL divergence from the model's own
         next-token distribution, the paper's choice.
     sparsity
         The share of edges to be shut.
@@ -104,8 +104,8 @@ def edge_pruning(
     --------
     >>> import caseback as cb
     >>> model = cb.load("grokking")
-    >>> found = edge_pruning(model, ["3 4 =", "7 1 ="], ["3 9 =", "2 5 ="], sparsity=0.5, steps=40)
-    >>> 0 < len(found) <= 20, all(0 <= score <= 1 for score in found.scores.values())
+    >>> circuit = edge_pruning(model, ["3 4 =", "7 1 ="], ["3 9 =", "2 5 ="], sparsity=0.5, steps=40)
+    >>> 0 < len(circuit) <= 20, all(0 <= score <= 1 for score in circuit.scores.values())
     (True, True)
     """
     graph = Graph.of(model.anatomy, inputs)
@@ -143,7 +143,7 @@ def edge_pruning(
     role="circuit",
     entry=("3.2.27",),
     citation="Cao et al. 2021, Conmy et al. 2023",
-    cost="3 forwards + backwards a step, 3000 steps",
+    cost="3 forwards + backwards per step, 3000 steps",
 )
 def subnetwork_probing(
     model: Model,
@@ -250,7 +250,7 @@ def _runs(
 
 
 def _provenance(method: str, ablation: str | Tensor, **options: Any) -> dict[str, Any]:
-    """How a circuit was made."""
+    """How a circuit was found, for its ``about``."""
     kind = ablation if isinstance(ablation, str) else "constants"
     return {"method": method, "entry": "3.2.27", "ablation": kind, **options}
 

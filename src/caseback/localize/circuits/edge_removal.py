@@ -29,7 +29,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
 
 
-@technique(role="circuit finder", entry=("3.2.24",), citation="Conmy et al. 2023", cost="about 1 forward an edge")
+@technique(role="circuit finder", entry=("3.2.24",), citation="Conmy et al. 2023", cost="about 1 forward per edge")
 def acdc(
     model: Model,
     clean: PromptsLike,
@@ -71,8 +71,8 @@ def acdc(
     Returns
     -------
     Circuit
-        The edges kept, without those that no path from input to logits passes. ``scores`` holds, for each edge tested,
-        what its removal cost; ``about`` the objective of the circuit and how many edges were kept.
+        The edges that stay, without those that are on no path from input to logits. ``scores`` holds, for each edge
+        tested, what its removal cost; ``about`` has the objective of the circuit and how many edges stayed.
 
     Raises
     ------
@@ -85,8 +85,8 @@ def acdc(
     --------
     >>> import caseback as cb
     >>> model = cb.load("grokking")
-    >>> found = acdc(model, "3 4 =", "3 9 =", threshold=0.5)
-    >>> 0 < len(found) < 40, "MLP 0 -> logits" in found
+    >>> circuit = acdc(model, "3 4 =", "3 9 =", threshold=0.5)
+    >>> 0 < len(circuit) < 40, "MLP 0 -> logits" in circuit
     (True, True)
     """
     at_once = limit("pruned_circuits", given=at_once)

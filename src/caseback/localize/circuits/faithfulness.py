@@ -1,4 +1,4 @@
-"""How much of a model's behaviour a circuit has, in every convention in use (PRIMER 3.2.21).
+"""How much of a model's behavior a circuit has, in every convention in use (PRIMER 3.2.21).
 
     recovered   (m(C) - m(empty)) / (m(M) - m(empty))    means over prompts first: 1 for the model, 0 for nothing
     ratio       m(C) / m(M)
@@ -57,7 +57,7 @@ def faithfulness(
     seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Run circuits, and say in each convention how much of the model's behaviour they have.
+    """Run circuits, and say in each convention how much of the model's behavior they have.
 
     Parameters
     ----------
@@ -107,8 +107,8 @@ def faithfulness(
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 8)
     >>> graph = Graph.of(model.anatomy)
-    >>> found = faithfulness(model, ioi.clean, ioi.corrupt, ioi.metric, graph.exists, ablations=["resample", "zero"])
-    >>> found.recovered.values.round(3).tolist(), found.ablation.values.tolist()
+    >>> shares = faithfulness(model, ioi.clean, ioi.corrupt, ioi.metric, graph.exists, ablations=["resample", "zero"])
+    >>> shares.recovered.values.round(3).tolist(), shares.ablation.values.tolist()
     ([1.0, 1.0], ['resample', 'zero'])
     """
     chosen = [ablations] if isinstance(ablations, str) else list(ablations)
@@ -184,7 +184,7 @@ def on_paths(graph: Graph, masks: Bool[Tensor, "variant place writer reader"], p
 
 
 def _conventions(measured: dict[str, np.ndarray], whole: np.ndarray) -> dict[str, tuple[Statistic, list[np.ndarray]]]:
-    """Each convention as a function of means, and what it is of."""
+    """Each convention as a function of means, and the arrays whose means they are."""
     m, empty = measured["metric"], measured["empty"]
     all_of_it = np.broadcast_to(whole, m.shape)
     conventions: dict[str, tuple[Statistic, list[np.ndarray]]] = {

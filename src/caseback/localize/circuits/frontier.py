@@ -28,7 +28,7 @@ RANKINGS = ("eap", "eap-ig", "eap-ig-activations")
 
 @dataclass(frozen=True)
 class Frontier:
-    """What a method's circuits recover.
+    """What one method's circuits recover, size by size.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Frontier:
     whole, empty
         The metric of the model and with every edge cut.
     circuit
-        The smallest circuit that recovers what was wanted, if one does.
+        The smallest circuit that recovers the share that was wanted, if one does.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Frontier:
     circuit: Circuit | None = field(default=None, compare=False, repr=False)
 
     def edges_for(self, wanted: float) -> int | None:
-        """The smallest size measured that recovers so much, and not more than the whole by as much as it may lack."""
+        """The smallest size measured whose share recovered is within ``1 - wanted`` of 1, on either side."""
         good = [n for n, f in zip(self.edges, self.recovered, strict=True) if abs(1 - f) <= 1 - wanted + 1e-9]
         return min(good) if good else None
 
@@ -110,8 +110,8 @@ def frontier(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> drawn = cb.tasks.get("relation").prompts(model, 8)
-    >>> found = frontier(model, drawn[:4], drawn[4:], [0.1], rankings=["eap"])
-    >>> [one.method for one in found], found[0].total
+    >>> frontiers = frontier(model, drawn[:4], drawn[4:], [0.1], rankings=["eap"])
+    >>> [one.method for one in frontiers], frontiers[0].total
     (['eap', 'eap, shrunk'], 685)
     """
     graph = Graph.of(model.anatomy)

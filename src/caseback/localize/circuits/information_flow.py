@@ -38,7 +38,7 @@ from caseback.model.running.tokens import PromptsLike, Tokens
 def weights_of(
     total: Float[Tensor, "*at d_model"], parts: Float[Tensor, "*at part d_model"]
 ) -> Float[Tensor, "*at part"]:
-    """How much each part brings a sum nearer, as shares; all 0 where none does.
+    """How much nearer each part brings the sum, as shares; all 0 where none does.
 
     Examples
     --------

@@ -35,7 +35,7 @@ class Judgement:
     size
         As ``circuit_size`` counts.
     faithfulness
-        One variant an ablation.
+        One variant per ablation.
     completeness, minimality
         Their datasets; None where the circuit has no heads or MLPs to take away, or names positions.
     groups
@@ -83,7 +83,7 @@ class Judgement:
     role="judgement",
     entry=("3.2.21", "3.2.37"),
     citation="Wang et al. 2023, Miller et al. 2024",
-    cost="a circuit run an ablation, and 2 x sets + (sets + 1) x nodes more",
+    cost="one circuit run per ablation, and 2 x sets + (sets + 1) x nodes more",
 )
 def judge(
     model: Model,
@@ -135,8 +135,8 @@ def judge(
     >>> ioi = cb.tasks.ioi().prompts(model, 8)
     >>> scores = cb.localize.circuits.edge_attribution(model, ioi.clean, ioi.corrupt, ioi.metric)
     >>> circuit = cb.localize.circuits.select(model, scores, 60)
-    >>> told = judge(model, ioi.clean, ioi.corrupt, ioi.metric, circuit, sets=2)
-    >>> told.size["edges"] <= 60, sorted(told.to_json())[:3]
+    >>> judgement = judge(model, ioi.clean, ioi.corrupt, ioi.metric, circuit, sets=2)
+    >>> judgement.size["edges"] <= 60, sorted(judgement.to_json())[:3]
     (True, ['caveats', 'completeness', 'faithfulness'])
     """
     inputs = inputs or inputs_of(circuit)

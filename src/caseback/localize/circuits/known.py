@@ -50,7 +50,7 @@ def edge_roc(
         The model. The edges are its own.
     scores
         (writer, reader) or (writer, reader, batch); or a ``Circuit``, whose edges count as found and all others not.
-        Its scores are not used: what ACDC writes beside its edges is no ranking.
+        Its scores are not used: what ACDC writes beside its edges is not a ranking.
     truth
         The known circuit; positions are dropped.
     reduce
@@ -62,7 +62,7 @@ def edge_roc(
     Returns
     -------
     xr.Dataset
-        Over variant, one a threshold: ``tpr`` and ``fpr``, coordinate ``threshold``. Attributes: ``auroc``, ``edges``
+        Over variant, one per threshold: ``tpr`` and ``fpr``, coordinate ``threshold``. Attributes: ``auroc``, ``edges``
         and ``true_edges``.
 
     Raises

@@ -137,14 +137,14 @@ def find_circuit(
     OutOfRange
         For no edges, or more than there are.
     CasebackError
-        For an unknown method or option, an ablation that the method does not have, and what the method itself refuses.
+        For an unknown method or option, an ablation that the method does not have, and whatever the method refuses.
 
     Examples
     --------
     >>> import caseback as cb
     >>> pair = "Mary gave the ball to", "John gave the ball to"
-    >>> found = find_circuit(cb.load("meadow"), *pair, cb.logit_diff(" Mary", " John"), method="eap", edges=80)
-    >>> 0 < len(found) <= 80, found.about["method"], found.about["found_by"]
+    >>> circuit = find_circuit(cb.load("meadow"), *pair, cb.logit_diff(" Mary", " John"), method="eap", edges=80)
+    >>> 0 < len(circuit) <= 80, circuit.about["method"], circuit.about["found_by"]
     (True, 'edge_attribution', 'eap')
     """
     known = methods()

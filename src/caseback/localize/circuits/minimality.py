@@ -26,7 +26,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
 
 
-@technique(role="judgement", entry=("3.2.21",), citation="Wang et al. 2023", cost="(parts + 1) circuit runs a set")
+@technique(role="judgement", entry=("3.2.21",), citation="Wang et al. 2023", cost="(parts + 1) circuit runs per set")
 def minimality(
     model: Model,
     clean: PromptsLike,
@@ -59,8 +59,8 @@ def minimality(
     Returns
     -------
     xr.Dataset
-        Over component, a part each: ``score`` and ``share``, the score over F(M) - F(empty); ``alone``, the change with
-        K empty, signed; and beside them ``given`` (the K of the score, as text). Attributes: ``least`` and
+        Over component, one per part: ``score`` and ``share``, the score over F(M) - F(empty); ``alone``, the change
+        with K empty, signed; and beside them ``given`` (the K of the score, as text). Attributes: ``least`` and
         ``least_part``.
 
     Raises
@@ -74,8 +74,8 @@ def minimality(
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 8)
     >>> whole = Graph.of(model.anatomy).circuit(Graph.of(model.anatomy).exists)
-    >>> found = minimality(model, ioi.clean, ioi.corrupt, ioi.metric, whole, count=1)
-    >>> found.sizes["component"], bool((found.score >= abs(found.alone) - 1e-6).all())
+    >>> scores = minimality(model, ioi.clean, ioi.corrupt, ioi.metric, whole, count=1)
+    >>> scores.sizes["component"], bool((scores.score >= abs(scores.alone) - 1e-6).all())
     (24, True)
     """
     if count < 0:
@@ -116,7 +116,7 @@ def minimality(
 
 
 def _same_role(parts: Parts, circuit: Circuit) -> Bool[Tensor, "part part"]:
-    """For each part the other parts of its role; none where there are no roles."""
+    """For each part, the other parts of its role; none where there are no roles."""
     roles = {str(node): role for node, role in circuit.at_all_positions().roles.items()}
     mine = [roles.get(name) for name in parts.names]
     same = torch.tensor([[a is not None and a == b for b in mine] for a in mine])

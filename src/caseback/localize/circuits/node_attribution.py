@@ -95,8 +95,8 @@ def hisp(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> pair = "Mary gave the ball to", "John gave the ball to"
-    >>> found = hisp(model, *pair, cb.logit_diff(" Mary", " John"))
-    >>> float((found.sel(writer=[f"L0H{h}" for h in range(model.n_heads)]) ** 2).sum().round(6))
+    >>> importance = hisp(model, *pair, cb.logit_diff(" Mary", " John"))
+    >>> float((importance.sel(writer=[f"L0H{h}" for h in range(model.n_heads)]) ** 2).sum().round(6))
     1.0
     """
     scores = node_attribution(model, clean, corrupt, metric, batch_size=batch_size)

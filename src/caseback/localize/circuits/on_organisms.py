@@ -37,12 +37,12 @@ from caseback.model.running.tokens import Tokens
 
 INPUTS = ("embed", "pos_embed")
 COLUMNS = ("exact, zero", "ACDC, zero", "exact", "ACDC", "EAP", "EAP, zero", "EAP-IG", "EAP-IG act.", "pruning")
-"""The methods of the table; where nothing is said edges carry the counterfactual's write. Pruning (of edges, 3.2.27) is
-given the true number of edges and judged by the circuit that it finds."""
+"""The methods of the table; unless a name says otherwise, edges carry the counterfactual's write. Pruning (of edges,
+3.2.27) is given the true number of edges and judged by the circuit that it finds."""
 _STEPS = 300
 """Of edge pruning: a tenth of the paper's, on models that are smaller by more than that."""
 _THRESHOLD = 1e-12
-"""Less than any edge's effect that is one, more than float64 makes of nothing."""
+"""Smaller than the effect of any edge that matters, larger than what rounding in float64 leaves of none."""
 
 
 def on_organisms(
@@ -72,13 +72,13 @@ def on_organisms(
     Returns
     -------
     list of dict
-        One an organism: ``name``, ``edges``, ``true_edges``, ``auroc`` by method, ``seconds`` by method, and for the
+        One per organism: ``name``, ``edges``, ``true_edges``, ``auroc`` by method, ``seconds`` by method, and for the
         exact methods ``missed``, true edges that they give no score.
 
     Raises
     ------
     CasebackError
-        For a name that is no organism's, or a method that there is not.
+        For an unknown organism or method.
 
     Examples
     --------
@@ -140,7 +140,7 @@ def _row(organism: Any, count: int, seed: int, more: Sequence[str]) -> dict[str,
 
 
 def words(organism: Any, count: int, seed: int) -> list[list[str]]:
-    """Prompts of an organism's words that it answers at as many positions as may be."""
+    """Prompts of an organism's words, of many drawn those that it answers at the most positions."""
     from caseback.organisms.compiled import indirect_object
 
     rng = random.Random(f"{organism.name}-{seed}")

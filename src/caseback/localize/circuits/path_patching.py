@@ -18,6 +18,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
+from caseback.localize.circuits.selecting import name_of_reader
 from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Node
 from caseback.model.graph.graph import Graph, Reader
@@ -40,7 +41,7 @@ MLPS = ("frozen", "recomputed")
     role="component effect",
     entry=("3.2.23",),
     citation="Wang et al. 2023, Goldowsky-Dill et al. 2023",
-    cost="a sweep: one variant a sender",
+    cost="a sweep: one variant per sender",
 )
 def path_patch(
     model: Model,
@@ -61,7 +62,7 @@ def path_patch(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt.
+        Prompts and their counterfactuals, token-aligned; one counterfactual for all, or one per prompt.
     metric
         What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     receivers
@@ -88,7 +89,7 @@ def path_patch(
     TokensError
         For counterfactuals that are not token-aligned.
     CasebackError
-        For a name that is no component of this model.
+        For a name that is not a component of this model.
 
     Examples
     --------
@@ -109,7 +110,7 @@ def path_patch(
     chosen = names if senders is None else list(senders)
     unknown = [name for name in chosen if name not in names]
     if unknown:
-        raise CasebackError(f"{unknown[0]!r} is no writer of this model: expected some of {', '.join(names[:8])} …")
+        raise CasebackError(f"{unknown[0]!r} is not a writer of this model: expected some of {', '.join(names[:8])} …")
     base, source = base_and_source(model, clean, corrupt, "noising")
     reads = sites_of_writes(model, graph)
     here, there = (execute(model.anatomy, tokens, read=reads, logits=False) for tokens in (base, source))
@@ -200,7 +201,7 @@ def _receiver(graph: Graph, name: str) -> tuple[Node, str]:
     text, _, slot = name.partition(".")
     reader = (Node.parse(text), slot)
     if reader not in graph.readers:
-        known = ", ".join(f"{node}.{slot}" if slot else str(node) for node, slot in graph.readers[:4])
+        known = ", ".join(name_of_reader(other) for other in graph.readers[:4])
         raise CasebackError(f"{name!r} reads nothing in this model: expected readers such as {known}, …, logits")
     return reader
 

@@ -1,4 +1,4 @@
-"""A model as a circuit: every edge outside it carries something else (PRIMER 3.2.21, 3.2.22).
+"""A model run as a circuit: every edge outside it carries something else (PRIMER 3.2.21, 3.2.22).
 
     input_v = stream + sum over edges (u -> v) outside the circuit of  (other_u - u)
 

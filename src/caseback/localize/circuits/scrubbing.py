@@ -5,7 +5,7 @@
                                     for all other edges:                     their writers on a random prompt
     recovered  =  (m(scrubbed) - m(random)) / (m(model) - m(random))
 
-The hypothesis is a circuit, and for some of its nodes a label a prompt: prompts of one label may stand in for one
+The hypothesis is a circuit, and for some of its nodes one label per prompt: prompts of one label may stand in for one
 another there. The graph is unrolled into a tree, so that every path draws its own prompts: two readers of a node need
 not see the same scrubbed write. Without labels a node inside must run on x itself.
 """
@@ -49,7 +49,7 @@ DRAWS = ("each", "one")
     role="circuit",
     entry=("3.2.31",),
     citation="Chan et al. 2022",
-    cost="1 forward a node of the unrolled tree, for each sample",
+    cost="1 forward per node of the unrolled tree and sample",
 )
 def causal_scrubbing(
     model: Model,
@@ -81,8 +81,8 @@ def causal_scrubbing(
     hypothesis
         The edges that matter.
     agree
-        By node of the hypothesis, a label a prompt: what the node is said to compute. It may run on any prompt of the
-        same label. A node that is not named runs on the prompt at hand.
+        By node of the hypothesis, one label per prompt: what the node is said to compute. It may run on any prompt of
+        the same label. A node that is not named runs on the prompt at hand.
     draws
         ``"each"``: every reader of the tree draws a random prompt for its edges outside the hypothesis. ``"one"``: one
         prompt for all of them in a sample, which, without labels, is the circuit with that prompt as counterfactual.
@@ -122,8 +122,8 @@ def causal_scrubbing(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> told = "Friends {A} and {B} found a {thing} at the {place}. {S2} gave it to"
-    >>> ioi = cb.tasks.ioi(templates=(told,)).prompts(model, 8)
+    >>> template = "Friends {A} and {B} found a {thing} at the {place}. {S2} gave it to"
+    >>> ioi = cb.tasks.ioi(templates=(template,)).prompts(model, 8)
     >>> everything = Graph.of(model.anatomy).circuit(Graph.of(model.anatomy).exists)
     >>> for hypothesis in (everything, cb.Circuit()):
     ...     print(round(abs(causal_scrubbing(model, ioi.clean, ioi.metric, hypothesis).attrs["recovered"]), 4))
@@ -212,7 +212,7 @@ class _Tree:
                 f"{', '.join(str(n) for n in sorted(known))[:120]}"
             )
         if len(listed) != len(self.tokens):
-            raise CasebackError(f"{len(listed)} labels of {node} for {len(self.tokens)} prompts: give one a prompt")
+            raise CasebackError(f"{len(listed)} labels of {node} for {len(self.tokens)} prompts: give one per prompt")
         return listed
 
     def _own(self, x: Float[Tensor, "batch pos *unit"]) -> Tensor:

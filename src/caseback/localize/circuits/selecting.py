@@ -1,7 +1,7 @@
 """From scores to a circuit: the best edges, or nodes, and what of them hangs together.
 
     top        the n parts of highest |score| (or score)
-    greedy     from the logits back: the best edge into what is reached already, n times, so that all of it reaches them
+    greedy     from the logits back: the best edge into what is reached already, n times, so that every edge leads there
 
 Edges that no path from an input to the logits passes carry nothing of the prompt; pruning drops them.
 """
@@ -243,7 +243,7 @@ def _table_of_circuit(graph: Graph, circuit: Circuit) -> Float[Tensor, "writer r
 
 
 def _provenance(scores: xr.DataArray | Circuit) -> dict[str, Any]:
-    """How the scores were made."""
+    """How the scores were obtained, for a circuit's ``about``."""
     if isinstance(scores, Circuit):
         return dict(scores.about)
     known = ("technique", "entry", "citation", "model", "metric", "steps", "along", "direction", "patch")

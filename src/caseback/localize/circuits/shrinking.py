@@ -30,7 +30,7 @@ from caseback.model.running.tokens import PromptsLike
     role="circuit",
     entry=("3.2.21", "3.2.24"),
     citation="after Conmy et al. 2023",
-    cost="about 1 circuit run an edge of the circuit",
+    cost="about 1 circuit run per edge of the circuit",
 )
 def shrink(
     model: Model,
@@ -82,9 +82,9 @@ def shrink(
     >>> from caseback.localize.circuits import edge_attribution, select
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 4)
-    >>> told = ioi.clean, ioi.corrupt, ioi.metric
-    >>> circuit = select(model, edge_attribution(model, *told, steps=5), 60)
-    >>> 0 < len(shrink(model, *told, circuit, least=0.5, most=5.0)) < len(circuit)
+    >>> task = ioi.clean, ioi.corrupt, ioi.metric
+    >>> circuit = select(model, edge_attribution(model, *task, steps=5), 60)
+    >>> 0 < len(shrink(model, *task, circuit, least=0.5, most=5.0)) < len(circuit)
     True
     """
     at_once = limit("pruned_circuits", given=at_once)

@@ -36,7 +36,7 @@ SAVE_SECONDS = 60.0
     role="unit",
     entry=("4.3.14",),
     citation="Zhou et al. 2015, Bau et al. 2020",
-    cost="one forward a token of the corpus",
+    cost="one forward over the corpus",
 )
 def activating_inputs(
     model: Model,
@@ -60,7 +60,7 @@ def activating_inputs(
     save_every: float = SAVE_SECONDS,
     progress: bool = False,
 ) -> Activating:
-    """Find the tokens of a corpus at which units activate most, and how each unit's activations are spread.
+    """Find the tokens of a corpus at which units activate most, and how each unit's activations are distributed.
 
     Activations are ranked as float32; equal ones by their place in the corpus, so neither batches nor padding nor an
     interruption changes what is found, beyond what they change in the activations' own last bits.
@@ -70,7 +70,7 @@ def activating_inputs(
     model
         The model.
     texts
-        Texts, or lists of token ids, gone through once; or the ``Path`` of a text file with a text a line.
+        Texts, or lists of token ids, gone through once; or the ``Path`` of a text file with one text per line.
     site, layer, units, directions, heads
         What is looked at; see ``units_of``.
     top
@@ -98,7 +98,7 @@ def activating_inputs(
     Returns
     -------
     Activating
-        Memory is 4 bytes a token of the corpus, (8 top + 4.1 kB + 4 sample) bytes a unit, and one batch.
+        Memory is 4 bytes per token of the corpus, 8 top + 4 sample bytes and 4.1 kB per unit, and one batch.
 
     Raises
     ------
@@ -113,8 +113,9 @@ def activating_inputs(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=1, top=3)
-    >>> found.top(model).dims, found.n_tokens > 8
+    >>> texts = ["Mary went to the store.", "John saw the dog."]
+    >>> collection = activating_inputs(model, texts, "mlp_post", layer=1, top=3)
+    >>> collection.top(model).dims, collection.n_tokens > 8
     (('feature', 'k'), True)
     """
     if top < 1 or skip < 0 or sample < 1 or not save_every >= 0:
@@ -247,7 +248,7 @@ def _texts(texts: Iterable[Any] | Path) -> Iterator[Any] | Iterable[Any]:
     if not isinstance(texts, Path):
         return texts
     if not texts.is_file():
-        raise LoadError(f"{texts} is no file: expected a text file with a text a line")
+        raise LoadError(f"{texts} is not a file: expected a text file with one text per line")
     return _lines(texts)
 
 

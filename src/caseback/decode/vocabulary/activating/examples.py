@@ -1,4 +1,4 @@
-"""What was found: the strongest tokens of each unit in their contexts, its range in bins, how often it fires."""
+"""What a collection tells: each unit's strongest tokens in their contexts, its range in bins, how often it fires."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Example:
 
 @dataclass
 class Activating:
-    """What ``activating_inputs`` found.
+    """A collection: what ``activating_inputs`` finds in a corpus.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Activating:
     tally, rows
         The counts, and the corpus as tokens.
     provenance
-        How it was made.
+        How it was collected.
     """
 
     units: Units
@@ -140,7 +140,7 @@ class Activating:
         Raises
         ------
         OutOfRange
-            For a share that is none.
+            For a number that is not a share.
         """
         wanted = torch.tensor(list(q), dtype=torch.float64)
         if not len(wanted) or bool(((wanted < 0) | (wanted > 1)).any()):

@@ -6,8 +6,8 @@
     detect      the phrase, several texts                                ->  which of them activate the unit
     fuzz        the phrase, texts with marked tokens                     ->  which are marked where it is active
 
-Detection and fuzzing (Paulo et al. 2024) ask for less than a number a token and are scored by balanced accuracy, 0.5
-being chance. A reply that cannot be read counts as a simulation of zeros, or as no answer, which is worth a guess.
+Detection and fuzzing (Paulo et al. 2024) ask for less than one number per token and are scored by balanced accuracy,
+0.5 being chance. A reply that cannot be read counts as a simulation of zeros, or as no answer, which is worth a guess.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class InWords:
 
 
 @technique(
-    role="unit", entry=("4.3.16",), citation="Bills et al. 2023, Paulo et al. 2024", cost="a dozen replies a unit"
+    role="unit", entry=("4.3.16",), citation="Bills et al. 2023, Paulo et al. 2024", cost="a dozen replies per unit"
 )
 def explain_in_words(
     model: Model,
@@ -78,8 +78,8 @@ def explain_in_words(
     ----------
     model
         The model.
-    found
-        A collection with at least ``2 shown`` examples of the unit, or half of those there are is shown.
+    collection
+        From ``activating_inputs``, best with at least ``2 shown`` examples of the unit; of fewer, half are shown.
     unit
         Its index at the site.
     explainer, simulator
@@ -104,9 +104,9 @@ def explain_in_words(
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary.activating import activating_inputs
     >>> model = cb.load("meadow")
-    >>> found = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=0)
-    >>> made = explain_in_words(model, found, 3, lambda messages: "names of people")
-    >>> made.explanation, made.score, len(made.junk) == made.asked - 1
+    >>> collection = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=0)
+    >>> explained = explain_in_words(model, collection, 3, lambda messages: "names of people")
+    >>> explained.explanation, explained.score, len(explained.junk) == explained.asked - 1
     ('names of people', 0.0, True)
     """
     if shown < 1 or scored < 1:
@@ -151,7 +151,7 @@ def explain(ask: Asking, examples: Sequence[Example], most: float) -> str | None
 
 
 def simulate(ask: Asking, explanation: str, tokens: Sequence[str]) -> list[float] | None:
-    """Ask for an activation of each token; None where the reply has not one number a token, 0 to 10."""
+    """Ask for an activation of each token; None where the reply does not have one number per token, 0 to 10."""
 
     def read(reply: str) -> list[float] | None:
         matches = [_LAST_NUMBER.search(line) for line in reply.strip().splitlines() if line.strip()]

@@ -2,7 +2,7 @@
 
     index.json                what was asked for, and how far it got; for people and for checking
     tally.safetensors         the counts; its metadata says how many shards belong to it
-    rows-00000.safetensors    the corpus as tokens, a shard for each time that was saved
+    rows-00000.safetensors    the corpus as tokens, one shard per saving
 
 Every file is written whole or not at all, with a digest of what it holds, shards before the tally: what the tally
 does not know of is written again.

@@ -27,7 +27,7 @@ from caseback.model.running.tokens import Tokens
 
 @dataclass(frozen=True)
 class Synthesised:
-    """An input that was made.
+    """A synthesized input.
 
     Attributes
     ----------
@@ -110,8 +110,8 @@ def synthesise_input(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> made = synthesise_input(model, "mlp_post", 3, layer=1, length=4, steps=2)
-    >>> len(made.history), made.history[-1] >= made.history[0]
+    >>> synthesized = synthesise_input(model, "mlp_post", 3, layer=1, length=4, steps=2)
+    >>> len(synthesized.history), synthesized.history[-1] >= synthesized.history[0]
     (3, True)
     """
     if min(length, steps, candidates, proposals) < 1:

@@ -1,4 +1,4 @@
-"""What a unit is about, told by counting and without a language model: the tokens at, before and after its firings.
+"""What a unit is about, found by counting and without a language model: the tokens at, before and after its firings.
 
     pmi(t) = log P(t | fires) / P(t),        P(t | fires) = (n_fires(t) + a P(t)) / (n_fires + a)
 
@@ -92,7 +92,7 @@ class TokenStatistics:
     role="unit",
     entry=("4.3.16",),
     citation="Church & Hanks 1990, Huang et al. 2023",
-    cost="one forward a token of the corpus",
+    cost="one forward over the corpus",
 )
 def token_statistics(
     model: Model,
@@ -109,8 +109,8 @@ def token_statistics(
     ----------
     model
         The model.
-    found
-        A collection, whose corpus is run again for this unit.
+    collection
+        From ``activating_inputs``; its corpus is run again for this unit.
     unit
         Its index at the site.
     fraction
@@ -123,15 +123,15 @@ def token_statistics(
     Raises
     ------
     OutOfRange
-        For a fraction that is none, or a unit that was not collected.
+        For a fraction outside 0 to 1, or a unit that was not collected.
 
     Examples
     --------
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary.activating import activating_inputs
     >>> model = cb.load("meadow")
-    >>> found = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=0)
-    >>> sorted(token_statistics(model, found, 3).triggers)
+    >>> collection = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=0)
+    >>> sorted(token_statistics(model, collection, 3).triggers)
     ['after', 'at', 'before', 'position']
     """
     if not 0 < fraction < 1 or prior < 0 or top < 1:
@@ -152,7 +152,7 @@ def token_statistics(
         at = torch.arange(len(ids)) + shift
         inside = (at >= 0) & (at < len(ids))
         at = at.clamp(0, len(ids) - 1)
-        # the neighbour of a row's end is in another row
+        # the neighbor of a row's end is in another row
         inside &= position[at] - position == shift
         use = inside & counts
         found_at = _triggers(where, ids[at][use], fires[use], model.d_vocab, prior, top)

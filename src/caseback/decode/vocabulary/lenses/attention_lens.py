@@ -4,7 +4,7 @@
 
 n_h is the head's write after the final norm, whose denominator is held at what it is for the whole stream, so that
 with L_h = W_U, where training begins, a head's reading is its direct logit attribution. L_h is free, (d_model, vocab)
-a head; or of low rank, (I + A_h B_h) W_U, which is 2 rank d_model numbers a head in place of d_model times the
+per head; or of low rank, (I + A_h B_h) W_U, which is 2 rank d_model numbers per head in place of d_model times the
 vocabulary (463 million for a layer of GPT-2-small). Sakarvadia et al. (2023) train free maps, on the write itself with
 no norm, and on a prompt's last token; here every token counts.
 """
@@ -53,7 +53,7 @@ class AttentionLens:
     fingerprint
         Of the unembedding that it was fitted for.
     provenance
-        How: steps, tokens, divergences.
+        How it was fitted: steps, tokens, divergences.
     """
 
     layer: int
@@ -69,7 +69,7 @@ class AttentionLens:
         Raises
         ------
         CasebackError
-            Where the unembedding, the width or the layer's heads differ, or there is no such layer.
+            Where the unembedding, the width or the layer's heads differ, or the model does not have the layer.
         """
         maps = self.down if self.weight is None else self.weight
         assert maps is not None
@@ -298,7 +298,7 @@ def read_attention_lens(
     -------
     xr.Dataset
         As of ``logit_lens``, with a dimension ``head`` after the positions. A head's ``logit`` is its share c n_h L_h,
-        before any cap and without the biases, which are no head's.
+        before any cap and without the biases, which belong to no head.
 
     Raises
     ------

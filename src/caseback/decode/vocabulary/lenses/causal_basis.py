@@ -4,7 +4,7 @@
     v_i = argmax influence(v)  over unit v orthogonal to v_1 ... v_{i-1}
 
 A direction's influence is what the reading loses where the state's part along it is replaced by its mean. Each is found
-by L-BFGS from several beginnings, as the function has more than one hill; the gradient is written out.
+by L-BFGS from several starts, as the function has more than one hill; the gradient is written out.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def causal_basis(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = causal_basis(model, ["Mary went to the store."], row=3, directions=2, starts=1, iterations=5)
-    >>> bool(found["influence"][0] > found.attrs["random_influence"])
+    >>> causal = causal_basis(model, ["Mary went to the store."], row=3, directions=2, starts=1, iterations=5)
+    >>> bool(causal["influence"][0] > causal.attrs["random_influence"])
     True
     """
     if not 0 <= row <= model.n_layers:

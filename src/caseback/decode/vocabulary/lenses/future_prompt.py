@@ -48,7 +48,7 @@ class FuturePrompt:
     fingerprint
         Of the unembedding of the model that it was trained for.
     provenance
-        How: steps, divergences.
+        How it was trained: steps, divergences.
     """
 
     vectors: Float[Tensor, "pos d_model"]
@@ -74,7 +74,7 @@ class FuturePrompt:
         Raises
         ------
         CasebackError
-            Where the unembedding or the width differ, or there are no such depths.
+            Where the unembedding or the width differ, or the model does not have the depths.
         """
         deepest, d = max(self.row, self.target_row), self.vectors.shape[-1]
         if d != model.d_model or deepest > model.n_layers or self.fingerprint != fingerprint(model):

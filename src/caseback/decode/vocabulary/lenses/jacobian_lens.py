@@ -3,7 +3,7 @@
     J_r = E_prompts mean_{t in sources} sum_{u >= t} d h_end[u] / d h_r[t],    lens_r(h) = unembed(h J_r^T)
 
 Sources and targets leave out the first positions (attention sinks) and the last one. One forward of a prompt, copied
-as often as fits, and a backward for every so many of the d_model output directions give all depths at once. Seen
+as often as fits, and one backward for that many of the d_model output directions give all depths at once. Seen
 through ``directions`` random ones O (orthonormal rows, drawn anew for each prompt) a prompt costs a share of that:
 (d / directions) O^T O J has the mean J, so the estimate settles on J as prompts add up.
 """
@@ -58,7 +58,7 @@ def fit_jacobian_lens(
     copies
         Output directions that go backward together: memory grows with it, and passes shrink.
     directions
-        Random output directions a prompt, instead of all ``d_model``: an unbiased estimate for a share of the cost.
+        Random output directions per prompt, instead of all ``d_model``: an unbiased estimate for a share of the cost.
     seed
         Same seed, same result. It draws the random directions.
     progress

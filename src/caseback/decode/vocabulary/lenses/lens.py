@@ -1,4 +1,4 @@
-"""A fitted lens: one affine map a place in the depth, from the stream there to the stream that the model unembeds.
+"""A fitted lens: one affine map per depth, from the stream there to the stream that the model unembeds.
 
     lens_r(h) = unembed(h W_r + b_r),    r = 0 (the embedding), 1 (after layer 0), ..., n_layers (the end)
 
@@ -55,7 +55,7 @@ class Lens:
     fingerprint
         Of the unembedding that it was fitted for; empty where that is unknown.
     provenance
-        How, for people: corpus, steps, losses.
+        How it was fitted, for people: corpus, steps, losses.
     """
 
     kind: str

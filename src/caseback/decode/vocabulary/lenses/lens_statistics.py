@@ -1,4 +1,4 @@
-"""Many distributions over the vocabulary, summed up as they are formed: what every lens has in common.
+"""Many distributions over the vocabulary, summarized as they are formed: what every lens has in common.
 
 A lens gives for each place (a token of a prompt), each layer and, where it has several (heads, neurons), each unit a
 row of logits z. With p = softmax(z) and f the model's own prediction there,
@@ -40,8 +40,8 @@ ToLogits = Callable[[int, Float[Tensor, "row d_model"]], Float[Tensor, "row voca
 class Places:
     """The (prompt, column) pairs that are read, and where each goes in a result.
 
-    ``ahead`` is for a lens that reads at t what the model predicts at t + ahead: only places that have such a one are
-    kept, and the model's own prediction and the token that followed are those of t + ahead.
+    ``ahead`` is for a lens that reads at t what the model predicts at t + ahead: only places that have a token there
+    are kept, and the model's own prediction and the token that followed are those of t + ahead.
     """
 
     def __init__(self, tokens: Tokens, pos: int | None, ahead: int = 0):
@@ -68,14 +68,26 @@ class Places:
 
     def put(self, values: np.ndarray) -> np.ndarray:
         """(layer, place, ...) as (layer, batch, pos, ...), or (layer, batch, ...) for a single position."""
-        absent = {"f": np.nan, "U": ""}.get(values.dtype.kind, 0)
-        grid = np.full((len(values), *self.shape, *values.shape[2:]), absent, values.dtype)
-        grid[:, self.at[0], self.at[1]] = values
+        grid = on_grid(values, self.shape, self.at)
         return grid[:, :, 0] if self.single else grid
 
 
+def on_grid(values: np.ndarray, shape: tuple[int, int], at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """(layer, place, ...) as (layer, batch, pos, ...); what no place fills is NaN, empty or 0.
+
+    Examples
+    --------
+    >>> on_grid(np.array([[1.0, 2.0, 3.0]]), (2, 2), (np.array([0, 0, 1]), np.array([0, 1, 0]))).tolist()
+    [[[1.0, 2.0], [3.0, nan]]]
+    """
+    absent = {"f": np.nan, "U": ""}.get(values.dtype.kind, 0)
+    grid = np.full((len(values), *shape, *values.shape[2:]), absent, values.dtype)
+    grid[:, at[0], at[1]] = values
+    return grid
+
+
 def followed(model: Model, tokens: Tokens, targets: Target | Sequence[Target]) -> Int[Tensor, "batch target"]:
-    """The ids of the tokens that are followed: the same for all prompts, or a list with one a prompt."""
+    """The ids of the tokens that are followed: the same for all prompts, or a list with one per prompt."""
     one = isinstance(targets, str | int | Tensor)
     each = [target_ids(t, tokens, model.tokenizer, model.d_vocab) for t in ([targets] if one else targets)]
     return torch.stack(each, -1) if each else torch.empty(len(tokens), 0, dtype=torch.long, device=tokens.ids.device)

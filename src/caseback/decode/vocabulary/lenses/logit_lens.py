@@ -66,7 +66,7 @@ def logit_lens(
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     targets
         Tokens to follow through the layers: ids or texts of one token each; an entry that is itself a list gives
-        one token a prompt.
+        one token per prompt.
     site
         What is read: ``"resid_post"`` (with the embedding as its first row), or another site of shape (pos, d_model)
         that every layer has: a write such as ``"mlp_out"`` is read as if it were the whole stream. So are
@@ -156,7 +156,7 @@ def _rows_of(model: Model, site: str) -> list[Site]:
     if not (stream or name in ("head_out", "mlp_post")) or layer is not None:
         streams = [n for n, s in SITES.items() if s.dims == ("pos", "d_model") and s.layered]
         raise UnknownSite(
-            f"the lens reads a stream of every layer, {site!r} is none: choose one of {', '.join(streams)}, or "
+            f"the lens reads a stream of every layer, and {site!r} is not one: choose one of {', '.join(streams)}, or "
             "head_out or mlp_post"
         )
     # the stream that enters the first layer is the embedding, under whatever name the model's blocks read it
@@ -181,7 +181,7 @@ def units_of(model: Model, name: str, units: Sequence[int] | None) -> list[int] 
         widths = [0 if p.w_out is None else weight_shape(p.w_out)[0] for p in model.anatomy.layers]
         most, what = min(widths), "neurons"
         if units is None:
-            raise OutOfRange(f"no neurons are named, and {most} a layer are too many to read: units=[...] names some")
+            raise OutOfRange(f"no neurons are named, and {most} per layer are too many to read: units=[...] names some")
     chosen = list(range(most)) if units is None else [int(u) for u in units]
     wrong = [u for u in chosen if not 0 <= u < most]
     if wrong or not chosen:

@@ -144,7 +144,7 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
     Raises
     ------
     LoadError
-        For a file that is none, and for a pickle that was not asked for.
+        For a file that is not a lens, and for a pickle that was not asked for.
     CasebackError
         Where the width is not the model's.
     """
@@ -153,7 +153,7 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
         matrices = {int(layer): value.float() for layer, value in held["J"].items()}
         prompts = int(held["n_prompts"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LoadError(f"{path} is no published Jacobian lens: {error!r} is missing or wrong") from None
+        raise LoadError(f"{path} is not a published Jacobian lens: {error!r} is missing or wrong") from None
     rows = sorted(matrices)
     weight = torch.stack([matrices[layer].T for layer in rows])
     lens = Lens(

@@ -60,7 +60,9 @@ def save_lens(lens: Lens | AttentionLens | FuturePrompt, path: str | Path) -> No
         facts |= {"target_row": str(lens.target_row), "ahead": str(lens.ahead)}
         tensors = {"vectors": lens.vectors}
     else:
-        raise CasebackError(f"a {type(lens).__name__} is no lens: expected a Lens, an AttentionLens or a FuturePrompt")
+        raise CasebackError(
+            f"a {type(lens).__name__} is not a lens: expected a Lens, an AttentionLens or a FuturePrompt"
+        )
     held = {name: value for name, value in tensors.items() if value is not None}
     save(Artifact(held, {**facts, "fingerprint": lens.fingerprint}, lens.provenance), kind, path)
 
@@ -78,7 +80,7 @@ def load_lens(path: str | Path, model: Model | None = None) -> Lens:
     Raises
     ------
     LoadError
-        For a file that is none, or that lacks something or holds tensors of other shapes than it says.
+        For a file that is not a lens, lacks something, or holds tensors of other shapes than it says.
     CasebackError
         For a lens of another model.
     """

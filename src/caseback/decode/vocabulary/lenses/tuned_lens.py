@@ -33,7 +33,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
 Recipe = Literal["paper", "small"]
-# steps, tokens a step, learning rate
+# steps, tokens per step, learning rate
 RECIPES: dict[str, tuple[int, int, float]] = {"paper": (250, 2**18, 1.0), "small": (150, 2**11, 3e-3)}
 MOMENTUM, DECAY, CLIP = 0.9, 1e-3, 1.0
 SAVE_EVERY = 10
@@ -154,7 +154,7 @@ def fit_tuned_lens(
 
 
 class _Training:
-    """Parameters, optimiser and losses of a lens in training."""
+    """Parameters, optimizer and losses of a lens in training."""
 
     def __init__(self, model: Model, recipe: str, lr: float, steps: int, bias: bool, max_logits: int | None):
         self.model, self.lr, self.steps, self.bias = model, lr, steps, bias
@@ -189,7 +189,7 @@ class _Training:
         return total / count, grad_a / count, grad_b / count
 
     def step(self, step: int, batches: Iterable[Tokens]) -> Float[Tensor, " row"]:
-        """One step of the optimiser; gives the divergence before it."""
+        """One step of the optimizer; gives the divergence before it."""
         kl, self.a.grad, grad_b = self.gradients(batches)
         self.b.grad = grad_b if self.bias else None
         torch.nn.utils.clip_grad_norm_([self.a, self.b] if self.bias else [self.a], CLIP)

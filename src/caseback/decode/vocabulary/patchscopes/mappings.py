@@ -37,7 +37,7 @@ class AffineMap:
     explained
         The share of the target's variance that it explains on the corpus.
     provenance
-        How, for people: models, depths, options.
+        How it was fitted, for people: models, depths, options.
     """
 
     weight: Float[Tensor, "d_model d_model_to"]
@@ -96,8 +96,8 @@ def fit_mapping(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> made = fit_mapping(model, model, ["Mary went to the store."] * 2, row=1, target_row=1)
-    >>> made.explained > 0.999
+    >>> mapping = fit_mapping(model, model, ["Mary went to the store."] * 2, row=1, target_row=1)
+    >>> mapping.explained > 0.999
     True
     """
     for own, at in ((model, row), (target_model, target_row)):

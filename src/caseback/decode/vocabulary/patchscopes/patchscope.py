@@ -80,7 +80,7 @@ def patchscope(
         Its prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     target
         Where they are written: a ``TargetPrompt`` (``token_identity()``, ``description()``, ``selfie()``), a text or
-        ids, or one of these a source prompt; by default the source prompts themselves.
+        ids, or one of these per source prompt; by default the source prompts themselves.
     rows
         Depths that are read; all of them by default, the embedding and the end included.
     pos
@@ -92,11 +92,11 @@ def patchscope(
         ``TargetPrompt``, the source's own position where the target is the source, and the last one otherwise.
     mapping
         f: a ``Lens`` (the map of the row that is read), a matrix for ``h @ W``, a function from (state, d_model) to
-        (state, d_model of the target), or one of these a row; by default the identity.
+        (state, d_model of the target), or one of these per row; by default the identity.
     target_model
         The model that is written into; ``model`` by default.
     answers
-        Tokens of the target model that should be said: one, one a prompt, or ids (batch, pos). By default what the
+        Tokens of the target model that should be said: one, one per prompt, or ids (batch, pos). By default what the
         source model itself predicts at the place, where both models have as many tokens; otherwise there are none.
     max_new_tokens
         How many tokens to generate under the written state; none by default.
@@ -131,17 +131,17 @@ def patchscope(
         For depths or positions that are not there, and where a prompt with what is generated after it is longer than
         the model's context.
     TokensError
-        For a text that is longer than it by itself.
+        For a text that is longer than the context by itself.
     TargetError
-        For answers that are no token, or not as many as prompts.
+        For answers that are not tokens, or not as many as prompts.
 
     Examples
     --------
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary import token_identity
     >>> model = cb.load("meadow")
-    >>> found = patchscope(model, "Mary went to the store", token_identity(), rows=[0, 2], max_new_tokens=2)
-    >>> found["surprisal"].dims, found["said"].shape == found["hit"].shape
+    >>> grid = patchscope(model, "Mary went to the store", token_identity(), rows=[0, 2], max_new_tokens=2)
+    >>> grid["surprisal"].dims, grid["said"].shape == grid["hit"].shape
     (('layer', 'batch', 'pos'), True)
     """
     onto = model if target_model is None else target_model
@@ -266,7 +266,7 @@ def _answers(onto: Model, tokens: Tokens, answers: Any, cells: Cells) -> Int[Ten
     given = torch.as_tensor(answers) if not isinstance(answers, str | list | tuple) else answers
     if isinstance(given, Tensor) and given.ndim == 2:
         if tuple(given.shape) != cells.shape:
-            raise TargetError(f"answers of shape {tuple(given.shape)}: expected {cells.shape}, one a place")
+            raise TargetError(f"answers of shape {tuple(given.shape)}: expected {cells.shape}, one per place")
         flat = given[cells.example, cells.slot]
         if not bool(((flat >= 0) & (flat < onto.d_vocab)).all()):
             raise TargetError(f"answers hold an id outside the vocabulary: expected 0 to {onto.d_vocab - 1}")

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from caseback.decode.vocabulary.lenses.lens_statistics import on_grid
 from caseback.decode.vocabulary.patchscopes.patchscope_targets import TargetPrompt
 from caseback.errors import CasebackError, OutOfRange, TargetError
 from caseback.model.anatomy.sites import Site
@@ -46,9 +47,7 @@ class Cells:
 
     def put(self, values: np.ndarray) -> np.ndarray:
         """(layer, place, ...) as (layer, batch, pos, ...), or (layer, batch, ...) for a single position."""
-        absent = {"f": np.nan, "U": ""}.get(values.dtype.kind, 0)
-        grid = np.full((len(values), *self.shape, *values.shape[2:]), absent, values.dtype)
-        grid[:, self.example.numpy(), self.slot.numpy()] = values
+        grid = on_grid(values, self.shape, (self.example.numpy(), self.slot.numpy()))
         return grid[:, :, 0] if self.single else grid
 
 
@@ -71,7 +70,7 @@ def targets_of(
     Raises
     ------
     TargetError
-        For neither one target prompt nor one a source prompt.
+        For neither one target prompt nor one per source prompt.
     CasebackError
         Where a placeholder is absent, or prompts have different numbers of it.
     """
@@ -82,7 +81,7 @@ def targets_of(
         return prompts, own if target_pos is None else _everywhere(prompts, target_pos)
     each = list(target) if _several(target) else [target]
     if len(each) not in (1, len(tokens)):
-        raise TargetError(f"{len(each)} target prompts for {len(tokens)} source prompts: give one, or one a prompt")
+        raise TargetError(f"{len(each)} target prompts for {len(tokens)} source prompts: give one, or one per prompt")
     given = onto.tokens([t.text if isinstance(t, TargetPrompt) else t for t in each]) if _listed(target) else None
     given = onto.tokens(target) if given is None else given
     some = cells.example if len(given) > 1 else torch.zeros_like(cells.example)

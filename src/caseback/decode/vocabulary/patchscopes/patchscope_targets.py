@@ -36,7 +36,7 @@ class TargetPrompt:
     which: Literal["last", "all"] = "last"
 
     def places(self, tokens: Tokens) -> list[int]:
-        """The positions of the placeholder in the tokenised text.
+        """The positions of the placeholder in the tokenized text.
 
         Raises
         ------
@@ -126,7 +126,7 @@ def selfie(
     Raises
     ------
     CasebackError
-        For a message of no token.
+        For a message without a token.
 
     Examples
     --------

@@ -339,7 +339,7 @@ def _dense(model: Model, layer: int) -> int:
     if p.experts is not None or p.w_out is None:
         raise SiteAbsent(
             f"the MLP of layer {layer} of this model ({model.anatomy.model_type}) is a mixture of experts, whose "
-            "neurons are no site: choose layers with a dense MLP"
+            "neurons are not a site: choose layers with a dense MLP"
         )
     return layer
 

@@ -173,7 +173,7 @@ def circuit_pairs(
 def _keep(
     best_pairs: dict[str, tuple[Tensor, Tensor]], name: str, values: Tensor, pair: Tensor, k: int, largest: bool
 ) -> None:
-    """The best of what was kept and of what comes."""
+    """Put the best of the pairs so far and of the new ones in their place."""
     if name in best_pairs:
         values, pair = torch.cat([best_pairs[name][0], values]), torch.cat([best_pairs[name][1], pair])
     best = values.topk(min(k, len(values)), largest=largest)

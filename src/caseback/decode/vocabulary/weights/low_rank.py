@@ -88,7 +88,7 @@ class LowRank:
         else:
             if model.anatomy.layers[self.layer].experts is not None:
                 raise CasebackError(
-                    f"layer {self.layer} of this model has a mixture of experts, whose neurons are no site: "
+                    f"layer {self.layer} of this model has a mixture of experts, whose neurons are not a site: "
                     "choose layers with a dense MLP, or the matrix 'o'"
                 )
             weight = matrix_of(model, model.weights, matrix, self.layer)
@@ -150,7 +150,7 @@ def accuracy(target: Target, *, pos: Position = -1) -> Metric:
     Parameters
     ----------
     target
-        A token's id or text, or one a prompt.
+        A token's id or text, or one per prompt.
     pos
         The position whose next-token prediction is read; the last by default.
 
@@ -242,8 +242,8 @@ def laser(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 4)
-    >>> found = laser(model, ioi.clean, ioi.metric, layers=[0, 3], rho=[1.0, 0.2])
-    >>> found["value"].dims, float(abs(found["value"].sel(rank=1.0) - found["clean"]).max()) < 1e-3
+    >>> searched = laser(model, ioi.clean, ioi.metric, layers=[0, 3], rho=[1.0, 0.2])
+    >>> searched["value"].dims, float(abs(searched["value"].sel(rank=1.0) - searched["clean"]).max()) < 1e-3
     (('layer', 'component', 'rank', 'batch'), True)
     """
     tokens = model.tokens(tokens)

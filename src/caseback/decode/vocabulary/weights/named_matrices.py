@@ -37,7 +37,7 @@ class Kind:
         Its name in ``Weights``.
     left, right
         ``"in"`` for a side in the stream that is read, ``"out"`` for one that is written, and the dimension's name
-        for a side that is no direction of the stream.
+        for a side that is not a direction of the stream.
     """
 
     weight: str
@@ -55,7 +55,7 @@ class Kind:
 
     @property
     def unit(self) -> str:
-        """The dimension of the side that is no direction of the stream."""
+        """The dimension of the side that is not a direction of the stream."""
         return self.left if self.left not in ("in", "out") else self.right
 
     @property
@@ -83,7 +83,7 @@ def kind_of(name: str) -> Kind:
     Raises
     ------
     CasebackError
-        For a name that is none of ``MATRICES``.
+        For a name that is not in ``MATRICES``.
     """
     if name not in MATRICES:
         raise CasebackError(f"matrix {name!r} is unknown. {did_you_mean(str(name), list(MATRICES))}")
@@ -145,7 +145,7 @@ def matrix_of(
 def _of_mlp(model: Model, weight: Tensor, name: str, layer: int, expert: int | None) -> Tensor:
     if weight.ndim == 2:
         if expert is not None:
-            raise SiteAbsent(f"expert={expert}: the MLP of layer {layer} is no mixture of experts. Leave it out")
+            raise SiteAbsent(f"expert={expert}: the MLP of layer {layer} is not a mixture of experts. Leave it out")
         return at_least_float32(weight)
     if expert is None:
         raise CasebackError(

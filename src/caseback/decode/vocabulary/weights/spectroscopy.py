@@ -139,7 +139,7 @@ class Spectrum:
         Raises
         ------
         UnknownSite
-            For a site that is no direction of the stream.
+            For a site that is not a direction of the stream.
         """
         if site not in SITES or SITES[site].dims[-1] != "d_model":
             streams = [name for name, kind in SITES.items() if kind.dims[-1] == "d_model"]
@@ -202,8 +202,8 @@ def spectral_coverage(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = spectral_coverage(model, "the cat and the dog", bands=4, site="mlp_out")
-    >>> found.dims, bool((abs(found.sum("rank") - 1) < 1e-5).all())
+    >>> shares = spectral_coverage(model, "the cat and the dog", bands=4, site="mlp_out")
+    >>> shares.dims, bool((abs(shares.sum("rank") - 1) < 1e-5).all())
     (('layer', 'batch', 'pos', 'rank'), True)
     """
     kind = SITES.get(site)
@@ -275,8 +275,8 @@ def band_logits(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = band_logits(model, "When Mary and John went to the store, John gave a drink to", " Mary", bands=4)
-    >>> found.dims, found.attrs["gap"] < 1e-3
+    >>> shares = band_logits(model, "When Mary and John went to the store, John gave a drink to", " Mary", bands=4)
+    >>> shares.dims, shares.attrs["gap"] < 1e-3
     (('batch', 'rank', 'vocab'), True)
     """
     tokens = model.tokens(tokens)

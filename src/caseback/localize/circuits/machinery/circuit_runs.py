@@ -117,6 +117,7 @@ class CircuitRuns:
         masks = masks[:, None] if masks.ndim == 3 else masks
         if self.optimal:
             return torch.cat([self._optimal(mask) for mask in progress_bar(masks, "circuits", show=progress)])
+        # as many prompts as the budget holds with one circuit, then as many circuits beside each other on those
         numbers = len(self.graph.writers) * self.model.d_model * self.tokens.shape[1]
         prompts = max(1, min(len(self.tokens), limit("circuit_numbers") // numbers))
         at_once = max(1, limit("circuit_numbers") // (numbers * prompts))
@@ -196,7 +197,7 @@ def by_position(
 
 
 def tiled(tokens: Tokens, times: int) -> Tokens:
-    """All prompts again and again: the batch as a whole, so many times."""
+    """The batch as a whole, repeated a number of times."""
     return Tokens(tokens.ids.repeat(times, 1), tokens.mask.repeat(times, 1), tokens.text * times)
 
 

@@ -109,7 +109,7 @@ def at_readers(
 
 
 def _parts(batch: int, width: int, numbers: int) -> Iterator[Part]:
-    """Prompts, and columns of them, whose writes are so many numbers a token and fit the budget."""
+    """Prompts, and columns of them, that fit the budget where a token's writes are so many numbers."""
     columns = min(width, max(1, limit("contraction_numbers") // numbers))
     prompts = max(1, limit("contraction_numbers") // (numbers * columns))
     for b in range(0, batch, prompts):

@@ -44,6 +44,7 @@ class Cuts:
         self, model: Model, graph: Graph, masks: SoftMasks, cut: Tensor, places: Int[Tensor, " token"] | None = None
     ):
         self.model, self.graph, self.cut = model, graph, cut
+        # with gradients nothing may be written in place, so changes are then kept one by one instead of in one buffer
         self.learned = masks.requires_grad or cut.requires_grad
         away = 1 - masks.to(cut.device, torch.promote_types(model.dtype, torch.float32))
         self.away = (away * graph.exists.to(cut.device)).transpose(2, 3)
@@ -118,6 +119,7 @@ class Cuts:
 
     def _correct(self, x: Float[Tensor, "token *head d_model"], at: int, block: slice) -> Tensor:
         """Add to each reader's input what its cut edges change; a layer's heads are summed for all at once."""
+        # query, key and value of one layer ask in turn: the sums are formed for the first and shared by the others
         if self.block is None or self.block[0] != block:
             self.block = self._of_block(block)
         _, alive, block_changes = self.block

@@ -51,17 +51,17 @@ def open_probability(a: Float[Tensor, " *gate"]) -> Float[Tensor, " *gate"]:
 
 
 def log_odds(probability: float) -> float:
-    """The log odds at which a gate is open so often."""
+    """The log odds at which a gate is open with this probability."""
     return math.log(probability / (1 - probability)) + BETA * math.log(-GAMMA / ZETA)
 
 
 class Gates:
-    """Gates of a graph with their optimiser, step by step, and a file that keeps them.
+    """Gates of a graph with their optimizer, step by step, and a file that keeps them.
 
     Parameters
     ----------
     runs
-        The prompts, what cut edges carry, and the metric that is minimised beside the penalty.
+        The prompts, what cut edges carry, and the metric that is minimized beside the penalty.
     of
         Which have gates: ``"edges"``, ``"nodes"`` or both.
     start

@@ -69,7 +69,7 @@ def changes(
         The model.
     base, source
         Runs of aligned prompts in the same columns that read ``sites_of_writes``; source None stands for zeros, and a
-        tensor for a constant a writer.
+        tensor for one constant per writer.
     graph
         Of the model.
     part
@@ -93,7 +93,7 @@ def changes(
 def _changes(
     model: Model, base: Run, source: Run | Tensor | None, graph: Graph, part: Part
 ) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
-    """Changes block by block; those to zero where the source is no run."""
+    """Changes block by block; those to zero where the source is not a run."""
     if not isinstance(source, Run):
         yield from (-write for write in writes(model, base, graph, part))
         return
