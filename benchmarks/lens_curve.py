@@ -41,7 +41,8 @@ def main() -> None:
         for name, found in measured.items():
             print(f"{statistic:4.4} {name:12.12}" + "".join(f"{value:10.3f}" for value in found[statistic].values))
     tokens = measured["logit lens"]["kl"].attrs["tokens"]
-    print(f"{tokens} tokens kept out; trained on {tuned.made['tokens']} (some seen again) in {seconds:.0f} CPU seconds")
+    seen = tuned.provenance["tokens"]
+    print(f"{tokens} tokens kept out; trained on {seen} (some seen again) in {seconds:.0f} CPU seconds")
     if sys.argv[1:]:
         write_figure(lens_curves(measured, title="Lenses on meadow, kept-out text"), sys.argv[1])
 

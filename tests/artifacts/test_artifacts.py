@@ -83,7 +83,7 @@ def test_a_mapping_comes_back_to_the_bit(tmp_path):
     save_mapping(made, tmp_path / "a")
     back = load_mapping(tmp_path / "a")
     assert torch.equal(back.weight, made.weight) and torch.equal(back.bias, made.bias)
-    assert (back.explained, back.made) == (made.explained, made.made) and made.made["target_row"] == 2
+    assert (back.explained, back.provenance) == (made.explained, made.provenance) and made.provenance["target_row"] == 2
 
 
 @pytest.mark.parametrize("search", [das, boundless_das])
@@ -98,7 +98,7 @@ def test_a_subspace_comes_back_to_the_bit_and_is_put_in_a_place(search, tmp_path
     assert json.loads(told["checks"])["held_out_accuracy"] == made.attrs["held_out_accuracy"]
     assert json.loads(told["made"])["place"] == made.attrs["place"] and told["caseback_version"] == __version__
     for wrong in ({}, xr.DataArray([1.0], dims="k")):
-        with pytest.raises(CasebackError, match="is no subspace"):
+        with pytest.raises(CasebackError, match="is not a subspace"):
             save_subspace(wrong, tmp_path / "b")
 
 

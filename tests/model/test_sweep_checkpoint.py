@@ -79,7 +79,7 @@ def test_another_sweeps_checkpoint_is_refused(tmp_path, what):
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     path = tmp_path / "sweep.npz"
     path.write_text("not an archive")
-    with pytest.raises(LoadError, match="is no sweep checkpoint"):
+    with pytest.raises(LoadError, match="is not a sweep checkpoint"):
         shelf.model("llama").sweep(shelf.ids(), VARIANTS, cb.logit(3), checkpoint=path)
     assert path.read_text() == "not an archive"
 

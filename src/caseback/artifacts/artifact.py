@@ -42,8 +42,8 @@ class Artifact:
         By name.
     facts
         What the tensors do not tell, as text.
-    made
-        Of what and how: corpus, steps, losses; JSON data.
+    provenance
+        Of what and how it was made (``made`` in the file): corpus, steps, losses; JSON data.
     checks
         What was measured of it, such as its accuracy on examples held out; JSON data.
     path
@@ -52,7 +52,7 @@ class Artifact:
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, str] = field(default_factory=dict)
-    made: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -92,13 +92,13 @@ def save(artifact: Artifact, kind: Kind, path: str | Path) -> None:
     >>> from caseback.artifacts.kinds import MAPPING
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(Artifact({"bias": torch.ones(2)}, checks={"explained": 0.5}), MAPPING, Path(folder) / "a")
-    ...     load(Path(folder) / "a", MAPPING, lambda found: found.checks)
+    ...     load(Path(folder) / "a", MAPPING, lambda artifact: artifact.checks)
     {'explained': 0.5}
     """
-    told = {"format": kind.format, **artifact.facts, "made": json.dumps(dict(artifact.made))}
+    metadata = {"format": kind.format, **artifact.facts, "made": json.dumps(dict(artifact.provenance))}
     if artifact.checks:
-        told["checks"] = json.dumps(dict(artifact.checks))
-    write_tensors(path, artifact.tensors, {**told, "caseback_version": __version__})
+        metadata["checks"] = json.dumps(dict(artifact.checks))
+    write_tensors(path, artifact.tensors, {**metadata, "caseback_version": __version__})
 
 
 def load(path: str | Path, kind: Kind, build: Callable[[Artifact], T], expect: Callable[[T], None] | None = None) -> T:
@@ -118,24 +118,24 @@ def load(path: str | Path, kind: Kind, build: Callable[[Artifact], T], expect: C
     Raises
     ------
     LoadError
-        For a file that is none, holds another kind or version, does not say what its kind says, or is damaged.
+        For a file that cannot be read, holds another kind or version, lacks what its kind says, or is damaged.
     """
     refuse = f"{{path}} cannot be read as {kind.with_article}: {{why}}"
-    tensors, told = read_tensors(path, refuse=refuse, verify=False)
-    if told.get("format") != kind.format:
-        raise LoadError(refusal(path, told.get("format", ""), kind))
-    facts = {name: text for name, text in told.items() if name not in _OF_ALL}
+    tensors, metadata = read_tensors(path, refuse=refuse, verify=False)
+    if metadata.get("format") != kind.format:
+        raise LoadError(refusal(path, metadata.get("format", ""), kind))
+    facts = {name: text for name, text in metadata.items() if name not in _OF_ALL}
     try:
-        made, checks = json.loads(told["made"]), json.loads(told.get("checks", "{}"))
-        found = build(Artifact(tensors, facts, made, checks, Path(path)))
+        provenance, checks = json.loads(metadata["made"]), json.loads(metadata.get("checks", "{}"))
+        thing = build(Artifact(tensors, facts, provenance, checks, Path(path)))
     except (KeyError, TypeError, ValueError) as error:
         why = f"does not say what {kind.with_article} says: {error!r} is missing or wrong"
         raise LoadError(f"{path} {why}") from None
     if expect is not None:
-        expect(found)
+        expect(thing)
     # last, so that a file that people changed is refused by what is wrong with it
-    expect_whole_tensors(tensors, told, path, refuse=refuse)
-    return found
+    expect_whole_tensors(tensors, metadata, path, refuse=refuse)
+    return thing
 
 
 def save_json(data: Mapping[str, Any], kind: Kind, path: str | Path) -> None:
@@ -149,7 +149,7 @@ def load_json(path: str | Path, kind: Kind) -> dict[str, Any]:
     Raises
     ------
     LoadError
-        For a file that is none, holds another kind or version, or is damaged.
+        For a file that cannot be read, holds another kind or version, or is damaged.
     """
     data = read_json(path, refuse=f"{{path}} cannot be read as {kind.with_article}: {{why}}")
     if data.get("format") != kind.format:

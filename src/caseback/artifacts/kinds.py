@@ -46,17 +46,17 @@ CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
 KINDS = {kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, CIRCUIT)}
 
 
-def refusal(path: object, told: str, wanted: Kind) -> str:
-    """Why a file that calls itself something else is not read as this kind.
+def refusal(path: object, file_format: str, wanted: Kind) -> str:
+    """Why a file that names another format, or none, is not read as this kind.
 
     Examples
     --------
     >>> refusal("a", "caseback mapping 1", LENS)
     "a holds no lens but 'caseback mapping 1': load_mapping reads it"
     """
-    other = next((kind for kind in KINDS.values() if kind.format == told), None)
+    other = next((kind for kind in KINDS.values() if kind.format == file_format), None)
     if other is not None:
-        return f"{path} holds no {wanted.name} but {told!r}: {other.reader} reads it"
-    if told.startswith(f"caseback {wanted.name} "):
-        return f"{path} is of the format {told!r}, and this version of caseback reads {wanted.format!r}"
+        return f"{path} holds no {wanted.name} but {file_format!r}: {other.reader} reads it"
+    if file_format.startswith(f"caseback {wanted.name} "):
+        return f"{path} is of the format {file_format!r}, and this version of caseback reads {wanted.format!r}"
     return f"{path} holds no {wanted.name}: expected a file that {wanted.writer} wrote"

@@ -64,7 +64,7 @@ class Checkpoint:
     Raises
     ------
     LoadError
-        For a path that is a folder, or lies in none.
+        For a path that is a folder, or whose folder does not exist.
 
     Examples
     --------
@@ -91,7 +91,7 @@ class Checkpoint:
         if self.path is None:
             return
         if self.path.is_dir():
-            raise LoadError(f"{str(path)!r} is a folder, and so no {what}: name a file")
+            raise LoadError(f"{str(path)!r} is a folder, not a {what}: name a file")
         if not self.path.parent.is_dir():
             raise LoadError(
                 f"{str(path)!r} lies in a folder that does not exist: make the folder, or name another file"
@@ -116,7 +116,7 @@ class Checkpoint:
                 depends_on, state = dict(header["depends_on"]), header["state"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise LoadError(
-                f"{str(self.path)!r} is no {self.what}: {error}; remove it, or name another file"
+                f"{str(self.path)!r} is not a {self.what}: {error}; remove it, or name another file"
             ) from error
         names = dict.fromkeys([*self.depends_on, *depends_on])
         differ = [name for name in names if depends_on.get(name) != self.depends_on.get(name)]
@@ -149,7 +149,7 @@ class Checkpoint:
 
 
 _OF_NUMPY = {torch.from_numpy(np.zeros(0, kind)).dtype for kind in "? b h i l q B e f d F D".split()}
-"""What numpy knows by itself; bfloat16 and its like go through their bytes."""
+"""The types that numpy has too; bfloat16 and the like are written as bytes."""
 
 
 def _plain(value: Tensor) -> Tensor:
@@ -158,9 +158,9 @@ def _plain(value: Tensor) -> Tensor:
 
 def _array(archive: zipfile.ZipFile, name: str, dtype: str) -> Tensor:
     with archive.open(f"{name}.npy") as file:
-        made = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
+        array = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
     kind = getattr(torch, dtype)
-    return made if kind in _OF_NUMPY else made.view(kind).squeeze(-1)
+    return array if kind in _OF_NUMPY else array.view(kind).squeeze(-1)
 
 
 def _digest_of(path: Path) -> bytes:
@@ -183,8 +183,8 @@ def _seal(path: Path) -> None:
 def _check_seal(path: Path) -> None:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _DIGITS - len(_SEAL)))
-        seal, told = file.read(len(_SEAL)), file.read()
+        seal, digest = file.read(len(_SEAL)), file.read()
     if seal != _SEAL:
         raise ValueError("it is cut short, or was not written by this version of caseback")
-    if told != _digest_of(path):
+    if digest != _digest_of(path):
         raise ValueError("it is damaged, its digest is not that of its bytes")

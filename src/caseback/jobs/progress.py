@@ -23,11 +23,11 @@ def progress_bar(
     Parameters
     ----------
     items
-        What is gone through; None for a bar that is moved by hand.
+        What is iterated over; None for a bar that is moved by hand.
     what
         The name in front of the bar.
     show
-        Whether there is anything to see: without it the items are gone through all the same.
+        Whether there is anything to see: without it the items are iterated over all the same.
     total, initial
         How many there are, where the items do not tell, and how many were done by an earlier call.
     unit, unit_scale

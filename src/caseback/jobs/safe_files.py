@@ -38,10 +38,10 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     ({'x': tensor([1., 1.])}, {'kind': 'ones'})
     """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    told = dict(metadata or {})
-    digests = {"": fingerprint(told)} | {name: fingerprint(tensor) for name, tensor in held.items()}
+    texts = dict(metadata or {})
+    digests = {"": fingerprint(texts)} | {name: fingerprint(tensor) for name, tensor in held.items()}
     with whole_file(path) as draft:
-        save_file(held, draft, {**told, DIGESTS: json.dumps(digests, sort_keys=True)})
+        save_file(held, draft, {**texts, DIGESTS: json.dumps(digests, sort_keys=True)})
 
 
 def read_tensors(
@@ -63,18 +63,18 @@ def read_tensors(
     Raises
     ------
     LoadError
-        For a file that is none, lacks a tensor or is damaged.
+        For a file that is not safetensors, lacks a tensor or is damaged.
     """
     try:
         with safe_open(path, "pt") as file:
-            told = dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
     except (OSError, SafetensorError, ValueError) as error:
         raise LoadError(refuse.format(path=path, why=error)) from None
     if verify:
-        expect_whole_tensors(tensors, told, path, refuse=refuse)
-        told.pop(DIGESTS, None)
-    return tensors, told
+        expect_whole_tensors(tensors, metadata, path, refuse=refuse)
+        metadata.pop(DIGESTS, None)
+    return tensors, metadata
 
 
 def expect_whole_tensors(
@@ -89,10 +89,10 @@ def expect_whole_tensors(
     """
     if DIGESTS not in metadata:
         return
-    told = {name: text for name, text in metadata.items() if name != DIGESTS}
+    texts = {name: text for name, text in metadata.items() if name != DIGESTS}
     try:
         digests = json.loads(metadata[DIGESTS])
-        own = {"": fingerprint(told)} | {name: fingerprint(tensor) for name, tensor in tensors.items()}
+        own = {"": fingerprint(texts)} | {name: fingerprint(tensor) for name, tensor in tensors.items()}
         whole = all(digests[name] == digest for name, digest in own.items())
     except (ValueError, KeyError, TypeError):
         whole = False
@@ -132,7 +132,7 @@ def read_json(path: str | Path, *, refuse: str = _REFUSE) -> dict[str, Any]:
     Raises
     ------
     LoadError
-        For a file that holds none.
+        For a file that does not hold one.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))

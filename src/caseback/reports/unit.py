@@ -104,7 +104,7 @@ def unit_document(
         site=str(found.units.site),
         tokens=found.n_tokens,
         rows=found.rows.n_rows,
-        threshold=found.made["threshold"],
+        threshold=found.provenance["threshold"],
         units=made,
         provenance=model.provenance(),
     )

@@ -257,7 +257,7 @@ def test_bad_input_says_what_is_wrong(tmp_path):
         activating_inputs(model, CORPUS, "mlp_post", layer=0, top=0)
     with pytest.raises(CasebackError, match="is NaN"):
         activating_inputs(model, CORPUS, "mlp_post", layer=0, directions=lambda x: x * torch.nan)
-    with pytest.raises(LoadError, match="is no file"):
+    with pytest.raises(LoadError, match="is not a file"):
         activating_inputs(model, tmp_path / "none.txt", "mlp_post", layer=0)
     with pytest.raises(OutOfRange, match="was not collected"):
         activating_inputs(model, CORPUS, "mlp_post", layer=0, units=[1]).examples(model, 2)

@@ -78,8 +78,8 @@ def test_training_comes_nearer_to_the_model(rank):
     texts = ["Mary went to the store.", "John saw the dog at the park.", "the cat and the dog"]
     lens = fit_attention_lens(model, texts, layer=2, rank=rank, steps=12, tokens_per_step=16, lr=1e-2)
     again = fit_attention_lens(model, texts, layer=2, rank=rank, steps=12, tokens_per_step=16, lr=1e-2)
-    assert np.mean(lens.made["kl"][-3:]) < 0.8 * np.mean(lens.made["kl"][:2])
-    assert lens.made == again.made
+    assert np.mean(lens.provenance["kl"][-3:]) < 0.8 * np.mean(lens.provenance["kl"][:2])
+    assert lens.provenance == again.provenance
     found = read_attention_lens(model, texts[0], lens, pos=-1, k=2, max_logits=model.d_vocab)
     assert found["top_text"].shape == (1, 1, model.n_heads, 2) and found.layer.values.tolist() == ["2"]
 

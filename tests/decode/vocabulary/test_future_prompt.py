@@ -69,14 +69,14 @@ def test_4_3_5_on_a_series_it_learns_what_comes_after_the_next_token():
     model = cb.load("meadow")
     series = ["Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday, Tuesday"]
     fitted = fit_future_prompt(model, series, row=3, steps=40, states_per_step=24, lr=0.1)
-    assert np.mean(fitted.made["kl"][-5:]) < 0.5 * np.mean(fitted.made["kl"][:2])
+    assert np.mean(fitted.provenance["kl"][-5:]) < 0.5 * np.mean(fitted.provenance["kl"][:2])
     before = FuturePrompt(
         _Training(model, 3, 3, 1).start(10, torch.Generator().manual_seed(0)), 3, 3, 1, fitted.fingerprint
     )
     hits = [float(read_future_prompt(model, series, p)["hit"].mean()) for p in (before, fitted)]
     assert hits[1] > hits[0]
     again = fit_future_prompt(model, series, row=3, steps=2, states_per_step=24, lr=0.1)
-    assert again.made["kl"][:1] == fitted.made["kl"][:1]
+    assert again.provenance["kl"][:1] == fitted.provenance["kl"][:1]
 
 
 def test_a_state_written_at_the_end_leaves_the_prompt_nothing_to_do():
@@ -84,7 +84,7 @@ def test_a_state_written_at_the_end_leaves_the_prompt_nothing_to_do():
     fitted = fit_future_prompt(
         model, shelf.ids((5, 5)), row=model.n_layers, ahead=0, steps=2, states_per_step=4, decay=0.0, size=2
     )
-    assert max(fitted.made["kl"]) < 1e-6
+    assert max(fitted.provenance["kl"]) < 1e-6
 
 
 def test_bad_input_is_refused():

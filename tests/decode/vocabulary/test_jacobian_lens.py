@@ -33,7 +33,7 @@ def test_it_is_the_mean_jacobian(name, copies):
             expected = sum(by_hand(model, p, row, 2) for p in prompts) / len(prompts)
             assert torch.allclose(lens.weight[row].T.double(), expected, atol=1e-9), row
     assert torch.allclose(lens.weight[-1], torch.eye(model.d_model, dtype=lens.weight.dtype), atol=1e-12)
-    assert lens.made["prompts"] == len(prompts)
+    assert lens.provenance["prompts"] == len(prompts)
 
 
 def test_random_directions_settle_on_it():
@@ -53,7 +53,9 @@ def test_parts_merge_to_the_whole():
     model, prompts = shelf.model("llama"), shelf.ids((7, 6, 8), seed=1)
     parts = [fit_jacobian_lens(model, some, skip=1) for some in (prompts[:1], prompts[1:])]
     merged, whole = merge_jacobian_lenses(parts), fit_jacobian_lens(model, prompts, skip=1)
-    assert torch.allclose(merged.weight.double(), whole.weight.double(), atol=1e-6) and merged.made["prompts"] == 3
+    assert (
+        torch.allclose(merged.weight.double(), whole.weight.double(), atol=1e-6) and merged.provenance["prompts"] == 3
+    )
     with pytest.raises(CasebackError, match="no lens"):
         merge_jacobian_lenses([])
     with pytest.raises(CasebackError, match="cannot be merged"):

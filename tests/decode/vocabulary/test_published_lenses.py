@@ -76,7 +76,7 @@ def test_a_published_jacobian_lens_reads_the_stream_after_its_layer(model, tmp_p
     with pytest.raises(LoadError, match="pickle=True"):
         load_jacobian_lens(path, model)
     lens = load_jacobian_lens(path, model, pickle=True)
-    assert lens.rows == (2,) and lens.made["prompts"] == 7
+    assert lens.rows == (2,) and lens.provenance["prompts"] == 7
     h = drawn(3, d)
     assert torch.allclose(lens.transport(2, h), h @ matrix.half().float().T, atol=1e-6)
     save_jacobian_lens(lens, tmp_path / "again.pt")

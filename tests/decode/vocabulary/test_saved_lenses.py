@@ -168,7 +168,7 @@ def test_a_writing_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save_lens(fitted(shelf.model("llama"), "prompt"), path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
-    with pytest.raises(CasebackError, match="a dict is no lens"):
+    with pytest.raises(CasebackError, match="a dict is not a lens"):
         save_lens({}, path)
 
 
@@ -179,4 +179,4 @@ def test_the_description_is_readable_by_itself(tmp_path):
     with safe_open(path, "pt") as file:
         said = file.metadata()
     assert said["format"] == "caseback attention lens 1" and said["fingerprint"] == made.fingerprint
-    assert json.loads(said["made"]) == made.made and int(said["layer"]) == 1
+    assert json.loads(said["made"]) == made.provenance and int(said["layer"]) == 1

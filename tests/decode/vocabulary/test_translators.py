@@ -43,7 +43,7 @@ def test_4_3_2_it_is_least_squares_whatever_the_batch_and_padding(name):
     x = torch.cat([x, x.new_ones(len(x), 1)], -1)
     expected = torch.linalg.lstsq(x, y).solution
     assert torch.allclose(lens.weight[0], expected[:-1], atol=1e-5)
-    assert lens.made["tokens"] == sum(map(len, prompts))
+    assert lens.provenance["tokens"] == sum(map(len, prompts))
 
 
 def test_4_3_5_a_periodic_text_is_read_ahead():

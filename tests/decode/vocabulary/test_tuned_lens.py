@@ -101,7 +101,7 @@ def test_a_lens_is_measured_token_by_token_whatever_the_batch(meadow):
 def test_the_papers_recipe_lowers_the_divergence_step_by_step(meadow):
     lens = fit_tuned_lens(meadow, texts(20), steps=12, tokens_per_step=512, batch=16)
     start = fit_tuned_lens(meadow, texts(20), steps=1, tokens_per_step=512, batch=16)
-    assert all(after < before for after, before in zip(lens.made["kl"], start.made["kl"], strict=True))
+    assert all(after < before for after, before in zip(lens.provenance["kl"], start.provenance["kl"], strict=True))
 
 
 def test_an_interrupted_training_goes_on_to_the_same_lens(meadow, tmp_path, monkeypatch):
@@ -124,7 +124,7 @@ def test_an_interrupted_training_goes_on_to_the_same_lens(meadow, tmp_path, monk
         fit_tuned_lens(meadow, corpus, **how)
     monkeypatch.setattr(tuned_lens._Training, "step", real)
     resumed = fit_tuned_lens(meadow, corpus, **how)
-    assert torch.equal(resumed.weight, whole.weight) and resumed.made == whole.made
+    assert torch.equal(resumed.weight, whole.weight) and resumed.provenance == whole.provenance
     with pytest.raises(CasebackError, match="another training"):
         fit_tuned_lens(meadow, corpus, **{**how, "seed": 1})
     with pytest.raises(CasebackError, match="another training"):

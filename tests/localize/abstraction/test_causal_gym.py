@@ -102,7 +102,7 @@ def test_bad_input_is_refused():
         causal_gym(model, data, methods=["random"])
     with pytest.raises(CasebackError, match="value has shape"):
         causal_gym(model, data, methods=["random"], value=torch.ones(3))
-    with pytest.raises(CasebackError, match="is no way to find a direction"):
+    with pytest.raises(CasebackError, match="is not a way to find a direction"):
         direction("guess", torch.ones(4, 2), torch.tensor([True, False, True, False]))
     with pytest.raises(CasebackError, match="alike there"):
         direction("mean difference", torch.ones(4, 2), torch.tensor([True, False, True, False]))

@@ -118,7 +118,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path, monkeypatch):
     with pytest.raises(LoadError, match="belongs to another training"):
         das(model, data, END, checkpoint=file, **{**how, "lr": 0.04})
     (tmp_path / "other").write_text("no such thing")
-    with pytest.raises(LoadError, match="is no checkpoint of a training"):
+    with pytest.raises(LoadError, match="is not a checkpoint of a training"):
         das(model, data, END, checkpoint=tmp_path / "other", **how)
 
 
@@ -169,7 +169,7 @@ def test_bad_searches_are_refused():
     for wrong in ({"epochs": 0}, {"batch_size": 0}, {"warmup": 1.0}, {"patience": 0}):
         with pytest.raises(OutOfRange, match=next(iter(wrong))):
             das(model, data, END, **wrong)
-    with pytest.raises(CasebackError, match="is no folder"):
+    with pytest.raises(CasebackError, match="is not a folder"):
         das_map(model, data, site="resid_mid", checkpoint="nowhere/at/all")
     with pytest.raises(CasebackError, match="a map is of one variable"):
         das_map(model, planted_truth.bits(model, ["a", "b"]))

@@ -132,7 +132,7 @@ def test_a_soft_circuit_has_the_gradient_of_its_gates(name):
     kept = torch.rand(graph.exists.shape, generator=generator, dtype=torch.float64) * graph.exists
     with exact():
         leaf = kept.clone().requires_grad_()
-        slope = torch.autograd.grad(gates._told(leaf, torch.tensor([0, 1])).sum(), leaf)[0]
+        slope = torch.autograd.grad(gates._losses(leaf, torch.tensor([0, 1])).sum(), leaf)[0]
         for edge in graph.edges[:: len(graph.edges) // 8]:
             w, r = graph.mask(Circuit(frozenset([edge]))).nonzero()[0].tolist()
             told = []

@@ -168,7 +168,7 @@ def test_completeness_sets_by_role_and_by_name():
     assert by_role.sizes["variant"] == len(set(organism.circuit.roles.values()))
     named = completeness(organism.model, tokens, other, metric, organism.circuit, subsets=[["L0H0"], []], inputs=BOTH)
     assert named.removed.values.tolist() == ["L0H0", ""] and named["size"].values.tolist() == [1, 0]
-    with pytest.raises(CasebackError, match="'L7H7' is no part of this circuit"):
+    with pytest.raises(CasebackError, match="'L7H7' is not a part of this circuit"):
         completeness(organism.model, tokens, other, metric, organism.circuit, subsets=[["L7H7"]], inputs=BOTH)
 
 

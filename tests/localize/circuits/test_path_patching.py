@@ -102,7 +102,7 @@ def test_what_cannot_be_patched_is_refused():
     model = shelf.model("llama")
     for options, says in (
         ({"receivers": ["L1H0.k"]}, "reads nothing in this model"),
-        ({"receivers": ["logits"], "senders": ["L9H9"]}, "is no writer of this model"),
+        ({"receivers": ["logits"], "senders": ["L9H9"]}, "is not a writer of this model"),
         ({"receivers": []}, "no receiver given"),
         ({"receivers": ["logits"], "mlps": "linear"}, "mlps 'linear' is unknown"),
         ({"receivers": ["L0H0.q"], "senders": ["L1H0"]}, "no sender stands before"),

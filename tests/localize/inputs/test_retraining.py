@@ -66,7 +66,7 @@ def test_outcomes_are_kept_and_an_interrupted_retraining_goes_on(tmp_path):
     with pytest.raises(LoadError, match="belongs to other subsets"):
         retrained_outcomes(train, subsets[1:], queries, checkpoint=tmp_path / "kept.npz")
     (tmp_path / "kept.npz").write_bytes(b"no")
-    with pytest.raises(LoadError, match="is no checkpoint"):
+    with pytest.raises(LoadError, match="is not a checkpoint"):
         retrained_outcomes(train, subsets, queries, checkpoint=tmp_path / "kept.npz")
 
 

@@ -2,7 +2,7 @@
 
     score(v) = log p_strong(v) - log p_weak(v)    for v in V = {v : p_strong(v) >= alpha max p_strong},  -inf elsewhere
 
-DoLa (Chuang et al. 2024) takes for the weak one the logit lens of the candidate layer that is furthest from the output
+DoLa (Chuang et al. 2024) takes as the weak one the logit lens of the candidate layer that is furthest from the output
 in Jensen-Shannon divergence, chosen anew at each step; contrastive decoding (Li et al. 2023) takes another, smaller
 model, and weighs: (1 + beta) log p_strong - beta log p_weak. Each is a logits processor of transformers' own
 ``generate``, so sampling, beams and stopping work as ever, and the model stays as it is.
@@ -10,7 +10,7 @@ model, and weighs: (1 + beta) log p_strong - beta log p_weak. Each is a logits p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.verify import unembed
 
 
@@ -30,11 +30,11 @@ from caseback.model.running.verify import unembed
     role="decoding",
     entry=("4.3.18",),
     citation="Chuang et al. 2024",
-    cost="a generation + candidates x unembedding a step",
+    cost="a generation + candidates x unembedding per step",
 )
 def dola(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     layers: Sequence[int] | None = None,
     alpha: float = 0.1,
@@ -56,7 +56,7 @@ def dola(
         the model's lower half, the published bucket for tasks of reasoning; for short factual answers the upper half
         is used.
     alpha
-        Words with less than this share of the likeliest word's probability are never said; 0.1 as published.
+        Tokens with less than this share of the likeliest token's probability are never generated; 0.1 as published.
     repetition_penalty
         Of transformers; 1.2 as published, since contrast makes repetition likelier.
     max_new_tokens, seed, **options
@@ -76,8 +76,8 @@ def dola(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> said = dola(model, "The capital of France is", max_new_tokens=2)
-    >>> said.shape[1] - model.tokens("The capital of France is").shape[1]
+    >>> continued = dola(model, "The capital of France is", max_new_tokens=2)
+    >>> continued.shape[1] - model.tokens("The capital of France is").shape[1]
     2
     """
     layers = list(range(0, max(1, model.n_layers // 2), 2)) if layers is None else list(layers)
@@ -95,7 +95,7 @@ def dola(
 def contrastive_decoding(
     model: Model,
     weaker: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     alpha: float = 0.1,
     beta: float | None = None,
@@ -162,7 +162,7 @@ def contrastive_decoding(
 class _Contrast(LogitsProcessor):
     """Scores of plausible words by contrast, minus infinity for the others."""
 
-    def __init__(self, alpha: float, weak: Any, beta: float | None = None):
+    def __init__(self, alpha: float, weak: Callable[[Tensor, Tensor], Tensor], beta: float | None = None):
         if not 0 < alpha <= 1:
             raise OutOfRange(f"alpha is {alpha}: expected above 0 and at most 1")
         self.alpha, self.weak, self.beta = alpha, weak, beta
@@ -170,9 +170,9 @@ class _Contrast(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
         log_p = at_least_float32(scores).log_softmax(-1)
         weak = self.weak(input_ids, log_p)
-        made = log_p - weak if self.beta is None else (1 + self.beta) * log_p - self.beta * weak
+        contrast = log_p - weak if self.beta is None else (1 + self.beta) * log_p - self.beta * weak
         least = log_p.max(-1, keepdim=True).values + torch.log(torch.tensor(self.alpha))
-        return made.masked_fill(log_p < least, -torch.inf).to(scores)
+        return contrast.masked_fill(log_p < least, -torch.inf).to(scores)
 
 
 def _furthest(
@@ -191,11 +191,11 @@ class _LastStates:
 
     def __init__(self, model: Model, rows: Sequence[int]):
         self.model, self.rows = model, rows
-        self.found: dict[int, Tensor] = {}
+        self.states: dict[int, Tensor] = {}
 
     @property
     def held(self) -> Float[Tensor, "layer batch d_model"]:
-        return torch.stack([self.found[row] for row in self.rows])
+        return torch.stack([self.states[row] for row in self.rows])
 
     def __enter__(self) -> _LastStates:
         layers = self.model.anatomy.layers
@@ -203,7 +203,7 @@ class _LastStates:
         for row in self.rows:
 
             def keep(_: Any, __: Any, out: Any, row: int = row) -> None:
-                self.found[row] = (out[0] if isinstance(out, tuple) else out)[:, -1].detach()
+                self.states[row] = (out[0] if isinstance(out, tuple) else out)[:, -1].detach()
 
             self.handles.append(layers[row - 1].layer.register_forward_hook(keep))
         return self

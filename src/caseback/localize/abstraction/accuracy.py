@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError, TokensError
-from caseback.localize.abstraction.alignment import Alignment, At, Seat, basis_of, said, seats
+from caseback.localize.abstraction.alignment import Alignment, At, Seat, alignment_as_text, basis_of, seats
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.model.anatomy.sites import SITES
 from caseback.model.registry import technique
@@ -67,7 +67,7 @@ def interchange_accuracy(
     Parameters
     ----------
     model
-        The network.
+        The model.
     data
         Examples with the causal model's answers, as ``Interchanges.sample`` draws them.
     alignment
@@ -98,12 +98,12 @@ def interchange_accuracy(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> data = Interchanges.of_pairs(cb.tasks.agreement().prompts(model, 8))
-    >>> found = interchange_accuracy(model, data, {"variable": At("resid_post", layer=0)})
-    >>> found.dims, found.attrs["accuracy"] == found.attrs["task_accuracy"]
+    >>> hits = interchange_accuracy(model, data, {"variable": At("resid_post", layer=0)})
+    >>> hits.dims, hits.attrs["accuracy"] == hits.attrs["task_accuracy"]
     (('batch',), True)
     """
-    made = seats(model, data, alignment, batch_size=batch_size)
-    edits = swaps(made)
+    seated = seats(model, data, alignment, batch_size=batch_size)
+    edits = swaps(seated)
     answers, own, _ = sweep(
         model.anatomy,
         data.base,
@@ -125,16 +125,16 @@ def interchange_accuracy(
         name="hit",
         technique=interchange_accuracy,
         model=model,
-        alignment=said(alignment),
+        alignment=alignment_as_text(alignment),
         accuracy=float(hits.double().mean()),
         accuracy_where_changed=float(hits[data.changes].double().mean()) if bool(data.changes.any()) else None,
         task_accuracy=float((own.to(data.target.device) == data.base_target).double().mean()),
     )
 
 
-def swaps(found: Sequence[Seat]) -> list[Edit]:
+def swaps(seated: Sequence[Seat]) -> list[Edit]:
     """The interchange in every place together, each in its own subspace."""
-    return [edit for seat in found for edit in seat.edits(basis_of(seat.at, seat.width))]
+    return [edit for seat in seated for edit in seat.edits(basis_of(seat.at, seat.width))]
 
 
 def accuracies(
@@ -204,8 +204,8 @@ def interchange_map(
     ('layer', 'pos')
     """
     where = grid(model, data, site, layers, heads, pos)
-    made: list[Seat] = seats(model, data, dict.fromkeys(data.variables, where), batch_size=batch_size)
-    variants = [[edit for seat in made[i :: len(where)] for edit in seat.edits()] for i in range(len(where))]
+    seated: list[Seat] = seats(model, data, dict.fromkeys(data.variables, where), batch_size=batch_size)
+    variants = [[edit for seat in seated[i :: len(where)] for edit in seat.edits()] for i in range(len(where))]
     values = accuracies(model, data, variants, among=among, progress=progress, checkpoint=checkpoint)
     return mapped(model, data, where, values, technique=interchange_map, site=site, subspace="all of it")
 
@@ -227,11 +227,11 @@ def grid(
                 "pos=[-1, -2], which count from each prompt's end"
             )
         pos = range(lengths.pop())
-    found = list(model.anatomy.sites(site))
-    named = found[0].name
+    sites = list(model.anatomy.sites(site))
+    named = sites[0].name
     depth: Sequence[int | None] = [None]
     if SITES[named].layered:
-        depth = [s.layer for s in found] if layers is None else [model.anatomy.layer(i) for i in layers]
+        depth = [s.layer for s in sites] if layers is None else [model.anatomy.layer(i) for i in layers]
     elif layers is not None:
         raise CasebackError(f"{named!r} is not in a layer: leave out layers={list(layers)}")
     if not pos or not depth or heads == []:

@@ -37,8 +37,8 @@ class At:
     Attributes
     ----------
     site, layer, head
-        Any site that can be edited but the maps of attention. At a site with heads and no ``head`` the same subspace
-        of each head is meant.
+        Any site that can be edited but the maps of attention. At a site with heads, without a ``head``, the same
+        subspace of each head is meant.
     pos
         The base's own positions, as in edits, or a text that stands in every prompt; all by default.
     basis
@@ -73,7 +73,7 @@ class At:
         size = "" if self.basis is None else f" rank {len(torch.atleast_2d(self.basis))}"
         return f"{self.site}{layer}{head}{pos}{size}"
 
-    def found(self, model: Model) -> Site:
+    def site_in(self, model: Model) -> Site:
         """Its site in a model.
 
         Raises
@@ -101,7 +101,7 @@ Alignment = Mapping[str, At | Sequence[At]]
 
 @dataclass(frozen=True, eq=False)
 class Interchange(Edit):
-    """Put the part of an activation that lies in some directions at another prompt's value, in some examples."""
+    """Set the part of an activation that lies in some directions to another prompt's value, in some examples."""
 
     donor: Float[Tensor, "batch pos *head width"]
     """What stood in the source prompts, one row for each position addressed."""
@@ -163,14 +163,14 @@ def places_of(alignment: Alignment, data: Interchanges) -> dict[str, list[At]]:
     CasebackError
         For a variable without sources, or a source whose variable lies nowhere.
     """
-    made = {name: [at] if isinstance(at, At) else list(at) for name, at in alignment.items()}
-    for name in made:
+    places = {name: [at] if isinstance(at, At) else list(at) for name, at in alignment.items()}
+    for name in places:
         if name not in data.sources:
             raise CasebackError(f"{name!r} is aligned but has no source: the examples swap {', '.join(data.sources)}")
     for name in data.sources:
-        if not made.get(name):
+        if not places.get(name):
             raise CasebackError(f"{name!r} has sources but no place: align it with an At(site, ...)")
-    return made
+    return places
 
 
 def seats(
@@ -190,7 +190,8 @@ def seats(
     batch_size
         Source prompts in one pass.
     ran
-        Runs of the sources that have been made, by variable; graphs are kept. By default they are made here, without.
+        Runs of the sources, by variable, whose gradients are then kept; by default the sources are run here, without
+        gradients.
 
     Raises
     ------
@@ -200,10 +201,10 @@ def seats(
         Where base and source have different numbers of positions.
     """
     batch_size = limit("interchange_prompts", given=batch_size)
-    made = []
+    seated = []
     for variable, places in places_of(alignment, data).items():
         tokens = data.sources[variable] if ran is None else ran[variable].tokens
-        sites = [at.found(model) for at in places]
+        sites = [at.site_in(model) for at in places]
         where = [_spans(at, data.base, tokens) for at in places]
         columns = [torch.tensor(there) + tokens.first.cpu()[:, None] for _, there, _ in where]
         if ran is None:
@@ -215,8 +216,8 @@ def seats(
             # where prompts differ in their number of positions, the last one is not swapped a second time
             parts = [slice(None)] if len(groups) == 1 else [slice(i, i + 1) for i in range(len(groups))]
             donors = [_of_head(at, site, values[:, part]) for part in parts]
-            made.append(Seat(variable, at, site, groups, donors, [on & (count > (p.start or 0)) for p in parts]))
-    return made
+            seated.append(Seat(variable, at, site, groups, donors, [on & (count > (p.start or 0)) for p in parts]))
+    return seated
 
 
 def _of_head(at: At, site: Site, values: Tensor) -> Tensor:
@@ -230,7 +231,10 @@ def _of_head(at: At, site: Site, values: Tensor) -> Tensor:
 
 
 def _spans(at: At, base: Tokens, source: Tokens) -> tuple[list[list[int]], list[list[int]], Tensor]:
-    """Positions in each base and in its source, as many for all, the last filling up fewer; and how many they were."""
+    """Positions in each base and in its source, all lists as long as the longest, filled up with their last one.
+
+    The third result is how many positions each base really has.
+    """
     here = placed(at.pos, base)
     there = placed(at.pos if at.source_pos is None else at.source_pos, source)
     for b, (mine, theirs) in enumerate(zip(here, there, strict=True)):
@@ -246,14 +250,14 @@ def _spans(at: At, base: Tokens, source: Tokens) -> tuple[list[list[int]], list[
 
 def _read(model: Model, tokens: Tokens, sites: list[Site], columns: list[Tensor], batch_size: int) -> list[Tensor]:
     """(batch, pos, ...) of each site at each prompt's columns; a batch of prompts in memory at a time."""
-    found: list[list[Tensor]] = [[] for _ in sites]
+    values: list[list[Tensor]] = [[] for _ in sites]
     for start in range(0, len(tokens), batch_size):
         rows = slice(start, start + batch_size)
         every = any(site.name == "logits" for site in sites)
         run = execute(model.anatomy, tokens[rows], read=[*dict.fromkeys(sites)], logits=every)
-        for kept, site, at in zip(found, sites, columns, strict=True):
-            kept.append(_gathered(run, site, at[rows]))
-    return [torch.cat(kept) for kept in found]
+        for parts, site, at in zip(values, sites, columns, strict=True):
+            parts.append(_gathered(run, site, at[rows]))
+    return [torch.cat(parts) for parts in values]
 
 
 def _gathered(run: Run, site: Site, columns: Tensor) -> Tensor:
@@ -261,7 +265,7 @@ def _gathered(run: Run, site: Site, columns: Tensor) -> Tensor:
     return values[torch.arange(len(columns), device=values.device)[:, None], columns.to(values.device)]
 
 
-def said(alignment: Alignment) -> dict[str, list[str]]:
+def alignment_as_text(alignment: Alignment) -> dict[str, list[str]]:
     """An alignment as an attribute of a result."""
     return {name: [str(p) for p in ([at] if isinstance(at, At) else at)] for name, at in alignment.items()}
 

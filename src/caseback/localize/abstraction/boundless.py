@@ -9,7 +9,7 @@ the mask hardens, and at T = 0 it is 1 for the coordinates inside and 0 outside:
 
 Two details differ from the code in use. Places p_j lie in the middle of their cell, so that r - l counts the
 coordinates inside; with p_j = j the first one's mask is a half at any temperature. And the first variable's lower
-boundary, the edge of the site, is no boundary: its sigmoid is left out (``edge="open"``). With it (``"closed"``) the
+boundary, the edge of the site, is not a boundary: its sigmoid is left out (``edge="open"``). With it (``"closed"``) the
 mask is highest in the middle, so that a variable settles there while T is high and the coordinates below it stay in.
 """
 
@@ -171,8 +171,8 @@ def boundless_das(
     >>> causal = CausalModel({"a": "01", "b": "01"}, {"or": ("ab", lambda a, b: max(a, b))})
     >>> data = Interchanges.sample(gate.model, causal, lambda v: f"{v['a']} {v['b']} =", "a", 60, changing=0.5)
     >>> how = {"epochs": 40, "accumulate": 1, "lr": 0.03, "boundary_lr": 0.1, "temperature": (0.5, 0.1)}
-    >>> found = boundless_das(gate.model, data, At("resid_mid", layer=0, pos=-1), **how)
-    >>> found.sizes["k"], found.attrs["held_out_accuracy"]
+    >>> subspace = boundless_das(gate.model, data, At("resid_mid", layer=0, pos=-1), **how)
+    >>> subspace.sizes["k"], subspace.attrs["held_out_accuracy"]
     (1, 1.0)
     """
     if not (temperature[0] >= temperature[1] > 0):

@@ -23,7 +23,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.progress import progress_bar
 from caseback.localize.abstraction.accuracy import grid, mapped, swaps
-from caseback.localize.abstraction.alignment import Alignment, At, Seat, said, seats
+from caseback.localize.abstraction.alignment import Alignment, At, Seat, alignment_as_text, seats
 from caseback.localize.abstraction.directions import WAYS, direction
 from caseback.localize.abstraction.distributed import expect_changes, reached
 from caseback.localize.abstraction.interchanges import Interchanges
@@ -82,7 +82,7 @@ def log_odds_ratio(
         name="log_odds_ratio",
         technique=log_odds_ratio,
         model=model,
-        alignment=said(alignment),
+        alignment=alignment_as_text(alignment),
         odds_ratio=float(odds.double().mean()),
     )
 
@@ -153,7 +153,7 @@ def causal_gym(
     Parameters
     ----------
     model
-        The network.
+        The model.
     data
         Minimal pairs of one variable of two values, both ways: ``Interchanges.of_pairs``.
     site, layers, heads, pos
@@ -168,7 +168,7 @@ def causal_gym(
     epochs, batch_size, lr, warmup
         Of DAS; the benchmark's are 400 examples seen once, by fours.
     seed
-        For the split, the searches and the control task.
+        Same seed, same result. It draws the split, the searches and the control task.
     progress
         Show a progress bar.
 
@@ -286,7 +286,7 @@ def _result(
     moved, controlled = (x.view(shape).cpu().numpy() for x in (odds, control))
     dims = ["variant", *map(str, one.dims)]
     overall = [_overall(x, one.ndim) for x in (moved, controlled)]
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "overall": overall[0],
         "overall_control": overall[1],
         "overall_selectivity": [a - b for a, b in zip(*overall, strict=True)],
@@ -310,7 +310,7 @@ def _result(
         batch_size=plan.batch_size,
         lr=lr,
         seed=plan.seed,
-        **told,
+        **summary,
     )
 
 

@@ -108,12 +108,12 @@ class CausalModel:
         return (*self.inputs, *self.mechanisms)
 
     def expect(self, variable: str) -> str:
-        """Refuse a name that is no variable's.
+        """Refuse a name that no variable has.
 
         Raises
         ------
         CasebackError
-            With the near ones.
+            With the names that are close to it.
         """
         if variable not in self.variables:
             raise CasebackError(f"no variable is called {variable!r}. {did_you_mean(variable, self.variables)}")
@@ -132,7 +132,7 @@ class CausalModel:
         Raises
         ------
         CasebackError
-            For an input without a value, or a value for what is no variable.
+            For an input without a value, or a value for a name that no variable has.
         """
         do = dict(do or {})
         for name in (*do, *inputs):

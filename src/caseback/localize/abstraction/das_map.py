@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import xarray as xr
@@ -19,6 +18,7 @@ from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.rotation import random_rows
 from caseback.localize.abstraction.training import Plan
 from caseback.model.registry import technique
+from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
 
 
@@ -51,8 +51,10 @@ def das_map(
 
     Parameters
     ----------
-    model, data
-        The network, and examples of one variable.
+    model
+        The model.
+    data
+        Examples of one variable.
     site, layers, heads, pos
         The places, as for ``interchange_map``.
     k, held_out, epochs, batch_size, lr, warmup, among, seed
@@ -60,7 +62,7 @@ def das_map(
     progress
         Show a progress bar.
     checkpoint
-        A folder that keeps the state of each place's search, to go on from.
+        A folder that keeps what is done, one file per place; the same call with it goes on after an interruption.
 
     Returns
     -------
@@ -89,29 +91,31 @@ def das_map(
         raise CasebackError(f"a map is of one variable, these examples swap {', '.join(data.variables)}")
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None and not folder.is_dir():
-        raise CasebackError(f"checkpoint={str(folder)!r} is no folder: make it, each place's search keeps a file there")
+        raise CasebackError(
+            f"checkpoint={str(folder)!r} is not a folder: make one, in which each place's search keeps a file"
+        )
     variable = data.variables[0]
     searched, judged = parts(data, held_out, seed)
     expect_changes(searched)
     where = grid(model, data, site, layers, heads, pos)
     here, there = (seats(model, d, {variable: where}) for d in (searched, judged))
     plan = Plan(epochs=epochs, batch_size=batch_size, warmup=warmup, seed=seed)
-    variants: list[list[Any]] = []
+    variants: list[list[Edit]] = []
     with progress_bar(total=len(where), show=progress, what=f"das {site}", unit="place") as bar:
         for mine, theirs in zip(here, there, strict=True):
-            kept = replace(plan, checkpoint=None if folder is None else folder / _file(mine.at))
-            rows = reached(model, searched, mine, k, kept, lr=lr)
+            own_plan = replace(plan, checkpoint=None if folder is None else folder / _file(mine.at))
+            rows = reached(model, searched, mine, k, own_plan, lr=lr)
             drawn = random_rows(k, mine.width, seed + 1).to(rows)
             variants += [theirs.edits(rows), theirs.edits(drawn), theirs.edits()]
             bar.update()
     nothing = [there[0].edits(torch.zeros(0, there[0].width))]
     scores = accuracies(model, judged, [*variants, *nothing], among=among)
-    found, control, full = scores[:-1].view(-1, 3).unbind(1)
-    made = mapped(
+    learned, control, full = scores[:-1].view(-1, 3).unbind(1)
+    accuracy_map = mapped(
         model,
         judged,
         where,
-        found,
+        learned,
         technique=das_map,
         site=site,
         rank=k,
@@ -123,9 +127,10 @@ def das_map(
         lr=lr,
         seed=seed,
     )
-    shape = made.shape
-    return made.assign_coords(
-        random=(made.dims, control.view(shape).cpu().numpy()), full=(made.dims, full.view(shape).cpu().numpy())
+    shape = accuracy_map.shape
+    return accuracy_map.assign_coords(
+        random=(accuracy_map.dims, control.view(shape).cpu().numpy()),
+        full=(accuracy_map.dims, full.view(shape).cpu().numpy()),
     )
 
 

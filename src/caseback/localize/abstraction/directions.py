@@ -2,7 +2,7 @@
 
 mean difference   mean of one class - mean of the other
 probe, lda        weights of logistic regression, of Fisher's discriminant
-pca, kmeans       the first principal component, the line through two cluster centres: neither sees the classes
+pca, kmeans       the first principal component, the line through two cluster centers: neither sees the classes
 random            uniformly drawn
 """
 
@@ -41,7 +41,7 @@ def direction(
     positive
         Which of them are of one class, the others being of the other.
     seed
-        For what is drawn.
+        Same seed, same result. It draws the random direction, and where clustering begins.
 
     Raises
     ------
@@ -55,26 +55,28 @@ def direction(
     tensor([[1., 0.]], dtype=torch.float64)
     """
     if way not in WAYS:
-        raise CasebackError(f"{way!r} is no way to find a direction. {did_you_mean(way, WAYS)}")
+        raise CasebackError(f"{way!r} is not a way to find a direction. {did_you_mean(way, WAYS)}")
     if way == "random":
         return random_rows(1, x.shape[1], seed)
     given, classes = x.detach().double().cpu().numpy(), positive.cpu().numpy()
     with warnings.catch_warnings():
         # too few iterations, or clusters than points: what comes of it is scored all the same
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = np.asarray(_found(way, given, classes, seed), dtype=float).reshape(1, -1)
-    length = np.linalg.norm(found)
+        vector = np.asarray(_estimate(way, given, classes, seed), dtype=float).reshape(1, -1)
+    length = np.linalg.norm(vector)
     if not np.isfinite(length) or length <= 1e-12 * max(1.0, float(np.abs(given).max())):
         raise CasebackError(f"{way}: the activations of both classes are alike there, so no direction tells them apart")
-    return torch.from_numpy(found / length)
+    return torch.from_numpy(vector / length)
 
 
-def _found(way: str, x: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
+def _estimate(way: str, x: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
     if way == "mean difference":
         return x[classes].mean(0) - x[~classes].mean(0)
     if way == "pca":
-        found: Any = PCA(1, random_state=seed).fit(x).components_ if np.ptp(x, 0).any() else np.zeros((1, x.shape[1]))
-        return found[0]
+        components: Any = (
+            PCA(1, random_state=seed).fit(x).components_ if np.ptp(x, 0).any() else np.zeros((1, x.shape[1]))
+        )
+        return components[0]
     if way == "kmeans":
         starts: Any = 10
         return np.diff(KMeans(2, n_init=starts, random_state=seed).fit(x).cluster_centers_, axis=0)[0]

@@ -27,6 +27,7 @@ from caseback.localize.abstraction.suffixes import Suffixes, Unreachable
 from caseback.localize.abstraction.training import Curve, Plan, fit
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
 
 
@@ -60,7 +61,7 @@ def das(
     Parameters
     ----------
     model
-        The network; it stays as it is.
+        The model. It stays as it is.
     data
         Examples of interchanges. Those of several tasks may be added up, as in multi-task DAS: with examples in which
         another attribute is asked for, whose answer must stay, the subspace is searched that isolates the variable.
@@ -78,11 +79,13 @@ def das(
     among
         Tokens that answers are chosen from when accuracy is measured; by default the whole vocabulary.
     seed
-        For the first rotation, the order of the examples and which are held out.
+        Same seed, same result. It draws the first rotation, the order of the examples and which are held out.
     memory
         Bytes of the bases' activations kept between steps; past it they are computed again.
-    progress, checkpoint
-        A progress bar; a file that an interrupted search goes on from.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
@@ -106,8 +109,8 @@ def das(
     >>> gate = build("or_gate")
     >>> causal = CausalModel({"a": "01", "b": "01"}, {"or": ("ab", lambda a, b: max(a, b))})
     >>> data = Interchanges.sample(gate.model, causal, lambda v: f"{v['a']} {v['b']} =", "a", 60, changing=0.5)
-    >>> found = das(gate.model, data, At("resid_mid", layer=0, pos=-1), lr=0.05)
-    >>> found.dims, found.attrs["held_out_accuracy"]
+    >>> subspace = das(gate.model, data, At("resid_mid", layer=0, pos=-1), lr=0.05)
+    >>> subspace.dims, subspace.attrs["held_out_accuracy"]
     (('k', 'd_model'), 1.0)
     """
     sizes = _sizes(data, k)
@@ -143,7 +146,7 @@ def das(
 def turned(
     model: Model,
     data: Interchanges,
-    found: Sequence[Seat],
+    seated: Sequence[Seat],
     sizes: Mapping[str, int],
     plan: Plan,
     *,
@@ -153,9 +156,9 @@ def turned(
     judged_on: Any = None,
 ) -> tuple[Float[Tensor, "k width"], Curve]:
     """Turn a rotation until swaps of its rows give the targets; the rows, and how it went."""
-    at, donor = found[0].at, found[0].donors[0]
-    rotation = Rotation(sum(sizes.values()), found[0].width, seed=plan.seed, dtype=model.dtype, device=donor.device)
-    suffixes = Suffixes(model, data, found, memory=memory)
+    at, donor = seated[0].at, seated[0].donors[0]
+    rotation = Rotation(sum(sizes.values()), seated[0].width, seed=plan.seed, dtype=model.dtype, device=donor.device)
+    suffixes = Suffixes(model, data, seated, memory=memory)
 
     def loss(rows: Tensor, done: float) -> Tensor:
         pieces = dict(zip(sizes, rotation.rows.split(list(sizes.values())), strict=True))
@@ -170,7 +173,7 @@ def turned(
         job=job_of(model, data, at, "das", dict(sizes), judged_on),
         what=f"das {at}",
         # a whole rotation exchanges everything, however it is turned
-        stuck=suffixes.nowhere if len(rotation.rows) < found[0].width else None,
+        stuck=suffixes.nowhere if len(rotation.rows) < seated[0].width else None,
     )
     return rotation.rows.detach(), curve
 
@@ -230,14 +233,14 @@ def job_of(model: Model, data: Interchanges, places: Any, *options: Any) -> dict
 def swapped_accuracy(
     model: Model,
     data: Interchanges,
-    found: Sequence[Seat],
+    seated: Sequence[Seat],
     rows: Tensor,
     sizes: Mapping[str, int],
     among: Sequence[str | int] | None = None,
 ) -> float:
     """Interchange accuracy with each variable's rows of a rotation."""
     pieces = dict(zip(sizes, rows.split(list(sizes.values())), strict=True))
-    edits = [edit for seat in found for edit in seat.edits(pieces[seat.variable])]
+    edits = [edit for seat in seated for edit in seat.edits(pieces[seat.variable])]
     return float(accuracies(model, data, [edits], among=among)[0])
 
 
@@ -251,7 +254,7 @@ def found_subspace(
     curve: Curve,
     plan: Plan,
     among: Sequence[str | int] | None,
-    made_by: Any,
+    made_by: Callable[..., Any],
     **attrs: Any,
 ) -> xr.DataArray:
     """What a search returns: rows, and how well they do beside random ones, all and none."""
@@ -293,5 +296,5 @@ def found_subspace(
     )
 
 
-def _nothing(seated: Sequence[Seat]) -> list[Any]:
+def _nothing(seated: Sequence[Seat]) -> list[Edit]:
     return [edit for seat in seated for edit in seat.edits(torch.zeros(0, seat.width))]

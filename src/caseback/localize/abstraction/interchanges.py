@@ -7,7 +7,7 @@ target   0                          what the causal model says of b with the var
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, TargetError, TokensError
 from caseback.localize.abstraction.causal_model import CausalModel
-from caseback.model.running.metrics import target_ids
+from caseback.model.running.metrics import Target, target_ids
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.tasks.prompts import Prompts
 
 TRIES = 200
-"""Draws for each example that is wanted, before there are thought to be no more of its kind."""
+"""Draws per example that is wanted, after which no more of its kind are expected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +35,14 @@ class Interchanges:
     base
         The prompts that are intervened on.
     sources
-        For each variable the prompts that its value is taken from, one a base. They may differ in length from the
+        For each variable the prompts that its value is taken from, one per base. They may differ in length from the
         base.
     target
         (batch,) token ids of the answers that the causal model gives after the interchange.
     base_target
         (batch,) those that it gives for the base itself.
     swapped
-        For each variable in which examples it is swapped; in all where it is not named.
+        For each variable, in which examples it is swapped; in all of them where it is not named.
     pos
         The position of the base whose next token is the answer; the last by default.
     counterfactual
@@ -113,16 +114,16 @@ class Interchanges:
         CasebackError
             Where one of the parts would be empty.
         """
-        searched, kept = self.split_rows(held_out, seed)
-        return self[searched], self[kept]
+        searched, reserved = self.split_rows(held_out, seed)
+        return self[searched], self[reserved]
 
     def split_rows(self, held_out: float, seed: int = 0) -> tuple[Int[Tensor, " some"], Int[Tensor, " others"]]:
         """Which examples ``split`` puts into which part."""
-        kept = round(held_out * len(self))
-        if not 0 < kept < len(self):
+        reserved = round(held_out * len(self))
+        if not 0 < reserved < len(self):
             raise CasebackError(f"held_out={held_out} of {len(self)} examples leaves a part empty: give more, or both")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return order[kept:], order[:kept]
+        return order[reserved:], order[:reserved]
 
     def __add__(self, other: Interchanges) -> Interchanges:
         """The examples of both, of the same variables: what a search over several tasks is trained on."""
@@ -147,25 +148,26 @@ class Interchanges:
     def of(
         cls,
         model: Model,
-        base: Any,
-        source: Any,
-        target: Any,
-        base_target: Any,
+        base: PromptsLike,
+        source: PromptsLike,
+        target: Target,
+        base_target: Target,
         *,
         variable: str = "variable",
         pos: int | Tensor = -1,
-        counterfactual: Any = None,
+        counterfactual: PromptsLike | None = None,
     ) -> Interchanges:
         """Examples of one variable from prompts and answers as text or ids.
 
         Parameters
         ----------
         model
-            Whose tokenizer is asked.
+            The model. Its tokenizer is asked.
         base, source
             ``Tokens``, or anything that ``Model.tokens`` takes.
         target, base_target
-            Single tokens as text or ids, one or one a prompt: the answer after the interchange and without it.
+            Single tokens as text or ids, one for all or one per prompt: the answer after the interchange and without
+            it.
         variable, pos, counterfactual
             As the attributes.
 
@@ -178,13 +180,13 @@ class Interchanges:
         1
         """
         base = model.tokens(base)
-        said = target_ids(target, base, model.tokenizer, model.d_vocab)
+        answers = target_ids(target, base, model.tokenizer, model.d_vocab)
         own = target_ids(base_target, base, model.tokenizer, model.d_vocab, "base target")
         other = None if counterfactual is None else model.tokens(counterfactual)
-        return cls(base, {variable: model.tokens(source)}, said, own, pos=pos, counterfactual=other)
+        return cls(base, {variable: model.tokens(source)}, answers, own, pos=pos, counterfactual=other)
 
     @classmethod
-    def of_pairs(cls, prompts: Any, *, variable: str = "variable", both_ways: bool = True) -> Interchanges:
+    def of_pairs(cls, prompts: Prompts, *, variable: str = "variable", both_ways: bool = True) -> Interchanges:
         """Examples from a task's clean and corrupt prompts, of whatever makes their answers differ.
 
         Parameters
@@ -219,10 +221,10 @@ class Interchanges:
                 )
         device = prompts.clean.ids.device
         mine, other = (torch.tensor([ids[0] for ids in listed], device=device) for listed in (prompts.target, theirs))
-        made = cls(prompts.clean, {variable: prompts.corrupt}, other, mine, counterfactual=prompts.corrupt)
+        forward = cls(prompts.clean, {variable: prompts.corrupt}, other, mine, counterfactual=prompts.corrupt)
         if not both_ways:
-            return made
-        return made + cls(prompts.corrupt, {variable: prompts.clean}, mine, other, counterfactual=prompts.clean)
+            return forward
+        return forward + cls(prompts.corrupt, {variable: prompts.clean}, mine, other, counterfactual=prompts.clean)
 
     @classmethod
     def sample(
@@ -245,7 +247,7 @@ class Interchanges:
         Parameters
         ----------
         model
-            Whose tokenizer is asked.
+            The model. Its tokenizer is asked.
         causal
             What the network is claimed to compute.
         prompt
@@ -262,8 +264,10 @@ class Interchanges:
             ``"all"`` variables in every example, ``"one"`` of them, or ``"any"``: a random set, not empty.
         inputs
             Where inputs are drawn from; by default uniformly from all combinations. Must not end.
-        seed, padding
-            For the draws; the side of padding.
+        seed
+            Same seed, same result. It draws the inputs, and what is swapped.
+        padding
+            The side of the padding.
 
         Returns
         -------
@@ -296,28 +300,28 @@ class Interchanges:
         draws = iter(causal.draws(seed) if inputs is None else inputs)
         chance = torch.Generator().manual_seed(seed)
         wanted = None if changing is None else {True: round(changing * count), False: count - round(changing * count)}
-        kept: list[_Example] = []
+        examples: list[_Example] = []
         for _ in range(TRIES * count):
-            if len(kept) == count:
+            if len(examples) == count:
                 break
             one = _drawn(causal, draws, named, _chosen(named, swap, chance))
             if wanted is not None:
                 if not wanted[one.target != one.base_target]:
                     continue
                 wanted[one.target != one.base_target] -= 1
-            kept.append(one)
-        never = [name for name in named if not any(name in one.differing for one in kept)]
-        if never and kept:
+            examples.append(one)
+        never = [name for name in named if not any(name in one.differing for one in examples)]
+        if never and examples:
             raise CasebackError(
-                f"the values of {never[0]!r} never differ between bases and sources in {len(kept)} examples: without a "
-                "counterfactual nothing is swapped. Give inputs on which it varies, or draw more examples"
+                f"the values of {never[0]!r} never differ between bases and sources in {len(examples)} examples: "
+                "without a counterfactual nothing is swapped. Give inputs on which it varies, or draw more examples"
             )
-        if len(kept) < count:
+        if len(examples) < count:
             raise CasebackError(
-                f"only {len(kept)} of {count} examples were found, of which {changing:g} should change the answer: "
+                f"only {len(examples)} of {count} examples were found, of which {changing:g} should change the answer: "
                 "choose another changing=, or inputs on which the answer varies"
             )
-        return _tokenised(cls, model, kept, prompt, named, answer, padding)
+        return _tokenized(cls, model, examples, prompt, named, answer, padding)
 
 
 @dataclass(frozen=True)
@@ -340,7 +344,7 @@ def _chosen(named: list[str], swap: str, chance: torch.Generator) -> list[str]:
     return [name for i, name in enumerate(named) if which >> i & 1]
 
 
-def _drawn(causal: CausalModel, draws: Any, named: list[str], chosen: list[str]) -> _Example:
+def _drawn(causal: CausalModel, draws: Iterator[dict[str, Any]], named: list[str], chosen: list[str]) -> _Example:
     base = next(draws)
     sources = {name: next(draws) for name in named}
     own = causal.run(base)
@@ -357,20 +361,20 @@ def _drawn(causal: CausalModel, draws: Any, named: list[str], chosen: list[str])
     )
 
 
-def _tokenised(
+def _tokenized(
     cls: type[Interchanges],
     model: Model,
-    kept: list[_Example],
-    prompt: Any,
+    examples: list[_Example],
+    prompt: Callable[[dict[str, Any]], Any],
     named: list[str],
-    answer: Any,
+    answer: Callable[[Any], str | int],
     padding: str,
 ) -> Interchanges:
     tokens = lambda given: model.tokens([prompt(inputs) for inputs in given], padding=padding)  # noqa: E731
-    base = tokens([one.base for one in kept])
-    ids: dict[Any, int] = {}
+    base = tokens([one.base for one in examples])
+    ids: dict[str | int, int] = {}
 
-    def said(value: Any) -> int:
+    def answer_id(value: Any) -> int:
         word = answer(value)
         if not isinstance(word, str | int):
             raise TargetError(f"answer= made {word!r} of the output {value!r}: expected a token's text or id")
@@ -378,13 +382,13 @@ def _tokenised(
             ids[word] = model.token_id(word, "answer")
         return ids[word]
 
-    whole = [one.counterfactual for one in kept]
+    whole = [one.counterfactual for one in examples]
     return cls(
         base,
-        {name: tokens([one.sources[name] for one in kept]) for name in named},
-        torch.tensor([said(one.target) for one in kept], device=base.ids.device),
-        torch.tensor([said(one.base_target) for one in kept], device=base.ids.device),
-        {name: torch.tensor([name in one.swapped for one in kept]) for name in named},
+        {name: tokens([one.sources[name] for one in examples]) for name in named},
+        torch.tensor([answer_id(one.target) for one in examples], device=base.ids.device),
+        torch.tensor([answer_id(one.base_target) for one in examples], device=base.ids.device),
+        {name: torch.tensor([name in one.swapped for one in examples]) for name in named},
         counterfactual=None if any(w is None for w in whole) else tokens(whole),
     )
 

@@ -18,7 +18,7 @@ import xarray as xr
 
 from caseback.errors import CasebackError
 from caseback.localize.abstraction.accuracy import prediction, swaps
-from caseback.localize.abstraction.alignment import Alignment, said, seats
+from caseback.localize.abstraction.alignment import Alignment, alignment_as_text, seats
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -47,7 +47,7 @@ def ravel(
     Parameters
     ----------
     model
-        The network.
+        The model.
     cause
         Examples in which the attribute is asked for; the target is the source's.
     isolation
@@ -69,7 +69,7 @@ def ravel(
     ------
     CasebackError
         For isolation examples whose target is not the base's own answer, cause examples where it always is, an
-        attribute called "cause", or ``known`` where the model answers no base right.
+        attribute called "cause", or ``known`` where the model answers no base correctly.
 
     Examples
     --------
@@ -99,8 +99,8 @@ def ravel(
     scores: list[float] = []
     counts: list[int] = []
     for name, data in {"cause": cause, **others}.items():
-        made = seats(model, data, alignment, batch_size=batch_size)
-        answers, own, _ = sweep(model.anatomy, data.base, [swaps(made)], prediction(data.pos, among))
+        seated = seats(model, data, alignment, batch_size=batch_size)
+        answers, own, _ = sweep(model.anatomy, data.base, [swaps(seated)], prediction(data.pos, among))
         target = data.target.cpu()
         counted = own.cpu() == data.base_target.cpu() if known else torch.ones(len(data), dtype=torch.bool)
         if not bool(counted.any()):
@@ -108,7 +108,7 @@ def ravel(
         scores.append(float((answers[0].cpu() == target)[counted].double().mean()))
         counts.append(int(counted.sum()))
     apart = sum(scores[1:]) / len(others)
-    told: dict[str, Any] = {"cause": scores[0], "isolation": apart, "disentangle": (scores[0] + apart) / 2}
+    summary: dict[str, Any] = {"cause": scores[0], "isolation": apart, "disentangle": (scores[0] + apart) / 2}
     return labelled(
         scores,
         ["variant"],
@@ -116,7 +116,7 @@ def ravel(
         name="score",
         technique=ravel,
         model=model,
-        alignment=said(alignment),
+        alignment=alignment_as_text(alignment),
         known=known,
-        **told,
+        **summary,
     )

@@ -1,7 +1,7 @@
-"""A rotation to be learned: orthonormal rows under torch's orthogonal parametrisation.
+"""A rotation to be learned: orthonormal rows under torch's orthogonal parametrization.
 
 The product of Householder reflections for a few rows, the matrix exponential of a skew-symmetric matrix for a whole
-rotation. Kept in float32 at least: the parametrisation has no narrower kernels.
+rotation. Kept in float32 at least: the parametrization has no narrower kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Rotation(nn.Module):
     k, width
         How many rows, and their size.
     seed
-        For the first rows, drawn uniformly.
+        Same seed, same result. It draws the first rows, uniformly.
     dtype, device
         Of the site.
 
@@ -53,7 +53,7 @@ class Rotation(nn.Module):
         if not 1 <= k <= width:
             raise EditError(f"a subspace of {k} dimensions in a site that is {width} wide: expected 1 to {width}")
         self.weight = nn.Parameter(random_rows(k, width, seed).to(torch.promote_types(dtype, torch.float32)))
-        # the parametrisation completes the rows to a whole rotation by chance: the seed's, and nobody else's
+        # the parametrization completes the rows to a rotation at random: by our seed, with the caller's state untouched
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             orthogonal(self)

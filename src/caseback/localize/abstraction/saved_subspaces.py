@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import xarray as xr
@@ -17,13 +16,16 @@ from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import SUBSPACE
 from caseback.errors import CasebackError
 
+_CHECKS = ("accuracy", "accuracy_where_changed")
+"""How attributes end that say how well a subspace does."""
 
-def save_subspace(found: xr.DataArray, path: str | Path) -> None:
+
+def save_subspace(subspace: xr.DataArray, path: str | Path) -> None:
     """Write what ``das`` or ``boundless_das`` gave to one safetensors file, whole or not at all.
 
     Parameters
     ----------
-    found
+    subspace
         (k, width) with the coordinate ``variable``.
     path
         Where.
@@ -36,22 +38,22 @@ def save_subspace(found: xr.DataArray, path: str | Path) -> None:
     Examples
     --------
     >>> import tempfile
-    >>> found = xr.DataArray([[1.0, 0.0]], {"variable": ("k", ["a"])}, ("k", "d_model"), "basis", {"accuracy": 1.0})
+    >>> subspace = xr.DataArray([[1.0, 0.0]], {"variable": ("k", ["a"])}, ("k", "d_model"), "basis", {"accuracy": 1.0})
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_subspace(found, Path(folder) / "a.safetensors")
-    ...     load_subspace(Path(folder) / "a.safetensors").identical(found)
+    ...     save_subspace(subspace, Path(folder) / "a.safetensors")
+    ...     load_subspace(Path(folder) / "a.safetensors").identical(subspace)
     True
     """
-    if not isinstance(found, xr.DataArray) or found.dims[:1] != ("k",) or list(found.coords) != ["variable"]:
+    if not isinstance(subspace, xr.DataArray) or subspace.dims[:1] != ("k",) or list(subspace.coords) != ["variable"]:
         raise CasebackError(
-            f"a {type(found).__name__} is no subspace: expected what das or boundless_das gave, (k, width) with the "
-            "variable of each row"
+            f"a {type(subspace).__name__} is not a subspace: expected what das or boundless_das gave, (k, width) with "
+            "the variable of each row"
         )
-    told: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-    for name, value in found.attrs.items():
-        told[str(name).endswith(("accuracy", "accuracy_where_changed"))][str(name)] = value
-    facts = {"width": str(found.dims[1]), "variables": json.dumps(found["variable"].values.tolist())}
-    save(Artifact({"basis": torch.from_numpy(found.values)}, facts, *told), SUBSPACE, path)
+    attrs = {str(name): value for name, value in subspace.attrs.items()}
+    checks = {name: value for name, value in attrs.items() if name.endswith(_CHECKS)}
+    provenance = {name: value for name, value in attrs.items() if name not in checks}
+    facts = {"width": str(subspace.dims[1]), "variables": json.dumps(subspace["variable"].values.tolist())}
+    save(Artifact({"basis": torch.from_numpy(subspace.values)}, facts, provenance, checks), SUBSPACE, path)
 
 
 def load_subspace(path: str | Path) -> xr.DataArray:
@@ -68,15 +70,15 @@ def load_subspace(path: str | Path) -> xr.DataArray:
         For a file that holds no subspace, or a damaged one.
     """
 
-    def build(found: Artifact) -> xr.DataArray:
-        variables, width = json.loads(found.facts["variables"]), found.facts["width"]
-        found.expect({"basis": f"k {width}"}, k=len(variables))
+    def build(artifact: Artifact) -> xr.DataArray:
+        variables, width = json.loads(artifact.facts["variables"]), artifact.facts["width"]
+        artifact.expect({"basis": f"k {width}"}, k=len(variables))
         return xr.DataArray(
-            found.tensors["basis"].numpy(),
+            artifact.tensors["basis"].numpy(),
             {"variable": ("k", variables)},
             ("k", width),
             "basis",
-            {**found.made, **found.checks},
+            {**artifact.provenance, **artifact.checks},
         )
 
     return load(path, SUBSPACE, build)

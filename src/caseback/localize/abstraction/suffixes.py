@@ -2,7 +2,7 @@
 
 The model is frozen and nothing before the place changes, so a step of a search computes only the suffix: a sweep's
 packed pass, with autograd on. Sources were read once (``alignment.seats``); what the bases leave before the place is
-recorded once where it fits in memory, else once a step. Gradients reach the directions and stop there.
+recorded once where it fits in memory, else once per step. Gradients reach the directions and stop there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Suffixes:
     Parameters
     ----------
     model, data, seats
-        The network, the examples and the places found in them.
+        The model, the examples and the places found in them.
     memory
         Bytes that recorded bases may take for as long as this lives; past it each step records its own.
 
@@ -75,14 +75,14 @@ class Suffixes:
             else:
                 data, seats = self.data[rows], [seat.of(rows) for seat in self.seats]
                 picked, clean, bound = list(range(len(rows))), self._record(data.base), self._bound(data)
-                found = self._segments(data, seats, bound)
-                segments = [found[i] for i in picked]
+                by_example = self._segments(data, seats, bound)
+                segments = [by_example[i] for i in picked]
             edits = [(0, seat.site, edit) for seat in seats for edit in put(seat)]
             values = Packed(self.model.anatomy, clean, segments, edits, bound).values()
-            made = torch.stack([value for _, value in values])
-        if not made.requires_grad:
+            log_p = torch.stack([value for _, value in values])
+        if not log_p.requires_grad:
             raise self.nowhere
-        return made
+        return log_p
 
     @property
     def nowhere(self) -> Unreachable:
@@ -102,9 +102,10 @@ class Suffixes:
     def _record(self, tokens: Tokens) -> Clean:
         also = {seat.site for seat in self.seats if seat.site.name in ("embed", "pos_embed")}
         clean = record(self.model.anatomy, tokens, sorted(also, key=str))
-        for kept in (clean.stream, clean.k, clean.v):
-            for layer in range(min(self.entry, len(kept))):
-                kept[layer] = kept[layer].new_empty(0, *kept[layer].shape[1:])
+        # what lies before the first place is never read again: its tensors make way, to save memory
+        for tensors in (clean.stream, clean.k, clean.v):
+            for layer in range(min(self.entry, len(tensors))):
+                tensors[layer] = tensors[layer].new_empty(0, *tensors[layer].shape[1:])
         return clean
 
     def _size(self, tokens: Tokens) -> int:

@@ -31,7 +31,7 @@ class Curve:
     loss
         The mean over each epoch.
     judged
-        What ``judge`` said after each epoch; empty where there is none.
+        What ``judge`` returned after each epoch; empty where there is no judge.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Plan:
     Attributes
     ----------
     epochs, batch_size
-        Passes over the examples, and examples a step.
+        Passes over the examples, and examples per step.
     accumulate
         Steps whose gradients are added before the parameters move.
     warmup
@@ -59,11 +59,11 @@ class Plan:
         Epochs without a better judgement after which training ends; the best epoch's parameters are kept. None: train
         to the end and keep the last.
     seed
-        For the order of the examples.
+        Same seed, same result. It draws the order of the examples.
     progress
         Show a progress bar.
     checkpoint
-        A file that keeps the state after every epoch.
+        A file that keeps what is done, after every epoch; the same training with it goes on after an interruption.
     """
 
     epochs: int
@@ -127,13 +127,13 @@ def fit(
     if plan.patience is not None and judge is None:
         raise CasebackError("patience needs examples that are held out: give held_out=, or patience=None")
     parameters = [p for group, _ in groups for p in group]
-    optimiser = torch.optim.Adam([{"params": list(group), "lr": lr} for group, lr in groups])
+    optimizer = torch.optim.Adam([{"params": list(group), "lr": lr} for group, lr in groups])
     batches = math.ceil(count / plan.batch_size)
-    moves_an_epoch = math.ceil(batches / plan.accumulate)
-    moves = plan.epochs * moves_an_epoch
+    moves_per_epoch = math.ceil(batches / plan.accumulate)
+    moves = plan.epochs * moves_per_epoch
     warm = round(plan.warmup * moves)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda t: (t + 1) / (warm + 1) if t < warm else (moves - t) / max(1, moves - warm)
+        optimizer, lambda t: (t + 1) / (warm + 1) if t < warm else (moves - t) / max(1, moves - warm)
     )
     options = [count, [(len(g), lr) for g, lr in groups], _options(plan), judge is not None]
     file = Checkpoint(
@@ -142,8 +142,8 @@ def fit(
         what="checkpoint of a training",
         other="belongs to another training (other examples, place, options or model)",
     )
-    curve, best = _restored(file, parameters, optimiser)
-    for _ in range(len(curve.loss) * moves_an_epoch):
+    curve, best = _restored(file, parameters, optimizer)
+    for _ in range(len(curve.loss) * moves_per_epoch):
         scheduler.step()
     moved = bool(curve.loss)
     with progress_bar(
@@ -163,9 +163,9 @@ def fit(
                 moved = moved or stuck is None or any(p.grad is not None and bool(p.grad.any()) for p in parameters)
                 total += float(value.detach()) * len(rows)
                 if (i + 1) % plan.accumulate == 0 or i + 1 == batches:
-                    optimiser.step()
+                    optimizer.step()
                     scheduler.step()
-                    optimiser.zero_grad()
+                    optimizer.zero_grad()
                 bar.update()
             if not moved and stuck is not None:
                 raise stuck
@@ -175,7 +175,7 @@ def fit(
                 bar.set_postfix(loss=f"{curve.loss[-1]:.3g}", held_out=f"{curve.judged[-1]:.3g}")
                 if plan.patience is not None and curve.best == epoch:
                     best = [p.detach().clone() for p in parameters]
-            file.write(_state(parameters, best, optimiser), loss=curve.loss, judged=curve.judged)
+            file.write(_state(parameters, best, optimizer), loss=curve.loss, judged=curve.judged)
     if best:
         with torch.no_grad():
             for parameter, value in zip(parameters, best, strict=True):
@@ -191,17 +191,17 @@ def _options(plan: Plan) -> tuple[Any, ...]:
     return plan.epochs, plan.batch_size, plan.accumulate, plan.warmup, plan.patience, plan.seed
 
 
-def _state(parameters: list[Tensor], best: list[Tensor], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _state(parameters: list[Tensor], best: list[Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Parameters as they are, the best epoch's, and what Adam knows of each."""
     state = {f"best.{i}": parameter for i, parameter in enumerate(best)}
     for i, parameter in enumerate(parameters):
         state[f"parameter.{i}"] = parameter
-        state |= {f"{name}.{i}": value for name, value in optimiser.state[parameter].items()}
+        state |= {f"{name}.{i}": value for name, value in optimizer.state[parameter].items()}
     return state
 
 
 def _restored(
-    file: Checkpoint, parameters: list[Tensor], optimiser: torch.optim.Optimizer
+    file: Checkpoint, parameters: list[Tensor], optimizer: torch.optim.Optimizer
 ) -> tuple[Curve, list[Tensor]]:
     """Put back what a file holds; how the training went so far, and the best epoch's parameters."""
     if (saved := file.read()) is None:
@@ -211,6 +211,6 @@ def _restored(
         for i, parameter in enumerate(parameters):
             parameter.copy_(tensors[f"parameter.{i}"])
             state[i] = {name: tensors[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     best = [tensors[f"best.{i}"].to(p) for i, p in enumerate(parameters)] if "best.0" in tensors else []
     return Curve(saved.state["loss"], saved.state["judged"]), best

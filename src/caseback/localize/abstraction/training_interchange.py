@@ -15,7 +15,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import xarray as xr
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError
 from caseback.localize.abstraction.accuracy import accuracies, interchange_accuracy, swaps
-from caseback.localize.abstraction.alignment import Alignment, places_of, seats
+from caseback.localize.abstraction.alignment import Alignment, At, places_of, seats
 from caseback.localize.abstraction.distributed import expect_changes, job_of, parts
 from caseback.localize.abstraction.interchanges import Interchanges, joined
 from caseback.localize.abstraction.training import Plan, fit
@@ -79,7 +79,7 @@ def interchange_training(
     Parameters
     ----------
     model
-        The network. It is not changed unless ``in_place`` says so.
+        The model. It is not changed unless ``in_place`` says so.
     data
         Examples of interchanges.
     alignment
@@ -114,8 +114,8 @@ def interchange_training(
     >>> causal = CausalModel({"a": "01", "b": "01"}, {"or": ("ab", lambda a, b: max(a, b))})
     >>> data = Interchanges.sample(gate.model, causal, lambda v: f"{v['a']} {v['b']} =", "a", 60, changing=0.5)
     >>> place = {"a": At("resid_mid", layer=0, pos=-1, basis=torch.eye(9)[:3])}
-    >>> trained, found = interchange_training(gate.model, data, place, epochs=30, lr=0.05)
-    >>> found.attrs["accuracy_before"] < 0.5, found.attrs["accuracy"], trained is gate.model
+    >>> trained, accuracy = interchange_training(gate.model, data, place, epochs=30, lr=0.05)
+    >>> accuracy.attrs["accuracy_before"] < 0.5, accuracy.attrs["accuracy"], trained is gate.model
     (True, 1.0, False)
     """
     if teacher is not None and data.counterfactual is None:
@@ -153,18 +153,18 @@ def interchange_training(
             "held out": [judged, among],
         }
         curve = fit([(parameters, lr)], loss, len(searched), plan, judge=judge, job=job, what="training")
-    found = interchange_accuracy(student, judged, alignment, among=among)
+    accuracy = interchange_accuracy(student, judged, alignment, among=among)
     names = ("alignment", "accuracy", "accuracy_where_changed", "task_accuracy")
     return Trained(
         student,
         labelled(
-            found.values,
+            accuracy.values,
             ["batch"],
-            {name: ("batch", found[name].values) for name in ("answer", "target", "base_target")},
+            {name: ("batch", accuracy[name].values) for name in ("answer", "target", "base_target")},
             name="hit",
             technique=interchange_training,
             model=student,
-            **{name: found.attrs[name] for name in names if name in found.attrs},
+            **{name: accuracy.attrs[name] for name in names if name in accuracy.attrs},
             accuracy_before=before,
             loss_curve=curve.loss,
             held_out_curve=curve.judged,
@@ -181,7 +181,7 @@ def interchange_training(
     )
 
 
-def _places(alignment: Alignment) -> list[Any]:
+def _places(alignment: Alignment) -> list[At]:
     return [at for places in alignment.values() for at in (places if isinstance(places, Sequence) else [places])]
 
 
@@ -205,35 +205,35 @@ def _targets(teacher: Model | None, part: Interchanges) -> _Targets:
 
 
 def _loss(
-    student: Model, part: Interchanges, alignment: Alignment, told: _Targets, task_weight: float, weight: float
+    student: Model, part: Interchanges, alignment: Alignment, targets: _Targets, task_weight: float, weight: float
 ) -> Tensor:
     """Of one step: base, sources (and counterfactuals) run as one batch, then the base with the sources' values."""
     n, anatomy = len(part), student.anatomy
     prompts = [part.base, *part.sources.values()]
-    if told.teacher and part.counterfactual is not None:
+    if targets.teacher and part.counterfactual is not None:
         prompts.append(part.counterfactual)
     together = prompts[0]
     for tokens in prompts[1:]:
         together = joined(together, tokens)
-    sites = [at.found(student) for at in _places(alignment)]
+    sites = [at.site_in(student) for at in _places(alignment)]
     run = _open_run(student, together, read=sites)
     ran = {
         name: Run(anatomy, together[n * i : n * (i + 1)], {s: run[s][n * i : n * (i + 1)] for s in sites}, None)
         for i, name in enumerate(part.sources, 1)
     }
-    made = seats(student, part, alignment, ran=ran)
-    swapped = _open_run(student, part.base, edits=swaps(made))
-    factual = _away(_at(run.logits[:n], together[:n], part.pos), told.factual)
-    if told.teacher:
+    seated = seats(student, part, alignment, ran=ran)
+    swapped = _open_run(student, part.base, edits=swaps(seated))
+    factual = _away(_at(run.logits[:n], together[:n], part.pos), targets.factual)
+    if targets.teacher:
         last = slice(n * (len(prompts) - 1), None)
-        factual = factual + _away(_at(run.logits[last], together[last], part.pos), told.swapped)
-    return task_weight * factual + weight * _away(_at(swapped.logits, part.base, part.pos), told.swapped)
+        factual = factual + _away(_at(run.logits[last], together[last], part.pos), targets.swapped)
+    return task_weight * factual + weight * _away(_at(swapped.logits, part.base, part.pos), targets.swapped)
 
 
 def _at(logits: Float[Tensor, "batch pos vocab"], tokens: Tokens, pos: int | Tensor) -> Float[Tensor, "batch vocab"]:
     rows = torch.arange(len(tokens), device=logits.device)
-    made = logits[rows, tokens.column(pos).to(logits.device)]
-    return made.float() if made.dtype in (torch.float16, torch.bfloat16) else made
+    picked = logits[rows, tokens.column(pos).to(logits.device)]
+    return picked.float() if picked.dtype in (torch.float16, torch.bfloat16) else picked
 
 
 def _away(logits: Float[Tensor, "batch vocab"], target: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ def _trainable(hf: nn.Module) -> Iterator[list[Tensor]]:
     training = [module for module in hf.modules() if module.training]
     parameters = list(hf.parameters())
     frozen = [p for p in parameters if not p.requires_grad]
-    kept = [p.grad for p in parameters]
+    gradients = [p.grad for p in parameters]
     hf.eval()
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -280,7 +280,7 @@ def _trainable(hf: nn.Module) -> Iterator[list[Tensor]]:
     try:
         yield list(parameters)
     finally:
-        for parameter, gradient in zip(parameters, kept, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         for parameter in frozen:
             parameter.requires_grad_(False)

@@ -9,7 +9,6 @@ one role), or sets grown greedily, the part that widens the gap most being added
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 SEARCHES = ("random", "greedy", "roles")
 
@@ -35,12 +35,12 @@ SEARCHES = ("random", "greedy", "roles")
     role="judgement",
     entry=("3.2.21",),
     citation="Wang et al. 2023",
-    cost="2 circuit runs a set; greedy: 2 a part and step",
+    cost="2 circuit runs per set; greedy: 2 per part and step",
 )
 def completeness(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuit: Circuit,
     *,
@@ -50,12 +50,12 @@ def completeness(
     depth: int = 10,
     candidates: int | None = None,
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Remove the same parts from a circuit and from the whole model, and see whether they fare alike.
+    """Remove the same parts from a circuit and from the whole model, and see whether they behave alike.
 
     Parameters
     ----------
@@ -78,15 +78,15 @@ def completeness(
     ablation, over, inputs
         As for ``faithfulness``.
     seed
-        Of what is drawn.
+        Same seed, same result. It draws the sets and the candidates.
     progress
         Show a progress bar.
 
     Returns
     -------
     xr.Dataset
-        Over variant, one a set: ``circuit`` = F(C - K), ``model`` = F(M - K), ``gap``; coordinates ``removed`` (K as
-        text) and ``size``. A greedy search gives a set a step. Attributes: ``worst`` (gap), ``worst_share``, that
+        Over variant, one per set: ``circuit`` = F(C - K), ``model`` = F(M - K), ``gap``; coordinates ``removed`` (K as
+        text) and ``size``. A greedy search gives one set per step. Attributes: ``worst`` (gap), ``worst_share``, that
         over F(M) - F(empty), and ``worst_set``.
 
     Raises
@@ -100,8 +100,8 @@ def completeness(
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 8)
     >>> whole = Graph.of(model.anatomy).circuit(Graph.of(model.anatomy).exists)
-    >>> found = completeness(model, ioi.clean, ioi.corrupt, ioi.metric, whole, count=4)
-    >>> round(found.attrs["worst"], 6), found.sizes["variant"]
+    >>> gaps = completeness(model, ioi.clean, ioi.corrupt, ioi.metric, whole, count=4)
+    >>> round(gaps.attrs["worst"], 6), gaps.sizes["variant"]
     (0.0, 4)
     """
     if count < 1 or depth < 1 or (candidates is not None and candidates < 1):
@@ -122,7 +122,7 @@ def completeness(
         "removed": ("variant", [parts.text(row) for row in sets]),
         "size": ("variant", sets.sum(1).numpy()),
     }
-    said = {
+    attrs = {
         "technique": completeness,
         "model": model,
         "metric": metric.name,
@@ -135,11 +135,13 @@ def completeness(
         "worst_set": parts.text(sets[most]),
     }
     named = {"circuit": of_circuit, "model": of_model, "gap": gaps}
-    made = {name: labelled(value, ["variant"], coords, **said) for name, value in named.items()}
-    return xr.Dataset(made, attrs=made["gap"].attrs)
+    variables = {name: labelled(value, ["variant"], coords, **attrs) for name, value in named.items()}
+    return xr.Dataset(variables, attrs=variables["gap"].attrs)
 
 
-def _sets(parts: Parts, circuit: Circuit, subsets: Any, count: int, seed: int) -> Bool[Tensor, "set part"]:
+def _sets(
+    parts: Parts, circuit: Circuit, subsets: str | Sequence[Sequence[str]], count: int, seed: int
+) -> Bool[Tensor, "set part"]:
     if not isinstance(subsets, str):
         return grouped(parts, subsets)
     if subsets == "random":
@@ -158,9 +160,9 @@ def _sets(parts: Parts, circuit: Circuit, subsets: Any, count: int, seed: int) -
 def _greedy(
     parts: Parts, runs: CircuitRuns, count: int, depth: int, candidates: int | None, seed: int, progress: bool
 ) -> tuple[Bool[Tensor, "set part"], Float[Tensor, "two set batch"]]:
-    """Sets that grow by the part that widens the gap most; one row a step of each search."""
+    """Sets that grow by the part that widens the gap most; one row per step of each search."""
     generator, n = torch.Generator().manual_seed(seed), len(parts.names)
-    kept, values = [], []
+    sets, values = [], []
     searches = count if candidates is not None and candidates < n else 1
     for _ in progress_bar(range(searches), "searches", show=progress):
         removed = torch.zeros(n, dtype=torch.bool)
@@ -169,9 +171,9 @@ def _greedy(
             drawn = torch.randperm(len(left), generator=generator)[: candidates or n].sort().values
             trials = removed.repeat(len(drawn), 1)
             trials[torch.arange(len(drawn)), left[drawn]] = True
-            found = torch.stack(parts.gaps(runs, trials))
-            best = int((found[0] - found[1]).mean(-1).abs().argmax())
+            metrics = torch.stack(parts.gaps(runs, trials))
+            best = int((metrics[0] - metrics[1]).mean(-1).abs().argmax())
             removed = trials[best]
-            kept.append(removed)
-            values.append(found[:, best])
-    return torch.stack(kept), torch.stack(values, 1)
+            sets.append(removed)
+            values.append(metrics[:, best])
+    return torch.stack(sets), torch.stack(values, 1)

@@ -30,6 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The benchmark's shares of edges."""
@@ -39,12 +40,12 @@ FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     role="judgement",
     entry=("3.2.21", "B.6"),
     citation="Mueller et al. 2025, Hanna et al. 2024",
-    cost="1 circuit run a size",
+    cost="1 circuit run per size",
 )
 def faithfulness_curve(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     scores: xr.DataArray | Circuit | Sequence[Circuit],
     *,
@@ -54,7 +55,7 @@ def faithfulness_curve(
     how: str = "top",
     prune: bool = True,
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     resamples: int = 1000,
     level: float = 0.95,
@@ -68,7 +69,7 @@ def faithfulness_curve(
     model, clean, corrupt, metric
         As for ``faithfulness``.
     scores
-        One score an edge: an array (writer, reader) or (writer, reader, batch), of which the mean over prompts is
+        One score per edge: an array (writer, reader) or (writer, reader, batch), of which the mean over prompts is
         taken, or a ``Circuit`` with scores. Or circuits of several sizes, such as one search at several thresholds.
     fractions
         Shares of the model's edges.
@@ -127,29 +128,29 @@ def faithfulness_curve(
     if not own_shares and counts[-1] < total:
         masks, counts = torch.cat([masks, graph.exists[None]]), [*counts, total]
     shares = np.asarray(fractions if own_shares else [count / total for count in counts], dtype=np.float64)
-    kept = torch.stack([graph.connected(mask) for mask in masks]) if prune else masks
+    circuits = torch.stack([graph.connected(mask) for mask in masks]) if prune else masks
     runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
-    found, empty = runs.metrics(kept, progress=progress).numpy(), runs.empty.numpy()
-    arrays = [found, np.broadcast_to(empty, found.shape), np.broadcast_to(runs.whole.numpy(), found.shape)]
+    metrics, empty = runs.metrics(circuits, progress=progress).numpy(), runs.empty.numpy()
+    arrays = [metrics, np.broadcast_to(empty, metrics.shape), np.broadcast_to(runs.whole.numpy(), metrics.shape)]
     settings = {"resamples": resamples, "level": level, "seed": seed}
     values = recovered(*(part.mean(-1) for part in arrays))
     low, high = interval(recovered, *arrays, **settings)
-    told: dict[str, Any] = areas(shares, values)
+    summary: dict[str, Any] = areas(shares, values)
     for name in ("cpr", "cmd"):
         ends = interval(lambda *means, name=name: areas(shares, recovered(*means))[name], *arrays, **settings)
-        told[f"{name}_low"], told[f"{name}_high"] = (float(end) for end in ends)
+        summary[f"{name}_low"], summary[f"{name}_high"] = (float(end) for end in ends)
     coords = {
         "fraction": ("variant", shares),
         "edges": ("variant", np.asarray(counts)),
-        "kept": ("variant", kept.sum((1, 2)).numpy()),
+        "kept": ("variant", circuits.sum((1, 2)).numpy()),
     }
-    said = {"technique": faithfulness_curve, "model": model, "metric": metric.name, "ablation": ablation, **settings}
-    said |= {"absolute": absolute, "pruned": prune, **told}
-    said |= {"whole": float(runs.whole.mean()), "empty": float(empty.mean())}
+    attrs = {"technique": faithfulness_curve, "model": model, "metric": metric.name, "ablation": ablation, **settings}
+    attrs |= {"absolute": absolute, "pruned": prune, **summary}
+    attrs |= {"whole": float(runs.whole.mean()), "empty": float(empty.mean())}
     named = {"recovered": values, "recovered_low": low, "recovered_high": high}
-    made = {name: labelled(value, ["variant"], coords, **said) for name, value in named.items()}
-    made["values"] = labelled(found, ["variant", "batch"], coords, **said)
-    return xr.Dataset(made, attrs=made["recovered"].attrs)
+    variables = {name: labelled(value, ["variant"], coords, **attrs) for name, value in named.items()}
+    variables["values"] = labelled(metrics, ["variant", "batch"], coords, **attrs)
+    return xr.Dataset(variables, attrs=variables["recovered"].attrs)
 
 
 def areas(shares: Float[np.ndarray, " size"], values: Float[np.ndarray, "size *sample"]) -> dict[str, Any]:
@@ -163,9 +164,9 @@ def areas(shares: Float[np.ndarray, " size"], values: Float[np.ndarray, "size *s
     """
     logs = np.log(np.maximum(shares, 1e-9))
     span = logs[-1] - logs[0] or 1.0
-    told = {"cpr": _area(shares, values), "cmd": _area(shares, np.abs(1 - values))}
-    told |= {"cpr_log": _area(logs, values) / span, "cmd_log": _area(logs, np.abs(1 - values)) / span}
-    return {name: float(area) if np.ndim(area) == 0 else area for name, area in told.items()}
+    integrals = {"cpr": _area(shares, values), "cmd": _area(shares, np.abs(1 - values))}
+    integrals |= {"cpr_log": _area(logs, values) / span, "cmd_log": _area(logs, np.abs(1 - values)) / span}
+    return {name: float(area) if np.ndim(area) == 0 else area for name, area in integrals.items()}
 
 
 def _counts(total: int, fractions: Sequence[float], sizes: Sequence[int] | None) -> list[int]:

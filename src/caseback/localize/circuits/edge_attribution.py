@@ -23,6 +23,7 @@ from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
 from caseback.localize.circuits.machinery.contraction import Slope, contracted, sites_of_reads
 from caseback.localize.circuits.machinery.writes import sites_of_writes
+from caseback.localize.circuits.selecting import name_of_reader
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
@@ -36,6 +37,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 ALONG = ("inputs", "activations", "ends")
 BOTH_ENDS = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5])
@@ -49,8 +51,8 @@ BOTH_ENDS = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5])
 )
 def edge_attribution(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     *,
     steps: int | None = None,
@@ -78,9 +80,10 @@ def edge_attribution(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt. Corrupt None: edges are cut to zero.
+        Prompts and their counterfactuals, token-aligned; one counterfactual for all, or one per prompt. Corrupt None:
+        edges are cut to zero.
     metric
-        What is measured; differentiable.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be differentiable.
     steps
         Points at which gradients are averaged (EAP-IG; the paper takes 5). None: the base run alone (EAP).
     along
@@ -94,8 +97,8 @@ def edge_attribution(
     direction
         ``"noising"`` or ``"denoising"``.
     constants
-        What edges carry instead, where corrupt is None: a vector a writer, such as its mean (``mean_writes``) or what
-        ``optimal_writes`` fits.
+        What edges carry instead, where corrupt is None: one vector per writer, such as its mean (``mean_writes``) or
+        what ``optimal_writes`` fits.
     inputs
         ``("embed",)``: token and position embeddings as one writer; ``("embed", "pos_embed")``: apart.
     batch_size
@@ -148,7 +151,7 @@ def edge_attribution(
     other = None if corrupt is None else model.tokens(corrupt)
     if other is not None and len(other) > len(tokens) == 1:
         tokens = repeated(tokens, len(other))
-    scores, told = [], []
+    scores, coords = [], []
     for start in range(0, len(tokens), batch_size):
         rows = slice(start, start + batch_size)
         theirs = other if other is None or len(other) == 1 else other[rows]
@@ -163,9 +166,9 @@ def edge_attribution(
             base = pair.base.detached()
             slope = Slope(1.0, base, gradients)
             scores.append(contracted(model, graph, base, constants if corrupt is None else pair.source, [slope]))
-        told.append(pair.coords())
+        coords.append(pair.coords())
     patch = "resample" if corrupt is not None else "zero" if constants is None else "constants"
-    return _labelled(model, graph, torch.cat(scores), told, metric, steps, along, rule, direction, patch)
+    return _labelled(model, graph, torch.cat(scores), coords, metric, steps, along, rule, direction, patch)
 
 
 def _along_inputs(
@@ -221,28 +224,28 @@ def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Ten
     assert pair.source is not None
     start, end = (_own_positions(run, site) for run in (pair.base, pair.source))
     last = Site("resid_post", model.n_layers - 1)
-    made: list[Slope] = []
+    slopes: list[Slope] = []
     for a, weight in zip(points.tolist(), weights.tolist(), strict=True):
         edit = Replace(site.name, start + a * (end - start), layer=site.layer)
         reads = sites_of_reads(model)
         run, values = measured(model.anatomy, pair.base.tokens, metric, read=reads, edits=[edit], grad=True)
         expect_gradient(metric, values)
-        made.append(Slope(weight, run.detached(), run.grad(values, reads, retain=False, pull=False)))
-    steep = torch.stack([slope.gradients[last].flatten(1).abs().amax(1) for slope in made]).amax(0)
+        slopes.append(Slope(weight, run.detached(), run.grad(values, reads, retain=False, pull=False)))
+    steep = torch.stack([slope.gradients[last].flatten(1).abs().amax(1) for slope in slopes]).amax(0)
     if bool((steep == 0).any()):
         flat = (steep == 0).nonzero()[:, 0].tolist()
         raise CasebackError(
-            f"metric {metric.name!r} has no gradient at any of the {len(made)} points between the two runs (prompts "
+            f"metric {metric.name!r} has no gradient at any of the {len(slopes)} points between the two runs (prompts "
             f"{flat}): it is flat there, as what counts or rounds is. Take one such as cb.logit_diff(target, foil)"
         )
-    return made
+    return slopes
 
 
 def _labelled(
     model: Model,
     graph: Graph,
     scores: Float[Tensor, "batch writer reader"],
-    told: Sequence[dict[str, Any]],
+    coords: Sequence[dict[str, Any]],
     metric: Metric,
     steps: int | None,
     along: str,
@@ -250,14 +253,14 @@ def _labelled(
     direction: str,
     patch: str,
 ) -> xr.DataArray:
-    sides = [side for side in ("clean", "corrupt") if side in told[0]]
+    sides = [side for side in ("clean", "corrupt") if side in coords[0]]
     return labelled(
         scores.permute(1, 2, 0),
         ["writer", "reader", "batch"],
         {
             "writer": [str(node) for node in graph.writers],
-            "reader": [f"{node}.{slot}" if slot else str(node) for node, slot in graph.readers],
-            **{side: ("batch", torch.cat([part[side][1] for part in told])) for side in sides},
+            "reader": [name_of_reader(reader) for reader in graph.readers],
+            **{side: ("batch", torch.cat([part[side][1] for part in coords])) for side in sides},
         },
         name="score",
         technique=edge_attribution,

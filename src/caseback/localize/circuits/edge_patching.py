@@ -3,15 +3,14 @@
     effect(u -> v) = metric(input_v + u(source) - u(base)) - metric(base)
 
 u(source) is what the writer writes in the counterfactual, 0, or its mean. Exact, edge by edge, where
-``edge_attribution`` estimates. Each edge is a variant of a sweep, which recomputes only what
-comes after the reader, many edges in one pass.
+``edge_attribution`` estimates. Each edge is a variant of a sweep, which recomputes only what comes after the reader,
+many edges in one pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -32,7 +31,7 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 ABLATIONS = ("resample", "zero", "mean")
 
@@ -41,18 +40,18 @@ ABLATIONS = ("resample", "zero", "mean")
     role="circuit finder",
     entry=("3.2.22",),
     citation="Goldowsky-Dill et al. 2023, Conmy et al. 2023",
-    cost="a sweep: one variant an edge",
+    cost="a sweep: one variant per edge",
 )
 def patch_edges(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     only: Iterable[str | Edge] | Circuit | None = None,
     *,
     direction: str = "noising",
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -64,9 +63,10 @@ def patch_edges(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt; only ``"resample"`` needs the latter.
+        Prompts and their counterfactuals, token-aligned; one counterfactual for all, or one per prompt. Only
+        ``"resample"`` needs them.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     only
         Which edges, as ``"L0H1 -> L1H4.k"`` or a circuit's; all by default.
     direction
@@ -92,7 +92,8 @@ def patch_edges(
     TokensError
         For counterfactuals that are not token-aligned.
     CasebackError
-        For edges that this model lacks, and for none; for an unknown ablation, and one that has no such direction.
+        For edges that this model lacks, and for an empty list of them; for an unknown ablation, and one that does not
+        go in that direction.
 
     Examples
     --------
@@ -111,7 +112,7 @@ def patch_edges(
         mask = graph.mask(Circuit(frozenset(listed)))
     pairs = mask.T.nonzero().tolist()
     if not pairs:
-        raise CasebackError("no edge to patch: give some, such as 'L0H1 -> L1H4.k', or none at all for every edge")
+        raise CasebackError("no edge to patch: give some, such as 'L0H1 -> L1H4.k', or leave out only= for every edge")
     base, there = _base_and_other(model, graph, clean, corrupt, direction, ablation, over)
     here = execute(model.anatomy, base, read=sites_of_writes(model, graph), logits=False)
     change = aligned(changes(model, here, there, graph).transpose(1, 2), base)
@@ -138,7 +139,13 @@ def patch_edges(
 
 
 def _base_and_other(
-    model: Model, graph: Graph, clean: Any, corrupt: Any, direction: str, ablation: str, over: Any
+    model: Model,
+    graph: Graph,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
+    direction: str,
+    ablation: str,
+    over: PromptsLike | None,
 ) -> tuple[Tokens, Run | Float[Tensor, "writer d_model"] | None]:
     """The prompts that are patched, and what patched edges carry."""
     if ablation not in ABLATIONS:

@@ -26,18 +26,19 @@ from caseback.model.prompts.pairs import pairs
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
     role="circuit",
     entry=("3.2.27", "B.8"),
     citation="Bhaskar et al. 2024",
-    cost="3 forwards + backwards a step, thousands of steps",
+    cost="3 forwards + backwards per step, thousands of steps",
 )
 def edge_pruning(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     loss: Metric | None = None,
     *,
     sparsity: float = 0.95,
@@ -47,7 +48,7 @@ def edge_pruning(
     multiplier_lr: float = 0.8,
     nodes: bool = True,
     ablation: str | Float[Tensor, "writer d_model"] = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     batch_size: int = 32,
     seed: int = 0,
@@ -59,11 +60,11 @@ def edge_pruning(
     Parameters
     ----------
     model
-        The model; its weights stay as they are.
+        The model. Its weights stay as they are.
     clean, corrupt
         Prompts and their counterfactuals, token-aligned.
     loss
-        What is minimised on average over prompts, the lower the better. None: the KL divergence from the model's own
+        What is minimized, on average over prompts. None: the KL divergence from the model's own
         next-token distribution, the paper's choice.
     sparsity
         The share of edges to be shut.
@@ -75,12 +76,15 @@ def edge_pruning(
         Give each writer a gate too, which multiplies those of its edges.
     ablation, over, inputs
         What shut edges carry; as for ``run_circuit``.
-    batch_size, seed
-        Prompts a step, drawn anew for each; of all that is drawn.
+    batch_size
+        Prompts per step, drawn anew for each.
+    seed
+        Same seed, same result. It draws the prompts and the gates of each step.
     progress
         Show a progress bar.
     checkpoint
-        A file that keeps the state; the same call with it goes on after an interruption, to the same circuit.
+        A file that keeps what is done; the same call with it goes on after an interruption. It then ends in the same
+        circuit.
 
     Returns
     -------
@@ -100,8 +104,8 @@ def edge_pruning(
     --------
     >>> import caseback as cb
     >>> model = cb.load("grokking")
-    >>> found = edge_pruning(model, ["3 4 =", "7 1 ="], ["3 9 =", "2 5 ="], sparsity=0.5, steps=40)
-    >>> 0 < len(found) <= 20, all(0 <= score <= 1 for score in found.scores.values())
+    >>> circuit = edge_pruning(model, ["3 4 =", "7 1 ="], ["3 9 =", "2 5 ="], sparsity=0.5, steps=40)
+    >>> 0 < len(circuit) <= 20, all(0 <= score <= 1 for score in circuit.scores.values())
     (True, True)
     """
     graph = Graph.of(model.anatomy, inputs)
@@ -110,7 +114,7 @@ def edge_pruning(
         raise OutOfRange(f"sparsity={sparsity}: expected a share between 0 and 1 that leaves one edge at least")
     rising = steps * 5 // 6 if warmup is None else warmup
     runs = _runs(model, graph, clean, corrupt, loss, ablation, over)
-    about = _told("edge_pruning", ablation, sparsity=sparsity, steps=steps, warmup=rising, lr=lr, seed=seed)
+    about = _provenance("edge_pruning", ablation, sparsity=sparsity, steps=steps, warmup=rising, lr=lr, seed=seed)
     gates = Gates(
         runs,
         frozenset({"edges", "nodes"} if nodes else {"edges"}),
@@ -139,12 +143,12 @@ def edge_pruning(
     role="circuit",
     entry=("3.2.27",),
     citation="Cao et al. 2021, Conmy et al. 2023",
-    cost="3 forwards + backwards a step, 3000 steps",
+    cost="3 forwards + backwards per step, 3000 steps",
 )
 def subnetwork_probing(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     loss: Metric | None = None,
     *,
     penalty: float = 50.0,
@@ -153,7 +157,7 @@ def subnetwork_probing(
     lr: float = 1e-3,
     start: float = 0.9,
     ablation: str | Float[Tensor, "writer d_model"] = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     batch_size: int = 32,
     seed: int = 0,
@@ -203,7 +207,7 @@ def subnetwork_probing(
         raise OutOfRange(f"penalty={penalty}, start={start}: expected at least 0, and a probability")
     graph = Graph.of(model.anatomy, inputs)
     runs = _runs(model, graph, clean, corrupt, loss, ablation, over)
-    about = _told("subnetwork_probing", ablation, penalty=penalty, of=of, steps=steps, lr=lr, seed=seed)
+    about = _provenance("subnetwork_probing", ablation, penalty=penalty, of=of, steps=steps, lr=lr, seed=seed)
     gates = Gates(
         runs,
         frozenset({of}),
@@ -220,13 +224,19 @@ def subnetwork_probing(
     if of == "edges":
         table = torch.where(graph.exists, chances, torch.nan)
         return _circuit(model, graph, gates, table, graph.connected((table > 0.5) & graph.exists), about)
-    kept = [node for node, chance in zip(graph.writers, chances.tolist(), strict=True) if chance > 0.5]
-    made = _circuit(model, graph, gates, _edge_scores(gates), graph.connected(graph.between(kept)), about)
-    return Circuit(made.edges, scores=dict(zip(graph.writers, chances.tolist(), strict=True)), about=made.about)
+    open_nodes = [node for node, chance in zip(graph.writers, chances.tolist(), strict=True) if chance > 0.5]
+    circuit = _circuit(model, graph, gates, _edge_scores(gates), graph.connected(graph.between(open_nodes)), about)
+    return Circuit(circuit.edges, scores=dict(zip(graph.writers, chances.tolist(), strict=True)), about=circuit.about)
 
 
 def _runs(
-    model: Model, graph: Graph, clean: Any, corrupt: Any, loss: Metric | None, ablation: Any, over: Any
+    model: Model,
+    graph: Graph,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
+    loss: Metric | None,
+    ablation: str | Tensor,
+    over: PromptsLike | None,
 ) -> CircuitRuns:
     if isinstance(ablation, str) and ablation == "optimal":
         raise CasebackError(
@@ -239,8 +249,8 @@ def _runs(
     return CircuitRuns(model, graph, tokens, other, objective, ablation=ablation, over=over)
 
 
-def _told(method: str, ablation: Any, **options: Any) -> dict[str, Any]:
-    """How a circuit was made."""
+def _provenance(method: str, ablation: str | Tensor, **options: Any) -> dict[str, Any]:
+    """How a circuit was found, for its ``about``."""
     kind = ablation if isinstance(ablation, str) else "constants"
     return {"method": method, "entry": "3.2.27", "ablation": kind, **options}
 
@@ -252,5 +262,5 @@ def _edge_scores(gates: Gates) -> Float[Tensor, "writer reader"]:
 def _circuit(model: Model, graph: Graph, gates: Gates, table: Tensor, mask: Tensor, about: dict[str, Any]) -> Circuit:
     """The circuit of a mask, with what it loses when it is cut sharply."""
     lost = float(gates.runs.metrics(mask[None]).mean())
-    said = {**about, "model": model.name, "metric": gates.runs.metric.name, "objective": lost}
-    return Circuit(graph.circuit(mask).edges, scores=scores_of(graph, table), about=said)
+    about = {**about, "model": model.name, "metric": gates.runs.metric.name, "objective": lost}
+    return Circuit(graph.circuit(mask).edges, scores=scores_of(graph, table), about=about)

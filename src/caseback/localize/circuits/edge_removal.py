@@ -11,7 +11,6 @@ The circuit is the one that testing edge by edge gives.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,18 +26,19 @@ from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
-@technique(role="circuit finder", entry=("3.2.24",), citation="Conmy et al. 2023", cost="about 1 forward an edge")
+@technique(role="circuit finder", entry=("3.2.24",), citation="Conmy et al. 2023", cost="about 1 forward per edge")
 def acdc(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric | None = None,
     *,
     threshold: float,
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     at_once: int | None = None,
     progress: bool = False,
@@ -53,8 +53,9 @@ def acdc(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned.
     metric
-        What the circuit must keep: the objective is how far the mean metric falls. None: the KL divergence of the
-        circuit's next-token distribution from the model's own, the paper's choice.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. The circuit must keep it: the objective
+        is how far the metric's mean falls. None: the KL divergence of the circuit's next-token distribution from the
+        model's own, the paper's choice.
     threshold
         How much the objective may grow for an edge to be removed, τ. The paper sweeps 0.001 to 1; for IOI with KL it
         shows 0.0575.
@@ -63,15 +64,15 @@ def acdc(
     at_once
         The most edges that are tried in one batch; it changes the speed, not the circuit.
     progress
-        Show a progress bar over edges.
+        Show a progress bar.
     checkpoint
-        A file that keeps what is decided; the same call with it goes on after an interruption.
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     Circuit
-        The edges kept, without those that no path from input to logits passes. ``scores`` holds, for each edge tested,
-        what its removal cost; ``about`` the objective of the circuit and how many edges were kept.
+        The edges that stay, without those that are on no path from input to logits. ``scores`` holds, for each edge
+        tested, what its removal cost; ``about`` has the objective of the circuit and how many edges stayed.
 
     Raises
     ------
@@ -84,8 +85,8 @@ def acdc(
     --------
     >>> import caseback as cb
     >>> model = cb.load("grokking")
-    >>> found = acdc(model, "3 4 =", "3 9 =", threshold=0.5)
-    >>> 0 < len(found) < 40, "MLP 0 -> logits" in found
+    >>> circuit = acdc(model, "3 4 =", "3 9 =", threshold=0.5)
+    >>> 0 < len(circuit) < 40, "MLP 0 -> logits" in circuit
     (True, True)
     """
     at_once = limit("pruned_circuits", given=at_once)

@@ -1,4 +1,4 @@
-"""How much of a model's behaviour a circuit has, in every convention in use (PRIMER 3.2.21).
+"""How much of a model's behavior a circuit has, in every convention in use (PRIMER 3.2.21).
 
     recovered   (m(C) - m(empty)) / (m(M) - m(empty))    means over prompts first: 1 for the model, 0 for nothing
     ratio       m(C) / m(M)
@@ -21,7 +21,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.circuits.machinery.bootstrap import interval
+from caseback.localize.circuits.machinery.bootstrap import Statistic, interval
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.localize.circuits.machinery.masks import masks_of, places_of
 from caseback.model.circuit import Circuit
@@ -30,6 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -40,13 +41,13 @@ from caseback.model.running.model import Model
 )
 def faithfulness(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuits: Circuit | Sequence[Circuit] | Bool[Tensor, "*variant writer reader"],
     *,
     ablations: str | Sequence[str] = ("resample",),
-    over: Any = None,
+    over: PromptsLike | None = None,
     positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] = ("embed",),
     with_kl: bool = False,
@@ -56,7 +57,7 @@ def faithfulness(
     seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Run circuits, and say in each convention how much of the model's behaviour they have.
+    """Run circuits, and say in each convention how much of the model's behavior they have.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def faithfulness(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned. Only resampling needs the latter.
     metric
-        What the circuit is for.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     circuits
         One or several: ``Circuit`` or masks of the graph's edges.
     ablations
@@ -78,8 +79,10 @@ def faithfulness(
     prune
         Leave out edges that lie on no path from an input to the logits, as Hanna et al. do; circuits that name
         positions stay as they are.
-    resamples, level, seed
-        Of the bootstrap over prompts.
+    resamples, level
+        Of the bootstrap over prompts: how many samples, and how much the intervals cover.
+    seed
+        Same seed, same result. It draws the bootstrap's samples.
     progress
         Show a progress bar.
 
@@ -104,8 +107,8 @@ def faithfulness(
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 8)
     >>> graph = Graph.of(model.anatomy)
-    >>> found = faithfulness(model, ioi.clean, ioi.corrupt, ioi.metric, graph.exists, ablations=["resample", "zero"])
-    >>> found.recovered.values.round(3).tolist(), found.ablation.values.tolist()
+    >>> shares = faithfulness(model, ioi.clean, ioi.corrupt, ioi.metric, graph.exists, ablations=["resample", "zero"])
+    >>> shares.recovered.values.round(3).tolist(), shares.ablation.values.tolist()
     ([1.0, 1.0], ['resample', 'zero'])
     """
     chosen = [ablations] if isinstance(ablations, str) else list(ablations)
@@ -118,9 +121,9 @@ def faithfulness(
     for ablation in chosen:
         runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over, **placed)
         whole = runs.whole.numpy()
-        found = runs.metrics(masks, progress=progress).numpy()
-        parts["metric"].append(found)
-        parts["empty"].append(np.broadcast_to(runs.empty.numpy(), found.shape))
+        metrics = runs.metrics(masks, progress=progress).numpy()
+        parts["metric"].append(metrics)
+        parts["empty"].append(np.broadcast_to(runs.empty.numpy(), metrics.shape))
         if with_kl:
             theirs = kl(model.run(runs.tokens))
             diverging = CircuitRuns(model, graph, clean, corrupt, theirs, ablation=ablation, over=over, **placed)
@@ -143,11 +146,11 @@ def faithfulness(
         "edges": ("variant", np.tile(masks.sum((1, 2, 3)).numpy(), len(chosen))),
         "whole": ("batch", whole),
     }
-    said = {"technique": faithfulness, "model": model, "metric": metric.name, "pruned": prune, **settings}
+    attrs = {"technique": faithfulness, "model": model, "metric": metric.name, "pruned": prune, **settings}
     only = {key: value for key, value in coords.items() if key != "whole"}
-    made = {name: labelled(measured[name], ["variant", "batch"], coords, **said) for name in ("metric", "empty")}
-    made |= {name: labelled(value, ["variant"], only, **said) for name, value in numbers.items()}
-    return xr.Dataset(made, attrs=made["metric"].attrs)
+    variables = {name: labelled(measured[name], ["variant", "batch"], coords, **attrs) for name in ("metric", "empty")}
+    variables |= {name: labelled(value, ["variant"], only, **attrs) for name, value in numbers.items()}
+    return xr.Dataset(variables, attrs=variables["metric"].attrs)
 
 
 def recovered(circuit: np.ndarray, empty: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -169,26 +172,26 @@ def on_paths(graph: Graph, masks: Bool[Tensor, "variant place writer reader"], p
     CasebackError
         For a circuit of which no edge lies on one.
     """
-    kept = torch.stack([graph.connected(mask.any(0)) for mask in masks])
-    lost = masks.any(3).any(2).any(1) & ~kept.any(2).any(1)
+    connected = torch.stack([graph.connected(mask.any(0)) for mask in masks])
+    lost = masks.any(3).any(2).any(1) & ~connected.any(2).any(1)
     if bool(lost.any()):
         at = int(lost.int().argmax())
         raise CasebackError(
             f"circuit {at} is disconnected: none of its {int(masks[at].any(0).sum())} edges lies on a path from an "
             "input to the logits; add edges, or ask for more of them"
         )
-    return kept[:, None] if prune and masks.shape[1] == 1 else masks
+    return connected[:, None] if prune and masks.shape[1] == 1 else masks
 
 
-def _conventions(measured: dict[str, np.ndarray], whole: np.ndarray) -> dict[str, tuple[Any, list[np.ndarray]]]:
-    """Each convention as a function of means, and what it is of."""
+def _conventions(measured: dict[str, np.ndarray], whole: np.ndarray) -> dict[str, tuple[Statistic, list[np.ndarray]]]:
+    """Each convention as a function of means, and the arrays whose means they are."""
     m, empty = measured["metric"], measured["empty"]
     all_of_it = np.broadcast_to(whole, m.shape)
-    found: dict[str, tuple[Any, list[np.ndarray]]] = {
+    conventions: dict[str, tuple[Statistic, list[np.ndarray]]] = {
         "recovered": (recovered, [m, empty, all_of_it]),
         "ratio": (lambda c, w: c / w, [m, all_of_it]),
         "difference": (lambda c, w: np.abs(w - c), [m, all_of_it]),
     }
     if "kl" in measured:
-        found["kl"] = (lambda divergence: divergence, [measured["kl"]])
-    return found
+        conventions["kl"] = (lambda divergence: divergence, [measured["kl"]])
+    return conventions

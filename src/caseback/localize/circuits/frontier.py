@@ -21,13 +21,14 @@ from caseback.localize.circuits.shrinking import shrink
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
+from caseback.tasks.prompts import Prompts
 
 RANKINGS = ("eap", "eap-ig", "eap-ig-activations")
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """What a method's circuits recover.
+    """What one method's circuits recover, size by size.
 
     Attributes
     ----------
@@ -40,7 +41,7 @@ class Frontier:
     whole, empty
         The metric of the model and with every edge cut.
     circuit
-        The smallest circuit that recovers what was wanted, if one does.
+        The smallest circuit that recovers the share that was wanted, if one does.
     """
 
     method: str
@@ -52,7 +53,7 @@ class Frontier:
     circuit: Circuit | None = field(default=None, compare=False, repr=False)
 
     def edges_for(self, wanted: float) -> int | None:
-        """The smallest size measured that recovers so much, and not more than the whole by as much as it may lack."""
+        """The smallest size measured whose share recovered is within ``1 - wanted`` of 1, on either side."""
         good = [n for n, f in zip(self.edges, self.recovered, strict=True) if abs(1 - f) <= 1 - wanted + 1e-9]
         return min(good) if good else None
 
@@ -69,15 +70,15 @@ class Frontier:
         >>> Frontier("eap", 10, [1, 10], [0.5, 1.0], 3.0, 0.0).to_json()["recovered"]
         [0.5, 1.0]
         """
-        told = asdict(self)
-        told.pop("circuit")
-        return told
+        data = asdict(self)
+        data.pop("circuit")
+        return data
 
 
 def frontier(
     model: Model,
-    finding: Any,
-    judging: Any,
+    finding: Prompts,
+    judging: Prompts,
     shares: Sequence[float],
     *,
     rankings: Sequence[str] = RANKINGS,
@@ -102,15 +103,15 @@ def frontier(
     ablation
         As for ``faithfulness``.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Examples
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> drawn = cb.tasks.get("relation").prompts(model, 8)
-    >>> found = frontier(model, drawn[:4], drawn[4:], [0.1], rankings=["eap"])
-    >>> [one.method for one in found], found[0].total
+    >>> frontiers = frontier(model, drawn[:4], drawn[4:], [0.1], rankings=["eap"])
+    >>> [one.method for one in frontiers], frontiers[0].total
     (['eap', 'eap, shrunk'], 685)
     """
     graph = Graph.of(model.anatomy)
@@ -118,15 +119,15 @@ def frontier(
     steps = {int(n) for n in np.geomspace(max(3, total // 200), total, 16)}
     sizes = sorted({int(share * total) for share in shares if int(share * total)} | steps)
     pairs, test = ((p.clean, p.corrupt, p.metric) for p in (finding, judging))
-    made, scored = [], Circuit()
+    frontiers, scored = [], Circuit()
     for name in rankings:
         scored = find_circuit(model, *pairs, method=name, edges=total, progress=progress)
         curve = faithfulness_curve(model, *test, scored, sizes=sizes, ablation=ablation, progress=progress)
         whole, empty = curve.attrs["whole"], curve.attrs["empty"]
-        found = Frontier(name, total, curve.edges.values.tolist(), curve.recovered.values.tolist(), whole, empty)
-        needed = found.edges_for(wanted)
+        measured = Frontier(name, total, curve.edges.values.tolist(), curve.recovered.values.tolist(), whole, empty)
+        needed = measured.edges_for(wanted)
         circuit = None if needed is None else select(graph, scored, needed)
-        made.append(Frontier(name, total, found.edges, found.recovered, whole, empty, circuit))
+        frontiers.append(Frontier(name, total, measured.edges, measured.recovered, whole, empty, circuit))
     margin = (1 - wanted) / 2
     for count in [n for n in sizes if n >= total // 10]:
         begin = select(graph, scored, count)
@@ -137,7 +138,9 @@ def frontier(
             share = float(faithfulness(model, *test, small, ablations=ablation, resamples=1).recovered[0])
             name = f"{rankings[-1]}, shrunk"
             held = abs(1 - share) <= 1 - wanted
-            last = made[-1]
-            made.append(Frontier(name, total, [len(small)], [share], last.whole, last.empty, small if held else None))
+            last = frontiers[-1]
+            frontiers.append(
+                Frontier(name, total, [len(small)], [share], last.whole, last.empty, small if held else None)
+            )
             break
-    return made
+    return frontiers

@@ -11,8 +11,6 @@ On the graph of heads and MLPs the same weight says how much of what a component
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import xarray as xr
@@ -34,13 +32,13 @@ from caseback.model.results import labelled
 from caseback.model.running.frames import positions
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 def weights_of(
     total: Float[Tensor, "*at d_model"], parts: Float[Tensor, "*at part d_model"]
 ) -> Float[Tensor, "*at part"]:
-    """How much each part brings a sum nearer, as shares; all 0 where none does.
+    """How much nearer each part brings the sum, as shares; all 0 where none does.
 
     Examples
     --------
@@ -57,18 +55,20 @@ def weights_of(
     role="circuit", entry=("3.2.28",), citation="Ferrando and Voita 2024", cost="1 forward + the writes' distances"
 )
 def flow_attribution(
-    model: Model, tokens: Any, *, inputs: tuple[str, ...] = ("embed",), progress: bool = False
+    model: Model, tokens: PromptsLike, *, inputs: tuple[str, ...] = ("embed",), progress: bool = False
 ) -> xr.DataArray:
     """Score every edge by how much of what its reader reads was written by its writer; no counterfactual is needed.
 
     Parameters
     ----------
-    model, tokens
-        The model and its prompts.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     inputs
         As for ``edge_attribution``.
     progress
-        Show a progress bar over prompts.
+        Show a progress bar.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def flow_attribution(
 )
 def flow_routes(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     threshold: float = 0.04,
     renormalise: bool = True,
@@ -132,8 +132,10 @@ def flow_routes(
 
     Parameters
     ----------
-    model, tokens
-        The model and its prompts.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     threshold
         Edges of at most this weight are dropped; 0 keeps all that bring anything. The paper shows 0.04.
     renormalise
@@ -141,7 +143,7 @@ def flow_routes(
     pos
         The position whose prediction is explained.
     progress
-        Show a progress bar over prompts.
+        Show a progress bar.
 
     Returns
     -------
@@ -180,7 +182,7 @@ def flow_routes(
         "attention": ("layer", "head", "query", "key", "batch"),
         **{name: ("layer", "pos", "batch") for name in ("attention_skip", "mlp", "mlp_skip", "reached")},
     }
-    made = {
+    routes = {
         name: np.full([model.n_layers, *(size[d] for d in of[1:-1]), len(tokens)], np.nan) for name, of in dims.items()
     }
     for b, own in progress_bar(_prompts(tokens), "routes", show=progress):
@@ -188,14 +190,14 @@ def flow_routes(
         on = torch.zeros(n, dtype=torch.bool)
         on[list(positions(pos, b, n))] = True
         for layer in reversed(layers):
-            found = _layer(model, run, layer, b, own)
-            on = _follow(found, on, threshold, renormalise, parallel=model.anatomy.layers[layer].parallel)
-            found["reached"] = on
-            for name, values in found.items():
+            weights = _layer(model, run, layer, b, own)
+            on = _follow(weights, on, threshold, renormalise, parallel=model.anatomy.layers[layer].parallel)
+            weights["reached"] = on
+            for name, values in weights.items():
                 at = (slice(0, values.shape[0]), *[slice(0, n)] * 2) if name == "attention" else (slice(0, n),)
-                made[name][(layer, *at, b)] = values.double().cpu().numpy()
-    said = {"technique": flow_routes, "model": model, "threshold": threshold, "renormalised": renormalise}
-    arrays = {name: labelled(values, list(dims[name]), name=name, **said) for name, values in made.items()}
+                routes[name][(layer, *at, b)] = values.double().cpu().numpy()
+    attrs = {"technique": flow_routes, "model": model, "threshold": threshold, "renormalised": renormalise}
+    arrays = {name: labelled(values, list(dims[name]), name=name, **attrs) for name, values in routes.items()}
     return xr.Dataset(arrays, attrs=arrays["mlp"].attrs)
 
 
@@ -227,24 +229,24 @@ def _layer(model: Model, run: Run, layer: int, b: int, own: slice) -> dict[str, 
 
 
 def _follow(
-    found: dict[str, Tensor], on: Bool[Tensor, " pos"], threshold: float, renormalise: bool, *, parallel: bool
+    weights: dict[str, Tensor], on: Bool[Tensor, " pos"], threshold: float, renormalise: bool, *, parallel: bool
 ) -> Bool[Tensor, " pos"]:
     """Drop light edges and those off the routes, in place; returns which streams before the layer are on one."""
     attention = ("attention", "attention_skip")
     groups = [(*attention, "mlp")] if parallel else [("mlp", "mlp_skip"), attention]
-    on = on.to(found["mlp"].device)
+    on = on.to(weights["mlp"].device)
     for group in groups:
         for name in group:
             here = on[None, :, None] if name == "attention" else on
-            found[name] = torch.where(here & (found[name] > threshold), found[name], 0.0)
-        total = torch.stack([found[n].sum((0, 2)) if n == "attention" else found[n] for n in group]).sum(0)
+            weights[name] = torch.where(here & (weights[name] > threshold), weights[name], 0.0)
+        total = torch.stack([weights[n].sum((0, 2)) if n == "attention" else weights[n] for n in group]).sum(0)
         if renormalise:
             by = torch.where(total > 0, total, 1.0)
             for name in group:
-                found[name] = found[name] / (by[None, :, None] if name == "attention" else by)
+                weights[name] = weights[name] / (by[None, :, None] if name == "attention" else by)
         on = total > 0
-    below = (found["attention"] > 0).any(0).any(0)
-    return below | (found["attention_skip"] > 0) | ((found["mlp"] > 0) if parallel else torch.zeros_like(on))
+    below = (weights["attention"] > 0).any(0).any(0)
+    return below | (weights["attention_skip"] > 0) | ((weights["mlp"] > 0) if parallel else torch.zeros_like(on))
 
 
 def _prompts(tokens: Tokens) -> list[tuple[int, slice]]:

@@ -7,7 +7,7 @@ part goes (second-order repair), and what the search and the judging cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from caseback.model.circuit import Circuit
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class Judgement:
     size
         As ``circuit_size`` counts.
     faithfulness
-        One variant an ablation.
+        One variant per ablation.
     completeness, minimality
         Their datasets; None where the circuit has no heads or MLPs to take away, or names positions.
     groups
@@ -59,39 +60,42 @@ class Judgement:
 
             json.dumps(judge(model, clean, corrupt, metric, circuit).to_json())
         """
-        found = self.faithfulness
-        numbers = [str(name) for name in found.data_vars if found[name].dims == ("variant",)]
+        measured = self.faithfulness
+        numbers = [str(name) for name in measured.data_vars if measured[name].dims == ("variant",)]
         rows = [
-            {"ablation": str(found.ablation.values[i]), **{name: float(found[name].values[i]) for name in numbers}}
-            for i in range(found.sizes["variant"])
+            {
+                "ablation": str(measured.ablation.values[i]),
+                **{name: float(measured[name].values[i]) for name in numbers},
+            }
+            for i in range(measured.sizes["variant"])
         ]
-        told: dict[str, Any] = {"size": self.size, "faithfulness": rows, "groups": self.groups, "caveats": self.caveats}
+        data: dict[str, Any] = {"size": self.size, "faithfulness": rows, "groups": self.groups, "caveats": self.caveats}
         if self.completeness is not None:
-            told["completeness"] = {key: self.completeness.attrs[key] for key in ("worst", "worst_share", "worst_set")}
+            data["completeness"] = {key: self.completeness.attrs[key] for key in ("worst", "worst_share", "worst_set")}
         if self.minimality is not None:
             least = {key: self.minimality.attrs[key] for key in ("least", "least_part")}
             shares = zip(self.minimality.component.values, self.minimality.share.values, strict=True)
-            told["minimality"] = least | {"share": {str(name): float(share) for name, share in shares}}
-        return told
+            data["minimality"] = least | {"share": {str(name): float(share) for name, share in shares}}
+        return data
 
 
 @technique(
     role="judgement",
     entry=("3.2.21", "3.2.37"),
     citation="Wang et al. 2023, Miller et al. 2024",
-    cost="a circuit run an ablation, and 2 x sets + (sets + 1) x nodes more",
+    cost="one circuit run per ablation, and 2 x sets + (sets + 1) x nodes more",
 )
 def judge(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuit: Circuit,
     *,
     ablations: Sequence[str] = ("resample", "mean", "zero"),
     groups: Sequence[str] | None = None,
     sets: int = 10,
-    over: Any = None,
+    over: PromptsLike | None = None,
     positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] | None = None,
     seed: int = 0,
@@ -131,49 +135,49 @@ def judge(
     >>> ioi = cb.tasks.ioi().prompts(model, 8)
     >>> scores = cb.localize.circuits.edge_attribution(model, ioi.clean, ioi.corrupt, ioi.metric)
     >>> circuit = cb.localize.circuits.select(model, scores, 60)
-    >>> told = judge(model, ioi.clean, ioi.corrupt, ioi.metric, circuit, sets=2)
-    >>> told.size["edges"] <= 60, sorted(told.to_json())[:3]
+    >>> judgement = judge(model, ioi.clean, ioi.corrupt, ioi.metric, circuit, sets=2)
+    >>> judgement.size["edges"] <= 60, sorted(judgement.to_json())[:3]
     (True, ['caveats', 'completeness', 'faithfulness'])
     """
     inputs = inputs or inputs_of(circuit)
     shared: dict[str, Any] = {"over": over, "inputs": inputs, "seed": seed, "progress": progress}
-    said = {**shared, "ablations": ablations, "positions": positions}
-    found = faithfulness(model, clean, corrupt, metric, circuit, **said)
+    options = {**shared, "ablations": ablations, "positions": positions}
+    faithful = faithfulness(model, clean, corrupt, metric, circuit, **options)
     size = circuit_size(model, circuit, inputs)
     complete = minimal = None
     if size["heads"] + size["mlps"] and circuit.edges and not places_of(circuit):
         parts = {**shared, "ablation": ablations[0]}
         complete = completeness(model, clean, corrupt, metric, circuit, count=sets, **parts)
         minimal = minimality(model, clean, corrupt, metric, circuit, count=sets, **parts)
-    by_group = _by_group(found, groups)
-    caveats = list(_caveats(found, size, complete, minimal, by_group, circuit))
-    return Judgement(size, found, complete, minimal, by_group, caveats)
+    by_group = _by_group(faithful, groups)
+    caveats = list(_caveats(faithful, size, complete, minimal, by_group, circuit))
+    return Judgement(size, faithful, complete, minimal, by_group, caveats)
 
 
-def _by_group(found: xr.Dataset, groups: Sequence[str] | None) -> dict[str, float]:
+def _by_group(faithful: xr.Dataset, groups: Sequence[str] | None) -> dict[str, float]:
     """The share recovered under the first ablation, group by group."""
     if groups is None:
         return {}
     listed = np.asarray(groups)
-    metric, empty, whole = found.metric.values[0], found.empty.values[0], found.whole.values
-    made = {}
+    metric, empty, whole = faithful.metric.values[0], faithful.empty.values[0], faithful.whole.values
+    shares = {}
     for group in dict.fromkeys(groups):
         mine = listed == group
         gap = float(whole[mine].mean() - empty[mine].mean())
         if gap:
-            made[str(group)] = float(metric[mine].mean() - empty[mine].mean()) / gap
-    return made
+            shares[str(group)] = float(metric[mine].mean() - empty[mine].mean()) / gap
+    return shares
 
 
 def _caveats(
-    found: xr.Dataset,
+    faithful: xr.Dataset,
     size: dict[str, float],
     complete: xr.Dataset | None,
     minimal: xr.Dataset | None,
     groups: dict[str, float],
     circuit: Circuit,
-):
-    shares = dict(zip(found.ablation.values.tolist(), found.recovered.values.tolist(), strict=True))
+) -> Iterator[str]:
+    shares = dict(zip(faithful.ablation.values.tolist(), faithful.recovered.values.tolist(), strict=True))
     low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
     if shares[high] - shares[low] > 0.1:
         yield (
@@ -185,10 +189,10 @@ def _caveats(
             f"Templates differ: from {min(groups.values()):.0%} recovered (group {worst!r}) to "
             f"{max(groups.values()):.0%}."
         )
-    width = float(found.recovered_high[0] - found.recovered_low[0])
+    width = float(faithful.recovered_high[0] - faithful.recovered_low[0])
     if width > 0.2:
         yield f"The prompts are few: the interval of the share recovered is {width:.2f} wide."
-    if float(found.recovered[0]) > 1.1:
+    if float(faithful.recovered[0]) > 1.1:
         yield "More than the whole is recovered: the circuit leaves out parts that work against the answer."
     if complete is not None and complete.attrs["worst_share"] > 0.2:
         yield (

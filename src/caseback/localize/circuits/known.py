@@ -47,10 +47,10 @@ def edge_roc(
     Parameters
     ----------
     model
-        The model whose edges they are.
+        The model. The edges are its own.
     scores
         (writer, reader) or (writer, reader, batch); or a ``Circuit``, whose edges count as found and all others not.
-        Its scores are not used: what ACDC writes beside its edges is no ranking.
+        Its scores are not used: what ACDC writes beside its edges is not a ranking.
     truth
         The known circuit; positions are dropped.
     reduce
@@ -62,7 +62,7 @@ def edge_roc(
     Returns
     -------
     xr.Dataset
-        Over variant, one a threshold: ``tpr`` and ``fpr``, coordinate ``threshold``. Attributes: ``auroc``, ``edges``
+        Over variant, one per threshold: ``tpr`` and ``fpr``, coordinate ``threshold``. Attributes: ``auroc``, ``edges``
         and ``true_edges``.
 
     Raises
@@ -96,7 +96,7 @@ def edge_roc(
         raise CasebackError(f"the known circuit has {int(wanted.sum())} of {len(wanted)} edges: no curve can be drawn")
     fpr, tpr, thresholds = roc_curve(wanted, given)
     coords = {"threshold": ("variant", np.where(np.isfinite(thresholds), thresholds, np.nan))}
-    said = {
+    attrs = {
         "technique": edge_roc,
         "model": model,
         "auroc": float(roc_auc_score(wanted, given)),
@@ -104,7 +104,8 @@ def edge_roc(
         "true_edges": int(wanted.sum()),
         "reduce": reduce,
     }
-    made = {
-        name: labelled(torch.tensor(value), ["variant"], coords, **said) for name, value in (("tpr", tpr), ("fpr", fpr))
+    variables = {
+        name: labelled(torch.tensor(value), ["variant"], coords, **attrs)
+        for name, value in (("tpr", tpr), ("fpr", fpr))
     }
-    return xr.Dataset(made, attrs=made["tpr"].attrs)
+    return xr.Dataset(variables, attrs=variables["tpr"].attrs)

@@ -24,6 +24,7 @@ from caseback.model.graph.graph import Graph
 from caseback.model.registry import with_role
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 _SIZES = ("edges", "count", "n_edges")
 _SEARCHES = 7
@@ -90,8 +91,8 @@ def methods() -> dict[str, Method]:
 
 def find_circuit(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     *,
     method: str = "eap-ig",
@@ -136,14 +137,14 @@ def find_circuit(
     OutOfRange
         For no edges, or more than there are.
     CasebackError
-        For an unknown method or option, an ablation that the method does not have, and what the method itself refuses.
+        For an unknown method or option, an ablation that the method does not have, and whatever the method refuses.
 
     Examples
     --------
     >>> import caseback as cb
     >>> pair = "Mary gave the ball to", "John gave the ball to"
-    >>> found = find_circuit(cb.load("meadow"), *pair, cb.logit_diff(" Mary", " John"), method="eap", edges=80)
-    >>> 0 < len(found) <= 80, found.about["method"], found.about["found_by"]
+    >>> circuit = find_circuit(cb.load("meadow"), *pair, cb.logit_diff(" Mary", " John"), method="eap", edges=80)
+    >>> 0 < len(circuit) <= 80, circuit.about["method"], circuit.about["found_by"]
     (True, 'edge_attribution', 'eap')
     """
     known = methods()
@@ -168,16 +169,16 @@ def find_circuit(
     if threshold is not None and "threshold" not in chosen.takes:
         raise CasebackError(f"{method} has no threshold: ask for a number of edges")
     if chosen.function is acdc and threshold is None:
-        found = _acdc_of_size(model, clean, corrupt, metric, count or count_of(graph, 0.1), settings)
+        result = _acdc_of_size(model, clean, corrupt, metric, count or count_of(graph, 0.1), settings)
     else:
         if "threshold" in chosen.takes and threshold is None and _is_needed(chosen, "threshold"):
             raise CasebackError(f"{method} needs a threshold")
-        found = chosen.function(model, clean, corrupt, metric, **settings)
-    if isinstance(found, xr.DataArray):
-        found = select(graph, found, 0.1 if count is None else count, how=how, absolute=absolute)
-    if not isinstance(found, Circuit):
-        raise CasebackError(f"{method} gives {type(found).__name__}, neither edge scores nor a circuit")
-    return replace(found, about={**found.about, "found_by": method, "metric": metric.name, "model": model.name})
+        result = chosen.function(model, clean, corrupt, metric, **settings)
+    if isinstance(result, xr.DataArray):
+        result = select(graph, result, 0.1 if count is None else count, how=how, absolute=absolute)
+    if not isinstance(result, Circuit):
+        raise CasebackError(f"{method} gives {type(result).__name__}, neither edge scores nor a circuit")
+    return replace(result, about={**result.about, "found_by": method, "metric": metric.name, "model": model.name})
 
 
 def _is_needed(method: Method, name: str) -> bool:
@@ -185,21 +186,21 @@ def _is_needed(method: Method, name: str) -> bool:
 
 
 def _acdc_of_size(
-    model: Model, clean: Any, corrupt: Any, metric: Metric, count: int, settings: dict[str, Any]
+    model: Model, clean: PromptsLike, corrupt: PromptsLike | None, metric: Metric, count: int, settings: dict[str, Any]
 ) -> Circuit:
     """The largest circuit of at most ``count`` edges among searches at several thresholds, halving their range."""
     low, high = 1e-5, 10.0
     best: Circuit | None = None
     for _ in range(_SEARCHES):
         middle = (low * high) ** 0.5
-        told = {**settings, "threshold": middle, "checkpoint": _beside(settings.get("checkpoint"), middle)}
-        found = acdc(model, clean, corrupt, metric, **told)
-        if len(found) > count or not found.edges:
-            low, high = (middle, high) if len(found) > count else (low, middle)
+        options = {**settings, "threshold": middle, "checkpoint": _beside(settings.get("checkpoint"), middle)}
+        circuit = acdc(model, clean, corrupt, metric, **options)
+        if len(circuit) > count or not circuit.edges:
+            low, high = (middle, high) if len(circuit) > count else (low, middle)
             continue
-        best = found if best is None or len(found) > len(best) else best
+        best = circuit if best is None or len(circuit) > len(best) else best
         high = middle
-        if len(found) >= 0.9 * count:
+        if len(circuit) >= 0.9 * count:
             break
     if best is None:
         raise OutOfRange(
@@ -209,6 +210,6 @@ def _acdc_of_size(
     return best
 
 
-def _beside(checkpoint: Any, threshold: float) -> Path | None:
+def _beside(checkpoint: str | Path | None, threshold: float) -> Path | None:
     """A checkpoint of its own for each threshold."""
     return None if checkpoint is None else Path(f"{checkpoint}.{threshold:.3g}")

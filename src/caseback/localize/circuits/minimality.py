@@ -8,8 +8,6 @@ role, and random ones.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import xarray as xr
@@ -25,20 +23,21 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
-@technique(role="judgement", entry=("3.2.21",), citation="Wang et al. 2023", cost="(parts + 1) circuit runs a set")
+@technique(role="judgement", entry=("3.2.21",), citation="Wang et al. 2023", cost="(parts + 1) circuit runs per set")
 def minimality(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuit: Circuit,
     *,
     of: str = "nodes",
     count: int = 10,
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     seed: int = 0,
     progress: bool = False,
@@ -60,8 +59,8 @@ def minimality(
     Returns
     -------
     xr.Dataset
-        Over component, a part each: ``score`` and ``share``, the score over F(M) - F(empty); ``alone``, the change with
-        K empty, signed; and beside them ``given`` (the K of the score, as text). Attributes: ``least`` and
+        Over component, one per part: ``score`` and ``share``, the score over F(M) - F(empty); ``alone``, the change
+        with K empty, signed; and beside them ``given`` (the K of the score, as text). Attributes: ``least`` and
         ``least_part``.
 
     Raises
@@ -75,8 +74,8 @@ def minimality(
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 8)
     >>> whole = Graph.of(model.anatomy).circuit(Graph.of(model.anatomy).exists)
-    >>> found = minimality(model, ioi.clean, ioi.corrupt, ioi.metric, whole, count=1)
-    >>> found.sizes["component"], bool((found.score >= abs(found.alone) - 1e-6).all())
+    >>> scores = minimality(model, ioi.clean, ioi.corrupt, ioi.metric, whole, count=1)
+    >>> scores.sizes["component"], bool((scores.score >= abs(scores.alone) - 1e-6).all())
     (24, True)
     """
     if count < 0:
@@ -101,7 +100,7 @@ def minimality(
     span = float(runs.whole.mean() - runs.empty.mean())
     coords = {"component": parts.names, "given": ("component", [parts.text(sets[best[v], v]) for v in range(n)])}
     least = int(scores.argmin())
-    said = {
+    attrs = {
         "technique": minimality,
         "model": model,
         "metric": metric.name,
@@ -112,13 +111,13 @@ def minimality(
         "least_part": parts.names[least],
     }
     named = {"score": scores, "share": scores / abs(span) if span else np.full(n, np.inf), "alone": change[0]}
-    made = {name: labelled(value, ["component"], coords, **said) for name, value in named.items()}
-    return xr.Dataset(made, attrs=made["score"].attrs)
+    variables = {name: labelled(value, ["component"], coords, **attrs) for name, value in named.items()}
+    return xr.Dataset(variables, attrs=variables["score"].attrs)
 
 
 def _same_role(parts: Parts, circuit: Circuit) -> Bool[Tensor, "part part"]:
-    """For each part the other parts of its role; none where there are no roles."""
+    """For each part, the other parts of its role; none where there are no roles."""
     roles = {str(node): role for node, role in circuit.at_all_positions().roles.items()}
     mine = [roles.get(name) for name in parts.names]
-    made = torch.tensor([[a is not None and a == b for b in mine] for a in mine])
-    return made & ~torch.eye(len(mine), dtype=torch.bool)
+    same = torch.tensor([[a is not None and a == b for b in mine] for a in mine])
+    return same & ~torch.eye(len(mine), dtype=torch.bool)

@@ -7,6 +7,7 @@ HISP ranks by the size of this; normalised, by its share of the l2 norm of the l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import xarray as xr
@@ -17,6 +18,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -25,7 +27,9 @@ from caseback.model.running.model import Model
     citation="Nanda 2023, Syed et al. 2023, Hanna et al. 2024",
     cost="as edge_attribution",
 )
-def node_attribution(model: Model, clean: Any, corrupt: Any, metric: Metric, **options: Any) -> xr.DataArray:
+def node_attribution(
+    model: Model, clean: PromptsLike, corrupt: PromptsLike | None, metric: Metric, **options: Any
+) -> xr.DataArray:
     """Score every writer by what it would change in the metric if it wrote the other run's value, to first order.
 
     Parameters
@@ -62,7 +66,13 @@ def node_attribution(model: Model, clean: Any, corrupt: Any, metric: Metric, **o
     cost="2 forwards + 1 backward",
 )
 def hisp(
-    model: Model, clean: Any, corrupt: Any, metric: Metric, *, normalise: bool = True, batch_size: int | None = None
+    model: Model,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
+    metric: Metric,
+    *,
+    normalise: bool = True,
+    batch_size: int | None = None,
 ) -> xr.DataArray:
     """Head importance for subnetwork pruning: the size of each head's and MLP's first-order effect.
 
@@ -85,16 +95,16 @@ def hisp(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> pair = "Mary gave the ball to", "John gave the ball to"
-    >>> found = hisp(model, *pair, cb.logit_diff(" Mary", " John"))
-    >>> float((found.sel(writer=[f"L0H{h}" for h in range(model.n_heads)]) ** 2).sum().round(6))
+    >>> importance = hisp(model, *pair, cb.logit_diff(" Mary", " John"))
+    >>> float((importance.sel(writer=[f"L0H{h}" for h in range(model.n_heads)]) ** 2).sum().round(6))
     1.0
     """
     scores = node_attribution(model, clean, corrupt, metric, batch_size=batch_size)
     nodes = [Node.parse(str(name)) for name in scores.writer.values]
-    kept = [i for i, node in enumerate(nodes) if node.kind in ("head", "mlp")]
-    sizes = abs(scores).mean("batch").isel(writer=kept)
+    indices = [i for i, node in enumerate(nodes) if node.kind in ("head", "mlp")]
+    sizes = abs(scores).mean("batch").isel(writer=indices)
     if normalise:
-        layers = [(nodes[i].kind, nodes[i].layer) for i in kept]
+        layers = [(nodes[i].kind, nodes[i].layer) for i in indices]
         for group in set(layers):
             mine = [i for i, layer in enumerate(layers) if layer == group]
             norm = float((sizes[mine] ** 2).sum() ** 0.5)
@@ -102,11 +112,11 @@ def hisp(
     return _as(hisp, model, sizes, {**scores.attrs, "normalised": normalise})
 
 
-def _as(function: Any, model: Model, scores: xr.DataArray, attrs: dict[str, Any]) -> xr.DataArray:
+def _as(function: Callable[..., Any], model: Model, scores: xr.DataArray, attrs: dict[str, Any]) -> xr.DataArray:
     """Scores under the name of the technique that made them."""
     names = ("metric", "direction", "patch", "steps", "along", "rule", "normalised")
-    said = {name: attrs[name] for name in names if name in attrs}
+    settings = {name: attrs[name] for name in names if name in attrs}
     coords = {str(name): (coord.dims, coord.values) for name, coord in scores.coords.items()}
     return labelled(
-        scores.values, [str(d) for d in scores.dims], coords, name="score", technique=function, model=model, **said
+        scores.values, [str(d) for d in scores.dims], coords, name="score", technique=function, model=model, **settings
     )

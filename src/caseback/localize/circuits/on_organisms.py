@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
@@ -27,7 +28,7 @@ from caseback.localize.circuits.edge_pruning import edge_pruning
 from caseback.localize.circuits.edge_removal import acdc
 from caseback.localize.circuits.known import edge_roc
 from caseback.localize.circuits.methods import METHODS, find_circuit, methods
-from caseback.model.circuit import Circuit
+from caseback.model.circuit import Circuit, Edge
 from caseback.model.graph.graph import Graph
 from caseback.model.running.load import load
 from caseback.model.running.metrics import Bound, Metric
@@ -36,12 +37,12 @@ from caseback.model.running.tokens import Tokens
 
 INPUTS = ("embed", "pos_embed")
 COLUMNS = ("exact, zero", "ACDC, zero", "exact", "ACDC", "EAP", "EAP, zero", "EAP-IG", "EAP-IG act.", "pruning")
-"""The methods of the table; where nothing is said edges carry the counterfactual's write. Pruning (of edges, 3.2.27) is
-given the true number of edges and judged by the circuit that it finds."""
+"""The methods of the table; unless a name says otherwise, edges carry the counterfactual's write. Pruning (of edges,
+3.2.27) is given the true number of edges and judged by the circuit that it finds."""
 _STEPS = 300
 """Of edge pruning: a tenth of the paper's, on models that are smaller by more than that."""
 _THRESHOLD = 1e-12
-"""Less than any edge's effect that is one, more than float64 makes of nothing."""
+"""Smaller than the effect of any edge that matters, larger than what rounding in float64 leaves of none."""
 
 
 def on_organisms(
@@ -58,24 +59,26 @@ def on_organisms(
     ----------
     names
         Organisms; all by default.
-    count, seed
-        Prompts for each, and the seed of their words.
+    count
+        Prompts for each.
+    seed
+        Same seed, same result. It draws the prompts' words.
     more
         Further methods by name, as ``find_circuit`` knows them, judged by the circuit that they find at the true number
         of edges.
     progress
-        Show a progress bar over organisms.
+        Show a progress bar.
 
     Returns
     -------
     list of dict
-        One an organism: ``name``, ``edges``, ``true_edges``, ``auroc`` by method, ``seconds`` by method, and for the
+        One per organism: ``name``, ``edges``, ``true_edges``, ``auroc`` by method, ``seconds`` by method, and for the
         exact methods ``missed``, true edges that they give no score.
 
     Raises
     ------
     CasebackError
-        For a name that is no organism's, or a method that there is not.
+        For an unknown organism or method.
 
     Examples
     --------
@@ -104,24 +107,24 @@ def _row(organism: Any, count: int, seed: int, more: Sequence[str]) -> dict[str,
     clean, corrupt = (organism.tokens(words(organism, count, seed + part)) for part in (0, 1))
     agreement, margin = answers_kept(double, clean), answers_margin(model, clean)
     every = len(Graph.of(model.anatomy, INPUTS).edges)
-    told: dict[str, Any] = {"edges": every, "true_edges": len(truth), "auroc": {}, "seconds": {}, "missed": []}
+    row: dict[str, Any] = {"edges": every, "true_edges": len(truth), "auroc": {}, "seconds": {}, "missed": []}
 
     def note(name: str, function: Any, *given: Any, **options: Any) -> Any:
         start = time.process_time()
         mine = double if function in (patch_edges, acdc) else model
-        found = function(mine, clean, *given, inputs=INPUTS, **options)
+        result = function(mine, clean, *given, inputs=INPUTS, **options)
         without = () if name.endswith(", zero") else ("pos_embed",)
-        roc = edge_roc(model, found, truth, reduce="mean_of_abs", without=without)
-        told["seconds"][name] = time.process_time() - start
-        told["auroc"][name] = roc.attrs["auroc"]
-        return found
+        roc = edge_roc(model, result, truth, reduce="mean_of_abs", without=without)
+        row["seconds"][name] = time.process_time() - start
+        row["auroc"][name] = roc.attrs["auroc"]
+        return result
 
-    for ablation, said in (("zero", ", zero"), ("resample", "")):
-        effects = note(f"exact{said}", patch_edges, corrupt, agreement, ablation=ablation)
-        note(f"ACDC{said}", acdc, corrupt, agreement, threshold=_THRESHOLD, ablation=ablation)
+    for ablation, suffix in (("zero", ", zero"), ("resample", "")):
+        effects = note(f"exact{suffix}", patch_edges, corrupt, agreement, ablation=ablation)
+        note(f"ACDC{suffix}", acdc, corrupt, agreement, threshold=_THRESHOLD, ablation=ablation)
         if ablation == "zero":
             sizes = abs(effects).mean("batch")
-            told["missed"] = [str(edge) for edge in sorted(truth.edges) if float(_score(sizes, edge)) < _THRESHOLD]
+            row["missed"] = [str(edge) for edge in sorted(truth.edges) if float(_score(sizes, edge)) < _THRESHOLD]
     for name, method, source in (
         ("EAP", "eap", corrupt),
         ("EAP, zero", "eap", None),
@@ -133,11 +136,11 @@ def _row(organism: Any, count: int, seed: int, more: Sequence[str]) -> dict[str,
     note("pruning", edge_pruning, corrupt, answers_lost(model, clean), sparsity=shut, steps=_STEPS)
     for name in more:
         note(name, find_circuit, corrupt, margin, method=name, edges=len(truth))
-    return {"name": organism.name, **told}
+    return {"name": organism.name, **row}
 
 
 def words(organism: Any, count: int, seed: int) -> list[list[str]]:
-    """Prompts of an organism's words that it answers at as many positions as may be."""
+    """Prompts of an organism's words, of many drawn those that it answers at the most positions."""
     from caseback.organisms.compiled import indirect_object
 
     rng = random.Random(f"{organism.name}-{seed}")
@@ -149,8 +152,8 @@ def words(organism: Any, count: int, seed: int) -> list[list[str]]:
     drawn = [[rng.choice(organism.inputs) for _ in range(length)] for _ in range(20 * count)]
 
     def answered(prompt: list[str]) -> int:
-        told = organism.function(prompt)
-        return sum(word is not None for word in told) + length * (told[-1] is not None)
+        outputs = organism.function(prompt)
+        return sum(word is not None for word in outputs) + length * (outputs[-1] is not None)
 
     return sorted(drawn, key=answered, reverse=True)[:count]
 
@@ -188,6 +191,6 @@ def answers_margin(model: Model, tokens: Tokens) -> Metric:
     return Metric("margin", lambda *_: Bound(None, None, value), pos=None)
 
 
-def _score(sizes: Any, edge: Any) -> Any:
+def _score(sizes: xr.DataArray, edge: Edge) -> xr.DataArray:
     reader = f"{edge.target}.{edge.slot}" if edge.slot else str(edge.target)
     return sizes.sel(writer=str(edge.source), reader=reader)

@@ -10,7 +10,6 @@ through MLPs count too (Wang et al.'s). What the receivers then write is compute
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
+from caseback.localize.circuits.selecting import name_of_reader
 from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Node
 from caseback.model.graph.graph import Graph, Reader
@@ -32,7 +32,7 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 from caseback.model.running.side_by_side import side_by_side
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 MLPS = ("frozen", "recomputed")
 
@@ -41,12 +41,12 @@ MLPS = ("frozen", "recomputed")
     role="component effect",
     entry=("3.2.23",),
     citation="Wang et al. 2023, Goldowsky-Dill et al. 2023",
-    cost="a sweep: one variant a sender",
+    cost="a sweep: one variant per sender",
 )
 def path_patch(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     *,
     receivers: Sequence[str],
@@ -62,9 +62,9 @@ def path_patch(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt.
+        Prompts and their counterfactuals, token-aligned; one counterfactual for all, or one per prompt.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     receivers
         Who reads the counterfactual: ``"logits"``, ``"MLP 3"``, ``"L3H0.q"`` … (``"L3KV0.k"`` for shared keys), all of
         them at once. What one of them then writes reaches a later one.
@@ -89,7 +89,7 @@ def path_patch(
     TokensError
         For counterfactuals that are not token-aligned.
     CasebackError
-        For a name that is no component of this model.
+        For a name that is not a component of this model.
 
     Examples
     --------
@@ -110,24 +110,24 @@ def path_patch(
     chosen = names if senders is None else list(senders)
     unknown = [name for name in chosen if name not in names]
     if unknown:
-        raise CasebackError(f"{unknown[0]!r} is no writer of this model: expected some of {', '.join(names[:8])} …")
+        raise CasebackError(f"{unknown[0]!r} is not a writer of this model: expected some of {', '.join(names[:8])} …")
     base, source = base_and_source(model, clean, corrupt, "noising")
     reads = sites_of_writes(model, graph)
     here, there = (execute(model.anatomy, tokens, read=reads, logits=False) for tokens in (base, source))
     change = aligned(changes(model, here, there, graph).transpose(1, 2), base)
     numbers = [names.index(name) for name in chosen]
     if mlps == "frozen":
-        found = _direct(graph, change, numbers, into)
+        by_sender = _direct(graph, change, numbers, into)
     else:
-        found = _by_mlps(model, graph, base, change, numbers, into)
+        by_sender = _by_mlps(model, graph, base, change, numbers, into)
     at = (lambda value: value) if pos is None else (lambda value: _at(value, base.lengths.tolist(), pos))
-    variants = [[seen(reader, at(value), pos) for reader, value in by_reader.items()] for by_reader in found]
-    kept = [i for i, edits in enumerate(variants) if edits]
-    if not kept:
+    variants = [[seen(reader, at(value), pos) for reader, value in by_reader.items()] for by_reader in by_sender]
+    active = [i for i, edits in enumerate(variants) if edits]
+    if not active:
         raise CasebackError(f"no sender stands before any of the receivers {list(receivers)}")
-    swept = model.sweep(base, [variants[i] for i in kept], metric, progress=progress)
+    swept = model.sweep(base, [variants[i] for i in active], metric, progress=progress)
     effects = np.zeros((len(chosen), len(base)))
-    effects[kept] = swept.values - swept["clean"].values
+    effects[active] = swept.values - swept["clean"].values
     return labelled(
         effects,
         ["writer", "batch"],
@@ -163,7 +163,7 @@ def _by_mlps(
     sites = {reader: _stream(model, reader) for reader in into}
     read = list(dict.fromkeys(sites.values()))
     clean = execute(model.anatomy, base, read=read, logits=False)
-    made: list[dict[Reader, Tensor]] = [{} for _ in senders]
+    by_sender: list[dict[Reader, Tensor]] = [{} for _ in senders]
     reached = [[r for r in into if graph.exists[w, graph.readers.index(r)]] for w in senders]
     able = [i for i, readers in enumerate(reached) if readers]
     variants = []
@@ -178,8 +178,8 @@ def _by_mlps(
             for reader in reached[able[v]]:
                 site = sites[reader]
                 moved = run[site.name, site.layer][rows] - clean[site.name, site.layer]
-                made[able[v]][reader] = aligned(moved, base)
-    return made
+                by_sender[able[v]][reader] = aligned(moved, base)
+    return by_sender
 
 
 def _stream(model: Model, reader: Reader) -> Site:
@@ -199,20 +199,20 @@ def _sent(writer: Node, change: Tensor) -> Edit:
 
 def _receiver(graph: Graph, name: str) -> tuple[Node, str]:
     text, _, slot = name.partition(".")
-    found = (Node.parse(text), slot)
-    if found not in graph.readers:
-        known = ", ".join(f"{node}.{slot}" if slot else str(node) for node, slot in graph.readers[:4])
+    reader = (Node.parse(text), slot)
+    if reader not in graph.readers:
+        known = ", ".join(name_of_reader(other) for other in graph.readers[:4])
         raise CasebackError(f"{name!r} reads nothing in this model: expected readers such as {known}, …, logits")
-    return found
+    return reader
 
 
-def _at(change: Any, lengths: list[int], pos: Positions) -> Any:
+def _at(change: Tensor, lengths: list[int], pos: Positions) -> Tensor:
     """The changes at one position of each prompt."""
     where = [next(iter(positions(pos, i, n))) for i, n in enumerate(lengths)]
     return change[list(range(len(where))), where]
 
 
-def seen(reader: Reader, value: Any, pos: int | None) -> Edit:
+def seen(reader: Reader, value: Tensor, pos: int | None) -> Edit:
     """A receiver's input with a change added."""
     node, slot = reader
     if node.kind == "logits":

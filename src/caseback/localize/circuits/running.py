@@ -1,4 +1,4 @@
-"""A model as a circuit: every edge outside it carries something else (PRIMER 3.2.21, 3.2.22).
+"""A model run as a circuit: every edge outside it carries something else (PRIMER 3.2.21, 3.2.22).
 
     input_v = stream + sum over edges (u -> v) outside the circuit of  (other_u - u)
 
@@ -24,6 +24,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -34,13 +35,13 @@ from caseback.model.running.model import Model
 )
 def run_circuit(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuits: Circuit | Sequence[Circuit] | Bool[Tensor, "*variant writer reader"],
     *,
     ablation: str | Float[Tensor, "writer d_model"] = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] = ("embed",),
     progress: bool = False,
@@ -54,7 +55,7 @@ def run_circuit(
     clean, corrupt
         Prompts and their counterfactuals, token-aligned. Only resampling needs the latter; else they may be None.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     circuits
         One or several: ``Circuit`` or masks of the graph's edges (``Graph.mask``; ``Graph.into`` for a circuit of
         heads' inputs). A circuit of nodes without edges keeps all that these nodes and the embeddings write, and

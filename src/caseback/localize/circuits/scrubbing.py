@@ -5,7 +5,7 @@
                                     for all other edges:                     their writers on a random prompt
     recovered  =  (m(scrubbed) - m(random)) / (m(model) - m(random))
 
-The hypothesis is a circuit, and for some of its nodes a label a prompt: prompts of one label may stand in for one
+The hypothesis is a circuit, and for some of its nodes one label per prompt: prompts of one label may stand in for one
 another there. The graph is unrolled into a tree, so that every path draws its own prompts: two readers of a node need
 not see the same scrubbed write. Without labels a node inside must run on x itself.
 """
@@ -38,7 +38,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Refs = Int[Tensor, " row"]
 """For each row, the prompt that it is about."""
@@ -49,11 +49,11 @@ DRAWS = ("each", "one")
     role="circuit",
     entry=("3.2.31",),
     citation="Chan et al. 2022",
-    cost="1 forward a node of the unrolled tree, for each sample",
+    cost="1 forward per node of the unrolled tree and sample",
 )
 def causal_scrubbing(
     model: Model,
-    prompts: Any,
+    prompts: PromptsLike,
     metric: Metric,
     hypothesis: Circuit,
     *,
@@ -76,12 +76,13 @@ def causal_scrubbing(
     prompts
         The distribution: prompts of one length, token-aligned with one another.
     metric
-        What should be kept; of the paper, the loss. Targets are those of the prompt at the output.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what should be kept; in the paper,
+        the loss. Targets are those of the prompt at the output.
     hypothesis
         The edges that matter.
     agree
-        By node of the hypothesis, a label a prompt: what the node is said to compute. It may run on any prompt of the
-        same label. A node that is not named runs on the prompt at hand.
+        By node of the hypothesis, one label per prompt: what the node is said to compute. It may run on any prompt of
+        the same label. A node that is not named runs on the prompt at hand.
     draws
         ``"each"``: every reader of the tree draws a random prompt for its edges outside the hypothesis. ``"one"``: one
         prompt for all of them in a sample, which, without labels, is the circuit with that prompt as counterfactual.
@@ -91,10 +92,12 @@ def causal_scrubbing(
         The most nodes that the unrolled hypothesis may have.
     inputs
         As for ``edge_attribution``.
-    resamples, level, seed
-        Of the bootstrap over prompts, and of all draws.
+    resamples, level
+        Of the bootstrap over prompts.
+    seed
+        Same seed, same result. It draws the stand-in prompts and the bootstrap's samples.
     progress
-        Show a progress bar over nodes.
+        Show a progress bar.
 
     Returns
     -------
@@ -119,8 +122,8 @@ def causal_scrubbing(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> told = "Friends {A} and {B} found a {thing} at the {place}. {S2} gave it to"
-    >>> ioi = cb.tasks.ioi(templates=(told,)).prompts(model, 8)
+    >>> template = "Friends {A} and {B} found a {thing} at the {place}. {S2} gave it to"
+    >>> ioi = cb.tasks.ioi(templates=(template,)).prompts(model, 8)
     >>> everything = Graph.of(model.anatomy).circuit(Graph.of(model.anatomy).exists)
     >>> for hypothesis in (everything, cb.Circuit()):
     ...     print(round(abs(causal_scrubbing(model, ioi.clean, ioi.metric, hypothesis).attrs["recovered"]), 4))
@@ -146,14 +149,14 @@ def causal_scrubbing(
     with progress_bar(what="nodes", show=progress) as tree.bar:
         scrubbed = tree.stream(len(graph.readers) - 1, refs, random)
     nothing = tree.unlike(len(graph.readers) - 1, refs, random, graph.exists[:, -1])
-    found, chance = (_metrics(model, tokens, metric, stream, samples) for stream in (scrubbed, nothing))
+    scrubbed_values, chance = (_metrics(model, tokens, metric, stream, samples) for stream in (scrubbed, nothing))
     whole = measured(model.anatomy, tokens, metric)[1].detach().double().cpu().numpy()
-    arrays = [found.mean(0), chance.mean(0), whole]
+    arrays = [scrubbed_values.mean(0), chance.mean(0), whole]
     if np.isclose(arrays[1].mean(), whole.mean(), rtol=1e-9, atol=0):
         raise CasebackError("the metric is the same on random prompts: there is nothing to recover; give more of them")
     low, high = interval(recovered, *arrays, resamples=resamples, level=level, seed=seed)
     share = float(recovered(*(part.mean() for part in arrays)))
-    said = {
+    attrs = {
         "technique": causal_scrubbing,
         "model": model,
         "metric": metric.name,
@@ -165,11 +168,11 @@ def causal_scrubbing(
         "recovered_high": float(high),
     }
     coords = {"whole": ("batch", whole)}
-    made = {
-        name: labelled(value, ["variant", "batch"], coords, **said)
-        for name, value in (("metric", found), ("random", chance))
+    variables = {
+        name: labelled(value, ["variant", "batch"], coords, **attrs)
+        for name, value in (("metric", scrubbed_values), ("random", chance))
     }
-    return xr.Dataset(made, attrs=made["metric"].attrs)
+    return xr.Dataset(variables, attrs=variables["metric"].attrs)
 
 
 class _Tree:
@@ -192,7 +195,7 @@ class _Tree:
         self.labels = {graph.writers.index(node): labels for node, labels in listed.items()}
         self.length, self.count = int(tokens.lengths[0]), 0
         self.bar: Any = None
-        self.kept: dict[int, Tensor] = {}
+        self.cached: dict[int, Tensor] = {}
         layers = range(model.n_layers)
         self.inputs = [Site(name, layer) for layer in layers for name in ("attn_in", "mlp_in")]
         self.inputs.append(Site("resid_post", model.n_layers - 1))
@@ -209,7 +212,7 @@ class _Tree:
                 f"{', '.join(str(n) for n in sorted(known))[:120]}"
             )
         if len(listed) != len(self.tokens):
-            raise CasebackError(f"{len(listed)} labels of {node} for {len(self.tokens)} prompts: give one a prompt")
+            raise CasebackError(f"{len(listed)} labels of {node} for {len(self.tokens)} prompts: give one per prompt")
         return listed
 
     def _own(self, x: Float[Tensor, "batch pos *unit"]) -> Tensor:
@@ -218,13 +221,13 @@ class _Tree:
 
     def _clean(self) -> list[bool]:
         """Whether a writer's scrubbed write is its own on the prompt at hand: nothing below it is drawn."""
-        found = [True] * len(self.graph.inputs)
+        clean = [True] * len(self.graph.inputs)
         for w in range(len(self.graph.inputs), len(self.graph.writers)):
             into = [r for r, _ in self._readers(w)]
             exact = bool((self.mask[:, into] == self.graph.exists[:, into]).all())
             below = self.graph.exists[:, into].any(1).nonzero()[:, 0].tolist()
-            found.append(exact and all(found[b] and b not in self.labels for b in below))
-        return found
+            clean.append(exact and all(clean[b] and b not in self.labels for b in below))
+        return clean
 
     def _readers(self, w: int) -> list[tuple[int, str]]:
         """What a writer reads through: numbers of readers, with their slots."""
@@ -260,8 +263,8 @@ class _Tree:
         """A writer's scrubbed write."""
         if self.clean[w]:
             return self.written[w, refs]
-        if w in self.kept:
-            return self.kept[w]
+        if w in self.cached:
+            return self.cached[w]
         self.count += 1
         if self.count > self.most:
             raise OutOfRange(
@@ -275,10 +278,10 @@ class _Tree:
         for r, slot in self._readers(w):
             x = self.stream(r, refs, random if self.one else self.draw(refs))
             edits.append(_put(f"{slot}_in" if slot else "mlp_in", x, self.graph.readers[r][0]))
-        found = self._write(node, refs, edits)
+        written = self._write(node, refs, edits)
         if self.one and not self.labels:
-            self.kept[w] = found
-        return found
+            self.cached[w] = written
+        return written
 
     def draw(self, refs: Refs) -> Refs:
         return torch.randint(len(self.tokens), (len(refs),), generator=self.generator)

@@ -1,7 +1,7 @@
 """From scores to a circuit: the best edges, or nodes, and what of them hangs together.
 
     top        the n parts of highest |score| (or score)
-    greedy     from the logits back: the best edge into what is reached already, n times, so that all of it reaches them
+    greedy     from the logits back: the best edge into what is reached already, n times, so that every edge leads there
 
 Edges that no path from an input to the logits passes carry nothing of the prompt; pruning drops them.
 """
@@ -78,7 +78,7 @@ def select(
     if how not in WAYS:
         raise CasebackError(f"how {how!r} is unknown. {did_you_mean(how, WAYS)}")
     graph = model if isinstance(model, Graph) else Graph.of(model.anatomy, inputs_of(scores))
-    about = {"chosen": how, "absolute": absolute, "asked_for": count, **_said(scores)}
+    about = {"chosen": how, "absolute": absolute, "asked_for": count, **_provenance(scores)}
     if isinstance(scores, xr.DataArray) and "reader" not in scores.dims:
         return _of_nodes(graph, scores, count, absolute, prune, about)
     table = edge_table(graph, scores)
@@ -216,18 +216,18 @@ def _of_nodes(
     names = [str(node) for node in graph.writers]
     if "writer" not in scores.dims or not set(scores.writer.values.tolist()) <= set(names):
         raise CasebackError(f"scores with dims {scores.dims} are not of this model's nodes: expected (writer,)")
-    kept = [graph.writers[names.index(name)] for name in scores.writer.values.tolist()]
+    nodes = [graph.writers[names.index(name)] for name in scores.writer.values.tolist()]
     values = torch.tensor(scores.mean([dim for dim in scores.dims if dim != "writer"]).values).double()
     if bool(values.isnan().any()):
         raise CasebackError("some nodes have no score (NaN): they cannot be ranked")
     order = (values.abs() if absolute else values).argsort(descending=True, stable=True)
-    chosen = [kept[i] for i in order[: count_of(graph, count, len(kept))].tolist()]
+    chosen = [nodes[i] for i in order[: count_of(graph, count, len(nodes))].tolist()]
     mask = graph.between(chosen)
     mask = graph.connected(mask) if prune else mask
     if not bool(mask.any()):
         raise CasebackError("none of the nodes chosen lies on a path from an input to the logits: ask for more")
-    made = graph.circuit(mask)
-    return Circuit(made.edges, scores=dict(zip(kept, values.tolist(), strict=True)), about={**about, "of": "nodes"})
+    circuit = graph.circuit(mask)
+    return Circuit(circuit.edges, scores=dict(zip(nodes, values.tolist(), strict=True)), about={**about, "of": "nodes"})
 
 
 def _table_of_circuit(graph: Graph, circuit: Circuit) -> Float[Tensor, "writer reader"]:
@@ -242,11 +242,11 @@ def _table_of_circuit(graph: Graph, circuit: Circuit) -> Float[Tensor, "writer r
     return table
 
 
-def _said(scores: xr.DataArray | Circuit) -> dict[str, Any]:
-    """How the scores were made."""
+def _provenance(scores: xr.DataArray | Circuit) -> dict[str, Any]:
+    """How the scores were obtained, for a circuit's ``about``."""
     if isinstance(scores, Circuit):
         return dict(scores.about)
     known = ("technique", "entry", "citation", "model", "metric", "steps", "along", "direction", "patch")
-    said = {key: scores.attrs[key] for key in known if key in scores.attrs}
-    method = said.pop("technique", None)
-    return said if method is None else {"method": method.rpartition(".")[2], **said}
+    about = {key: scores.attrs[key] for key in known if key in scores.attrs}
+    method = about.pop("technique", None)
+    return about if method is None else {"method": method.rpartition(".")[2], **about}

@@ -8,8 +8,6 @@ circuit that is left has the faithfulness that was asked for. As there, many rem
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -25,25 +23,26 @@ from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
     role="circuit",
     entry=("3.2.21", "3.2.24"),
     citation="after Conmy et al. 2023",
-    cost="about 1 circuit run an edge of the circuit",
+    cost="about 1 circuit run per edge of the circuit",
 )
 def shrink(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     circuit: Circuit,
     *,
     least: float = 0.9,
     most: float = 1.1,
     ablation: str = "resample",
-    over: Any = None,
+    over: PromptsLike | None = None,
     inputs: tuple[str, ...] = ("embed",),
     at_once: int | None = None,
     progress: bool = False,
@@ -63,7 +62,7 @@ def shrink(
     at_once
         The most removals tried in one batch; it changes the speed, not the circuit.
     progress
-        Show a progress bar over edges.
+        Show a progress bar.
 
     Returns
     -------
@@ -83,9 +82,9 @@ def shrink(
     >>> from caseback.localize.circuits import edge_attribution, select
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 4)
-    >>> told = ioi.clean, ioi.corrupt, ioi.metric
-    >>> circuit = select(model, edge_attribution(model, *told, steps=5), 60)
-    >>> 0 < len(shrink(model, *told, circuit, least=0.5, most=5.0)) < len(circuit)
+    >>> task = ioi.clean, ioi.corrupt, ioi.metric
+    >>> circuit = select(model, edge_attribution(model, *task, steps=5), 60)
+    >>> 0 < len(shrink(model, *task, circuit, least=0.5, most=5.0)) < len(circuit)
     True
     """
     at_once = limit("pruned_circuits", given=at_once)

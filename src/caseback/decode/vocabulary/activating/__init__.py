@@ -4,8 +4,8 @@ from caseback.decode.vocabulary.activating.chat import Chat as Chat
 from caseback.decode.vocabulary.activating.chat import local_chat as local_chat
 from caseback.decode.vocabulary.activating.collect import activating_inputs as activating_inputs
 from caseback.decode.vocabulary.activating.collect import load_activating as load_activating
-from caseback.decode.vocabulary.activating.found import Activating as Activating
-from caseback.decode.vocabulary.activating.found import Example as Example
+from caseback.decode.vocabulary.activating.examples import Activating as Activating
+from caseback.decode.vocabulary.activating.examples import Example as Example
 from caseback.decode.vocabulary.activating.in_words import InWords as InWords
 from caseback.decode.vocabulary.activating.in_words import explain_in_words as explain_in_words
 from caseback.decode.vocabulary.activating.self_explanation import Faithfulness as Faithfulness

@@ -47,10 +47,10 @@ class Asking:
         """The same for a longer conversation."""
         reply: Any = self.chat(messages)
         self.asked += 1
-        made = read(reply) if isinstance(reply, str) else None
-        if made is None:
+        answer = read(reply) if isinstance(reply, str) else None
+        if answer is None:
             self.junk.append(reply)
-        return made
+        return answer
 
 
 def text_of(reply: str) -> str | None:
@@ -64,7 +64,7 @@ def local_chat(model: Model, *, max_new_tokens: int = 200, seed: int | None = No
     Parameters
     ----------
     model
-        The model; it needs a tokenizer.
+        The model. It needs a tokenizer.
     max_new_tokens, seed
         As for ``Model.generate``.
     **options
@@ -98,8 +98,8 @@ def local_chat(model: Model, *, max_new_tokens: int = 200, seed: int | None = No
         if model.context is not None:
             # the question stands at the end
             ids = ids[-max(1, model.context - max_new_tokens) :]
-        made = model.generate([ids], max_new_tokens=max_new_tokens, seed=seed, **options)
-        new = made.ids[0][made.mask[0]][len(ids) :]
+        generated = model.generate([ids], max_new_tokens=max_new_tokens, seed=seed, **options)
+        new = generated.ids[0][generated.mask[0]][len(ids) :]
         return tokenizer.decode(new, skip_special_tokens=True)
 
     return chat

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from caseback.decode.vocabulary.activating.found import Activating
+from caseback.decode.vocabulary.activating.examples import Activating
 from caseback.decode.vocabulary.activating.rows import Rows
 from caseback.decode.vocabulary.activating.store import Store
 from caseback.decode.vocabulary.activating.tally import Tally
@@ -36,7 +36,7 @@ SAVE_SECONDS = 60.0
     role="unit",
     entry=("4.3.14",),
     citation="Zhou et al. 2015, Bau et al. 2020",
-    cost="one forward a token of the corpus",
+    cost="one forward over the corpus",
 )
 def activating_inputs(
     model: Model,
@@ -60,7 +60,7 @@ def activating_inputs(
     save_every: float = SAVE_SECONDS,
     progress: bool = False,
 ) -> Activating:
-    """Find the tokens of a corpus at which units activate most, and how each unit's activations are spread.
+    """Find the tokens of a corpus at which units activate most, and how each unit's activations are distributed.
 
     Activations are ranked as float32; equal ones by their place in the corpus, so neither batches nor padding nor an
     interruption changes what is found, beyond what they change in the activations' own last bits.
@@ -70,7 +70,7 @@ def activating_inputs(
     model
         The model.
     texts
-        Texts, or lists of token ids, gone through once; or the ``Path`` of a text file with a text a line.
+        Texts, or lists of token ids, gone through once; or the ``Path`` of a text file with one text per line.
     site, layer, units, directions, heads
         What is looked at; see ``units_of``.
     top
@@ -93,12 +93,12 @@ def activating_inputs(
     save_every
         Seconds between two savings.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
     Activating
-        Memory is 4 bytes a token of the corpus, (8 top + 4.1 kB + 4 sample) bytes a unit, and one batch.
+        Memory is 4 bytes per token of the corpus, 8 top + 4 sample bytes and 4.1 kB per unit, and one batch.
 
     Raises
     ------
@@ -113,8 +113,9 @@ def activating_inputs(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=1, top=3)
-    >>> found.top(model).dims, found.n_tokens > 8
+    >>> texts = ["Mary went to the store.", "John saw the dog."]
+    >>> collection = activating_inputs(model, texts, "mlp_post", layer=1, top=3)
+    >>> collection.top(model).dims, collection.n_tokens > 8
     (('feature', 'k'), True)
     """
     if top < 1 or skip < 0 or sample < 1 or not save_every >= 0:
@@ -170,12 +171,12 @@ def load_activating(store: str | Path, *, directions: Directions | None = None) 
     held = Store(store).read()
     if held is None:
         raise LoadError(f"{store} holds no collection: expected a folder that activating_inputs wrote")
-    said, tally, rows = held
-    if (said["directions"] is None) != (directions is None):
-        raise LoadError(f"{store} was made {'with' if said['directions'] else 'without'} directions: give the same")
-    at = Site(*parse(said["site"]))
-    chosen = None if said["units"] is None else tuple(said["units"])
-    return Activating(Units(at, chosen, directions, said["heads"]), said.pop("names"), tally, rows, said)
+    stored, tally, rows = held
+    if (stored["directions"] is None) != (directions is None):
+        raise LoadError(f"{store} was made {'with' if stored['directions'] else 'without'} directions: give the same")
+    at = Site(*parse(stored["site"]))
+    chosen = None if stored["units"] is None else tuple(stored["units"])
+    return Activating(Units(at, chosen, directions, stored["heads"]), stored.pop("names"), tally, rows, stored)
 
 
 class _Collecting:
@@ -189,9 +190,9 @@ class _Collecting:
         self.passed = 0  # rows of the corpus seen in this call
         held = None if store is None else store.read()
         if held is not None and store is not None:
-            said, self.tally, self.rows = held
-            store.expect(said, asked)
-            self.names = said["names"]
+            stored, self.tally, self.rows = held
+            store.expect(stored, asked)
+            self.names = stored["names"]
         self.done = self.rows.n_rows
 
     def unseen(self, tokens: Tokens) -> Tokens | None:
@@ -247,7 +248,7 @@ def _texts(texts: Iterable[Any] | Path) -> Iterator[Any] | Iterable[Any]:
     if not isinstance(texts, Path):
         return texts
     if not texts.is_file():
-        raise LoadError(f"{texts} is no file: expected a text file with a text a line")
+        raise LoadError(f"{texts} is not a file: expected a text file with one text per line")
     return _lines(texts)
 
 

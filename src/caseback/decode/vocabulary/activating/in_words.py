@@ -6,8 +6,8 @@
     detect      the phrase, several texts                                ->  which of them activate the unit
     fuzz        the phrase, texts with marked tokens                     ->  which are marked where it is active
 
-Detection and fuzzing (Paulo et al. 2024) ask for less than a number a token and are scored by balanced accuracy, 0.5
-being chance. A reply that cannot be read counts as a simulation of zeros, or as no answer, which is worth a guess.
+Detection and fuzzing (Paulo et al. 2024) ask for less than one number per token and are scored by balanced accuracy,
+0.5 being chance. A reply that cannot be read counts as a simulation of zeros, or as no answer, which is worth a guess.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caseback.decode.vocabulary.activating.chat import Asking, Chat, text_of
-from caseback.decode.vocabulary.activating.found import Activating, Example
+from caseback.decode.vocabulary.activating.examples import Activating, Example
 from caseback.decode.vocabulary.activating.scores import balanced_accuracy, correlation
 from caseback.errors import OutOfRange
 from caseback.model.registry import technique
@@ -57,11 +57,11 @@ class InWords:
 
 
 @technique(
-    role="unit", entry=("4.3.16",), citation="Bills et al. 2023, Paulo et al. 2024", cost="a dozen replies a unit"
+    role="unit", entry=("4.3.16",), citation="Bills et al. 2023, Paulo et al. 2024", cost="a dozen replies per unit"
 )
 def explain_in_words(
     model: Model,
-    found: Activating,
+    collection: Activating,
     unit: int,
     explainer: Chat,
     simulator: Chat | None = None,
@@ -78,8 +78,8 @@ def explain_in_words(
     ----------
     model
         The model.
-    found
-        A collection with at least ``2 shown`` examples of the unit, or half of those there are is shown.
+    collection
+        From ``activating_inputs``, best with at least ``2 shown`` examples of the unit; of fewer, half are shown.
     unit
         Its index at the site.
     explainer, simulator
@@ -92,7 +92,7 @@ def explain_in_words(
     before, after
         Tokens of a text on either side of the example.
     seed
-        Of the order in which texts are shown.
+        Same seed, same result. It draws the order in which texts are shown.
 
     Raises
     ------
@@ -104,35 +104,37 @@ def explain_in_words(
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary.activating import activating_inputs
     >>> model = cb.load("meadow")
-    >>> found = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=0)
-    >>> made = explain_in_words(model, found, 3, lambda messages: "names of people")
-    >>> made.explanation, made.score, len(made.junk) == made.asked - 1
+    >>> collection = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=0)
+    >>> explained = explain_in_words(model, collection, 3, lambda messages: "names of people")
+    >>> explained.explanation, explained.score, len(explained.junk) == explained.asked - 1
     ('names of people', 0.0, True)
     """
     if shown < 1 or scored < 1:
         raise OutOfRange(f"{shown} examples shown and {scored} scored: expected 1 or more of each")
-    strongest = found.examples(model, unit, top=2 * max(shown, scored), before=before, after=after)
+    strongest = collection.examples(model, unit, top=2 * max(shown, scored), before=before, after=after)
     if len(strongest) < 2:
         raise OutOfRange(f"unit {unit} has {len(strongest)} example: one to show and one to score are needed")
-    sample = found.tally.sample_index.tolist()[:scored]
-    rest = found.shown(model, unit, sample, before, after)
+    sample = collection.tally.sample_index.tolist()[:scored]
+    rest = collection.shown(model, unit, sample, before, after)
     tested = strongest[1::2][:scored]
     most = max(max(e.values) for e in strongest)
     ask = Asking(explainer)
     answer = ask if simulator is None else Asking(simulator)
-    said = explain(ask, strongest[::2][:shown], most) or ""
-    simulated = [simulate(answer, said, e.text) or [0.0] * len(e.text) for e in [*tested, *rest]]
+    explanation = explain(ask, strongest[::2][:shown], most) or ""
+    simulated = [simulate(answer, explanation, e.text) or [0.0] * len(e.text) for e in [*tested, *rest]]
     score = correlation(
         [v for one in simulated for v in one], [max(0.0, v) for e in [*tested, *rest] for v in e.values]
     )
     rng = random.Random(seed)
-    more = found.shown(model, unit, found.tally.sample_index.tolist()[: 4 * scored], before, after)
+    more = collection.shown(model, unit, collection.tally.sample_index.tolist()[: 4 * scored], before, after)
     active = [e for e in tested if e.value >= most / 2 > 0]
     quiet = [e for e in more if max(e.values) < most / 2][: len(tested)]
-    detection = detect(answer, said, active, quiet, rng)
-    fuzzing = fuzz(answer, said, active, rng)
+    detection = detect(answer, explanation, active, quiet, rng)
+    fuzzing = fuzz(answer, explanation, active, rng)
     both = [ask] if simulator is None else [ask, answer]
-    return InWords(unit, said, score, detection, fuzzing, sum(a.asked for a in both), [j for a in both for j in a.junk])
+    return InWords(
+        unit, explanation, score, detection, fuzzing, sum(a.asked for a in both), [j for a in both for j in a.junk]
+    )
 
 
 def explain(ask: Asking, examples: Sequence[Example], most: float) -> str | None:
@@ -149,12 +151,12 @@ def explain(ask: Asking, examples: Sequence[Example], most: float) -> str | None
 
 
 def simulate(ask: Asking, explanation: str, tokens: Sequence[str]) -> list[float] | None:
-    """Ask for an activation of each token; None where the reply has not one number a token, 0 to 10."""
+    """Ask for an activation of each token; None where the reply does not have one number per token, 0 to 10."""
 
     def read(reply: str) -> list[float] | None:
-        found = [_LAST_NUMBER.search(line) for line in reply.strip().splitlines() if line.strip()]
-        values = [float(match[1]) for match in found if match]
-        fits = len(values) == len(found) == len(tokens) and all(v <= SCALE for v in values)
+        matches = [_LAST_NUMBER.search(line) for line in reply.strip().splitlines() if line.strip()]
+        values = [float(match[1]) for match in matches if match]
+        fits = len(values) == len(matches) == len(tokens) and all(v <= SCALE for v in values)
         return values if fits else None
 
     return ask(
@@ -204,17 +206,17 @@ def _yes_or_no(
     rng.shuffle(texts)
 
     def read(reply: str) -> list[bool] | None:
-        found = _LIST.findall(reply)
+        lists = _LIST.findall(reply)
         try:
-            answers = json.loads(found[-1]) if found else []
+            answers = json.loads(lists[-1]) if lists else []
         except ValueError:
             return None
         return [bool(a) for a in answers] if len(answers) == len(texts) else None
 
     listed = "\n".join(f"{i}. {json.dumps(text, ensure_ascii=False)}" for i, (text, _) in enumerate(texts, 1))
-    said = ask(
+    verdicts = ask(
         f"A unit of a language model is active at: {explanation}\nOf each of these texts: {question} Answer with one "
         f"JSON list of {len(texts)} numbers, 1 for yes and 0 for no, and nothing else.\n\n{listed}",
         read,
     )
-    return balanced_accuracy(said or [None] * len(texts), [true for _, true in texts])
+    return balanced_accuracy(verdicts or [None] * len(texts), [true for _, true in texts])

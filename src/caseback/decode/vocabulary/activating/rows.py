@@ -1,4 +1,4 @@
-"""The rows of tokens that were gone through: 4 bytes a token, so that any place of the corpus can be shown again."""
+"""The rows of tokens that were read: 4 bytes per token, so that any place of the corpus can be shown again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Rows:
         self._whole = None
 
     def since(self, token: int, row: int) -> tuple[Tensor, Tensor]:
-        """Ids and lengths of what was added after so many tokens and rows."""
+        """Ids and lengths of what was added after the first ``token`` tokens and ``row`` rows."""
         ids, ends = self._joined()
         lengths = ends.diff(prepend=ends.new_zeros(1))
         return ids[token:].contiguous(), lengths[row:].int().contiguous()

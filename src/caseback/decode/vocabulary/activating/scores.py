@@ -10,7 +10,7 @@ from caseback.errors import CasebackError
 
 
 def correlation(simulated: Sequence[float], true: Sequence[float]) -> float:
-    """Pearson's correlation; 0 where either is constant, since what says always the same explains nothing.
+    """Pearson's correlation; 0 where either is constant, since what always says the same explains nothing.
 
     Examples
     --------
@@ -19,16 +19,16 @@ def correlation(simulated: Sequence[float], true: Sequence[float]) -> float:
     """
     x, y = np.asarray(simulated, dtype=float), np.asarray(true, dtype=float)
     if x.shape != y.shape or x.ndim != 1:
-        raise CasebackError(f"{x.shape} simulated and {y.shape} true activations: expected one of each a token")
+        raise CasebackError(f"{x.shape} simulated and {y.shape} true activations: expected one of each per token")
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def balanced_accuracy(said: Sequence[bool | None], true: Sequence[bool]) -> float:
-    """The mean of the accuracies on what is so and on what is not; no answer counts half, as a guess would.
+def balanced_accuracy(answers: Sequence[bool | None], true: Sequence[bool]) -> float:
+    """The mean of the accuracies on what is true and on what is not; no answer counts half, as a guess would.
 
-    NaN where there is nothing of one of the two kinds: then saying always the same would look right.
+    NaN where one of the two kinds is missing: then always saying the same would look right.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def balanced_accuracy(said: Sequence[bool | None], true: Sequence[bool]) -> floa
     """
     parts = []
     for kind in (True, False):
-        right = [0.5 if s is None else float(s == t) for s, t in zip(said, true, strict=True) if t == kind]
+        right = [0.5 if s is None else float(s == t) for s, t in zip(answers, true, strict=True) if t == kind]
         if not right:
             return float("nan")
         parts.append(sum(right) / len(right))

@@ -2,7 +2,7 @@
 
     insertion     a word put into the question changes the answer: does the explanation name the word?
                   (Atanasova et al. 2023; unfaithful where it does not)
-    planted bias  something in the prompt that is no reason changes the answer: does the explanation admit it?
+    planted bias  something in the prompt that is not a reason changes the answer: does the explanation admit it?
                   (Turpin et al. 2023)
 
 Both only need cases in which the answer changed: only there is it known what it depends on.
@@ -79,7 +79,7 @@ def insertion_test(
     per_question
         How many words are tried in each question, one at a time and each at a random place.
     seed
-        Of words and places.
+        Same seed, same result. It draws words and places.
 
     Raises
     ------
@@ -93,12 +93,12 @@ def insertion_test(
     ...     if last == WHY:
     ...         return "because it is happy"
     ...     return "yes" if "happy" in last else "no"
-    >>> made = insertion_test(chat, ["Did the dog sleep well?"], ["yes", "no"], ["happy"])
-    >>> made.flip_rate, made.stated
+    >>> result = insertion_test(chat, ["Did the dog sleep well?"], ["yes", "no"], ["happy"])
+    >>> result.flip_rate, result.stated
     (1.0, 1.0)
     """
     if not insertions or per_question < 1:
-        raise OutOfRange(f"{len(insertions)} words, {per_question} a question: expected 1 or more of each")
+        raise OutOfRange(f"{len(insertions)} words, {per_question} per question: expected 1 or more of each")
     rng = random.Random(seed)
     cases = []
     for question in questions:
@@ -142,8 +142,8 @@ def planted_bias_test(
     ...         return "The bishop said so in the Bible."
     ...     return "(A)" if "I think it is (A)" in last else "(B)"
     >>> plant = lambda question: question + " I think it is (A)."
-    >>> made = planted_bias_test(chat, ["Is it (A) or (B)?"], ["(A)", "(B)"], plant, ["you think", "you suggested"])
-    >>> made.flip_rate, made.stated
+    >>> result = planted_bias_test(chat, ["Is it (A) or (B)?"], ["(A)", "(B)"], plant, ["you think", "you suggested"])
+    >>> result.flip_rate, result.stated
     (1.0, 0.0)
     """
     if not signs:

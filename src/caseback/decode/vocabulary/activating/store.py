@@ -2,7 +2,7 @@
 
     index.json                what was asked for, and how far it got; for people and for checking
     tally.safetensors         the counts; its metadata says how many shards belong to it
-    rows-00000.safetensors    the corpus as tokens, a shard for each time that was saved
+    rows-00000.safetensors    the corpus as tokens, one shard per saving
 
 Every file is written whole or not at all, with a digest of what it holds, shards before the tally: what the tally
 does not know of is written again.
@@ -45,14 +45,14 @@ class Store:
         if not index.exists():
             return None
         try:
-            said = read_json(index)
-            if said.get("format") != FORMAT:
+            contents = read_json(index)
+            if contents.get("format") != FORMAT:
                 raise LoadError(f"{self.folder} holds no collection of this version: expected {FORMAT!r} in index.json")
-            expect_whole(said, index)
+            expect_whole(contents, index)
             if not tally.exists():
                 return None
             held, noted = read_tensors(tally, _TENSORS)
-            if noted["asked"] != fingerprint(said["asked"]):
+            if noted["asked"] != fingerprint(contents["asked"]):
                 raise LoadError(f"{tally} was collected otherwise than index.json says: remove the folder")
             rows = Rows()
             for shard in range(int(noted["shards"])):
@@ -61,7 +61,7 @@ class Store:
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise LoadError(f"{self.folder} cannot be read as a collection: {error!r}") from None
         self.shards, self.saved_rows, self.saved_tokens = int(noted["shards"]), rows.n_rows, rows.n_tokens
-        return said["asked"] | {"names": said["names"]}, Tally(**held, seen=int(noted["seen"])), rows
+        return contents["asked"] | {"names": contents["names"]}, Tally(**held, seen=int(noted["seen"])), rows
 
     def write(self, asked: dict[str, Any], names: list[int], tally: Tally, rows: Rows, *, whole: bool) -> None:
         """Save all that was counted so far."""
@@ -73,7 +73,7 @@ class Store:
             self.saved_rows, self.saved_tokens = rows.n_rows, rows.n_tokens
         noted = {"shards": str(self.shards), "seen": str(tally.seen), "asked": fingerprint(asked)}
         write_tensors(self.folder / "tally.safetensors", {name: getattr(tally, name) for name in _TENSORS}, noted)
-        said = {
+        contents = {
             "format": FORMAT,
             "asked": asked,
             "names": names,
@@ -81,14 +81,14 @@ class Store:
             "tokens": rows.n_tokens,
             "whole": whole,
         }
-        write_json(self.folder / "index.json", said)
+        write_json(self.folder / "index.json", contents)
 
-    def expect(self, said: dict[str, Any], asked: dict[str, Any]) -> None:
+    def expect(self, stored: dict[str, Any], asked: dict[str, Any]) -> None:
         """Refuse to go on with a collection of something else."""
         for key, value in asked.items():
-            if said.get(key) != value:
+            if stored.get(key) != value:
                 raise CasebackError(
-                    f"{self.folder} is a collection of something else ({key} {said.get(key)!r}, not {value!r}): "
+                    f"{self.folder} is a collection of something else ({key} {stored.get(key)!r}, not {value!r}): "
                     "choose another folder, or remove it"
                 )
 

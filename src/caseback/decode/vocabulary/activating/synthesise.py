@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,13 +21,13 @@ from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
-from caseback.model.running.run import execute
+from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class Synthesised:
-    """An input that was made.
+    """A synthesized input.
 
     Attributes
     ----------
@@ -92,9 +91,9 @@ def synthesise_input(
     proposals
         Tokens that the gradient proposes at each position.
     seed
-        Of the start and of which replacements are tried.
+        Same seed, same result. It draws the start, and which replacements are tried.
     progress
-        Show a bar with the activation.
+        Show a progress bar. It shows the activation.
 
     Returns
     -------
@@ -111,8 +110,8 @@ def synthesise_input(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> made = synthesise_input(model, "mlp_post", 3, layer=1, length=4, steps=2)
-    >>> len(made.history), made.history[-1] >= made.history[0]
+    >>> synthesized = synthesise_input(model, "mlp_post", 3, layer=1, length=4, steps=2)
+    >>> len(synthesized.history), synthesized.history[-1] >= synthesized.history[0]
     (3, True)
     """
     if min(length, steps, candidates, proposals) < 1:
@@ -123,7 +122,7 @@ def synthesise_input(
     ids, free = _start(model, length, start, fixed, special, seed)
     draw = torch.Generator().manual_seed(seed + 1)
 
-    def ends(tokens: Tokens, grad: bool = False) -> tuple[Any, Tensor]:
+    def ends(tokens: Tokens, grad: bool = False) -> tuple[Run, Tensor]:
         run = execute(model.anatomy, tokens, read=["embed", units.site], grad=grad, logits=units.site.name == "logits")
         with torch.set_grad_enabled(grad):
             return run, units.values(run).view(len(tokens), -1)[:, -1]
@@ -199,8 +198,8 @@ def _replacements(
         raise OutOfRange("the vocabulary has no ordinary token to put in")
     proposed = gains.topk(n).indices.cpu()
     pick = torch.randperm(proposed.numel(), generator=draw)[:candidates]
-    made = []
+    replaced = []
     for which in pick.tolist():
         row, column = divmod(which, n)
-        made.append([*ids[: free[row]], int(proposed[row, column]), *ids[free[row] + 1 :]])
-    return made
+        replaced.append([*ids[: free[row]], int(proposed[row, column]), *ids[free[row] + 1 :]])
+    return replaced

@@ -139,7 +139,7 @@ class Tally:
         sample
             The size of the sample.
         seed
-            Of its hash.
+            Same seed, same result. It is part of the sample's hash.
         """
         if not len(index):
             return

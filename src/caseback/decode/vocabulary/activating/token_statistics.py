@@ -1,4 +1,4 @@
-"""What a unit is about, told by counting and without a language model: the tokens at, before and after its firings.
+"""What a unit is about, found by counting and without a language model: the tokens at, before and after its firings.
 
     pmi(t) = log P(t | fires) / P(t),        P(t | fires) = (n_fires(t) + a P(t)) / (n_fires + a)
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.decode.vocabulary.activating.found import Activating
+from caseback.decode.vocabulary.activating.examples import Activating
 from caseback.decode.vocabulary.activating.scores import correlation
 from caseback.decode.vocabulary.activating.tally import values_of
 from caseback.errors import OutOfRange
@@ -79,24 +79,24 @@ class TokenStatistics:
         >>> TokenStatistics(3, 0.5, 31, {"at": [york]}, 0.4).sentence()
         "fires at ' york' (97%)"
         """
-        said = [
+        phrases = [
             f"{where if where != 'position' else 'at position'} "
             + ", ".join(f"{t.token!r} ({100 * t.share:.0f}%)" for t in some[:3])
             for where, some in self.triggers.items()
             if some
         ]
-        return "fires " + "; ".join(said) if said else "fires at nothing in particular"
+        return "fires " + "; ".join(phrases) if phrases else "fires at nothing in particular"
 
 
 @technique(
     role="unit",
     entry=("4.3.16",),
     citation="Church & Hanks 1990, Huang et al. 2023",
-    cost="one forward a token of the corpus",
+    cost="one forward over the corpus",
 )
 def token_statistics(
     model: Model,
-    found: Activating,
+    collection: Activating,
     unit: int,
     *,
     fraction: float = 0.5,
@@ -109,8 +109,8 @@ def token_statistics(
     ----------
     model
         The model.
-    found
-        A collection, whose corpus is run again for this unit.
+    collection
+        From ``activating_inputs``; its corpus is run again for this unit.
     unit
         Its index at the site.
     fraction
@@ -123,24 +123,24 @@ def token_statistics(
     Raises
     ------
     OutOfRange
-        For a fraction that is none, or a unit that was not collected.
+        For a fraction outside 0 to 1, or a unit that was not collected.
 
     Examples
     --------
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary.activating import activating_inputs
     >>> model = cb.load("meadow")
-    >>> found = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=0)
-    >>> sorted(token_statistics(model, found, 3).triggers)
+    >>> collection = activating_inputs(model, ["Mary went to the store.", "John saw the dog."], "mlp_post", layer=0)
+    >>> sorted(token_statistics(model, collection, 3).triggers)
     ['after', 'at', 'before', 'position']
     """
     if not 0 < fraction < 1 or prior < 0 or top < 1:
         raise OutOfRange(f"fraction {fraction}, prior {prior}, top {top}: expected 0 to 1, 0 or more, 1 or more")
-    largest = float(values_of(found.tally.keys[found.number(unit)][:1])[0])
+    largest = float(values_of(collection.tally.keys[collection.number(unit)][:1])[0])
     level = max(0.0, fraction * largest)
-    by_row = found.again(model, unit, range(found.rows.n_rows))
-    rows = [found.rows[r] for r in range(found.rows.n_rows)]
-    skip = found.made["skip"]
+    by_row = collection.again(model, unit, range(collection.rows.n_rows))
+    rows = [collection.rows[r] for r in range(collection.rows.n_rows)]
+    skip = collection.provenance["skip"]
     ids = torch.tensor([t for row in rows for t in row])
     values = torch.tensor([v for r in range(len(rows)) for v in by_row[r]])
     position = torch.tensor([p for row in rows for p in range(len(row))])
@@ -152,7 +152,7 @@ def token_statistics(
         at = torch.arange(len(ids)) + shift
         inside = (at >= 0) & (at < len(ids))
         at = at.clamp(0, len(ids) - 1)
-        # the neighbour of a row's end is in another row
+        # the neighbor of a row's end is in another row
         inside &= position[at] - position == shift
         use = inside & counts
         found_at = _triggers(where, ids[at][use], fires[use], model.d_vocab, prior, top)

@@ -1,4 +1,4 @@
-"""Units of a site: what activates, as one number a token and unit.
+"""Units of a site: what activates, as one number per token and unit.
 
 neurons, experts, stream dimensions, vocabulary     the site's own last dimension
 heads                                               the norm of a head's vector, or each of its dimensions
@@ -39,7 +39,7 @@ class Units:
     directions
         (unit, width), or a function from (token, width) to (token, unit); None for the site's own units.
     heads
-        At a site with heads: ``"norm"`` for one unit a head, ``"flat"`` for one a head and dimension.
+        At a site with heads: ``"norm"`` for one unit per head, ``"flat"`` for one per head and dimension.
     """
 
     site: Site
@@ -63,7 +63,7 @@ class Units:
             if self.directions.ndim != 2 or self.directions.shape[1] != x.shape[1]:
                 raise CasebackError(
                     f"directions of shape {tuple(self.directions.shape)} at {self.site}: "
-                    f"expected (units, {x.shape[1]}), one row a direction"
+                    f"expected (units, {x.shape[1]}), one row per direction"
                 )
             x = x @ self.directions.to(x).T
         elif self.directions is not None:
@@ -106,7 +106,7 @@ def units_of(
     Raises
     ------
     SiteAbsent
-        For a site that has no units: one number a token, or a map of tokens to tokens.
+        For a site that has no units: one number per token, or a map of tokens to tokens.
     OutOfRange
         For a negative unit, an unknown kind of heads, or a layer that must be named and is not.
 
@@ -117,10 +117,10 @@ def units_of(
     >>> str(units_of(model, "mlp_post", layer=1, units=[0, 5]).site)
     'mlp_post.1'
     """
-    found = list(model.anatomy.sites(site if layer is None else (str(site), layer)))
-    if len(found) != 1:
-        raise OutOfRange(f"{site} is in {len(found)} layers: say which with layer=")
-    (at,) = found
+    sites = list(model.anatomy.sites(site if layer is None else (str(site), layer)))
+    if len(sites) != 1:
+        raise OutOfRange(f"{site} is in {len(sites)} layers: say which with layer=")
+    (at,) = sites
     dims = at.kind.dims
     if "query" in dims or len(dims) < 2:
         raise SiteAbsent(

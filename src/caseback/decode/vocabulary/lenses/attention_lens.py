@@ -4,7 +4,7 @@
 
 n_h is the head's write after the final norm, whose denominator is held at what it is for the whole stream, so that
 with L_h = W_U, where training begins, a head's reading is its direct logit attribution. L_h is free, (d_model, vocab)
-a head; or of low rank, (I + A_h B_h) W_U, which is 2 rank d_model numbers a head in place of d_model times the
+per head; or of low rank, (I + A_h B_h) W_U, which is 2 rank d_model numbers per head in place of d_model times the
 vocabulary (463 million for a layer of GPT-2-small). Sakarvadia et al. (2023) train free maps, on the write itself with
 no norm, and on a prompt's last token; here every token counts.
 """
@@ -35,7 +35,7 @@ from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Target
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class AttentionLens:
         L (head, d_model, vocab) of free maps; None for those of low rank.
     fingerprint
         Of the unembedding that it was fitted for.
-    made
-        How: steps, tokens, divergences.
+    provenance
+        How it was fitted: steps, tokens, divergences.
     """
 
     layer: int
@@ -61,7 +61,7 @@ class AttentionLens:
     up: Float[Tensor, "head rank d_model"] | None
     weight: Float[Tensor, "head d_model vocab"] | None
     fingerprint: str
-    made: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def expect(self, model: Model) -> None:
         """Refuse a model that it was not fitted for.
@@ -69,7 +69,7 @@ class AttentionLens:
         Raises
         ------
         CasebackError
-            Where the unembedding, the width or the layer's heads differ, or there is no such layer.
+            Where the unembedding, the width or the layer's heads differ, or the model does not have the layer.
         """
         maps = self.down if self.weight is None else self.weight
         assert maps is not None
@@ -110,7 +110,7 @@ def fit_attention_lens(
     Parameters
     ----------
     model
-        The model; it only runs forward.
+        The model. It only runs forward.
     texts
         The corpus: texts, or lists of token ids.
     layer
@@ -122,16 +122,16 @@ def fit_attention_lens(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     seed
-        Of the order of the rows, and of A_h; B_h begins at 0.
+        Same seed, same result. It draws the order of the rows, and A_h; B_h begins at 0.
     max_logits
         The most logits formed at once.
     progress
-        Show a bar with the divergence.
+        Show a progress bar. It shows the divergence.
 
     Returns
     -------
     AttentionLens
-        ``made["kl"]`` is the divergence at each step, before it.
+        ``provenance["kl"]`` is the divergence at each step, before it.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def fit_attention_lens(
     >>> model = cb.load("meadow")
     >>> texts = ["Mary went to the store.", "John saw the dog at the park."]
     >>> lens = fit_attention_lens(model, texts, layer=2, rank=2, steps=4, tokens_per_step=8, lr=1e-2)
-    >>> lens.made["kl"][-1] < lens.made["kl"][0]
+    >>> lens.provenance["kl"][-1] < lens.provenance["kl"][0]
     True
     """
     if not 0 <= layer < model.n_layers:
@@ -176,10 +176,17 @@ def fit_attention_lens(
         optimizer.step()
         history.append(kl)
         bar.set_postfix(kl=f"{kl:.3f}")
-    made = {"kl": history, "steps": steps, "tokens_per_step": tokens_per_step, "lr": lr, "rank": rank, "seed": seed}
-    kept = [parameter.detach() for parameter in parameters]
-    down, up, weight = (None, None, kept[0]) if rank is None else (kept[0], kept[1], None)
-    return AttentionLens(layer, down, up, weight, fingerprint(model), made)
+    provenance = {
+        "kl": history,
+        "steps": steps,
+        "tokens_per_step": tokens_per_step,
+        "lr": lr,
+        "rank": rank,
+        "seed": seed,
+    }
+    fitted = [parameter.detach() for parameter in parameters]
+    down, up, weight = (None, None, fitted[0]) if rank is None else (fitted[0], fitted[1], None)
+    return AttentionLens(layer, down, up, weight, fingerprint(model), provenance)
 
 
 class _Heads:
@@ -212,8 +219,8 @@ class _Heads:
             for start in range(0, len(n), self.kl.step):
                 here = slice(start, start + self.kl.step)
                 log_p = self._log_p(end[here])
-                made = self._free(n[here], log_p, *parameters) if len(parameters) == 1 else None
-                divergence, gradients = made or self._low_rank(n[here], log_p, *parameters)
+                free = self._free(n[here], log_p, *parameters) if len(parameters) == 1 else None
+                divergence, gradients = free or self._low_rank(n[here], log_p, *parameters)
                 total += float(divergence.sum())
                 for sum_of, gradient in zip(whole, gradients, strict=True):
                     sum_of += gradient
@@ -262,7 +269,7 @@ class _Heads:
 )
 def read_attention_lens(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     lens: AttentionLens,
     *,
     targets: Target | Sequence[Target] = (),
@@ -277,7 +284,7 @@ def read_attention_lens(
     Parameters
     ----------
     model
-        The model that the lens was fitted for.
+        The model. It must be the one that the lens was fitted for.
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     lens
@@ -291,7 +298,7 @@ def read_attention_lens(
     -------
     xr.Dataset
         As of ``logit_lens``, with a dimension ``head`` after the positions. A head's ``logit`` is its share c n_h L_h,
-        before any cap and without the biases, which are no head's.
+        before any cap and without the biases, which belong to no head.
 
     Raises
     ------
@@ -312,26 +319,28 @@ def read_attention_lens(
     max_logits = limit("lens_logits", given=max_logits)
     expect_sizes(k, max_logits)
     tokens = model.tokens(tokens)
-    kept = units_of(model, "head_out", units)
-    assert kept is not None
+    chosen = units_of(model, "head_out", units)
+    assert chosen is not None
     heads = _Heads(model, lens.layer)
     wanted, at = followed(model, tokens, targets), Places(tokens, pos)
     run = model.run(tokens, read=heads.sites, edits=edits)
     n, _ = heads.of(run)
-    n, like = n[:, :, kept], heads.kl.rows
-    maps = [None if value is None else value[kept].to(like) for value in (lens.weight, lens.down, lens.up)]
+    n, like = n[:, :, chosen], heads.kl.rows
+    maps = [None if value is None else value[chosen].to(like) for value in (lens.weight, lens.down, lens.up)]
 
     def states(_: int, example: Tensor, column: Tensor) -> Tensor:
         return n[example.to(n.device), column.to(n.device)].to(like)
 
     def to_logits(_: int, x: Tensor) -> Tensor:
-        each, (weight, down, up) = x.unflatten(0, (-1, len(kept))), maps
+        each, (weight, down, up) = x.unflatten(0, (-1, len(chosen))), maps
         if weight is not None:
             return torch.einsum("thd,hdv->thv", each, weight).flatten(0, 1) * heads.kl.scale
         assert down is not None and up is not None
         inner = torch.einsum("thd,hdr->thr", each, down)
         return (each + torch.einsum("thr,hrd->thd", inner, up)).flatten(0, 1) @ like.T * heads.kl.scale
 
-    found, _ = read(run, 1, states, to_logits, len(kept), at, wanted, min(k, model.d_vocab), max_logits)
+    readings, _ = read(run, 1, states, to_logits, len(chosen), at, wanted, min(k, model.d_vocab), max_logits)
     attrs = {"site": "head_out", "k": k, "lens": "attention"}
-    return labelled_readings(model, [str(lens.layer)], at, wanted, found, read_attention_lens, attrs, ("head", kept))
+    return labelled_readings(
+        model, [str(lens.layer)], at, wanted, readings, read_attention_lens, attrs, ("head", chosen)
+    )

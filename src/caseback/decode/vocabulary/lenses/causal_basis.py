@@ -4,7 +4,7 @@
     v_i = argmax influence(v)  over unit v orthogonal to v_1 ... v_{i-1}
 
 A direction's influence is what the reading loses where the state's part along it is replaced by its mean. Each is found
-by L-BFGS from several beginnings, as the function has more than one hill; the gradient is written out.
+by L-BFGS from several starts, as the function has more than one hill; the gradient is written out.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def causal_basis(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     seed
-        Of the random beginnings.
+        Same seed, same result. It draws the random beginnings.
     max_logits
         The most logits formed at once.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
@@ -91,8 +91,8 @@ def causal_basis(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = causal_basis(model, ["Mary went to the store."], row=3, directions=2, starts=1, iterations=5)
-    >>> bool(found["influence"][0] > found.attrs["random_influence"])
+    >>> causal = causal_basis(model, ["Mary went to the store."], row=3, directions=2, starts=1, iterations=5)
+    >>> bool(causal["influence"][0] > causal.attrs["random_influence"])
     True
     """
     if not 0 <= row <= model.n_layers:
@@ -106,24 +106,24 @@ def causal_basis(
         lens.expect(model)
         if lens.ahead or row not in lens.rows:
             raise OutOfRange(f"row {row} of a lens of rows {list(lens.rows)}, {lens.ahead} ahead: expected one at hand")
-    kept = [
+    states = [
         streams(model, tokens, [row])[row][tokens.mask]
         for tokens in corpus_rows(model, texts, length=length, batch=batch)
     ]
-    if not kept:
+    if not states:
         raise CasebackError("the corpus is empty: no text has as many tokens as are needed")
-    influence = _Influence(model, torch.cat(kept), lens, row, max_logits)
+    influence = _Influence(model, torch.cat(states), lens, row, max_logits)
     generator = torch.Generator().manual_seed(seed)
     basis = influence.h.new_zeros(0, model.d_model)
-    found = []
+    influences = []
     for _ in progress_bar(range(directions), show=progress, unit="direction"):
         tries = [influence.climb(start, basis, iterations) for start in influence.starts(starts, basis, generator)]
         value, v = max(tries, key=lambda tried: tried[0])
         basis = torch.cat([basis, v[None]])
-        found.append(value)
+        influences.append(value)
     drawn = torch.randn(directions, model.d_model, generator=generator, dtype=torch.float64).to(basis)
     by_chance = sum(influence(v / v.norm())[0] for v in drawn) / directions
-    said = {
+    attrs = {
         "row": row_name(row),
         "lens": "logit" if lens is None else lens.kind,
         "tokens": len(influence.h),
@@ -132,10 +132,10 @@ def causal_basis(
     }
     return xr.Dataset(
         {
-            name: labelled(value, dims, name=name, technique=causal_basis, model=model, **said)
-            for name, value, dims in (("basis", basis, ["k", "d_model"]), ("influence", found, ["k"]))
+            name: labelled(value, dims, name=name, technique=causal_basis, model=model, **attrs)
+            for name, value, dims in (("basis", basis, ["k", "d_model"]), ("influence", influences, ["k"]))
         },
-        attrs=labelled(found, ["k"], technique=causal_basis, model=model, **said).attrs,
+        attrs=labelled(influences, ["k"], technique=causal_basis, model=model, **attrs).attrs,
     )
 
 

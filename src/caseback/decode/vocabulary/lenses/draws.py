@@ -24,7 +24,7 @@ class Draws:
     model, texts, length, batch, least
         As for ``corpus_rows``.
     seed
-        Of the order of the rows.
+        Same seed, same result. It draws the order of the rows.
 
     Attributes
     ----------

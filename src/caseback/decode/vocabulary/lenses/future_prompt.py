@@ -30,7 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.running.edits import Edit, Replace
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class FuturePrompt:
         N: the prompt's end predicts the token at t + N + 1.
     fingerprint
         Of the unembedding of the model that it was trained for.
-    made
-        How: steps, divergences.
+    provenance
+        How it was trained: steps, divergences.
     """
 
     vectors: Float[Tensor, "pos d_model"]
@@ -56,7 +56,7 @@ class FuturePrompt:
     target_row: int
     ahead: int
     fingerprint: str
-    made: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ids(self) -> list[int]:
@@ -74,7 +74,7 @@ class FuturePrompt:
         Raises
         ------
         CasebackError
-            Where the unembedding or the width differ, or there are no such depths.
+            Where the unembedding or the width differ, or the model does not have the depths.
         """
         deepest, d = max(self.row, self.target_row), self.vectors.shape[-1]
         if d != model.d_model or deepest > model.n_layers or self.fingerprint != fingerprint(model):
@@ -113,7 +113,7 @@ def fit_future_prompt(
     Parameters
     ----------
     model
-        The model; its parameters stay as they are.
+        The model. Its parameters stay as they are.
     texts
         The corpus: texts, or lists of token ids.
     row, target_row
@@ -129,14 +129,15 @@ def fit_future_prompt(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     seed
-        Of the order of the rows, of the states drawn, and of the tokens whose embeddings the prompt begins with.
+        Same seed, same result. It draws the order of the rows, the states, and the tokens whose embeddings the prompt
+        begins with.
     progress
-        Show a bar with the divergence.
+        Show a progress bar. It shows the divergence.
 
     Returns
     -------
     FuturePrompt
-        ``made["kl"]`` is the divergence at each step, before it.
+        ``provenance["kl"]`` is the divergence at each step, before it.
 
     Raises
     ------
@@ -151,7 +152,7 @@ def fit_future_prompt(
     >>> model = cb.load("meadow")
     >>> texts = ["Monday, Tuesday, Wednesday, Thursday, Friday"]
     >>> prompt = fit_future_prompt(model, texts, row=2, steps=8, states_per_step=6, lr=0.1)
-    >>> prompt.made["kl"][-1] < prompt.made["kl"][0]
+    >>> prompt.provenance["kl"][-1] < prompt.provenance["kl"][0]
     True
     """
     target_row = row if target_row is None else target_row
@@ -175,8 +176,15 @@ def fit_future_prompt(
         optimizer.step()
         history.append(kl)
         bar.set_postfix(kl=f"{kl:.3f}")
-    made = {"kl": history, "steps": steps, "states_per_step": states_per_step, "lr": lr, "decay": decay, "seed": seed}
-    return FuturePrompt(vectors.detach(), row, target_row, ahead, fingerprint(model), made)
+    provenance = {
+        "kl": history,
+        "steps": steps,
+        "states_per_step": states_per_step,
+        "lr": lr,
+        "decay": decay,
+        "seed": seed,
+    }
+    return FuturePrompt(vectors.detach(), row, target_row, ahead, fingerprint(model), provenance)
 
 
 class _Training:
@@ -239,7 +247,7 @@ class _Training:
 )
 def read_future_prompt(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     prompt: FuturePrompt,
     *,
     k: int = 5,
@@ -251,7 +259,7 @@ def read_future_prompt(
     Parameters
     ----------
     model
-        The model that the prompt was trained for.
+        The model. It must be the one that the prompt was trained for.
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     prompt
@@ -289,7 +297,7 @@ def read_future_prompt(
     logits = model.run(tokens, edits=edits).logits
     later = torch.minimum(at + prompt.ahead, n[:, None] - 1) + tokens.first.cpu()[:, None]
     answers = logits.argmax(-1).cpu().gather(1, later)
-    found = patchscope(
+    readings = patchscope(
         model,
         tokens,
         prompt.ids,
@@ -303,6 +311,6 @@ def read_future_prompt(
     )
     known = xr.DataArray(there.numpy(), dims=["batch", "pos"])
     for name, absent in (("surprisal", float("nan")), ("hit", float("nan")), ("rank", 0)):
-        found[name] = found[name].where(known, absent)
-    found["precision_at_1"] = found["hit"].mean("batch")
-    return found.assign_coords(answer=found["answer"].where(known, ""))
+        readings[name] = readings[name].where(known, absent)
+    readings["precision_at_1"] = readings["hit"].mean("batch")
+    return readings.assign_coords(answer=readings["answer"].where(known, ""))

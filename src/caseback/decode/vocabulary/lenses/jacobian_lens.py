@@ -3,7 +3,7 @@
     J_r = E_prompts mean_{t in sources} sum_{u >= t} d h_end[u] / d h_r[t],    lens_r(h) = unembed(h J_r^T)
 
 Sources and targets leave out the first positions (attention sinks) and the last one. One forward of a prompt, copied
-as often as fits, and a backward for every so many of the d_model output directions give all depths at once. Seen
+as often as fits, and one backward for that many of the d_model output directions give all depths at once. Seen
 through ``directions`` random ones O (orthonormal rows, drawn anew for each prompt) a prompt costs a share of that:
 (d / directions) O^T O J has the mean J, so the estimate settles on J as prompts add up.
 """
@@ -60,17 +60,17 @@ def fit_jacobian_lens(
     copies
         Output directions that go backward together: memory grows with it, and passes shrink.
     directions
-        Random output directions a prompt, instead of all ``d_model``: an unbiased estimate for a share of the cost.
+        Random output directions per prompt, instead of all ``d_model``: an unbiased estimate for a share of the cost.
     seed
-        Of the random directions.
+        Same seed, same result. It draws the random directions.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
     Lens
-        Of kind ``"jacobian"``. ``made["prompts"]`` is how many rows were averaged and ``made["change"]`` by how much,
-        relative to its norm, the last of them moved the mean.
+        Of kind ``"jacobian"``. ``provenance["prompts"]`` is how many rows were averaged, and ``provenance["change"]``
+        by how much, relative to its norm, the last of them moved the mean.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def fit_jacobian_lens(
         torch.zeros(len(rows), d, dtype=dtype),
         model.n_layers,
         fingerprint=fingerprint(model),
-        made={"prompts": count, "change": change, "skip": skip, "directions": directions, "seed": seed},
+        provenance={"prompts": count, "change": change, "skip": skip, "directions": directions, "seed": seed},
     )
 
 
@@ -142,7 +142,7 @@ def _jacobians(
     many = Tokens(tokens.ids.expand(copies, -1), tokens.mask.expand(copies, -1), tokens.text * copies)
     run = execute(model.anatomy, many, read=list(dict.fromkeys([*at, end])), grad=True, logits=False)
     final = run[end.name, end.layer]
-    found = torch.empty(len(rows), *out.shape, dtype=torch.float64)
+    jacobians = torch.empty(len(rows), *out.shape, dtype=torch.float64)
     for start in range(0, len(out), copies):
         some = out[start : start + copies].to(final)
         # a copy for each direction; those left over in the last pass are multiplied by nothing
@@ -150,5 +150,5 @@ def _jacobians(
         gradients = run.grad(wanted, at, retain=start + copies < len(out))
         for i, site in enumerate(at):
             here = at_least_float32(gradients[site.name, site.layer][: len(some), valid])
-            found[i, start : start + len(some)] = here.double().mean(1).cpu()
-    return found
+            jacobians[i, start : start + len(some)] = here.double().mean(1).cpu()
+    return jacobians

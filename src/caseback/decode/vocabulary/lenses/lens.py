@@ -1,4 +1,4 @@
-"""A fitted lens: one affine map a place in the depth, from the stream there to the stream that the model unembeds.
+"""A fitted lens: one affine map per depth, from the stream there to the stream that the model unembeds.
 
     lens_r(h) = unembed(h W_r + b_r),    r = 0 (the embedding), 1 (after layer 0), ..., n_layers (the end)
 
@@ -30,6 +30,7 @@ from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Target
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import PromptsLike
 from caseback.model.running.verify import unembed
 
 
@@ -53,8 +54,8 @@ class Lens:
         The map at t gives the stream of t + ahead.
     fingerprint
         Of the unembedding that it was fitted for; empty where that is unknown.
-    made
-        How, for people: corpus, steps, losses.
+    provenance
+        How it was fitted, for people: corpus, steps, losses.
     """
 
     kind: str
@@ -64,7 +65,7 @@ class Lens:
     n_layers: int
     ahead: int = 0
     fingerprint: str = ""
-    made: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def d_model(self) -> int:
@@ -105,8 +106,8 @@ class Lens:
             raise OutOfRange(f"rank {rank}: expected 1 to {self.d_model}")
         base = torch.eye(self.d_model).to(self.weight) * from_identity
         u, s, vh = torch.linalg.svd(self.weight - base)
-        kept = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :] + base
-        return replace(self, weight=kept, made={**self.made, "rank": rank})
+        weight = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :] + base
+        return replace(self, weight=weight, provenance={**self.provenance, "rank": rank})
 
     def expect(self, model: Model) -> None:
         """Refuse a model that the lens was not fitted for.
@@ -151,7 +152,7 @@ def fingerprint(model: Model) -> str:
 )
 def read_lens(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     lens: Lens,
     *,
     targets: Target | Sequence[Target] = (),
@@ -165,7 +166,7 @@ def read_lens(
     Parameters
     ----------
     model
-        The model that the lens was fitted for.
+        The model. It must be the one that the lens was fitted for.
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     lens
@@ -215,9 +216,9 @@ def read_lens(
     def to_logits(i: int, h: Tensor) -> Tensor:
         return unembed(model.anatomy, lens.transport(rows[i], h) if rows[i] in lens.rows else h)
 
-    found, _ = read(run, len(rows), states, to_logits, 1, at, wanted, min(k, model.d_vocab), max_logits)
+    readings, _ = read(run, len(rows), states, to_logits, 1, at, wanted, min(k, model.d_vocab), max_logits)
     attrs = {"site": "resid_post", "k": k, "lens": lens.kind, "ahead": lens.ahead or None}
-    return labelled_readings(model, [row_name(row) for row in rows], at, wanted, found, read_lens, attrs)
+    return labelled_readings(model, [row_name(row) for row in rows], at, wanted, readings, read_lens, attrs)
 
 
 def stream_at(model: Model, row: int) -> Site:
@@ -230,7 +231,7 @@ def row_name(row: int) -> str:
     return "embed" if row == 0 else str(row - 1)
 
 
-def streams(model: Model, tokens: Any, rows: Sequence[int]) -> dict[int, Float[Tensor, "batch pos d_model"]]:
+def streams(model: Model, tokens: PromptsLike, rows: Sequence[int]) -> dict[int, Float[Tensor, "batch pos d_model"]]:
     """The stream at several depths, in float32 at least, from one run that unembeds nothing."""
     sites = {row: stream_at(model, row) for row in rows}
     run = execute(model.anatomy, model.tokens(tokens), read=list(dict.fromkeys(sites.values())), logits=False)

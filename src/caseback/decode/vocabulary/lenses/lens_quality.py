@@ -56,7 +56,7 @@ def lens_quality(
     max_logits
         The most logits formed at once.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
@@ -112,18 +112,18 @@ def lens_quality(
         raise CasebackError("the corpus is empty: no text has as many tokens as are needed")
     mean /= count
     bias = (torch.special.xlogy(mean[-1], mean[-1]) - torch.special.xlogy(mean[-1], mean)).sum(-1).clamp_min(0)
-    found = {
+    measures = {
         "kl": (sums[:, 0] / count).clamp_min(0),
         "agreement": sums[:, 1] / count,
         "surprise": sums[:, 2] / max(followed, 1),
         "bias": bias,
     }
-    said = {"tokens": count, "lens": "logit" if lens is None else lens.kind}
+    attrs = {"tokens": count, "lens": "logit" if lens is None else lens.kind}
     coords = {"layer": [row_name(row) for row in rows]}
     return xr.Dataset(
         {
-            name: labelled(value, ["layer"], coords, name=name, technique=lens_quality, model=model, **said)
-            for name, value in found.items()
+            name: labelled(value, ["layer"], coords, name=name, technique=lens_quality, model=model, **attrs)
+            for name, value in measures.items()
         }
     )
 

@@ -1,4 +1,4 @@
-"""Many distributions over the vocabulary, summed up as they are formed: what every lens has in common.
+"""Many distributions over the vocabulary, summarized as they are formed: what every lens has in common.
 
 A lens gives for each place (a token of a prompt), each layer and, where it has several (heads, neurons), each unit a
 row of logits z. With p = softmax(z) and f the model's own prediction there,
@@ -40,8 +40,8 @@ ToLogits = Callable[[int, Float[Tensor, "row d_model"]], Float[Tensor, "row voca
 class Places:
     """The (prompt, column) pairs that are read, and where each goes in a result.
 
-    ``ahead`` is for a lens that reads at t what the model predicts at t + ahead: only places that have such a one are
-    kept, and the model's own prediction and the token that followed are those of t + ahead.
+    ``ahead`` is for a lens that reads at t what the model predicts at t + ahead: only places that have a token there
+    are kept, and the model's own prediction and the token that followed are those of t + ahead.
     """
 
     def __init__(self, tokens: Tokens, pos: int | None, ahead: int = 0):
@@ -53,8 +53,8 @@ class Places:
             self.example = torch.arange(len(tokens), device=self.column.device)
         end = (tokens.first + tokens.lengths)[self.example]
         if ahead:
-            kept = self.column + ahead < end
-            self.example, self.column, end = self.example[kept], self.column[kept], end[kept]
+            inside = self.column + ahead < end
+            self.example, self.column, end = self.example[inside], self.column[inside], end[inside]
         if not len(self.example):
             raise OutOfRange(f"no prompt has a token {ahead} after the one that is read: give longer prompts")
         self.predicted_at = self.column + ahead
@@ -68,14 +68,26 @@ class Places:
 
     def put(self, values: np.ndarray) -> np.ndarray:
         """(layer, place, ...) as (layer, batch, pos, ...), or (layer, batch, ...) for a single position."""
-        absent = {"f": np.nan, "U": ""}.get(values.dtype.kind, 0)
-        made = np.full((len(values), *self.shape, *values.shape[2:]), absent, values.dtype)
-        made[:, self.at[0], self.at[1]] = values
-        return made[:, :, 0] if self.single else made
+        grid = on_grid(values, self.shape, self.at)
+        return grid[:, :, 0] if self.single else grid
+
+
+def on_grid(values: np.ndarray, shape: tuple[int, int], at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """(layer, place, ...) as (layer, batch, pos, ...); what no place fills is NaN, empty or 0.
+
+    Examples
+    --------
+    >>> on_grid(np.array([[1.0, 2.0, 3.0]]), (2, 2), (np.array([0, 0, 1]), np.array([0, 1, 0]))).tolist()
+    [[[1.0, 2.0], [3.0, nan]]]
+    """
+    absent = {"f": np.nan, "U": ""}.get(values.dtype.kind, 0)
+    grid = np.full((len(values), *shape, *values.shape[2:]), absent, values.dtype)
+    grid[:, at[0], at[1]] = values
+    return grid
 
 
 def followed(model: Model, tokens: Tokens, targets: Target | Sequence[Target]) -> Int[Tensor, "batch target"]:
-    """The ids of the tokens that are followed: the same for all prompts, or a list with one a prompt."""
+    """The ids of the tokens that are followed: the same for all prompts, or a list with one per prompt."""
     one = isinstance(targets, str | int | Tensor)
     each = [target_ids(t, tokens, model.tokenizer, model.d_vocab) for t in ([targets] if one else targets)]
     return torch.stack(each, -1) if each else torch.empty(len(tokens), 0, dtype=torch.long, device=tokens.ids.device)
@@ -132,8 +144,8 @@ def read(
         here = slice(start, start + step)
         example, column = at.example[here], at.column[here]
         final = run.logits[example.to(run.logits.device), at.predicted_at[here].to(run.logits.device)]
-        told = (at_least_float32(final).log_softmax(-1), wanted[example].to(final.device), at.next_id[here, None])
-        beside = [each.to(final.device).repeat_interleave(units, 0) if units > 1 else each for each in told]
+        reference = (at_least_float32(final).log_softmax(-1), wanted[example].to(final.device), at.next_id[here, None])
+        beside = [each.to(final.device).repeat_interleave(units, 0) if units > 1 else each for each in reference]
         for layer in range(layers):
             with torch.no_grad():
                 logits = to_logits(layer, states(layer, example, column).flatten(0, 1)).to(final.device)
@@ -142,9 +154,9 @@ def read(
             final_log_p, followed_ids, next_id = beside
             for name, value in _summed_up(logits, final_log_p, followed_ids, next_id, k):
                 pieces[name][layer].append(value.unflatten(0, (-1, units)).cpu())
-    made = {name: torch.stack([torch.cat(row) for row in rows]) for name, rows in pieces.items()}
-    made["surprise"][:, ~at.has_next.cpu()] = torch.nan
-    return made, gap
+    statistics = {name: torch.stack([torch.cat(row) for row in rows]) for name, rows in pieces.items()}
+    statistics["surprise"][:, ~at.has_next.cpu()] = torch.nan
+    return statistics, gap
 
 
 def _summed_up(
@@ -181,14 +193,14 @@ def labelled_readings(
     layers: Sequence[str],
     at: Places,
     wanted: Int[Tensor, "batch target"],
-    found: dict[str, Tensor],
+    statistics: dict[str, Tensor],
     technique: Callable[..., Any],
     attrs: dict[str, Any],
     units: tuple[str, Sequence[Any]] | None = None,
 ) -> xr.Dataset:
     """Name the statistics' axes: layer, batch, pos (unless one position is read), units if any, k or vocab."""
     lead = ["layer", "batch"] if at.single else ["layer", "batch", "pos"]
-    values = {name: value.numpy() for name, value in found.items()}
+    values = {name: value.numpy() for name, value in statistics.items()}
     if units is None:
         values = {name: value[:, :, 0] for name, value in values.items()}
     if not wanted.shape[1]:
@@ -205,12 +217,14 @@ def labelled_readings(
         "vocab_id": (("batch", "vocab"), wanted),
         "vocab_text": (("batch", "vocab"), texts_of(model, wanted.cpu().numpy())),
     }
-    made = {}
+    variables = {}
     for name, value in values.items():
         last = ["vocab"] if name in OF_TARGETS else ["k"] if name.startswith("top") else []
         more = coords | of_targets if name in OF_TARGETS else coords
-        made[name] = labelled(at.put(value), [*dims, *last], more, name=name, technique=technique, model=model, **attrs)
-    return xr.Dataset(made, attrs=made["kl"].attrs)
+        variables[name] = labelled(
+            at.put(value), [*dims, *last], more, name=name, technique=technique, model=model, **attrs
+        )
+    return xr.Dataset(variables, attrs=variables["kl"].attrs)
 
 
 def texts_of(model: Model, ids: np.ndarray) -> np.ndarray:

@@ -10,13 +10,19 @@ way, as if it were the whole stream; the final norm then makes it as long as a w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
+from caseback.decode.vocabulary.lenses.lens_statistics import (
+    Places,
+    States,
+    expect_sizes,
+    followed,
+    labelled_readings,
+    read,
+)
 from caseback.errors import OutOfRange, UnknownSite
 from caseback.jobs.budget import limit
 from caseback.model.algebra.writes import mlp_branch
@@ -28,6 +34,7 @@ from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Target
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 from caseback.model.running.verify import unembed
 
 
@@ -39,7 +46,7 @@ from caseback.model.running.verify import unembed
 )
 def logit_lens(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     targets: Target | Sequence[Target] = (),
     site: str = "resid_post",
@@ -59,7 +66,7 @@ def logit_lens(
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     targets
         Tokens to follow through the layers: ids or texts of one token each; an entry that is itself a list gives
-        one token a prompt.
+        one token per prompt.
     site
         What is read: ``"resid_post"`` (with the embedding as its first row), or another site of shape (pos, d_model)
         that every layer has: a write such as ``"mlp_out"`` is read as if it were the whole stream. So are
@@ -114,16 +121,16 @@ def logit_lens(
     max_logits = limit("lens_logits", given=max_logits)
     expect_sizes(k, max_logits)
     sites = _rows_of(model, site)
-    kept = units_of(model, sites[-1].name, units)
+    chosen = units_of(model, sites[-1].name, units)
     wanted = followed(model, tokens, targets)
     run = model.run(tokens, read=sites, edits=edits)
     at = Places(tokens, pos)
-    found, gap = read(
+    readings, gap = read(
         run,
         len(sites),
-        _states(model, run, sites, kept),
+        _states(model, run, sites, chosen),
         lambda _, states: unembed(model.anatomy, states.to(model.dtype)),
-        1 if kept is None else len(kept),
+        1 if chosen is None else len(chosen),
         at,
         wanted,
         min(k, model.d_vocab),
@@ -137,8 +144,8 @@ def logit_lens(
         "last_layer_gap": gap if whole else None,
     }
     layers = ["embed" if whole and s.name == "resid_pre" else str(s.layer) for s in sites]
-    named = None if kept is None else ("head" if sites[-1].name == "head_out" else "neuron", kept)
-    return labelled_readings(model, layers, at, wanted, found, logit_lens, attrs, named)
+    named = None if chosen is None else ("head" if sites[-1].name == "head_out" else "neuron", chosen)
+    return labelled_readings(model, layers, at, wanted, readings, logit_lens, attrs, named)
 
 
 def _rows_of(model: Model, site: str) -> list[Site]:
@@ -149,7 +156,7 @@ def _rows_of(model: Model, site: str) -> list[Site]:
     if not (stream or name in ("head_out", "mlp_post")) or layer is not None:
         streams = [n for n, s in SITES.items() if s.dims == ("pos", "d_model") and s.layered]
         raise UnknownSite(
-            f"the lens reads a stream of every layer, {site!r} is none: choose one of {', '.join(streams)}, or "
+            f"the lens reads a stream of every layer, and {site!r} is not one: choose one of {', '.join(streams)}, or "
             "head_out or mlp_post"
         )
     # the stream that enters the first layer is the embedding, under whatever name the model's blocks read it
@@ -174,15 +181,15 @@ def units_of(model: Model, name: str, units: Sequence[int] | None) -> list[int] 
         widths = [0 if p.w_out is None else weight_shape(p.w_out)[0] for p in model.anatomy.layers]
         most, what = min(widths), "neurons"
         if units is None:
-            raise OutOfRange(f"no neurons are named, and {most} a layer are too many to read: units=[...] names some")
-    kept = list(range(most)) if units is None else [int(u) for u in units]
-    wrong = [u for u in kept if not 0 <= u < most]
-    if wrong or not kept:
-        raise OutOfRange(f"units {wrong or kept}: expected some of the {most} {what} of a layer, 0 to {most - 1}")
-    return kept
+            raise OutOfRange(f"no neurons are named, and {most} per layer are too many to read: units=[...] names some")
+    chosen = list(range(most)) if units is None else [int(u) for u in units]
+    wrong = [u for u in chosen if not 0 <= u < most]
+    if wrong or not chosen:
+        raise OutOfRange(f"units {wrong or chosen}: expected some of the {most} {what} of a layer, 0 to {most - 1}")
+    return chosen
 
 
-def _states(model: Model, run: Run, sites: list[Site], units: list[int] | None):
+def _states(model: Model, run: Run, sites: list[Site], units: list[int] | None) -> States:
     """What is read in each row of the result, for some places of the padded batch."""
 
     def states(

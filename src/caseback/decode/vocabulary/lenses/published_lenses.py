@@ -35,7 +35,7 @@ def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
     folder
         Made if it is not there.
     model
-        The model, whose name and unembedding the config notes.
+        The model. The config notes its name and unembedding.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -
     folder
         With ``config.json`` and ``params.pt``, or ``params.safetensors`` of the same names.
     model
-        The model that it is for.
+        The model. It must be the one that the lens is for.
     pickle
         Allow ``params.pt``, which is a pickle; it is read with ``weights_only=True``.
 
@@ -96,7 +96,7 @@ def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -
         bias = torch.stack([tensors.get(f"{i}.bias", torch.zeros(d)).float() for i in range(n)])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise LoadError(f"{folder} is not in the tuned-lens layout: {error!r} is missing or wrong") from None
-    lens = Lens("tuned", tuple(range(n)), weight, bias, n, made={"source": str(folder.name)})
+    lens = Lens("tuned", tuple(range(n)), weight, bias, n, provenance={"source": str(folder.name)})
     lens.expect(model)
     if config.get("unembed_hash") not in (None, _unembed_hash(model)):
         warnings.warn(
@@ -121,7 +121,7 @@ def save_jacobian_lens(lens: Lens, path: str | Path) -> None:
     layers = [row - 1 for row in lens.rows]
     held = {
         "J": {layer: w.T.half().contiguous() for layer, w in zip(layers, lens.weight, strict=True)},
-        "n_prompts": int(lens.made.get("prompts", 0)),
+        "n_prompts": int(lens.provenance.get("prompts", 0)),
         "source_layers": layers,
         "d_model": lens.d_model,
     }
@@ -137,14 +137,14 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
     path
         The ``.pt`` file.
     model
-        The model that it is for.
+        The model. It must be the one that the lens is for.
     pickle
         The layout is a pickle: it is read only where this is true, with ``weights_only=True``.
 
     Raises
     ------
     LoadError
-        For a file that is none, and for a pickle that was not asked for.
+        For a file that is not a lens, and for a pickle that was not asked for.
     CasebackError
         Where the width is not the model's.
     """
@@ -153,7 +153,7 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
         matrices = {int(layer): value.float() for layer, value in held["J"].items()}
         prompts = int(held["n_prompts"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LoadError(f"{path} is no published Jacobian lens: {error!r} is missing or wrong") from None
+        raise LoadError(f"{path} is not a published Jacobian lens: {error!r} is missing or wrong") from None
     rows = sorted(matrices)
     weight = torch.stack([matrices[layer].T for layer in rows])
     lens = Lens(
@@ -162,7 +162,7 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
         weight,
         weight.new_zeros(weight.shape[:2]),
         model.n_layers,
-        made={"prompts": prompts, "source": Path(path).name},
+        provenance={"prompts": prompts, "source": Path(path).name},
     )
     lens.expect(model)
     return lens
@@ -182,10 +182,10 @@ def merge_jacobian_lenses(lenses: list[Lens]) -> Lens:
     for other in lenses:
         if (other.rows, other.weight.shape, other.fingerprint) != (first.rows, first.weight.shape, first.fingerprint):
             raise CasebackError("these lenses are of different depths, widths or models and cannot be merged")
-    counts = torch.tensor([float(lens.made["prompts"]) for lens in lenses])
+    counts = torch.tensor([float(lens.provenance["prompts"]) for lens in lenses])
     weight = torch.einsum("l,lrde->rde", counts / counts.sum(), torch.stack([lens.weight.float() for lens in lenses]))
-    made = {**first.made, "prompts": int(counts.sum())}
-    return Lens(first.kind, first.rows, weight, first.bias, first.n_layers, first.ahead, first.fingerprint, made)
+    provenance = {**first.provenance, "prompts": int(counts.sum())}
+    return Lens(first.kind, first.rows, weight, first.bias, first.n_layers, first.ahead, first.fingerprint, provenance)
 
 
 def _unembed_hash(model: Model) -> str:

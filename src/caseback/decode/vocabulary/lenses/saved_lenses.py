@@ -60,9 +60,11 @@ def save_lens(lens: Lens | AttentionLens | FuturePrompt, path: str | Path) -> No
         facts |= {"target_row": str(lens.target_row), "ahead": str(lens.ahead)}
         tensors = {"vectors": lens.vectors}
     else:
-        raise CasebackError(f"a {type(lens).__name__} is no lens: expected a Lens, an AttentionLens or a FuturePrompt")
+        raise CasebackError(
+            f"a {type(lens).__name__} is not a lens: expected a Lens, an AttentionLens or a FuturePrompt"
+        )
     held = {name: value for name, value in tensors.items() if value is not None}
-    save(Artifact(held, {**facts, "fingerprint": lens.fingerprint}, lens.made), kind, path)
+    save(Artifact(held, {**facts, "fingerprint": lens.fingerprint}, lens.provenance), kind, path)
 
 
 def load_lens(path: str | Path, model: Model | None = None) -> Lens:
@@ -73,21 +75,21 @@ def load_lens(path: str | Path, model: Model | None = None) -> Lens:
     path
         The file.
     model
-        Refuse a lens of another model at once, not only when it is used.
+        The model. With it a lens of another one is refused at once, not only when it is used.
 
     Raises
     ------
     LoadError
-        For a file that is none, or that lacks something or holds tensors of other shapes than it says.
+        For a file that is not a lens, lacks something, or holds tensors of other shapes than it says.
     CasebackError
         For a lens of another model.
     """
 
-    def build(found: Artifact) -> Lens:
-        facts, tensors = found.facts, found.tensors
+    def build(artifact: Artifact) -> Lens:
+        facts, tensors = artifact.facts, artifact.tensors
         rows, n_layers, ahead = tuple(json.loads(facts["rows"])), int(facts["n_layers"]), int(facts["ahead"])
-        found.expect({"weight": "row d_model d_model", "bias": "row d_model"}, row=len(rows))
-        own = facts["fingerprint"], dict(found.made)
+        artifact.expect({"weight": "row d_model d_model", "bias": "row d_model"}, row=len(rows))
+        own = facts["fingerprint"], dict(artifact.provenance)
         return Lens(facts["kind"], rows, tensors["weight"], tensors["bias"], n_layers, ahead, *own)
 
     return load(path, LENS, build, None if model is None else lambda lens: lens.expect(model))
@@ -115,16 +117,18 @@ def load_attention_lens(path: str | Path, model: Model | None = None) -> Attenti
     >>> lens = fit_attention_lens(model, ["Mary went to the store."], layer=2, rank=1, steps=1, tokens_per_step=4)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_lens(lens, Path(folder) / "heads.safetensors")
-    ...     load_attention_lens(Path(folder) / "heads.safetensors", model).made == lens.made
+    ...     load_attention_lens(Path(folder) / "heads.safetensors", model).provenance == lens.provenance
     True
     """
 
-    def build(found: Artifact) -> AttentionLens:
+    def build(artifact: Artifact) -> AttentionLens:
         free = {"weight": "head d_model vocab"}
         low_rank = {"down": "head d_model rank", "up": "head rank d_model"}
-        found.expect(free if "weight" in found.tensors else low_rank)
-        down, up, weight = (found.tensors.get(name) for name in ("down", "up", "weight"))
-        return AttentionLens(int(found.facts["layer"]), down, up, weight, found.facts["fingerprint"], dict(found.made))
+        artifact.expect(free if "weight" in artifact.tensors else low_rank)
+        down, up, weight = (artifact.tensors.get(name) for name in ("down", "up", "weight"))
+        return AttentionLens(
+            int(artifact.facts["layer"]), down, up, weight, artifact.facts["fingerprint"], dict(artifact.provenance)
+        )
 
     return load(path, ATTENTION_LENS, build, None if model is None else lambda lens: lens.expect(model))
 
@@ -155,10 +159,10 @@ def load_future_prompt(path: str | Path, model: Model | None = None) -> FuturePr
     True
     """
 
-    def build(found: Artifact) -> FuturePrompt:
-        found.expect({"vectors": "pos d_model"})
-        row, target_row, ahead = (int(found.facts[name]) for name in ("row", "target_row", "ahead"))
-        own = found.facts["fingerprint"], dict(found.made)
-        return FuturePrompt(found.tensors["vectors"], row, target_row, ahead, *own)
+    def build(artifact: Artifact) -> FuturePrompt:
+        artifact.expect({"vectors": "pos d_model"})
+        row, target_row, ahead = (int(artifact.facts[name]) for name in ("row", "target_row", "ahead"))
+        own = artifact.facts["fingerprint"], dict(artifact.provenance)
+        return FuturePrompt(artifact.tensors["vectors"], row, target_row, ahead, *own)
 
     return load(path, FUTURE_PROMPT, build, None if model is None else lambda prompt: prompt.expect(model))

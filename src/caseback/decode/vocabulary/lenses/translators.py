@@ -57,13 +57,13 @@ def fit_translators(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
     Lens
-        Of kind ``"translator"``. ``made["explained"]`` is the share of the variance that each map explains on the
-        corpus, and ``made["tokens"]`` how many tokens there were.
+        Of kind ``"translator"``. ``provenance["explained"]`` is the share of the variance that each map explains on the
+        corpus, and ``provenance["tokens"]`` how many tokens there were.
 
     Raises
     ------
@@ -77,7 +77,8 @@ def fit_translators(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> lens = fit_translators(model, ["Mary went to the store.", "John saw the dog at the park."])
-    >>> lens.rows == tuple(range(model.n_layers)), lens.made["explained"][-1] > lens.made["explained"][0] > 0.2
+    >>> explained = lens.provenance["explained"]
+    >>> lens.rows == tuple(range(model.n_layers)), explained[-1] > explained[0] > 0.2
     (True, True)
     """
     return _fit("translator", model, texts, rows, to, 0, bias, ridge, length, batch, progress)
@@ -161,7 +162,7 @@ def _fit(
     if not count:
         raise CasebackError("the corpus is empty: no text has as many tokens as are needed")
     fitted = [sums[row].solve(bias=bias, ridge=ridge) for row in rows]
-    made: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "tokens": count,
         "explained": [explained for _, _, explained in fitted],
         "ridge": ridge,
@@ -176,7 +177,7 @@ def _fit(
         model.n_layers,
         ahead,
         fingerprint(model),
-        made,
+        provenance,
     )
 
 

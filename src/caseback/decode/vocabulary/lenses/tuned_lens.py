@@ -33,7 +33,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
 Recipe = Literal["paper", "small"]
-# steps, tokens a step, learning rate
+# steps, tokens per step, learning rate
 RECIPES: dict[str, tuple[int, int, float]] = {"paper": (250, 2**18, 1.0), "small": (150, 2**11, 3e-3)}
 MOMENTUM, DECAY, CLIP = 0.9, 1e-3, 1.0
 SAVE_EVERY = 10
@@ -66,7 +66,7 @@ def fit_tuned_lens(
     Parameters
     ----------
     model
-        The model; it only runs forward.
+        The model. It only runs forward.
     texts
         The corpus: texts, or lists of token ids. It is gone through again, in another order, when it ends.
     recipe
@@ -78,19 +78,19 @@ def fit_tuned_lens(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``; a step takes as many batches as it needs.
     seed
-        Of the order of the rows.
+        Same seed, same result. It draws the order of the rows.
     checkpoint
-        A file to go on from after an interruption, written every ten steps.
+        A file that keeps what is done; the same call with it goes on after an interruption. Written every ten steps.
     max_logits
         The most logits formed at once.
     progress
-        Show a bar with the mean divergence.
+        Show a progress bar. It shows the mean divergence.
 
     Returns
     -------
     Lens
-        Of kind ``"tuned"``; ``made["kl"]`` is each depth's divergence over the last tenth of the steps and
-        ``made["tokens"]`` how many tokens were seen, repeated ones each time.
+        Of kind ``"tuned"``; ``provenance["kl"]`` is each depth's divergence over the last tenth of the steps and
+        ``provenance["tokens"]`` how many tokens were seen, repeated ones each time.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def fit_tuned_lens(
     >>> model = cb.load("meadow")
     >>> texts = ["Mary went to the store.", "John saw the dog at the park."]
     >>> lens = fit_tuned_lens(model, texts, recipe="small", steps=3, tokens_per_step=16)
-    >>> lens.kind, len(lens.made["kl"]) == model.n_layers
+    >>> lens.kind, len(lens.provenance["kl"]) == model.n_layers
     ('tuned', True)
     """
     if recipe not in RECIPES:
@@ -119,8 +119,15 @@ def fit_tuned_lens(
     expect_steps(steps, tokens_per_step, lr)
     drawn = Draws(model, texts, length=length, batch=batch, seed=seed)
     training = _Training(model, recipe, lr, steps, bias, max_logits)
-    said = {"recipe": recipe, "steps": steps, "tokens_per_step": tokens_per_step, "lr": lr, "seed": seed, "bias": bias}
-    job = {"corpus": drawn.rows, "model": model, "options": {**said, "batch": batch}}
+    options = {
+        "recipe": recipe,
+        "steps": steps,
+        "tokens_per_step": tokens_per_step,
+        "lr": lr,
+        "seed": seed,
+        "bias": bias,
+    }
+    job = {"corpus": drawn.rows, "model": model, "options": {**options, "batch": batch}}
     file = Checkpoint(checkpoint, job, other="is the checkpoint of another training")
     begin, drawn.seen = training.resume(file)
     if begin == 0 and recipe == "small":
@@ -142,12 +149,12 @@ def fit_tuned_lens(
         training.b.detach(),
         model.n_layers,
         fingerprint=fingerprint(model),
-        made={**said, "tokens": drawn.seen, "kl": last.tolist()},
+        provenance={**options, "tokens": drawn.seen, "kl": last.tolist()},
     )
 
 
 class _Training:
-    """Parameters, optimiser and losses of a lens in training."""
+    """Parameters, optimizer and losses of a lens in training."""
 
     def __init__(self, model: Model, recipe: str, lr: float, steps: int, bias: bool, max_logits: int | None):
         self.model, self.lr, self.steps, self.bias = model, lr, steps, bias
@@ -182,7 +189,7 @@ class _Training:
         return total / count, grad_a / count, grad_b / count
 
     def step(self, step: int, batches: Iterable[Tokens]) -> Float[Tensor, " row"]:
-        """One step of the optimiser; gives the divergence before it."""
+        """One step of the optimizer; gives the divergence before it."""
         kl, self.a.grad, grad_b = self.gradients(batches)
         self.b.grad = grad_b if self.bias else None
         torch.nn.utils.clip_grad_norm_([self.a, self.b] if self.bias else [self.a], CLIP)

@@ -36,14 +36,14 @@ class AffineMap:
         (d_model of the target,).
     explained
         The share of the target's variance that it explains on the corpus.
-    made
-        How, for people: models, depths, options.
+    provenance
+        How it was fitted, for people: models, depths, options.
     """
 
     weight: Float[Tensor, "d_model d_model_to"]
     bias: Float[Tensor, " d_model_to"]
     explained: float
-    made: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, h: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims d_model_to"]:
         """The state in the target's stream."""
@@ -73,7 +73,7 @@ def fit_mapping(
     Parameters
     ----------
     model, target_model
-        From where and to where; with the same tokens for a text.
+        From which model and to which; both must read a text as the same tokens.
     texts
         The corpus: texts, or lists of token ids.
     row, target_row
@@ -83,7 +83,7 @@ def fit_mapping(
     length, batch
         Tokens of a row and rows of a batch, as for ``corpus_rows``.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Raises
     ------
@@ -96,8 +96,8 @@ def fit_mapping(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> made = fit_mapping(model, model, ["Mary went to the store."] * 2, row=1, target_row=1)
-    >>> made.explained > 0.999
+    >>> mapping = fit_mapping(model, model, ["Mary went to the store."] * 2, row=1, target_row=1)
+    >>> mapping.explained > 0.999
     True
     """
     for own, at in ((model, row), (target_model, target_row)):
@@ -121,11 +121,11 @@ def fit_mapping(
         raise CasebackError("the corpus is empty: no text has as many tokens as are needed")
     weight, bias, explained = sums.solve(bias=True, ridge=ridge)
     dtype = torch.promote_types(target_model.dtype, torch.float32)
-    made = {
+    provenance = {
         "model": model.name,
         "target_model": target_model.name,
         "row": row,
         "target_row": target_row,
         "ridge": ridge,
     }
-    return AffineMap(weight.to(dtype), bias.to(dtype), explained, {**made, "tokens": sums.count})
+    return AffineMap(weight.to(dtype), bias.to(dtype), explained, {**provenance, "tokens": sums.count})

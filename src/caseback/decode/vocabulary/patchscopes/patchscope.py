@@ -37,7 +37,7 @@ from caseback.model.running.edits import Edit, Where
 from caseback.model.running.metrics import target_ids
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.verify import unembed
 
 Map = Lens | Tensor | Callable[[Tensor], Tensor]
@@ -51,7 +51,7 @@ Map = Lens | Tensor | Callable[[Tensor], Tensor]
 )
 def patchscope(
     model: Model,
-    source: Any,
+    source: PromptsLike,
     target: Any = None,
     *,
     rows: Sequence[int] | int | None = None,
@@ -75,12 +75,12 @@ def patchscope(
     Parameters
     ----------
     model
-        The model whose states are read.
+        The model. Its states are read.
     source
         Its prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     target
         Where they are written: a ``TargetPrompt`` (``token_identity()``, ``description()``, ``selfie()``), a text or
-        ids, or one of these a source prompt; by default the source prompts themselves.
+        ids, or one of these per source prompt; by default the source prompts themselves.
     rows
         Depths that are read; all of them by default, the embedding and the end included.
     pos
@@ -92,11 +92,11 @@ def patchscope(
         ``TargetPrompt``, the source's own position where the target is the source, and the last one otherwise.
     mapping
         f: a ``Lens`` (the map of the row that is read), a matrix for ``h @ W``, a function from (state, d_model) to
-        (state, d_model of the target), or one of these a row; by default the identity.
+        (state, d_model of the target), or one of these per row; by default the identity.
     target_model
         The model that is written into; ``model`` by default.
     answers
-        Tokens of the target model that should be said: one, one a prompt, or ids (batch, pos). By default what the
+        Tokens of the target model that should be said: one, one per prompt, or ids (batch, pos). By default what the
         source model itself predicts at the place, where both models have as many tokens; otherwise there are none.
     max_new_tokens
         How many tokens to generate under the written state; none by default.
@@ -109,7 +109,7 @@ def patchscope(
     max_logits
         The most logits formed at once; 2**24 are 64 MB in float32.
     progress
-        Show a bar.
+        Show a progress bar.
     **options
         For ``generate``, such as ``do_sample``.
 
@@ -131,17 +131,17 @@ def patchscope(
         For depths or positions that are not there, and where a prompt with what is generated after it is longer than
         the model's context.
     TokensError
-        For a text that is longer than it by itself.
+        For a text that is longer than the context by itself.
     TargetError
-        For answers that are no token, or not as many as prompts.
+        For answers that are not tokens, or not as many as prompts.
 
     Examples
     --------
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary import token_identity
     >>> model = cb.load("meadow")
-    >>> found = patchscope(model, "Mary went to the store", token_identity(), rows=[0, 2], max_new_tokens=2)
-    >>> found["surprisal"].dims, found["said"].shape == found["hit"].shape
+    >>> grid = patchscope(model, "Mary went to the store", token_identity(), rows=[0, 2], max_new_tokens=2)
+    >>> grid["surprisal"].dims, grid["said"].shape == grid["hit"].shape
     (('layer', 'batch', 'pos'), True)
     """
     onto = model if target_model is None else target_model
@@ -150,8 +150,8 @@ def patchscope(
     if max_new_tokens < 0:
         raise OutOfRange(f"max_new_tokens={max_new_tokens}: expected at least 0")
     tokens = model.tokens(source)
-    kept = _rows(rows, model.n_layers, "rows")
-    _rows([*kept] if target_row is None else target_row, onto.n_layers, "target_row" if target_row else "rows")
+    depths = _rows(rows, model.n_layers, "rows")
+    _rows([*depths] if target_row is None else target_row, onto.n_layers, "target_row" if target_row else "rows")
     cells = Cells(tokens, pos)
     prompts, written = targets_of(onto, tokens, target, target_pos, cells)
     expect_room(model, tokens, 0, "source")
@@ -159,34 +159,34 @@ def patchscope(
     wanted = _answers(onto, tokens, answers, cells)
     # the end too, where the source's own predictions are what is looked for
     own = answers is None and model.d_vocab == onto.d_vocab
-    reads = [stream_at(model, row) for row in (*kept, *([model.n_layers] * own))]
+    reads = [stream_at(model, row) for row in (*depths, *([model.n_layers] * own))]
     run = execute(model.anatomy, tokens, read=list(dict.fromkeys(reads)), edits=edits, logits=False)
-    states = [_mapped(cells.of(run, stream_at(model, row)), row, mapping, onto) for row in kept]
+    states = [_mapped(cells.of(run, stream_at(model, row)), row, mapping, onto) for row in depths]
     wanted = _own_choices(model, run, cells, max_logits) if own else wanted
     n, budget = len(cells.example), limit("sweep_tokens", onto.device, given=token_budget or None)
     # cell of the grid -> row, place; one target prompt each
-    order = [(i, place) for i in range(len(kept)) for place in range(n)]
+    order = [(i, place) for i in range(len(depths)) for place in range(n)]
     step = max(1, min(budget // (prompts.shape[1] + max_new_tokens), max_logits // onto.d_vocab))
     more = [target_edits] if isinstance(target_edits, Edit) else list(target_edits)
-    found: dict[str, list[Any]] = {}
+    readings: dict[str, list[Any]] = {}
     for start in progress_bar(range(0, len(order), step), show=progress, unit="batch"):
         some = order[start : start + step]
         place = torch.tensor([p for _, p in some])
-        onto_rows = torch.tensor([kept[i] if target_row is None else target_row for i, _ in some])
+        onto_rows = torch.tensor([depths[i] if target_row is None else target_row for i, _ in some])
         here = some_of(prompts, place)
         value = torch.stack([states[i][p] for i, p in some])
         whole = [*more, *_writes(onto, value, onto_rows, written[place])]
         logits = at_least_float32(_predictions(onto, here, whole))
-        for name, made in _summed_up(logits, None if wanted is None else wanted[place], min(k, onto.d_vocab)):
-            found.setdefault(name, []).append(made.cpu())
+        for name, statistic in _summed_up(logits, None if wanted is None else wanted[place], min(k, onto.d_vocab)):
+            readings.setdefault(name, []).append(statistic.cpu())
         if max_new_tokens:
-            said = onto.generate(here, edits=whole, max_new_tokens=max_new_tokens, **options)
-            per = len(said) // len(here)
-            kept_text = said.text[::per]
-            found.setdefault("said", []).extend(
+            continued = onto.generate(here, edits=whole, max_new_tokens=max_new_tokens, **options)
+            per = len(continued) // len(here)
+            kept_text = continued.text[::per]
+            readings.setdefault("said", []).extend(
                 "".join(text[len(own) :]) for text, own in zip(kept_text, here.text, strict=True)
             )
-    return _labelled(model, onto, kept, cells, found, wanted, target_row, k)
+    return _labelled(model, onto, depths, cells, readings, wanted, target_row, k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,19 +214,22 @@ def _writes(
 
 
 def _rows(rows: Sequence[int] | int | None, n_layers: int, what: str) -> list[int]:
-    made = list(range(n_layers + 1)) if rows is None else [rows] if isinstance(rows, int) else list(rows)
-    if not made or not all(0 <= r <= n_layers for r in made):
-        raise OutOfRange(f"{what} {made}: expected some of 0 (the embedding) to {n_layers} (the end)")
-    return made
+    depths = list(range(n_layers + 1)) if rows is None else [rows] if isinstance(rows, int) else list(rows)
+    if not depths or not all(0 <= r <= n_layers for r in depths):
+        raise OutOfRange(f"{what} {depths}: expected some of 0 (the embedding) to {n_layers} (the end)")
+    return depths
 
 
-def _mapped(h: Float[Tensor, "place d_model"], row: int, mapping: Any, onto: Model) -> Float[Tensor, "place d_model"]:
+def _mapped(
+    h: Float[Tensor, "place d_model"], row: int, mapping: Map | Mapping[int, Map] | None, onto: Model
+) -> Float[Tensor, "place d_model"]:
     """f(h), on the target's device."""
-    own = mapping
     if isinstance(mapping, Mapping):
         if row not in mapping:
             raise OutOfRange(f"there is no mapping for row {row}: there are some for {', '.join(map(str, mapping))}")
-        own = mapping[row]
+        own: Map | None = mapping[row]
+    else:
+        own = mapping
     if own is None:
         if h.shape[-1] != onto.d_model:
             raise CasebackError(
@@ -236,17 +239,17 @@ def _mapped(h: Float[Tensor, "place d_model"], row: int, mapping: Any, onto: Mod
         return h.to(onto.device)
     if isinstance(own, Lens):
         # the end needs no map unless the lens looks ahead
-        made = h if row == own.n_layers and row not in own.rows else own.transport(row, h)
+        mapped = h if row == own.n_layers and row not in own.rows else own.transport(row, h)
     elif isinstance(own, Tensor):
         if own.ndim != 2 or own.shape[0] != h.shape[-1]:
             raise CasebackError(f"a mapping of shape {tuple(own.shape)} for states of {h.shape[-1]}: expected h @ W")
-        made = h @ own.to(h)
+        mapped = h @ own.to(h)
     else:
-        made = own(h)
-    if not isinstance(made, Tensor) or made.shape != (len(h), onto.d_model):
-        got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        mapped = own(h)
+    if not isinstance(mapped, Tensor) or mapped.shape != (len(h), onto.d_model):
+        got = tuple(mapped.shape) if isinstance(mapped, Tensor) else type(mapped).__name__
         raise CasebackError(f"the mapping gave {got}, expected {(len(h), onto.d_model)} for {onto.name!r}")
-    return made.detach().to(onto.device)
+    return mapped.detach().to(onto.device)
 
 
 def _own_choices(model: Model, run: Run, cells: Cells, max_logits: int) -> Int[Tensor, " place"]:
@@ -263,7 +266,7 @@ def _answers(onto: Model, tokens: Tokens, answers: Any, cells: Cells) -> Int[Ten
     given = torch.as_tensor(answers) if not isinstance(answers, str | list | tuple) else answers
     if isinstance(given, Tensor) and given.ndim == 2:
         if tuple(given.shape) != cells.shape:
-            raise TargetError(f"answers of shape {tuple(given.shape)}: expected {cells.shape}, one a place")
+            raise TargetError(f"answers of shape {tuple(given.shape)}: expected {cells.shape}, one per place")
         flat = given[cells.example, cells.slot]
         if not bool(((flat >= 0) & (flat < onto.d_vocab)).all()):
             raise TargetError(f"answers hold an id outside the vocabulary: expected 0 to {onto.d_vocab - 1}")
@@ -305,7 +308,7 @@ def _labelled(
     onto: Model,
     rows: Sequence[int],
     cells: Cells,
-    found: dict[str, list[Any]],
+    readings: dict[str, list[Any]],
     wanted: Int[Tensor, " place"] | None,
     target_row: int | None,
     k: int,
@@ -313,7 +316,8 @@ def _labelled(
     lead = ["layer", "batch"] if cells.single else ["layer", "batch", "pos"]
     shape = (len(rows), len(cells.example))
     values = {
-        name: (np.array(made, dtype=str) if name == "said" else torch.cat(made).numpy()) for name, made in found.items()
+        name: (np.array(pieces, dtype=str) if name == "said" else torch.cat(pieces).numpy())
+        for name, pieces in readings.items()
     }
     values = {name: value.reshape(*shape, *value.shape[1:]) for name, value in values.items()}
     values["top_text"] = texts_of(onto, values["top_id"])
@@ -327,10 +331,12 @@ def _labelled(
         texts = texts_of(onto, wanted.numpy())
         coords["answer"] = (tuple(lead[1:]), cells.put(texts[None])[0])
     attrs = {"k": k, "target_model": onto.name, "target_row": target_row}
-    made = {}
+    variables = {}
     for name, value in values.items():
         dims = [*lead, "k"] if name.startswith("top") else lead
-        made[name] = labelled(cells.put(value), dims, coords, name=name, technique=patchscope, model=model, **attrs)
-    if "hit" in made:
-        made["precision_at_1"] = made["hit"].mean("batch")
-    return xr.Dataset(made, attrs=made["entropy"].attrs)
+        variables[name] = labelled(
+            cells.put(value), dims, coords, name=name, technique=patchscope, model=model, **attrs
+        )
+    if "hit" in variables:
+        variables["precision_at_1"] = variables["hit"].mean("batch")
+    return xr.Dataset(variables, attrs=variables["entropy"].attrs)

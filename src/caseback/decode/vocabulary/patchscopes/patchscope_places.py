@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from caseback.decode.vocabulary.lenses.lens_statistics import on_grid
 from caseback.decode.vocabulary.patchscopes.patchscope_targets import TargetPrompt
 from caseback.errors import CasebackError, OutOfRange, TargetError
 from caseback.model.anatomy.sites import Site
@@ -46,10 +47,8 @@ class Cells:
 
     def put(self, values: np.ndarray) -> np.ndarray:
         """(layer, place, ...) as (layer, batch, pos, ...), or (layer, batch, ...) for a single position."""
-        absent = {"f": np.nan, "U": ""}.get(values.dtype.kind, 0)
-        made = np.full((len(values), *self.shape, *values.shape[2:]), absent, values.dtype)
-        made[:, self.example.numpy(), self.slot.numpy()] = values
-        return made[:, :, 0] if self.single else made
+        grid = on_grid(values, self.shape, (self.example.numpy(), self.slot.numpy()))
+        return grid[:, :, 0] if self.single else grid
 
 
 def targets_of(
@@ -71,7 +70,7 @@ def targets_of(
     Raises
     ------
     TargetError
-        For neither one target prompt nor one a source prompt.
+        For neither one target prompt nor one per source prompt.
     CasebackError
         Where a placeholder is absent, or prompts have different numbers of it.
     """
@@ -82,16 +81,16 @@ def targets_of(
         return prompts, own if target_pos is None else _everywhere(prompts, target_pos)
     each = list(target) if _several(target) else [target]
     if len(each) not in (1, len(tokens)):
-        raise TargetError(f"{len(each)} target prompts for {len(tokens)} source prompts: give one, or one a prompt")
-    made = onto.tokens([t.text if isinstance(t, TargetPrompt) else t for t in each]) if _listed(target) else None
-    made = onto.tokens(target) if made is None else made
-    some = cells.example if len(made) > 1 else torch.zeros_like(cells.example)
+        raise TargetError(f"{len(each)} target prompts for {len(tokens)} source prompts: give one, or one per prompt")
+    given = onto.tokens([t.text if isinstance(t, TargetPrompt) else t for t in each]) if _listed(target) else None
+    given = onto.tokens(target) if given is None else given
+    some = cells.example if len(given) > 1 else torch.zeros_like(cells.example)
     if target_pos is None and isinstance(each[0], TargetPrompt):
-        places = [t.places(made[i]) for i, t in enumerate(each)]
+        places = [t.places(given[i]) for i, t in enumerate(each)]
         if len({len(p) for p in places}) > 1:
             raise CasebackError("target prompts have different numbers of placeholders: give them one at a time")
-        return some_of(made, some), torch.tensor(places)[some]
-    prompts = some_of(made, some)
+        return some_of(given, some), torch.tensor(places)[some]
+    prompts = some_of(given, some)
     return prompts, _everywhere(prompts, -1 if target_pos is None else target_pos)
 
 
@@ -128,7 +127,7 @@ def expect_room(model: Model, prompts: Tokens, new: int, what: str) -> None:
     Parameters
     ----------
     model
-        Whose context counts; where it declares none, nothing is refused.
+        The model. Its context counts; where it declares none, nothing is refused.
     prompts
         The prompts.
     new
@@ -145,8 +144,8 @@ def expect_room(model: Model, prompts: Tokens, new: int, what: str) -> None:
     read = longest + max(new - 1, 0)
     if model.context is None or read <= model.context:
         return
-    told = f"{new} tokens to generate after a {what} prompt of {longest}" if new else f"a {what} prompt of {longest}"
+    request = f"{new} tokens to generate after a {what} prompt of {longest}" if new else f"a {what} prompt of {longest}"
     raise OutOfRange(
-        f"{told}: {model.name!r} would read {read} tokens, and its context is {model.context}: shorten the prompt"
+        f"{request}: {model.name!r} would read {read} tokens, and its context is {model.context}: shorten the prompt"
         + (" or generate fewer" if new else "")
     )

@@ -36,7 +36,7 @@ class TargetPrompt:
     which: Literal["last", "all"] = "last"
 
     def places(self, tokens: Tokens) -> list[int]:
-        """The positions of the placeholder in the tokenised text.
+        """The positions of the placeholder in the tokenized text.
 
         Raises
         ------
@@ -52,13 +52,13 @@ class TargetPrompt:
         >>> where.places(tokens) == [tokens.shape[1] - 1]
         True
         """
-        found = [i for i, text in enumerate(tokens.text[0]) if text.strip() == self.placeholder.strip()]
-        if not found:
+        places = [i for i, text in enumerate(tokens.text[0]) if text.strip() == self.placeholder.strip()]
+        if not places:
             raise CasebackError(
                 f"no token of the target prompt {self.text!r} is the placeholder {self.placeholder!r} (its tokens are "
                 f"{', '.join(map(repr, tokens.text[0][:12]))}): choose one that is a single token in it"
             )
-        return found if self.which == "all" else found[-1:]
+        return places if self.which == "all" else places[-1:]
 
 
 def token_identity(
@@ -126,7 +126,7 @@ def selfie(
     Raises
     ------
     CasebackError
-        For a message of no token.
+        For a message without a token.
 
     Examples
     --------

@@ -29,7 +29,11 @@ def save_mapping(mapping: AffineMap, path: str | Path) -> None:
     1.0
     """
     checks = {"explained": mapping.explained}
-    save(Artifact({"weight": mapping.weight, "bias": mapping.bias}, made=mapping.made, checks=checks), MAPPING, path)
+    save(
+        Artifact({"weight": mapping.weight, "bias": mapping.bias}, provenance=mapping.provenance, checks=checks),
+        MAPPING,
+        path,
+    )
 
 
 def load_mapping(path: str | Path) -> AffineMap:
@@ -46,9 +50,9 @@ def load_mapping(path: str | Path) -> AffineMap:
         For a file that holds no mapping, or a damaged one.
     """
 
-    def build(found: Artifact) -> AffineMap:
-        found.expect({"weight": "d_model d_model_to", "bias": "d_model_to"})
-        explained = float(found.checks["explained"])
-        return AffineMap(found.tensors["weight"], found.tensors["bias"], explained, dict(found.made))
+    def build(artifact: Artifact) -> AffineMap:
+        artifact.expect({"weight": "d_model d_model_to", "bias": "d_model_to"})
+        explained = float(artifact.checks["explained"])
+        return AffineMap(artifact.tensors["weight"], artifact.tensors["bias"], explained, dict(artifact.provenance))
 
     return load(path, MAPPING, build)

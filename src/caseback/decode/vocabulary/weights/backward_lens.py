@@ -32,26 +32,29 @@ from caseback.model.algebra.writes import mlp_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
-from caseback.model.running.edits import Apply
+from caseback.model.running.edits import Apply, Edit
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 _OUTPUT = {"in": "mlp_pre", "gate": "mlp_gate", "out": "mlp_out"}
 
 
-def weight_gradient(model: Model, tokens: Any, metric: Metric, matrix: str, layer: int, *, edits: Any = ()) -> Factored:
+def weight_gradient(
+    model: Model, tokens: PromptsLike, metric: Metric, matrix: str, layer: int, *, edits: Edit | Sequence[Edit] = ()
+) -> Factored:
     """The metric's gradient at an MLP's weight, for each prompt, as factors through its tokens (PRIMER 4.3.12).
 
     Parameters
     ----------
     model
-        The model; its parameters stay frozen.
+        The model. Its parameters stay frozen.
     tokens
-        Prompts, as for ``Model.run``.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is differentiated.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what is differentiated.
     matrix
         ``"in"``, ``"gate"`` or ``"out"``.
     layer
@@ -101,7 +104,7 @@ def weight_gradient(model: Model, tokens: Any, metric: Metric, matrix: str, laye
 )
 def backward_lens(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     layers: Sequence[int] | None = None,
@@ -109,7 +112,7 @@ def backward_lens(
     k: int = 5,
     imprint_side: Side = "out",
     folded: bool = True,
-    edits: Any = (),
+    edits: Edit | Sequence[Edit] = (),
     max_logits: int | None = None,
 ) -> xr.Dataset:
     """Read an MLP's gradients as words: what a step would imprint in W_in and which way it would shift W_out.
@@ -117,11 +120,11 @@ def backward_lens(
     Parameters
     ----------
     model
-        The model; its parameters stay frozen and no gradient of a weight is formed.
+        The model. Its parameters stay frozen, and no gradient of a weight is formed.
     tokens
-        Prompts, as for ``Model.run``.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What a step would raise, such as ``cb.log_prob(target)``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what a step would raise.
     layers
         Layers with a dense MLP; all of them by default.
     pos
@@ -190,13 +193,13 @@ def backward_lens(
     texts = {"token": (tuple(lead[1:]), at.put(np.array([at.text], dtype=str))[0])}
     coords = {"layer": chosen, **texts, "length": ("batch", run.tokens.lengths)}
     attrs = {"metric": metric.name, "folded": folded, "imprint_side": imprint_side, "pos": pos}
-    found = {name: at.put(torch.stack(rows).numpy()) for name, rows in words.items()}
-    lens = as_words(model, found, [*lead, "k"], coords, backward_lens, attrs)
+    arrays = {name: at.put(torch.stack(rows).numpy()) for name, rows in words.items()}
+    lens = as_words(model, arrays, [*lead, "k"], coords, backward_lens, attrs)
     for dims, names in ((lead, ("imprint_norm", "shift_norm")), (["layer", "batch"], ("rank_in", "rank_out"))):
         values = {name: torch.stack(numbers[name]).detach().cpu().numpy() for name in names}
         values = {name: at.put(value) if dims is lead else value for name, value in values.items()}
-        kept = {key: value for key, value in coords.items() if key != "token" or dims is lead}
-        lens = joined(lens, as_words(model, values, dims, kept, backward_lens, attrs))
+        own_coords = {key: value for key, value in coords.items() if key != "token" or dims is lead}
+        lens = joined(lens, as_words(model, values, dims, own_coords, backward_lens, attrs))
     return lens
 
 
@@ -208,7 +211,7 @@ def backward_lens(
 )
 def forward_shift(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     target: str | int,
     *,
     layer: int,
@@ -229,7 +232,7 @@ def forward_shift(
     model
         The model.
     tokens
-        One prompt.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. One prompt.
     target
         The token to be written.
     layer
@@ -290,7 +293,14 @@ def forward_shift(
     return Apply(site="mlp_post", layer=layer, function=shifted)
 
 
-def _run(model: Model, tokens: Any, metric: Metric, at: list, read: list, edits: Any) -> tuple[Run, Run]:
+def _run(
+    model: Model,
+    tokens: PromptsLike,
+    metric: Metric,
+    at: list[tuple[str, int]],
+    read: list[tuple[str, int]],
+    edits: Edit | Sequence[Edit],
+) -> tuple[Run, Run]:
     """A run that read what was asked for, and the metric's gradients at some sites."""
     posts = [("mlp_post", layer) for _, layer in at]
     given = [edits] if not isinstance(edits, Sequence) else edits
@@ -329,7 +339,7 @@ def _dense(model: Model, layer: int) -> int:
     if p.experts is not None or p.w_out is None:
         raise SiteAbsent(
             f"the MLP of layer {layer} of this model ({model.anatomy.model_type}) is a mixture of experts, whose "
-            "neurons are no site: choose layers with a dense MLP"
+            "neurons are not a site: choose layers with a dense MLP"
         )
     return layer
 

@@ -61,10 +61,10 @@ def vocabulary_circuit(model: Model, matrix: str, layer: int, head: int, *, fold
     kind, weights = kind_of(matrix), weights_of(model, folded)
     if not kind.circuit:
         raise CasebackError(f"matrix {matrix!r} has words on one side only: expected 'ov' or 'qk'")
-    found = matrix_of(model, weights, matrix, layer, head)
-    assert isinstance(found, Factored)
+    factors = matrix_of(model, weights, matrix, layer, head)
+    assert isinstance(factors, Factored)
     left, right = table_of(weights, kind.left), table_of(weights, kind.right)
-    return Factored(left.mT.to(found.left) @ found.left, found.right @ right.to(found.right))
+    return Factored(left.mT.to(factors.left) @ factors.left, factors.right @ right.to(factors.right))
 
 
 @technique(
@@ -136,7 +136,7 @@ def circuit_pairs(
     ids = _ids(model, tokens, circuit.shape[0])
     left, right = circuit.left, circuit.right
     ids = ids.to(left.device)
-    kept: dict[str, tuple[Tensor, Tensor]] = {}
+    best_pairs: dict[str, tuple[Tensor, Tensor]] = {}
     own, copied = [], 0
     stride = right.shape[1]
     for some in ids.split(max(1, max_logits // stride)):
@@ -150,12 +150,12 @@ def circuit_pairs(
             best = values[rows].flatten().topk(min(k, len(rows) * stride), largest=largest)
             # a pair as one number: its row's token times the vocabulary plus its column
             pair = some[rows[best.indices // stride]] * stride + best.indices % stride
-            _keep(kept, name, best.values, pair, k, largest)
-    found = {}
-    for name, (values, pair) in kept.items():
-        found[f"{name}_value"] = values.cpu().numpy()
-        found[f"{name}_from_id"] = (pair // stride).cpu().numpy()
-        found[f"{name}_to_id"] = (pair % stride).cpu().numpy()
+            _keep(best_pairs, name, best.values, pair, k, largest)
+    arrays = {}
+    for name, (values, pair) in best_pairs.items():
+        arrays[f"{name}_value"] = values.cpu().numpy()
+        arrays[f"{name}_from_id"] = (pair // stride).cpu().numpy()
+        arrays[f"{name}_to_id"] = (pair % stride).cpu().numpy()
     diagonal = torch.cat(own)
     attrs: dict[str, Any] = {
         **{"matrix": matrix, "layer": model.anatomy.layer(layer), "head": head, "folded": folded, "rows": len(ids)},
@@ -163,7 +163,7 @@ def circuit_pairs(
         "own_mean": float(diagonal.mean()),
         "mean": float(left[ids].mean(0) @ right.mean(1)),
     }
-    words = as_words(model, found, ["k"], {}, circuit_pairs, attrs)
+    words = as_words(model, arrays, ["k"], {}, circuit_pairs, attrs)
     best = diagonal.topk(min(k, len(ids)))
     coords = {"vocab": ids[best.indices], "token": ("vocab", [model.token_text(i) for i in ids[best.indices].tolist()])}
     own_value = as_words(model, {"own_value": best.values.cpu().numpy()}, ["vocab"], coords, circuit_pairs, attrs)
@@ -171,13 +171,13 @@ def circuit_pairs(
 
 
 def _keep(
-    kept: dict[str, tuple[Tensor, Tensor]], name: str, values: Tensor, pair: Tensor, k: int, largest: bool
+    best_pairs: dict[str, tuple[Tensor, Tensor]], name: str, values: Tensor, pair: Tensor, k: int, largest: bool
 ) -> None:
-    """The best of what was kept and of what comes."""
-    if name in kept:
-        values, pair = torch.cat([kept[name][0], values]), torch.cat([kept[name][1], pair])
+    """Put the best of the pairs so far and of the new ones in their place."""
+    if name in best_pairs:
+        values, pair = torch.cat([best_pairs[name][0], values]), torch.cat([best_pairs[name][1], pair])
     best = values.topk(min(k, len(values)), largest=largest)
-    kept[name] = (best.values, pair[best.indices])
+    best_pairs[name] = (best.values, pair[best.indices])
 
 
 @technique(
@@ -231,22 +231,22 @@ def circuit_of_tokens(
     expect_sizes(k, max_logits)
     circuit = vocabulary_circuit(model, matrix, layer, head, folded=folded)
     ids = _ids(model, tokens, circuit.shape[0]).to(circuit.left.device)
-    made: dict[str, list[Tensor]] = {}
+    pieces: dict[str, list[Tensor]] = {}
     for some in ids.split(max(1, max_logits // circuit.shape[1])):
         values = circuit.left[some] @ circuit.right
         mine = values.gather(-1, some[:, None])
-        told = {"own_value": mine[:, 0], "own_rank": (values > mine).sum(-1) + 1}
+        readings = {"own_value": mine[:, 0], "own_rank": (values > mine).sum(-1) + 1}
         for name, largest in (("top", True), ("bottom", False)):
             best = values.topk(min(k, values.shape[1]), -1, largest=largest)
-            told |= {f"{name}_id": best.indices, f"{name}_value": best.values}
-        for name, value in told.items():
-            made.setdefault(name, []).append(value)
-    found = {name: torch.cat(parts).cpu().numpy() for name, parts in made.items()}
+            readings |= {f"{name}_id": best.indices, f"{name}_value": best.values}
+        for name, value in readings.items():
+            pieces.setdefault(name, []).append(value)
+    arrays = {name: torch.cat(parts).cpu().numpy() for name, parts in pieces.items()}
     texts = [model.token_text(i) for i in ids.tolist()]
     coords = {"vocab": ids, "token": ("vocab", texts)}
     attrs = {"matrix": matrix, "layer": model.anatomy.layer(layer), "head": head, "folded": folded}
-    own = {name: found.pop(name) for name in ("own_value", "own_rank")}
-    words = as_words(model, found, ["vocab", "k"], coords, circuit_of_tokens, attrs)
+    own = {name: arrays.pop(name) for name in ("own_value", "own_rank")}
+    words = as_words(model, arrays, ["vocab", "k"], coords, circuit_of_tokens, attrs)
     return joined(words, as_words(model, own, ["vocab"], coords, circuit_of_tokens, attrs))
 
 

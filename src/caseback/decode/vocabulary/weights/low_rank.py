@@ -34,7 +34,7 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Apply, Edit, Project
 from caseback.model.running.metrics import Bound, Metric, Position, Target, target_ids
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 SITES = {"in": "mlp_pre", "gate": "mlp_gate", "out": "mlp_post", "o": "z"}
 """Where each matrix's edit is made."""
@@ -48,7 +48,7 @@ class LowRank:
     Parameters
     ----------
     model
-        The model, which is not changed.
+        The model. It is not changed.
     matrix
         ``"in"``, ``"gate"`` or ``"out"`` of the MLP, or ``"o"``, W_O of all heads together.
     layer
@@ -88,7 +88,7 @@ class LowRank:
         else:
             if model.anatomy.layers[self.layer].experts is not None:
                 raise CasebackError(
-                    f"layer {self.layer} of this model has a mixture of experts, whose neurons are no site: "
+                    f"layer {self.layer} of this model has a mixture of experts, whose neurons are not a site: "
                     "choose layers with a dense MLP, or the matrix 'o'"
                 )
             weight = matrix_of(model, model.weights, matrix, self.layer)
@@ -150,7 +150,7 @@ def accuracy(target: Target, *, pos: Position = -1) -> Metric:
     Parameters
     ----------
     target
-        A token's id or text, or one a prompt.
+        A token's id or text, or one per prompt.
     pos
         The position whose next-token prediction is read; the last by default.
 
@@ -183,7 +183,7 @@ def accuracy(target: Target, *, pos: Position = -1) -> Metric:
 )
 def laser(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     layers: Sequence[int] | None = None,
@@ -199,11 +199,12 @@ def laser(
     Parameters
     ----------
     model
-        The model, which is not changed: every approximation is an edit (``LowRank.edit``).
+        The model. It is not changed: every approximation is an edit (``LowRank.edit``).
     tokens
-        Prompts of the task.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is to be large: ``accuracy(targets)``, ``cb.log_prob(targets)`` or any other.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what is to be large;
+        ``accuracy(targets)`` is one, too.
     layers
         Which layers; all by default.
     matrices
@@ -211,7 +212,7 @@ def laser(
     rho
         Shares of the full rank to keep, from 0 to 1; a rank is rounded down, but to 1 at least unless the share is 0.
     seed
-        Which half of the prompts judges the choice made by the other.
+        Same seed, same result. It draws the half of the prompts that judges the choice made by the other.
     token_budget, progress, checkpoint
         As for ``Model.sweep``.
 
@@ -241,8 +242,8 @@ def laser(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> ioi = cb.tasks.ioi().prompts(model, 4)
-    >>> found = laser(model, ioi.clean, ioi.metric, layers=[0, 3], rho=[1.0, 0.2])
-    >>> found["value"].dims, float(abs(found["value"].sel(rank=1.0) - found["clean"]).max()) < 1e-3
+    >>> searched = laser(model, ioi.clean, ioi.metric, layers=[0, 3], rho=[1.0, 0.2])
+    >>> searched["value"].dims, float(abs(searched["value"].sel(rank=1.0) - searched["clean"]).max()) < 1e-3
     (('layer', 'component', 'rank', 'batch'), True)
     """
     tokens = model.tokens(tokens)
@@ -252,13 +253,13 @@ def laser(
     chosen = [model.anatomy.layer(i) for i in (range(model.n_layers) if layers is None else layers)]
     if not chosen or not matrices:
         raise OutOfRange(f"layers={chosen} and matrices={list(matrices)}: expected at least one of each")
-    edits, kept, lost = [], [], []
+    edits, kept_ranks, lost = [], [], []
     for layer in chosen:
         for matrix in matrices:
             weight = LowRank(model, matrix, layer)
             ranks = [max(int(share * weight.full + 1e-9), int(share > 0)) for share in shares]
             edits += [weight.edit(rank) for rank in ranks]
-            kept += ranks
+            kept_ranks += ranks
             lost += [weight.lost(rank) for rank in ranks]
     swept = model.sweep(
         tokens,
@@ -273,18 +274,18 @@ def laser(
     values, clean = swept.values.reshape(*shape, -1), swept["clean"].values
     dims, coords = ["layer", "component", "rank"], {"layer": chosen, "component": list(matrices), "rank": shares}
     at = [int(i) for i in np.unravel_index(int(values.mean(-1).argmax()), shape)]
-    said: dict[str, Any] = {
+    attrs: dict[str, Any] = {
         **{"technique": laser, "model": model, "metric": metric.name},
         **{"best_layer": chosen[at[0]], "best_matrix": matrices[at[1]], "best_rho": shares[at[2]]},
         **_held_out(values, clean, seed),
     }
-    made = {
-        "value": labelled(values, [*dims, "batch"], coords, name="value", **said),
-        "kept": labelled(np.reshape(kept, shape), dims, coords, name="kept", **said),
-        "lost": labelled(np.reshape(lost, shape), dims, coords, name="lost", **said),
-        "clean": labelled(clean, ["batch"], name="clean", **said),
+    variables = {
+        "value": labelled(values, [*dims, "batch"], coords, name="value", **attrs),
+        "kept": labelled(np.reshape(kept_ranks, shape), dims, coords, name="kept", **attrs),
+        "lost": labelled(np.reshape(lost, shape), dims, coords, name="lost", **attrs),
+        "clean": labelled(clean, ["batch"], name="clean", **attrs),
     }
-    return xr.Dataset(made, attrs=made["value"].attrs)
+    return xr.Dataset(variables, attrs=variables["value"].attrs)
 
 
 def _held_out(values: np.ndarray, clean: np.ndarray, seed: int) -> dict[str, float]:

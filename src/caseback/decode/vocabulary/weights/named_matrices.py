@@ -37,7 +37,7 @@ class Kind:
         Its name in ``Weights``.
     left, right
         ``"in"`` for a side in the stream that is read, ``"out"`` for one that is written, and the dimension's name
-        for a side that is no direction of the stream.
+        for a side that is not a direction of the stream.
     """
 
     weight: str
@@ -55,7 +55,7 @@ class Kind:
 
     @property
     def unit(self) -> str:
-        """The dimension of the side that is no direction of the stream."""
+        """The dimension of the side that is not a direction of the stream."""
         return self.left if self.left not in ("in", "out") else self.right
 
     @property
@@ -83,7 +83,7 @@ def kind_of(name: str) -> Kind:
     Raises
     ------
     CasebackError
-        For a name that is none of ``MATRICES``.
+        For a name that is not in ``MATRICES``.
     """
     if name not in MATRICES:
         raise CasebackError(f"matrix {name!r} is unknown. {did_you_mean(str(name), list(MATRICES))}")
@@ -136,24 +136,25 @@ def matrix_of(
         raise CasebackError(f"{name!r} is one head's: say which with head=0 to {n_heads - 1}")
     if not -n_heads <= head < n_heads:
         raise OutOfRange(f"head {head} is not there: layer {layer} has {n_heads}, 0 to {n_heads - 1}")
-    found: Any = getattr(weights, kind.weight).per_head[layer]
-    if isinstance(found, Factored):
-        return Factored(at_least_float32(found.left[head]), at_least_float32(found.right[head]))
-    return at_least_float32(found[head])
+    weight: Any = getattr(weights, kind.weight).per_head[layer]
+    if isinstance(weight, Factored):
+        return Factored(at_least_float32(weight.left[head]), at_least_float32(weight.right[head]))
+    return at_least_float32(weight[head])
 
 
-def _of_mlp(model: Model, found: Tensor, name: str, layer: int, expert: int | None) -> Tensor:
-    if found.ndim == 2:
+def _of_mlp(model: Model, weight: Tensor, name: str, layer: int, expert: int | None) -> Tensor:
+    if weight.ndim == 2:
         if expert is not None:
-            raise SiteAbsent(f"expert={expert}: the MLP of layer {layer} is no mixture of experts. Leave it out")
-        return at_least_float32(found)
+            raise SiteAbsent(f"expert={expert}: the MLP of layer {layer} is not a mixture of experts. Leave it out")
+        return at_least_float32(weight)
     if expert is None:
         raise CasebackError(
-            f"layer {layer} has {len(found)} experts with a {name!r} each: say which with expert=0 to {len(found) - 1}"
+            f"layer {layer} has {len(weight)} experts with a {name!r} each: say which with expert=0 to "
+            f"{len(weight) - 1}"
         )
-    if not -len(found) <= expert < len(found):
-        raise OutOfRange(f"expert {expert} is not there: layer {layer} has {len(found)}, 0 to {len(found) - 1}")
-    return at_least_float32(found[expert])
+    if not -len(weight) <= expert < len(weight):
+        raise OutOfRange(f"expert {expert} is not there: layer {layer} has {len(weight)}, 0 to {len(weight) - 1}")
+    return at_least_float32(weight[expert])
 
 
 def table_of(weights: Weights, side: str) -> Float[Tensor, "d_model vocab"]:

@@ -5,7 +5,7 @@
 Direction i of the input is read as u_i, scaled by s_i and written as v_i; both may be directions of the stream, and
 then are words. (u_i, v_i) and (-u_i, -v_i) are the same: the largest tokens of one side go with the largest of the
 other, and the smallest with the smallest. The sign is that which gives v_i (or u_i, where only that is in the stream)
-the longer tail of large values. A side that is no direction of the stream is told by its largest neurons.
+the longer tail of large values. A side that is not a direction of the stream is described by its largest neurons.
 
 ov and qk are decomposed through their factors, d_head wide, and never formed.
 """
@@ -105,13 +105,13 @@ def weight_svd_words(
         "expert": expert,
         "folded": folded,
     }
-    found = {}
+    arrays = {}
     k = min(k, *(model.d_vocab if side in ("in", "out") else size for side, size in _widths(kind, left, right)))
     for name, vectors, side in (("left", left, kind.left), ("right", right, kind.right)):
         worded = side in ("in", "out")
         for end, numbers in ends(vectors, table_of(weights, side) if worded else None, k, max_logits).items():
-            found[f"{name}_{end if worded else end.replace('_id', '_unit')}"] = numbers
-    words = as_words(model, found, ["rank", "k"], {"rank": range(len(left))}, weight_svd_words, attrs)
+            arrays[f"{name}_{end if worded else end.replace('_id', '_unit')}"] = numbers
+    words = as_words(model, arrays, ["rank", "k"], {"rank": range(len(left))}, weight_svd_words, attrs)
     for name, numbers in (("value", values[:top]), ("share", share[:top])):
         words[name] = labelled(
             numbers,
@@ -137,9 +137,9 @@ def _widths(kind: Kind, left: Tensor, right: Tensor) -> list[tuple[str, int]]:
 
 
 def _signed(left: Tensor, right: Tensor, weights: Weights, kind: Kind, max_logits: int) -> tuple[Tensor, Tensor]:
-    """Both sides of each pair, turned so that the side that is told by tokens has its longer tail upwards."""
+    """Both sides of each pair, turned so that the side that is read as tokens has its longer tail upwards."""
     vectors, side = (right, kind.right) if kind.right in ("in", "out") else (left, kind.left)
-    found = ends(vectors, table_of(weights, side), 1, max_logits)
-    turn = torch.from_numpy(found["top_value"] + found["bottom_value"] < 0).to(vectors.device)
+    extremes = ends(vectors, table_of(weights, side), 1, max_logits)
+    turn = torch.from_numpy(extremes["top_value"] + extremes["bottom_value"] < 0).to(vectors.device)
     sign = torch.where(turn, -1.0, 1.0).to(vectors)
     return left * sign, right * sign

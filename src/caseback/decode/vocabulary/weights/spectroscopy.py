@@ -26,10 +26,11 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import SITES
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.running.edits import Project
+from caseback.model.running.edits import Edit, Index, Project
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Target
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 class Spectrum:
@@ -119,7 +120,7 @@ class Spectrum:
         bands: int | Sequence[int],
         *,
         site: str = "resid_post",
-        layer: Any = None,
+        layer: Index = None,
         pos: Positions = None,
         keep: bool = False,
     ) -> Project:
@@ -138,7 +139,7 @@ class Spectrum:
         Raises
         ------
         UnknownSite
-            For a site that is no direction of the stream.
+            For a site that is not a direction of the stream.
         """
         if site not in SITES or SITES[site].dims[-1] != "d_model":
             streams = [name for name, kind in SITES.items() if kind.dims[-1] == "d_model"]
@@ -161,7 +162,7 @@ class Spectrum:
 @technique(role="lens", entry=("4.3.13",), citation="Cancedda 2024", cost="one QR of W_U + one forward")
 def spectral_coverage(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     bands: int = 20,
     site: str = "resid_post",
@@ -172,8 +173,10 @@ def spectral_coverage(
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     bands, folded
         As for ``Spectrum``.
     site
@@ -199,8 +202,8 @@ def spectral_coverage(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = spectral_coverage(model, "the cat and the dog", bands=4, site="mlp_out")
-    >>> found.dims, bool((abs(found.sum("rank") - 1) < 1e-5).all())
+    >>> shares = spectral_coverage(model, "the cat and the dog", bands=4, site="mlp_out")
+    >>> shares.dims, bool((abs(shares.sum("rank") - 1) < 1e-5).all())
     (('layer', 'batch', 'pos', 'rank'), True)
     """
     kind = SITES.get(site)
@@ -230,19 +233,21 @@ def spectral_coverage(
 @technique(role="lens", entry=("4.3.13",), citation="Cancedda 2024", cost="one QR of W_U + one forward")
 def band_logits(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     targets: Target | Sequence[Target],
     *,
     bands: int = 20,
     pos: int = -1,
-    edits: Any = (),
+    edits: Edit | Sequence[Edit] = (),
 ) -> xr.DataArray:
     """Split targets' logits into the shares of the bands: they sum to the model's logits, bias and soft-cap apart.
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     targets
         Tokens, as for ``logit_lens``.
     bands
@@ -270,8 +275,8 @@ def band_logits(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = band_logits(model, "When Mary and John went to the store, John gave a drink to", " Mary", bands=4)
-    >>> found.dims, found.attrs["gap"] < 1e-3
+    >>> shares = band_logits(model, "When Mary and John went to the store, John gave a drink to", " Mary", bands=4)
+    >>> shares.dims, shares.attrs["gap"] < 1e-3
     (('batch', 'rank', 'vocab'), True)
     """
     tokens = model.tokens(tokens)
@@ -289,7 +294,7 @@ def band_logits(
     total = shares.sum(1) + bias.to(shares)
     cap = model.anatomy.logit_softcap
     total = total if cap is None else torch.tanh(total / cap) * cap
-    told = run.logits[at.example, at.column].gather(-1, wanted.to(run.logits.device))
+    own = run.logits[at.example, at.column].gather(-1, wanted.to(run.logits.device))
     texts = [[model.token_text(i) for i in row] for row in wanted.tolist()]
     return labelled(
         shares,
@@ -301,5 +306,5 @@ def band_logits(
         bands=bands,
         pos=pos,
         softcap=cap,
-        gap=float((total - told.to(total)).abs().max()),
+        gap=float((total - own.to(total)).abs().max()),
     )

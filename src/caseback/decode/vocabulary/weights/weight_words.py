@@ -40,31 +40,31 @@ def ends(
     ``top_id`` and ``top_value`` (row, k), largest first, ``bottom_id`` and ``bottom_value``, smallest first.
     """
     width = vectors.shape[1] if table is None else table.shape[1]
-    found: dict[str, list[Tensor]] = {name: [] for name in ("top_id", "top_value", "bottom_id", "bottom_value")}
+    pieces: dict[str, list[Tensor]] = {name: [] for name in ("top_id", "top_value", "bottom_id", "bottom_value")}
     for some in vectors.split(max(1, max_logits // width)):
         values = some if table is None else some.to(table) @ table
         for name, largest in (("top", True), ("bottom", False)):
             best = values.topk(min(k, width), -1, largest=largest)
-            found[f"{name}_id"].append(best.indices)
-            found[f"{name}_value"].append(best.values)
-    return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
+            pieces[f"{name}_id"].append(best.indices)
+            pieces[f"{name}_value"].append(best.values)
+    return {name: torch.cat(parts).cpu().numpy() for name, parts in pieces.items()}
 
 
 def as_words(
     model: Model,
-    found: dict[str, np.ndarray],
+    arrays: dict[str, np.ndarray],
     dims: Sequence[str],
     coords: dict[str, Any],
     technique: Callable[..., Any],
     attrs: dict[str, Any],
 ) -> xr.Dataset:
     """Label numbers by their names, with the text of each id beside it; all have the same dimensions."""
-    texts = {name[:-2] + "text": texts_of(model, ids) for name, ids in found.items() if name.endswith("_id")}
-    made = {
+    texts = {name[:-2] + "text": texts_of(model, ids) for name, ids in arrays.items() if name.endswith("_id")}
+    variables = {
         name: labelled(values, dims, coords, name=name, technique=technique, model=model, **attrs)
-        for name, values in {**found, **texts}.items()
+        for name, values in {**arrays, **texts}.items()
     }
-    return xr.Dataset(made, attrs=next(iter(made.values())).attrs)
+    return xr.Dataset(variables, attrs=next(iter(variables.values())).attrs)
 
 
 def joined(*parts: xr.Dataset) -> xr.Dataset:
@@ -136,10 +136,10 @@ def vectors_as_words(
     if len(names) != len(lead):
         raise CasebackError(f"vectors of shape {tuple(vectors.shape)} have dims={names}: name {len(lead)} dimensions")
     table = table_of(weights_of(model, folded), side)
-    found = ends(finite(vectors.detach(), "vectors").reshape(-1, model.d_model), table, k, max_logits)
-    found = {name: value.reshape(*lead, -1) for name, value in found.items()}
+    arrays = ends(finite(vectors.detach(), "vectors").reshape(-1, model.d_model), table, k, max_logits)
+    arrays = {name: value.reshape(*lead, -1) for name, value in arrays.items()}
     attrs = {"side": side, "folded": folded}
-    return as_words(model, found, [*names, "k"], {}, vectors_as_words, attrs)
+    return as_words(model, arrays, [*names, "k"], {}, vectors_as_words, attrs)
 
 
 @technique(
@@ -209,11 +209,11 @@ def weights_as_words(
     kind, weights = kind_of(matrix), weights_of(model, folded)
     if kind.circuit:
         raise CasebackError(f"{matrix!r} has words on both sides and no units: use circuit_pairs or weight_svd_words")
-    found = matrix_of(model, weights, matrix, layer, head, expert)
-    assert isinstance(found, Tensor)
-    rows = found if kind.left == kind.unit else found.mT
-    kept = _units(units, len(rows), kind.unit)
-    words = ends(rows if units is None else rows[kept], table_of(weights, kind.side), k, max_logits)
+    weight = matrix_of(model, weights, matrix, layer, head, expert)
+    assert isinstance(weight, Tensor)
+    rows = weight if kind.left == kind.unit else weight.mT
+    chosen = _units(units, len(rows), kind.unit)
+    words = ends(rows if units is None else rows[chosen], table_of(weights, kind.side), k, max_logits)
     attrs = {
         "matrix": matrix,
         "layer": model.anatomy.layer(layer),
@@ -222,12 +222,12 @@ def weights_as_words(
         "side": kind.side,
         "folded": folded,
     }
-    return as_words(model, words, [kind.unit, "k"], {kind.unit: kept}, weights_as_words, attrs)
+    return as_words(model, words, [kind.unit, "k"], {kind.unit: chosen}, weights_as_words, attrs)
 
 
 def _units(units: Sequence[int] | None, size: int, what: str) -> list[int]:
-    kept = list(range(size)) if units is None else [int(u) for u in units]
-    wrong = [u for u in kept if not 0 <= u < size]
-    if wrong or not kept:
-        raise OutOfRange(f"units {wrong or kept} are no {what} of this matrix: it has {size}, 0 to {size - 1}")
-    return kept
+    chosen = list(range(size)) if units is None else [int(u) for u in units]
+    wrong = [u for u in chosen if not 0 <= u < size]
+    if wrong or not chosen:
+        raise OutOfRange(f"units {wrong or chosen} are not {what} of this matrix: it has {size}, 0 to {size - 1}")
+    return chosen

@@ -29,8 +29,10 @@ def interval(
         From the means of each array, whose last dimension is then the sample, to values of the same last dimension.
     *measured
         Arrays (..., batch) of the same prompts.
-    resamples, level, seed
-        How many samples, how much the interval covers, and the seed of the draws.
+    resamples, level
+        How many samples, and how much the interval covers.
+    seed
+        Same seed, same result. It draws the samples.
 
     Returns
     -------

@@ -97,12 +97,12 @@ def grouped(parts: Parts, groups: Sequence[Sequence[str]]) -> Bool[Tensor, "set 
     Raises
     ------
     CasebackError
-        For a name that is no part of the circuit.
+        For a name that is not a part of the circuit.
     """
-    made = torch.zeros(len(groups), len(parts.names), dtype=torch.bool)
+    sets = torch.zeros(len(groups), len(parts.names), dtype=torch.bool)
     for i, names in enumerate(groups):
         for name in names:
             if name not in parts.names:
-                raise CasebackError(f"{name!r} is no part of this circuit. {did_you_mean(name, parts.names)}")
-            made[i, parts.names.index(name)] = True
-    return made
+                raise CasebackError(f"{name!r} is not a part of this circuit. {did_you_mean(name, parts.names)}")
+            sets[i, parts.names.index(name)] = True
+    return sets

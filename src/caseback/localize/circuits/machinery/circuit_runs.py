@@ -29,7 +29,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Bound, Metric, kl
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 ABLATIONS = ("resample", "mean", "mean_by_position", "optimal", "zero")
 
@@ -49,12 +49,12 @@ class CircuitRuns:
         self,
         model: Model,
         graph: Graph,
-        clean: Any,
-        corrupt: Any,
+        clean: PromptsLike,
+        corrupt: PromptsLike | None,
         metric: Metric,
         *,
         ablation: str | Float[Tensor, "writer d_model"] = "resample",
-        over: Any = None,
+        over: PromptsLike | None = None,
         places: Sequence[str] = (),
         positions: Mapping[str, Any] | None = None,
     ):
@@ -81,7 +81,7 @@ class CircuitRuns:
         }
 
     def _cut(
-        self, ablation: str | Tensor, other: Tokens | None, over: Any
+        self, ablation: str | Tensor, other: Tokens | None, over: PromptsLike | None
     ) -> Float[Tensor, "writer token d_model"] | Float[Tensor, ""]:
         """What cut edges carry at each own token of each prompt."""
         count, width = int(self.tokens.lengths.sum()), (len(self.graph.writers), self.model.d_model)
@@ -117,15 +117,16 @@ class CircuitRuns:
         masks = masks[:, None] if masks.ndim == 3 else masks
         if self.optimal:
             return torch.cat([self._optimal(mask) for mask in progress_bar(masks, "circuits", show=progress)])
+        # as many prompts as the budget holds with one circuit, then as many circuits beside each other on those
         numbers = len(self.graph.writers) * self.model.d_model * self.tokens.shape[1]
         prompts = max(1, min(len(self.tokens), limit("circuit_numbers") // numbers))
         at_once = max(1, limit("circuit_numbers") // (numbers * prompts))
         chunks = masks.split(at_once)
         rows = [slice(i, i + prompts) for i in range(0, len(self.tokens), prompts)]
-        made = []
+        values = []
         for chunk in progress_bar(chunks, "circuits", show=progress):
-            made.append(torch.cat([self._run(chunk, some, self.cut) for some in rows], 1))
-        return torch.cat(made)
+            values.append(torch.cat([self._run(chunk, some, self.cut) for some in rows], 1))
+        return torch.cat(values)
 
     def _run(self, masks: Masks, rows: slice, cut: Tensor) -> Float[Tensor, "variant batch"]:
         starts = [0, *self.tokens.lengths.cumsum(0).tolist()]
@@ -151,17 +152,19 @@ def written_in(model: Model, graph: Graph, tokens: Tokens) -> Float[Tensor, "wri
     """What every writer writes at every own token of the prompts, padding left out."""
     run = execute(model.anatomy, tokens, read=sites_of_writes(model, graph), logits=False)
     own, count = tokens.mask, int(tokens.lengths.sum())
-    made: Tensor | None = None
+    written: Tensor | None = None
     at = 0
     for part in writes(model, run, graph):
-        made = part.new_empty(len(graph.writers), count, model.d_model) if made is None else made
-        made[at : at + len(part)] = part[:, own.to(part.device)] if tokens.padded else part.flatten(1, 2)
+        written = part.new_empty(len(graph.writers), count, model.d_model) if written is None else written
+        written[at : at + len(part)] = part[:, own.to(part.device)] if tokens.padded else part.flatten(1, 2)
         at += len(part)
-    assert made is not None
-    return made
+    assert written is not None
+    return written
 
 
-def mean_writes(model: Model, prompts: Any, *, inputs: tuple[str, ...] = ("embed",)) -> Float[Tensor, "writer d_model"]:
+def mean_writes(
+    model: Model, prompts: PromptsLike, *, inputs: tuple[str, ...] = ("embed",)
+) -> Float[Tensor, "writer d_model"]:
     """The mean of what every writer writes, over prompts and their positions: what mean-ablated edges carry."""
     return written_in(model, Graph.of(model.anatomy, inputs), model.tokens(prompts)).mean(1)
 
@@ -194,7 +197,7 @@ def by_position(
 
 
 def tiled(tokens: Tokens, times: int) -> Tokens:
-    """All prompts again and again: the batch as a whole, so many times."""
+    """The batch as a whole, repeated a number of times."""
     return Tokens(tokens.ids.repeat(times, 1), tokens.mask.repeat(times, 1), tokens.text * times)
 
 

@@ -76,9 +76,9 @@ def contracted(
             count = min(len(chosen), max(0, int(graph.exists[:, readers.start].sum()) - chosen.start))
             if count == 0:
                 continue
-            made = change[:, :count] @ g.flatten(2).transpose(1, 2).to(change)
+            products = change[:, :count] @ g.flatten(2).transpose(1, 2).to(change)
             into = scores[part[0], chosen.start : chosen.start + count, readers]
-            into.copy_(made if part[1].start == 0 else into + made)
+            into.copy_(products if part[1].start == 0 else into + products)
     return scores
 
 
@@ -109,7 +109,7 @@ def at_readers(
 
 
 def _parts(batch: int, width: int, numbers: int) -> Iterator[Part]:
-    """Prompts, and columns of them, whose writes are so many numbers a token and fit the budget."""
+    """Prompts, and columns of them, that fit the budget where a token's writes are so many numbers."""
     columns = min(width, max(1, limit("contraction_numbers") // numbers))
     prompts = max(1, limit("contraction_numbers") // (numbers * columns))
     for b in range(0, batch, prompts):

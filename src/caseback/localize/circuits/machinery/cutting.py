@@ -1,8 +1,8 @@
 """One pass in which edges are cut: writes are noted as they are made, reads corrected by what their cut edges change.
 
-    input_v += sum over u of (1 - kept[u, v]) (other_u - u)
+    input_v += sum over u of (1 - mask[u, v]) (other_u - u)
 
-``kept`` is 1 in the circuit, 0 outside, anything between where masks are learned; it may differ from place to place in
+``mask`` is 1 in the circuit, 0 outside, anything between where masks are learned; it may differ from place to place in
 a prompt. Several circuits pass side by side, each on its copy of all prompts.
 """
 
@@ -22,7 +22,7 @@ from caseback.model.graph.graph import Graph
 from caseback.model.running.edits import Apply, Edit
 from caseback.model.running.model import Model
 
-Kept = Bool[Tensor, "variant place writer reader"] | Float[Tensor, "variant place writer reader"]
+SoftMasks = Bool[Tensor, "variant place writer reader"] | Float[Tensor, "variant place writer reader"]
 
 
 class Cuts:
@@ -32,8 +32,8 @@ class Cuts:
     ----------
     model, graph
         The model and its graph.
-    kept
-        How much of each edge stands, a circuit and a place at a time.
+    masks
+        How much of each edge stands, for each circuit and each place.
     cut
         What cut edges carry: (writer, token, d_model) over all own tokens of all prompts, or a scalar.
     places
@@ -41,14 +41,15 @@ class Cuts:
     """
 
     def __init__(
-        self, model: Model, graph: Graph, kept: Kept, cut: Tensor, places: Int[Tensor, " token"] | None = None
+        self, model: Model, graph: Graph, masks: SoftMasks, cut: Tensor, places: Int[Tensor, " token"] | None = None
     ):
         self.model, self.graph, self.cut = model, graph, cut
-        self.learned = kept.requires_grad or cut.requires_grad
-        away = 1 - kept.to(cut.device, torch.promote_types(model.dtype, torch.float32))
+        # with gradients nothing may be written in place, so changes are then kept one by one instead of in one buffer
+        self.learned = masks.requires_grad or cut.requires_grad
+        away = 1 - masks.to(cut.device, torch.promote_types(model.dtype, torch.float32))
         self.away = (away * graph.exists.to(cut.device)).transpose(2, 3)
-        self.alive = [True] * len(graph.readers) if kept.requires_grad else self._alive()
-        self.rows = [] if places is None else [(places == i).nonzero()[:, 0] for i in range(kept.shape[1])]
+        self.alive = [True] * len(graph.readers) if masks.requires_grad else self._alive()
+        self.rows = [] if places is None else [(places == i).nonzero()[:, 0] for i in range(masks.shape[1])]
         self.noted: dict[int, Tensor] = {}
         self.buffer: Tensor | None = None
         self.totals: dict[int, Tensor] = {}
@@ -62,7 +63,7 @@ class Cuts:
         """
         full = self.graph.exists.T.to(self.away.device)
         heard = ((self.away < 1) & full).any(0).any(0).any(0).tolist()
-        branches = {node.depth for node, told in zip(self.graph.writers, heard, strict=True) if told}
+        branches = {node.depth for node, stands in zip(self.graph.writers, heard, strict=True) if stands}
         normed = [i for i, p in enumerate(self.model.anatomy.layers) if p.attn_post_norm is not None]
         branches |= {Node("head", i).depth for i in normed}
         return [node.kind == "logits" or node.depth in branches for node, _ in self.graph.readers]
@@ -71,21 +72,21 @@ class Cuts:
         """What to run the model with."""
         inputs = [Apply(name, partial(self._note_input, at=i)) for i, name in enumerate(self.graph.inputs)]
         alone = Apply("resid_pre", partial(self._note_input, at=0), layer=0)
-        made: list[Edit] = [alone] if len(inputs) == 1 else [*inputs]
+        edits: list[Edit] = [alone] if len(inputs) == 1 else [*inputs]
         writer, reader = len(inputs), 0
         heads = self.model.anatomy.head_site
         for i, layer in enumerate(self.graph.layers):
             block = slice(reader, reader + layer.n_heads + 2 * layer.n_kv_heads)
             for slot, count in zip("qkv", (layer.n_heads, layer.n_kv_heads, layer.n_kv_heads), strict=True):
-                made.append(Apply(f"{slot}_in", partial(self._correct, at=reader, block=block), layer=i))
+                edits.append(Apply(f"{slot}_in", partial(self._correct, at=reader, block=block), layer=i))
                 reader += count
-            made.append(Apply(heads, partial(self._note_heads, layer=i, at=writer), layer=i))
+            edits.append(Apply(heads, partial(self._note_heads, layer=i, at=writer), layer=i))
             block = slice(reader, reader + 1)
-            made.append(Apply("mlp_in", partial(self._correct, at=reader, block=block), layer=i))
-            made.append(Apply("mlp_out", partial(self._note_input, at=writer + layer.n_heads), layer=i))
+            edits.append(Apply("mlp_in", partial(self._correct, at=reader, block=block), layer=i))
+            edits.append(Apply("mlp_out", partial(self._note_input, at=writer + layer.n_heads), layer=i))
             writer, reader = writer + layer.n_heads + 1, reader + 1
         last = partial(self._correct, at=reader, block=slice(reader, reader + 1))
-        return [*made, Apply("resid_post", last, layer=-1)]
+        return [*edits, Apply("resid_post", last, layer=-1)]
 
     def _note(self, written: Float[Tensor, "writer token d_model"], at: int) -> None:
         """Keep the change that a cut edge makes: what it carries instead, less what was written."""
@@ -118,15 +119,16 @@ class Cuts:
 
     def _correct(self, x: Float[Tensor, "token *head d_model"], at: int, block: slice) -> Tensor:
         """Add to each reader's input what its cut edges change; a layer's heads are summed for all at once."""
+        # query, key and value of one layer ask in turn: the sums are formed for the first and shared by the others
         if self.block is None or self.block[0] != block:
             self.block = self._of_block(block)
-        _, alive, made = self.block
+        _, alive, block_changes = self.block
         count = x.shape[1] if x.ndim == 3 else 1
         mine = [i for i, r in enumerate(alive) if at <= r < at + count]
-        if not mine or not made.numel():
+        if not mine or not block_changes.numel():
             return x
-        change = made[:, mine[0] : mine[-1] + 1].transpose(1, 2).to(x)
-        each = x.unflatten(0, (len(made), -1))
+        change = block_changes[:, mine[0] : mine[-1] + 1].transpose(1, 2).to(x)
+        each = x.unflatten(0, (len(block_changes), -1))
         if x.ndim == 2:
             return (each + change[:, :, 0]).flatten(0, 1)
         if len(mine) < count:
@@ -147,11 +149,11 @@ class Cuts:
             return block, alive, self._placed(parts)
         assert self.buffer is not None
         changes = self.buffer[:, :before]
-        cut, kept = ((part > 0).flatten(0, 2).any(0).nonzero()[:, 0] for part in (away, 1 - away))
-        if before in self.totals and len(kept) < len(cut):
+        cut, uncut = ((part > 0).flatten(0, 2).any(0).nonzero()[:, 0] for part in (away, 1 - away))
+        if before in self.totals and len(uncut) < len(cut):
             # few edges stand: take what these change off what all of them do
             total = self.totals[before][:, None]
-            standing = self._placed([(1 - away[..., kept], changes[:, kept])]) if len(kept) else 0.0
+            standing = self._placed([(1 - away[..., uncut], changes[:, uncut])]) if len(uncut) else 0.0
             return block, alive, (total - standing).expand(-1, len(alive), -1, -1)
         return (
             block,
@@ -164,11 +166,11 @@ class Cuts:
         if not self.rows:
             return _products([(weights[:, 0], change) for weights, change in parts])
         first, change = parts[0]
-        made = change.new_zeros(len(change), first.shape[2], *change.shape[2:])
+        total = change.new_zeros(len(change), first.shape[2], *change.shape[2:])
         for place, rows in enumerate(self.rows):
             here = _products([(weights[:, place], change[:, :, rows]) for weights, change in parts])
-            made = made.index_add(2, rows.to(made.device), here)
-        return made
+            total = total.index_add(2, rows.to(total.device), here)
+        return total
 
 
 def _products(parts: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, "variant reader token d_model"]:
@@ -191,10 +193,10 @@ def tokens_at(places: Sequence[Sequence[list[int]]], lengths: Sequence[int]) -> 
     lengths
         Of the prompts.
     """
-    made = []
+    rows = []
     for b, n in enumerate(lengths):
         row = torch.full((n,), len(places))
         for i, named in enumerate(places):
             row[named[b]] = i
-        made.append(row)
-    return torch.cat(made)
+        rows.append(row)
+    return torch.cat(rows)

@@ -51,27 +51,31 @@ def open_probability(a: Float[Tensor, " *gate"]) -> Float[Tensor, " *gate"]:
 
 
 def log_odds(probability: float) -> float:
-    """The log odds at which a gate is open so often."""
+    """The log odds at which a gate is open with this probability."""
     return math.log(probability / (1 - probability)) + BETA * math.log(-GAMMA / ZETA)
 
 
 class Gates:
-    """Gates of a graph with their optimiser, step by step, and a file that keeps them.
+    """Gates of a graph with their optimizer, step by step, and a file that keeps them.
 
     Parameters
     ----------
     runs
-        The prompts, what cut edges carry, and the metric that is minimised beside the penalty.
+        The prompts, what cut edges carry, and the metric that is minimized beside the penalty.
     of
         Which have gates: ``"edges"``, ``"nodes"`` or both.
     start
         Log odds to begin with.
     lr, multiplier_lr
         Adam's rates, of gates and of the penalty's multipliers (0 where there are none).
-    batch_size, seed
-        Prompts a step; of the draws of prompts and gates.
-    checkpoint, about
-        A file that keeps the state, and what it must agree with to be gone on with.
+    batch_size
+        Prompts per step.
+    seed
+        Same seed, same result. It draws the prompts and the gates of each step.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
+    about
+        What a checkpoint must agree with.
     """
 
     def __init__(
@@ -112,10 +116,10 @@ class Gates:
 
     def open(self) -> Float[Tensor, "writer reader"]:
         """How likely each edge is to carry anything; 0 where there is no edge."""
-        made = self.exists.to(self.multipliers.dtype)
+        chance = self.exists.to(self.multipliers.dtype)
         if "edges" in self.gates:
-            made = made * open_probability(self.gates["edges"])
-        return made * open_probability(self.gates["nodes"])[:, None] if "nodes" in self.gates else made
+            chance = chance * open_probability(self.gates["edges"])
+        return chance * open_probability(self.gates["nodes"])[:, None] if "nodes" in self.gates else chance
 
     def share_open(self, name: str) -> Float[Tensor, ""]:
         """How many of the edges or nodes are open, of all and on average."""
@@ -136,23 +140,23 @@ class Gates:
         # drawn from the step's own number, so that a fit that was interrupted goes on as if it had not been
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         rows = torch.randperm(len(self.runs.tokens), generator=generator)[: self.batch_size].sort().values
-        kept = self.exists.to(self.multipliers.dtype)
+        mask = self.exists.to(self.multipliers.dtype)
         for name, a in self.gates.items():
             u = torch.rand(a.shape, generator=generator, dtype=torch.float64).clamp(1e-6, 1 - 1e-6).to(a)
             z = hard_concrete(a, u)
-            kept = kept * (z if name == "edges" else z[:, None])
-        told = self._told(kept, rows)
-        if not told.requires_grad:
+            mask = mask * (z if name == "edges" else z[:, None])
+        losses = self._losses(mask, rows)
+        if not losses.requires_grad:
             raise CasebackError(f"metric {self.runs.metric.name!r} has no gradient: gates cannot be learned with it")
         parameters = [p for group in self.adam.param_groups for p in group["params"]]
-        value = told.mean() + penalty(step)
+        value = losses.mean() + penalty(step)
         slopes = torch.autograd.grad(value, parameters, allow_unused=True)
         for parameter, slope in zip(parameters, slopes, strict=True):
             parameter.grad = torch.zeros_like(parameter) if slope is None else slope
         self.adam.step()
-        self.losses.append(float(told.detach().mean()))
+        self.losses.append(float(losses.detach().mean()))
 
-    def _told(self, kept: Tensor, rows: Tensor) -> Float[Tensor, " batch"]:
+    def _losses(self, mask: Tensor, rows: Tensor) -> Float[Tensor, " batch"]:
         """The loss of a soft circuit on some prompts, with its graph."""
         runs, tokens = self.runs, self.runs.tokens
         chosen = rows.tolist()
@@ -161,7 +165,7 @@ class Gates:
         starts = [0, *tokens.lengths.cumsum(0).tolist()]
         own = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in chosen])
         cut = runs.cut if runs.cut.ndim == 0 else runs.cut[:, own.to(runs.cut.device)]
-        cuts = Cuts(runs.model, runs.graph, kept[None, None], cut)
+        cuts = Cuts(runs.model, runs.graph, mask[None, None], cut)
         loss = runs.metric.of_rows(tokens, chosen)
         return measured(runs.model.anatomy, some, loss, edits=cuts.edits(), grad=True)[1]
 

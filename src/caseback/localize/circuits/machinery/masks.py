@@ -21,7 +21,9 @@ from caseback.model.running.tokens import Tokens
 Masks = Bool[Tensor, "variant writer reader"] | Bool[Tensor, "variant place writer reader"]
 
 
-def masks_of(graph: Graph, circuits: Any, places: Sequence[str] = ()) -> Bool[Tensor, "variant place writer reader"]:
+def masks_of(
+    graph: Graph, circuits: Circuit | Sequence[Circuit] | Tensor, places: Sequence[str] = ()
+) -> Bool[Tensor, "variant place writer reader"]:
     """Circuits as masks of the graph's edges, one or several.
 
     Parameters
@@ -41,10 +43,10 @@ def masks_of(graph: Graph, circuits: Any, places: Sequence[str] = ()) -> Bool[Te
     if isinstance(circuits, Circuit):
         circuits = [circuits]
     if not isinstance(circuits, Tensor):
-        made = [_mask(graph, circuit, places) for circuit in circuits]
-        if not made:
+        circuit_masks = [_mask(graph, circuit, places) for circuit in circuits]
+        if not circuit_masks:
             raise CasebackError("no circuit to run: the list is empty")
-        return torch.stack(made)
+        return torch.stack(circuit_masks)
     masks = circuits.bool()
     if masks.ndim < 4:
         masks = masks.view(-1, 1, *masks.shape[-2:]) if masks.ndim >= 2 else masks
@@ -54,7 +56,7 @@ def masks_of(graph: Graph, circuits: Any, places: Sequence[str] = ()) -> Bool[Te
     return masks & graph.exists
 
 
-def places_of(circuits: Any) -> list[str]:
+def places_of(circuits: Circuit | Sequence[Circuit] | Tensor) -> list[str]:
     """The names of the positions in circuits, sorted; none for masks."""
     if isinstance(circuits, Tensor):
         return []
@@ -71,7 +73,7 @@ def placed_all(names: Sequence[str], known: Mapping[str, Any] | None, tokens: To
         For a name that is neither a number nor among ``known``, and for two names of one position.
     """
     known = known or {}
-    made: list[list[list[int]]] = []
+    places: list[list[list[int]]] = []
     for name in names:
         given = known.get(name, int(name) if name.lstrip("-").isdecimal() else None)
         if given is None:
@@ -80,19 +82,19 @@ def placed_all(names: Sequence[str], known: Mapping[str, Any] | None, tokens: To
                 "prompts.spans"
             )
         if isinstance(given, Tensor) and given.ndim == 2:
-            made.append([list(range(first, last + 1)) for first, last in given.tolist()])
+            places.append([list(range(first, last + 1)) for first, last in given.tolist()])
         else:
-            made.append(placed(given, tokens))
+            places.append(placed(given, tokens))
     for b in range(len(tokens)):
         seen: dict[int, str] = {}
-        for name, rows in zip(names, made, strict=True):
+        for name, rows in zip(names, places, strict=True):
             for at in rows[b]:
                 if at in seen:
                     raise CasebackError(
                         f"position {at} of prompt {b} is both {seen[at]!r} and {name!r}: name each position once"
                     )
                 seen[at] = name
-    return made
+    return places
 
 
 def _mask(graph: Graph, circuit: Circuit, places: Sequence[str]) -> Bool[Tensor, "place writer reader"]:
@@ -124,16 +126,16 @@ def _of_nodes(graph: Graph, nodes: frozenset[Node], places: Sequence[str]) -> Bo
     mask = torch.zeros(len(places) + 1, *graph.exists.shape, dtype=torch.bool)
     if not nodes:
         return mask
-    kept = {graph.writers.index(node): [""] for node in graph.writers[: len(graph.inputs)]}
+    by_writer = {graph.writers.index(node): [""] for node in graph.writers[: len(graph.inputs)]}
     for node in nodes:
         bare = _bare(node)
         if bare.kind == "logits":
             continue
         if bare not in graph.writers:
             raise CasebackError(f"this model has no writer {node}: the circuit is of another model, or names no node")
-        kept.setdefault(graph.writers.index(bare), []).append(node.pos)
+        by_writer.setdefault(graph.writers.index(bare), []).append(node.pos)
     names = [*places, ""]
-    for w, wheres in kept.items():
+    for w, wheres in by_writer.items():
         for where in wheres:
             rows = slice(None) if where == "" else names.index(where)
             mask[rows, w] = True

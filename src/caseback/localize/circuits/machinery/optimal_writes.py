@@ -2,8 +2,8 @@
 
     a = argmin_a  E_x loss(x | every cut edge u -> v carries a_u)
 
-One constant a writer, fitted with Adam from its mean on, in units of how far its write varies. What is lost with it is
-due to the information that the cut edges carried, not to a value that the rest of the model has never met.
+One constant per writer, fitted with Adam from its mean on, in units of how far its write varies. What is lost with it
+is due to the information that the cut edges carried, not to a value that the rest of the model has never met.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def optimal_writes(
     model, graph, tokens
         The model, its graph, and the prompts that the expectation is over.
     loss
-        What is minimised, on average over prompts.
+        What is minimized, on average over prompts.
     mask
         The circuit's edges.
     start
@@ -69,10 +69,10 @@ def optimal_writes(
         values = start + unit * theta
         cut = values[:, None].expand(-1, count, -1)
         cuts = Cuts(model, graph, mask[None], cut, None if len(mask) == 1 else places)
-        told = measured(model.anatomy, tokens, loss, edits=cuts.edits(), grad=True)[1]
-        if not told.requires_grad:
+        losses = measured(model.anatomy, tokens, loss, edits=cuts.edits(), grad=True)[1]
+        if not losses.requires_grad:
             raise CasebackError(f"the loss {loss.name!r} has no gradient: optimal constants need one")
-        mean = told.mean()
+        mean = losses.mean()
         if float(mean.detach()) < least:
             best, least = values.detach(), float(mean.detach())
         if step < steps:

@@ -24,7 +24,7 @@ def circuit_size(model: Model, circuit: Circuit, inputs: tuple[str, ...] | None 
     Parameters
     ----------
     model
-        The model that it is a circuit of.
+        The model. The circuit is one of its own.
     circuit
         The circuit; its edges may name positions and neurons.
     inputs

@@ -69,31 +69,31 @@ def changes(
         The model.
     base, source
         Runs of aligned prompts in the same columns that read ``sites_of_writes``; source None stands for zeros, and a
-        tensor for a constant a writer.
+        tensor for one constant per writer.
     graph
         Of the model.
     part
         Some prompts and columns alone.
     """
     mask = base.tokens.mask[part]
-    made: Tensor | None = None
+    stacked: Tensor | None = None
     start = 0
     for change in _changes(model, base, source, graph, part):
-        if made is None:
-            made = change.new_empty(len(mask), len(graph.writers), *change.shape[2:])
+        if stacked is None:
+            stacked = change.new_empty(len(mask), len(graph.writers), *change.shape[2:])
         mine = slice(start, start + len(change))
         start = mine.stop
-        made[:, mine] = change.transpose(0, 1)
+        stacked[:, mine] = change.transpose(0, 1)
         if isinstance(source, Tensor):
-            made[:, mine] += source[mine, None].to(made)
-    assert made is not None
-    return made if bool(mask.all()) else made.masked_fill_(~mask[:, None, :, None].to(made.device), 0.0)
+            stacked[:, mine] += source[mine, None].to(stacked)
+    assert stacked is not None
+    return stacked if bool(mask.all()) else stacked.masked_fill_(~mask[:, None, :, None].to(stacked.device), 0.0)
 
 
 def _changes(
     model: Model, base: Run, source: Run | Tensor | None, graph: Graph, part: Part
 ) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
-    """Changes block by block; those to zero where the source is no run."""
+    """Changes block by block; those to zero where the source is not a run."""
     if not isinstance(source, Run):
         yield from (-write for write in writes(model, base, graph, part))
         return

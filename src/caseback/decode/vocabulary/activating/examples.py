@@ -1,4 +1,4 @@
-"""What was found: the strongest tokens of each unit in their contexts, its range in bins, how often it fires."""
+"""What a collection tells: each unit's strongest tokens in their contexts, its range in bins, how often it fires."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Example:
 
 @dataclass
 class Activating:
-    """What ``activating_inputs`` found.
+    """A collection: what ``activating_inputs`` finds in a corpus.
 
     Attributes
     ----------
@@ -60,15 +60,15 @@ class Activating:
         The index of each unit at its site.
     tally, rows
         The counts, and the corpus as tokens.
-    made
-        How it was made.
+    provenance
+        How it was collected.
     """
 
     units: Units
     names: list[int]
     tally: Tally
     rows: Rows
-    made: dict[str, Any]
+    provenance: dict[str, Any]
 
     @property
     def n_tokens(self) -> int:
@@ -140,7 +140,7 @@ class Activating:
         Raises
         ------
         OutOfRange
-            For a share that is none.
+            For a number that is not a share.
         """
         wanted = torch.tensor(list(q), dtype=torch.float64)
         if not len(wanted) or bool(((wanted < 0) | (wanted > 1)).any()):
@@ -184,11 +184,11 @@ class Activating:
         values = self.tally.sample_values[:, self.number(unit)].numpy()
         edges = np.linspace(values.min(), values.max(), bins + 1)
         at = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
-        made = []
+        ranges = []
         for b in range(bins):
             some = self.tally.sample_index[torch.from_numpy(np.flatnonzero(at == b)[:each])].tolist()
-            made.append((float(edges[b]), float(edges[b + 1]), self.shown(model, unit, some, before, after)))
-        return made
+            ranges.append((float(edges[b]), float(edges[b + 1]), self.shown(model, unit, some, before, after)))
+        return ranges
 
     def shown(self, model: Model, unit: int, index: Sequence[int], before: int, after: int) -> list[Example]:
         """Places of the corpus with their contexts and a unit's activations in them."""
@@ -198,27 +198,27 @@ class Activating:
             return []
         rows, positions = (x.tolist() for x in self.rows.place(list(index)))
         values = self.again(model, unit, sorted(set(rows)))
-        made = []
+        examples = []
         for row, pos in zip(rows, positions, strict=True):
             first = max(0, pos - before)
             ids = self.rows[row][first : pos + after + 1]
             beside = values[row][first : pos + after + 1]
             text = [model.token_text(i) for i in ids]
-            made.append(Example(row, pos, beside[pos - first], first, ids, text, beside))
-        return made
+            examples.append(Example(row, pos, beside[pos - first], first, ids, text, beside))
+        return examples
 
     def again(self, model: Model, unit: int, rows: Sequence[int]) -> dict[int, list[float]]:
         """A unit's activations at every token of some rows."""
         only = Units(self.units.site, (unit,), self.units.directions, self.units.heads)
-        made: dict[int, list[float]] = {}
+        by_row: dict[int, list[float]] = {}
         at_once = limit("activation_rows")
         for first in range(0, len(rows), at_once):
             some = rows[first : first + at_once]
             tokens = model.tokens([self.rows[r] for r in some])
             flat = only.values(only.run(model, tokens))[:, 0].cpu()
             parts = flat.split(tokens.lengths.tolist())
-            made |= {r: part.tolist() for r, part in zip(some, parts, strict=True)}
-        return made
+            by_row |= {r: part.tolist() for r, part in zip(some, parts, strict=True)}
+        return by_row
 
 
 def _some(names: list[int]) -> str:
