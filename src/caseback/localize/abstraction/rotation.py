@@ -53,7 +53,7 @@ class Rotation(nn.Module):
         if not 1 <= k <= width:
             raise EditError(f"a subspace of {k} dimensions in a site that is {width} wide: expected 1 to {width}")
         self.weight = nn.Parameter(random_rows(k, width, seed).to(torch.promote_types(dtype, torch.float32)))
-        # the parametrization completes the rows to a whole rotation at random: by our seed, and the caller's state stays
+        # the parametrization completes the rows to a whole rotation at random: by our seed, and the caller's stays
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             orthogonal(self)
