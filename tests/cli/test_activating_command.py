@@ -99,6 +99,6 @@ def test_an_empty_or_absent_corpus_is_one_line(capsys, tmp_path):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n  \n")
     assert "the corpus is empty" in answer(capsys, str(empty), "--layer", "0")[2]
-    assert "is no file" in answer(capsys, str(tmp_path / "none.txt"), "--layer", "0")[2]
+    assert "is not a file" in answer(capsys, str(tmp_path / "none.txt"), "--layer", "0")[2]
     empty.write_bytes(b"\xff\xfe\x00")
     assert "cannot be read as UTF-8" in answer(capsys, str(empty), "--layer", "0")[2]

@@ -243,6 +243,7 @@ def _spans(at: At, base: Tokens, source: Tokens) -> tuple[list[list[int]], list[
                 f"example {b}: {len(mine)} positions in the base, {len(theirs)} in its source at {at}; give pos= and "
                 "source_pos= that address as many"
             )
+    # gathered as one rectangle; what only fills it up is not swapped (see seats)
     longest = max(map(len, here))
     filled = [[[*span, *span[-1:] * (longest - len(span))] for span in spans] for spans in (here, there)]
     return filled[0], filled[1], torch.tensor([len(span) for span in here])

@@ -212,6 +212,7 @@ def boundless_das(
         return float(accuracies(model, judged, [edits], among=among)[0])
 
     def hard() -> list[slice]:
+        # each variable's rows of the rotation once the temperature is 0
         ends = torch.tensor([0, *boundaries.sizes()]).cumsum(0).tolist()
         return [slice(low, high) for low, high in zip(ends, ends[1:], strict=False)]
 

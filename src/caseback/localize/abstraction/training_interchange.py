@@ -209,6 +209,7 @@ def _loss(
 ) -> Tensor:
     """Of one step: base, sources (and counterfactuals) run as one batch, then the base with the sources' values."""
     n, anatomy = len(part), student.anatomy
+    # one batch: rows 0 to n are the bases, then n rows per variable's sources, last the counterfactuals
     prompts = [part.base, *part.sources.values()]
     if targets.teacher and part.counterfactual is not None:
         prompts.append(part.counterfactual)

@@ -129,6 +129,7 @@ def frontier(
         circuit = None if needed is None else select(graph, scored, needed)
         frontiers.append(Frontier(name, total, measured.edges, measured.recovered, whole, empty, circuit))
     margin = (1 - wanted) / 2
+    # shrinking begins at the smallest size, of at least a tenth of the edges, that recovers enough
     for count in [n for n in sizes if n >= total // 10]:
         begin = select(graph, scored, count)
         share = float(faithfulness(model, *pairs, begin, ablations=ablation, resamples=1).recovered[0])

@@ -212,6 +212,7 @@ def _layer(model: Model, run: Run, layer: int, b: int, own: slice) -> dict[str, 
     weight = attention_branch(model.anatomy, layer, z).weight
     brought = torch.einsum("hje,hed->hjd", values, weight)
     n, heads = len(before), a.shape[0]
+    # some queries at a time, as there is one vector for every query, head and key
     near = []
     for rows in torch.arange(n).split(max(1, limit("flow_numbers") // (heads * n * model.d_model))):
         branch = attention_branch(model.anatomy, layer, z[rows])

@@ -91,6 +91,7 @@ def minimality(
     own = _same_role(parts, circuit)
     sets = torch.cat([sets, own[None]])
     both = torch.stack([sets, sets | torch.eye(n, dtype=torch.bool)])
+    # many of these sets are the same: each distinct one is run once, and place says where its value goes
     distinct, place = both.flatten(0, 2).unique(dim=0, return_inverse=True)
     values = runs.metrics(parts.circuit & parts.without(distinct), progress=progress).mean(-1)
     before, after = values[place].view(2, len(sets), n)

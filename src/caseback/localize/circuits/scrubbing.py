@@ -279,6 +279,7 @@ class _Tree:
             x = self.stream(r, refs, random if self.one else self.draw(refs))
             edits.append(_put(f"{slot}_in" if slot else "mlp_in", x, self.graph.readers[r][0]))
         written = self._write(node, refs, edits)
+        # without labels and with one random prompt, every reader of a node sees the same write: run it once
         if self.one and not self.labels:
             self.cached[w] = written
         return written

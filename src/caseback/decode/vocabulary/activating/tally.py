@@ -159,6 +159,7 @@ class Tally:
     def _add_units(self, values: Tensor, index: Tensor, row: Tensor | None, some: slice, threshold: float) -> None:
         keys = keys_of(values.T, index)
         if row is not None:
+            # keys order by activation, so the largest key of each row is its strongest token
             at = (row - row[0]).expand(len(keys), -1)
             best = torch.full((len(keys), int(row[-1] - row[0]) + 1), NO_KEY)
             keys = best.scatter_reduce_(1, at, keys, "amax")

@@ -71,6 +71,7 @@ class Spectrum:
         table = table_of(weights_of(model, folded), "out")
         if not 1 <= bands <= len(table):
             raise OutOfRange(f"bands={bands}: expected 1 to {len(table)}, the model's width")
+        # W_U^T = Q R with orthonormal Q, so the small R^T has the same U and S as W_U
         triangle = torch.linalg.qr(table.mT, mode="r").R
         # all of the stream, also where the vocabulary is smaller than it
         self.U, values, _ = torch.linalg.svd(triangle.mT, full_matrices=True)

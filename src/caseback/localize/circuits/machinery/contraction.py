@@ -78,6 +78,7 @@ def contracted(
                 continue
             products = change[:, :count] @ g.flatten(2).transpose(1, 2).to(change)
             into = scores[part[0], chosen.start : chosen.start + count, readers]
+            # the positions of long prompts come in several parts, whose products add up
             into.copy_(products if part[1].start == 0 else into + products)
     return scores
 
