@@ -41,7 +41,10 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     texts = dict(metadata or {})
     digests = {"": fingerprint(texts)} | {name: fingerprint(tensor) for name, tensor in held.items()}
     with whole_file(path) as draft:
-        save_file(held, draft, {**texts, DIGESTS: json.dumps(digests, sort_keys=True)})
+        try:
+            save_file(held, draft, {**texts, DIGESTS: json.dumps(digests, sort_keys=True)})
+        except SafetensorError as error:  # a full disk comes as one
+            raise OSError(str(error)) from error
 
 
 def read_tensors(
