@@ -145,7 +145,7 @@ def matrix_of(
 def _of_mlp(model: Model, weight: Tensor, name: str, layer: int, expert: int | None) -> Tensor:
     if weight.ndim == 2:
         if expert is not None:
-            raise SiteAbsent(f"expert={expert}: the MLP of layer {layer} is not a mixture of experts. Leave it out")
+            raise SiteAbsent(f"expert={expert}: layer {layer} has no mixture of experts. Leave it out")
         return at_least_float32(weight)
     if expert is None:
         raise CasebackError(

@@ -229,5 +229,7 @@ def _units(units: Sequence[int] | None, size: int, what: str) -> list[int]:
     chosen = list(range(size)) if units is None else [int(u) for u in units]
     wrong = [u for u in chosen if not 0 <= u < size]
     if wrong or not chosen:
-        raise OutOfRange(f"units {wrong or chosen} are not {what} of this matrix: it has {size}, 0 to {size - 1}")
+        raise OutOfRange(
+            f"units {wrong or chosen}: expected some of 0 to {size - 1}, this matrix has no {what} besides"
+        )
     return chosen
