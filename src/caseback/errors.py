@@ -45,6 +45,10 @@ class LoadError(CasebackError):
     """A model, tokenizer or file that cannot be loaded, or that is refused as unsafe."""
 
 
+class WriteError(CasebackError, OSError):
+    """A file cannot be written: no such folder, no permission, no space, or not a regular file."""
+
+
 class MemoryShortage(CasebackError, MemoryError):
     """A job that would not fit in memory."""
 

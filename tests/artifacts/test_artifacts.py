@@ -67,6 +67,24 @@ def test_a_changed_byte_a_missing_end_and_a_folder_are_refused(kind, tmp_path):
         load(path)
 
 
+@pytest.mark.parametrize("kind", THINGS)
+def test_no_byte_can_change_unseen(kind, tmp_path):
+    make, save, load = THINGS[kind]
+    path = tmp_path / "a"
+    save(make(), path)
+    whole = path.read_bytes()
+    step = max(1, len(whole) // 2000)
+    unseen = []
+    for at in range(0, len(whole), step):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            load(path)
+            unseen.append(at)
+        except CasebackError:
+            pass
+    assert [whole[at - 20 : at + 20] for at in unseen] == []
+
+
 @pytest.mark.parametrize("kind", ["lens", "mapping", "subspace"])
 def test_another_kind_names_what_reads_it(kind, tmp_path):
     make, save, _ = THINGS[kind]
@@ -107,7 +125,7 @@ def test_a_lens_of_an_earlier_version_is_read(tmp_path):
     save_lens(made, tmp_path / "a")
     with safe_open(tmp_path / "a", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        told = {k: v for k, v in file.metadata().items() if k not in ("digests", "caseback_version", "checks")}
+        told = {k: v for k, v in file.metadata().items() if k not in ("digests", "sealed", "caseback_version", "checks")}
     assert told.keys() == {"format", "kind", "rows", "n_layers", "ahead", "fingerprint", "made"}
     save_file(tensors, tmp_path / "b", told)
     assert torch.equal(load_lens(tmp_path / "b", shelf.model("gpt2")).weight, made.weight)

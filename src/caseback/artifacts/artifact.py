@@ -19,6 +19,8 @@ from torch import Tensor
 from caseback.artifacts.kinds import Kind, refusal
 from caseback.errors import LoadError
 from caseback.jobs.safe_files import (
+    DIGESTS,
+    SEALED,
     expect_whole,
     expect_whole_tensors,
     read_json,
@@ -29,7 +31,7 @@ from caseback.jobs.safe_files import (
 from caseback.version import __version__
 
 T = TypeVar("T")
-_OF_ALL = ("format", "made", "checks", "caseback_version")
+_OF_ALL = ("format", "made", "checks", "caseback_version", DIGESTS, SEALED)
 
 
 @dataclass(frozen=True, eq=False)

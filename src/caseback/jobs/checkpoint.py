@@ -22,7 +22,7 @@ from torch import Tensor
 
 from caseback.errors import LoadError
 from caseback.jobs.fingerprint import fingerprints
-from caseback.jobs.whole_file import whole_file
+from caseback.jobs.whole_file import expect_writable, whole_file
 
 FORMAT = "caseback checkpoint 1"
 _HEADER = "checkpoint.json"
@@ -65,6 +65,8 @@ class Checkpoint:
     ------
     LoadError
         For a path that is a folder, or whose folder does not exist.
+    WriteError
+        For one that cannot be written to: better now than after the work.
 
     Examples
     --------
@@ -96,6 +98,7 @@ class Checkpoint:
             raise LoadError(
                 f"{str(path)!r} lies in a folder that does not exist: make the folder, or name another file"
             )
+        expect_writable(self.path, f"the {what}")
         self.depends_on = fingerprints(depends_on)
 
     def read(self) -> Saved | None:

@@ -4,6 +4,7 @@
     data["digest"]      = of everything else                                                         JSON
 
 A file without digests, as earlier versions wrote it, is read all the same; one whose digests are not its own is not.
+So that a digest cannot get lost unseen, a word beside it says that there is one: ``sealed``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from caseback.errors import LoadError
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.whole_file import whole_file
 
-DIGESTS = "digests"
+DIGESTS, SEALED = "digests", "sealed"
 _REFUSE = "{path} cannot be read: {why}"
 _DAMAGED = "it is damaged, its digest is not that of what it holds"
 
@@ -38,10 +39,13 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     ({'x': tensor([1., 1.])}, {'kind': 'ones'})
     """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    texts = dict(metadata or {})
+    texts = {**(metadata or {}), SEALED: "yes"}
     digests = {"": fingerprint(texts)} | {name: fingerprint(tensor) for name, tensor in held.items()}
     with whole_file(path) as draft:
-        save_file(held, draft, {**texts, DIGESTS: json.dumps(digests, sort_keys=True)})
+        try:
+            save_file(held, draft, {**texts, DIGESTS: json.dumps(digests, sort_keys=True)})
+        except SafetensorError as error:  # a full disk comes as one
+            raise OSError(str(error)) from error
 
 
 def read_tensors(
@@ -73,7 +77,7 @@ def read_tensors(
         raise LoadError(refuse.format(path=path, why=error)) from None
     if verify:
         expect_whole_tensors(tensors, metadata, path, refuse=refuse)
-        metadata.pop(DIGESTS, None)
+        metadata = {name: text for name, text in metadata.items() if name not in (DIGESTS, SEALED)}
     return tensors, metadata
 
 
@@ -87,7 +91,7 @@ def expect_whole_tensors(
     LoadError
         For a file that was changed after it was written.
     """
-    if DIGESTS not in metadata:
+    if DIGESTS not in metadata and SEALED not in metadata:
         return
     texts = {name: text for name, text in metadata.items() if name != DIGESTS}
     try:
@@ -113,7 +117,7 @@ def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
     >>> data["rows"]
     [1, 2]
     """
-    own = {key: value for key, value in data.items() if key != "digest"}
+    own = {key: value for key, value in data.items() if key != "digest"} | {SEALED: True}
     with whole_file(path) as draft:
         text = json.dumps({**own, "digest": _digest(own)}, indent=1, ensure_ascii=False)
         draft.write_text(text + "\n", encoding="utf-8")
@@ -153,7 +157,7 @@ def expect_whole(data: Mapping[str, Any], path: str | Path) -> None:
         For a file that was changed after it was written.
     """
     own = {key: value for key, value in data.items() if key != "digest"}
-    if "digest" in data and data["digest"] != _digest(own):
+    if ("digest" in data or SEALED in data) and data.get("digest") != _digest(own):
         raise LoadError(f"{str(path)!r} cannot be read: {_DAMAGED}")
 
 

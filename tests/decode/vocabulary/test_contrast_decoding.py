@@ -6,7 +6,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.decode.vocabulary import contrastive_decoding, dola, logit_lens
-from caseback.decode.vocabulary.contrast_decoding import _Contrast
+from caseback.decode.vocabulary.contrast_decoding import _bucket, _Contrast
 from caseback.errors import CasebackError, OutOfRange
 
 
@@ -32,6 +32,81 @@ def test_4_3_18_a_step_of_dola_is_as_by_hand(name):
     scores = (log_p - log_q).masked_fill(log_p.exp() < 0.1 * log_p.exp().max(), -torch.inf)
     assert said.ids[0, -1] == scores.argmax()
     assert all(not p.layer._forward_hooks for p in model.anatomy.layers)
+
+
+def published(hf, ids, bucket, penalty, steps, alpha=0.1):
+    """DoLa as its authors' code has it, with plain transformers: hidden states from the embedding, 0, on; greedy."""
+    head, norm = hf.get_output_embeddings(), shelf_norm(hf)
+    for _ in range(steps):
+        out = hf(torch.tensor([ids]), output_hidden_states=True)
+        log_p = out.logits[0, -1].log_softmax(-1)
+        log_qs = [head(norm(out.hidden_states[i][0, -1])).log_softmax(-1) for i in bucket]
+
+        def distance(log_q, log_p=log_p):
+            p, q = log_p.exp(), log_q.exp()
+            m = (p + q) / 2
+            return ((p * (log_p - m.log())).sum() + (q * (log_q - m.log())).sum()) / 2
+
+        scores = log_p - max(log_qs, key=distance)
+        scores[log_p.exp() < alpha * log_p.exp().max()] = -torch.inf
+        for token in set(ids):
+            scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
+        ids = [*ids, int(scores.argmax())]
+    return ids
+
+
+def shelf_norm(hf):
+    return hf.transformer.ln_f if hasattr(hf, "transformer") else hf.model.norm
+
+
+# (family, bucket, hidden states as published for three layers): gpt2's embeddings are tied, this llama's are not
+BUCKETS = [("gpt2", "low", [2]), ("gpt2", "high", [1]), ("llama", "low", [0]), ("llama", "high", [1])]
+
+
+@pytest.mark.parametrize(("name", "bucket", "states"), BUCKETS)
+@pytest.mark.parametrize("penalty", [1.0, 1.7])
+def test_4_3_18_buckets_and_penalty_are_the_published_ones(name, bucket, states, penalty):
+    model = shelf.model(name)
+    assert model.n_layers == 3 and model.hf.config.tie_word_embeddings == (name == "gpt2")
+    for prompt in shelf.ids((6, 5, 7, 4), seed=2):
+        with torch.no_grad():
+            expected = published(model.hf, prompt, states, penalty, steps=6)
+        ours = dola(model, [prompt], layers=bucket, repetition_penalty=penalty, max_new_tokens=6)
+        assert ours.ids[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("layers", "tied", "low", "high"),
+    [
+        (32, False, range(0, 16, 2), range(16, 32, 2)),
+        (48, True, range(2, 20, 2), range(28, 48, 2)),
+        (80, False, range(0, 20, 2), range(60, 80, 2)),
+        (2, True, [1], [1]),
+        (1, False, [0], [0]),
+    ],
+)
+def test_the_buckets_of_deep_models(layers, tied, low, high, monkeypatch):
+    model = shelf.model("gpt2")
+    monkeypatch.setattr(type(model), "n_layers", layers)
+    monkeypatch.setattr(model.hf.config, "tie_word_embeddings", tied)
+    assert [depth + 1 for depth in _bucket(model, "low")] == list(low)
+    assert [depth + 1 for depth in _bucket(model, "high")] == list(high)
+
+
+def test_the_embedding_is_a_candidate_and_processors_of_ones_own_come_after():
+    model = shelf.model("llama")
+    prompt = shelf.ids((6,), seed=2)[0]
+    with torch.no_grad():
+        expected = published(model.hf, prompt, [0], 1.0, steps=3)
+    seen = []
+
+    def look(ids, scores):
+        seen.append(scores.clone())
+        return scores
+
+    ours = dola(model, [prompt], layers=[-1], repetition_penalty=1.0, max_new_tokens=3, logits_processor=[look])
+    assert ours.ids[0].tolist() == expected
+    assert len(seen) == 3 and all(torch.isneginf(scores).any() for scores in seen)
 
 
 def test_4_3_18_a_weaker_model_is_asked_at_every_step_padding_aside():
@@ -65,5 +140,7 @@ def test_what_cannot_be_contrasted_is_refused():
         dola(model, [[1, 2]], alpha=0.0)
     with pytest.raises(OutOfRange, match="candidate layers"):
         dola(model, [[1, 2]], layers=[99])
+    with pytest.raises(OutOfRange, match="'low', 'high'"):
+        dola(model, [[1, 2]], layers="middle")
     with pytest.raises(CasebackError, match="vocabulary"):
         contrastive_decoding(cb.load("meadow"), model, "the cat")

@@ -3,9 +3,10 @@
     score(v) = log p_strong(v) - log p_weak(v)    for v in V = {v : p_strong(v) >= alpha max p_strong},  -inf elsewhere
 
 DoLa (Chuang et al. 2024) takes as the weak one the logit lens of the candidate layer that is furthest from the output
-in Jensen-Shannon divergence, chosen anew at each step; contrastive decoding (Li et al. 2023) takes another, smaller
-model, and weighs: (1 + beta) log p_strong - beta log p_weak. Each is a logits processor of transformers' own
-``generate``, so sampling, beams and stopping work as ever, and the model stays as it is.
+in Jensen-Shannon divergence, chosen anew at each step; the penalty of repeated words comes after the contrast.
+Contrastive decoding (Li et al. 2023) takes another, smaller model, and weighs: (1 + beta) log p_strong - beta
+log p_weak. Each is a logits processor of transformers' own ``generate``, so sampling, beams and stopping work as ever,
+and the model stays as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.norms import at_least_float32
@@ -36,7 +37,7 @@ def dola(
     model: Model,
     tokens: PromptsLike,
     *,
-    layers: Sequence[int] | None = None,
+    layers: str | Sequence[int] = "low",
     alpha: float = 0.1,
     repetition_penalty: float = 1.2,
     max_new_tokens: int = 20,
@@ -52,15 +53,17 @@ def dola(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     layers
-        Candidates: the stream after each of these layers is read by the logit lens. By default every second layer of
-        the model's lower half, the published bucket for tasks of reasoning; for short factual answers the upper half
-        is used.
+        Candidates: the stream after each of these layers is read by the logit lens; -1 is the embedding. Or a published
+        bucket: ``"low"`` is every second depth of the model's lower half, for tasks of reasoning, ``"high"`` of the
+        upper half, for short factual answers, each at most 20 layers long. The low one begins with the embedding,
+        or, where that is tied to the unembedding and so predicts the word itself, two depths later.
     alpha
         Tokens with less than this share of the likeliest token's probability are never generated; 0.1 as published.
     repetition_penalty
-        Of transformers; 1.2 as published, since contrast makes repetition likelier.
+        Of transformers; 1.2 as published, since contrast makes repetition likelier. It changes the contrasted scores.
     max_new_tokens, seed, **options
-        As for ``Model.generate``.
+        As for ``Model.generate``. Processors of your own see the contrasted scores; what transformers makes of other
+        options, such as ``no_repeat_ngram_size``, comes before the contrast, except for sampling.
 
     Returns
     -------
@@ -80,15 +83,27 @@ def dola(
     >>> continued.shape[1] - model.tokens("The capital of France is").shape[1]
     2
     """
-    layers = list(range(0, max(1, model.n_layers // 2), 2)) if layers is None else list(layers)
-    if not layers or not all(0 <= layer < model.n_layers for layer in layers):
-        raise OutOfRange(f"candidate layers {layers}: expected some of 0 to {model.n_layers - 1}")
+    candidates = _bucket(model, layers) if isinstance(layers, str) else list(layers)
+    if not candidates or not all(-1 <= layer < model.n_layers for layer in candidates):
+        raise OutOfRange(f"candidate layers {candidates}: expected some of -1 to {model.n_layers - 1}")
     tokens = model.tokens(tokens)
-    with _LastStates(model, [layer + 1 for layer in layers]) as states:
-        processor = _Contrast(alpha, lambda ids, log_p: _furthest(model, states.held, log_p))
-        processors = LogitsProcessorList([processor])
-        options = {"repetition_penalty": repetition_penalty, **options, "logits_processor": processors}
-        return model.generate(tokens, max_new_tokens=max_new_tokens, seed=seed, **options)
+    with _LastStates(model, candidates) as states:
+        contrast = _Contrast(alpha, lambda ids, log_p: _furthest(model, states.held, log_p))
+        penalty = [] if repetition_penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(repetition_penalty)]
+        own = options.pop("logits_processor", None) or []
+        options["logits_processor"] = LogitsProcessorList([contrast, *penalty, *own])
+        return model.generate(tokens, max_new_tokens=max_new_tokens, seed=seed, repetition_penalty=1.0, **options)
+
+
+def _bucket(model: Model, name: str) -> list[int]:
+    """A published bucket, as layers whose output is read; published are hidden states, the embedding being 0."""
+    n = model.n_layers
+    if name == "high":
+        return [depth - 1 for depth in range(max(n // 2, n - 20), n, 2)]
+    if name != "low":
+        raise OutOfRange(f"candidate layers {name!r}: expected 'low', 'high' or numbers of layers")
+    first = 0 if not model.hf.config.get_text_config().tie_word_embeddings else min(2, max(n - 1, 0))
+    return [depth - 1 for depth in range(first, min(max(n // 2, first + 1), 20), 2)]
 
 
 @technique(role="decoding", entry=("4.3.18",), citation="Li et al. 2023", cost="generations of both models")
@@ -187,25 +202,33 @@ def _furthest(
 
 
 class _LastStates:
-    """The stream of the last column at some depths, in every pass while the context lasts."""
+    """The stream of the last column after some layers (-1: before the first), in every pass while the context lasts."""
 
-    def __init__(self, model: Model, rows: Sequence[int]):
-        self.model, self.rows = model, rows
+    def __init__(self, model: Model, layers: Sequence[int]):
+        self.model, self.layers = model, layers
         self.states: dict[int, Tensor] = {}
 
     @property
     def held(self) -> Float[Tensor, "layer batch d_model"]:
-        return torch.stack([self.states[row] for row in self.rows])
+        return torch.stack([self.states[layer] for layer in self.layers])
 
     def __enter__(self) -> _LastStates:
-        layers = self.model.anatomy.layers
+        blocks = [part.layer for part in self.model.anatomy.layers]
         self.handles = []
-        for row in self.rows:
+        for layer in self.layers:
 
-            def keep(_: Any, __: Any, out: Any, row: int = row) -> None:
-                self.states[row] = (out[0] if isinstance(out, tuple) else out)[:, -1].detach()
+            def keep_input(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+                x = args[0] if args else kwargs["hidden_states"]
+                self.states[-1] = x[:, -1].detach()
 
-            self.handles.append(layers[row - 1].layer.register_forward_hook(keep))
+            def keep(_: Any, __: Any, out: Any, layer: int = layer) -> None:
+                self.states[layer] = (out[0] if isinstance(out, tuple) else out)[:, -1].detach()
+
+            self.handles.append(
+                blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True)
+                if layer == -1
+                else blocks[layer].register_forward_hook(keep)
+            )
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from caseback.errors import CasebackError
-from caseback.jobs.whole_file import whole_file
+from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.reports.maps import Map
 
 __all__ = ["SCALE", "heatmap", "write_figure"]
@@ -122,14 +122,10 @@ def write_figure(figure: go.Figure, path: str | os.PathLike[str]) -> Path:
         write_figure(heatmap(as_map(found.recovery), title="...", value="recovery"), "map.html")
     """
     path = Path(path)
-    if not path.parent.is_dir() or path.is_dir():
-        raise CasebackError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}, or it is one itself")
+    expect_writable(path)
     page = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-    try:
-        with whole_file(path) as draft:
-            draft.write_text(page, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise CasebackError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    with whole_file(path) as draft:
+        draft.write_text(page, encoding="utf-8", newline="\n")
     return path
 
 

@@ -18,8 +18,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from caseback.errors import CasebackError
-from caseback.jobs.whole_file import whole_file
+from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.reports.document import DocumentKind
 from caseback.views.page.data import embedded_json
 
@@ -107,26 +106,14 @@ class Page:
 
         Raises
         ------
-        CasebackError
+        WriteError
             Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
         """
         path = Path(path)
-        if not path.parent.is_dir():
-            raise CasebackError(
-                f"cannot write the page to {path}: there is no folder {path.parent}; make it first, or choose another "
-                "path"
-            )
-        if path.is_dir():
-            raise CasebackError(f"cannot write the page to {path}: it is a folder; add a file name, such as page.html")
+        expect_writable(path, "the page")
         text = self.html(document)
-        try:
-            with whole_file(path) as draft:
-                draft.write_text(text, encoding="utf-8", newline="\n")
-        except OSError as error:
-            reason = error.strerror or error
-            raise CasebackError(
-                f"cannot write the page to {path}: {reason}; check the folder's permissions and free space"
-            ) from error
+        with whole_file(path) as draft:
+            draft.write_text(text, encoding="utf-8", newline="\n")
         return path
 
 
