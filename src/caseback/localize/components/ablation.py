@@ -150,12 +150,12 @@ def ablate(
         "head": ("component", [-1 if isinstance(c, Neuron) or c[1] is None else c[1] for c in chosen]),
         "neuron": ("component", [c.neuron if isinstance(c, Neuron) else -1 for c in chosen]),
     }
-    said: dict[str, Any] = {"ablation": kind}
+    attrs: dict[str, Any] = {"ablation": kind}
     draws = 1
     if kind == "noise":
-        said |= {"sigma": sigma_of(model, sigma), "samples": samples, "seed": seed}
+        attrs |= {"sigma": sigma_of(model, sigma), "samples": samples, "seed": seed}
         sites = sorted({site_of(c) for c in chosen})
-        sources = _noisy(model, tokens, sites, said["sigma"], samples, seed)
+        sources = _noisy(model, tokens, sites, attrs["sigma"], samples, seed)
         edits = [Resample(source=s, pos=pos, **address_of(c)) for c in chosen for s in sources]
         names, draws = [f"{name} draw {s}" for name in names for s in range(samples)], samples
     elif kind == "optimal":
@@ -168,7 +168,7 @@ def ablate(
         )
         edits = [Replace(value=v, pos=pos, **address_of(c)) for v, c in zip(fitted.values, chosen, strict=True)]
         coords |= {"loss_mean": ("component", fitted.of_mean), "loss_optimal": ("component", fitted.of_optimum)}
-        said |= {"loss": loss.name, "steps": steps, "lr": lr, "seed": seed}
+        attrs |= {"loss": loss.name, "steps": steps, "lr": lr, "seed": seed}
     else:
         edits = edits_of(
             model,
@@ -182,7 +182,7 @@ def ablate(
             corrupt=corrupt,
             pos=pos,
         )
-        said |= {"per_position": per_position if kind == "mean" else None, "groups": groups}
+        attrs |= {"per_position": per_position if kind == "mean" else None, "groups": groups}
     measured = model.sweep(tokens, [[e] for e in edits], metric, labels=names, progress=progress, checkpoint=checkpoint)
     each = (measured["clean"].values[None] - measured.values).reshape(len(chosen), draws, len(tokens))
     if kind == "noise":
@@ -200,7 +200,7 @@ def ablate(
         target=metric.target,
         foil=metric.foil,
         self_repair=warning,
-        **said,
+        **attrs,
     )
 
 

@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.components.machinery.first_order import dataset, needed, nodes, parts, reads
+from caseback.localize.components.machinery.first_order import dataset, needed, nodes, parts_of, reads
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -114,14 +114,14 @@ def attribution_patching(
             "without corrupt= zeros are patched into the clean run: there is no input to interpolate to or to denoise"
         )
     pair = run_pair(model, clean, corrupt, metric, [*reads(model, chosen), EMBED], direction, grad=steps is None)
-    found = parts(model, chosen, pair.base, pair.source)
-    whole = parts(model, [EMBED], pair.base, pair.source)[0]
-    at = needed([*found, whole])
+    parts = parts_of(model, chosen, pair.base, pair.source)
+    whole = parts_of(model, [EMBED], pair.base, pair.source)[0]
+    at = needed([*parts, whole])
     gradients = pair.gradients(metric, at) if steps is None else _averaged(model, pair, metric, at, *RULES[rule](steps))
     change = whole.estimate(gradients)
     change = change.masked_fill(~pair.base.tokens.mask.to(change.device), 0.0).sum(-1)
     return dataset(
-        {part.site: part.estimate(gradients) for part in found},
+        {part.site: part.estimate(gradients) for part in parts},
         model,
         pair.base.tokens,
         metric,

@@ -100,7 +100,7 @@ def cumulative_attribution(
     last = direction.reading(streams[-1])
     readings = (last if norm == "final" else direction.reading(x) for x in streams)
     values = torch.stack([r.of(x)[:, 0] for r, x in zip(readings, streams, strict=True)]) + direction.constant(last)
-    told = direction.measured(streams[-1]).to(values)
+    metric_value = direction.measured(streams[-1]).to(values)
     coords = row_labels(rows)
     del coords["head"]
     return labelled(
@@ -111,7 +111,7 @@ def cumulative_attribution(
         technique=cumulative_attribution,
         model=model,
         norm=norm,
-        metric_value=told.tolist(),
-        gap=(values[-1] - told).tolist(),
+        metric_value=metric_value.tolist(),
+        gap=(values[-1] - metric_value).tolist(),
         **direction_attrs(direction, metric),
     )

@@ -83,9 +83,9 @@ def erased_writes(model: Model, tokens: Any, metric: Metric, *, top: int = 10, a
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = erased_writes(model, "the cat and the dog", cb.logit(" cat"), top=3)
-    >>> pairs = found.erased.where(found.flagged).isel(batch=0).to_series().dropna()
-    >>> found.sizes["component"], pairs.index.names
+    >>> erasure = erased_writes(model, "the cat and the dog", cb.logit(" cat"), top=3)
+    >>> pairs = erasure.erased.where(erasure.flagged).isel(batch=0).to_series().dropna()
+    >>> erasure.sizes["component"], pairs.index.names
     (3, FrozenList(['component', 'path']))
     """
     if top < 1 or not 0 < at_least <= 1:
@@ -124,25 +124,24 @@ def erased_writes(model: Model, tokens: Any, metric: Metric, *, top: int = 10, a
     name, *beside = (list(column) for column in zip(*rows, strict=True))
     later = {"path": name, "path_kind": ("path", beside[0]), "path_layer": ("path", beside[1])}
     later["path_head"] = ("path", beside[2])
-    said = {"technique": erased_writes, "model": model, "at_least": at_least, **direction_attrs(direction, metric)}
+    attrs = {"technique": erased_writes, "model": model, "at_least": at_least, **direction_attrs(direction, metric)}
     arrays = {
         key: labelled(
             x[order],
             ["component", "path", "batch"] if x.ndim == 3 else ["component", "batch"],
             {**early, **(later if x.ndim == 3 else {})},
             name=key,
-            **said,
+            **attrs,
         )
         for key, x in values.items()
     }
-    arrays["path_share"] = labelled(shares, ["path", "batch"], later, name="path_share", **said)
+    arrays["path_share"] = labelled(shares, ["path", "batch"], later, name="path_share", **attrs)
     return xr.Dataset(arrays, attrs=arrays["share"].attrs)
 
 
 def _writes(direction: Direction, run: Run) -> Float[Tensor, "path batch d_model"]:
     """What each row of the shares writes to the stream; the biases behind the last layer write nothing there."""
-    made = rows_of(direction.model, run, direction.pos, at_least_float32, head_writes)
-    stacked = torch.cat([x for _, x in made])
+    stacked = torch.cat([x for _, x in rows_of(direction.model, run, direction.pos, at_least_float32, head_writes)])
     return torch.cat([stacked, torch.zeros_like(stacked[:1])])
 
 

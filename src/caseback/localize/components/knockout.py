@@ -162,12 +162,12 @@ def _cut(
                 f"prompt {b}: position {alone} sees only positions up to itself, and all of them are cut: nothing is "
                 "left to look at. Leave one out, or pass renormalise=False"
             )
-    made: list[Edit] = []
+    edits: list[Edit] = []
     for pos in addresses(targets):
         # (batch, head, query, key); with one position a prompt there is no query dimension
         value = keep[:, None] if isinstance(pos, Tensor) else keep[:, None, None]
         if renormalise:
-            made.append(Add("scores", value.log(), layer=layers, head=heads, pos=pos))
+            edits.append(Add("scores", value.log(), layer=layers, head=heads, pos=pos))
         else:
-            made.append(Scale("pattern", value, layer=layers, head=heads, pos=pos))
-    return made
+            edits.append(Scale("pattern", value, layer=layers, head=heads, pos=pos))
+    return edits

@@ -106,21 +106,21 @@ def logit_attribution(model: Model, tokens: Any, metric: Metric, *, by: str = "c
     stream = direction.stream(run)
     reading = direction.reading(stream)
     rows, values = shares_of(direction, run, reading)
-    told = direction.measured(stream).to(values)
-    said = {
+    metric_value = direction.measured(stream).to(values)
+    attrs = {
         "name": "share",
         "technique": logit_attribution,
         "model": model,
-        "metric_value": told.tolist(),
-        "gap": (values.sum(0) - told).tolist(),
+        "metric_value": metric_value.tolist(),
+        "gap": (values.sum(0) - metric_value).tolist(),
         **_norm_attrs(direction, reading),
         **direction_attrs(direction, metric),
     }
     if by == "head":
         mapped = _by_head(model, rows, values)
-        return labelled(mapped, ["layer", "head", "batch"], {"layer": range(len(mapped))}, **said)
+        return labelled(mapped, ["layer", "head", "batch"], {"layer": range(len(mapped))}, **attrs)
     rows, values = _grouped(rows, values, _OF_LAYER.get(by, {}))
-    return labelled(values, ["component", "batch"], row_labels(rows), **said)
+    return labelled(values, ["component", "batch"], row_labels(rows), **attrs)
 
 
 def row_labels(rows: list[Row]) -> dict[str, Any]:
@@ -146,20 +146,20 @@ def _grouped(
     rows: list[Row], values: Float[Tensor, "component batch"], kinds: dict[str, str]
 ) -> tuple[list[Row], Float[Tensor, "component batch"]]:
     """Rows whose kind belongs to a larger one summed up within their layer."""
-    made: dict[Row, int] = {}
+    merged: dict[Row, int] = {}
     place = []
     for name, kind, layer, head in rows:
         larger = kinds.get(kind)
         row = (name, kind, layer, head) if larger is None else (f"{larger} {layer}", larger, layer, -1)
-        place.append(made.setdefault(row, len(made)))
-    summed = values.new_zeros(len(made), values.shape[1])
-    return list(made), summed.index_add(0, torch.tensor(place, device=values.device), values)
+        place.append(merged.setdefault(row, len(merged)))
+    summed = values.new_zeros(len(merged), values.shape[1])
+    return list(merged), summed.index_add(0, torch.tensor(place, device=values.device), values)
 
 
 def _by_head(model: Model, rows: list[Row], values: Tensor) -> Float[Tensor, "layer head batch"]:
     width = max(p.dims.n_heads for p in model.anatomy.layers)
-    made = values.new_full((model.n_layers, width, values.shape[1]), torch.nan)
+    by_head = values.new_full((model.n_layers, width, values.shape[1]), torch.nan)
     at = [(i, layer, head) for i, (_, kind, layer, head) in enumerate(rows) if kind == "head"]
     index, layer, head = torch.tensor(at, device=values.device).T
-    made[layer, head] = values[index]
-    return made
+    by_head[layer, head] = values[index]
+    return by_head

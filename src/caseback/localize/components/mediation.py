@@ -84,8 +84,8 @@ def mediate(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> pair = "Mary gave the ball to", "John gave the ball to"
-    >>> found = mediate(model, *pair, cb.logit_diff(" Mary", " John"), components="mlps", layers=[0, 1])
-    >>> bool(np.allclose(found.total, found.direct - found.reverse, atol=1e-4))
+    >>> effects = mediate(model, *pair, cb.logit_diff(" Mary", " John"), components="mlps", layers=[0, 1])
+    >>> bool(np.allclose(effects.total, effects.direct - effects.reverse, atol=1e-4))
     True
     """
     clean, corrupt = pairs(model, clean, corrupt)
@@ -112,7 +112,7 @@ def mediate(
         "reverse": into_corrupt.values - m_corrupt,
         "interaction": total - direct - indirect,
     }
-    said = {
+    attrs = {
         "technique": mediate,
         "model": model,
         "metric": metric.name,
@@ -122,14 +122,14 @@ def mediate(
         if isinstance(components, Mapping)
         else None,
     }
-    made = {
-        name: labelled(np.asarray(value), ["component", "batch"], coords, name=name, **said)
+    arrays = {
+        name: labelled(np.asarray(value), ["component", "batch"], coords, name=name, **attrs)
         for name, value in of_components.items()
     }
-    made["total"] = labelled(
-        total, ["batch"], {k: v for k, v in coords.items() if k != "component"}, name="total", **said
+    arrays["total"] = labelled(
+        total, ["batch"], {k: v for k, v in coords.items() if k != "component"}, name="total", **attrs
     )
-    return xr.Dataset(made, attrs=made["total"].attrs)
+    return xr.Dataset(arrays, attrs=arrays["total"].attrs)
 
 
 def _groups(model: Model, components: Any, layers: Sequence[int] | None) -> dict[str, list[Component]]:

@@ -135,7 +135,7 @@ def missed_effects(
     delta, error, freedom = _welch(masks, changes)
     there = ~np.isnan(ordered.values.reshape(sizes.size, -1))[open_]
     reach = np.abs(delta) + stats.t.ppf(confidence, freedom) * error
-    said = {
+    attrs = {
         "technique": missed_effects,
         "model": model,
         "site": ordered.attrs["site"],
@@ -147,12 +147,12 @@ def missed_effects(
         "seed": seed,
     }
     coords = {d: ordered[d].values for d in dims if d in ordered.coords}
-    made = {"bound": labelled(np.where(there, reach, 0.0).max(0), ["batch"], name="bound", **said)}
+    arrays = {"bound": labelled(np.where(there, reach, 0.0).max(0), ["batch"], name="bound", **attrs)}
     for name, x in {"mean": delta, "standard_error": error}.items():
         full = np.full((sizes.size, len(base)), np.nan)
         full[open_] = np.where(there, x, np.nan)
-        made[name] = labelled(full.reshape(ordered.shape), [*dims, "batch"], coords, name=name, **said)
-    return xr.Dataset(made, attrs=made["bound"].attrs)
+        arrays[name] = labelled(full.reshape(ordered.shape), [*dims, "batch"], coords, name=name, **attrs)
+    return xr.Dataset(arrays, attrs=arrays["bound"].attrs)
 
 
 def _edits(
@@ -165,15 +165,15 @@ def _edits(
     where: dict[str, Any] = {"pos": slice(first, last + 1)}
     for dim in set(dims) & set(UNITS):
         where["head" if dim in ("head", "kv_head") else "unit"] = estimates[dim].values.tolist()
-    made: list[Edit] = []
+    edits: list[Edit] = []
     for layer, here in zip(layers, mask if "layer" in dims else [mask], strict=True):
         if bool(here.any()):
             spread = torch.zeros(last + 1 - first, *here.shape[:-1], dtype=torch.bool)
             spread[at - first] = here.movedim(-1, 0)
             address = {**where, "layer": layer}
             edit = Zero(site, **address) if source is None else Resample(site, source, **address)
-            made.append(Among(site, edit, spread, **address))
-    return made
+            edits.append(Among(site, edit, spread, **address))
+    return edits
 
 
 def _welch(masks: np.ndarray, changes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -149,10 +149,12 @@ class _Fit:
 
     def constants(self, theta: Sequence[Tensor]) -> list[Tensor]:
         """The constants in the components' order, a number for a neuron."""
-        made: dict[int, Tensor] = {}
+        constants: dict[int, Tensor] = {}
         for at, values in zip(self.members.values(), self._values(theta), strict=True):
-            made |= {i: v[0] if isinstance(self.components[i], Neuron) else v for i, v in zip(at, values, strict=True)}
-        return [made[i] for i in range(len(self.components))]
+            constants |= {
+                i: v[0] if isinstance(self.components[i], Neuron) else v for i, v in zip(at, values, strict=True)
+            }
+        return [constants[i] for i in range(len(self.components))]
 
     def _values(self, theta: Sequence[Tensor]) -> list[Tensor]:
         return [c + s * t for c, s, t in zip(self.centre, self.scale, theta, strict=True)]

@@ -111,10 +111,10 @@ def patch(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> pair = "Mary gave the ball to", "John gave the ball to"
-    >>> found = patch(model, *pair, cb.logit_diff(" Mary", " John"), layers=[0, 1])
-    >>> found.recovery.dims
+    >>> patched = patch(model, *pair, cb.logit_diff(" Mary", " John"), layers=[0, 1])
+    >>> patched.recovery.dims
     ('layer', 'pos', 'batch')
-    >>> bool(abs(found.recovery.sel(layer=0).max() - 1) < 1e-3)  # at the only token that differs, before all layers
+    >>> bool(abs(patched.recovery.sel(layer=0).max() - 1) < 1e-3)  # at the only token that differs, before all layers
     True
     >>> heads = patch(model, *pair, cb.logit_diff(" Mary", " John"), site="z", pos=-1, direction="noising")
     """
@@ -147,9 +147,9 @@ def patch(
     swept = model.sweep(base, variants, metric, labels=names, progress=progress, checkpoint=checkpoint)
     values = parts.grid(swept.values)
     # the sweep's own unpatched value, so that a patch that changes nothing has effect 0 to the bit
-    made = {"metric": values, "effect": values - swept["clean"].values}
+    variables = {"metric": values, "effect": values - swept["clean"].values}
     if normalise:
-        made["recovery"] = (values - of_corrupt.numpy()) / (of_clean - of_corrupt).numpy()
+        variables["recovery"] = (values - of_corrupt.numpy()) / (of_clean - of_corrupt).numpy()
     coords = parts.coords(clean=clean, corrupt=corrupt)
     coords |= {"clean": ("batch", of_clean), "corrupt": ("batch", of_corrupt)}
     arrays = {
@@ -167,7 +167,7 @@ def patch(
             direction=direction,
             window=window,
         )
-        for name, value in made.items()
+        for name, value in variables.items()
     }
     return xr.Dataset(arrays, attrs=arrays["metric"].attrs)
 

@@ -56,8 +56,8 @@ def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: boo
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = head_importance(model, ["the cat and the dog", "Mary went home"], cb.loss())
-    >>> found.sizes["component"] == model.n_layers * model.n_heads, bool((found.importance >= 0).all())
+    >>> heads = head_importance(model, ["the cat and the dog", "Mary went home"], cb.loss())
+    >>> heads.sizes["component"] == model.n_layers * model.n_heads, bool((heads.importance >= 0).all())
     (True, True)
     """
     tokens = model.tokens(tokens)
@@ -65,13 +65,13 @@ def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: boo
     layer = _layer_of_heads(model)
     mean, spread = _importance(gates, layer, normalise)
     coords = _coords(model)
-    said = {"technique": head_importance, "model": model, "metric": metric.name, "normalised": normalise}
-    made = {
-        "gradient": labelled(gates, ["component", "batch"], coords, name="gradient", **said),
-        "importance": labelled(mean, ["component"], coords, name="importance", **said),
-        "spread": labelled(spread, ["component"], coords, name="spread", **said),
+    attrs = {"technique": head_importance, "model": model, "metric": metric.name, "normalised": normalise}
+    variables = {
+        "gradient": labelled(gates, ["component", "batch"], coords, name="gradient", **attrs),
+        "importance": labelled(mean, ["component"], coords, name="importance", **attrs),
+        "spread": labelled(spread, ["component"], coords, name="spread", **attrs),
     }
-    return xr.Dataset(made, attrs=made["importance"].attrs)
+    return xr.Dataset(variables, attrs=variables["importance"].attrs)
 
 
 @technique(
@@ -160,7 +160,7 @@ def prune_heads(
     )
     values = np.stack([swept["clean"].values.astype(swept.dtype)] * (len(steps) + 1))
     values[[i + 1 for i in some]] = swept.values
-    said = {
+    attrs = {
         "technique": prune_heads,
         "model": model,
         "metric": metric.name,
@@ -169,11 +169,11 @@ def prune_heads(
         "normalised": normalise,
     }
     of_steps = {"pruned": ("variant", pruned), "share": ("variant", [0.0, *steps])}
-    made = {
-        "metric": labelled(values, ["variant", "batch"], of_steps, name="metric", **said),
-        "step": labelled(went, ["component"], _coords(model), name="step", **said),
+    variables = {
+        "metric": labelled(values, ["variant", "batch"], of_steps, name="metric", **attrs),
+        "step": labelled(went, ["component"], _coords(model), name="step", **attrs),
     }
-    return xr.Dataset(made, attrs=made["metric"].attrs)
+    return xr.Dataset(variables, attrs=variables["metric"].attrs)
 
 
 def _gates(

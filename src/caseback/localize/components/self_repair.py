@@ -91,8 +91,8 @@ def self_repair(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = self_repair(model, "the cat and the dog", cb.logit(" cat"), components=["L0H0"], kind="zero")
-    >>> bool(abs(found.norm + found.compensation.sum("path") - found.self_repair).max() < 1e-3)
+    >>> repair = self_repair(model, "the cat and the dog", cb.logit(" cat"), components=["L0H0"], kind="zero")
+    >>> bool(abs(repair.norm + repair.compensation.sum("path") - repair.self_repair).max() < 1e-3)
     True
     """
     if kind not in KINDS:
@@ -102,24 +102,24 @@ def self_repair(
     chosen = components_of(model, components, layers)
     pos = None if everywhere else direction.pos
     edits = edits_of(model, tokens, chosen, kind, over=over, per_position=per_position, corrupt=corrupt, pos=pos)
-    found = answers(direction, chosen, edits, tokens)
-    repair = found.direct - found.effect
+    responses = answers(direction, chosen, edits, tokens)
+    repair = responses.direct - responses.effect
     values = {
-        "direct": found.direct,
-        "effect": found.effect,
+        "direct": responses.direct,
+        "effect": responses.effect,
         "self_repair": repair,
-        "norm": found.norm,
-        "repaired": torch.where(found.direct == 0, torch.nan, repair / found.direct),
-        "compensation": found.change,
+        "norm": responses.norm,
+        "repaired": torch.where(responses.direct == 0, torch.nan, repair / responses.direct),
+        "compensation": responses.change,
     }
-    name, *beside = (list(column) for column in zip(*found.paths, strict=True))
+    name, *beside = (list(column) for column in zip(*responses.paths, strict=True))
     of_path = dict(zip(("path_kind", "path_layer", "path_head"), (("path", x) for x in beside), strict=True))
-    said = {
+    attrs = {
         "technique": self_repair,
         "model": model,
         "ablation": kind,
         "everywhere": everywhere,
-        "gap": float((found.norm + found.change.sum(1) - repair).abs().max()),
+        "gap": float((responses.norm + responses.change.sum(1) - repair).abs().max()),
         **direction_attrs(direction, metric),
     }
     arrays = {
@@ -128,12 +128,12 @@ def self_repair(
             ["component", "path", "batch"] if x.ndim == 3 else ["component", "batch"],
             {**_of_component(chosen), **({"path": name, **of_path} if x.ndim == 3 else {})},
             name=key,
-            **said,
+            **attrs,
         )
         for key, x in values.items()
     }
-    made = xr.Dataset(arrays, attrs=arrays["direct"].attrs)
-    return made.assign_coords(metric_value=("batch", found.metric.cpu().numpy()))
+    dataset = xr.Dataset(arrays, attrs=arrays["direct"].attrs)
+    return dataset.assign_coords(metric_value=("batch", responses.metric.cpu().numpy()))
 
 
 def _of_component(chosen: Sequence[Component]) -> dict[str, Any]:

@@ -65,9 +65,9 @@ def source_attribution(
     """
     tokens = model.tokens(tokens)
     direction = direction_of(model, tokens, metric)
-    found = source_parts(model, tokens, direction.vectors[:, None], pos=direction.pos, layers=layers)
+    parts = source_parts(model, tokens, direction.vectors[:, None], pos=direction.pos, layers=layers)
     # before the columns are moved to each prompt's own positions, one axis of them comes first
-    by_column = found.isel(k=0).transpose("batch", "key", "layer", "head")
+    by_column = parts.isel(k=0).transpose("batch", "key", "layer", "head")
     shares = aligned(torch.from_numpy(by_column.values.copy()), tokens)
     inside = torch.arange(shares.shape[1]) < tokens.lengths.cpu()[:, None]
     shares = shares.masked_fill(~inside[..., None, None], torch.nan)
@@ -76,12 +76,12 @@ def source_attribution(
         shares.permute(2, 3, 1, 0),
         ["layer", "head", "key", "batch"],
         {
-            "layer": found.layer.values,
+            "layer": parts.layer.values,
             "token": (("batch", "key"), [row + [""] * (width - len(row)) for row in tokens.text]),
         },
         name="share",
         technique=source_attribution,
         model=model,
-        gap=found.attrs["gap"],
+        gap=parts.attrs["gap"],
         **direction_attrs(direction, metric),
     )

@@ -103,19 +103,19 @@ def subspace_patch(
     base, source = base_and_source(model, clean, corrupt, direction)
     run = model.run(source, read=[Site(where["site"], layer), *metric.reads])
     d = (run[where["site"]] if layer is None else run[where["site"], layer]).shape[-1]
-    made = {name: orthonormal(basis, d, name) for name, basis in named.items()}
-    edits: list[Edit] = [Swap(basis=basis, source=run, **where) for basis, _ in made.values()]
-    changes, values, told = effects(model, base, [*edits, Resample(source=run, **where)], metric, run)
+    orthonormal_bases = {name: orthonormal(basis, d, name) for name, basis in named.items()}
+    edits: list[Edit] = [Swap(basis=basis, source=run, **where) for basis, _ in orthonormal_bases.values()]
+    changes, values, other = effects(model, base, [*edits, Resample(source=run, **where)], metric, run)
     names = ("clean", "corrupt") if direction == "noising" else ("corrupt", "clean")
     return labelled(
         changes,
         ["variant", "batch"],
         {
-            "variant": [*made, "full"],
-            "rank": ("variant", [*(len(basis) for basis, _ in made.values()), d]),
-            "orthonormalised": ("variant", [*(changed for _, changed in made.values()), False]),
+            "variant": [*orthonormal_bases, "full"],
+            "rank": ("variant", [*(len(basis) for basis, _ in orthonormal_bases.values()), d]),
+            "orthonormalised": ("variant", [*(changed for _, changed in orthonormal_bases.values()), False]),
             names[0]: ("batch", values),
-            names[1]: ("batch", told),
+            names[1]: ("batch", other),
         },
         name="effect",
         technique=subspace_patch,
@@ -124,7 +124,7 @@ def subspace_patch(
         target=metric.target,
         foil=metric.foil,
         direction=direction,
-        **said(where),
+        **address_attrs(where),
     )
 
 
@@ -136,17 +136,17 @@ def address(model: Model, site: str, layer: int | None, head: int | None, pos: P
     EditError
         For a site that cannot be patched, or one whose layer is not given.
     """
-    found = next(iter(model.anatomy.sites(site if layer is None else (site, layer))))
-    if not found.kind.editable or found.name in ("scores", "pattern", "logits"):
-        raise EditError(f"{found.name!r} has no subspace to patch: choose a site of the stream, a head or an MLP")
-    if found.kind.layered and layer is None:
-        raise EditError(f"a subspace belongs to one layer: give layer= for {found.name!r}")
-    if not found.kind.layered and layer is not None:
-        raise EditError(f"{found.name!r} is not in a layer: leave out layer={layer}")
-    return {"site": found.name, "layer": layer, "head": head, "pos": pos}
+    resolved = next(iter(model.anatomy.sites(site if layer is None else (site, layer))))
+    if not resolved.kind.editable or resolved.name in ("scores", "pattern", "logits"):
+        raise EditError(f"{resolved.name!r} has no subspace to patch: choose a site of the stream, a head or an MLP")
+    if resolved.kind.layered and layer is None:
+        raise EditError(f"a subspace belongs to one layer: give layer= for {resolved.name!r}")
+    if not resolved.kind.layered and layer is not None:
+        raise EditError(f"{resolved.name!r} is not in a layer: leave out layer={layer}")
+    return {"site": resolved.name, "layer": layer, "head": head, "pos": pos}
 
 
-def said(where: Mapping[str, Any]) -> dict[str, Any]:
+def address_attrs(where: Mapping[str, Any]) -> dict[str, Any]:
     """An address as attributes."""
     pos = where["pos"]
     shown = pos.tolist() if isinstance(pos, Tensor) else str(pos) if isinstance(pos, slice) else pos

@@ -160,7 +160,7 @@ def causal_trace(
     }
     of_prompts = {"clean": ("batch", clean), "corrupt": ("batch", corrupt.mean(-1))}
     total = clean - corrupt.mean(-1)
-    made = {
+    variables = {
         "indirect": (effects.mean(-1), ["component", "layer", "pos", "batch"], coords | of_prompts),
         "indirect_spread": (effects.std(-1), ["component", "layer", "pos", "batch"], coords | of_prompts),
         "total": (total, ["batch"], of_prompts),
@@ -182,7 +182,7 @@ def causal_trace(
             window=whole,
             seed=seed,
         )
-        for name, (value, dims, labels) in made.items()
+        for name, (value, dims, labels) in variables.items()
     }
     return xr.Dataset(arrays, attrs=arrays["total"].attrs)
 
@@ -200,5 +200,5 @@ def _subject(subject: Any, tokens: Any) -> list[list[int]]:
 def _of_subject(grid: Parts, spans: list[list[int]], samples: int) -> np.ndarray:
     """Whether a position is one of the subject's, (batch, pos)."""
     places = grid.axes[1].spans or []
-    made = [[int(bool(set(at[b * samples]) & set(span))) for at in places] for b, span in enumerate(spans)]
-    return np.array(made)
+    inside = [[int(bool(set(at[b * samples]) & set(span))) for at in places] for b, span in enumerate(spans)]
+    return np.array(inside)

@@ -119,16 +119,16 @@ def verify_top(
         **{dim: ("component", [node[dim] for node in at]) for dim in dims},
         "top": ("component", np.arange(len(chosen)) < len(first)),
     }
-    said = {"technique": verify_top, "model": model, "site": site, "metric": metric.name, "seed": seed}
-    said |= {"direction": estimates.attrs["direction"], "of": estimates.attrs["technique"]}
+    attrs = {"technique": verify_top, "model": model, "site": site, "metric": metric.name, "seed": seed}
+    attrs |= {"direction": estimates.attrs["direction"], "of": estimates.attrs["technique"]}
     signed = bool(estimates.attrs.get("signed", True))
-    made = {
-        name: labelled(x, ["component", "batch"], coords, name=name, **said)
+    arrays = {
+        name: labelled(x, ["component", "batch"], coords, name=name, **attrs)
         for name, x in {"estimate": estimate, "exact": exact}.items()
     }
     for name, x in _agreement(estimate, exact, signed).items():
-        made[name] = labelled(x, ["batch"], name=name, **said)
-    return xr.Dataset(made, attrs=made["exact"].attrs)
+        arrays[name] = labelled(x, ["batch"], name=name, **attrs)
+    return xr.Dataset(arrays, attrs=arrays["exact"].attrs)
 
 
 def ranked(estimates: xr.DataArray) -> tuple[list[str], xr.DataArray]:
@@ -190,14 +190,14 @@ def name_of(site: str, node: Node) -> str:
 
 def _agreement(estimate: np.ndarray, exact: np.ndarray, signed: bool) -> dict[str, list[float]]:
     """Rank correlations of sizes and the share of equal signs, for each prompt."""
-    made: dict[str, list[float]] = {"spearman": [], "kendall": []} | ({"sign_agreement": []} if signed else {})
+    agreement: dict[str, list[float]] = {"spearman": [], "kendall": []} | ({"sign_agreement": []} if signed else {})
     correlations: dict[str, Any] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
     for a, b in zip(estimate.T, exact.T, strict=True):
         a, b = a[~np.isnan(a)], b[~np.isnan(a)]
         sizes = np.abs(a), np.abs(b)
         varied = len(a) > 1 and all(np.ptp(x) > 0 for x in sizes)
         for name, correlation in correlations.items():
-            made[name].append(float(correlation(*sizes).statistic) if varied else np.nan)
+            agreement[name].append(float(correlation(*sizes).statistic) if varied else np.nan)
         if signed:
-            made["sign_agreement"].append(float((np.sign(a) == np.sign(b)).mean()) if len(a) else np.nan)
-    return made
+            agreement["sign_agreement"].append(float((np.sign(a) == np.sign(b)).mean()) if len(a) else np.nan)
+    return agreement

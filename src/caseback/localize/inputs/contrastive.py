@@ -20,7 +20,7 @@ import xarray as xr
 
 from caseback.errors import CasebackError, TargetError
 from caseback.jobs.budget import limit
-from caseback.localize.inputs.methods import Method, method_named, options_told, scores_of
+from caseback.localize.inputs.methods import Method, checked_options, method_named, scores_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, logit_diff
@@ -97,28 +97,28 @@ def contrastive(
         if against.count(foil) > 1:
             raise TargetError(f"foil {text!r} (id {foil}) is given twice")
     name, function = method_named(method)
-    own = options_told({name: function}, {name: options or {}})[name]
+    own = checked_options({name: function}, {name: options or {}})[name]
     n = len(tokens)
     rows = repeated(tokens, [b for b in range(n) for _ in against])
 
     def metric_of(which: slice) -> Metric:
         return logit_diff(t, (against * n)[which])
 
-    made = np.full((n, len(against), tokens.ids.shape[1]), np.nan)
+    scores = np.full((n, len(against), tokens.ids.shape[1]), np.nan)
     at = 0
-    for scores in in_batches(name, function, model, rows, metric_of, own, token_budget):
-        for row in scores.values:
-            made[at // len(against), at % len(against), : len(row)] = row
+    for batch_scores in in_batches(name, function, model, rows, metric_of, own, token_budget):
+        for row in batch_scores.values:
+            scores[at // len(against), at % len(against), : len(row)] = row
             at += 1
     width = tokens.ids.shape[1]
     text = {"token": (("batch", "pos"), [row + [""] * (width - len(row)) for row in tokens.text])}
-    said = {"method": name, "target": model.token_text(t), "metric": "logit_diff"}
+    attrs = {"method": name, "target": model.token_text(t), "metric": "logit_diff"}
     if single:
         foil = model.token_text(against[0])
-        dims, made, coords, said = ["batch", "pos"], made[:, 0], text, said | {"foil": foil}
+        dims, scores, coords, attrs = ["batch", "pos"], scores[:, 0], text, attrs | {"foil": foil}
     else:
         dims, coords = ["batch", "vocab", "pos"], text | {"vocab": [model.token_text(i) for i in against]}
-    return labelled(made, dims, coords, name="scores", technique=contrastive, model=model, **said)
+    return labelled(scores, dims, coords, name="scores", technique=contrastive, model=model, **attrs)
 
 
 def repeated(tokens: Tokens, rows: Sequence[int]) -> Tokens:

@@ -22,7 +22,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
 from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.contrastive import in_batches
-from caseback.localize.inputs.methods import Method, method_named, options_told
+from caseback.localize.inputs.methods import Method, checked_options, method_named
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.granularity import Given, aggregate, features_of, padded_text
 from caseback.model.registry import technique
@@ -115,12 +115,12 @@ def attribute_generation(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = attribute_generation(model, "Mary and John went to", "gradient_norm", max_new_tokens=3)
-    >>> found.dims, found.target.values[0].tolist()[0]
+    >>> scores = attribute_generation(model, "Mary and John went to", "gradient_norm", max_new_tokens=3)
+    >>> scores.dims, scores.target.values[0].tolist()[0]
     (('batch', 'step', 'pos'), ' the')
     """
     name, function = method_named(method)
-    own = options_told({name: function}, {name: options or {}})[name]
+    own = checked_options({name: function}, {name: options or {}})[name]
     prompts = model.tokens(prompts)
     steps = _steps(model, prompts, continuation, max_new_tokens, generating)
     against = _against(model, steps, metric, foils, contrast)
@@ -137,21 +137,21 @@ def attribute_generation(
 
     most = max(steps.counts)
     width = steps.whole.ids.shape[1] - 1
-    made = np.full((len(prompts), most, width), np.nan)
+    scores = np.full((len(prompts), most, width), np.nan)
     at = 0
     with progress_bar(total=len(todo), show=progress, what=name, unit="token") as bar:
-        for scores in in_batches(name, function, model, rows, metric_of, own, token_budget):
-            for row in scores.values:
+        for batch_scores in in_batches(name, function, model, rows, metric_of, own, token_budget):
+            for row in batch_scores.values:
                 b, t = todo[at]
-                made[b, t, : len(row)] = row
+                scores[b, t, : len(row)] = row
                 at += 1
-            bar.update(len(scores))
+            bar.update(len(batch_scores))
     last, text = "pos", [row[:width] + [""] * (width - len(row)) for row in steps.whole.text]
     if features != "token":
         last = "feature"
-        made, text = _by_feature(model, steps, made, features, aggregation)
+        scores, text = _by_feature(model, steps, scores, features, aggregation)
     return labelled(
-        made,
+        scores,
         ["batch", "step", last],
         {
             "token": (("batch", last), text),
@@ -269,15 +269,15 @@ def _against(model: Model, steps: _Steps, metric: Any, foils: Any, contrast: Any
     if contrast is not None:
         prompts = steps.prefixes([(b, 0) for b in range(len(steps.counts))])
         rows = _joined(model, prompts, contrast, "contrast")
-        made: list[list[int | None]] = []
+        foil_ids: list[list[int | None]] = []
         for b, (row, start, n) in enumerate(zip(rows, steps.starts, steps.counts, strict=True)):
             theirs = row[start:]
             if len(theirs) != n:
                 raise TokensError(
                     f"contrast {b} has {len(theirs)} tokens, the continuation {n}: they are compared token by token"
                 )
-            made.append([i if i != steps.target(b, t) else None for t, i in enumerate(theirs)])
-        return made
+            foil_ids.append([i if i != steps.target(b, t) else None for t, i in enumerate(theirs)])
+        return foil_ids
     if foils is None:
         return [list(row) for row in steps.runner_up] if metric == "logit_diff" else None
     listed = [list(foils)] if len(steps.counts) == 1 and not _is_nested(foils) else [list(row) for row in foils]
@@ -311,14 +311,14 @@ def _by_feature(
     model: Model, steps: _Steps, scores: Float[np.ndarray, "batch step pos"], features: Given, aggregation: str
 ) -> tuple[np.ndarray, list[list[str]]]:
     """Sources by feature: of each what stands before the step's token."""
-    found = features_of(model, steps.whole, features)
-    made = np.full((*scores.shape[:2], found.most), np.nan)
+    resolved = features_of(model, steps.whole, features)
+    by_feature = np.full((*scores.shape[:2], resolved.most), np.nan)
     for b, t in steps.all():
         row = scores[b, t]
-        for f, group in enumerate(found.groups[b]):
+        for f, group in enumerate(resolved.groups[b]):
             seen = [p for p in group if p < len(row) and np.isfinite(row[p])]
             if seen:
-                made[b, t, f] = float(aggregate(torch.from_numpy(row[seen]), aggregation))
-    used = np.asarray(np.isfinite(made).any((0, 1)))
-    text = [[word for word, kept in zip(row, used, strict=True) if kept] for row in padded_text(found)]
-    return made[:, :, used], text
+                by_feature[b, t, f] = float(aggregate(torch.from_numpy(row[seen]), aggregation))
+    used = np.asarray(np.isfinite(by_feature).any((0, 1)))
+    text = [[word for word, is_used in zip(row, used, strict=True) if is_used] for row in padded_text(resolved)]
+    return by_feature[:, :, used], text

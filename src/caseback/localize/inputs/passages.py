@@ -52,17 +52,19 @@ class Passage:
             Where it does not, with what the generation is.
         """
         wanted = model.token_id(token)
-        found = [t for t, one in enumerate(self.generated) if one == wanted]
-        if not found:
+        positions = [t for t, one in enumerate(self.generated) if one == wanted]
+        if not positions:
             written = [model.token_text(t) for t in self.generated]
             raise TargetError(
                 f"target {token!r} does not occur in the generation {written}: name one of its tokens, or leave "
                 "target out to have the sensitive ones found"
             )
-        return found
+        return positions
 
 
-def passage(model: Model, context: Any, current: Any, generation: Any, max_new_tokens: int, **options: Any) -> Passage:
+def passage_of(
+    model: Model, context: Any, current: Any, generation: Any, max_new_tokens: int, **options: Any
+) -> Passage:
     """Tokenise a passage, writing its generation where none is given.
 
     Parameters
@@ -123,9 +125,9 @@ def _ids_of_texts(model: Model, texts: list[str]) -> tuple[list[int], list[list[
         if before and not ids:
             raise TokensError(f"the context {before!r} is only space: leave it empty, or give some text")
         if bare[: len(ids)] != ids:
-            told = [model.token_text(i) for i in bare[max(0, len(ids) - 2) : len(ids) + 1]]
+            near = [model.token_text(i) for i in bare[max(0, len(ids) - 2) : len(ids) + 1]]
             raise TokensError(
-                f"a token runs across the end of {before[-20:]!r} (near {told}): let the next part begin with its "
+                f"a token runs across the end of {before[-20:]!r} (near {near}): let the next part begin with its "
                 "space, or give token ids"
             )
         cuts.append(len(ids))

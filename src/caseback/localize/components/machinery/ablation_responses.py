@@ -66,19 +66,19 @@ def answers(direction: Direction, chosen: Sequence[Component], edits: Sequence[E
     reading = direction.reading(stream)
     paths, shares = shares_of(direction, clean, reading)
     direct = direct_effects(direction, clean, reading, chosen, edits)
-    told = direction.measured(stream).to(shares)
+    clean_metric = direction.measured(stream).to(shares)
     change, norm, effect = [], [], []
     for which, run in side_by_side(model.anatomy, tokens, edits, write_sites(model)):
         many = direction.repeated(len(which))
         held = many.reading(stream.repeat(len(which), 1))
         ablated = many.stream(run)
-        made = shares_of(many, run, held)[1].unflatten(1, (len(which), batch)).transpose(0, 1)
-        change.append(made - shares)
+        ablated_shares = shares_of(many, run, held)[1].unflatten(1, (len(which), batch)).transpose(0, 1)
+        change.append(ablated_shares - shares)
         freed = many.reading(ablated).of(ablated) - held.of(ablated)
         norm.append(freed.view(len(which), batch))
-        effect.append(told - direction.measured(ablated).to(shares).view(len(which), batch))
+        effect.append(clean_metric - direction.measured(ablated).to(shares).view(len(which), batch))
     changes = torch.cat(change)
     own = torch.tensor([row_of(c, paths) for c in chosen], device=changes.device)
     # what a component's own write loses is the direct effect, not an answer to it
     changes[torch.arange(len(chosen), device=own.device), own] += direct
-    return Answers(paths, shares, direct, changes, torch.cat(norm), torch.cat(effect), told)
+    return Answers(paths, shares, direct, changes, torch.cat(norm), torch.cat(effect), clean_metric)

@@ -74,9 +74,9 @@ def mean_run(
         x: Tensor = reference[site]
         sums = x.new_zeros(len(count), *x.shape[2:]).index_add(0, into.to(x.device), x[ref_example, ref_column])
         means = sums / count.clamp_min(1).to(x).view(-1, *[1] * (x.ndim - 2))
-        made = x.new_zeros(*tokens.shape, *x.shape[2:])
-        made[example, column] = means[at.to(x.device)]
-        acts[site] = made
+        filled = x.new_zeros(*tokens.shape, *x.shape[2:])
+        filled[example, column] = means[at.to(x.device)]
+        acts[site] = filled
     return Run(model.anatomy, tokens, acts, None, edited=True)
 
 

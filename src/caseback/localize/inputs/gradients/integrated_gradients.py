@@ -115,22 +115,22 @@ def integrated_gradients(
     if tolerance is not None and not tolerance > 0:
         raise OutOfRange(f"tolerance is {tolerance}: expected a positive number, in the metric's unit")
     path = straight_path(Points(model, tokens, metric, max_batch), baseline_embedding, model, baseline)
-    found = (
+    integral = (
         _adaptive(path, tolerance, max_steps, by_dimension)
         if rule == ADAPTIVE
         else _doubling(path, rule, steps, tolerance, max_steps, by_dimension)
     )
-    reached = found.reached
+    reached = integral.reached
     if reached is not None and not bool(reached.all()):
         worst = int((~reached).nonzero()[0, 0])
         warnings.warn(
-            f"integrated gradients: after {int(found.steps[worst])} steps the completeness gap is "
-            f"{abs(float(found.gap[worst])):.3g}, above tolerance={float(found.tolerance[worst]):g}; raise max_steps "
-            "or choose another baseline",
+            f"integrated gradients: after {int(integral.steps[worst])} steps the completeness gap is "
+            f"{abs(float(integral.gap[worst])):.3g}, above tolerance={float(integral.tolerance[worst]):g}; "
+            "raise max_steps or choose another baseline",
             stacklevel=2,
         )
     return token_scores(
-        found.scores,
+        integral.scores,
         model,
         tokens,
         metric,
@@ -138,13 +138,13 @@ def integrated_gradients(
         name="integrated_gradients",
         baseline=told(baseline),
         rule=rule,
-        steps=found.steps.tolist(),
-        evaluations=found.evaluations.tolist(),
+        steps=integral.steps.tolist(),
+        evaluations=integral.evaluations.tolist(),
         metric_value=path.at_input.tolist(),
         baseline_value=path.at_baseline.tolist(),
-        completeness_gap=found.gap.tolist(),
-        score_error=None if found.score_error is None else found.score_error.tolist(),
-        tolerance=None if reached is None else _one(found.tolerance),
+        completeness_gap=integral.gap.tolist(),
+        score_error=None if integral.score_error is None else integral.score_error.tolist(),
+        tolerance=None if reached is None else _one(integral.tolerance),
         tolerance_reached=None if reached is None else reached.tolist(),
     )
 
@@ -163,7 +163,7 @@ def _one(tolerance: Float[Tensor, " batch"]) -> float | list[float]:
 
 
 @dataclass
-class _Found:
+class _Integral:
     scores: Float[Tensor, "batch pos *d_model"]
     gap: Float[Tensor, " batch"]
     steps: Int[Tensor, " batch"]
@@ -214,7 +214,9 @@ def straight_path(points: Points, embed: Any, model: Model, baseline: Any) -> Pa
     return Path(points, start, end - start, points.value, at_baseline)
 
 
-def _doubling(path: Path, rule: str, steps: int, tolerance: float | None, max_steps: int, by_dimension: bool) -> _Found:
+def _doubling(
+    path: Path, rule: str, steps: int, tolerance: float | None, max_steps: int, by_dimension: bool
+) -> _Integral:
     everyone = torch.arange(len(path.way))
     taken = torch.full((len(everyone),), steps)
     scores = path.integrate(everyone, *RULES[rule](steps))
@@ -231,14 +233,14 @@ def _doubling(path: Path, rule: str, steps: int, tolerance: float | None, max_st
         gap = _gap(path, scores)
     limit = torch.full((len(everyone),), tolerance or 0.0, dtype=torch.float64)
     reached = None if tolerance is None else (gap.abs() <= tolerance)
-    return _Found(scores if by_dimension else scores.sum(-1), gap, taken, computed, limit, reached)
+    return _Integral(scores if by_dimension else scores.sum(-1), gap, taken, computed, limit, reached)
 
 
 def _gap(path: Path, scores: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, " batch"]:
     return scores.sum((1, 2)).cpu() - path.change
 
 
-def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension: bool) -> _Found:
+def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension: bool) -> _Integral:
     """Panels of every prompt, refined together: what they want next is one list of points."""
     rounding = 4 * torch.finfo(path.at_input.dtype).eps * torch.maximum(path.at_input.abs(), path.at_baseline.abs())
     limit = (path.change.abs() * _SHARE).clamp_min(rounding) if tolerance is None else path.change * 0 + tolerance
@@ -249,7 +251,7 @@ def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension:
     shape = path.way.shape if by_dimension else path.way.shape[:2]
     count = torch.tensor([len(panels.values) for panels in all_panels])
     gap = whole.sum(1).to(path.change) - path.change
-    return _Found(
+    return _Integral(
         whole.to(path.way).view(shape),
         gap,
         count,

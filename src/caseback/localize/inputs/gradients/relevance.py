@@ -135,9 +135,9 @@ def conservative_propagation(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> scores = conservative_propagation(model, "the cat and the dog", cb.logit_diff(" cat", " dog"))
-    >>> told = scores.attrs
-    >>> total = float(scores.sum()) + sum(told.get("position_relevance", [0.0]))
-    >>> abs(total - told["metric_value"][0] - told["conservation_gap"][0]) < 1e-4
+    >>> attrs = scores.attrs
+    >>> total = float(scores.sum()) + sum(attrs.get("position_relevance", [0.0]))
+    >>> abs(total - attrs["metric_value"][0] - attrs["conservation_gap"][0]) < 1e-4
     True
     """
     rules = Rules(softmax="held", product="held", activation=activation)

@@ -116,8 +116,8 @@ def sequential_integrated_gradients(
         b, i = prompts[points], positions[points]
         return start[b, i] + share[which[points]].to(start)[:, None] * way[b, i]
 
-    made = suffix_gradients(model.anatomy, tokens, metric, prompts, positions, embeddings, token_budget=token_budget)
-    for points, values, gradient in made:
+    batches = suffix_gradients(model.anatomy, tokens, metric, prompts, positions, embeddings, token_budget=token_budget)
+    for points, values, gradient in batches:
         b, i, k = prompts[points], positions[points], which[points]
         weighted = at_least_float32(gradient) * weight[k].to(end)[:, None]
         scores.index_put_((b, i), weighted * way[b, i], accumulate=True)

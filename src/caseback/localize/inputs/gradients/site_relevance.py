@@ -89,8 +89,8 @@ def site_relevance(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = site_relevance(model, "the cat and the dog", cb.logit(" cat"), ["z", ("mlp_post", 0)])
-    >>> found["z"].dims, found["mlp_post"].dims
+    >>> relevance = site_relevance(model, "the cat and the dog", cb.logit(" cat"), ["z", ("mlp_post", 0)])
+    >>> relevance["z"].dims, relevance["mlp_post"].dims
     (('layer', 'batch', 'pos', 'head'), ('layer', 'batch', 'pos', 'neuron'))
     """
     tokens, metric = prepared(model, tokens, metric)
@@ -109,37 +109,33 @@ def site_relevance(
     layers: dict[str, list[Site]] = {}
     for site in wanted:
         layers.setdefault(site.name, []).append(site)
-    found = {}
+    variables = {}
     for site_name, each in layers.items():
         values = [_aligned(run[s].detach() * gradients[s], s, tokens) for s in each]
         dims = ["batch", *SITES[site_name].dims]
-        made = torch.stack(values) if SITES[site_name].layered else values[0]
+        stacked = torch.stack(values) if SITES[site_name].layered else values[0]
         if dims[-1] in _SUMMED and not by_dimension:
-            made, dims = made.sum(-1), dims[:-1]
+            stacked, dims = stacked.sum(-1), dims[:-1]
         coords = _labels(dims, tokens)
         if SITES[site_name].layered:
             dims, coords = ["layer", *dims], coords | {"layer": [s.layer for s in each]}
         # a variable may not be called as one of its dimensions is
         variable = f"{site_name}_weights" if site_name in dims else site_name
-        found[variable] = labelled(
-            made,
+        variables[variable] = labelled(
+            stacked,
             dims,
             coords,
             name=variable,
             technique=site_relevance,
             model=model,
             metric=metric.name,
-            target=_told(metric.target),
-            foil=_told(metric.foil),
+            target=metric.target,
+            foil=metric.foil,
             metric_value=value.tolist(),
             rules=name,
             **{f"{step}_rule": choice for step, choice in rules.told().items()},
         )
-    return xr.Dataset(found)
-
-
-def _told(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else value
+    return xr.Dataset(variables)
 
 
 def _aligned(values: Float[Tensor, "batch *dims"], site: Site, tokens: Tokens) -> Tensor:

@@ -159,8 +159,8 @@ class _Noise:
         self.streams = [torch.Generator().manual_seed(seed) for _ in lengths]
 
     def __call__(self, prompts: Int[Tensor, " row"]) -> Float[Tensor, "row pos d_model"]:
-        made = torch.zeros(len(prompts), *self.like.shape[1:]).to(self.like)
+        noise = torch.zeros(len(prompts), *self.like.shape[1:]).to(self.like)
         for row, b in enumerate(prompts.tolist()):
             n = self.lengths[b]
-            made[row, :n] = torch.randn(n, self.like.shape[2], generator=self.streams[b]).to(made)
-        return made
+            noise[row, :n] = torch.randn(n, self.like.shape[2], generator=self.streams[b]).to(noise)
+        return noise

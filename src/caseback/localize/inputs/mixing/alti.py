@@ -61,13 +61,13 @@ def alti_of(
     model: Model, run: Run, tokens: Tokens, layers: Sequence[int], p: float, measured_from: str
 ) -> tuple[Float[Tensor, "batch layer query key"], int]:
     """Maps by own positions, and how many rows had no source that is near."""
-    made = []
+    maps = []
     for layer in layers:
         near = measured_blocks(model, run, layer, lambda rows: nearness(rows.parts, rows.whole, p, measured_from))
         # later keys have no part at all: what is farther than they are is not counted against them
         near = by_own_positions(near, tokens).tril()
-        made.append(near)
-    return row_shares(torch.stack(made, 1), tokens)
+        maps.append(near)
+    return row_shares(torch.stack(maps, 1), tokens)
 
 
 @technique(role="context mixing", entry=("3.1.17",), citation="Ferrando et al. 2022", cost="one forward")

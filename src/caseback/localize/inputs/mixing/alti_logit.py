@@ -71,8 +71,8 @@ def alti_logit(model: Model, tokens: Any, metric: Metric, *, mlps: str = "mixed"
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> scores = alti_logit(model, "the cat and the dog", cb.logit_diff(" cat", " dog"))
-    >>> told = scores.attrs["metric_value"][0] - scores.attrs["bias_share"][0]
-    >>> abs(float(scores.sum()) - told) < 1e-3
+    >>> of_tokens = scores.attrs["metric_value"][0] - scores.attrs["bias_share"][0]
+    >>> abs(float(scores.sum()) - of_tokens) < 1e-3
     True
     """
     if mlps not in MLPS:

@@ -114,19 +114,19 @@ def norm_maps(
     maps = []
     for layer in chosen:
         if of == "value" or heads == "each":
-            made = _of_each_head(model, run, layer, of, p)
-            made = made if heads == "each" else made.norm(p=p, dim=1)
+            norms = _of_each_head(model, run, layer, of, p)
+            norms = norms if heads == "each" else norms.norm(p=p, dim=1)
         else:
-            made = measured_blocks(
+            norms = measured_blocks(
                 model,
                 run,
                 layer,
                 lambda rows, at=layer: _behind(model, at, rows, norm).norm(p=p, dim=-1),
                 residual=residual,
             )
-        made = made.movedim(1, -1) if heads == "each" else made
-        made = by_own_positions(made, tokens)
-        maps.append(made.movedim(-1, 1) if heads == "each" else made)
+        norms = norms.movedim(1, -1) if heads == "each" else norms
+        norms = by_own_positions(norms, tokens)
+        maps.append(norms.movedim(-1, 1) if heads == "each" else norms)
     stacked, empty = torch.stack(maps, 1), None
     if normalise:
         stacked, empty = row_shares(stacked, tokens)
@@ -302,14 +302,14 @@ def mixing_ratio(
         parts = _behind(model, layer, rows, norm)
         here = torch.arange(rows.queries.start, rows.queries.stop, device=parts.device)
         own = parts[:, here - rows.queries.start, here]
-        kept, mixed = own.norm(dim=-1), (parts.sum(2) - own).norm(dim=-1)
+        own_size, mixed = own.norm(dim=-1), (parts.sum(2) - own).norm(dim=-1)
         # a sum taken back again leaves rounding where there was no other position at all
         alone = (parts != 0).any(-1).sum(-1) <= (own != 0).any(-1)
         mixed = mixed.masked_fill(alone, 0.0)
-        return mixed / (mixed + kept).clamp_min(torch.finfo(kept.dtype).tiny)
+        return mixed / (mixed + own_size).clamp_min(torch.finfo(own_size.dtype).tiny)
 
-    made = [measured_blocks(model, run, i, lambda rows, at=i: ratio(at, rows), residual=residual) for i in chosen]
-    stacked = torch.stack([aligned(m, tokens) for m in made], 1)
+    ratios = [measured_blocks(model, run, i, lambda rows, at=i: ratio(at, rows), residual=residual) for i in chosen]
+    stacked = torch.stack([aligned(m, tokens) for m in ratios], 1)
     outside = torch.arange(stacked.shape[-1], device=stacked.device) >= tokens.lengths.to(stacked.device)[:, None]
     width = stacked.shape[-1]
     return labelled(

@@ -85,8 +85,8 @@ def decompx(model: Model, tokens: Any, metric: Metric, *, bias: str = "apart") -
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> scores = decompx(model, "the cat and the dog", cb.logit_diff(" cat", " dog"))
-    >>> told = scores.attrs["metric_value"][0] - scores.attrs["bias_share"][0]
-    >>> abs(float(scores.sum()) - told) < 1e-3
+    >>> of_tokens = scores.attrs["metric_value"][0] - scores.attrs["bias_share"][0]
+    >>> abs(float(scores.sum()) - of_tokens) < 1e-3
     True
     """
     if bias not in BIAS:
@@ -243,8 +243,8 @@ def decompx_maps(
                 norms[step.layer].append(step.stream.norm(p=p, dim=-1))
             del step
     gap = max(float(x[tokens.mask].abs().max()) for x in off.values())
-    found = {layer: by_own_positions(torch.cat(made, -1)[..., :-1], tokens) for layer, made in norms.items()}
-    maps, empty = torch.stack([found[layer] for layer in chosen], 1), None
+    by_layer = {layer: by_own_positions(torch.cat(parts, -1)[..., :-1], tokens) for layer, parts in norms.items()}
+    maps, empty = torch.stack([by_layer[layer] for layer in chosen], 1), None
     if normalise:
         maps, empty = row_shares(maps, tokens)
     return labelled_maps(
@@ -331,5 +331,5 @@ def decompx_logits(model: Model, tokens: Any, directions: Directions, *, pos: Po
     if pos is None:
         values = values.masked_fill(outside[:, :, None, None], torch.nan)
         dims, coords = ["batch", "query", "key", reading.dim], coords | {"query_token": (("batch", "query"), texts)}
-    said = {"name": "share", "technique": decompx_logits, "model": model, "pos": pos}
-    return labelled(values, dims, coords | reading.coords, **said)
+    attrs = {"name": "share", "technique": decompx_logits, "model": model, "pos": pos}
+    return labelled(values, dims, coords | reading.coords, **attrs)

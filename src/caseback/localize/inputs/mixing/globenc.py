@@ -88,15 +88,15 @@ def globenc_maps(
     run = execute(model.anatomy, tokens, read=reads, logits=False)
     maps = []
     for layer in chosen:
-        made = measured_blocks(
+        norms = measured_blocks(
             model, run, layer, lambda rows, at=layer: layer_vectors(model, run, at, rows).norm(dim=-1)
         )
-        maps.append(by_own_positions(made, tokens))
+        maps.append(by_own_positions(norms, tokens))
     stacked, empty = torch.stack(maps, 1), None
     if normalise:
         stacked, empty = row_shares(stacked, tokens)
-    said = {"holds_residual": True, "normalised": normalise, "empty_rows": empty}
-    return labelled_maps(stacked, model, tokens, chosen, technique=globenc_maps, name="globenc", **said)
+    attrs = {"holds_residual": True, "normalised": normalise, "empty_rows": empty}
+    return labelled_maps(stacked, model, tokens, chosen, technique=globenc_maps, name="globenc", **attrs)
 
 
 @technique(role="input attribution", entry=("3.1.16",), citation="Modarressi et al. 2022", cost="one forward")

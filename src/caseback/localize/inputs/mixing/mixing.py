@@ -74,10 +74,10 @@ def row_shares(
     """
     total = maps.sum(-1, keepdim=True)
     empty = total <= 0
-    made = torch.where(empty, torch.eye(maps.shape[-1]).to(maps), maps / torch.where(empty, 1.0, total))
+    shares = torch.where(empty, torch.eye(maps.shape[-1]).to(maps), maps / torch.where(empty, 1.0, total))
     real = torch.arange(maps.shape[-2], device=maps.device) < tokens.lengths.to(maps.device)[:, None]
     real = real.view(len(maps), *[1] * (maps.ndim - 3), -1)
-    return made, int((empty[..., 0] & real).sum())
+    return shares, int((empty[..., 0] & real).sum())
 
 
 def labelled_maps(
@@ -215,20 +215,22 @@ def row_scores(
     at = read_positions(model, tokens, metric)
     values = tensor_of(maps)
     if across == "rollout":
-        made = rolled(stack_of(maps), residual)[:, -1]
+        combined = rolled(stack_of(maps), residual)[:, -1]
         attrs = {"residual": residual, **attrs}
     elif across == "mean":
-        made = values.mean(1)
+        combined = values.mean(1)
     elif isinstance(across, int):
         layer = model.anatomy.layer(across)
-        made = values[:, maps.layer.values.tolist().index(layer)]
+        combined = values[:, maps.layer.values.tolist().index(layer)]
     else:
         raise CasebackError(
             f"across={across!r} is unknown: give a layer's number or a word. "
             f"{did_you_mean(str(across), ['rollout', 'mean'])}"
         )
-    scores = made[torch.arange(len(made)), at]
-    kept = {key: maps.attrs[key] for key in ("empty_rows", "normalised", "gap", "of", "norm", "p") if key in maps.attrs}
+    scores = combined[torch.arange(len(combined)), at]
+    map_attrs = {
+        key: maps.attrs[key] for key in ("empty_rows", "normalised", "gap", "of", "norm", "p") if key in maps.attrs
+    }
     return token_scores(
-        scores, model, tokens, metric, technique=technique, name=name, across=across, **{**kept, **attrs}
+        scores, model, tokens, metric, technique=technique, name=name, across=across, **{**map_attrs, **attrs}
     )

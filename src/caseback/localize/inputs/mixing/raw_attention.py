@@ -79,9 +79,8 @@ def attention_maps(
         maps.append(pattern if heads == "each" else pattern.mean(1))
     if len({m.shape for m in maps}) > 1:
         raise CasebackError(f"layers differ in heads ({[m.shape[1] for m in maps]}): give heads='mean', or one layer")
-    told = heads if isinstance(heads, str) else str(heads)
     return labelled_maps(
-        torch.stack(maps, 1), model, tokens, chosen, technique=attention_maps, name="attention", heads=told
+        torch.stack(maps, 1), model, tokens, chosen, technique=attention_maps, name="attention", heads=str(heads)
     )
 
 

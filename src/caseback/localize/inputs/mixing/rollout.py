@@ -81,22 +81,22 @@ def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bo
     """
     values, share = stack_of(maps), residual_share(maps, residual)
     outside = maps.isnull().transpose("batch", "layer", "query", "key").values
-    made = rolled(values, share).numpy()
-    made[outside] = float("nan")
+    products = rolled(values, share).numpy()
+    products[outside] = float("nan")
     coords = {name: maps.coords[name] for name in ("query_token", "key_token") if name in maps.coords}
     if each_layer:
         coords["layer"] = list(range(values.shape[1]))
-    kept = {key: value for key, value in maps.attrs.items() if key not in (*_OF_THE_TECHNIQUE, "model")}
-    kept |= {"maps": maps.attrs.get("technique"), "residual": share}
-    made_of = labelled(
-        made if each_layer else made[:, -1],
+    attrs = {key: value for key, value in maps.attrs.items() if key not in (*_OF_THE_TECHNIQUE, "model")}
+    attrs |= {"maps": maps.attrs.get("technique"), "residual": share}
+    result = labelled(
+        products if each_layer else products[:, -1],
         ["batch", *(["layer"] if each_layer else []), "query", "key"],
         coords,
         name="rollout",
         technique=rollout,
-        **kept,
+        **attrs,
     )
-    return made_of.assign_attrs({"model": maps.attrs["model"]} if "model" in maps.attrs else {})
+    return result.assign_attrs({"model": maps.attrs["model"]} if "model" in maps.attrs else {})
 
 
 @technique(role="input attribution", entry=("3.1.14",), citation="Abnar and Zuidema 2020", cost="one forward")

@@ -86,7 +86,7 @@ def measured_blocks(
     stream, written = (at_least_float32(run[name, layer]) for name in ("resid_pre", "attn_out"))
     batch, n_keys, d_model = stream.shape
     at_once = max(1, limit("source_numbers") // (batch * n_keys * (width or d_model)))
-    made = []
+    measures = []
     for first in range(0, n_keys, at_once):
         rows = slice(first, min(first + at_once, n_keys))
         branch = attention_branch(model.anatomy, layer, z[:, rows])
@@ -96,8 +96,8 @@ def measured_blocks(
             here = torch.arange(rows.start, rows.stop, device=parts.device)
             parts[:, here - rows.start, here] += stream[:, rows]
             whole = whole + stream[:, rows]
-        made.append(measure(Rows(rows, parts, whole, branch.constant(whole))))
-    return torch.cat(made, 1)
+        measures.append(measure(Rows(rows, parts, whole, branch.constant(whole))))
+    return torch.cat(measures, 1)
 
 
 def through(module: Any, model: Model, parts: Tensor, scale_at: Float[Tensor, "batch query d_model"]) -> Tensor:

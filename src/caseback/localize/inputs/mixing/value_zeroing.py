@@ -188,9 +188,9 @@ def zeroed(
     total, width = len(layers) * int(tokens.lengths.sum()), tokens.ids.shape[1]
     with undisturbed(model.hf, grad=False), progress_bar(total=total, show=progress, what="value zeroing") as bar:
         clean = record(model.anatomy, tokens)
-        made = [changed_outputs(model, clean, i, zero, distance, token_budget, bar) for i in layers]
-    missing = width - made[0].shape[-1]
-    return torch.nn.functional.pad(torch.stack(made, 1), (0, missing, 0, missing))
+        maps = [changed_outputs(model, clean, i, zero, distance, token_budget, bar) for i in layers]
+    missing = width - maps[0].shape[-1]
+    return torch.nn.functional.pad(torch.stack(maps, 1), (0, missing, 0, missing))
 
 
 @technique(

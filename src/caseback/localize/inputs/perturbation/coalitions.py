@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
 from caseback.errors import OutOfRange
 from caseback.model.prompts.baselines import baseline_embedding, told
@@ -71,7 +70,7 @@ class Game:
         absent = np.einsum("cbf,bfp->cbp", ~present, member) > 0
         like = torch.empty(*self.tokens.shape, self.model.d_model, dtype=self.model.dtype, device=self.model.device)
         value = baseline_embedding(self.model, self.baseline, like)
-        made, clean = replaced(
+        values, clean = replaced(
             self.model.anatomy,
             self.tokens,
             absent,
@@ -82,7 +81,7 @@ class Game:
             checkpoint=self.checkpoint,
         )
         self.clean = clean.double().cpu().numpy()
-        return made.double().cpu().numpy()
+        return values.double().cpu().numpy()
 
     def scores(self, values: np.ndarray, technique: Callable[..., Any], extra: Extra | None = None, **attrs: Any):
         """Label scores (batch, feature); ``extra`` are further numbers of the same shape, as coordinates."""
@@ -92,7 +91,7 @@ class Game:
         )
 
 
-def game(
+def game_of(
     model: Model,
     tokens: Any,
     metric: Metric,
@@ -109,9 +108,9 @@ def game(
     Examples
     --------
     >>> import caseback as cb
-    >>> made = game(cb.load("meadow"), "the cat and the dog", cb.logit(" cat"))
-    >>> nobody, everybody = np.zeros((1, 1, made.features.most), bool), np.ones((1, 1, made.features.most), bool)
-    >>> made.values(np.concatenate([nobody, everybody]))[1] == made.clean
+    >>> game = game_of(cb.load("meadow"), "the cat and the dog", cb.logit(" cat"))
+    >>> nobody, everybody = np.zeros((1, 1, game.features.most), bool), np.ones((1, 1, game.features.most), bool)
+    >>> game.values(np.concatenate([nobody, everybody]))[1] == game.clean
     array([ True])
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
@@ -129,10 +128,10 @@ def at_least(name: str, value: int, least: int = 1) -> int:
 def spread_over(rows: Sequence[np.ndarray], players: Sequence[Sequence[int]], n_features: int) -> np.ndarray:
     """Numbers (..., player) of each prompt as one array (..., batch, feature), 0 for features that are no player."""
     shape = (*rows[0].shape[:-1], len(rows), n_features)
-    made = np.zeros(shape, dtype=rows[0].dtype)
+    spread = np.zeros(shape, dtype=rows[0].dtype)
     for b, (row, mine) in enumerate(zip(rows, players, strict=True)):
-        made[..., b, mine] = row
-    return made
+        spread[..., b, mine] = row
+    return spread
 
 
 def feature_scores(
@@ -150,34 +149,30 @@ def feature_scores(
     NaN where a prompt has no such token or feature, and at tokens that are kept.
     """
     name = technique.__name__
-    made = {}
+    arrays = {}
     for key, given in {name: values, **(extra or {})}.items():
         by_token = features.level == "token"
-        made[key] = np.full((len(given), tokens.ids.shape[1] if by_token else features.most), np.nan)
+        arrays[key] = np.full((len(given), tokens.ids.shape[1] if by_token else features.most), np.nan)
         for b, row in enumerate(features.groups):
-            made[key][b, [group[0] for group in row] if by_token else slice(len(row))] = given[b, : len(row)]
+            arrays[key][b, [group[0] for group in row] if by_token else slice(len(row))] = given[b, : len(row)]
     dims = ("batch", "pos" if features.level == "token" else "feature")
     if features.level == "token":
-        scores = torch.from_numpy(made[name])
+        scores = torch.from_numpy(arrays[name])
         result = token_scores(scores, model, tokens, metric, technique=technique, name=name, **attrs)
     else:
         result = labelled(
-            made[name],
+            arrays[name],
             dims,
             {"token": (dims, padded_text(features))},
             name=name,
             technique=technique,
             model=model,
             metric=metric.name,
-            target=_plain(metric.target),
-            foil=_plain(metric.foil),
-            metric_pos=_plain(metric.pos),
+            target=metric.target,
+            foil=metric.foil,
+            metric_pos=metric.pos,
             positions=features.groups,
             **attrs,
         )
     result.attrs["features"] = features.level
-    return result.assign_coords({key: (dims, made[key]) for key in extra or {}})
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else value
+    return result.assign_coords({key: (dims, arrays[key]) for key in extra or {}})

@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 from numpy.random import Generator, default_rng
 
-from caseback.localize.inputs.perturbation.coalitions import at_least, game, spread_over
+from caseback.localize.inputs.perturbation.coalitions import at_least, game_of, spread_over
 from caseback.localize.inputs.perturbation.lime import given_masks, present_rows
 from caseback.localize.inputs.perturbation.linear_fit import robust_covariance, weighted_fit
 from caseback.localize.inputs.perturbation.shapley import completeness, every_coalition
@@ -103,7 +103,7 @@ def kernel_shap(
     """
     if samples is not None:
         at_least("samples", samples)
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -114,18 +114,18 @@ def kernel_shap(
         progress=progress,
         checkpoint=checkpoint,
     )
-    drawn = [_drawn(len(mine), samples, default_rng(seed), masks) for mine in made.players]
+    drawn = [_drawn(len(mine), samples, default_rng(seed), masks) for mine in game.players]
     ends = [np.concatenate([z, np.zeros((1, z.shape[1]), bool)]) for z, _, _ in drawn]
-    values = made.values(present_rows(ends, made.players, made.features.most))
-    fits = [_fit(*of, values[: len(of[0]), b], values[len(of[0]), b], made.clean[b]) for b, of in enumerate(drawn)]
-    n = made.features.most
+    values = game.values(present_rows(ends, game.players, game.features.most))
+    fits = [_fit(*of, values[: len(of[0]), b], values[len(of[0]), b], game.clean[b]) for b, of in enumerate(drawn)]
+    n = game.features.most
     rows = [row for row, _ in fits]
     nobody = [values[len(z), b] for b, (z, _, _) in enumerate(drawn)]
-    return made.scores(
-        spread_over(rows, made.players, n),
+    return game.scores(
+        spread_over(rows, game.players, n),
         kernel_shap,
-        {"std_error": spread_over([error for _, error in fits], made.players, n)},
-        **completeness(made, rows, nobody),
+        {"std_error": spread_over([error for _, error in fits], game.players, n)},
+        **completeness(game, rows, nobody),
         samples=[len(z) for z, _, _ in drawn],
         seed=seed,
     )
@@ -180,8 +180,8 @@ def _fit(
         return np.array([change]), np.zeros(1)
     x = z[:, :-1].astype(float) - z[:, -1:]
     rest = y - nobody - z[:, -1] * change
-    made, inverse = weighted_fit(x, rest, weight, what="Kernel SHAP")
-    covariance = robust_covariance(x, rest - x @ made, weight, inverse, together)
+    coefficients, inverse = weighted_fit(x, rest, weight, what="Kernel SHAP")
+    covariance = robust_covariance(x, rest - x @ coefficients, weight, inverse, together)
     whole = np.concatenate([np.eye(n - 1), -np.ones((1, n - 1))])
     errors = np.sqrt(np.maximum(np.diag(whole @ covariance @ whole.T), 0))
-    return np.append(made, change - made.sum()), errors
+    return np.append(coefficients, change - coefficients.sum()), errors

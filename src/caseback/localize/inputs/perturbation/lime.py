@@ -18,7 +18,7 @@ import xarray as xr
 from numpy.random import Generator, default_rng
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.perturbation.coalitions import at_least, game, spread_over
+from caseback.localize.inputs.perturbation.coalitions import at_least, game_of, spread_over
 from caseback.localize.inputs.perturbation.linear_fit import robust_covariance, weighted_fit
 from caseback.model.prompts.granularity import Given
 from caseback.model.registry import technique
@@ -122,7 +122,7 @@ def lime(
     if top is not None:
         at_least("top", top)
     at_least("samples", samples)
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -133,18 +133,18 @@ def lime(
         progress=progress,
         checkpoint=checkpoint,
     )
-    drawn = [_masks(len(mine), samples, masked, default_rng(seed), masks) for mine in made.players]
-    values = made.values(present_rows(drawn, made.players, made.features.most))
+    drawn = [_masks(len(mine), samples, masked, default_rng(seed), masks) for mine in game.players]
+    values = game.values(present_rows(drawn, game.players, game.features.most))
     fits = [
         _fit(z, values[: len(z), b], np.exp(-((DISTANCES[distance](z) / width) ** 2)), ridge, top)
         for b, z in enumerate(drawn)
     ]
     scores, errors, fidelity, intercept = zip(*fits, strict=True)
-    n = made.features.most
-    return made.scores(
-        spread_over(scores, made.players, n),
+    n = game.features.most
+    return game.scores(
+        spread_over(scores, game.players, n),
         lime,
-        {"std_error": spread_over(errors, made.players, n)},
+        {"std_error": spread_over(errors, game.players, n)},
         fidelity=list(fidelity),
         intercept=list(intercept),
         samples=len(drawn[0]),
@@ -159,10 +159,10 @@ def lime(
 
 def present_rows(drawn: list[np.ndarray], players: list[list[int]], n_features: int) -> np.ndarray:
     """Coalitions (sample, player) of each prompt as one array (sample, batch, feature), all else present."""
-    made = np.ones((max(len(z) for z in drawn), len(drawn), n_features), dtype=bool)
+    present = np.ones((max(len(z) for z in drawn), len(drawn), n_features), dtype=bool)
     for b, (z, mine) in enumerate(zip(drawn, players, strict=True)):
-        made[: len(z), b, mine] = z
-    return made
+        present[: len(z), b, mine] = z
+    return present
 
 
 def given_masks(masks: Any, n: int) -> np.ndarray:
@@ -190,15 +190,15 @@ def _fit(z: np.ndarray, y: np.ndarray, weight: np.ndarray, ridge: float, top: in
     which = np.arange(z.shape[1])
     x = np.column_stack([np.ones(len(z)), z])
     penalty = np.r_[0.0, np.full(z.shape[1], ridge)]
-    made, inverse = weighted_fit(x, y, weight, ridge=penalty, what="LIME")
+    coefficients, inverse = weighted_fit(x, y, weight, ridge=penalty, what="LIME")
     if top is not None and top < len(which):
-        which = np.sort(np.abs(made[1:]).argsort()[::-1][:top])
+        which = np.sort(np.abs(coefficients[1:]).argsort()[::-1][:top])
         x, penalty = x[:, np.r_[0, which + 1]], penalty[: top + 1]
-        made, inverse = weighted_fit(x, y, weight, ridge=penalty, what="LIME")
-    residual = y - x @ made
+        coefficients, inverse = weighted_fit(x, y, weight, ridge=penalty, what="LIME")
+    residual = y - x @ coefficients
     errors = np.sqrt(np.diag(robust_covariance(x, residual, weight, inverse)))
     total = (weight * (y - np.average(y, weights=weight)) ** 2).sum()
     fidelity = 1 - (weight * residual**2).sum() / total if total > 0 else 1.0
     out = np.zeros((2, z.shape[1]))
-    out[:, which] = made[1:], errors[1:]
-    return out[0], out[1], float(fidelity), float(made[0])
+    out[:, which] = coefficients[1:], errors[1:]
+    return out[0], out[1], float(fidelity), float(coefficients[0])

@@ -50,9 +50,9 @@ def weighted_fit(
             f"{what}: {len(x)} samples determine {rank} of {x.shape[1]} coefficients: take more samples, or ridge > 0"
         )
     q, r = np.linalg.qr(stacked)
-    made = np.linalg.solve(r, q[: len(x)].T @ (y * rooted[:, 0]))
+    coefficients = np.linalg.solve(r, q[: len(x)].T @ (y * rooted[:, 0]))
     inverse = np.linalg.inv(r)
-    return made, inverse @ inverse.T
+    return coefficients, inverse @ inverse.T
 
 
 def robust_covariance(

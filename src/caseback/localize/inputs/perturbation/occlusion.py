@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.perturbation.coalitions import at_least, game
+from caseback.localize.inputs.perturbation.coalitions import at_least, game_of
 from caseback.localize.inputs.perturbation.deletion import without
 from caseback.model.prompts.granularity import Given
 from caseback.model.registry import technique
@@ -102,7 +102,7 @@ def occlusion(
         raise CasebackError(f"removal {removal!r} is unknown. {did_you_mean(removal, REMOVALS)}")
     if not 1 <= stride <= at_least("window", window):
         raise OutOfRange(f"stride is {stride}: expected 1 to window={window}, or some features are in no window")
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -113,24 +113,24 @@ def occlusion(
         progress=progress,
         checkpoint=checkpoint,
     )
-    covered = _windows([len(row) for row in made.features.groups], window, stride)
+    covered = _windows([len(row) for row in game.features.groups], window, stride)
     if removal == "replace":
-        values = made.values(~covered)
+        values = game.values(~covered)
     else:
-        member = made.features.membership(made.tokens.ids.shape[1])
+        member = game.features.membership(game.tokens.ids.shape[1])
         gone = torch.einsum("vbf,bfp->vbp", torch.from_numpy(covered).float(), member.float()) > 0
-        shortened, clean = without(model, made.tokens, gone, metric, token_budget=token_budget, progress=progress)
-        values, made.clean = shortened.double().cpu().numpy(), clean.double().cpu().numpy()
-    lost = (made.clean - values)[..., None] * covered
+        shortened, clean = without(model, game.tokens, gone, metric, token_budget=token_budget, progress=progress)
+        values, game.clean = shortened.double().cpu().numpy(), clean.double().cpu().numpy()
+    lost = (game.clean - values)[..., None] * covered
     scores = lost.sum(0) / np.maximum(covered.sum(0), 1)
-    return made.scores(scores, occlusion, removal=removal, window=window, stride=stride)
+    return game.scores(scores, occlusion, removal=removal, window=window, stride=stride)
 
 
 def _windows(counts: list[int], window: int, stride: int) -> np.ndarray:
     """(window, batch, feature): the features in each window of each prompt; nothing in those that a prompt lacks."""
     n = [max(-(-(count - window) // stride), 0) + 1 for count in counts]
-    made = np.zeros((max(n), len(counts), max(counts)), dtype=bool)
+    covered = np.zeros((max(n), len(counts), max(counts)), dtype=bool)
     for b, count in enumerate(counts):
         for w in range(n[b]):
-            made[w, b, w * stride : min(w * stride + window, count)] = True
-    return made
+            covered[w, b, w * stride : min(w * stride + window, count)] = True
+    return covered

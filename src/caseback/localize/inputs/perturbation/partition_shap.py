@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.inputs.perturbation.coalitions import Game, game, spread_over
+from caseback.localize.inputs.perturbation.coalitions import Game, game_of, spread_over
 from caseback.localize.inputs.perturbation.lime import present_rows
 from caseback.localize.inputs.perturbation.shapley import completeness
 from caseback.model.prompts.granularity import LEVELS, Given, features_of
@@ -98,7 +98,7 @@ def partition_shap(
     >>> scores.dims, abs(scores.attrs["completeness_gap"][0]) < 1e-4
     (('batch', 'pos'), True)
     """
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -110,21 +110,21 @@ def partition_shap(
         checkpoint=checkpoint,
     )
     given = None if tree is None else _binary(tree)
-    trees = _by_level(made, levels) if given is None else [_checked(given, len(mine)) for mine in made.players]
-    planned = [_plan(t, len(mine), max_calls) for t, mine in zip(trees, made.players, strict=True)]
-    drawn = [_unpacked(list(calls), len(mine)) for (calls, _), mine in zip(planned, made.players, strict=True)]
-    values = made.values(present_rows(drawn, made.players, made.features.most))
+    trees = _by_level(game, levels) if given is None else [_checked(given, len(mine)) for mine in game.players]
+    planned = [_plan(t, len(mine), max_calls) for t, mine in zip(trees, game.players, strict=True)]
+    drawn = [_unpacked(list(calls), len(mine)) for (calls, _), mine in zip(planned, game.players, strict=True)]
+    values = game.values(present_rows(drawn, game.players, game.features.most))
     rows = []
     for b, (_, terms) in enumerate(planned):
-        row = np.zeros(len(made.players[b]))
+        row = np.zeros(len(game.players[b]))
         leaf, low, high, weight = (np.array(part) for part in zip(*terms, strict=True))
         np.add.at(row, leaf, weight * (values[high, b] - values[low, b]))
         rows.append(row)
     nobody = np.array([values[calls[0], b] for b, (calls, _) in enumerate(planned)])
-    return made.scores(
-        spread_over(rows, made.players, made.features.most),
+    return game.scores(
+        spread_over(rows, game.players, game.features.most),
         partition_shap,
-        **completeness(made, rows, nobody),
+        **completeness(game, rows, nobody),
         tree=trees,
         calls=[len(calls) for calls, _ in planned],
     )
@@ -153,15 +153,15 @@ def _checked(tree: Tree, n: int) -> Tree:
     return tree
 
 
-def _by_level(made: Game, levels: Sequence[str]) -> list[Tree]:
+def _by_level(game: Game, levels: Sequence[str]) -> list[Tree]:
     """Each prompt's features in order, halved within the named levels."""
     for level in levels:
         if level not in LEVELS:
             raise CasebackError(f"levels has {level!r}. {did_you_mean(level, LEVELS)}")
-    coarser = [features_of(made.model, made.tokens, level) for level in levels]
+    coarser = [features_of(game.model, game.tokens, level) for level in levels]
     trees = []
-    for b, mine in enumerate(made.players):
-        first = [min(made.features.groups[b][f]) for f in mine]
+    for b, mine in enumerate(game.players):
+        first = [min(game.features.groups[b][f]) for f in mine]
         within = [{p: i for i, group in enumerate(c.groups[b]) for p in group} for c in coarser]
         order = sorted(range(len(mine)), key=first.__getitem__)
         trees.append(_binary(_split(order, [[of[first[i]] for i in range(len(mine))] for of in within])))

@@ -22,7 +22,7 @@ import xarray as xr
 from numpy.random import Generator, default_rng
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.inputs.perturbation.coalitions import Game, at_least, game, spread_over
+from caseback.localize.inputs.perturbation.coalitions import Game, at_least, game_of, spread_over
 from caseback.localize.inputs.perturbation.lime import present_rows
 from caseback.model.prompts.granularity import LEVELS, Given, features_of
 from caseback.model.registry import technique
@@ -87,7 +87,7 @@ def exact_shapley(
     >>> abs(scores.attrs["completeness_gap"][0]) < 1e-4
     True
     """
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -98,20 +98,20 @@ def exact_shapley(
         progress=progress,
         checkpoint=checkpoint,
     )
-    most = max(len(mine) for mine in made.players)
+    most = max(len(mine) for mine in game.players)
     if 2**most > max_calls:
         raise CasebackError(
             f"exact Shapley values of {most} features take 2**{most} = {2**most:,} calls, more than "
             f"max_calls={max_calls:,}: use shapley_sampling, kernel_shap or partition_shap, coarser features "
             "('word', 'sentence', groups), keep=, or a larger max_calls"
         )
-    drawn = [every_coalition(len(mine)) for mine in made.players]
-    values = made.values(present_rows(drawn, made.players, made.features.most))
+    drawn = [every_coalition(len(mine)) for mine in game.players]
+    values = game.values(present_rows(drawn, game.players, game.features.most))
     rows = [shapley_of(values[: len(z), b]) for b, z in enumerate(drawn)]
-    return made.scores(
-        spread_over(rows, made.players, made.features.most),
+    return game.scores(
+        spread_over(rows, game.players, game.features.most),
         exact_shapley,
-        **completeness(made, rows, values[0]),
+        **completeness(game, rows, values[0]),
         calls=2**most,
     )
 
@@ -136,11 +136,11 @@ def shapley_of(values: np.ndarray) -> np.ndarray:
     return np.array([(weight[size[s]] * (values[s + 2**i] - values[s])).sum() for i, s in enumerate(without)])
 
 
-def completeness(made: Game, rows: list[np.ndarray], nobody: np.ndarray | list) -> dict[str, Any]:
+def completeness(game: Game, rows: list[np.ndarray], nobody: np.ndarray | list) -> dict[str, Any]:
     """The value with no feature present, and by how much scores miss the change from there."""
     low = np.asarray(nobody)
     total = np.array([row.sum() for row in rows])
-    return {"baseline_value": low.tolist(), "completeness_gap": (total - (made.clean - low)).tolist()}
+    return {"baseline_value": low.tolist(), "completeness_gap": (total - (game.clean - low)).tolist()}
 
 
 @technique(
@@ -216,7 +216,7 @@ def shapley_sampling(
     (('batch', 'pos'), True)
     """
     at_least("permutations", permutations)
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -227,13 +227,13 @@ def shapley_sampling(
         progress=progress,
         checkpoint=checkpoint,
     )
-    coarser = _groups_of(made, nested)
+    coarser = _groups_of(game, nested)
     followed = [
         _orders(len(mine), [c[mine] for c in coarser[b]], permutations, antithetic, default_rng(seed), orders)
-        for b, mine in enumerate(made.players)
+        for b, mine in enumerate(game.players)
     ]
     drawn = [_along(order) for order in followed]
-    values = made.values(present_rows(drawn, made.players, made.features.most))
+    values = game.values(present_rows(drawn, game.players, game.features.most))
     rows, errors = [], []
     for b, order in enumerate(followed):
         m, n = order.shape
@@ -243,12 +243,12 @@ def shapley_sampling(
         units = each.reshape(-1, 2, n).mean(1) if antithetic and orders is None else each
         rows.append(each.mean(0))
         errors.append(units.std(0, ddof=1) / len(units) ** 0.5 if len(units) > 1 else np.full(n, np.nan))
-    n = made.features.most
-    return made.scores(
-        spread_over(rows, made.players, n),
+    n = game.features.most
+    return game.scores(
+        spread_over(rows, game.players, n),
         shapley_sampling,
-        {"std_error": spread_over(errors, made.players, n)},
-        **completeness(made, rows, values[0]),
+        {"std_error": spread_over(errors, game.players, n)},
+        **completeness(game, rows, values[0]),
         permutations=len(followed[0]),
         antithetic=antithetic,
         nested=list(nested),
@@ -264,14 +264,14 @@ def _along(order: np.ndarray) -> np.ndarray:
     return (place[:, None] < np.arange(n + 1)[:, None]).reshape(-1, n)
 
 
-def _groups_of(made: Game, nested: tuple[str, ...]) -> list[list[np.ndarray]]:
+def _groups_of(game: Game, nested: tuple[str, ...]) -> list[list[np.ndarray]]:
     """For each prompt and level, which coarser feature each feature's first token is in."""
-    out: list[list[np.ndarray]] = [[] for _ in made.players]
+    out: list[list[np.ndarray]] = [[] for _ in game.players]
     for level in nested:
         if level not in LEVELS:
             raise CasebackError(f"nested has a level {level!r}. {did_you_mean(level, LEVELS)}")
-        coarse = features_of(made.model, made.tokens, level)
-        for b, row in enumerate(made.features.groups):
+        coarse = features_of(game.model, game.tokens, level)
+        for b, row in enumerate(game.features.groups):
             of = {p: i for i, group in enumerate(coarse.groups[b]) for p in group}
             out[b].append(np.array([of[group[0]] for group in row]))
     return out

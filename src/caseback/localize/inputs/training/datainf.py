@@ -84,10 +84,10 @@ def datainf(
         model,
         ready.queries,
         ready.rows.examples,
-        ready.rows.said,
+        ready.rows.corpus_counts,
         technique=datainf,
         name="datainf",
         metric=metric,
         damping=damping,
-        **ready.told(model, options),
+        **ready.attrs(model, options),
     )

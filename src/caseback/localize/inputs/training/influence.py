@@ -157,12 +157,12 @@ def influence_functions(
             f"projection {projection.kind!r} with curvature {curvature!r}: it works on whole gradients. Take rank= for "
             "EK-FAC, or curvature='fisher'"
         )
-    said: dict[str, Any] = {"curvature": curvature, "damping": damping}
+    attrs: dict[str, Any] = {"curvature": curvature, "damping": damping}
     if curvature in ("ekfac", "kfac"):
         fitting = {"corrected": curvature == "ekfac", "labels": labels, "rank": rank, "fit_on": fit_on, "drawn": seed}
         ready, fitted = _with_basis(model, queries, corpus, metric, options, fitting)
         solved = fitted.solve(ready.query_rows, damping)
-        said |= {"labels": labels, "rank": rank, "curvature_kept": fitted.kept}
+        attrs |= {"labels": labels, "rank": rank, "curvature_kept": fitted.share_kept}
     elif curvature == "gauss_newton":
         if store is not None:
             raise CasebackError("store with curvature 'gauss_newton': it keeps no rows. Take 'ekfac' or 'fisher'")
@@ -173,7 +173,7 @@ def influence_functions(
         solved, left = gauss_newton.solve(
             exact, ready.query_rows, lam, solver=solver, steps=steps, tolerance=tolerance, seed=seed, progress=progress
         )
-        said |= {"solver": solver, "residual": left, "damping_absolute": lam}
+        attrs |= {"solver": solver, "residual": left, "damping_absolute": lam}
     else:
         ready = prepare(model, queries, corpus, metric, options)
         solved = damped(ready.rows, ready.query_rows, damping) if curvature == "fisher" else ready.query_rows
@@ -183,13 +183,13 @@ def influence_functions(
         model,
         ready.queries,
         ready.rows.examples,
-        ready.rows.said,
+        ready.rows.corpus_counts,
         technique=influence_functions,
         name="influence",
         metric=metric,
         label_seed=seed if curvature in ("ekfac", "kfac") and labels == "sampled" else None,
-        **said,
-        **ready.told(model, options),
+        **attrs,
+        **ready.attrs(model, options),
     )
 
 
@@ -198,14 +198,14 @@ def _with_basis(
 ) -> tuple[Any, kronecker.Kronecker]:
     """Rows in curvature's eigenbasis, fitted or taken from the store."""
     matrices = matrices_of(model.anatomy, options.parts)
-    store, kept, read = None, None, None
+    store, saved, read = None, None, None
     if options.store is not None:
         store = GradientStore(options.store, model, setup(matrices, options, "log_likelihood", curvature=fitting))
-        kept = store.curvature()
+        saved = store.curvature()
     if corpus is not None and iter(corpus) is corpus:
         corpus = list(corpus)  # it is gone through more than once
-    if kept is not None:
-        fitted = kronecker.Kronecker.of_tensors(kept, model.device)
+    if saved is not None:
+        fitted = kronecker.Kronecker.of_tensors(saved, model.device)
     elif corpus is None:
         raise CasebackError("corpus is None: give the texts, or the folder of a complete store")
     else:
@@ -240,6 +240,6 @@ def _mean_eigenvalue(
     """The Gauss-Newton matrix's trace over its size, from gradients with labels that the model draws."""
     total: Float[Tensor, ""] = torch.zeros((), dtype=torch.float64)
     for batch in batches(examples, model.device, token_budget=token_budget):
-        found, _, _ = factors(model, batch, matrices, sampled(seed, reduction))
-        total += sum(piece.double().square().sum().cpu() for _, piece in Whole(matrices).pieces(found))
+        gradients, _, _ = factors(model, batch, matrices, sampled(seed, reduction))
+        total += sum(piece.double().square().sum().cpu() for _, piece in Whole(matrices).pieces(gradients))
     return float(total) / len(examples) / sum(m.size for m in matrices)

@@ -74,7 +74,7 @@ def bm25(
     if k1 < 0 or not 0 <= b <= 1:
         raise OutOfRange(f"k1 is {k1}, b is {b}: expected k1 of at least 0 and b from 0 to 1")
     asked = queries_of(model, queries)
-    examples, said = read_corpus(model, corpus, max_length)
+    examples, corpus_counts = read_corpus(model, corpus, max_length)
     special = set() if model.tokenizer is None else set(model.tokenizer.all_special_ids)
     counts = [Counter(token for token in e.ids if token not in special) for e in examples]
     holders: dict[int, list[tuple[int, int]]] = {}
@@ -91,7 +91,7 @@ def bm25(
                 norm = k1 * (1 - b + b * lengths[at] / lengths.mean())
                 scores[row, at] += repeated * idf * times * (k1 + 1) / (times + norm)
     return example_scores(
-        torch.from_numpy(scores), model, asked, examples, said, technique=bm25, name="bm25", k1=k1, b=b
+        torch.from_numpy(scores), model, asked, examples, corpus_counts, technique=bm25, name="bm25", k1=k1, b=b
     )
 
 
@@ -146,7 +146,7 @@ def representation_similarity(
             raise CasebackError(f"{what} {value!r} is unknown. {did_you_mean(value, choices)}")
     layer = model.anatomy.layer(layer)
     asked = queries_of(model, queries)
-    examples, said = read_corpus(model, corpus, max_length)
+    examples, corpus_counts = read_corpus(model, corpus, max_length)
     q = torch.cat([_pooled(model, batch.tokens, layer, pool) for batch in in_turn(model, asked, token_budget)])
     z = q.new_zeros(len(examples), q.shape[1])
     with progress_bar(total=len(examples), show=progress, what="representations", unit="example") as bar:
@@ -158,7 +158,7 @@ def representation_similarity(
         model,
         asked,
         examples,
-        said,
+        corpus_counts,
         technique=representation_similarity,
         name=f"representation_{likeness}",
         layer=layer,

@@ -89,9 +89,9 @@ def factors(
     return tape.factors(batch.tokens.ids), values.detach(), logits.detach()
 
 
-def rows(found: Sequence[Factors]) -> Float[Tensor, "batch parameter"]:
+def rows(gradients: Sequence[Factors]) -> Float[Tensor, "batch parameter"]:
     """Whole gradients, all matrices one after another."""
-    return torch.cat([f.whole().flatten(1) for f in found], 1)
+    return torch.cat([f.whole().flatten(1) for f in gradients], 1)
 
 
 @contextmanager
@@ -142,15 +142,15 @@ class _Tape:
         return after
 
     def factors(self, ids: Tensor) -> list[Factors]:
-        made = []
+        gradients = []
         for matrix, held in zip(self.matrices, self.held, strict=True):
             if len(held) < len(matrix.uses):
                 raise AnatomyError(f"the forward pass did not use {matrix.name} as a linear map: choose other parts")
             pairs = [self._pair(matrix, *one) for one in held]
             # a model spread over devices leaves its factors where they arose
             read, back = (torch.cat([x.to(ids.device) for x in side], 1) for side in zip(*pairs, strict=True))
-            made.append(Factors(read, back))
-        return made
+            gradients.append(Factors(read, back))
+        return gradients
 
     def _pair(self, matrix: Matrix, how: str, read: Tensor, version: int, back: Tensor) -> tuple[Tensor, Tensor]:
         if read._version != version:

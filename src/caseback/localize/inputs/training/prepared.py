@@ -11,9 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, TokensError
-from caseback.localize.inputs.training import matrices as included
-from caseback.localize.inputs.training.examples import Example, Said, queries_of
-from caseback.localize.inputs.training.matrices import Matrix, matrices_of
+from caseback.localize.inputs.training.examples import CorpusCounts, Example, queries_of
+from caseback.localize.inputs.training.matrices import Matrix, matrices_of, matrix_attrs
 from caseback.localize.inputs.training.objectives import check_reduction, log_likelihood, margin, missed, of_metric
 from caseback.localize.inputs.training.per_example import Objective
 from caseback.localize.inputs.training.projection import Projection, Projector, projector_of
@@ -64,7 +63,7 @@ class Prepared:
     query_rows: Float[Tensor, "query k"]
     matrices: list[Matrix]
 
-    def told(self, model: Model, options: Options) -> dict[str, Any]:
+    def attrs(self, model: Model, options: Options) -> dict[str, Any]:
         """What went into them, for attributes."""
         projection = options.projection
         return {
@@ -73,7 +72,7 @@ class Prepared:
             "projection": projection.kind,
             "projection_dim": None if projection.kind == "whole" else projection.dim,
             "seed": None if projection.kind == "whole" else projection.seed,
-            **included.told(self.matrices, model.hf),
+            **matrix_attrs(self.matrices, model.hf),
         }
 
 
@@ -99,7 +98,7 @@ def prepare(
     output: str = "log_likelihood",
     projector: Projector | None = None,
     store: GradientStore | None = None,
-    examples: tuple[list[Example], Said] | None = None,
+    examples: tuple[list[Example], CorpusCounts] | None = None,
 ) -> Prepared:
     """Rows of a corpus's gradients and of the queries'.
 
@@ -119,12 +118,12 @@ def prepare(
     asked = queries_of(model, queries)
     matrices = matrices_of(model.anatomy, options.parts)
     projector = projector_of(options.projection, matrices) if projector is None else projector
-    made = {"log_likelihood": log_likelihood, "margin": margin}[output](check_reduction(options.reduction))
+    corpus_objective = {"log_likelihood": log_likelihood, "margin": margin}[output](check_reduction(options.reduction))
     maker = Maker(
         model,
         matrices,
         projector,
-        made,
+        corpus_objective,
         {"missed": missed} if output == "margin" else {},
         options.token_budget,
     )
@@ -135,9 +134,9 @@ def prepare(
     elif corpus is None:
         raise CasebackError("corpus is None: give the texts, or the folder of a store that holds their gradients")
     else:
-        read, said = examples or read_corpus(model, corpus, options.max_length)
-        rows = kept_if_small(Live(maker, read, said, progress=options.progress))
-    objective = query_objective(model, asked, metric, made)
+        read, corpus_counts = examples or read_corpus(model, corpus, options.max_length)
+        rows = kept_if_small(Live(maker, read, corpus_counts, progress=options.progress))
+    objective = query_objective(model, asked, metric, corpus_objective)
     if metric is None and (short := [q.line for q in asked if len(q.ids) < 2]):
         raise TokensError(f"query {short[0]} has 1 token, so nothing in it is predicted: give a longer one or a metric")
     return Prepared(rows, asked, maker.of_queries(asked, objective), matrices)
@@ -188,9 +187,9 @@ def each_checkpoint(
 
 def rates_of(rates: float | Sequence[float] | None, n: int) -> list[float]:
     """One learning rate a checkpoint."""
-    made = [1.0] * n if rates is None else [float(rates)] * n if isinstance(rates, int | float) else list(rates)
-    if len(made) != n:
-        raise CasebackError(f"{len(made)} learning rates for {n} checkpoints: give one, or one a checkpoint")
-    if not all(0 < rate < float("inf") for rate in made):
-        raise OutOfRange(f"learning rates {made}: expected numbers above 0")
-    return made
+    listed = [1.0] * n if rates is None else [float(rates)] * n if isinstance(rates, int | float) else list(rates)
+    if len(listed) != n:
+        raise CasebackError(f"{len(listed)} learning rates for {n} checkpoints: give one, or one a checkpoint")
+    if not all(0 < rate < float("inf") for rate in listed):
+        raise OutOfRange(f"learning rates {listed}: expected numbers above 0")
+    return listed

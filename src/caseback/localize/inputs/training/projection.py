@@ -79,7 +79,7 @@ class Projector(Protocol):
 
     segments: list[slice]
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
         """Each segment's columns of the projected gradients (batch, k), one after another."""
         ...
 
@@ -89,9 +89,9 @@ def width(projector: Projector) -> int:
     return projector.segments[-1].stop
 
 
-def joined(projector: Projector, found: Sequence[Factors]) -> Float[Tensor, "batch k"]:
+def joined(projector: Projector, gradients: Sequence[Factors]) -> Float[Tensor, "batch k"]:
     """The projected gradients."""
-    return torch.cat([piece for _, piece in projector.pieces(found)], 1)
+    return torch.cat([piece for _, piece in projector.pieces(gradients)], 1)
 
 
 def projector_of(projection: Projection, matrices: Sequence[Matrix]) -> Projector:
@@ -122,8 +122,8 @@ class Whole:
     def __init__(self, matrices: Sequence[Matrix]):
         self.segments = _segments([m.size for m in matrices])
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
-        for segment, f in zip(self.segments, found, strict=True):
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
+        for segment, f in zip(self.segments, gradients, strict=True):
             yield segment, f.whole().flatten(1)
 
 
@@ -134,8 +134,8 @@ class TwoSided:
         self.sides = [list(pair) for pair in sides]
         self.segments = _segments([a.shape[1] * s.shape[1] for a, s in sides])
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
-        for segment, pair, f in zip(self.segments, self.sides, found, strict=True):
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
+        for segment, pair, f in zip(self.segments, self.sides, gradients, strict=True):
             for side, x in enumerate((f.read, f.back)):
                 pair[side] = pair[side].to(x)
             n_pos, (k_in, k_out) = f.read.shape[1], (p.shape[1] for p in pair)
@@ -144,20 +144,20 @@ class TwoSided:
             short = n_pos * (d_in * k_in + d_out * k_out + k_in * k_out)
             long = d_in * d_out * n_pos + min(d_in, d_out) * k_in * k_out + d_in * d_out * min(k_in, k_out)
             if short <= long:
-                made = (f.read @ pair[0]).transpose(1, 2) @ (f.back @ pair[1])
+                piece = (f.read @ pair[0]).transpose(1, 2) @ (f.back @ pair[1])
             else:
-                made = pair[0].T @ f.whole() @ pair[1]
-            yield segment, made.flatten(1)
+                piece = pair[0].T @ f.whole() @ pair[1]
+            yield segment, piece.flatten(1)
 
 
 def _drawn_sides(projection: Projection, matrices: Sequence[Matrix]) -> Iterator[tuple[Tensor, Tensor]]:
     for number, matrix in enumerate(matrices):
         draw = torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
-        made = []
+        sides = []
         for d in (matrix.d_in, matrix.d_out):
             k = min(projection.dim, d)
-            made.append(torch.eye(d) if k == d else torch.randn(d, k, generator=draw) / k**0.5)
-        yield made[0], made[1]
+            sides.append(torch.eye(d) if k == d else torch.randn(d, k, generator=draw) / k**0.5)
+        yield sides[0], sides[1]
 
 
 class Sparse:
@@ -171,9 +171,9 @@ class Sparse:
             # the upper half of the places counts as negative
             self.places.append(torch.randint(2 * self.dim, (matrix.size,), generator=draw, dtype=torch.int32))
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
         total: Tensor | None = None
-        for number, f in enumerate(found):
+        for number, f in enumerate(gradients):
             whole = f.whole().flatten(1)
             total = whole.new_zeros(len(whole), 2 * self.dim) if total is None else total
             self.places[number] = self.places[number].to(whole.device)
@@ -198,14 +198,14 @@ class Dense:
             draw = torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
             shape = (matrix.size, projection.dim)
             if projection.kind == "normal":
-                made = torch.randn(shape, generator=draw)
+                draws = torch.randn(shape, generator=draw)
             else:
-                made = torch.randint(2, shape, generator=draw, dtype=torch.int8).float() * 2 - 1
-            self.drawn.append(made / projection.dim**0.5)
+                draws = torch.randint(2, shape, generator=draw, dtype=torch.int8).float() * 2 - 1
+            self.drawn.append(draws / projection.dim**0.5)
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
         total: Tensor | None = None
-        for number, f in enumerate(found):
+        for number, f in enumerate(gradients):
             whole = f.whole().flatten(1)
             self.drawn[number] = self.drawn[number].to(whole)
             total = whole @ self.drawn[number] if total is None else total + whole @ self.drawn[number]

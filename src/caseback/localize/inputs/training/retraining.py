@@ -60,10 +60,10 @@ def random_subsets(
     if not 0 < size < n_examples:
         raise OutOfRange(f"a share of {share} of {n_examples} examples is {size}: expected some, but not all")
     draw = np.random.default_rng(seed)
-    made = np.zeros((n_subsets, n_examples), dtype=bool)
-    for row in made:
+    subsets = np.zeros((n_subsets, n_examples), dtype=bool)
+    for row in subsets:
         row[draw.permutation(n_examples)[:size]] = True
-    return made
+    return subsets
 
 
 def retrained_outcomes(
@@ -105,7 +105,7 @@ def retrained_outcomes(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> outcomes = retrained_outcomes(lambda kept: model, random_subsets(6, 2), ["the cat sat"])
+    >>> outcomes = retrained_outcomes(lambda subset: model, random_subsets(6, 2), ["the cat sat"])
     >>> outcomes.dims, bool(outcomes[0, 0] == outcomes[1, 0])
     (('variant', 'query'), True)
     """
@@ -130,8 +130,8 @@ def retrained_outcomes(
 def _measured(model: Model, queries: Any, metric: Metric | None) -> np.ndarray:
     asked = queries_of(model, queries)
     objective = query_objective(model, asked, metric, log_likelihood())
-    made = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked)]
-    return torch.cat(made).double().cpu().numpy()
+    values = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked)]
+    return torch.cat(values).double().cpu().numpy()
 
 
 @technique(
@@ -183,10 +183,10 @@ def linear_datamodeling_score(
     both = [rankdata(x, axis=0) - (len(seen) + 1) / 2 for x in (np.round(chosen @ tau.T, 12), seen)]
     sizes = np.sqrt((both[0] ** 2).sum(0) * (both[1] ** 2).sum(0))
     with np.errstate(invalid="ignore"):
-        made = np.where(sizes > 0, (both[0] * both[1]).sum(0) / sizes, np.nan)
-    known = made[~np.isnan(made)]
+        correlation = np.where(sizes > 0, (both[0] * both[1]).sum(0) / sizes, np.nan)
+    known = correlation[~np.isnan(correlation)]
     return labelled(
-        made,
+        correlation,
         ["query"],
         name="lds",
         technique=linear_datamodeling_score,

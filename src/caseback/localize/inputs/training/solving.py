@@ -75,11 +75,11 @@ def damped(
                 place += piece.T @ piece
             else:
                 place[torch.tensor(chunk.numbers, device=q.device)] = piece
-    made = torch.empty_like(q)
+    solved = torch.empty_like(q)
     for segment, by_entry, block in zip(blocks, by_entries, held, strict=True):
         solve = _by_entries if by_entry else _by_rows
-        made[:, segment] = solve(block, q[:, segment], n, damping)
-    return made.to(queries)
+        solved[:, segment] = solve(block, q[:, segment], n, damping)
+    return solved.to(queries)
 
 
 def _by_entries(moment: Tensor, q: Tensor, n: int, damping: float) -> Tensor:
@@ -120,15 +120,15 @@ def mean_of_inverses(rows: Rows, queries: Float[Tensor, "query k"], damping: flo
     lams = [damping * size / n for size in _mean_squares(rows, q)]
     if min(lams) <= 0:
         raise _singular("a block of zeros")
-    made = q.clone()
+    solved = q.clone()
     for chunk in rows:
         for lam, (segment, piece) in zip(lams, chunk.pieces, strict=True):
             g = piece.to(q)
             share = (q[:, segment] @ g.T) / (lam + g.square().sum(1))
-            made[:, segment] -= share @ g / n
+            solved[:, segment] -= share @ g / n
     for lam, segment in zip(lams, rows.segments, strict=True):
-        made[:, segment] /= lam
-    return made.to(queries)
+        solved[:, segment] /= lam
+    return solved.to(queries)
 
 
 def _mean_squares(rows: Rows, like: Tensor) -> Sequence[float]:

@@ -105,13 +105,13 @@ def tracin(
         model,
         ready.queries,
         ready.rows.examples,
-        ready.rows.said,
+        ready.rows.corpus_counts,
         technique=tracin,
         name="tracin",
         metric=metric,
         checkpoints=len(given),
         rates=given,
-        **ready.told(model, options),
+        **ready.attrs(model, options),
     )
 
 
@@ -177,10 +177,10 @@ def gradient_similarity(
         model,
         ready.queries,
         ready.rows.examples,
-        ready.rows.said,
+        ready.rows.corpus_counts,
         technique=gradient_similarity,
         name=f"gradient_{kind}",
         metric=metric,
         kind=kind,
-        **ready.told(model, options),
+        **ready.attrs(model, options),
     )

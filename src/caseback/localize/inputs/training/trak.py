@@ -123,14 +123,14 @@ def trak(
         model,
         ready.queries,
         ready.rows.examples,
-        ready.rows.said,
+        ready.rows.corpus_counts,
         technique=trak,
         name="trak",
         metric=metric,
         damping=damping,
         checkpoints=len(kernels),
         kept=keep,
-        **ready.told(model, replace(options, projection=projection)),
+        **ready.attrs(model, replace(options, projection=projection)),
     )
 
 

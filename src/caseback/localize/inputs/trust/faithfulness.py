@@ -113,19 +113,19 @@ def removal_curves(
         out = (torch.tensor(sorted(shares)).double() * count[:, None] - 1e-9).ceil().clamp_min(0).long()
     there = out <= count[:, None]
     measure = Measured(model, tokens, metric, instead_of(model, tokens, baseline))
-    kept = {"deletion": rank[:, :, None] >= out[:, :, None], "insertion": rank[:, :, None] < out[:, :, None]}
+    masks = {"deletion": rank[:, :, None] >= out[:, :, None], "insertion": rank[:, :, None] < out[:, :, None]}
     whole = (units.of < 0)[:, None] | ~there[:, :, None]
-    asked = {name: measure.ask(keep | whole) for name, keep in kept.items()}
+    asked = {name: measure.ask(keep | whole) for name, keep in masks.items()}
     values, clean = measure.values(progress)
     share = torch.where(there, out.double() / count[:, None], torch.nan)
-    made: dict[str, Any] = {"value": (("batch",), clean.numpy())}
+    variables: dict[str, Any] = {"value": (("batch",), clean.numpy())}
     dims = ("attribution", "batch", "k")
     for name, index in asked.items():
         curve = values[index, torch.arange(len(tokens))[:, None]].masked_fill(~there, torch.nan)
-        made[name] = (dims, curve.numpy())
-        made[f"{name}_area"] = (dims[:2], _area(curve, share.expand_as(curve)).numpy())
-    said = {"baseline": told(baseline), "metric": metric.name, "shares": None if shares is None else sorted(shares)}
-    return dataset(removal_curves, model, scores, made, out, share, said)
+        variables[name] = (dims, curve.numpy())
+        variables[f"{name}_area"] = (dims[:2], _area(curve, share.expand_as(curve)).numpy())
+    attrs = {"baseline": told(baseline), "metric": metric.name, "shares": None if shares is None else sorted(shares)}
+    return dataset(removal_curves, model, scores, variables, out, share, attrs)
 
 
 @technique(role="judgement", entry=("3.1.28",), citation=CITATION, cost=_COST)
@@ -177,8 +177,8 @@ def faithfulness(
     >>> model, metric = cb.load("meadow"), cb.logit_diff(" Mary", " John")
     >>> prompt = "When Mary and John went to the store, John gave a drink to"
     >>> scores = attribute(model, prompt, metric, ["integrated_gradients"])
-    >>> found = faithfulness(model, prompt, metric, scores)
-    >>> bool(found.aopc_comprehensiveness[0, 0] > found.chance_comprehensiveness[0])
+    >>> curves = faithfulness(model, prompt, metric, scores)
+    >>> bool(curves.aopc_comprehensiveness[0, 0] > curves.chance_comprehensiveness[0])
     True
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
@@ -203,18 +203,18 @@ def faithfulness(
         progress=progress,
     )
     whole = {"comprehensiveness": curves.value - curves.deletion, "sufficiency": curves.value - curves.insertion}
-    made: dict[str, Any] = {"value": (("batch",), curves.value.values)}
-    for name, found in whole.items():
-        at = torch.from_numpy(found.transpose("attribution", "batch", "k").values)
+    variables: dict[str, Any] = {"value": (("batch",), curves.value.values)}
+    for name, loss in whole.items():
+        at = torch.from_numpy(loss.transpose("attribution", "batch", "k").values)
         mean = _aopc(at, torch.from_numpy(curves.units.values))
-        made[name] = (("attribution", "batch", "k"), at[: len(given)].numpy())
-        made[f"aopc_{name}"] = (("attribution", "batch"), mean[: len(given)].numpy())
+        variables[name] = (("attribution", "batch", "k"), at[: len(given)].numpy())
+        variables[f"aopc_{name}"] = (("attribution", "batch"), mean[: len(given)].numpy())
         if chance:
-            made[f"chance_{name}"] = (("batch",), mean[len(given) :].mean(0).numpy())
-            made[f"chance_{name}_sd"] = (("batch",), mean[len(given) :].std(0, correction=0).numpy())
-    said = {key: curves.attrs.get(key) for key in ("baseline", "metric", "shares")} | {"chance": chance, "seed": seed}
+            variables[f"chance_{name}"] = (("batch",), mean[len(given) :].mean(0).numpy())
+            variables[f"chance_{name}_sd"] = (("batch",), mean[len(given) :].std(0, correction=0).numpy())
+    attrs = {key: curves.attrs.get(key) for key in ("baseline", "metric", "shares")} | {"chance": chance, "seed": seed}
     units, share = torch.from_numpy(curves.units.values), torch.from_numpy(curves.share.values)
-    return dataset(faithfulness, model, scores, made, units, share, said)
+    return dataset(faithfulness, model, scores, variables, units, share, attrs)
 
 
 def _area(

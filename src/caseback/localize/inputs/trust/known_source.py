@@ -17,7 +17,7 @@ import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.progress import progress_bar
-from caseback.localize.inputs.methods import Methods, methods_named, options_told, scores_of
+from caseback.localize.inputs.methods import Methods, checked_options, methods_named, scores_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, logit_diff
@@ -81,11 +81,11 @@ def source_first(scores: xr.DataArray, sources: Sequence[Collection[int]], *, ab
         precision[:, b] = is_source[order[:, : len(known)]].mean(-1)
     coords = {} if single or "attribution" not in scores.coords else {"attribution": scores["attribution"].values}
     shown = ["batch"] if single else ["attribution", "batch"]
-    made = {
+    arrays = {
         name: labelled(x[0] if single else x, shown, coords, name=name, technique=source_first, absolute=absolute)
         for name, x in (("first", first), ("precision", precision))
     }
-    return xr.Dataset(made, attrs=made["first"].attrs)
+    return xr.Dataset(arrays, attrs=arrays["first"].attrs)
 
 
 @dataclass(frozen=True)
@@ -217,32 +217,32 @@ def known_source_test(
 
     Examples
     --------
-    >>> found = known_source_test(["gradient_norm", "integrated_gradients"], organisms=["shortcut"], n=4)
-    >>> found.first.dims
+    >>> means = known_source_test(["gradient_norm", "integrated_gradients"], organisms=["shortcut"], n=4)
+    >>> means.first.dims
     ('attribution', 'variant')
     """
     named = methods_named(methods)
-    told = options_told(named, options)
+    own_options = checked_options(named, options)
     wanted = [organisms] if isinstance(organisms, str) else list(organisms)
-    made = {name: np.full((len(named), len(wanted)), np.nan) for name in ("first", "precision")}
+    means = {name: np.full((len(named), len(wanted)), np.nan) for name in ("first", "precision")}
     refused: dict[str, dict[str, str]] = {}
     with progress_bar(total=len(wanted) * len(named), show=progress, what="judge", unit="method") as bar:
         for o, which in enumerate(wanted):
             known = known_prompts(which, n, seed)
             for m, (name, method) in enumerate(named.items()):
                 try:
-                    scores = scores_of(name, method, known.model, known.tokens, known.metric, told[name])
+                    scores = scores_of(name, method, known.model, known.tokens, known.metric, own_options[name])
                 except CasebackError as error:
                     refused.setdefault(name, {})[which] = str(error)
                 else:
-                    found = source_first(scores, known.sources, absolute=absolute)
-                    for key, values in made.items():
-                        values[m, o] = float(found[key].mean())
+                    judged = source_first(scores, known.sources, absolute=absolute)
+                    for key, values in means.items():
+                        values[m, o] = float(judged[key].mean())
                 bar.update()
     coords = {"attribution": list(named), "variant": wanted}
-    said = {"n": n, "seed": seed, "absolute": absolute, "refused": refused or None}
+    attrs = {"n": n, "seed": seed, "absolute": absolute, "refused": refused or None}
     results = {
-        name: labelled(x, ["attribution", "variant"], coords, name=name, technique=known_source_test, **said)
-        for name, x in made.items()
+        name: labelled(x, ["attribution", "variant"], coords, name=name, technique=known_source_test, **attrs)
+        for name, x in means.items()
     }
     return xr.Dataset(results, attrs=results["first"].attrs)

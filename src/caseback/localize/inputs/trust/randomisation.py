@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.progress import progress_bar
-from caseback.localize.inputs.methods import Methods, methods_named, options_told, scores_of
+from caseback.localize.inputs.methods import Methods, checked_options, methods_named, scores_of
 from caseback.localize.inputs.trust.agreement import agreement
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.prompts.per_token import expect_metric
@@ -108,8 +108,8 @@ def randomisation_test(
     --------
     >>> import caseback as cb
     >>> model, prompt = cb.load("meadow"), "When Mary and John went to the store, John gave a drink to"
-    >>> found = randomisation_test(model, prompt, cb.logit_diff(" Mary", " John"), "gradient_x_input")
-    >>> found.variant.values[[0, 1, -1]].tolist(), bool(found.flagged[0])
+    >>> stages = randomisation_test(model, prompt, cb.logit_diff(" Mary", " John"), "gradient_x_input")
+    >>> stages.variant.values[[0, 1, -1]].tolist(), bool(stages.flagged[0])
     (['original', 'unembed', 'embed'], False)
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
@@ -123,24 +123,24 @@ def randomisation_test(
     if not -1 <= limit <= 1:
         raise OutOfRange(f"limit is {limit}: expected a similarity, from -1 to 1")
     named = methods_named(methods)
-    told = options_told(named, options)
+    own_options = checked_options(named, options)
 
     def attributed(on: Model) -> np.ndarray:
-        return np.stack([scores_of(n, m, on, tokens, metric, told[n]).values for n, m in named.items()])
+        return np.stack([scores_of(n, m, on, tokens, metric, own_options[n]).values for n, m in named.items()])
 
     base = attributed(model)
-    made, names = [base], ["original"]
+    attributions, names = [base], ["original"]
     with randomised(model, order=order, draw=draw, seed=seed) as stages:
         total = model.n_layers + 2
         for name, on in progress_bar(stages, total=total, show=progress, what="randomise", unit="stage"):
             names.append(name)
-            made.append(attributed(on))
-    alike = np.stack([_alike(base, now, similarity, absolute) for now in made], axis=1)
+            attributions.append(attributed(on))
+    alike = np.stack([_alike(base, now, similarity, absolute) for now in attributions], axis=1)
     size = np.nanmax(np.abs(base), axis=-1)
-    change = np.stack([_share(np.nanmax(np.abs(now - base), axis=-1), size) for now in made], axis=1)
+    change = np.stack([_share(np.nanmax(np.abs(now - base), axis=-1), size) for now in attributions], axis=1)
     flagged = _flagged(alike[:, 1:], change[:, 1:], limit, order)
     coords = {"attribution": list(named), "variant": names}
-    said = {
+    attrs = {
         "order": order,
         "draw": draw,
         "compared_by": similarity,
@@ -150,7 +150,7 @@ def randomisation_test(
         "metric": metric.name,
     }
     arrays = {"similarity": alike, "change": change, "flagged": flagged}
-    found = {
+    variables = {
         name: labelled(
             x,
             ["attribution", "variant", "batch"][: x.ndim],
@@ -158,11 +158,11 @@ def randomisation_test(
             name=name,
             technique=randomisation_test,
             model=model,
-            **said,
+            **attrs,
         )
         for name, x in arrays.items()
     }
-    return xr.Dataset(found, attrs=found["similarity"].attrs)
+    return xr.Dataset(variables, attrs=variables["similarity"].attrs)
 
 
 def _alike(a: np.ndarray, b: np.ndarray, similarity: str, absolute: bool) -> np.ndarray:
@@ -219,15 +219,15 @@ def randomised(model: Model, *, order: str, draw: str, seed: int) -> Iterator[It
 
     def stages() -> Iterator[tuple[str, Model]]:
         for index, (name, parameters) in enumerate(_stages(fresh.anatomy)):
-            kept = [p.detach().clone() for p in parameters] if order == "independent" else None
+            originals = [p.detach().clone() for p in parameters] if order == "independent" else None
             generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
             with torch.no_grad():
                 for parameter in parameters:
                     parameter.copy_(_drawn(parameter, draw, generator))
             yield name, fresh
-            if kept is not None:
+            if originals is not None:
                 with torch.no_grad():
-                    for parameter, was in zip(parameters, kept, strict=True):
+                    for parameter, was in zip(parameters, originals, strict=True):
                         parameter.copy_(was)
 
     try:

@@ -146,14 +146,13 @@ def dataset(
     variables: Mapping[str, tuple[Sequence[str], Any]],
     units: Tensor | None,
     share: Tensor | None,
-    said: dict[str, Any],
+    attrs: dict[str, Any],
 ) -> xr.Dataset:
     """Variables, (dims, values), as labelled arrays, without the dimension for attributions where none was given."""
     many = scores.ndim == 3
     named = scores.coords.get("attribution") if isinstance(scores, xr.DataArray) else None
-    made = {}
-    for name, found in variables.items():
-        dims, values = found
+    arrays = {}
+    for name, (dims, values) in variables.items():
         coords: dict[str, Any] = {}
         if "attribution" in dims and not many:
             dims, values = dims[1:], values[0]
@@ -161,6 +160,6 @@ def dataset(
             coords["attribution"] = named.values
         if "k" in dims and units is not None and share is not None:
             coords |= {"units": (("batch", "k"), units.numpy()), "share": (("batch", "k"), share.numpy())}
-        made[name] = labelled(values, dims, coords, name=name, technique=function, model=model, **said)
-    first = next(iter(made.values()))
-    return xr.Dataset(made, attrs=first.attrs)
+        arrays[name] = labelled(values, dims, coords, name=name, technique=function, model=model, **attrs)
+    first = next(iter(arrays.values()))
+    return xr.Dataset(arrays, attrs=first.attrs)

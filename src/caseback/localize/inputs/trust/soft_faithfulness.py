@@ -75,8 +75,8 @@ def soft_faithfulness(
     >>> import caseback as cb
     >>> from caseback.localize.inputs import gradient_norm
     >>> model, metric = cb.load("meadow"), cb.logit(" dog")
-    >>> found = soft_faithfulness(model, "the cat and the", metric, gradient_norm(model, "the cat and the", metric))
-    >>> found.comprehensiveness.dims
+    >>> result = soft_faithfulness(model, "the cat and the", metric, gradient_norm(model, "the cat and the", metric))
+    >>> result.comprehensiveness.dims
     ('batch',)
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
@@ -95,11 +95,11 @@ def soft_faithfulness(
     for name, keep in (("comprehensiveness", torch.where(free, 1 - share, 1.0)), ("sufficiency", share)):
         asked[name] = torch.stack([measure.ask_soft(keep, (seed, i)) for i in range(samples)])
     values, clean = measure.values(progress)
-    made: dict[str, Any] = {"value": (("batch",), clean.numpy())}
+    variables: dict[str, Any] = {"value": (("batch",), clean.numpy())}
     for name, index in asked.items():
         lost = clean - values[index, torch.arange(len(tokens))]
-        made[name] = (("attribution", "batch"), lost.mean(0).numpy())
+        variables[name] = (("attribution", "batch"), lost.mean(0).numpy())
         error = lost.std(0) / samples**0.5 if samples > 1 else torch.full_like(lost[0], torch.nan)
-        made[f"{name}_error"] = (("attribution", "batch"), error.numpy())
-    said = {"baseline": told(baseline), "metric": metric.name, "samples": samples, "seed": seed}
-    return dataset(soft_faithfulness, model, scores, made, None, None, said)
+        variables[f"{name}_error"] = (("attribution", "batch"), error.numpy())
+    attrs = {"baseline": told(baseline), "metric": metric.name, "samples": samples, "seed": seed}
+    return dataset(soft_faithfulness, model, scores, variables, None, None, attrs)
