@@ -33,7 +33,7 @@ from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 KINDS = ("mean", "zero", "resample", "noise", "optimal")
 
@@ -46,17 +46,17 @@ KINDS = ("mean", "zero", "resample", "noise", "optimal")
 )
 def ablate(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     components: Any = None,
     layers: Sequence[int] | None = None,
     kind: str = "mean",
-    over: Any = None,
+    over: PromptsLike | None = None,
     per_position: bool = False,
     groups: Sequence[Hashable] | None = None,
     over_groups: Sequence[Hashable] | None = None,
-    corrupt: Any = None,
+    corrupt: PromptsLike | None = None,
     sigma: float | None = None,
     samples: int = 10,
     loss: Metric | None = None,
@@ -210,11 +210,11 @@ def edits_of(
     chosen: Sequence[Component],
     kind: str,
     *,
-    over: Any = None,
+    over: PromptsLike | None = None,
     per_position: bool = False,
     groups: Sequence[Hashable] | None = None,
     over_groups: Sequence[Hashable] | None = None,
-    corrupt: Any = None,
+    corrupt: PromptsLike | None = None,
     pos: Positions = None,
 ) -> list[Edit]:
     """The edit that ablates each of the components; what they need of a reference run is read once.

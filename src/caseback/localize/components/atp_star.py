@@ -28,6 +28,7 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 _STREAM = ("resid_pre", "resid_mid", "resid_post")
 
@@ -40,8 +41,8 @@ _STREAM = ("resid_pre", "resid_mid", "resid_post")
 )
 def atp_star(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     *,
     sites: str | Sequence[Any] = ("q", "k", "v", "z", "mlp_out"),

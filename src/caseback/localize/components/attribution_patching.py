@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @technique(
@@ -41,8 +42,8 @@ from caseback.model.running.tokens import Tokens
 )
 def attribution_patching(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     *,
     sites: str | Sequence[Any] = ("z", "mlp_out"),
@@ -134,7 +135,9 @@ def attribution_patching(
     )
 
 
-def _averaged(model: Model, pair: RunPair, metric: Metric, at: Sequence[Site], nodes: Any, weights: Any) -> Run:
+def _averaged(
+    model: Model, pair: RunPair, metric: Metric, at: Sequence[Site], nodes: np.ndarray, weights: np.ndarray
+) -> Run:
     """Gradients averaged over points between the two runs' embeddings."""
     assert pair.source is not None
     tokens: Tokens = pair.base.tokens

@@ -27,7 +27,7 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Replace, Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 COMPONENTS = ("heads", "mlps", "heads and mlps", "neurons")
 ABLATIONS = ("zero", "mean")
@@ -51,13 +51,13 @@ class Group(NamedTuple):
 )
 def component_model(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     components: str = "heads and mlps",
     layers: Sequence[int] | None = None,
     ablation: str = "zero",
-    over: Any = None,
+    over: PromptsLike | None = None,
     keep: float = 0.95,
     samples: int | None = None,
     fit: str = "ols",
@@ -201,7 +201,7 @@ def _groups(model: Model, components: str, layers: Sequence[int] | None) -> list
     return groups
 
 
-def _means(model: Model, tokens: Tokens, over: Any, groups: Sequence[Group]) -> dict[Site, Tensor]:
+def _means(model: Model, tokens: Tokens, over: PromptsLike | None, groups: Sequence[Group]) -> dict[Site, Tensor]:
     reference = tokens if over is None else model.tokens(over)
     if int(reference.lengths.sum()) == 1:
         raise TokensError("the mean over a single token is what it is: give reference prompts as over=")

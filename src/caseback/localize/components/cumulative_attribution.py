@@ -24,6 +24,7 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import PromptsLike
 
 NORMS = ("final", "own")
 
@@ -35,7 +36,7 @@ NORMS = ("final", "own")
     cost="one forward",
 )
 def cumulative_attribution(
-    model: Model, tokens: Any, metric: Metric, *, norm: str = "final", mid: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, norm: str = "final", mid: bool = False
 ) -> xr.DataArray:
     """What has been written for a logit or a logit difference up to each layer.
 

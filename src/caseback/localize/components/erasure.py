@@ -11,8 +11,6 @@ by ablating the earlier one at the metric's position: only what goes with it was
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float
@@ -37,6 +35,7 @@ from caseback.model.running.edits import Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -45,7 +44,9 @@ from caseback.model.running.run import Run
     citation="Dao et al. 2023",
     cost="two forwards + one forward an early component, side by side",
 )
-def erased_writes(model: Model, tokens: Any, metric: Metric, *, top: int = 10, at_least: float = 0.1) -> xr.Dataset:
+def erased_writes(
+    model: Model, tokens: PromptsLike, metric: Metric, *, top: int = 10, at_least: float = 0.1
+) -> xr.Dataset:
     """Early components whose direct share a later one takes back, and by how much: shares not to be believed.
 
     Parameters

@@ -25,7 +25,7 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Add, Edit, Index, Scale
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @technique(
@@ -36,7 +36,7 @@ from caseback.model.running.tokens import Tokens
 )
 def attention_knockout(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     source: Any = None,

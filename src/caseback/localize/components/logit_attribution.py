@@ -25,6 +25,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 BY = ("component", "branch", "layer", "head")
 _OF_LAYER = {
@@ -39,7 +40,7 @@ _OF_LAYER = {
     citation="nostalgebraist 2020, Elhage et al. 2021, Wang et al. 2023",
     cost="one forward",
 )
-def logit_attribution(model: Model, tokens: Any, metric: Metric, *, by: str = "component") -> xr.DataArray:
+def logit_attribution(model: Model, tokens: PromptsLike, metric: Metric, *, by: str = "component") -> xr.DataArray:
     """The direct share of every head, MLP, embedding and bias in a logit or a logit difference.
 
     Multipliers, norms behind branches, parallel blocks and the logit scale are accounted for; all norms on the way

@@ -26,6 +26,7 @@ from caseback.model.running.edits import Edit, Resample
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -36,8 +37,8 @@ from caseback.model.running.run import Run
 )
 def mediate(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     *,
     components: Any = None,

@@ -31,6 +31,7 @@ from caseback.model.running.edits import Edit, Resample, Where, Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Among(Edit):
     edit: Edit
     mask: Tensor = field(repr=False)
 
-    def unchanged_before(self, tokens: Any, example: int) -> int:
+    def unchanged_before(self, tokens: Tokens, example: int) -> int:
         return self.edit.unchanged_before(tokens, example)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
@@ -53,8 +54,8 @@ class Among(Edit):
 @technique(role="judgement", entry=("3.2.16",), citation="Kramár et al. 2024", cost="subsets x forward")
 def missed_effects(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     estimates: xr.DataArray,
     *,

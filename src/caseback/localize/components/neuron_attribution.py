@@ -8,8 +8,6 @@ layers are gone through one by one, the best kept.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from torch import Tensor
@@ -27,11 +25,12 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(role="component effect", entry=("3.2.3", "3.2.5"), citation="Geva et al. 2022", cost="one forward")
 def neuron_attribution(
-    model: Model, tokens: Any, metric: Metric, *, top: int | None = 20, per_prompt: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, top: int | None = 20, per_prompt: bool = False
 ) -> xr.DataArray:
     """The neurons with the largest direct shares in a logit or a logit difference, and the rest of the MLPs.
 

@@ -28,6 +28,7 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Resample
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 DIRECTIONS = ("denoising", "noising")
 
@@ -40,8 +41,8 @@ DIRECTIONS = ("denoising", "noising")
 )
 def patch(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     *,
     site: str = "resid_pre",

@@ -24,14 +24,14 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 SHARES = tuple(i / 10 for i in range(1, 11))
 """Michel et al. take away a tenth of the heads at a time."""
 
 
 @technique(role="component effect", entry=("3.2.1",), citation="Michel et al. 2019", cost="forward + backward")
-def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: bool = True) -> xr.Dataset:
+def head_importance(model: Model, tokens: PromptsLike, metric: Metric, *, normalise: bool = True) -> xr.Dataset:
     """How much each head's gate matters to the metric, to first order.
 
     Parameters
@@ -82,7 +82,7 @@ def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: boo
 )
 def prune_heads(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     score: Metric | None = None,

@@ -25,6 +25,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 KINDS = ("mean", "zero", "resample")
 
@@ -37,15 +38,15 @@ KINDS = ("mean", "zero", "resample")
 )
 def self_repair(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     components: Any = None,
     layers: Sequence[int] | None = None,
     kind: str = "mean",
-    over: Any = None,
+    over: PromptsLike | None = None,
     per_position: bool = False,
-    corrupt: Any = None,
+    corrupt: PromptsLike | None = None,
     everywhere: bool = False,
 ) -> xr.Dataset:
     """How much of a component's direct effect is made up for when it is ablated, and by what.

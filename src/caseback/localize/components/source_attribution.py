@@ -9,7 +9,6 @@ sink keeps part of the pattern from them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
@@ -21,11 +20,12 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(role="component effect", entry=("3.2.4", "3.2.5"), citation="Ferrando et al. 2023", cost="one forward")
 def source_attribution(
-    model: Model, tokens: Any, metric: Metric, *, layers: Sequence[int] | None = None
+    model: Model, tokens: PromptsLike, metric: Metric, *, layers: Sequence[int] | None = None
 ) -> xr.DataArray:
     """Each head's direct share in a logit or a logit difference, by the position that it attended to.
 

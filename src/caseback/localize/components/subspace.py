@@ -29,7 +29,7 @@ from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Basis = Float[Tensor, "k d"]
 
@@ -42,8 +42,8 @@ Basis = Float[Tensor, "k d"]
 )
 def subspace_patch(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     bases: Basis | Mapping[str, Basis],
     *,

@@ -31,6 +31,7 @@ from caseback.model.running.edits import Edit, Resample, Swap
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -41,8 +42,8 @@ from caseback.model.running.model import Model
 )
 def subspace_illusion(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     direction: Float[Tensor, " d"],
     *,

@@ -23,12 +23,13 @@ from caseback.errors import CasebackError, EditError, did_you_mean
 from caseback.localize.components.machinery.noise import noised, sigma_of
 from caseback.localize.components.machinery.site_grid import Parts, expect_window, sizes_in
 from caseback.model.prompts.copies import repeated, repeated_metric, repeated_run
-from caseback.model.prompts.places import placed
+from caseback.model.prompts.places import Place, placed
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Resample
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.sweep import sweep
 
 STATES = ("resid_post", "mlp_out", "attn_out")
@@ -43,10 +44,10 @@ WINDOW = 10
 )
 def causal_trace(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
-    subject: Any,
+    subject: Place | Sequence[str],
     restore: str | Sequence[str] = STATES,
     sigma: float | None = None,
     samples: int = 10,
@@ -187,7 +188,7 @@ def causal_trace(
     return xr.Dataset(arrays, attrs=arrays["total"].attrs)
 
 
-def _subject(subject: Any, tokens: Any) -> list[list[int]]:
+def _subject(subject: Any, tokens: Tokens) -> list[list[int]]:
     """The subject's positions in each prompt, from a text, one text a prompt, or positions."""
     texts = not isinstance(subject, str) and isinstance(subject, Sequence) and any(isinstance(s, str) for s in subject)
     if not texts:

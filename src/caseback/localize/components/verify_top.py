@@ -25,7 +25,7 @@ from caseback.model.running.edits import Edit, Resample, Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 UNITS = ("head", "kv_head", "neuron", "expert")
 Node = dict[str, int]
@@ -40,8 +40,8 @@ Node = dict[str, int]
 )
 def verify_top(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     estimates: xr.DataArray,
     *,
@@ -154,7 +154,7 @@ def ranked(estimates: xr.DataArray) -> tuple[list[str], xr.DataArray]:
 
 
 def patched_pair(
-    model: Model, clean: Any, corrupt: Any, estimates: xr.DataArray, layers: Sequence[int | None]
+    model: Model, clean: PromptsLike, corrupt: PromptsLike | None, estimates: xr.DataArray, layers: Sequence[int | None]
 ) -> tuple[Tokens, Run | None]:
     """The prompts that are patched and the run that patches come from, None where they are zeros."""
     if estimates.attrs["patch"] == "zero":

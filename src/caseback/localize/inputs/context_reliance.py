@@ -24,7 +24,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
 from caseback.localize.inputs.gradients.gradients import gradient_norm
-from caseback.localize.inputs.passages import Passage, passage_of, predictions
+from caseback.localize.inputs.passages import Passage, Text, passage_of, predictions
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, log_prob, logit_diff
@@ -131,9 +131,9 @@ class ContextReliance:
 )
 def context_sensitivity(
     model: Model,
-    context: Any,
-    current: Any,
-    generation: Any = None,
+    context: Text,
+    current: Text,
+    generation: Text | None = None,
     *,
     measure: str = "kl",
     std: float = 1.0,
@@ -233,9 +233,9 @@ def _sensitivity(
 )
 def pecore(
     model: Model,
-    context: Any,
-    current: Any,
-    generation: Any = None,
+    context: Text,
+    current: Text,
+    generation: Text | None = None,
     *,
     method: Method = gradient_norm,
     target: str | int | None = None,

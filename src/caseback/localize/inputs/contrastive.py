@@ -25,7 +25,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @technique(
@@ -36,7 +36,7 @@ from caseback.model.running.tokens import Tokens
 )
 def contrastive(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     target: str | int,
     foils: str | int | Sequence[str | int],
     *,

@@ -30,7 +30,7 @@ from caseback.model.results import labelled
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 METRICS = ("logit", "prob", "log_prob", "logit_diff")
 
@@ -43,7 +43,7 @@ METRICS = ("logit", "prob", "log_prob", "logit_diff")
 )
 def attribute_generation(
     model: Model,
-    prompts: Any,
+    prompts: PromptsLike,
     method: str | Method = "gradient_x_input",
     *,
     metric: str | Callable[..., Metric] = "logit",
@@ -257,7 +257,9 @@ def _is_list_of_rows(more: Any) -> bool:
     )
 
 
-def _against(model: Model, steps: _Steps, metric: Any, foils: Any, contrast: Any) -> list[list[int | None]] | None:
+def _against(
+    model: Model, steps: _Steps, metric: str | Callable[..., Metric], foils: Sequence[Any] | None, contrast: Any
+) -> list[list[int | None]] | None:
     """The foil of every step; None where a contrast says the same; None for all where there are no foils."""
     if isinstance(metric, str) and metric not in METRICS:
         raise CasebackError(f"metric {metric!r} is unknown. {did_you_mean(metric, METRICS)}")
@@ -294,7 +296,7 @@ def _against(model: Model, steps: _Steps, metric: Any, foils: Any, contrast: Any
     return ids
 
 
-def _is_nested(foils: Any) -> bool:
+def _is_nested(foils: Sequence[Any]) -> bool:
     return bool(len(foils)) and not isinstance(foils[0], str | int)
 
 

@@ -22,7 +22,7 @@ from caseback.model.registry import Technique, with_role
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Method = Callable[..., xr.DataArray]
 Methods = str | Method | Sequence[str | Method]
@@ -87,7 +87,7 @@ def methods_named(methods: Methods) -> dict[str, Method]:
 
 def attribute(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     methods: Methods,
     *,

@@ -9,6 +9,7 @@ and one without.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from caseback.errors import TargetError, TokensError
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+
+Text = str | Sequence[int]
+"""A part of a passage: text, or token ids."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Passage:
 
 
 def passage_of(
-    model: Model, context: Any, current: Any, generation: Any, max_new_tokens: int, **options: Any
+    model: Model, context: Text, current: Text, generation: Text | None, max_new_tokens: int, **options: Any
 ) -> Passage:
     """Tokenise a passage, writing its generation where none is given.
 
@@ -85,11 +89,11 @@ def passage_of(
         run across the border between its parts.
     """
     parts = [context, current, *([] if generation is None else [generation])]
-    textual = [isinstance(part, str) for part in parts]
-    if len(set(textual)) > 1:
+    texts = [part for part in parts if isinstance(part, str)]
+    if 0 < len(texts) < len(parts):
         raise TokensError("context, current text and generation should all be text, or all token ids")
-    if textual[0]:
-        special, ids = _ids_of_texts(model, parts)
+    if texts:
+        special, ids = _ids_of_texts(model, texts)
     else:
         ids = [[int(i) for i in part] for part in parts]
         # a beginning-of-text token in front is no part of the context

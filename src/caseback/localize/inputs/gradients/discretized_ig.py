@@ -10,8 +10,6 @@ monotonic. ``greedy`` measures straying by distance, ``maxcount`` by the number 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from jaxtyping import Float, Int
@@ -25,6 +23,7 @@ from caseback.model.prompts.per_token import aligned, prepared, token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 STRATEGIES = ("greedy", "maxcount")
 SUMS = ("riemann_left", "riemann_right", "trapezoid")
@@ -38,7 +37,7 @@ SUMS = ("riemann_left", "riemann_right", "trapezoid")
 )
 def discretized_integrated_gradients(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     baseline: str | int | Float[Tensor, "*batch pos d_model"] = "mean",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from caseback.model.prompts.per_token import prepared, token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 ADAPTIVE = "adaptive"
 _SHARE = 0.01  # of the metric's change: the adaptive rule's tolerance where none is given
@@ -37,7 +37,7 @@ _SHARE = 0.01  # of the metric's change: the adaptive rule's tolerance where non
 )
 def integrated_gradients(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     baseline: str | int | Float[Tensor, "*batch pos d_model"] = "mean",
@@ -114,7 +114,7 @@ def integrated_gradients(
         raise OutOfRange(f"max_steps is {max_steps}: expected at least {fewest}")
     if tolerance is not None and not tolerance > 0:
         raise OutOfRange(f"tolerance is {tolerance}: expected a positive number, in the metric's unit")
-    path = straight_path(Points(model, tokens, metric, max_batch), baseline_embedding, model, baseline)
+    path = straight_path(Points(model, tokens, metric, max_batch), model, baseline)
     integral = (
         _adaptive(path, tolerance, max_steps, by_dimension)
         if rule == ADAPTIVE
@@ -205,10 +205,10 @@ class Path:
         return total * self.way[prompts]
 
 
-def straight_path(points: Points, embed: Any, model: Model, baseline: Any) -> Path:
+def straight_path(points: Points, model: Model, baseline: str | int | Tensor) -> Path:
     """The way from a baseline, as named or given, to the prompts."""
     end = points.embedding
-    start = embed(model, baseline, end)
+    start = baseline_embedding(model, baseline, end)
     everyone = torch.arange(len(end))
     at_baseline = points.values(everyone, lambda part: start[everyone[part]])
     return Path(points, start, end - start, points.value, at_baseline)

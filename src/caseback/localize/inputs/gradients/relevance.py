@@ -25,6 +25,7 @@ from caseback.model.registry import technique
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 EPSILON = Rules(softmax="held", product="held", epsilon=1e-6)
 CONSERVATIVE = Rules(softmax="held", product="held")
@@ -35,7 +36,7 @@ PRESETS = {"epsilon": EPSILON, "conservative": CONSERVATIVE, "attn_lrp": ATTN_LR
 
 @technique(role="input attribution", entry=("3.1.5",), citation="Bach et al. 2015", cost="one forward + one backward")
 def lrp_epsilon(
-    model: Model, tokens: Any, metric: Metric, *, epsilon: float = 1e-6, by_dimension: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, epsilon: float = 1e-6, by_dimension: bool = False
 ) -> xr.DataArray:
     """Layer-wise relevance propagation with the epsilon rule: each sum's relevance shared out by its addends.
 
@@ -90,7 +91,7 @@ def lrp_epsilon(
 
 @technique(role="input attribution", entry=("3.1.5",), citation="Ali et al. 2022", cost="one forward + one backward")
 def conservative_propagation(
-    model: Model, tokens: Any, metric: Metric, *, activation: str = "identity", by_dimension: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, activation: str = "identity", by_dimension: bool = False
 ) -> xr.DataArray:
     """Gradient times input with attention patterns and norms' denominators held, which keeps the sum.
 
@@ -148,7 +149,7 @@ def conservative_propagation(
     role="input attribution", entry=("3.1.6",), citation="Achtibat et al. 2024", cost="one forward + one backward"
 )
 def attn_lrp(
-    model: Model, tokens: Any, metric: Metric, *, epsilon: float = 0.0, by_dimension: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, epsilon: float = 0.0, by_dimension: bool = False
 ) -> xr.DataArray:
     """AttnLRP: relevance through attention too, by a rule for softmax and an even split of products.
 
@@ -201,7 +202,7 @@ def attn_lrp(
 
 
 def _propagated(
-    model: Model, tokens: Any, metric: Metric, rules: Rules, technique: Callable[..., Any], by_dimension: bool
+    model: Model, tokens: PromptsLike, metric: Metric, rules: Rules, technique: Callable[..., Any], by_dimension: bool
 ) -> xr.DataArray:
     tokens, metric = prepared(model, tokens, metric)
     sites = ["embed", *(["pos_embed"] if model.anatomy.pos_embed is not None else [])]

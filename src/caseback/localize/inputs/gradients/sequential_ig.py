@@ -8,8 +8,6 @@ so added up over dimensions it approaches an occlusion. What is new is how it sp
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -24,6 +22,7 @@ from caseback.model.prompts.per_token import aligned, prepared, token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 from caseback.model.sweeping.suffix_gradients import suffix_gradients
 
 
@@ -35,7 +34,7 @@ from caseback.model.sweeping.suffix_gradients import suffix_gradients
 )
 def sequential_integrated_gradients(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     baseline: str | int | Float[Tensor, "*batch pos d_model"] = "mean",

@@ -27,7 +27,7 @@ from caseback.model.results import labelled
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 _SUMMED = ("d_model", "d_head")
 
@@ -40,7 +40,7 @@ _SUMMED = ("d_model", "d_head")
 )
 def site_relevance(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     sites: Any,
     *,

@@ -7,8 +7,6 @@ It estimates the gradient of the metric smoothed by a Gaussian, which shatters l
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from jaxtyping import Float, Int
@@ -20,6 +18,7 @@ from caseback.model.prompts.per_token import prepared, token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -27,7 +26,7 @@ from caseback.model.running.model import Model
 )
 def smoothgrad(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     draws: int = 50,

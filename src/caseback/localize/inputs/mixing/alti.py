@@ -10,7 +10,6 @@ get little, which norms cannot see. The distance is L1, since single outlying di
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
@@ -31,7 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 MEASURED_FROM = ("nothing", "farthest")
 
@@ -73,7 +72,7 @@ def alti_of(
 @technique(role="context mixing", entry=("3.1.17",), citation="Ferrando et al. 2022", cost="one forward")
 def alti_maps(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     p: float = 1.0,
     measured_from: str = "nothing",
@@ -141,7 +140,9 @@ def alti_maps(
 
 
 @technique(role="input attribution", entry=("3.1.17",), citation="Ferrando et al. 2022", cost="one forward")
-def alti(model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout", p: float = 1.0) -> xr.DataArray:
+def alti(
+    model: Model, tokens: PromptsLike, metric: Metric, *, across: Across = "rollout", p: float = 1.0
+) -> xr.DataArray:
     """What the position that the metric reads holds of each token by ALTI's maps.
 
     Parameters

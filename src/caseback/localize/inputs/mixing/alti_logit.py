@@ -11,8 +11,6 @@ R sum to 1, so nothing is lost on the way: scores and biases sum to the metric.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 
@@ -29,12 +27,15 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import PromptsLike
 
 MLPS = ("mixed", "apart")
 
 
 @technique(role="input attribution", entry=("3.1.20",), citation="Ferrando et al. 2023", cost="one forward")
-def alti_logit(model: Model, tokens: Any, metric: Metric, *, mlps: str = "mixed", p: float = 1.0) -> xr.DataArray:
+def alti_logit(
+    model: Model, tokens: PromptsLike, metric: Metric, *, mlps: str = "mixed", p: float = 1.0
+) -> xr.DataArray:
     """What each token adds to a logit or a logit difference: direct shares divided by ALTI's rollout.
 
     Parameters

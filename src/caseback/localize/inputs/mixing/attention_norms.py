@@ -11,7 +11,6 @@ norm that follows is the MLP's. A token that a head looks at but whose value is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
@@ -38,6 +37,7 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import PromptsLike
 
 OF = ("output", "value")
 
@@ -50,7 +50,7 @@ OF = ("output", "value")
 )
 def norm_maps(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     of: str = "output",
     residual: bool = False,
@@ -200,7 +200,7 @@ def _of_each_head(model: Model, run: Run, layer: int, of: str, p: float) -> Floa
 )
 def attention_norms(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     across: Across = "mean",
@@ -252,7 +252,7 @@ def attention_norms(
 @technique(role="context mixing", entry=("3.1.13",), citation="Kobayashi et al. 2021", cost="one forward")
 def mixing_ratio(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     residual: bool = True,
     norm: bool = False,

@@ -13,12 +13,11 @@ another forward. They are the frozen network's gradient times its input, and wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.budget import limit
@@ -39,7 +38,7 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Pull = Float[Tensor, "batch pos d_model"]
 BIAS = ("apart", "shared")
@@ -51,7 +50,7 @@ BIAS = ("apart", "shared")
     citation="Modarressi et al. 2023, Oh and Schuler 2023",
     cost="two forwards",
 )
-def decompx(model: Model, tokens: Any, metric: Metric, *, bias: str = "apart") -> xr.DataArray:
+def decompx(model: Model, tokens: PromptsLike, metric: Metric, *, bias: str = "apart") -> xr.DataArray:
     """What each token adds to a logit or a logit difference, with every nonlinearity frozen.
 
     Parameters
@@ -143,7 +142,7 @@ def _worth(constant: Tensor | None, pull: Pull) -> Float[Tensor, " batch"]:
     return torch.zeros_like(pull[:, 0, 0]) if constant is None else (constant * pull).sum((1, 2))
 
 
-def _before(model: Model, module: Any, stream: Tensor, pull: Pull) -> tuple[Pull, Float[Tensor, " batch"]]:
+def _before(model: Model, module: nn.Module | None, stream: Tensor, pull: Pull) -> tuple[Pull, Float[Tensor, " batch"]]:
     """Directions behind a norm as directions before it, and what its bias is worth to them."""
     if module is None:
         return pull, torch.zeros_like(pull[:, 0, 0])
@@ -191,7 +190,7 @@ def _slots(model: Model, tokens: Tokens) -> list[range]:
     cost="one forward + layers x positions^2 x d_model",
 )
 def decompx_maps(
-    model: Model, tokens: Any, *, normalise: bool = True, p: float = 2.0, layers: Sequence[int] | None = None
+    model: Model, tokens: PromptsLike, *, normalise: bool = True, p: float = 2.0, layers: Sequence[int] | None = None
 ) -> xr.DataArray:
     """How much of each position behind a layer comes from each token of the prompt, all layers before included.
 
@@ -268,7 +267,7 @@ def decompx_maps(
     citation="Modarressi et al. 2023",
     cost="one forward + layers x positions^2 x d_model",
 )
-def decompx_logits(model: Model, tokens: Any, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
+def decompx_logits(model: Model, tokens: PromptsLike, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
     """Logits as a sum over the prompt's tokens, as many logits as asked for, at one position or all.
 
     Parameters

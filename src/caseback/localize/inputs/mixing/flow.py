@@ -11,8 +11,6 @@ pipes are shared, and each token is asked about as if it were alone.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import xarray as xr
@@ -27,6 +25,7 @@ from caseback.model.prompts.per_token import token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 UNIT = 1 << 28
 """Capacities are whole multiples of 1 / UNIT: the algorithm wants integers, and a flow is at most one in all."""
@@ -40,7 +39,7 @@ UNIT = 1 << 28
 )
 def attention_flow(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     maps: xr.DataArray | None = None,

@@ -8,8 +8,6 @@ relevance propagation makes of them (their first paper). Weights whose gradient 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from torch import Tensor
@@ -22,6 +20,7 @@ from caseback.model.registry import technique
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @technique(
@@ -32,7 +31,7 @@ from caseback.model.running.model import Model
     dims=("batch", "layer", "query", "key"),
 )
 def gradient_attention_maps(
-    model: Model, tokens: Any, metric: Metric, *, relevance: xr.DataArray | None = None
+    model: Model, tokens: PromptsLike, metric: Metric, *, relevance: xr.DataArray | None = None
 ) -> xr.DataArray:
     """Attention times the metric's gradient at it, its positive part, the mean over heads.
 
@@ -87,7 +86,7 @@ def gradient_attention_maps(
     )
 
 
-def _own(pattern: Tensor, tokens) -> Tensor:
+def _own(pattern: Tensor, tokens: Tokens) -> Tensor:
     """A map of each head by own positions."""
     return by_own_positions(at_least_float32(pattern).movedim(1, -1), tokens).movedim(-1, 1)
 
@@ -109,7 +108,7 @@ def _given(relevance: xr.DataArray, layer: int, like: Tensor) -> Tensor:
     role="input attribution", entry=("3.1.15",), citation="Chefer et al. 2021", cost="one forward + one backward"
 )
 def gradient_rollout(
-    model: Model, tokens: Any, metric: Metric, *, relevance: xr.DataArray | None = None
+    model: Model, tokens: PromptsLike, metric: Metric, *, relevance: xr.DataArray | None = None
 ) -> xr.DataArray:
     """Gradient-weighted attention rolled out to the position that the metric reads.
 

@@ -39,7 +39,7 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Slotted = Float[Tensor, "batch query slot d_model"]
 
@@ -142,7 +142,7 @@ def mean_activation(
 )
 def mlp_maps(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     norm: bool = False,
     steps: int = 20,
@@ -240,7 +240,13 @@ def _measured(
     cost="one forward + layers x positions^2 x neurons",
 )
 def mlp_mixing(
-    model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout", norm: bool = False, steps: int = 20
+    model: Model,
+    tokens: PromptsLike,
+    metric: Metric,
+    *,
+    across: Across = "rollout",
+    norm: bool = False,
+    steps: int = 20,
 ) -> xr.DataArray:
     """What the position that the metric reads holds of each token by maps with the MLPs in them.
 

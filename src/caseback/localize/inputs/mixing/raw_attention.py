@@ -8,7 +8,6 @@ Weights say where a head looks, not what it takes from there: a token whose valu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
@@ -20,6 +19,7 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import PromptsLike
 
 Heads = str | int | Sequence[int]
 
@@ -31,7 +31,7 @@ Heads = str | int | Sequence[int]
     cost="one forward",
 )
 def attention_maps(
-    model: Model, tokens: Any, *, heads: Heads = "mean", layers: Sequence[int] | None = None
+    model: Model, tokens: PromptsLike, *, heads: Heads = "mean", layers: Sequence[int] | None = None
 ) -> xr.DataArray:
     """Attention patterns of each layer, the mean over heads or head by head.
 
@@ -104,7 +104,12 @@ def _numbers(heads: int | Sequence[int], n_heads: int, layer: int) -> list[int]:
     cost="one forward",
 )
 def raw_attention(
-    model: Model, tokens: Any, metric: Metric, *, across: Across = "mean", heads: int | Sequence[int] | None = None
+    model: Model,
+    tokens: PromptsLike,
+    metric: Metric,
+    *,
+    across: Across = "mean",
+    heads: int | Sequence[int] | None = None,
 ) -> xr.DataArray:
     """How much the position that the metric reads attends to each token, the mean over heads and layers.
 

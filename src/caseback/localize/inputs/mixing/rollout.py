@@ -9,8 +9,6 @@ them), A is brought to that first.
 
 from __future__ import annotations
 
-from typing import Any
-
 import xarray as xr
 
 from caseback.errors import OutOfRange
@@ -20,6 +18,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 _OF_THE_TECHNIQUE = ("technique", "entry", "citation", "caseback_version", "transformers_version", "torch_version")
 
@@ -100,7 +99,7 @@ def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bo
 
 
 @technique(role="input attribution", entry=("3.1.14",), citation="Abnar and Zuidema 2020", cost="one forward")
-def attention_rollout(model: Model, tokens: Any, metric: Metric, *, residual: float = 0.5) -> xr.DataArray:
+def attention_rollout(model: Model, tokens: PromptsLike, metric: Metric, *, residual: float = 0.5) -> xr.DataArray:
     """What the position that the metric reads holds of each token, by rollout of raw attention.
 
     In a decoder a rollout leans towards the first tokens, which every later position can mix in again and again.

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from caseback.jobs.budget import limit
 from caseback.model.algebra.sources import values_of
@@ -100,7 +99,9 @@ def measured_blocks(
     return torch.cat(measures, 1)
 
 
-def through(module: Any, model: Model, parts: Tensor, scale_at: Float[Tensor, "batch query d_model"]) -> Tensor:
+def through(
+    module: nn.Module | None, model: Model, parts: Tensor, scale_at: Float[Tensor, "batch query d_model"]
+) -> Tensor:
     """Addends behind a norm, its denominator held at a stream; as they are where there is no norm."""
     if module is None:
         return parts

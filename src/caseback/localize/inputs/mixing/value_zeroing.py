@@ -11,12 +11,12 @@ half as many token-layers as positions^2, in a sweep's packed passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
@@ -28,7 +28,7 @@ from caseback.model.running.edits import Edit, Zero
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import resolve, undisturbed
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 from caseback.model.sweeping.sweep import chunks
@@ -62,7 +62,7 @@ def changed_outputs(
     edit: Callable[[int, slice], Edit],
     distance: Callable[[Tensor, Tensor], Tensor],
     token_budget: int,
-    bar: Any = None,
+    bar: tqdm | None = None,
 ) -> Float[Tensor, "batch query key"]:
     """How far each position's output of one layer moves under an edit of each position alone.
 
@@ -100,7 +100,7 @@ def changed_outputs(
 )
 def value_zeroing_maps(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     distance: str = "cosine",
     normalise: bool = True,
@@ -201,7 +201,7 @@ def zeroed(
 )
 def value_zeroing(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     across: Across = "mean",

@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log1p
 from pathlib import Path
-from typing import Any
 
 import torch
 import xarray as xr
@@ -34,7 +33,7 @@ from caseback.model.running.edits import Edit, Where
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.sweep import sweep
 
 WAYS = ("scale", "weight")
@@ -78,7 +77,7 @@ class Suppress(Edit):
 )
 def atman(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",

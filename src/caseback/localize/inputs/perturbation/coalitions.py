@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from caseback.errors import OutOfRange
 from caseback.model.prompts.baselines import baseline_embedding, told
@@ -28,7 +29,7 @@ from caseback.model.results import labelled
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.embedding_tree import replaced, stops
 
 Extra = dict[str, np.ndarray]
@@ -50,7 +51,7 @@ class Game:
     tokens: Tokens
     metric: Metric
     features: Features
-    baseline: Any = "mean"
+    baseline: str | int | Tensor = "mean"
     token_budget: int | None = None
     progress: bool = False
     checkpoint: str | Path | None = None
@@ -93,12 +94,12 @@ class Game:
 
 def game_of(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     token_budget: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,

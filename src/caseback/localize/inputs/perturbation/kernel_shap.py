@@ -14,11 +14,11 @@ from __future__ import annotations
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.random import Generator, default_rng
+from torch import Tensor
 
 from caseback.localize.inputs.perturbation.coalitions import at_least, game_of, spread_over
 from caseback.localize.inputs.perturbation.lime import given_masks, present_rows
@@ -29,6 +29,7 @@ from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Coalitions (sample, feature), their weights, and which were drawn together (below 0: not drawn, all there are)."""
@@ -42,12 +43,12 @@ Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 )
 def kernel_shap(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     samples: int | None = None,
     masks: np.ndarray | None = None,
     seed: int = 0,

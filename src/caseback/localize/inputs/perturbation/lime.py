@@ -11,11 +11,12 @@ with lasso by default; inseq masks each token with probability 0.3, 50 times.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.random import Generator, default_rng
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.perturbation.coalitions import at_least, game_of, spread_over
@@ -25,6 +26,7 @@ from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 DISTANCES = {
     "cosine": lambda present: 1 - np.sqrt(present.mean(-1)),
@@ -40,12 +42,12 @@ DISTANCES = {
 )
 def lime(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     samples: int = 1000,
     masked: float | None = None,
     distance: str = "cosine",
@@ -165,7 +167,7 @@ def present_rows(drawn: list[np.ndarray], players: list[list[int]], n_features: 
     return present
 
 
-def given_masks(masks: Any, n: int) -> np.ndarray:
+def given_masks(masks: ArrayLike, n: int) -> np.ndarray:
     """Masks of a caller, checked against the number of features."""
     z = np.asarray(masks)
     if z.ndim != 2 or z.shape[1] != n or not len(z):
@@ -173,7 +175,7 @@ def given_masks(masks: Any, n: int) -> np.ndarray:
     return z.astype(bool)
 
 
-def _masks(n: int, samples: int, masked: float | None, rng: Generator, given: Any) -> np.ndarray:
+def _masks(n: int, samples: int, masked: float | None, rng: Generator, given: np.ndarray | None) -> np.ndarray:
     if given is not None:
         return given_masks(given, n)
     if masked is not None:

@@ -10,11 +10,11 @@ there and leaves all positions as they are, ``delete`` closes the gap and so mov
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.perturbation.coalitions import at_least, game_of
@@ -24,6 +24,7 @@ from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 REMOVALS = ("replace", "delete")
 
@@ -36,12 +37,12 @@ REMOVALS = ("replace", "delete")
 )
 def occlusion(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     removal: str = "replace",
     window: int = 1,
     stride: int = 1,

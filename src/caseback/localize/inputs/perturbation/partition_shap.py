@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.inputs.perturbation.coalitions import Game, game_of, spread_over
@@ -29,6 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 Tree = int | tuple["Tree", ...]
 
@@ -41,12 +43,12 @@ Tree = int | tuple["Tree", ...]
 )
 def partition_shap(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     levels: Sequence[str] = ("sentence", "word"),
     tree: Sequence[Any] | None = None,
     max_calls: int = 2**14,

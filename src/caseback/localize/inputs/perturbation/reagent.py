@@ -30,7 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Bound, Metric, expect_logits, target_ids
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.embedding_tree import replaced
 
 
@@ -42,7 +42,7 @@ from caseback.model.sweeping.embedding_tree import replaced
 )
 def reagent(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.random import Generator, default_rng
+from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.inputs.perturbation.coalitions import Game, at_least, game_of, spread_over
@@ -29,6 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -39,12 +41,12 @@ from caseback.model.running.model import Model
 )
 def exact_shapley(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     max_calls: int = 2**14,
     token_budget: int | None = None,
     progress: bool = False,
@@ -151,12 +153,12 @@ def completeness(game: Game, rows: list[np.ndarray], nobody: np.ndarray | list) 
 )
 def shapley_sampling(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     permutations: int = 25,
     antithetic: bool = False,
     nested: tuple[str, ...] = (),

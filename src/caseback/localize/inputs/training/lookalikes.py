@@ -27,6 +27,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import Tokens
 
 POOLS, LIKENESSES = ("mean", "last"), ("cosine", "dot", "euclidean")
 
@@ -167,7 +168,7 @@ def representation_similarity(
     )
 
 
-def _pooled(model: Model, tokens: Any, layer: int, pool: str) -> Float[Tensor, "batch d_model"]:
+def _pooled(model: Model, tokens: Tokens, layer: int, pool: str) -> Float[Tensor, "batch d_model"]:
     run = execute(model.anatomy, tokens, read=[("resid_post", layer)], logits=False)
     stream = at_least_float32(run["resid_post", layer])
     if pool == "last":

@@ -152,7 +152,7 @@ def _batch_size(runs: Sequence[Any]) -> int:
     return sizes.pop()
 
 
-def _members(steps: Any, n_examples: int) -> Float[np.ndarray, "step example"]:
+def _members(steps: Sequence[Sequence[int]], n_examples: int) -> Float[np.ndarray, "step example"]:
     """How often each example is in each step's batch."""
     counts = np.zeros((len(steps), n_examples))
     for row, batch in zip(counts, steps, strict=True):

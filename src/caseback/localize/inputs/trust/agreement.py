@@ -10,12 +10,11 @@ questions. By default sizes are compared, since some methods have no sign.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
@@ -27,7 +26,9 @@ TOP_SHARE = 0.25
 
 
 @technique(role="judgement", entry=("3.1.28",), citation="Krishna et al. 2024, Atanasova et al. 2020", cost="none")
-def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = True, special: Any = None) -> xr.Dataset:
+def agreement(
+    scores: xr.DataArray, *, k: int | None = None, absolute: bool = True, special: ArrayLike | None = None
+) -> xr.Dataset:
     """How far methods put the same tokens first, every pair of them.
 
     Parameters

@@ -30,6 +30,7 @@ from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 ERASER = (0.01, 0.05, 0.1, 0.2, 0.5)
 """The shares of tokens at which ERASER measures."""
@@ -41,12 +42,12 @@ _COST = "2 x tokens (or shares) x methods edited runs, those alike run once"
 @technique(role="judgement", entry=("3.1.28",), citation="Samek et al. 2017, Petsiuk et al. 2018", cost=_COST)
 def removal_curves(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     scores: xr.DataArray | Float[Tensor, "*attribution batch pos"],
     *,
     shares: Sequence[float] | None = None,
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     features: Given = "token",
     special: bool = False,
     progress: bool = False,
@@ -131,12 +132,12 @@ def removal_curves(
 @technique(role="judgement", entry=("3.1.28",), citation=CITATION, cost=_COST)
 def faithfulness(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     scores: xr.DataArray | Float[Tensor, "*attribution batch pos"],
     *,
     shares: Sequence[float] | None = None,
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     features: Given = "token",
     special: bool = False,
     chance: int = 8,

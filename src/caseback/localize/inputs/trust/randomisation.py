@@ -32,6 +32,7 @@ from caseback.model.results import labelled
 from caseback.model.running.load import load
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 ORDERS = ("cascading", "independent")
 DRAWS = ("normal", "shuffle")
@@ -43,7 +44,7 @@ SIMILARITIES = ("spearman", "kendall", "top_k")
 )
 def randomisation_test(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     methods: Methods,
     *,

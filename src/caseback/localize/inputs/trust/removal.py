@@ -5,7 +5,7 @@ Prompts of which some tokens are kept are the variants of one sweep; those that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +140,7 @@ class Measured:
 
 
 def dataset(
-    function: Any,
+    function: Callable[..., Any],
     model: Model,
     scores: xr.DataArray | Tensor,
     variables: Mapping[str, tuple[Sequence[str], Any]],

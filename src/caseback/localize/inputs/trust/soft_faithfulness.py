@@ -22,6 +22,7 @@ from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -29,13 +30,13 @@ from caseback.model.running.model import Model
 )
 def soft_faithfulness(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     scores: xr.DataArray | Float[Tensor, "*attribution batch pos"],
     *,
     samples: int = 16,
     seed: int = 0,
-    baseline: Any = "zero",
+    baseline: str | int | Tensor = "zero",
     features: Given = "token",
     special: bool = False,
     progress: bool = False,
