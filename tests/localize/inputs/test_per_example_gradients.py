@@ -185,7 +185,7 @@ def test_nothing_is_left_in_the_model():
     hooks = [len(m._forward_hooks) for m in hf.modules()]
     hf.train()
     batched(model, PROMPTS)
-    with pytest.raises(CasebackError, match="expected one number an example"):
+    with pytest.raises(CasebackError, match="expected one number per example"):
         batched(model, PROMPTS, objective=lambda logits, batch: logits.sum())
     assert hf.training and [(p.requires_grad, p.grad) for p in hf.parameters()] == before
     assert [len(m._forward_hooks) for m in hf.modules()] == hooks

@@ -76,7 +76,7 @@ def ablate(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     components
         ``"heads"``, ``"mlps"``, ``"neurons"``, or a list of names (``"L3H2"``, ``"MLP 4"``, ``"L3N17"``), (layer, head)
         pairs, head None for the MLP, and ``Neuron``. None: all heads and MLPs.
@@ -95,26 +95,26 @@ def ablate(
         For the mean: the template of each prompt, and of each reference prompt (the same labels by default where
         ``over`` is None); a prompt gets its own template's mean.
     corrupt
-        For resampling: the counterfactuals, token-aligned, one or one a prompt.
+        For resampling: the counterfactuals, token-aligned, one or one per prompt.
     sigma, samples
         For noise: its standard deviation, three times the embeddings' by default, and how many draws.
     loss, steps, lr
-        For the optimum: what is minimised, KL from the unedited model at the metric's position by default; Adam's
+        For the optimum: what is minimized, KL from the unedited model at the metric's position by default; Adam's
         steps, and its rate in standard deviations of the component's write.
     pos
         Where the write is replaced, by each prompt's own positions; everywhere by default.
     seed
-        What noise and the optimum's minibatches follow from.
+        Same seed, same result. Noise and the optimum's minibatches are drawn with it.
     progress
         Show a progress bar.
     checkpoint
-        A file that keeps what the sweep has done; the same call with it goes on after an interruption.
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (component, batch), the metric less that of the ablated run; with the ``kind`` (head, mlp, neuron), ``layer``,
-        ``head`` and ``neuron`` (-1 where it is none) of each component beside it, and the unablated ``metric_value``
+        ``head`` and ``neuron`` (-1 where there is none) of each component beside it, and the unablated ``metric_value``
         of each prompt. For noise the mean over draws, with the standard deviation as ``spread`` (component, batch).
         For the optimum ``loss_mean`` and ``loss_optimal`` (component), what is lost before and after fitting. Where
         the metric is linear in the logits also ``direct``, each component's direct effect, and ``repaired``, the share
@@ -251,7 +251,7 @@ def edits_of(
         return [Resample(source=means, **where) for where in at]
     if per_position:
         return [Mean(over=source, per_position=True, **where) for where in at]
-    # averaged once a layer, not once for each of its heads
+    # averaged once per layer, not once for each of its heads
     averages = {site: source[site][reference.mask.to(source[site].device)].mean(0) for site in sites}
     mine = (averages[site_of(c)] for c in chosen)
     return [Mean(over=m if c[1] is None else m[c[1]], **w) for m, c, w in zip(mine, chosen, at, strict=True)]
@@ -260,7 +260,7 @@ def edits_of(
 def _noisy(
     model: Model, tokens: Tokens, sites: list[tuple[str, int]], sigma: float, samples: int, seed: int
 ) -> list[Run]:
-    """Runs of the prompts with noise on every embedding, one a draw."""
+    """Runs of the prompts with noise on every embedding, one per draw."""
     spans = [list(range(n)) for n in tokens.lengths.tolist()]
     copies, noise = noised(model, tokens, spans, sigma=sigma, samples=samples, seed=seed)
     run = model.run(copies, read=sites, edits=noise)

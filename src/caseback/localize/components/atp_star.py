@@ -60,10 +60,10 @@ def atp_star(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt: ``Tokens``, or anything that
+        Prompts and their counterfactuals, token-aligned, one or one per prompt: ``Tokens``, or anything that
         ``Model.tokens`` takes.
     metric
-        What is measured; differentiable.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must have a gradient.
     sites
         As for ``attribution_patching``; by default heads' queries, keys, values and outputs, and MLPs. The fix is
         for ``q`` and ``k``.
@@ -77,8 +77,8 @@ def atp_star(
     Returns
     -------
     xr.Dataset
-        As from ``attribution_patching``: one variable a site, (layer, [head, kv_head ...,] pos, batch). One estimate
-        a prompt; the paper's score is their mean over prompts.
+        As from ``attribution_patching``: one variable per site, (layer, [head, kv_head ...,] pos, batch). One estimate
+        per prompt; the paper's score is their mean over prompts.
 
     Raises
     ------

@@ -61,11 +61,11 @@ def attribution_patching(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt: ``Tokens``, or anything that
+        Prompts and their counterfactuals, token-aligned, one or one per prompt: ``Tokens``, or anything that
         ``Model.tokens`` takes. With corrupt None zeros are patched in: a first-order zero ablation, whose size for a
         head is Michel et al.'s pruning score.
     metric
-        What is measured; differentiable.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must have a gradient.
     sites
         Names (all layers), ``(name, layer)`` pairs or hook names: ``embed``, ``resid_*``, ``attn_in``, ``mlp_in``,
         ``q_in k_in v_in``, ``q k v z``, ``head_out``, ``attn_out``, ``mlp_out``, ``mlp_pre mlp_gate mlp_post``,
@@ -83,7 +83,7 @@ def attribution_patching(
     Returns
     -------
     xr.Dataset
-        One variable a site, (layer, head, pos, batch), (layer, neuron, pos, batch), (layer, pos, batch) or
+        One variable per site, (layer, head, pos, batch), (layer, neuron, pos, batch), (layer, pos, batch) or
         (pos, batch) as the site has them (``expert`` goes by ``expert_weight``); NaN past the end of a shorter
         prompt, and in layers that only another site was asked for in. Beside them the metrics ``clean`` and ``corrupt``
         and ``estimated_change``, the estimate for all embeddings patched at once, whose true value is

@@ -75,7 +75,7 @@ def component_model(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is modelled.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     components
         ``"heads"``, ``"mlps"``, ``"heads and mlps"`` or ``"neurons"``.
     layers
@@ -95,7 +95,7 @@ def component_model(
     held_out
         The share of the sets that the fit is tested on.
     seed
-        For the sets.
+        Same seed, same result. The sets are drawn with it.
     progress
         Show a progress bar.
 
@@ -148,7 +148,7 @@ def component_model(
     if stuck:
         raise OutOfRange(
             f"{stuck} of {n} components are dropped in none, or in all, of the {samples - tested} sets to fit, so "
-            "nothing tells their weight: raise samples, or move keep towards 0.5"
+            "nothing tells their weight: raise samples, or move keep toward 0.5"
         )
     means = _means(model, tokens, over, groups) if ablation == "mean" else {}
     values, clean = _measured(model, tokens, metric, groups, present, means, progress)

@@ -4,7 +4,7 @@
 
 Under the final stream's denominator the rows differ by the layers' own shares: it is the running total of
 ``logit_attribution``. Under each stream's own it is what the logit lens shows, the metric if the model ended there,
-and a step is then no share: it also holds what the growing stream's denominator takes away.
+and a step is then not a share: it also holds what the growing stream's denominator takes away.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def cumulative_attribution(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     norm
         Whose denominator the final norm divides by: ``"final"`` the last stream's for all, so that steps are shares,
         ``"own"`` each stream's, so that rows are what a logit lens reads.
@@ -59,8 +60,8 @@ def cumulative_attribution(
     xr.DataArray
         (component, batch): ``embed`` (positions included), then ``layer 0`` ..., or with ``mid`` ``attn 0``,
         ``MLP 0`` ..., each named after what was written last, with its ``layer``. Every row holds the biases, so the
-        last is the metric. Attributes, one number a prompt: ``metric_value`` (before a soft-cap) and ``gap``, the last
-        row less that.
+        last is the metric. Attributes, one number per prompt: ``metric_value`` (before a soft-cap) and ``gap``, the
+        last row less that.
 
     Raises
     ------

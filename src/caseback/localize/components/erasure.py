@@ -4,7 +4,7 @@
     erased(c by d) = min(change(d | c ablated), -share(d)) >= 0           what of d's contrary share needs c
 
 Components clear the stream for one another, so an early write with a large share may be gone before the end: its share
-is then no part of why the model predicts what it does. Projections of writes on earlier ones screen for such pairs at
+is then not part of why the model predicts what it does. Projections of writes on earlier ones screen for such pairs at
 the price of one run. Whether the later component answers to the earlier or merely writes the contrary anyway is decided
 by ablating the earlier one at the metric's position: only what goes with it was erasure.
 """
@@ -42,7 +42,7 @@ from caseback.model.running.tokens import PromptsLike
     role="component effect",
     entry=("3.2.6",),
     citation="Dao et al. 2023",
-    cost="two forwards + one forward an early component, side by side",
+    cost="two forwards + one forward per early component, side by side",
 )
 def erased_writes(
     model: Model, tokens: PromptsLike, metric: Metric, *, top: int = 10, at_least: float = 0.1
@@ -56,7 +56,8 @@ def erased_writes(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     top
         How many heads and MLPs to test: those of whose share later writes remove most, by projection.
     at_least
@@ -76,7 +77,7 @@ def erased_writes(
     Raises
     ------
     OutOfRange
-        For ``top`` below 1, or ``at_least`` that is no fraction above 0.
+        For ``top`` below 1, or ``at_least`` that is not a fraction above 0.
     CasebackError
         For a metric that is not linear in the logits of one position.
 

@@ -57,7 +57,7 @@ def attention_knockout(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     source
         Where the information comes from, one place at a time: a list of positions, or a mapping from names to
         positions, several positions or the text that stands there. None: every position.
@@ -164,7 +164,7 @@ def _cut(
             )
     edits: list[Edit] = []
     for pos in addresses(targets):
-        # (batch, head, query, key); with one position a prompt there is no query dimension
+        # (batch, head, query, key); with one position per prompt there is no query dimension
         value = keep[:, None] if isinstance(pos, Tensor) else keep[:, None, None]
         if renormalise:
             edits.append(Add("scores", value.log(), layer=layers, head=heads, pos=pos))

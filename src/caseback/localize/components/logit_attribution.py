@@ -57,12 +57,12 @@ def logit_attribution(model: Model, tokens: PromptsLike, metric: Metric, *, by: 
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position: ``cb.logit``, ``cb.logit_diff``, or ``cb.function`` of
-        any linear function of them.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position: ``cb.logit``, ``cb.logit_diff``, or ``cb.function`` of any linear function of them.
     by
         ``"component"``: embeddings, heads, attention biases (b_O), MLPs (b_out in them), bias. ``"branch"``: heads
-        and b_O summed, one row an attention and one an MLP. ``"layer"``: one row a layer. These three sum to the
-        metric. ``"head"``: the heads alone, as a map of layers and heads.
+        and b_O summed, one row per attention block and one per MLP. ``"layer"``: one row per layer. These three sum to
+        the metric. ``"head"``: the heads alone, as a map of layers and heads.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def logit_attribution(model: Model, tokens: PromptsLike, metric: Metric, *, by: 
         (component, batch), with the ``kind`` (embed, pos_embed, head, attn_bias, attn, mlp, layer, bias), ``layer``
         and ``head`` of each row beside it; -1 where it has none. By head (layer, head, batch), NaN where a layer has
         fewer heads than others.
-        The row ``bias`` is the final norm's and the unembedding's. Attributes, one number a prompt:
+        The row ``bias`` is the final norm's and the unembedding's. Attributes, one number per prompt:
         ``metric_value`` (before a soft-cap) and ``gap``, the sum of all rows less that; ``norm_scale``, what the
         final norm divides by, and how ``bias`` splits into ``norm_bias`` and ``unembed_bias``.
 
@@ -85,7 +85,7 @@ def logit_attribution(model: Model, tokens: PromptsLike, metric: Metric, *, by: 
     -----
     TransformerLens's ``cache.logit_attrs(stack, target, foil)`` multiplies a stack by columns of W_U and divides by
     the cached scale, without the final norm's gain. With its weights folded (``enable_compatibility_mode``) that is
-    the same number; without, only where the gain is 1. Folding also centres W_U over the vocabulary, so that a single
+    the same number; without, only where the gain is 1. Folding also centers W_U over the vocabulary, so that a single
     logit is split less the mean of all logits, and moves what values hold of biases, (b_V + beta W_V) W_O, from the
     heads to their layer's b_O. A ``logit_diff`` knows nothing of the first, ``by="branch"`` nothing of the second.
     Its stacks have no row for the final norm's and the unembedding's biases.

@@ -53,9 +53,10 @@ def mediate(
     model
         The model.
     clean, corrupt
-        The prompts x and their counterfactuals x~, token-aligned, one or one a prompt.
+        Prompts x and their counterfactuals x~, token-aligned, one or one per prompt: ``Tokens``, or anything that
+        ``Model.tokens`` takes.
     metric
-        What is measured on both.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is measured on both prompts of a pair.
     components
         The mediators: as for ``ablate``, or a mapping from names to lists of components that mediate together. None:
         all heads and MLPs, each by itself.
@@ -64,7 +65,7 @@ def mediate(
     pos
         The positions at which they mediate; everywhere by default.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------

@@ -77,13 +77,13 @@ def missed_effects(
     verified
         How many of the highest are known already; they are left clean.
     subsets
-        How many random subsets of the others are patched, a forward pass each.
+        How many random subsets of the others are patched; each takes a forward pass.
     probability
         With which each part is in a subset.
     confidence
-        That the bound holds, a prompt at a time.
+        That the bound holds, for each prompt by itself.
     seed
-        For the subsets.
+        Same seed, same result. The subsets are drawn with it.
     progress
         Show a progress bar.
 
@@ -96,7 +96,7 @@ def missed_effects(
     Raises
     ------
     CasebackError
-        For an array that is no estimate, or where nothing is left to bound.
+        For an array that is not an estimate, or where nothing is left to bound.
     OutOfRange
         For a probability or confidence outside (0, 1), or fewer than 8 subsets.
 
@@ -159,7 +159,7 @@ def missed_effects(
 def _edits(
     estimates: xr.DataArray, dims: list[str], layers: list[int | None], mask: Tensor, source: Run | None
 ) -> list[Edit]:
-    """One subset as an edit a layer; ``mask`` is ([layer,] [unit,] pos) over the estimates' labels."""
+    """One subset, as one edit per layer; ``mask`` is ([layer,] [unit,] pos) over the estimates' labels."""
     site = estimates.attrs["site"]
     at = torch.tensor(estimates["pos"].values.tolist())
     first, last = int(at.min()), int(at.max())
@@ -187,10 +187,10 @@ def _welch(masks: np.ndarray, changes: np.ndarray) -> tuple[np.ndarray, np.ndarr
                 f"a part is in {int(n.min())} of the subsets or in all but so many, too few for a mean and its spread: "
                 "draw more subsets, or with a probability nearer to 0.5"
             )
-        # centred first: the spread is of what subsets change, however large the metric is
-        centre = changes.mean(0)
-        total, square = inside.T @ (changes - centre), inside.T @ (changes - centre) ** 2
-        means.append(total / n + centre)
+        # centered first: the spread is of what subsets change, however large the metric is
+        center = changes.mean(0)
+        total, square = inside.T @ (changes - center), inside.T @ (changes - center) ** 2
+        means.append(total / n + center)
         spreads.append(np.maximum(square - total**2 / n, 0) / (n - 1) / n)
         counts.append(n)
     (with_, without), (a, b) = means, spreads

@@ -43,7 +43,8 @@ def neuron_attribution(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     top
         How many neurons to keep: those whose share is largest in size, on average over the prompts. None for every
         neuron, as a map of layers and neurons.
@@ -59,7 +60,7 @@ def neuron_attribution(
         ``neuron``, -1 where there is none.
         With ``per_prompt`` (rank, batch), largest first, with ``layer_index`` and ``neuron_index`` beside each; with
         ``top=None`` (layer, neuron, batch), NaN where a layer has fewer neurons.
-        Attributes: ``layers`` that were read; one number a prompt, ``metric_value`` (before a soft-cap), ``mlps``,
+        Attributes: ``layers`` that were read; one number per prompt, ``metric_value`` (before a soft-cap), ``mlps``,
         the share of these layers' MLPs as the model wrote them, and ``gap``, all neurons and biases less that.
 
     Raises

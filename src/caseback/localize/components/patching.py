@@ -1,6 +1,6 @@
 """Activation patching: one part of one run put into another (PRIMER 3.2.7, 3.2.8, 3.2.12).
 
-    denoising   m(x~ | do(c = c(x)))   which parts suffice to bring the clean behaviour back
+    denoising   m(x~ | do(c = c(x)))   which parts suffice to bring the clean behavior back
     noising     m(x  | do(c = c(x~)))  which parts are needed for it
     recovery  = (m_patched - m_corrupt) / (m_clean - m_corrupt)
 
@@ -64,10 +64,10 @@ def patch(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt: ``Tokens``, or anything that
+        Prompts and their counterfactuals, token-aligned, one or one per prompt: ``Tokens``, or anything that
         ``Model.tokens`` takes. Prompts may differ in length from pair to pair.
     metric
-        What is measured on both.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is measured on both prompts of a pair.
     site
         Where: any site that can be edited.
     by
@@ -174,7 +174,7 @@ def patch(
 
 
 def expect_difference(clean: Float[Tensor, " batch"], corrupt: Float[Tensor, " batch"], dtype: torch.dtype) -> None:
-    """Refuse to normalise by a difference of nothing, or of rounding alone.
+    """Refuse to normalize by a difference of nothing, or of rounding alone.
 
     Raises
     ------

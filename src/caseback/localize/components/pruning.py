@@ -39,9 +39,9 @@ def head_importance(model: Model, tokens: PromptsLike, metric: Metric, *, normal
     model
         The model.
     tokens
-        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes; the expectation is over them.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The expectation is over them.
     metric
-        What is measured; the paper takes the loss, ``cb.loss()``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. The paper takes the loss, ``cb.loss()``.
     normalise
         Divide by the l2 norm over each layer's heads, as in the paper.
 
@@ -78,7 +78,7 @@ def head_importance(model: Model, tokens: PromptsLike, metric: Metric, *, normal
     role="component effect",
     entry=("3.2.1",),
     citation="Michel et al. 2019",
-    cost="forward + backward (a step, where scored anew) + a forward a step",
+    cost="forward + backward (per step, where scored anew) + a forward per step",
 )
 def prune_heads(
     model: Model,
@@ -91,16 +91,16 @@ def prune_heads(
     normalise: bool = True,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Close the gates of the least important heads, a share after another, and measure after each step.
+    """Close the gates of the least important heads, one share after another, and measure after each step.
 
     Parameters
     ----------
     model
-        The model; no weight is changed.
+        The model. No weight is changed.
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is measured after each step.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is measured after each step.
     score
         The metric that importance is the gradient of; ``metric`` by default.
     shares
@@ -199,7 +199,7 @@ def _importance(
 
 
 def _closed(heads: Sequence[Any], gone: np.ndarray) -> list[Edit]:
-    """The edits that close gates, one a layer."""
+    """The edits that close gates, one per layer."""
     by_layer: dict[int, list[int]] = {}
     for (layer, head), closed in zip(heads, gone.tolist(), strict=True):
         if closed:

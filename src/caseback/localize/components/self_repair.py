@@ -34,7 +34,7 @@ KINDS = ("mean", "zero", "resample")
     role="component effect",
     entry=("3.2.18",),
     citation="McGrath et al. 2023, Rushing & Nanda 2024",
-    cost="one forward + one forward a component, side by side",
+    cost="one forward + one forward per component, side by side",
 )
 def self_repair(
     model: Model,
@@ -58,7 +58,8 @@ def self_repair(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     components, layers
         Which to ablate, one at a time, as for ``ablate``; all heads and MLPs by default.
     kind, over, per_position, corrupt

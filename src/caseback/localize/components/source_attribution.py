@@ -1,4 +1,4 @@
-"""Logit attribution by the position a head reads: the paths from a source token through one head (PRIMER 3.2.4).
+"""Logit attribution by the position that a head reads: the paths from a source token through one head (PRIMER 3.2.4).
 
     A(j through h) = a_ij (v_j W_O) [M diag(gamma) u] / s,    v_j = norm(x_j) W_V + b_V,    sum_j = A(h)
 
@@ -36,7 +36,8 @@ def source_attribution(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     layers
         All unless given; negative ones count from the end.
 

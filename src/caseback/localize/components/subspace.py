@@ -60,10 +60,10 @@ def subspace_patch(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt: ``Tokens``, or anything that
+        Prompts and their counterfactuals, token-aligned, one or one per prompt: ``Tokens``, or anything that
         ``Model.tokens`` takes.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     bases
         Rows that span the subspace, (k, d) or (d,), d the size of the site's last dimension; or several by name. Rows
         that are not orthonormal are replaced by an orthonormal basis of their span, and the coordinate
@@ -159,7 +159,7 @@ def orthonormal(basis: Any, d: int, name: str = "subspace") -> tuple[Basis, bool
     Raises
     ------
     EditError
-        Where the rows are no vectors of this size, or do not span as many dimensions as there are rows.
+        Where the rows are not vectors of this size, or do not span as many dimensions as there are rows.
 
     Examples
     --------

@@ -67,7 +67,7 @@ def subspace_illusion(
         The direction v whose patch is in question; its length does not matter.
     reads
         What reads the site, as columns (d, m). None: W_out for ``mlp_post``, W_O for ``z`` of one head. Everything
-        that comes after reads the stream, mostly all of it, so there the reader that is meant must be said: see
+        that comes after reads the stream, mostly all of it, so there the reader that is meant must be given: see
         ``query_reads``.
     patching
         ``"noising"`` or ``"denoising"``, as ``direction`` of ``subspace_patch``.

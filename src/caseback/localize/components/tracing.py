@@ -67,9 +67,10 @@ def causal_trace(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is measured; the paper takes the probability of the answer, ``cb.prob(answer)``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. The paper takes the probability of the
+        answer, ``cb.prob(answer)``.
     subject
-        Where the noise goes: a text that stands in every prompt, one text a prompt, or positions.
+        Where the noise goes: a text that stands in every prompt, one text per prompt, or positions.
     restore
         The sites restored, each by itself: ``"resid_post"`` at one layer, others in windows of layers.
     sigma
@@ -82,7 +83,7 @@ def causal_trace(
     layers, pos
         The layers and positions restored, as for ``patch``; all by default.
     seed
-        What the draws follow from.
+        Same seed, same result. The noise is drawn with it.
     progress
         Show a progress bar.
     checkpoint
@@ -130,7 +131,7 @@ def causal_trace(
     for state in states:
         sites = list(model.anatomy.sites(state))
         if sites[0].kind.dims != ("pos", "d_model") or not sites[0].kind.layered:
-            raise EditError(f"{state!r} is no state of a position in a layer. {did_you_mean(state, STATES)}")
+            raise EditError(f"{state!r} is not the state of a position in a layer. {did_you_mean(state, STATES)}")
         size = 1 if sites[0].name.startswith("resid") else whole
         grids.append(
             Parts(model, copies, sites, sizes_in(run), by=("layer", "pos"), layers=layers, pos=pos, window=size)
@@ -189,12 +190,12 @@ def causal_trace(
 
 
 def _subject(subject: Any, tokens: Tokens) -> list[list[int]]:
-    """The subject's positions in each prompt, from a text, one text a prompt, or positions."""
+    """The subject's positions in each prompt, from a text, one text per prompt, or positions."""
     texts = not isinstance(subject, str) and isinstance(subject, Sequence) and any(isinstance(s, str) for s in subject)
     if not texts:
         return placed(subject, tokens)
     if len(subject) != len(tokens):
-        raise CasebackError(f"{len(subject)} subjects for {len(tokens)} prompts: give one, or one a prompt")
+        raise CasebackError(f"{len(subject)} subjects for {len(tokens)} prompts: give one, or one per prompt")
     return [placed(text, tokens[b])[0] for b, text in enumerate(subject)]
 
 

@@ -2,8 +2,8 @@
 
     exact(c) = metric(base | do(c = c(source))) - metric(base)
 
-An estimate of every part costs three passes, an exact effect of one part a pass from there on. So the estimate
-chooses, and the sweep decides; a random sample of the rest tells what the choice has missed.
+An estimate of every part costs three passes; an exact effect of a single part costs the forward pass from there on. So
+the estimate chooses and the sweep decides; a random sample of the rest shows what the choice has missed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def verify_top(
     model
         The model.
     clean, corrupt, metric
-        As the estimate was made with.
+        Those that the estimate was made with.
     estimates
         One site of what ``attribution_patching`` or ``atp_star`` returned, or a selection of it that keeps its
         dimensions. Parts are ranked by their mean size over prompts.
@@ -66,7 +66,7 @@ def verify_top(
     sample
         How many of the rest to verify besides, drawn at random.
     seed
-        For the draw.
+        Same seed, same result. The sample is drawn with it.
     progress
         Show a progress bar.
 
@@ -81,7 +81,7 @@ def verify_top(
     Raises
     ------
     CasebackError
-        For an array that is no estimate.
+        For an array that is not an estimate.
     OutOfRange
         For ``top`` below 1 or a negative ``sample``.
 

@@ -229,7 +229,7 @@ def _sensitivity(
     role="input attribution of another kind",
     entry=("3.1.23",),
     citation="Sarti et al. 2024",
-    cost="a generation + one forward + one attribution a token",
+    cost="a generation + one forward + one attribution per token",
 )
 def pecore(
     model: Model,
@@ -255,7 +255,7 @@ def pecore(
     model
         The model.
     context, current
-        What comes before, and the text that is continued; text or token ids. Text is tokenised as one, so a space
+        What comes before, and the text that is continued; text or token ids. Text is tokenized as one, so a space
         between the two belongs to one of them. An empty context gives no pairs, and a warning.
     generation
         The continuation, forced; written by the model, greedily, unless given.

@@ -32,7 +32,7 @@ from caseback.model.running.tokens import PromptsLike, Tokens
     role="input attribution of another kind",
     entry=("3.1.22",),
     citation="Yin & Neubig 2022",
-    cost="the method's cost, once a foil",
+    cost="the method's cost, once per foil",
 )
 def contrastive(
     model: Model,
@@ -60,15 +60,15 @@ def contrastive(
         A name of ``input_methods()`` or a function of their signature; the paper's are ``gradient_norm`` (with
         ``options={"p": 1}``), ``gradient_x_input`` and occlusion.
     options
-        Of the method.
+        The method's options.
     token_budget
         Most tokens in one batch; by default a sweep's.
 
     Returns
     -------
     xr.DataArray
-        (batch, vocab, pos), the foils along ``vocab`` as their text; (batch, pos) for a single foil that is no list.
-        NaN where a shorter prompt has no token.
+        (batch, vocab, pos), the foils along ``vocab`` as their text; (batch, pos) for a single foil that is not in a
+        list. NaN where a shorter prompt has no token.
 
     Raises
     ------
@@ -141,11 +141,11 @@ def in_batches(
     Parameters
     ----------
     name, method, model, options
-        The method and what it is told.
+        The method and its options.
     rows
         The prompts.
     metric_of
-        From which of them to their metric.
+        Makes the metric of those of them that a slice picks.
     token_budget
         Most tokens in one batch, padding included; None for a sweep's.
 
@@ -155,7 +155,7 @@ def in_batches(
     """
     token_budget = limit("sweep_tokens", rows.ids.device, given=token_budget)
     if token_budget < 1:
-        raise CasebackError(f"token_budget={token_budget}: expected at least 1 token a batch")
+        raise CasebackError(f"token_budget={token_budget}: expected at least 1 token per batch")
     lengths, start = rows.lengths.tolist(), 0
     while start < len(rows):
         stop = start + 1

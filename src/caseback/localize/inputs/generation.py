@@ -39,7 +39,7 @@ METRICS = ("logit", "prob", "log_prob", "logit_diff")
     role="input attribution of another kind",
     entry=("3.1.22",),
     citation="Yin & Neubig 2022, Sarti et al. 2023",
-    cost="the method's, once a generated token",
+    cost="the method's, once per generated token",
 )
 def attribute_generation(
     model: Model,
@@ -58,7 +58,7 @@ def attribute_generation(
     progress: bool = False,
     **generating: Any,
 ) -> xr.DataArray:
-    """Score every token before it for each generated token: a target x source matrix a prompt.
+    """Score every token before it for each generated token: one target x source matrix per prompt.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ def attribute_generation(
         ``"logit_diff"`` from a foil; or a function that makes a metric of a batch's targets, as ``cb.logit`` does
         (of targets and foils, where there are foils).
     continuation
-        What was generated, where it is given: text, or token ids; a list of them, one a prompt, for several prompts.
+        What was generated, where it is given: text, or token ids; a list of them, one per prompt, for several prompts.
         By default the model generates.
     max_new_tokens, **generating
         For generating, as for ``Model.generate``.
     foils
-        The token that each step is contrasted with, text or id: one a step; one list a prompt for several prompts. By
-        default, for ``"logit_diff"``, the model's first choice that is not the token generated.
+        The token that each step is contrasted with, text or id: one per step; one list per prompt for several prompts.
+        By default, for ``"logit_diff"``, the model's first choice that is not the token generated.
     contrast
         Another continuation, as many tokens long, whose tokens are the foils. Where both say the same there is nothing
         to contrast, and the row is NaN.
@@ -89,7 +89,7 @@ def attribute_generation(
     aggregation
         How sources are put together; see ``aggregate``.
     options
-        Of the method.
+        The method's options.
     token_budget
         Most tokens in one batch of prefixes; by default a sweep's.
     progress
@@ -187,7 +187,7 @@ class _Steps:
         return int(self.whole.ids[b, self.starts[b] + t])
 
     def prefixes(self, todo: Sequence[tuple[int, int]]) -> Tokens:
-        """What stands before each step's token, one prompt a step."""
+        """What stands before each step's token, one prompt per step."""
         which = torch.tensor([b for b, _ in todo])
         lengths = torch.tensor([self.starts[b] + t for b, t in todo])
         mask = torch.arange(self.whole.ids.shape[1]) < lengths[:, None]
@@ -203,7 +203,7 @@ def _steps(model: Model, prompts: Tokens, continuation: Any, max_new_tokens: int
     if continuation is None:
         whole = model.generate(prompts, max_new_tokens=max_new_tokens, **generating).padded_on("right")
         if len(whole) != len(prompts):
-            raise CasebackError(f"{len(whole)} texts generated of {len(prompts)} prompts: generate one a prompt")
+            raise CasebackError(f"{len(whole)} texts generated from {len(prompts)} prompts: generate one per prompt")
     else:
         if generating:
             raise CasebackError(f"{next(iter(generating))} is for generating, and a continuation is given")
@@ -226,10 +226,10 @@ def _steps(model: Model, prompts: Tokens, continuation: Any, max_new_tokens: int
 
 
 def _joined(model: Model, prompts: Tokens, more: Any, what: str) -> list[list[int]]:
-    """Each prompt's ids with what follows, text being tokenised together with its prompt."""
+    """Each prompt's ids with what follows, text being tokenized together with its prompt."""
     given = [more] if len(prompts) == 1 and not _is_list_of_rows(more) else list(more)
     if len(given) != len(prompts):
-        raise TokensError(f"{len(given)} {what}s for {len(prompts)} prompts: give one a prompt")
+        raise TokensError(f"{len(given)} {what}s for {len(prompts)} prompts: give one per prompt")
     rows = []
     for b, one in enumerate(given):
         ids = prompts.ids[b][prompts.mask[b]].tolist()
@@ -242,7 +242,7 @@ def _joined(model: Model, prompts: Tokens, more: Any, what: str) -> list[list[in
         whole = model.tokens(text).ids[0].tolist()
         if whole[: len(ids)] != ids or len(whole) == len(ids):
             raise TokensError(
-                f"{what} {one!r} does not follow the tokens of prompt {b}: together they are tokenised differently, or "
+                f"{what} {one!r} does not follow the tokens of prompt {b}: together they are tokenized differently, or "
                 "it is empty; begin it where a token begins (often with a space), or give token ids"
             )
         rows.append(whole)

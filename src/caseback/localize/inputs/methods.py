@@ -105,7 +105,7 @@ def attribute(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     methods
         Names of ``input_methods()``, functions of their signature, or ``"all"``.
     features
@@ -114,15 +114,15 @@ def attribute(
     aggregation
         How, as in ``aggregate``; only ``"sum"`` keeps a method's total.
     options
-        Of each method by its name, such as ``{"integrated_gradients": {"steps": 100}}``; what a method is not told
-        has its own default.
+        Each method's options by its name, such as ``{"integrated_gradients": {"steps": 100}}``; an option that is
+        not given has the method's default.
     progress
         Show a progress bar.
 
     Returns
     -------
     xr.DataArray
-        (attribution, batch, pos), or (attribution, batch, feature) of features that are no tokens; NaN where a shorter
+        (attribution, batch, pos), or (attribution, batch, feature) of features that are not tokens; NaN where a shorter
         prompt has none. What a method says of itself (a completeness gap, its steps) stands in the attribute
         ``said``, as JSON by method.
 
@@ -131,7 +131,7 @@ def attribute(
     CasebackError
         For an unknown method, options of a method that is not among them, or one that it does not take.
     ResultError
-        For a method whose result is not one score a token.
+        For a method whose result is not one score per token.
 
     Examples
     --------
@@ -205,7 +205,7 @@ def scores_of(
     options: Mapping[str, Any],
     features: Features | None = None,
 ) -> xr.DataArray:
-    """One method's scores, refused where they are not one a token, or one a feature that was asked for."""
+    """One method's scores, refused where they are not one per token, or one per feature that was asked for."""
     scores = method(model, tokens, metric, **options)
     expected: dict[tuple[Any, ...], tuple[int, ...]] = {_SCORES: tuple(tokens.ids.shape)}
     if features is not None and features.level != "token":
@@ -213,7 +213,7 @@ def scores_of(
     if not isinstance(scores, xr.DataArray) or expected.get(scores.dims) != scores.shape:
         what = f"{scores.dims} of shape {scores.shape}" if isinstance(scores, xr.DataArray) else type(scores).__name__
         wanted = " or ".join(f"{dims} of shape {shape}" for dims, shape in expected.items())
-        raise ResultError(f"{name} returned {what}, expected one score a token: {wanted}")
+        raise ResultError(f"{name} returned {what}, expected one score per token: {wanted}")
     return scores
 
 

@@ -69,14 +69,14 @@ class Passage:
 def passage_of(
     model: Model, context: Text, current: Text, generation: Text | None, max_new_tokens: int, **options: Any
 ) -> Passage:
-    """Tokenise a passage, writing its generation where none is given.
+    """Tokenize a passage, writing its generation where none is given.
 
     Parameters
     ----------
     model
         The model.
     context, current
-        Text, or token ids. As text they are tokenised together, so a space between them belongs to one of them.
+        Text, or token ids. As text they are tokenized together, so a space between them belongs to one of them.
     generation
         What the model wrote, as text or ids; None has it written, greedily unless ``options`` say otherwise.
     max_new_tokens, **options
@@ -96,7 +96,7 @@ def passage_of(
         special, ids = _ids_of_texts(model, texts)
     else:
         ids = [[int(i) for i in part] for part in parts]
-        # a beginning-of-text token in front is no part of the context
+        # a beginning-of-text token in front is not part of the context
         begins = getattr(model.tokenizer, "bos_token_id", None)
         first = next((part for part in ids if part), [])
         special = [first.pop(0)] if first and begins is not None and first[0] == begins else []
@@ -112,7 +112,7 @@ def passage_of(
 
 
 def _ids_of_texts(model: Model, texts: list[str]) -> tuple[list[int], list[list[int]]]:
-    """Texts tokenised as one and cut at their borders; first what the tokenizer puts before."""
+    """Texts tokenized as one and cut at their borders; first what the tokenizer puts before."""
     if not "".join(texts[1:2]).strip():
         raise TokensError(f"the current text is empty ({texts[1]!r}): expected some text that the generation follows")
     whole = _plain(model, "".join(texts), None)

@@ -5,7 +5,7 @@
 x' is the ablated run. ``change(d)`` is by how much d's share grows, the final norm held at its denominator in the clean
 run; ``norm`` is what the metric of x' gains by having its own; ``direct(c)`` is what c's own write loses. Behind a
 norm of the branch (Gemma-2) c's write is counted at the clean run's denominator there, and what that norm then does to
-it and its neighbours are changes like any other.
+it and its neighbors are changes like any other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Answers:
     Attributes
     ----------
     paths
-        The parts whose shares are told, in the order of the computation.
+        The parts whose shares are given, in the order of the computation.
     shares
         Theirs in the clean run.
     direct, change, norm
@@ -59,7 +59,7 @@ class Answers:
 
 
 def answers(direction: Direction, chosen: Sequence[Component], edits: Sequence[Edit], tokens: Tokens) -> Answers:
-    """Ablate each component with its edit and read what every other one does about it; one whole run an edit."""
+    """Ablate each component with its edit and read what every other one does about it; one whole run per edit."""
     model, batch = direction.model, len(tokens)
     clean = writes_run(model, tokens, [site_of(c) for c in chosen])
     stream = direction.stream(clean)

@@ -157,7 +157,7 @@ def dataset(
     technique: Callable[..., Any],
     **attrs: Any,
 ) -> xr.Dataset:
-    """Label estimates, one variable a site: (layer, [head, neuron ...,] pos, batch).
+    """Label estimates, one variable per site: (layer, [head, neuron ...,] pos, batch).
 
     Positions are each prompt's own, from 0; there is NaN past a shorter prompt's end, and in layers that another site
     has.

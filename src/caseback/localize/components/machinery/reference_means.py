@@ -37,7 +37,7 @@ def mean_run(
     reference
         A run of the reference prompts; its sites are averaged.
     groups, over_groups
-        One label a prompt, and one a reference prompt.
+        One label per prompt, and one per reference prompt.
     per_position
         Average each position by itself.
 
@@ -48,7 +48,7 @@ def mean_run(
     """
     for what, labels, many in (("groups", groups, tokens), ("over_groups", over_groups, reference.tokens)):
         if len(labels) != len(many):
-            raise TokensError(f"{len(labels)} labels in {what} for {len(many)} prompts: give one a prompt")
+            raise TokensError(f"{len(labels)} labels in {what} for {len(many)} prompts: give one per prompt")
     known = {label: i for i, label in enumerate(dict.fromkeys(over_groups))}
     lone = next((label for label in groups if label not in known), None)
     if lone is not None:

@@ -1,8 +1,8 @@
 """The parts of a site, one at a time: a grid of addresses along chosen dimensions.
 
-    by = ("layer", "pos")            one part a layer and position, all of the last dimension together
-    by = ("layer", "head", "pos")    one part a head and position
-    by = ("layer", "neuron")         one part a neuron, all positions together
+    by = ("layer", "pos")            one part per layer and position, all of the last dimension together
+    by = ("layer", "head", "pos")    one part per head and position
+    by = ("layer", "neuron")         one part per neuron, all positions together
 
 Layers may be taken in windows. A window of w around layer l holds l - w // 2 ... l + ceil(w / 2) - 1, cut off at the
 model's ends, as in causal tracing.

@@ -39,7 +39,8 @@ def gradient_norm(model: Model, tokens: PromptsLike, metric: Metric, *, p: float
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is differentiated. A logit and a probability rank tokens differently.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. A logit and a probability rank tokens
+        differently.
     p
         Which norm; 2 by default, 1 is the other one in use, ``inf`` the largest entry.
 
@@ -56,7 +57,7 @@ def gradient_norm(model: Model, tokens: PromptsLike, metric: Metric, *, p: float
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Examples
     --------
@@ -90,7 +91,7 @@ def gradient_x_input(model: Model, tokens: PromptsLike, metric: Metric, *, by_di
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     by_dimension
         Keep the embedding's dimensions instead of adding them up.
 
@@ -104,7 +105,7 @@ def gradient_x_input(model: Model, tokens: PromptsLike, metric: Metric, *, by_di
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Examples
     --------

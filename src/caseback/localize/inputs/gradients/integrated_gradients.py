@@ -57,7 +57,7 @@ def integrated_gradients(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     baseline
         Where the path starts, at every position: the ``"mean"`` of the vocabulary's embeddings, ``"zero"`` (the
         paper's black image), a special token's (``"pad"``, ``"eos"``, ``"bos"``, ``"unk"``, ``"mask"``) or that of
@@ -74,7 +74,7 @@ def integrated_gradients(
         Double the steps of a prompt until its completeness gap is at most this, in the metric's unit. None takes the
         steps as they are; for ``"adaptive"``, a hundredth of the metric's change.
     max_steps
-        Most nodes a prompt; where they do not do, a warning, and ``tolerance_reached`` 0 in the attributes.
+        Most nodes per prompt; where they do not suffice, a warning, and ``tolerance_reached`` 0 in the attributes.
     max_batch
         Path points run at once; memory is bounded by it and the scores do not depend on it. By default as many as
         make 512 tokens (8192 on an accelerator).
@@ -85,7 +85,7 @@ def integrated_gradients(
     -------
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
-        number a prompt: ``metric_value``, ``baseline_value``, ``completeness_gap`` (the scores' sum less the
+        number per prompt: ``metric_value``, ``baseline_value``, ``completeness_gap`` (the scores' sum less the
         metric's change), ``steps`` (nodes in the scores) and ``evaluations`` (nodes computed, those of coarser tries
         included); for ``"adaptive"`` also ``score_error``, an upper estimate of the scores' errors, added up.
 
@@ -97,7 +97,7 @@ def integrated_gradients(
         Where a foil is the target.
     CasebackError
         For an unknown rule or baseline, a special token that the tokenizer lacks, a baseline of a wrong shape, or a
-        metric that is none.
+        ``metric`` that is not a ``Metric``.
 
     Examples
     --------
@@ -263,7 +263,7 @@ def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension:
 
 
 def _evaluate(path: Path, all_panels: list[Panels], wanted: list[tuple[int, float]], by_dimension: bool) -> None:
-    """Tell each prompt's panels the scores' integrand and the metric at the nodes that they want."""
+    """Give each prompt's panels the scores' integrand and the metric at the nodes that they want."""
     prompts, share = torch.tensor([b for b, _ in wanted]), torch.tensor([a for _, a in wanted], dtype=torch.float64)
     for part, value, gradient in path.points.gradients(prompts, lambda part: path.at(prompts[part], share[part])):
         scores = gradient * path.way[prompts[part]]

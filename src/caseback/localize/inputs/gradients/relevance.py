@@ -7,7 +7,7 @@ techniques here differ in the rules for what is not linear; ``caseback.model.bac
 them.
 
 The authors of LRP and AttnLRP claim patents on them: their own library is free for personal and scientific use only.
-Whoever uses these functions commercially should check whether a licence is needed. (``gradient_x_input`` and
+Whoever uses these functions commercially should check whether a license is needed. (``gradient_x_input`` and
 ``integrated_gradients`` are not concerned.)
 """
 
@@ -50,8 +50,8 @@ def lrp_epsilon(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is handed back. A contrastive attribution is one with ``cb.logit_diff``. Of a metric that is not linear
-        in the logits, logits times its gradient there are handed back.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Its value is what is handed back; for a
+        metric that is not linear in the logits it is the logits times the metric's gradient there.
     epsilon
         Added to a sum's size; 1e-6 as in LXT. Larger values (0.01, 0.1) leave out what cancels. Additions of the
         residual stream have none.
@@ -62,7 +62,7 @@ def lrp_epsilon(
     -------
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
-        number a prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
+        number per prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
         ``conservation_gap`` (all relevance less the metric: the biases' share, and epsilon's).
 
     Raises
@@ -72,7 +72,7 @@ def lrp_epsilon(
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Notes
     -----
@@ -105,8 +105,8 @@ def conservative_propagation(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is handed back. A contrastive attribution is one with ``cb.logit_diff``. Of a metric that is not linear
-        in the logits, logits times its gradient there are handed back.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Its value is what is handed back; for a
+        metric that is not linear in the logits it is the logits times the metric's gradient there.
     activation
         ``"identity"`` passes an activation function's relevance on, as LXT's CP-LRP does; ``"gradient"`` is the
         paper's letter, which keeps the sum where the function is piecewise linear through 0 (ReLU).
@@ -117,7 +117,7 @@ def conservative_propagation(
     -------
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
-        number a prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
+        number per prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
         ``conservation_gap`` (all relevance less the metric: the biases' share).
 
     Raises
@@ -125,7 +125,7 @@ def conservative_propagation(
     TargetError
         Where a foil is the target.
     CasebackError
-        For an unknown ``activation``, or where ``metric`` is none.
+        For an unknown ``activation``, or where ``metric`` is not a ``Metric``.
 
     Notes
     -----
@@ -164,8 +164,8 @@ def attn_lrp(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is handed back. A contrastive attribution is one with ``cb.logit_diff``. Of a metric that is not linear
-        in the logits, logits times its gradient there are handed back.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Its value is what is handed back; for a
+        metric that is not linear in the logits it is the logits times the metric's gradient there.
     epsilon
         Of the epsilon rule at sums; 0 as in LXT's efficient form, 1e-6 in its explicit one.
     by_dimension
@@ -175,7 +175,7 @@ def attn_lrp(
     -------
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
-        number a prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
+        number per prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
         ``conservation_gap`` (all relevance less the metric: what biases and softmaxes took or gave).
 
     Raises
@@ -185,7 +185,7 @@ def attn_lrp(
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Notes
     -----

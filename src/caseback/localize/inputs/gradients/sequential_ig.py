@@ -55,7 +55,7 @@ def sequential_integrated_gradients(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     baseline
         Where each token's path starts, as for ``integrated_gradients`` (the paper: a mask token's embedding, which
         decoders mostly lack).
@@ -84,7 +84,7 @@ def sequential_integrated_gradients(
     TargetError
         Where a foil is the target.
     CasebackError
-        For an unknown rule or baseline, a baseline of a wrong shape, or a metric that is none.
+        For an unknown rule or baseline, a baseline of a wrong shape, or a ``metric`` that is not a ``Metric``.
 
     Examples
     --------

@@ -47,7 +47,7 @@ def site_relevance(
     rules: str | Rules = "attn_lrp",
     by_dimension: bool = False,
 ) -> xr.Dataset:
-    """Relevance of sites inside the model, one variable a site.
+    """Relevance of sites inside the model, one variable per site.
 
     Parameters
     ----------
@@ -56,7 +56,8 @@ def site_relevance(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is handed back; see ``attn_lrp``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what is handed back; see
+        ``attn_lrp``.
     sites
         Names (all layers), ``(name, layer)`` pairs, hook names or module paths, as for ``Model.run``.
     rules
@@ -68,18 +69,18 @@ def site_relevance(
     Returns
     -------
     xr.Dataset
-        A variable a site (``expert``'s is ``expert_weights``), (layer, batch, pos, ...), attention's (layer, batch,
+        One variable per site (``expert``'s is ``expert_weights``), (layer, batch, pos, ...), attention's (layer, batch,
         head, query, key); NaN where a shorter prompt has no token, and where a layer lacks a site that another one
         given has there. What the rules hold constant has relevance 0.
 
     Raises
     ------
     UnknownSite, SiteAbsent
-        For what is no site of this model, or has no gradient.
+        For a site that this model lacks, or that has no gradient.
     TargetError
         Where a foil is the target.
     CasebackError
-        For unknown rules, no site, or a metric that is none.
+        For unknown rules, no site, or a ``metric`` that is not a ``Metric``.
 
     Notes
     -----

@@ -47,7 +47,7 @@ def smoothgrad(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is differentiated.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     draws
         Noisy copies of each prompt; 50 as in the paper.
     noise
@@ -56,7 +56,8 @@ def smoothgrad(
     sigma
         Standard deviation in the embeddings' own unit instead.
     seed
-        Of the noise. Every prompt has the same noise by itself, in a batch, padded, and in any precision.
+        Same seed, same result. The noise is drawn with it. A prompt has the same noise by itself, in a batch, padded,
+        and in any precision.
     times_input
         Multiply by the embedding (without noise), as gradient x input does, in place of the norm.
     p
@@ -82,7 +83,7 @@ def smoothgrad(
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Examples
     --------
@@ -94,7 +95,7 @@ def smoothgrad(
     """
     tokens, metric = prepared(model, tokens, metric)
     if draws < 2:
-        raise OutOfRange(f"draws is {draws}: expected at least 2, of which the spread can be told")
+        raise OutOfRange(f"draws is {draws}: expected at least 2, which a spread needs")
     if not p >= 1:
         raise OutOfRange(f"p is {p}: expected 1 or more, such as 1, 2 or float('inf')")
     for name, value in (("noise", noise), ("sigma", sigma)):

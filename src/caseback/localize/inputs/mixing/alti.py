@@ -152,7 +152,8 @@ def alti(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts; ``alti_logit`` has the form with a target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts; ``alti_logit``
+        has the form with a target.
     across
         ``"rollout"`` as in the paper, without identity; ``"mean"`` over the layers, or one by number.
     p
@@ -166,7 +167,7 @@ def alti(
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
     SiteAbsent
         For a model whose heads do not write z W_O.
 

@@ -45,8 +45,8 @@ def alti_logit(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position: ``cb.logit``, or ``cb.logit_diff`` for the contrastive
-        form of the paper.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position: ``cb.logit``, or ``cb.logit_diff`` for the contrastive form of the paper.
     mlps
         ``"mixed"`` divides what MLPs write among the tokens too; ``"apart"`` leaves it out of the scores, in the
         attribute ``mlp_share``.
@@ -56,7 +56,7 @@ def alti_logit(
     Returns
     -------
     xr.DataArray
-        (batch, pos), signed; NaN where a shorter prompt has no token. Attributes, one number a prompt:
+        (batch, pos), signed; NaN where a shorter prompt has no token. Attributes, one number per prompt:
         ``metric_value`` (before any soft-cap of the logits), ``bias_share``, ``mlp_share`` (all MLPs together), and
         ``gap``, by how much scores, biases and what stands apart miss the metric.
 

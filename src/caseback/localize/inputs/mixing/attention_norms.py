@@ -217,7 +217,8 @@ def attention_norms(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: norms know no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: norms know no
+        target.
     across
         ``"mean"`` of each layer's shares, ``"rollout"`` of them (with half the identity where ``residual`` is left
         out), or one layer by number.
@@ -232,7 +233,7 @@ def attention_norms(
     Raises
     ------
     CasebackError
-        As for ``norm_maps``, and for a metric that is none or reads all positions.
+        As for ``norm_maps``, and for a ``metric`` that is not a ``Metric``, or that reads all positions.
 
     Examples
     --------

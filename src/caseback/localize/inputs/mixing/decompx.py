@@ -6,7 +6,7 @@ With attention patterns, norms' denominators and the activations' slopes (a gate
 network is affine in what its embeddings wrote: ``caseback.model.backward.linearised``. The same sum can be had from
 both ends.
 Forwards, D of one layer after another, (query, source, d_model) of some sources each: maps, and any logits at all.
-Backwards, one vector a position, pulled through the transposed layers: the scores of one metric, for the price of
+Backwards, one vector per position, pulled through the transposed layers: the scores of one metric, for the price of
 another forward. They are the frozen network's gradient times its input, and with the biases they sum to the metric.
 """
 
@@ -60,7 +60,8 @@ def decompx(model: Model, tokens: PromptsLike, metric: Metric, *, bias: str = "a
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, ``cb.logit`` or ``cb.logit_diff``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position.
     bias
         ``"apart"`` keeps what no token sent in the attribute ``bias_share``; ``"shared"`` divides it among the tokens
         in proportion to the size of their scores, so that the scores alone sum to the metric.
@@ -69,7 +70,7 @@ def decompx(model: Model, tokens: PromptsLike, metric: Metric, *, bias: str = "a
     -------
     xr.DataArray
         (batch, pos), signed; position embeddings count to their token; NaN where a shorter prompt has no token.
-        Attributes, one number a prompt: ``metric_value`` (before any soft-cap), ``bias_share``, and ``gap``, by how
+        Attributes, one number per prompt: ``metric_value`` (before any soft-cap), ``bias_share``, and ``gap``, by how
         much scores and biases miss the metric.
 
     Raises
@@ -194,8 +195,8 @@ def decompx_maps(
 ) -> xr.DataArray:
     """How much of each position behind a layer comes from each token of the prompt, all layers before included.
 
-    These are no maps to roll out: each already is what a rollout approximates. Sources go through the layers some at
-    a time, so that memory is bounded whatever the number of layers and does not grow with the square of the prompt.
+    These maps are not to be rolled out: each already is what a rollout approximates. Sources go through the layers some
+    at a time, so that memory is bounded whatever the number of layers and does not grow with the square of the prompt.
 
     Parameters
     ----------
@@ -277,7 +278,7 @@ def decompx_logits(model: Model, tokens: PromptsLike, directions: Directions, *,
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     directions
-        Tokens as text or ids (one, a list, or a list a prompt), or vectors that read the normed stream. All logits
+        Tokens as text or ids (one, a list, or a list per prompt), or vectors that read the normed stream. All logits
         are ``range(model.d_vocab)``.
     pos
         The position predicted from, or None for all.

@@ -5,7 +5,7 @@ to (l, i) of capacity
 
     A_l[i, j] = (1 - r) C_l[i, j] + r [i = j]
 
-The score of token j at position i is the maximum flow from (0, j) to (L, i). Unlike a rollout it is no distribution:
+The score of token j at position i is the maximum flow from (0, j) to (L, i). Unlike a rollout it is not a distribution:
 pipes are shared, and each token is asked about as if it were alone.
 """
 
@@ -35,7 +35,7 @@ UNIT = 1 << 28
     role="input attribution",
     entry=("3.1.14",),
     citation="Abnar and Zuidema 2020",
-    cost="one forward + a maximum flow a token, on the CPU",
+    cost="one forward + a maximum flow per token, on the CPU",
 )
 def attention_flow(
     model: Model,
@@ -54,7 +54,7 @@ def attention_flow(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts.
     maps
         Maps of the same prompts whose entries are capacities; raw attention's unless given.
     residual
@@ -63,13 +63,13 @@ def attention_flow(
     Returns
     -------
     xr.DataArray
-        (batch, pos), from 0 to 1; NaN where a shorter prompt has no token. Exact to 2**-28 an edge.
+        (batch, pos), from 0 to 1; NaN where a shorter prompt has no token. Exact to 2**-28 per edge.
 
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions, or maps of other prompts, of some layers only, or that go
-        back to the prompt's tokens already.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions, or maps of other prompts, of some layers
+        only, or that go back to the prompt's tokens already.
 
     Examples
     --------

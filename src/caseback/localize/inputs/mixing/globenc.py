@@ -110,7 +110,8 @@ def globenc(model: Model, tokens: PromptsLike, metric: Metric, *, across: Across
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: norms know no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: norms know no
+        target.
     across
         ``"rollout"`` as in the paper, ``"mean"`` over the layers, or one by number.
 
@@ -122,7 +123,7 @@ def globenc(model: Model, tokens: PromptsLike, metric: Metric, *, across: Across
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
     SiteAbsent
         For a model whose heads do not write z W_O.
 

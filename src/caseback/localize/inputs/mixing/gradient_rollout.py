@@ -42,7 +42,7 @@ def gradient_attention_maps(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     relevance
         R, (batch, layer, head, query, key) as ``attention_maps(..., heads="each")`` is labelled; attention itself
         unless given.
@@ -55,7 +55,7 @@ def gradient_attention_maps(
     Raises
     ------
     CasebackError
-        For a metric that is none, or a relevance of another shape.
+        For a ``metric`` that is not a ``Metric``, or a relevance of another shape.
 
     Examples
     --------
@@ -119,7 +119,8 @@ def gradient_rollout(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained; contrastive with a contrastive metric.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. With a contrastive metric, scores are
+        contrastive.
     relevance
         As for ``gradient_attention_maps``.
 
@@ -127,12 +128,12 @@ def gradient_rollout(
     -------
     xr.DataArray
         (batch, pos), at least 0; the position's own score counts the identity of every layer and is at least 1. Not
-        normalised: the papers' product has no rows that sum to 1. NaN where a shorter prompt has no token.
+        normalized: the papers' product has no rows that sum to 1. NaN where a shorter prompt has no token.
 
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions, or a relevance of another shape.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions, or a relevance of another shape.
 
     Examples
     --------

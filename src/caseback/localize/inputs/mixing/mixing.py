@@ -1,4 +1,4 @@
-"""Who is mixed into whom: maps of context mixing, one a layer, and how one row of them is read (PRIMER 3.1.12-3.1.21).
+"""Who is mixed into whom: maps of context mixing, one per layer, and how a row of them is read (PRIMER 3.1.12-3.1.21).
 
     C[l][i, j]   the share that position j, as it enters layer l, has in what position i is behind it
 
@@ -116,7 +116,7 @@ def tensor_of(maps: xr.DataArray) -> Maps:
     Raises
     ------
     CasebackError
-        For an array that is no map of each layer.
+        For an array that does not hold one map per layer.
     """
     if not isinstance(maps, xr.DataArray) or set(maps.dims) != {"batch", "layer", "query", "key"}:
         what = maps.dims if isinstance(maps, xr.DataArray) else type(maps).__name__
@@ -137,7 +137,7 @@ def tensor_of(maps: xr.DataArray) -> Maps:
 
 
 def stack_of(maps: xr.DataArray) -> Maps:
-    """The same of maps that follow one another: one each layer from 0 on, each of what entered that layer.
+    """The same for maps that follow one another: one per layer from 0 on, each of what entered that layer.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def stack_of(maps: xr.DataArray) -> Maps:
             "count each layer several times over"
         )
     if bool((values < 0).any()):
-        raise CasebackError("the maps have negative entries, which are no shares: take norms or weights")
+        raise CasebackError("the maps have negative entries, which are not shares: take norms or weights")
     return values
 
 

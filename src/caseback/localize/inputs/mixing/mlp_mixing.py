@@ -257,7 +257,8 @@ def mlp_mixing(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: norms know no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: norms know no
+        target.
     across
         ``"rollout"`` without identity, ``"mean"`` over the layers, or one by number.
     norm, steps
@@ -271,7 +272,7 @@ def mlp_mixing(
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
     SiteAbsent
         As for ``mlp_maps``.
 

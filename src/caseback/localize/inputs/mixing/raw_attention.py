@@ -120,7 +120,8 @@ def raw_attention(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: attention knows no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: attention knows
+        no target.
     across
         ``"mean"`` over the layers, or one by number; ``"rollout"`` gives the rollout without residual.
     heads
@@ -134,7 +135,7 @@ def raw_attention(
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
 
     Examples
     --------

@@ -42,7 +42,7 @@ def residual_share(maps: xr.DataArray, residual: float | None) -> float:
     role="context mixing",
     entry=("3.1.14",),
     citation="Abnar and Zuidema 2020",
-    cost="a product of (pos, pos) matrices a layer",
+    cost="a product of (pos, pos) matrices per layer",
 )
 def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bool = False) -> xr.DataArray:
     """Multiply the maps of all layers into one: what each position holds of each token at the end.
@@ -65,8 +65,8 @@ def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bo
     Raises
     ------
     CasebackError
-        For an array that is no map of each layer, layers that do not go from 0 on, a negative map, or one that goes
-        back to the prompt's tokens already (``decompx_maps``).
+        For an array that does not hold one map per layer, layers that do not go from 0 on, a negative map, or one that
+        goes back to the prompt's tokens already (``decompx_maps``).
     OutOfRange
         For a share outside of 0 to 1.
 
@@ -102,7 +102,7 @@ def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bo
 def attention_rollout(model: Model, tokens: PromptsLike, metric: Metric, *, residual: float = 0.5) -> xr.DataArray:
     """What the position that the metric reads holds of each token, by rollout of raw attention.
 
-    In a decoder a rollout leans towards the first tokens, which every later position can mix in again and again.
+    In a decoder a rollout leans toward the first tokens, which every later position can mix in again and again.
 
     Parameters
     ----------
@@ -111,7 +111,8 @@ def attention_rollout(model: Model, tokens: PromptsLike, metric: Metric, *, resi
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: attention knows no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: attention knows
+        no target.
     residual
         Share of the residual stream in each layer; 1/2 as in the paper.
 
@@ -123,7 +124,7 @@ def attention_rollout(model: Model, tokens: PromptsLike, metric: Metric, *, resi
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
     OutOfRange
         For a share outside of 0 to 1.
 

@@ -5,7 +5,7 @@
 
 A norm behind attention (Gemma-2, OLMo-2) is held at its scale, multipliers of the residual are included; c is what
 attention adds that comes from no position: b_O, and such a norm's bias. Each v_j holds b_V, so that T_i(x_j) has its
-share a_ij of b_V W_O. One layer's block is (query, key, d_model) a prompt; it is made a few queries at a time and
+share a_ij of b_V W_O. One layer's block is (query, key, d_model) per prompt; it is made a few queries at a time and
 measured at once, so that memory does not grow with the square of the prompt.
 """
 

@@ -151,7 +151,7 @@ def value_zeroing_maps(
     if distance not in DISTANCES:
         raise CasebackError(f"distance={distance!r} is unknown. {did_you_mean(str(distance), DISTANCES)}")
     if token_budget is not None and token_budget < 1:
-        raise OutOfRange(f"token_budget={token_budget}: expected at least 1 row a pass")
+        raise OutOfRange(f"token_budget={token_budget}: expected at least 1 row per pass")
     chosen, tokens = chosen_layers(model, layers), model.tokens(tokens)
     maps = zeroed(model, tokens, chosen, DISTANCES[distance], token_budget, progress)
     empty = None
@@ -218,13 +218,16 @@ def value_zeroing(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: the layers' outputs know no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: the layers'
+        outputs know no target.
     across
         ``"mean"`` over the layers, one by number, or ``"rollout"`` without identity, which the paper has as an option.
         A row says whose values matter to a position, not how much of itself it keeps, so a rollout moves on to
         earlier tokens at every layer.
-    distance, token_budget, progress
+    distance, token_budget
         As for ``value_zeroing_maps``.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -234,7 +237,7 @@ def value_zeroing(
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions, or an unknown distance.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions, or an unknown distance.
 
     Examples
     --------

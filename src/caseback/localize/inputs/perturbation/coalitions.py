@@ -6,7 +6,7 @@ This is what occlusion, LIME and Shapley values ask of a model; they differ in w
 they make of the answers. Positions stay, and tokens in no feature are always present. Coalitions that agree up to a
 token share what is computed there (``caseback.model.sweeping.embedding_tree``).
 
-A feature behind the position that the metric reads cannot matter: it is no player, and its score is 0.
+A feature behind the position that the metric reads cannot matter: it is not a player, and its score is 0.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def at_least(name: str, value: int, least: int = 1) -> int:
 
 
 def spread_over(rows: Sequence[np.ndarray], players: Sequence[Sequence[int]], n_features: int) -> np.ndarray:
-    """Numbers (..., player) of each prompt as one array (..., batch, feature), 0 for features that are no player."""
+    """Numbers (..., player) of each prompt as one array (..., batch, feature), 0 for features that are not players."""
     shape = (*rows[0].shape[:-1], len(rows), n_features)
     spread = np.zeros(shape, dtype=rows[0].dtype)
     for b, (row, mine) in enumerate(zip(rows, players, strict=True)):

@@ -65,25 +65,29 @@ def kernel_shap(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         The players, what always plays, and what stands in an absent one's place; see ``occlusion``.
     samples
-        Coalitions a prompt besides nobody and everybody; 2 n + 2048 unless given, as shap's. With 2**n - 2 or more
+        Coalitions per prompt besides nobody and everybody; 2 n + 2048 unless given, as shap's. With 2**n - 2 or more
         all are taken, and the result is exact.
     masks
         Coalitions to use instead, (sample, feature), True where present: drawn elsewhere in proportion to the kernel,
         so that each counts once.
     seed
-        For drawing coalitions.
-    token_budget, progress, checkpoint
+        Same seed, same result. The coalitions are drawn with it.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), signed. Coordinate ``std_error``: how far a score moves with other
-        coalitions, one standard deviation, to first order; 0 where all were taken. Attributes, one number a prompt:
+        coalitions, one standard deviation, to first order; 0 where all were taken. Attributes, one number per prompt:
         ``metric_value``, ``baseline_value``, ``completeness_gap``, ``samples``.
 
     Raises

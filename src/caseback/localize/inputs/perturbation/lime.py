@@ -69,11 +69,11 @@ def lime(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         What is masked, what is not, and what stands in its place; see ``occlusion``. The authors delete words.
     samples
-        Masks a prompt, the first of which masks nothing. The authors' code takes 5000, inseq 50.
+        Masks per prompt, the first of which masks nothing. The authors' code takes 5000, inseq 50.
     masked
         Probability with which each feature is masked, independently (inseq: 0.3; captum: 0.5). None draws how many
         are masked evenly from 1 to all, then which, as the authors do.
@@ -88,15 +88,19 @@ def lime(
     masks
         Masks to use instead of drawing them: (sample, feature), True where a feature is present.
     seed
-        For drawing masks.
-    token_budget, progress, checkpoint
+        Same seed, same result. The masks are drawn with it.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), signed. Coordinate ``std_error``: how far a coefficient moves with other
-        masks, one standard deviation, to first order. Attributes, one number a prompt: ``fidelity`` (weighted R^2 of
+        masks, one standard deviation, to first order. Attributes, one number per prompt: ``fidelity`` (weighted R^2 of
         the linear model: a low one says not to believe it), ``intercept``, ``metric_value``.
 
     Raises

@@ -33,7 +33,7 @@ REMOVALS = ("replace", "delete")
     role="input attribution",
     entry=("3.1.7",),
     citation="Zeiler & Fergus 2014, Li et al. 2017, Covert et al. 2021",
-    cost="one suffix a feature: about n / 2 forwards",
+    cost="one suffix per feature: about n / 2 forwards",
 )
 def occlusion(
     model: Model,
@@ -59,14 +59,14 @@ def occlusion(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features
         ``"token"``, ``"word"``, ``"sentence"``, or groups of positions; see ``features_of``.
     keep
         Positions that are never taken away, such as ``0`` for a beginning-of-text token.
     baseline
         With ``removal="replace"``, what stands in a token's place: the ``"mean"`` of the vocabulary's embeddings (as
-        the grey patch of Zeiler & Fergus), ``"zero"`` (Li et al., captum's default), ``"pad"`` (inseq's) or
+        the gray patch of Zeiler & Fergus), ``"zero"`` (Li et al., captum's default), ``"pad"`` (inseq's) or
         another special token, a token's id, or a tensor that broadcasts to (batch, pos, d_model).
     removal
         ``"replace"`` by the baseline, or ``"delete"``: later tokens then move up, which changes their positions. With
@@ -75,8 +75,13 @@ def occlusion(
         Consecutive features taken away together; 1 as captum and inseq.
     stride
         Features from one window to the next, at most ``window``. The last window may reach past the end.
-    token_budget, progress, checkpoint
-        As for ``Model.sweep``; a checkpoint is kept only while replacing.
+    token_budget
+        As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption. It is kept only while
+        replacing.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Partition SHAP: Owen values of features in a binary tree of neighbours (PRIMER 3.1.9).
+"""Partition SHAP: Owen values of features in a binary tree of neighbors (PRIMER 3.1.9).
 
     phi_i = sum over contexts c of 2^-depth(i) [v(c + i) - v(c)]
 
@@ -8,7 +8,7 @@ played on in the winners' shares: a branch's value is what its leaves add up to,
 sentences. A balanced tree of n leaves takes about 2/3 n^2 calls, all of which are known beforehand and run together.
 
 The tree decides what is shared out with whom: another one gives other values. Here sentences are split into halves,
-then words within them, then features within these, neighbours always together.
+then words within them, then features within these, neighbors always together.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def partition_shap(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         The leaves, what always plays, and what stands in an absent one's place; see ``occlusion``.
     levels
@@ -74,17 +74,21 @@ def partition_shap(
         A tree to use instead, the same for all prompts: nested sequences of the numbers of those features that can
         matter, such as ``((0, 1), (2, (3, 4)))``. A fork of more than two is halved.
     max_calls
-        Most distinct coalitions a prompt. shap's explainer stops at its ``max_evals`` and shares the rest out evenly;
+        Most distinct coalitions per prompt. shap's explainer stops at its ``max_evals`` and shares the rest out evenly;
         here that is an error.
-    token_budget, progress, checkpoint
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), signed. The value of a word or a sentence is the sum of its features':
         ``grouped(scores, features_of(model, tokens, "word"))``. Attributes: ``tree`` (of each prompt, as JSON) and, one
-        number a prompt, ``metric_value``, ``baseline_value``, ``completeness_gap``, ``calls``.
+        number per prompt, ``metric_value``, ``baseline_value``, ``completeness_gap``, ``calls``.
 
     Raises
     ------

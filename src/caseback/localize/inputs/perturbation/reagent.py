@@ -66,9 +66,9 @@ def reagent(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Which token is explained, at which position: its ``target``. What is measured is the target's probability
-        whatever the metric, save for ``cb.logit_diff``: there it is p(target) / (p(target) + p(foil)), which makes the
-        scores contrastive.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It says which token is explained, its
+        ``target``, and at which position. The number itself is the target's probability whatever the metric, except
+        with ``cb.logit_diff``: there it is p(target) / (p(target) + p(foil)), which makes the scores contrastive.
     features, keep
         What is replaced together, and what never is; see ``occlusion``.
     sampler
@@ -86,15 +86,17 @@ def reagent(
     max_steps
         Where a probe that does not stop is cut.
     seed
-        For starts, what is replaced, and by what.
-    token_budget, progress
+        Same seed, same result. It draws the starts, what is replaced, and by what.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), above 0, adding up to 1 over a prompt. Coordinate ``std_error``: one
-        standard error of the mean over probes. Attributes, one number a prompt: ``stopped`` (share of the probes that
+        standard error of the mean over probes. Attributes, one number per prompt: ``stopped`` (share of the probes that
         found their stop), ``steps`` (their mean), ``metric_value`` (of what was measured).
 
     Raises
@@ -196,7 +198,7 @@ class _Probes:
         self.taken += block
 
     def _random(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A step's random numbers: one a feature, to choose by, and two a token, to draw by.
+        """A step's random numbers: one per feature, to choose by, and two per token, to draw by.
 
         They depend on the seed and the step alone, not on the block or on the other prompts.
         """

@@ -61,18 +61,22 @@ def exact_shapley(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         The players, what always plays, and what stands in an absent one's place; see ``occlusion``.
     max_calls
-        Most coalitions a prompt, 2**14 for 14 features.
-    token_budget, progress, checkpoint
+        Most coalitions per prompt, 2**14 for 14 features.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
-        (batch, pos), or (batch, feature), signed. Attributes, one number a prompt: ``metric_value`` (all present),
+        (batch, pos), or (batch, feature), signed. Attributes, one number per prompt: ``metric_value`` (all present),
         ``baseline_value`` (none) and ``completeness_gap`` (the scores' sum less the difference of the two).
 
     Raises
@@ -177,11 +181,11 @@ def shapley_sampling(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         The players, what always plays, and what stands in an absent one's place; see ``occlusion``.
     permutations
-        Orders a prompt; 25 as in captum.
+        Orders per prompt; 25 as in captum.
     antithetic
         Follow each order backwards too (shap's permutation explainer), which counts as one more: effects of pairs
         cancel out of the error.
@@ -191,15 +195,19 @@ def shapley_sampling(
     orders
         Orders to follow instead of drawing them: (order, feature), each a permutation of the features that can matter.
     seed
-        For drawing orders.
-    token_budget, progress, checkpoint
+        Same seed, same result. The orders are drawn with it.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), signed. Coordinate ``std_error``: one standard error of the mean over
-        orders, or over pairs of them if antithetic; NaN for a single one. Attributes, one number a prompt:
+        orders, or over pairs of them if antithetic; NaN for a single one. Attributes, one number per prompt:
         ``metric_value``, ``baseline_value``, ``completeness_gap``.
 
     Raises
@@ -207,7 +215,7 @@ def shapley_sampling(
     OutOfRange
         For no permutations.
     CasebackError
-        For an unknown level, orders that are no permutations, or no token to perturb.
+        For an unknown level, orders that are not permutations, or no token to perturb.
 
     Examples
     --------
@@ -289,7 +297,7 @@ def _orders(
                 f"orders of shape {order.shape}: expected permutations of 0 to {n - 1}, the features that can matter"
             )
         return order
-    # one random number a feature and a coarser group; sorted by the coarsest first, groups stay together
+    # one random number per feature, and one per coarser group; sorted by the coarsest first, groups stay together
     keys = [rng.random((m, n))]
     for of in reversed(coarser):
         keys.append(rng.random((m, int(of.max()) + 1))[:, of])

@@ -29,7 +29,7 @@ from caseback.model.running.model import Model
     role="training-data attribution",
     entry=("3.1.27",),
     citation="Kwon et al. 2024",
-    cost="(forward + backward) an example",
+    cost="(forward + backward) per example",
 )
 def datainf(
     model: Model,

@@ -56,7 +56,7 @@ class CorpusCounts:
     width: int | None = None
 
     def warn(self) -> None:
-        """Tell of lines that are not what they were."""
+        """Warn about lines that were split or left out."""
         if self.split:
             warnings.warn(
                 f"{self.split} lines of the corpus are longer than {self.width} tokens: they were split into "

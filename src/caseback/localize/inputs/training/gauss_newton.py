@@ -2,7 +2,7 @@
 
     G v = (1/n) sum_z sum_t J^T (diag(p) - p p^T) J v         J v by forward differentiation, J^T u by backward
 
-    conjugate gradients    minimises |(G + lambda) x - b| over growing Krylov spaces
+    conjugate gradients    minimizes |(G + lambda) x - b| over growing Krylov spaces
     LiSSA                  x <- b + (1 - (G + lambda) / sigma) x, each step with some of the examples; x / sigma
 
 For cross-entropy G is the Fisher matrix, and the Hessian itself where logits are linear in the weights.
@@ -41,7 +41,7 @@ class GaussNewton:
     Attributes
     ----------
     model, matrices
-        Whose.
+        The model, and which of its matrices.
     batches
         The corpus.
     reduction

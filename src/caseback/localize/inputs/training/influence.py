@@ -42,7 +42,7 @@ SOLVERS = ("cg", "lissa")
     role="training-data attribution",
     entry=("3.1.24",),
     citation="Koh & Liang 2017, Grosse et al. 2023",
-    cost="(forward + backward) an example, three times with EK-FAC",
+    cost="(forward + backward) per example, three times with EK-FAC",
 )
 def influence_functions(
     model: Model,
@@ -72,18 +72,18 @@ def influence_functions(
     Parameters
     ----------
     model
-        The trained model.
+        The model.
     queries
         Texts, rows of ids, or pairs (prompt, completion) of which only the completion counts.
     corpus
         The training examples: an iterable of texts or rows of ids. Lines past the context are split, with a warning.
         None asks a complete ``store``.
     metric
-        What of the queries is explained; by default their log-likelihood, so that positive scores are examples that
-        make the query likelier.
+        What is measured, per query: such as ``cb.logit_diff(target, foil)``. By default it is the query's
+        log-likelihood, so that examples with positive scores make the query likelier.
     curvature
         ``"ekfac"``; ``"kfac"``, without the fitted eigenvalues; ``"fisher"``, the second moment of the (projected)
-        gradients themselves, a block a matrix; ``"gauss_newton"``, exact, for small models; ``"identity"``.
+        gradients themselves, a block per matrix; ``"gauss_newton"``, exact, for small models; ``"identity"``.
     damping
         lambda, as a share of the mean eigenvalue of each block; 0.1 as Grosse et al.
     labels
@@ -91,7 +91,7 @@ def influence_functions(
         own, the empirical one.
     rank
         EK-FAC and K-FAC: eigenvectors kept on each side of a matrix, all by default. Rows of a store then have rank x
-        rank numbers a matrix; the attribute ``curvature_kept`` says which share of the curvature's trace that is.
+        rank numbers per matrix; the attribute ``curvature_kept`` says which share of the curvature's trace that is.
     fit_on
         EK-FAC and K-FAC: fit the curvature to so many examples from the beginning of the corpus; all by default.
     projection
@@ -112,9 +112,9 @@ def influence_functions(
     token_budget
         Tokens in one pass. It bounds the memory, and changes no score but by rounding.
     seed
-        Of the labels drawn, and of LiSSA's batches.
+        Same seed, same result. The labels and LiSSA's batches are drawn with it.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------

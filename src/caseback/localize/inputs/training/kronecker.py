@@ -35,9 +35,9 @@ class Kronecker:
     Attributes
     ----------
     basis
-        Writes gradients in the eigenvectors kept, a segment a matrix.
+        Writes gradients in the eigenvectors kept, a segment per matrix.
     eigenvalues
-        (k,) one an entry of such a row: Lambda, or alpha sigma without the correction.
+        (k,) one per entry of such a row: Lambda, or alpha sigma without the correction.
     mean
         (matrix,) the mean over all eigenvalues of each matrix, also those that were not kept.
     share_kept
@@ -90,13 +90,13 @@ def fit(
     Parameters
     ----------
     model, examples, matrices, objective
-        Whose gradients' second moment it is.
+        What the gradients are taken of; the curvature is their second moment.
     corrected
         EK-FAC; else K-FAC.
     rank
         Eigenvectors kept on each side, those of the largest eigenvalues; all by default.
     token_budget, progress
-        As elsewhere.
+        As for ``influence_functions``.
 
     Raises
     ------

@@ -46,7 +46,7 @@ def bm25(
     Parameters
     ----------
     model
-        Its tokenizer, whose special tokens are no words; the model is not run.
+        The model. Only its tokenizer is used, whose special tokens do not count as words.
     queries, corpus, max_length
         As for ``influence_functions``. Of a pair (prompt, completion) both count.
     k1
@@ -97,7 +97,7 @@ def bm25(
 
 
 @technique(
-    role="training-data attribution", entry=("3.1.27",), citation="Hanawa et al. 2021", cost="one forward an example"
+    role="training-data attribution", entry=("3.1.27",), citation="Hanawa et al. 2021", cost="one forward per example"
 )
 def representation_similarity(
     model: Model,

@@ -26,12 +26,12 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import inputs_of, undisturbed
 
 Objective = Callable[[Tensor, Batch], Float[Tensor, " batch"]]
-"""One differentiable number an example from logits (batch, pos, vocab)."""
+"""One differentiable number per example from logits (batch, pos, vocab)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """A matrix's gradient in two factors, an example a row.
+    """A matrix's gradient in two factors, one row per example.
 
     Attributes
     ----------
@@ -65,13 +65,13 @@ def factors(
     batch
         The examples.
     matrices
-        Of which matrices.
+        The matrices.
     objective
         What is differentiated.
 
     Returns
     -------
-    One ``Factors`` a matrix, the objective's values (batch,), and the logits (batch, pos, vocab), detached.
+    One ``Factors`` per matrix, the objective's values (batch,), and the logits (batch, pos, vocab), detached.
 
     Raises
     ------
@@ -84,7 +84,9 @@ def factors(
         logits = hf(**inputs_of(batch.tokens, hf), use_cache=False).logits
         values = objective(logits, batch)
         if values.shape != shape[:1]:
-            raise CasebackError(f"the objective gave {tuple(values.shape)}, expected one number an example {shape[:1]}")
+            raise CasebackError(
+                f"the objective gave {tuple(values.shape)}, expected one number per example {shape[:1]}"
+            )
         torch.autograd.grad(values.sum(), start[0])
     return tape.factors(batch.tokens.ids), values.detach(), logits.detach()
 

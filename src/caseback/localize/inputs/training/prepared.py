@@ -42,7 +42,7 @@ class Options:
     token_budget
         Tokens in one pass.
     progress
-        Show progress bars.
+        Show a progress bar.
     """
 
     parts: str | Sequence[str]
@@ -111,9 +111,9 @@ def prepare(
     projector
         Takes the place of ``options.projection`` (bases that were fitted).
     store
-        One that is open already.
+        A store that is open already.
     examples
-        The corpus, read already, with what was said of it.
+        The corpus, read already, with its counts.
     """
     asked = queries_of(model, queries)
     matrices = matrices_of(model.anatomy, options.parts)
@@ -143,7 +143,7 @@ def prepare(
 
 
 def setup(matrices: Sequence[Matrix], options: Options, output: str, **more: Any) -> dict[str, Any]:
-    """What makes rows, besides the model and the corpus, as a store tells it."""
+    """What makes rows, besides the model and the corpus, as a store records it."""
     return {
         "matrices": [m.name for m in matrices],
         "tied": [len(m.uses) for m in matrices],
@@ -179,17 +179,17 @@ def each_checkpoint(
             raise CasebackError(f"checkpoint {number} is a {type(given).__name__}: expected a folder or a model")
         if one.d_vocab != model.d_vocab:
             raise CasebackError(
-                f"checkpoint {number} has a vocabulary of {one.d_vocab}, the model one of {model.d_vocab}: it is no "
-                "checkpoint of this model"
+                f"checkpoint {number} has a vocabulary of {one.d_vocab}, the model one of {model.d_vocab}: it is "
+                "not a checkpoint of this model"
             )
         yield one, None if store is None else Path(store) / f"checkpoint-{number}"
 
 
 def rates_of(rates: float | Sequence[float] | None, n: int) -> list[float]:
-    """One learning rate a checkpoint."""
+    """One learning rate per checkpoint."""
     listed = [1.0] * n if rates is None else [float(rates)] * n if isinstance(rates, int | float) else list(rates)
     if len(listed) != n:
-        raise CasebackError(f"{len(listed)} learning rates for {n} checkpoints: give one, or one a checkpoint")
+        raise CasebackError(f"{len(listed)} learning rates for {n} checkpoints: give one, or one per checkpoint")
     if not all(0 < rate < float("inf") for rate in listed):
         raise OutOfRange(f"learning rates {listed}: expected numbers above 0")
     return listed

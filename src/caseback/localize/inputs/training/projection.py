@@ -1,6 +1,6 @@
 """Gradients made short enough to keep: random projections whose dot products are right in expectation.
 
-    normal, rademacher   P vec(G), P_ij of variance 1 / k          one draw a parameter and dimension (TRAK)
+    normal, rademacher   P vec(G), P_ij of variance 1 / k          one draw per parameter and dimension (TRAK)
     sparse               each parameter added to one of k, +-1     the same in one pass (a count sketch)
     logra                P_A^T G P_S of every matrix               low rank: P never meets the gradient itself
 
@@ -36,10 +36,10 @@ class Projection:
     kind
         ``"whole"``, ``"sparse"``, ``"rademacher"``, ``"normal"`` or ``"logra"``.
     dim
-        What is left: so many numbers in all, for ``"logra"`` so many a side of each matrix (fewer where the matrix
+        What is left: so many numbers in all, for ``"logra"`` so many per side of each matrix (fewer where the matrix
         has fewer). Not used for ``"whole"``.
     seed
-        Of the draws.
+        Same seed, same result. The projection is drawn with it.
 
     Raises
     ------
@@ -74,7 +74,7 @@ class Projector(Protocol):
     Attributes
     ----------
     segments
-        The columns that stay apart: one a matrix, or one in all.
+        The columns that stay apart: one per matrix, or one in all.
     """
 
     segments: list[slice]
@@ -161,7 +161,7 @@ def _drawn_sides(projection: Projection, matrices: Sequence[Matrix]) -> Iterator
 
 
 class Sparse:
-    """Each parameter is added, with a sign, to one of k sums. Four bytes a parameter are kept."""
+    """Each parameter is added, with a sign, to one of k sums. Four bytes per parameter are kept."""
 
     def __init__(self, projection: Projection, matrices: Sequence[Matrix]):
         self.dim, self.segments = projection.dim, [slice(0, projection.dim)]

@@ -1,4 +1,4 @@
-"""How well scores foresee retraining: the linear datamodelling score (PRIMER 3.1.25).
+"""How well scores predict retraining: the linear datamodeling score (PRIMER 3.1.25).
 
     LDS(q) = Spearman over subsets S of ( sum_{z in S} tau(z, q),  f(q; trained on S) )
 
@@ -40,11 +40,11 @@ def random_subsets(
     Parameters
     ----------
     n_examples, n_subsets
-        Of how many examples, and how many subsets.
+        How many examples there are, and how many subsets to draw.
     share
         Which share of the examples a subset has.
     seed
-        Of the draws.
+        Same seed, same result. The subsets are drawn with it.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def retrained_outcomes(
     queries, metric
         As for ``influence_functions``: by default the queries' log-likelihood is measured.
     checkpoint
-        A file that keeps what was measured; the same call with it goes on after an interruption.
+        A file that keeps what is done; the same call with it goes on after an interruption.
     progress
         Show a progress bar.
 
@@ -135,14 +135,14 @@ def _measured(model: Model, queries: Any, metric: Metric | None) -> np.ndarray:
 
 
 @technique(
-    role="judgement", entry=("3.1.25",), citation="Ilyas et al. 2022, Park et al. 2023", cost="one training a subset"
+    role="judgement", entry=("3.1.25",), citation="Ilyas et al. 2022, Park et al. 2023", cost="one training per subset"
 )
 def linear_datamodeling_score(
     scores: xr.DataArray | Float[np.ndarray, "query example"],
     subsets: Bool[np.ndarray, "variant example"],
     outcomes: xr.DataArray | Float[np.ndarray, "variant query"],
 ) -> xr.DataArray:
-    """How well the sum of a subset's scores foresees what a model trained on that subset makes of a query.
+    """How well the sum of a subset's scores predicts what a model trained on that subset makes of a query.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A corpus's gradients, one row an example: computed on the way, held in memory, or read from a store.
+"""A corpus's gradients, one row per example: computed on the way, held in memory, or read from a store.
 
 All that is done with them goes segment by segment (a segment is one matrix, or all of them mixed by a projection), so
 that whole gradients of a large model are never side by side.
@@ -71,9 +71,9 @@ class Maker:
     Attributes
     ----------
     model, matrices, projector, objective
-        Of which matrices' gradients, shortened how, of what.
+        The model, its matrices, how their gradients are shortened, and what is differentiated.
     beside
-        Further numbers an example, functions of the logits.
+        Further numbers per example, functions of the logits.
     token_budget
         Tokens in one pass.
     """

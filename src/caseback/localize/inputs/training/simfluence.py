@@ -3,7 +3,7 @@
     L_t = alpha(c_t) L_{t-1} + beta(c_t),    alpha(c) = sum_{i in c} A_i,    beta(c) = sum_{i in c} B_i
 
 c_t is the batch of step t and L_t the query's loss after it. A and B are fitted by ridge regression, a query at a time;
-a run of other batches is then foretold from its first loss alone.
+a run of other batches is then predicted from its first loss alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def simfluence(
     n_examples
         How many examples there are.
     ridge
-        Weight of the factors' squares in the fit, which draws alpha towards 1 and beta towards 0.
+        Weight of the factors' squares in the fit, which draws alpha toward 1 and beta toward 0.
     kind
         ``"both"``; ``"multiplicative"`` fits alpha alone, ``"additive"`` beta alone (alpha is 1).
 
@@ -102,7 +102,7 @@ def simfluence(
 def simulated(
     factors: xr.Dataset, batches: Sequence[Sequence[int]], start: Float[np.ndarray, " query"]
 ) -> Float[np.ndarray, "step query"]:
-    """Foretell the losses of a run: (step + 1, query), from the first ones and the batches.
+    """Predict the losses of a run: (step + 1, query), from the first ones and the batches.
 
     Parameters
     ----------

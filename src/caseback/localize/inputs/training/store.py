@@ -41,7 +41,7 @@ class GradientStore:
     folder
         Made where there is none.
     model
-        That the rows belong to.
+        The model that the rows belong to.
     setup
         What else makes a row, as JSON data: a store of another setup is refused.
 
@@ -75,7 +75,7 @@ class GradientStore:
             index = read_json(path)
             theirs = index["format"], index["model"], index["setup"], index["shards"], index["complete"]
         except (LoadError, KeyError) as error:
-            raise LoadError(f"{str(path)!r} is no index of a gradient store: {error}") from error
+            raise LoadError(f"{str(path)!r} is not the index of a gradient store: {error}") from error
         if theirs[0] != FORMAT:
             raise LoadError(f"{str(path)!r} has format {theirs[0]}: expected {FORMAT}. Make the store again")
         expect_whole(index, path)

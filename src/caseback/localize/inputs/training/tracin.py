@@ -33,7 +33,7 @@ KINDS = ("cosine", "dot")
     role="training-data attribution",
     entry=("3.1.26",),
     citation="Pruthi et al. 2020",
-    cost="checkpoints x (forward + backward) an example",
+    cost="checkpoints x (forward + backward) per example",
 )
 def tracin(
     model: Model,
@@ -56,18 +56,18 @@ def tracin(
     Parameters
     ----------
     model
-        The trained model.
+        The model.
     queries, corpus, metric
         As for ``influence_functions``.
     checkpoints
         Folders, hub ids or models, in the order of training; the model alone by default.
     rates
-        Learning rates: one, or one a checkpoint; 1 by default. Where a checkpoint stands for several steps, give the
+        Learning rates: one, or one per checkpoint; 1 by default. Where a checkpoint stands for several steps, give the
         sum of theirs.
     projection
         How gradients are shortened; whole by default, so that the dot products are exact.
     parts, reduction, max_length, store, token_budget, progress
-        As for ``influence_functions``; a store has one folder a checkpoint.
+        As for ``influence_functions``; a store has one folder per checkpoint.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def tracin(
     role="training-data attribution",
     entry=("3.1.26",),
     citation="Charpiat et al. 2019",
-    cost="(forward + backward) an example",
+    cost="(forward + backward) per example",
 )
 def gradient_similarity(
     model: Model,

@@ -37,7 +37,7 @@ SKETCH = Projection("sparse", 4096)
     role="training-data attribution",
     entry=("3.1.25",),
     citation="Park et al. 2023, Choe et al. 2024",
-    cost="checkpoints x (forward + backward) an example",
+    cost="checkpoints x (forward + backward) per example",
 )
 def trak(
     model: Model,
@@ -61,7 +61,7 @@ def trak(
     Parameters
     ----------
     model
-        The trained model.
+        The model.
     queries, corpus, metric
         As for ``influence_functions``. Without a metric the queries' own margin is explained, as in the paper.
     checkpoints
@@ -76,7 +76,7 @@ def trak(
     keep
         Soft-threshold each query's scores so that so many stay; all by default.
     parts, reduction, max_length, store, token_budget, progress
-        As for ``influence_functions``; a store has one folder a checkpoint.
+        As for ``influence_functions``; a store has one folder per checkpoint.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def trak(
 
 
 def soft_threshold(scores: Float[Tensor, "query example"], keep: int) -> Float[Tensor, "query example"]:
-    """Shrink a query's scores towards 0 by the size of the first that is not kept.
+    """Shrink a query's scores toward 0 by the size of the first that is not kept.
 
     Examples
     --------

@@ -59,9 +59,9 @@ def removal_curves(
     model
         The model.
     tokens
-        The prompts that were attributed.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The same that were attributed.
     metric
-        What is measured; usually the metric that was attributed.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Usually the one that was attributed.
     scores
         (batch, pos) or (attribution, batch, pos), as any input attribution or ``attribute`` returns them. Ties keep
         the prompt's order.
@@ -148,7 +148,13 @@ def faithfulness(
 
     Parameters
     ----------
-    model, tokens, metric, scores, baseline, features, special, progress
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The same that were attributed.
+    metric
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Usually the one that was attributed.
+    scores, baseline, features, special
         As for ``removal_curves``.
     shares
         Shares of a prompt's units; all counts by default. ``faithfulness.ERASER`` are those of its paper, made for
@@ -156,7 +162,9 @@ def faithfulness(
     chance
         How many random orders are averaged; 0 for none.
     seed
-        Of the random orders.
+        Same seed, same result. The random orders are drawn with it.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -188,7 +196,7 @@ def faithfulness(
     given = as_several(scores)
     both = xr.DataArray(given.numpy(), dims=["attribution", "batch", last_dim(scores)])
     if chance:
-        # random scores depend on the place alone, so that no prompt's chance depends on its neighbours
+        # random scores depend on the place alone, so that no prompt's chance depends on its neighbors
         drawn = np.stack([np.random.default_rng((seed, i)).random(given.shape[-1]) for i in range(chance)])
         drawn = np.broadcast_to(drawn[:, None], (chance, *given.shape[1:]))
         both = xr.DataArray(np.concatenate([given.numpy(), drawn]), dims=both.dims)

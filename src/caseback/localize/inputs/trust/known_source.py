@@ -1,7 +1,7 @@
 """Does an attribution find the token that the answer is known to come from? (PRIMER 3.1.28; Bastings et al. 2022)
 
-On models whose insides were written, not trained, the source of an answer is no matter of opinion: the value that was
-stored under a key, the word that followed last time, a trigger that alone decides. An attribution is asked for the
+On models whose insides were written, not trained, the source of an answer is not a matter of opinion: the value that
+was stored under a key, the word that followed last time, a trigger that alone decides. An attribution is asked for the
 answer against a wrong one, and must put a source above every other token; a tie is a miss.
 """
 
@@ -43,7 +43,7 @@ def source_first(scores: xr.DataArray, sources: Sequence[Collection[int]], *, ab
     xr.Dataset
         ``first``, (attribution if given, batch): 1 where a source scores strictly more than every other token, else 0.
         ``precision``: of the tokens that score highest, as many as there are sources, the share that are sources;
-        a token that ties with one behind the cut counts only if it is no source.
+        a token that ties with one behind the cut counts only if it is not a source.
 
     Raises
     ------
@@ -63,7 +63,9 @@ def source_first(scores: xr.DataArray, sources: Sequence[Collection[int]], *, ab
     values = np.array(scores.transpose(*dims).values, dtype=float).reshape(-1, *scores.transpose(*dims).shape[-2:])
     values = np.abs(values) if absolute else values
     if len(sources) != values.shape[1]:
-        raise CasebackError(f"sources of {len(sources)} prompts for scores of {values.shape[1]}: give one set a prompt")
+        raise CasebackError(
+            f"sources of {len(sources)} prompts for scores of {values.shape[1]}: give one set per prompt"
+        )
     first, precision = np.zeros(values.shape[:2]), np.zeros(values.shape[:2])
     for b, mine in enumerate(sources):
         row = values[:, b][:, ~np.isnan(values[:, b]).any(0)]
@@ -172,7 +174,7 @@ def known_prompts(name: str, n: int = 32, seed: int = 0) -> Known:
     role="judgement",
     entry=("3.1.28",),
     citation="Bastings et al. 2022",
-    cost="n x organisms attributions a method, of 8 tokens",
+    cost="n x organisms attributions per method, of 8 tokens",
 )
 def known_source_test(
     methods: Methods = "all",
@@ -196,11 +198,11 @@ def known_source_test(
     n
         Prompts of each.
     options
-        Of each method by its name.
+        Each method's options, by its name.
     absolute
         Compare sizes instead of signed scores.
     seed
-        Of the prompts.
+        Same seed, same result. The prompts are drawn with it.
     progress
         Show a progress bar.
 

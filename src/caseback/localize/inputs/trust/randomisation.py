@@ -1,12 +1,12 @@
-"""Does an attribution depend on what the model has learnt? (PRIMER 3.1.28; Adebayo et al. 2018)
+"""Does an attribution depend on what the model has learned? (PRIMER 3.1.28; Adebayo et al. 2018)
 
-    cascading    randomise from the top down: unembedding, + last layer, + the layer before ..., + embedding
-    independent  randomise one of these at a time, the others as they were
+    cascading    randomize from the top down: unembedding, + last layer, + the layer before ..., + embedding
+    independent  randomize one of these at a time, the others as they were
 
 After each stage the attribution is made anew, of the same metric, and compared with that of the model as it is. One
-that stays the same when nothing that was learnt is left explains the prompt, or the architecture, and not the model.
+that stays the same when nothing that was learned is left explains the prompt, or the architecture, and not the model.
 Each parameter is drawn anew with its own mean and standard deviation, so that the scale of the computation is kept and
-only what was learnt is lost. All of it happens on a copy.
+only what was learned is lost. All of it happens on a copy.
 """
 
 from __future__ import annotations
@@ -57,16 +57,18 @@ def randomisation_test(
     seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Randomise the model's parameters and see whether attributions change.
+    """Randomize the model's parameters and see whether attributions change.
 
     Parameters
     ----------
     model
-        The model; it is copied, and the copy is what is randomised.
+        The model. It is copied, and the copy is what is randomized.
     tokens
-        Prompts, the more the better: with few tokens ranks are alike by chance.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The more the better: with few tokens, ranks are
+        alike by chance.
     metric
-        What is attributed, the same at every stage: name its target, since a randomised model would choose another.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is the same at every stage: name its
+        target, since a randomized model would choose another.
     methods
         As for ``attribute``.
     order
@@ -79,12 +81,12 @@ def randomisation_test(
     absolute
         Compare sizes; the paper shows both.
     limit
-        A method whose similarity, averaged over the prompts, is still at least this when all is randomised is
+        A method whose similarity, averaged over the prompts, is still at least this when all is randomized is
         flagged.
     options
-        Of each method by its name, as for ``attribute``.
+        Each method's options by its name, as for ``attribute``.
     seed
-        Of the draws.
+        Same seed, same result. The parameters are drawn with it.
     progress
         Show a progress bar.
 
@@ -131,9 +133,9 @@ def randomisation_test(
 
     base = attributed(model)
     attributions, names = [base], ["original"]
-    with randomised(model, order=order, draw=draw, seed=seed) as stages:
+    with randomized(model, order=order, draw=draw, seed=seed) as stages:
         total = model.n_layers + 2
-        for name, on in progress_bar(stages, total=total, show=progress, what="randomise", unit="stage"):
+        for name, on in progress_bar(stages, total=total, show=progress, what="randomize", unit="stage"):
             names.append(name)
             attributions.append(attributed(on))
     alike = np.stack([_alike(base, now, similarity, absolute) for now in attributions], axis=1)
@@ -190,8 +192,8 @@ def _flagged(alike: np.ndarray, change: np.ndarray, limit: float, order: str) ->
 
 
 @contextmanager
-def randomised(model: Model, *, order: str, draw: str, seed: int) -> Iterator[Iterator[tuple[str, Model]]]:
-    """The stages of a randomisation as models, one after the other; each is good until the next is asked for.
+def randomized(model: Model, *, order: str, draw: str, seed: int) -> Iterator[Iterator[tuple[str, Model]]]:
+    """The stages of a randomization as models, one after the other; each is good until the next is asked for.
 
     Parameters
     ----------
@@ -202,12 +204,12 @@ def randomised(model: Model, *, order: str, draw: str, seed: int) -> Iterator[It
 
     Yields
     ------
-    An iterator of a stage's name and the randomised model.
+    An iterator of a stage's name and the randomized model.
 
     Examples
     --------
     >>> import caseback as cb
-    >>> with randomised(cb.load("meadow"), order="independent", draw="shuffle", seed=0) as stages:
+    >>> with randomized(cb.load("meadow"), order="independent", draw="shuffle", seed=0) as stages:
     ...     names = [name for name, _ in stages]
     >>> names[0], names[-1]
     ('unembed', 'embed')

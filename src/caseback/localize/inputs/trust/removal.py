@@ -58,7 +58,7 @@ def of_units(scores: xr.DataArray | Tensor, units: Units) -> Float[Tensor, "attr
     Raises
     ------
     CasebackError
-        For scores of other prompts or features, or that are no finite numbers where they are needed.
+        For scores of other prompts or features, or that are not finite where they are needed.
     """
     given = as_several(scores)
     by_feature = last_dim(scores) == "feature"
@@ -71,7 +71,7 @@ def of_units(scores: xr.DataArray | Tensor, units: Units) -> Float[Tensor, "attr
         )
     needed = units.free if by_feature else units.of >= 0
     if not bool(given[:, needed].isfinite().all()):
-        raise CasebackError("scores that are no finite numbers at tokens of the prompt: they cannot be ranked")
+        raise CasebackError("scores that are not finite at tokens of the prompt: they cannot be ranked")
     given = torch.where(needed, given, 0.0)
     if by_feature:
         return given

@@ -49,14 +49,22 @@ def soft_faithfulness(
 
     Parameters
     ----------
-    model, tokens, metric, scores, features, special, progress
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The same that were attributed.
+    metric
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Usually the one that was attributed.
+    scores, features, special
         As for ``removal_curves``.
     samples
         Draws that are averaged (the paper takes one). All methods and prompts meet the same random numbers.
     seed
-        Of the draws.
+        Same seed, same result. The masks are drawn with it.
     baseline
         What a lost dimension becomes, as in ``integrated_gradients``; the paper's 0.
+    progress
+        Show a progress bar.
 
     Returns
     -------
