@@ -146,9 +146,7 @@ def ablate(
     coords: dict[str, Any] = {
         "component": names,
         "kind": ("component", [_kind(c) for c in chosen]),
-        "layer": ("component", [c[0] for c in chosen]),
-        "head": ("component", [-1 if isinstance(c, Neuron) or c[1] is None else c[1] for c in chosen]),
-        "neuron": ("component", [c.neuron if isinstance(c, Neuron) else -1 for c in chosen]),
+        **component_places(chosen),
     }
     attrs: dict[str, Any] = {"ablation": kind}
     draws = 1
@@ -268,6 +266,15 @@ def _noisy(
         Run(run.anatomy, tokens, {site: run[site][s::samples] for site in run.sites}, None, edited=True)
         for s in range(samples)
     ]
+
+
+def component_places(chosen: Sequence[Component]) -> dict[str, Any]:
+    """Where components are, as coordinates along ``component``: ``layer``, ``head`` and ``neuron``, -1 for none."""
+    return {
+        "layer": ("component", [c[0] for c in chosen]),
+        "head": ("component", [-1 if isinstance(c, Neuron) or c[1] is None else c[1] for c in chosen]),
+        "neuron": ("component", [c.neuron if isinstance(c, Neuron) else -1 for c in chosen]),
+    }
 
 
 def _kind(component: Component) -> str:

@@ -229,6 +229,7 @@ def _measured(
         ]
         for row in present
     ]
+    # a set that drops nothing needs no run: its metric is the whole model's
     some = [i for i, edits in enumerate(variants) if edits]
     if not some:
         raise OutOfRange(f"none of {len(present)} sets drops a component: draw more samples, or lower keep")

@@ -108,6 +108,7 @@ def erased_writes(
     change = answers(direction, chosen, edits, tokens).change
     share = shares[tested]
     sign = share.sign()[:, None]
+    # of a later share that is contrary, at most all of it can be due to the early component
     most = (-shares * sign).clamp(min=0.0)
     erased = torch.minimum((change * sign).clamp(min=0.0), most) * after[tested][..., None]
     size = share.abs()[:, None]

@@ -169,6 +169,7 @@ def _edits(
     edits: list[Edit] = []
     for layer, here in zip(layers, mask if "layer" in dims else [mask], strict=True):
         if bool(here.any()):
+            # the edit addresses a stretch of positions, the estimates may have some of them only
             spread = torch.zeros(last + 1 - first, *here.shape[:-1], dtype=torch.bool)
             spread[at - first] = here.movedim(-1, 0)
             address = {**where, "layer": layer}

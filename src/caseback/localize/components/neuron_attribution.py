@@ -161,6 +161,7 @@ class _Best:
         layers = torch.cat([self.layer.to(shares.device), torch.full_like(here, layer)], -1)
         neurons = torch.cat([self.neuron.to(shares.device), here], -1)
         sizes = values.abs() if self.per_prompt else values.abs().mean(0, keepdim=True)
+        # the best so far and this layer's compete; all neurons of all layers are never held at once
         best = sizes.topk(min(self.top or 0, sizes.shape[-1]), dim=-1).indices
         self.values = values.gather(-1, best.expand(len(values), -1))
         self.layer, self.neuron = layers.gather(-1, best), neurons.gather(-1, best)

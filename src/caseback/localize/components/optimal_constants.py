@@ -97,6 +97,7 @@ def optimal_constants(
             each = fit.loss(theta, chosen)
             if not each.requires_grad:
                 raise CasebackError(f"the loss {loss.name!r} has no gradient: optimal constants need one")
+            # a sum over components: each one's loss depends on its own constant alone
             for parameter, grad in zip(theta, torch.autograd.grad(each.mean(1).sum(), theta), strict=True):
                 parameter.grad = grad
             adam.step()
@@ -195,6 +196,7 @@ class _Fit:
 
     def _put(self, old: Tensor, *, of: Tensor, here: Tensor, at: list[int], values: Tensor) -> Tensor:
         """A site's rows (token, *head, unit) with each component's constant in its own copy."""
+        # where in this site's tensor each component's constant is; -1 for components of other sites
         place = torch.full((len(self.components),), -1)
         place[torch.tensor(at)] = torch.arange(len(at))
         row = ((place[of] >= 0) & here).nonzero().squeeze(-1)

@@ -17,10 +17,10 @@ import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.components.ablation import edits_of
+from caseback.localize.components.ablation import component_places, edits_of
 from caseback.localize.components.machinery.ablation_responses import answers
 from caseback.model.algebra.direct import direction_attrs, direction_of
-from caseback.model.graph.units import Component, Neuron, components_of, name_of
+from caseback.model.graph.units import components_of, name_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
@@ -124,11 +124,12 @@ def self_repair(
         "gap": float((responses.norm + responses.change.sum(1) - repair).abs().max()),
         **direction_attrs(direction, metric),
     }
+    components_at = {"component": [name_of(c) for c in chosen], **component_places(chosen)}
     arrays = {
         key: labelled(
             x,
             ["component", "path", "batch"] if x.ndim == 3 else ["component", "batch"],
-            {**_of_component(chosen), **({"path": name, **of_path} if x.ndim == 3 else {})},
+            {**components_at, **({"path": name, **of_path} if x.ndim == 3 else {})},
             name=key,
             **attrs,
         )
@@ -136,13 +137,3 @@ def self_repair(
     }
     dataset = xr.Dataset(arrays, attrs=arrays["direct"].attrs)
     return dataset.assign_coords(metric_value=("batch", responses.metric.cpu().numpy()))
-
-
-def _of_component(chosen: Sequence[Component]) -> dict[str, Any]:
-    neurons = [c.neuron if isinstance(c, Neuron) else -1 for c in chosen]
-    return {
-        "component": [name_of(c) for c in chosen],
-        "layer": ("component", [c[0] for c in chosen]),
-        "head": ("component", [-1 if isinstance(c, Neuron) or c[1] is None else c[1] for c in chosen]),
-        "neuron": ("component", neurons),
-    }

@@ -150,6 +150,7 @@ def causal_trace(
     clean = metric(run).double().cpu().numpy()
     corrupt = corrupted.double().cpu().numpy().reshape(-1, samples)
     gained = (values - corrupted).double().cpu().numpy()
+    # one sweep has the variants of all states; they are cut apart again here
     cut = np.cumsum([len(grid.addressed) for grid in grids])[:-1]
     each = [grid.grid(part) for grid, part in zip(grids, np.split(gained, cut), strict=True)]
     effects = np.stack(each).reshape(len(states), *grids[0].shape, len(tokens), samples)

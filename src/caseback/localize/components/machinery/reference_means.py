@@ -57,6 +57,7 @@ def mean_run(
     mine = torch.tensor([known[label] for label in groups])
     ref_example, ref_token, ref_column = _real(reference.tokens)
     example, token, column = _real(tokens)
+    # one cell per label, or per label and position; tokens of the reference are summed into theirs
     cells = (len(known), int(ref_token.max()) + 1 if per_position else 1)
     into = theirs[ref_example] * cells[1] + (ref_token if per_position else 0)
     count = torch.zeros(cells[0] * cells[1]).index_add(0, into, torch.ones(len(into)))

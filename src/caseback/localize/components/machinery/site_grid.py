@@ -119,6 +119,7 @@ class Parts:
         cells = cells.reshape(*self.shape, values.shape[-1])
         for dim, axis in enumerate(self.axes):
             for i, spans in enumerate(axis.spans or ()):
+                # a variant runs on every prompt of the batch, also where its place is past the end
                 short = [b for b, span in enumerate(spans) if not span]
                 np.moveaxis(cells, dim, 0)[i][..., short] = np.nan
         return cells

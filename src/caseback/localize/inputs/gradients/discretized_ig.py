@@ -190,6 +190,7 @@ def word_path(
     arrived = torch.zeros(n, dtype=torch.bool, device=device)
     points = [point]
     for _ in range(steps):
+        # |w - v|^2 less |w|^2, which is the same for all neighbors v and does not change their order
         distance = size - 2 * word @ words.T
         distance[rows, ids] = torch.inf
         near = distance.topk(k, largest=False).indices

@@ -93,15 +93,18 @@ def alti_logit(
     of_mlps, bias = torch.zeros_like(scores), direction.constant(reading)
     for layer, p_layer in enumerate(anatomy.layers):
         before = products[:, layer - 1] if layer else torch.eye(maps.shape[-1]).to(maps).expand_as(maps[:, 0])
+        # what each value at each source is worth to the metric, through its head's W_O
         branch = attention_branch(anatomy, layer, direction.at(run["z", layer], tokens))
         worth = torch.einsum("bhje,bhek->bhj", values_of(run, layer), reading.through(branch))
         pattern = direction.at(at_least_float32(run["pattern", layer]).transpose(1, 2), tokens)
         shares = (pattern * worth).sum(1)
+        # both norms on the way, the final one and one behind the branch, divide by what they did in this run
         for scale in (reading.scale, branch.scale):
             shares = shares if scale is None else shares / scale
         scores = scores + (aligned(shares, tokens)[:, None] @ before)[:, 0]
         constant = branch.constant(stream)
         bias = bias if constant is None else bias + reading.of(constant)[:, 0]
+        # the MLP reads position n, so what it writes is divided like the stream that it read there
         mlp = reading.of(direction.at(at_least_float32(run["mlp_out", layer]), tokens))
         of_mlps = of_mlps + mlp * (before if p_layer.parallel else products[:, layer])[rows, at]
     value, mlp_share = direction.measured(stream), of_mlps.sum(-1)

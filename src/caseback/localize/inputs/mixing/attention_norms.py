@@ -22,6 +22,7 @@ from caseback.localize.inputs.mixing.mixing import (
     Across,
     by_own_positions,
     chosen_layers,
+    heads_by_own_positions,
     labelled_maps,
     row_scores,
     row_shares,
@@ -124,9 +125,7 @@ def norm_maps(
                 lambda rows, at=layer: _behind(model, at, rows, norm).norm(p=p, dim=-1),
                 residual=residual,
             )
-        norms = norms.movedim(1, -1) if heads == "each" else norms
-        norms = by_own_positions(norms, tokens)
-        maps.append(norms.movedim(-1, 1) if heads == "each" else norms)
+        maps.append(heads_by_own_positions(norms, tokens) if heads == "each" else by_own_positions(norms, tokens))
     stacked, empty = torch.stack(maps, 1), None
     if normalise:
         stacked, empty = row_shares(stacked, tokens)

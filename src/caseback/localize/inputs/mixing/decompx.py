@@ -122,6 +122,7 @@ def _pulled(direction: Direction, run: Run) -> tuple[Float[Tensor, "batch pos"],
     pull = torch.zeros_like(at_least_float32(run["resid_post", -1]))
     pull[torch.arange(len(pull), device=pull.device), tokens.column(direction.pos).to(pull.device)] = at_end
     bias = direction.constant(reading)
+    # from the last layer down; in a sequential block the MLP also read what attention wrote
     for layer in reversed(range(model.n_layers)):
         of_mlp, lost = _through_mlp(model, run, layer, pull)
         middle = pull if model.anatomy.layers[layer].parallel else pull + of_mlp
@@ -155,6 +156,7 @@ def _before(model: Model, module: nn.Module | None, stream: Tensor, pull: Pull) 
 def _through_mlp(model: Model, run: Run, layer: int, pull: Pull) -> tuple[Pull, Float[Tensor, " batch"]]:
     parts, weights = model.anatomy.layers[layer], model.weights
     pre, neurons = (at_least_float32(run[name, layer]) for name in ("mlp_pre", "mlp_post"))
+    # held at its value, an activation function is a factor of its input; where that is 0 nothing is passed on
     slope = torch.where(pre == 0, 0.0, neurons / torch.where(pre == 0, 1.0, pre))
     branch = mlp_branch(model.anatomy, layer, neurons)
     of_neurons = _behind(branch, pull) @ branch.weight.T * slope
@@ -170,6 +172,7 @@ def _through_attention(model: Model, run: Run, layer: int, pull: Pull) -> tuple[
     branch = attention_branch(model.anatomy, layer, run["z", layer])
     of_z = torch.einsum("bid,hed->bhie", _behind(branch, pull), branch.weight)
     of_v = torch.einsum("bhij,bhie->bjhe", at_least_float32(run["pattern", layer]), of_z)
+    # query heads that share a value head each had their own part: their sum goes back to it
     of_v = (of_v * value_slopes(model, run, layer)).unflatten(2, (len(w_v), -1)).sum(3)
     bias = _worth(branch.constant(pull), pull) + (of_v * b_v).sum((1, 2, 3))
     read = torch.einsum("bjhe,hde->bjd", of_v, w_v)

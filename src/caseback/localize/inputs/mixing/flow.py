@@ -106,6 +106,7 @@ def _flows(mixed: Maps, position: int) -> np.ndarray:
     n, n_layers = position + 1, len(mixed)
     layer, to, source = np.nonzero(mixed[:, :n, :n].numpy() > 0)
     capacity = np.rint(mixed[:, :n, :n].numpy()[layer, to, source] * UNIT).astype(np.int32)
+    # node l * n + j is position j before layer l, or behind the last layer
     nodes = (n_layers + 1) * n
     graph = coo_matrix((capacity, (layer * n + source, (layer + 1) * n + to)), shape=(nodes, nodes)).tocsr()
     sink = n_layers * n + position

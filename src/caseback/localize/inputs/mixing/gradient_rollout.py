@@ -13,14 +13,13 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.inputs.mixing.mixing import by_own_positions, labelled_maps, read_positions, tensor_of
-from caseback.model.anatomy.norms import at_least_float32
+from caseback.localize.inputs.mixing.mixing import heads_by_own_positions, labelled_maps, read_positions, tensor_of
 from caseback.model.prompts.per_token import token_scores
 from caseback.model.registry import technique
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -71,8 +70,12 @@ def gradient_attention_maps(
     slopes = run.grad(values, ["pattern"], retain=False)
     maps = []
     for layer in range(model.n_layers):
-        slope = _own(slopes["pattern", layer], tokens)
-        weight = _own(run["pattern", layer], tokens) if relevance is None else _given(relevance, layer, slope)
+        slope = heads_by_own_positions(slopes["pattern", layer], tokens)
+        weight = (
+            heads_by_own_positions(run["pattern", layer], tokens)
+            if relevance is None
+            else _given(relevance, layer, slope)
+        )
         maps.append((slope * weight).clamp_min(0).mean(1))
     return labelled_maps(
         torch.stack(maps, 1),
@@ -84,11 +87,6 @@ def gradient_attention_maps(
         relevance="attention" if relevance is None else "given",
         metric=metric.name,
     )
-
-
-def _own(pattern: Tensor, tokens: Tokens) -> Tensor:
-    """A map of each head by own positions."""
-    return by_own_positions(at_least_float32(pattern).movedim(1, -1), tokens).movedim(-1, 1)
 
 
 def _given(relevance: xr.DataArray, layer: int, like: Tensor) -> Tensor:

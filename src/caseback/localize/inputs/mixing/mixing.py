@@ -58,6 +58,13 @@ def by_own_positions(
     return aligned(queries.transpose(1, 2), tokens).transpose(1, 2)
 
 
+def heads_by_own_positions(
+    values: Float[Tensor, "batch head query key"], tokens: Tokens
+) -> Float[Tensor, "batch head query key"]:
+    """The same of a padded map per head."""
+    return by_own_positions(values.movedim(1, -1), tokens).movedim(-1, 1)
+
+
 def row_shares(
     maps: Float[Tensor, "batch *layer query key"], tokens: Tokens
 ) -> tuple[Float[Tensor, "batch *layer query key"], int]:
@@ -127,6 +134,7 @@ def tensor_of(maps: xr.DataArray) -> Maps:
     values = torch.from_numpy(maps.transpose("batch", "layer", "query", "key").values.copy())
     if values.shape[-1] != values.shape[-2]:
         raise CasebackError(f"maps of {values.shape[-2]} queries and {values.shape[-1]} keys: expected as many of both")
+    # a prompt is as long as its map's diagonal has numbers; inside of that nothing may be missing
     missing = values.isnan()
     real = ~missing[:, 0].diagonal(dim1=-2, dim2=-1)
     ends = real.sum(-1, keepdim=True)

@@ -13,8 +13,13 @@ import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.mixing.mixing import Across, by_own_positions, chosen_layers, labelled_maps, row_scores
-from caseback.model.anatomy.norms import at_least_float32
+from caseback.localize.inputs.mixing.mixing import (
+    Across,
+    chosen_layers,
+    heads_by_own_positions,
+    labelled_maps,
+    row_scores,
+)
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -73,7 +78,7 @@ def attention_maps(
     run = execute(model.anatomy, tokens, read=[("pattern", i) for i in chosen], logits=False)
     maps = []
     for layer in chosen:
-        pattern = by_own_positions(at_least_float32(run["pattern", layer]).movedim(1, -1), tokens).movedim(-1, 1)
+        pattern = heads_by_own_positions(run["pattern", layer], tokens)
         if not isinstance(heads, str):
             pattern = pattern[:, _numbers(heads, pattern.shape[1], layer)]
         maps.append(pattern if heads == "each" else pattern.mean(1))

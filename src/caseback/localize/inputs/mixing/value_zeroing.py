@@ -77,6 +77,7 @@ def changed_outputs(
     lengths, first = tokens.lengths.tolist(), tokens.first.to(clean.stream[layer].device)
     width = max(lengths)
     edits = [resolve(edit(layer, slice(j, j + 1)), model.anatomy, tokens, owner=j) for j in range(width)]
+    # variant j zeroes position j; a segment runs from j on, since earlier rows cannot see the change
     segments = [Segment(j, b, j, n, layer) for b, n in enumerate(lengths) for j in range(n)]
     maps = torch.zeros(len(lengths), width, width, dtype=torch.promote_types(model.dtype, torch.float32))
     maps = maps.to(first.device)

@@ -68,6 +68,7 @@ class Game:
     def values(self, present: np.ndarray) -> np.ndarray:
         """Values (coalition, batch) of coalitions (coalition, batch, feature), True where a feature is present."""
         member = self.features.membership(self.tokens.ids.shape[1]).numpy()
+        # a token is replaced where any feature that holds it is absent
         absent = np.einsum("cbf,bfp->cbp", ~present, member) > 0
         like = torch.empty(*self.tokens.shape, self.model.d_model, dtype=self.model.dtype, device=self.model.device)
         value = baseline_embedding(self.model, self.baseline, like)

@@ -165,6 +165,7 @@ def _drawn(n: int, samples: int | None, rng: Generator, masks: np.ndarray | None
         whole.append((both, np.full(len(both), total[at] / len(both))))
         left -= count
     size = rng.choice(sizes[at:], max(left // 2, 1), p=total[at:] / total[at:].sum())
+    # argsort twice ranks random numbers: ``size`` features of each row are present
     z = rng.random((len(size), n)).argsort(-1).argsort(-1) < size[:, None]
     z = np.stack([z, ~z], 1).reshape(-1, n)
     weight = np.full(len(z), total[at:].sum() / len(z))
@@ -183,6 +184,7 @@ def _fit(
     n, change = z.shape[1], everybody - nobody
     if n == 1:
         return np.array([change]), np.zeros(1)
+    # the constraint gives the last score, change - the others' sum; put in, it leaves a free regression
     x = z[:, :-1].astype(float) - z[:, -1:]
     rest = y - nobody - z[:, -1] * change
     coefficients, inverse = weighted_fit(x, rest, weight, what="Kernel SHAP")

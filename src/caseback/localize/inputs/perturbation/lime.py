@@ -185,6 +185,7 @@ def _masks(n: int, samples: int, masked: float | None, rng: Generator, given: np
     if masked is not None:
         z = rng.random((samples, n)) >= masked
     else:
+        # argsort twice ranks random numbers, so that exactly ``count`` features of each row are masked
         count = rng.integers(1, n + 1, samples)
         z = rng.random((samples, n)).argsort(-1).argsort(-1) >= count[:, None]
     z[0] = True

@@ -41,6 +41,7 @@ def weighted_fit(
     >>> weighted_fit(x, x @ np.array([2.0, -1.0]), np.ones(3))[0].round(12)
     array([ 2., -1.])
     """
+    # rows scaled by sqrt(w), and the ridge as further rows, make it an ordinary least-squares problem for QR
     rooted = np.sqrt(weight)[:, None]
     penalty = np.diag(np.sqrt(np.broadcast_to(ridge, x.shape[1])))
     stacked = np.concatenate([x * rooted, penalty])

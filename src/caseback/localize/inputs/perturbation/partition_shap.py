@@ -210,6 +210,7 @@ def _contexts(tree: Tree, context: int, weight: float) -> Iterator[tuple[int, in
         return
     for mine, other in (tree, tree[::-1]):
         beside = sum(1 << leaf for leaf in _leaves(other))
+        # the other branch is there as a whole or not at all
         for held in (context, context | beside):
             yield from _contexts(mine, held, weight / 2)
 

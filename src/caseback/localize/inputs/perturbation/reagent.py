@@ -181,10 +181,12 @@ class _Probes:
     def advance(self, block: int, n_replaced: list[int], n_top: list[int], rank: int) -> None:
         """Take a block of steps: (step, probe, batch, ...)."""
         keys, first, second = (np.stack(part) for part in zip(*map(self._random, range(block)), strict=True))
+        # argsort twice gives ranks: the features with the smallest numbers are replaced
         chosen = (keys.argsort(-1).argsort(-1) < np.array(n_replaced)[:, None]) & self.playing
         value = self._measured(chosen, first, self.probability)
         delta = self.clean - value
         step = _logit(0.5 + delta / 2)[..., None]
+        # scores after each step of the block, and of each the features that the stop keeps
         scores = self.score + np.cumsum(np.where(chosen, step, -step), 0)
         behind = np.where(self.playing, -scores, np.inf).argsort(-1).argsort(-1)
         on_top = (behind < np.array(n_top)[:, None]) & self.playing
@@ -224,6 +226,7 @@ class _Probes:
                 # a token is drawn where the cumulative distribution passes a random number
                 row = self.p[b, q].double().cumsum(-1).numpy()
                 drawn[:, b, q] = np.minimum(np.searchsorted(row, draw[:, b, q] * row[-1], "right"), len(row) - 1)
+        # each token that was drawn is embedded once; 0 stands for the prompt's own
         tokens, which = np.unique(drawn[gone], return_inverse=True)
         choice = np.zeros(gone.shape, dtype=np.int64)
         choice[gone] = which.ravel() + 1

@@ -249,6 +249,7 @@ def shapley_sampling(
         m, n = order.shape
         steps = np.diff(values[: len(drawn[b]), b].reshape(m, n + 1), axis=1)
         each = np.zeros((m, n))
+        # step i of an order is what its i-th feature added
         np.put_along_axis(each, order, steps, 1)
         units = each.reshape(-1, 2, n).mean(1) if antithetic and orders is None else each
         rows.append(each.mean(0))

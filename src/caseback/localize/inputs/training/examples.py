@@ -118,6 +118,11 @@ def examples_of(
                 yield Example(tuple(ids[start : start + width]), line, piece)
 
 
+def reusable(corpus: Any) -> Any:
+    """A corpus that can be gone through more than once: an iterator becomes a list."""
+    return list(corpus) if corpus is not None and iter(corpus) is corpus else corpus
+
+
 def _lines(model: Model, corpus: Any) -> Iterator[tuple[int, list[int]]]:
     if isinstance(corpus, str | bytes | Path):
         raise CasebackError(

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.training import gauss_newton, kronecker
-from caseback.localize.inputs.training.examples import Example
+from caseback.localize.inputs.training.examples import Example, reusable
 from caseback.localize.inputs.training.matrices import DEFAULT_PARTS, Matrix, matrices_of
 from caseback.localize.inputs.training.objectives import check_reduction, log_likelihood, sampled
 from caseback.localize.inputs.training.per_example import factors
-from caseback.localize.inputs.training.prepared import Options, prepare, setup
+from caseback.localize.inputs.training.prepared import Options, Prepared, prepare, setup
 from caseback.localize.inputs.training.projection import WHOLE, Projection, Whole
 from caseback.localize.inputs.training.rows import batches, dots, read_corpus
-from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.solving import check_damping, damped
 from caseback.localize.inputs.training.store import GradientStore
 from caseback.model.registry import technique
@@ -178,32 +177,28 @@ def influence_functions(
         ready = prepare(model, queries, corpus, metric, options)
         solved = damped(ready.rows, ready.query_rows, damping) if curvature == "fisher" else ready.query_rows
     scores, _, _ = dots(ready.rows, solved)
-    return example_scores(
+    return ready.labelled(
         scores,
         model,
-        ready.queries,
-        ready.rows.examples,
-        ready.rows.corpus_counts,
+        options,
         technique=influence_functions,
         name="influence",
         metric=metric,
         label_seed=seed if curvature in ("ekfac", "kfac") and labels == "sampled" else None,
         **attrs,
-        **ready.attrs(model, options),
     )
 
 
 def _with_basis(
     model: Model, queries: Any, corpus: Any, metric: Metric | None, options: Options, fitting: dict[str, Any]
-) -> tuple[Any, kronecker.Kronecker]:
+) -> tuple[Prepared, kronecker.Kronecker]:
     """Rows in curvature's eigenbasis, fitted or taken from the store."""
     matrices = matrices_of(model.anatomy, options.parts)
     store, saved, read = None, None, None
     if options.store is not None:
         store = GradientStore(options.store, model, setup(matrices, options, "log_likelihood", curvature=fitting))
         saved = store.curvature()
-    if corpus is not None and iter(corpus) is corpus:
-        corpus = list(corpus)  # it is gone through more than once
+    corpus = reusable(corpus)
     if saved is not None:
         fitted = kronecker.Kronecker.of_tensors(saved, model.device)
     elif corpus is None:

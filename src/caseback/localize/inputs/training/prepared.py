@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from caseback.localize.inputs.training.objectives import check_reduction, log_li
 from caseback.localize.inputs.training.per_example import Objective
 from caseback.localize.inputs.training.projection import Projection, Projector, projector_of
 from caseback.localize.inputs.training.rows import Live, Maker, Rows, kept_if_small, read_corpus
+from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.store import GradientStore
 from caseback.model.running.load import load
 from caseback.model.running.metrics import Metric
@@ -63,17 +65,36 @@ class Prepared:
     query_rows: Float[Tensor, "query k"]
     matrices: list[Matrix]
 
-    def attrs(self, model: Model, options: Options) -> dict[str, Any]:
-        """What went into them, for attributes."""
+    def labelled(
+        self,
+        scores: Float[Tensor, "query example"],
+        model: Model,
+        options: Options,
+        *,
+        technique: Callable[..., Any],
+        name: str,
+        metric: Metric | None,
+        **attrs: Any,
+    ) -> xr.DataArray:
+        """Label scores with the queries, the examples, and what went into their rows."""
         projection = options.projection
-        return {
-            "parts": " ".join([options.parts] if isinstance(options.parts, str) else options.parts),
-            "reduction": options.reduction,
-            "projection": projection.kind,
-            "projection_dim": None if projection.kind == "whole" else projection.dim,
-            "seed": None if projection.kind == "whole" else projection.seed,
+        return example_scores(
+            scores,
+            model,
+            self.queries,
+            self.rows.examples,
+            self.rows.corpus_counts,
+            technique=technique,
+            name=name,
+            metric=metric,
+            **attrs,
+            parts=" ".join([options.parts] if isinstance(options.parts, str) else options.parts),
+            reduction=options.reduction,
+            projection=projection.kind,
+            projection_dim=None if projection.kind == "whole" else projection.dim,
+            seed=None if projection.kind == "whole" else projection.seed,
             **matrix_attrs(self.matrices, model.hf),
-        }
+        )
 
 
 def query_objective(model: Model, queries: Sequence[Example], metric: Metric | None, usual: Objective) -> Objective:

@@ -150,9 +150,15 @@ class TwoSided:
             yield segment, piece.flatten(1)
 
 
+def _stream(projection: Projection, number: int) -> torch.Generator:
+    """The draws of one matrix: streams of its own, so that a matrix's draws do not depend on those before it."""
+    # the factor keeps matrix 1 of seed 0 apart from matrix 0 of seed 1
+    return torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
+
+
 def _drawn_sides(projection: Projection, matrices: Sequence[Matrix]) -> Iterator[tuple[Tensor, Tensor]]:
     for number, matrix in enumerate(matrices):
-        draw = torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
+        draw = _stream(projection, number)
         sides = []
         for d in (matrix.d_in, matrix.d_out):
             k = min(projection.dim, d)
@@ -167,7 +173,7 @@ class Sparse:
         self.dim, self.segments = projection.dim, [slice(0, projection.dim)]
         self.places: list[Tensor] = []
         for number, matrix in enumerate(matrices):
-            draw = torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
+            draw = _stream(projection, number)
             # the upper half of the places counts as negative
             self.places.append(torch.randint(2 * self.dim, (matrix.size,), generator=draw, dtype=torch.int32))
 
@@ -195,7 +201,7 @@ class Dense:
         self.segments = [slice(0, projection.dim)]
         self.drawn: list[Tensor] = []
         for number, matrix in enumerate(matrices):
-            draw = torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
+            draw = _stream(projection, number)
             shape = (matrix.size, projection.dim)
             if projection.kind == "normal":
                 draws = torch.randn(shape, generator=draw)

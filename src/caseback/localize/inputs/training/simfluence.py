@@ -82,6 +82,7 @@ def simfluence(
     change = np.concatenate([np.diff(curve, axis=0) for _, curve in runs])
     n_query = before.shape[1]
     factors = np.zeros((2, n_query, n_examples))
+    # L_t - L_{t-1} is linear in A and B, with L_{t-1} times membership and membership itself as columns
     for q in range(n_query):
         columns = {"multiplicative": member * before[:, q : q + 1], "additive": member}
         used = [name for name in columns if kind in ("both", name)]

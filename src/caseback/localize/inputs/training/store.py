@@ -192,6 +192,7 @@ class Stored:
         for shard in store.index["shards"]:
             ids, places = _read(store.folder / shard["file"], "ids", "told")
             ids, places = ids.numpy(), places.numpy()
+            # the examples' tokens stand one after another: their lengths say where each ends
             ends = np.cumsum(places[:, 0])
             for (length, line, piece, begin), end in zip(places.tolist(), ends.tolist(), strict=True):
                 self.examples.append(Example(tuple(ids[end - length : end].tolist()), line, piece, begin))

@@ -17,11 +17,11 @@ import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.localize.inputs.training.examples import reusable
 from caseback.localize.inputs.training.matrices import DEFAULT_PARTS
 from caseback.localize.inputs.training.prepared import Options, each_checkpoint, prepare, rates_of
 from caseback.localize.inputs.training.projection import WHOLE, Projection
 from caseback.localize.inputs.training.rows import dots
-from caseback.localize.inputs.training.scores import example_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -91,8 +91,7 @@ def tracin(
     2
     """
     given = rates_of(rates, 1 if checkpoints is None else len(checkpoints))
-    if checkpoints is not None and corpus is not None and iter(corpus) is corpus:
-        corpus = list(corpus)
+    corpus = corpus if checkpoints is None else reusable(corpus)
     options = Options(parts, projection, reduction, max_length, store, token_budget, progress)
     total, ready = None, None
     for rate, (one, folder) in zip(given, each_checkpoint(model, checkpoints, store), strict=True):
@@ -100,18 +99,15 @@ def tracin(
         scores = rate * dots(ready.rows, ready.query_rows)[0]
         total = scores if total is None else total + scores.to(total)
     assert ready is not None and total is not None
-    return example_scores(
+    return ready.labelled(
         total,
         model,
-        ready.queries,
-        ready.rows.examples,
-        ready.rows.corpus_counts,
+        options,
         technique=tracin,
         name="tracin",
         metric=metric,
         checkpoints=len(given),
         rates=given,
-        **ready.attrs(model, options),
     )
 
 
@@ -172,15 +168,12 @@ def gradient_similarity(
         sizes = ready.query_rows.norm(dim=1)[:, None] * squares.sqrt()
         # a gradient of nothing is like no other
         scores = torch.where(sizes > 0, scores / sizes, 0.0)
-    return example_scores(
+    return ready.labelled(
         scores,
         model,
-        ready.queries,
-        ready.rows.examples,
-        ready.rows.corpus_counts,
+        options,
         technique=gradient_similarity,
         name=f"gradient_{kind}",
         metric=metric,
         kind=kind,
-        **ready.attrs(model, options),
     )

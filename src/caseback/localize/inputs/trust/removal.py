@@ -126,6 +126,7 @@ class Measured:
         return torch.tensor([self._row(mask, draw) for mask in keep])[:, None].expand(-1, len(self.tokens))
 
     def _row(self, keep: Tensor, draw: tuple[int, int] | None) -> int:
+        # by content: methods that keep the same tokens share a run
         key = (keep.contiguous().numpy().tobytes(), draw)
         if key not in self.known:
             self.known[key] = len(self.variants)
