@@ -18,7 +18,7 @@ import xarray as xr
 
 from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
 from caseback.localize.inputs.generation import METRICS, attribute_generation
-from caseback.localize.inputs.methods import Methods, attribute, methods_named, options_told
+from caseback.localize.inputs.methods import Methods, attribute, methods_named, checked_options
 from caseback.model.prompts.granularity import features_of
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
@@ -124,7 +124,7 @@ def compare_attributions(
         raise TokensError(f"{len(tokens)} prompts given: expected one")
     tokens = tokens.padded_on("right") if tokens.padded else tokens
     named = methods_named(methods)
-    options_told(named, options)
+    checked_options(named, options)
     final = model.run(tokens).logits[0, int(tokens.column(-1)[0])].detach()
     t, f = _contrast(model, final, target, foil, metric)
     measured: Metric = metrics.logit_diff(t, f) if f is not None else getattr(metrics, metric)(t)

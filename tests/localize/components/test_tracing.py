@@ -75,7 +75,7 @@ def test_windows_fit_the_model_by_default_and_are_refused_when_larger():
     with pytest.raises(OutOfRange, match="window=10: this model has 3 layers"):
         causal_trace(model, PROMPTS, METRIC, window=10, **HOW)
     for given, error, told in (
-        ({"restore": "z"}, EditError, "no state of a position"),
+        ({"restore": "z"}, EditError, "not the state of a position"),
         ({"restore": []}, CasebackError, "each once"),
         ({"sigma": -1.0}, CasebackError, "sigma=-1"),
         ({"samples": 0}, CasebackError, "samples=0"),

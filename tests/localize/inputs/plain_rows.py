@@ -4,7 +4,7 @@ import one_at_a_time as alone
 import torch
 
 import caseback as cb
-from caseback.localize.inputs.training.examples import Said
+from caseback.localize.inputs.training.examples import CorpusCounts
 from caseback.localize.inputs.training.rows import Chunk
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
 
@@ -13,7 +13,7 @@ class Plain:
     """A matrix as rows, handed out two at a time in a mixed order."""
 
     def __init__(self, rows, segments=None):
-        self.rows, self.said = rows, Said()
+        self.rows, self.corpus_counts = rows, CorpusCounts()
         self.segments = segments or [slice(0, rows.shape[1])]
         self.examples = alone.examples([[1, 2]] * len(rows))
 

@@ -155,7 +155,7 @@ def test_bad_input_is_told():
         removal_curves(model, PROMPTS, METRIC, scores, shares=[0.2, 2.0])
     with pytest.raises(CasebackError, match="attribute these"):
         removal_curves(model, PROMPTS, METRIC, scores[:, :4])
-    with pytest.raises(CasebackError, match="no finite numbers"):
+    with pytest.raises(CasebackError, match="not finite"):
         removal_curves(model, PROMPTS, METRIC, scores.fill_(float("nan")))
     with pytest.raises(CasebackError, match="expected \\(batch, pos\\)"):
         removal_curves(model, PROMPTS, METRIC, xr.DataArray(np.zeros((2, 6)), dims=["layer", "pos"]))

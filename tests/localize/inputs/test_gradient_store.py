@@ -131,7 +131,7 @@ def test_what_is_no_store_or_a_broken_one_is_refused(tmp_path):
     with pytest.raises(LoadError, match="has format 99"):
         gradient_similarity(model, QUERIES, None, store=folder)
     (folder / "index.json").write_text("{")
-    with pytest.raises(LoadError, match="is no index of a gradient store"):
+    with pytest.raises(LoadError, match="is not the index of a gradient store"):
         gradient_similarity(model, QUERIES, None, store=folder)
 
 

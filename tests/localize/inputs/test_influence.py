@@ -246,7 +246,7 @@ def test_3_1_24_eigenvalues_sum_to_the_gradients_size_and_bases_are_orthonormal(
         assert torch.allclose(fitted.mean[i], size / m.size, rtol=1e-9)
         for side in fitted.basis.sides[i]:
             assert torch.allclose(side.T @ side, torch.eye(len(side)).double(), atol=1e-10)
-    assert fitted.kept == pytest.approx(1.0, abs=1e-9)
+    assert fitted.share_kept == pytest.approx(1.0, abs=1e-9)
 
 
 def test_3_1_24_factors_are_means_over_tokens_and_examples():

@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
-from caseback.localize.inputs.perturbation.coalitions import game
+from caseback.localize.inputs.perturbation.coalitions import game_of
 from caseback.localize.inputs.perturbation.lime import lime
 from caseback.localize.inputs.perturbation.occlusion import occlusion
 from exact import exact
@@ -58,7 +58,7 @@ def test_the_top_features_are_fitted_again_alone():
     masks = np.random.default_rng(1).random((100, 6)) < 0.5
     with exact():
         whole, some, least = (lime(model, prompt, METRIC, masks=masks, top=k).values[0] for k in (None, 2, 6))
-        y = game(model, prompt, METRIC).values(masks[:, None])[:, 0]
+        y = game_of(model, prompt, METRIC).values(masks[:, None])[:, 0]
     best = np.sort(np.abs(whole).argsort()[-2:])
     weight = np.exp(-(((1 - np.sqrt(masks.mean(1))) / 0.25) ** 2))
     fitted = LinearRegression().fit(masks[:, best], y, weight)

@@ -128,7 +128,7 @@ def test_bad_input_is_told_with_near_names():
     def a_number(model, tokens, metric):
         return torch.zeros(2, 5)
 
-    with pytest.raises(ResultError, match="a_number returned Tensor, expected one score a token"):
+    with pytest.raises(ResultError, match="a_number returned Tensor, expected one score per token"):
         attribute(model, PROMPTS, METRIC, a_number)
 
 

@@ -13,7 +13,7 @@ import shelf
 from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
 from caseback.localize import inputs
 from caseback.localize.inputs.context_reliance import MEASURES, standing_out
-from caseback.localize.inputs.passages import passage, predictions
+from caseback.localize.inputs.passages import passage_of, predictions
 from caseback.organisms.compiled import build
 from exact import exact
 
@@ -89,9 +89,9 @@ def test_3_1_23_what_each_token_is_contrasted_with():
         seen.append((metric.name, metric.target, metric.foil, tokens.lengths.tolist()))
         return inputs.gradient_norm(m, tokens, metric)
 
-    first, second = predictions(model, passage(model, context, current, written, 1))[1].topk(2).indices.T.tolist()
+    first, second = predictions(model, passage_of(model, context, current, written, 1))[1].topk(2).indices.T.tolist()
     kept = [*written[:3], first[3], *written[4:]]
-    first, second = predictions(model, passage(model, context, current, kept, 1))[1].topk(2).indices.T.tolist()
+    first, second = predictions(model, passage_of(model, context, current, kept, 1))[1].topk(2).indices.T.tolist()
     assert [a == b for a, b in zip(first, kept, strict=True)] == [False] * 3 + [True] + [False] * 2
     found = inputs.pecore(model, context, current, kept, method=method, std=-10.0)
     assert set(found.sensitivity.selected.values) == {1} and len(seen) == 1
@@ -129,13 +129,13 @@ def test_3_1_23_any_technique_of_the_common_form_serves(method):
 
 def test_3_1_23_the_tokens_of_a_passage(assets):
     model = cb.load(assets / "models" / "stories3M")
-    made = passage(model, "Lily had a red ball.", " She liked the", " ball", 5)
+    made = passage_of(model, "Lily had a red ball.", " She liked the", " ball", 5)
     whole = model.tokens("Lily had a red ball. She liked the ball").ids[0].tolist()
     assert made.prompt() == whole and made.prompt(context=False)[: len(made.special)] == whole[: len(made.special)]
     assert len(made.prompt()) - len(made.prompt(context=False)) == len(made.context) > 3
     assert model.text(model.tokens([made.prompt(context=False)]))[0].strip().startswith("She liked the")
     with pytest.raises(TokensError, match="runs across the end"):
-        passage(model, "Lily had a red ba", "ll. She", " ran", 5)
+        passage_of(model, "Lily had a red ba", "ll. She", " ran", 5)
 
 
 def test_bad_input_is_refused(recall):

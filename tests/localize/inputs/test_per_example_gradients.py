@@ -9,7 +9,7 @@ import shelf
 import zoo
 from caseback.errors import AnatomyError, CasebackError
 from caseback.localize.inputs.training.examples import Batch, Example, batch_of, batches
-from caseback.localize.inputs.training.matrices import is_linear, matrices_of, told
+from caseback.localize.inputs.training.matrices import is_linear, matrices_of, matrix_attrs
 from caseback.localize.inputs.training.objectives import log_likelihood, margin, missed, of_metric, sampled, uniform
 from caseback.localize.inputs.training.per_example import factors, rows
 from exact import exact
@@ -60,7 +60,7 @@ def test_tied_embeddings_have_the_gradient_of_both_uses(name):
     model, parts = shelf.model(name), ("embed", "unembed")
     matrices = matrices_of(model.anatomy, parts)
     tied = model.anatomy.embed.weight is model.anatomy.unembed.weight
-    assert (len(matrices), told(matrices, model.hf)["tied"]) == ((1, True) if tied else (2, False))
+    assert (len(matrices), matrix_attrs(matrices, model.hf)["tied"]) == ((1, True) if tied else (2, False))
     with exact():
         mine, _ = batched(model, PROMPTS, parts)
         theirs = alone.rows(model, PROMPTS, parts)
@@ -152,7 +152,7 @@ def test_parts_are_what_they_say():
     linear = [n for n, m in model.hf.named_modules() if is_linear(m) and n != "lm_head"]
     assert names == linear
     assert [m.name for m in matrices_of(model.anatomy, "*.1.attn.c_attn")] == ["transformer.h.1.attn.c_attn"]
-    said = told(matrices_of(model.anatomy), model.hf)
+    said = matrix_attrs(matrices_of(model.anatomy), model.hf)
     by_hand = sum(p.numel() for n, p in model.hf.named_parameters() if ".attn.c" in n or ".mlp.c" in n)
     assert said["parameters"] == by_hand and 0 < said["share_of_parameters"] < 1
 
@@ -185,7 +185,7 @@ def test_nothing_is_left_in_the_model():
     hooks = [len(m._forward_hooks) for m in hf.modules()]
     hf.train()
     batched(model, PROMPTS)
-    with pytest.raises(CasebackError, match="expected one number an example"):
+    with pytest.raises(CasebackError, match="expected one number per example"):
         batched(model, PROMPTS, objective=lambda logits, batch: logits.sum())
     assert hf.training and [(p.requires_grad, p.grad) for p in hf.parameters()] == before
     assert [len(m._forward_hooks) for m in hf.modules()] == hooks

@@ -8,7 +8,7 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.inputs import randomisation_test
-from caseback.localize.inputs.trust.randomisation import randomised
+from caseback.localize.inputs.trust.randomisation import randomized
 from caseback.model.prompts.per_token import token_scores
 
 PROMPTS = [[7, 2, 9, 4, 8, 6, 1, 3], [5, 6, 3, 1, 2, 4, 9, 8]]
@@ -46,7 +46,7 @@ def test_a_cascade_ends_with_nothing_learnt_and_the_model_is_left_alone(name, dr
     model = shelf.model(name)
     before, output = shelf.tensors(model.anatomy), model.run(PROMPTS).logits
     tied = model.hf.get_output_embeddings().weight is model.hf.get_input_embeddings().weight
-    with randomised(model, order="cascading", draw=draw, seed=0) as stages:
+    with randomized(model, order="cascading", draw=draw, seed=0) as stages:
         for stage, fresh in stages:
             if stage == "unembed" and tied:
                 assert torch.equal(fresh.hf.get_input_embeddings().weight, model.hf.get_input_embeddings().weight)
@@ -65,7 +65,7 @@ def test_a_cascade_ends_with_nothing_learnt_and_the_model_is_left_alone(name, dr
 def test_independent_stages_change_one_part_each():
     model = shelf.model("llama")
     own = dict(model.hf.named_parameters())
-    with randomised(model, order="independent", draw="normal", seed=0) as stages:
+    with randomized(model, order="independent", draw="normal", seed=0) as stages:
         for stage, fresh in stages:
             changed = {key for key, value in fresh.hf.named_parameters() if not torch.equal(value, own[key])}
             part = {"unembed": ("lm_head", "model.norm"), "embed": ("model.embed",)}.get(

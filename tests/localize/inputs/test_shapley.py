@@ -197,9 +197,9 @@ def test_3_1_9_nested_orders_sample_the_owen_value(meadow):
             for s in range(6)
         ]
         zero = exact_shapley(meadow, tokens, cb.logit(" The"), features="word")
-    from caseback.localize.inputs.perturbation.coalitions import game
+    from caseback.localize.inputs.perturbation.coalitions import game_of
 
-    made = game(meadow, tokens, cb.logit(" The"), features="word")
+    made = game_of(meadow, tokens, cb.logit(" The"), features="word")
     values = made.values(every_coalition(7)[:, None])[:, 0]
     true = owen_by_hand(values, tree, 7)
     mean = np.mean([d.values[0] for d in drawn], 0)

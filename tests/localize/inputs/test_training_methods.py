@@ -24,7 +24,7 @@ from caseback.localize.inputs import (
     tracin,
     trak,
 )
-from caseback.localize.inputs.training.examples import Said, batches, examples_of, queries_of
+from caseback.localize.inputs.training.examples import CorpusCounts, batches, examples_of, queries_of
 from caseback.localize.inputs.training.matrices import matrices_of
 from caseback.localize.inputs.training.objectives import log_likelihood
 from caseback.localize.inputs.training.per_example import factors, rows
@@ -260,8 +260,8 @@ def test_batches_change_no_score_and_rows_need_not_be_kept(method):
 def test_long_lines_are_split_so_that_every_token_is_predicted_once():
     model = shelf.model("gpt2")
     lines = [list(range(1, n + 1)) for n in (1, 2, 5, 9, 10, 11)]
-    said = Said()
-    made = list(examples_of(model, lines, max_length=5, said=said))
+    said = CorpusCounts()
+    made = list(examples_of(model, lines, max_length=5, corpus_counts=said))
     for number, line in enumerate(lines):
         predicted = [t for e in made if e.line == number for t in e.ids[1:]]
         assert predicted == line[1:]

@@ -33,7 +33,7 @@ from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 KINDS = ("mean", "zero", "resample", "noise", "optimal")
 
@@ -46,17 +46,17 @@ KINDS = ("mean", "zero", "resample", "noise", "optimal")
 )
 def ablate(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     components: Any = None,
     layers: Sequence[int] | None = None,
     kind: str = "mean",
-    over: Any = None,
+    over: PromptsLike | None = None,
     per_position: bool = False,
     groups: Sequence[Hashable] | None = None,
     over_groups: Sequence[Hashable] | None = None,
-    corrupt: Any = None,
+    corrupt: PromptsLike | None = None,
     sigma: float | None = None,
     samples: int = 10,
     loss: Metric | None = None,
@@ -76,7 +76,7 @@ def ablate(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     components
         ``"heads"``, ``"mlps"``, ``"neurons"``, or a list of names (``"L3H2"``, ``"MLP 4"``, ``"L3N17"``), (layer, head)
         pairs, head None for the MLP, and ``Neuron``. None: all heads and MLPs.
@@ -95,26 +95,26 @@ def ablate(
         For the mean: the template of each prompt, and of each reference prompt (the same labels by default where
         ``over`` is None); a prompt gets its own template's mean.
     corrupt
-        For resampling: the counterfactuals, token-aligned, one or one a prompt.
+        For resampling: the counterfactuals, token-aligned, one or one per prompt.
     sigma, samples
         For noise: its standard deviation, three times the embeddings' by default, and how many draws.
     loss, steps, lr
-        For the optimum: what is minimised, KL from the unedited model at the metric's position by default; Adam's
+        For the optimum: what is minimized, KL from the unedited model at the metric's position by default; Adam's
         steps, and its rate in standard deviations of the component's write.
     pos
         Where the write is replaced, by each prompt's own positions; everywhere by default.
     seed
-        What noise and the optimum's minibatches follow from.
+        Same seed, same result. Noise and the optimum's minibatches are drawn with it.
     progress
         Show a progress bar.
     checkpoint
-        A file that keeps what the sweep has done; the same call with it goes on after an interruption.
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (component, batch), the metric less that of the ablated run; with the ``kind`` (head, mlp, neuron), ``layer``,
-        ``head`` and ``neuron`` (-1 where it is none) of each component beside it, and the unablated ``metric_value``
+        ``head`` and ``neuron`` (-1 where there is none) of each component beside it, and the unablated ``metric_value``
         of each prompt. For noise the mean over draws, with the standard deviation as ``spread`` (component, batch).
         For the optimum ``loss_mean`` and ``loss_optimal`` (component), what is lost before and after fitting. Where
         the metric is linear in the logits also ``direct``, each component's direct effect, and ``repaired``, the share
@@ -146,16 +146,14 @@ def ablate(
     coords: dict[str, Any] = {
         "component": names,
         "kind": ("component", [_kind(c) for c in chosen]),
-        "layer": ("component", [c[0] for c in chosen]),
-        "head": ("component", [-1 if isinstance(c, Neuron) or c[1] is None else c[1] for c in chosen]),
-        "neuron": ("component", [c.neuron if isinstance(c, Neuron) else -1 for c in chosen]),
+        **component_places(chosen),
     }
-    said: dict[str, Any] = {"ablation": kind}
+    attrs: dict[str, Any] = {"ablation": kind}
     draws = 1
     if kind == "noise":
-        said |= {"sigma": sigma_of(model, sigma), "samples": samples, "seed": seed}
+        attrs |= {"sigma": sigma_of(model, sigma), "samples": samples, "seed": seed}
         sites = sorted({site_of(c) for c in chosen})
-        sources = _noisy(model, tokens, sites, said["sigma"], samples, seed)
+        sources = _noisy(model, tokens, sites, attrs["sigma"], samples, seed)
         edits = [Resample(source=s, pos=pos, **address_of(c)) for c in chosen for s in sources]
         names, draws = [f"{name} draw {s}" for name in names for s in range(samples)], samples
     elif kind == "optimal":
@@ -168,7 +166,7 @@ def ablate(
         )
         edits = [Replace(value=v, pos=pos, **address_of(c)) for v, c in zip(fitted.values, chosen, strict=True)]
         coords |= {"loss_mean": ("component", fitted.of_mean), "loss_optimal": ("component", fitted.of_optimum)}
-        said |= {"loss": loss.name, "steps": steps, "lr": lr, "seed": seed}
+        attrs |= {"loss": loss.name, "steps": steps, "lr": lr, "seed": seed}
     else:
         edits = edits_of(
             model,
@@ -182,7 +180,7 @@ def ablate(
             corrupt=corrupt,
             pos=pos,
         )
-        said |= {"per_position": per_position if kind == "mean" else None, "groups": groups}
+        attrs |= {"per_position": per_position if kind == "mean" else None, "groups": groups}
     measured = model.sweep(tokens, [[e] for e in edits], metric, labels=names, progress=progress, checkpoint=checkpoint)
     each = (measured["clean"].values[None] - measured.values).reshape(len(chosen), draws, len(tokens))
     if kind == "noise":
@@ -200,7 +198,7 @@ def ablate(
         target=metric.target,
         foil=metric.foil,
         self_repair=warning,
-        **said,
+        **attrs,
     )
 
 
@@ -210,11 +208,11 @@ def edits_of(
     chosen: Sequence[Component],
     kind: str,
     *,
-    over: Any = None,
+    over: PromptsLike | None = None,
     per_position: bool = False,
     groups: Sequence[Hashable] | None = None,
     over_groups: Sequence[Hashable] | None = None,
-    corrupt: Any = None,
+    corrupt: PromptsLike | None = None,
     pos: Positions = None,
 ) -> list[Edit]:
     """The edit that ablates each of the components; what they need of a reference run is read once.
@@ -251,7 +249,7 @@ def edits_of(
         return [Resample(source=means, **where) for where in at]
     if per_position:
         return [Mean(over=source, per_position=True, **where) for where in at]
-    # averaged once a layer, not once for each of its heads
+    # averaged once per layer, not once for each of its heads
     averages = {site: source[site][reference.mask.to(source[site].device)].mean(0) for site in sites}
     mine = (averages[site_of(c)] for c in chosen)
     return [Mean(over=m if c[1] is None else m[c[1]], **w) for m, c, w in zip(mine, chosen, at, strict=True)]
@@ -260,7 +258,7 @@ def edits_of(
 def _noisy(
     model: Model, tokens: Tokens, sites: list[tuple[str, int]], sigma: float, samples: int, seed: int
 ) -> list[Run]:
-    """Runs of the prompts with noise on every embedding, one a draw."""
+    """Runs of the prompts with noise on every embedding, one per draw."""
     spans = [list(range(n)) for n in tokens.lengths.tolist()]
     copies, noise = noised(model, tokens, spans, sigma=sigma, samples=samples, seed=seed)
     run = model.run(copies, read=sites, edits=noise)
@@ -268,6 +266,15 @@ def _noisy(
         Run(run.anatomy, tokens, {site: run[site][s::samples] for site in run.sites}, None, edited=True)
         for s in range(samples)
     ]
+
+
+def component_places(chosen: Sequence[Component]) -> dict[str, Any]:
+    """Where components are, as coordinates along ``component``: ``layer``, ``head`` and ``neuron``, -1 for none."""
+    return {
+        "layer": ("component", [c[0] for c in chosen]),
+        "head": ("component", [-1 if isinstance(c, Neuron) or c[1] is None else c[1] for c in chosen]),
+        "neuron": ("component", [c.neuron if isinstance(c, Neuron) else -1 for c in chosen]),
+    }
 
 
 def _kind(component: Component) -> str:

@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.components.machinery.first_order import Part, dataset, needed, nodes, parts, reads
+from caseback.localize.components.machinery.first_order import Part, dataset, needed, nodes, parts_of, reads
 from caseback.localize.components.machinery.qk_fix import attention_calls, keys, queries, sites_of
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -28,6 +28,7 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 _STREAM = ("resid_pre", "resid_mid", "resid_post")
 
@@ -40,8 +41,8 @@ _STREAM = ("resid_pre", "resid_mid", "resid_post")
 )
 def atp_star(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     *,
     sites: str | Sequence[Any] = ("q", "k", "v", "z", "mlp_out"),
@@ -59,10 +60,10 @@ def atp_star(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt: ``Tokens``, or anything that
+        Prompts and their counterfactuals, token-aligned, one or one per prompt: ``Tokens``, or anything that
         ``Model.tokens`` takes.
     metric
-        What is measured; differentiable.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must have a gradient.
     sites
         As for ``attribution_patching``; by default heads' queries, keys, values and outputs, and MLPs. The fix is
         for ``q`` and ``k``.
@@ -76,8 +77,8 @@ def atp_star(
     Returns
     -------
     xr.Dataset
-        As from ``attribution_patching``: one variable a site, (layer, [head, kv_head ...,] pos, batch). One estimate
-        a prompt; the paper's score is their mean over prompts.
+        As from ``attribution_patching``: one variable per site, (layer, [head, kv_head ...,] pos, batch). One estimate
+        per prompt; the paper's score is their mean over prompts.
 
     Raises
     ------
@@ -105,8 +106,8 @@ def atp_star(
     read = [*reads(model, chosen), *(site for f in fixed for site in (*sites_of(f.layer or 0), Site("z", f.layer)))]
     stream = [Site(name, i) for i in range(model.n_layers) for name in ("resid_pre", "resid_post")]
     pair = run_pair(model, clean, corrupt, metric, [*read, *(stream if grad_drop else [])], direction, grad=True)
-    found = _parts(model, chosen, fixed, pair)
-    estimates = _dropped(found, pair, metric) if grad_drop else _plain(found, pair, metric)
+    parts = _parts(model, chosen, fixed, pair)
+    estimates = _dropped(parts, pair, metric) if grad_drop else _plain(parts, pair, metric)
     return dataset(
         estimates,
         model,
@@ -125,32 +126,32 @@ def atp_star(
 def _parts(model: Model, chosen: Sequence[Site], fixed: Sequence[Site], pair: RunPair) -> list[Part]:
     assert pair.source is not None
     calls = attention_calls(model.anatomy, pair.base.tokens) if fixed else []
-    made = {part.site: part for part in parts(model, chosen, pair.base, pair.source)}
+    by_site = {part.site: part for part in parts_of(model, chosen, pair.base, pair.source)}
     for site in fixed:
         layer = site.layer or 0
         patched = queries if site.name == "q" else keys
-        made[site] = patched(layer, calls[layer], pair.base, pair.source)
-    return [made[site] for site in chosen]
+        by_site[site] = patched(layer, calls[layer], pair.base, pair.source)
+    return [by_site[site] for site in chosen]
 
 
-def _plain(found: Sequence[Part], pair: RunPair, metric: Metric) -> dict[Site, Tensor]:
-    gradients = pair.gradients(metric, needed(found))
-    return {part.site: part.estimate(gradients) for part in found}
+def _plain(parts: Sequence[Part], pair: RunPair, metric: Metric) -> dict[Site, Tensor]:
+    gradients = pair.gradients(metric, needed(parts))
+    return {part.site: part.estimate(gradients) for part in parts}
 
 
-def _dropped(found: Sequence[Part], pair: RunPair, metric: Metric) -> dict[Site, Tensor]:
+def _dropped(parts: Sequence[Part], pair: RunPair, metric: Metric) -> dict[Site, Tensor]:
     """Mean sizes over the layers left out."""
     n = pair.base.anatomy.n_layers
     above = [Site("resid_post", layer) for layer in range(n)]
-    plain = pair.gradients(metric, [*needed(found), *above], retain=True)
+    plain = pair.gradients(metric, [*needed(parts), *above], retain=True)
     # a part keeps the plain gradient while a layer below it is left out; what is behind the last layer always does
-    total = {part.site: _depth(part.site, n) * part.estimate(plain).abs() for part in found}
+    total = {part.site: _depth(part.site, n) * part.estimate(plain).abs() for part in parts}
     for layer in range(n):
         through = plain[above[layer].key]
-        for part in found:
+        for part in parts:
             if part.site.layer == layer and part.site.name in _STREAM:
                 total[part.site] += part.estimate(_handed_on(pair.base, part, plain, through)).abs()
-        below = [part for part in found if part.site.layer is None or part.site.layer < layer]
+        below = [part for part in parts if part.site.layer is None or part.site.layer < layer]
         below = [part for part in below if part.site != Site("final_norm")]
         if not below:
             continue

@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.components.machinery.first_order import dataset, needed, nodes, parts, reads
+from caseback.localize.components.machinery.first_order import dataset, needed, nodes, parts_of, reads
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -30,7 +31,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @technique(
@@ -41,8 +42,8 @@ from caseback.model.running.tokens import Tokens
 )
 def attribution_patching(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     *,
     sites: str | Sequence[Any] = ("z", "mlp_out"),
@@ -60,11 +61,11 @@ def attribution_patching(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt: ``Tokens``, or anything that
+        Prompts and their counterfactuals, token-aligned, one or one per prompt: ``Tokens``, or anything that
         ``Model.tokens`` takes. With corrupt None zeros are patched in: a first-order zero ablation, whose size for a
         head is Michel et al.'s pruning score.
     metric
-        What is measured; differentiable.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must have a gradient.
     sites
         Names (all layers), ``(name, layer)`` pairs or hook names: ``embed``, ``resid_*``, ``attn_in``, ``mlp_in``,
         ``q_in k_in v_in``, ``q k v z``, ``head_out``, ``attn_out``, ``mlp_out``, ``mlp_pre mlp_gate mlp_post``,
@@ -82,7 +83,7 @@ def attribution_patching(
     Returns
     -------
     xr.Dataset
-        One variable a site, (layer, head, pos, batch), (layer, neuron, pos, batch), (layer, pos, batch) or
+        One variable per site, (layer, head, pos, batch), (layer, neuron, pos, batch), (layer, pos, batch) or
         (pos, batch) as the site has them (``expert`` goes by ``expert_weight``); NaN past the end of a shorter
         prompt, and in layers that only another site was asked for in. Beside them the metrics ``clean`` and ``corrupt``
         and ``estimated_change``, the estimate for all embeddings patched at once, whose true value is
@@ -114,14 +115,14 @@ def attribution_patching(
             "without corrupt= zeros are patched into the clean run: there is no input to interpolate to or to denoise"
         )
     pair = run_pair(model, clean, corrupt, metric, [*reads(model, chosen), EMBED], direction, grad=steps is None)
-    found = parts(model, chosen, pair.base, pair.source)
-    whole = parts(model, [EMBED], pair.base, pair.source)[0]
-    at = needed([*found, whole])
+    parts = parts_of(model, chosen, pair.base, pair.source)
+    whole = parts_of(model, [EMBED], pair.base, pair.source)[0]
+    at = needed([*parts, whole])
     gradients = pair.gradients(metric, at) if steps is None else _averaged(model, pair, metric, at, *RULES[rule](steps))
     change = whole.estimate(gradients)
     change = change.masked_fill(~pair.base.tokens.mask.to(change.device), 0.0).sum(-1)
     return dataset(
-        {part.site: part.estimate(gradients) for part in found},
+        {part.site: part.estimate(gradients) for part in parts},
         model,
         pair.base.tokens,
         metric,
@@ -134,7 +135,9 @@ def attribution_patching(
     )
 
 
-def _averaged(model: Model, pair: RunPair, metric: Metric, at: Sequence[Site], nodes: Any, weights: Any) -> Run:
+def _averaged(
+    model: Model, pair: RunPair, metric: Metric, at: Sequence[Site], nodes: np.ndarray, weights: np.ndarray
+) -> Run:
     """Gradients averaged over points between the two runs' embeddings."""
     assert pair.source is not None
     tokens: Tokens = pair.base.tokens

@@ -27,7 +27,7 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Replace, Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 COMPONENTS = ("heads", "mlps", "heads and mlps", "neurons")
 ABLATIONS = ("zero", "mean")
@@ -51,13 +51,13 @@ class Group(NamedTuple):
 )
 def component_model(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     components: str = "heads and mlps",
     layers: Sequence[int] | None = None,
     ablation: str = "zero",
-    over: Any = None,
+    over: PromptsLike | None = None,
     keep: float = 0.95,
     samples: int | None = None,
     fit: str = "ols",
@@ -75,7 +75,7 @@ def component_model(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is modelled.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     components
         ``"heads"``, ``"mlps"``, ``"heads and mlps"`` or ``"neurons"``.
     layers
@@ -95,7 +95,7 @@ def component_model(
     held_out
         The share of the sets that the fit is tested on.
     seed
-        For the sets.
+        Same seed, same result. The sets are drawn with it.
     progress
         Show a progress bar.
 
@@ -143,16 +143,16 @@ def component_model(
             f"least squares for {n} components needs more than {n} sets to fit, {samples - tested} are there: raise "
             "samples, or choose fit='ridge' or 'lasso'"
         )
-    kept = np.random.default_rng(seed).random((samples, n)) < keep
-    stuck = int((kept[: samples - tested].all(0) | ~kept[: samples - tested].any(0)).sum())
+    present = np.random.default_rng(seed).random((samples, n)) < keep
+    stuck = int((present[: samples - tested].all(0) | ~present[: samples - tested].any(0)).sum())
     if stuck:
         raise OutOfRange(
             f"{stuck} of {n} components are dropped in none, or in all, of the {samples - tested} sets to fit, so "
-            "nothing tells their weight: raise samples, or move keep towards 0.5"
+            "nothing tells their weight: raise samples, or move keep toward 0.5"
         )
     means = _means(model, tokens, over, groups) if ablation == "mean" else {}
-    values, clean = _measured(model, tokens, metric, groups, kept, means, progress)
-    weights, intercept, correlation = _fitted(kept, values, samples - tested, fit, alpha)
+    values, clean = _measured(model, tokens, metric, groups, present, means, progress)
+    weights, intercept, correlation = _fitted(present, values, samples - tested, fit, alpha)
     return labelled(
         weights,
         ["component", "batch"],
@@ -183,23 +183,25 @@ def component_model(
 
 def _groups(model: Model, components: str, layers: Sequence[int] | None) -> list[Group]:
     anatomy = model.anatomy
-    made = []
+    groups = []
     for layer in range(anatomy.n_layers) if layers is None else [anatomy.layer(i) for i in layers]:
         if "heads" in components:
             n = anatomy.layers[layer].dims.n_heads
-            made.append(Group(Site("z", layer), n, [head_name(layer, h) for h in range(n)], "head"))
+            groups.append(Group(Site("z", layer), n, [head_name(layer, h) for h in range(n)], "head"))
         if "mlps" in components:
-            made.append(Group(Site("mlp_out", layer), 1, [f"MLP {layer}"], "mlp"))
+            groups.append(Group(Site("mlp_out", layer), 1, [f"MLP {layer}"], "mlp"))
         if components == "neurons" and anatomy.has(Site("mlp_post", layer)):
             n = model.weights.W_out[layer].shape[0]
-            made.append(Group(Site("mlp_post", layer), n, [str(Name("neuron", layer, i)) for i in range(n)], "neuron"))
-    if not made:
+            groups.append(
+                Group(Site("mlp_post", layer), n, [str(Name("neuron", layer, i)) for i in range(n)], "neuron")
+            )
+    if not groups:
         why = anatomy.lacks.get("mlp_post", f"layers {layers} have none") if components == "neurons" else "no layers"
         raise SiteAbsent(f"no {components} in this model ({anatomy.model_type}): {why}")
-    return made
+    return groups
 
 
-def _means(model: Model, tokens: Tokens, over: Any, groups: Sequence[Group]) -> dict[Site, Tensor]:
+def _means(model: Model, tokens: Tokens, over: PromptsLike | None, groups: Sequence[Group]) -> dict[Site, Tensor]:
     reference = tokens if over is None else model.tokens(over)
     if int(reference.lengths.sum()) == 1:
         raise TokensError("the mean over a single token is what it is: give reference prompts as over=")
@@ -213,7 +215,7 @@ def _measured(
     tokens: Tokens,
     metric: Metric,
     groups: Sequence[Group],
-    kept: np.ndarray,
+    present: np.ndarray,
     means: dict[Site, Tensor],
     progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -225,15 +227,16 @@ def _measured(
             for group, start in zip(groups, columns, strict=False)
             for edit in _removed(group, np.flatnonzero(~row[start : start + group.count]).tolist(), means)
         ]
-        for row in kept
+        for row in present
     ]
+    # a set that drops nothing needs no run: its metric is the whole model's
     some = [i for i, edits in enumerate(variants) if edits]
     if not some:
-        raise OutOfRange(f"none of {len(kept)} sets drops a component: draw more samples, or lower keep")
+        raise OutOfRange(f"none of {len(present)} sets drops a component: draw more samples, or lower keep")
     labels = [f"set {i}" for i in some]
     swept = model.sweep(tokens, [variants[i] for i in some], metric, labels=labels, progress=progress)
     clean = swept["clean"].values
-    values = np.repeat(clean[None], len(kept), 0)
+    values = np.repeat(clean[None], len(present), 0)
     values[some] = swept.values
     return values, clean
 
@@ -251,17 +254,17 @@ def _removed(group: Group, which: list[int], means: dict[Site, Tensor]) -> list[
 
 
 def _fitted(
-    kept: np.ndarray, values: np.ndarray, fitted: int, fit: str, alpha: float
+    present: np.ndarray, values: np.ndarray, fitted: int, fit: str, alpha: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights (component, batch), intercepts and the correlation on the sets after the first ``fitted``."""
     regressor = {"ols": LinearRegression(), "ridge": Ridge(alpha), "lasso": Lasso(alpha, tol=1e-8, max_iter=100_000)}[
         fit
     ]
-    x = kept.astype(float)
+    x = present.astype(float)
     regressor.fit(x[:fitted], values[:fitted])
-    told, true = regressor.predict(x[fitted:]).reshape(-1, values.shape[1]), values[fitted:]
-    told, true = told - told.mean(0), true - true.mean(0)
-    size = np.sqrt((told**2).sum(0) * (true**2).sum(0))
-    correlation = np.divide((told * true).sum(0), size, out=np.full(len(size), np.nan), where=size > 0)
+    predicted, true = regressor.predict(x[fitted:]).reshape(-1, values.shape[1]), values[fitted:]
+    predicted, true = predicted - predicted.mean(0), true - true.mean(0)
+    size = np.sqrt((predicted**2).sum(0) * (true**2).sum(0))
+    correlation = np.divide((predicted * true).sum(0), size, out=np.full(len(size), np.nan), where=size > 0)
     weights = np.asarray(regressor.coef_).reshape(values.shape[1], -1).T
     return weights, np.broadcast_to(regressor.intercept_, values.shape[1]), correlation

@@ -4,7 +4,7 @@
 
 Under the final stream's denominator the rows differ by the layers' own shares: it is the running total of
 ``logit_attribution``. Under each stream's own it is what the logit lens shows, the metric if the model ended there,
-and a step is then no share: it also holds what the growing stream's denominator takes away.
+and a step is then not a share: it also holds what the growing stream's denominator takes away.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import PromptsLike
 
 NORMS = ("final", "own")
 
@@ -35,7 +36,7 @@ NORMS = ("final", "own")
     cost="one forward",
 )
 def cumulative_attribution(
-    model: Model, tokens: Any, metric: Metric, *, norm: str = "final", mid: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, norm: str = "final", mid: bool = False
 ) -> xr.DataArray:
     """What has been written for a logit or a logit difference up to each layer.
 
@@ -46,7 +47,8 @@ def cumulative_attribution(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     norm
         Whose denominator the final norm divides by: ``"final"`` the last stream's for all, so that steps are shares,
         ``"own"`` each stream's, so that rows are what a logit lens reads.
@@ -58,8 +60,8 @@ def cumulative_attribution(
     xr.DataArray
         (component, batch): ``embed`` (positions included), then ``layer 0`` ..., or with ``mid`` ``attn 0``,
         ``MLP 0`` ..., each named after what was written last, with its ``layer``. Every row holds the biases, so the
-        last is the metric. Attributes, one number a prompt: ``metric_value`` (before a soft-cap) and ``gap``, the last
-        row less that.
+        last is the metric. Attributes, one number per prompt: ``metric_value`` (before a soft-cap) and ``gap``, the
+        last row less that.
 
     Raises
     ------
@@ -100,7 +102,7 @@ def cumulative_attribution(
     last = direction.reading(streams[-1])
     readings = (last if norm == "final" else direction.reading(x) for x in streams)
     values = torch.stack([r.of(x)[:, 0] for r, x in zip(readings, streams, strict=True)]) + direction.constant(last)
-    told = direction.measured(streams[-1]).to(values)
+    metric_value = direction.measured(streams[-1]).to(values)
     coords = row_labels(rows)
     del coords["head"]
     return labelled(
@@ -111,7 +113,7 @@ def cumulative_attribution(
         technique=cumulative_attribution,
         model=model,
         norm=norm,
-        metric_value=told.tolist(),
-        gap=(values[-1] - told).tolist(),
+        metric_value=metric_value.tolist(),
+        gap=(values[-1] - metric_value).tolist(),
         **direction_attrs(direction, metric),
     )

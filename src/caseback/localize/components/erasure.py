@@ -4,14 +4,12 @@
     erased(c by d) = min(change(d | c ablated), -share(d)) >= 0           what of d's contrary share needs c
 
 Components clear the stream for one another, so an early write with a large share may be gone before the end: its share
-is then no part of why the model predicts what it does. Projections of writes on earlier ones screen for such pairs at
+is then not part of why the model predicts what it does. Projections of writes on earlier ones screen for such pairs at
 the price of one run. Whether the later component answers to the earlier or merely writes the contrary anyway is decided
 by ablating the earlier one at the metric's position: only what goes with it was erasure.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import xarray as xr
@@ -37,15 +35,18 @@ from caseback.model.running.edits import Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
     role="component effect",
     entry=("3.2.6",),
     citation="Dao et al. 2023",
-    cost="two forwards + one forward an early component, side by side",
+    cost="two forwards + one forward per early component, side by side",
 )
-def erased_writes(model: Model, tokens: Any, metric: Metric, *, top: int = 10, at_least: float = 0.1) -> xr.Dataset:
+def erased_writes(
+    model: Model, tokens: PromptsLike, metric: Metric, *, top: int = 10, at_least: float = 0.1
+) -> xr.Dataset:
     """Early components whose direct share a later one takes back, and by how much: shares not to be believed.
 
     Parameters
@@ -55,7 +56,8 @@ def erased_writes(model: Model, tokens: Any, metric: Metric, *, top: int = 10, a
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     top
         How many heads and MLPs to test: those of whose share later writes remove most, by projection.
     at_least
@@ -75,7 +77,7 @@ def erased_writes(model: Model, tokens: Any, metric: Metric, *, top: int = 10, a
     Raises
     ------
     OutOfRange
-        For ``top`` below 1, or ``at_least`` that is no fraction above 0.
+        For ``top`` below 1, or ``at_least`` that is not a fraction above 0.
     CasebackError
         For a metric that is not linear in the logits of one position.
 
@@ -83,9 +85,9 @@ def erased_writes(model: Model, tokens: Any, metric: Metric, *, top: int = 10, a
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = erased_writes(model, "the cat and the dog", cb.logit(" cat"), top=3)
-    >>> pairs = found.erased.where(found.flagged).isel(batch=0).to_series().dropna()
-    >>> found.sizes["component"], pairs.index.names
+    >>> erasure = erased_writes(model, "the cat and the dog", cb.logit(" cat"), top=3)
+    >>> pairs = erasure.erased.where(erasure.flagged).isel(batch=0).to_series().dropna()
+    >>> erasure.sizes["component"], pairs.index.names
     (3, FrozenList(['component', 'path']))
     """
     if top < 1 or not 0 < at_least <= 1:
@@ -106,6 +108,7 @@ def erased_writes(model: Model, tokens: Any, metric: Metric, *, top: int = 10, a
     change = answers(direction, chosen, edits, tokens).change
     share = shares[tested]
     sign = share.sign()[:, None]
+    # of a later share that is contrary, at most all of it can be due to the early component
     most = (-shares * sign).clamp(min=0.0)
     erased = torch.minimum((change * sign).clamp(min=0.0), most) * after[tested][..., None]
     size = share.abs()[:, None]
@@ -124,25 +127,24 @@ def erased_writes(model: Model, tokens: Any, metric: Metric, *, top: int = 10, a
     name, *beside = (list(column) for column in zip(*rows, strict=True))
     later = {"path": name, "path_kind": ("path", beside[0]), "path_layer": ("path", beside[1])}
     later["path_head"] = ("path", beside[2])
-    said = {"technique": erased_writes, "model": model, "at_least": at_least, **direction_attrs(direction, metric)}
+    attrs = {"technique": erased_writes, "model": model, "at_least": at_least, **direction_attrs(direction, metric)}
     arrays = {
         key: labelled(
             x[order],
             ["component", "path", "batch"] if x.ndim == 3 else ["component", "batch"],
             {**early, **(later if x.ndim == 3 else {})},
             name=key,
-            **said,
+            **attrs,
         )
         for key, x in values.items()
     }
-    arrays["path_share"] = labelled(shares, ["path", "batch"], later, name="path_share", **said)
+    arrays["path_share"] = labelled(shares, ["path", "batch"], later, name="path_share", **attrs)
     return xr.Dataset(arrays, attrs=arrays["share"].attrs)
 
 
 def _writes(direction: Direction, run: Run) -> Float[Tensor, "path batch d_model"]:
     """What each row of the shares writes to the stream; the biases behind the last layer write nothing there."""
-    made = rows_of(direction.model, run, direction.pos, at_least_float32, head_writes)
-    stacked = torch.cat([x for _, x in made])
+    stacked = torch.cat([x for _, x in rows_of(direction.model, run, direction.pos, at_least_float32, head_writes)])
     return torch.cat([stacked, torch.zeros_like(stacked[:1])])
 
 

@@ -25,7 +25,7 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Add, Edit, Index, Scale
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @technique(
@@ -36,7 +36,7 @@ from caseback.model.running.tokens import Tokens
 )
 def attention_knockout(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     source: Any = None,
@@ -57,7 +57,7 @@ def attention_knockout(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     source
         Where the information comes from, one place at a time: a list of positions, or a mapping from names to
         positions, several positions or the text that stands there. None: every position.
@@ -162,12 +162,12 @@ def _cut(
                 f"prompt {b}: position {alone} sees only positions up to itself, and all of them are cut: nothing is "
                 "left to look at. Leave one out, or pass renormalise=False"
             )
-    made: list[Edit] = []
+    edits: list[Edit] = []
     for pos in addresses(targets):
-        # (batch, head, query, key); with one position a prompt there is no query dimension
+        # (batch, head, query, key); with one position per prompt there is no query dimension
         value = keep[:, None] if isinstance(pos, Tensor) else keep[:, None, None]
         if renormalise:
-            made.append(Add("scores", value.log(), layer=layers, head=heads, pos=pos))
+            edits.append(Add("scores", value.log(), layer=layers, head=heads, pos=pos))
         else:
-            made.append(Scale("pattern", value, layer=layers, head=heads, pos=pos))
-    return made
+            edits.append(Scale("pattern", value, layer=layers, head=heads, pos=pos))
+    return edits

@@ -25,6 +25,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 BY = ("component", "branch", "layer", "head")
 _OF_LAYER = {
@@ -39,7 +40,7 @@ _OF_LAYER = {
     citation="nostalgebraist 2020, Elhage et al. 2021, Wang et al. 2023",
     cost="one forward",
 )
-def logit_attribution(model: Model, tokens: Any, metric: Metric, *, by: str = "component") -> xr.DataArray:
+def logit_attribution(model: Model, tokens: PromptsLike, metric: Metric, *, by: str = "component") -> xr.DataArray:
     """The direct share of every head, MLP, embedding and bias in a logit or a logit difference.
 
     Multipliers, norms behind branches, parallel blocks and the logit scale are accounted for; all norms on the way
@@ -56,12 +57,12 @@ def logit_attribution(model: Model, tokens: Any, metric: Metric, *, by: str = "c
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position: ``cb.logit``, ``cb.logit_diff``, or ``cb.function`` of
-        any linear function of them.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position: ``cb.logit``, ``cb.logit_diff``, or ``cb.function`` of any linear function of them.
     by
         ``"component"``: embeddings, heads, attention biases (b_O), MLPs (b_out in them), bias. ``"branch"``: heads
-        and b_O summed, one row an attention and one an MLP. ``"layer"``: one row a layer. These three sum to the
-        metric. ``"head"``: the heads alone, as a map of layers and heads.
+        and b_O summed, one row per attention block and one per MLP. ``"layer"``: one row per layer. These three sum to
+        the metric. ``"head"``: the heads alone, as a map of layers and heads.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def logit_attribution(model: Model, tokens: Any, metric: Metric, *, by: str = "c
         (component, batch), with the ``kind`` (embed, pos_embed, head, attn_bias, attn, mlp, layer, bias), ``layer``
         and ``head`` of each row beside it; -1 where it has none. By head (layer, head, batch), NaN where a layer has
         fewer heads than others.
-        The row ``bias`` is the final norm's and the unembedding's. Attributes, one number a prompt:
+        The row ``bias`` is the final norm's and the unembedding's. Attributes, one number per prompt:
         ``metric_value`` (before a soft-cap) and ``gap``, the sum of all rows less that; ``norm_scale``, what the
         final norm divides by, and how ``bias`` splits into ``norm_bias`` and ``unembed_bias``.
 
@@ -84,7 +85,7 @@ def logit_attribution(model: Model, tokens: Any, metric: Metric, *, by: str = "c
     -----
     TransformerLens's ``cache.logit_attrs(stack, target, foil)`` multiplies a stack by columns of W_U and divides by
     the cached scale, without the final norm's gain. With its weights folded (``enable_compatibility_mode``) that is
-    the same number; without, only where the gain is 1. Folding also centres W_U over the vocabulary, so that a single
+    the same number; without, only where the gain is 1. Folding also centers W_U over the vocabulary, so that a single
     logit is split less the mean of all logits, and moves what values hold of biases, (b_V + beta W_V) W_O, from the
     heads to their layer's b_O. A ``logit_diff`` knows nothing of the first, ``by="branch"`` nothing of the second.
     Its stacks have no row for the final norm's and the unembedding's biases.
@@ -106,21 +107,21 @@ def logit_attribution(model: Model, tokens: Any, metric: Metric, *, by: str = "c
     stream = direction.stream(run)
     reading = direction.reading(stream)
     rows, values = shares_of(direction, run, reading)
-    told = direction.measured(stream).to(values)
-    said = {
+    metric_value = direction.measured(stream).to(values)
+    attrs = {
         "name": "share",
         "technique": logit_attribution,
         "model": model,
-        "metric_value": told.tolist(),
-        "gap": (values.sum(0) - told).tolist(),
+        "metric_value": metric_value.tolist(),
+        "gap": (values.sum(0) - metric_value).tolist(),
         **_norm_attrs(direction, reading),
         **direction_attrs(direction, metric),
     }
     if by == "head":
         mapped = _by_head(model, rows, values)
-        return labelled(mapped, ["layer", "head", "batch"], {"layer": range(len(mapped))}, **said)
+        return labelled(mapped, ["layer", "head", "batch"], {"layer": range(len(mapped))}, **attrs)
     rows, values = _grouped(rows, values, _OF_LAYER.get(by, {}))
-    return labelled(values, ["component", "batch"], row_labels(rows), **said)
+    return labelled(values, ["component", "batch"], row_labels(rows), **attrs)
 
 
 def row_labels(rows: list[Row]) -> dict[str, Any]:
@@ -146,20 +147,20 @@ def _grouped(
     rows: list[Row], values: Float[Tensor, "component batch"], kinds: dict[str, str]
 ) -> tuple[list[Row], Float[Tensor, "component batch"]]:
     """Rows whose kind belongs to a larger one summed up within their layer."""
-    made: dict[Row, int] = {}
+    merged: dict[Row, int] = {}
     place = []
     for name, kind, layer, head in rows:
         larger = kinds.get(kind)
         row = (name, kind, layer, head) if larger is None else (f"{larger} {layer}", larger, layer, -1)
-        place.append(made.setdefault(row, len(made)))
-    summed = values.new_zeros(len(made), values.shape[1])
-    return list(made), summed.index_add(0, torch.tensor(place, device=values.device), values)
+        place.append(merged.setdefault(row, len(merged)))
+    summed = values.new_zeros(len(merged), values.shape[1])
+    return list(merged), summed.index_add(0, torch.tensor(place, device=values.device), values)
 
 
 def _by_head(model: Model, rows: list[Row], values: Tensor) -> Float[Tensor, "layer head batch"]:
     width = max(p.dims.n_heads for p in model.anatomy.layers)
-    made = values.new_full((model.n_layers, width, values.shape[1]), torch.nan)
+    by_head = values.new_full((model.n_layers, width, values.shape[1]), torch.nan)
     at = [(i, layer, head) for i, (_, kind, layer, head) in enumerate(rows) if kind == "head"]
     index, layer, head = torch.tensor(at, device=values.device).T
-    made[layer, head] = values[index]
-    return made
+    by_head[layer, head] = values[index]
+    return by_head

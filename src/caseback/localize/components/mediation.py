@@ -26,6 +26,7 @@ from caseback.model.running.edits import Edit, Resample
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -36,8 +37,8 @@ from caseback.model.running.run import Run
 )
 def mediate(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     *,
     components: Any = None,
@@ -52,9 +53,10 @@ def mediate(
     model
         The model.
     clean, corrupt
-        The prompts x and their counterfactuals x~, token-aligned, one or one a prompt.
+        Prompts x and their counterfactuals x~, token-aligned, one or one per prompt: ``Tokens``, or anything that
+        ``Model.tokens`` takes.
     metric
-        What is measured on both.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is measured on both prompts of a pair.
     components
         The mediators: as for ``ablate``, or a mapping from names to lists of components that mediate together. None:
         all heads and MLPs, each by itself.
@@ -63,7 +65,7 @@ def mediate(
     pos
         The positions at which they mediate; everywhere by default.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------
@@ -84,8 +86,8 @@ def mediate(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> pair = "Mary gave the ball to", "John gave the ball to"
-    >>> found = mediate(model, *pair, cb.logit_diff(" Mary", " John"), components="mlps", layers=[0, 1])
-    >>> bool(np.allclose(found.total, found.direct - found.reverse, atol=1e-4))
+    >>> effects = mediate(model, *pair, cb.logit_diff(" Mary", " John"), components="mlps", layers=[0, 1])
+    >>> bool(np.allclose(effects.total, effects.direct - effects.reverse, atol=1e-4))
     True
     """
     clean, corrupt = pairs(model, clean, corrupt)
@@ -112,7 +114,7 @@ def mediate(
         "reverse": into_corrupt.values - m_corrupt,
         "interaction": total - direct - indirect,
     }
-    said = {
+    attrs = {
         "technique": mediate,
         "model": model,
         "metric": metric.name,
@@ -122,14 +124,14 @@ def mediate(
         if isinstance(components, Mapping)
         else None,
     }
-    made = {
-        name: labelled(np.asarray(value), ["component", "batch"], coords, name=name, **said)
+    arrays = {
+        name: labelled(np.asarray(value), ["component", "batch"], coords, name=name, **attrs)
         for name, value in of_components.items()
     }
-    made["total"] = labelled(
-        total, ["batch"], {k: v for k, v in coords.items() if k != "component"}, name="total", **said
+    arrays["total"] = labelled(
+        total, ["batch"], {k: v for k, v in coords.items() if k != "component"}, name="total", **attrs
     )
-    return xr.Dataset(made, attrs=made["total"].attrs)
+    return xr.Dataset(arrays, attrs=arrays["total"].attrs)
 
 
 def _groups(model: Model, components: Any, layers: Sequence[int] | None) -> dict[str, list[Component]]:

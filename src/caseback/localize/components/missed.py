@@ -31,6 +31,7 @@ from caseback.model.running.edits import Edit, Resample, Where, Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Among(Edit):
     edit: Edit
     mask: Tensor = field(repr=False)
 
-    def unchanged_before(self, tokens: Any, example: int) -> int:
+    def unchanged_before(self, tokens: Tokens, example: int) -> int:
         return self.edit.unchanged_before(tokens, example)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
@@ -53,8 +54,8 @@ class Among(Edit):
 @technique(role="judgement", entry=("3.2.16",), citation="Kramár et al. 2024", cost="subsets x forward")
 def missed_effects(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     estimates: xr.DataArray,
     *,
@@ -76,13 +77,13 @@ def missed_effects(
     verified
         How many of the highest are known already; they are left clean.
     subsets
-        How many random subsets of the others are patched, a forward pass each.
+        How many random subsets of the others are patched; each takes a forward pass.
     probability
         With which each part is in a subset.
     confidence
-        That the bound holds, a prompt at a time.
+        That the bound holds, for each prompt by itself.
     seed
-        For the subsets.
+        Same seed, same result. The subsets are drawn with it.
     progress
         Show a progress bar.
 
@@ -95,7 +96,7 @@ def missed_effects(
     Raises
     ------
     CasebackError
-        For an array that is no estimate, or where nothing is left to bound.
+        For an array that is not an estimate, or where nothing is left to bound.
     OutOfRange
         For a probability or confidence outside (0, 1), or fewer than 8 subsets.
 
@@ -135,7 +136,7 @@ def missed_effects(
     delta, error, freedom = _welch(masks, changes)
     there = ~np.isnan(ordered.values.reshape(sizes.size, -1))[open_]
     reach = np.abs(delta) + stats.t.ppf(confidence, freedom) * error
-    said = {
+    attrs = {
         "technique": missed_effects,
         "model": model,
         "site": ordered.attrs["site"],
@@ -147,33 +148,34 @@ def missed_effects(
         "seed": seed,
     }
     coords = {d: ordered[d].values for d in dims if d in ordered.coords}
-    made = {"bound": labelled(np.where(there, reach, 0.0).max(0), ["batch"], name="bound", **said)}
+    arrays = {"bound": labelled(np.where(there, reach, 0.0).max(0), ["batch"], name="bound", **attrs)}
     for name, x in {"mean": delta, "standard_error": error}.items():
         full = np.full((sizes.size, len(base)), np.nan)
         full[open_] = np.where(there, x, np.nan)
-        made[name] = labelled(full.reshape(ordered.shape), [*dims, "batch"], coords, name=name, **said)
-    return xr.Dataset(made, attrs=made["bound"].attrs)
+        arrays[name] = labelled(full.reshape(ordered.shape), [*dims, "batch"], coords, name=name, **attrs)
+    return xr.Dataset(arrays, attrs=arrays["bound"].attrs)
 
 
 def _edits(
     estimates: xr.DataArray, dims: list[str], layers: list[int | None], mask: Tensor, source: Run | None
 ) -> list[Edit]:
-    """One subset as an edit a layer; ``mask`` is ([layer,] [unit,] pos) over the estimates' labels."""
+    """One subset, as one edit per layer; ``mask`` is ([layer,] [unit,] pos) over the estimates' labels."""
     site = estimates.attrs["site"]
     at = torch.tensor(estimates["pos"].values.tolist())
     first, last = int(at.min()), int(at.max())
     where: dict[str, Any] = {"pos": slice(first, last + 1)}
     for dim in set(dims) & set(UNITS):
         where["head" if dim in ("head", "kv_head") else "unit"] = estimates[dim].values.tolist()
-    made: list[Edit] = []
+    edits: list[Edit] = []
     for layer, here in zip(layers, mask if "layer" in dims else [mask], strict=True):
         if bool(here.any()):
+            # the edit addresses a stretch of positions, the estimates may have some of them only
             spread = torch.zeros(last + 1 - first, *here.shape[:-1], dtype=torch.bool)
             spread[at - first] = here.movedim(-1, 0)
             address = {**where, "layer": layer}
             edit = Zero(site, **address) if source is None else Resample(site, source, **address)
-            made.append(Among(site, edit, spread, **address))
-    return made
+            edits.append(Among(site, edit, spread, **address))
+    return edits
 
 
 def _welch(masks: np.ndarray, changes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -186,10 +188,10 @@ def _welch(masks: np.ndarray, changes: np.ndarray) -> tuple[np.ndarray, np.ndarr
                 f"a part is in {int(n.min())} of the subsets or in all but so many, too few for a mean and its spread: "
                 "draw more subsets, or with a probability nearer to 0.5"
             )
-        # centred first: the spread is of what subsets change, however large the metric is
-        centre = changes.mean(0)
-        total, square = inside.T @ (changes - centre), inside.T @ (changes - centre) ** 2
-        means.append(total / n + centre)
+        # centered first: the spread is of what subsets change, however large the metric is
+        center = changes.mean(0)
+        total, square = inside.T @ (changes - center), inside.T @ (changes - center) ** 2
+        means.append(total / n + center)
         spreads.append(np.maximum(square - total**2 / n, 0) / (n - 1) / n)
         counts.append(n)
     (with_, without), (a, b) = means, spreads

@@ -8,8 +8,6 @@ layers are gone through one by one, the best kept.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from torch import Tensor
@@ -27,11 +25,12 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(role="component effect", entry=("3.2.3", "3.2.5"), citation="Geva et al. 2022", cost="one forward")
 def neuron_attribution(
-    model: Model, tokens: Any, metric: Metric, *, top: int | None = 20, per_prompt: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, top: int | None = 20, per_prompt: bool = False
 ) -> xr.DataArray:
     """The neurons with the largest direct shares in a logit or a logit difference, and the rest of the MLPs.
 
@@ -44,7 +43,8 @@ def neuron_attribution(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     top
         How many neurons to keep: those whose share is largest in size, on average over the prompts. None for every
         neuron, as a map of layers and neurons.
@@ -60,7 +60,7 @@ def neuron_attribution(
         ``neuron``, -1 where there is none.
         With ``per_prompt`` (rank, batch), largest first, with ``layer_index`` and ``neuron_index`` beside each; with
         ``top=None`` (layer, neuron, batch), NaN where a layer has fewer neurons.
-        Attributes: ``layers`` that were read; one number a prompt, ``metric_value`` (before a soft-cap), ``mlps``,
+        Attributes: ``layers`` that were read; one number per prompt, ``metric_value`` (before a soft-cap), ``mlps``,
         the share of these layers' MLPs as the model wrote them, and ``gap``, all neurons and biases less that.
 
     Raises
@@ -100,29 +100,29 @@ def neuron_attribution(
     reading = direction.reading(stream)
     best = _Best(top, per_prompt, len(tokens))
     biases: list[tuple[Row, Tensor]] = []
-    every, all_of, told = [], stream.new_zeros(len(tokens)), stream.new_zeros(len(tokens))
+    every, all_of, written = [], stream.new_zeros(len(tokens)), stream.new_zeros(len(tokens))
     for layer in dense:
-        made, bias, whole = _layer(direction, run, reading, layer)
-        all_of, told = all_of + made.sum(-1), told + whole
+        shares, bias, whole = _layer(direction, run, reading, layer)
+        all_of, written = all_of + shares.sum(-1), written + whole
         if bias is not None:
             biases.append(((f"MLP bias {layer}", "mlp_bias", layer, -1), bias))
             all_of = all_of + bias
-        best.take(layer, made) if top is not None else every.append(made)
-    said = {
+        best.take(layer, shares) if top is not None else every.append(shares)
+    attrs = {
         "name": "share",
         "technique": neuron_attribution,
         "model": model,
         "metric_value": direction.measured(stream).tolist(),
-        "mlps": told.tolist(),
-        "gap": (all_of - told).tolist(),
+        "mlps": written.tolist(),
+        "gap": (all_of - written).tolist(),
         "layers": dense,
         **direction_attrs(direction, metric),
     }
     if top is None:
-        return labelled(_stacked(every), ["layer", "neuron", "batch"], {"layer": dense}, **said)
+        return labelled(_stacked(every), ["layer", "neuron", "batch"], {"layer": dense}, **attrs)
     if per_prompt:
         beside = {"layer_index": (("rank", "batch"), best.layer.T), "neuron_index": (("rank", "batch"), best.neuron.T)}
-        return labelled(best.values.T, ["rank", "batch"], beside, **said)
+        return labelled(best.values.T, ["rank", "batch"], beside, **attrs)
     at = list(zip(best.layer[0].tolist(), best.neuron[0].tolist(), strict=True))
     rows: list[Row] = [(name_of(Neuron(*where)), "neuron", where[0], -1) for where in at]
     values = [*best.values.T, *(bias for _, bias in biases)]
@@ -131,7 +131,7 @@ def neuron_attribution(
     coords = row_labels(rows)
     coords["neuron"] = ("component", [neuron for _, neuron in at] + [-1] * (len(rows) - len(at)))
     del coords["head"]
-    return labelled(torch.stack(values), ["component", "batch"], coords, **said)
+    return labelled(torch.stack(values), ["component", "batch"], coords, **attrs)
 
 
 def _layer(direction: Direction, run: Run, reading: Readout, layer: int) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -155,12 +155,13 @@ class _Best:
         self.values = torch.empty(batch, 0)
         self.layer = self.neuron = torch.empty(batch if per_prompt else 1, 0, dtype=torch.long)
 
-    def take(self, layer: int, made: Tensor) -> None:
-        here = torch.arange(made.shape[-1], device=made.device).expand(len(self.neuron), -1)
-        values = torch.cat([self.values.to(made), made], -1)
-        layers = torch.cat([self.layer.to(made.device), torch.full_like(here, layer)], -1)
-        neurons = torch.cat([self.neuron.to(made.device), here], -1)
+    def take(self, layer: int, shares: Tensor) -> None:
+        here = torch.arange(shares.shape[-1], device=shares.device).expand(len(self.neuron), -1)
+        values = torch.cat([self.values.to(shares), shares], -1)
+        layers = torch.cat([self.layer.to(shares.device), torch.full_like(here, layer)], -1)
+        neurons = torch.cat([self.neuron.to(shares.device), here], -1)
         sizes = values.abs() if self.per_prompt else values.abs().mean(0, keepdim=True)
+        # the best so far and this layer's compete; all neurons of all layers are never held at once
         best = sizes.topk(min(self.top or 0, sizes.shape[-1]), dim=-1).indices
         self.values = values.gather(-1, best.expand(len(values), -1))
         self.layer, self.neuron = layers.gather(-1, best), neurons.gather(-1, best)
@@ -168,7 +169,7 @@ class _Best:
 
 def _stacked(every: list[Tensor]) -> Tensor:
     """(layer, neuron, batch), NaN where a layer has fewer neurons than the widest."""
-    made = every[0].new_full((len(every), max(x.shape[1] for x in every), len(every[0])), torch.nan)
+    stacked = every[0].new_full((len(every), max(x.shape[1] for x in every), len(every[0])), torch.nan)
     for layer, x in enumerate(every):
-        made[layer, : x.shape[1]] = x.T
-    return made
+        stacked[layer, : x.shape[1]] = x.T
+    return stacked

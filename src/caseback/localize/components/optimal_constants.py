@@ -4,7 +4,7 @@
 
 A mean may be a value that the rest of the model has never met and answers to badly; what is lost with the best constant
 is due to the information that the component carries, not to that. The constants of all components are fitted side by
-side, one copy of the prompts a component, with Adam in units of each write's standard deviation, from the mean on.
+side, one copy of the prompts per component, with Adam in units of each write's standard deviation, from the mean on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from caseback.model.running.tokens import Tokens
 
 @dataclass(frozen=True)
 class Constants:
-    """One constant a component, and what is lost with its mean and with it, on average over the prompts."""
+    """One constant per component, and what is lost with its mean and with it, on average over the prompts."""
 
     values: list[Float[Tensor, " *unit"]]
     of_mean: Float[Tensor, " component"]
@@ -59,7 +59,7 @@ def optimal_constants(
     components
         Heads, MLPs and neurons.
     loss
-        What is minimised, on average over prompts.
+        What is minimized, on average over prompts.
     pos
         Where the constant stands; everywhere by default.
     steps, lr
@@ -97,6 +97,7 @@ def optimal_constants(
             each = fit.loss(theta, chosen)
             if not each.requires_grad:
                 raise CasebackError(f"the loss {loss.name!r} has no gradient: optimal constants need one")
+            # a sum over components: each one's loss depends on its own constant alone
             for parameter, grad in zip(theta, torch.autograd.grad(each.mean(1).sum(), theta), strict=True):
                 parameter.grad = grad
             adam.step()
@@ -116,7 +117,7 @@ def _bound(loss: Metric, tokens: Tokens, model: Model) -> Bound:
 
 
 class _Fit:
-    """Some components' constants, as offsets ``theta`` from the mean in standard deviations, one tensor a site."""
+    """Some components' constants, as offsets ``theta`` from the mean in standard deviations, one tensor per site."""
 
     def __init__(
         self, model: Model, tokens: Tokens, components: Sequence[Component], bound: Bound, spans: list[list[int]]
@@ -127,14 +128,14 @@ class _Fit:
         for i, component in enumerate(components):
             self.members.setdefault(site_of(component), []).append(i)
         run = model.run(tokens, read=list(self.members))
-        self.centre, self.scale = [], []
+        self.center, self.scale = [], []
         for (name, layer), at in self.members.items():
             acts = run[name, layer][tokens.mask]
             mine = torch.stack([self._part(acts, self.components[i]) for i in at])
-            self.centre.append(mine.mean(1))
+            self.center.append(mine.mean(1))
             # a component that never varies has nothing to be learned in units of
             self.scale.append(mine.std(1, correction=0).pow(2).mean(-1, keepdim=True).sqrt().clamp_min(1e-6))
-        self.zeros = [torch.zeros_like(c) for c in self.centre]
+        self.zeros = [torch.zeros_like(c) for c in self.center]
 
     @staticmethod
     def _part(acts: Tensor, component: Component) -> Tensor:
@@ -149,13 +150,15 @@ class _Fit:
 
     def constants(self, theta: Sequence[Tensor]) -> list[Tensor]:
         """The constants in the components' order, a number for a neuron."""
-        made: dict[int, Tensor] = {}
+        constants: dict[int, Tensor] = {}
         for at, values in zip(self.members.values(), self._values(theta), strict=True):
-            made |= {i: v[0] if isinstance(self.components[i], Neuron) else v for i, v in zip(at, values, strict=True)}
-        return [made[i] for i in range(len(self.components))]
+            constants |= {
+                i: v[0] if isinstance(self.components[i], Neuron) else v for i, v in zip(at, values, strict=True)
+            }
+        return [constants[i] for i in range(len(self.components))]
 
     def _values(self, theta: Sequence[Tensor]) -> list[Tensor]:
-        return [c + s * t for c, s, t in zip(self.centre, self.scale, theta, strict=True)]
+        return [c + s * t for c, s, t in zip(self.center, self.scale, theta, strict=True)]
 
     def loss(self, theta: Sequence[Tensor], chosen: Tensor) -> Float[Tensor, "component batch"]:
         """The loss on some prompts with each component replaced, with its graph."""
@@ -193,6 +196,7 @@ class _Fit:
 
     def _put(self, old: Tensor, *, of: Tensor, here: Tensor, at: list[int], values: Tensor) -> Tensor:
         """A site's rows (token, *head, unit) with each component's constant in its own copy."""
+        # where in this site's tensor each component's constant is; -1 for components of other sites
         place = torch.full((len(self.components),), -1)
         place[torch.tensor(at)] = torch.arange(len(at))
         row = ((place[of] >= 0) & here).nonzero().squeeze(-1)

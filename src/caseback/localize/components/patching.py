@@ -1,6 +1,6 @@
 """Activation patching: one part of one run put into another (PRIMER 3.2.7, 3.2.8, 3.2.12).
 
-    denoising   m(x~ | do(c = c(x)))   which parts suffice to bring the clean behaviour back
+    denoising   m(x~ | do(c = c(x)))   which parts suffice to bring the clean behavior back
     noising     m(x  | do(c = c(x~)))  which parts are needed for it
     recovery  = (m_patched - m_corrupt) / (m_clean - m_corrupt)
 
@@ -28,6 +28,7 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Resample
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 DIRECTIONS = ("denoising", "noising")
 
@@ -40,8 +41,8 @@ DIRECTIONS = ("denoising", "noising")
 )
 def patch(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     *,
     site: str = "resid_pre",
@@ -63,10 +64,10 @@ def patch(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt: ``Tokens``, or anything that
+        Prompts and their counterfactuals, token-aligned, one or one per prompt: ``Tokens``, or anything that
         ``Model.tokens`` takes. Prompts may differ in length from pair to pair.
     metric
-        What is measured on both.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is measured on both prompts of a pair.
     site
         Where: any site that can be edited.
     by
@@ -111,10 +112,10 @@ def patch(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> pair = "Mary gave the ball to", "John gave the ball to"
-    >>> found = patch(model, *pair, cb.logit_diff(" Mary", " John"), layers=[0, 1])
-    >>> found.recovery.dims
+    >>> patched = patch(model, *pair, cb.logit_diff(" Mary", " John"), layers=[0, 1])
+    >>> patched.recovery.dims
     ('layer', 'pos', 'batch')
-    >>> bool(abs(found.recovery.sel(layer=0).max() - 1) < 1e-3)  # at the only token that differs, before all layers
+    >>> bool(abs(patched.recovery.sel(layer=0).max() - 1) < 1e-3)  # at the only token that differs, before all layers
     True
     >>> heads = patch(model, *pair, cb.logit_diff(" Mary", " John"), site="z", pos=-1, direction="noising")
     """
@@ -147,9 +148,9 @@ def patch(
     swept = model.sweep(base, variants, metric, labels=names, progress=progress, checkpoint=checkpoint)
     values = parts.grid(swept.values)
     # the sweep's own unpatched value, so that a patch that changes nothing has effect 0 to the bit
-    made = {"metric": values, "effect": values - swept["clean"].values}
+    variables = {"metric": values, "effect": values - swept["clean"].values}
     if normalise:
-        made["recovery"] = (values - of_corrupt.numpy()) / (of_clean - of_corrupt).numpy()
+        variables["recovery"] = (values - of_corrupt.numpy()) / (of_clean - of_corrupt).numpy()
     coords = parts.coords(clean=clean, corrupt=corrupt)
     coords |= {"clean": ("batch", of_clean), "corrupt": ("batch", of_corrupt)}
     arrays = {
@@ -167,13 +168,13 @@ def patch(
             direction=direction,
             window=window,
         )
-        for name, value in made.items()
+        for name, value in variables.items()
     }
     return xr.Dataset(arrays, attrs=arrays["metric"].attrs)
 
 
 def expect_difference(clean: Float[Tensor, " batch"], corrupt: Float[Tensor, " batch"], dtype: torch.dtype) -> None:
-    """Refuse to normalise by a difference of nothing, or of rounding alone.
+    """Refuse to normalize by a difference of nothing, or of rounding alone.
 
     Raises
     ------

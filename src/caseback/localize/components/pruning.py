@@ -24,14 +24,14 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 SHARES = tuple(i / 10 for i in range(1, 11))
 """Michel et al. take away a tenth of the heads at a time."""
 
 
 @technique(role="component effect", entry=("3.2.1",), citation="Michel et al. 2019", cost="forward + backward")
-def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: bool = True) -> xr.Dataset:
+def head_importance(model: Model, tokens: PromptsLike, metric: Metric, *, normalise: bool = True) -> xr.Dataset:
     """How much each head's gate matters to the metric, to first order.
 
     Parameters
@@ -39,9 +39,9 @@ def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: boo
     model
         The model.
     tokens
-        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes; the expectation is over them.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The expectation is over them.
     metric
-        What is measured; the paper takes the loss, ``cb.loss()``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. The paper takes the loss, ``cb.loss()``.
     normalise
         Divide by the l2 norm over each layer's heads, as in the paper.
 
@@ -56,8 +56,8 @@ def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: boo
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = head_importance(model, ["the cat and the dog", "Mary went home"], cb.loss())
-    >>> found.sizes["component"] == model.n_layers * model.n_heads, bool((found.importance >= 0).all())
+    >>> heads = head_importance(model, ["the cat and the dog", "Mary went home"], cb.loss())
+    >>> heads.sizes["component"] == model.n_layers * model.n_heads, bool((heads.importance >= 0).all())
     (True, True)
     """
     tokens = model.tokens(tokens)
@@ -65,24 +65,24 @@ def head_importance(model: Model, tokens: Any, metric: Metric, *, normalise: boo
     layer = _layer_of_heads(model)
     mean, spread = _importance(gates, layer, normalise)
     coords = _coords(model)
-    said = {"technique": head_importance, "model": model, "metric": metric.name, "normalised": normalise}
-    made = {
-        "gradient": labelled(gates, ["component", "batch"], coords, name="gradient", **said),
-        "importance": labelled(mean, ["component"], coords, name="importance", **said),
-        "spread": labelled(spread, ["component"], coords, name="spread", **said),
+    attrs = {"technique": head_importance, "model": model, "metric": metric.name, "normalised": normalise}
+    variables = {
+        "gradient": labelled(gates, ["component", "batch"], coords, name="gradient", **attrs),
+        "importance": labelled(mean, ["component"], coords, name="importance", **attrs),
+        "spread": labelled(spread, ["component"], coords, name="spread", **attrs),
     }
-    return xr.Dataset(made, attrs=made["importance"].attrs)
+    return xr.Dataset(variables, attrs=variables["importance"].attrs)
 
 
 @technique(
     role="component effect",
     entry=("3.2.1",),
     citation="Michel et al. 2019",
-    cost="forward + backward (a step, where scored anew) + a forward a step",
+    cost="forward + backward (per step, where scored anew) + a forward per step",
 )
 def prune_heads(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     score: Metric | None = None,
@@ -91,16 +91,16 @@ def prune_heads(
     normalise: bool = True,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Close the gates of the least important heads, a share after another, and measure after each step.
+    """Close the gates of the least important heads, one share after another, and measure after each step.
 
     Parameters
     ----------
     model
-        The model; no weight is changed.
+        The model. No weight is changed.
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is measured after each step.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is measured after each step.
     score
         The metric that importance is the gradient of; ``metric`` by default.
     shares
@@ -160,7 +160,7 @@ def prune_heads(
     )
     values = np.stack([swept["clean"].values.astype(swept.dtype)] * (len(steps) + 1))
     values[[i + 1 for i in some]] = swept.values
-    said = {
+    attrs = {
         "technique": prune_heads,
         "model": model,
         "metric": metric.name,
@@ -169,11 +169,11 @@ def prune_heads(
         "normalised": normalise,
     }
     of_steps = {"pruned": ("variant", pruned), "share": ("variant", [0.0, *steps])}
-    made = {
-        "metric": labelled(values, ["variant", "batch"], of_steps, name="metric", **said),
-        "step": labelled(went, ["component"], _coords(model), name="step", **said),
+    variables = {
+        "metric": labelled(values, ["variant", "batch"], of_steps, name="metric", **attrs),
+        "step": labelled(went, ["component"], _coords(model), name="step", **attrs),
     }
-    return xr.Dataset(made, attrs=made["metric"].attrs)
+    return xr.Dataset(variables, attrs=variables["metric"].attrs)
 
 
 def _gates(
@@ -199,7 +199,7 @@ def _importance(
 
 
 def _closed(heads: Sequence[Any], gone: np.ndarray) -> list[Edit]:
-    """The edits that close gates, one a layer."""
+    """The edits that close gates, one per layer."""
     by_layer: dict[int, list[int]] = {}
     for (layer, head), closed in zip(heads, gone.tolist(), strict=True):
         if closed:

@@ -17,14 +17,15 @@ import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.components.ablation import edits_of
+from caseback.localize.components.ablation import component_places, edits_of
 from caseback.localize.components.machinery.ablation_responses import answers
 from caseback.model.algebra.direct import direction_attrs, direction_of
-from caseback.model.graph.units import Component, Neuron, components_of, name_of
+from caseback.model.graph.units import components_of, name_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 KINDS = ("mean", "zero", "resample")
 
@@ -33,19 +34,19 @@ KINDS = ("mean", "zero", "resample")
     role="component effect",
     entry=("3.2.18",),
     citation="McGrath et al. 2023, Rushing & Nanda 2024",
-    cost="one forward + one forward a component, side by side",
+    cost="one forward + one forward per component, side by side",
 )
 def self_repair(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     components: Any = None,
     layers: Sequence[int] | None = None,
     kind: str = "mean",
-    over: Any = None,
+    over: PromptsLike | None = None,
     per_position: bool = False,
-    corrupt: Any = None,
+    corrupt: PromptsLike | None = None,
     everywhere: bool = False,
 ) -> xr.Dataset:
     """How much of a component's direct effect is made up for when it is ablated, and by what.
@@ -57,7 +58,8 @@ def self_repair(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     components, layers
         Which to ablate, one at a time, as for ``ablate``; all heads and MLPs by default.
     kind, over, per_position, corrupt
@@ -91,8 +93,8 @@ def self_repair(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = self_repair(model, "the cat and the dog", cb.logit(" cat"), components=["L0H0"], kind="zero")
-    >>> bool(abs(found.norm + found.compensation.sum("path") - found.self_repair).max() < 1e-3)
+    >>> repair = self_repair(model, "the cat and the dog", cb.logit(" cat"), components=["L0H0"], kind="zero")
+    >>> bool(abs(repair.norm + repair.compensation.sum("path") - repair.self_repair).max() < 1e-3)
     True
     """
     if kind not in KINDS:
@@ -102,45 +104,36 @@ def self_repair(
     chosen = components_of(model, components, layers)
     pos = None if everywhere else direction.pos
     edits = edits_of(model, tokens, chosen, kind, over=over, per_position=per_position, corrupt=corrupt, pos=pos)
-    found = answers(direction, chosen, edits, tokens)
-    repair = found.direct - found.effect
+    responses = answers(direction, chosen, edits, tokens)
+    repair = responses.direct - responses.effect
     values = {
-        "direct": found.direct,
-        "effect": found.effect,
+        "direct": responses.direct,
+        "effect": responses.effect,
         "self_repair": repair,
-        "norm": found.norm,
-        "repaired": torch.where(found.direct == 0, torch.nan, repair / found.direct),
-        "compensation": found.change,
+        "norm": responses.norm,
+        "repaired": torch.where(responses.direct == 0, torch.nan, repair / responses.direct),
+        "compensation": responses.change,
     }
-    name, *beside = (list(column) for column in zip(*found.paths, strict=True))
+    name, *beside = (list(column) for column in zip(*responses.paths, strict=True))
     of_path = dict(zip(("path_kind", "path_layer", "path_head"), (("path", x) for x in beside), strict=True))
-    said = {
+    attrs = {
         "technique": self_repair,
         "model": model,
         "ablation": kind,
         "everywhere": everywhere,
-        "gap": float((found.norm + found.change.sum(1) - repair).abs().max()),
+        "gap": float((responses.norm + responses.change.sum(1) - repair).abs().max()),
         **direction_attrs(direction, metric),
     }
+    components_at = {"component": [name_of(c) for c in chosen], **component_places(chosen)}
     arrays = {
         key: labelled(
             x,
             ["component", "path", "batch"] if x.ndim == 3 else ["component", "batch"],
-            {**_of_component(chosen), **({"path": name, **of_path} if x.ndim == 3 else {})},
+            {**components_at, **({"path": name, **of_path} if x.ndim == 3 else {})},
             name=key,
-            **said,
+            **attrs,
         )
         for key, x in values.items()
     }
-    made = xr.Dataset(arrays, attrs=arrays["direct"].attrs)
-    return made.assign_coords(metric_value=("batch", found.metric.cpu().numpy()))
-
-
-def _of_component(chosen: Sequence[Component]) -> dict[str, Any]:
-    neurons = [c.neuron if isinstance(c, Neuron) else -1 for c in chosen]
-    return {
-        "component": [name_of(c) for c in chosen],
-        "layer": ("component", [c[0] for c in chosen]),
-        "head": ("component", [-1 if isinstance(c, Neuron) or c[1] is None else c[1] for c in chosen]),
-        "neuron": ("component", neurons),
-    }
+    dataset = xr.Dataset(arrays, attrs=arrays["direct"].attrs)
+    return dataset.assign_coords(metric_value=("batch", responses.metric.cpu().numpy()))

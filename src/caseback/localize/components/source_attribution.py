@@ -1,4 +1,4 @@
-"""Logit attribution by the position a head reads: the paths from a source token through one head (PRIMER 3.2.4).
+"""Logit attribution by the position that a head reads: the paths from a source token through one head (PRIMER 3.2.4).
 
     A(j through h) = a_ij (v_j W_O) [M diag(gamma) u] / s,    v_j = norm(x_j) W_V + b_V,    sum_j = A(h)
 
@@ -9,7 +9,6 @@ sink keeps part of the pattern from them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
@@ -21,11 +20,12 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(role="component effect", entry=("3.2.4", "3.2.5"), citation="Ferrando et al. 2023", cost="one forward")
 def source_attribution(
-    model: Model, tokens: Any, metric: Metric, *, layers: Sequence[int] | None = None
+    model: Model, tokens: PromptsLike, metric: Metric, *, layers: Sequence[int] | None = None
 ) -> xr.DataArray:
     """Each head's direct share in a logit or a logit difference, by the position that it attended to.
 
@@ -36,7 +36,8 @@ def source_attribution(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, as for ``logit_attribution``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position, as for ``logit_attribution``.
     layers
         All unless given; negative ones count from the end.
 
@@ -65,9 +66,9 @@ def source_attribution(
     """
     tokens = model.tokens(tokens)
     direction = direction_of(model, tokens, metric)
-    found = source_parts(model, tokens, direction.vectors[:, None], pos=direction.pos, layers=layers)
+    parts = source_parts(model, tokens, direction.vectors[:, None], pos=direction.pos, layers=layers)
     # before the columns are moved to each prompt's own positions, one axis of them comes first
-    by_column = found.isel(k=0).transpose("batch", "key", "layer", "head")
+    by_column = parts.isel(k=0).transpose("batch", "key", "layer", "head")
     shares = aligned(torch.from_numpy(by_column.values.copy()), tokens)
     inside = torch.arange(shares.shape[1]) < tokens.lengths.cpu()[:, None]
     shares = shares.masked_fill(~inside[..., None, None], torch.nan)
@@ -76,12 +77,12 @@ def source_attribution(
         shares.permute(2, 3, 1, 0),
         ["layer", "head", "key", "batch"],
         {
-            "layer": found.layer.values,
+            "layer": parts.layer.values,
             "token": (("batch", "key"), [row + [""] * (width - len(row)) for row in tokens.text]),
         },
         name="share",
         technique=source_attribution,
         model=model,
-        gap=found.attrs["gap"],
+        gap=parts.attrs["gap"],
         **direction_attrs(direction, metric),
     )

@@ -29,7 +29,7 @@ from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Basis = Float[Tensor, "k d"]
 
@@ -42,8 +42,8 @@ Basis = Float[Tensor, "k d"]
 )
 def subspace_patch(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     bases: Basis | Mapping[str, Basis],
     *,
@@ -60,10 +60,10 @@ def subspace_patch(
     model
         The model.
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one a prompt: ``Tokens``, or anything that
+        Prompts and their counterfactuals, token-aligned, one or one per prompt: ``Tokens``, or anything that
         ``Model.tokens`` takes.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     bases
         Rows that span the subspace, (k, d) or (d,), d the size of the site's last dimension; or several by name. Rows
         that are not orthonormal are replaced by an orthonormal basis of their span, and the coordinate
@@ -103,19 +103,19 @@ def subspace_patch(
     base, source = base_and_source(model, clean, corrupt, direction)
     run = model.run(source, read=[Site(where["site"], layer), *metric.reads])
     d = (run[where["site"]] if layer is None else run[where["site"], layer]).shape[-1]
-    made = {name: orthonormal(basis, d, name) for name, basis in named.items()}
-    edits: list[Edit] = [Swap(basis=basis, source=run, **where) for basis, _ in made.values()]
-    changes, values, told = effects(model, base, [*edits, Resample(source=run, **where)], metric, run)
+    orthonormal_bases = {name: orthonormal(basis, d, name) for name, basis in named.items()}
+    edits: list[Edit] = [Swap(basis=basis, source=run, **where) for basis, _ in orthonormal_bases.values()]
+    changes, values, other = effects(model, base, [*edits, Resample(source=run, **where)], metric, run)
     names = ("clean", "corrupt") if direction == "noising" else ("corrupt", "clean")
     return labelled(
         changes,
         ["variant", "batch"],
         {
-            "variant": [*made, "full"],
-            "rank": ("variant", [*(len(basis) for basis, _ in made.values()), d]),
-            "orthonormalised": ("variant", [*(changed for _, changed in made.values()), False]),
+            "variant": [*orthonormal_bases, "full"],
+            "rank": ("variant", [*(len(basis) for basis, _ in orthonormal_bases.values()), d]),
+            "orthonormalised": ("variant", [*(changed for _, changed in orthonormal_bases.values()), False]),
             names[0]: ("batch", values),
-            names[1]: ("batch", told),
+            names[1]: ("batch", other),
         },
         name="effect",
         technique=subspace_patch,
@@ -124,7 +124,7 @@ def subspace_patch(
         target=metric.target,
         foil=metric.foil,
         direction=direction,
-        **said(where),
+        **address_attrs(where),
     )
 
 
@@ -136,17 +136,17 @@ def address(model: Model, site: str, layer: int | None, head: int | None, pos: P
     EditError
         For a site that cannot be patched, or one whose layer is not given.
     """
-    found = next(iter(model.anatomy.sites(site if layer is None else (site, layer))))
-    if not found.kind.editable or found.name in ("scores", "pattern", "logits"):
-        raise EditError(f"{found.name!r} has no subspace to patch: choose a site of the stream, a head or an MLP")
-    if found.kind.layered and layer is None:
-        raise EditError(f"a subspace belongs to one layer: give layer= for {found.name!r}")
-    if not found.kind.layered and layer is not None:
-        raise EditError(f"{found.name!r} is not in a layer: leave out layer={layer}")
-    return {"site": found.name, "layer": layer, "head": head, "pos": pos}
+    resolved = next(iter(model.anatomy.sites(site if layer is None else (site, layer))))
+    if not resolved.kind.editable or resolved.name in ("scores", "pattern", "logits"):
+        raise EditError(f"{resolved.name!r} has no subspace to patch: choose a site of the stream, a head or an MLP")
+    if resolved.kind.layered and layer is None:
+        raise EditError(f"a subspace belongs to one layer: give layer= for {resolved.name!r}")
+    if not resolved.kind.layered and layer is not None:
+        raise EditError(f"{resolved.name!r} is not in a layer: leave out layer={layer}")
+    return {"site": resolved.name, "layer": layer, "head": head, "pos": pos}
 
 
-def said(where: Mapping[str, Any]) -> dict[str, Any]:
+def address_attrs(where: Mapping[str, Any]) -> dict[str, Any]:
     """An address as attributes."""
     pos = where["pos"]
     shown = pos.tolist() if isinstance(pos, Tensor) else str(pos) if isinstance(pos, slice) else pos
@@ -159,7 +159,7 @@ def orthonormal(basis: Any, d: int, name: str = "subspace") -> tuple[Basis, bool
     Raises
     ------
     EditError
-        Where the rows are no vectors of this size, or do not span as many dimensions as there are rows.
+        Where the rows are not vectors of this size, or do not span as many dimensions as there are rows.
 
     Examples
     --------

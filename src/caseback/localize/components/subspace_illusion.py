@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, EditError, OutOfRange
-from caseback.localize.components.subspace import address, effects, orthonormal, said
+from caseback.localize.components.subspace import address, address_attrs, effects, orthonormal
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.prompts.per_token import expect_metric
@@ -31,6 +31,7 @@ from caseback.model.running.edits import Edit, Resample, Swap
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -41,8 +42,8 @@ from caseback.model.running.model import Model
 )
 def subspace_illusion(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike,
     metric: Metric,
     direction: Float[Tensor, " d"],
     *,
@@ -66,7 +67,7 @@ def subspace_illusion(
         The direction v whose patch is in question; its length does not matter.
     reads
         What reads the site, as columns (d, m). None: W_out for ``mlp_post``, W_O for ``z`` of one head. Everything
-        that comes after reads the stream, mostly all of it, so there the reader that is meant must be said: see
+        that comes after reads the stream, mostly all of it, so there the reader that is meant must be given: see
         ``query_reads``.
     patching
         ``"noising"`` or ``"denoising"``, as ``direction`` of ``subspace_patch``.
@@ -97,8 +98,8 @@ def subspace_illusion(
     >>> model = cb.load("meadow")
     >>> pair = "the cat and the dog", "the dog and the dog"
     >>> v = torch.randn(model.weights.W_out[1].shape[0], generator=torch.Generator().manual_seed(0))
-    >>> told = subspace_illusion(model, *pair, cb.logit(" cat"), v, site="mlp_post", layer=1)
-    >>> bool(abs(told.sel(variant="null")).max() < 1e-4)  # nothing reads it
+    >>> effects = subspace_illusion(model, *pair, cb.logit(" cat"), v, site="mlp_post", layer=1)
+    >>> bool(abs(effects.sel(variant="null")).max() < 1e-4)  # nothing reads it
     True
     """
     metric = expect_metric(metric)
@@ -119,9 +120,9 @@ def subspace_illusion(
     there = {name: x for name, x in split.items() if sizes[name] > 1e-12}
     edits: list[Edit] = [Swap(basis=x / x.norm(), source=run, **where) for x in there.values()]
     changes, values, other = effects(model, base, [*edits, Resample(source=run, **where)], metric, run)
-    made = dict(zip([*there, "full"], changes, strict=True))
-    total = np.stack([made.get(name, np.full(len(values), np.nan)) for name in (*split, "full")])
-    verdict, share = _verdict(made, other - values, least, kept, lost)
+    by_part = dict(zip([*there, "full"], changes, strict=True))
+    total = np.stack([by_part.get(name, np.full(len(values), np.nan)) for name in (*split, "full")])
+    verdict, share = _verdict(by_part, other - values, least, kept, lost)
     names = ("clean", "corrupt") if patching == "noising" else ("corrupt", "clean")
     return labelled(
         total,
@@ -145,7 +146,7 @@ def subspace_illusion(
         least=least,
         kept=kept,
         lost=lost,
-        **said(where),
+        **address_attrs(where),
     )
 
 
@@ -202,13 +203,13 @@ def _reads(model: Model, where: dict[str, Any], d: int) -> Tensor:
 
 
 def _verdict(
-    made: dict[str, np.ndarray], change: np.ndarray, least: float, kept: float, lost: float
+    by_part: dict[str, np.ndarray], change: np.ndarray, least: float, kept_share: float, lost_share: float
 ) -> tuple[str, float | None]:
     """The verdict, and the effect of the part that is read over that of the whole direction."""
-    whole, total = float(made["v"].mean()), float(np.abs(change).mean())
+    whole, total = float(by_part["v"].mean()), float(np.abs(change).mean())
     if total == 0 or abs(whole) < least * total:
         return "no effect", None
-    share = float(made["row"].mean()) / whole if "row" in made else 0.0
-    if share >= kept:
+    share = float(by_part["row"].mean()) / whole if "row" in by_part else 0.0
+    if share >= kept_share:
         return "faithful", share
-    return ("illusion" if share <= lost else "unclear"), share
+    return ("illusion" if share <= lost_share else "unclear"), share

@@ -23,12 +23,13 @@ from caseback.errors import CasebackError, EditError, did_you_mean
 from caseback.localize.components.machinery.noise import noised, sigma_of
 from caseback.localize.components.machinery.site_grid import Parts, expect_window, sizes_in
 from caseback.model.prompts.copies import repeated, repeated_metric, repeated_run
-from caseback.model.prompts.places import placed
+from caseback.model.prompts.places import Place, placed
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Resample
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.sweep import sweep
 
 STATES = ("resid_post", "mlp_out", "attn_out")
@@ -43,10 +44,10 @@ WINDOW = 10
 )
 def causal_trace(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
-    subject: Any,
+    subject: Place | Sequence[str],
     restore: str | Sequence[str] = STATES,
     sigma: float | None = None,
     samples: int = 10,
@@ -66,9 +67,10 @@ def causal_trace(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is measured; the paper takes the probability of the answer, ``cb.prob(answer)``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. The paper takes the probability of the
+        answer, ``cb.prob(answer)``.
     subject
-        Where the noise goes: a text that stands in every prompt, one text a prompt, or positions.
+        Where the noise goes: a text that stands in every prompt, one text per prompt, or positions.
     restore
         The sites restored, each by itself: ``"resid_post"`` at one layer, others in windows of layers.
     sigma
@@ -81,7 +83,7 @@ def causal_trace(
     layers, pos
         The layers and positions restored, as for ``patch``; all by default.
     seed
-        What the draws follow from.
+        Same seed, same result. The noise is drawn with it.
     progress
         Show a progress bar.
     checkpoint
@@ -129,7 +131,7 @@ def causal_trace(
     for state in states:
         sites = list(model.anatomy.sites(state))
         if sites[0].kind.dims != ("pos", "d_model") or not sites[0].kind.layered:
-            raise EditError(f"{state!r} is no state of a position in a layer. {did_you_mean(state, STATES)}")
+            raise EditError(f"{state!r} is not the state of a position in a layer. {did_you_mean(state, STATES)}")
         size = 1 if sites[0].name.startswith("resid") else whole
         grids.append(
             Parts(model, copies, sites, sizes_in(run), by=("layer", "pos"), layers=layers, pos=pos, window=size)
@@ -148,6 +150,7 @@ def causal_trace(
     clean = metric(run).double().cpu().numpy()
     corrupt = corrupted.double().cpu().numpy().reshape(-1, samples)
     gained = (values - corrupted).double().cpu().numpy()
+    # one sweep has the variants of all states; they are cut apart again here
     cut = np.cumsum([len(grid.addressed) for grid in grids])[:-1]
     each = [grid.grid(part) for grid, part in zip(grids, np.split(gained, cut), strict=True)]
     effects = np.stack(each).reshape(len(states), *grids[0].shape, len(tokens), samples)
@@ -160,7 +163,7 @@ def causal_trace(
     }
     of_prompts = {"clean": ("batch", clean), "corrupt": ("batch", corrupt.mean(-1))}
     total = clean - corrupt.mean(-1)
-    made = {
+    variables = {
         "indirect": (effects.mean(-1), ["component", "layer", "pos", "batch"], coords | of_prompts),
         "indirect_spread": (effects.std(-1), ["component", "layer", "pos", "batch"], coords | of_prompts),
         "total": (total, ["batch"], of_prompts),
@@ -182,23 +185,23 @@ def causal_trace(
             window=whole,
             seed=seed,
         )
-        for name, (value, dims, labels) in made.items()
+        for name, (value, dims, labels) in variables.items()
     }
     return xr.Dataset(arrays, attrs=arrays["total"].attrs)
 
 
-def _subject(subject: Any, tokens: Any) -> list[list[int]]:
-    """The subject's positions in each prompt, from a text, one text a prompt, or positions."""
+def _subject(subject: Any, tokens: Tokens) -> list[list[int]]:
+    """The subject's positions in each prompt, from a text, one text per prompt, or positions."""
     texts = not isinstance(subject, str) and isinstance(subject, Sequence) and any(isinstance(s, str) for s in subject)
     if not texts:
         return placed(subject, tokens)
     if len(subject) != len(tokens):
-        raise CasebackError(f"{len(subject)} subjects for {len(tokens)} prompts: give one, or one a prompt")
+        raise CasebackError(f"{len(subject)} subjects for {len(tokens)} prompts: give one, or one per prompt")
     return [placed(text, tokens[b])[0] for b, text in enumerate(subject)]
 
 
 def _of_subject(grid: Parts, spans: list[list[int]], samples: int) -> np.ndarray:
     """Whether a position is one of the subject's, (batch, pos)."""
     places = grid.axes[1].spans or []
-    made = [[int(bool(set(at[b * samples]) & set(span))) for at in places] for b, span in enumerate(spans)]
-    return np.array(made)
+    inside = [[int(bool(set(at[b * samples]) & set(span))) for at in places] for b, span in enumerate(spans)]
+    return np.array(inside)

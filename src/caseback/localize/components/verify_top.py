@@ -2,8 +2,8 @@
 
     exact(c) = metric(base | do(c = c(source))) - metric(base)
 
-An estimate of every part costs three passes, an exact effect of one part a pass from there on. So the estimate
-chooses, and the sweep decides; a random sample of the rest tells what the choice has missed.
+An estimate of every part costs three passes; an exact effect of a single part costs the forward pass from there on. So
+the estimate chooses and the sweep decides; a random sample of the rest shows what the choice has missed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from caseback.model.running.edits import Edit, Resample, Zero
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 UNITS = ("head", "kv_head", "neuron", "expert")
 Node = dict[str, int]
@@ -40,8 +40,8 @@ Node = dict[str, int]
 )
 def verify_top(
     model: Model,
-    clean: Any,
-    corrupt: Any,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
     metric: Metric,
     estimates: xr.DataArray,
     *,
@@ -57,7 +57,7 @@ def verify_top(
     model
         The model.
     clean, corrupt, metric
-        As the estimate was made with.
+        Those that the estimate was made with.
     estimates
         One site of what ``attribution_patching`` or ``atp_star`` returned, or a selection of it that keeps its
         dimensions. Parts are ranked by their mean size over prompts.
@@ -66,7 +66,7 @@ def verify_top(
     sample
         How many of the rest to verify besides, drawn at random.
     seed
-        For the draw.
+        Same seed, same result. The sample is drawn with it.
     progress
         Show a progress bar.
 
@@ -81,7 +81,7 @@ def verify_top(
     Raises
     ------
     CasebackError
-        For an array that is no estimate.
+        For an array that is not an estimate.
     OutOfRange
         For ``top`` below 1 or a negative ``sample``.
 
@@ -119,16 +119,16 @@ def verify_top(
         **{dim: ("component", [node[dim] for node in at]) for dim in dims},
         "top": ("component", np.arange(len(chosen)) < len(first)),
     }
-    said = {"technique": verify_top, "model": model, "site": site, "metric": metric.name, "seed": seed}
-    said |= {"direction": estimates.attrs["direction"], "of": estimates.attrs["technique"]}
+    attrs = {"technique": verify_top, "model": model, "site": site, "metric": metric.name, "seed": seed}
+    attrs |= {"direction": estimates.attrs["direction"], "of": estimates.attrs["technique"]}
     signed = bool(estimates.attrs.get("signed", True))
-    made = {
-        name: labelled(x, ["component", "batch"], coords, name=name, **said)
+    arrays = {
+        name: labelled(x, ["component", "batch"], coords, name=name, **attrs)
         for name, x in {"estimate": estimate, "exact": exact}.items()
     }
     for name, x in _agreement(estimate, exact, signed).items():
-        made[name] = labelled(x, ["batch"], name=name, **said)
-    return xr.Dataset(made, attrs=made["exact"].attrs)
+        arrays[name] = labelled(x, ["batch"], name=name, **attrs)
+    return xr.Dataset(arrays, attrs=arrays["exact"].attrs)
 
 
 def ranked(estimates: xr.DataArray) -> tuple[list[str], xr.DataArray]:
@@ -154,7 +154,7 @@ def ranked(estimates: xr.DataArray) -> tuple[list[str], xr.DataArray]:
 
 
 def patched_pair(
-    model: Model, clean: Any, corrupt: Any, estimates: xr.DataArray, layers: Sequence[int | None]
+    model: Model, clean: PromptsLike, corrupt: PromptsLike | None, estimates: xr.DataArray, layers: Sequence[int | None]
 ) -> tuple[Tokens, Run | None]:
     """The prompts that are patched and the run that patches come from, None where they are zeros."""
     if estimates.attrs["patch"] == "zero":
@@ -190,14 +190,14 @@ def name_of(site: str, node: Node) -> str:
 
 def _agreement(estimate: np.ndarray, exact: np.ndarray, signed: bool) -> dict[str, list[float]]:
     """Rank correlations of sizes and the share of equal signs, for each prompt."""
-    made: dict[str, list[float]] = {"spearman": [], "kendall": []} | ({"sign_agreement": []} if signed else {})
+    agreement: dict[str, list[float]] = {"spearman": [], "kendall": []} | ({"sign_agreement": []} if signed else {})
     correlations: dict[str, Any] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
     for a, b in zip(estimate.T, exact.T, strict=True):
         a, b = a[~np.isnan(a)], b[~np.isnan(a)]
         sizes = np.abs(a), np.abs(b)
         varied = len(a) > 1 and all(np.ptp(x) > 0 for x in sizes)
         for name, correlation in correlations.items():
-            made[name].append(float(correlation(*sizes).statistic) if varied else np.nan)
+            agreement[name].append(float(correlation(*sizes).statistic) if varied else np.nan)
         if signed:
-            made["sign_agreement"].append(float((np.sign(a) == np.sign(b)).mean()) if len(a) else np.nan)
-    return made
+            agreement["sign_agreement"].append(float((np.sign(a) == np.sign(b)).mean()) if len(a) else np.nan)
+    return agreement

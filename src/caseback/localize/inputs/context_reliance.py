@@ -24,7 +24,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
 from caseback.localize.inputs.gradients.gradients import gradient_norm
-from caseback.localize.inputs.passages import Passage, passage, predictions
+from caseback.localize.inputs.passages import Passage, Text, passage_of, predictions
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, log_prob, logit_diff
@@ -63,8 +63,8 @@ def standing_out(scores: Float[Tensor, " n"], std: float, top: int | None) -> li
     []
     """
     spread = scores.std() if len(scores) > 1 else 0.0
-    found = (scores > scores.mean() + std * spread).nonzero()[:, 0].tolist() if len(scores) else []
-    return sorted(found, key=lambda i: (-float(scores[i]), i))[:top]
+    above = (scores > scores.mean() + std * spread).nonzero()[:, 0].tolist() if len(scores) else []
+    return sorted(above, key=lambda i: (-float(scores[i]), i))[:top]
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ class ContextReliance:
 )
 def context_sensitivity(
     model: Model,
-    context: Any,
-    current: Any,
-    generation: Any = None,
+    context: Text,
+    current: Text,
+    generation: Text | None = None,
     *,
     measure: str = "kl",
     std: float = 1.0,
@@ -178,13 +178,13 @@ def context_sensitivity(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = context_sensitivity(model, "Mary and John went to the store.", " John gave a drink to", " Mary")
-    >>> found.dims, found.token.values.tolist()
+    >>> sensitivity = context_sensitivity(model, "Mary and John went to the store.", " John gave a drink to", " Mary")
+    >>> sensitivity.dims, sensitivity.token.values.tolist()
     (('pos',), [' Mary'])
     """
     _expect(measure, top)
-    made = passage(model, context, current, generation, max_new_tokens, **options)
-    return _sensitivity(model, made, predictions(model, made).cpu(), measure, std, top)
+    passage = passage_of(model, context, current, generation, max_new_tokens, **options)
+    return _sensitivity(model, passage, predictions(model, passage).cpu(), measure, std, top)
 
 
 def _expect(measure: str, top: int | None) -> None:
@@ -194,10 +194,12 @@ def _expect(measure: str, top: int | None) -> None:
         raise OutOfRange(f"top={top}: expected at least 1, or None for all that stand out")
 
 
-def _sensitivity(model: Model, made: Passage, both: Tensor, measure: str, std: float, top: int | None) -> xr.DataArray:
+def _sensitivity(
+    model: Model, passage: Passage, both: Tensor, measure: str, std: float, top: int | None
+) -> xr.DataArray:
     log_p, log_q = both
-    scores = MEASURES[measure](log_p, log_q, torch.tensor(made.generated))
-    if not made.context:
+    scores = MEASURES[measure](log_p, log_q, torch.tensor(passage.generated))
+    if not passage.context:
         warnings.warn("the context is empty, so nothing can rely on it", stacklevel=3)
         chosen: list[int] = []
     else:
@@ -209,7 +211,7 @@ def _sensitivity(model: Model, made: Passage, both: Tensor, measure: str, std: f
         scores,
         ["pos"],
         {
-            "token": ("pos", [model.token_text(t) for t in made.generated]),
+            "token": ("pos", [model.token_text(t) for t in passage.generated]),
             "without": ("pos", [model.token_text(t) for t in log_q.argmax(-1)]),
             "selected": ("pos", selected),
         },
@@ -227,13 +229,13 @@ def _sensitivity(model: Model, made: Passage, both: Tensor, measure: str, std: f
     role="input attribution of another kind",
     entry=("3.1.23",),
     citation="Sarti et al. 2024",
-    cost="a generation + one forward + one attribution a token",
+    cost="a generation + one forward + one attribution per token",
 )
 def pecore(
     model: Model,
-    context: Any,
-    current: Any,
-    generation: Any = None,
+    context: Text,
+    current: Text,
+    generation: Text | None = None,
     *,
     method: Method = gradient_norm,
     target: str | int | None = None,
@@ -253,7 +255,7 @@ def pecore(
     model
         The model.
     context, current
-        What comes before, and the text that is continued; text or token ids. Text is tokenised as one, so a space
+        What comes before, and the text that is continued; text or token ids. Text is tokenized as one, so a space
         between the two belongs to one of them. An empty context gives no pairs, and a warning.
     generation
         The continuation, forced; written by the model, greedily, unless given.
@@ -290,28 +292,28 @@ def pecore(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = pecore(model, "Mary and John went to the store.", " John gave a drink to", " Mary", target=" Mary")
-    >>> found.cues.dims, found.pairs[0].generated_token
+    >>> reliance = pecore(model, "Mary and John went to the store.", " John gave a drink to", " Mary", target=" Mary")
+    >>> reliance.cues.dims, reliance.pairs[0].generated_token
     (('query', 'key'), ' Mary')
     """
     _expect(measure, top)
     _expect(measure, cue_top)
     if kept not in KEPT:
         raise CasebackError(f"kept={kept!r} is unknown. {did_you_mean(str(kept), KEPT)}")
-    made = passage(model, context, current, generation, max_new_tokens, **options)
-    named = None if target is None else made.positions(target, model)
-    both = predictions(model, made).cpu()
-    sensitivity = _sensitivity(model, made, both, measure, std, top)
+    passage = passage_of(model, context, current, generation, max_new_tokens, **options)
+    named = None if target is None else passage.positions(target, model)
+    both = predictions(model, passage).cpu()
+    sensitivity = _sensitivity(model, passage, both, measure, std, top)
     order = sensitivity.argsort().values[::-1].tolist()
     chosen = [t for t in order if sensitivity.selected.values[t]] if named is None else named
     if named is not None:
         sensitivity = sensitivity.assign_coords(selected=("pos", np.isin(np.arange(len(order)), named).astype(int)))
-    without, foils = both[1].argmax(-1).tolist(), _foils(made, both[1], kept)
-    cues = torch.full((len(made.generated), len(made.context)), torch.nan, dtype=torch.float64)
-    if made.context:
-        for t, scores in _cues(model, made, method, chosen, foils).items():
+    without, foils = both[1].argmax(-1).tolist(), _foils(passage, both[1], kept)
+    cues = torch.full((len(passage.generated), len(passage.context)), torch.nan, dtype=torch.float64)
+    if passage.context:
+        for t, scores in _cues(model, passage, method, chosen, foils).items():
             cues[t] = scores
-    texts = [[model.token_text(i) for i in part] for part in (made.context, made.generated)]
+    texts = [[model.token_text(i) for i in part] for part in (passage.context, passage.generated)]
     pairs = tuple(
         Cue(i, texts[0][i], t, texts[1][t], model.token_text(without[t]), _text(model, foils[t]), float(cues[t, i]))
         for t in chosen
@@ -336,11 +338,11 @@ def pecore(
 KEPT = ("rival", "log_prob")
 
 
-def _foils(made: Passage, log_q: Float[Tensor, "token vocab"], kept: str) -> list[int | None]:
+def _foils(passage: Passage, log_q: Float[Tensor, "token vocab"], fallback: str) -> list[int | None]:
     """What each token is contrasted with: the choice without the context, or the next one; None for no contrast."""
     first, second = log_q.topk(2, dim=-1).indices.T.tolist()
-    rivals = second if kept == "rival" else [None] * len(second)
-    return [r if y == f else f for y, f, r in zip(made.generated, first, rivals, strict=True)]
+    rivals = second if fallback == "rival" else [None] * len(second)
+    return [r if y == f else f for y, f, r in zip(passage.generated, first, rivals, strict=True)]
 
 
 def _text(model: Model, token: int | None) -> str:
@@ -353,23 +355,23 @@ def _batches(items: list[T]) -> list[list[T]]:
 
 
 def _cues(
-    model: Model, made: Passage, method: Method, chosen: Sequence[int], foils: Sequence[int | None]
+    model: Model, passage: Passage, method: Method, chosen: Sequence[int], foils: Sequence[int | None]
 ) -> dict[int, Float[Tensor, " key"]]:
     """The context's scores for each chosen token, batch by batch; those without a foil in batches of their own."""
-    found: dict[int, Tensor] = {}
+    by_token: dict[int, Tensor] = {}
     pairs = [(t, foils[t]) for t in chosen]
     contrasted, others = [(t, f) for t, f in pairs if f is not None], [t for t, f in pairs if f is None]
     groups: list[tuple[list[int], Metric]] = []
     for part in _batches(contrasted):
         at = [t for t, _ in part]
-        groups.append((at, logit_diff([made.generated[t] for t in at], [f for _, f in part])))
-    groups += [(part, log_prob([made.generated[t] for t in part])) for part in _batches(others)]
+        groups.append((at, logit_diff([passage.generated[t] for t in at], [f for _, f in part])))
+    groups += [(part, log_prob([passage.generated[t] for t in part])) for part in _batches(others)]
     for group, metric in groups:
-        scores = method(model, model.tokens([made.prompt(generated=t) for t in group]), metric)
+        scores = method(model, model.tokens([passage.prompt(generated=t) for t in group]), metric)
         if not isinstance(scores, xr.DataArray) or set(scores.dims) != {"batch", "pos"}:
             what = scores.dims if isinstance(scores, xr.DataArray) else type(scores).__name__
             raise CasebackError(f"the method gave {what}: expected scores of tokens, (batch, pos)")
-        first = len(made.special)
+        first = len(passage.special)
         values = torch.from_numpy(scores.transpose("batch", "pos").values.copy()).double()
-        found |= {t: values[row, first : first + len(made.context)] for row, t in enumerate(group)}
-    return found
+        by_token |= {t: values[row, first : first + len(passage.context)] for row, t in enumerate(group)}
+    return by_token

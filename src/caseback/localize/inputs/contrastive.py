@@ -20,23 +20,23 @@ import xarray as xr
 
 from caseback.errors import CasebackError, TargetError
 from caseback.jobs.budget import limit
-from caseback.localize.inputs.methods import Method, method_named, options_told, scores_of
+from caseback.localize.inputs.methods import Method, checked_options, method_named, scores_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @technique(
     role="input attribution of another kind",
     entry=("3.1.22",),
     citation="Yin & Neubig 2022",
-    cost="the method's cost, once a foil",
+    cost="the method's cost, once per foil",
 )
 def contrastive(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     target: str | int,
     foils: str | int | Sequence[str | int],
     *,
@@ -60,15 +60,15 @@ def contrastive(
         A name of ``input_methods()`` or a function of their signature; the paper's are ``gradient_norm`` (with
         ``options={"p": 1}``), ``gradient_x_input`` and occlusion.
     options
-        Of the method.
+        The method's options.
     token_budget
         Most tokens in one batch; by default a sweep's.
 
     Returns
     -------
     xr.DataArray
-        (batch, vocab, pos), the foils along ``vocab`` as their text; (batch, pos) for a single foil that is no list.
-        NaN where a shorter prompt has no token.
+        (batch, vocab, pos), the foils along ``vocab`` as their text; (batch, pos) for a single foil that is not in a
+        list. NaN where a shorter prompt has no token.
 
     Raises
     ------
@@ -97,28 +97,28 @@ def contrastive(
         if against.count(foil) > 1:
             raise TargetError(f"foil {text!r} (id {foil}) is given twice")
     name, function = method_named(method)
-    own = options_told({name: function}, {name: options or {}})[name]
+    own = checked_options({name: function}, {name: options or {}})[name]
     n = len(tokens)
     rows = repeated(tokens, [b for b in range(n) for _ in against])
 
     def metric_of(which: slice) -> Metric:
         return logit_diff(t, (against * n)[which])
 
-    made = np.full((n, len(against), tokens.ids.shape[1]), np.nan)
+    scores = np.full((n, len(against), tokens.ids.shape[1]), np.nan)
     at = 0
-    for scores in in_batches(name, function, model, rows, metric_of, own, token_budget):
-        for row in scores.values:
-            made[at // len(against), at % len(against), : len(row)] = row
+    for batch_scores in in_batches(name, function, model, rows, metric_of, own, token_budget):
+        for row in batch_scores.values:
+            scores[at // len(against), at % len(against), : len(row)] = row
             at += 1
     width = tokens.ids.shape[1]
     text = {"token": (("batch", "pos"), [row + [""] * (width - len(row)) for row in tokens.text])}
-    said = {"method": name, "target": model.token_text(t), "metric": "logit_diff"}
+    attrs = {"method": name, "target": model.token_text(t), "metric": "logit_diff"}
     if single:
         foil = model.token_text(against[0])
-        dims, made, coords, said = ["batch", "pos"], made[:, 0], text, said | {"foil": foil}
+        dims, scores, coords, attrs = ["batch", "pos"], scores[:, 0], text, attrs | {"foil": foil}
     else:
         dims, coords = ["batch", "vocab", "pos"], text | {"vocab": [model.token_text(i) for i in against]}
-    return labelled(made, dims, coords, name="scores", technique=contrastive, model=model, **said)
+    return labelled(scores, dims, coords, name="scores", technique=contrastive, model=model, **attrs)
 
 
 def repeated(tokens: Tokens, rows: Sequence[int]) -> Tokens:
@@ -141,11 +141,11 @@ def in_batches(
     Parameters
     ----------
     name, method, model, options
-        The method and what it is told.
+        The method and its options.
     rows
         The prompts.
     metric_of
-        From which of them to their metric.
+        Makes the metric of those of them that a slice picks.
     token_budget
         Most tokens in one batch, padding included; None for a sweep's.
 
@@ -155,7 +155,7 @@ def in_batches(
     """
     token_budget = limit("sweep_tokens", rows.ids.device, given=token_budget)
     if token_budget < 1:
-        raise CasebackError(f"token_budget={token_budget}: expected at least 1 token a batch")
+        raise CasebackError(f"token_budget={token_budget}: expected at least 1 token per batch")
     lengths, start = rows.lengths.tolist(), 0
     while start < len(rows):
         stop = start + 1

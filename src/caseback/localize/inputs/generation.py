@@ -22,7 +22,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
 from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.contrastive import in_batches
-from caseback.localize.inputs.methods import Method, method_named, options_told
+from caseback.localize.inputs.methods import Method, checked_options, method_named
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.granularity import Given, aggregate, features_of, padded_text
 from caseback.model.registry import technique
@@ -30,7 +30,7 @@ from caseback.model.results import labelled
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 METRICS = ("logit", "prob", "log_prob", "logit_diff")
 
@@ -39,11 +39,11 @@ METRICS = ("logit", "prob", "log_prob", "logit_diff")
     role="input attribution of another kind",
     entry=("3.1.22",),
     citation="Yin & Neubig 2022, Sarti et al. 2023",
-    cost="the method's, once a generated token",
+    cost="the method's, once per generated token",
 )
 def attribute_generation(
     model: Model,
-    prompts: Any,
+    prompts: PromptsLike,
     method: str | Method = "gradient_x_input",
     *,
     metric: str | Callable[..., Metric] = "logit",
@@ -58,7 +58,7 @@ def attribute_generation(
     progress: bool = False,
     **generating: Any,
 ) -> xr.DataArray:
-    """Score every token before it for each generated token: a target x source matrix a prompt.
+    """Score every token before it for each generated token: one target x source matrix per prompt.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ def attribute_generation(
         ``"logit_diff"`` from a foil; or a function that makes a metric of a batch's targets, as ``cb.logit`` does
         (of targets and foils, where there are foils).
     continuation
-        What was generated, where it is given: text, or token ids; a list of them, one a prompt, for several prompts.
+        What was generated, where it is given: text, or token ids; a list of them, one per prompt, for several prompts.
         By default the model generates.
     max_new_tokens, **generating
         For generating, as for ``Model.generate``.
     foils
-        The token that each step is contrasted with, text or id: one a step; one list a prompt for several prompts. By
-        default, for ``"logit_diff"``, the model's first choice that is not the token generated.
+        The token that each step is contrasted with, text or id: one per step; one list per prompt for several prompts.
+        By default, for ``"logit_diff"``, the model's first choice that is not the token generated.
     contrast
         Another continuation, as many tokens long, whose tokens are the foils. Where both say the same there is nothing
         to contrast, and the row is NaN.
@@ -89,7 +89,7 @@ def attribute_generation(
     aggregation
         How sources are put together; see ``aggregate``.
     options
-        Of the method.
+        The method's options.
     token_budget
         Most tokens in one batch of prefixes; by default a sweep's.
     progress
@@ -115,12 +115,12 @@ def attribute_generation(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = attribute_generation(model, "Mary and John went to", "gradient_norm", max_new_tokens=3)
-    >>> found.dims, found.target.values[0].tolist()[0]
+    >>> scores = attribute_generation(model, "Mary and John went to", "gradient_norm", max_new_tokens=3)
+    >>> scores.dims, scores.target.values[0].tolist()[0]
     (('batch', 'step', 'pos'), ' the')
     """
     name, function = method_named(method)
-    own = options_told({name: function}, {name: options or {}})[name]
+    own = checked_options({name: function}, {name: options or {}})[name]
     prompts = model.tokens(prompts)
     steps = _steps(model, prompts, continuation, max_new_tokens, generating)
     against = _against(model, steps, metric, foils, contrast)
@@ -137,21 +137,21 @@ def attribute_generation(
 
     most = max(steps.counts)
     width = steps.whole.ids.shape[1] - 1
-    made = np.full((len(prompts), most, width), np.nan)
+    scores = np.full((len(prompts), most, width), np.nan)
     at = 0
     with progress_bar(total=len(todo), show=progress, what=name, unit="token") as bar:
-        for scores in in_batches(name, function, model, rows, metric_of, own, token_budget):
-            for row in scores.values:
+        for batch_scores in in_batches(name, function, model, rows, metric_of, own, token_budget):
+            for row in batch_scores.values:
                 b, t = todo[at]
-                made[b, t, : len(row)] = row
+                scores[b, t, : len(row)] = row
                 at += 1
-            bar.update(len(scores))
+            bar.update(len(batch_scores))
     last, text = "pos", [row[:width] + [""] * (width - len(row)) for row in steps.whole.text]
     if features != "token":
         last = "feature"
-        made, text = _by_feature(model, steps, made, features, aggregation)
+        scores, text = _by_feature(model, steps, scores, features, aggregation)
     return labelled(
-        made,
+        scores,
         ["batch", "step", last],
         {
             "token": (("batch", last), text),
@@ -187,7 +187,7 @@ class _Steps:
         return int(self.whole.ids[b, self.starts[b] + t])
 
     def prefixes(self, todo: Sequence[tuple[int, int]]) -> Tokens:
-        """What stands before each step's token, one prompt a step."""
+        """What stands before each step's token, one prompt per step."""
         which = torch.tensor([b for b, _ in todo])
         lengths = torch.tensor([self.starts[b] + t for b, t in todo])
         mask = torch.arange(self.whole.ids.shape[1]) < lengths[:, None]
@@ -203,7 +203,7 @@ def _steps(model: Model, prompts: Tokens, continuation: Any, max_new_tokens: int
     if continuation is None:
         whole = model.generate(prompts, max_new_tokens=max_new_tokens, **generating).padded_on("right")
         if len(whole) != len(prompts):
-            raise CasebackError(f"{len(whole)} texts generated of {len(prompts)} prompts: generate one a prompt")
+            raise CasebackError(f"{len(whole)} texts generated from {len(prompts)} prompts: generate one per prompt")
     else:
         if generating:
             raise CasebackError(f"{next(iter(generating))} is for generating, and a continuation is given")
@@ -226,10 +226,10 @@ def _steps(model: Model, prompts: Tokens, continuation: Any, max_new_tokens: int
 
 
 def _joined(model: Model, prompts: Tokens, more: Any, what: str) -> list[list[int]]:
-    """Each prompt's ids with what follows, text being tokenised together with its prompt."""
+    """Each prompt's ids with what follows, text being tokenized together with its prompt."""
     given = [more] if len(prompts) == 1 and not _is_list_of_rows(more) else list(more)
     if len(given) != len(prompts):
-        raise TokensError(f"{len(given)} {what}s for {len(prompts)} prompts: give one a prompt")
+        raise TokensError(f"{len(given)} {what}s for {len(prompts)} prompts: give one per prompt")
     rows = []
     for b, one in enumerate(given):
         ids = prompts.ids[b][prompts.mask[b]].tolist()
@@ -242,7 +242,7 @@ def _joined(model: Model, prompts: Tokens, more: Any, what: str) -> list[list[in
         whole = model.tokens(text).ids[0].tolist()
         if whole[: len(ids)] != ids or len(whole) == len(ids):
             raise TokensError(
-                f"{what} {one!r} does not follow the tokens of prompt {b}: together they are tokenised differently, or "
+                f"{what} {one!r} does not follow the tokens of prompt {b}: together they are tokenized differently, or "
                 "it is empty; begin it where a token begins (often with a space), or give token ids"
             )
         rows.append(whole)
@@ -257,7 +257,9 @@ def _is_list_of_rows(more: Any) -> bool:
     )
 
 
-def _against(model: Model, steps: _Steps, metric: Any, foils: Any, contrast: Any) -> list[list[int | None]] | None:
+def _against(
+    model: Model, steps: _Steps, metric: str | Callable[..., Metric], foils: Sequence[Any] | None, contrast: Any
+) -> list[list[int | None]] | None:
     """The foil of every step; None where a contrast says the same; None for all where there are no foils."""
     if isinstance(metric, str) and metric not in METRICS:
         raise CasebackError(f"metric {metric!r} is unknown. {did_you_mean(metric, METRICS)}")
@@ -269,15 +271,15 @@ def _against(model: Model, steps: _Steps, metric: Any, foils: Any, contrast: Any
     if contrast is not None:
         prompts = steps.prefixes([(b, 0) for b in range(len(steps.counts))])
         rows = _joined(model, prompts, contrast, "contrast")
-        made: list[list[int | None]] = []
+        foil_ids: list[list[int | None]] = []
         for b, (row, start, n) in enumerate(zip(rows, steps.starts, steps.counts, strict=True)):
             theirs = row[start:]
             if len(theirs) != n:
                 raise TokensError(
                     f"contrast {b} has {len(theirs)} tokens, the continuation {n}: they are compared token by token"
                 )
-            made.append([i if i != steps.target(b, t) else None for t, i in enumerate(theirs)])
-        return made
+            foil_ids.append([i if i != steps.target(b, t) else None for t, i in enumerate(theirs)])
+        return foil_ids
     if foils is None:
         return [list(row) for row in steps.runner_up] if metric == "logit_diff" else None
     listed = [list(foils)] if len(steps.counts) == 1 and not _is_nested(foils) else [list(row) for row in foils]
@@ -294,7 +296,7 @@ def _against(model: Model, steps: _Steps, metric: Any, foils: Any, contrast: Any
     return ids
 
 
-def _is_nested(foils: Any) -> bool:
+def _is_nested(foils: Sequence[Any]) -> bool:
     return bool(len(foils)) and not isinstance(foils[0], str | int)
 
 
@@ -311,14 +313,14 @@ def _by_feature(
     model: Model, steps: _Steps, scores: Float[np.ndarray, "batch step pos"], features: Given, aggregation: str
 ) -> tuple[np.ndarray, list[list[str]]]:
     """Sources by feature: of each what stands before the step's token."""
-    found = features_of(model, steps.whole, features)
-    made = np.full((*scores.shape[:2], found.most), np.nan)
+    resolved = features_of(model, steps.whole, features)
+    by_feature = np.full((*scores.shape[:2], resolved.most), np.nan)
     for b, t in steps.all():
         row = scores[b, t]
-        for f, group in enumerate(found.groups[b]):
+        for f, group in enumerate(resolved.groups[b]):
             seen = [p for p in group if p < len(row) and np.isfinite(row[p])]
             if seen:
-                made[b, t, f] = float(aggregate(torch.from_numpy(row[seen]), aggregation))
-    used = np.asarray(np.isfinite(made).any((0, 1)))
-    text = [[word for word, kept in zip(row, used, strict=True) if kept] for row in padded_text(found)]
-    return made[:, :, used], text
+                by_feature[b, t, f] = float(aggregate(torch.from_numpy(row[seen]), aggregation))
+    used = np.asarray(np.isfinite(by_feature).any((0, 1)))
+    text = [[word for word, is_used in zip(row, used, strict=True) if is_used] for row in padded_text(resolved)]
+    return by_feature[:, :, used], text

@@ -22,7 +22,7 @@ from caseback.model.registry import Technique, with_role
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Method = Callable[..., xr.DataArray]
 Methods = str | Method | Sequence[str | Method]
@@ -87,7 +87,7 @@ def methods_named(methods: Methods) -> dict[str, Method]:
 
 def attribute(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     methods: Methods,
     *,
@@ -105,7 +105,7 @@ def attribute(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     methods
         Names of ``input_methods()``, functions of their signature, or ``"all"``.
     features
@@ -114,15 +114,15 @@ def attribute(
     aggregation
         How, as in ``aggregate``; only ``"sum"`` keeps a method's total.
     options
-        Of each method by its name, such as ``{"integrated_gradients": {"steps": 100}}``; what a method is not told
-        has its own default.
+        Each method's options by its name, such as ``{"integrated_gradients": {"steps": 100}}``; an option that is
+        not given has the method's default.
     progress
         Show a progress bar.
 
     Returns
     -------
     xr.DataArray
-        (attribution, batch, pos), or (attribution, batch, feature) of features that are no tokens; NaN where a shorter
+        (attribution, batch, pos), or (attribution, batch, feature) of features that are not tokens; NaN where a shorter
         prompt has none. What a method says of itself (a completeness gap, its steps) stands in the attribute
         ``said``, as JSON by method.
 
@@ -131,7 +131,7 @@ def attribute(
     CasebackError
         For an unknown method, options of a method that is not among them, or one that it does not take.
     ResultError
-        For a method whose result is not one score a token.
+        For a method whose result is not one score per token.
 
     Examples
     --------
@@ -144,25 +144,25 @@ def attribute(
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
     named = methods_named(methods)
-    told = options_told(named, options)
+    own_options = checked_options(named, options)
     whole = features_of(model, tokens, features)
-    found = {}
+    scores = {}
     for name, method in progress_bar(named.items(), show=progress, what="attribute", unit="method"):
-        own = dict(told[name])
+        own = dict(own_options[name])
         if whole.level != "token" and "features" in inspect.signature(method).parameters:
             own.setdefault("features", whole.groups)
-        made = scores_of(name, method, model, tokens, metric, own, whole)
-        by_token = made.dims == _SCORES and whole.level != "token"
-        found[name] = grouped(made, whole, aggregation) if by_token else made
+        array = scores_of(name, method, model, tokens, metric, own, whole)
+        by_token = array.dims == _SCORES and whole.level != "token"
+        scores[name] = grouped(array, whole, aggregation) if by_token else array
     last = _SCORES[1] if whole.level == "token" else "feature"
     width = tokens.ids.shape[1]
     text = [row + [""] * (width - len(row)) for row in tokens.text] if last == "pos" else padded_text(whole)
     return labelled(
-        np.stack([made.values for made in found.values()]),
+        np.stack([array.values for array in scores.values()]),
         ["attribution", "batch", last],
         {
-            "attribution": list(found),
-            "entry": ("attribution", [str(made.attrs.get("entry", "")) for made in found.values()]),
+            "attribution": list(scores),
+            "entry": ("attribution", [str(array.attrs.get("entry", "")) for array in scores.values()]),
             "token": (("batch", last), text),
         },
         name="scores",
@@ -170,11 +170,11 @@ def attribute(
         metric=metric.name,
         features=whole.level,
         aggregation=None if whole.level == "token" else aggregation,
-        said=_said(model, found),
+        said=_own_attrs(model, scores),
     )
 
 
-def options_told(
+def checked_options(
     named: Mapping[str, Method], options: Mapping[str, Mapping[str, Any]] | None
 ) -> dict[str, Mapping[str, Any]]:
     """The options of each method, refused where there is no such method or option.
@@ -184,8 +184,8 @@ def options_told(
     CasebackError
         With the near names.
     """
-    told = dict(options or {})
-    for name, given in told.items():
+    by_name = dict(options or {})
+    for name, given in by_name.items():
         if name not in named:
             raise CasebackError(f"options for {name!r}, which is not among the methods. {did_you_mean(name, named)}")
         parameters = inspect.signature(named[name]).parameters.values()
@@ -193,7 +193,7 @@ def options_told(
         unknown = [key for key in given if key not in takes]
         if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
             raise CasebackError(f"{name} takes no option {unknown[0]!r}. {did_you_mean(unknown[0], takes)}".rstrip())
-    return {name: told.get(name, {}) for name in named}
+    return {name: by_name.get(name, {}) for name in named}
 
 
 def scores_of(
@@ -205,22 +205,22 @@ def scores_of(
     options: Mapping[str, Any],
     features: Features | None = None,
 ) -> xr.DataArray:
-    """One method's scores, refused where they are not one a token, or one a feature that was asked for."""
-    made = method(model, tokens, metric, **options)
+    """One method's scores, refused where they are not one per token, or one per feature that was asked for."""
+    scores = method(model, tokens, metric, **options)
     expected: dict[tuple[Any, ...], tuple[int, ...]] = {_SCORES: tuple(tokens.ids.shape)}
     if features is not None and features.level != "token":
         expected["batch", "feature"] = (len(tokens), features.most)
-    if not isinstance(made, xr.DataArray) or expected.get(made.dims) != made.shape:
-        what = f"{made.dims} of shape {made.shape}" if isinstance(made, xr.DataArray) else type(made).__name__
+    if not isinstance(scores, xr.DataArray) or expected.get(scores.dims) != scores.shape:
+        what = f"{scores.dims} of shape {scores.shape}" if isinstance(scores, xr.DataArray) else type(scores).__name__
         wanted = " or ".join(f"{dims} of shape {shape}" for dims, shape in expected.items())
-        raise ResultError(f"{name} returned {what}, expected one score a token: {wanted}")
-    return made
+        raise ResultError(f"{name} returned {what}, expected one score per token: {wanted}")
+    return scores
 
 
-def _said(model: Model, found: Mapping[str, xr.DataArray]) -> dict[str, dict[str, Any]]:
+def _own_attrs(model: Model, scores: Mapping[str, xr.DataArray]) -> dict[str, dict[str, Any]]:
     """What each method says of itself beyond which model it was made with."""
     common = {*model.provenance(), "technique", "entry", "metric", "target", "foil", "metric_pos"}
     return {
-        name: {key: x for key, x in made.attrs.items() if key not in common and not key.endswith("_version")}
-        for name, made in found.items()
+        name: {key: x for key, x in array.attrs.items() if key not in common and not key.endswith("_version")}
+        for name, array in scores.items()
     }

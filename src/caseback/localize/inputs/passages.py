@@ -9,6 +9,7 @@ and one without.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from caseback.errors import TargetError, TokensError
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+
+Text = str | Sequence[int]
+"""A part of a passage: text, or token ids."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +56,27 @@ class Passage:
             Where it does not, with what the generation is.
         """
         wanted = model.token_id(token)
-        found = [t for t, one in enumerate(self.generated) if one == wanted]
-        if not found:
+        positions = [t for t, one in enumerate(self.generated) if one == wanted]
+        if not positions:
             written = [model.token_text(t) for t in self.generated]
             raise TargetError(
                 f"target {token!r} does not occur in the generation {written}: name one of its tokens, or leave "
                 "target out to have the sensitive ones found"
             )
-        return found
+        return positions
 
 
-def passage(model: Model, context: Any, current: Any, generation: Any, max_new_tokens: int, **options: Any) -> Passage:
-    """Tokenise a passage, writing its generation where none is given.
+def passage_of(
+    model: Model, context: Text, current: Text, generation: Text | None, max_new_tokens: int, **options: Any
+) -> Passage:
+    """Tokenize a passage, writing its generation where none is given.
 
     Parameters
     ----------
     model
         The model.
     context, current
-        Text, or token ids. As text they are tokenised together, so a space between them belongs to one of them.
+        Text, or token ids. As text they are tokenized together, so a space between them belongs to one of them.
     generation
         What the model wrote, as text or ids; None has it written, greedily unless ``options`` say otherwise.
     max_new_tokens, **options
@@ -83,14 +89,14 @@ def passage(model: Model, context: Any, current: Any, generation: Any, max_new_t
         run across the border between its parts.
     """
     parts = [context, current, *([] if generation is None else [generation])]
-    textual = [isinstance(part, str) for part in parts]
-    if len(set(textual)) > 1:
+    texts = [part for part in parts if isinstance(part, str)]
+    if 0 < len(texts) < len(parts):
         raise TokensError("context, current text and generation should all be text, or all token ids")
-    if textual[0]:
-        special, ids = _ids_of_texts(model, parts)
+    if texts:
+        special, ids = _ids_of_texts(model, texts)
     else:
         ids = [[int(i) for i in part] for part in parts]
-        # a beginning-of-text token in front is no part of the context
+        # a beginning-of-text token in front is not part of the context
         begins = getattr(model.tokenizer, "bos_token_id", None)
         first = next((part for part in ids if part), [])
         special = [first.pop(0)] if first and begins is not None and first[0] == begins else []
@@ -106,7 +112,7 @@ def passage(model: Model, context: Any, current: Any, generation: Any, max_new_t
 
 
 def _ids_of_texts(model: Model, texts: list[str]) -> tuple[list[int], list[list[int]]]:
-    """Texts tokenised as one and cut at their borders; first what the tokenizer puts before."""
+    """Texts tokenized as one and cut at their borders; first what the tokenizer puts before."""
     if not "".join(texts[1:2]).strip():
         raise TokensError(f"the current text is empty ({texts[1]!r}): expected some text that the generation follows")
     whole = _plain(model, "".join(texts), None)
@@ -123,9 +129,9 @@ def _ids_of_texts(model: Model, texts: list[str]) -> tuple[list[int], list[list[
         if before and not ids:
             raise TokensError(f"the context {before!r} is only space: leave it empty, or give some text")
         if bare[: len(ids)] != ids:
-            told = [model.token_text(i) for i in bare[max(0, len(ids) - 2) : len(ids) + 1]]
+            near = [model.token_text(i) for i in bare[max(0, len(ids) - 2) : len(ids) + 1]]
             raise TokensError(
-                f"a token runs across the end of {before[-20:]!r} (near {told}): let the next part begin with its "
+                f"a token runs across the end of {before[-20:]!r} (near {near}): let the next part begin with its "
                 "space, or give token ids"
             )
         cuts.append(len(ids))

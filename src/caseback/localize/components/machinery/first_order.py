@@ -70,14 +70,14 @@ def nodes(model: Model, sites: str | Sequence[Any]) -> list[Site]:
         Where none is given.
     """
     given = [sites] if isinstance(sites, str) else list(sites)
-    found = list(dict.fromkeys(site for s in given for site in model.anatomy.sites(s)))
-    if not found:
+    chosen = list(dict.fromkeys(site for s in given for site in model.anatomy.sites(s)))
+    if not chosen:
         raise CasebackError("no site to attribute to: give names such as 'z', 'mlp_out' or 'resid_pre'")
-    for site in found:
+    for site in chosen:
         why = _NOT_NODES.get(site.name, None if site.kind.editable else "it is read-only")
         if why is not None:
             raise SiteAbsent(f"{site.name!r} has no parts to patch: {why}")
-    return found
+    return chosen
 
 
 def reads(model: Model, sites: Sequence[Site]) -> list[Site]:
@@ -94,7 +94,7 @@ def _stand_ins(model: Model, site: Site) -> tuple[Site, ...]:
     return (z,) if post is None else (z, Site("attn_out", site.layer))
 
 
-def parts(model: Model, sites: Sequence[Site], base: Run, source: Run | None) -> list[Part]:
+def parts_of(model: Model, sites: Sequence[Site], base: Run, source: Run | None) -> list[Part]:
     """The parts of some sites, from the run that is patched and the run that the patch comes from (None: zeros)."""
     return [_part(model, site, base, source) for site in sites]
 
@@ -142,9 +142,9 @@ def _head_writes(model: Model, site: Site, base: Run, source: Run | None) -> Par
     return Part(site, (out,), estimate)
 
 
-def needed(found: Sequence[Part]) -> list[Site]:
+def needed(parts: Sequence[Part]) -> list[Site]:
     """The gradients that some parts need, each once."""
-    return list(dict.fromkeys(site for part in found for site in part.needs))
+    return list(dict.fromkeys(site for part in parts for site in part.needs))
 
 
 def dataset(
@@ -157,12 +157,12 @@ def dataset(
     technique: Callable[..., Any],
     **attrs: Any,
 ) -> xr.Dataset:
-    """Label estimates, one variable a site: (layer, [head, neuron ...,] pos, batch).
+    """Label estimates, one variable per site: (layer, [head, neuron ...,] pos, batch).
 
     Positions are each prompt's own, from 0; there is NaN past a shorter prompt's end, and in layers that another site
     has.
     """
-    made = {}
+    variables = {}
     for name in dict.fromkeys(site.name for site in estimates):
         mine = {site.layer: aligned(x, tokens).cpu() for site, x in estimates.items() if site.name == name}
         unit = next((d for d in kind_of(name).dims if d in _UNITS), None)
@@ -170,7 +170,7 @@ def dataset(
         values = _stacked(name, list(mine.values()), tokens)
         counted = {"pos": range(tokens.shape[1])} | ({unit: range(values.shape[1])} if unit else {})
         variable = VARIABLES.get(name, name)
-        made[variable] = labelled(
+        variables[variable] = labelled(
             values if layered else values[0],
             [*(["layer"] if layered else []), *([unit] if unit else []), "pos", "batch"],
             {**({"layer": list(mine)} if layered else {}), **counted, **coords},
@@ -179,13 +179,13 @@ def dataset(
             model=model,
             site=name,
             metric=metric.name,
-            target=_told(metric.target),
-            foil=_told(metric.foil),
-            metric_pos=_told(metric.pos),
+            target=metric.target,
+            foil=metric.foil,
+            metric_pos=metric.pos,
             **attrs,
         )
-    shared = next(iter(made.values())).attrs
-    return xr.Dataset(made, attrs={k: v for k, v in shared.items() if k != "site"})
+    shared = next(iter(variables.values())).attrs
+    return xr.Dataset(variables, attrs={k: v for k, v in shared.items() if k != "site"})
 
 
 def _stacked(name: str, layers: Sequence[Estimate], tokens: Tokens) -> Tensor:
@@ -199,7 +199,3 @@ def _stacked(name: str, layers: Sequence[Estimate], tokens: Tokens) -> Tensor:
     inside = (torch.arange(tokens.shape[1]) < tokens.lengths.cpu()[:, None]).T
     values = torch.stack([x.permute(*reversed(range(x.ndim))) for x in layers])
     return values.masked_fill(~inside, torch.nan)
-
-
-def _told(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else value

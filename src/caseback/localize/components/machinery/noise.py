@@ -2,7 +2,7 @@
 
     x~ = x + e,    e ~ N(0, sigma^2 I) at the chosen tokens,    sigma = 3 std(W_E) by default
 
-Each prompt is run once a draw. A draw is the same whatever other prompts stand in the batch and on whichever side
+Each prompt is run once per draw. A draw is the same whatever other prompts stand in the batch and on whichever side
 they are padded, so that all variants of one experiment, and the same experiment elsewhere, meet the same noise.
 """
 
@@ -62,7 +62,7 @@ def sigma_of(model: Model, sigma: float | None) -> float:
 def noised(
     model: Model, tokens: Tokens, spans: list[list[int]], *, sigma: float, samples: int, seed: int
 ) -> tuple[Tokens, Add]:
-    """Prompts repeated once a draw, the copies of one beside each other, and the edit that adds their noise.
+    """Prompts repeated once per draw, the copies of one beside each other, and the edit that adds their noise.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ def mean_run(
     reference
         A run of the reference prompts; its sites are averaged.
     groups, over_groups
-        One label a prompt, and one a reference prompt.
+        One label per prompt, and one per reference prompt.
     per_position
         Average each position by itself.
 
@@ -48,7 +48,7 @@ def mean_run(
     """
     for what, labels, many in (("groups", groups, tokens), ("over_groups", over_groups, reference.tokens)):
         if len(labels) != len(many):
-            raise TokensError(f"{len(labels)} labels in {what} for {len(many)} prompts: give one a prompt")
+            raise TokensError(f"{len(labels)} labels in {what} for {len(many)} prompts: give one per prompt")
     known = {label: i for i, label in enumerate(dict.fromkeys(over_groups))}
     lone = next((label for label in groups if label not in known), None)
     if lone is not None:
@@ -57,6 +57,7 @@ def mean_run(
     mine = torch.tensor([known[label] for label in groups])
     ref_example, ref_token, ref_column = _real(reference.tokens)
     example, token, column = _real(tokens)
+    # one cell per label, or per label and position; tokens of the reference are summed into theirs
     cells = (len(known), int(ref_token.max()) + 1 if per_position else 1)
     into = theirs[ref_example] * cells[1] + (ref_token if per_position else 0)
     count = torch.zeros(cells[0] * cells[1]).index_add(0, into, torch.ones(len(into)))
@@ -74,9 +75,9 @@ def mean_run(
         x: Tensor = reference[site]
         sums = x.new_zeros(len(count), *x.shape[2:]).index_add(0, into.to(x.device), x[ref_example, ref_column])
         means = sums / count.clamp_min(1).to(x).view(-1, *[1] * (x.ndim - 2))
-        made = x.new_zeros(*tokens.shape, *x.shape[2:])
-        made[example, column] = means[at.to(x.device)]
-        acts[site] = made
+        filled = x.new_zeros(*tokens.shape, *x.shape[2:])
+        filled[example, column] = means[at.to(x.device)]
+        acts[site] = filled
     return Run(model.anatomy, tokens, acts, None, edited=True)
 
 

@@ -44,7 +44,7 @@ def self_repair_warning(
     chosen
         The components.
     edits
-        What ablated each: one edit a component, or equally many, one component's after another.
+        What ablated each: one edit per component, or equally many, one component's after another.
     effects
         (component, batch), the metric lost.
 

@@ -1,8 +1,8 @@
 """The parts of a site, one at a time: a grid of addresses along chosen dimensions.
 
-    by = ("layer", "pos")            one part a layer and position, all of the last dimension together
-    by = ("layer", "head", "pos")    one part a head and position
-    by = ("layer", "neuron")         one part a neuron, all positions together
+    by = ("layer", "pos")            one part per layer and position, all of the last dimension together
+    by = ("layer", "head", "pos")    one part per head and position
+    by = ("layer", "neuron")         one part per neuron, all positions together
 
 Layers may be taken in windows. A window of w around layer l holds l - w // 2 ... l + ceil(w / 2) - 1, cut off at the
 model's ends, as in causal tracing.
@@ -103,10 +103,10 @@ class Parts:
         self.at: list[int] = []
         self.addressed: list[list[dict[str, Any]]] = []
         for i, cell in enumerate(cells):
-            found = self._address(dict(zip(self.by, (value for _, value in cell), strict=True)))
-            if found is not None:
+            address = self._address(dict(zip(self.by, (value for _, value in cell), strict=True)))
+            if address is not None:
                 self.at.append(i)
-                self.addressed.append(found)
+                self.addressed.append(address)
 
     def edits(self, make: Callable[..., Edit]) -> list[list[Edit]]:
         """The edits of every part, each made by ``make(site=..., layer=..., head=..., pos=..., unit=...)``."""
@@ -114,22 +114,23 @@ class Parts:
 
     def grid(self, values: np.ndarray) -> np.ndarray:
         """Values of the parts, (part, batch), laid out along the dimensions; NaN where there is no such part."""
-        made = np.full((int(np.prod(self.shape)), values.shape[-1]), np.nan, values.dtype)
-        made[self.at] = values
-        made = made.reshape(*self.shape, values.shape[-1])
+        cells = np.full((int(np.prod(self.shape)), values.shape[-1]), np.nan, values.dtype)
+        cells[self.at] = values
+        cells = cells.reshape(*self.shape, values.shape[-1])
         for dim, axis in enumerate(self.axes):
             for i, spans in enumerate(axis.spans or ()):
+                # a variant runs on every prompt of the batch, also where its place is past the end
                 short = [b for b, span in enumerate(spans) if not span]
-                np.moveaxis(made, dim, 0)[i][..., short] = np.nan
-        return made
+                np.moveaxis(cells, dim, 0)[i][..., short] = np.nan
+        return cells
 
     def coords(self, **prompts: Tokens) -> dict[str, Any]:
         """Labels of the dimensions; along positions also the tokens there, ``{name}_token``, of each set of prompts."""
-        made: dict[str, Any] = {axis.dim: axis.labels for axis in self.axes}
+        labels: dict[str, Any] = {axis.dim: axis.labels for axis in self.axes}
         for axis in self.axes:
             for name, tokens in prompts.items() if axis.spans is not None else ():
-                made[f"{name}_token" if name else "token"] = (("batch", axis.dim), axis.tokens_of(tokens))
-        return made
+                labels[f"{name}_token" if name else "token"] = (("batch", axis.dim), axis.tokens_of(tokens))
+        return labels
 
     def _layers(self, layers: Sequence[int] | None) -> list[Any]:
         if None in self.held:

@@ -3,14 +3,12 @@
     A_i = sum_k d metric / d x_i (x^k) . (x_i^{k+1} - x_i^k),    x^0 the baseline, x^K the prompt
 
 Half way to a baseline lies no word, so the straight path asks the model about inputs it never saw. Here every token
-hops from word to word: of the nearest neighbours of the word last taken, the next is the one that strays least from
+hops from word to word: of the nearest neighbors of the word last taken, the next is the one that strays least from
 between it and the baseline; the dimensions that stray are put a step on from the last point, so that the path is
 monotonic. ``greedy`` measures straying by distance, ``maxcount`` by the number of dimensions.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import xarray as xr
@@ -25,6 +23,7 @@ from caseback.model.prompts.per_token import aligned, prepared, token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 STRATEGIES = ("greedy", "maxcount")
 SUMS = ("riemann_left", "riemann_right", "trapezoid")
@@ -38,7 +37,7 @@ SUMS = ("riemann_left", "riemann_right", "trapezoid")
 )
 def discretized_integrated_gradients(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     baseline: str | int | Float[Tensor, "*batch pos d_model"] = "mean",
@@ -59,7 +58,7 @@ def discretized_integrated_gradients(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     baseline
         Where the path starts, as for ``integrated_gradients``. The paper takes the pad token; ``"mean"`` serves
         models without one.
@@ -85,7 +84,7 @@ def discretized_integrated_gradients(
     -------
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
-        number a prompt: ``metric_value``, ``baseline_value`` and ``completeness_gap`` (the scores' sum less the
+        number per prompt: ``metric_value``, ``baseline_value`` and ``completeness_gap`` (the scores' sum less the
         metric's change).
 
     Raises
@@ -95,7 +94,8 @@ def discretized_integrated_gradients(
     TargetError
         Where a foil is the target.
     CasebackError
-        For an unknown strategy, rule or baseline, a baseline of a wrong shape, or a metric that is none.
+        For an unknown strategy, rule or baseline, a baseline of a wrong shape, or a ``metric`` that is not a
+        ``Metric``.
 
     Examples
     --------
@@ -190,6 +190,7 @@ def word_path(
     arrived = torch.zeros(n, dtype=torch.bool, device=device)
     points = [point]
     for _ in range(steps):
+        # |w - v|^2 less |w|^2, which is the same for all neighbors v and does not change their order
         distance = size - 2 * word @ words.T
         distance[rows, ids] = torch.inf
         near = distance.topk(k, largest=False).indices
@@ -219,7 +220,7 @@ def _straying(
     steps: int,
     strategy: str,
 ) -> Float[Tensor, "token near"]:
-    """How far, or in how many dimensions, each neighbour is not between the word and the baseline."""
+    """How far, or in how many dimensions, each neighbor is not between the word and the baseline."""
     word, baseline = word[:, None], baseline[:, None]
     strays = ~_between(near, word, baseline)
     if strategy == "maxcount":

@@ -9,8 +9,6 @@ that) is the same with a contrastive metric, ``cb.logit_diff``.
 
 from __future__ import annotations
 
-from typing import Any
-
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
@@ -22,7 +20,7 @@ from caseback.model.registry import technique
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 @technique(
@@ -31,7 +29,7 @@ from caseback.model.running.tokens import Tokens
     citation="Simonyan et al. 2014, Li et al. 2016",
     cost="one forward + one backward",
 )
-def gradient_norm(model: Model, tokens: Any, metric: Metric, *, p: float = 2.0) -> xr.DataArray:
+def gradient_norm(model: Model, tokens: PromptsLike, metric: Metric, *, p: float = 2.0) -> xr.DataArray:
     """Sensitivity of the metric to each token: the norm of its gradient at the token's embedding.
 
     Parameters
@@ -41,7 +39,8 @@ def gradient_norm(model: Model, tokens: Any, metric: Metric, *, p: float = 2.0) 
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is differentiated. A logit and a probability rank tokens differently.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. A logit and a probability rank tokens
+        differently.
     p
         Which norm; 2 by default, 1 is the other one in use, ``inf`` the largest entry.
 
@@ -58,7 +57,7 @@ def gradient_norm(model: Model, tokens: Any, metric: Metric, *, p: float = 2.0) 
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Examples
     --------
@@ -82,7 +81,7 @@ def gradient_norm(model: Model, tokens: Any, metric: Metric, *, p: float = 2.0) 
     citation="Denil et al. 2015, Shrikumar et al. 2017",
     cost="one forward + one backward",
 )
-def gradient_x_input(model: Model, tokens: Any, metric: Metric, *, by_dimension: bool = False) -> xr.DataArray:
+def gradient_x_input(model: Model, tokens: PromptsLike, metric: Metric, *, by_dimension: bool = False) -> xr.DataArray:
     """What each token adds to the metric, to first order: its embedding times the gradient there.
 
     Parameters
@@ -92,7 +91,7 @@ def gradient_x_input(model: Model, tokens: Any, metric: Metric, *, by_dimension:
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     by_dimension
         Keep the embedding's dimensions instead of adding them up.
 
@@ -106,7 +105,7 @@ def gradient_x_input(model: Model, tokens: Any, metric: Metric, *, by_dimension:
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Examples
     --------

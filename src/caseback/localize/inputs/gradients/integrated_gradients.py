@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from caseback.model.prompts.per_token import prepared, token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 ADAPTIVE = "adaptive"
 _SHARE = 0.01  # of the metric's change: the adaptive rule's tolerance where none is given
@@ -37,7 +37,7 @@ _SHARE = 0.01  # of the metric's change: the adaptive rule's tolerance where non
 )
 def integrated_gradients(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     baseline: str | int | Float[Tensor, "*batch pos d_model"] = "mean",
@@ -57,7 +57,7 @@ def integrated_gradients(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     baseline
         Where the path starts, at every position: the ``"mean"`` of the vocabulary's embeddings, ``"zero"`` (the
         paper's black image), a special token's (``"pad"``, ``"eos"``, ``"bos"``, ``"unk"``, ``"mask"``) or that of
@@ -74,7 +74,7 @@ def integrated_gradients(
         Double the steps of a prompt until its completeness gap is at most this, in the metric's unit. None takes the
         steps as they are; for ``"adaptive"``, a hundredth of the metric's change.
     max_steps
-        Most nodes a prompt; where they do not do, a warning, and ``tolerance_reached`` 0 in the attributes.
+        Most nodes per prompt; where they do not suffice, a warning, and ``tolerance_reached`` 0 in the attributes.
     max_batch
         Path points run at once; memory is bounded by it and the scores do not depend on it. By default as many as
         make 512 tokens (8192 on an accelerator).
@@ -85,7 +85,7 @@ def integrated_gradients(
     -------
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
-        number a prompt: ``metric_value``, ``baseline_value``, ``completeness_gap`` (the scores' sum less the
+        number per prompt: ``metric_value``, ``baseline_value``, ``completeness_gap`` (the scores' sum less the
         metric's change), ``steps`` (nodes in the scores) and ``evaluations`` (nodes computed, those of coarser tries
         included); for ``"adaptive"`` also ``score_error``, an upper estimate of the scores' errors, added up.
 
@@ -97,7 +97,7 @@ def integrated_gradients(
         Where a foil is the target.
     CasebackError
         For an unknown rule or baseline, a special token that the tokenizer lacks, a baseline of a wrong shape, or a
-        metric that is none.
+        ``metric`` that is not a ``Metric``.
 
     Examples
     --------
@@ -114,23 +114,23 @@ def integrated_gradients(
         raise OutOfRange(f"max_steps is {max_steps}: expected at least {fewest}")
     if tolerance is not None and not tolerance > 0:
         raise OutOfRange(f"tolerance is {tolerance}: expected a positive number, in the metric's unit")
-    path = straight_path(Points(model, tokens, metric, max_batch), baseline_embedding, model, baseline)
-    found = (
+    path = straight_path(Points(model, tokens, metric, max_batch), model, baseline)
+    integral = (
         _adaptive(path, tolerance, max_steps, by_dimension)
         if rule == ADAPTIVE
         else _doubling(path, rule, steps, tolerance, max_steps, by_dimension)
     )
-    reached = found.reached
+    reached = integral.reached
     if reached is not None and not bool(reached.all()):
         worst = int((~reached).nonzero()[0, 0])
         warnings.warn(
-            f"integrated gradients: after {int(found.steps[worst])} steps the completeness gap is "
-            f"{abs(float(found.gap[worst])):.3g}, above tolerance={float(found.tolerance[worst]):g}; raise max_steps "
-            "or choose another baseline",
+            f"integrated gradients: after {int(integral.steps[worst])} steps the completeness gap is "
+            f"{abs(float(integral.gap[worst])):.3g}, above tolerance={float(integral.tolerance[worst]):g}; "
+            "raise max_steps or choose another baseline",
             stacklevel=2,
         )
     return token_scores(
-        found.scores,
+        integral.scores,
         model,
         tokens,
         metric,
@@ -138,13 +138,13 @@ def integrated_gradients(
         name="integrated_gradients",
         baseline=told(baseline),
         rule=rule,
-        steps=found.steps.tolist(),
-        evaluations=found.evaluations.tolist(),
+        steps=integral.steps.tolist(),
+        evaluations=integral.evaluations.tolist(),
         metric_value=path.at_input.tolist(),
         baseline_value=path.at_baseline.tolist(),
-        completeness_gap=found.gap.tolist(),
-        score_error=None if found.score_error is None else found.score_error.tolist(),
-        tolerance=None if reached is None else _one(found.tolerance),
+        completeness_gap=integral.gap.tolist(),
+        score_error=None if integral.score_error is None else integral.score_error.tolist(),
+        tolerance=None if reached is None else _one(integral.tolerance),
         tolerance_reached=None if reached is None else reached.tolist(),
     )
 
@@ -163,7 +163,7 @@ def _one(tolerance: Float[Tensor, " batch"]) -> float | list[float]:
 
 
 @dataclass
-class _Found:
+class _Integral:
     scores: Float[Tensor, "batch pos *d_model"]
     gap: Float[Tensor, " batch"]
     steps: Int[Tensor, " batch"]
@@ -205,16 +205,18 @@ class Path:
         return total * self.way[prompts]
 
 
-def straight_path(points: Points, embed: Any, model: Model, baseline: Any) -> Path:
+def straight_path(points: Points, model: Model, baseline: str | int | Tensor) -> Path:
     """The way from a baseline, as named or given, to the prompts."""
     end = points.embedding
-    start = embed(model, baseline, end)
+    start = baseline_embedding(model, baseline, end)
     everyone = torch.arange(len(end))
     at_baseline = points.values(everyone, lambda part: start[everyone[part]])
     return Path(points, start, end - start, points.value, at_baseline)
 
 
-def _doubling(path: Path, rule: str, steps: int, tolerance: float | None, max_steps: int, by_dimension: bool) -> _Found:
+def _doubling(
+    path: Path, rule: str, steps: int, tolerance: float | None, max_steps: int, by_dimension: bool
+) -> _Integral:
     everyone = torch.arange(len(path.way))
     taken = torch.full((len(everyone),), steps)
     scores = path.integrate(everyone, *RULES[rule](steps))
@@ -231,14 +233,14 @@ def _doubling(path: Path, rule: str, steps: int, tolerance: float | None, max_st
         gap = _gap(path, scores)
     limit = torch.full((len(everyone),), tolerance or 0.0, dtype=torch.float64)
     reached = None if tolerance is None else (gap.abs() <= tolerance)
-    return _Found(scores if by_dimension else scores.sum(-1), gap, taken, computed, limit, reached)
+    return _Integral(scores if by_dimension else scores.sum(-1), gap, taken, computed, limit, reached)
 
 
 def _gap(path: Path, scores: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, " batch"]:
     return scores.sum((1, 2)).cpu() - path.change
 
 
-def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension: bool) -> _Found:
+def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension: bool) -> _Integral:
     """Panels of every prompt, refined together: what they want next is one list of points."""
     rounding = 4 * torch.finfo(path.at_input.dtype).eps * torch.maximum(path.at_input.abs(), path.at_baseline.abs())
     limit = (path.change.abs() * _SHARE).clamp_min(rounding) if tolerance is None else path.change * 0 + tolerance
@@ -249,7 +251,7 @@ def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension:
     shape = path.way.shape if by_dimension else path.way.shape[:2]
     count = torch.tensor([len(panels.values) for panels in all_panels])
     gap = whole.sum(1).to(path.change) - path.change
-    return _Found(
+    return _Integral(
         whole.to(path.way).view(shape),
         gap,
         count,
@@ -261,7 +263,7 @@ def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension:
 
 
 def _evaluate(path: Path, all_panels: list[Panels], wanted: list[tuple[int, float]], by_dimension: bool) -> None:
-    """Tell each prompt's panels the scores' integrand and the metric at the nodes that they want."""
+    """Give each prompt's panels the scores' integrand and the metric at the nodes that they want."""
     prompts, share = torch.tensor([b for b, _ in wanted]), torch.tensor([a for _, a in wanted], dtype=torch.float64)
     for part, value, gradient in path.points.gradients(prompts, lambda part: path.at(prompts[part], share[part])):
         scores = gradient * path.way[prompts[part]]

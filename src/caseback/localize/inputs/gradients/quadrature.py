@@ -90,10 +90,10 @@ class Panels:
     heights: dict[float, float] = field(default_factory=dict)
     edges: list[tuple[float, float]] = field(default_factory=lambda: list(_START))
     tight: float = 0.0
-    """Misses below this, a panel, are rounding."""
+    """Misses below this, per panel, are rounding."""
 
     def put(self, at: float, value: Float[Tensor, " score"], height: float) -> None:
-        """Tell the integrand at a node, and the antiderivative of its sum there."""
+        """Record the integrand at a node, and the antiderivative of its sum there."""
         self.values[at], self.heights[at] = value.double(), height
 
     def wanted(self) -> list[float]:

@@ -7,7 +7,7 @@ techniques here differ in the rules for what is not linear; ``caseback.model.bac
 them.
 
 The authors of LRP and AttnLRP claim patents on them: their own library is free for personal and scientific use only.
-Whoever uses these functions commercially should check whether a licence is needed. (``gradient_x_input`` and
+Whoever uses these functions commercially should check whether a license is needed. (``gradient_x_input`` and
 ``integrated_gradients`` are not concerned.)
 """
 
@@ -25,6 +25,7 @@ from caseback.model.registry import technique
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 EPSILON = Rules(softmax="held", product="held", epsilon=1e-6)
 CONSERVATIVE = Rules(softmax="held", product="held")
@@ -35,7 +36,7 @@ PRESETS = {"epsilon": EPSILON, "conservative": CONSERVATIVE, "attn_lrp": ATTN_LR
 
 @technique(role="input attribution", entry=("3.1.5",), citation="Bach et al. 2015", cost="one forward + one backward")
 def lrp_epsilon(
-    model: Model, tokens: Any, metric: Metric, *, epsilon: float = 1e-6, by_dimension: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, epsilon: float = 1e-6, by_dimension: bool = False
 ) -> xr.DataArray:
     """Layer-wise relevance propagation with the epsilon rule: each sum's relevance shared out by its addends.
 
@@ -49,8 +50,8 @@ def lrp_epsilon(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is handed back. A contrastive attribution is one with ``cb.logit_diff``. Of a metric that is not linear
-        in the logits, logits times its gradient there are handed back.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Its value is what is handed back; for a
+        metric that is not linear in the logits it is the logits times the metric's gradient there.
     epsilon
         Added to a sum's size; 1e-6 as in LXT. Larger values (0.01, 0.1) leave out what cancels. Additions of the
         residual stream have none.
@@ -61,7 +62,7 @@ def lrp_epsilon(
     -------
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
-        number a prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
+        number per prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
         ``conservation_gap`` (all relevance less the metric: the biases' share, and epsilon's).
 
     Raises
@@ -71,7 +72,7 @@ def lrp_epsilon(
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Notes
     -----
@@ -90,7 +91,7 @@ def lrp_epsilon(
 
 @technique(role="input attribution", entry=("3.1.5",), citation="Ali et al. 2022", cost="one forward + one backward")
 def conservative_propagation(
-    model: Model, tokens: Any, metric: Metric, *, activation: str = "identity", by_dimension: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, activation: str = "identity", by_dimension: bool = False
 ) -> xr.DataArray:
     """Gradient times input with attention patterns and norms' denominators held, which keeps the sum.
 
@@ -104,8 +105,8 @@ def conservative_propagation(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is handed back. A contrastive attribution is one with ``cb.logit_diff``. Of a metric that is not linear
-        in the logits, logits times its gradient there are handed back.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Its value is what is handed back; for a
+        metric that is not linear in the logits it is the logits times the metric's gradient there.
     activation
         ``"identity"`` passes an activation function's relevance on, as LXT's CP-LRP does; ``"gradient"`` is the
         paper's letter, which keeps the sum where the function is piecewise linear through 0 (ReLU).
@@ -116,7 +117,7 @@ def conservative_propagation(
     -------
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
-        number a prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
+        number per prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
         ``conservation_gap`` (all relevance less the metric: the biases' share).
 
     Raises
@@ -124,7 +125,7 @@ def conservative_propagation(
     TargetError
         Where a foil is the target.
     CasebackError
-        For an unknown ``activation``, or where ``metric`` is none.
+        For an unknown ``activation``, or where ``metric`` is not a ``Metric``.
 
     Notes
     -----
@@ -135,9 +136,9 @@ def conservative_propagation(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> scores = conservative_propagation(model, "the cat and the dog", cb.logit_diff(" cat", " dog"))
-    >>> told = scores.attrs
-    >>> total = float(scores.sum()) + sum(told.get("position_relevance", [0.0]))
-    >>> abs(total - told["metric_value"][0] - told["conservation_gap"][0]) < 1e-4
+    >>> attrs = scores.attrs
+    >>> total = float(scores.sum()) + sum(attrs.get("position_relevance", [0.0]))
+    >>> abs(total - attrs["metric_value"][0] - attrs["conservation_gap"][0]) < 1e-4
     True
     """
     rules = Rules(softmax="held", product="held", activation=activation)
@@ -148,7 +149,7 @@ def conservative_propagation(
     role="input attribution", entry=("3.1.6",), citation="Achtibat et al. 2024", cost="one forward + one backward"
 )
 def attn_lrp(
-    model: Model, tokens: Any, metric: Metric, *, epsilon: float = 0.0, by_dimension: bool = False
+    model: Model, tokens: PromptsLike, metric: Metric, *, epsilon: float = 0.0, by_dimension: bool = False
 ) -> xr.DataArray:
     """AttnLRP: relevance through attention too, by a rule for softmax and an even split of products.
 
@@ -163,8 +164,8 @@ def attn_lrp(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is handed back. A contrastive attribution is one with ``cb.logit_diff``. Of a metric that is not linear
-        in the logits, logits times its gradient there are handed back.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Its value is what is handed back; for a
+        metric that is not linear in the logits it is the logits times the metric's gradient there.
     epsilon
         Of the epsilon rule at sums; 0 as in LXT's efficient form, 1e-6 in its explicit one.
     by_dimension
@@ -174,7 +175,7 @@ def attn_lrp(
     -------
     xr.DataArray
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
-        number a prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
+        number per prompt: ``metric_value``, ``position_relevance`` (what went to embedded positions) and
         ``conservation_gap`` (all relevance less the metric: what biases and softmaxes took or gave).
 
     Raises
@@ -184,7 +185,7 @@ def attn_lrp(
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Notes
     -----
@@ -201,7 +202,7 @@ def attn_lrp(
 
 
 def _propagated(
-    model: Model, tokens: Any, metric: Metric, rules: Rules, technique: Callable[..., Any], by_dimension: bool
+    model: Model, tokens: PromptsLike, metric: Metric, rules: Rules, technique: Callable[..., Any], by_dimension: bool
 ) -> xr.DataArray:
     tokens, metric = prepared(model, tokens, metric)
     sites = ["embed", *(["pos_embed"] if model.anatomy.pos_embed is not None else [])]

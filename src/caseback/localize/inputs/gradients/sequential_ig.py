@@ -8,8 +8,6 @@ so added up over dimensions it approaches an occlusion. What is new is how it sp
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -24,6 +22,7 @@ from caseback.model.prompts.per_token import aligned, prepared, token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 from caseback.model.sweeping.suffix_gradients import suffix_gradients
 
 
@@ -35,7 +34,7 @@ from caseback.model.sweeping.suffix_gradients import suffix_gradients
 )
 def sequential_integrated_gradients(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     baseline: str | int | Float[Tensor, "*batch pos d_model"] = "mean",
@@ -56,7 +55,7 @@ def sequential_integrated_gradients(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     baseline
         Where each token's path starts, as for ``integrated_gradients`` (the paper: a mask token's embedding, which
         decoders mostly lack).
@@ -85,7 +84,7 @@ def sequential_integrated_gradients(
     TargetError
         Where a foil is the target.
     CasebackError
-        For an unknown rule or baseline, a baseline of a wrong shape, or a metric that is none.
+        For an unknown rule or baseline, a baseline of a wrong shape, or a ``metric`` that is not a ``Metric``.
 
     Examples
     --------
@@ -116,8 +115,8 @@ def sequential_integrated_gradients(
         b, i = prompts[points], positions[points]
         return start[b, i] + share[which[points]].to(start)[:, None] * way[b, i]
 
-    made = suffix_gradients(model.anatomy, tokens, metric, prompts, positions, embeddings, token_budget=token_budget)
-    for points, values, gradient in made:
+    batches = suffix_gradients(model.anatomy, tokens, metric, prompts, positions, embeddings, token_budget=token_budget)
+    for points, values, gradient in batches:
         b, i, k = prompts[points], positions[points], which[points]
         weighted = at_least_float32(gradient) * weight[k].to(end)[:, None]
         scores.index_put_((b, i), weighted * way[b, i], accumulate=True)

@@ -27,7 +27,7 @@ from caseback.model.results import labelled
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 _SUMMED = ("d_model", "d_head")
 
@@ -40,14 +40,14 @@ _SUMMED = ("d_model", "d_head")
 )
 def site_relevance(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     sites: Any,
     *,
     rules: str | Rules = "attn_lrp",
     by_dimension: bool = False,
 ) -> xr.Dataset:
-    """Relevance of sites inside the model, one variable a site.
+    """Relevance of sites inside the model, one variable per site.
 
     Parameters
     ----------
@@ -56,7 +56,8 @@ def site_relevance(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is handed back; see ``attn_lrp``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is what is handed back; see
+        ``attn_lrp``.
     sites
         Names (all layers), ``(name, layer)`` pairs, hook names or module paths, as for ``Model.run``.
     rules
@@ -68,18 +69,18 @@ def site_relevance(
     Returns
     -------
     xr.Dataset
-        A variable a site (``expert``'s is ``expert_weights``), (layer, batch, pos, ...), attention's (layer, batch,
+        One variable per site (``expert``'s is ``expert_weights``), (layer, batch, pos, ...), attention's (layer, batch,
         head, query, key); NaN where a shorter prompt has no token, and where a layer lacks a site that another one
         given has there. What the rules hold constant has relevance 0.
 
     Raises
     ------
     UnknownSite, SiteAbsent
-        For what is no site of this model, or has no gradient.
+        For a site that this model lacks, or that has no gradient.
     TargetError
         Where a foil is the target.
     CasebackError
-        For unknown rules, no site, or a metric that is none.
+        For unknown rules, no site, or a ``metric`` that is not a ``Metric``.
 
     Notes
     -----
@@ -89,8 +90,8 @@ def site_relevance(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = site_relevance(model, "the cat and the dog", cb.logit(" cat"), ["z", ("mlp_post", 0)])
-    >>> found["z"].dims, found["mlp_post"].dims
+    >>> relevance = site_relevance(model, "the cat and the dog", cb.logit(" cat"), ["z", ("mlp_post", 0)])
+    >>> relevance["z"].dims, relevance["mlp_post"].dims
     (('layer', 'batch', 'pos', 'head'), ('layer', 'batch', 'pos', 'neuron'))
     """
     tokens, metric = prepared(model, tokens, metric)
@@ -109,37 +110,33 @@ def site_relevance(
     layers: dict[str, list[Site]] = {}
     for site in wanted:
         layers.setdefault(site.name, []).append(site)
-    found = {}
+    variables = {}
     for site_name, each in layers.items():
         values = [_aligned(run[s].detach() * gradients[s], s, tokens) for s in each]
         dims = ["batch", *SITES[site_name].dims]
-        made = torch.stack(values) if SITES[site_name].layered else values[0]
+        stacked = torch.stack(values) if SITES[site_name].layered else values[0]
         if dims[-1] in _SUMMED and not by_dimension:
-            made, dims = made.sum(-1), dims[:-1]
+            stacked, dims = stacked.sum(-1), dims[:-1]
         coords = _labels(dims, tokens)
         if SITES[site_name].layered:
             dims, coords = ["layer", *dims], coords | {"layer": [s.layer for s in each]}
         # a variable may not be called as one of its dimensions is
         variable = f"{site_name}_weights" if site_name in dims else site_name
-        found[variable] = labelled(
-            made,
+        variables[variable] = labelled(
+            stacked,
             dims,
             coords,
             name=variable,
             technique=site_relevance,
             model=model,
             metric=metric.name,
-            target=_told(metric.target),
-            foil=_told(metric.foil),
+            target=metric.target,
+            foil=metric.foil,
             metric_value=value.tolist(),
             rules=name,
             **{f"{step}_rule": choice for step, choice in rules.told().items()},
         )
-    return xr.Dataset(found)
-
-
-def _told(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else value
+    return xr.Dataset(variables)
 
 
 def _aligned(values: Float[Tensor, "batch *dims"], site: Site, tokens: Tokens) -> Tensor:

@@ -7,8 +7,6 @@ It estimates the gradient of the metric smoothed by a Gaussian, which shatters l
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from jaxtyping import Float, Int
@@ -20,6 +18,7 @@ from caseback.model.prompts.per_token import prepared, token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -27,7 +26,7 @@ from caseback.model.running.model import Model
 )
 def smoothgrad(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     draws: int = 50,
@@ -48,7 +47,7 @@ def smoothgrad(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is differentiated.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     draws
         Noisy copies of each prompt; 50 as in the paper.
     noise
@@ -57,7 +56,8 @@ def smoothgrad(
     sigma
         Standard deviation in the embeddings' own unit instead.
     seed
-        Of the noise. Every prompt has the same noise by itself, in a batch, padded, and in any precision.
+        Same seed, same result. The noise is drawn with it. A prompt has the same noise by itself, in a batch, padded,
+        and in any precision.
     times_input
         Multiply by the embedding (without noise), as gradient x input does, in place of the norm.
     p
@@ -83,7 +83,7 @@ def smoothgrad(
     TargetError
         Where a foil is the target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def smoothgrad(
     """
     tokens, metric = prepared(model, tokens, metric)
     if draws < 2:
-        raise OutOfRange(f"draws is {draws}: expected at least 2, of which the spread can be told")
+        raise OutOfRange(f"draws is {draws}: expected at least 2, which a spread needs")
     if not p >= 1:
         raise OutOfRange(f"p is {p}: expected 1 or more, such as 1, 2 or float('inf')")
     for name, value in (("noise", noise), ("sigma", sigma)):
@@ -159,8 +159,8 @@ class _Noise:
         self.streams = [torch.Generator().manual_seed(seed) for _ in lengths]
 
     def __call__(self, prompts: Int[Tensor, " row"]) -> Float[Tensor, "row pos d_model"]:
-        made = torch.zeros(len(prompts), *self.like.shape[1:]).to(self.like)
+        noise = torch.zeros(len(prompts), *self.like.shape[1:]).to(self.like)
         for row, b in enumerate(prompts.tolist()):
             n = self.lengths[b]
-            made[row, :n] = torch.randn(n, self.like.shape[2], generator=self.streams[b]).to(made)
-        return made
+            noise[row, :n] = torch.randn(n, self.like.shape[2], generator=self.streams[b]).to(noise)
+        return noise

@@ -10,7 +10,6 @@ get little, which norms cannot see. The distance is L1, since single outlying di
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
@@ -31,7 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 MEASURED_FROM = ("nothing", "farthest")
 
@@ -61,19 +60,19 @@ def alti_of(
     model: Model, run: Run, tokens: Tokens, layers: Sequence[int], p: float, measured_from: str
 ) -> tuple[Float[Tensor, "batch layer query key"], int]:
     """Maps by own positions, and how many rows had no source that is near."""
-    made = []
+    maps = []
     for layer in layers:
         near = measured_blocks(model, run, layer, lambda rows: nearness(rows.parts, rows.whole, p, measured_from))
         # later keys have no part at all: what is farther than they are is not counted against them
         near = by_own_positions(near, tokens).tril()
-        made.append(near)
-    return row_shares(torch.stack(made, 1), tokens)
+        maps.append(near)
+    return row_shares(torch.stack(maps, 1), tokens)
 
 
 @technique(role="context mixing", entry=("3.1.17",), citation="Ferrando et al. 2022", cost="one forward")
 def alti_maps(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     p: float = 1.0,
     measured_from: str = "nothing",
@@ -141,7 +140,9 @@ def alti_maps(
 
 
 @technique(role="input attribution", entry=("3.1.17",), citation="Ferrando et al. 2022", cost="one forward")
-def alti(model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout", p: float = 1.0) -> xr.DataArray:
+def alti(
+    model: Model, tokens: PromptsLike, metric: Metric, *, across: Across = "rollout", p: float = 1.0
+) -> xr.DataArray:
     """What the position that the metric reads holds of each token by ALTI's maps.
 
     Parameters
@@ -151,7 +152,8 @@ def alti(model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts; ``alti_logit`` has the form with a target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts; ``alti_logit``
+        has the form with a target.
     across
         ``"rollout"`` as in the paper, without identity; ``"mean"`` over the layers, or one by number.
     p
@@ -165,7 +167,7 @@ def alti(model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
     SiteAbsent
         For a model whose heads do not write z W_O.
 

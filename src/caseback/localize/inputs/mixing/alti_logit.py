@@ -11,8 +11,6 @@ R sum to 1, so nothing is lost on the way: scores and biases sum to the metric.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 
@@ -29,12 +27,15 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import PromptsLike
 
 MLPS = ("mixed", "apart")
 
 
 @technique(role="input attribution", entry=("3.1.20",), citation="Ferrando et al. 2023", cost="one forward")
-def alti_logit(model: Model, tokens: Any, metric: Metric, *, mlps: str = "mixed", p: float = 1.0) -> xr.DataArray:
+def alti_logit(
+    model: Model, tokens: PromptsLike, metric: Metric, *, mlps: str = "mixed", p: float = 1.0
+) -> xr.DataArray:
     """What each token adds to a logit or a logit difference: direct shares divided by ALTI's rollout.
 
     Parameters
@@ -44,8 +45,8 @@ def alti_logit(model: Model, tokens: Any, metric: Metric, *, mlps: str = "mixed"
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position: ``cb.logit``, or ``cb.logit_diff`` for the contrastive
-        form of the paper.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position: ``cb.logit``, or ``cb.logit_diff`` for the contrastive form of the paper.
     mlps
         ``"mixed"`` divides what MLPs write among the tokens too; ``"apart"`` leaves it out of the scores, in the
         attribute ``mlp_share``.
@@ -55,7 +56,7 @@ def alti_logit(model: Model, tokens: Any, metric: Metric, *, mlps: str = "mixed"
     Returns
     -------
     xr.DataArray
-        (batch, pos), signed; NaN where a shorter prompt has no token. Attributes, one number a prompt:
+        (batch, pos), signed; NaN where a shorter prompt has no token. Attributes, one number per prompt:
         ``metric_value`` (before any soft-cap of the logits), ``bias_share``, ``mlp_share`` (all MLPs together), and
         ``gap``, by how much scores, biases and what stands apart miss the metric.
 
@@ -71,8 +72,8 @@ def alti_logit(model: Model, tokens: Any, metric: Metric, *, mlps: str = "mixed"
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> scores = alti_logit(model, "the cat and the dog", cb.logit_diff(" cat", " dog"))
-    >>> told = scores.attrs["metric_value"][0] - scores.attrs["bias_share"][0]
-    >>> abs(float(scores.sum()) - told) < 1e-3
+    >>> of_tokens = scores.attrs["metric_value"][0] - scores.attrs["bias_share"][0]
+    >>> abs(float(scores.sum()) - of_tokens) < 1e-3
     True
     """
     if mlps not in MLPS:
@@ -92,15 +93,18 @@ def alti_logit(model: Model, tokens: Any, metric: Metric, *, mlps: str = "mixed"
     of_mlps, bias = torch.zeros_like(scores), direction.constant(reading)
     for layer, p_layer in enumerate(anatomy.layers):
         before = products[:, layer - 1] if layer else torch.eye(maps.shape[-1]).to(maps).expand_as(maps[:, 0])
+        # what each value at each source is worth to the metric, through its head's W_O
         branch = attention_branch(anatomy, layer, direction.at(run["z", layer], tokens))
         worth = torch.einsum("bhje,bhek->bhj", values_of(run, layer), reading.through(branch))
         pattern = direction.at(at_least_float32(run["pattern", layer]).transpose(1, 2), tokens)
         shares = (pattern * worth).sum(1)
+        # both norms on the way, the final one and one behind the branch, divide by what they did in this run
         for scale in (reading.scale, branch.scale):
             shares = shares if scale is None else shares / scale
         scores = scores + (aligned(shares, tokens)[:, None] @ before)[:, 0]
         constant = branch.constant(stream)
         bias = bias if constant is None else bias + reading.of(constant)[:, 0]
+        # the MLP reads position n, so what it writes is divided like the stream that it read there
         mlp = reading.of(direction.at(at_least_float32(run["mlp_out", layer]), tokens))
         of_mlps = of_mlps + mlp * (before if p_layer.parallel else products[:, layer])[rows, at]
     value, mlp_share = direction.measured(stream), of_mlps.sum(-1)

@@ -11,7 +11,6 @@ norm that follows is the MLP's. A token that a head looks at but whose value is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
@@ -23,6 +22,7 @@ from caseback.localize.inputs.mixing.mixing import (
     Across,
     by_own_positions,
     chosen_layers,
+    heads_by_own_positions,
     labelled_maps,
     row_scores,
     row_shares,
@@ -38,6 +38,7 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import PromptsLike
 
 OF = ("output", "value")
 
@@ -50,7 +51,7 @@ OF = ("output", "value")
 )
 def norm_maps(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     of: str = "output",
     residual: bool = False,
@@ -114,19 +115,17 @@ def norm_maps(
     maps = []
     for layer in chosen:
         if of == "value" or heads == "each":
-            made = _of_each_head(model, run, layer, of, p)
-            made = made if heads == "each" else made.norm(p=p, dim=1)
+            norms = _of_each_head(model, run, layer, of, p)
+            norms = norms if heads == "each" else norms.norm(p=p, dim=1)
         else:
-            made = measured_blocks(
+            norms = measured_blocks(
                 model,
                 run,
                 layer,
                 lambda rows, at=layer: _behind(model, at, rows, norm).norm(p=p, dim=-1),
                 residual=residual,
             )
-        made = made.movedim(1, -1) if heads == "each" else made
-        made = by_own_positions(made, tokens)
-        maps.append(made.movedim(-1, 1) if heads == "each" else made)
+        maps.append(heads_by_own_positions(norms, tokens) if heads == "each" else by_own_positions(norms, tokens))
     stacked, empty = torch.stack(maps, 1), None
     if normalise:
         stacked, empty = row_shares(stacked, tokens)
@@ -200,7 +199,7 @@ def _of_each_head(model: Model, run: Run, layer: int, of: str, p: float) -> Floa
 )
 def attention_norms(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     across: Across = "mean",
@@ -217,7 +216,8 @@ def attention_norms(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: norms know no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: norms know no
+        target.
     across
         ``"mean"`` of each layer's shares, ``"rollout"`` of them (with half the identity where ``residual`` is left
         out), or one layer by number.
@@ -232,7 +232,7 @@ def attention_norms(
     Raises
     ------
     CasebackError
-        As for ``norm_maps``, and for a metric that is none or reads all positions.
+        As for ``norm_maps``, and for a ``metric`` that is not a ``Metric``, or that reads all positions.
 
     Examples
     --------
@@ -252,7 +252,7 @@ def attention_norms(
 @technique(role="context mixing", entry=("3.1.13",), citation="Kobayashi et al. 2021", cost="one forward")
 def mixing_ratio(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     residual: bool = True,
     norm: bool = False,
@@ -302,14 +302,14 @@ def mixing_ratio(
         parts = _behind(model, layer, rows, norm)
         here = torch.arange(rows.queries.start, rows.queries.stop, device=parts.device)
         own = parts[:, here - rows.queries.start, here]
-        kept, mixed = own.norm(dim=-1), (parts.sum(2) - own).norm(dim=-1)
+        own_size, mixed = own.norm(dim=-1), (parts.sum(2) - own).norm(dim=-1)
         # a sum taken back again leaves rounding where there was no other position at all
         alone = (parts != 0).any(-1).sum(-1) <= (own != 0).any(-1)
         mixed = mixed.masked_fill(alone, 0.0)
-        return mixed / (mixed + kept).clamp_min(torch.finfo(kept.dtype).tiny)
+        return mixed / (mixed + own_size).clamp_min(torch.finfo(own_size.dtype).tiny)
 
-    made = [measured_blocks(model, run, i, lambda rows, at=i: ratio(at, rows), residual=residual) for i in chosen]
-    stacked = torch.stack([aligned(m, tokens) for m in made], 1)
+    ratios = [measured_blocks(model, run, i, lambda rows, at=i: ratio(at, rows), residual=residual) for i in chosen]
+    stacked = torch.stack([aligned(m, tokens) for m in ratios], 1)
     outside = torch.arange(stacked.shape[-1], device=stacked.device) >= tokens.lengths.to(stacked.device)[:, None]
     width = stacked.shape[-1]
     return labelled(

@@ -6,19 +6,18 @@ With attention patterns, norms' denominators and the activations' slopes (a gate
 network is affine in what its embeddings wrote: ``caseback.model.backward.linearised``. The same sum can be had from
 both ends.
 Forwards, D of one layer after another, (query, source, d_model) of some sources each: maps, and any logits at all.
-Backwards, one vector a position, pulled through the transposed layers: the scores of one metric, for the price of
+Backwards, one vector per position, pulled through the transposed layers: the scores of one metric, for the price of
 another forward. They are the frozen network's gradient times its input, and with the biases they sum to the metric.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.budget import limit
@@ -39,7 +38,7 @@ from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Pull = Float[Tensor, "batch pos d_model"]
 BIAS = ("apart", "shared")
@@ -51,7 +50,7 @@ BIAS = ("apart", "shared")
     citation="Modarressi et al. 2023, Oh and Schuler 2023",
     cost="two forwards",
 )
-def decompx(model: Model, tokens: Any, metric: Metric, *, bias: str = "apart") -> xr.DataArray:
+def decompx(model: Model, tokens: PromptsLike, metric: Metric, *, bias: str = "apart") -> xr.DataArray:
     """What each token adds to a logit or a logit difference, with every nonlinearity frozen.
 
     Parameters
@@ -61,7 +60,8 @@ def decompx(model: Model, tokens: Any, metric: Metric, *, bias: str = "apart") -
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        A metric that is linear in the logits of one position, ``cb.logit`` or ``cb.logit_diff``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must be linear in the logits of one
+        position.
     bias
         ``"apart"`` keeps what no token sent in the attribute ``bias_share``; ``"shared"`` divides it among the tokens
         in proportion to the size of their scores, so that the scores alone sum to the metric.
@@ -70,7 +70,7 @@ def decompx(model: Model, tokens: Any, metric: Metric, *, bias: str = "apart") -
     -------
     xr.DataArray
         (batch, pos), signed; position embeddings count to their token; NaN where a shorter prompt has no token.
-        Attributes, one number a prompt: ``metric_value`` (before any soft-cap), ``bias_share``, and ``gap``, by how
+        Attributes, one number per prompt: ``metric_value`` (before any soft-cap), ``bias_share``, and ``gap``, by how
         much scores and biases miss the metric.
 
     Raises
@@ -85,8 +85,8 @@ def decompx(model: Model, tokens: Any, metric: Metric, *, bias: str = "apart") -
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> scores = decompx(model, "the cat and the dog", cb.logit_diff(" cat", " dog"))
-    >>> told = scores.attrs["metric_value"][0] - scores.attrs["bias_share"][0]
-    >>> abs(float(scores.sum()) - told) < 1e-3
+    >>> of_tokens = scores.attrs["metric_value"][0] - scores.attrs["bias_share"][0]
+    >>> abs(float(scores.sum()) - of_tokens) < 1e-3
     True
     """
     if bias not in BIAS:
@@ -122,6 +122,7 @@ def _pulled(direction: Direction, run: Run) -> tuple[Float[Tensor, "batch pos"],
     pull = torch.zeros_like(at_least_float32(run["resid_post", -1]))
     pull[torch.arange(len(pull), device=pull.device), tokens.column(direction.pos).to(pull.device)] = at_end
     bias = direction.constant(reading)
+    # from the last layer down; in a sequential block the MLP also read what attention wrote
     for layer in reversed(range(model.n_layers)):
         of_mlp, lost = _through_mlp(model, run, layer, pull)
         middle = pull if model.anatomy.layers[layer].parallel else pull + of_mlp
@@ -143,7 +144,7 @@ def _worth(constant: Tensor | None, pull: Pull) -> Float[Tensor, " batch"]:
     return torch.zeros_like(pull[:, 0, 0]) if constant is None else (constant * pull).sum((1, 2))
 
 
-def _before(model: Model, module: Any, stream: Tensor, pull: Pull) -> tuple[Pull, Float[Tensor, " batch"]]:
+def _before(model: Model, module: nn.Module | None, stream: Tensor, pull: Pull) -> tuple[Pull, Float[Tensor, " batch"]]:
     """Directions behind a norm as directions before it, and what its bias is worth to them."""
     if module is None:
         return pull, torch.zeros_like(pull[:, 0, 0])
@@ -155,6 +156,7 @@ def _before(model: Model, module: Any, stream: Tensor, pull: Pull) -> tuple[Pull
 def _through_mlp(model: Model, run: Run, layer: int, pull: Pull) -> tuple[Pull, Float[Tensor, " batch"]]:
     parts, weights = model.anatomy.layers[layer], model.weights
     pre, neurons = (at_least_float32(run[name, layer]) for name in ("mlp_pre", "mlp_post"))
+    # held at its value, an activation function is a factor of its input; where that is 0 nothing is passed on
     slope = torch.where(pre == 0, 0.0, neurons / torch.where(pre == 0, 1.0, pre))
     branch = mlp_branch(model.anatomy, layer, neurons)
     of_neurons = _behind(branch, pull) @ branch.weight.T * slope
@@ -170,6 +172,7 @@ def _through_attention(model: Model, run: Run, layer: int, pull: Pull) -> tuple[
     branch = attention_branch(model.anatomy, layer, run["z", layer])
     of_z = torch.einsum("bid,hed->bhie", _behind(branch, pull), branch.weight)
     of_v = torch.einsum("bhij,bhie->bjhe", at_least_float32(run["pattern", layer]), of_z)
+    # query heads that share a value head each had their own part: their sum goes back to it
     of_v = (of_v * value_slopes(model, run, layer)).unflatten(2, (len(w_v), -1)).sum(3)
     bias = _worth(branch.constant(pull), pull) + (of_v * b_v).sum((1, 2, 3))
     read = torch.einsum("bjhe,hde->bjd", of_v, w_v)
@@ -191,12 +194,12 @@ def _slots(model: Model, tokens: Tokens) -> list[range]:
     cost="one forward + layers x positions^2 x d_model",
 )
 def decompx_maps(
-    model: Model, tokens: Any, *, normalise: bool = True, p: float = 2.0, layers: Sequence[int] | None = None
+    model: Model, tokens: PromptsLike, *, normalise: bool = True, p: float = 2.0, layers: Sequence[int] | None = None
 ) -> xr.DataArray:
     """How much of each position behind a layer comes from each token of the prompt, all layers before included.
 
-    These are no maps to roll out: each already is what a rollout approximates. Sources go through the layers some at
-    a time, so that memory is bounded whatever the number of layers and does not grow with the square of the prompt.
+    These maps are not to be rolled out: each already is what a rollout approximates. Sources go through the layers some
+    at a time, so that memory is bounded whatever the number of layers and does not grow with the square of the prompt.
 
     Parameters
     ----------
@@ -243,8 +246,8 @@ def decompx_maps(
                 norms[step.layer].append(step.stream.norm(p=p, dim=-1))
             del step
     gap = max(float(x[tokens.mask].abs().max()) for x in off.values())
-    found = {layer: by_own_positions(torch.cat(made, -1)[..., :-1], tokens) for layer, made in norms.items()}
-    maps, empty = torch.stack([found[layer] for layer in chosen], 1), None
+    by_layer = {layer: by_own_positions(torch.cat(parts, -1)[..., :-1], tokens) for layer, parts in norms.items()}
+    maps, empty = torch.stack([by_layer[layer] for layer in chosen], 1), None
     if normalise:
         maps, empty = row_shares(maps, tokens)
     return labelled_maps(
@@ -268,7 +271,7 @@ def decompx_maps(
     citation="Modarressi et al. 2023",
     cost="one forward + layers x positions^2 x d_model",
 )
-def decompx_logits(model: Model, tokens: Any, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
+def decompx_logits(model: Model, tokens: PromptsLike, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
     """Logits as a sum over the prompt's tokens, as many logits as asked for, at one position or all.
 
     Parameters
@@ -278,7 +281,7 @@ def decompx_logits(model: Model, tokens: Any, directions: Directions, *, pos: Po
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     directions
-        Tokens as text or ids (one, a list, or a list a prompt), or vectors that read the normed stream. All logits
+        Tokens as text or ids (one, a list, or a list per prompt), or vectors that read the normed stream. All logits
         are ``range(model.d_vocab)``.
     pos
         The position predicted from, or None for all.
@@ -331,5 +334,5 @@ def decompx_logits(model: Model, tokens: Any, directions: Directions, *, pos: Po
     if pos is None:
         values = values.masked_fill(outside[:, :, None, None], torch.nan)
         dims, coords = ["batch", "query", "key", reading.dim], coords | {"query_token": (("batch", "query"), texts)}
-    said = {"name": "share", "technique": decompx_logits, "model": model, "pos": pos}
-    return labelled(values, dims, coords | reading.coords, **said)
+    attrs = {"name": "share", "technique": decompx_logits, "model": model, "pos": pos}
+    return labelled(values, dims, coords | reading.coords, **attrs)

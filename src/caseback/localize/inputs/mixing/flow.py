@@ -5,13 +5,11 @@ to (l, i) of capacity
 
     A_l[i, j] = (1 - r) C_l[i, j] + r [i = j]
 
-The score of token j at position i is the maximum flow from (0, j) to (L, i). Unlike a rollout it is no distribution:
+The score of token j at position i is the maximum flow from (0, j) to (L, i). Unlike a rollout it is not a distribution:
 pipes are shared, and each token is asked about as if it were alone.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +25,7 @@ from caseback.model.prompts.per_token import token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 UNIT = 1 << 28
 """Capacities are whole multiples of 1 / UNIT: the algorithm wants integers, and a flow is at most one in all."""
@@ -36,11 +35,11 @@ UNIT = 1 << 28
     role="input attribution",
     entry=("3.1.14",),
     citation="Abnar and Zuidema 2020",
-    cost="one forward + a maximum flow a token, on the CPU",
+    cost="one forward + a maximum flow per token, on the CPU",
 )
 def attention_flow(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     maps: xr.DataArray | None = None,
@@ -55,7 +54,7 @@ def attention_flow(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts.
     maps
         Maps of the same prompts whose entries are capacities; raw attention's unless given.
     residual
@@ -64,13 +63,13 @@ def attention_flow(
     Returns
     -------
     xr.DataArray
-        (batch, pos), from 0 to 1; NaN where a shorter prompt has no token. Exact to 2**-28 an edge.
+        (batch, pos), from 0 to 1; NaN where a shorter prompt has no token. Exact to 2**-28 per edge.
 
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions, or maps of other prompts, of some layers only, or that go
-        back to the prompt's tokens already.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions, or maps of other prompts, of some layers
+        only, or that go back to the prompt's tokens already.
 
     Examples
     --------
@@ -107,6 +106,7 @@ def _flows(mixed: Maps, position: int) -> np.ndarray:
     n, n_layers = position + 1, len(mixed)
     layer, to, source = np.nonzero(mixed[:, :n, :n].numpy() > 0)
     capacity = np.rint(mixed[:, :n, :n].numpy()[layer, to, source] * UNIT).astype(np.int32)
+    # node l * n + j is position j before layer l, or behind the last layer
     nodes = (n_layers + 1) * n
     graph = coo_matrix((capacity, (layer * n + source, (layer + 1) * n + to)), shape=(nodes, nodes)).tocsr()
     sink = n_layers * n + position

@@ -12,11 +12,10 @@ divided by their sums; the residual is in them, so a rollout adds no identity.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from caseback.localize.inputs.mixing.mixing import (
     Across,
@@ -32,9 +31,10 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
+from caseback.model.running.tokens import PromptsLike
 
 
-def reader_of(model: Model, layer: int) -> Any:
+def reader_of(model: Model, layer: int) -> nn.Module | None:
     """The norm that reads a layer's output, or None: the next layer's attention norm, the final norm after the last."""
     layers = model.anatomy.layers
     return layers[layer + 1].attn_norm if layer + 1 < len(layers) else model.anatomy.final_norm
@@ -48,7 +48,7 @@ def layer_vectors(model: Model, run: Run, layer: int, rows: Rows) -> Tensor:
 
 @technique(role="context mixing", entry=("3.1.16",), citation="Modarressi et al. 2022", cost="one forward")
 def globenc_maps(
-    model: Model, tokens: Any, *, normalise: bool = True, layers: Sequence[int] | None = None
+    model: Model, tokens: PromptsLike, *, normalise: bool = True, layers: Sequence[int] | None = None
 ) -> xr.DataArray:
     """Norms of what each position has from each other behind a whole layer, the MLP's own write left out.
 
@@ -88,19 +88,19 @@ def globenc_maps(
     run = execute(model.anatomy, tokens, read=reads, logits=False)
     maps = []
     for layer in chosen:
-        made = measured_blocks(
+        norms = measured_blocks(
             model, run, layer, lambda rows, at=layer: layer_vectors(model, run, at, rows).norm(dim=-1)
         )
-        maps.append(by_own_positions(made, tokens))
+        maps.append(by_own_positions(norms, tokens))
     stacked, empty = torch.stack(maps, 1), None
     if normalise:
         stacked, empty = row_shares(stacked, tokens)
-    said = {"holds_residual": True, "normalised": normalise, "empty_rows": empty}
-    return labelled_maps(stacked, model, tokens, chosen, technique=globenc_maps, name="globenc", **said)
+    attrs = {"holds_residual": True, "normalised": normalise, "empty_rows": empty}
+    return labelled_maps(stacked, model, tokens, chosen, technique=globenc_maps, name="globenc", **attrs)
 
 
 @technique(role="input attribution", entry=("3.1.16",), citation="Modarressi et al. 2022", cost="one forward")
-def globenc(model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout") -> xr.DataArray:
+def globenc(model: Model, tokens: PromptsLike, metric: Metric, *, across: Across = "rollout") -> xr.DataArray:
     """What the position that the metric reads holds of each token by GlobEnc's maps.
 
     Parameters
@@ -110,7 +110,8 @@ def globenc(model: Model, tokens: Any, metric: Metric, *, across: Across = "roll
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: norms know no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: norms know no
+        target.
     across
         ``"rollout"`` as in the paper, ``"mean"`` over the layers, or one by number.
 
@@ -122,7 +123,7 @@ def globenc(model: Model, tokens: Any, metric: Metric, *, across: Across = "roll
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
     SiteAbsent
         For a model whose heads do not write z W_O.
 

@@ -8,20 +8,18 @@ relevance propagation makes of them (their first paper). Weights whose gradient 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.inputs.mixing.mixing import by_own_positions, labelled_maps, read_positions, tensor_of
-from caseback.model.anatomy.norms import at_least_float32
+from caseback.localize.inputs.mixing.mixing import heads_by_own_positions, labelled_maps, read_positions, tensor_of
 from caseback.model.prompts.per_token import token_scores
 from caseback.model.registry import technique
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -32,7 +30,7 @@ from caseback.model.running.model import Model
     dims=("batch", "layer", "query", "key"),
 )
 def gradient_attention_maps(
-    model: Model, tokens: Any, metric: Metric, *, relevance: xr.DataArray | None = None
+    model: Model, tokens: PromptsLike, metric: Metric, *, relevance: xr.DataArray | None = None
 ) -> xr.DataArray:
     """Attention times the metric's gradient at it, its positive part, the mean over heads.
 
@@ -43,7 +41,7 @@ def gradient_attention_maps(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     relevance
         R, (batch, layer, head, query, key) as ``attention_maps(..., heads="each")`` is labelled; attention itself
         unless given.
@@ -56,7 +54,7 @@ def gradient_attention_maps(
     Raises
     ------
     CasebackError
-        For a metric that is none, or a relevance of another shape.
+        For a ``metric`` that is not a ``Metric``, or a relevance of another shape.
 
     Examples
     --------
@@ -72,8 +70,12 @@ def gradient_attention_maps(
     slopes = run.grad(values, ["pattern"], retain=False)
     maps = []
     for layer in range(model.n_layers):
-        slope = _own(slopes["pattern", layer], tokens)
-        weight = _own(run["pattern", layer], tokens) if relevance is None else _given(relevance, layer, slope)
+        slope = heads_by_own_positions(slopes["pattern", layer], tokens)
+        weight = (
+            heads_by_own_positions(run["pattern", layer], tokens)
+            if relevance is None
+            else _given(relevance, layer, slope)
+        )
         maps.append((slope * weight).clamp_min(0).mean(1))
     return labelled_maps(
         torch.stack(maps, 1),
@@ -85,11 +87,6 @@ def gradient_attention_maps(
         relevance="attention" if relevance is None else "given",
         metric=metric.name,
     )
-
-
-def _own(pattern: Tensor, tokens) -> Tensor:
-    """A map of each head by own positions."""
-    return by_own_positions(at_least_float32(pattern).movedim(1, -1), tokens).movedim(-1, 1)
 
 
 def _given(relevance: xr.DataArray, layer: int, like: Tensor) -> Tensor:
@@ -109,7 +106,7 @@ def _given(relevance: xr.DataArray, layer: int, like: Tensor) -> Tensor:
     role="input attribution", entry=("3.1.15",), citation="Chefer et al. 2021", cost="one forward + one backward"
 )
 def gradient_rollout(
-    model: Model, tokens: Any, metric: Metric, *, relevance: xr.DataArray | None = None
+    model: Model, tokens: PromptsLike, metric: Metric, *, relevance: xr.DataArray | None = None
 ) -> xr.DataArray:
     """Gradient-weighted attention rolled out to the position that the metric reads.
 
@@ -120,7 +117,8 @@ def gradient_rollout(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained; contrastive with a contrastive metric.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. With a contrastive metric, scores are
+        contrastive.
     relevance
         As for ``gradient_attention_maps``.
 
@@ -128,12 +126,12 @@ def gradient_rollout(
     -------
     xr.DataArray
         (batch, pos), at least 0; the position's own score counts the identity of every layer and is at least 1. Not
-        normalised: the papers' product has no rows that sum to 1. NaN where a shorter prompt has no token.
+        normalized: the papers' product has no rows that sum to 1. NaN where a shorter prompt has no token.
 
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions, or a relevance of another shape.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions, or a relevance of another shape.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Who is mixed into whom: maps of context mixing, one a layer, and how one row of them is read (PRIMER 3.1.12-3.1.21).
+"""Who is mixed into whom: maps of context mixing, one per layer, and how a row of them is read (PRIMER 3.1.12-3.1.21).
 
     C[l][i, j]   the share that position j, as it enters layer l, has in what position i is behind it
 
@@ -58,6 +58,13 @@ def by_own_positions(
     return aligned(queries.transpose(1, 2), tokens).transpose(1, 2)
 
 
+def heads_by_own_positions(
+    values: Float[Tensor, "batch head query key"], tokens: Tokens
+) -> Float[Tensor, "batch head query key"]:
+    """The same of a padded map per head."""
+    return by_own_positions(values.movedim(1, -1), tokens).movedim(-1, 1)
+
+
 def row_shares(
     maps: Float[Tensor, "batch *layer query key"], tokens: Tokens
 ) -> tuple[Float[Tensor, "batch *layer query key"], int]:
@@ -74,10 +81,10 @@ def row_shares(
     """
     total = maps.sum(-1, keepdim=True)
     empty = total <= 0
-    made = torch.where(empty, torch.eye(maps.shape[-1]).to(maps), maps / torch.where(empty, 1.0, total))
+    shares = torch.where(empty, torch.eye(maps.shape[-1]).to(maps), maps / torch.where(empty, 1.0, total))
     real = torch.arange(maps.shape[-2], device=maps.device) < tokens.lengths.to(maps.device)[:, None]
     real = real.view(len(maps), *[1] * (maps.ndim - 3), -1)
-    return made, int((empty[..., 0] & real).sum())
+    return shares, int((empty[..., 0] & real).sum())
 
 
 def labelled_maps(
@@ -116,7 +123,7 @@ def tensor_of(maps: xr.DataArray) -> Maps:
     Raises
     ------
     CasebackError
-        For an array that is no map of each layer.
+        For an array that does not hold one map per layer.
     """
     if not isinstance(maps, xr.DataArray) or set(maps.dims) != {"batch", "layer", "query", "key"}:
         what = maps.dims if isinstance(maps, xr.DataArray) else type(maps).__name__
@@ -127,6 +134,7 @@ def tensor_of(maps: xr.DataArray) -> Maps:
     values = torch.from_numpy(maps.transpose("batch", "layer", "query", "key").values.copy())
     if values.shape[-1] != values.shape[-2]:
         raise CasebackError(f"maps of {values.shape[-2]} queries and {values.shape[-1]} keys: expected as many of both")
+    # a prompt is as long as its map's diagonal has numbers; inside of that nothing may be missing
     missing = values.isnan()
     real = ~missing[:, 0].diagonal(dim1=-2, dim2=-1)
     ends = real.sum(-1, keepdim=True)
@@ -137,7 +145,7 @@ def tensor_of(maps: xr.DataArray) -> Maps:
 
 
 def stack_of(maps: xr.DataArray) -> Maps:
-    """The same of maps that follow one another: one each layer from 0 on, each of what entered that layer.
+    """The same for maps that follow one another: one per layer from 0 on, each of what entered that layer.
 
     Raises
     ------
@@ -154,7 +162,7 @@ def stack_of(maps: xr.DataArray) -> Maps:
             "count each layer several times over"
         )
     if bool((values < 0).any()):
-        raise CasebackError("the maps have negative entries, which are no shares: take norms or weights")
+        raise CasebackError("the maps have negative entries, which are not shares: take norms or weights")
     return values
 
 
@@ -215,20 +223,22 @@ def row_scores(
     at = read_positions(model, tokens, metric)
     values = tensor_of(maps)
     if across == "rollout":
-        made = rolled(stack_of(maps), residual)[:, -1]
+        combined = rolled(stack_of(maps), residual)[:, -1]
         attrs = {"residual": residual, **attrs}
     elif across == "mean":
-        made = values.mean(1)
+        combined = values.mean(1)
     elif isinstance(across, int):
         layer = model.anatomy.layer(across)
-        made = values[:, maps.layer.values.tolist().index(layer)]
+        combined = values[:, maps.layer.values.tolist().index(layer)]
     else:
         raise CasebackError(
             f"across={across!r} is unknown: give a layer's number or a word. "
             f"{did_you_mean(str(across), ['rollout', 'mean'])}"
         )
-    scores = made[torch.arange(len(made)), at]
-    kept = {key: maps.attrs[key] for key in ("empty_rows", "normalised", "gap", "of", "norm", "p") if key in maps.attrs}
+    scores = combined[torch.arange(len(combined)), at]
+    map_attrs = {
+        key: maps.attrs[key] for key in ("empty_rows", "normalised", "gap", "of", "norm", "p") if key in maps.attrs
+    }
     return token_scores(
-        scores, model, tokens, metric, technique=technique, name=name, across=across, **{**kept, **attrs}
+        scores, model, tokens, metric, technique=technique, name=name, across=across, **{**map_attrs, **attrs}
     )

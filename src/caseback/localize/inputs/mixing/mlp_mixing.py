@@ -39,7 +39,7 @@ from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 Slotted = Float[Tensor, "batch query slot d_model"]
 
@@ -103,9 +103,9 @@ def _shared_out(
     weights = model.weights
 
     def projected(name: str, bias: str) -> Tensor:
-        made = read @ at_least_float32(getattr(weights, name)[layer].detach())
-        made[:, :, -1] += at_least_float32(getattr(weights, bias)[layer].detach())
-        return made
+        pre_activations = read @ at_least_float32(getattr(weights, name)[layer].detach())
+        pre_activations[:, :, -1] += at_least_float32(getattr(weights, bias)[layer].detach())
+        return pre_activations
 
     pre = at_least_float32(run["mlp_pre", layer])[:, rows.queries]
     if not _gated(model, layer):
@@ -116,9 +116,9 @@ def _shared_out(
     return projected("W_in", "b_in") * mean[:, :, None] + projected("W_gate", "b_gate") * of_gate[:, :, None]
 
 
-def _ratio(made: Tensor, of: Tensor) -> Tensor:
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Take the quotient, 0 where there is nothing to divide by: there the sum is 0 too."""
-    return torch.where(of == 0, 0.0, made / torch.where(of == 0, 1.0, of))
+    return torch.where(denominator == 0, 0.0, numerator / torch.where(denominator == 0, 1.0, denominator))
 
 
 def mean_activation(
@@ -142,7 +142,7 @@ def mean_activation(
 )
 def mlp_maps(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     norm: bool = False,
     steps: int = 20,
@@ -193,8 +193,8 @@ def mlp_maps(
     run = execute(model.anatomy, tokens, read=reads_of(model, chosen), logits=False)
     maps, gaps = [], []
     for layer in chosen:
-        made, gap = _measured(model, run, tokens, layer, norm, steps)
-        maps.append(by_own_positions(made, tokens))
+        norms, gap = _measured(model, run, tokens, layer, norm, steps)
+        maps.append(by_own_positions(norms, tokens))
         gaps.append(gap)
     stacked, empty = torch.stack(maps, 1), None
     if normalise:
@@ -223,10 +223,10 @@ def _measured(
 
     def norms(rows: Rows) -> Tensor:
         parts = layer_parts(model, run, layer, rows, steps)
-        told = after[:, rows.queries]
-        off = (parts.sum(2) - told).abs()[real[:, rows.queries].to(parts.device)]
+        output = after[:, rows.queries]
+        off = (parts.sum(2) - output).abs()[real[:, rows.queries].to(parts.device)]
         gaps.append(float(off.max()) if len(off) else 0.0)
-        parts = through(reader_of(model, layer), model, parts, told) if norm else parts
+        parts = through(reader_of(model, layer), model, parts, output) if norm else parts
         return parts[:, :, :-1].norm(dim=-1)
 
     wide = max(model.d_model, run["mlp_post", layer].shape[-1])
@@ -240,7 +240,13 @@ def _measured(
     cost="one forward + layers x positions^2 x neurons",
 )
 def mlp_mixing(
-    model: Model, tokens: Any, metric: Metric, *, across: Across = "rollout", norm: bool = False, steps: int = 20
+    model: Model,
+    tokens: PromptsLike,
+    metric: Metric,
+    *,
+    across: Across = "rollout",
+    norm: bool = False,
+    steps: int = 20,
 ) -> xr.DataArray:
     """What the position that the metric reads holds of each token by maps with the MLPs in them.
 
@@ -251,7 +257,8 @@ def mlp_mixing(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: norms know no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: norms know no
+        target.
     across
         ``"rollout"`` without identity, ``"mean"`` over the layers, or one by number.
     norm, steps
@@ -265,7 +272,7 @@ def mlp_mixing(
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
     SiteAbsent
         As for ``mlp_maps``.
 

@@ -8,18 +8,23 @@ Weights say where a head looks, not what it takes from there: a token whose valu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.mixing.mixing import Across, by_own_positions, chosen_layers, labelled_maps, row_scores
-from caseback.model.anatomy.norms import at_least_float32
+from caseback.localize.inputs.mixing.mixing import (
+    Across,
+    chosen_layers,
+    heads_by_own_positions,
+    labelled_maps,
+    row_scores,
+)
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import PromptsLike
 
 Heads = str | int | Sequence[int]
 
@@ -31,7 +36,7 @@ Heads = str | int | Sequence[int]
     cost="one forward",
 )
 def attention_maps(
-    model: Model, tokens: Any, *, heads: Heads = "mean", layers: Sequence[int] | None = None
+    model: Model, tokens: PromptsLike, *, heads: Heads = "mean", layers: Sequence[int] | None = None
 ) -> xr.DataArray:
     """Attention patterns of each layer, the mean over heads or head by head.
 
@@ -73,15 +78,14 @@ def attention_maps(
     run = execute(model.anatomy, tokens, read=[("pattern", i) for i in chosen], logits=False)
     maps = []
     for layer in chosen:
-        pattern = by_own_positions(at_least_float32(run["pattern", layer]).movedim(1, -1), tokens).movedim(-1, 1)
+        pattern = heads_by_own_positions(run["pattern", layer], tokens)
         if not isinstance(heads, str):
             pattern = pattern[:, _numbers(heads, pattern.shape[1], layer)]
         maps.append(pattern if heads == "each" else pattern.mean(1))
     if len({m.shape for m in maps}) > 1:
         raise CasebackError(f"layers differ in heads ({[m.shape[1] for m in maps]}): give heads='mean', or one layer")
-    told = heads if isinstance(heads, str) else str(heads)
     return labelled_maps(
-        torch.stack(maps, 1), model, tokens, chosen, technique=attention_maps, name="attention", heads=told
+        torch.stack(maps, 1), model, tokens, chosen, technique=attention_maps, name="attention", heads=str(heads)
     )
 
 
@@ -105,7 +109,12 @@ def _numbers(heads: int | Sequence[int], n_heads: int, layer: int) -> list[int]:
     cost="one forward",
 )
 def raw_attention(
-    model: Model, tokens: Any, metric: Metric, *, across: Across = "mean", heads: int | Sequence[int] | None = None
+    model: Model,
+    tokens: PromptsLike,
+    metric: Metric,
+    *,
+    across: Across = "mean",
+    heads: int | Sequence[int] | None = None,
 ) -> xr.DataArray:
     """How much the position that the metric reads attends to each token, the mean over heads and layers.
 
@@ -116,7 +125,8 @@ def raw_attention(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: attention knows no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: attention knows
+        no target.
     across
         ``"mean"`` over the layers, or one by number; ``"rollout"`` gives the rollout without residual.
     heads
@@ -130,7 +140,7 @@ def raw_attention(
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
 
     Examples
     --------

@@ -9,8 +9,6 @@ them), A is brought to that first.
 
 from __future__ import annotations
 
-from typing import Any
-
 import xarray as xr
 
 from caseback.errors import OutOfRange
@@ -20,6 +18,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 _OF_THE_TECHNIQUE = ("technique", "entry", "citation", "caseback_version", "transformers_version", "torch_version")
 
@@ -43,7 +42,7 @@ def residual_share(maps: xr.DataArray, residual: float | None) -> float:
     role="context mixing",
     entry=("3.1.14",),
     citation="Abnar and Zuidema 2020",
-    cost="a product of (pos, pos) matrices a layer",
+    cost="a product of (pos, pos) matrices per layer",
 )
 def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bool = False) -> xr.DataArray:
     """Multiply the maps of all layers into one: what each position holds of each token at the end.
@@ -66,8 +65,8 @@ def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bo
     Raises
     ------
     CasebackError
-        For an array that is no map of each layer, layers that do not go from 0 on, a negative map, or one that goes
-        back to the prompt's tokens already (``decompx_maps``).
+        For an array that does not hold one map per layer, layers that do not go from 0 on, a negative map, or one that
+        goes back to the prompt's tokens already (``decompx_maps``).
     OutOfRange
         For a share outside of 0 to 1.
 
@@ -81,29 +80,29 @@ def rollout(maps: xr.DataArray, *, residual: float | None = None, each_layer: bo
     """
     values, share = stack_of(maps), residual_share(maps, residual)
     outside = maps.isnull().transpose("batch", "layer", "query", "key").values
-    made = rolled(values, share).numpy()
-    made[outside] = float("nan")
+    products = rolled(values, share).numpy()
+    products[outside] = float("nan")
     coords = {name: maps.coords[name] for name in ("query_token", "key_token") if name in maps.coords}
     if each_layer:
         coords["layer"] = list(range(values.shape[1]))
-    kept = {key: value for key, value in maps.attrs.items() if key not in (*_OF_THE_TECHNIQUE, "model")}
-    kept |= {"maps": maps.attrs.get("technique"), "residual": share}
-    made_of = labelled(
-        made if each_layer else made[:, -1],
+    attrs = {key: value for key, value in maps.attrs.items() if key not in (*_OF_THE_TECHNIQUE, "model")}
+    attrs |= {"maps": maps.attrs.get("technique"), "residual": share}
+    result = labelled(
+        products if each_layer else products[:, -1],
         ["batch", *(["layer"] if each_layer else []), "query", "key"],
         coords,
         name="rollout",
         technique=rollout,
-        **kept,
+        **attrs,
     )
-    return made_of.assign_attrs({"model": maps.attrs["model"]} if "model" in maps.attrs else {})
+    return result.assign_attrs({"model": maps.attrs["model"]} if "model" in maps.attrs else {})
 
 
 @technique(role="input attribution", entry=("3.1.14",), citation="Abnar and Zuidema 2020", cost="one forward")
-def attention_rollout(model: Model, tokens: Any, metric: Metric, *, residual: float = 0.5) -> xr.DataArray:
+def attention_rollout(model: Model, tokens: PromptsLike, metric: Metric, *, residual: float = 0.5) -> xr.DataArray:
     """What the position that the metric reads holds of each token, by rollout of raw attention.
 
-    In a decoder a rollout leans towards the first tokens, which every later position can mix in again and again.
+    In a decoder a rollout leans toward the first tokens, which every later position can mix in again and again.
 
     Parameters
     ----------
@@ -112,7 +111,8 @@ def attention_rollout(model: Model, tokens: Any, metric: Metric, *, residual: fl
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: attention knows no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: attention knows
+        no target.
     residual
         Share of the residual stream in each layer; 1/2 as in the paper.
 
@@ -124,7 +124,7 @@ def attention_rollout(model: Model, tokens: Any, metric: Metric, *, residual: fl
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions.
     OutOfRange
         For a share outside of 0 to 1.
 

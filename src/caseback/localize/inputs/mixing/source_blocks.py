@@ -5,7 +5,7 @@
 
 A norm behind attention (Gemma-2, OLMo-2) is held at its scale, multipliers of the residual are included; c is what
 attention adds that comes from no position: b_O, and such a norm's bias. Each v_j holds b_V, so that T_i(x_j) has its
-share a_ij of b_V W_O. One layer's block is (query, key, d_model) a prompt; it is made a few queries at a time and
+share a_ij of b_V W_O. One layer's block is (query, key, d_model) per prompt; it is made a few queries at a time and
 measured at once, so that memory does not grow with the square of the prompt.
 """
 
@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from caseback.jobs.budget import limit
 from caseback.model.algebra.sources import values_of
@@ -86,7 +85,7 @@ def measured_blocks(
     stream, written = (at_least_float32(run[name, layer]) for name in ("resid_pre", "attn_out"))
     batch, n_keys, d_model = stream.shape
     at_once = max(1, limit("source_numbers") // (batch * n_keys * (width or d_model)))
-    made = []
+    measures = []
     for first in range(0, n_keys, at_once):
         rows = slice(first, min(first + at_once, n_keys))
         branch = attention_branch(model.anatomy, layer, z[:, rows])
@@ -96,11 +95,13 @@ def measured_blocks(
             here = torch.arange(rows.start, rows.stop, device=parts.device)
             parts[:, here - rows.start, here] += stream[:, rows]
             whole = whole + stream[:, rows]
-        made.append(measure(Rows(rows, parts, whole, branch.constant(whole))))
-    return torch.cat(made, 1)
+        measures.append(measure(Rows(rows, parts, whole, branch.constant(whole))))
+    return torch.cat(measures, 1)
 
 
-def through(module: Any, model: Model, parts: Tensor, scale_at: Float[Tensor, "batch query d_model"]) -> Tensor:
+def through(
+    module: nn.Module | None, model: Model, parts: Tensor, scale_at: Float[Tensor, "batch query d_model"]
+) -> Tensor:
     """Addends behind a norm, its denominator held at a stream; as they are where there is no norm."""
     if module is None:
         return parts

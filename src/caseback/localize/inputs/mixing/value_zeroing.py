@@ -11,12 +11,12 @@ half as many token-layers as positions^2, in a sweep's packed passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
@@ -28,7 +28,7 @@ from caseback.model.running.edits import Edit, Zero
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import resolve, undisturbed
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 from caseback.model.sweeping.sweep import chunks
@@ -62,7 +62,7 @@ def changed_outputs(
     edit: Callable[[int, slice], Edit],
     distance: Callable[[Tensor, Tensor], Tensor],
     token_budget: int,
-    bar: Any = None,
+    bar: tqdm | None = None,
 ) -> Float[Tensor, "batch query key"]:
     """How far each position's output of one layer moves under an edit of each position alone.
 
@@ -77,6 +77,7 @@ def changed_outputs(
     lengths, first = tokens.lengths.tolist(), tokens.first.to(clean.stream[layer].device)
     width = max(lengths)
     edits = [resolve(edit(layer, slice(j, j + 1)), model.anatomy, tokens, owner=j) for j in range(width)]
+    # variant j zeroes position j; a segment runs from j on, since earlier rows cannot see the change
     segments = [Segment(j, b, j, n, layer) for b, n in enumerate(lengths) for j in range(n)]
     maps = torch.zeros(len(lengths), width, width, dtype=torch.promote_types(model.dtype, torch.float32))
     maps = maps.to(first.device)
@@ -100,7 +101,7 @@ def changed_outputs(
 )
 def value_zeroing_maps(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     *,
     distance: str = "cosine",
     normalise: bool = True,
@@ -151,7 +152,7 @@ def value_zeroing_maps(
     if distance not in DISTANCES:
         raise CasebackError(f"distance={distance!r} is unknown. {did_you_mean(str(distance), DISTANCES)}")
     if token_budget is not None and token_budget < 1:
-        raise OutOfRange(f"token_budget={token_budget}: expected at least 1 row a pass")
+        raise OutOfRange(f"token_budget={token_budget}: expected at least 1 row per pass")
     chosen, tokens = chosen_layers(model, layers), model.tokens(tokens)
     maps = zeroed(model, tokens, chosen, DISTANCES[distance], token_budget, progress)
     empty = None
@@ -188,9 +189,9 @@ def zeroed(
     total, width = len(layers) * int(tokens.lengths.sum()), tokens.ids.shape[1]
     with undisturbed(model.hf, grad=False), progress_bar(total=total, show=progress, what="value zeroing") as bar:
         clean = record(model.anatomy, tokens)
-        made = [changed_outputs(model, clean, i, zero, distance, token_budget, bar) for i in layers]
-    missing = width - made[0].shape[-1]
-    return torch.nn.functional.pad(torch.stack(made, 1), (0, missing, 0, missing))
+        maps = [changed_outputs(model, clean, i, zero, distance, token_budget, bar) for i in layers]
+    missing = width - maps[0].shape[-1]
+    return torch.nn.functional.pad(torch.stack(maps, 1), (0, missing, 0, missing))
 
 
 @technique(
@@ -201,7 +202,7 @@ def zeroed(
 )
 def value_zeroing(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     across: Across = "mean",
@@ -218,13 +219,16 @@ def value_zeroing(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Only its position counts: the layers' outputs know no target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Only its position counts: the layers'
+        outputs know no target.
     across
         ``"mean"`` over the layers, one by number, or ``"rollout"`` without identity, which the paper has as an option.
         A row says whose values matter to a position, not how much of itself it keeps, so a rollout moves on to
         earlier tokens at every layer.
-    distance, token_budget, progress
+    distance, token_budget
         As for ``value_zeroing_maps``.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -234,7 +238,7 @@ def value_zeroing(
     Raises
     ------
     CasebackError
-        For a metric that is none or reads all positions, or an unknown distance.
+        For a ``metric`` that is not a ``Metric``, or that reads all positions, or an unknown distance.
 
     Examples
     --------

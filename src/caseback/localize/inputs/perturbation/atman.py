@@ -8,7 +8,7 @@ token whose embedding is at a cosine of at least kappa to that of one of its tok
 suppressed in both places.
 
 The paper's factor works on scores, whose sign and origin mean nothing to the softmax: a negative score is raised by it,
-and attention to the token grows. ``how="weight"`` multiplies the unnormalised weight exp(H) by 1 - f instead, which can
+and attention to the token grows. ``how="weight"`` multiplies the unnormalized weight exp(H) by 1 - f instead, which can
 only take attention away (f = 1 cuts the edges).
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import log1p
 from pathlib import Path
-from typing import Any
 
 import torch
 import xarray as xr
@@ -34,7 +33,7 @@ from caseback.model.running.edits import Edit, Where
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.sweep import sweep
 
 WAYS = ("scale", "weight")
@@ -74,11 +73,11 @@ class Suppress(Edit):
     role="input attribution",
     entry=("3.1.11",),
     citation="Deiseroth et al. 2023",
-    cost="one suffix a feature: about n / 2 forwards",
+    cost="one suffix per feature: about n / 2 forwards",
 )
 def atman(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
@@ -99,7 +98,8 @@ def atman(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained; the paper's is ``cb.log_prob`` of the target.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. The paper's is ``cb.log_prob`` of the
+        target.
     features, keep
         What is suppressed together, and what never is; see ``occlusion``.
     factor
@@ -110,8 +110,12 @@ def atman(
     how
         ``"scale"`` multiplies scores by 1 - factor, as the paper; ``"weight"`` their exponentials. On families that
         cap their scores or add position biases both act on what the softmax receives.
-    token_budget, progress, checkpoint
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------

@@ -6,7 +6,7 @@ This is what occlusion, LIME and Shapley values ask of a model; they differ in w
 they make of the answers. Positions stay, and tokens in no feature are always present. Coalitions that agree up to a
 token share what is computed there (``caseback.model.sweeping.embedding_tree``).
 
-A feature behind the position that the metric reads cannot matter: it is no player, and its score is 0.
+A feature behind the position that the metric reads cannot matter: it is not a player, and its score is 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from caseback.model.results import labelled
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.embedding_tree import replaced, stops
 
 Extra = dict[str, np.ndarray]
@@ -51,7 +51,7 @@ class Game:
     tokens: Tokens
     metric: Metric
     features: Features
-    baseline: Any = "mean"
+    baseline: str | int | Tensor = "mean"
     token_budget: int | None = None
     progress: bool = False
     checkpoint: str | Path | None = None
@@ -68,10 +68,11 @@ class Game:
     def values(self, present: np.ndarray) -> np.ndarray:
         """Values (coalition, batch) of coalitions (coalition, batch, feature), True where a feature is present."""
         member = self.features.membership(self.tokens.ids.shape[1]).numpy()
+        # a token is replaced where any feature that holds it is absent
         absent = np.einsum("cbf,bfp->cbp", ~present, member) > 0
         like = torch.empty(*self.tokens.shape, self.model.d_model, dtype=self.model.dtype, device=self.model.device)
         value = baseline_embedding(self.model, self.baseline, like)
-        made, clean = replaced(
+        values, clean = replaced(
             self.model.anatomy,
             self.tokens,
             absent,
@@ -82,7 +83,7 @@ class Game:
             checkpoint=self.checkpoint,
         )
         self.clean = clean.double().cpu().numpy()
-        return made.double().cpu().numpy()
+        return values.double().cpu().numpy()
 
     def scores(self, values: np.ndarray, technique: Callable[..., Any], extra: Extra | None = None, **attrs: Any):
         """Label scores (batch, feature); ``extra`` are further numbers of the same shape, as coordinates."""
@@ -92,14 +93,14 @@ class Game:
         )
 
 
-def game(
+def game_of(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     token_budget: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -109,9 +110,9 @@ def game(
     Examples
     --------
     >>> import caseback as cb
-    >>> made = game(cb.load("meadow"), "the cat and the dog", cb.logit(" cat"))
-    >>> nobody, everybody = np.zeros((1, 1, made.features.most), bool), np.ones((1, 1, made.features.most), bool)
-    >>> made.values(np.concatenate([nobody, everybody]))[1] == made.clean
+    >>> game = game_of(cb.load("meadow"), "the cat and the dog", cb.logit(" cat"))
+    >>> nobody, everybody = np.zeros((1, 1, game.features.most), bool), np.ones((1, 1, game.features.most), bool)
+    >>> game.values(np.concatenate([nobody, everybody]))[1] == game.clean
     array([ True])
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
@@ -127,12 +128,12 @@ def at_least(name: str, value: int, least: int = 1) -> int:
 
 
 def spread_over(rows: Sequence[np.ndarray], players: Sequence[Sequence[int]], n_features: int) -> np.ndarray:
-    """Numbers (..., player) of each prompt as one array (..., batch, feature), 0 for features that are no player."""
+    """Numbers (..., player) of each prompt as one array (..., batch, feature), 0 for features that are not players."""
     shape = (*rows[0].shape[:-1], len(rows), n_features)
-    made = np.zeros(shape, dtype=rows[0].dtype)
+    spread = np.zeros(shape, dtype=rows[0].dtype)
     for b, (row, mine) in enumerate(zip(rows, players, strict=True)):
-        made[..., b, mine] = row
-    return made
+        spread[..., b, mine] = row
+    return spread
 
 
 def feature_scores(
@@ -150,34 +151,30 @@ def feature_scores(
     NaN where a prompt has no such token or feature, and at tokens that are kept.
     """
     name = technique.__name__
-    made = {}
+    arrays = {}
     for key, given in {name: values, **(extra or {})}.items():
         by_token = features.level == "token"
-        made[key] = np.full((len(given), tokens.ids.shape[1] if by_token else features.most), np.nan)
+        arrays[key] = np.full((len(given), tokens.ids.shape[1] if by_token else features.most), np.nan)
         for b, row in enumerate(features.groups):
-            made[key][b, [group[0] for group in row] if by_token else slice(len(row))] = given[b, : len(row)]
+            arrays[key][b, [group[0] for group in row] if by_token else slice(len(row))] = given[b, : len(row)]
     dims = ("batch", "pos" if features.level == "token" else "feature")
     if features.level == "token":
-        scores = torch.from_numpy(made[name])
+        scores = torch.from_numpy(arrays[name])
         result = token_scores(scores, model, tokens, metric, technique=technique, name=name, **attrs)
     else:
         result = labelled(
-            made[name],
+            arrays[name],
             dims,
             {"token": (dims, padded_text(features))},
             name=name,
             technique=technique,
             model=model,
             metric=metric.name,
-            target=_plain(metric.target),
-            foil=_plain(metric.foil),
-            metric_pos=_plain(metric.pos),
+            target=metric.target,
+            foil=metric.foil,
+            metric_pos=metric.pos,
             positions=features.groups,
             **attrs,
         )
     result.attrs["features"] = features.level
-    return result.assign_coords({key: (dims, made[key]) for key in extra or {}})
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else value
+    return result.assign_coords({key: (dims, arrays[key]) for key in extra or {}})

@@ -59,8 +59,8 @@ def without(
     >>> model = cb.load("meadow")
     >>> tokens = model.tokens("Mary and John went to")
     >>> each = torch.eye(tokens.ids.shape[1], dtype=torch.bool)[:, None]
-    >>> made, clean = without(model, tokens, each, cb.logit(" the"))
-    >>> made.shape[0] == tokens.ids.shape[1]
+    >>> shortened, clean = without(model, tokens, each, cb.logit(" the"))
+    >>> shortened.shape[0] == tokens.ids.shape[1]
     True
     """
     bound = metric.on(tokens, model.anatomy)
@@ -72,7 +72,7 @@ def without(
     if bound.site is not None and bound.site.name in MAPS:
         raise CasebackError(f"{metric.name} reads a key's place, which deleting tokens moves: choose removal='replace'")
     _, clean = measured(model.anatomy, tokens, metric)
-    made = clean.detach().repeat(len(deleted), 1)
+    by_variant = clean.detach().repeat(len(deleted), 1)
     stop = (bound.columns.cpu() - tokens.first.cpu() + 1).tolist()
     ids = [row[mask].cpu() for row, mask in zip(tokens.ids, tokens.mask, strict=True)]
     todo, rows = [], []
@@ -94,9 +94,9 @@ def without(
             variant, example = torch.tensor(todo[start : start + at_once]).unbind(-1)
             part = model.tokens(rows[start : start + at_once])
             _, values = measured(model.anatomy, part, _at_the_end(bound, example.to(model.device), metric))
-            made[variant, example] = values.detach()
+            by_variant[variant, example] = values.detach()
             bar.update(len(part))
-    return made, clean.detach()
+    return by_variant, clean.detach()
 
 
 def _at_the_end(bound: Bound, example: Tensor, metric: Metric) -> Metric:

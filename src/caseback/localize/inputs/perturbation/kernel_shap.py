@@ -14,13 +14,13 @@ from __future__ import annotations
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.random import Generator, default_rng
+from torch import Tensor
 
-from caseback.localize.inputs.perturbation.coalitions import at_least, game, spread_over
+from caseback.localize.inputs.perturbation.coalitions import at_least, game_of, spread_over
 from caseback.localize.inputs.perturbation.lime import given_masks, present_rows
 from caseback.localize.inputs.perturbation.linear_fit import robust_covariance, weighted_fit
 from caseback.localize.inputs.perturbation.shapley import completeness, every_coalition
@@ -29,6 +29,7 @@ from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Coalitions (sample, feature), their weights, and which were drawn together (below 0: not drawn, all there are)."""
@@ -42,12 +43,12 @@ Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 )
 def kernel_shap(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     samples: int | None = None,
     masks: np.ndarray | None = None,
     seed: int = 0,
@@ -64,25 +65,29 @@ def kernel_shap(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         The players, what always plays, and what stands in an absent one's place; see ``occlusion``.
     samples
-        Coalitions a prompt besides nobody and everybody; 2 n + 2048 unless given, as shap's. With 2**n - 2 or more
+        Coalitions per prompt besides nobody and everybody; 2 n + 2048 unless given, as shap's. With 2**n - 2 or more
         all are taken, and the result is exact.
     masks
         Coalitions to use instead, (sample, feature), True where present: drawn elsewhere in proportion to the kernel,
         so that each counts once.
     seed
-        For drawing coalitions.
-    token_budget, progress, checkpoint
+        Same seed, same result. The coalitions are drawn with it.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), signed. Coordinate ``std_error``: how far a score moves with other
-        coalitions, one standard deviation, to first order; 0 where all were taken. Attributes, one number a prompt:
+        coalitions, one standard deviation, to first order; 0 where all were taken. Attributes, one number per prompt:
         ``metric_value``, ``baseline_value``, ``completeness_gap``, ``samples``.
 
     Raises
@@ -103,7 +108,7 @@ def kernel_shap(
     """
     if samples is not None:
         at_least("samples", samples)
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -114,18 +119,18 @@ def kernel_shap(
         progress=progress,
         checkpoint=checkpoint,
     )
-    drawn = [_drawn(len(mine), samples, default_rng(seed), masks) for mine in made.players]
+    drawn = [_drawn(len(mine), samples, default_rng(seed), masks) for mine in game.players]
     ends = [np.concatenate([z, np.zeros((1, z.shape[1]), bool)]) for z, _, _ in drawn]
-    values = made.values(present_rows(ends, made.players, made.features.most))
-    fits = [_fit(*of, values[: len(of[0]), b], values[len(of[0]), b], made.clean[b]) for b, of in enumerate(drawn)]
-    n = made.features.most
+    values = game.values(present_rows(ends, game.players, game.features.most))
+    fits = [_fit(*of, values[: len(of[0]), b], values[len(of[0]), b], game.clean[b]) for b, of in enumerate(drawn)]
+    n = game.features.most
     rows = [row for row, _ in fits]
     nobody = [values[len(z), b] for b, (z, _, _) in enumerate(drawn)]
-    return made.scores(
-        spread_over(rows, made.players, n),
+    return game.scores(
+        spread_over(rows, game.players, n),
         kernel_shap,
-        {"std_error": spread_over([error for _, error in fits], made.players, n)},
-        **completeness(made, rows, nobody),
+        {"std_error": spread_over([error for _, error in fits], game.players, n)},
+        **completeness(game, rows, nobody),
         samples=[len(z) for z, _, _ in drawn],
         seed=seed,
     )
@@ -160,6 +165,7 @@ def _drawn(n: int, samples: int | None, rng: Generator, masks: np.ndarray | None
         whole.append((both, np.full(len(both), total[at] / len(both))))
         left -= count
     size = rng.choice(sizes[at:], max(left // 2, 1), p=total[at:] / total[at:].sum())
+    # argsort twice ranks random numbers: ``size`` features of each row are present
     z = rng.random((len(size), n)).argsort(-1).argsort(-1) < size[:, None]
     z = np.stack([z, ~z], 1).reshape(-1, n)
     weight = np.full(len(z), total[at:].sum() / len(z))
@@ -178,10 +184,11 @@ def _fit(
     n, change = z.shape[1], everybody - nobody
     if n == 1:
         return np.array([change]), np.zeros(1)
+    # the constraint gives the last score, change - the others' sum; put in, it leaves a free regression
     x = z[:, :-1].astype(float) - z[:, -1:]
     rest = y - nobody - z[:, -1] * change
-    made, inverse = weighted_fit(x, rest, weight, what="Kernel SHAP")
-    covariance = robust_covariance(x, rest - x @ made, weight, inverse, together)
+    coefficients, inverse = weighted_fit(x, rest, weight, what="Kernel SHAP")
+    covariance = robust_covariance(x, rest - x @ coefficients, weight, inverse, together)
     whole = np.concatenate([np.eye(n - 1), -np.ones((1, n - 1))])
     errors = np.sqrt(np.maximum(np.diag(whole @ covariance @ whole.T), 0))
-    return np.append(made, change - made.sum()), errors
+    return np.append(coefficients, change - coefficients.sum()), errors

@@ -11,20 +11,22 @@ with lasso by default; inseq masks each token with probability 0.3, 50 times.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.random import Generator, default_rng
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.perturbation.coalitions import at_least, game, spread_over
+from caseback.localize.inputs.perturbation.coalitions import at_least, game_of, spread_over
 from caseback.localize.inputs.perturbation.linear_fit import robust_covariance, weighted_fit
 from caseback.model.prompts.granularity import Given
 from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 DISTANCES = {
     "cosine": lambda present: 1 - np.sqrt(present.mean(-1)),
@@ -40,12 +42,12 @@ DISTANCES = {
 )
 def lime(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     samples: int = 1000,
     masked: float | None = None,
     distance: str = "cosine",
@@ -67,11 +69,11 @@ def lime(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         What is masked, what is not, and what stands in its place; see ``occlusion``. The authors delete words.
     samples
-        Masks a prompt, the first of which masks nothing. The authors' code takes 5000, inseq 50.
+        Masks per prompt, the first of which masks nothing. The authors' code takes 5000, inseq 50.
     masked
         Probability with which each feature is masked, independently (inseq: 0.3; captum: 0.5). None draws how many
         are masked evenly from 1 to all, then which, as the authors do.
@@ -86,15 +88,19 @@ def lime(
     masks
         Masks to use instead of drawing them: (sample, feature), True where a feature is present.
     seed
-        For drawing masks.
-    token_budget, progress, checkpoint
+        Same seed, same result. The masks are drawn with it.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), signed. Coordinate ``std_error``: how far a coefficient moves with other
-        masks, one standard deviation, to first order. Attributes, one number a prompt: ``fidelity`` (weighted R^2 of
+        masks, one standard deviation, to first order. Attributes, one number per prompt: ``fidelity`` (weighted R^2 of
         the linear model: a low one says not to believe it), ``intercept``, ``metric_value``.
 
     Raises
@@ -122,7 +128,7 @@ def lime(
     if top is not None:
         at_least("top", top)
     at_least("samples", samples)
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -133,18 +139,18 @@ def lime(
         progress=progress,
         checkpoint=checkpoint,
     )
-    drawn = [_masks(len(mine), samples, masked, default_rng(seed), masks) for mine in made.players]
-    values = made.values(present_rows(drawn, made.players, made.features.most))
+    drawn = [_masks(len(mine), samples, masked, default_rng(seed), masks) for mine in game.players]
+    values = game.values(present_rows(drawn, game.players, game.features.most))
     fits = [
         _fit(z, values[: len(z), b], np.exp(-((DISTANCES[distance](z) / width) ** 2)), ridge, top)
         for b, z in enumerate(drawn)
     ]
     scores, errors, fidelity, intercept = zip(*fits, strict=True)
-    n = made.features.most
-    return made.scores(
-        spread_over(scores, made.players, n),
+    n = game.features.most
+    return game.scores(
+        spread_over(scores, game.players, n),
         lime,
-        {"std_error": spread_over(errors, made.players, n)},
+        {"std_error": spread_over(errors, game.players, n)},
         fidelity=list(fidelity),
         intercept=list(intercept),
         samples=len(drawn[0]),
@@ -159,13 +165,13 @@ def lime(
 
 def present_rows(drawn: list[np.ndarray], players: list[list[int]], n_features: int) -> np.ndarray:
     """Coalitions (sample, player) of each prompt as one array (sample, batch, feature), all else present."""
-    made = np.ones((max(len(z) for z in drawn), len(drawn), n_features), dtype=bool)
+    present = np.ones((max(len(z) for z in drawn), len(drawn), n_features), dtype=bool)
     for b, (z, mine) in enumerate(zip(drawn, players, strict=True)):
-        made[: len(z), b, mine] = z
-    return made
+        present[: len(z), b, mine] = z
+    return present
 
 
-def given_masks(masks: Any, n: int) -> np.ndarray:
+def given_masks(masks: ArrayLike, n: int) -> np.ndarray:
     """Masks of a caller, checked against the number of features."""
     z = np.asarray(masks)
     if z.ndim != 2 or z.shape[1] != n or not len(z):
@@ -173,12 +179,13 @@ def given_masks(masks: Any, n: int) -> np.ndarray:
     return z.astype(bool)
 
 
-def _masks(n: int, samples: int, masked: float | None, rng: Generator, given: Any) -> np.ndarray:
+def _masks(n: int, samples: int, masked: float | None, rng: Generator, given: np.ndarray | None) -> np.ndarray:
     if given is not None:
         return given_masks(given, n)
     if masked is not None:
         z = rng.random((samples, n)) >= masked
     else:
+        # argsort twice ranks random numbers, so that exactly ``count`` features of each row are masked
         count = rng.integers(1, n + 1, samples)
         z = rng.random((samples, n)).argsort(-1).argsort(-1) >= count[:, None]
     z[0] = True
@@ -190,15 +197,15 @@ def _fit(z: np.ndarray, y: np.ndarray, weight: np.ndarray, ridge: float, top: in
     which = np.arange(z.shape[1])
     x = np.column_stack([np.ones(len(z)), z])
     penalty = np.r_[0.0, np.full(z.shape[1], ridge)]
-    made, inverse = weighted_fit(x, y, weight, ridge=penalty, what="LIME")
+    coefficients, inverse = weighted_fit(x, y, weight, ridge=penalty, what="LIME")
     if top is not None and top < len(which):
-        which = np.sort(np.abs(made[1:]).argsort()[::-1][:top])
+        which = np.sort(np.abs(coefficients[1:]).argsort()[::-1][:top])
         x, penalty = x[:, np.r_[0, which + 1]], penalty[: top + 1]
-        made, inverse = weighted_fit(x, y, weight, ridge=penalty, what="LIME")
-    residual = y - x @ made
+        coefficients, inverse = weighted_fit(x, y, weight, ridge=penalty, what="LIME")
+    residual = y - x @ coefficients
     errors = np.sqrt(np.diag(robust_covariance(x, residual, weight, inverse)))
     total = (weight * (y - np.average(y, weights=weight)) ** 2).sum()
     fidelity = 1 - (weight * residual**2).sum() / total if total > 0 else 1.0
     out = np.zeros((2, z.shape[1]))
-    out[:, which] = made[1:], errors[1:]
-    return out[0], out[1], float(fidelity), float(made[0])
+    out[:, which] = coefficients[1:], errors[1:]
+    return out[0], out[1], float(fidelity), float(coefficients[0])

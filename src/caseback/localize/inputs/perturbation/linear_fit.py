@@ -41,6 +41,7 @@ def weighted_fit(
     >>> weighted_fit(x, x @ np.array([2.0, -1.0]), np.ones(3))[0].round(12)
     array([ 2., -1.])
     """
+    # rows scaled by sqrt(w), and the ridge as further rows, make it an ordinary least-squares problem for QR
     rooted = np.sqrt(weight)[:, None]
     penalty = np.diag(np.sqrt(np.broadcast_to(ridge, x.shape[1])))
     stacked = np.concatenate([x * rooted, penalty])
@@ -50,9 +51,9 @@ def weighted_fit(
             f"{what}: {len(x)} samples determine {rank} of {x.shape[1]} coefficients: take more samples, or ridge > 0"
         )
     q, r = np.linalg.qr(stacked)
-    made = np.linalg.solve(r, q[: len(x)].T @ (y * rooted[:, 0]))
+    coefficients = np.linalg.solve(r, q[: len(x)].T @ (y * rooted[:, 0]))
     inverse = np.linalg.inv(r)
-    return made, inverse @ inverse.T
+    return coefficients, inverse @ inverse.T
 
 
 def robust_covariance(

@@ -10,20 +10,21 @@ there and leaves all positions as they are, ``delete`` closes the gap and so mov
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.perturbation.coalitions import at_least, game
+from caseback.localize.inputs.perturbation.coalitions import at_least, game_of
 from caseback.localize.inputs.perturbation.deletion import without
 from caseback.model.prompts.granularity import Given
 from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 REMOVALS = ("replace", "delete")
 
@@ -32,16 +33,16 @@ REMOVALS = ("replace", "delete")
     role="input attribution",
     entry=("3.1.7",),
     citation="Zeiler & Fergus 2014, Li et al. 2017, Covert et al. 2021",
-    cost="one suffix a feature: about n / 2 forwards",
+    cost="one suffix per feature: about n / 2 forwards",
 )
 def occlusion(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     removal: str = "replace",
     window: int = 1,
     stride: int = 1,
@@ -58,14 +59,14 @@ def occlusion(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features
         ``"token"``, ``"word"``, ``"sentence"``, or groups of positions; see ``features_of``.
     keep
         Positions that are never taken away, such as ``0`` for a beginning-of-text token.
     baseline
         With ``removal="replace"``, what stands in a token's place: the ``"mean"`` of the vocabulary's embeddings (as
-        the grey patch of Zeiler & Fergus), ``"zero"`` (Li et al., captum's default), ``"pad"`` (inseq's) or
+        the gray patch of Zeiler & Fergus), ``"zero"`` (Li et al., captum's default), ``"pad"`` (inseq's) or
         another special token, a token's id, or a tensor that broadcasts to (batch, pos, d_model).
     removal
         ``"replace"`` by the baseline, or ``"delete"``: later tokens then move up, which changes their positions. With
@@ -74,8 +75,13 @@ def occlusion(
         Consecutive features taken away together; 1 as captum and inseq.
     stride
         Features from one window to the next, at most ``window``. The last window may reach past the end.
-    token_budget, progress, checkpoint
-        As for ``Model.sweep``; a checkpoint is kept only while replacing.
+    token_budget
+        As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption. It is kept only while
+        replacing.
 
     Returns
     -------
@@ -102,7 +108,7 @@ def occlusion(
         raise CasebackError(f"removal {removal!r} is unknown. {did_you_mean(removal, REMOVALS)}")
     if not 1 <= stride <= at_least("window", window):
         raise OutOfRange(f"stride is {stride}: expected 1 to window={window}, or some features are in no window")
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -113,24 +119,24 @@ def occlusion(
         progress=progress,
         checkpoint=checkpoint,
     )
-    covered = _windows([len(row) for row in made.features.groups], window, stride)
+    covered = _windows([len(row) for row in game.features.groups], window, stride)
     if removal == "replace":
-        values = made.values(~covered)
+        values = game.values(~covered)
     else:
-        member = made.features.membership(made.tokens.ids.shape[1])
+        member = game.features.membership(game.tokens.ids.shape[1])
         gone = torch.einsum("vbf,bfp->vbp", torch.from_numpy(covered).float(), member.float()) > 0
-        shortened, clean = without(model, made.tokens, gone, metric, token_budget=token_budget, progress=progress)
-        values, made.clean = shortened.double().cpu().numpy(), clean.double().cpu().numpy()
-    lost = (made.clean - values)[..., None] * covered
+        shortened, clean = without(model, game.tokens, gone, metric, token_budget=token_budget, progress=progress)
+        values, game.clean = shortened.double().cpu().numpy(), clean.double().cpu().numpy()
+    lost = (game.clean - values)[..., None] * covered
     scores = lost.sum(0) / np.maximum(covered.sum(0), 1)
-    return made.scores(scores, occlusion, removal=removal, window=window, stride=stride)
+    return game.scores(scores, occlusion, removal=removal, window=window, stride=stride)
 
 
 def _windows(counts: list[int], window: int, stride: int) -> np.ndarray:
     """(window, batch, feature): the features in each window of each prompt; nothing in those that a prompt lacks."""
     n = [max(-(-(count - window) // stride), 0) + 1 for count in counts]
-    made = np.zeros((max(n), len(counts), max(counts)), dtype=bool)
+    covered = np.zeros((max(n), len(counts), max(counts)), dtype=bool)
     for b, count in enumerate(counts):
         for w in range(n[b]):
-            made[w, b, w * stride : min(w * stride + window, count)] = True
-    return made
+            covered[w, b, w * stride : min(w * stride + window, count)] = True
+    return covered

@@ -1,4 +1,4 @@
-"""Partition SHAP: Owen values of features in a binary tree of neighbours (PRIMER 3.1.9).
+"""Partition SHAP: Owen values of features in a binary tree of neighbors (PRIMER 3.1.9).
 
     phi_i = sum over contexts c of 2^-depth(i) [v(c + i) - v(c)]
 
@@ -8,7 +8,7 @@ played on in the winners' shares: a branch's value is what its leaves add up to,
 sentences. A balanced tree of n leaves takes about 2/3 n^2 calls, all of which are known beforehand and run together.
 
 The tree decides what is shared out with whom: another one gives other values. Here sentences are split into halves,
-then words within them, then features within these, neighbours always together.
+then words within them, then features within these, neighbors always together.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.inputs.perturbation.coalitions import Game, game, spread_over
+from caseback.localize.inputs.perturbation.coalitions import Game, game_of, spread_over
 from caseback.localize.inputs.perturbation.lime import present_rows
 from caseback.localize.inputs.perturbation.shapley import completeness
 from caseback.model.prompts.granularity import LEVELS, Given, features_of
@@ -29,6 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 Tree = int | tuple["Tree", ...]
 
@@ -41,12 +43,12 @@ Tree = int | tuple["Tree", ...]
 )
 def partition_shap(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     levels: Sequence[str] = ("sentence", "word"),
     tree: Sequence[Any] | None = None,
     max_calls: int = 2**14,
@@ -63,7 +65,7 @@ def partition_shap(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         The leaves, what always plays, and what stands in an absent one's place; see ``occlusion``.
     levels
@@ -72,17 +74,21 @@ def partition_shap(
         A tree to use instead, the same for all prompts: nested sequences of the numbers of those features that can
         matter, such as ``((0, 1), (2, (3, 4)))``. A fork of more than two is halved.
     max_calls
-        Most distinct coalitions a prompt. shap's explainer stops at its ``max_evals`` and shares the rest out evenly;
+        Most distinct coalitions per prompt. shap's explainer stops at its ``max_evals`` and shares the rest out evenly;
         here that is an error.
-    token_budget, progress, checkpoint
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), signed. The value of a word or a sentence is the sum of its features':
         ``grouped(scores, features_of(model, tokens, "word"))``. Attributes: ``tree`` (of each prompt, as JSON) and, one
-        number a prompt, ``metric_value``, ``baseline_value``, ``completeness_gap``, ``calls``.
+        number per prompt, ``metric_value``, ``baseline_value``, ``completeness_gap``, ``calls``.
 
     Raises
     ------
@@ -98,7 +104,7 @@ def partition_shap(
     >>> scores.dims, abs(scores.attrs["completeness_gap"][0]) < 1e-4
     (('batch', 'pos'), True)
     """
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -110,21 +116,21 @@ def partition_shap(
         checkpoint=checkpoint,
     )
     given = None if tree is None else _binary(tree)
-    trees = _by_level(made, levels) if given is None else [_checked(given, len(mine)) for mine in made.players]
-    planned = [_plan(t, len(mine), max_calls) for t, mine in zip(trees, made.players, strict=True)]
-    drawn = [_unpacked(list(calls), len(mine)) for (calls, _), mine in zip(planned, made.players, strict=True)]
-    values = made.values(present_rows(drawn, made.players, made.features.most))
+    trees = _by_level(game, levels) if given is None else [_checked(given, len(mine)) for mine in game.players]
+    planned = [_plan(t, len(mine), max_calls) for t, mine in zip(trees, game.players, strict=True)]
+    drawn = [_unpacked(list(calls), len(mine)) for (calls, _), mine in zip(planned, game.players, strict=True)]
+    values = game.values(present_rows(drawn, game.players, game.features.most))
     rows = []
     for b, (_, terms) in enumerate(planned):
-        row = np.zeros(len(made.players[b]))
+        row = np.zeros(len(game.players[b]))
         leaf, low, high, weight = (np.array(part) for part in zip(*terms, strict=True))
         np.add.at(row, leaf, weight * (values[high, b] - values[low, b]))
         rows.append(row)
     nobody = np.array([values[calls[0], b] for b, (calls, _) in enumerate(planned)])
-    return made.scores(
-        spread_over(rows, made.players, made.features.most),
+    return game.scores(
+        spread_over(rows, game.players, game.features.most),
         partition_shap,
-        **completeness(made, rows, nobody),
+        **completeness(game, rows, nobody),
         tree=trees,
         calls=[len(calls) for calls, _ in planned],
     )
@@ -153,15 +159,15 @@ def _checked(tree: Tree, n: int) -> Tree:
     return tree
 
 
-def _by_level(made: Game, levels: Sequence[str]) -> list[Tree]:
+def _by_level(game: Game, levels: Sequence[str]) -> list[Tree]:
     """Each prompt's features in order, halved within the named levels."""
     for level in levels:
         if level not in LEVELS:
             raise CasebackError(f"levels has {level!r}. {did_you_mean(level, LEVELS)}")
-    coarser = [features_of(made.model, made.tokens, level) for level in levels]
+    coarser = [features_of(game.model, game.tokens, level) for level in levels]
     trees = []
-    for b, mine in enumerate(made.players):
-        first = [min(made.features.groups[b][f]) for f in mine]
+    for b, mine in enumerate(game.players):
+        first = [min(game.features.groups[b][f]) for f in mine]
         within = [{p: i for i, group in enumerate(c.groups[b]) for p in group} for c in coarser]
         order = sorted(range(len(mine)), key=first.__getitem__)
         trees.append(_binary(_split(order, [[of[first[i]] for i in range(len(mine))] for of in within])))
@@ -204,6 +210,7 @@ def _contexts(tree: Tree, context: int, weight: float) -> Iterator[tuple[int, in
         return
     for mine, other in (tree, tree[::-1]):
         beside = sum(1 << leaf for leaf in _leaves(other))
+        # the other branch is there as a whole or not at all
         for held in (context, context | beside):
             yield from _contexts(mine, held, weight / 2)
 

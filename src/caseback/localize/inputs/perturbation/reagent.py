@@ -22,7 +22,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
-from caseback.localize.inputs.perturbation.coalitions import Game, at_least, feature_scores, game
+from caseback.localize.inputs.perturbation.coalitions import Game, at_least, feature_scores, game_of
 from caseback.localize.inputs.perturbation.samplers import Sampler, frequency_sampler
 from caseback.model.prompts.baselines import written
 from caseback.model.prompts.granularity import Given
@@ -30,7 +30,7 @@ from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Bound, Metric, expect_logits, target_ids
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.embedding_tree import replaced
 
 
@@ -42,7 +42,7 @@ from caseback.model.sweeping.embedding_tree import replaced
 )
 def reagent(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
@@ -66,9 +66,9 @@ def reagent(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        Which token is explained, at which position: its ``target``. What is measured is the target's probability
-        whatever the metric, save for ``cb.logit_diff``: there it is p(target) / (p(target) + p(foil)), which makes the
-        scores contrastive.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It says which token is explained, its
+        ``target``, and at which position. The number itself is the target's probability whatever the metric, except
+        with ``cb.logit_diff``: there it is p(target) / (p(target) + p(foil)), which makes the scores contrastive.
     features, keep
         What is replaced together, and what never is; see ``occlusion``.
     sampler
@@ -86,15 +86,17 @@ def reagent(
     max_steps
         Where a probe that does not stop is cut.
     seed
-        For starts, what is replaced, and by what.
-    token_budget, progress
+        Same seed, same result. It draws the starts, what is replaced, and by what.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), above 0, adding up to 1 over a prompt. Coordinate ``std_error``: one
-        standard error of the mean over probes. Attributes, one number a prompt: ``stopped`` (share of the probes that
+        standard error of the mean over probes. Attributes, one number per prompt: ``stopped`` (share of the probes that
         found their stop), ``steps`` (their mean), ``metric_value`` (of what was measured).
 
     Raises
@@ -118,12 +120,12 @@ def reagent(
         raise OutOfRange(f"top is {top}: expected a number of features, or a share of them below 1")
     for name, value in (("rank", rank), ("probes", probes), ("max_steps", max_steps)):
         at_least(name, value)
-    made = game(model, tokens, metric, features=features, keep=keep, token_budget=token_budget)
+    game = game_of(model, tokens, metric, features=features, keep=keep, token_budget=token_budget)
     if metric.target is None or not isinstance(metric.pos, int | Tensor):
         raise CasebackError(f"ReAGent explains a token, and {metric.name} has no target: use cb.prob(target)")
-    run = _Probes(made, sampler or frequency_sampler(), probes, seed, token_budget)
-    n_replaced = [max(1, round(replace * len(mine))) for mine in made.players]
-    n_top = [min(len(mine), max(1, round(top * len(mine) if top < 1 else top))) for mine in made.players]
+    run = _Probes(game, sampler or frequency_sampler(), probes, seed, token_budget)
+    n_replaced = [max(1, round(replace * len(mine))) for mine in game.players]
+    n_top = [min(len(mine), max(1, round(top * len(mine) if top < 1 else top))) for mine in game.players]
     with progress_bar(total=max_steps, show=progress, what="ReAGent", unit="step") as bar:
         while not run.stopped.all() and run.taken < max_steps:
             block = min(limit("reagent_steps"), max_steps - run.taken)
@@ -134,9 +136,9 @@ def reagent(
     return feature_scores(
         scores.mean(0),
         model,
-        made.tokens,
+        game.tokens,
         metric,
-        made.features,
+        game.features,
         reagent,
         {"std_error": spread},
         metric_value=run.clean.tolist(),
@@ -154,49 +156,51 @@ def reagent(
 class _Probes:
     """Probes of prompts on their way; scores are logits (probe, batch, feature)."""
 
-    def __init__(self, made: Game, sampler: Sampler, probes: int, seed: int, budget: int | None):
-        self.game, self.seed, self.budget = made, seed, budget
-        batch, most = len(made.tokens), made.features.most
-        self.member = made.features.membership(made.tokens.ids.shape[1]).numpy()
+    def __init__(self, game: Game, sampler: Sampler, probes: int, seed: int, budget: int | None):
+        self.game, self.seed, self.budget = game, seed, budget
+        batch, most = len(game.tokens), game.features.most
+        self.member = game.features.membership(game.tokens.ids.shape[1]).numpy()
         self.playing = np.zeros((batch, most), dtype=bool)
         self.score = np.full((probes, batch, most), -np.inf)
-        for b, mine in enumerate(made.players):
+        for b, mine in enumerate(game.players):
             self.playing[b, mine] = True
             self.score[:, b, mine] = np.random.default_rng(seed).standard_normal((probes, len(mine)))
         self.stopped = np.zeros((probes, batch), dtype=bool)
         self.steps = np.zeros((probes, batch))
         self.taken = 0
-        p = sampler(made.model, made.tokens)
-        if p.shape != (*made.tokens.shape, made.model.d_vocab):
+        p = sampler(game.model, game.tokens)
+        if p.shape != (*game.tokens.shape, game.model.d_vocab):
             raise CasebackError(
                 f"the sampler gave {tuple(p.shape)}: expected (batch, pos, vocab) = "
-                f"{(*made.tokens.shape, made.model.d_vocab)}"
+                f"{(*game.tokens.shape, game.model.d_vocab)}"
             )
         self.p = p.detach().cpu()
-        self.probability, self.ranking = _probability(made.metric), _ranking(made.metric)
+        self.probability, self.ranking = _probability(game.metric), _ranking(game.metric)
         self.clean = np.zeros(batch)
 
     def advance(self, block: int, n_replaced: list[int], n_top: list[int], rank: int) -> None:
         """Take a block of steps: (step, probe, batch, ...)."""
         keys, first, second = (np.stack(part) for part in zip(*map(self._random, range(block)), strict=True))
+        # argsort twice gives ranks: the features with the smallest numbers are replaced
         chosen = (keys.argsort(-1).argsort(-1) < np.array(n_replaced)[:, None]) & self.playing
         value = self._measured(chosen, first, self.probability)
         delta = self.clean - value
         step = _logit(0.5 + delta / 2)[..., None]
+        # scores after each step of the block, and of each the features that the stop keeps
         scores = self.score + np.cumsum(np.where(chosen, step, -step), 0)
         behind = np.where(self.playing, -scores, np.inf).argsort(-1).argsort(-1)
-        kept = (behind < np.array(n_top)[:, None]) & self.playing
-        found = self._measured(~kept & self.playing, second, self.ranking) < rank
+        on_top = (behind < np.array(n_top)[:, None]) & self.playing
+        predicted = self._measured(~on_top & self.playing, second, self.ranking) < rank
         # the first step at which each probe stops, or the block's last
-        at = np.where(found.any(0), found.argmax(0), block - 1)
+        at = np.where(predicted.any(0), predicted.argmax(0), block - 1)
         ends = np.take_along_axis(scores, at[None, ..., None], 0)[0]
         self.score = np.where(self.stopped[..., None], self.score, ends)
         self.steps = np.where(self.stopped, self.steps, self.taken + at + 1)
-        self.stopped |= found.any(0)
+        self.stopped |= predicted.any(0)
         self.taken += block
 
     def _random(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A step's random numbers: one a feature, to choose by, and two a token, to draw by.
+        """A step's random numbers: one per feature, to choose by, and two per token, to draw by.
 
         They depend on the seed and the step alone, not on the block or on the other prompts.
         """
@@ -211,8 +215,8 @@ class _Probes:
 
     def _measured(self, absent: np.ndarray, draw: np.ndarray, metric: Metric) -> np.ndarray:
         """A metric (step, probe, batch) with features replaced by draws; probes that have stopped are not run."""
-        made = self.game
-        batch, width = made.tokens.shape
+        game = self.game
+        batch, width = game.tokens.shape
         absent = absent & ~self.stopped[..., None]
         gone = np.einsum("spbf,bfq->spbq", absent, self.member).reshape(-1, batch, width) > 0
         draw = draw.reshape(gone.shape)
@@ -222,19 +226,20 @@ class _Probes:
                 # a token is drawn where the cumulative distribution passes a random number
                 row = self.p[b, q].double().cumsum(-1).numpy()
                 drawn[:, b, q] = np.minimum(np.searchsorted(row, draw[:, b, q] * row[-1], "right"), len(row) - 1)
+        # each token that was drawn is embedded once; 0 stands for the prompt's own
         tokens, which = np.unique(drawn[gone], return_inverse=True)
         choice = np.zeros(gone.shape, dtype=np.int64)
         choice[gone] = which.ravel() + 1
-        values = written(made.model, torch.from_numpy(tokens))[:, None, None]
-        value, clean = replaced(made.model.anatomy, made.tokens, choice, values, metric, token_budget=self.budget)
+        values = written(game.model, torch.from_numpy(tokens))[:, None, None]
+        value, clean = replaced(game.model.anatomy, game.tokens, choice, values, metric, token_budget=self.budget)
         if metric is self.probability:
             self.clean = clean.double().cpu().numpy()
         return value.double().cpu().numpy().reshape(*absent.shape[:2], batch)
 
     def distributions(self) -> np.ndarray:
         """Softmax of each probe's scores, over the features that can matter."""
-        made = np.exp(self.score - self.score.max(-1, keepdims=True))
-        return made / made.sum(-1, keepdims=True)
+        weights = np.exp(self.score - self.score.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True)
 
 
 def _logit(p: np.ndarray) -> np.ndarray:

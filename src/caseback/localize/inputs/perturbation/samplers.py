@@ -79,7 +79,7 @@ def causal_sampler(lm: Model) -> Sampler:
     """
 
     def sample(model: Model, tokens: Tokens) -> Tensor:
-        made = frequency_sampler()(model, tokens).clone()
+        distributions = frequency_sampler()(model, tokens).clone()
         if lm is model or _same_vocabulary(lm, model):
             p = aligned(at_least_float32(lm.run(tokens).logits), tokens).softmax(-1)[:, :-1]
             places = [(b, i) for b, n in enumerate(tokens.lengths.tolist()) for i in range(1, n)]
@@ -91,8 +91,8 @@ def causal_sampler(lm: Model) -> Sampler:
             p = _by_text(lm.tokenizer, model, lm.d_vocab)(_of_parts(lambda part: _next(lm, part), prefixes, places))
         if places:
             p = _scaled(_without_special(p, model), "the sampler's tokens")
-            made[[b for b, _ in places], [i for _, i in places]] = p.to(made)
-        return made
+            distributions[[b for b, _ in places], [i for _, i in places]] = p.to(distributions)
+        return distributions
 
     return sample
 
@@ -123,11 +123,11 @@ def masked_sampler(lm: Any, tokenizer: Any) -> Sampler:
             for i in range(len(row))
         }
         p = map_to(_of_parts(lambda part: _at_the_mask(lm, tokenizer, part), masked, list(masked)))
-        made = torch.zeros(*tokens.shape, model.d_vocab, dtype=p.dtype, device=p.device)
-        made[[b for b, _ in masked], [i for _, i in masked]] = _scaled(
+        distributions = torch.zeros(*tokens.shape, model.d_vocab, dtype=p.dtype, device=p.device)
+        distributions[[b for b, _ in masked], [i for _, i in masked]] = _scaled(
             _without_special(p, model), "the sampler's tokens"
         )
-        return made.to(model.device)
+        return distributions.to(model.device)
 
     return sample
 
@@ -194,8 +194,8 @@ def _by_text(tokenizer: Any, model: Model, size: int) -> Callable[[Float[Tensor,
     source, target = torch.tensor(pairs).unbind(-1)
 
     def mapped(p: Tensor) -> Tensor:
-        made = p.new_zeros(len(p), model.d_vocab)
-        return made.index_add_(1, target.to(p.device), p[:, source.to(p.device)])
+        total = p.new_zeros(len(p), model.d_vocab)
+        return total.index_add_(1, target.to(p.device), p[:, source.to(p.device)])
 
     return mapped
 

@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.random import Generator, default_rng
+from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.inputs.perturbation.coalitions import Game, at_least, game, spread_over
+from caseback.localize.inputs.perturbation.coalitions import Game, at_least, game_of, spread_over
 from caseback.localize.inputs.perturbation.lime import present_rows
 from caseback.model.prompts.granularity import LEVELS, Given, features_of
 from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -39,12 +41,12 @@ from caseback.model.running.model import Model
 )
 def exact_shapley(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     max_calls: int = 2**14,
     token_budget: int | None = None,
     progress: bool = False,
@@ -59,18 +61,22 @@ def exact_shapley(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         The players, what always plays, and what stands in an absent one's place; see ``occlusion``.
     max_calls
-        Most coalitions a prompt, 2**14 for 14 features.
-    token_budget, progress, checkpoint
+        Most coalitions per prompt, 2**14 for 14 features.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
-        (batch, pos), or (batch, feature), signed. Attributes, one number a prompt: ``metric_value`` (all present),
+        (batch, pos), or (batch, feature), signed. Attributes, one number per prompt: ``metric_value`` (all present),
         ``baseline_value`` (none) and ``completeness_gap`` (the scores' sum less the difference of the two).
 
     Raises
@@ -87,7 +93,7 @@ def exact_shapley(
     >>> abs(scores.attrs["completeness_gap"][0]) < 1e-4
     True
     """
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -98,20 +104,20 @@ def exact_shapley(
         progress=progress,
         checkpoint=checkpoint,
     )
-    most = max(len(mine) for mine in made.players)
+    most = max(len(mine) for mine in game.players)
     if 2**most > max_calls:
         raise CasebackError(
             f"exact Shapley values of {most} features take 2**{most} = {2**most:,} calls, more than "
             f"max_calls={max_calls:,}: use shapley_sampling, kernel_shap or partition_shap, coarser features "
             "('word', 'sentence', groups), keep=, or a larger max_calls"
         )
-    drawn = [every_coalition(len(mine)) for mine in made.players]
-    values = made.values(present_rows(drawn, made.players, made.features.most))
+    drawn = [every_coalition(len(mine)) for mine in game.players]
+    values = game.values(present_rows(drawn, game.players, game.features.most))
     rows = [shapley_of(values[: len(z), b]) for b, z in enumerate(drawn)]
-    return made.scores(
-        spread_over(rows, made.players, made.features.most),
+    return game.scores(
+        spread_over(rows, game.players, game.features.most),
         exact_shapley,
-        **completeness(made, rows, values[0]),
+        **completeness(game, rows, values[0]),
         calls=2**most,
     )
 
@@ -136,11 +142,11 @@ def shapley_of(values: np.ndarray) -> np.ndarray:
     return np.array([(weight[size[s]] * (values[s + 2**i] - values[s])).sum() for i, s in enumerate(without)])
 
 
-def completeness(made: Game, rows: list[np.ndarray], nobody: np.ndarray | list) -> dict[str, Any]:
+def completeness(game: Game, rows: list[np.ndarray], nobody: np.ndarray | list) -> dict[str, Any]:
     """The value with no feature present, and by how much scores miss the change from there."""
     low = np.asarray(nobody)
     total = np.array([row.sum() for row in rows])
-    return {"baseline_value": low.tolist(), "completeness_gap": (total - (made.clean - low)).tolist()}
+    return {"baseline_value": low.tolist(), "completeness_gap": (total - (game.clean - low)).tolist()}
 
 
 @technique(
@@ -151,12 +157,12 @@ def completeness(made: Game, rows: list[np.ndarray], nobody: np.ndarray | list) 
 )
 def shapley_sampling(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     *,
     features: Given = "token",
     keep: Positions = (),
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     permutations: int = 25,
     antithetic: bool = False,
     nested: tuple[str, ...] = (),
@@ -175,11 +181,11 @@ def shapley_sampling(
     tokens
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     metric
-        What is explained.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     features, keep, baseline
         The players, what always plays, and what stands in an absent one's place; see ``occlusion``.
     permutations
-        Orders a prompt; 25 as in captum.
+        Orders per prompt; 25 as in captum.
     antithetic
         Follow each order backwards too (shap's permutation explainer), which counts as one more: effects of pairs
         cancel out of the error.
@@ -189,15 +195,19 @@ def shapley_sampling(
     orders
         Orders to follow instead of drawing them: (order, feature), each a permutation of the features that can matter.
     seed
-        For drawing orders.
-    token_budget, progress, checkpoint
+        Same seed, same result. The orders are drawn with it.
+    token_budget
         As for ``Model.sweep``.
+    progress
+        Show a progress bar.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
     xr.DataArray
         (batch, pos), or (batch, feature), signed. Coordinate ``std_error``: one standard error of the mean over
-        orders, or over pairs of them if antithetic; NaN for a single one. Attributes, one number a prompt:
+        orders, or over pairs of them if antithetic; NaN for a single one. Attributes, one number per prompt:
         ``metric_value``, ``baseline_value``, ``completeness_gap``.
 
     Raises
@@ -205,7 +215,7 @@ def shapley_sampling(
     OutOfRange
         For no permutations.
     CasebackError
-        For an unknown level, orders that are no permutations, or no token to perturb.
+        For an unknown level, orders that are not permutations, or no token to perturb.
 
     Examples
     --------
@@ -216,7 +226,7 @@ def shapley_sampling(
     (('batch', 'pos'), True)
     """
     at_least("permutations", permutations)
-    made = game(
+    game = game_of(
         model,
         tokens,
         metric,
@@ -227,28 +237,29 @@ def shapley_sampling(
         progress=progress,
         checkpoint=checkpoint,
     )
-    coarser = _groups_of(made, nested)
+    coarser = _groups_of(game, nested)
     followed = [
         _orders(len(mine), [c[mine] for c in coarser[b]], permutations, antithetic, default_rng(seed), orders)
-        for b, mine in enumerate(made.players)
+        for b, mine in enumerate(game.players)
     ]
     drawn = [_along(order) for order in followed]
-    values = made.values(present_rows(drawn, made.players, made.features.most))
+    values = game.values(present_rows(drawn, game.players, game.features.most))
     rows, errors = [], []
     for b, order in enumerate(followed):
         m, n = order.shape
         steps = np.diff(values[: len(drawn[b]), b].reshape(m, n + 1), axis=1)
         each = np.zeros((m, n))
+        # step i of an order is what its i-th feature added
         np.put_along_axis(each, order, steps, 1)
         units = each.reshape(-1, 2, n).mean(1) if antithetic and orders is None else each
         rows.append(each.mean(0))
         errors.append(units.std(0, ddof=1) / len(units) ** 0.5 if len(units) > 1 else np.full(n, np.nan))
-    n = made.features.most
-    return made.scores(
-        spread_over(rows, made.players, n),
+    n = game.features.most
+    return game.scores(
+        spread_over(rows, game.players, n),
         shapley_sampling,
-        {"std_error": spread_over(errors, made.players, n)},
-        **completeness(made, rows, values[0]),
+        {"std_error": spread_over(errors, game.players, n)},
+        **completeness(game, rows, values[0]),
         permutations=len(followed[0]),
         antithetic=antithetic,
         nested=list(nested),
@@ -264,14 +275,14 @@ def _along(order: np.ndarray) -> np.ndarray:
     return (place[:, None] < np.arange(n + 1)[:, None]).reshape(-1, n)
 
 
-def _groups_of(made: Game, nested: tuple[str, ...]) -> list[list[np.ndarray]]:
+def _groups_of(game: Game, nested: tuple[str, ...]) -> list[list[np.ndarray]]:
     """For each prompt and level, which coarser feature each feature's first token is in."""
-    out: list[list[np.ndarray]] = [[] for _ in made.players]
+    out: list[list[np.ndarray]] = [[] for _ in game.players]
     for level in nested:
         if level not in LEVELS:
             raise CasebackError(f"nested has a level {level!r}. {did_you_mean(level, LEVELS)}")
-        coarse = features_of(made.model, made.tokens, level)
-        for b, row in enumerate(made.features.groups):
+        coarse = features_of(game.model, game.tokens, level)
+        for b, row in enumerate(game.features.groups):
             of = {p: i for i, group in enumerate(coarse.groups[b]) for p in group}
             out[b].append(np.array([of[group[0]] for group in row]))
     return out
@@ -287,7 +298,7 @@ def _orders(
                 f"orders of shape {order.shape}: expected permutations of 0 to {n - 1}, the features that can matter"
             )
         return order
-    # one random number a feature and a coarser group; sorted by the coarsest first, groups stay together
+    # one random number per feature, and one per coarser group; sorted by the coarsest first, groups stay together
     keys = [rng.random((m, n))]
     for of in reversed(coarser):
         keys.append(rng.random((m, int(of.max()) + 1))[:, of])

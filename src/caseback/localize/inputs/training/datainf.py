@@ -18,7 +18,6 @@ from caseback.localize.inputs.training.matrices import DEFAULT_PARTS
 from caseback.localize.inputs.training.prepared import Options, prepare
 from caseback.localize.inputs.training.projection import WHOLE, Projection
 from caseback.localize.inputs.training.rows import dots
-from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.solving import mean_of_inverses
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
@@ -29,7 +28,7 @@ from caseback.model.running.model import Model
     role="training-data attribution",
     entry=("3.1.27",),
     citation="Kwon et al. 2024",
-    cost="(forward + backward) an example",
+    cost="(forward + backward) per example",
 )
 def datainf(
     model: Model,
@@ -79,15 +78,12 @@ def datainf(
     options = Options(parts, projection, reduction, max_length, store, token_budget, progress)
     ready = prepare(model, queries, corpus, metric, options)
     scores, _, _ = dots(ready.rows, mean_of_inverses(ready.rows, ready.query_rows, damping))
-    return example_scores(
+    return ready.labelled(
         scores,
         model,
-        ready.queries,
-        ready.rows.examples,
-        ready.rows.said,
+        options,
         technique=datainf,
         name="datainf",
         metric=metric,
         damping=damping,
-        **ready.told(model, options),
     )

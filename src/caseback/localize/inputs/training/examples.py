@@ -47,7 +47,7 @@ class Example:
 
 
 @dataclass
-class Said:
+class CorpusCounts:
     """What became of a corpus on its way into examples."""
 
     split: int = 0
@@ -56,7 +56,7 @@ class Said:
     width: int | None = None
 
     def warn(self) -> None:
-        """Tell of lines that are not what they were."""
+        """Warn about lines that were split or left out."""
         if self.split:
             warnings.warn(
                 f"{self.split} lines of the corpus are longer than {self.width} tokens: they were split into "
@@ -72,7 +72,7 @@ class Said:
 
 
 def examples_of(
-    model: Model, corpus: Any, *, max_length: int | None = None, said: Said | None = None
+    model: Model, corpus: Any, *, max_length: int | None = None, corpus_counts: CorpusCounts | None = None
 ) -> Iterator[Example]:
     """Stream a corpus as examples.
 
@@ -84,7 +84,7 @@ def examples_of(
         An iterable of texts, of lists of token ids or of id tensors; or ``Tokens``.
     max_length
         Tokens at which a line is split; the model's context by default (no limit where it has none).
-    said
+    corpus_counts
         Counts what was split and left out.
 
     Raises
@@ -101,21 +101,26 @@ def examples_of(
     >>> [e.ids for e in examples_of(model, [[5, 6, 7, 8, 9], [4, 3]], max_length=3)]
     [(5, 6, 7), (7, 8, 9), (4, 3)]
     """
-    said = Said() if said is None else said
+    corpus_counts = CorpusCounts() if corpus_counts is None else corpus_counts
     width = model.context if max_length is None else max_length
     if width is not None and (width < 2 or width > (model.context or width)):
         raise OutOfRange(f"max_length is {width}: expected 2 to {model.context or 'any'}, the model's context")
-    said.width = width
+    corpus_counts.width = width
     for line, ids in _lines(model, corpus):
         if len(ids) < 2:
-            said.skipped += 1
+            corpus_counts.skipped += 1
         elif width is None or len(ids) <= width:
             yield Example(tuple(ids), line)
         else:
-            said.split += 1
+            corpus_counts.split += 1
             for piece, start in enumerate(range(0, len(ids) - 1, width - 1)):
-                said.pieces += 1
+                corpus_counts.pieces += 1
                 yield Example(tuple(ids[start : start + width]), line, piece)
+
+
+def reusable(corpus: Any) -> Any:
+    """A corpus that can be gone through more than once: an iterator becomes a list."""
+    return list(corpus) if corpus is not None and iter(corpus) is corpus else corpus
 
 
 def _lines(model: Model, corpus: Any) -> Iterator[tuple[int, list[int]]]:
@@ -133,9 +138,9 @@ def _lines(model: Model, corpus: Any) -> Iterator[tuple[int, list[int]]]:
         texts = [item for _, item in some if isinstance(item, str)]
         if texts and model.tokenizer is None:
             raise TokensError("this model has no tokenizer: give a corpus of token ids, or load it with tokenizer=")
-        made = iter(model.tokenizer(texts)["input_ids"] if texts else [])
+        tokenized = iter(model.tokenizer(texts)["input_ids"] if texts else [])
         for line, item in some:
-            yield line, next(made) if isinstance(item, str) else _ids(model, item, line)
+            yield line, next(tokenized) if isinstance(item, str) else _ids(model, item, line)
 
 
 def _ids(model: Model, item: Any, line: int) -> list[int]:
@@ -174,7 +179,7 @@ def queries_of(model: Model, queries: Any) -> list[Example]:
         queries = [row[mask].tolist() for row, mask in zip(queries.ids, queries.mask, strict=True)]
     if isinstance(queries, str | tuple) or (isinstance(queries, list) and queries and isinstance(queries[0], int)):
         queries = [queries]
-    made = []
+    examples = []
     for number, query in enumerate(queries):
         prompt, completion = query if isinstance(query, tuple) else (query, None)
         ids, first = _row(model, prompt), 1
@@ -183,10 +188,10 @@ def queries_of(model: Model, queries: Any) -> list[Example]:
             ids += _row(model, completion, bos=False)
         if model.context is not None and len(ids) > model.context:
             raise TokensError(f"query {number} has {len(ids)} tokens, the model's context is {model.context}")
-        made.append(Example(tuple(ids), number, first=first))
-    if not made:
+        examples.append(Example(tuple(ids), number, first=first))
+    if not examples:
         raise TokensError("no query given: expected a text, a pair (prompt, completion), or several of them")
-    return made
+    return examples
 
 
 def _row(model: Model, text: Any, bos: bool | None = None) -> list[int]:

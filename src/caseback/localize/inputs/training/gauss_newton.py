@@ -2,7 +2,7 @@
 
     G v = (1/n) sum_z sum_t J^T (diag(p) - p p^T) J v         J v by forward differentiation, J^T u by backward
 
-    conjugate gradients    minimises |(G + lambda) x - b| over growing Krylov spaces
+    conjugate gradients    minimizes |(G + lambda) x - b| over growing Krylov spaces
     LiSSA                  x <- b + (1 - (G + lambda) / sigma) x, each step with some of the examples; x / sigma
 
 For cross-entropy G is the Fisher matrix, and the Hessian itself where logits are linear in the weights.
@@ -41,7 +41,7 @@ class GaussNewton:
     Attributes
     ----------
     model, matrices
-        Whose.
+        The model, and which of its matrices.
     batches
         The corpus.
     reduction
@@ -100,10 +100,10 @@ class GaussNewton:
         if self.reduction == "mean":
             weight = weight / weight.sum(-1, keepdim=True)
         pulled = pulled * weight[..., None]
-        found, _, _ = factors(
+        gradients, _, _ = factors(
             self.model, batch, self.matrices, lambda logits, _: (at_least_float32(logits) * pulled).sum((1, 2))
         )
-        return torch.cat([f.summed().flatten() for f in found]).to(vector)
+        return torch.cat([f.summed().flatten() for f in gradients]).to(vector)
 
     @property
     def width(self) -> int:
@@ -210,7 +210,7 @@ def solve(
     progress: bool = False,
 ) -> tuple[Float[Tensor, "query parameter"], list[float]]:
     """(G + lambda)^-1 q of every query, and the residual of each."""
-    made, left = [], []
+    solutions, left = [], []
 
     def whole(v: Tensor) -> Tensor:
         return curvature.product(v) + lam * v
@@ -232,10 +232,10 @@ def solve(
                 steps=steps,
                 scale=scale,
             )
-        made.append(x)
+        solutions.append(x)
         size = float(query.norm())
         left.append(float((whole(x) - query).norm()) / size if size else 0.0)
-    return torch.stack(made), left
+    return torch.stack(solutions), left
 
 
 def _largest(product: Callable[[Tensor], Tensor], like: Tensor, seed: int, steps: int = 20) -> float:

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.training import gauss_newton, kronecker
-from caseback.localize.inputs.training.examples import Example
+from caseback.localize.inputs.training.examples import Example, reusable
 from caseback.localize.inputs.training.matrices import DEFAULT_PARTS, Matrix, matrices_of
 from caseback.localize.inputs.training.objectives import check_reduction, log_likelihood, sampled
 from caseback.localize.inputs.training.per_example import factors
-from caseback.localize.inputs.training.prepared import Options, prepare, setup
+from caseback.localize.inputs.training.prepared import Options, Prepared, prepare, setup
 from caseback.localize.inputs.training.projection import WHOLE, Projection, Whole
 from caseback.localize.inputs.training.rows import batches, dots, read_corpus
-from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.solving import check_damping, damped
 from caseback.localize.inputs.training.store import GradientStore
 from caseback.model.registry import technique
@@ -42,7 +41,7 @@ SOLVERS = ("cg", "lissa")
     role="training-data attribution",
     entry=("3.1.24",),
     citation="Koh & Liang 2017, Grosse et al. 2023",
-    cost="(forward + backward) an example, three times with EK-FAC",
+    cost="(forward + backward) per example, three times with EK-FAC",
 )
 def influence_functions(
     model: Model,
@@ -72,18 +71,18 @@ def influence_functions(
     Parameters
     ----------
     model
-        The trained model.
+        The model.
     queries
         Texts, rows of ids, or pairs (prompt, completion) of which only the completion counts.
     corpus
         The training examples: an iterable of texts or rows of ids. Lines past the context are split, with a warning.
         None asks a complete ``store``.
     metric
-        What of the queries is explained; by default their log-likelihood, so that positive scores are examples that
-        make the query likelier.
+        What is measured, per query: such as ``cb.logit_diff(target, foil)``. By default it is the query's
+        log-likelihood, so that examples with positive scores make the query likelier.
     curvature
         ``"ekfac"``; ``"kfac"``, without the fitted eigenvalues; ``"fisher"``, the second moment of the (projected)
-        gradients themselves, a block a matrix; ``"gauss_newton"``, exact, for small models; ``"identity"``.
+        gradients themselves, a block per matrix; ``"gauss_newton"``, exact, for small models; ``"identity"``.
     damping
         lambda, as a share of the mean eigenvalue of each block; 0.1 as Grosse et al.
     labels
@@ -91,7 +90,7 @@ def influence_functions(
         own, the empirical one.
     rank
         EK-FAC and K-FAC: eigenvectors kept on each side of a matrix, all by default. Rows of a store then have rank x
-        rank numbers a matrix; the attribute ``curvature_kept`` says which share of the curvature's trace that is.
+        rank numbers per matrix; the attribute ``curvature_kept`` says which share of the curvature's trace that is.
     fit_on
         EK-FAC and K-FAC: fit the curvature to so many examples from the beginning of the corpus; all by default.
     projection
@@ -112,9 +111,9 @@ def influence_functions(
     token_budget
         Tokens in one pass. It bounds the memory, and changes no score but by rounding.
     seed
-        Of the labels drawn, and of LiSSA's batches.
+        Same seed, same result. The labels and LiSSA's batches are drawn with it.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------
@@ -157,12 +156,12 @@ def influence_functions(
             f"projection {projection.kind!r} with curvature {curvature!r}: it works on whole gradients. Take rank= for "
             "EK-FAC, or curvature='fisher'"
         )
-    said: dict[str, Any] = {"curvature": curvature, "damping": damping}
+    attrs: dict[str, Any] = {"curvature": curvature, "damping": damping}
     if curvature in ("ekfac", "kfac"):
         fitting = {"corrected": curvature == "ekfac", "labels": labels, "rank": rank, "fit_on": fit_on, "drawn": seed}
         ready, fitted = _with_basis(model, queries, corpus, metric, options, fitting)
         solved = fitted.solve(ready.query_rows, damping)
-        said |= {"labels": labels, "rank": rank, "curvature_kept": fitted.kept}
+        attrs |= {"labels": labels, "rank": rank, "curvature_kept": fitted.share_kept}
     elif curvature == "gauss_newton":
         if store is not None:
             raise CasebackError("store with curvature 'gauss_newton': it keeps no rows. Take 'ekfac' or 'fisher'")
@@ -173,39 +172,35 @@ def influence_functions(
         solved, left = gauss_newton.solve(
             exact, ready.query_rows, lam, solver=solver, steps=steps, tolerance=tolerance, seed=seed, progress=progress
         )
-        said |= {"solver": solver, "residual": left, "damping_absolute": lam}
+        attrs |= {"solver": solver, "residual": left, "damping_absolute": lam}
     else:
         ready = prepare(model, queries, corpus, metric, options)
         solved = damped(ready.rows, ready.query_rows, damping) if curvature == "fisher" else ready.query_rows
     scores, _, _ = dots(ready.rows, solved)
-    return example_scores(
+    return ready.labelled(
         scores,
         model,
-        ready.queries,
-        ready.rows.examples,
-        ready.rows.said,
+        options,
         technique=influence_functions,
         name="influence",
         metric=metric,
         label_seed=seed if curvature in ("ekfac", "kfac") and labels == "sampled" else None,
-        **said,
-        **ready.told(model, options),
+        **attrs,
     )
 
 
 def _with_basis(
     model: Model, queries: Any, corpus: Any, metric: Metric | None, options: Options, fitting: dict[str, Any]
-) -> tuple[Any, kronecker.Kronecker]:
+) -> tuple[Prepared, kronecker.Kronecker]:
     """Rows in curvature's eigenbasis, fitted or taken from the store."""
     matrices = matrices_of(model.anatomy, options.parts)
-    store, kept, read = None, None, None
+    store, saved, read = None, None, None
     if options.store is not None:
         store = GradientStore(options.store, model, setup(matrices, options, "log_likelihood", curvature=fitting))
-        kept = store.curvature()
-    if corpus is not None and iter(corpus) is corpus:
-        corpus = list(corpus)  # it is gone through more than once
-    if kept is not None:
-        fitted = kronecker.Kronecker.of_tensors(kept, model.device)
+        saved = store.curvature()
+    corpus = reusable(corpus)
+    if saved is not None:
+        fitted = kronecker.Kronecker.of_tensors(saved, model.device)
     elif corpus is None:
         raise CasebackError("corpus is None: give the texts, or the folder of a complete store")
     else:
@@ -240,6 +235,6 @@ def _mean_eigenvalue(
     """The Gauss-Newton matrix's trace over its size, from gradients with labels that the model draws."""
     total: Float[Tensor, ""] = torch.zeros((), dtype=torch.float64)
     for batch in batches(examples, model.device, token_budget=token_budget):
-        found, _, _ = factors(model, batch, matrices, sampled(seed, reduction))
-        total += sum(piece.double().square().sum().cpu() for _, piece in Whole(matrices).pieces(found))
+        gradients, _, _ = factors(model, batch, matrices, sampled(seed, reduction))
+        total += sum(piece.double().square().sum().cpu() for _, piece in Whole(matrices).pieces(gradients))
     return float(total) / len(examples) / sum(m.size for m in matrices)

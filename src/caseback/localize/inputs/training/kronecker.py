@@ -35,26 +35,26 @@ class Kronecker:
     Attributes
     ----------
     basis
-        Writes gradients in the eigenvectors kept, a segment a matrix.
+        Writes gradients in the eigenvectors kept, a segment per matrix.
     eigenvalues
-        (k,) one an entry of such a row: Lambda, or alpha sigma without the correction.
+        (k,) one per entry of such a row: Lambda, or alpha sigma without the correction.
     mean
         (matrix,) the mean over all eigenvalues of each matrix, also those that were not kept.
-    kept
+    share_kept
         The share of the eigenvalues' sum that is kept.
     """
 
     basis: TwoSided
     eigenvalues: Float[Tensor, " k"]
     mean: Float[Tensor, " matrix"]
-    kept: float
+    share_kept: float
 
     def solve(self, queries: Float[Tensor, "query k"], damping: float) -> Float[Tensor, "query k"]:
         """(G + lambda)^-1 q, lambda being ``damping`` times the mean eigenvalue of each matrix."""
-        made = torch.empty_like(queries)
+        solved = torch.empty_like(queries)
         for segment, mean in zip(self.basis.segments, self.mean, strict=True):
-            made[:, segment] = queries[:, segment] / (self.eigenvalues[segment] + damping * mean).to(queries)
-        return made
+            solved[:, segment] = queries[:, segment] / (self.eigenvalues[segment] + damping * mean).to(queries)
+        return solved
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, to be written to a file."""
@@ -63,7 +63,7 @@ class Kronecker:
             for number, pair in enumerate(self.basis.sides)
             for side, x in zip(("in", "out"), pair, strict=True)
         }
-        return {**sides, "eigenvalues": self.eigenvalues, "mean": self.mean, "kept": torch.tensor(self.kept)}
+        return {**sides, "eigenvalues": self.eigenvalues, "mean": self.mean, "kept": torch.tensor(self.share_kept)}
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor], device: torch.device) -> Kronecker:
@@ -90,13 +90,13 @@ def fit(
     Parameters
     ----------
     model, examples, matrices, objective
-        Whose gradients' second moment it is.
+        What the gradients are taken of; the curvature is their second moment.
     corrected
         EK-FAC; else K-FAC.
     rank
         Eigenvectors kept on each side, those of the largest eigenvalues; all by default.
     token_budget, progress
-        As elsewhere.
+        As for ``influence_functions``.
 
     Raises
     ------
@@ -122,10 +122,10 @@ def fit(
         traces = torch.zeros(len(matrices), dtype=torch.float64, device=sizes.device)
         with progress_bar(total=len(examples), show=progress, what="eigenvalues", unit="example") as bar:
             for batch in batches(examples, model.device, token_budget=token_budget):
-                found, _, _ = factors(model, batch, matrices, objective)
-                for segment, piece in basis.pieces(found):
+                gradients, _, _ = factors(model, batch, matrices, objective)
+                for segment, piece in basis.pieces(gradients):
                     values[segment] += piece.double().square().sum(0).to(values)
-                traces += torch.stack([_squared(f) for f in found]).to(traces)
+                traces += torch.stack([_squared(f) for f in gradients]).to(traces)
                 bar.update(len(batch.numbers))
         values, traces = values / len(examples), traces / len(examples)
     return Kronecker(basis, values, traces / sizes, float(values.sum() / traces.sum()))
@@ -147,9 +147,9 @@ def covariances(
     n_tokens, n_examples = [0] * len(matrices), 0
     with progress_bar(show=progress, what="factors", unit="example") as bar:
         for batch in batches(examples, device, token_budget=token_budget):
-            found, _, _ = factors(model, batch, matrices, objective)
+            gradients, _, _ = factors(model, batch, matrices, objective)
             n_examples += len(batch.numbers)
-            for i, f in enumerate(found):
+            for i, f in enumerate(gradients):
                 counted = batch.counted.to(f.read.device).repeat(1, f.read.shape[1] // batch.counted.shape[1])
                 n_tokens[i] += int(counted.sum())
                 read, back = f.read[counted], f.back.flatten(0, 1)

@@ -27,6 +27,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import Tokens
 
 POOLS, LIKENESSES = ("mean", "last"), ("cosine", "dot", "euclidean")
 
@@ -45,7 +46,7 @@ def bm25(
     Parameters
     ----------
     model
-        Its tokenizer, whose special tokens are no words; the model is not run.
+        The model. Only its tokenizer is used, whose special tokens do not count as words.
     queries, corpus, max_length
         As for ``influence_functions``. Of a pair (prompt, completion) both count.
     k1
@@ -74,7 +75,7 @@ def bm25(
     if k1 < 0 or not 0 <= b <= 1:
         raise OutOfRange(f"k1 is {k1}, b is {b}: expected k1 of at least 0 and b from 0 to 1")
     asked = queries_of(model, queries)
-    examples, said = read_corpus(model, corpus, max_length)
+    examples, corpus_counts = read_corpus(model, corpus, max_length)
     special = set() if model.tokenizer is None else set(model.tokenizer.all_special_ids)
     counts = [Counter(token for token in e.ids if token not in special) for e in examples]
     holders: dict[int, list[tuple[int, int]]] = {}
@@ -91,12 +92,12 @@ def bm25(
                 norm = k1 * (1 - b + b * lengths[at] / lengths.mean())
                 scores[row, at] += repeated * idf * times * (k1 + 1) / (times + norm)
     return example_scores(
-        torch.from_numpy(scores), model, asked, examples, said, technique=bm25, name="bm25", k1=k1, b=b
+        torch.from_numpy(scores), model, asked, examples, corpus_counts, technique=bm25, name="bm25", k1=k1, b=b
     )
 
 
 @technique(
-    role="training-data attribution", entry=("3.1.27",), citation="Hanawa et al. 2021", cost="one forward an example"
+    role="training-data attribution", entry=("3.1.27",), citation="Hanawa et al. 2021", cost="one forward per example"
 )
 def representation_similarity(
     model: Model,
@@ -146,7 +147,7 @@ def representation_similarity(
             raise CasebackError(f"{what} {value!r} is unknown. {did_you_mean(value, choices)}")
     layer = model.anatomy.layer(layer)
     asked = queries_of(model, queries)
-    examples, said = read_corpus(model, corpus, max_length)
+    examples, corpus_counts = read_corpus(model, corpus, max_length)
     q = torch.cat([_pooled(model, batch.tokens, layer, pool) for batch in in_turn(model, asked, token_budget)])
     z = q.new_zeros(len(examples), q.shape[1])
     with progress_bar(total=len(examples), show=progress, what="representations", unit="example") as bar:
@@ -158,7 +159,7 @@ def representation_similarity(
         model,
         asked,
         examples,
-        said,
+        corpus_counts,
         technique=representation_similarity,
         name=f"representation_{likeness}",
         layer=layer,
@@ -167,7 +168,7 @@ def representation_similarity(
     )
 
 
-def _pooled(model: Model, tokens: Any, layer: int, pool: str) -> Float[Tensor, "batch d_model"]:
+def _pooled(model: Model, tokens: Tokens, layer: int, pool: str) -> Float[Tensor, "batch d_model"]:
     run = execute(model.anatomy, tokens, read=[("resid_post", layer)], logits=False)
     stream = at_least_float32(run["resid_post", layer])
     if pool == "last":

@@ -81,7 +81,7 @@ def matrices_of(anatomy: Anatomy, parts: str | Sequence[str] = DEFAULT_PARTS) ->
     CasebackError
         For an unknown part, or a pattern that no linear module answers to.
     AnatomyError
-        Where a part holds experts or weights that are no linear maps.
+        Where a part holds experts or weights that are not linear maps.
 
     Examples
     --------
@@ -93,23 +93,23 @@ def matrices_of(anatomy: Anatomy, parts: str | Sequence[str] = DEFAULT_PARTS) ->
     if not wanted:
         raise CasebackError(f"parts is empty: expected some of {', '.join(PARTS)}, or patterns of module paths")
     names = {id(module): name for name, module in anatomy.hf.named_modules()}
-    found: dict[int, nn.Module] = {}
+    chosen: dict[int, nn.Module] = {}
     for part in wanted:
         modules = list(_of_part(anatomy, part, names))
         if not modules:
             near = did_you_mean(part, [*PARTS, *names.values()])
             raise CasebackError(f"no linear module answers to {part!r}. {near}")
-        found.update((id(module), module) for module in modules)
+        chosen.update((id(module), module) for module in modules)
     order = {key: place for place, key in enumerate(names)}
-    ordered = sorted(found.values(), key=lambda m: (not isinstance(m, nn.Embedding), order[id(m)]))
-    made: dict[int, Matrix] = {}
+    ordered = sorted(chosen.values(), key=lambda m: (not isinstance(m, nn.Embedding), order[id(m)]))
+    by_weight: dict[int, Matrix] = {}
     for module in ordered:
         weight: Any = module.weight
         if not weight.is_floating_point() or weight.is_meta:
-            raise AnatomyError(f"{names[id(module)]} has weights that no gradient is taken of: load it unquantised")
-        one, held = _matrix(module, names[id(module)]), made.get(id(weight))
-        made[id(weight)] = one if held is None else _shared(held, one)
-    return list(made.values())
+            raise AnatomyError(f"{names[id(module)]} has weights that no gradient is taken of: load it unquantized")
+        one, held = _matrix(module, names[id(module)]), by_weight.get(id(weight))
+        by_weight[id(weight)] = one if held is None else _shared(held, one)
+    return list(by_weight.values())
 
 
 def _shared(held: Matrix, other: Matrix) -> Matrix:
@@ -171,13 +171,13 @@ def _linear(root: nn.Module, names: dict[int, str]) -> Iterator[nn.Module]:
             yield module
         elif "Norm" not in type(module).__name__ and any(p.ndim > 1 for p in module.parameters(recurse=False)):
             raise AnatomyError(
-                f"{names[id(module)]} ({type(module).__name__}) has weights that are no linear map: choose other "
+                f"{names[id(module)]} ({type(module).__name__}) has weights that are not a linear map: choose other "
                 "parts, or patterns of module paths that leave it out"
             )
 
 
-def told(matrices: Sequence[Matrix], hf: nn.Module) -> dict[str, Any]:
-    """What of the model is included, for attributes."""
+def matrix_attrs(matrices: Sequence[Matrix], hf: nn.Module) -> dict[str, Any]:
+    """How much of the model is included, for attributes."""
     whole = sum({id(p): p.numel() for p in hf.parameters()}.values())
     size = sum(m.size for m in matrices)
     return {

@@ -1,4 +1,4 @@
-"""What is differentiated: one number an example, whose gradient is a training example's or a query's.
+"""What is differentiated: one number per example, whose gradient is a training example's or a query's.
 
     log-likelihood   l(z) = sum_t log p(z_{t+1} | z_<=t)          the loss is -l
     margin           f(z) = sum_t log(p / (1 - p))                TRAK's, of the same p
@@ -29,7 +29,7 @@ REDUCTIONS = ("sum", "mean")
 
 
 def check_reduction(reduction: str) -> str:
-    """Refuse what is no way to add up an example's predictions."""
+    """Refuse an unknown way to add up an example's predictions."""
     if reduction not in REDUCTIONS:
         raise CasebackError(f"reduction {reduction!r} is unknown. {did_you_mean(reduction, REDUCTIONS)}")
     return reduction
@@ -101,7 +101,7 @@ def uniform(seed: int, numbers: Sequence[int], width: int) -> Float[Tensor, "bat
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
-    """Every bit of the output depends on every bit of the input (the finaliser of splitmix64)."""
+    """Every bit of the output depends on every bit of the input (the finalizer of splitmix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

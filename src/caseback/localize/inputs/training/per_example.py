@@ -26,12 +26,12 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import inputs_of, undisturbed
 
 Objective = Callable[[Tensor, Batch], Float[Tensor, " batch"]]
-"""One differentiable number an example from logits (batch, pos, vocab)."""
+"""One differentiable number per example from logits (batch, pos, vocab)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """A matrix's gradient in two factors, an example a row.
+    """A matrix's gradient in two factors, one row per example.
 
     Attributes
     ----------
@@ -65,13 +65,13 @@ def factors(
     batch
         The examples.
     matrices
-        Of which matrices.
+        The matrices.
     objective
         What is differentiated.
 
     Returns
     -------
-    One ``Factors`` a matrix, the objective's values (batch,), and the logits (batch, pos, vocab), detached.
+    One ``Factors`` per matrix, the objective's values (batch,), and the logits (batch, pos, vocab), detached.
 
     Raises
     ------
@@ -84,14 +84,16 @@ def factors(
         logits = hf(**inputs_of(batch.tokens, hf), use_cache=False).logits
         values = objective(logits, batch)
         if values.shape != shape[:1]:
-            raise CasebackError(f"the objective gave {tuple(values.shape)}, expected one number an example {shape[:1]}")
+            raise CasebackError(
+                f"the objective gave {tuple(values.shape)}, expected one number per example {shape[:1]}"
+            )
         torch.autograd.grad(values.sum(), start[0])
     return tape.factors(batch.tokens.ids), values.detach(), logits.detach()
 
 
-def rows(found: Sequence[Factors]) -> Float[Tensor, "batch parameter"]:
+def rows(gradients: Sequence[Factors]) -> Float[Tensor, "batch parameter"]:
     """Whole gradients, all matrices one after another."""
-    return torch.cat([f.whole().flatten(1) for f in found], 1)
+    return torch.cat([f.whole().flatten(1) for f in gradients], 1)
 
 
 @contextmanager
@@ -142,15 +144,15 @@ class _Tape:
         return after
 
     def factors(self, ids: Tensor) -> list[Factors]:
-        made = []
+        gradients = []
         for matrix, held in zip(self.matrices, self.held, strict=True):
             if len(held) < len(matrix.uses):
                 raise AnatomyError(f"the forward pass did not use {matrix.name} as a linear map: choose other parts")
             pairs = [self._pair(matrix, *one) for one in held]
             # a model spread over devices leaves its factors where they arose
             read, back = (torch.cat([x.to(ids.device) for x in side], 1) for side in zip(*pairs, strict=True))
-            made.append(Factors(read, back))
-        return made
+            gradients.append(Factors(read, back))
+        return gradients
 
     def _pair(self, matrix: Matrix, how: str, read: Tensor, version: int, back: Tensor) -> tuple[Tensor, Tensor]:
         if read._version != version:

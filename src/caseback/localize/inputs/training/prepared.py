@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, TokensError
-from caseback.localize.inputs.training import matrices as included
-from caseback.localize.inputs.training.examples import Example, Said, queries_of
-from caseback.localize.inputs.training.matrices import Matrix, matrices_of
+from caseback.localize.inputs.training.examples import CorpusCounts, Example, queries_of
+from caseback.localize.inputs.training.matrices import Matrix, matrices_of, matrix_attrs
 from caseback.localize.inputs.training.objectives import check_reduction, log_likelihood, margin, missed, of_metric
 from caseback.localize.inputs.training.per_example import Objective
 from caseback.localize.inputs.training.projection import Projection, Projector, projector_of
 from caseback.localize.inputs.training.rows import Live, Maker, Rows, kept_if_small, read_corpus
+from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.store import GradientStore
 from caseback.model.running.load import load
 from caseback.model.running.metrics import Metric
@@ -43,7 +44,7 @@ class Options:
     token_budget
         Tokens in one pass.
     progress
-        Show progress bars.
+        Show a progress bar.
     """
 
     parts: str | Sequence[str]
@@ -64,17 +65,36 @@ class Prepared:
     query_rows: Float[Tensor, "query k"]
     matrices: list[Matrix]
 
-    def told(self, model: Model, options: Options) -> dict[str, Any]:
-        """What went into them, for attributes."""
+    def labelled(
+        self,
+        scores: Float[Tensor, "query example"],
+        model: Model,
+        options: Options,
+        *,
+        technique: Callable[..., Any],
+        name: str,
+        metric: Metric | None,
+        **attrs: Any,
+    ) -> xr.DataArray:
+        """Label scores with the queries, the examples, and what went into their rows."""
         projection = options.projection
-        return {
-            "parts": " ".join([options.parts] if isinstance(options.parts, str) else options.parts),
-            "reduction": options.reduction,
-            "projection": projection.kind,
-            "projection_dim": None if projection.kind == "whole" else projection.dim,
-            "seed": None if projection.kind == "whole" else projection.seed,
-            **included.told(self.matrices, model.hf),
-        }
+        return example_scores(
+            scores,
+            model,
+            self.queries,
+            self.rows.examples,
+            self.rows.corpus_counts,
+            technique=technique,
+            name=name,
+            metric=metric,
+            **attrs,
+            parts=" ".join([options.parts] if isinstance(options.parts, str) else options.parts),
+            reduction=options.reduction,
+            projection=projection.kind,
+            projection_dim=None if projection.kind == "whole" else projection.dim,
+            seed=None if projection.kind == "whole" else projection.seed,
+            **matrix_attrs(self.matrices, model.hf),
+        )
 
 
 def query_objective(model: Model, queries: Sequence[Example], metric: Metric | None, usual: Objective) -> Objective:
@@ -99,7 +119,7 @@ def prepare(
     output: str = "log_likelihood",
     projector: Projector | None = None,
     store: GradientStore | None = None,
-    examples: tuple[list[Example], Said] | None = None,
+    examples: tuple[list[Example], CorpusCounts] | None = None,
 ) -> Prepared:
     """Rows of a corpus's gradients and of the queries'.
 
@@ -112,19 +132,19 @@ def prepare(
     projector
         Takes the place of ``options.projection`` (bases that were fitted).
     store
-        One that is open already.
+        A store that is open already.
     examples
-        The corpus, read already, with what was said of it.
+        The corpus, read already, with its counts.
     """
     asked = queries_of(model, queries)
     matrices = matrices_of(model.anatomy, options.parts)
     projector = projector_of(options.projection, matrices) if projector is None else projector
-    made = {"log_likelihood": log_likelihood, "margin": margin}[output](check_reduction(options.reduction))
+    corpus_objective = {"log_likelihood": log_likelihood, "margin": margin}[output](check_reduction(options.reduction))
     maker = Maker(
         model,
         matrices,
         projector,
-        made,
+        corpus_objective,
         {"missed": missed} if output == "margin" else {},
         options.token_budget,
     )
@@ -135,16 +155,16 @@ def prepare(
     elif corpus is None:
         raise CasebackError("corpus is None: give the texts, or the folder of a store that holds their gradients")
     else:
-        read, said = examples or read_corpus(model, corpus, options.max_length)
-        rows = kept_if_small(Live(maker, read, said, progress=options.progress))
-    objective = query_objective(model, asked, metric, made)
+        read, corpus_counts = examples or read_corpus(model, corpus, options.max_length)
+        rows = kept_if_small(Live(maker, read, corpus_counts, progress=options.progress))
+    objective = query_objective(model, asked, metric, corpus_objective)
     if metric is None and (short := [q.line for q in asked if len(q.ids) < 2]):
         raise TokensError(f"query {short[0]} has 1 token, so nothing in it is predicted: give a longer one or a metric")
     return Prepared(rows, asked, maker.of_queries(asked, objective), matrices)
 
 
 def setup(matrices: Sequence[Matrix], options: Options, output: str, **more: Any) -> dict[str, Any]:
-    """What makes rows, besides the model and the corpus, as a store tells it."""
+    """What makes rows, besides the model and the corpus, as a store records it."""
     return {
         "matrices": [m.name for m in matrices],
         "tied": [len(m.uses) for m in matrices],
@@ -180,17 +200,17 @@ def each_checkpoint(
             raise CasebackError(f"checkpoint {number} is a {type(given).__name__}: expected a folder or a model")
         if one.d_vocab != model.d_vocab:
             raise CasebackError(
-                f"checkpoint {number} has a vocabulary of {one.d_vocab}, the model one of {model.d_vocab}: it is no "
-                "checkpoint of this model"
+                f"checkpoint {number} has a vocabulary of {one.d_vocab}, the model one of {model.d_vocab}: it is "
+                "not a checkpoint of this model"
             )
         yield one, None if store is None else Path(store) / f"checkpoint-{number}"
 
 
 def rates_of(rates: float | Sequence[float] | None, n: int) -> list[float]:
-    """One learning rate a checkpoint."""
-    made = [1.0] * n if rates is None else [float(rates)] * n if isinstance(rates, int | float) else list(rates)
-    if len(made) != n:
-        raise CasebackError(f"{len(made)} learning rates for {n} checkpoints: give one, or one a checkpoint")
-    if not all(0 < rate < float("inf") for rate in made):
-        raise OutOfRange(f"learning rates {made}: expected numbers above 0")
-    return made
+    """One learning rate per checkpoint."""
+    listed = [1.0] * n if rates is None else [float(rates)] * n if isinstance(rates, int | float) else list(rates)
+    if len(listed) != n:
+        raise CasebackError(f"{len(listed)} learning rates for {n} checkpoints: give one, or one per checkpoint")
+    if not all(0 < rate < float("inf") for rate in listed):
+        raise OutOfRange(f"learning rates {listed}: expected numbers above 0")
+    return listed

@@ -1,6 +1,6 @@
 """Gradients made short enough to keep: random projections whose dot products are right in expectation.
 
-    normal, rademacher   P vec(G), P_ij of variance 1 / k          one draw a parameter and dimension (TRAK)
+    normal, rademacher   P vec(G), P_ij of variance 1 / k          one draw per parameter and dimension (TRAK)
     sparse               each parameter added to one of k, +-1     the same in one pass (a count sketch)
     logra                P_A^T G P_S of every matrix               low rank: P never meets the gradient itself
 
@@ -36,10 +36,10 @@ class Projection:
     kind
         ``"whole"``, ``"sparse"``, ``"rademacher"``, ``"normal"`` or ``"logra"``.
     dim
-        What is left: so many numbers in all, for ``"logra"`` so many a side of each matrix (fewer where the matrix
+        What is left: so many numbers in all, for ``"logra"`` so many per side of each matrix (fewer where the matrix
         has fewer). Not used for ``"whole"``.
     seed
-        Of the draws.
+        Same seed, same result. The projection is drawn with it.
 
     Raises
     ------
@@ -74,12 +74,12 @@ class Projector(Protocol):
     Attributes
     ----------
     segments
-        The columns that stay apart: one a matrix, or one in all.
+        The columns that stay apart: one per matrix, or one in all.
     """
 
     segments: list[slice]
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
         """Each segment's columns of the projected gradients (batch, k), one after another."""
         ...
 
@@ -89,9 +89,9 @@ def width(projector: Projector) -> int:
     return projector.segments[-1].stop
 
 
-def joined(projector: Projector, found: Sequence[Factors]) -> Float[Tensor, "batch k"]:
+def joined(projector: Projector, gradients: Sequence[Factors]) -> Float[Tensor, "batch k"]:
     """The projected gradients."""
-    return torch.cat([piece for _, piece in projector.pieces(found)], 1)
+    return torch.cat([piece for _, piece in projector.pieces(gradients)], 1)
 
 
 def projector_of(projection: Projection, matrices: Sequence[Matrix]) -> Projector:
@@ -122,8 +122,8 @@ class Whole:
     def __init__(self, matrices: Sequence[Matrix]):
         self.segments = _segments([m.size for m in matrices])
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
-        for segment, f in zip(self.segments, found, strict=True):
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
+        for segment, f in zip(self.segments, gradients, strict=True):
             yield segment, f.whole().flatten(1)
 
 
@@ -134,8 +134,8 @@ class TwoSided:
         self.sides = [list(pair) for pair in sides]
         self.segments = _segments([a.shape[1] * s.shape[1] for a, s in sides])
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
-        for segment, pair, f in zip(self.segments, self.sides, found, strict=True):
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
+        for segment, pair, f in zip(self.segments, self.sides, gradients, strict=True):
             for side, x in enumerate((f.read, f.back)):
                 pair[side] = pair[side].to(x)
             n_pos, (k_in, k_out) = f.read.shape[1], (p.shape[1] for p in pair)
@@ -144,36 +144,42 @@ class TwoSided:
             short = n_pos * (d_in * k_in + d_out * k_out + k_in * k_out)
             long = d_in * d_out * n_pos + min(d_in, d_out) * k_in * k_out + d_in * d_out * min(k_in, k_out)
             if short <= long:
-                made = (f.read @ pair[0]).transpose(1, 2) @ (f.back @ pair[1])
+                piece = (f.read @ pair[0]).transpose(1, 2) @ (f.back @ pair[1])
             else:
-                made = pair[0].T @ f.whole() @ pair[1]
-            yield segment, made.flatten(1)
+                piece = pair[0].T @ f.whole() @ pair[1]
+            yield segment, piece.flatten(1)
+
+
+def _stream(projection: Projection, number: int) -> torch.Generator:
+    """The draws of one matrix: streams of its own, so that a matrix's draws do not depend on those before it."""
+    # the factor keeps matrix 1 of seed 0 apart from matrix 0 of seed 1
+    return torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
 
 
 def _drawn_sides(projection: Projection, matrices: Sequence[Matrix]) -> Iterator[tuple[Tensor, Tensor]]:
     for number, matrix in enumerate(matrices):
-        draw = torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
-        made = []
+        draw = _stream(projection, number)
+        sides = []
         for d in (matrix.d_in, matrix.d_out):
             k = min(projection.dim, d)
-            made.append(torch.eye(d) if k == d else torch.randn(d, k, generator=draw) / k**0.5)
-        yield made[0], made[1]
+            sides.append(torch.eye(d) if k == d else torch.randn(d, k, generator=draw) / k**0.5)
+        yield sides[0], sides[1]
 
 
 class Sparse:
-    """Each parameter is added, with a sign, to one of k sums. Four bytes a parameter are kept."""
+    """Each parameter is added, with a sign, to one of k sums. Four bytes per parameter are kept."""
 
     def __init__(self, projection: Projection, matrices: Sequence[Matrix]):
         self.dim, self.segments = projection.dim, [slice(0, projection.dim)]
         self.places: list[Tensor] = []
         for number, matrix in enumerate(matrices):
-            draw = torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
+            draw = _stream(projection, number)
             # the upper half of the places counts as negative
             self.places.append(torch.randint(2 * self.dim, (matrix.size,), generator=draw, dtype=torch.int32))
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
         total: Tensor | None = None
-        for number, f in enumerate(found):
+        for number, f in enumerate(gradients):
             whole = f.whole().flatten(1)
             total = whole.new_zeros(len(whole), 2 * self.dim) if total is None else total
             self.places[number] = self.places[number].to(whole.device)
@@ -195,17 +201,17 @@ class Dense:
         self.segments = [slice(0, projection.dim)]
         self.drawn: list[Tensor] = []
         for number, matrix in enumerate(matrices):
-            draw = torch.Generator().manual_seed(projection.seed * 1_000_003 + number)
+            draw = _stream(projection, number)
             shape = (matrix.size, projection.dim)
             if projection.kind == "normal":
-                made = torch.randn(shape, generator=draw)
+                draws = torch.randn(shape, generator=draw)
             else:
-                made = torch.randint(2, shape, generator=draw, dtype=torch.int8).float() * 2 - 1
-            self.drawn.append(made / projection.dim**0.5)
+                draws = torch.randint(2, shape, generator=draw, dtype=torch.int8).float() * 2 - 1
+            self.drawn.append(draws / projection.dim**0.5)
 
-    def pieces(self, found: Sequence[Factors]) -> Iterator[Segment]:
+    def pieces(self, gradients: Sequence[Factors]) -> Iterator[Segment]:
         total: Tensor | None = None
-        for number, f in enumerate(found):
+        for number, f in enumerate(gradients):
             whole = f.whole().flatten(1)
             self.drawn[number] = self.drawn[number].to(whole)
             total = whole @ self.drawn[number] if total is None else total + whole @ self.drawn[number]

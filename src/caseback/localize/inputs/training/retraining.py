@@ -1,4 +1,4 @@
-"""How well scores foresee retraining: the linear datamodelling score (PRIMER 3.1.25).
+"""How well scores predict retraining: the linear datamodeling score (PRIMER 3.1.25).
 
     LDS(q) = Spearman over subsets S of ( sum_{z in S} tau(z, q),  f(q; trained on S) )
 
@@ -40,11 +40,11 @@ def random_subsets(
     Parameters
     ----------
     n_examples, n_subsets
-        Of how many examples, and how many subsets.
+        How many examples there are, and how many subsets to draw.
     share
         Which share of the examples a subset has.
     seed
-        Of the draws.
+        Same seed, same result. The subsets are drawn with it.
 
     Raises
     ------
@@ -60,10 +60,10 @@ def random_subsets(
     if not 0 < size < n_examples:
         raise OutOfRange(f"a share of {share} of {n_examples} examples is {size}: expected some, but not all")
     draw = np.random.default_rng(seed)
-    made = np.zeros((n_subsets, n_examples), dtype=bool)
-    for row in made:
+    subsets = np.zeros((n_subsets, n_examples), dtype=bool)
+    for row in subsets:
         row[draw.permutation(n_examples)[:size]] = True
-    return made
+    return subsets
 
 
 def retrained_outcomes(
@@ -86,7 +86,7 @@ def retrained_outcomes(
     queries, metric
         As for ``influence_functions``: by default the queries' log-likelihood is measured.
     checkpoint
-        A file that keeps what was measured; the same call with it goes on after an interruption.
+        A file that keeps what is done; the same call with it goes on after an interruption.
     progress
         Show a progress bar.
 
@@ -105,7 +105,7 @@ def retrained_outcomes(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> outcomes = retrained_outcomes(lambda kept: model, random_subsets(6, 2), ["the cat sat"])
+    >>> outcomes = retrained_outcomes(lambda subset: model, random_subsets(6, 2), ["the cat sat"])
     >>> outcomes.dims, bool(outcomes[0, 0] == outcomes[1, 0])
     (('variant', 'query'), True)
     """
@@ -130,19 +130,19 @@ def retrained_outcomes(
 def _measured(model: Model, queries: Any, metric: Metric | None) -> np.ndarray:
     asked = queries_of(model, queries)
     objective = query_objective(model, asked, metric, log_likelihood())
-    made = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked)]
-    return torch.cat(made).double().cpu().numpy()
+    values = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked)]
+    return torch.cat(values).double().cpu().numpy()
 
 
 @technique(
-    role="judgement", entry=("3.1.25",), citation="Ilyas et al. 2022, Park et al. 2023", cost="one training a subset"
+    role="judgement", entry=("3.1.25",), citation="Ilyas et al. 2022, Park et al. 2023", cost="one training per subset"
 )
 def linear_datamodeling_score(
     scores: xr.DataArray | Float[np.ndarray, "query example"],
     subsets: Bool[np.ndarray, "variant example"],
     outcomes: xr.DataArray | Float[np.ndarray, "variant query"],
 ) -> xr.DataArray:
-    """How well the sum of a subset's scores foresees what a model trained on that subset makes of a query.
+    """How well the sum of a subset's scores predicts what a model trained on that subset makes of a query.
 
     Parameters
     ----------
@@ -183,10 +183,10 @@ def linear_datamodeling_score(
     both = [rankdata(x, axis=0) - (len(seen) + 1) / 2 for x in (np.round(chosen @ tau.T, 12), seen)]
     sizes = np.sqrt((both[0] ** 2).sum(0) * (both[1] ** 2).sum(0))
     with np.errstate(invalid="ignore"):
-        made = np.where(sizes > 0, (both[0] * both[1]).sum(0) / sizes, np.nan)
-    known = made[~np.isnan(made)]
+        correlation = np.where(sizes > 0, (both[0] * both[1]).sum(0) / sizes, np.nan)
+    known = correlation[~np.isnan(correlation)]
     return labelled(
-        made,
+        correlation,
         ["query"],
         name="lds",
         technique=linear_datamodeling_score,

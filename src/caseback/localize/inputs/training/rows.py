@@ -1,4 +1,4 @@
-"""A corpus's gradients, one row an example: computed on the way, held in memory, or read from a store.
+"""A corpus's gradients, one row per example: computed on the way, held in memory, or read from a store.
 
 All that is done with them goes segment by segment (a segment is one matrix, or all of them mixed by a projection), so
 that whole gradients of a large model are never side by side.
@@ -20,8 +20,8 @@ from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.training.examples import (
     Batch,
+    CorpusCounts,
     Example,
-    Said,
     batches,
     examples_of,
 )
@@ -56,7 +56,7 @@ class Rows(Protocol):
 
     segments: list[slice]
     examples: list[Example]
-    said: Said
+    corpus_counts: CorpusCounts
 
     def __iter__(self) -> Iterator[Chunk]: ...
 
@@ -71,9 +71,9 @@ class Maker:
     Attributes
     ----------
     model, matrices, projector, objective
-        Of which matrices' gradients, shortened how, of what.
+        The model, its matrices, how their gradients are shortened, and what is differentiated.
     beside
-        Further numbers an example, functions of the logits.
+        Further numbers per example, functions of the logits.
     token_budget
         Tokens in one pass.
     """
@@ -86,9 +86,9 @@ class Maker:
     token_budget: int | None = None
 
     def chunk(self, batch: Batch) -> Chunk:
-        found, values, logits = factors(self.model, batch, self.matrices, self.objective)
+        gradients, values, logits = factors(self.model, batch, self.matrices, self.objective)
         beside = {name: fn(logits, batch).detach() for name, fn in self.beside.items()}
-        return Chunk(batch.numbers, self.projector.pieces(found), {"value": values, **beside})
+        return Chunk(batch.numbers, self.projector.pieces(gradients), {"value": values, **beside})
 
     def chunks(self, examples: Iterable[Example], *, first: int = 0) -> Iterator[Chunk]:
         for batch in batches(examples, self.model.device, token_budget=self.token_budget, first=first):
@@ -96,10 +96,10 @@ class Maker:
 
     def of_queries(self, queries: Sequence[Example], objective: Objective) -> Float[Tensor, "query k"]:
         """The queries' rows, of another objective."""
-        made = []
+        pieces = []
         for batch in in_turn(self.model, queries, self.token_budget):
-            made.append(joined(self.projector, factors(self.model, batch, self.matrices, objective)[0]))
-        return torch.cat(made)
+            pieces.append(joined(self.projector, factors(self.model, batch, self.matrices, objective)[0]))
+        return torch.cat(pieces)
 
 
 class Live:
@@ -109,12 +109,12 @@ class Live:
         self,
         maker: Maker,
         examples: Sequence[Example],
-        said: Said,
+        corpus_counts: CorpusCounts,
         *,
         progress: bool = False,
         what: str = "gradients",
     ):
-        self.maker, self.examples, self.said = maker, list(examples), said
+        self.maker, self.examples, self.corpus_counts = maker, list(examples), corpus_counts
         self.progress, self.what = progress, what
         self.segments = maker.projector.segments
 
@@ -129,11 +129,11 @@ class Kept:
     """Rows held in memory."""
 
     def __init__(self, rows: Rows):
-        self.segments, self.said = rows.segments, rows.said
+        self.segments, self.corpus_counts = rows.segments, rows.corpus_counts
         got = [(c.numbers, torch.cat([piece for _, piece in c.pieces], 1), c.beside) for c in rows]
         self.examples = rows.examples
         order = torch.tensor(list(chain.from_iterable(numbers for numbers, _, _ in got))).argsort()
-        whole = torch.cat([made for _, made, _ in got])
+        whole = torch.cat([block for _, block, _ in got])
         self.rows: Float[Tensor, "example k"] = whole[order.to(whole.device)]
         self.beside: dict[str, Tensor] = {
             name: (x := torch.cat([beside[name] for _, _, beside in got]))[order.to(x.device)] for name in got[0][2]
@@ -144,14 +144,14 @@ class Kept:
         yield Chunk(list(range(len(self.rows))), pieces, self.beside)
 
 
-def read_corpus(model: Model, corpus: Any, max_length: int | None) -> tuple[list[Example], Said]:
+def read_corpus(model: Model, corpus: Any, max_length: int | None) -> tuple[list[Example], CorpusCounts]:
     """All examples of a corpus, with a warning about lines that were split or left out."""
-    said = Said()
-    examples = list(examples_of(model, corpus, max_length=max_length, said=said))
-    said.warn()
+    corpus_counts = CorpusCounts()
+    examples = list(examples_of(model, corpus, max_length=max_length, corpus_counts=corpus_counts))
+    corpus_counts.warn()
     if not examples:
         raise TokensError("the corpus is empty: expected lines of at least 2 tokens")
-    return examples, said
+    return examples, corpus_counts
 
 
 def kept_if_small(rows: Live) -> Rows:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.localize.inputs.training.examples import Example, Said, text_of
+from caseback.localize.inputs.training.examples import CorpusCounts, Example, text_of
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -24,7 +24,7 @@ def example_scores(
     model: Model,
     queries: Sequence[Example],
     examples: Sequence[Example],
-    said: Said,
+    corpus_counts: CorpusCounts,
     *,
     technique: Callable[..., Any],
     name: str,
@@ -47,9 +47,9 @@ def example_scores(
         explained="log_likelihood of the query" if metric is None else metric.name,
         target=None if metric is None or metric.target is None else str(metric.target),
         foil=None if metric is None or metric.foil is None else str(metric.foil),
-        split_lines=said.split,
-        split_into=said.pieces,
-        lines_left_out=said.skipped,
+        split_lines=corpus_counts.split,
+        split_into=corpus_counts.pieces,
+        lines_left_out=corpus_counts.skipped,
         **attrs,
     )
 
@@ -103,9 +103,9 @@ def top_examples(scores: xr.DataArray, k: int = 10, *, end: str = "highest") -> 
     values = scores.values
     key = {"highest": -values, "lowest": values, "strongest": -np.abs(values)}[end]
     at = np.argsort(key, axis=1, kind="stable")[:, :k]
-    made = {name: (("query", "rank"), scores[name].values[at]) for name in ("line", "piece", "text")}
+    beside = {name: (("query", "rank"), scores[name].values[at]) for name in ("line", "piece", "text")}
     return xr.Dataset(
-        {"score": (("query", "rank"), np.take_along_axis(values, at, 1)), "example": (("query", "rank"), at), **made},
+        {"score": (("query", "rank"), np.take_along_axis(values, at, 1)), "example": (("query", "rank"), at), **beside},
         coords={"query_text": scores.query_text, "rank": np.arange(1, at.shape[1] + 1)},
         attrs=dict(scores.attrs),
     )

@@ -3,7 +3,7 @@
     L_t = alpha(c_t) L_{t-1} + beta(c_t),    alpha(c) = sum_{i in c} A_i,    beta(c) = sum_{i in c} B_i
 
 c_t is the batch of step t and L_t the query's loss after it. A and B are fitted by ridge regression, a query at a time;
-a run of other batches is then foretold from its first loss alone.
+a run of other batches is then predicted from its first loss alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def simfluence(
     n_examples
         How many examples there are.
     ridge
-        Weight of the factors' squares in the fit, which draws alpha towards 1 and beta towards 0.
+        Weight of the factors' squares in the fit, which draws alpha toward 1 and beta toward 0.
     kind
         ``"both"``; ``"multiplicative"`` fits alpha alone, ``"additive"`` beta alone (alpha is 1).
 
@@ -67,8 +67,8 @@ def simfluence(
     Examples
     --------
     >>> losses = np.array([[1.0], [0.5], [0.25], [0.225]])  # example 0 halves the loss, example 1 takes a tenth
-    >>> made = simfluence([[0], [0], [1]], losses, 2, kind="multiplicative")
-    >>> made.multiplicative.values.round(3).tolist()
+    >>> effects = simfluence([[0], [0], [1]], losses, 2, kind="multiplicative")
+    >>> effects.multiplicative.values.round(3).tolist()
     [[-0.5, -0.1]]
     """
     if kind not in KINDS:
@@ -81,20 +81,21 @@ def simfluence(
     before = np.concatenate([curve[:-1] for _, curve in runs])
     change = np.concatenate([np.diff(curve, axis=0) for _, curve in runs])
     n_query = before.shape[1]
-    made = np.zeros((2, n_query, n_examples))
+    factors = np.zeros((2, n_query, n_examples))
+    # L_t - L_{t-1} is linear in A and B, with L_{t-1} times membership and membership itself as columns
     for q in range(n_query):
         columns = {"multiplicative": member * before[:, q : q + 1], "additive": member}
         used = [name for name in columns if kind in ("both", name)]
         x = np.concatenate([columns[name] for name in used], axis=1)
         fitted = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ change[:, q])
         for name, part in zip(used, fitted.reshape(len(used), n_examples), strict=True):
-            made[list(columns).index(name), q] = part
+            factors[list(columns).index(name), q] = part
     return xr.Dataset(
         {
             name: labelled(
                 values, ["query", "example"], name=name, technique=simfluence, ridge=ridge, kind=kind, batch_size=size
             )
-            for name, values in zip(("multiplicative", "additive"), made, strict=True)
+            for name, values in zip(("multiplicative", "additive"), factors, strict=True)
         }
     )
 
@@ -102,7 +103,7 @@ def simfluence(
 def simulated(
     factors: xr.Dataset, batches: Sequence[Sequence[int]], start: Float[np.ndarray, " query"]
 ) -> Float[np.ndarray, "step query"]:
-    """Foretell the losses of a run: (step + 1, query), from the first ones and the batches.
+    """Predict the losses of a run: (step + 1, query), from the first ones and the batches.
 
     Parameters
     ----------
@@ -116,15 +117,15 @@ def simulated(
     Examples
     --------
     >>> losses = np.array([[1.0], [0.5], [0.25], [0.225]])
-    >>> made = simfluence([[0], [0], [1]], losses, 2, kind="multiplicative")
-    >>> simulated(made, [[1], [0]], np.array([2.0])).round(3).tolist()
+    >>> effects = simfluence([[0], [0], [1]], losses, 2, kind="multiplicative")
+    >>> simulated(effects, [[1], [0]], np.array([2.0])).round(3).tolist()
     [[2.0], [1.8], [0.9]]
     """
     a, b = factors.multiplicative.values, factors.additive.values
-    made = [np.asarray(start, dtype=float)]
+    losses = [np.asarray(start, dtype=float)]
     for member in _members(batches, a.shape[1]):
-        made.append(made[-1] * (1 + a @ member) + b @ member)
-    return np.array(made)
+        losses.append(losses[-1] * (1 + a @ member) + b @ member)
+    return np.array(losses)
 
 
 def _runs(batches: Any, losses: Any) -> list[tuple[Any, np.ndarray]]:
@@ -133,7 +134,7 @@ def _runs(batches: Any, losses: Any) -> list[tuple[Any, np.ndarray]]:
     pairs = [(batches, losses)] if one else list(zip(batches, losses, strict=False))
     if not pairs or (not one and len(batches) != len(losses)):
         raise CasebackError(f"batches of {len(batches)} runs and losses of {len(losses)}: expected as many, 1 at least")
-    made = []
+    runs = []
     for steps, curve in pairs:
         curve = np.asarray(curve, dtype=float)
         if curve.ndim != 2 or len(curve) != len(steps) + 1:
@@ -141,8 +142,8 @@ def _runs(batches: Any, losses: Any) -> list[tuple[Any, np.ndarray]]:
                 f"losses of shape {curve.shape} for {len(steps)} steps: expected (step + 1, query), the first before "
                 "any step"
             )
-        made.append((steps, curve))
-    return made
+        runs.append((steps, curve))
+    return runs
 
 
 def _batch_size(runs: Sequence[Any]) -> int:
@@ -152,12 +153,12 @@ def _batch_size(runs: Sequence[Any]) -> int:
     return sizes.pop()
 
 
-def _members(steps: Any, n_examples: int) -> Float[np.ndarray, "step example"]:
+def _members(steps: Sequence[Sequence[int]], n_examples: int) -> Float[np.ndarray, "step example"]:
     """How often each example is in each step's batch."""
-    made = np.zeros((len(steps), n_examples))
-    for row, batch in zip(made, steps, strict=True):
+    counts = np.zeros((len(steps), n_examples))
+    for row, batch in zip(counts, steps, strict=True):
         for number in batch:
             if not 0 <= number < n_examples:
                 raise OutOfRange(f"example {number} is out of range: there are {n_examples}")
             row[number] += 1
-    return made
+    return counts

@@ -4,7 +4,7 @@
     DataInf    (1/n) sum_i (lambda + g_i g_i^T)^-1 q                    the mean of inverses instead (3.1.27)
              = (1/lambda) (q - (1/n) sum_i (q . g_i) / (lambda + |g_i|^2) g_i)
 
-Both go segment by segment: C is block-diagonal, a block a segment. Where a block has more entries than there are
+Both go segment by segment: C is block-diagonal, a block per segment. Where a block has more entries than there are
 rows, the damped inverse is taken in the space of rows, (lambda + G^T G / n)^-1 = (1 - G^T (n lambda + G G^T)^-1 G) /
 lambda, which is the same. lambda is ``damping`` times the block's mean eigenvalue, (1/n) sum |g_i|^2 / k.
 """
@@ -23,7 +23,7 @@ from caseback.localize.inputs.training.rows import Rows
 
 
 def check_damping(damping: float, *, zero: bool = True) -> float:
-    """Refuse a damping that is no share of a mean eigenvalue."""
+    """Refuse a damping that is not a share of a mean eigenvalue."""
     if not (damping > 0 or (zero and damping == 0)) or damping == float("inf"):
         raise OutOfRange(f"damping is {damping}: expected a number {'of at least' if zero else 'above'} 0")
     return damping
@@ -43,7 +43,7 @@ def damped(
     damping
         lambda as a share of each block's mean eigenvalue; 0 for none.
     joint
-        One block of all entries instead of one a segment.
+        One block of all entries instead of one per segment.
 
     Raises
     ------
@@ -75,11 +75,11 @@ def damped(
                 place += piece.T @ piece
             else:
                 place[torch.tensor(chunk.numbers, device=q.device)] = piece
-    made = torch.empty_like(q)
+    solved = torch.empty_like(q)
     for segment, by_entry, block in zip(blocks, by_entries, held, strict=True):
         solve = _by_entries if by_entry else _by_rows
-        made[:, segment] = solve(block, q[:, segment], n, damping)
-    return made.to(queries)
+        solved[:, segment] = solve(block, q[:, segment], n, damping)
+    return solved.to(queries)
 
 
 def _by_entries(moment: Tensor, q: Tensor, n: int, damping: float) -> Tensor:
@@ -100,7 +100,7 @@ def _by_rows(g: Tensor, q: Tensor, n: int, damping: float) -> Tensor:
 def _positive(matrix: Tensor, right: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(matrix)
     diagonal = factor.diagonal()
-    # what rounding leaves of a zero pivot is no number to divide by
+    # what rounding leaves of a zero pivot must not be divided by
     if int(info) or bool(diagonal.min() <= 1e-7 * diagonal.max()):
         raise _singular(f"{len(matrix)} by {len(matrix)}")
     return torch.cholesky_solve(right, factor)
@@ -114,21 +114,21 @@ def _singular(what: str) -> CasebackError:
 
 
 def mean_of_inverses(rows: Rows, queries: Float[Tensor, "query k"], damping: float) -> Float[Tensor, "query k"]:
-    """DataInf's (1/n) sum_i (lambda + g_i g_i^T)^-1 q of every query, a block a segment."""
+    """DataInf's (1/n) sum_i (lambda + g_i g_i^T)^-1 q of every query, a block per segment."""
     check_damping(damping, zero=False)
     n, q = len(rows.examples), queries.double()
     lams = [damping * size / n for size in _mean_squares(rows, q)]
     if min(lams) <= 0:
         raise _singular("a block of zeros")
-    made = q.clone()
+    solved = q.clone()
     for chunk in rows:
         for lam, (segment, piece) in zip(lams, chunk.pieces, strict=True):
             g = piece.to(q)
             share = (q[:, segment] @ g.T) / (lam + g.square().sum(1))
-            made[:, segment] -= share @ g / n
+            solved[:, segment] -= share @ g / n
     for lam, segment in zip(lams, rows.segments, strict=True):
-        made[:, segment] /= lam
-    return made.to(queries)
+        solved[:, segment] /= lam
+    return solved.to(queries)
 
 
 def _mean_squares(rows: Rows, like: Tensor) -> Sequence[float]:

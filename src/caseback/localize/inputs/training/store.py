@@ -24,7 +24,7 @@ from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
-from caseback.localize.inputs.training.examples import Example, Said, digest, examples_of
+from caseback.localize.inputs.training.examples import CorpusCounts, Example, digest, examples_of
 from caseback.localize.inputs.training.projection import width
 from caseback.localize.inputs.training.rows import Chunk, Maker
 from caseback.model.running.model import Model
@@ -41,7 +41,7 @@ class GradientStore:
     folder
         Made where there is none.
     model
-        That the rows belong to.
+        The model that the rows belong to.
     setup
         What else makes a row, as JSON data: a store of another setup is refused.
 
@@ -72,13 +72,13 @@ class GradientStore:
     def _resume(self) -> None:
         path = self.folder / _INDEX
         try:
-            found = read_json(path)
-            theirs = found["format"], found["model"], found["setup"], found["shards"], found["complete"]
+            index = read_json(path)
+            theirs = index["format"], index["model"], index["setup"], index["shards"], index["complete"]
         except (LoadError, KeyError) as error:
-            raise LoadError(f"{str(path)!r} is no index of a gradient store: {error}") from error
+            raise LoadError(f"{str(path)!r} is not the index of a gradient store: {error}") from error
         if theirs[0] != FORMAT:
             raise LoadError(f"{str(path)!r} has format {theirs[0]}: expected {FORMAT}. Make the store again")
-        expect_whole(found, path)
+        expect_whole(index, path)
         if theirs[1] != self.index["model"]:
             raise LoadError(
                 f"the store {str(self.folder)!r} was made with other weights than those of {self.model.name!r}: its "
@@ -87,9 +87,11 @@ class GradientStore:
         setup = self.index["setup"]
         differ = sorted(key for key in setup.keys() | theirs[2].keys() if setup.get(key) != theirs[2].get(key))
         if differ:
-            said = "; ".join(f"{key} is {_short(theirs[2].get(key))}, not {_short(setup.get(key))}" for key in differ)
-            raise LoadError(f"the store {str(self.folder)!r} was made otherwise: {said}. Use another folder")
-        self.index = found
+            differences = "; ".join(
+                f"{key} is {_short(theirs[2].get(key))}, not {_short(setup.get(key))}" for key in differ
+            )
+            raise LoadError(f"the store {str(self.folder)!r} was made otherwise: {differences}. Use another folder")
+        self.index = index
 
     @property
     def complete(self) -> bool:
@@ -125,8 +127,8 @@ class GradientStore:
             if not self.complete:
                 raise LoadError(f"the store {str(self.folder)!r} is not complete: give the corpus, to go on with it")
             return Stored(self, maker)
-        said = Said()
-        stream = examples_of(maker.model, corpus, max_length=max_length, said=said)
+        corpus_counts = CorpusCounts()
+        stream = examples_of(maker.model, corpus, max_length=max_length, corpus_counts=corpus_counts)
         done = self._check(stream)
         size = torch.empty((), dtype=maker.model.dtype).element_size()
         window = limit("influence_window")
@@ -141,9 +143,9 @@ class GradientStore:
                 bar.update(len(shard))
         if not done:
             raise TokensError("the corpus is empty: expected lines of at least 2 tokens")
-        said.warn()
+        corpus_counts.warn()
         if not self.complete:
-            self.index["complete"], self.index["said"] = True, vars(said)
+            self.index["complete"], self.index["said"] = True, vars(corpus_counts)
             self.keep()
         return Stored(self, maker)
 
@@ -167,8 +169,8 @@ class GradientStore:
         held: dict[str, Tensor] = {}
         for chunk in maker.chunks(shard, first=first):
             at = torch.tensor(chunk.numbers) - first
-            made = {"rows": torch.cat([piece for _, piece in chunk.pieces], 1), **chunk.beside}
-            for name, values in made.items():
+            arrays = {"rows": torch.cat([piece for _, piece in chunk.pieces], 1), **chunk.beside}
+            for name, values in arrays.items():
                 place = held.setdefault(name, values.new_zeros(len(shard), *values.shape[1:], device="cpu"))
                 place[at] = values.cpu()
         self.index["beside"] = sorted(held.keys() - {"rows"})
@@ -185,13 +187,14 @@ class Stored:
 
     def __init__(self, store: GradientStore, maker: Maker):
         self.store, self.segments = store, maker.projector.segments
-        self.said = Said(**store.index["said"])
+        self.corpus_counts = CorpusCounts(**store.index["said"])
         self.examples: list[Example] = []
         for shard in store.index["shards"]:
-            ids, told = _read(store.folder / shard["file"], "ids", "told")
-            ids, told = ids.numpy(), told.numpy()
-            ends = np.cumsum(told[:, 0])
-            for (length, line, piece, begin), end in zip(told.tolist(), ends.tolist(), strict=True):
+            ids, places = _read(store.folder / shard["file"], "ids", "told")
+            ids, places = ids.numpy(), places.numpy()
+            # the examples' tokens stand one after another: their lengths say where each ends
+            ends = np.cumsum(places[:, 0])
+            for (length, line, piece, begin), end in zip(places.tolist(), ends.tolist(), strict=True):
                 self.examples.append(Example(tuple(ids[end - length : end].tolist()), line, piece, begin))
 
     def __iter__(self) -> Iterator[Chunk]:

@@ -17,11 +17,11 @@ import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.localize.inputs.training.examples import reusable
 from caseback.localize.inputs.training.matrices import DEFAULT_PARTS
 from caseback.localize.inputs.training.prepared import Options, each_checkpoint, prepare, rates_of
 from caseback.localize.inputs.training.projection import WHOLE, Projection
 from caseback.localize.inputs.training.rows import dots
-from caseback.localize.inputs.training.scores import example_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -33,7 +33,7 @@ KINDS = ("cosine", "dot")
     role="training-data attribution",
     entry=("3.1.26",),
     citation="Pruthi et al. 2020",
-    cost="checkpoints x (forward + backward) an example",
+    cost="checkpoints x (forward + backward) per example",
 )
 def tracin(
     model: Model,
@@ -56,18 +56,18 @@ def tracin(
     Parameters
     ----------
     model
-        The trained model.
+        The model.
     queries, corpus, metric
         As for ``influence_functions``.
     checkpoints
         Folders, hub ids or models, in the order of training; the model alone by default.
     rates
-        Learning rates: one, or one a checkpoint; 1 by default. Where a checkpoint stands for several steps, give the
+        Learning rates: one, or one per checkpoint; 1 by default. Where a checkpoint stands for several steps, give the
         sum of theirs.
     projection
         How gradients are shortened; whole by default, so that the dot products are exact.
     parts, reduction, max_length, store, token_budget, progress
-        As for ``influence_functions``; a store has one folder a checkpoint.
+        As for ``influence_functions``; a store has one folder per checkpoint.
 
     Returns
     -------
@@ -91,8 +91,7 @@ def tracin(
     2
     """
     given = rates_of(rates, 1 if checkpoints is None else len(checkpoints))
-    if checkpoints is not None and corpus is not None and iter(corpus) is corpus:
-        corpus = list(corpus)
+    corpus = corpus if checkpoints is None else reusable(corpus)
     options = Options(parts, projection, reduction, max_length, store, token_budget, progress)
     total, ready = None, None
     for rate, (one, folder) in zip(given, each_checkpoint(model, checkpoints, store), strict=True):
@@ -100,18 +99,15 @@ def tracin(
         scores = rate * dots(ready.rows, ready.query_rows)[0]
         total = scores if total is None else total + scores.to(total)
     assert ready is not None and total is not None
-    return example_scores(
+    return ready.labelled(
         total,
         model,
-        ready.queries,
-        ready.rows.examples,
-        ready.rows.said,
+        options,
         technique=tracin,
         name="tracin",
         metric=metric,
         checkpoints=len(given),
         rates=given,
-        **ready.told(model, options),
     )
 
 
@@ -119,7 +115,7 @@ def tracin(
     role="training-data attribution",
     entry=("3.1.26",),
     citation="Charpiat et al. 2019",
-    cost="(forward + backward) an example",
+    cost="(forward + backward) per example",
 )
 def gradient_similarity(
     model: Model,
@@ -172,15 +168,12 @@ def gradient_similarity(
         sizes = ready.query_rows.norm(dim=1)[:, None] * squares.sqrt()
         # a gradient of nothing is like no other
         scores = torch.where(sizes > 0, scores / sizes, 0.0)
-    return example_scores(
+    return ready.labelled(
         scores,
         model,
-        ready.queries,
-        ready.rows.examples,
-        ready.rows.said,
+        options,
         technique=gradient_similarity,
         name=f"gradient_{kind}",
         metric=metric,
         kind=kind,
-        **ready.told(model, options),
     )

@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import OutOfRange
+from caseback.localize.inputs.training.examples import reusable
 from caseback.localize.inputs.training.matrices import DEFAULT_PARTS
 from caseback.localize.inputs.training.prepared import Options, each_checkpoint, prepare
 from caseback.localize.inputs.training.projection import Projection
 from caseback.localize.inputs.training.rows import dots
-from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.solving import check_damping, damped
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
@@ -37,7 +37,7 @@ SKETCH = Projection("sparse", 4096)
     role="training-data attribution",
     entry=("3.1.25",),
     citation="Park et al. 2023, Choe et al. 2024",
-    cost="checkpoints x (forward + backward) an example",
+    cost="checkpoints x (forward + backward) per example",
 )
 def trak(
     model: Model,
@@ -61,7 +61,7 @@ def trak(
     Parameters
     ----------
     model
-        The trained model.
+        The model.
     queries, corpus, metric
         As for ``influence_functions``. Without a metric the queries' own margin is explained, as in the paper.
     checkpoints
@@ -76,7 +76,7 @@ def trak(
     keep
         Soft-threshold each query's scores so that so many stay; all by default.
     parts, reduction, max_length, store, token_budget, progress
-        As for ``influence_functions``; a store has one folder a checkpoint.
+        As for ``influence_functions``; a store has one folder per checkpoint.
 
     Returns
     -------
@@ -102,8 +102,7 @@ def trak(
     check_damping(damping)
     if keep is not None and keep < 1:
         raise OutOfRange(f"keep is {keep}: expected at least 1")
-    if checkpoints is not None and corpus is not None and iter(corpus) is corpus:
-        corpus = list(corpus)
+    corpus = corpus if checkpoints is None else reusable(corpus)
     options = Options(parts, projection, reduction, max_length, store, token_budget, progress)
     kernels, missed, ready = [], [], None
     for number, (one, folder) in enumerate(each_checkpoint(model, checkpoints, store)):
@@ -118,24 +117,21 @@ def trak(
     assert ready is not None
     scores = torch.stack(kernels).mean(0) * torch.stack(missed).mean(0)
     scores = scores if keep is None else soft_threshold(scores, keep)
-    return example_scores(
+    return ready.labelled(
         scores,
         model,
-        ready.queries,
-        ready.rows.examples,
-        ready.rows.said,
+        replace(options, projection=projection),
         technique=trak,
         name="trak",
         metric=metric,
         damping=damping,
         checkpoints=len(kernels),
         kept=keep,
-        **ready.told(model, replace(options, projection=projection)),
     )
 
 
 def soft_threshold(scores: Float[Tensor, "query example"], keep: int) -> Float[Tensor, "query example"]:
-    """Shrink a query's scores towards 0 by the size of the first that is not kept.
+    """Shrink a query's scores toward 0 by the size of the first that is not kept.
 
     Examples
     --------

@@ -10,12 +10,11 @@ questions. By default sizes are compared, since some methods have no sign.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
@@ -27,7 +26,9 @@ TOP_SHARE = 0.25
 
 
 @technique(role="judgement", entry=("3.1.28",), citation="Krishna et al. 2024, Atanasova et al. 2020", cost="none")
-def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = True, special: Any = None) -> xr.Dataset:
+def agreement(
+    scores: xr.DataArray, *, k: int | None = None, absolute: bool = True, special: ArrayLike | None = None
+) -> xr.Dataset:
     """How far methods put the same tokens first, every pair of them.
 
     Parameters
@@ -63,8 +64,8 @@ def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = Tr
     >>> from caseback.localize.inputs import attribute
     >>> model = cb.load("meadow")
     >>> both = attribute(model, "the cat and the dog", cb.logit(" cat"), ["gradient_norm", "gradient_x_input"])
-    >>> found = agreement(both)
-    >>> float(found.spearman.sel(attribution="gradient_norm", attribution_to="gradient_norm")[0])
+    >>> pairs = agreement(both)
+    >>> float(pairs.spearman.sel(attribution="gradient_norm", attribution_to="gradient_norm")[0])
     1.0
     """
     dims = getattr(scores, "dims", type(scores).__name__)
@@ -83,8 +84,10 @@ def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = Tr
             raise CasebackError(f"special of shape {tuple(left_out.shape)}, expected (batch, pos) {tuple(there.shape)}")
         there &= ~left_out
     n_methods, n_batch, _ = values.shape
-    found = {name: torch.full((n_methods, n_methods, n_batch), torch.nan) for name in ("kendall", "spearman", "top_k")}
-    found = {name: made.double() for name, made in found.items()}
+    measures = {
+        name: torch.full((n_methods, n_methods, n_batch), torch.nan, dtype=torch.float64)
+        for name in ("kendall", "spearman", "top_k")
+    }
     counts, tops = [], []
     for b in range(n_batch):
         mine = values[:, b, there[b]]
@@ -94,18 +97,19 @@ def agreement(scores: xr.DataArray, *, k: int | None = None, absolute: bool = Tr
         counts.append(n)
         tops.append(top)
         if n:
-            found["kendall"][:, :, b] = kendall(mine)
-            found["spearman"][:, :, b] = _correlation(ranked(mine))
-            found["top_k"][:, :, b] = overlap(mine, top)
+            measures["kendall"][:, :, b] = kendall(mine)
+            measures["spearman"][:, :, b] = _correlation(ranked(mine))
+            measures["top_k"][:, :, b] = overlap(mine, top)
     names = scores["attribution"].values if "attribution" in scores.coords else [str(i) for i in range(n_methods)]
     coords = {"attribution": names, "attribution_to": names}
     dims = ("attribution", "attribution_to", "batch")
-    made = {
-        name: labelled(x, dims, coords, name=name, technique=agreement, absolute=absolute) for name, x in found.items()
+    arrays = {
+        name: labelled(x, dims, coords, name=name, technique=agreement, absolute=absolute)
+        for name, x in measures.items()
     }
     for name, numbers in {"k": tops, "chance": [t / max(1, n) for t, n in zip(tops, counts, strict=True)]}.items():
-        made[name] = labelled(numbers, ["batch"], name=name, technique=agreement, absolute=absolute)
-    return xr.Dataset(made, attrs=made["k"].attrs)
+        arrays[name] = labelled(numbers, ["batch"], name=name, technique=agreement, absolute=absolute)
+    return xr.Dataset(arrays, attrs=arrays["k"].attrs)
 
 
 def kendall(values: Float[Tensor, "attribution n"]) -> Float[Tensor, "attribution attribution"]:

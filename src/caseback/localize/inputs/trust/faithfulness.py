@@ -30,6 +30,7 @@ from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 ERASER = (0.01, 0.05, 0.1, 0.2, 0.5)
 """The shares of tokens at which ERASER measures."""
@@ -41,12 +42,12 @@ _COST = "2 x tokens (or shares) x methods edited runs, those alike run once"
 @technique(role="judgement", entry=("3.1.28",), citation="Samek et al. 2017, Petsiuk et al. 2018", cost=_COST)
 def removal_curves(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     scores: xr.DataArray | Float[Tensor, "*attribution batch pos"],
     *,
     shares: Sequence[float] | None = None,
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     features: Given = "token",
     special: bool = False,
     progress: bool = False,
@@ -58,9 +59,9 @@ def removal_curves(
     model
         The model.
     tokens
-        The prompts that were attributed.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The same that were attributed.
     metric
-        What is measured; usually the metric that was attributed.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Usually the one that was attributed.
     scores
         (batch, pos) or (attribution, batch, pos), as any input attribution or ``attribute`` returns them. Ties keep
         the prompt's order.
@@ -113,30 +114,30 @@ def removal_curves(
         out = (torch.tensor(sorted(shares)).double() * count[:, None] - 1e-9).ceil().clamp_min(0).long()
     there = out <= count[:, None]
     measure = Measured(model, tokens, metric, instead_of(model, tokens, baseline))
-    kept = {"deletion": rank[:, :, None] >= out[:, :, None], "insertion": rank[:, :, None] < out[:, :, None]}
+    masks = {"deletion": rank[:, :, None] >= out[:, :, None], "insertion": rank[:, :, None] < out[:, :, None]}
     whole = (units.of < 0)[:, None] | ~there[:, :, None]
-    asked = {name: measure.ask(keep | whole) for name, keep in kept.items()}
+    asked = {name: measure.ask(keep | whole) for name, keep in masks.items()}
     values, clean = measure.values(progress)
     share = torch.where(there, out.double() / count[:, None], torch.nan)
-    made: dict[str, Any] = {"value": (("batch",), clean.numpy())}
+    variables: dict[str, Any] = {"value": (("batch",), clean.numpy())}
     dims = ("attribution", "batch", "k")
     for name, index in asked.items():
         curve = values[index, torch.arange(len(tokens))[:, None]].masked_fill(~there, torch.nan)
-        made[name] = (dims, curve.numpy())
-        made[f"{name}_area"] = (dims[:2], _area(curve, share.expand_as(curve)).numpy())
-    said = {"baseline": told(baseline), "metric": metric.name, "shares": None if shares is None else sorted(shares)}
-    return dataset(removal_curves, model, scores, made, out, share, said)
+        variables[name] = (dims, curve.numpy())
+        variables[f"{name}_area"] = (dims[:2], _area(curve, share.expand_as(curve)).numpy())
+    attrs = {"baseline": told(baseline), "metric": metric.name, "shares": None if shares is None else sorted(shares)}
+    return dataset(removal_curves, model, scores, variables, out, share, attrs)
 
 
 @technique(role="judgement", entry=("3.1.28",), citation=CITATION, cost=_COST)
 def faithfulness(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     scores: xr.DataArray | Float[Tensor, "*attribution batch pos"],
     *,
     shares: Sequence[float] | None = None,
-    baseline: Any = "mean",
+    baseline: str | int | Tensor = "mean",
     features: Given = "token",
     special: bool = False,
     chance: int = 8,
@@ -147,7 +148,13 @@ def faithfulness(
 
     Parameters
     ----------
-    model, tokens, metric, scores, baseline, features, special, progress
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The same that were attributed.
+    metric
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Usually the one that was attributed.
+    scores, baseline, features, special
         As for ``removal_curves``.
     shares
         Shares of a prompt's units; all counts by default. ``faithfulness.ERASER`` are those of its paper, made for
@@ -155,7 +162,9 @@ def faithfulness(
     chance
         How many random orders are averaged; 0 for none.
     seed
-        Of the random orders.
+        Same seed, same result. The random orders are drawn with it.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -177,8 +186,8 @@ def faithfulness(
     >>> model, metric = cb.load("meadow"), cb.logit_diff(" Mary", " John")
     >>> prompt = "When Mary and John went to the store, John gave a drink to"
     >>> scores = attribute(model, prompt, metric, ["integrated_gradients"])
-    >>> found = faithfulness(model, prompt, metric, scores)
-    >>> bool(found.aopc_comprehensiveness[0, 0] > found.chance_comprehensiveness[0])
+    >>> curves = faithfulness(model, prompt, metric, scores)
+    >>> bool(curves.aopc_comprehensiveness[0, 0] > curves.chance_comprehensiveness[0])
     True
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
@@ -187,7 +196,7 @@ def faithfulness(
     given = as_several(scores)
     both = xr.DataArray(given.numpy(), dims=["attribution", "batch", last_dim(scores)])
     if chance:
-        # random scores depend on the place alone, so that no prompt's chance depends on its neighbours
+        # random scores depend on the place alone, so that no prompt's chance depends on its neighbors
         drawn = np.stack([np.random.default_rng((seed, i)).random(given.shape[-1]) for i in range(chance)])
         drawn = np.broadcast_to(drawn[:, None], (chance, *given.shape[1:]))
         both = xr.DataArray(np.concatenate([given.numpy(), drawn]), dims=both.dims)
@@ -203,18 +212,18 @@ def faithfulness(
         progress=progress,
     )
     whole = {"comprehensiveness": curves.value - curves.deletion, "sufficiency": curves.value - curves.insertion}
-    made: dict[str, Any] = {"value": (("batch",), curves.value.values)}
-    for name, found in whole.items():
-        at = torch.from_numpy(found.transpose("attribution", "batch", "k").values)
+    variables: dict[str, Any] = {"value": (("batch",), curves.value.values)}
+    for name, loss in whole.items():
+        at = torch.from_numpy(loss.transpose("attribution", "batch", "k").values)
         mean = _aopc(at, torch.from_numpy(curves.units.values))
-        made[name] = (("attribution", "batch", "k"), at[: len(given)].numpy())
-        made[f"aopc_{name}"] = (("attribution", "batch"), mean[: len(given)].numpy())
+        variables[name] = (("attribution", "batch", "k"), at[: len(given)].numpy())
+        variables[f"aopc_{name}"] = (("attribution", "batch"), mean[: len(given)].numpy())
         if chance:
-            made[f"chance_{name}"] = (("batch",), mean[len(given) :].mean(0).numpy())
-            made[f"chance_{name}_sd"] = (("batch",), mean[len(given) :].std(0, correction=0).numpy())
-    said = {key: curves.attrs.get(key) for key in ("baseline", "metric", "shares")} | {"chance": chance, "seed": seed}
+            variables[f"chance_{name}"] = (("batch",), mean[len(given) :].mean(0).numpy())
+            variables[f"chance_{name}_sd"] = (("batch",), mean[len(given) :].std(0, correction=0).numpy())
+    attrs = {key: curves.attrs.get(key) for key in ("baseline", "metric", "shares")} | {"chance": chance, "seed": seed}
     units, share = torch.from_numpy(curves.units.values), torch.from_numpy(curves.share.values)
-    return dataset(faithfulness, model, scores, made, units, share, said)
+    return dataset(faithfulness, model, scores, variables, units, share, attrs)
 
 
 def _area(

@@ -1,7 +1,7 @@
 """Does an attribution find the token that the answer is known to come from? (PRIMER 3.1.28; Bastings et al. 2022)
 
-On models whose insides were written, not trained, the source of an answer is no matter of opinion: the value that was
-stored under a key, the word that followed last time, a trigger that alone decides. An attribution is asked for the
+On models whose insides were written, not trained, the source of an answer is not a matter of opinion: the value that
+was stored under a key, the word that followed last time, a trigger that alone decides. An attribution is asked for the
 answer against a wrong one, and must put a source above every other token; a tie is a miss.
 """
 
@@ -17,7 +17,7 @@ import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.progress import progress_bar
-from caseback.localize.inputs.methods import Methods, methods_named, options_told, scores_of
+from caseback.localize.inputs.methods import Methods, checked_options, methods_named, scores_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, logit_diff
@@ -43,7 +43,7 @@ def source_first(scores: xr.DataArray, sources: Sequence[Collection[int]], *, ab
     xr.Dataset
         ``first``, (attribution if given, batch): 1 where a source scores strictly more than every other token, else 0.
         ``precision``: of the tokens that score highest, as many as there are sources, the share that are sources;
-        a token that ties with one behind the cut counts only if it is no source.
+        a token that ties with one behind the cut counts only if it is not a source.
 
     Raises
     ------
@@ -63,7 +63,9 @@ def source_first(scores: xr.DataArray, sources: Sequence[Collection[int]], *, ab
     values = np.array(scores.transpose(*dims).values, dtype=float).reshape(-1, *scores.transpose(*dims).shape[-2:])
     values = np.abs(values) if absolute else values
     if len(sources) != values.shape[1]:
-        raise CasebackError(f"sources of {len(sources)} prompts for scores of {values.shape[1]}: give one set a prompt")
+        raise CasebackError(
+            f"sources of {len(sources)} prompts for scores of {values.shape[1]}: give one set per prompt"
+        )
     first, precision = np.zeros(values.shape[:2]), np.zeros(values.shape[:2])
     for b, mine in enumerate(sources):
         row = values[:, b][:, ~np.isnan(values[:, b]).any(0)]
@@ -81,11 +83,11 @@ def source_first(scores: xr.DataArray, sources: Sequence[Collection[int]], *, ab
         precision[:, b] = is_source[order[:, : len(known)]].mean(-1)
     coords = {} if single or "attribution" not in scores.coords else {"attribution": scores["attribution"].values}
     shown = ["batch"] if single else ["attribution", "batch"]
-    made = {
+    arrays = {
         name: labelled(x[0] if single else x, shown, coords, name=name, technique=source_first, absolute=absolute)
         for name, x in (("first", first), ("precision", precision))
     }
-    return xr.Dataset(made, attrs=made["first"].attrs)
+    return xr.Dataset(arrays, attrs=arrays["first"].attrs)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def known_prompts(name: str, n: int = 32, seed: int = 0) -> Known:
     role="judgement",
     entry=("3.1.28",),
     citation="Bastings et al. 2022",
-    cost="n x organisms attributions a method, of 8 tokens",
+    cost="n x organisms attributions per method, of 8 tokens",
 )
 def known_source_test(
     methods: Methods = "all",
@@ -196,11 +198,11 @@ def known_source_test(
     n
         Prompts of each.
     options
-        Of each method by its name.
+        Each method's options, by its name.
     absolute
         Compare sizes instead of signed scores.
     seed
-        Of the prompts.
+        Same seed, same result. The prompts are drawn with it.
     progress
         Show a progress bar.
 
@@ -217,32 +219,32 @@ def known_source_test(
 
     Examples
     --------
-    >>> found = known_source_test(["gradient_norm", "integrated_gradients"], organisms=["shortcut"], n=4)
-    >>> found.first.dims
+    >>> means = known_source_test(["gradient_norm", "integrated_gradients"], organisms=["shortcut"], n=4)
+    >>> means.first.dims
     ('attribution', 'variant')
     """
     named = methods_named(methods)
-    told = options_told(named, options)
+    own_options = checked_options(named, options)
     wanted = [organisms] if isinstance(organisms, str) else list(organisms)
-    made = {name: np.full((len(named), len(wanted)), np.nan) for name in ("first", "precision")}
+    means = {name: np.full((len(named), len(wanted)), np.nan) for name in ("first", "precision")}
     refused: dict[str, dict[str, str]] = {}
     with progress_bar(total=len(wanted) * len(named), show=progress, what="judge", unit="method") as bar:
         for o, which in enumerate(wanted):
             known = known_prompts(which, n, seed)
             for m, (name, method) in enumerate(named.items()):
                 try:
-                    scores = scores_of(name, method, known.model, known.tokens, known.metric, told[name])
+                    scores = scores_of(name, method, known.model, known.tokens, known.metric, own_options[name])
                 except CasebackError as error:
                     refused.setdefault(name, {})[which] = str(error)
                 else:
-                    found = source_first(scores, known.sources, absolute=absolute)
-                    for key, values in made.items():
-                        values[m, o] = float(found[key].mean())
+                    judged = source_first(scores, known.sources, absolute=absolute)
+                    for key, values in means.items():
+                        values[m, o] = float(judged[key].mean())
                 bar.update()
     coords = {"attribution": list(named), "variant": wanted}
-    said = {"n": n, "seed": seed, "absolute": absolute, "refused": refused or None}
+    attrs = {"n": n, "seed": seed, "absolute": absolute, "refused": refused or None}
     results = {
-        name: labelled(x, ["attribution", "variant"], coords, name=name, technique=known_source_test, **said)
-        for name, x in made.items()
+        name: labelled(x, ["attribution", "variant"], coords, name=name, technique=known_source_test, **attrs)
+        for name, x in means.items()
     }
     return xr.Dataset(results, attrs=results["first"].attrs)

@@ -1,12 +1,12 @@
-"""Does an attribution depend on what the model has learnt? (PRIMER 3.1.28; Adebayo et al. 2018)
+"""Does an attribution depend on what the model has learned? (PRIMER 3.1.28; Adebayo et al. 2018)
 
-    cascading    randomise from the top down: unembedding, + last layer, + the layer before ..., + embedding
-    independent  randomise one of these at a time, the others as they were
+    cascading    randomize from the top down: unembedding, + last layer, + the layer before ..., + embedding
+    independent  randomize one of these at a time, the others as they were
 
 After each stage the attribution is made anew, of the same metric, and compared with that of the model as it is. One
-that stays the same when nothing that was learnt is left explains the prompt, or the architecture, and not the model.
+that stays the same when nothing that was learned is left explains the prompt, or the architecture, and not the model.
 Each parameter is drawn anew with its own mean and standard deviation, so that the scale of the computation is kept and
-only what was learnt is lost. All of it happens on a copy.
+only what was learned is lost. All of it happens on a copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.progress import progress_bar
-from caseback.localize.inputs.methods import Methods, methods_named, options_told, scores_of
+from caseback.localize.inputs.methods import Methods, checked_options, methods_named, scores_of
 from caseback.localize.inputs.trust.agreement import agreement
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.prompts.per_token import expect_metric
@@ -32,6 +32,7 @@ from caseback.model.results import labelled
 from caseback.model.running.load import load
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 ORDERS = ("cascading", "independent")
 DRAWS = ("normal", "shuffle")
@@ -43,7 +44,7 @@ SIMILARITIES = ("spearman", "kendall", "top_k")
 )
 def randomisation_test(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     methods: Methods,
     *,
@@ -56,16 +57,18 @@ def randomisation_test(
     seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Randomise the model's parameters and see whether attributions change.
+    """Randomize the model's parameters and see whether attributions change.
 
     Parameters
     ----------
     model
-        The model; it is copied, and the copy is what is randomised.
+        The model. It is copied, and the copy is what is randomized.
     tokens
-        Prompts, the more the better: with few tokens ranks are alike by chance.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The more the better: with few tokens, ranks are
+        alike by chance.
     metric
-        What is attributed, the same at every stage: name its target, since a randomised model would choose another.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is the same at every stage: name its
+        target, since a randomized model would choose another.
     methods
         As for ``attribute``.
     order
@@ -78,12 +81,12 @@ def randomisation_test(
     absolute
         Compare sizes; the paper shows both.
     limit
-        A method whose similarity, averaged over the prompts, is still at least this when all is randomised is
+        A method whose similarity, averaged over the prompts, is still at least this when all is randomized is
         flagged.
     options
-        Of each method by its name, as for ``attribute``.
+        Each method's options by its name, as for ``attribute``.
     seed
-        Of the draws.
+        Same seed, same result. The parameters are drawn with it.
     progress
         Show a progress bar.
 
@@ -108,8 +111,8 @@ def randomisation_test(
     --------
     >>> import caseback as cb
     >>> model, prompt = cb.load("meadow"), "When Mary and John went to the store, John gave a drink to"
-    >>> found = randomisation_test(model, prompt, cb.logit_diff(" Mary", " John"), "gradient_x_input")
-    >>> found.variant.values[[0, 1, -1]].tolist(), bool(found.flagged[0])
+    >>> stages = randomisation_test(model, prompt, cb.logit_diff(" Mary", " John"), "gradient_x_input")
+    >>> stages.variant.values[[0, 1, -1]].tolist(), bool(stages.flagged[0])
     (['original', 'unembed', 'embed'], False)
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
@@ -123,24 +126,24 @@ def randomisation_test(
     if not -1 <= limit <= 1:
         raise OutOfRange(f"limit is {limit}: expected a similarity, from -1 to 1")
     named = methods_named(methods)
-    told = options_told(named, options)
+    own_options = checked_options(named, options)
 
     def attributed(on: Model) -> np.ndarray:
-        return np.stack([scores_of(n, m, on, tokens, metric, told[n]).values for n, m in named.items()])
+        return np.stack([scores_of(n, m, on, tokens, metric, own_options[n]).values for n, m in named.items()])
 
     base = attributed(model)
-    made, names = [base], ["original"]
-    with randomised(model, order=order, draw=draw, seed=seed) as stages:
+    attributions, names = [base], ["original"]
+    with randomized(model, order=order, draw=draw, seed=seed) as stages:
         total = model.n_layers + 2
-        for name, on in progress_bar(stages, total=total, show=progress, what="randomise", unit="stage"):
+        for name, on in progress_bar(stages, total=total, show=progress, what="randomize", unit="stage"):
             names.append(name)
-            made.append(attributed(on))
-    alike = np.stack([_alike(base, now, similarity, absolute) for now in made], axis=1)
+            attributions.append(attributed(on))
+    alike = np.stack([_alike(base, now, similarity, absolute) for now in attributions], axis=1)
     size = np.nanmax(np.abs(base), axis=-1)
-    change = np.stack([_share(np.nanmax(np.abs(now - base), axis=-1), size) for now in made], axis=1)
+    change = np.stack([_share(np.nanmax(np.abs(now - base), axis=-1), size) for now in attributions], axis=1)
     flagged = _flagged(alike[:, 1:], change[:, 1:], limit, order)
     coords = {"attribution": list(named), "variant": names}
-    said = {
+    attrs = {
         "order": order,
         "draw": draw,
         "compared_by": similarity,
@@ -150,7 +153,7 @@ def randomisation_test(
         "metric": metric.name,
     }
     arrays = {"similarity": alike, "change": change, "flagged": flagged}
-    found = {
+    variables = {
         name: labelled(
             x,
             ["attribution", "variant", "batch"][: x.ndim],
@@ -158,11 +161,11 @@ def randomisation_test(
             name=name,
             technique=randomisation_test,
             model=model,
-            **said,
+            **attrs,
         )
         for name, x in arrays.items()
     }
-    return xr.Dataset(found, attrs=found["similarity"].attrs)
+    return xr.Dataset(variables, attrs=variables["similarity"].attrs)
 
 
 def _alike(a: np.ndarray, b: np.ndarray, similarity: str, absolute: bool) -> np.ndarray:
@@ -189,8 +192,8 @@ def _flagged(alike: np.ndarray, change: np.ndarray, limit: float, order: str) ->
 
 
 @contextmanager
-def randomised(model: Model, *, order: str, draw: str, seed: int) -> Iterator[Iterator[tuple[str, Model]]]:
-    """The stages of a randomisation as models, one after the other; each is good until the next is asked for.
+def randomized(model: Model, *, order: str, draw: str, seed: int) -> Iterator[Iterator[tuple[str, Model]]]:
+    """The stages of a randomization as models, one after the other; each is good until the next is asked for.
 
     Parameters
     ----------
@@ -201,12 +204,12 @@ def randomised(model: Model, *, order: str, draw: str, seed: int) -> Iterator[It
 
     Yields
     ------
-    An iterator of a stage's name and the randomised model.
+    An iterator of a stage's name and the randomized model.
 
     Examples
     --------
     >>> import caseback as cb
-    >>> with randomised(cb.load("meadow"), order="independent", draw="shuffle", seed=0) as stages:
+    >>> with randomized(cb.load("meadow"), order="independent", draw="shuffle", seed=0) as stages:
     ...     names = [name for name, _ in stages]
     >>> names[0], names[-1]
     ('unembed', 'embed')
@@ -219,15 +222,15 @@ def randomised(model: Model, *, order: str, draw: str, seed: int) -> Iterator[It
 
     def stages() -> Iterator[tuple[str, Model]]:
         for index, (name, parameters) in enumerate(_stages(fresh.anatomy)):
-            kept = [p.detach().clone() for p in parameters] if order == "independent" else None
+            originals = [p.detach().clone() for p in parameters] if order == "independent" else None
             generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
             with torch.no_grad():
                 for parameter in parameters:
                     parameter.copy_(_drawn(parameter, draw, generator))
             yield name, fresh
-            if kept is not None:
+            if originals is not None:
                 with torch.no_grad():
-                    for parameter, was in zip(parameters, kept, strict=True):
+                    for parameter, was in zip(parameters, originals, strict=True):
                         parameter.copy_(was)
 
     try:

@@ -5,7 +5,7 @@ Prompts of which some tokens are kept are the variants of one sweep; those that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ def of_units(scores: xr.DataArray | Tensor, units: Units) -> Float[Tensor, "attr
     Raises
     ------
     CasebackError
-        For scores of other prompts or features, or that are no finite numbers where they are needed.
+        For scores of other prompts or features, or that are not finite where they are needed.
     """
     given = as_several(scores)
     by_feature = last_dim(scores) == "feature"
@@ -71,7 +71,7 @@ def of_units(scores: xr.DataArray | Tensor, units: Units) -> Float[Tensor, "attr
         )
     needed = units.free if by_feature else units.of >= 0
     if not bool(given[:, needed].isfinite().all()):
-        raise CasebackError("scores that are no finite numbers at tokens of the prompt: they cannot be ranked")
+        raise CasebackError("scores that are not finite at tokens of the prompt: they cannot be ranked")
     given = torch.where(needed, given, 0.0)
     if by_feature:
         return given
@@ -126,6 +126,7 @@ class Measured:
         return torch.tensor([self._row(mask, draw) for mask in keep])[:, None].expand(-1, len(self.tokens))
 
     def _row(self, keep: Tensor, draw: tuple[int, int] | None) -> int:
+        # by content: methods that keep the same tokens share a run
         key = (keep.contiguous().numpy().tobytes(), draw)
         if key not in self.known:
             self.known[key] = len(self.variants)
@@ -140,20 +141,19 @@ class Measured:
 
 
 def dataset(
-    function: Any,
+    function: Callable[..., Any],
     model: Model,
     scores: xr.DataArray | Tensor,
     variables: Mapping[str, tuple[Sequence[str], Any]],
     units: Tensor | None,
     share: Tensor | None,
-    said: dict[str, Any],
+    attrs: dict[str, Any],
 ) -> xr.Dataset:
     """Variables, (dims, values), as labelled arrays, without the dimension for attributions where none was given."""
     many = scores.ndim == 3
     named = scores.coords.get("attribution") if isinstance(scores, xr.DataArray) else None
-    made = {}
-    for name, found in variables.items():
-        dims, values = found
+    arrays = {}
+    for name, (dims, values) in variables.items():
         coords: dict[str, Any] = {}
         if "attribution" in dims and not many:
             dims, values = dims[1:], values[0]
@@ -161,6 +161,6 @@ def dataset(
             coords["attribution"] = named.values
         if "k" in dims and units is not None and share is not None:
             coords |= {"units": (("batch", "k"), units.numpy()), "share": (("batch", "k"), share.numpy())}
-        made[name] = labelled(values, dims, coords, name=name, technique=function, model=model, **said)
-    first = next(iter(made.values()))
-    return xr.Dataset(made, attrs=first.attrs)
+        arrays[name] = labelled(values, dims, coords, name=name, technique=function, model=model, **attrs)
+    first = next(iter(arrays.values()))
+    return xr.Dataset(arrays, attrs=first.attrs)

@@ -22,6 +22,7 @@ from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(
@@ -29,13 +30,13 @@ from caseback.model.running.model import Model
 )
 def soft_faithfulness(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     metric: Metric,
     scores: xr.DataArray | Float[Tensor, "*attribution batch pos"],
     *,
     samples: int = 16,
     seed: int = 0,
-    baseline: Any = "zero",
+    baseline: str | int | Tensor = "zero",
     features: Given = "token",
     special: bool = False,
     progress: bool = False,
@@ -48,14 +49,22 @@ def soft_faithfulness(
 
     Parameters
     ----------
-    model, tokens, metric, scores, features, special, progress
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. The same that were attributed.
+    metric
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. Usually the one that was attributed.
+    scores, features, special
         As for ``removal_curves``.
     samples
         Draws that are averaged (the paper takes one). All methods and prompts meet the same random numbers.
     seed
-        Of the draws.
+        Same seed, same result. The masks are drawn with it.
     baseline
         What a lost dimension becomes, as in ``integrated_gradients``; the paper's 0.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -75,8 +84,8 @@ def soft_faithfulness(
     >>> import caseback as cb
     >>> from caseback.localize.inputs import gradient_norm
     >>> model, metric = cb.load("meadow"), cb.logit(" dog")
-    >>> found = soft_faithfulness(model, "the cat and the", metric, gradient_norm(model, "the cat and the", metric))
-    >>> found.comprehensiveness.dims
+    >>> result = soft_faithfulness(model, "the cat and the", metric, gradient_norm(model, "the cat and the", metric))
+    >>> result.comprehensiveness.dims
     ('batch',)
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
@@ -95,11 +104,11 @@ def soft_faithfulness(
     for name, keep in (("comprehensiveness", torch.where(free, 1 - share, 1.0)), ("sufficiency", share)):
         asked[name] = torch.stack([measure.ask_soft(keep, (seed, i)) for i in range(samples)])
     values, clean = measure.values(progress)
-    made: dict[str, Any] = {"value": (("batch",), clean.numpy())}
+    variables: dict[str, Any] = {"value": (("batch",), clean.numpy())}
     for name, index in asked.items():
         lost = clean - values[index, torch.arange(len(tokens))]
-        made[name] = (("attribution", "batch"), lost.mean(0).numpy())
+        variables[name] = (("attribution", "batch"), lost.mean(0).numpy())
         error = lost.std(0) / samples**0.5 if samples > 1 else torch.full_like(lost[0], torch.nan)
-        made[f"{name}_error"] = (("attribution", "batch"), error.numpy())
-    said = {"baseline": told(baseline), "metric": metric.name, "samples": samples, "seed": seed}
-    return dataset(soft_faithfulness, model, scores, made, None, None, said)
+        variables[f"{name}_error"] = (("attribution", "batch"), error.numpy())
+    attrs = {"baseline": told(baseline), "metric": metric.name, "samples": samples, "seed": seed}
+    return dataset(soft_faithfulness, model, scores, variables, None, None, attrs)
