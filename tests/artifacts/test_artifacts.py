@@ -125,7 +125,9 @@ def test_a_lens_of_an_earlier_version_is_read(tmp_path):
     save_lens(made, tmp_path / "a")
     with safe_open(tmp_path / "a", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        told = {k: v for k, v in file.metadata().items() if k not in ("digests", "sealed", "caseback_version", "checks")}
+        told = {
+            k: v for k, v in file.metadata().items() if k not in ("digests", "sealed", "caseback_version", "checks")
+        }
     assert told.keys() == {"format", "kind", "rows", "n_layers", "ahead", "fingerprint", "made"}
     save_file(tensors, tmp_path / "b", told)
     assert torch.equal(load_lens(tmp_path / "b", shelf.model("gpt2")).weight, made.weight)
