@@ -18,7 +18,7 @@ import xarray as xr
 
 from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
 from caseback.localize.inputs.generation import METRICS, attribute_generation
-from caseback.localize.inputs.methods import Methods, attribute, methods_named, checked_options
+from caseback.localize.inputs.methods import Methods, attribute, checked_options, methods_named
 from caseback.model.prompts.granularity import features_of
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
