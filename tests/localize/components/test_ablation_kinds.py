@@ -57,7 +57,7 @@ def test_templates_that_do_not_fit_are_refused():
     for given, told in (
         ({"groups": ["a"]}, "1 labels in groups for 4 prompts"),
         ({**over, "over_groups": ["b"]}, "no reference prompt has the label 'a': they have 'b'"),
-        ({**over, "over_groups": ["a"], "per_position": True}, "position 5, and no reference prompt labelled 'a'"),
+        ({**over, "over_groups": ["a"], "per_position": True}, "position 5, and no reference prompt labeled 'a'"),
         (over, "need groups=, and over_groups="),
     ):
         with pytest.raises(TokensError, match=told):

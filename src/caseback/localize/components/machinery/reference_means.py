@@ -67,7 +67,7 @@ def mean_run(
     if bool(past.any()):
         i = int(past.int().argmax())
         raise TokensError(
-            f"prompt {int(example[i])} has a position {int(token[i])}, and no reference prompt labelled "
+            f"prompt {int(example[i])} has a position {int(token[i])}, and no reference prompt labeled "
             f"{groups[int(example[i])]!r} is that long: give longer ones, or average over positions too"
         )
     acts = {}

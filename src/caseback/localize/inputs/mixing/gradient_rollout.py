@@ -43,7 +43,7 @@ def gradient_attention_maps(
     metric
         What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     relevance
-        R, (batch, layer, head, query, key) as ``attention_maps(..., heads="each")`` is labelled; attention itself
+        R, (batch, layer, head, query, key) as ``attention_maps(..., heads="each")`` is labeled; attention itself
         unless given.
 
     Returns

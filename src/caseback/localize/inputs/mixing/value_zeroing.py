@@ -11,12 +11,12 @@ half as many token-layers as positions^2, in a sweep's packed passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
@@ -62,7 +62,7 @@ def changed_outputs(
     edit: Callable[[int, slice], Edit],
     distance: Callable[[Tensor, Tensor], Tensor],
     token_budget: int,
-    bar: tqdm | None = None,
+    bar: Any = None,
 ) -> Float[Tensor, "batch query key"]:
     """How far each position's output of one layer moves under an edit of each position alone.
 

@@ -1,4 +1,4 @@
-"""Scores of training examples for queries: labelled, and the strongest of them."""
+"""Scores of training examples for queries: labeled, and the strongest of them."""
 
 from __future__ import annotations
 

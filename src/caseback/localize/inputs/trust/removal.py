@@ -149,7 +149,7 @@ def dataset(
     share: Tensor | None,
     attrs: dict[str, Any],
 ) -> xr.Dataset:
-    """Variables, (dims, values), as labelled arrays, without the dimension for attributions where none was given."""
+    """Variables, (dims, values), as labeled arrays, without the dimension for attributions where none was given."""
     many = scores.ndim == 3
     named = scores.coords.get("attribution") if isinstance(scores, xr.DataArray) else None
     arrays = {}
