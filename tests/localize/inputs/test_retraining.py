@@ -1,6 +1,7 @@
 """The linear datamodelling score: its formula, and a small organism whose retraining influence foresees."""
 
 import importlib.util
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,34 @@ def test_3_1_25_is_the_rank_correlation_of_sums_and_outcomes():
         linear_datamodeling_score(scores, subsets[:, 1:], outcomes)
     with pytest.raises(CasebackError, match="at least 3"):
         linear_datamodeling_score(scores, subsets[:2], outcomes[:2])
+
+
+def in_fractions(scores, subsets, outcomes):
+    """Spearman's correlation of exact sums and outcomes, one query at a time."""
+    found = []
+    for row, seen in zip(scores, outcomes.T, strict=True):
+        sums = [
+            sum((Fraction(x) for x, inside in zip(row, subset, strict=True) if inside), Fraction(0))
+            for subset in subsets
+        ]
+        found.append(spearmanr([sorted(set(sums)).index(x) for x in sums], seen).statistic)
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-13, 1e-30, 1e-300, 1e12, 1e300])
+@pytest.mark.parametrize("ties", [False, True])
+def test_3_1_25_a_rank_statistic_has_no_scale(scale, ties):
+    random = np.random.default_rng(0)
+    # tenths have no exact binary form, so that sums which are equal in them differ by rounding
+    scores = random.integers(-5, 6, (4, 12)) / 10 if ties else random.normal(size=(4, 12))
+    subsets, outcomes = random_subsets(12, 30, seed=1), random.normal(size=(30, 4))
+    exact = in_fractions((scores * 10).round() if ties else scores, subsets, outcomes)
+    assert np.allclose(linear_datamodeling_score(scores * scale, subsets, outcomes), exact, rtol=0, atol=1e-12)
+    small = np.concatenate([scores, scores * 1e-9], 1) * scale  # examples that hardly count do not count as ties
+    both = np.concatenate([subsets, random_subsets(12, 30, seed=2)], 1)
+    if not ties:
+        expected = in_fractions(small / scale, both, outcomes)
+        assert np.allclose(linear_datamodeling_score(small, both, outcomes), expected, rtol=0, atol=1e-12)
 
 
 def test_subsets_are_random_halves():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
 from caseback.errors import CasebackError, OutOfRange
@@ -134,6 +134,22 @@ def _measured(model: Model, queries: Any, metric: Metric | None) -> np.ndarray:
     return torch.cat(values).double().cpu().numpy()
 
 
+def _places(chosen: Float[np.ndarray, "variant example"], tau: np.ndarray) -> Int[np.ndarray, "variant query"]:
+    """Where each subset's sum stands among those of its query; sums that differ by rounding alone stand together.
+
+    A sum of n numbers is off by n eps sum |tau| at most, so the same holds at any scale of the scores.
+    """
+    tau = tau.astype(float)
+    largest = np.abs(tau).max(1, keepdims=True)
+    unit = tau / np.where(largest > 0, largest, 1)  # so that no sum is too large or too small
+    sums = chosen @ unit.T
+    order = np.argsort(sums, axis=0)
+    gaps = np.diff(np.take_along_axis(sums, order, 0), axis=0)
+    apart = gaps > tau.shape[1] * np.finfo(float).eps * np.abs(unit).sum(1)
+    places = np.concatenate([np.zeros_like(apart[:1], int), np.cumsum(apart, 0)])
+    return np.take_along_axis(places, np.argsort(order, axis=0), 0)
+
+
 @technique(
     role="judgement", entry=("3.1.25",), citation="Ilyas et al. 2022, Park et al. 2023", cost="one training per subset"
 )
@@ -156,8 +172,8 @@ def linear_datamodeling_score(
     Returns
     -------
     xr.DataArray
-        (query), Spearman's rank correlation; NaN where all sums or all outcomes are equal. Attributes ``mean`` and
-        ``standard_error`` over queries.
+        (query), Spearman's rank correlation, the same at any scale of the scores; NaN where all sums or all outcomes
+        are equal. Attributes ``mean`` and ``standard_error`` over queries.
 
     Raises
     ------
@@ -180,7 +196,7 @@ def linear_datamodeling_score(
         )
     if len(seen) < 3:
         raise CasebackError(f"{len(seen)} subsets: a rank correlation needs at least 3")
-    both = [rankdata(x, axis=0) - (len(seen) + 1) / 2 for x in (np.round(chosen @ tau.T, 12), seen)]
+    both = [rankdata(x, axis=0) - (len(seen) + 1) / 2 for x in (_places(chosen, tau), seen)]
     sizes = np.sqrt((both[0] ** 2).sum(0) * (both[1] ** 2).sum(0))
     with np.errstate(invalid="ignore"):
         correlation = np.where(sizes > 0, (both[0] * both[1]).sum(0) / sizes, np.nan)
