@@ -115,7 +115,7 @@ def test_evaluate_prints_a_table(capsys, one_behaviour):
         "folder": organisms.path("meadow"),
         "count": 5,
         "seed": 4,
-        "kinds": list(evaluate.BEHAVIOURS),
+        "kinds": list(evaluate.BEHAVIORS),
     }
 
 
