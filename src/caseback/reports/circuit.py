@@ -253,7 +253,7 @@ def _curve(name: str, curve: xr.Dataset) -> dict[str, Any]:
 def _other(model: Model, tokens: Tokens, counterfactual: PromptsLike) -> list[dict[str, str]]:
     theirs = model.tokens(counterfactual)
     if len(theirs) != 1 or len(theirs.text[0]) != len(tokens.text[0]):
-        raise CasebackError("the example's counterfactual must be one prompt with as many tokens")
+        raise CasebackError("the example's counterfactual must be one prompt of as many tokens")
     return [{"text": text} for text in theirs.text[0]]
 
 
