@@ -133,7 +133,7 @@ def site_relevance(
             foil=_told(metric.foil),
             metric_value=value.tolist(),
             rules=name,
-            **{f"{step}_rule": choice for step, choice in rules.told().items()},
+            **{f"{step}_rule": choice for step, choice in rules.as_attrs().items()},
         )
     return xr.Dataset(found)
 
