@@ -90,7 +90,7 @@ def test_bad_input_ends_with_one_line_and_status_2(capsys, assets, small, tmp_pa
         ("hi", "--model", "./no/such/model"): "there is no model folder",
         ("hi", "--model", str(tmp_path)): "has no config.json",
         ("hi", "--model", broken(assets, tmp_path / "a", "weights")): "cannot load",
-        ("hi", "--model", broken(assets, tmp_path / "b", "config")): "is no causal language model",
+        ("hi", "--model", broken(assets, tmp_path / "b", "config")): "is not a causal language model",
         ("hi", "--model", broken(assets, tmp_path / "c", "nothing")): "no weights that are safe to load",
         ("hi", "--model", small, "--target", " crocodile"): "is 9 tokens, not one",
         ("hi", "--model", small, "--target", " a", "--foil", " a"): "choose two tokens",

@@ -46,7 +46,7 @@ def explain(
             if prompt is None
             else "both a prompt and --ids given: expected one of them"
         )
-    wanted = prompt if ids is None else _ids(ids)
+    wanted = _ids(ids or "") if prompt is None else prompt
     if prompt is not None and not prompt.strip():
         raise CasebackError(f"the prompt is empty ({prompt!r}): expected some text")
     if html is not None and not html.parent.is_dir():

@@ -97,9 +97,9 @@ def evaluate(
         _evaluate_addition(folder, as_json, write)
         return
     with quiet():
-        from caseback.organisms.evaluate import BEHAVIOURS, as_rows, scores
+        from caseback.organisms.evaluate import BEHAVIORS, as_rows, scores
 
-        found = scores(folder, count, seed, _tracked(BEHAVIOURS))
+        found = scores(folder, count, seed, _tracked(BEHAVIORS))
         if write:
             from caseback.organisms.card import write_card
 

@@ -1,14 +1,14 @@
 """Metrics: one differentiable number per prompt, from its logits or from any site.
 
     logit = f_t      logit_diff = f_t - f_o      prob = softmax(f)_t      log_prob = log softmax(f)_t
-    prob_diff = sum of p over targets less that over foils
+    prob_diff = sum of p over targets - sum of p over foils
     kl = KL(reference || model)                  loss = -mean_i log p(t_{i+1} | t_<=i)
     answer_log_prob = sum_i log p(a_i | prompt, a_<i)
     activation = x_u, or x . d, of a neuron, a feature, a head's score, what a probe reads
 
-A metric says which positions and which vocabulary entries it needs, so that a sweep forms only those logits; of a site
-it needs nothing behind it, and a sweep stops there.
-Targets are token ids or text of exactly one token, one for the whole batch or one a prompt.
+A metric says which positions and which vocabulary entries it needs, so that a sweep forms only those logits. A metric
+of a site needs nothing behind that site, and a sweep stops there.
+Targets are token ids or text of exactly one token, one for the whole batch or one per prompt.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Position = int | Tensor
 class Bound:
     """A metric with its targets as ids and its position as columns of one batch.
 
-    Its ``value`` is of logits, or of what a site holds where there is one.
+    Its ``value`` is computed from logits or, if there is a ``site``, from what that site holds.
 
     Attributes
     ----------
@@ -49,8 +49,8 @@ class Bound:
     site
         The site that is read in place of the logits, if one is.
     value
-        From logits (row, k or vocab), or (row, pos, vocab) where all positions are read, and the prompt of each row
-        to one number a row.
+        From logits (row, k or vocab), or (row, pos, vocab) where all positions are read, and the prompt of each row,
+        to one number per row.
     """
 
     columns: Int[Tensor, " batch"] | None
@@ -98,16 +98,16 @@ class Metric:
     pos: Position | None = -1
     tokenizer: Any = field(default=None, repr=False)
     reads: tuple[str | tuple[str, int], ...] = ()
-    """What a run must have read for it, to pass on as ``read=``: the site that is measured; nothing of logits."""
+    """What a run must have read for it, to pass on as ``read=``: the site that is measured; empty for logits."""
     compared_with: Tensor | None = field(default=None, repr=False)
-    """A direction or reference logits, which tell it from another metric of its name."""
+    """A direction or reference logits, which distinguish it from another metric of the same name."""
 
     def __call__(self, run: Run) -> Float[Tensor, " batch"]:
         """The metric on a run, one number per prompt."""
         return self.on(run.tokens, run.anatomy).of_run(run)
 
     def fingerprint_parts(self) -> dict[str, Any]:
-        """What is measured, for ``jobs.fingerprint``: a function by its code, not by what it holds (a counter)."""
+        """What is measured, for ``jobs.fingerprint``: a function counts by its code, not by its state (a counter)."""
         return {
             "name": self.name,
             "target": self.target,
@@ -126,7 +126,7 @@ class Metric:
         tokens
             The whole batch.
         rows
-            Which of its prompts the metric will meet; as a tensor they may come in any order, and several times.
+            Which of its prompts the metric will be called on; a tensor may give them in any order, and several times.
         """
 
         def bind(part: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
@@ -169,7 +169,7 @@ def expect_logits(metric: Metric, what: str) -> None:
 def target_ids(
     target: Target, tokens: Tokens, tokenizer: Any, d_vocab: int, what: str = "target"
 ) -> Int[Tensor, " batch"]:
-    """One token id a prompt.
+    """One token id per prompt.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def target_ids(
         target = target.tolist()
     many = [target] * len(tokens) if isinstance(target, str | int) else list(target)
     if len(many) != len(tokens):
-        raise TargetError(f"{len(many)} {what}s for {len(tokens)} prompts: give one, or one a prompt")
+        raise TargetError(f"{len(many)} {what}s for {len(tokens)} prompts: give one, or one per prompt")
     ids = [one_token(tokenizer, t, d_vocab, what) for t in many]
     return torch.tensor(ids, device=tokens.ids.device)
 
@@ -199,7 +199,7 @@ def logit(target: Target, *, pos: Position = -1) -> Metric:
     Parameters
     ----------
     target
-        A token's id or text, or one a prompt.
+        A token's id or text, or one per prompt.
     pos
         The position whose next-token prediction is read; the last by default.
     """
@@ -212,12 +212,12 @@ def logit(target: Target, *, pos: Position = -1) -> Metric:
 
 
 def logit_diff(target: Target, foil: Target, *, pos: Position = -1) -> Metric:
-    """The target's logit less the foil's (PRIMER 3.2.5).
+    """The target's logit minus the foil's (PRIMER 3.2.5).
 
     Parameters
     ----------
     target, foil
-        A token's id or text, or one a prompt.
+        A token's id or text, or one per prompt.
     pos
         The position whose next-token prediction is read; the last by default.
     """
@@ -254,7 +254,7 @@ def activation(
     unit
         The neuron, feature or dimension; at ``scores`` and ``pattern`` the key, as a position of the prompt.
     direction
-        In place of a unit: what its dot product with the activation is.
+        In place of a unit: its dot product with the activation is measured.
     pos
         The position, the query at ``scores`` and ``pattern``; the last by default.
 
@@ -312,7 +312,7 @@ def _of_head(x: Tensor, head: int | None, site: str) -> Tensor:
             raise TargetError(f"{site!r} has no heads: leave out head={head}")
         return x
     if head is None or not -x.shape[1] <= head < x.shape[1]:
-        raise TargetError(f"head {head} is no head of {site!r}: there are {x.shape[1]}, 0 to {x.shape[1] - 1}")
+        raise TargetError(f"head {head} is not a head of {site!r}: there are {x.shape[1]}, 0 to {x.shape[1] - 1}")
     return x[:, head]
 
 
@@ -415,14 +415,14 @@ Several = str | int | Sequence[str | int] | Sequence[Sequence[str | int]]
 
 
 def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
-    """Probability of any target less that of any foil (PRIMER 3.2.13).
+    """Probability of any target minus that of any foil (PRIMER 3.2.13).
 
-    Greater-than, for one, counts every later year against every earlier one (5.4.5).
+    The greater-than task counts every later year against every earlier one with it (5.4.5).
 
     Parameters
     ----------
     target, foil
-        Tokens as ids or text: one, several that count together for every prompt, or one list a prompt.
+        Tokens as ids or text: one, several that count together for every prompt, or one list per prompt.
     pos
         The position whose next-token prediction is read; the last by default.
 
@@ -440,7 +440,7 @@ def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
 
         def value(x: Tensor, rows: Tensor) -> Tensor:
             p = _wide(x).softmax(-1)
-            # an entry of -1 fills up shorter sets
+            # Shorter sets are filled up with -1.
             mine = (listed.to(x.device)[rows] for listed in ids)
             gained, lost = (torch.where(i >= 0, p.gather(-1, i.clamp_min(0)), 0.0).sum(-1) for i in mine)
             return gained - lost
@@ -451,12 +451,12 @@ def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
 
 
 def _sets(given: Several, tokens: Tokens, tokenizer: Any, d_vocab: int, what: str) -> Int[Tensor, "batch k"]:
-    """One set of token ids a prompt, filled up with -1."""
+    """One set of token ids per prompt, filled up with -1."""
     listed: list[Any] = [given] if isinstance(given, str | int) else list(given)
     if all(isinstance(one, str | int) for one in listed):
         listed = [listed] * len(tokens)
     if len(listed) != len(tokens):
-        raise TargetError(f"{len(listed)} sets of {what}s for {len(tokens)} prompts: give one, or one a prompt")
+        raise TargetError(f"{len(listed)} sets of {what}s for {len(tokens)} prompts: give one, or one per prompt")
     known: dict[Any, int] = {}
     for word in (word for words in listed for word in words):
         known[word] = known[word] if word in known else one_token(tokenizer, word, d_vocab, what)
@@ -473,7 +473,8 @@ def kl(reference: Run | Float[Tensor, "batch pos vocab"], *, pos: Position = -1)
     Parameters
     ----------
     reference
-        A run, or logits (batch, pos, vocab); its own last position is compared where ``pos`` is counted from the end.
+        A run, or logits (batch, pos, vocab). Where ``pos`` counts from the end, it is the end of the reference's own
+        prompts.
     """
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
@@ -521,11 +522,11 @@ def function(fn: Callable[[Tensor], Tensor], *, pos: Position | None = -1, name:
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         def value(x: Tensor, rows: Tensor) -> Tensor:
-            made = fn(x)
-            if not isinstance(made, Tensor) or made.shape != x.shape[:1]:
-                shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-                raise TargetError(f"the metric's function returned {shape}, expected one number a row {(len(x),)}")
-            return made
+            values = fn(x)
+            if not isinstance(values, Tensor) or values.shape != x.shape[:1]:
+                shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise TargetError(f"the metric's function returned {shape}, expected one number per row {(len(x),)}")
+            return values
 
         return Bound(None if pos is None else _last(pos, tokens), None, value)
 

@@ -2,8 +2,12 @@
 
 A ``Session`` says what to do at a site (edit, then record). ``wired`` puts the hooks that the session's sites need on
 the model's modules for as long as the context lasts, and takes them off whatever happens. Sites inside attention come
-through the attention function (``attention``); ``head_out`` and the per-head inputs are computed from their
-neighbours, since no module holds them.
+through the attention function (``attention``); ``head_out`` and the per-head inputs are computed from the sites next to
+them, since no module holds them.
+
+A hook that changes nothing hands back the very tensor that came in, so that reading leaves every bit of the forward
+pass as it is. With gradients, what is recorded must lie on the path of the computation: a tensor recorded beside the
+path would have no gradient.
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ def wired(session: Session, layers: Sequence[int] | None = None, *, attention: b
     """Bring the session's sites under its ``touch`` while the context lasts.
 
     ``layers`` limits the wiring to some layers and leaves out the ends of the model (a sweep calls layers itself).
-    Without ``attention`` who calls sees to the sites inside it.
+    Without ``attention`` the caller takes care of the sites inside it.
     """
     anatomy, hooks = session.anatomy, _Hooks()
     names = {s.layer for s in (*session.reads, *session.edits) if not s.is_module}
@@ -84,9 +88,9 @@ def wired(session: Session, layers: Sequence[int] | None = None, *, attention: b
             and layers is None
             and any(_inside_attention(anatomy, s) for s in (*session.reads, *session.edits))
         ):
-            stack.enter_context(
-                attending(anatomy, session.attend, peek=session.beside and not _inside_changes(session))
-            )
+            # An older family's own attention runs unless something inside it changes: ours differs in the last bits.
+            peek = session.beside and not _inside_changes(session)
+            stack.enter_context(attending(anatomy, session.attend, peek=peek))
         yield session
 
 
@@ -96,7 +100,7 @@ def _inside_changes(session: Session) -> bool:
 
 
 def _inside_attention(anatomy: Anatomy, site: Site) -> bool:
-    """Whether the site comes through the attention function; z does where something hides it from W_O."""
+    """Whether the site comes through the attention function, as z does where a gate or norm stands before W_O."""
     site = site.base
     return site.name in INSIDE_ATTENTION or (site.name == "z" and anatomy.head_site == "head_out")
 
@@ -105,6 +109,7 @@ def _wire_module(session: Session, site: Site, hooks: _Hooks) -> None:
     """A module's input or output, named by its path."""
 
     def at_module(x: Tensor) -> Tensor:
+        # Some modules (routers, experts) see batch and position as one dimension, which is as good.
         if x.shape[:-1] != session.lead and x.numel() != session.lead[0] * session.lead[1] * x.shape[-1]:
             raise SiteAbsent(
                 f"{site} has shape {tuple(x.shape)}: expected one vector per token, {(*session.lead, '...')}"
@@ -119,6 +124,7 @@ def _wire_ends(anatomy: Anatomy, session: Session, hooks: _Hooks) -> None:
     embed, pos, final = Site("embed"), Site("pos_embed"), Site("final_norm")
     scale = anatomy.embed_scale
 
+    # The parameters are frozen, so the graph starts here: without this leaf nothing would have a gradient.
     def at_embed(x: Tensor) -> Tensor:
         if session.grad:
             x = x.detach().requires_grad_()
@@ -126,10 +132,11 @@ def _wire_ends(anatomy: Anatomy, session: Session, hooks: _Hooks) -> None:
 
     def at_pos(x: Tensor) -> Tensor:
         x = x.detach().requires_grad_() if session.grad else x
+        # GPT-2 looks positions up once for the whole batch: an edit needs a row for each prompt.
         return session.touch(pos, x.view(-1, *x.shape[-2:]).expand(*session.lead, -1))
 
     start = anatomy.embed_norm or anatomy.embed_project or anatomy.embed
-    # One norm may stand at both ends of the model (nanochat): its calls are then theirs in turn.
+    # One norm may serve both ends of the model (nanochat): of its calls one is the embedding's, the next the end's.
     turn = _every_other if start is anatomy.final_norm else lambda fn, _: fn
     if session.wants(embed) or session.grad:
         hooks.on_output(start, turn(at_embed, 0))
@@ -145,7 +152,7 @@ def _wire_ends(anatomy: Anatomy, session: Session, hooks: _Hooks) -> None:
 
 
 def _every_other(fn: Callable[[Tensor], Tensor], first: int) -> Callable[[Tensor], Tensor]:
-    """A hook that acts at every second call, beginning with the call of that number."""
+    """A hook that acts at every second call, from call number ``first`` on (counted from 0)."""
     calls = count()
     return lambda x: fn(x) if next(calls) % 2 == first else x
 
@@ -161,11 +168,11 @@ def _looking(session: Session, site: Site, fn: Callable[[Tensor], Tensor]) -> Ca
 
 
 def _scaled(session: Session, site: Site, x: Tensor, factor: float) -> Tensor:
-    """Touch ``factor * x``, which is what reaches the stream, and hand back what the model multiplies itself."""
+    """Touch ``factor * x``, which is what reaches the stream; return what the model itself will multiply by factor."""
     written = x if factor == 1.0 else x * factor
     new = session.touch(site, written.view(*session.lead, x.shape[-1]))
     if not session.changes(site):
-        return x
+        return x  # multiplying and dividing by the factor would not give the same bits
     return new.view_as(x) if factor == 1.0 else new.view_as(x) / factor
 
 
@@ -183,6 +190,7 @@ def _wire_layer(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> N
 
         def at_mlp_out(x: Tensor) -> Tensor:
             new = _scaled(session, site("mlp_out"), x, session.anatomy.residual_scale)
+            # Falcon adds to this tensor in place, which would change what was recorded.
             return new.clone() if overwritten else new
 
         if p.mlp_beside is None:
@@ -194,7 +202,7 @@ def _wire_layer(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> N
 
 
 def _on_sum(hooks: _Hooks, first: nn.Module, second: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
-    """A hook on the sum of two modules' outputs: the second, called last, takes up what fn changes of it."""
+    """A hook on the sum of two modules' outputs. The layer adds them, so the second's output takes the change."""
     seen: dict[str, Tensor] = {}
 
     def at_first(x: Tensor) -> Tensor:
@@ -211,16 +219,25 @@ def _on_sum(hooks: _Hooks, first: nn.Module, second: nn.Module, fn: Callable[[Te
 
 
 def _read(session: Session, site: Site, x: Tensor) -> Tensor:
-    """Touch a branch's view of a tensor that others use too: with gradients the view is a tensor of its own."""
+    """Touch what one branch reads of a tensor that others read too.
+
+    The stream goes to a branch and past it. A gradient at the branch's input is that of the branch alone, so with
+    gradients it is recorded as a view, a node of its own in the graph: the stream's own would add up both ways.
+    """
     if session.grad and site in session.reads:
         x = x.view_as(x)
     return session.touch(site, x.view(*session.lead, *x.shape[-1:])).view_as(x)
 
 
 def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
+    """The stream that enters the layer, what attention reads of it, its norm, and the heads' own inputs.
+
+    ``attn_in`` is the stream as attention reads it. It passes through the norm's input, except where attention has no
+    norm or shares one with the MLP: then it must be touched at attention's own input, where the MLP is not reached.
+    """
     pre, attn_in, normed, scale = (Site(n, index) for n in ("resid_pre", "attn_in", "attn_norm", "attn_norm.scale"))
     per_head = [name for name in _FROM_STREAM if session.wants(Site(name, index))]
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}  # the stream as attention reads it now, for the heads' own inputs
 
     def at_layer(x: Tensor) -> Tensor:
         if session.wants(pre):
@@ -241,6 +258,8 @@ def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: _H
             if p.attn_norm is None:
                 x = seen["stream"] = _read(session, attn_in, x)
             else:
+                # The shared norm has run on the unedited stream, for both: attention gets its own output of it. The
+                # call is to ``forward``, since the module's hooks must not run a second time.
                 stream = seen["stream"] = _read(session, attn_in, seen["stream"])
                 x = p.attn_norm.forward(stream) if session.changes(attn_in) else x
         elif p.attn_norm is None:
@@ -263,16 +282,21 @@ def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: _H
 def _per_head_input(
     p: LayerParts, site: Site, projection: Projection, session: Session, seen: dict[str, Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """Let each head read a stream of its own: what changed is projected again, into that head's output rows only."""
+    """Let each head read a stream of its own: what changed is projected again, into that head's output rows only.
+
+    The model has one projection of one stream for all heads, so the hook is on the projection's output. Heads and
+    tokens whose stream is not edited keep the output that the model itself computed, to the bit.
+    """
 
     def hook(out: Tensor) -> Tensor:
         stream, n_heads = seen["stream"], len(projection.rows)
-        each = stream.view(*session.lead, 1, -1).expand(-1, -1, n_heads, -1)
+        each = stream.view(*session.lead, 1, -1).expand(-1, -1, n_heads, -1)  # every head is shown the one stream
         new = session.touch(site, each)
         if new is not each:
             out = project_again(out, each, new)
         if session.grad and site in session.reads:
-            # What is recorded must stay as it is; OLMo clamps what it gets in place.
+            # ``Run.grad`` starts from the projection's output and pulls back by hand, so that is what is recorded. It
+            # must stay as it is, and OLMo clamps what it gets in place.
             session.raw[site] = out
             out = out.clone()
         return out
@@ -281,16 +305,16 @@ def _per_head_input(
         heads = sorted({h for _, e in session.edits[site] for h in _as_list(e.head, len(projection.rows))})
         some = slice(None) if len(heads) == len(projection.rows) else heads
         read = new[..., some, :]
-        changed = (read - each[..., some, :]).abs().amax(-1, keepdim=True) != 0
+        changed = (read - each[..., some, :]).abs().amax(-1, keepdim=True) != 0  # (batch, pos, head, 1)
         read = read if p.attn_norm is None else p.attn_norm.forward(read)
-        made = torch.einsum("bphd,hde->bphe", read, projection.weight()[some])
+        projected = torch.einsum("bphd,hde->bphe", read, projection.weight()[some])
         bias = projection.bias()
         if bias is not None:
-            made = made + bias[some]
+            projected = projected + bias[some]
         out = out.clone()
         rows = projection.rows[some].to(out.device)
         viewed = out.view(*session.lead, -1)
-        viewed[..., rows] = torch.where(changed, made.to(out.dtype), viewed[..., rows])
+        viewed[..., rows] = torch.where(changed, projected.to(out.dtype), viewed[..., rows])
         return out
 
     return hook
@@ -303,16 +327,21 @@ def _as_list(index: Any, size: int) -> list[int]:
 
 
 def head_writes(anatomy: Anatomy, p: LayerParts, z: Tensor, o_out: Tensor) -> Tensor:
-    """Each head's write to the stream, (batch, pos, head, d_model); a norm after attention is held at its scale."""
+    """Each head's write to the stream, (batch, pos, head, d_model); a norm after attention has its denominator held."""
     w_o = weight_matrix(p.o).unflatten(0, (p.dims.n_heads, p.d_z))
-    made = torch.einsum("bphe,hed->bphd", z, w_o)
+    writes = torch.einsum("bphe,hed->bphd", z, w_o)
     if p.attn_post_norm is not None:
         norm = anatomy.norms[id(p.attn_post_norm)]
-        made = norm.frozen(made, norm.scale(o_out)[..., None, :]).to(z.dtype)
-    return made if anatomy.residual_scale == 1.0 else made * anatomy.residual_scale
+        writes = norm.frozen(writes, norm.scale(o_out)[..., None, :]).to(z.dtype)
+    return writes if anatomy.residual_scale == 1.0 else writes * anatomy.residual_scale
 
 
 def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
+    """What the heads make (z), what each writes, and the write of attention as a whole.
+
+    z is W_O's input, unless a gate or a norm stands between (``before_o``): then z comes from the attention function,
+    and a head's write is computed from what reaches W_O.
+    """
     z_site, head_site, out_site = (Site(n, index) for n in ("z", "head_out", "attn_out"))
     seen: dict[str, Tensor] = {}
     hidden = session.anatomy.head_site == "head_out"
@@ -334,6 +363,7 @@ def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: _
             heads = head_writes(session.anatomy, p, seen["z"], seen["o"].view(*session.lead, -1))
             new = session.touch(head_site, heads)
             if new is not heads:
+                # Only the difference is added: the sum of the heads' writes has other bits than W_O's output.
                 x = x + ((new - heads).sum(2) / factor).view_as(x)
         return _scaled(session, out_site, x, factor) if session.wants(out_site) else x
 
@@ -348,6 +378,11 @@ def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: _
 
 
 def _wire_mlp_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
+    """The stream between attention and MLP, and what the MLP reads of it.
+
+    No module's output is that stream: it is met as the input of the MLP's norm, or of the MLP where it has no norm of
+    its own.
+    """
     mid, mlp_in, normed, scale = (Site(n, index) for n in ("resid_mid", "mlp_in", "mlp_norm", "mlp_norm.scale"))
     entry = p.mlp if p.mlp is not None else p.w_in
     assert entry is not None
@@ -355,8 +390,9 @@ def _wire_mlp_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) 
     seen: dict[str, Tensor] = {}
 
     def at_mid(x: Tensor) -> Tensor:
-        # The layer keeps this very tensor as its residual: writing into it changes both, and with gradients it, not a
-        # view of it, is what must be recorded.
+        # The layer keeps this very tensor to add to later. A hook can only replace what the norm reads, so an edit is
+        # written into the tensor itself, which changes both. With gradients that tensor is what must be recorded, not a
+        # view of it.
         stream = x if x.shape[:-1] == session.lead else x.view(*session.lead, -1)
         new = session.touch(mid, stream)
         if stream is not x and session.grad and mid in session.reads:
@@ -412,7 +448,7 @@ def _wire_mlp_inside(p: LayerParts, index: int, session: Session, hooks: _Hooks)
         return lambda x: _own(session, site, x)
 
     def at_gate_up(x: Tensor) -> Tensor:
-        g, u = x.chunk(2, dim=-1)
+        g, u = x.chunk(2, dim=-1)  # one module projects both halves, the gate first
         new_g = _own(session, gate, g) if session.wants(gate) else g
         new_u = _own(session, pre, u) if session.wants(pre) else u
         return x if new_g is g and new_u is u else torch.cat([new_g, new_u], -1)
@@ -432,14 +468,18 @@ def _wire_mlp_inside(p: LayerParts, index: int, session: Session, hooks: _Hooks)
 
 
 def _own(session: Session, site: Site, x: Tensor) -> Tensor:
-    """Touch a tensor that only this site uses; with gradients what is recorded is what goes on."""
+    """Touch a tensor that only this site uses, so that what is recorded may itself go on, and has a gradient."""
     viewed = x.view(*session.lead, x.shape[-1])
     new = session.touch(site, viewed)
     return new.view_as(x) if session.changes(site) else x
 
 
 def _at_experts(site: Site, p: LayerParts, session: Session) -> Callable:
-    """The routing weights as (batch, pos, expert), zero where an expert is not used."""
+    """The routing weights as (batch, pos, expert), zero where an expert is not used.
+
+    Experts are called with their input, the indices of the chosen ones and their weights. What is edited or
+    differentiated is the dense table, so the call is rebuilt from it.
+    """
 
     def hook(_, args: tuple, kwargs: dict):
         given = [*args, *kwargs.values()]
@@ -454,6 +494,7 @@ def _at_experts(site: Site, p: LayerParts, session: Session) -> Callable:
             # An expert that is not used has a derivative too: with weight 0 it adds nothing, but it must be run.
             index = torch.arange(new.shape[1], device=index.device).expand(len(new), -1)
         elif session.edited(site):
+            # An edit may bring experts in or take them out: as many are called as the fullest token has.
             used = max(int((new != 0).sum(-1).max()), 1)
             index = new.abs().topk(used, dim=-1).indices
         changed = [given[0], index, new.gather(1, index), *given[3:]]

@@ -18,7 +18,7 @@ _HALF, _STYLES = 6, ("red", "green")
 
 
 def print_examples(top: xr.Dataset, title: str, console: Console | None = None) -> None:
-    """Print the strongest examples of each query under a title.
+    """Print the strongest examples per query, under a title.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def examples_text(top: xr.Dataset, *, glyphs: Glyphs = UNICODE) -> Table:
     Examples
     --------
     >>> coords = {"line": ("rank", [3]), "piece": ("rank", [0]), "text": ("rank", ["the cat"])}
-    >>> made = examples_text(xr.Dataset({"score": ("rank", [2.0])}, coords=coords))
-    >>> [column._cells[0].plain for column in made.columns]
+    >>> table = examples_text(xr.Dataset({"score": ("rank", [2.0])}, coords=coords))
+    >>> [column._cells[0].plain for column in table.columns]
     ['+2.00', '      │██████', '4', 'the cat']
     """
     table = Table(box=None, padding=(0, 1), pad_edge=True, header_style="dim", show_edge=False)
@@ -67,5 +67,5 @@ def examples_text(top: xr.Dataset, *, glyphs: Glyphs = UNICODE) -> Table:
 
 
 def _shown(text: str) -> str:
-    """Text with its spaces as they are, and all else that cannot be seen as a mark."""
+    """Text with its spaces as they are, and all other invisible characters as marks."""
     return visible(text).replace("␣", " ")

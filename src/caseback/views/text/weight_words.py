@@ -1,4 +1,4 @@
-"""Weights as words on a terminal: units with the tokens at both ends, pairs of tokens, singular vectors."""
+"""Weights as words in a terminal: units with the tokens at both ends, pairs of tokens, singular vectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from caseback.views.numbers_text import number, signed
 
 
 def units_table(title: str, rows: Sequence[tuple[str, xr.Dataset]]) -> Table:
-    """One row a unit: its name, and the tokens of a result with dimension ``k`` alone at both ends."""
+    """One row per unit: its name, and the tokens at both ends of a result whose only dimension is ``k``."""
     table = _table(title, "", "largest", "smallest")
     for name, words in rows:
         table.add_row(Text(name), *(_tokens(words, end, values=True) for end in ("top", "bottom")))
@@ -34,7 +34,7 @@ def pairs_table(title: str, pairs: xr.Dataset) -> Table:
 
 
 def singular_table(title: str, words: xr.Dataset) -> Table:
-    """One row a singular vector: its value, its share, and the tokens or units of its two sides."""
+    """One row per singular vector: its value, its share, and the tokens or units on its two sides."""
     table = _table(title, "", "value", "share", "reads, or asks", "writes, or is asked for")
     for i in range(words.sizes["rank"]):
         here = words.isel(rank=i)
@@ -44,22 +44,22 @@ def singular_table(title: str, words: xr.Dataset) -> Table:
 
 
 def _side(words: xr.Dataset, side: str) -> Text:
-    made = Text()
+    text = Text()
     for end, mark in (("top", "+ "), ("bottom", "\n- ")):
-        made.append(mark, style="dim").append(_tokens(words, f"{side}_{end}", values=False))
-    return made
+        text.append(mark, style="dim").append(_tokens(words, f"{side}_{end}", values=False))
+    return text
 
 
 def _tokens(words: xr.Dataset, end: str, *, values: bool) -> Text:
-    """Tokens, or numbers of units, after one another."""
+    """Tokens, or numbers of units, one after another."""
     worded = f"{end}_text" in words
-    said = words[f"{end}_text"] if worded else words[f"{end}_unit"]
-    made = Text()
-    for i, one in enumerate(said.values.tolist()):
-        made.append("  " if i else "").append(visible(one) if worded else f"#{one}")
+    entries = words[f"{end}_text"] if worded else words[f"{end}_unit"]
+    text = Text()
+    for i, one in enumerate(entries.values.tolist()):
+        text.append("  " if i else "").append(visible(one) if worded else f"#{one}")
         if values:
-            made.append(f" {signed(float(words[f'{end}_value'][i]))}", style="dim")
-    return made
+            text.append(f" {signed(float(words[f'{end}_value'][i]))}", style="dim")
+    return text
 
 
 def _table(title: str, *columns: str) -> Any:
