@@ -1,6 +1,6 @@
 """The command line: one command a job, each a thin function in a file of its own.
 
-To add a command, write `cli/<command>.py` with one function of that name (or a `typer.Typer` of that name, for a
+To add a command, write `cli/<room>/<command>.py` with one function of that name (or a `typer.Typer` of that name, for a
 command with commands of its own), import torch, transformers and what brings them inside the function (so that
 `caseback --help` answers at once), and add it to `COMMANDS` (or `GROUPS`).
 
@@ -15,23 +15,23 @@ from typing import Annotated
 
 import typer
 
-from caseback.cli.ablate import ablate
-from caseback.cli.activating import activating
-from caseback.cli.align import align
-from caseback.cli.attribute import attribute
-from caseback.cli.circuit import circuit
-from caseback.cli.dla import dla
-from caseback.cli.explain import explain
-from caseback.cli.influence import influence
-from caseback.cli.ioi import ioi
-from caseback.cli.lens import lens
-from caseback.cli.organisms import organisms
-from caseback.cli.patch import patch
-from caseback.cli.patchscope import patchscope
-from caseback.cli.tasks import tasks
-from caseback.cli.techniques import techniques
-from caseback.cli.trace import trace
-from caseback.cli.weights import weights
+from caseback.cli.explaining.attribute import attribute
+from caseback.cli.explaining.dla import dla
+from caseback.cli.explaining.explain import explain
+from caseback.cli.explaining.influence import influence
+from caseback.cli.finding.ioi import ioi
+from caseback.cli.intervening.ablate import ablate
+from caseback.cli.intervening.align import align
+from caseback.cli.intervening.circuit import circuit
+from caseback.cli.intervening.patch import patch
+from caseback.cli.intervening.trace import trace
+from caseback.cli.listing.organisms import organisms
+from caseback.cli.listing.tasks import tasks
+from caseback.cli.listing.techniques import techniques
+from caseback.cli.reading.activating import activating
+from caseback.cli.reading.lens import lens
+from caseback.cli.reading.patchscope import patchscope
+from caseback.cli.reading.weights import weights
 from caseback.errors import CasebackError
 from caseback.version import __version__
 

@@ -63,14 +63,14 @@ def circuit(
         _print_methods(as_json)
         return
     if organisms:
-        from caseback.cli.circuit_tables import print_organisms
+        from caseback.cli.intervening.circuit_tables import print_organisms
 
         print_organisms(tasks, write, as_json)
         return
     if not tasks:
         raise CasebackError("no task given: expected one such as ioi; `caseback tasks` lists them")
     if frontier:
-        from caseback.cli.circuit_tables import print_frontier
+        from caseback.cli.intervening.circuit_tables import print_frontier
 
         print_frontier(tasks, model, prompts, seed, ablation, write, as_json)
         return
