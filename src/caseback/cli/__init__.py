@@ -32,6 +32,7 @@ from caseback.cli.reading.activating import activating
 from caseback.cli.reading.lens import lens
 from caseback.cli.reading.patchscope import patchscope
 from caseback.cli.reading.weights import weights
+from caseback.cli.retired import now_called
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
@@ -98,6 +99,12 @@ def _options(
         typer.echo(context.get_help())
 
 
+def _retired(error: Exception) -> str | None:
+    """What an option is called now that the command no longer knows."""
+    context = getattr(error, "ctx", None)
+    return now_called(getattr(context, "info_name", None), getattr(error, "option_name", None))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
@@ -116,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (CasebackError, typer.TyperException) as error:
         if os.environ.get("CASEBACK_DEBUG", "0") not in ("", "0"):
             raise
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        message = _retired(error) or (error.format_message() if isinstance(error, typer.TyperException) else str(error))
         one_line = " ".join(line.strip() for line in message.splitlines() if line.strip())
         typer.echo(f"caseback: {one_line or type(error).__name__}", err=True)
         sys.exit(2)

@@ -1,73 +1,68 @@
 """`caseback activating`: which inputs of a corpus activate a unit most, in their contexts."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from caseback.cli.inputs import file_to, numbers
-from caseback.cli.loading import DEFAULT_MODEL, quiet
+from caseback.cli.answer import answer
+from caseback.cli.inputs import numbers
+from caseback.cli.loading import quiet
+from caseback.cli.options import BatchSize, Layer, OfModel, Output, Site, Stored, Top, Units
+from caseback.cli.with_options import Words, with_options
 from caseback.errors import CasebackError
 
 _MOST_SHOWN = 10
 
 
+@with_options
 def activating(
-    corpus: Annotated[Path, typer.Argument(help="A text file with a text a line.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL,
-    site: Annotated[str, typer.Option(help="mlp_post, z, resid_post ... : whose units.")] = "mlp_post",
-    layer: Annotated[int | None, typer.Option(help="The site's layer.", show_default=False)] = None,
-    units: Annotated[
-        str | None,
-        typer.Option(help="Units such as 0,5-9; by default all, of which few are shown.", show_default=False),
-    ] = None,
-    top: Annotated[int, typer.Option(help="Tokens kept for each unit.")] = 10,
-    per_row: Annotated[bool, typer.Option("--per-row", help="Keep only each row's strongest token.")] = False,
-    skip: Annotated[int, typer.Option(help="First positions of each row that do not count.")] = 0,
-    length: Annotated[int | None, typer.Option(help="Tokens of a row at most.", show_default=False)] = None,
-    batch: Annotated[int | None, typer.Option(help="Rows of a batch.", show_default=False)] = None,
-    ranges: Annotated[bool, typer.Option("--ranges", help="Show examples of the whole range too.")] = False,
-    store: Annotated[
-        Path | None, typer.Option(help="A folder to keep the collection in and to go on from.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Write the units as an HTML page.", show_default=False)] = None,
+    corpus: Annotated[Path, Argument(help="A text file with a text a line.")],
+    of: OfModel = OfModel(),
+    site: Annotated[Site, Words(site="mlp_post, z, resid_post ...: whose units.")] = Site("mlp_post"),
+    layer: Annotated[Layer, Words(layer="The site's layer.")] = Layer(None),
+    units: Annotated[Units, Words(units="Units such as 0,5-9; by default all, of which few are shown.")] = Units(),
+    top: Annotated[Top, Words(top="How many tokens are kept for each unit.")] = Top(10),
+    per_row: Annotated[bool, Option("--per-row", help="Keep only each row's strongest token.")] = False,
+    skip: Annotated[int, Option(help="First positions of each row that do not count.")] = 0,
+    batch: BatchSize = BatchSize(),
+    ranges: Annotated[bool, Option("--ranges", help="Show examples of the whole range too.")] = False,
+    stored: Annotated[
+        Stored, Words(max_length="Tokens of a row at most; by default 128, or the model's context if that is less.")
+    ] = Stored(),
+    output: Output = Output(),
 ) -> None:
     """Find the inputs of a corpus that activate units most, and show them in context."""
-    file_to(save)
-    if top < 1:
-        raise CasebackError(f"--top {top}: expected at least 1")
-    chosen = numbers(units, "--units")
+    if top.top < 1:
+        raise CasebackError(f"--top {top.top}: expected at least 1")
+    chosen = numbers(units.units, "--units")
     with quiet():
         from caseback.decode.vocabulary.activating import activating_inputs
         from caseback.model.running.load import load
         from caseback.reports.unit import unit_document
-
-        loaded = load(model)
-        found = activating_inputs(
-            loaded,
-            corpus,
-            site,
-            layer=layer,
-            units=chosen,
-            top=top,
-            per_row=per_row,
-            skip=skip,
-            length=length,
-            batch=batch,
-            store=store,
-        )
-        # of all, those whose strongest token stands out most from the unit's own spread
-        shown = chosen or found.outstanding(_MOST_SHOWN)
-        document = unit_document(loaded, found, shown, top=top)
-    if as_json:
-        typer.echo(json.dumps(document, allow_nan=False))
-    else:
+        from caseback.views.page.kinds import write_page
         from caseback.views.text.unit import print_units
 
-        print_units(document, ranges=ranges)
-    if save is not None:
-        from caseback.views.page.kinds import write_page
-
-        typer.echo(f"written to {write_page(document, save)}", err=True)
+        model = load(of.model)
+        collected = activating_inputs(
+            model,
+            corpus,
+            site.site,
+            layer=layer.layer,
+            units=chosen,
+            top=top.top,
+            per_row=per_row,
+            skip=skip,
+            length=stored.max_length,
+            batch=batch.batch_size,
+            store=stored.store,
+        )
+        # of all, those whose strongest token stands out most from the unit's own spread
+        shown = chosen or collected.outstanding(_MOST_SHOWN)
+        document = unit_document(model, collected, shown, top=top.top)
+    answer(
+        output,
+        document,
+        text=lambda: print_units(document, ranges=ranges),
+        page=lambda path: write_page(document, path),
+    )
