@@ -3,93 +3,84 @@
     @with_options
     def trace(prompt: ..., measured: Measured = Measured(metric="prob"), output: Output = Output()) -> None: ...
 
-A group is a frozen dataclass, each of its fields an option with its name, its help and the default of a command that
-says nothing else. A command's own defaults are those of the instance that it gives; its own words, where these here do
-not say enough, are ``Annotated[Measured, Words(foil="...")]``. Take the smallest group that has what the command uses:
-none offers an option that it would ignore. What one command alone has stands in its function.
+Each field of a group is an option with its name, its help and the default of a command that says nothing else. A
+command's own defaults are those of the instance that it gives; its own help, where the words here do not say enough,
+are given with `Measured().worded(foil="...")`. Take the smallest group that has what the command uses: no command
+offers an option that it would ignore. What one command alone has stands in its function.
 
 Where a flag means one thing in one command and several of it in another (``--head``, ``--target``, ``--corrupt``), both
 stand here.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from caseback.cli.files import not_a_page, writable
+from caseback.cli.group import Group
 from caseback.cli.loading import DEFAULT_MODEL
 
 
-@dataclass(frozen=True)
-class OfModel:
+class OfModel(Group):
     """Which model."""
 
     model: Annotated[str, Option("--model", "-m", help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL
 
 
-@dataclass(frozen=True)
-class Json:
+class Json(Group):
     """The result for machines."""
 
     as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False
 
 
-@dataclass(frozen=True)
 class Output(Json):
     """The result for machines, and as a page."""
 
     html: Annotated[Path | None, Option(callback=writable, help="Write a page for the browser to this file.")] = None
 
 
-@dataclass(frozen=True)
-class Save:
+class Save(Group):
     """The artifact that a command fits or finds."""
 
     save: Annotated[Path | None, Option(callback=not_a_page, help="Write what is fitted to this file.")] = None
 
 
-@dataclass(frozen=True)
-class FittedLens:
+class FittedLens(Group):
     """A lens that was fitted before."""
 
     lens: Annotated[Path | None, Option(help="A fitted lens.")] = None
 
 
-@dataclass(frozen=True)
-class Ids:
+class Ids(Group):
     """How prompts are written."""
 
     ids: Annotated[bool, Option("--ids", help="Prompts are token ids such as 5,1,2.")] = False
 
 
-@dataclass(frozen=True)
-class Contrast:
+class Contrast(Group):
     """The token that is explained, and what it is contrasted with."""
 
     target: Annotated[
-        str | None, Option(help="The token explained; by default the model's first choice, after the first prompt.")
+        str | None,
+        Option(help="The token explained; by default the model's first choice (after the first of several)."),
     ] = None
     foil: Annotated[str | None, Option(help="Its contrast; by default the model's next choice.")] = None
 
 
-@dataclass(frozen=True)
 class Measured(Contrast):
     """What is measured of a prediction."""
 
     metric: Annotated[str, Option(help="logit_diff (of target and foil), logit, prob or log_prob.")] = "logit_diff"
 
 
-@dataclass(frozen=True)
-class Followed:
+class Followed(Group):
     """Tokens whose rank is followed."""
 
     target: Annotated[list[str] | None, Option(help="A token whose rank is followed; may be repeated.")] = None
 
 
-@dataclass(frozen=True)
-class Counterfactual:
+class Counterfactual(Group):
     """The prompt with another answer."""
 
     corrupt: Annotated[
@@ -97,35 +88,30 @@ class Counterfactual:
     ] = None
 
 
-@dataclass(frozen=True)
-class Counterfactuals:
+class Counterfactuals(Group):
     """One prompt with another answer for each prompt."""
 
     corrupt: Annotated[list[str] | None, Option(help="A counterfactual for resample; may be repeated.")] = None
 
 
-@dataclass(frozen=True)
-class Ablation:
+class Ablation(Group):
     """What ablated parts carry."""
 
     ablation: Annotated[str, Option(help="What stands in for an ablated component.")] = "zero"
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(Group):
     """The site that is read or changed."""
 
     site: Annotated[str, Option(help="Where: resid_pre, resid_post, mlp_out, attn_out, z ...")] = "resid_post"
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(Group):
     """One layer."""
 
     layer: Annotated[int | None, Option(help="Which layer.")]
 
 
-@dataclass(frozen=True)
 class OneUnit(Layer):
     """One head or neuron of a layer."""
 
@@ -133,8 +119,7 @@ class OneUnit(Layer):
     neuron: Annotated[int | None, Option(help="Which neuron of the MLP.")] = None
 
 
-@dataclass(frozen=True)
-class NamedUnits:
+class NamedUnits(Group):
     """Some heads, or some neurons, by name."""
 
     head: Annotated[
@@ -149,8 +134,7 @@ class NamedUnits:
     )
 
 
-@dataclass(frozen=True)
-class Units:
+class Units(Group):
     """Units of a site."""
 
     units: Annotated[
@@ -158,106 +142,91 @@ class Units:
     ] = None
 
 
-@dataclass(frozen=True)
-class Layers:
+class Layers(Group):
     """Some layers."""
 
     layers: Annotated[str | None, Option(help="Such as 0,2-4; all by default.")] = None
 
 
-@dataclass(frozen=True)
 class Places(Layers):
     """Layers and positions."""
 
     pos: Annotated[str | None, Option(help="Positions such as 2-5,-1; all by default.")] = None
 
 
-@dataclass(frozen=True)
 class HeadPlaces(Places):
     """Layers, positions and heads."""
 
     heads: Annotated[str | None, Option(help="Such as 0,2-4; all by default.")] = None
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(Group):
     """Layers that are changed together."""
 
     window: Annotated[int | None, Option(help="Layers patched together.")] = None
 
 
-@dataclass(frozen=True)
-class By:
+class By(Group):
     """What a result is split by."""
 
     by: Annotated[str | None, Option(help="What the result is split by.")] = None
 
 
-@dataclass(frozen=True)
-class Top:
+class Top(Group):
     """How much is listed."""
 
     top: Annotated[int, Option(help="How many of the largest are listed.")] = 10
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(Group):
     """One method."""
 
     method: Annotated[str, Option(help="By which method; --list names them.")]
 
 
-@dataclass(frozen=True)
-class Methods:
+class Methods(Group):
     """Methods side by side."""
 
     method: Annotated[str | None, Option(help="Methods by name, parted by commas, or all; --list names them.")] = None
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(Group):
     """The methods themselves."""
 
     listed: Annotated[bool, Option("--list", help="Name the methods, and do nothing else.")] = False
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(Group):
     """How long something is trained."""
 
     steps: Annotated[int | None, Option(min=1, help="Steps of training.")] = None
 
 
-@dataclass(frozen=True)
-class BatchSize:
+class BatchSize(Group):
     """How many rows are computed at once."""
 
     batch_size: Annotated[int | None, Option(help="Rows of a batch.")] = None
 
 
-@dataclass(frozen=True)
-class Generate:
+class Generate(Group):
     """How much the model goes on to write."""
 
     generate: Annotated[int, Option(help="How many tokens are generated.")] = 0
 
 
-@dataclass(frozen=True)
-class Seed:
+class Seed(Group):
     """What random draws follow from."""
 
     seed: Annotated[int, Option(help="What is drawn at random follows from it.")] = 0
 
 
-@dataclass(frozen=True)
 class Sample(Seed):
     """Prompts drawn from a task."""
 
     count: Annotated[int, Option(min=1, help="How many prompts are drawn.")] = 100
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(Group):
     """A corpus read in pieces, and a folder for what was collected from it."""
 
     max_length: Annotated[int | None, Option(help="Tokens of a row at most.")] = None
@@ -266,8 +235,7 @@ class Stored:
     ] = None
 
 
-@dataclass(frozen=True)
-class Resume:
+class Resume(Group):
     """Long work that goes on after an interruption."""
 
     checkpoint: Annotated[Path | None, Option(help="A file to go on from after an interruption.")] = None

@@ -3,19 +3,18 @@
     def trace(prompt: str, measured: Measured = Measured(metric="prob")): ...
     ->  trace(*, prompt: str, target: ... = None, foil: ... = None, metric: ... = "prob")
 
-which calls the first with the group as one instance again. A group is a dataclass of `caseback.cli.options`.
+which calls the first with the group as one instance again.
 """
 
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args
 
+from caseback.cli.group import Group
 
-class Words(dict[str, str]):
-    """A command's own help for options of a group: ``Annotated[Sample, Words(count="Pairs of prompts.")]``."""
+_KIND = Parameter.KEYWORD_ONLY  # so that an option with a default may stand before one without
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,31 +36,26 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     >>> from caseback.cli.options import Sample
     >>> @with_options
     ... def draw(sample: Sample = Sample(count=3)) -> None:
-    ...     print(sample)
+    ...     print(sample.count, sample.seed)
     >>> [f"{name}={option.default}" for name, option in signature(draw).parameters.items()]
     ['seed=0', 'count=3']
     >>> draw(seed=1, count=2)
-    Sample(seed=1, count=2)
+    2 1
     """
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, type] = {}
+    groups: dict[str, type[Group]] = {}
     flat: list[Parameter] = []
-    for parameter in signature(command).parameters.values():
-        annotation = hints[parameter.name]
-        group, words = annotation, Words()
-        if get_origin(annotation) is Annotated:
-            group, words = get_args(annotation)[:2]
-        if is_dataclass(group) and isinstance(group, type):
-            groups[parameter.name] = group
-            flat += _options_of(group, parameter.default, words)
+    for name, parameter in signature(command, eval_str=True).parameters.items():
+        group = parameter.annotation
+        if isinstance(group, type) and issubclass(group, Group):
+            groups[name] = group
+            flat += _options_of(group, None if parameter.default is Parameter.empty else parameter.default)
         else:
-            flat.append(Parameter(parameter.name, _KIND, default=parameter.default, annotation=annotation))
+            flat.append(parameter.replace(kind=_KIND))
 
     @wraps(command)
     def flat_command(**values: Any) -> None:
         whole = {
-            name: group(**{option.name: values.pop(option.name) for option in fields(group)})
-            for name, group in groups.items()
+            name: group(**{option: values.pop(option) for option in group.options}) for name, group in groups.items()
         }
         command(**values, **whole)
 
@@ -71,23 +65,13 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return flat_command
 
 
-_KIND = Parameter.KEYWORD_ONLY  # so that an option with a default may stand before one without
-
-
-def _options_of(group: type, given: Any, words: Words) -> Iterator[Parameter]:
-    """The options of one group, with the defaults of an instance and a command's own words."""
-    hints = get_type_hints(group, include_extras=True)
-    unknown = words.keys() - {option.name for option in fields(group)}
-    if unknown:
-        raise TypeError(f"{group.__name__} has no option {', '.join(sorted(unknown))} to give words for")
-    for option in fields(group):
-        default = Parameter.empty if option.default is MISSING else option.default
-        if given is not Parameter.empty:
-            default = getattr(given, option.name)
-        annotation = hints[option.name]
-        if option.name in words:
+def _options_of(group: type[Group], given: Group | None) -> Iterator[Parameter]:
+    """The options of one group, with the defaults and the words of an instance."""
+    source = group if given is None else given
+    for name, annotation in group.options.items():
+        if name in source.words:
             kind, declared = get_args(annotation)
             declared = copy(declared)
-            declared.help = words[option.name]
+            declared.help = source.words[name]
             annotation = Annotated[kind, declared]
-        yield Parameter(option.name, _KIND, default=default, annotation=annotation)
+        yield Parameter(name, _KIND, default=getattr(source, name, Parameter.empty), annotation=annotation)

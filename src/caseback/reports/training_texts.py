@@ -168,4 +168,5 @@ def _why_not(name: str, methods: Iterable[TrainingMethod]) -> str:
     if name == "store":
         return "it keeps no gradients"
     takers = list(dict.fromkeys(method.name for method in methods if name in method.takes))
-    return f"only {' and '.join(takers)} take {'several' if name == 'checkpoints' else 'it'}"
+    verb = "take" if len(takers) > 1 else "takes"
+    return f"only {' and '.join(takers)} {verb} {'several' if name == 'checkpoints' else 'it'}"

@@ -9,7 +9,7 @@ from caseback.cli.answer import answer
 from caseback.cli.inputs import continuation_of, names_in, prompt_of, token_in
 from caseback.cli.loading import quiet
 from caseback.cli.options import Generate, Ids, Json, Listed, Measured, Methods, OfModel, Output, Seed
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 DEFAULT_METHODS = "gradient_x_input,integrated_gradients"
@@ -19,21 +19,20 @@ DEFAULT_METHODS = "gradient_x_input,integrated_gradients"
 def attribute(
     prompt: Annotated[str | None, Argument(help="The text whose next token is explained.", show_default=False)] = None,
     of: OfModel = OfModel(),
-    by: Annotated[
-        Methods,
-        Words(method=f"Methods by name, parted by commas, or all; --list names them. By default {DEFAULT_METHODS}."),
-    ] = Methods(),
-    listed: Annotated[Listed, Words(listed="No prompt: name the methods.")] = Listed(),
+    by: Methods = Methods().worded(
+        method=f"Methods by name, parted by commas, or all; --list names them. By default {DEFAULT_METHODS}."
+    ),
+    listed: Listed = Listed().worded(listed="No prompt: name the methods."),
     judge: Annotated[
         bool, Option("--judge", help="No prompt: how often each method finds a source that is known.")
     ] = False,
     measured: Measured = Measured(),
     level: Annotated[str, Option(help="Score each token, word or sentence.")] = "token",
-    generate: Annotated[Generate, Words(generate="Also attribute so many generated tokens, one by one.")] = Generate(0),
+    generate: Generate = Generate(0).worded(generate="Also attribute so many generated tokens, one by one."),
     continuation: Annotated[str | None, Option(help="A continuation to attribute in place of a generated one.")] = None,
     contrast: Annotated[str | None, Option(help="Another continuation, token by token its foil.")] = None,
     baseline: Annotated[str, Option(help="What removed tokens become: mean, zero, pad, eos ...")] = "mean",
-    seed: Annotated[Seed, Words(seed="What random orders, and the prompts of --judge, follow from.")] = Seed(),
+    seed: Seed = Seed().worded(seed="What random orders, and the prompts of --judge, follow from."),
     ids: Ids = Ids(),
     output: Output = Output(),
 ) -> None:

@@ -8,7 +8,7 @@ from caseback.cli.answer import answer
 from caseback.cli.inputs import measure, prompt_of
 from caseback.cli.loading import quiet
 from caseback.cli.options import By, Ids, Measured, OfModel, Output, Top
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 
@@ -16,9 +16,9 @@ from caseback.errors import CasebackError
 def dla(
     prompts: Annotated[list[str], Argument(help="One prompt, or several whose shares are averaged.")],
     of: OfModel = OfModel(),
-    measured: Annotated[Measured, Words(metric="logit_diff, or logit for the target alone.")] = Measured(),
-    split: Annotated[By, Words(by="component, branch, layer, head, neuron or source.")] = By("component"),
-    top: Annotated[Top, Words(top="How many parts are shown by themselves.")] = Top(20),
+    measured: Measured = Measured().worded(metric="logit_diff, or logit for the target alone."),
+    split: By = By("component").worded(by="component, branch, layer, head, neuron or source."),
+    top: Top = Top(20).worded(top="How many parts are shown by themselves."),
     erased: Annotated[
         bool, Option(help="By component: test which shares later parts take back, with one more run each.")
     ] = True,

@@ -9,7 +9,7 @@ from caseback.cli.answer import answer
 from caseback.cli.inputs import continuation_of, prompt_of, token_in
 from caseback.cli.loading import quiet
 from caseback.cli.options import Ablation, Contrast, Counterfactual, Ids, OfModel, Output
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 
@@ -19,9 +19,7 @@ def explain(
     of: OfModel = OfModel(),
     contrast: Contrast = Contrast(),
     counterfactual: Counterfactual = Counterfactual(),
-    ablation: Annotated[Ablation, Words(ablation="What stands in for an ablated component: zero or mean.")] = Ablation(
-        "zero"
-    ),
+    ablation: Ablation = Ablation("zero").worded(ablation="What stands in for an ablated component: zero or mean."),
     ids: Ids = Ids(),
     output: Output = Output(),
 ) -> None:

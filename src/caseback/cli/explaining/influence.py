@@ -9,7 +9,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.loading import quiet
 from caseback.cli.options import Json, Listed, Method, OfModel, Stored, Top
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 
@@ -23,8 +23,8 @@ def influence(
         str | None, Option(help="What follows the query, of which alone the likelihood is explained.")
     ] = None,
     of: OfModel = OfModel(),
-    by: Annotated[Method, Words(method="ekfac, trak, tracin, bm25 ...; --list names them.")] = Method("ekfac"),
-    listed: Annotated[Listed, Words(listed="No query: name the methods.")] = Listed(),
+    by: Method = Method("ekfac").worded(method="ekfac, trak, tracin, bm25 ...; --list names them."),
+    listed: Listed = Listed().worded(listed="No query: name the methods."),
     checkpoints: Annotated[str | None, Option(help="trak, tracin: folders or hub ids, with commas between.")] = None,
     rates: Annotated[str | None, Option(help="tracin: learning rates, one or one for each checkpoint.")] = None,
     parts: Annotated[str, Option(help="attn, mlp, embed, unembed, or patterns of module paths.")] = "attn,mlp",
@@ -34,14 +34,11 @@ def influence(
     dim: Annotated[
         int | None, Option(help="Of random projections; fisher: directions on each side, 16; trak: dimensions, 4096.")
     ] = None,
-    stored: Annotated[
-        Stored,
-        Words(
-            max_length="Tokens at which lines are split; by default the model's context.",
-            store="A folder that keeps the corpus's gradients, to ask again.",
-        ),
-    ] = Stored(),
-    top: Annotated[Top, Words(top="How many lines are shown.")] = Top(10),
+    stored: Stored = Stored().worded(
+        max_length="Tokens at which lines are split; by default the model's context.",
+        store="A folder that keeps the corpus's gradients, to ask again.",
+    ),
+    top: Top = Top(10).worded(top="How many lines are shown."),
     end: Annotated[str, Option(help="highest, lowest or strongest scores.")] = "highest",
     output: Json = Json(),
 ) -> None:

@@ -8,14 +8,12 @@ from typer import Option
 from caseback.cli.answer import answer
 from caseback.cli.loading import quiet
 from caseback.cli.options import Json, OfModel, Sample
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 
 
 @with_options
 def ioi(
-    of: Annotated[
-        OfModel, Words(model="A bundled model, a folder, a hub id, or indirect_object (made by hand).")
-    ] = OfModel(),
+    of: OfModel = OfModel().worded(model="A bundled model, a folder, a hub id, or indirect_object (made by hand)."),
     sample: Sample = Sample(count=100),
     corruption: Annotated[str, Option(help="abc, name or swap: how the counterfactuals differ.")] = "abc",
     every: Annotated[bool, Option("--all", help="List heads without a role too.")] = False,

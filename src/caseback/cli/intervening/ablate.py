@@ -9,7 +9,7 @@ from caseback.cli.answer import answer
 from caseback.cli.inputs import measure, names_in, numbers, prompt_of
 from caseback.cli.loading import quiet
 from caseback.cli.options import Ablation, Counterfactuals, Ids, Measured, OfModel, Output, Places, Seed, Top
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 
 
 @with_options
@@ -17,13 +17,13 @@ def ablate(
     prompts: Annotated[list[str], Argument(help="One prompt, or several whose effects are averaged.")],
     of: OfModel = OfModel(),
     measured: Measured = Measured(),
-    ablation: Annotated[
-        Ablation, Words(ablation="What stands in for a component: zero, mean, resample, noise or optimal.")
-    ] = Ablation("zero"),
+    ablation: Ablation = Ablation("zero").worded(
+        ablation="What stands in for a component: zero, mean, resample, noise or optimal."
+    ),
     components: Annotated[
         str | None, Option(help="heads, mlps, neurons, or names such as L3H2,MLP 4,L3N17; heads and mlps by default.")
     ] = None,
-    places: Annotated[Places, Words(layers="Of a group of components, such as 0,2-4; all by default.")] = Places(),
+    places: Places = Places().worded(layers="Of a group of components, such as 0,2-4; all by default."),
     over: Annotated[list[str] | None, Option(help="A reference prompt for mean and optimal; may be repeated.")] = None,
     counterfactuals: Counterfactuals = Counterfactuals(),
     seed: Seed = Seed(),

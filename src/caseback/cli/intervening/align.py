@@ -9,7 +9,7 @@ from caseback.cli.answer import answer
 from caseback.cli.inputs import numbers
 from caseback.cli.loading import quiet
 from caseback.cli.options import BatchSize, HeadPlaces, Method, OfModel, Output, Resume, Sample, Site, Top
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
 
 METHODS = ("das", "full")
@@ -19,22 +19,20 @@ METHODS = ("das", "full")
 def align(
     task: Annotated[str, Argument(help="A task with one answer each, such as agreement.", show_default=False)],
     of: OfModel = OfModel(),
-    by: Annotated[Method, Words(method="das: a subspace is searched; full: the whole activation is swapped.")] = Method(
-        "das"
-    ),
+    by: Method = Method("das").worded(method="das: a subspace is searched; full: the whole activation is swapped."),
     k: Annotated[int, Option("--k", help="Dimensions of the subspace.")] = 1,
     site: Site = Site("resid_post"),
     places: HeadPlaces = HeadPlaces(),
-    sample: Annotated[Sample, Words(count="Pairs of prompts, at least 2, each used both ways.")] = Sample(count=100),
+    sample: Sample = Sample(count=100).worded(count="Pairs of prompts, at least 2, each used both ways."),
     held_out: Annotated[float, Option(help="The share of them that accuracy is measured on.")] = 0.2,
     epochs: Annotated[int, Option(help="Passes over the rest in each search.")] = 5,
-    batch: Annotated[BatchSize, Words(batch_size="Examples in each step of a search.")] = BatchSize(32),
+    batch: BatchSize = BatchSize(32).worded(batch_size="Examples in each step of a search."),
     lr: Annotated[float, Option(help="The learning rate.")] = 0.01,
     all_tokens: Annotated[
         bool, Option("--all-tokens", help="Choose answers from the whole vocabulary, not the task's answers.")
     ] = False,
-    top: Annotated[Top, Words(top="How many of the best places are listed.")] = Top(5),
-    resume: Annotated[Resume, Words(checkpoint="A folder to go on from after an interruption.")] = Resume(),
+    top: Top = Top(5).worded(top="How many of the best places are listed."),
+    resume: Resume = Resume().worded(checkpoint="A folder to go on from after an interruption."),
     output: Output = Output(),
 ) -> None:
     """Search where a variable lies: interchange accuracy at every layer and position, on examples held out."""

@@ -11,7 +11,7 @@ from caseback.cli.answer import answer, say_written
 from caseback.cli.files import writable
 from caseback.cli.loading import quiet
 from caseback.cli.options import Ablation, Json, Listed, Method, OfModel, Output, Resume, Sample, Save
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 
@@ -21,21 +21,17 @@ def circuit(
         list[str] | None, Argument(help="Tasks, as `caseback tasks` lists them.", show_default=False)
     ] = None,
     of: OfModel = OfModel(),
-    by: Annotated[Method, Words(method="eap, eap-ig, acdc, exact ...; --list names them.")] = Method("eap-ig"),
-    listed: Annotated[Listed, Words(listed="No task: name the methods.")] = Listed(),
+    by: Method = Method("eap-ig").worded(method="eap, eap-ig, acdc, exact ...; --list names them."),
+    listed: Listed = Listed().worded(listed="No task: name the methods."),
     edges: Annotated[str | None, Option(help="How many, or a share such as 0.05 or 5%; by default 10%.")] = None,
     threshold: Annotated[float | None, Option(help="Of acdc; by default as --edges asks.")] = None,
     how: Annotated[str, Option(help="top or greedy: how edges are chosen by score.")] = "top",
-    ablation: Annotated[Ablation, Words(ablation="What cut edges carry: resample, mean, zero or optimal.")] = Ablation(
-        "resample"
-    ),
-    sample: Annotated[Sample, Words(count="Prompts to find it on, at least 2, and as many to judge it on.")] = Sample(
-        count=40
-    ),
+    ablation: Ablation = Ablation("resample").worded(ablation="What cut edges carry: resample, mean, zero or optimal."),
+    sample: Sample = Sample(count=40).worded(count="Prompts to find it on, at least 2, and as many to judge it on."),
     sets: Annotated[int, Option(min=1, help="Random sets for completeness and minimality.")] = 5,
     load: Annotated[Path | None, Option(help="Judge the circuit of this file instead of finding one.")] = None,
     compare: Annotated[Path | None, Option(help="A circuit's file to compare with.")] = None,
-    save: Annotated[Save, Words(save="Write the circuit to this file, as JSON.")] = Save(),
+    save: Save = Save().worded(save="Write the circuit to this file, as JSON."),
     graph: Annotated[
         Path | None, Option(callback=writable, help="Write attribution-graph JSON, for other viewers.")
     ] = None,

@@ -9,7 +9,7 @@ from caseback.cli.answer import answer
 from caseback.cli.inputs import measure, numbers, prompt_of
 from caseback.cli.loading import quiet
 from caseback.cli.options import By, HeadPlaces, Ids, Measured, OfModel, Output, Resume, Site, Top, Units, Window
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 
 
 @with_options
@@ -17,13 +17,11 @@ def patch(
     clean: Annotated[str, Argument(help="The prompt.", show_default=False)],
     corrupt: Annotated[str, Argument(help="Its counterfactual, token against token.", show_default=False)],
     of: OfModel = OfModel(),
-    measured: Annotated[
-        Measured, Words(foil="Its contrast; by default the model's first choice after the counterfactual.")
-    ] = Measured(),
-    site: Annotated[Site, Words(site="What is patched: resid_pre, z, mlp_out, attn_out, pattern ...")] = Site(
-        "resid_pre"
+    measured: Measured = Measured().worded(
+        foil="Its contrast; by default the model's first choice after the counterfactual."
     ),
-    by: Annotated[By, Words(by="Dimensions, such as layer,pos or layer,head,pos; by default the site's.")] = By(),
+    site: Site = Site("resid_pre").worded(site="What is patched: resid_pre, z, mlp_out, attn_out, pattern ..."),
+    by: By = By().worded(by="Dimensions, such as layer,pos or layer,head,pos; by default the site's."),
     places: HeadPlaces = HeadPlaces(),
     units: Units = Units(),
     direction: Annotated[str, Option(help="denoising (clean into corrupt) or noising.")] = "denoising",

@@ -9,7 +9,7 @@ from caseback.cli.answer import answer
 from caseback.cli.inputs import measure, numbers, prompt_of
 from caseback.cli.loading import quiet
 from caseback.cli.options import Ids, Layers, Measured, OfModel, Output, Resume, Seed, Top, Window
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 
 
 @with_options
@@ -22,10 +22,10 @@ def trace(
     measured: Measured = Measured(metric="prob"),
     sigma: Annotated[float | None, Option(help="The noise; by default 3 x the embeddings' deviation.")] = None,
     samples: Annotated[int, Option(help="Draws of noise.")] = 10,
-    window: Annotated[Window, Words(window="Layers of MLP or attention restored together; by default 10.")] = Window(),
+    window: Window = Window().worded(window="Layers of MLP or attention restored together; by default 10."),
     layers: Layers = Layers(),
     seed: Seed = Seed(),
-    top: Annotated[Top, Words(top="How many of the largest effects are listed for each state.")] = Top(3),
+    top: Top = Top(3).worded(top="How many of the largest effects are listed for each state."),
     ids: Ids = Ids(),
     resume: Resume = Resume(),
     output: Output = Output(),

@@ -12,7 +12,7 @@ import typer
 from caseback.cli.answer import answer, say_written
 from caseback.cli.loading import quiet
 from caseback.cli.options import Json, Sample, Seed, Steps
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 organisms = typer.Typer(name="organisms", help="The models that ship with the package: list, train, evaluate.")
@@ -62,8 +62,8 @@ def path_(name: Annotated[str, typer.Argument(help="A bundled model.")]) -> None
 def train(
     name: Annotated[str, typer.Argument(help="The organism to train.")],
     out: Annotated[Path, typer.Option(help="The folder to write; an interrupted run found there goes on.")],
-    seed: Annotated[Seed, Words(seed="What training follows from.")] = Seed(),
-    steps: Annotated[Steps, Words(steps="Length of the schedule; by default the organism's.")] = Steps(),
+    seed: Seed = Seed().worded(seed="What training follows from."),
+    steps: Steps = Steps().worded(steps="Length of the schedule; by default the organism's."),
     stop_at: Annotated[int | None, typer.Option(min=1, help="Stop after this step, to go on later.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads; more than one may change last digits.")] = 1,
 ) -> None:
@@ -82,9 +82,9 @@ def train(
 @with_options
 def evaluate(
     model: Annotated[str, typer.Argument(help="A bundled model, or a folder that was trained like one.")] = "meadow",
-    sample: Annotated[
-        Sample, Words(count="Held-out prompts for each behavior.", seed="What the prompts follow from.")
-    ] = Sample(seed=1, count=500),
+    sample: Sample = Sample(seed=1, count=500).worded(
+        count="Held-out prompts for each behavior.", seed="What the prompts follow from."
+    ),
     write: Annotated[bool, typer.Option("--write", help="Write the numbers into the model card, README.md.")] = False,
     output: Json = Json(),
 ) -> None:

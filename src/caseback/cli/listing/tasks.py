@@ -7,7 +7,7 @@ from typer import Argument
 from caseback.cli.answer import answer
 from caseback.cli.loading import quiet
 from caseback.cli.options import Json, OfModel, Sample
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 
 
 @with_options
@@ -16,7 +16,7 @@ def tasks(
         str | None, Argument(help="The task to show examples of; all are listed without.", show_default=False)
     ] = None,
     of: OfModel = OfModel(),
-    sample: Annotated[Sample, Words(count="How many examples are drawn and measured.")] = Sample(count=5),
+    sample: Sample = Sample(count=5).worded(count="How many examples are drawn and measured."),
     output: Json = Json(),
 ) -> None:
     """List the tasks, or show one: clean and corrupt prompts, named positions, answers, the model's metric."""

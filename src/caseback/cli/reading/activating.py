@@ -9,7 +9,7 @@ from caseback.cli.answer import answer
 from caseback.cli.inputs import numbers
 from caseback.cli.loading import quiet
 from caseback.cli.options import BatchSize, Layer, OfModel, Output, Site, Stored, Top, Units
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 _MOST_SHOWN = 10
@@ -19,17 +19,17 @@ _MOST_SHOWN = 10
 def activating(
     corpus: Annotated[Path, Argument(help="A text file with a text a line.")],
     of: OfModel = OfModel(),
-    site: Annotated[Site, Words(site="mlp_post, z, resid_post ...: whose units.")] = Site("mlp_post"),
-    layer: Annotated[Layer, Words(layer="The site's layer.")] = Layer(None),
-    units: Annotated[Units, Words(units="Units such as 0,5-9; by default all, of which few are shown.")] = Units(),
-    top: Annotated[Top, Words(top="How many tokens are kept for each unit.")] = Top(10),
+    site: Site = Site("mlp_post").worded(site="mlp_post, z, resid_post ...: whose units."),
+    layer: Layer = Layer(None).worded(layer="The site's layer."),
+    units: Units = Units().worded(units="Units such as 0,5-9; by default all, of which few are shown."),
+    top: Top = Top(10).worded(top="How many tokens are kept for each unit."),
     per_row: Annotated[bool, Option("--per-row", help="Keep only each row's strongest token.")] = False,
     skip: Annotated[int, Option(help="First positions of each row that do not count.")] = 0,
     batch: BatchSize = BatchSize(),
     ranges: Annotated[bool, Option("--ranges", help="Show examples of the whole range too.")] = False,
-    stored: Annotated[
-        Stored, Words(max_length="Tokens of a row at most; by default 128, or the model's context if that is less.")
-    ] = Stored(),
+    stored: Stored = Stored().worded(
+        max_length="Tokens of a row at most; by default 128, or the model's context if that is less."
+    ),
     output: Output = Output(),
 ) -> None:
     """Find the inputs of a corpus that activate units most, and show them in context."""

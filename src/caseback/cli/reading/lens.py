@@ -22,7 +22,7 @@ from caseback.cli.options import (
     Top,
 )
 from caseback.cli.reading.lens_units import rows_of, units_at
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
 
 KINDS = ("logit", "tuned", "jacobian", "translator", "future")
@@ -34,19 +34,18 @@ def lens(
     prompt: Annotated[str, Argument(help="The prompt.", show_default=False)],
     of: OfModel = OfModel(),
     kind: Annotated[str, Option(help=f"{', '.join(KINDS[:-1])} or {KINDS[-1]}.")] = "logit",
-    fitted: Annotated[
-        FittedLens,
-        Words(lens="The fitted lens: a .safetensors file, a tuned-lens folder, or a Jacobian lens's .pt."),
-    ] = FittedLens(),
+    fitted: FittedLens = FittedLens().worded(
+        lens="The fitted lens: a .safetensors file, a tuned-lens folder, or a Jacobian lens's .pt."
+    ),
     fit: Annotated[Path | None, Option(help="Fit the lens on a text file, one text a line.")] = None,
-    steps: Annotated[Steps, Words(steps="With --fit, of a tuned lens: steps.")] = Steps(),
-    save: Annotated[Save, Words(save="With --fit: write the lens to this file, as .safetensors.")] = Save(),
+    steps: Steps = Steps().worded(steps="With --fit, of a tuned lens: steps."),
+    save: Save = Save().worded(save="With --fit: write the lens to this file, as .safetensors."),
     pickle: Annotated[bool, Option("--pickle", help="Allow a .pt file (read with weights_only).")] = False,
     followed: Followed = Followed(),
-    site: Annotated[Site, Words(site="Of the logit lens: resid_post, mlp_out, attn_out ...")] = Site("resid_post"),
+    site: Site = Site("resid_post").worded(site="Of the logit lens: resid_post, mlp_out, attn_out ..."),
     named: NamedUnits = NamedUnits(),
     mode: Annotated[str, Option(help="top, rank, entropy, kl, js or surprise.")] = "top",
-    top: Annotated[Top, Words(top="How many of the likeliest tokens are listed.")] = Top(5),
+    top: Top = Top(5).worded(top="How many of the likeliest tokens are listed."),
     ids: Ids = Ids(),
     output: Output = Output(),
 ) -> None:

@@ -8,7 +8,7 @@ from caseback.cli.answer import answer
 from caseback.cli.inputs import numbers, prompt_of
 from caseback.cli.loading import quiet
 from caseback.cli.options import FittedLens, Generate, Ids, OfModel, Output, Places
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
 
 READY = ("identity", "description", "selfie")
@@ -25,19 +25,17 @@ def patchscope(
         str | None, Option(help="The token of the target prompt that is replaced (its last).")
     ] = None,
     target_model: Annotated[str | None, Option(help="The model that says it; by default the same.")] = None,
-    places: Annotated[
-        Places, Words(layers="Layers after which the source is read, such as 0,2-4; all by default.")
-    ] = Places(),
+    places: Places = Places().worded(layers="Layers after which the source is read, such as 0,2-4; all by default."),
     target_layer: Annotated[
         int | None, Option(help="The layer after which the target is written; by default the same.")
     ] = None,
-    through: Annotated[FittedLens, Words(lens="A fitted lens that maps the state on its way.")] = FittedLens(),
+    through: FittedLens = FittedLens().worded(lens="A fitted lens that maps the state on its way."),
     expected: Annotated[
         str | None,
         Option("--answer", help="The token that should be said; by default the source's own choice."),
     ] = None,
     generate: Generate = Generate(8),
-    ids: Annotated[Ids, Words(ids="Source and target prompt are token ids such as 5,1,2.")] = Ids(),
+    ids: Ids = Ids().worded(ids="Source and target prompt are token ids such as 5,1,2."),
     output: Output = Output(),
 ) -> None:
     """Write states of a prompt into another prompt, and see what the model makes of them."""

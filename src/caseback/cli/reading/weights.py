@@ -7,7 +7,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.loading import quiet
 from caseback.cli.options import OneUnit, Output, Top
-from caseback.cli.with_options import Words, with_options
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 _OF_MLP = ("in", "gate", "out")
@@ -22,7 +22,7 @@ def weights(
         str | None,
         Option(help="ov, qk, q, k, v, o of a head; in, gate, out of an MLP. By default ov, or all of a neuron's."),
     ] = None,
-    top: Annotated[Top, Words(top="How many tokens, pairs or singular vectors.")] = Top(10),
+    top: Top = Top(10).worded(top="How many tokens, pairs or singular vectors."),
     words: Annotated[int, Option(help="How many tokens a row, where a row is a direction.")] = 6,
     svd: Annotated[bool, Option("--svd", help="Read the singular vectors of the matrix.")] = False,
     folded: Annotated[bool, Option(help="Fold norms and multipliers in.")] = True,
