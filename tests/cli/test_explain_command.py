@@ -86,7 +86,7 @@ def test_bad_input_ends_with_one_line_and_status_2(capsys, assets, small, tmp_pa
         (): "no prompt given",
         ("",): "the prompt is empty",
         ("  \n",): "the prompt is empty",
-        ("hi", "--ids", "1"): "both a prompt and --ids",
+        ("hi", "--ids", "1"): "unexpected extra argument",
         ("hi", "--model", "./no/such/model"): "there is no model folder",
         ("hi", "--model", str(tmp_path)): "has no config.json",
         ("hi", "--model", broken(assets, tmp_path / "a", "weights")): "cannot load",

@@ -107,6 +107,55 @@ def as_map(result: xr.DataArray) -> Map:
     )
 
 
+def ablation_map(effects: xr.DataArray) -> Map:
+    """Effects of ablated components as layers by heads, the MLP the last column; a list where neurons are among them.
+
+    Examples
+    --------
+    >>> coords = {"kind": ("component", ["head", "mlp"]), "layer": ("component", [2, 2])}
+    >>> coords |= {"head": ("component", [1, -1]), "component": ["L2H1", "MLP 2"]}
+    >>> drawn = ablation_map(xr.DataArray([[0.5], [2.0]], dims=["component", "batch"], coords=coords))
+    >>> drawn.rows.labels, drawn.columns.labels, drawn.values.tolist()
+    (['2'], ['H1', 'MLP'], [[0.5, 2.0]])
+    """
+    listed = as_map(effects)
+    kinds = set(effects["kind"].values.tolist())
+    if "neuron" in kinds:
+        return listed
+    of_each = list(zip(effects["layer"].values.tolist(), effects["head"].values.tolist(), strict=True))
+    layers = sorted({layer for layer, _ in of_each})
+    heads = sorted({head for _, head in of_each} - {-1})
+    labels = [f"H{head}" for head in heads] + (["MLP"] if "mlp" in kinds else [])
+    shape = (len(layers), len(labels))
+    values = np.full(shape, np.nan)
+    spread = None if listed.spread is None else np.full(shape, np.nan)
+    for i, (layer, head) in enumerate(of_each):
+        at = layers.index(layer), len(labels) - 1 if head < 0 else heads.index(head)
+        values[at] = listed.values[i, 0]
+        if spread is not None and listed.spread is not None:
+            spread[at] = listed.spread[i, 0]
+    return Map(Axis("layer", [str(i) for i in layers]), Axis("component", labels), values, spread, listed.n)
+
+
+_RESTORED = {"resid_post": "stream after one layer", "mlp_out": "MLP", "attn_out": "attention"}
+
+
+def trace_maps(result: xr.Dataset) -> dict[str, Map]:
+    """The maps of a causal trace, by what was restored: the stream, and MLPs and attention in a window of layers.
+
+    Examples
+    --------
+    >>> indirect = xr.DataArray([[[0.1]]], dims=["component", "layer", "pos"], coords={"component": ["mlp_out"]})
+    >>> list(trace_maps(xr.Dataset({"indirect": indirect}, attrs={"window": 4})))
+    ['MLP in 4 layers around']
+    """
+    around = f" in {result.attrs['window']} layers around"
+    return {
+        _RESTORED[name] + ("" if name == "resid_post" else around): as_map(result.indirect.sel(component=name))
+        for name in result.component.values.tolist()
+    }
+
+
 def _sides(axes: list[Axis]) -> tuple[Axis, Axis]:
     if len(axes) == 1:
         return axes[0], Axis("", [""])

@@ -12,14 +12,15 @@ from typing import Any
 
 import xarray as xr
 
+from caseback.decode.vocabulary import weights_as_words
 from caseback.decode.vocabulary.weights.named_matrices import MATRICES
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import CasebackError, OutOfRange, SiteAbsent
 from caseback.model.graph.names import head_name
 from caseback.model.running.model import Model
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 
-__all__ = ["WEIGHTS", "weights_document"]
+__all__ = ["OF_MLP", "WEIGHTS", "neuron_words", "weights_document"]
 
 WEIGHTS = DocumentKind(
     "caseback.weights",
@@ -31,6 +32,53 @@ WEIGHTS = DocumentKind(
 _ENDS = ("top", "bottom")
 _SIDES = {"in": "reads", "out": "writes", "neuron": "neurons", "d_head": "dimensions of the head"}
 _QK = ("asks", "is asked for")
+
+
+OF_MLP = ("in", "gate", "out")
+
+
+def neuron_words(
+    model: Model,
+    layer: int,
+    neuron: int,
+    *,
+    matrix: str | None = None,
+    expert: int | None = None,
+    k: int = 10,
+    folded: bool = True,
+) -> dict[str, xr.Dataset]:
+    """What each matrix of the MLP holds for one neuron, as words.
+
+    Parameters
+    ----------
+    model, layer, expert, k, folded
+        As for ``weights_as_words``.
+    neuron
+        Which neuron.
+    matrix
+        One of ``OF_MLP``; by default all that the model has.
+
+    Raises
+    ------
+    SiteAbsent
+        Where the model lacks the matrix that is asked for.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> list(neuron_words(cb.load("meadow"), 1, 5, k=2))
+    ['in', 'out']
+    """
+    words = {}
+    for name in OF_MLP if matrix is None else (matrix,):
+        try:
+            of_matrix = weights_as_words(model, name, layer, expert=expert, units=[neuron], k=k, folded=folded)
+        except SiteAbsent:
+            if matrix is not None or name != "gate":
+                raise
+            continue
+        words[name] = of_matrix.isel(neuron=0)
+    return words
 
 
 def weights_document(model: Model, results: xr.Dataset | Mapping[str, xr.Dataset], *, most: int = 10) -> dict[str, Any]:

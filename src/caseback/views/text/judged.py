@@ -6,13 +6,20 @@ import json
 
 import numpy as np
 import xarray as xr
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs
 
-__all__ = ["judged_text"]
+__all__ = ["judged_text", "print_judged"]
+
+
+def print_judged(result: xr.Dataset, console: Console | None = None) -> None:
+    """Print the result of ``known_source_test``, by default on a new ``rich`` console."""
+    console = console or Console()
+    for part in judged_text(result, ascii_only=console.options.ascii_only):
+        console.print(part, highlight=False, markup=False)
 
 
 def judged_text(result: xr.Dataset, *, ascii_only: bool = False) -> list[RenderableType]:

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import xarray as xr
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, signed
+
+
+def print_weights(
+    result: xr.Dataset | Mapping[str, xr.Dataset], *, top: int = 10, console: Console | None = None
+) -> None:
+    """Print weights as words, as a table.
+
+    Parameters
+    ----------
+    result
+        What ``weights_as_words``, ``circuit_pairs`` or ``weight_svd_words`` gave; or by matrix that of one neuron, as
+        ``neuron_words`` gives it.
+    top
+        How many directions of a matrix are shown.
+    console
+        Where to print; by default a new ``rich`` console, which obeys ``NO_COLOR``.
+    """
+    console = console or Console()
+    if not isinstance(result, xr.Dataset):
+        first = next(iter(result.values()))
+        console.print(
+            units_table(f"Neuron {first['neuron'].item()} of layer {first.attrs['layer']}", list(result.items()))
+        )
+        return
+    matrix, head = result.attrs["matrix"], result.attrs.get("head")
+    where = f"layer {result.attrs['layer']}" if head is None else f"L{result.attrs['layer']}H{head}"
+    if "rank" in result.dims:
+        console.print(singular_table(f"Singular vectors of {matrix}, {where}", result))
+    elif "top_from_id" in result:
+        console.print(pairs_table(f"{matrix.upper()} of {where}", result))
+        copying = f"own token largest in {100 * result.attrs['copying']:.1f}% of rows"
+        own, over_all = result.attrs["own_mean"], result.attrs["mean"]
+        console.print(f"{copying}; mean {own:+.3g} with itself, {over_all:+.3g} over all")
+    else:
+        unit = str(result["top_id"].dims[0])
+        shown = min(top, result.sizes[unit])
+        console.print(
+            units_table(
+                f"Directions of {matrix}, {where}", [(f"{matrix} {i}", result.isel({unit: i})) for i in range(shown)]
+            )
+        )
 
 
 def units_table(title: str, rows: Sequence[tuple[str, xr.Dataset]]) -> Table:

@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from caseback.cli.answer import answer, say_written
 from caseback.cli.loading import quiet
+from caseback.cli.options import Json, Sample, Seed, Steps
+from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 organisms = typer.Typer(name="organisms", help="The models that ship with the package: list, train, evaluate.")
@@ -55,17 +58,13 @@ def path_(name: Annotated[str, typer.Argument(help="A bundled model.")]) -> None
 
 
 @organisms.command()
+@with_options
 def train(
     name: Annotated[str, typer.Argument(help="The organism to train.")],
     out: Annotated[Path, typer.Option(help="The folder to write; an interrupted run found there goes on.")],
-    seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Length of the schedule; default the organism's.", show_default=False),
-    ] = None,
-    stop_at: Annotated[
-        int | None, typer.Option(min=1, help="Stop after this step, to go on later.", show_default=False)
-    ] = None,
+    seed: Seed = Seed().worded(seed="What training follows from."),
+    steps: Steps = Steps().worded(steps="Length of the schedule; by default the organism's."),
+    stop_at: Annotated[int | None, typer.Option(min=1, help="Stop after this step, to go on later.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads; more than one may change last digits.")] = 1,
 ) -> None:
     """Train an organism from its seed, with checkpoints on the way."""
@@ -75,41 +74,40 @@ def train(
     if out.exists() and not out.is_dir():
         raise CasebackError(f"cannot train into {str(out)!r}: it is a file, expected a folder")
     with quiet(), _bar(name) as tell:
-        trains(out, seed, steps, stop_at, threads, tell)
-    typer.echo(f"written to {out}", err=True)
+        trains(out, seed.seed, steps.steps, stop_at, threads, tell)
+    say_written(out)
 
 
 @organisms.command()
+@with_options
 def evaluate(
     model: Annotated[str, typer.Argument(help="A bundled model, or a folder that was trained like one.")] = "meadow",
-    count: Annotated[int, typer.Option(min=1, help="Held-out prompts a behaviour.")] = 500,
-    seed: Annotated[int, typer.Option(help="Same seed, same prompts.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array, one object a behaviour.")] = False,
+    sample: Sample = Sample(seed=1, count=500).worded(
+        count="Held-out prompts for each behavior.", seed="What the prompts follow from."
+    ),
     write: Annotated[bool, typer.Option("--write", help="Write the numbers into the model card, README.md.")] = False,
+    output: Json = Json(),
 ) -> None:
-    """Measure every behaviour on what training never showed, beside its target."""
+    """Measure every behavior on what training never showed, beside its target."""
     from caseback.organisms import bundled, path
 
     folder = path(model) if model in bundled() else Path(model)
     if not folder.is_dir():
         raise CasebackError(f"{model!r} is neither a bundled model ({', '.join(bundled())}) nor a folder")
     if "p" in _trained(folder):
-        _evaluate_addition(folder, as_json, write)
+        _evaluate_addition(folder, output, write)
         return
     with quiet():
         from caseback.organisms.evaluate import BEHAVIORS, as_rows, scores
+        from caseback.views.text.organisms import print_scores
 
-        found = scores(folder, count, seed, _tracked(BEHAVIORS))
+        measured = scores(folder, sample.count, sample.seed, _tracked(BEHAVIORS))
         if write:
             from caseback.organisms.card import write_card
 
-            page = write_card(folder, found, seed)
-            typer.echo(f"written to {page}", err=True)
-    rows = as_rows(found)
-    if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, allow_nan=False, indent=2))
-    else:
-        _print_table(rows)
+            say_written(write_card(folder, measured, sample.seed))
+    rows = as_rows(measured)
+    answer(output, rows, text=lambda: print_scores(rows))
 
 
 def _trained(folder: Path) -> dict:
@@ -120,7 +118,7 @@ def _trained(folder: Path) -> dict:
         raise CasebackError(f"{str(folder)!r} holds no model: {error}") from error
 
 
-def _evaluate_addition(folder: Path, as_json: bool, write: bool) -> None:
+def _evaluate_addition(folder: Path, output: Json, write: bool) -> None:
     """The progress measures of a grokking run, checkpoint by checkpoint."""
     with quiet():
         from caseback.organisms.modular.card import write_card
@@ -128,8 +126,10 @@ def _evaluate_addition(folder: Path, as_json: bool, write: bool) -> None:
 
         table = progress(folder).to_dataframe()
         if write:
-            typer.echo(f"written to {write_card(folder)}", err=True)
-    typer.echo(table.to_json(orient="index", indent=2) if as_json else table.to_string(float_format="{:.3g}".format))
+            say_written(write_card(folder))
+    # pandas writes its table as JSON itself
+    shown = table.to_json(orient="index", indent=2) if output.as_json else table.to_string(float_format="{:.3g}".format)
+    typer.echo(shown)
 
 
 @contextmanager
@@ -160,25 +160,3 @@ def _tracked(kinds: Iterable[str]) -> Iterable[str]:
     from rich.progress import track
 
     return track(list(kinds), "measuring", console=Console(stderr=True), transient=True)
-
-
-def _print_table(rows: list[dict]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="Held-out accuracy", title_justify="left")
-    for column in ("behaviour", "held out", "top", "over foil", "probability", "target"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        target = "" if row["target"] is None else f"{row['target']:.0%}{'' if row['reached'] else ' missed'}"
-        foil = "" if row["over_foil"] is None else f"{row['over_foil']:.1%}"
-        table.add_row(
-            Text(f"{row['behaviour']}: {row['what']}"),
-            Text(row["held_out"]),
-            f"{row['top']:.1%}",
-            foil,
-            f"{row['probability']:.3f}",
-            target,
-        )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
