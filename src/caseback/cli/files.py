@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from caseback.errors import CasebackError
+from caseback.jobs.whole_file import expect_writable
 
 
 def writable(path: Path | None) -> Path | None:
-    """Refuse a file in a folder that is not there."""
-    if path is not None and not path.parent.is_dir():
-        raise CasebackError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
+    """Refuse a file that cannot be written: no folder, no permission, or not a regular file."""
+    if path is not None:
+        expect_writable(path)
     return path
 
 

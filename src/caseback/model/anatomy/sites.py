@@ -144,6 +144,10 @@ class Site(NamedTuple):
         return self.name if self.layer is None or self.is_module else f"{self.name}.{self.layer}"
 
 
+MAPS = ("scores", "pattern")
+"""The sites that hold one number per query and key."""
+
+
 def kind_of(name: str) -> SiteKind:
     """What is known of a site by its name; of a module's input or output its dimensions, (pos, feature)."""
     return _OF_MODULE if name.endswith(MODULE_ENDS) else SITES[name]

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.model.anatomy.sites import Site
-from caseback.model.running.edits import MAPS, Edit, Where, indices_in, units_of
+from caseback.model.anatomy.sites import MAPS, Site
+from caseback.model.running.edits import Edit, Where, indices_in, units_of
 from caseback.model.running.frames import Frame, Rows
 
 

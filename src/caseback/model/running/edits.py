@@ -25,7 +25,7 @@ from torch import Tensor
 from caseback.errors import EditError
 from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.anatomy.sites import Site, kind_of
+from caseback.model.anatomy.sites import MAPS, Site, kind_of
 from caseback.model.running.frames import Positions, Rows, positions
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from caseback.model.running.tokens import Tokens
 
 Index = int | Sequence[int] | None
-MAPS = ("scores", "pattern")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from caseback.errors import SiteAbsent, TokensError
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.legacy import CACHE_NAMES
-from caseback.model.anatomy.sites import Site
-from caseback.model.running.edits import MAPS, Edit
+from caseback.model.anatomy.sites import MAPS, Site
+from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, step_frame
 from caseback.model.running.run import Run, execute, resolve, sites_read, undisturbed, with_clean
 from caseback.model.running.session import Session

@@ -19,9 +19,10 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.identity import identity_of
 from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
+from caseback.model.running.answer_metrics import Answer, answer_ids
 from caseback.model.running.edits import Edit, check
 from caseback.model.running.generate import generate
-from caseback.model.running.metrics import Answer, Metric, answer_ids
+from caseback.model.running.metrics import Metric
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens, one_token, piece, tokenize
 from caseback.model.sweeping.sweep import sweep

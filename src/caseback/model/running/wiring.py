@@ -18,50 +18,17 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection, weight_matrix
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import OnZ, attending
+from caseback.model.running.hooks import Hooks, on_sum, recording, touch_branch, touch_own
 from caseback.model.running.session import INSIDE_ATTENTION, Session
+from caseback.model.running.wiring_mlp import wire_mlp_inside, wire_mlp_reads
 
 _FROM_STREAM = {"q_in": "q", "k_in": "k", "v_in": "v"}
-
-
-def _first(args: tuple, kwargs: dict) -> tuple[Tensor, Callable[[Tensor], tuple[tuple, dict]]]:
-    """A module's first input, positional or named, and how to put another in its place."""
-    if args:
-        return args[0], lambda x: ((x, *args[1:]), kwargs)
-    name = next(n for n, value in kwargs.items() if isinstance(value, Tensor))
-    return kwargs[name], lambda x: (args, {**kwargs, name: x})
-
-
-class _Hooks:
-    def __init__(self) -> None:
-        self.handles: list[Any] = []
-
-    def on_input(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
-        def hook(_, args, kwargs):
-            x, put = _first(args, kwargs)
-            new = fn(x)
-            return None if new is x else put(new)
-
-        self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-
-    def on_output(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
-        def hook(_, args, output):
-            x = output[0] if isinstance(output, tuple) else output
-            new = fn(x)
-            if new is x:
-                return None
-            return (new, *output[1:]) if isinstance(output, tuple) else new
-
-        self.handles.append(module.register_forward_hook(hook))
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
 
 
 @contextmanager
@@ -71,7 +38,7 @@ def wired(session: Session, layers: Sequence[int] | None = None, *, attention: b
     ``layers`` limits the wiring to some layers and leaves out the ends of the model (a sweep calls layers itself).
     Without ``attention`` the caller takes care of the sites inside it.
     """
-    anatomy, hooks = session.anatomy, _Hooks()
+    anatomy, hooks = session.anatomy, Hooks()
     names = {s.layer for s in (*session.reads, *session.edits) if not s.is_module}
     with ExitStack() as stack:
         stack.callback(hooks.remove)
@@ -105,7 +72,7 @@ def _inside_attention(anatomy: Anatomy, site: Site) -> bool:
     return site.name in INSIDE_ATTENTION or (site.name == "z" and anatomy.head_site == "head_out")
 
 
-def _wire_module(session: Session, site: Site, hooks: _Hooks) -> None:
+def _wire_module(session: Session, site: Site, hooks: Hooks) -> None:
     """A module's input or output, named by its path."""
 
     def at_module(x: Tensor) -> Tensor:
@@ -114,13 +81,13 @@ def _wire_module(session: Session, site: Site, hooks: _Hooks) -> None:
             raise SiteAbsent(
                 f"{site} has shape {tuple(x.shape)}: expected one vector per token, {(*session.lead, '...')}"
             )
-        return _own(session, site, x)
+        return touch_own(session, site, x)
 
     hook = hooks.on_input if site.name.endswith(".input") else hooks.on_output
     hook(session.anatomy.module_at(site), at_module)
 
 
-def _wire_ends(anatomy: Anatomy, session: Session, hooks: _Hooks) -> None:
+def _wire_ends(anatomy: Anatomy, session: Session, hooks: Hooks) -> None:
     embed, pos, final = Site("embed"), Site("pos_embed"), Site("final_norm")
     scale = anatomy.embed_scale
 
@@ -145,7 +112,7 @@ def _wire_ends(anatomy: Anatomy, session: Session, hooks: _Hooks) -> None:
     if anatomy.final_norm is not None:
         if session.wants(Site("final_norm.scale")):
             norm = anatomy.norms[id(anatomy.final_norm)]
-            at_norm = _looking(session, Site("final_norm.scale"), norm.scale)
+            at_norm = recording(session, Site("final_norm.scale"), norm.scale)
             hooks.on_input(anatomy.final_norm, turn(at_norm, 1))
         if session.wants(final):
             hooks.on_output(anatomy.final_norm, turn(lambda x: session.touch(final, x), 1))
@@ -157,16 +124,6 @@ def _every_other(fn: Callable[[Tensor], Tensor], first: int) -> Callable[[Tensor
     return lambda x: fn(x) if next(calls) % 2 == first else x
 
 
-def _looking(session: Session, site: Site, fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A hook that records fn(x) squeezed of its last dimension and lets x pass."""
-
-    def hook(x: Tensor) -> Tensor:
-        session.touch(site, fn(x).squeeze(-1).view(session.lead))
-        return x
-
-    return hook
-
-
 def _scaled(session: Session, site: Site, x: Tensor, factor: float) -> Tensor:
     """Touch ``factor * x``, which is what reaches the stream; return what the model itself will multiply by factor."""
     written = x if factor == 1.0 else x * factor
@@ -176,13 +133,13 @@ def _scaled(session: Session, site: Site, x: Tensor, factor: float) -> Tensor:
     return new.view_as(x) if factor == 1.0 else new.view_as(x) / factor
 
 
-def _wire_layer(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
+def _wire_layer(p: LayerParts, index: int, session: Session, hooks: Hooks) -> None:
     site = lambda name: Site(name, index)  # noqa: E731
     wants = lambda *names: any(session.wants(site(n)) for n in names)  # noqa: E731
     _wire_attention_reads(p, index, session, hooks)
     _wire_attention_writes(p, index, session, hooks)
-    _wire_mlp_reads(p, index, session, hooks)
-    _wire_mlp_inside(p, index, session, hooks)
+    wire_mlp_reads(p, index, session, hooks)
+    wire_mlp_inside(p, index, session, hooks)
     if wants("mlp_out"):
         module = p.mlp_post_norm or p.w_out or p.mlp
         assert module is not None
@@ -196,40 +153,12 @@ def _wire_layer(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> N
         if p.mlp_beside is None:
             hooks.on_output(module, at_mlp_out)
         else:
-            _on_sum(hooks, module, p.mlp_beside, at_mlp_out)
+            on_sum(hooks, module, p.mlp_beside, at_mlp_out)
     if wants("resid_post"):
         hooks.on_output(p.layer, lambda x: session.touch(site("resid_post"), x))
 
 
-def _on_sum(hooks: _Hooks, first: nn.Module, second: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
-    """A hook on the sum of two modules' outputs. The layer adds them, so the second's output takes the change."""
-    seen: dict[str, Tensor] = {}
-
-    def at_first(x: Tensor) -> Tensor:
-        seen["first"] = x
-        return x
-
-    def at_second(x: Tensor) -> Tensor:
-        total = seen["first"] + x
-        new = fn(total)
-        return x if new is total else new - seen["first"]
-
-    hooks.on_output(first, at_first)
-    hooks.on_output(second, at_second)
-
-
-def _read(session: Session, site: Site, x: Tensor) -> Tensor:
-    """Touch what one branch reads of a tensor that others read too.
-
-    The stream goes to a branch and past it. A gradient at the branch's input is that of the branch alone, so with
-    gradients it is recorded as a view, a node of its own in the graph: the stream's own would add up both ways.
-    """
-    if session.grad and site in session.reads:
-        x = x.view_as(x)
-    return session.touch(site, x.view(*session.lead, *x.shape[-1:])).view_as(x)
-
-
-def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
+def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: Hooks) -> None:
     """The stream that enters the layer, what attention reads of it, its norm, and the heads' own inputs.
 
     ``attn_in`` is the stream as attention reads it. It passes through the norm's input, except where attention has no
@@ -247,25 +176,25 @@ def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: _H
 
     def at_norm(x: Tensor) -> Tensor:
         if session.wants(attn_in) and not p.shared_norm:
-            x = _read(session, attn_in, x)
+            x = touch_branch(session, attn_in, x)
         seen["stream"] = x
         if session.wants(scale):
-            _looking(session, scale, session.anatomy.norms[id(p.attn_norm)].scale)(x)
+            recording(session, scale, session.anatomy.norms[id(p.attn_norm)].scale)(x)
         return x
 
     def at_attention(x: Tensor) -> Tensor:
         if session.wants(attn_in) and (p.shared_norm or p.attn_norm is None):
             if p.attn_norm is None:
-                x = seen["stream"] = _read(session, attn_in, x)
+                x = seen["stream"] = touch_branch(session, attn_in, x)
             else:
                 # The shared norm has run on the unedited stream, for both: attention gets its own output of it. The
                 # call is to ``forward``, since the module's hooks must not run a second time.
-                stream = seen["stream"] = _read(session, attn_in, seen["stream"])
+                stream = seen["stream"] = touch_branch(session, attn_in, seen["stream"])
                 x = p.attn_norm.forward(stream) if session.changes(attn_in) else x
         elif p.attn_norm is None:
             seen["stream"] = x
         if session.wants(normed):
-            x = _read(session, normed, x)
+            x = touch_branch(session, normed, x)
         return x
 
     if session.wants(pre) or session.wants(attn_in) or per_head:
@@ -336,7 +265,7 @@ def head_writes(anatomy: Anatomy, p: LayerParts, z: Tensor, o_out: Tensor) -> Te
     return writes if anatomy.residual_scale == 1.0 else writes * anatomy.residual_scale
 
 
-def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
+def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: Hooks) -> None:
     """What the heads make (z), what each writes, and the write of attention as a whole.
 
     z is W_O's input, unless a gate or a norm stands between (``before_o``): then z comes from the attention function,
@@ -375,136 +304,3 @@ def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: _
         hooks.on_output(p.o, at_o)
     if session.wants(head_site) or session.wants(out_site):
         hooks.on_output(p.attn_post_norm or p.o, at_write)
-
-
-def _wire_mlp_reads(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
-    """The stream between attention and MLP, and what the MLP reads of it.
-
-    No module's output is that stream: it is met as the input of the MLP's norm, or of the MLP where it has no norm of
-    its own.
-    """
-    mid, mlp_in, normed, scale = (Site(n, index) for n in ("resid_mid", "mlp_in", "mlp_norm", "mlp_norm.scale"))
-    entry = p.mlp if p.mlp is not None else p.w_in
-    assert entry is not None
-    own_norm = p.mlp_norm is not None and not p.shared_norm
-    seen: dict[str, Tensor] = {}
-
-    def at_mid(x: Tensor) -> Tensor:
-        # The layer keeps this very tensor to add to later. A hook can only replace what the norm reads, so an edit is
-        # written into the tensor itself, which changes both. With gradients that tensor is what must be recorded, not a
-        # view of it.
-        stream = x if x.shape[:-1] == session.lead else x.view(*session.lead, -1)
-        new = session.touch(mid, stream)
-        if stream is not x and session.grad and mid in session.reads:
-            session.raw[mid] = x
-        if session.edited(mid):
-            x.copy_(new.view_as(x))
-            if mid in session.reads:
-                session.acts[mid] = stream
-        return x
-
-    def at_norm(x: Tensor) -> Tensor:
-        if session.wants(mid):
-            x = at_mid(x)
-        if session.wants(mlp_in):
-            x = _read(session, mlp_in, x)
-        if session.wants(scale):
-            _looking(session, scale, session.anatomy.norms[id(p.mlp_norm)].scale)(x)
-        return x
-
-    def at_layer(x: Tensor) -> Tensor:
-        seen["stream"] = x
-        if session.wants(scale):
-            _looking(session, scale, session.anatomy.norms[id(p.mlp_norm)].scale)(x)
-        return x
-
-    def at_entry(x: Tensor) -> Tensor:
-        if not own_norm:
-            if session.wants(mid):
-                x = at_mid(x)
-            if session.wants(mlp_in):
-                if p.shared_norm and p.mlp_norm is not None:
-                    stream = _read(session, mlp_in, seen["stream"])
-                    x = p.mlp_norm.forward(stream) if session.changes(mlp_in) else x
-                else:
-                    x = _read(session, mlp_in, x)
-        return _read(session, normed, x) if session.wants(normed) else x
-
-    if own_norm and p.mlp_norm is not None and (session.wants(mid) or session.wants(mlp_in) or session.wants(scale)):
-        hooks.on_input(p.mlp_norm, at_norm)
-    if p.shared_norm and (session.wants(mlp_in) or session.wants(scale)):
-        hooks.on_input(p.layer, at_layer)
-    if session.wants(normed) and p.mlp_beside is not None and p.mlp_norm is not None:
-        hooks.on_output(p.mlp_norm, lambda x: _read(session, normed, x))
-    elif session.wants(normed) or (not own_norm and (session.wants(mid) or session.wants(mlp_in))):
-        hooks.on_input(entry, at_entry)
-
-
-def _wire_mlp_inside(p: LayerParts, index: int, session: Session, hooks: _Hooks) -> None:
-    pre, gate, post = (Site(n, index) for n in ("mlp_pre", "mlp_gate", "mlp_post"))
-    router, expert = Site("router", index), Site("expert", index)
-
-    def flat(site: Site) -> Callable[[Tensor], Tensor]:
-        return lambda x: _own(session, site, x)
-
-    def at_gate_up(x: Tensor) -> Tensor:
-        g, u = x.chunk(2, dim=-1)  # one module projects both halves, the gate first
-        new_g = _own(session, gate, g) if session.wants(gate) else g
-        new_u = _own(session, pre, u) if session.wants(pre) else u
-        return x if new_g is g and new_u is u else torch.cat([new_g, new_u], -1)
-
-    if p.gate_up is not None and (session.wants(pre) or session.wants(gate)):
-        hooks.on_output(p.gate_up, at_gate_up)
-    if p.w_in is not None and session.wants(pre):
-        hooks.on_output(p.w_in, flat(pre))
-    if p.w_gate is not None and session.wants(gate):
-        hooks.on_output(p.w_gate, flat(gate))
-    if p.w_out is not None and session.wants(post):
-        hooks.on_input(p.w_out, flat(post))
-    if p.router is not None and session.wants(router):
-        hooks.on_output(p.router, flat(router))
-    if p.experts is not None and session.wants(expert):
-        hooks.handles.append(p.experts.register_forward_pre_hook(_at_experts(expert, p, session), with_kwargs=True))
-
-
-def _own(session: Session, site: Site, x: Tensor) -> Tensor:
-    """Touch a tensor that only this site uses, so that what is recorded may itself go on, and has a gradient."""
-    viewed = x.view(*session.lead, x.shape[-1])
-    new = session.touch(site, viewed)
-    return new.view_as(x) if session.changes(site) else x
-
-
-def _at_experts(site: Site, p: LayerParts, session: Session) -> Callable:
-    """The routing weights as (batch, pos, expert), zero where an expert is not used.
-
-    Experts are called with their input, the indices of the chosen ones and their weights. What is edited or
-    differentiated is the dense table, so the call is rebuilt from it.
-    """
-
-    def hook(_, args: tuple, kwargs: dict):
-        given = [*args, *kwargs.values()]
-        index, weights = given[1], given[2]
-        dense = torch.zeros(index.shape[0], n_experts(p), dtype=weights.dtype, device=weights.device)
-        dense = dense.scatter(1, index, weights).view(*session.lead, -1)
-        new = session.touch(site, dense)
-        if not session.changes(site):
-            return None
-        new = new.flatten(0, 1)
-        if session.grad:
-            # An expert that is not used has a derivative too: with weight 0 it adds nothing, but it must be run.
-            index = torch.arange(new.shape[1], device=index.device).expand(len(new), -1)
-        elif session.edited(site):
-            # An edit may bring experts in or take them out: as many are called as the fullest token has.
-            used = max(int((new != 0).sum(-1).max()), 1)
-            index = new.abs().topk(used, dim=-1).indices
-        changed = [given[0], index, new.gather(1, index), *given[3:]]
-        return tuple(changed[: len(args)]), dict(zip(kwargs, changed[len(args) :], strict=True))
-
-    return hook
-
-
-def n_experts(p: LayerParts) -> int:
-    """How many experts a mixture layer has."""
-    experts: Any = p.experts
-    stacked = next((w for w in experts.parameters() if w.ndim == 3), None)
-    return int(experts.num_experts) if stacked is None else stacked.shape[0]

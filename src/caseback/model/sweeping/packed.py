@@ -21,10 +21,10 @@ from transformers.cache_utils import Cache
 
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.legacy import CACHE_NAMES
-from caseback.model.anatomy.sites import Site
+from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.attention import attending
 from caseback.model.running.edit_rows import apply_edits
-from caseback.model.running.edits import MAPS, Edit
+from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span
 from caseback.model.running.metrics import Bound
 from caseback.model.running.session import INSIDE_ATTENTION, Session, through_view
