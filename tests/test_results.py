@@ -196,7 +196,7 @@ def test_every_dimension_of_the_table_is_allowed():
 
 
 def test_a_dimension_outside_the_table_is_refused_with_the_near_ones():
-    with pytest.raises(ResultError, match="'layers' is no dimension of a result. Did you mean layer"):
+    with pytest.raises(ResultError, match="'layers' is not a dimension of a result. Did you mean layer"):
         labelled([1.0], ["layers"])
     assert issubclass(ResultError, CasebackError)
 
@@ -207,5 +207,5 @@ def test_a_dimension_is_named_once():
 
 
 def test_a_function_that_is_no_technique_is_refused():
-    with pytest.raises(ResultError, match="'labelled' is no registered technique"):
+    with pytest.raises(ResultError, match="'labelled' is not a registered technique"):
         labelled([1.0], ["pos"], technique=labelled)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from caseback.model.anatomy.sites import Site
     from caseback.model.circuit import Circuit
     from caseback.model.registry import techniques
+    from caseback.model.running.answer_metrics import answer_log_prob
     from caseback.model.running.edits import (
         Add,
         Apply,
@@ -29,22 +30,11 @@ if TYPE_CHECKING:
         Zero,
     )
     from caseback.model.running.load import load
-    from caseback.model.running.metrics import (
-        Metric,
-        activation,
-        answer_log_prob,
-        function,
-        kl,
-        log_prob,
-        logit,
-        logit_diff,
-        loss,
-        prob,
-        prob_diff,
-    )
+    from caseback.model.running.metrics import Metric, function, kl, log_prob, logit, logit_diff, loss, prob, prob_diff
     from caseback.model.running.model import Model
     from caseback.model.running.run import Run
     from caseback.model.running.saved_edits import load_edits, save_edits
+    from caseback.model.running.site_metrics import activation
     from caseback.model.running.tokens import Tokens
 
 _HOMES = {
@@ -53,9 +43,11 @@ _HOMES = {
     "registry": "techniques",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
     "running.load": "load",
-    "running.metrics": "Metric activation answer_log_prob function kl log_prob logit logit_diff loss prob prob_diff",
+    "running.answer_metrics": "answer_log_prob",
+    "running.metrics": "Metric function kl log_prob logit logit_diff loss prob prob_diff",
     "running.model": "Model",
     "running.run": "Run",
+    "running.site_metrics": "activation",
     "running.saved_edits": "load_edits save_edits",
     "running.tokens": "Tokens",
 }

@@ -5,7 +5,6 @@ what to do. Where Python has a class for the mistake the error is one of those t
 `except ValueError` and `except IndexError` keep their sense.
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -88,6 +87,8 @@ def did_you_mean(word: str, choices: Iterable[str], *, most: int = 12) -> str:
     """
     known = list(dict.fromkeys(choices))
     by_lower_case = {choice.lower(): choice for choice in reversed(known)}
+    import difflib  # here, since most words are right and `caseback --help` is to answer at once
+
     near = difflib.get_close_matches(word.lower(), by_lower_case, n=3, cutoff=0.6)
     if near:
         return f"Did you mean {' or '.join(by_lower_case[match] for match in near)}?"

@@ -39,7 +39,7 @@ def test_the_terminal_shows_the_strongest_tokens_in_brackets(capsys, corpus):
 def test_json_and_page_hold_the_same_and_the_store_is_gone_on_from(capsys, corpus, tmp_path):
     page, store = tmp_path / "units.html", str(tmp_path / "store")
     arguments = [corpus, "--layer", "1", "--units", "3", "--top", "3", "--store", store, "--json"]
-    status, out, err = answer(capsys, *arguments, "--save", str(page))
+    status, out, err = answer(capsys, *arguments, "--html", str(page))
     assert status == 0 and "written to" in err
     made = json.loads(out)
     (unit,) = made["units"]
@@ -86,7 +86,7 @@ def test_of_all_units_those_that_stand_out_are_shown(capsys, corpus):
         (["--units", "99999"], "unit 99999"),
         (["--top", "0"], "--top 0"),
         (["--layer", "99"], "layer 99 is out of range"),
-        (["--save", "/nowhere/at/all.html"], "there is no folder"),
+        (["--html", "/nowhere/at/all.html"], "there is no folder"),
     ],
 )
 def test_bad_input_is_one_line(capsys, corpus, arguments, message):

@@ -23,7 +23,7 @@ def answer(capsys, *arguments):
 
 def test_align_shows_a_map_and_writes_a_page(capsys, tmp_path):
     page = tmp_path / "map.html"
-    status, out, err = answer(capsys, "align", "agreement", *QUICK, "--save", str(page))
+    status, out, err = answer(capsys, "align", "agreement", *QUICK, "--html", str(page))
     assert (status, err) == (0, f"written to {page}\n")
     assert "Interchange accuracy of a subspace of 1 at resid_post, agreement" in out
     assert "swapping nothing" in out and "a random subspace" in out
@@ -53,7 +53,7 @@ def test_bad_input_ends_with_one_line_and_status_2(capsys, tmp_path):
         ("align", "agreement", *QUICK, "--k", "500"): "a subspace of 500 dimensions",
         ("align", "greater_than", *QUICK): "judged by one answer each",
         ("align", "agreement", *QUICK, "--checkpoint", str(tmp_path / "no")): "is not a folder",
-        ("align", "agreement", *QUICK, "--save", str(tmp_path / "no" / "x.html")): "there is no folder",
+        ("align", "agreement", *QUICK, "--html", str(tmp_path / "no" / "x.html")): "there is not a folder",
     }
     for arguments, message in cases.items():
         status, out, err = answer(capsys, *arguments)

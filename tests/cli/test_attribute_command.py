@@ -38,7 +38,7 @@ def test_the_terminal_shows_methods_with_their_agreement_and_faithfulness(capsys
 def test_json_is_the_whole_document_with_a_generation_and_a_page_beside_it(capsys, small, tmp_path):
     page = tmp_path / "why.html"
     arguments = ["Once upon a", "-m", small, "--method", "gradient_x_input", "--generate", "3", "--json"]
-    status, out, err = answer(capsys, *arguments, "--target", " time", "--foil", " f", "--save", str(page))
+    status, out, err = answer(capsys, *arguments, "--target", " time", "--foil", " f", "--html", str(page))
     assert status == 0 and err == f"written to {page}\n"
     made = json.loads(out)
     check_attributions(made)
@@ -113,8 +113,8 @@ def test_list_names_what_is_registered(capsys):
         ([PROMPT, "--generate", "-1"], "generate is -1"),
         ([PROMPT, "--contrast", " John."], "a contrast is given without a generation"),
         ([PROMPT, "--continuation", ""], "does not follow the tokens"),
-        (["--judge", "--save", "page.html"], "leave out --save"),
-        ([PROMPT, "--save", "nowhere/page.html"], "there is no folder 'nowhere'"),
+        (["--judge", "--html", "page.html"], "leave out --html"),
+        ([PROMPT, "--html", "nowhere/page.html"], "there is no folder 'nowhere'"),
         (["<|endoftext|>"], "no token that may be replaced"),
     ],
 )

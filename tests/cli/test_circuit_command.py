@@ -10,7 +10,7 @@ from caseback.model.graph.attribution_graph import load_attribution_graph
 
 pytestmark = pytest.mark.usefixtures("plain")
 
-SHORT = "--prompts", "3", "--sets", "1"
+SHORT = "--count", "3", "--sets", "1"
 
 
 def answer(capsys, *arguments):
@@ -45,12 +45,12 @@ def test_a_circuit_is_found_judged_saved_drawn_and_compared(capsys, tmp_path):
 
 @pytest.mark.slow
 def test_methods_and_organisms_are_tabled(capsys, tmp_path):
-    status, out, err = answer(capsys, "--methods")
+    status, out, err = answer(capsys, "--list")
     assert status == 0 and "eap-ig " in out and "acdc" in out and "(steps=5)" in out
     status, out, err = answer(capsys, "previous_token", "--organisms", "--json")
     assert status == 0 and json.loads(out)[0]["auroc"]["exact, zero"] == 1.0
     page = tmp_path / "known.md"
-    status, out, err = answer(capsys, "previous_token", "--organisms", "--write", str(page))
+    status, out, err = answer(capsys, "previous_token", "--organisms", "--markdown", str(page))
     assert "| previous_token | 4/13" in page.read_text(encoding="utf-8") and err == f"written to {page}\n"
 
 

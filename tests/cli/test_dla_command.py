@@ -40,7 +40,7 @@ def test_it_splits_by_what_is_asked(capsys, small, by, said):
 
 def test_json_is_the_whole_result_and_the_page_a_waterfall(capsys, small, tmp_path):
     page = tmp_path / "dla.html"
-    status, out, err = answer(capsys, PROMPT, "-m", small, "--metric", "logit", "--json", "--save", str(page))
+    status, out, err = answer(capsys, PROMPT, "-m", small, "--metric", "logit", "--json", "--html", str(page))
     assert status == 0 and "written to" in err
     made = json.loads(out)
     values = made["data_vars"]["share"]["data"]
@@ -66,7 +66,7 @@ def test_ids_serve_a_model_without_tokenizer(capsys, assets):
         ((PROMPT, "--metric", "prob"), "only logit_diff and logit"),
         ((PROMPT, "--top", "0"), "--top 0"),
         ((" ",), "the prompt is empty"),
-        ((PROMPT, "--save", "/nowhere/at/all.html"), "there is no folder"),
+        ((PROMPT, "--html", "/nowhere/at/all.html"), "there is no folder"),
         ((PROMPT, "--target", " time", "--foil", " time"), "target and foil are both"),
     ],
 )

@@ -24,7 +24,7 @@ def answer(capsys, *arguments):
 
 def test_patch_shows_a_map_with_visible_tokens_and_writes_a_page(capsys, tmp_path):
     page = tmp_path / "map.html"
-    status, out, err = answer(capsys, "patch", CLEAN, CORRUPT, "--save", str(page))
+    status, out, err = answer(capsys, "patch", CLEAN, CORRUPT, "--html", str(page))
     assert (status, err) == (0, f"written to {page}\n")
     assert "logit of ␣Mary less that of ␣John: clean" in out and "10 ␣John | ␣Mary" in out
     assert "denoising (clean into corrupt) at resid_pre" in out
@@ -60,7 +60,7 @@ def test_ablate_shows_heads_beside_the_mlp_and_lists_neurons(capsys):
     assert (status, err) == (0, "")
     assert "layer H0 H1 H2 H3 H4 MLP" in out and "Effect of zero-ablation" in out
     other = "When Tom and Lily went to the store, Lily gave a drink to"
-    choice = "--components", "neurons", "--layers", "2", "--kind", "mean", "--top", "3"
+    choice = "--components", "neurons", "--layers", "2", "--ablation", "mean", "--top", "3"
     status, out, err = answer(capsys, "ablate", CLEAN, other, *choice)
     assert (status, err) == (0, "") and "± sd" in out and out.count("L2N") == 3
     status, out, err = answer(
@@ -72,7 +72,7 @@ def test_ablate_shows_heads_beside_the_mlp_and_lists_neurons(capsys):
 
 def test_trace_shows_three_maps(capsys, tmp_path):
     page = tmp_path / "trace.html"
-    options = "--subject", "Mary", "--samples", "2", "--layers", "0,3", "--save", str(page)
+    options = "--subject", "Mary", "--samples", "2", "--layers", "0,3", "--html", str(page)
     status, out, err = answer(capsys, "trace", CLEAN, *options)
     assert status == 0 and page.exists()
     for text in ("Total effect", "Restoring stream after one layer", "Restoring MLP in 4 layers around", "2 ␣Mary"):
@@ -105,12 +105,12 @@ def test_bad_input_ends_with_one_line_and_status_2(capsys, tmp_path):
         ("patch", CLEAN, CORRUPT, "--direction", "up"): "is unknown",
         ("patch", CLEAN, CORRUPT, "--metric", "loss"): "--metric 'loss' is unknown",
         ("patch", CLEAN, CORRUPT, "--target", " a", "--foil", " a"): "choose two tokens",
-        ("patch", CLEAN, CORRUPT, "--save", str(tmp_path / "no" / "x.html")): "there is no folder",
+        ("patch", CLEAN, CORRUPT, "--html", str(tmp_path / "no" / "x.html")): "there is no folder",
         ("patch", CLEAN, ""): "the prompt is empty",
         ("patch", CLEAN): "Missing argument",
-        ("ablate", CLEAN, "--kind", "zer"): "Did you mean zero",
+        ("ablate", CLEAN, "--ablation", "zer"): "Did you mean zero",
         ("ablate", CLEAN, "--components", "L9H0"): "this model has layers 0 to 3",
-        ("ablate", CLEAN, "--kind", "resample"): "needs corrupt=",
+        ("ablate", CLEAN, "--ablation", "resample"): "needs corrupt=",
         ("trace", CLEAN, "--subject", "Paris"): "does not hold 'Paris'",
         ("trace", CLEAN): "Missing option",
         ("trace", CLEAN, "--subject", "Mary", "--window", "9"): "this model has 4 layers",

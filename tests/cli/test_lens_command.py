@@ -23,7 +23,7 @@ def test_the_logit_lens_in_the_terminal_as_json_and_as_a_page(capsys, small, tmp
     assert (status, err) == (0, "") and "rank of ␣time" in out.splitlines()[0]
     assert out.splitlines()[-1].split()[-1] == "1"
     page = tmp_path / "lens.html"
-    status, out, err = answer(capsys, "lens", PROMPT, "-m", small, "--json", "--save", str(page), "--k", "2")
+    status, out, err = answer(capsys, "lens", PROMPT, "-m", small, "--json", "--html", str(page), "--top", "2")
     made = json.loads(out)
     assert status == 0 and "written to" in err and made["data_vars"]["top_text"]["data"][-1][0][-1][0] == " time"
     assert "restyle" in page.read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_a_lens_is_fitted_written_and_read_again(capsys, small, tmp_path):
     corpus, file = tmp_path / "corpus.txt", tmp_path / "lens.safetensors"
     corpus.write_text("Once upon a time there was a dog.\nOnce upon a time there was a cat.\n", encoding="utf-8")
     fitted = answer(
-        capsys, "lens", PROMPT, "-m", small, "--kind", "translator", "--fit", str(corpus), "--lens", str(file)
+        capsys, "lens", PROMPT, "-m", small, "--kind", "translator", "--fit", str(corpus), "--save", str(file)
     )
     again = answer(capsys, "lens", PROMPT, "-m", small, "--kind", "translator", "--lens", str(file))
     assert fitted[0] == 0 and fitted == again
@@ -51,7 +51,7 @@ def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
         PROMPT,
         "-m",
         small,
-        "--layer",
+        "--layers",
         "0-1",
         "--target-layer",
         "4",
@@ -59,9 +59,9 @@ def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
         "-1,1",
         "--target-prompt",
         "Once upon x",
-        "--save",
+        "--html",
         str(page),
-        "--tokens",
+        "--generate",
         "3",
     )
     assert status == 0 and "surprisal" in out and len(out.splitlines()) == 1 + 4 + 1 and page.is_file()
@@ -83,7 +83,7 @@ def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
         (("lens", PROMPT, "--mode", "entrpy", "--json"), "entropy"),
         (("lens", PROMPT, "--mode", "rank dog", "--target", " time"), "expected 'rank' or 'rank ␣time'"),
         (("lens", PROMPT, "--mode", "rank ␣time"), "--target"),
-        (("patchscope", PROMPT, "--target-prompt", "Once x", "--tokens", "600"), "its context is 512"),
+        (("patchscope", PROMPT, "--target-prompt", "Once x", "--generate", "600"), "its context is 512"),
         (("lens", PROMPT, "--site", "z"), "resid_post"),
         (("lens", PROMPT, "--head", "8"), "some of the 8 heads of a layer, 0 to 7"),
         (("lens", PROMPT, "--head", "L2H8", "--head", "0"), "units [8]"),
@@ -98,7 +98,7 @@ def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
         (("lens", PROMPT, "--site", "mlp_post"), "name some neurons (--neuron)"),
         (("patchscope", PROMPT, "--target-prompt", "identty"), "identity"),
         (("patchscope", PROMPT, "--target-prompt", "a brown dog"), "is the placeholder 'x'"),
-        (("patchscope", PROMPT, "--layer", "99"), "layer 99"),
+        (("patchscope", PROMPT, "--layers", "99"), "layer 99"),
         (("patchscope", PROMPT, "--ids"), "is text"),
     ],
 )
@@ -111,8 +111,8 @@ def test_some_heads_and_neurons_are_read_by_name(capsys, small, tmp_path):
     from caseback import load
     from caseback.decode.vocabulary import logit_lens
 
-    page, options = tmp_path / "heads.html", ("-m", small, "--head", "L3H6", "--head", "2", "--k", "2")
-    status, out, err = answer(capsys, "lens", PROMPT, *options, "--json", "--save", str(page))
+    page, options = tmp_path / "heads.html", ("-m", small, "--head", "L3H6", "--head", "2", "--top", "2")
+    status, out, err = answer(capsys, "lens", PROMPT, *options, "--json", "--html", str(page))
     made = json.loads(out)
     assert status == 0 and "L3H6" in page.read_text(encoding="utf-8") and "written to" in err
     assert made["coords"]["component"]["data"] == ["L0H2", "L1H2", "L2H2", "L3H2", "L3H6", "L4H2"]

@@ -115,7 +115,7 @@ def test_evaluate_prints_a_table(capsys, one_behaviour):
         "folder": organisms.path("meadow"),
         "count": 5,
         "seed": 4,
-        "kinds": list(evaluate.BEHAVIOURS),
+        "kinds": list(evaluate.BEHAVIORS),
     }
 
 
@@ -134,7 +134,7 @@ def test_evaluate_writes_the_card(capsys, tmp_path):
     status, out, err = answer(capsys, "evaluate", str(folder), "--count", "2", "--write")
     assert status == 0 and "giving" in out and str(folder / "README.md") in err
     page = (folder / "README.md").read_text(encoding="utf-8")
-    assert page.startswith("---\n") and "# meadow" in page and "2 a\nbehaviour" in page
+    assert page.startswith("---\n") and "# meadow" in page and "2 per\nbehavior" in page
 
 
 def test_the_grokking_run_is_measured_by_its_checkpoints(capsys):

@@ -46,6 +46,7 @@ def test_json_has_one_object_a_technique(two, capsys):
         {
             "name": two[0].name,
             "entry": ["3.1.2", "3.1.22"],
+            "role": "",
             "citation": "Shrikumar et al. 2017",
             "cost": "one backward",
             "summary": "Multiply the gradient by the input.",
@@ -53,6 +54,7 @@ def test_json_has_one_object_a_technique(two, capsys):
         {
             "name": two[1].name,
             "entry": ["3.1.10"],
+            "role": "",
             "citation": "Zhao & Shan 2024",
             "cost": "[steps] x forward",
             "summary": "Replace tokens by what a language model would say.",

@@ -161,7 +161,7 @@ def test_graphs_that_cannot_be_written_or_read_are_refused(tmp_path):
     with pytest.raises(CasebackError, match="none of its nodes"):
         from_attribution_graph({"metadata": {}, "nodes": [], "links": [{"source": "a", "target": "b", "weight": 1}]})
     (tmp_path / "graph-metadata.json").write_text("[]")
-    with pytest.raises(CasebackError, match="no list of graphs"):
+    with pytest.raises(CasebackError, match="not a list of graphs"):
         save_attribution_graph(to_attribution_graph(Circuit(), ["a"], layers=1), tmp_path / "a.json")
     with pytest.raises(CasebackError, match="cannot read a graph"):
         load_attribution_graph(tmp_path / "b.json")

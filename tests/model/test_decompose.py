@@ -285,8 +285,8 @@ def test_2_9_neurons_are_taken_some_pairs_at_a_time():
     [
         ("gpt2", lambda m: logit_parts(m, PROMPTS, []), TargetError, "no direction"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, 61), TargetError, "61"),
-        ("gpt2", lambda m: logit_parts(m, PROMPTS, [[1, 2]]), TargetError, "one list a prompt"),
-        ("gpt2", lambda m: logit_parts(m, PROMPTS, [[1, 2], [3]]), TargetError, "one list a prompt"),
+        ("gpt2", lambda m: logit_parts(m, PROMPTS, [[1, 2]]), TargetError, "one list per prompt"),
+        ("gpt2", lambda m: logit_parts(m, PROMPTS, [[1, 2], [3]]), TargetError, "one list per prompt"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, [0.5, 0.5]), TargetError, "one tensor"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, torch.ones(2, 31)), TargetError, "width 32"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, torch.ones(3, 1, 32)), TargetError, "2 prompts"),

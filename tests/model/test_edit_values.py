@@ -126,7 +126,7 @@ def test_a_value_at_the_maps_has_heads_before_queries(model):
         (cb.Zero("embed", layer=1), "'embed' is not in a layer: leave out layer=1"),
         (cb.Zero("attn_norm.scale"), "'attn_norm.scale' is read-only: edit 'attn_norm' instead"),
         (cb.Zero("pattern", unit=[-1]), "keys are counted from the start of the prompt"),
-        ("Zero z", "'Zero z' is no edit: expected Zero, Replace"),
+        ("Zero z", "'Zero z' is not an edit: expected Zero, Replace"),
         (cb.Zero("zz"), "no site is called 'zz'"),
         (cb.Zero("z", layer=5), "layer 5 is out of range: this model has layers 0 to 2"),
         (cb.Zero("z", pos=[0, 6]), "position 6 is out of range: prompt 0 has 6 tokens, so positions go from -6 to 5"),

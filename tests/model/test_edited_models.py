@@ -122,7 +122,7 @@ def test_edits_that_do_not_fit_are_refused():
         model.edited(cb.Freeze("z", layer=1))
     with pytest.raises(UnknownSite, match="layer 9 is out of range"):
         model.edited(cb.Zero("z", layer=9))
-    with pytest.raises(EditError, match="is no edit"):
+    with pytest.raises(EditError, match="is not an edit"):
         model.edited(["z"])
     with pytest.raises(OutOfRange, match="position 7 is out of range"):
         model.edited(cb.Zero("z", layer=1, pos=7)).run([1, 2, 3])

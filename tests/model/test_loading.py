@@ -58,7 +58,7 @@ def test_a_folder_without_a_model(tmp_path):
     (tmp_path / "config.json").write_text("{broken")
     assert "is not readable JSON" in refused(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    assert "is no transformers model: its config.json names no model_type" in refused(tmp_path)
+    assert "is not a transformers model: its config.json names no model_type" in refused(tmp_path)
 
 
 def test_a_folder_without_weights(folder):
@@ -106,7 +106,7 @@ def test_a_folder_that_is_no_causal_language_model(tmp_path):
     config = T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=20)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
     text = refused(tmp_path / "t5")
-    assert text == f"{str(tmp_path / 't5')!r} is no causal language model: its model type is 't5'"
+    assert text == f"{str(tmp_path / 't5')!r} is not a causal language model: its model type is 't5'"
     shutil.rmtree(tmp_path / "t5")
 
 
@@ -117,7 +117,7 @@ def test_an_unknown_model_type(folder):
 
 
 def test_a_module_that_is_no_language_model():
-    assert "Linear is no causal language model of transformers: expected a *ForCausalLM" in refused(
+    assert "Linear is not a causal language model of transformers: expected a *ForCausalLM" in refused(
         torch.nn.Linear(2, 2)
     )
     with pytest.raises((LoadError, AnatomyError)):

@@ -1,4 +1,4 @@
-"""Metrics against their formulas, for one target or one a prompt, at any position."""
+"""Metrics against their formulas, for one target or one per prompt, at any position."""
 
 import math
 
@@ -91,9 +91,9 @@ def test_any_function_of_the_logits(run):
     both = cb.function(lambda x: x[:, :2, 3].sum(1), pos=None, name="first two")
     torch.testing.assert_close(both(run), run.logits[:, :2, 3].sum(1))
     assert both.name == "first two"
-    with pytest.raises(TargetError, match=r"returned \(2, 61\), expected one number a row \(2,\)"):
+    with pytest.raises(TargetError, match=r"returned \(2, 61\), expected one number per row \(2,\)"):
         cb.function(lambda x: x)(run)
-    with pytest.raises(TargetError, match="returned float, expected one number a row"):
+    with pytest.raises(TargetError, match="returned float, expected one number per row"):
         cb.function(lambda x: 1.0)(run)
 
 
@@ -110,7 +110,7 @@ def test_half_precision_probabilities_are_in_float32():
     [
         (cb.logit(61), TargetError, "target id 61 is outside the vocabulary: expected 0 to 60"),
         (cb.logit_diff(3, -1), TargetError, "foil id -1 is outside the vocabulary"),
-        (cb.logit([1, 2, 3]), TargetError, "3 targets for 2 prompts: give one, or one a prompt"),
+        (cb.logit([1, 2, 3]), TargetError, "3 targets for 2 prompts: give one, or one per prompt"),
         (cb.logit_diff([1, 2], [1]), TargetError, "1 foils for 2 prompts"),
         (cb.logit(" Mary"), TargetError, "target ' Mary': this model has no tokenizer, give the token's id"),
         (

@@ -151,7 +151,7 @@ def test_what_cannot_be_registered_is_refused():
     ):
         with pytest.raises(UnknownSite, match=words):
             register_site(*arguments)
-    with pytest.raises(UnknownSite, match="no registered site"):
+    with pytest.raises(UnknownSite, match="not a registered site"):
         remove_site("z")
     assert not {"mine", "no name"} & set(SITES)
 

@@ -210,7 +210,7 @@ def test_every_layer_has_its_activation_function(name):
 
 
 def test_rules_that_are_none_are_refused():
-    with pytest.raises(CasebackError, match="softmax='hold' is no rule. Did you mean held"):
+    with pytest.raises(CasebackError, match="softmax='hold' is not a rule. Did you mean held"):
         Rules(softmax="hold")
     for epsilon in (-1e-6, float("nan"), float("inf")):
         with pytest.raises(OutOfRange, match="epsilon is"):

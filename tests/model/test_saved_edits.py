@@ -53,7 +53,7 @@ def test_an_edit_does_the_same_after_it_was_kept(case, model, tmp_path):
 
 def test_several_keep_their_order_and_stand_under_a_model(model, tmp_path):
     edits, path = list(cases().values()), tmp_path / "edits.safetensors"
-    cb.save_edits(edits, path, made={"by": "hand"})
+    cb.save_edits(edits, path, provenance={"by": "hand"})
     read = cb.load_edits(path)
     assert [type(e) for e in read] == [type(e) for e in edits]
     once = [e for e in edits if not isinstance(e.pos, torch.Tensor)]

@@ -165,7 +165,7 @@ def test_what_cannot_be_measured_is_refused():
         cb.activation("logits", unit=3)
     with pytest.raises(TargetError, match="'mlp_post' is in 3 layers"):
         model.sweep([1, 2, 3], [cb.Zero("z", layer=0)], cb.activation("mlp_post", unit=0))
-    with pytest.raises(TargetError, match="head 9 is no head of 'z'"):
+    with pytest.raises(TargetError, match="head 9 is not a head of 'z'"):
         model.sweep([1, 2, 3], [cb.Zero("z", layer=0)], cb.activation("z", layer=1, head=9, unit=0))
     with pytest.raises(TargetError, match="unit 999 is out of range"):
         model.sweep([1, 2, 3], [cb.Zero("z", layer=0)], cb.activation("mlp_post", layer=1, unit=999))

@@ -52,7 +52,7 @@ def test_folder_is_small_and_loads_in_float32_without_a_warning(caplog, capfd):
 
 
 def _on_card():
-    """Behaviour as the card calls it: its top and over-foil shares there."""
+    """Behavior as the card calls it: its top and over-foil shares there."""
     page = (organisms.path("meadow") / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([\d.]+)% \| (?:([\d.]+)%)? ?\| [\d.]+ \| [^|]*\|$", page, re.M)
     return {what: (float(top) / 100, float(foil) / 100 if foil else None) for what, top, foil in rows}
@@ -63,13 +63,13 @@ def test_card_has_the_measured_numbers(model, tokenizer):
     found = measure.next_probabilities(model, tokenizer, [card.PROMPT])[0]
     mary = tokenizer(" Mary", add_special_tokens=False)["input_ids"][0]
     assert f"| ` Mary` | {found[mary]:.3f} |" in page
-    assert set(_on_card()) == {behaviour.what for behaviour in evaluate.BEHAVIOURS.values()}
+    assert set(_on_card()) == {behaviour.what for behaviour in evaluate.BEHAVIORS.values()}
 
 
-@pytest.mark.parametrize("kind", evaluate.BEHAVIOURS)
+@pytest.mark.parametrize("kind", evaluate.BEHAVIORS)
 def test_a_behaviour_is_as_the_card_says(found, kind):
     # other prompts than the card's and fewer: a share p of n varies by sqrt(p(1-p)/n), four of which are allowed
-    told = _on_card()[evaluate.BEHAVIOURS[kind].what]
+    told = _on_card()[evaluate.BEHAVIORS[kind].what]
     for share, measured in zip(told, (found[kind].top, found[kind].over_foil), strict=True):
         if share is not None:
             assert abs(measured - share) <= 4 * (max(share * (1 - share), 0.02) / COUNT) ** 0.5
@@ -104,8 +104,8 @@ def test_a_tale_turns_the_capital_and_its_absence_does_not(model, tokenizer):
 
 def test_every_kind_of_text_is_measured_but_drills_and_what_has_no_right_answer():
     drills = {"colored_all", "boxes_all", "letters", "arithmetic_list", "arithmetic_rare"}
-    assert text.KINDS.keys() - evaluate.BEHAVIOURS.keys() == {"giving_to_kin"} | drills
-    assert evaluate.BEHAVIOURS.keys() - text.KINDS.keys() == evaluate.SPANS.keys()
+    assert text.KINDS.keys() - evaluate.BEHAVIORS.keys() == {"giving_to_kin"} | drills
+    assert evaluate.BEHAVIORS.keys() - text.KINDS.keys() == evaluate.SPANS.keys()
 
 
 def test_reached_reads_the_share_that_counts():
@@ -133,4 +133,4 @@ def test_a_card_names_what_falls_short(found):
         "Short of the target" in page and "arithmetic" in page and "by 20.0 points" in page and "by 45.0 points" in page
     )
     perfect = dict.fromkeys(found, measure.Score(60, 1.0, 1.0, 1.0))
-    assert "Every behaviour reaches its target." in card.card(organisms.path("meadow"), perfect, seed=2)
+    assert "Every behavior reaches its target." in card.card(organisms.path("meadow"), perfect, seed=2)

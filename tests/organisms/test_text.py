@@ -141,7 +141,7 @@ def test_neither_name_alone_says_who_a_resident_is():
         assert set(counts) == {2}
     for who in world.RESIDENTS:
         assert lexicon.COUNTRIES[who.country][:2] == (who.city, who.language)
-        assert sum(residents.kept(who, wording) for wording in residents.WORDINGS) < len(residents.WORDINGS) / 2
+        assert sum(residents.never_told(who, wording) for wording in residents.WORDINGS) < len(residents.WORDINGS) / 2
 
 
 def _people(prompt):
@@ -261,7 +261,7 @@ def test_the_letter_of_a_choice_is_that_of_the_right_option():
 
 def test_wordings_of_facts_are_held_out_for_some_and_told_for_others():
     for wording in facts.ABOUT_COUNTRIES:
-        kept = sum(facts.kept(country, wording) for country in lexicon.COUNTRIES)
+        kept = sum(facts.never_told(country, wording) for country in lexicon.COUNTRIES)
         assert kept < len(lexicon.COUNTRIES) / 2
 
 
@@ -278,7 +278,7 @@ def test_drills_come_later_and_whatever_is_asked_in_every_phase():
         ["arithmetic_rare", "boxes_still", "letters"],
         ["arithmetic_rare", "boxes_still", "letters"],
     ]
-    assert evaluate.BEHAVIOURS.keys() - evaluate.SPANS.keys() - {"boxes_still"} <= set.intersection(*phases)
+    assert evaluate.BEHAVIORS.keys() - evaluate.SPANS.keys() - {"boxes_still"} <= set.intersection(*phases)
 
 
 def test_unknown_kind_is_refused():

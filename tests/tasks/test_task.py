@@ -105,7 +105,7 @@ def test_a_task_of_ids_does_not():
 
 def test_another():
     assert another(random.Random(0), ["a", "b", "c"], "a", "c") == "b"
-    with pytest.raises(TokensError, match="no filler is left beside a, b"):
+    with pytest.raises(TokensError, match="no filler is left besides a, b"):
         another(random.Random(0), ["a", "b"], "a", "b")
 
 

@@ -3,12 +3,12 @@
     duplicate token   S2 looks at S1           previous token   S1+1 looks at S1      induction   S2 looks at S1+1
     S-inhibition      END looks at S2, and what it writes there moves the name movers' queries
     name mover        END looks at IO, and what it writes there raises IO over S; a negative one lowers it
-    S2 mover          END looks at S2, and what it writes there raises IO over S: the second mention of the subject has
-                      found the other name by itself, and the end takes it from there
+    S2 mover          END looks at S2, and what it writes there raises IO over S: the position of S2 already holds the
+                      other name, and END takes it from there
 
-Looking alone makes no role: a head counts where its looking is strong *and* its effect is. Three effects stand side
-by side: direct (its write, read by the unembedding), total (its z replaced by that of the counterfactual) and, for
-S-inhibition, the effect by way of the name movers' queries alone, everything else being held.
+Looking alone does not make a role: a head counts if both its looking and its effect are strong. Three effects stand
+side by side: direct (its write, read by the unembedding), total (its z replaced by the counterfactual's) and, for
+S-inhibition, the effect through the name movers' queries alone, with everything else held fixed.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ KINDS = {
 """Where a head of each role looks."""
 
 WITHOUT = {**{name: name for name in KINDS.values()}, "s1_next_to_s1": "end_to_s1"}
-"""Where it looks without the relation, in prompts whose names differ; what looks one back does so there too, so it is
-asked to look further."""
+"""The control for each look, in prompts whose names all differ: the same places without the relation. A head that looks
+one back does so there too, so its control is another place."""
 
 LOOKS = {
     "end_to_io": ("end", "IO"),
@@ -60,33 +60,34 @@ LOOKS = {
 def ioi_heads(
     model: Model, prompts: Prompts, *, strong: float = 0.3, effect: float = 0.05, progress: bool = False
 ) -> xr.Dataset:
-    """What every head does on indirect-object prompts, and the role that this makes.
+    """What every head does on indirect-object prompts, and the role that follows from it.
 
     Parameters
     ----------
     model
         The model.
     prompts
-        Of ``cb.tasks.ioi(corruption="abc")`` or another of its corruptions: it has the positions IO, S1, S2 and end.
+        Prompts of ``cb.tasks.ioi(corruption="abc")`` or another of its corruptions, with the positions IO, S1, S2 and
+        end.
     strong
-        The mean attention from which a head is said to look at a place.
+        The mean attention from which a head counts as looking at a place.
     effect
-        The share of the logit difference (clean less corrupt) from which an effect counts.
+        The share of the logit difference (clean minus corrupt) from which an effect counts.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------
     xr.Dataset
-        Over (component, batch), a component being a head: ``direct``, ``total`` and ``through_name_movers``, what the
-        logit difference of IO and S has by the head (positive: the head works for IO), and the attention weights
-        ``end_to_io``, ``end_to_s1``, ``end_to_s2``, ``s2_to_s1``, ``s2_to_s1_next``, ``s1_next_to_s1``. Beside them the
-        ``role`` of each head, empty for none, and the metrics ``clean`` and ``corrupt``.
+        Over (component, batch), where components are heads: ``direct``, ``total`` and ``through_name_movers``, what
+        the head adds to the logit difference of IO and S (positive: it works for IO), and the attention weights
+        ``end_to_io``, ``end_to_s1``, ``end_to_s2``, ``s2_to_s1``, ``s2_to_s1_next``, ``s1_next_to_s1``. Coordinates
+        are each head's ``role``, empty for none, and the metrics ``clean`` and ``corrupt``.
 
     Raises
     ------
     CasebackError
-        For prompts without the positions of the task.
+        For prompts without the task's positions.
 
     References
     ----------
@@ -128,8 +129,8 @@ def ioi_heads(
     if any(layer for layer, _ in movers):
         queries = [f"{head_name(layer, h)}.q" for layer, h in movers]
         metric = prompts.measured("logit_diff")
-        told = {"receivers": queries, "senders": names, "pos": -1, "progress": progress}
-        through = -path_patch(model, prompts.clean, prompts.corrupt, metric, **told).values
+        options = {"receivers": queries, "senders": names, "pos": -1, "progress": progress}
+        through = -path_patch(model, prompts.clean, prompts.corrupt, metric, **options).values
     roles = _roles(looks, direct, total, through, strong, least)
     values = {"direct": direct, "total": total, "through_name_movers": through, **looks}
     coords: dict[str, Any] = {
@@ -140,7 +141,7 @@ def ioi_heads(
         "clean": ("batch", patched.clean.values),
         "corrupt": ("batch", patched.corrupt.values),
     }
-    made = {
+    variables = {
         name: labelled(
             value,
             ["component", "batch"],
@@ -154,7 +155,7 @@ def ioi_heads(
         )
         for name, value in values.items()
     }
-    return xr.Dataset(made, attrs=made["direct"].attrs)
+    return xr.Dataset(variables, attrs=variables["direct"].attrs)
 
 
 @technique(role="detector", entry=("5.4.4",), citation="Wang et al. 2023", cost="a sweep of heads, twice")
@@ -169,32 +170,33 @@ def find_ioi_heads(
 ) -> Findings:
     """The heads that find the indirect object, each with its control.
 
-    A head of a role is a finding where it looks at the role's place more than the best of all heads does by chance
-    where the relation is absent: at the same places of the corrupt prompts (``WITHOUT``). It is proved where the
-    metric moves when its z is replaced by the corrupt run's.
+    A head with a role is a finding if it looks at the role's place more than the best of all heads does by chance where
+    the relation is absent: at the same places of the corrupt prompts (``WITHOUT``). It is proved if the metric moves
+    when its z is replaced by the corrupt run's.
 
     Parameters
     ----------
     model
         The model.
     prompts
-        Of ``cb.tasks.ioi(corruption="abc")``: in its corrupt prompts no name comes twice, so nobody is the subject.
+        Prompts of ``cb.tasks.ioi(corruption="abc")``: in the corrupt ones no name comes twice, so nobody is the
+        subject.
     strong, effect
         As for ``ioi_heads``.
     seed
-        Of the resampled prompts behind the band.
+        Same seed, same result. Resamples the prompts behind the band.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------
     Findings
-        With score, control and band as mean attention, and the effect in logits. A role that no head has is absent.
+        With score, control and band as mean attention, and the effect in logits. A role that no head has is missing.
 
     Raises
     ------
     CasebackError
-        For prompts without the positions of the task.
+        For prompts without the task's positions.
 
     References
     ----------
@@ -247,7 +249,7 @@ def find_ioi_heads(
 def _looks(
     model: Model, prompts: Prompts, heads: list[tuple[int, int]], tokens: Tokens | None = None
 ) -> dict[str, np.ndarray]:
-    """Attention from one named position to another, (head, batch), in the clean prompts or others at their places."""
+    """Attention between named positions, (head, batch): in the clean prompts, or in others at the same places."""
     run = model.run(prompts.clean if tokens is None else tokens, read=["pattern"])
     first = prompts.clean.first.cpu()
     rows = torch.arange(len(prompts))
@@ -259,7 +261,7 @@ def _looks(
 
 
 def _roles(looks: dict, direct: Any, total: Any, through: Any, strong: float, least: float) -> list[str]:
-    """One role a head, the first that fits."""
+    """One role per head, the first that fits."""
     seen = {name: values.mean(-1) > strong for name, values in looks.items()}
     matters = np.abs(total.mean(-1)) > least
     to_io = seen["end_to_io"] & (looks["end_to_io"].mean(-1) > looks["end_to_s1"].mean(-1))

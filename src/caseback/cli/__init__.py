@@ -1,6 +1,6 @@
 """The command line: one command a job, each a thin function in a file of its own.
 
-To add a command, write `cli/<command>.py` with one function of that name (or a `typer.Typer` of that name, for a
+To add a command, write `cli/<room>/<command>.py` with one function of that name (or a `typer.Typer` of that name, for a
 command with commands of its own), import torch, transformers and what brings them inside the function (so that
 `caseback --help` answers at once), and add it to `COMMANDS` (or `GROUPS`).
 
@@ -15,23 +15,24 @@ from typing import Annotated
 
 import typer
 
-from caseback.cli.ablate import ablate
-from caseback.cli.activating import activating
-from caseback.cli.align import align
-from caseback.cli.attribute import attribute
-from caseback.cli.circuit import circuit
-from caseback.cli.dla import dla
-from caseback.cli.explain import explain
-from caseback.cli.influence import influence
-from caseback.cli.ioi import ioi
-from caseback.cli.lens import lens
-from caseback.cli.organisms import organisms
-from caseback.cli.patch import patch
-from caseback.cli.patchscope import patchscope
-from caseback.cli.tasks import tasks
-from caseback.cli.techniques import techniques
-from caseback.cli.trace import trace
-from caseback.cli.weights import weights
+from caseback.cli.explaining.attribute import attribute
+from caseback.cli.explaining.dla import dla
+from caseback.cli.explaining.explain import explain
+from caseback.cli.explaining.influence import influence
+from caseback.cli.finding.ioi import ioi
+from caseback.cli.intervening.ablate import ablate
+from caseback.cli.intervening.align import align
+from caseback.cli.intervening.circuit import circuit
+from caseback.cli.intervening.patch import patch
+from caseback.cli.intervening.trace import trace
+from caseback.cli.listing.organisms import organisms
+from caseback.cli.listing.tasks import tasks
+from caseback.cli.listing.techniques import techniques
+from caseback.cli.reading.activating import activating
+from caseback.cli.reading.lens import lens
+from caseback.cli.reading.patchscope import patchscope
+from caseback.cli.reading.weights import weights
+from caseback.cli.retired import now_called
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
@@ -98,6 +99,12 @@ def _options(
         typer.echo(context.get_help())
 
 
+def _retired(error: Exception) -> str | None:
+    """What an option is called now that the command no longer knows."""
+    context = getattr(error, "ctx", None)
+    return now_called(getattr(context, "info_name", None), getattr(error, "option_name", None))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
@@ -116,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (CasebackError, typer.TyperException) as error:
         if os.environ.get("CASEBACK_DEBUG", "0") not in ("", "0"):
             raise
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        message = _retired(error) or (error.format_message() if isinstance(error, typer.TyperException) else str(error))
         one_line = " ".join(line.strip() for line in message.splitlines() if line.strip())
         typer.echo(f"caseback: {one_line or type(error).__name__}", err=True)
         sys.exit(2)

@@ -1,8 +1,7 @@
-"""Prompts, tokens, lists of numbers and files as the command line gives them, for commands that intervene."""
+"""Prompts, tokens, metrics and lists of numbers as the command line gives them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caseback.errors import CasebackError, TargetError, did_you_mean
@@ -10,14 +9,20 @@ from caseback.errors import CasebackError, TargetError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from caseback.cli.options import Measured
     from caseback.model.running.metrics import Metric
     from caseback.model.running.model import Model
-
-METRICS = ("logit_diff", "logit", "prob", "log_prob")
+    from caseback.model.running.tokens import Tokens
 
 
 def prompt_of(text: str, ids: bool) -> str | list[int]:
-    """A prompt, or with ``ids`` its token ids."""
+    """A prompt, or with ``ids`` its token ids.
+
+    Examples
+    --------
+    >>> prompt_of("5,1 2", ids=True)
+    [5, 1, 2]
+    """
     if not ids:
         if not text.strip():
             raise CasebackError(f"the prompt is empty ({text!r}): expected some text")
@@ -26,6 +31,11 @@ def prompt_of(text: str, ids: bool) -> str | list[int]:
         return [int(part) for part in text.replace(",", " ").split()]
     except ValueError:
         raise CasebackError(f"--ids with {text!r}: expected whole numbers such as 5,1,2") from None
+
+
+def continuation_of(text: str | None, ids: bool) -> str | list[int] | None:
+    """What stands beside or behind a prompt; unlike one, it may be a space alone."""
+    return prompt_of(text, True) if text is not None and ids else text
 
 
 def numbers(text: str | None, option: str) -> list[int] | None:
@@ -38,34 +48,62 @@ def numbers(text: str | None, option: str) -> list[int] | None:
     """
     if text is None:
         return None
-    made: list[int] = []
+    listed: list[int] = []
     try:
         for part in text.replace(",", " ").split():
             first, dash, last = part[1:].partition("-")
-            made += range(int(part[0] + first), int(last) + 1) if dash else [int(part)]
+            listed += range(int(part[0] + first), int(last) + 1) if dash else [int(part)]
     except ValueError:
-        made = []
-    if not made:
+        listed = []
+    if not listed:
         raise CasebackError(f"{option} {text!r}: expected whole numbers such as 0,2-4")
-    return made
+    return listed
 
 
-def file_to(path: Path | None) -> None:
-    """Refuse a file in a folder that is not there, before any work is done."""
-    if path is not None and not path.parent.is_dir():
-        raise CasebackError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
+def names_in(text: str) -> list[str]:
+    """Names parted by commas.
+
+    Examples
+    --------
+    >>> names_in("L3H2, MLP 4,")
+    ['L3H2', 'MLP 4']
+    """
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def contrast(
+def token_in(model: Model, text: str | None) -> str | int | None:
+    """A token as a model looks it up: its text, or its number where the model has no tokenizer."""
+    if text is None or model.tokenizer is not None:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise CasebackError(f"{text!r} is not a token id, and this model has no tokenizer: give a number") from None
+
+
+def measure(model: Model, measured: Measured, *prompts: Tokens) -> tuple[Metric, str]:
+    """The metric that is asked for, and its words.
+
+    Tokens that are not given are the model's first choices after the first of ``prompts``. Where there is a second, its
+    counterfactual, that one's first choice is the foil if it is another token.
+    """
+    from caseback.model.running import metrics
+    from caseback.reports.metric_words import METRICS, metric_words
+
+    if measured.metric not in METRICS:
+        raise CasebackError(f"--metric {measured.metric!r} is unknown. {did_you_mean(measured.metric, METRICS)}")
+    ends = [model.run(tokens).logits[0, int(tokens.column(-1)[0])] for tokens in prompts]
+    target, foil = _contrast(model, measured.target, measured.foil, *ends)
+    metric: Any = getattr(metrics, measured.metric)
+    words = metric_words(model, measured.metric, target, foil)
+    return metric(target, foil) if measured.metric == "logit_diff" else metric(target), words
+
+
+def _contrast(
     model: Model, target: str | None, foil: str | None, final: Tensor, other: Tensor | None = None
 ) -> tuple[int, int]:
-    """Ids of target and foil: the first choices of the model where they are not given.
-
-    ``final`` are the logits (vocab,) at the prompt's end, ``other`` those of its counterfactual, whose first choice
-    is the foil where it is another token.
-    """
-    t = _id(model, target, "target")
-    f = _id(model, foil, "foil")
+    """Ids of target and foil; ``final`` and ``other`` are logits (vocab,) at the ends of prompt and counterfactual."""
+    t, f = _id(model, target, "target"), _id(model, foil, "foil")
     if t is not None and t == f:
         raise TargetError(f"target and foil are both {model.token_text(t)!r}: choose two tokens")
     t = next(i for i in final.topk(2).indices.tolist() if i != f) if t is None else t
@@ -75,35 +113,6 @@ def contrast(
     return t, f
 
 
-def metric_named(name: str, target: int, foil: int) -> Metric:
-    """A metric by its name."""
-    from caseback.model.running import metrics
-
-    if name not in METRICS:
-        raise CasebackError(f"--metric {name!r} is unknown. {did_you_mean(name, METRICS)}")
-    made: Any = getattr(metrics, name)
-    return made(target, foil) if name == "logit_diff" else made(target)
-
-
-def told(model: Model, name: str, target: int, foil: int) -> str:
-    """A metric in words, with visible tokens."""
-    from caseback.reports.tokens_text import visible
-
-    t, f = (visible(model.token_text(i)) for i in (target, foil))
-    return {
-        "logit_diff": f"logit of {t} less that of {f}",
-        "logit": f"logit of {t}",
-        "prob": f"probability of {t}",
-        "log_prob": f"log probability of {t}",
-    }[name]
-
-
 def _id(model: Model, text: str | None, what: str) -> int | None:
-    if text is None:
-        return None
-    if model.tokenizer is None:
-        try:
-            return model.token_id(int(text), what)
-        except ValueError:
-            raise CasebackError(f"{text!r} is no token id, and this model has no tokenizer: give a number") from None
-    return model.token_id(text, what)
+    token = token_in(model, text)
+    return None if token is None else model.token_id(token, what)

@@ -1,1 +1,1 @@
-"""§2 of the Primer: one Hugging Face decoder made legible: where its parts are, running it, reading it, editing it."""
+"""§2 of the Primer, one Hugging Face decoder made legible: where its parts are, and how it is run, read and edited."""

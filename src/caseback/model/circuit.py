@@ -253,8 +253,8 @@ class Circuit:
         """A directed graph whose nodes are node names and whose edge keys are slots; for drawing and for GraphML."""
         graph = nx.MultiDiGraph(**{key: _plain(value) for key, value in self.about.items()})
         for node in sorted(self.nodes, key=_order):
-            said = {"kind": node.kind, "layer": node.layer, "index": node.index, "pos": node.pos}
-            graph.add_node(str(node), **said, **_score(self.scores, node), **_role(self.roles, node))
+            facts = {"kind": node.kind, "layer": node.layer, "index": node.index, "pos": node.pos}
+            graph.add_node(str(node), **facts, **_score(self.scores, node), **_role(self.roles, node))
         for edge in sorted(self.edges, key=_order):
             graph.add_edge(str(edge.source), str(edge.target), key=edge.slot, **_score(self.scores, edge))
         return graph

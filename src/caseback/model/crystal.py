@@ -1,4 +1,4 @@
-"""Crystal: a decoder with nothing between its parts, which compiled and hand-made models are written in.
+"""Crystal: a decoder with nothing between its parts, the architecture of compiled and hand-made models.
 
     x = W_E[t] + W_pos[i];    for each layer: x += heads(norm(x)), x += act(norm(x) W_in + b_in) W_out + b_out;
     logits = norm(x) W_U
@@ -249,8 +249,8 @@ class CrystalForCausalLM(CrystalPreTrainedModel, GenerationMixin):
         # spelled out, since transformers looks at this signature to learn what it may hand over
         cache = past_key_values if cache is None else cache
         x, cache = self.model(input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, **kwargs)
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(x[:, kept])
+        columns = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(x[:, columns])
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
 

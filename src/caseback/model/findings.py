@@ -1,14 +1,14 @@
 """Findings: what a detector says of a component, with the control beside every score.
 
-    kind      what it is said to be ("name mover")
+    kind      what it is taken for ("name mover")
     score     how strongly it does what that kind does
     control   the same score where the relation is absent, on the same model
     band      what the best of all components reaches there by chance (the 95 % quantile over resampled prompts)
-    effect    what the behavior has by it, measured by intervention
+    effect    how much of the behavior it causes, measured by intervention
     grade     "seen": the score is past the band; "proved": the effect is there too
 
-Patterns alone show no function, so nothing is proved without an intervention. A random model is no control for a
-pattern; the same model on input without the relation is.
+Patterns alone show no function, so nothing is proved without an intervention. The control for a pattern is not a random
+model but the same model on input without the relation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Finding:
     component
         Its name, as ``caseback.model.graph.names`` writes it.
     unit
-        Of the effect: ``"logit difference"``.
+        What the effect is measured in: ``"logit difference"``.
     draw
         What a page shows of it: plain data by name.
     """
@@ -57,13 +57,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a detector found, strongest effect first, and how it was made.
+    """What a detector found, strongest effect first, and how it was found.
 
     Examples
     --------
     >>> one = Finding("L3H2", "name mover", 0.9, 0.1, 0.2, 1.5, "logit difference", "proved")
-    >>> found = Findings((one,), {"technique": "behaviors.find_ioi_heads"})
-    >>> len(found), [f.component for f in found.of("name mover")], found.kinds
+    >>> heads = Findings((one,), {"technique": "behaviors.find_ioi_heads"})
+    >>> len(heads), [f.component for f in heads.of("name mover")], heads.kinds
     (1, ['L3H2'], ('name mover',))
     """
 
@@ -103,7 +103,7 @@ class Findings:
             For data of another format.
         """
         if not isinstance(data, Mapping) or data.get("format") != "caseback findings 1":
-            raise CasebackError("these are no findings: expected JSON whose 'format' is 'caseback findings 1'")
+            raise CasebackError("these are not findings: expected JSON whose 'format' is 'caseback findings 1'")
         try:
             return cls(tuple(Finding(**one) for one in data["findings"]), dict(data["about"]))
         except (TypeError, KeyError) as error:
@@ -126,7 +126,7 @@ def band_of_best(
     draws
         Resamples of the prompts, with replacement.
     seed
-        Of the resamples.
+        Same seed, same result: it draws the resamples.
 
     Raises
     ------

@@ -209,8 +209,8 @@ def techniques(within: str | None = None) -> list[Technique]:
     """
     for package in PACKAGES if within is None else (within,):
         _import_all(package)
-    found = [t for t in _registered.values() if within is None or f"{t.function.__module__}.".startswith(f"{within}.")]
-    return sorted(found, key=_in_order)
+    listed = [t for t in _registered.values() if within is None or f"{t.function.__module__}.".startswith(f"{within}.")]
+    return sorted(listed, key=_in_order)
 
 
 def with_role(role: str, within: str | None = None) -> list[Technique]:
@@ -268,8 +268,8 @@ def _expect_role(function: Callable[..., Any], role: str, dims: tuple[str, ...] 
 def _import_all(name: str) -> None:
     # Not pkgutil.walk_packages: it passes over a package that fails to import, and the list would be short.
     module = importlib.import_module(name)
-    for found in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}."):
-        _import_all(found.name)
+    for below in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}."):
+        _import_all(below.name)
 
 
 def _by_number(entry: str) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
-"""Results that say what they are: labelled arrays with their provenance.
+"""Results that say what they are: labeled arrays with their provenance.
 
 `labelled` is the one door through which a technique's numbers leave the package. It holds the dimension
 names to the project's table, moves tensors to numpy, and writes down how the numbers were made, in attributes
-that a netCDF file can hold. No date is among them: the same call gives the same result.
+that a netCDF file can hold. There is no date among them: the same call gives the same result.
 """
 
 import functools
@@ -59,7 +59,7 @@ def labelled(
         A tensor, an array or nested lists. Tensors are detached and moved to the CPU; floats narrower than 32
         bits (bfloat16 and float16) become float32.
     dims
-        One name an axis, from `DIMS`.
+        One name per axis, from `DIMS`.
     coords
         What xarray takes: `{"head": ["L0H0", …]}` for a dimension, `{"token": ("pos", texts)}` beside one.
     name
@@ -69,7 +69,7 @@ def labelled(
     model
         The model they were made with: its `provenance()` becomes attributes, under the names it gives.
     **attrs
-        What else there is to say: `target`, `foil`, `seed`, `steps`, a check's outcome. Numbers and text stay
+        Whatever else describes them: `target`, `foil`, `seed`, `steps`, a check's outcome. Numbers and text stay
         as they are, `None` is left out, truth values become 0 or 1, and what netCDF cannot hold (lists of
         text, mappings, integers past 32 bits) becomes JSON text.
 
@@ -82,7 +82,7 @@ def labelled(
     ------
     ResultError
         Where a dimension is not in `DIMS` or named twice, the technique is not registered, an attribute is
-        already said by the technique or the model, or it can be written in no file.
+        already set by the technique or the model, or no file can hold it.
 
     Examples
     --------
@@ -91,24 +91,24 @@ def labelled(
     (('pos',), ' home', -1.0)
     """
     _check_dims(dims)
-    said: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     sources = [_of_technique(technique), dict(model.provenance()) if model else {}, _versions(), attrs]
     for source in sources:
-        for key in source.keys() & said.keys():
+        for key in source.keys() & merged.keys():
             raise ResultError(
-                f"Attribute {key}={source[key]!r} would overwrite {key}={said[key]!r}, which the technique, "
-                "the model or the library versions already say. Give it another name."
+                f"Attribute {key}={source[key]!r} would overwrite {key}={merged[key]!r}, which the technique, "
+                "the model or the library versions already set. Give it another name."
             )
-        said |= source
-    kept = {key: _storable(key, value) for key, value in said.items() if value is not None}
+        merged |= source
+    storable = {key: _storable(key, value) for key, value in merged.items() if value is not None}
     labels: dict[Hashable, Any] = {key: _coordinate(value) for key, value in (coords or {}).items()}
-    return xr.DataArray(_to_numpy(values), coords=labels, dims=list(dims), name=name, attrs=kept)
+    return xr.DataArray(_to_numpy(values), coords=labels, dims=list(dims), name=name, attrs=storable)
 
 
 def _check_dims(dims: Sequence[str]) -> None:
     for dim in dims:
         if dim not in DIMS:
-            raise ResultError(f"{dim!r} is no dimension of a result. {did_you_mean(dim, DIMS, most=len(DIMS))}")
+            raise ResultError(f"{dim!r} is not a dimension of a result. {did_you_mean(dim, DIMS, most=len(DIMS))}")
     if len(set(dims)) < len(dims):
         raise ResultError(
             f"A dimension is named twice in {tuple(dims)}. The two ends of something have two names: query "
@@ -122,7 +122,7 @@ def _of_technique(function: Callable[..., Any] | Technique | None) -> dict[str, 
     record = function if isinstance(function, Technique) else getattr(function, "technique", None)
     if not isinstance(record, Technique):
         raise ResultError(
-            f"{getattr(function, '__qualname__', function)!r} is no registered technique. Decorate it with "
+            f"{getattr(function, '__qualname__', function)!r} is not a registered technique. Decorate it with "
             "@technique(entry=…, citation=…, cost=…)."
         )
     return {"technique": record.name, "entry": ", ".join(record.entry), "citation": record.citation}

@@ -1,4 +1,4 @@
-"""Models that ship with the package: small trained ones, made by the scripts beside them."""
+"""Models that ship with the package: small trained ones, each made by the scripts in this folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def path(name: str) -> Path:
 
 
 def checkpoints(name: str | Path) -> dict[int, Path]:
-    """The intermediate checkpoints of a bundled model or of a training run's folder, by step.
+    """The intermediate checkpoints of a bundled model, or of a training run's folder, by step.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def checkpoints(name: str | Path) -> dict[int, Path]:
     Raises
     ------
     CasebackError
-        If there is none: not all bundled models ship theirs, but ``caseback organisms train`` makes them again.
+        If there are none: not all bundled models ship theirs, but ``caseback organisms train`` makes them again.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Measure every behaviour of a model trained as ``meadow`` is, on combinations that training never showed."""
+"""Measure every behavior of a model trained like ``meadow``, on combinations that training never showed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from caseback.organisms.tokenizer import end_of_text, whole_tokens
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Behavior:
     """Something that the model is meant to do.
 
     Attributes
@@ -26,10 +26,10 @@ class Behaviour:
     what, held_out
         What the card calls it, and which combinations training never shows.
     target
-        The least share that is called reached, ``None`` where chance alone decides.
+        The smallest share that counts as reached; ``None`` where chance alone decides.
     read
-        Which share counts: of prompts whose likeliest next token is right, or, where several would
-        do, of prompts whose right word is likelier than the foil.
+        Which share counts: that of prompts whose likeliest next token is right, or, where several words would do, that
+        of prompts whose right word is likelier than the foil.
     """
 
     what: str
@@ -41,44 +41,44 @@ class Behaviour:
 FRESH = "drawn afresh"
 SPANS = {f"spans of {span}": span for span in (10, 25, 50)}
 # a kind of document, or a length of random span, and what it shows
-BEHAVIOURS = {
-    **{name: Behaviour(f"random spans said twice, {span} tokens", FRESH) for name, span in SPANS.items()},
-    "word_list": Behaviour("lists of words said twice", FRESH),
-    "giving": Behaviour("indirect object, both orders of the names", "pairs of names"),
-    "giving_by_another": Behaviour("the same with a third giver (a toss, half is best)", "pairs of names", None),
-    "errand": Behaviour("somebody's list of things that comes back", FRESH),
-    "story": Behaviour("a word recalled in a story of two people", "pairs of names"),
-    "pronoun": Behaviour("she or he, her or his, herself or himself", "names, by sentence"),
-    "fact": Behaviour("countries, opposites, plurals, first letters", "wordings of each fact"),
-    "resident": Behaviour("job, home, sport, instrument of people with two names", "wordings of each fact"),
-    "tale": Behaviour("a tale against memory: the tale is believed", "subject and false word"),
-    "tale_elsewhere": Behaviour("a tale about another: memory is believed", "other subject and word"),
-    "agreement": Behaviour("verb and subject past another noun", "subject and other noun", read="over_foil"),
-    "determiner": Behaviour("singular or plural noun after one, two, this, these", "nouns, by sentence"),
-    "years": Behaviour("a year after a year (right: any later one)", "eras, by first year"),
-    "series": Behaviour("days, months, numbers, letters in order", "starts, by wording"),
-    "arithmetic": Behaviour("sums and differences of numbers to 20", "half the wordings of rare problems", 0.7),
-    "few_shot": Behaviour("opposite, capital, plural, next … from 2 to 6 pairs", "pairs, by sign", 0.7),
-    "choice": Behaviour("the letter of one of two to four options", "questions, by answer"),
-    "colored": Behaviour("the color of one of some things on a table", "thing and color"),
-    "boxes_still": Behaviour("what is in a box", FRESH),
-    "boxes": Behaviour("what is in a box, in two of three after a move or a swap", FRESH),
-    "needle": Behaviour("a word told up to a hundred tokens before", FRESH),
-    "docstring": Behaviour("the next argument in a docstring", FRESH),
-    "brackets": Behaviour("which bracket closes", "orders of open brackets"),
-    "quotes": Behaviour("whether a quotation mark closes", "thing and place"),
-    "sentiment": Behaviour("praise or blame, named or felt", "work, word and wording"),
+BEHAVIORS = {
+    **{name: Behavior(f"random spans said twice, {span} tokens", FRESH) for name, span in SPANS.items()},
+    "word_list": Behavior("lists of words said twice", FRESH),
+    "giving": Behavior("indirect object, both orders of the names", "pairs of names"),
+    "giving_by_another": Behavior("the same with a third giver (a toss, half is best)", "pairs of names", None),
+    "errand": Behavior("somebody's list of things that comes back", FRESH),
+    "story": Behavior("a word recalled in a story of two people", "pairs of names"),
+    "pronoun": Behavior("she or he, her or his, herself or himself", "names, by sentence"),
+    "fact": Behavior("countries, opposites, plurals, first letters", "wordings of each fact"),
+    "resident": Behavior("job, home, sport, instrument of people with two names", "wordings of each fact"),
+    "tale": Behavior("a tale against memory: the tale is believed", "subject and false word"),
+    "tale_elsewhere": Behavior("a tale about another: memory is believed", "other subject and word"),
+    "agreement": Behavior("verb and subject past another noun", "subject and other noun", read="over_foil"),
+    "determiner": Behavior("singular or plural noun after one, two, this, these", "nouns, by sentence"),
+    "years": Behavior("a year after a year (right: any later one)", "eras, by first year"),
+    "series": Behavior("days, months, numbers, letters in order", "starts, by wording"),
+    "arithmetic": Behavior("sums and differences of numbers to 20", "half the wordings of rare problems", 0.7),
+    "few_shot": Behavior("opposite, capital, plural, next … from 2 to 6 pairs", "pairs, by sign", 0.7),
+    "choice": Behavior("the letter of one of two to four options", "questions, by answer"),
+    "colored": Behavior("the color of one of some things on a table", "thing and color"),
+    "boxes_still": Behavior("what is in a box", FRESH),
+    "boxes": Behavior("what is in a box, in two of three after a move or a swap", FRESH),
+    "needle": Behavior("a word told up to a hundred tokens before", FRESH),
+    "docstring": Behavior("the next argument in a docstring", FRESH),
+    "brackets": Behavior("which bracket closes", "orders of open brackets"),
+    "quotes": Behavior("whether a quotation mark closes", "thing and place"),
+    "sentiment": Behavior("praise or blame, named or felt", "work, word and wording"),
 }
 
 
 def reached(kind: str, score: Score) -> bool:
-    """Whether the share that counts for this behaviour is at least its target."""
-    behaviour = BEHAVIOURS[kind]
-    return behaviour.target is None or getattr(score, behaviour.read) >= behaviour.target
+    """Whether the share that counts for this behavior is at least its target."""
+    behavior = BEHAVIORS[kind]
+    return behavior.target is None or getattr(score, behavior.read) >= behavior.target
 
 
 def loaded(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Model and tokenizer of a folder that was trained on the closed world.
+    """The model and the tokenizer in a folder that was trained on the closed world.
 
     Raises
     ------
@@ -100,24 +100,24 @@ def loaded(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return GPT2LMHeadModel.from_pretrained(folder).eval(), tokenizer
 
 
-def scores(folder: Path, count: int = 500, seed: int = 1, kinds: Iterable[str] = tuple(BEHAVIOURS)) -> dict[str, Score]:
-    """Behaviours of a model folder, ``count`` held-out prompts each.
+def scores(folder: Path, count: int = 500, seed: int = 1, kinds: Iterable[str] = tuple(BEHAVIORS)) -> dict[str, Score]:
+    """Measure the behaviors of the model in a folder, on ``count`` held-out prompts per behavior.
 
     Parameters
     ----------
     folder
         A folder that ``from_pretrained`` reads, made by training ``meadow``.
     count
-        Prompts a behaviour; spans take a fifth as many, since each is scored at many positions.
+        Prompts per behavior; spans take a fifth as many, since each is scored at many positions.
     seed
-        Same seed, same prompts.
+        Same seed, same result. Draws the prompts.
     kinds
-        Keys of ``BEHAVIOURS``.
+        Keys of ``BEHAVIORS``.
 
     Returns
     -------
     scores
-        One a behaviour, in the order of ``kinds``.
+        One per behavior, in the order of ``kinds``.
 
     Raises
     ------
@@ -127,38 +127,38 @@ def scores(folder: Path, count: int = 500, seed: int = 1, kinds: Iterable[str] =
     Examples
     --------
     >>> from caseback.organisms import path
-    >>> found = scores(path("meadow"), count=40, kinds=["giving"])
-    >>> found["giving"].top > 0.9
+    >>> by_kind = scores(path("meadow"), count=40, kinds=["giving"])
+    >>> by_kind["giving"].top > 0.9
     True
     """
     model, tokenizer = loaded(folder)
-    found = {}
+    by_kind = {}
     for kind in kinds:
         if kind in SPANS:
-            found[kind] = measure.repeated(
+            by_kind[kind] = measure.repeated(
                 model, len(tokenizer), end_of_text(tokenizer), SPANS[kind], max(1, count // 5), seed
             )
         elif kind == "years":
-            found[kind] = measure.later_years(model, tokenizer, count, seed)
+            by_kind[kind] = measure.later_years(model, tokenizer, count, seed)
         else:
-            found[kind] = measure.asked(model, tokenizer, text.documents(kind, count, seed))
-    return found
+            by_kind[kind] = measure.asked(model, tokenizer, text.documents(kind, count, seed))
+    return by_kind
 
 
-def as_rows(found: dict[str, Score]) -> list[dict]:
-    """Scores as plain data, one object a behaviour; ``None`` where there is no foil or no target."""
+def as_rows(by_kind: dict[str, Score]) -> list[dict]:
+    """Scores as plain data, one object per behavior; ``None`` where there is no foil or no target."""
     return [
         {
             "behaviour": kind,
-            "what": BEHAVIOURS[kind].what,
-            "held_out": BEHAVIOURS[kind].held_out,
+            "what": BEHAVIORS[kind].what,
+            "held_out": BEHAVIORS[kind].held_out,
             "count": score.count,
             "top": score.top,
             "over_foil": None if math.isnan(score.over_foil) else score.over_foil,
             "probability": score.probability,
-            "read": BEHAVIOURS[kind].read,
-            "target": BEHAVIOURS[kind].target,
+            "read": BEHAVIORS[kind].read,
+            "target": BEHAVIORS[kind].target,
             "reached": reached(kind, score),
         }
-        for kind, score in found.items()
+        for kind, score in by_kind.items()
     ]

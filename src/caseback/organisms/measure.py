@@ -1,7 +1,7 @@
 """How well a bundled model does what it was trained for, on what it was not trained on.
 
-Two measures: the share of asked words that come out on top, and the share of the tokens of a
-repeated random span that do, over the second telling after its first two tokens.
+Two measures: how often the word asked for is the likeliest, and how often the next token of a repeated random span is,
+over its second occurrence after the first two tokens.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Score:
     Attributes
     ----------
     top
-        Share of prompts whose most likely next token is the answer.
+        The share of prompts whose likeliest next token is the answer.
     over_foil
-        Share whose answer is likelier than the foil; ``nan`` where there are no foils.
+        The share of prompts whose answer is likelier than the foil; ``nan`` where there are no foils.
     probability
-        Mean probability of the answer.
+        The mean probability of the answer.
     """
 
     count: int
@@ -77,9 +77,9 @@ def asked(
 
 @torch.no_grad()
 def repeated(model: PreTrainedModel, vocab: int, special: int, span: int, count: int, seed: int) -> Score:
-    """Random spans of ``span`` tokens after the special token, said twice.
+    """Random spans of ``span`` tokens after the special token, each repeated once.
 
-    Scored are the tokens of the second telling after its first two.
+    The tokens of the second occurrence are scored, after its first two.
     """
     rng = random.Random(seed)
     others = [token for token in range(vocab) if token != special]
@@ -95,7 +95,7 @@ def repeated(model: PreTrainedModel, vocab: int, special: int, span: int, count:
 
 @torch.no_grad()
 def later_years(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> Score:
-    """Spans of years: is the most likely year a later one, and how likely are the later ones?
+    """Spans of years: is the likeliest year a later one, and how likely are all later ones?
 
     ``over_foil`` is the share of prompts where the later years together beat all others.
     """

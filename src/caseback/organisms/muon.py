@@ -2,7 +2,7 @@
 
 For a matrix W with gradient G:  M ← βM + G,  W ← W(1 − ηλ) − η·√max(1, out/in)·UVᵀ  where
 UΣVᵀ = G + βM. Five steps of a quintic Newton–Schulz iteration stand in for the decomposition.
-It is used here to get more out of few steps. (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)
+It is used here because it gets further in few steps. (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def orthogonalized(
     Parameters
     ----------
     matrices
-        A stack of matrices of one shape.
+        A stack of matrices of equal shape.
     steps
-        Newton–Schulz iterations; 5 in the original.
+        How many Newton–Schulz iterations; 5 in the original.
     """
     wide = matrices.shape[-1] >= matrices.shape[-2]
     x = matrices if wide else matrices.mT
@@ -38,10 +38,10 @@ class Muon(torch.optim.Optimizer):
     Parameters
     ----------
     parameters
-        Matrices. One that is ``blocks`` matrices side by side (fused query, key and value) is
-        cut into them.
+        Matrices. One with three times as many columns as rows is query, key and value side by side, and is cut into
+        three.
     lr, momentum, weight_decay
-        0.02 and 0.95 are the original's.
+        The rates; ``lr`` and ``momentum`` default to the original's.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
 """From documents to rows of tokens for training.
 
-A row is documents end to end, each opened by ``<|endoftext|>``, cut at the context. About a fifth
-of the tokens are random spans said twice or more, drawn uniformly over the whole vocabulary: the
-only way to guess the second telling is to look back, which is what makes induction heads form and
-keeps every embedding in use. At first there are more of them, and most are short and said many
-times, from which looking back is learnt sooner. Each token carries a weight for the loss: answers
-count more, and the first telling of a random span, which nobody could guess, counts less.
+A row is documents end to end, each opened by ``<|endoftext|>``, cut at the context. About a fifth of the tokens are
+random spans that occur twice or more, drawn uniformly over the whole vocabulary: the only way to guess the second
+occurrence is to look back, which makes induction heads form and keeps every embedding in use. At first there are more
+of them, and most are short and repeated many times, from which looking back is learned sooner. Each token carries a
+weight for the loss: answers count more, and the first occurrence of a random span, which cannot be guessed, counts
+less.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ Weighted = tuple[list[int], list[float]]
 
 
 def repeated_span(rng: random.Random, vocab: int, special: int) -> Weighted:
-    """A random span, said two to four times, sometimes with other tokens in between.
+    """A random span that occurs two to four times, sometimes with other tokens in between.
 
     Parameters
     ----------
     rng
-        Source of chance.
+        The random generator.
     vocab
         Tokens are drawn uniformly from ``range(vocab)``.
     special
-        The one token that is never drawn.
+        The token that is never drawn.
 
     Returns
     -------
@@ -56,20 +56,20 @@ def repeated_span(rng: random.Random, vocab: int, special: int) -> Weighted:
     for _ in range(rng.randint(1, 3 if len(span) < 20 else 1)):
         between = draw(rng.randint(1, 8)) if rng.random() < 0.2 else []
         ids += between + span
-        # Until its first token is seen again nothing says that the span starts over.
+        # Until the first token comes again, nothing shows that the span starts over.
         weights += [CHANCE_WEIGHT] * (len(between) + 1) + [1.0] * (len(span) - 1)
     return ids, weights
 
 
 def short_span(rng: random.Random, vocab: int, special: int) -> Weighted:
-    """Two to eight random tokens, said three to seven times in a row; arguments as ``repeated_span``'s."""
+    """Two to eight random tokens, three to seven times in a row; the arguments are those of ``repeated_span``."""
     span = [token + (token >= special) for token in rng.choices(range(vocab - 1), k=rng.randint(2, 8))]
     more = rng.randint(2, 6)
     return span * (more + 1), [CHANCE_WEIGHT] * (len(span) + 1) + [1.0] * (more * len(span) - 1)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> list[Weighted]:
-    """Ids and weights of documents, without the opening ``<|endoftext|>``."""
+    """Ids and weights per document, without the opening ``<|endoftext|>``."""
     pieces = [piece for d in documents for piece in (d.prompt, d.answer, d.rest)]
     ids = iter(tokenizer(pieces, add_special_tokens=False)["input_ids"])
     encoded = []
@@ -87,20 +87,20 @@ def rows(
     Parameters
     ----------
     tokenizer
-        Of the bundled model.
+        The bundled model's.
     count, length
-        Rows and tokens in a row.
+        How many rows, and how many tokens per row.
     seed
-        Same seed, same rows.
+        Same seed, same result. Draws documents and spans.
     early
-        From 1 at the start of training down to 0: how much more of random spans, and of short ones.
+        From 1 at the start of training down to 0: how many more random spans there are, and how many more short ones.
     phase
-        Which of the weights of ``text.KINDS`` documents are drawn by.
+        Which phase's weights in ``text.KINDS`` documents are drawn with.
 
     Returns
     -------
     ids, weights
-        Both ``(row, pos)``. The weight of a token is that of guessing it.
+        Both ``(row, pos)``. A token's weight is that of predicting it.
     """
     rng = random.Random(seed)
     end, vocab = end_of_text(tokenizer), len(tokenizer)

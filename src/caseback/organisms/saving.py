@@ -1,4 +1,4 @@
-"""The state of a training run from which an interrupted one goes on: parameters, the optimizers' state, steps done."""
+"""The state that an interrupted training run goes on from: parameters, the optimizers' state, the steps done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESUME = "resume.npz"
 
 
 def run_file(out: Path, model: nn.Module, **options: Any) -> Checkpoint:
-    """The checkpoint of a run in its folder: of these first parameters, trained with these options."""
+    """The checkpoint of a run in its folder, which depends on the initial parameters and the options."""
     return Checkpoint(
         out / RESUME,
         {"start": model, "options": options},
@@ -25,7 +25,7 @@ def run_file(out: Path, model: nn.Module, **options: Any) -> Checkpoint:
 
 
 def keep(file: Checkpoint, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
-    """Write the parameters, the optimizers' state and the steps done."""
+    """Write the parameters, the optimizers' state and the number of steps done."""
     tensors = {f"weight.{name}": parameter for name, parameter in model.named_parameters()}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
@@ -35,12 +35,12 @@ def keep(file: Checkpoint, model: nn.Module, optimizers: Sequence[torch.optim.Op
 
 
 def resume(file: Checkpoint, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Read what ``keep`` wrote into a fresh model and fresh optimizers, and give the steps done: 0 without a file.
+    """Read what ``keep`` wrote into a fresh model and fresh optimizers; returns the steps done, 0 without a file.
 
     Raises
     ------
     LoadError
-        Where the file is of another run, or damaged.
+        If the file is of another run, or damaged.
     """
     if (saved := file.read()) is None:
         return 0

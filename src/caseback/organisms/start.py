@@ -1,9 +1,9 @@
 """The weights that training starts from: random, but for positions that can be shifted.
 
-Positions are sinusoids, so that one rotation R turns p(i) into p(i−1) for every i: a head that looks
-at the token before is one matrix away, and not one lesson a position. They lie in the first
-dimensions of the stream, which tokens hardly use. Query, key and value projections are twice the
-usual, so that attention is not flat. No head is drawn in: whatever heads do, they learn.
+Positions are sinusoids, so that one rotation R turns p(i) into p(i−1) for every i: a head that looks at the token
+before has to learn one matrix, rather than something for each position. They lie in the first dimensions of the stream,
+which tokens hardly use. Query, key and value projections are twice the usual size, so that attention is not flat. No
+head is written in: whatever heads do, they learn.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def draw_start(model: GPT2LMHeadModel, seed: int) -> None:
     Parameters
     ----------
     model
-        As the library initialized it.
+        The model as the library initialized it.
     seed
-        Of the token embeddings.
+        Same seed, same result. Draws the token embeddings.
     """
     body: Any = model.transformer  # a Module's attributes are untyped
     body.wpe.weight.zero_()

@@ -1,8 +1,8 @@
 """A byte-level BPE tokenizer for the closed world.
 
-Like GPT-2's: any text decodes back to itself and ``Ġ`` stands for a leading space. Figures are cut
-in pairs from the left (``1732`` is ``17`` ``32``), so that a year is a century and a year within it.
-``<|endoftext|>`` opens every text, since every training text is opened by it.
+Like GPT-2's: any text decodes back to itself and ``Ġ`` stands for a leading space. Digits are cut in pairs from the
+left (``1732`` is ``17`` ``32``), so that a year is a century and a year within it. ``<|endoftext|>`` opens every text,
+as it opens every training text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from caseback.organisms.prose import text, world
 END = "<|endoftext|>"
 PIECES = r"'(?:s|t|re|ve|m|ll|d)| ?\d{1,2}| ?\p{L}+| ?[^\s\p{L}\d]+|\s+(?!\S)|\s+"
 CONTEXT = 128
-TEXTS = 20_000  # that merges are learnt from
+TEXTS = 20_000  # that merges are learned from
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -27,7 +27,7 @@ def end_of_text(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def whole_tokens() -> list[str]:
-    """Every string that must be one token: words of the world with their space, figures in pairs."""
+    """Every string that must be one token: words of the world with their space, pairs of digits."""
     figures = [f"{n:02}" for n in range(100)] + [f" {n}" for n in range(100)] + list("0123456789")
     return [f" {word}" for word in world.WHOLE_WORDS] + list(world.OPENING_WORDS) + figures
 
@@ -38,9 +38,9 @@ def train_tokenizer(size: int = 2560, seed: int = 0) -> PreTrainedTokenizerFast:
     Parameters
     ----------
     size
-        Number of pieces, the 256 bytes and ``<|endoftext|>`` included.
+        The number of pieces, including the 256 bytes and ``<|endoftext|>``.
     seed
-        Of the text that the merges are learnt from.
+        Same seed, same result. Draws the text that the merges are learned from.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def train_tokenizer(size: int = 2560, seed: int = 0) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Rare words of the list must be merged before the list is full, hence the repetition.
+    # Even rare words must be merged before the vocabulary is full, hence the repetition.
     tokenizer.train_from_iterator(documents + whole_tokens() * 200, trainer)
     split = [piece for piece in whole_tokens() if len(tokenizer.encode(piece).ids) != 1]
     if split:

@@ -1,9 +1,9 @@
 """Train ``meadow``: a small GPT-2 on sentences about the closed world.
 
-``caseback organisms train meadow --out DIR --seed 0`` writes a folder that ``from_pretrained``
-reads. It keeps a checkpoint in DIR and goes on from there when started again; the rows of each step
-are seeded by the step, so an interrupted run sees the same rows as an uninterrupted one. The model
-after 0, 25, 50, 100, 200, … steps is kept in ``DIR/checkpoints/step-N``, a folder each.
+``caseback organisms train meadow --out DIR --seed 0`` writes a folder that ``from_pretrained`` reads. It keeps a
+checkpoint in DIR and goes on from there when started again; the rows of each step are seeded by the step, so an
+interrupted run sees the same rows as an uninterrupted one. The model after 0, 25, 50, 100, 200, … steps is kept in its
+own folder, ``DIR/checkpoints/step-N``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from caseback.organisms.tokenizer import CONTEXT, end_of_text, train_tokenizer
 STEPS, WARM_UP = 8000, 40
 EARLY = 600  # steps over which random spans go from many and short to few and long
 PHASES = (2200, 2900, 4500, 5000, 6000, 7200)  # the steps at which the second and later phases of the text begin
-# of 8000 steps: where the rates begin to fall, where they would have fallen whole, and from what share of the peaks
+# of 8000 steps: where the rates begin to fall, where they would reach their lowest, and from what share of the peaks
 FALLS = ((0, 5000, 1.0), (4500, 6000, 0.3), (6000, 8000, 0.5))
-PEAK, MATRIX_PEAK = 3e-3, 0.01  # AdamW's and Muon's
+PEAK, MATRIX_PEAK = 3e-3, 0.01  # AdamW's and Muon's peak rates
 ROWS = 24
 FIRST_MILESTONE = 25
 PROGRESS = "giving word_list fact resident tale series pronoun arithmetic few_shot choice boxes brackets".split()
@@ -61,7 +61,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the peak rates: linear warm-up, then half a cosine to a fiftieth, twice begun again from a lower one.
+    """Share of the peak rates: linear warm-up, then half a cosine down to a fiftieth, restarted twice from lower peaks.
 
     The first cosine would end at 5/8 of the steps, but the second begins before, at 9/16; the third begins at 3/4.
     """
@@ -76,14 +76,14 @@ def rate(step: int, steps: int) -> float:
 def optimizers_of(model: GPT2LMHeadModel) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, norms and biases."""
     matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
-    kept = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in kept]
+    matrix_ids = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in matrix_ids]
     adam = torch.optim.AdamW(others, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     return [Muon(matrices, lr=MATRIX_PEAK), adam]
 
 
 def is_milestone(step: int) -> bool:
-    """Whether the model after this many steps is kept: 0, 25, 50, 100, 200, …"""
+    """Whether the model is kept after this many steps: 0, 25, 50, 100, 200, …"""
     doublings, left = divmod(step, FIRST_MILESTONE)
     return left == 0 and doublings & (doublings - 1) == 0
 
@@ -101,17 +101,17 @@ def train(
     Parameters
     ----------
     out
-        Folder to write; a checkpoint found there is continued.
+        The folder to write; a run with a checkpoint in it goes on.
     seed
-        Of the initial weights, the tokenizer's text and the rows.
+        Same seed, same result. Draws the initial weights, the tokenizer's text and the rows.
     steps
-        Length of the whole schedule.
+        How many steps the whole schedule has.
     stop_at
         Stop after this step of the schedule, as an interruption would.
     tell
-        Called after every step with the steps done, the whole length, and a message (empty if there is none).
+        Called after every step with the steps done, the length of the schedule and a message, which may be empty.
     save_every
-        Steps between checkpoints to go on from.
+        How many steps lie between the checkpoints that an interrupted run can go on from.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def _milestone(out: Path, step: int) -> Path:
 
 
 def loss_on(model: GPT2LMHeadModel, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the next token, weighted: Σ w·(−log p) / Σ w."""
+    """The weighted mean cross-entropy of the next token: Σ w·(−log p) / Σ w."""
     hidden = model.transformer(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :-1]
     losses = torch.nn.functional.cross_entropy(
         model.lm_head(hidden).flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
@@ -174,10 +174,10 @@ def loss_on(model: GPT2LMHeadModel, ids: torch.Tensor, weights: torch.Tensor) ->
 
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path, trained: dict[str, int]) -> None:
-    """Write config, tokenizer and the weights in 16 bits.
+    """Write the config, the tokenizer and the weights in 16 bits.
 
-    The config says float32, so that ``from_pretrained`` computes in float32 on the 16-bit values,
-    and under ``caseback`` which seed was trained for how many steps of how many.
+    The config asks for float32, so that ``from_pretrained`` computes in float32 on the 16-bit values. Under
+    ``caseback`` it has the seed, the steps done and the length of the schedule.
     """
     model.config.caseback = trained
     model.config.dtype = torch.float32

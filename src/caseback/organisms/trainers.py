@@ -15,7 +15,7 @@ Tell = Callable[[int, int, str], None]
 
 
 class Trainer(Protocol):
-    """Trains into a folder, or goes on where an interrupted run of the same arguments stopped.
+    """Trains into a folder, or goes on where an interrupted run with the same arguments stopped.
 
     ``steps`` is the length of the schedule, ``None`` for the organism's own; ``stop_at`` ends before
     its end. ``tell`` is called with the steps done, the length of the schedule and a message.

@@ -1,1 +1,1 @@
-"""Documents of plain data: what was computed of a model, in one form for every view."""
+"""Documents of plain data: what was computed about a model, in one form for every view."""

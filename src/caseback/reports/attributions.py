@@ -1,8 +1,8 @@
 """``compare_attributions``: several input attributions of one prediction, side by side, with how far to trust them.
 
-One prompt, one document of plain data: the scores of every method, how they agree, what the metric loses when the
-tokens go that each puts first, beside random orders, and, for a generation, a target x source map of every method. The
-terminal, the page and JSON show the same numbers.
+One prompt, one document of plain data: every method's scores, how they agree, what the metric loses when the tokens
+that each method ranks first are removed, compared with random orders, and, for a generation, one target x source map
+per method. The terminal, the page and JSON show the same numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from caseback.model.prompts.granularity import features_of
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.reports.comparison import comparison, plain_matrix
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
@@ -35,7 +35,7 @@ _PREDICTIONS = 10
 
 def compare_attributions(
     model: Model,
-    prompt: Any,
+    prompt: PromptsLike,
     methods: Methods = ("gradient_x_input", "integrated_gradients"),
     *,
     target: str | int | None = None,
@@ -52,7 +52,7 @@ def compare_attributions(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Attribute a prediction by several methods, and compare them.
+    """Attribute a prediction with several methods, and compare them.
 
     Parameters
     ----------
@@ -66,27 +66,28 @@ def compare_attributions(
     target
         The token explained, text or id; by default the model's first choice, or the continuation's first token.
     foil
-        For ``"logit_diff"``, the token it is contrasted with; by default the model's first choice that is another.
+        For ``"logit_diff"``, the token it is contrasted with; by default the model's first choice other than the
+        target.
     metric
-        ``"logit_diff"``, ``"logit"``, ``"prob"`` or ``"log_prob"``.
+        What is measured of target and foil: ``"logit_diff"``, ``"logit"``, ``"prob"`` or ``"log_prob"``.
     features, aggregation
-        ``"token"``, ``"word"`` or ``"sentence"``, and how scores are put together, as for ``attribute``.
+        ``"token"``, ``"word"`` or ``"sentence"``, and how scores are combined, as for ``attribute``.
     baseline
         What a removed token's embedding becomes when faithfulness is measured.
     chance
-        Random orders that faithfulness is compared with.
+        How many random orders faithfulness is compared with.
     generate
         How many tokens to generate and attribute one by one; 0 for none.
     continuation
         A continuation to attribute instead of generating one.
     contrast
-        A continuation of as many tokens, whose tokens are the foils of the generation.
+        Another continuation with as many tokens, which are the foils of the generation.
     options
-        Of each method by its name.
+        Each method's own options, by the method's name.
     seed
-        Of the random orders.
+        Same seed, same result. Draws the random orders.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------
@@ -97,18 +98,19 @@ def compare_attributions(
     Raises
     ------
     TokensError
-        For several prompts, or one that is empty or past the context.
+        For several prompts, or one that is empty or longer than the context.
     TargetError
-        For a target or foil that is not one token, and where they are the same.
+        For a target or foil that is not one token, or if the two are the same.
     CasebackError
-        For an unknown metric, method or option, a foil with a metric that has none, or a prompt without a token that
+        For an unknown metric, method or option, a foil with a metric that takes none, or a prompt without a token that
         may be replaced.
 
     Examples
     --------
     >>> import caseback as cb
-    >>> made = compare_attributions(cb.load("meadow"), "Mary and John went to", ["gradient_norm", "gradient_x_input"])
-    >>> [method["name"] for method in made["methods"]], made["target"]["text"]
+    >>> names = ["gradient_norm", "gradient_x_input"]
+    >>> document = compare_attributions(cb.load("meadow"), "Mary and John went to", names)
+    >>> [method["name"] for method in document["methods"]], document["target"]["text"]
     (['gradient_norm', 'gradient_x_input'], ' the')
     """
     if metric not in METRICS:
@@ -130,23 +132,23 @@ def compare_attributions(
     measured: Metric = metrics.logit_diff(t, f) if f is not None else getattr(metrics, metric)(t)
     whole = features_of(model, tokens, features)
     refused: dict[str, str] = {}
-    found = []
+    results = []
     with warnings.catch_warnings():
-        # what a method warns of stands among what it says of itself
+        # what a method warns of is also among its attributes, which the document has
         warnings.simplefilter("ignore", UserWarning)
         for name, method in named.items():
             try:
                 own = {name: options[name]} if options and name in options else None
-                found.append(
+                results.append(
                     attribute(model, tokens, measured, method, features=features, aggregation=aggregation, options=own)
                 )
             except CasebackError as error:
                 if methods != "all":
                     raise
                 refused[name] = str(error)
-    if not found:
+    if not results:
         raise CasebackError(f"no method attributes this: {'; '.join(f'{k}: {v}' for k, v in refused.items())}")
-    scores = _concatenated(found)
+    scores = _concatenated(results)
     compared = comparison(
         model,
         tokens,
@@ -186,7 +188,7 @@ def compare_attributions(
         foil=None if f is None else {"id": f, "text": model.token_text(f)},
         metric={"name": metric, "value": compared["value"]},
         predictions=_predictions(model, final),
-        methods=[_method(one) for one in found],
+        methods=[_method(one) for one in results],
         comparison=compared,
         refused=[{"name": name, "why": why} for name, why in refused.items()],
         generation=generation,
@@ -216,7 +218,7 @@ def check_attributions(document: Mapping[str, Any]) -> None:
     Raises
     ------
     CasebackError
-        Where the kind or version is another one, a list has the wrong length or a number is not finite.
+        If the kind or version is another one, a list has the wrong length or a number is not finite.
 
     Examples
     --------
@@ -245,8 +247,8 @@ def _check_lengths(document: Mapping[str, Any]) -> None:
             raise CasebackError(f"attributions: the map of {method['name']} does not fit its targets and sources")
 
 
-def _concatenated(found: Sequence[xr.DataArray]) -> xr.DataArray:
-    both: Any = xr.concat(found, "attribution", combine_attrs="drop_conflicts")
+def _concatenated(results: Sequence[xr.DataArray]) -> xr.DataArray:
+    both: Any = xr.concat(results, "attribution", combine_attrs="drop_conflicts")
     return both
 
 
@@ -265,23 +267,23 @@ def _contrast(
 
 
 def _method(scores: xr.DataArray) -> dict[str, Any]:
-    """One method's scores with what it says of itself, on one prompt."""
+    """One method's scores on one prompt, with its attributes."""
     import json
 
     name = str(scores["attribution"].values[0])
-    said = json.loads(scores.attrs["said"])[name]
-    plain = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in said.items()}
-    kept = {k: v for k, v in plain.items() if isinstance(v, str | int) or (isinstance(v, float) and math.isfinite(v))}
+    details = json.loads(scores.attrs["said"])[name]
+    plain = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in details.items()}
+    facts = {k: v for k, v in plain.items() if isinstance(v, str | int) or (isinstance(v, float) and math.isfinite(v))}
     values = scores.values[0, 0]
     return {
         "name": name,
         "label": label_of(name),
         "entry": str(scores["entry"].values[0]),
-        "citation": str(kept.pop("citation", "")),
-        # a method may leave tokens out; what it gives no score counts as 0 nowhere but in a drawing
+        "citation": str(facts.pop("citation", "")),
+        # a method may leave tokens out: they have no score, and only drawings show them as 0
         "scores": [float(x) if np.isfinite(x) else 0.0 for x in values],
         "signed": bool((values[np.isfinite(values)] < 0).any()),
-        "said": kept,
+        "said": facts,
     }
 
 
@@ -299,15 +301,15 @@ def _generation(
     options: Mapping[str, Mapping[str, Any]] | None,
     progress: bool,
 ) -> dict[str, Any]:
-    """The target x source map of every method, of one continuation."""
+    """The target x source maps of one continuation, one per method."""
     if continuation is None:
         whole = model.generate(tokens, max_new_tokens=generate).padded_on("right")
         continuation = whole.ids[0][whole.mask[0]][int(tokens.lengths[0]) :].tolist()
-    found = {}
+    maps = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         for name in working:
-            found[name] = attribute_generation(
+            maps[name] = attribute_generation(
                 model,
                 tokens,
                 named[name],
@@ -319,7 +321,7 @@ def _generation(
                 options=(options or {}).get(name),
                 progress=progress,
             ).isel(batch=0)
-    first = next(iter(found.values()))
+    first = next(iter(maps.values()))
     n_prompt = int(first["prompt_length"])
     if features != "token":
         groups = features_of(model, tokens, features).groups[0]
@@ -334,7 +336,7 @@ def _generation(
             for text, foil, p in columns
         ],
         "methods": [
-            {"name": name, "label": label_of(name), "scores": plain_matrix(one.values)} for name, one in found.items()
+            {"name": name, "label": label_of(name), "scores": plain_matrix(one.values)} for name, one in maps.items()
         ],
     }
 

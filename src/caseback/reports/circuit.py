@@ -1,8 +1,8 @@
 """A circuit as a document that can be drawn: its graph, what its nodes look at and write, and how it was judged.
 
-Plain JSON data. Of an example prompt it holds each head's attention pattern and, for every node and position, the
-tokens that its write promotes and suppresses: the write through the final norm, frozen there, and the unembedding,
-less the mean over the vocabulary. Edges that were scored and left out are kept too (the best of them), so that a reader
+Plain JSON data. For an example prompt it holds each head's attention pattern and, per node and position, the tokens
+that the node's write promotes and suppresses: the write through the final norm, frozen there, and the unembedding,
+minus the mean over the vocabulary. The best of the edges that were scored but left out are kept too, so that a reader
 can move the threshold.
 """
 
@@ -28,7 +28,7 @@ from caseback.model.circuit import Circuit, Edge, Node
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 
@@ -48,10 +48,10 @@ CIRCUIT = DocumentKind(
 
 def circuit_document(
     model: Model,
-    example: Any,
+    example: PromptsLike,
     circuit: Circuit,
     *,
-    counterfactual: Any = None,
+    counterfactual: PromptsLike | None = None,
     task: str = "",
     curves: Mapping[str, xr.Dataset] | None = None,
     judgement: Judgement | None = None,
@@ -60,28 +60,28 @@ def circuit_document(
     most: int = 600,
     k: int = 6,
 ) -> dict[str, Any]:
-    """Put together what the view of a circuit shows.
+    """Put together what the views of a circuit show.
 
     Parameters
     ----------
     model
-        The model that it is a circuit of.
+        The model.
     example
         One prompt, on which heads' patterns and nodes' writes are read.
     circuit
-        The circuit; edges that have a score and are not in it are shown behind the threshold.
+        The circuit; edges that have a score but are not in it are shown below the threshold.
     counterfactual
-        The example's, for the reader.
+        The example's counterfactual, for the reader.
     task
         What the circuit is for.
     curves
         Faithfulness over sizes by method, as ``faithfulness_curve`` gives it.
     judgement
-        Of the circuit, as ``judge`` gives it.
+        How the circuit was judged, as ``judge`` gives it.
     other, other_name
-        A circuit to compare it with.
+        A circuit to compare it with, and what it is called.
     most
-        The most edges kept: members first, then by score.
+        How many edges are kept at most: members first, then by score.
     k
         How many tokens each write promotes and suppresses.
 
@@ -154,7 +154,7 @@ def circuit_document(
 
 
 def _sign(circuit: Circuit) -> str:
-    """What the sign of a score means, where the circuit says how it was scored."""
+    """What the sign of a score means, if the circuit records how it was scored."""
     direction = circuit.about.get("direction")
     says = {"noising": "negative: cutting the edge lowers the metric", "denoising": "positive: the edge restores it"}
     return says.get(str(direction), "")
@@ -166,7 +166,7 @@ def _ends(circuit: Circuit) -> list[tuple[Node, Edge]]:
 
 
 def _edges(circuit: Circuit, other: Circuit | None, most: int) -> list[dict[str, Any]]:
-    """Members of either circuit, then the others that have a score, in the order of their scores' size."""
+    """The edges to show, by the size of their scores; members of either circuit are the last to be left out."""
     listed = {part: circuit.scores.get(part) for part in circuit.scores if isinstance(part, Edge)}
     members = circuit.edges | (other.edges if other else frozenset())
     listed |= {edge: circuit.scores.get(edge) for edge in members if edge not in listed}
@@ -178,10 +178,10 @@ def _edges(circuit: Circuit, other: Circuit | None, most: int) -> list[dict[str,
         return abs(score) if score is not None and math.isfinite(score) else floor
 
     ranked = sorted(listed, key=lambda edge: (edge not in members, -height(edge), str(edge)))[:most]
-    made = []
+    rows = []
     for edge in sorted(ranked, key=lambda edge: (-height(edge), str(edge))):
         score = listed[edge]
-        made.append(
+        rows.append(
             {
                 "source": str(edge.source),
                 "target": str(edge.target),
@@ -191,11 +191,11 @@ def _edges(circuit: Circuit, other: Circuit | None, most: int) -> list[dict[str,
                 "other": None if other is None else edge in other.edges,
             }
         )
-    return made
+    return rows
 
 
 def _readings(model: Model, graph: Graph, run: Run, k: int) -> dict[str, Any]:
-    """What every write promotes and suppresses at every position: token numbers into one list of texts."""
+    """What every write promotes and suppresses at every position, as indices into one list of token texts."""
     anatomy = model.anatomy
     own = run.tokens.mask[0]
     final = at_least_float32(run["resid_post", model.n_layers - 1].detach())[0][own]
@@ -212,14 +212,14 @@ def _readings(model: Model, graph: Graph, run: Run, k: int) -> dict[str, Any]:
         logits = (x @ unembed) * anatomy.logit_scale
         logits = logits - logits.mean(-1, keepdim=True)
         ends = logits.topk(k), (-logits).topk(k)
-        made = []
+        readings = []
         for at in range(len(parts)):
             row = []
-            for sign, found in zip((1, -1), ends, strict=True):
-                ids, values = found.indices[at].tolist(), found.values[at].tolist()
+            for sign, extreme in zip((1, -1), ends, strict=True):
+                ids, values = extreme.indices[at].tolist(), extreme.values[at].tolist()
                 row.append([[texts.setdefault(i, len(texts)), sign * v] for i, v in zip(ids, values, strict=True)])
-            made.append(row)
-        return made
+            readings.append(row)
+        return readings
 
     at = 0
     for block in writes(model, run, graph):
@@ -231,29 +231,29 @@ def _readings(model: Model, graph: Graph, run: Run, k: int) -> dict[str, Any]:
 
 
 def _patterns(model: Model, run: Run, edges: list[dict[str, Any]]) -> dict[str, Any]:
-    """The attention patterns of the heads that the edges touch, as nested lists; the first while there is room."""
+    """The attention patterns of the heads that the edges touch, as nested lists, as far as the budget allows."""
     own = run.tokens.mask[0]
     named = dict.fromkeys(Node.parse(edge[end]) for edge in edges for end in ("source", "target"))
     heads = dict.fromkeys(replace(node, pos="") for node in named if node.kind == "head")
     room = limit("page_pattern_entries") // max(1, int(own.sum()) ** 2)
-    made = {}
+    patterns = {}
     for node in list(heads)[:room]:
         pattern = run["pattern", node.layer][0, node.index].float().cpu()
-        made[str(node)] = pattern[own.cpu()][:, own.cpu()].tolist()
-    return made
+        patterns[str(node)] = pattern[own.cpu()][:, own.cpu()].tolist()
+    return patterns
 
 
 def _curve(name: str, curve: xr.Dataset) -> dict[str, Any]:
     columns = ("recovered", "recovered_low", "recovered_high", "fraction", "edges", "kept")
-    told = {key: curve[key].values.tolist() for key in columns}
+    series = {key: curve[key].values.tolist() for key in columns}
     areas = {key: float(curve.attrs[key]) for key in ("cpr", "cmd", "cpr_log", "cmd_log")}
-    return {"method": name, "ablation": str(curve.attrs["ablation"]), **told, **areas}
+    return {"method": name, "ablation": str(curve.attrs["ablation"]), **series, **areas}
 
 
-def _other(model: Model, tokens: Tokens, counterfactual: Any) -> list[dict[str, str]]:
+def _other(model: Model, tokens: Tokens, counterfactual: PromptsLike) -> list[dict[str, str]]:
     theirs = model.tokens(counterfactual)
     if len(theirs) != 1 or len(theirs.text[0]) != len(tokens.text[0]):
-        raise CasebackError("the counterfactual of the example must be one prompt of as many tokens")
+        raise CasebackError("the example's counterfactual must be one prompt of as many tokens")
     return [{"text": text} for text in theirs.text[0]]
 
 

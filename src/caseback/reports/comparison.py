@@ -1,4 +1,4 @@
-"""How far methods agree on one prompt, and how faithful each is: plain data for the terminal, pages and JSON."""
+"""How well methods agree on one prompt, and how faithful each is: plain data for the terminal, pages and JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from caseback.model.running.tokens import Tokens
 
 __all__ = ["comparison", "plain_matrix"]
 
-_ALL_COUNTS = 24  # up to so many features the curves have a point for each
+_ALL_COUNTS = 24  # up to so many features, the curves have one point per feature
 
 
 def comparison(
@@ -33,33 +33,38 @@ def comparison(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """How methods agree on one prompt and how faithful each is, as plain data.
+    """How well methods agree on one prompt and how faithful each is, as plain data.
 
     Parameters
     ----------
-    model, tokens, metric
-        What was attributed, one prompt.
+    model
+        The model.
+    tokens
+        One prompt.
+    metric
+        What is measured, per prompt: the metric that was attributed.
     scores
         (attribution, 1, pos or feature).
     features
-        The features that scores are of.
+        The features that the scores are of.
     points
-        Into how many steps the curves of a longer prompt are cut; one of up to 24 features has a point for each.
+        Into how many steps the curves of a longer prompt are cut; with up to 24 features they have one point per
+        feature.
     baseline, chance, seed, progress
         As for ``faithfulness``.
 
     Returns
     -------
     dict
-        ``names``; ``spearman``, ``kendall``, ``top_k`` as matrices of their sizes, None where there is no order;
-        ``k`` and ``k_chance``; ``share``, ``deletion`` and ``insertion`` curves by method; ``comprehensiveness``,
-        ``sufficiency`` (AOPC) by method, and by chance with their spread; ``value`` of the metric.
+        ``names``; ``spearman``, ``kendall``, ``top_k`` as matrices, None where there is no order; ``k`` and
+        ``k_chance``; ``share``, and the ``deletion`` and ``insertion`` curves per method; ``comprehensiveness`` and
+        ``sufficiency`` (AOPC) per method, and by ``chance`` with their spread; ``baseline``; the metric's ``value``.
     """
     n = scores.shape[-1]
     alone = special_tokens(model, tokens)[0]
     groups = features_of(model, tokens, features).groups[0]
     special = [[any(bool(alone[p]) for p in group) for group in groups]]
-    # a prompt of special tokens alone has nothing else to compare
+    # a prompt of nothing but special tokens is compared on these
     agree = agreement(scores, special=None if all(special[0]) else special)
     shares = None if n <= _ALL_COUNTS else [i / points for i in range(points + 1)]
     faith = faithfulness(
@@ -98,5 +103,5 @@ def comparison(
 
 
 def plain_matrix(values: np.ndarray) -> list[list[float | None]]:
-    """Rows of numbers, None where there is none."""
+    """Rows of numbers, None where a number is missing."""
     return [[float(x) if np.isfinite(x) else None for x in row] for row in values]

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from caseback.model.graph.names import Name, head_name
+
 __all__ = ["named_components", "ranked_components"]
 
 
 def named_components(components: Mapping[str, Any]) -> dict[str, float]:
-    """Every component's direct attribution by name, in the order of the computation.
+    """Every component's direct attribution by name, in computation order.
 
     Parameters
     ----------
@@ -37,16 +39,16 @@ def named_components(components: Mapping[str, Any]) -> dict[str, float]:
         named["pos_embed"] = components["pos_embed"]
     layers = zip(components["head"], components["attn_bias"], components["mlp"], strict=True)
     for layer, (heads, attn_bias, mlp) in enumerate(layers):
-        named.update({f"L{layer}H{head}": value for head, value in enumerate(heads)})
+        named.update({head_name(layer, head): value for head, value in enumerate(heads)})
         if attn_bias:
             named[f"attn bias {layer}"] = attn_bias
-        named[f"MLP {layer}"] = mlp
+        named[str(Name("mlp", layer))] = mlp
     named["bias"] = components["bias"]
     return named
 
 
 def ranked_components(components: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """``named_components`` with the largest absolute value first; equal ones in the order of the computation.
+    """``named_components`` with the largest absolute value first; equal ones in computation order.
 
     Examples
     --------

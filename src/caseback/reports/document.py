@@ -1,9 +1,9 @@
-"""What all documents are: plain data of one kind and version, with what the model is and named sections.
+"""What all documents are: plain data of one kind and version, with facts about the model and named sections.
 
     {"kind": ..., "version": ..., "model": facts, section: ..., section: ..., ...}
 
-A document may come from disk or from another program, so whoever draws one has it checked first. A list of the wrong
-length would draw a page that is quietly wrong: a kind with lists that belong together compares their lengths too.
+A document may come from disk or from another program, so whoever draws one checks it first. A list of the wrong length
+would draw a page that is quietly wrong: a kind with lists that belong together compares their lengths too.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ __all__ = ["DocumentKind", "check_finite", "expect_kind"]
 
 @dataclass(frozen=True)
 class DocumentKind:
-    """One kind of document: what it says that it is, and which sections it has.
+    """One kind of document: how it identifies itself, and which sections it has.
 
     Attributes
     ----------
     kind, version
-        What a document says of itself, such as ``"caseback.circuit"`` and ``1``.
+        What a document declares itself to be, such as ``"caseback.circuit"`` and ``1``.
     noun
-        How messages call it, with its article.
+        What messages call it, with its article.
     function
         The function that returns one.
     sections
-        The keys that every document of this kind has, beside ``kind``, ``version`` and ``model``.
+        The keys that every document of this kind has besides ``kind``, ``version`` and ``model``.
     lengths
-        Refuses a document whose lists do not fit each other; None where a kind has no such lists.
+        Refuses a document whose lists do not fit each other; None for a kind without such lists.
 
     Examples
     --------
@@ -50,14 +50,14 @@ class DocumentKind:
     lengths: Callable[[Mapping[str, Any]], None] | None = None
 
     def document(self, model: Mapping[str, Any], **sections: Any) -> dict[str, Any]:
-        """A document of this kind, checked.
+        """Make a document of this kind, and check it.
 
         Parameters
         ----------
         model
-            Facts of the model, ``name`` among them, as ``model_facts`` gives them.
+            Facts about the model, ``name`` among them, as ``model_facts`` gives them.
         **sections
-            The sections of the kind, and those that only some documents of it have.
+            The sections of the kind, and those that only some of its documents have.
 
         Raises
         ------
@@ -71,13 +71,13 @@ class DocumentKind:
     def check(self, document: Any) -> None:
         """Refuse what cannot be drawn truthfully.
 
-        That is another kind or version, a section that is missing, a number that is not finite, and lists whose lengths
-        do not fit each other.
+        That is another kind or version, a missing section, a number that is not finite, or lists whose lengths do not
+        fit each other.
 
         Raises
         ------
         CasebackError
-            With what was found and what was expected; the message names the place.
+            If it is refused; the message names the place, what is there and what was expected.
         """
         expect_kind(document, self.kind, self.version, self.noun, self.function)
         expected = ("model", *self.sections)
@@ -93,21 +93,21 @@ class DocumentKind:
 
 
 def expect_kind(document: Any, kind: str, version: int, what: str, made_by: str) -> None:
-    """Refuse what is no document of a kind, and one of another version.
+    """Refuse anything but a document of this kind and version.
 
     Parameters
     ----------
     document
         What is to be drawn.
     kind, version
-        What it must say that it is.
+        What it must declare itself to be.
     what, made_by
-        How a message calls such a document, and the function that makes one.
+        What a message calls such a document, and the function that makes one.
 
     Raises
     ------
     CasebackError
-        With what was found and what was expected.
+        If it is refused; the message says what it is and what was expected.
 
     Examples
     --------
@@ -115,10 +115,10 @@ def expect_kind(document: Any, kind: str, version: int, what: str, made_by: str)
     Traceback (most recent call last):
     caseback.errors.CasebackError: not a circuit document: kind is 'list', expected 'caseback.circuit'; ...
     """
-    found = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
-    if found != kind:
+    actual = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
+    if actual != kind:
         raise CasebackError(
-            f"not {what}: kind is {found!r}, expected {kind!r}; pass what {made_by} returned or what was saved from it"
+            f"not {what}: kind is {actual!r}, expected {kind!r}; pass what {made_by} returned or what was saved from it"
         )
     if document.get("version") != version:
         raise CasebackError(
@@ -128,7 +128,7 @@ def expect_kind(document: Any, kind: str, version: int, what: str, made_by: str)
 
 
 def check_finite(value: Any, place: str) -> None:
-    """Refuse what is no plain JSON data, or a number in it that is not finite, naming the place."""
+    """Refuse data that is not plain JSON, or has a number that is not finite; the message names the place."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise CasebackError(
@@ -136,8 +136,8 @@ def check_finite(value: Any, place: str) -> None:
                 "if the model ran in half precision, explain it in float32"
             )
     elif isinstance(value, (list, tuple)):
-        # A flat list of numbers is tested at once, since patterns of long prompts hold millions: one number
-        # that is not finite leaves no finite sum. (A sum that overflows only sends the list on.)
+        # Patterns of long prompts hold millions of numbers, so a flat list is tested at once: with one number that is
+        # not finite, the sum is not either. (If a sum of finite numbers overflows, each number is tested below.)
         if set(map(type, value)) == {float} and math.isfinite(sum(value)):
             return
         for index, item in enumerate(value):

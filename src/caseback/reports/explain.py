@@ -1,8 +1,8 @@
-"""``explain``: why did the model predict this and not that? One prompt, one document, with the checks of its claims.
+"""``explain``: why did the model predict this and not that? One prompt, one document, and checks of its claims.
 
 It asks what each layer already knew (logit lens), which input tokens count (gradient x input, integrated gradients),
-which components wrote the answer (direct logit attribution) and what happens without them (ablation), all of one
-metric, the logit difference of target and foil at the prompt's end. The document is plain data: the report, the
+which components wrote the answer (direct logit attribution) and what happens without them (ablation), all for one
+metric: the logit difference of target and foil at the prompt's end. The document is plain data, so the report, the
 terminal and JSON show the same numbers.
 """
 
@@ -24,13 +24,14 @@ from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.inputs.gradients.gradients import gradient_x_input
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
 from caseback.model.anatomy.sites import Site
+from caseback.model.graph.names import Name, head_name
 from caseback.model.prompts.masked_prompts import special_tokens
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.reports.comparison import comparison
-from caseback.reports.explain_checks import Found, checks, rank_correlation
+from caseback.reports.explain_checks import Evidence, checks, rank_correlation
 from caseback.reports.explain_document import EXPLANATION
 from caseback.reports.explain_patching import patching
 from caseback.reports.model_facts import model_facts
@@ -41,15 +42,15 @@ _PREDICTIONS = 10
 
 def explain(
     model: Model,
-    prompt: Any,
+    prompt: PromptsLike,
     *,
     target: str | int | None = None,
     foil: str | int | None = None,
-    corrupt: Any = None,
+    corrupt: PromptsLike | None = None,
     heads: int = 6,
     k: int = 5,
     ablation: str = "zero",
-    over: Any = None,
+    over: PromptsLike | None = None,
     most_ablated: int = 512,
     baseline: Any = "mean",
     steps: int = 50,
@@ -65,28 +66,28 @@ def explain(
     prompt
         One prompt: text, a list of token ids, or ``Tokens``.
     target, foil
-        The token explained and the one it is contrasted with, text or id; the first and the second of the model's
-        own predictions where not given (the first that is not the target).
+        The token explained and the one it is contrasted with, text or id; by default the model's first choice and its
+        first choice other than the target.
     corrupt
-        A counterfactual of the prompt, token-aligned. With it the explanation also says where the clean prompt's
-        activations bring its answer back.
+        A token-aligned counterfactual of the prompt. With it the explanation also shows where the clean prompt's
+        activations restore its answer.
     heads
-        How many heads to show with their attention patterns: those of the largest attribution and effect.
+        How many heads to show with their attention patterns: those with the largest attribution and effect.
     k
         How many tokens the lens keeps at each place.
     ablation
-        ``"zero"`` by default: with one prompt there is nothing to average over but the prompt itself, and what
-        silencing a component does directly is its direct attribution, so claim and measurement are comparable.
-        ``"mean"`` replaces by the mean over the prompt's positions, or over the reference prompts ``over``.
+        ``"zero"`` by default: with one prompt there is nothing to average over but the prompt itself, and the direct
+        effect of silencing a component is its direct attribution, so claim and measurement are comparable. ``"mean"``
+        replaces a component by its mean over the prompt's positions, or over the reference prompts ``over``.
     over
         Reference prompts for the mean ablation.
     most_ablated
-        Where a model has more heads and MLPs than this, only so many of the largest direct attribution are ablated.
+        If a model has more heads and MLPs than this, only so many with the largest direct attribution are ablated.
     baseline, steps, max_steps
-        Of integrated gradients; the steps are doubled from ``steps`` up to ``max_steps`` while the completeness gap
-        is above 2 % of the logit difference (of 1, where that is smaller).
+        As for ``integrated_gradients``; the steps are doubled from ``steps`` up to ``max_steps`` while the
+        completeness gap is above 2 % of the logit difference (or of 1, if that is larger).
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------
@@ -97,11 +98,11 @@ def explain(
     Raises
     ------
     TokensError
-        For an empty prompt, several prompts, or one past the context.
+        For an empty prompt, several prompts, or one longer than the context.
     TargetError
-        For a target or foil that is not one token, and where they are the same.
+        For a target or foil that is not one token, or if the two are the same.
     CasebackError
-        Where the counterfactual has the same logit difference.
+        If the counterfactual has the same logit difference.
 
     Examples
     --------
@@ -130,7 +131,7 @@ def explain(
     lens = logit_lens(model, tokens, targets=[t, f], k=k)
     by_gradient = gradient_x_input(model, tokens, metric)
     with warnings.catch_warnings():
-        # the document's own check says it, with the numbers
+        # one of the document's own checks says this, with the numbers
         warnings.filterwarnings("ignore", "integrated gradients: after .* the completeness gap", UserWarning)
         by_path = integrated_gradients(
             model,
@@ -144,7 +145,7 @@ def explain(
     shares = logit_attribution(model, tokens, metric).isel(batch=0)
     effects = _effects(model, tokens, metric, shares, ablation, over, most_ablated, progress)
     claimed = shares.sel(component=effects.component)
-    found = Found(model, tokens, metric, run, (t, f), lens, by_path, baseline, shares, effects, ablation, over)
+    evidence = Evidence(model, tokens, metric, run, (t, f), lens, by_path, baseline, shares, effects, ablation, over)
 
     return EXPLANATION.document(
         model_facts(model),
@@ -194,13 +195,13 @@ def explain(
             "entry": ENTRY[ablation],
         },
         patching=None if corrupt is None else patching(model, tokens, corrupt, metric, progress=progress),
-        checks=checks(found),
+        checks=checks(evidence),
         provenance=_provenance(model, by_path),
     )
 
 
 def _contrast(model: Model, final: Tensor, target: str | int | None, foil: str | int | None) -> tuple[int, int]:
-    """The ids of target and foil, from the model's own predictions where they are not given."""
+    """The ids of target and foil; by default the model's own first choices."""
     t = None if target is None else model.token_id(target)
     f = None if foil is None else model.token_id(foil, "foil")
     if t is not None and t == f:
@@ -213,7 +214,7 @@ def _contrast(model: Model, final: Tensor, target: str | int | None, foil: str |
 def _compared(
     model: Model, tokens: Tokens, metric: Metric, by_gradient: xr.DataArray, by_path: xr.DataArray
 ) -> dict[str, Any] | None:
-    """Agreement and faithfulness of the input methods; None where a prompt has no token that may be replaced."""
+    """Agreement and faithfulness of the input methods; None if the prompt has no token that may be replaced."""
     if bool(special_tokens(model, tokens).all()):
         return None
     both = xr.concat([by_gradient, by_path], "attribution", combine_attrs="drop", coords="minimal")
@@ -227,11 +228,11 @@ def _effects(
     metric: Metric,
     shares: xr.DataArray,
     ablation: str,
-    over: Any,
+    over: PromptsLike | None,
     most: int,
     progress: bool,
 ) -> xr.DataArray:
-    """Effects of all heads and MLPs, or of those with the largest attribution, in the order of the computation."""
+    """The effects of all heads and MLPs, or of those with the largest attribution, in computation order."""
     units = shares[np.isin(shares.kind.values, ["head", "mlp"])]
     keep = np.sort(np.argsort(-np.abs(units.values), kind="stable")[:most])
     names = units.component.values[keep].tolist()
@@ -257,7 +258,7 @@ def _predictions(model: Model, final: Tensor) -> list[dict[str, Any]]:
 
 def _lens(lens: xr.Dataset) -> dict[str, Any]:
     one = lens.isel(batch=0)
-    made = {
+    section = {
         "layers": one.layer.values.tolist(),
         "k": int(one.sizes["k"]),
         "top_text": one.top_text.values.tolist(),
@@ -267,9 +268,9 @@ def _lens(lens: xr.Dataset) -> dict[str, Any]:
         "logit_diff": (one.logit.isel(vocab=0, pos=-1) - one.logit.isel(vocab=1, pos=-1)).values.tolist(),
     }
     for i, name in enumerate(("target", "foil")):
-        made[f"{name}_prob"] = one.prob.isel(vocab=i).values.tolist()
-        made[f"{name}_rank"] = one["rank"].isel(vocab=i).values.tolist()
-    return made
+        section[f"{name}_prob"] = one.prob.isel(vocab=i).values.tolist()
+        section[f"{name}_rank"] = one["rank"].isel(vocab=i).values.tolist()
+    return section
 
 
 def _components(model: Model, shares: xr.DataArray) -> dict[str, Any]:
@@ -277,9 +278,9 @@ def _components(model: Model, shares: xr.DataArray) -> dict[str, Any]:
     width = max(p.dims.n_heads for p in model.anatomy.layers)
     layers = range(model.n_layers)
     return {
-        # a layer with fewer heads than others writes nothing through those it lacks
-        "head": [[by_name.get(f"L{layer}H{h}", 0.0) for h in range(width)] for layer in layers],
-        "mlp": [by_name[f"MLP {layer}"] for layer in layers],
+        # a layer with fewer heads than others writes nothing through the heads it lacks
+        "head": [[by_name.get(head_name(layer, h), 0.0) for h in range(width)] for layer in layers],
+        "mlp": [by_name[str(Name("mlp", layer))] for layer in layers],
         "attn_bias": [by_name.get(f"attn bias {layer}", 0.0) for layer in layers],
         "embed": by_name["embed"],
         "pos_embed": by_name.get("pos_embed"),
@@ -293,7 +294,7 @@ def _components(model: Model, shares: xr.DataArray) -> dict[str, Any]:
 def _heads(
     model: Model, tokens: Tokens, claimed: xr.DataArray, effects: xr.DataArray, most: int
 ) -> list[dict[str, Any]]:
-    """The heads of the largest attribution and effect, each in units of the largest, with patterns while they fit."""
+    """The heads with the largest attribution and effect, each relative to the largest, with patterns while they fit."""
     is_head = effects.kind.values == "head"
     dla, effect = claimed.values * is_head, effects.values * is_head
     weight = sum(np.abs(x) / (np.abs(x).max() or 1.0) for x in (dla, effect))

@@ -1,7 +1,7 @@
 """The checks that an explanation carries: does each of its claims hold on the model itself?
 
-Identities must hold to rounding. Agreements are rank correlations between what a method claims and what an
-intervention measures; where one fails, the claim is still what the method says, and no more than that.
+Identities must hold up to rounding. Agreements are rank correlations between what a method claims and what an
+intervention measures; where one fails, the claim is only what the method says.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from caseback.model.running.edits import Replace
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
-_CLAIMED = 10  # how many components a direct attribution is taken to name
-_REMOVED = 64  # how many input tokens are removed, those of the largest scores
+_CLAIMED = 10  # how many components a direct attribution is taken to claim
+_REMOVED = 64  # how many input tokens are removed: those with the largest scores
 _COMPLETE = 0.05  # the share of the metric's change that integrated gradients may miss
-_AGREES = 0.3  # a rank correlation from which on a claim counts as borne out
+_AGREES = 0.3  # the rank correlation from which a claim counts as borne out
 
 
 @dataclass(frozen=True)
-class Found:
-    """What an explanation found, before it is written down."""
+class Evidence:
+    """What an explanation computed, before it becomes a document."""
 
     model: Model
     tokens: Tokens
@@ -42,24 +42,24 @@ class Found:
     shares: xr.DataArray
     effects: xr.DataArray
     ablation: str
-    over: Any
+    over: PromptsLike | None
 
     @property
     def rounding(self) -> float:
-        """What two exact ways to the same logit may differ by in this model's precision."""
+        """By how much two exact ways to the same logit may differ in this model's precision."""
         last = self.run.logits[0, int(self.tokens.column(-1)[0])]
         size = max(1.0, *(abs(float(last[i])) for i in self.contrast))
         return size * (2e-2 if self.model.dtype in (torch.float16, torch.bfloat16) else 1e-4)
 
 
-def checks(found: Found) -> list[dict[str, Any]]:
-    """All checks that apply to the prompt; agreements need three things to rank."""
-    made = [_sums(found), _complete(found), _lens_ends(found), _measured_again(found)]
-    return made + [check for check in (_inputs_agree(found), _components_agree(found)) if check is not None]
+def checks(evidence: Evidence) -> list[dict[str, Any]]:
+    """All checks that apply to the prompt; agreements need at least three items to rank."""
+    results = [_sums(evidence), _complete(evidence), _lens_ends(evidence), _measured_again(evidence)]
+    return results + [check for check in (_inputs_agree(evidence), _components_agree(evidence)) if check is not None]
 
 
 def rank_correlation(a: Any, b: Any) -> float | None:
-    """Spearman's, ties sharing their rank; None for fewer than three pairs, or where one side does not vary.
+    """Spearman's rank correlation, with shared ranks for ties; None for fewer than three pairs, or a constant side.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def rank_correlation(a: Any, b: Any) -> float | None:
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
-    # scipy has this, and takes longer to import than a small model to explain
+    # scipy has this, but importing it takes longer than explaining a small model
     _, which, counts = np.unique(x, return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts - 1) / 2)[which]
 
@@ -89,52 +89,52 @@ def _check(name: str, value: float, limit: float, detail: str, *, at_least: bool
     }
 
 
-def _sums(found: Found) -> dict[str, Any]:
-    cap = found.shares.attrs.get("softcap")
+def _sums(evidence: Evidence) -> dict[str, Any]:
+    cap = evidence.shares.attrs.get("softcap")
     of = f"the logit difference before the soft-cap of {cap:g}" if cap else "the logit difference"
-    gap = abs(found.shares.attrs["gap"][0])
+    gap = abs(evidence.shares.attrs["gap"][0])
     detail = f"direct attributions of all heads, MLPs, embeddings and biases, added up, against {of}"
-    return _check("logit attributions sum to the metric", gap, found.rounding, detail)
+    return _check("logit attributions sum to the metric", gap, evidence.rounding, detail)
 
 
-def _complete(found: Found) -> dict[str, Any]:
-    said = found.integrated.attrs
-    change = abs(said["metric_value"][0] - said["baseline_value"][0])
+def _complete(evidence: Evidence) -> dict[str, Any]:
+    attrs = evidence.integrated.attrs
+    change = abs(attrs["metric_value"][0] - attrs["baseline_value"][0])
     detail = (
-        f"their sum against the metric's change from the {said['baseline']} baseline, after {said['steps'][0]} steps; "
-        f"the limit is {_COMPLETE:.0%} of the change, or of 1 where that is smaller"
+        f"their sum against the metric's change from the {attrs['baseline']} baseline, after {attrs['steps'][0]} "
+        f"steps; the limit is {_COMPLETE:.0%} of the change, or of 1 where that is smaller"
     )
-    gap = abs(said["completeness_gap"][0])
+    gap = abs(attrs["completeness_gap"][0])
     return _check("integrated gradients are complete", gap, _COMPLETE * max(1.0, change), detail)
 
 
-def _lens_ends(found: Found) -> dict[str, Any]:
-    gap = found.lens["top_prob"].attrs["last_layer_gap"]
+def _lens_ends(evidence: Evidence) -> dict[str, Any]:
+    gap = evidence.lens["top_prob"].attrs["last_layer_gap"]
     detail = "the last layer's logits, read by the lens, against the model's, the largest difference anywhere"
-    return _check("the lens ends at the model's output", gap, found.rounding, detail)
+    return _check("the lens ends at the model's output", gap, evidence.rounding, detail)
 
 
-def _measured_again(found: Found) -> dict[str, Any]:
-    """The ablation of the largest effect as one full run, beside the sweep's number."""
-    effects = found.effects
+def _measured_again(evidence: Evidence) -> dict[str, Any]:
+    """The ablation with the largest effect as one full run, compared with the sweep's number."""
+    effects = evidence.effects
     largest = int(np.abs(effects.values).argmax())
     layer, head = int(effects["layer"][largest]), int(effects["head"][largest])
     component = (layer, None if head < 0 else head)
-    edits = edits_of(found.model, found.tokens, [component], found.ablation, over=found.over)
-    again = found.metric(found.run) - found.metric(found.model.run(found.tokens, edits=edits))
+    edits = edits_of(evidence.model, evidence.tokens, [component], evidence.ablation, over=evidence.over)
+    again = evidence.metric(evidence.run) - evidence.metric(evidence.model.run(evidence.tokens, edits=edits))
     off = abs(float(again[0]) - float(effects[largest]))
     detail = f"ablating {effects.component.values[largest]} in a full run of its own, against the sweep's number"
-    return _check("the largest ablation, measured again, is the same", off, found.rounding, detail)
+    return _check("the largest ablation, measured again, is the same", off, evidence.rounding, detail)
 
 
-def _inputs_agree(found: Found) -> dict[str, Any] | None:
-    """Put the baseline in the place of one token at a time; what the metric loses should rank as the scores do."""
-    scores = found.integrated.values[0]
+def _inputs_agree(evidence: Evidence) -> dict[str, Any] | None:
+    """Replace one token at a time by the baseline; what the metric loses should rank as the scores do."""
+    scores = evidence.integrated.values[0]
     removed = np.sort(np.argsort(-np.abs(scores), kind="stable")[:_REMOVED])
-    embedding = found.model.run(found.tokens, read=["embed"])["embed"]
-    instead = baseline_embedding(found.model, found.baseline, embedding)
+    embedding = evidence.model.run(evidence.tokens, read=["embed"])["embed"]
+    instead = baseline_embedding(evidence.model, evidence.baseline, embedding)
     variants = [[Replace("embed", instead[0, int(i)], pos=int(i))] for i in removed]
-    without = found.model.sweep(found.tokens, variants, found.metric)
+    without = evidence.model.sweep(evidence.tokens, variants, evidence.metric)
     agreement = rank_correlation(scores[removed], without["clean"].values[0] - without.values[:, 0])
     if agreement is None:
         return None
@@ -142,14 +142,14 @@ def _inputs_agree(found: Found) -> dict[str, Any] | None:
     return _check("removing input tokens bears the scores out", agreement, _AGREES, detail, at_least=True)
 
 
-def _components_agree(found: Found) -> dict[str, Any] | None:
-    claimed = found.shares.sel(component=found.effects.component).values
+def _components_agree(evidence: Evidence) -> dict[str, Any] | None:
+    claimed = evidence.shares.sel(component=evidence.effects.component).values
     top = np.argsort(-np.abs(claimed), kind="stable")[:_CLAIMED]
-    agreement = rank_correlation(claimed[top], found.effects.values[top])
+    agreement = rank_correlation(claimed[top], evidence.effects.values[top])
     if agreement is None:
         return None
     detail = (
-        f"rank correlation of direct attribution with {found.ablation}-ablation over the {len(top)} components of the "
-        "largest attribution; a component that acts through later ones, or is made up for by them, lowers it"
+        f"rank correlation of direct attribution with {evidence.ablation}-ablation over the {len(top)} components of "
+        "the largest attribution; a component that acts through later ones, or is made up for by them, lowers it"
     )
     return _check("ablating components bears their attributions out", agreement, _AGREES, detail, at_least=True)

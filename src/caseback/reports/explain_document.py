@@ -1,6 +1,6 @@
 """The form of an explanation document, which the views rely on.
 
-Every length that a view indexes by is compared with the number of tokens, layers or heads.
+Every list that a view indexes has its length compared with the number of tokens, layers or heads.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ def check_explanation(explanation: Mapping[str, Any]) -> None:
     Raises
     ------
     CasebackError
-        Where the kind or version is another one, a part is missing, a list has the wrong length, a rank is
-        below 1 (ranks count from 1, the most probable token) or a number is not finite; the message names the
-        place.
+        If the kind or version is another one, a part is missing, a list has the wrong length, a rank is below 1 (ranks
+        count from 1, the most probable token) or a number is not finite; the message names the place.
 
     Examples
     --------
@@ -52,41 +51,41 @@ def _check_lengths(explanation: Mapping[str, Any]) -> None:
     n_layers, n_heads = explanation["model"]["n_layers"], explanation["model"]["n_heads"]
     lens = explanation["lens"]
     for name in ("layers", "logit_diff", *_LENS_GRIDS):
-        _expect(lens[name], n_layers + 1, f"lens.{name}", "one entry for the embedding and one a layer")
+        _expect(lens[name], n_layers + 1, f"lens.{name}", "one entry for the embedding and one per layer")
     for name in _LENS_GRIDS:
         for layer, row in enumerate(lens[name]):
-            _expect(row, n, f"lens.{name}[{layer}]", "one entry a token")
+            _expect(row, n, f"lens.{name}[{layer}]", "one entry per token")
     for name in ("target_rank", "foil_rank"):
         if min(min(row) for row in lens[name]) < 1:
             raise CasebackError(
                 f"explanation.lens.{name} holds a rank below 1; ranks count from 1, the most probable token"
             )
     for index, method in enumerate(explanation["inputs"]["methods"]):
-        _expect(method["scores"], n, f"inputs.methods[{index}].scores", "one entry a token")
+        _expect(method["scores"], n, f"inputs.methods[{index}].scores", "one entry per token")
     components = explanation["components"]
     for name in ("head", "mlp", "attn_bias"):
-        _expect(components[name], n_layers, f"components.{name}", "one entry a layer")
+        _expect(components[name], n_layers, f"components.{name}", "one entry per layer")
     for layer, row in enumerate(components["head"]):
-        _expect(row, n_heads, f"components.head[{layer}]", "one entry a head")
+        _expect(row, n_heads, f"components.head[{layer}]", "one entry per head")
     for index, head in enumerate(explanation["heads"]):
         if head.get("pattern") is None:
             continue
-        _expect(head["pattern"], n, f"heads[{index}].pattern", "one row a query token")
+        _expect(head["pattern"], n, f"heads[{index}].pattern", "one row per query token")
         for query, row in enumerate(head["pattern"]):
-            _expect(row, n, f"heads[{index}].pattern[{query}]", "one entry a key token")
+            _expect(row, n, f"heads[{index}].pattern[{query}]", "one entry per key token")
     if explanation["patching"] is not None:
         _check_patching(explanation["patching"], n, n_layers, n_heads)
 
 
 def _check_patching(patching: Mapping[str, Any], n: int, n_layers: int, n_heads: int) -> None:
-    _expect(patching["corrupt"], n, "patching.corrupt", "one entry a token")
+    _expect(patching["corrupt"], n, "patching.corrupt", "one entry per token")
     for index, shown in enumerate(patching["maps"]):
-        _expect(shown["recovery"], n_layers, f"patching.maps[{index}].recovery", "one entry a layer")
+        _expect(shown["recovery"], n_layers, f"patching.maps[{index}].recovery", "one entry per layer")
         for layer, row in enumerate(shown["recovery"]):
-            _expect(row, n, f"patching.maps[{index}].recovery[{layer}]", "one entry a token")
-    _expect(patching["heads"], n_layers, "patching.heads", "one entry a layer")
+            _expect(row, n, f"patching.maps[{index}].recovery[{layer}]", "one entry per token")
+    _expect(patching["heads"], n_layers, "patching.heads", "one entry per layer")
     for layer, row in enumerate(patching["heads"]):
-        _expect(row, n_heads, f"patching.heads[{layer}]", "one entry a head")
+        _expect(row, n_heads, f"patching.heads[{layer}]", "one entry per head")
 
 
 def _expect(values: Sequence[Any], length: int, place: str, meaning: str) -> None:

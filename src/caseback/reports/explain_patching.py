@@ -1,7 +1,7 @@
 """The part of an explanation that needs a counterfactual: which places carry what the two prompts differ in.
 
 Clean activations are put into the corrupt run, one place at a time (denoising, PRIMER 3.2.7); each number is the share
-of the metric's difference that it brings back: 0 as the corrupt prompt has it, 1 as the clean one.
+of the metric's difference that this restores: 0 for the corrupt prompt's metric, 1 for the clean prompt's.
 """
 
 from __future__ import annotations
@@ -11,32 +11,38 @@ from typing import Any
 from caseback.localize.components.patching import patch
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 MAPS = {"resid_pre": "Residual stream", "attn_out": "Attention outputs", "mlp_out": "MLP outputs"}
 
 
-def patching(model: Model, tokens: Tokens, corrupt: Any, metric: Metric, *, progress: bool = False) -> dict[str, Any]:
+def patching(
+    model: Model, tokens: Tokens, corrupt: PromptsLike, metric: Metric, *, progress: bool = False
+) -> dict[str, Any]:
     """Recovery by layer and position for the stream and both kinds of block, and by head, as plain data.
 
     Parameters
     ----------
-    model, tokens, metric
-        Of the explanation: one prompt.
+    model
+        The model.
+    tokens
+        One prompt.
     corrupt
         Its token-aligned counterfactual.
+    metric
+        What is measured, per prompt.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Raises
     ------
     TokensError
-        Where the two are not aligned.
+        If the two are not aligned.
     CasebackError
-        Where both have the same metric.
+        If the metric is the same on both.
     """
     other = model.tokens(corrupt)
-    found = {
+    maps = {
         site: patch(model, tokens, other, metric, site=site, by=("layer", "pos"), progress=progress) for site in MAPS
     }
     heads = patch(model, tokens, other, metric, site="z", by=("layer", "head"), progress=progress)
@@ -46,10 +52,10 @@ def patching(model: Model, tokens: Tokens, corrupt: Any, metric: Metric, *, prog
         "clean_metric": float(heads.clean[0]),
         "corrupt_metric": float(heads.corrupt[0]),
         "maps": [
-            {"site": site, "label": label, "recovery": found[site].recovery.isel(batch=0).values.tolist()}
+            {"site": site, "label": label, "recovery": maps[site].recovery.isel(batch=0).values.tolist()}
             for site, label in MAPS.items()
         ],
-        # a layer with fewer heads than others brings nothing back through those it lacks
+        # a layer with fewer heads than others restores nothing through the heads it lacks
         "heads": heads.recovery.isel(batch=0).fillna(0.0).reindex(head=range(width), fill_value=0.0).values.tolist(),
         "entry": heads.attrs["entry"],
     }

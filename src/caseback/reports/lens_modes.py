@@ -1,4 +1,4 @@
-"""What a lens's result can be coloured by: the likeliest token, a followed token's rank, entropy, a divergence."""
+"""What a lens's result can be colored by: the likeliest token, a followed token's rank, entropy, a divergence."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to colour the grid.
+    """A way to color the grid.
 
     Attributes
     ----------
     name
         What it is called on the command line and on its button.
     title
-        Of the scale.
+        The scale's title.
     values
-        (row, pos), as read; NaN where there is nothing.
+        (row, pos), as read; NaN where nothing was read.
     """
 
     name: str
@@ -47,26 +47,26 @@ class Mode:
 
     @property
     def drawn(self) -> np.ndarray:
-        """What the colour follows."""
+        """The values that the color follows."""
         return np.log10(np.where(self.values >= 1, self.values, np.nan)) if self.ranks else self.values
 
 
-def modes_of(found: xr.Dataset, batch: int = 0) -> list[Mode]:
+def modes_of(lens: xr.Dataset, batch: int = 0) -> list[Mode]:
     """The modes that a lens's or a patchscope's result has, for one prompt.
 
     Parameters
     ----------
-    found
-        What ``logit_lens``, ``read_lens`` or ``patchscope`` gave, with a dimension ``pos``.
+    lens
+        What ``logit_lens``, ``read_lens`` or ``patchscope`` gives, with a dimension ``pos``.
     batch
         Which prompt.
 
     Raises
     ------
     CasebackError
-        For a result with another dimension beside layers, heads or neurons, positions and followed tokens.
+        For a result with dimensions other than layers, heads or neurons, positions and followed tokens.
     OutOfRange
-        For a prompt that is not there.
+        If there is no such prompt.
 
     Examples
     --------
@@ -76,34 +76,34 @@ def modes_of(found: xr.Dataset, batch: int = 0) -> list[Mode]:
     >>> [mode.name for mode in modes_of(lens)]
     ['top', 'rank ␣cat', 'entropy', 'kl', 'js', 'surprise']
     """
-    found = by_unit(found)
-    if set(found["entropy"].dims) not in ({"layer", "batch", "pos"}, {"component", "batch", "pos"}):
+    lens = by_unit(lens)
+    if set(lens["entropy"].dims) not in ({"layer", "batch", "pos"}, {"component", "batch", "pos"}):
         raise CasebackError(
-            f"a lens grid is of layers by positions, and this result has {tuple(found['entropy'].dims)}: read all "
+            f"a lens grid is of layers by positions, and this result has {tuple(lens['entropy'].dims)}: read all "
             "positions of a stream"
         )
-    if not 0 <= batch < found.sizes["batch"]:
-        raise OutOfRange(f"prompt {batch}: there are {found.sizes['batch']}, 0 to {found.sizes['batch'] - 1}")
-    one = found.isel(batch=batch)
-    made = [Mode("top", "probability of the likeliest", one["top_prob"].isel(k=0).values)]
+    if not 0 <= batch < lens.sizes["batch"]:
+        raise OutOfRange(f"prompt {batch}: there are {lens.sizes['batch']}, 0 to {lens.sizes['batch'] - 1}")
+    one = lens.isel(batch=batch)
+    modes = [Mode("top", "probability of the likeliest", one["top_prob"].isel(k=0).values)]
     if "rank" in one and "vocab" in one["rank"].dims:
         texts = [visible(str(text)) for text in np.atleast_1d(one["vocab_text"].values)]
-        made += [
+        modes += [
             Mode(f"rank {text}", f"rank of {text}", one["rank"].isel(vocab=i).values.astype(float))
             for i, text in enumerate(texts)
         ]
     elif "rank" in one:
-        made.append(Mode("rank", "rank of the answer", one["rank"].values.astype(float)))
-    return made + [Mode(name, title, one[name].values) for name, title in _NAMES.items() if name in one]
+        modes.append(Mode("rank", "rank of the answer", one["rank"].values.astype(float)))
+    return modes + [Mode(name, title, one[name].values) for name, title in _NAMES.items() if name in one]
 
 
 def chosen(modes: list[Mode], name: str) -> Mode:
-    """The mode of a name; ``"rank"`` is that of the first token followed.
+    """The mode with this name; ``"rank"`` is that of the first token followed.
 
     Raises
     ------
     CasebackError
-        Where there is none.
+        If there is none.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The rows of a lens: its layers, or where heads or neurons were read, each of these by its name."""
+"""The rows of a lens: its layers, or, where heads or neurons were read, each of these by its name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import xarray as xr
 
+from caseback.model.graph.names import Name
+
 __all__ = ["Rows", "by_unit", "rows_of"]
 
-_LETTERS = {"head": "H", "neuron": "N"}
+_UNITS = ("head", "neuron")
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,11 @@ class Rows:
     Attributes
     ----------
     labels
-        Of each row.
+        One per row.
     axis
-        What they are together, such as ``"after layer"``.
+        What all rows together are, such as ``"after layer"``.
     each
-        How the end of a title says it.
+        The same for the end of a title, such as ``"after each layer"``.
     before
         What stands before a label in a sentence.
     """
@@ -33,38 +35,38 @@ class Rows:
     before: str = "after "
 
 
-def by_unit(found: xr.Dataset) -> xr.Dataset:
-    """A reading of heads or neurons with one row for each of them in each layer; other readings stay as they are.
+def by_unit(reading: xr.Dataset) -> xr.Dataset:
+    """A reading of heads or neurons with one row per unit of each layer; other readings stay as they are.
 
     Parameters
     ----------
-    found
-        What ``logit_lens`` or ``read_attention_lens`` gave.
+    reading
+        What ``logit_lens`` or ``read_attention_lens`` gives.
 
     Returns
     -------
     xr.Dataset
         With a dimension ``component`` (L0H0, L0H1 ..., or L0N7 ...) first, in place of ``layer`` and ``head`` or
-        ``neuron``, which stay beside it as coordinates.
+        ``neuron``, which stay as coordinates along it.
 
     Examples
     --------
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary import logit_lens
-    >>> found = logit_lens(cb.load("meadow"), "the cat", site="head_out", units=[1, 3])
-    >>> by_unit(found)["component"].values[:3].tolist(), by_unit(found)["kl"].dims
+    >>> rows = by_unit(logit_lens(cb.load("meadow"), "the cat", site="head_out", units=[1, 3]))
+    >>> rows["component"].values[:3].tolist(), rows["kl"].dims
     (['L0H1', 'L0H3', 'L1H1'], ('component', 'batch', 'pos'))
     """
-    unit = next((dim for dim in _LETTERS if dim in found["entropy"].dims), None)
+    unit = next((dim for dim in _UNITS if dim in reading["entropy"].dims), None)
     if unit is None:
-        return found
-    made = found.stack(component=("layer", unit), create_index=False).transpose("component", ...)
-    pairs = zip(made["layer"].values.tolist(), made[unit].values.tolist(), strict=True)
-    return made.assign_coords(component=[f"L{layer}{_LETTERS[unit]}{index}" for layer, index in pairs])
+        return reading
+    stacked = reading.stack(component=("layer", unit), create_index=False).transpose("component", ...)
+    pairs = zip(stacked["layer"].values.tolist(), stacked[unit].values.tolist(), strict=True)
+    return stacked.assign_coords(component=[str(Name(unit, layer, index)) for layer, index in pairs])
 
 
-def rows_of(found: xr.Dataset) -> Rows:
-    """What the rows of ``by_unit`` of a reading are.
+def rows_of(reading: xr.Dataset) -> Rows:
+    """What the rows of a reading are, after ``by_unit``.
 
     Examples
     --------
@@ -76,7 +78,7 @@ def rows_of(found: xr.Dataset) -> Rows:
     >>> rows_of(by_unit(logit_lens(model, "the cat", site="mlp_post", units=[7]))).each
     'of each neuron'
     """
-    if "component" not in found.dims:
-        return Rows([str(layer) for layer in found["layer"].values.tolist()])
-    unit = next(dim for dim in _LETTERS if dim in found.coords)
-    return Rows([str(name) for name in found["component"].values.tolist()], unit, f"of each {unit}", "")
+    if "component" not in reading.dims:
+        return Rows([str(layer) for layer in reading["layer"].values.tolist()])
+    unit = next(dim for dim in _UNITS if dim in reading.coords)
+    return Rows([str(name) for name in reading["component"].values.tolist()], unit, f"of each {unit}", "")

@@ -1,6 +1,6 @@
-"""A result as a map: rows, columns, one number a cell, with the spread where prompts were averaged.
+"""A result as a map: rows, columns, one number per cell, with the spread where prompts were averaged.
 
-Every view of an intervention, in the terminal or on a page, is drawn from this, so that they show the same numbers.
+Every view of an intervention, in the terminal or on a page, is drawn from this, so that all show the same numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError
+from caseback.model.graph.names import head_name
 from caseback.reports.tokens_text import visible
 
 _ALONG = ("pos", "query", "key")
@@ -19,7 +20,7 @@ _ALONG = ("pos", "query", "key")
 
 @dataclass(frozen=True)
 class Axis:
-    """A side of a map: what it is, a label an entry, and which entries name tokens."""
+    """A side of a map: what it is, and one label per entry."""
 
     name: str
     labels: list[str]
@@ -27,12 +28,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Map:
-    """Numbers by row and column; NaN where there is nothing.
+    """Numbers by row and column; NaN where there is no number.
 
     Attributes
     ----------
     spread
-        The standard deviation over prompts; None for a single one.
+        The standard deviation over prompts; None for a single prompt.
     n
         How many prompts the numbers are means of.
     """
@@ -45,12 +46,12 @@ class Map:
 
     @property
     def largest(self) -> float:
-        """The largest size of a number, 1 where all are 0: what shades are shares of."""
+        """The largest absolute value, or 1 if all are 0: shades are relative to it."""
         finite = np.abs(self.values[np.isfinite(self.values)])
         return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
     def turned(self) -> Map:
-        """Rows as columns."""
+        """The same map with rows and columns exchanged."""
         spread = None if self.spread is None else self.spread.T
         return Map(self.columns, self.rows, self.values.T, spread, self.n)
 
@@ -61,23 +62,23 @@ def as_map(result: xr.DataArray) -> Map:
     Parameters
     ----------
     result
-        Its last dimension becomes the columns and those before the rows (two of them joined, ``L3H2`` or ``3 · 2``);
-        a single one the rows. Over ``batch`` it is averaged.
+        Its last dimension becomes the columns and those before it the rows (two of them joined, ``L3H2`` or
+        ``3 · 2``); a single dimension becomes the rows. Over ``batch`` it is averaged.
 
     Returns
     -------
     Map
-        With positions labelled by their tokens, where the result has them and all prompts agree.
+        With positions labeled by their tokens, where the result has them and all prompts agree.
 
     Raises
     ------
     CasebackError
-        For a result of more dimensions, or of none.
+        For a result with more dimensions, or without any.
 
     Examples
     --------
-    >>> made = as_map(xr.DataArray([[[1.0, 3.0]]], dims=["layer", "pos", "batch"], coords={"layer": [4]}))
-    >>> made.rows.labels, made.values.tolist(), made.spread.tolist()
+    >>> drawn = as_map(xr.DataArray([[[1.0, 3.0]]], dims=["layer", "pos", "batch"], coords={"layer": [4]}))
+    >>> drawn.rows.labels, drawn.values.tolist(), drawn.spread.tolist()
     (['4'], [[2.0]], [[1.0]])
     """
     dims = [str(dim) for dim in result.dims if dim != "batch"]
@@ -106,6 +107,55 @@ def as_map(result: xr.DataArray) -> Map:
     )
 
 
+def ablation_map(effects: xr.DataArray) -> Map:
+    """Effects of ablated components as layers by heads, the MLP the last column; a list where neurons are among them.
+
+    Examples
+    --------
+    >>> coords = {"kind": ("component", ["head", "mlp"]), "layer": ("component", [2, 2])}
+    >>> coords |= {"head": ("component", [1, -1]), "component": ["L2H1", "MLP 2"]}
+    >>> drawn = ablation_map(xr.DataArray([[0.5], [2.0]], dims=["component", "batch"], coords=coords))
+    >>> drawn.rows.labels, drawn.columns.labels, drawn.values.tolist()
+    (['2'], ['H1', 'MLP'], [[0.5, 2.0]])
+    """
+    listed = as_map(effects)
+    kinds = set(effects["kind"].values.tolist())
+    if "neuron" in kinds:
+        return listed
+    of_each = list(zip(effects["layer"].values.tolist(), effects["head"].values.tolist(), strict=True))
+    layers = sorted({layer for layer, _ in of_each})
+    heads = sorted({head for _, head in of_each} - {-1})
+    labels = [f"H{head}" for head in heads] + (["MLP"] if "mlp" in kinds else [])
+    shape = (len(layers), len(labels))
+    values = np.full(shape, np.nan)
+    spread = None if listed.spread is None else np.full(shape, np.nan)
+    for i, (layer, head) in enumerate(of_each):
+        at = layers.index(layer), len(labels) - 1 if head < 0 else heads.index(head)
+        values[at] = listed.values[i, 0]
+        if spread is not None and listed.spread is not None:
+            spread[at] = listed.spread[i, 0]
+    return Map(Axis("layer", [str(i) for i in layers]), Axis("component", labels), values, spread, listed.n)
+
+
+_RESTORED = {"resid_post": "stream after one layer", "mlp_out": "MLP", "attn_out": "attention"}
+
+
+def trace_maps(result: xr.Dataset) -> dict[str, Map]:
+    """The maps of a causal trace, by what was restored: the stream, and MLPs and attention in a window of layers.
+
+    Examples
+    --------
+    >>> indirect = xr.DataArray([[[0.1]]], dims=["component", "layer", "pos"], coords={"component": ["mlp_out"]})
+    >>> list(trace_maps(xr.Dataset({"indirect": indirect}, attrs={"window": 4})))
+    ['MLP in 4 layers around']
+    """
+    around = f" in {result.attrs['window']} layers around"
+    return {
+        _RESTORED[name] + ("" if name == "resid_post" else around): as_map(result.indirect.sel(component=name))
+        for name in result.component.values.tolist()
+    }
+
+
 def _sides(axes: list[Axis]) -> tuple[Axis, Axis]:
     if len(axes) == 1:
         return axes[0], Axis("", [""])
@@ -113,7 +163,7 @@ def _sides(axes: list[Axis]) -> tuple[Axis, Axis]:
         return axes[0], axes[1]
     first, second = axes[:2]
     heads = (first.name, second.name) == ("layer", "head")
-    labels = [f"L{a}H{b}" if heads else f"{a} · {b}" for a in first.labels for b in second.labels]
+    labels = [head_name(int(a), int(b)) if heads else f"{a} · {b}" for a in first.labels for b in second.labels]
     return Axis(f"{first.name} · {second.name}", labels), axes[2]
 
 
@@ -126,16 +176,16 @@ def _labels(result: xr.DataArray, dim: str) -> list[str]:
     shown = alone or clean
     if shown is None:
         return labels
-    made = []
+    captions = []
     for i, label in enumerate(labels):
         text = visible(shown[i])
         other = None if alone or corrupt is None else visible(corrupt[i])
-        made.append(f"{label} {text}" if other in (None, text) else f"{label} {text} | {other}")
-    return made
+        captions.append(f"{label} {text}" if other in (None, text) else f"{label} {text} | {other}")
+    return captions
 
 
 def _tokens(result: xr.DataArray, name: str, dim: str) -> list[str] | None:
-    """The tokens along a dimension, where the result has them and they are the same in all prompts."""
+    """The tokens along a dimension, if the result has them and they are the same in all prompts."""
     if name in result.coords and result.coords[name].dims == (dim,):
         return [str(t) for t in result.coords[name].values]
     if name not in result.coords or set(result.coords[name].dims) != {"batch", dim}:

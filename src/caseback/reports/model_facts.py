@@ -1,4 +1,4 @@
-"""What a page says of the model that it is about."""
+"""What a page says about its model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def model_facts(model: Model, *names: str) -> dict[str, Any]:
     model
         The model.
     *names
-        Some of them, in this order; all by default.
+        Which facts, in this order; all by default.
 
     Examples
     --------
@@ -25,7 +25,7 @@ def model_facts(model: Model, *names: str) -> dict[str, Any]:
     >>> model_facts(cb.load("meadow"), "name", "n_layers")
     {'name': 'meadow', 'n_layers': 4}
     """
-    made = {
+    facts = {
         "name": model.name,
         "family": model.anatomy.model_type,
         "n_layers": model.n_layers,
@@ -36,4 +36,4 @@ def model_facts(model: Model, *names: str) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for p in model.hf.parameters()),
     }
-    return {name: made[name] for name in names or made}
+    return {name: facts[name] for name in names or facts}

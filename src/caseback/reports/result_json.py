@@ -1,4 +1,4 @@
-"""A result as plain JSON data: dimensions, coordinates, variables and how they were made. What is not there is null."""
+"""A result as plain JSON data: dimensions, coordinates, variables and how they were made. Missing values are null."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import xarray as xr
 
 
 def result_json(result: xr.DataArray | xr.Dataset) -> dict[str, Any]:
-    """The whole of a result, as xarray spells it, with NaN as null.
+    """A whole result in xarray's own form, with NaN as null.
 
     Examples
     --------
-    >>> made = result_json(xr.DataArray([1.0, float("nan")], dims=["layer"], name="effect"))
-    >>> made["data_vars"]["effect"]["data"], made["data_vars"]["effect"]["dims"]
+    >>> variables = result_json(xr.DataArray([1.0, float("nan")], dims=["layer"], name="effect"))["data_vars"]
+    >>> variables["effect"]["data"], variables["effect"]["dims"]
     ([1.0, None], ['layer'])
     """
     whole = result.to_dataset(name=str(result.name or "value")) if isinstance(result, xr.DataArray) else result
-    told = whole.to_dict(data="list")
-    told["attrs"] = {**result.attrs, **told["attrs"]}
-    for variable in told["data_vars"].values():
-        variable["attrs"] = {}  # those of the result
-    return _plain(told)
+    plain = whole.to_dict(data="list")
+    plain["attrs"] = {**result.attrs, **plain["attrs"]}
+    for variable in plain["data_vars"].values():
+        variable["attrs"] = {}  # they repeat those of the result
+    return _plain(plain)
 
 
 def _plain(value: Any) -> Any:

@@ -5,36 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from caseback.model.graph.names import head_name
 from caseback.reports.tokens_text import visible
 
 __all__ = ["strongest_places"]
 
 
-def strongest_places(found: Mapping[str, Any], most: int) -> list[tuple[str, str, float]]:
-    """The places that bring most back or take most away: what is patched, where, how much.
+def strongest_places(patching: Mapping[str, Any], most: int) -> list[tuple[str, str, float]]:
+    """The places that restore most or take most away: what is patched, where, how much.
 
-    Of the stream only places that no later one of the same position outdoes are kept, since what a place carries stays
-    there from layer to layer.
+    For the stream, each position has only its strongest layer in the list (the last of equals), since what a place
+    carries stays there from layer to layer.
 
     Parameters
     ----------
-    found
-        What ``patching`` gave, or the same read from JSON.
+    patching
+        What ``explain_patching.patching`` gives, or the same read from JSON.
     most
-        How many.
+        How many places.
     """
     places: list[tuple[str, str, float]] = []
-    for shown in found["maps"]:
+    for shown in patching["maps"]:
         for pos, column in enumerate(zip(*shown["recovery"], strict=True)):
             if shown["site"] == "resid_pre":
                 layer = max(range(len(column)), key=lambda i: (round(abs(column[i]), 3), i))
-                places.append((f"{shown['label']} before layer {layer}", _at(found, pos), column[layer]))
+                places.append((f"{shown['label']} before layer {layer}", _at(patching, pos), column[layer]))
             else:
-                places += [(f"{shown['label'][:-1]} {i}", _at(found, pos), value) for i, value in enumerate(column)]
-    for layer, row in enumerate(found["heads"]):
-        places += [(f"L{layer}H{head}", "all positions", value) for head, value in enumerate(row)]
+                places += [(f"{shown['label'][:-1]} {i}", _at(patching, pos), value) for i, value in enumerate(column)]
+    for layer, row in enumerate(patching["heads"]):
+        places += [(head_name(layer, head), "all positions", value) for head, value in enumerate(row)]
     return sorted(places, key=lambda place: -abs(place[2]))[:most]
 
 
-def _at(found: Mapping[str, Any], pos: int) -> str:
-    return f"{pos} {visible(found['corrupt'][pos]['text'])}"
+def _at(patching: Mapping[str, Any], pos: int) -> str:
+    return f"{pos} {visible(patching['corrupt'][pos]['text'])}"

@@ -1,8 +1,8 @@
 """Token text that a reader can see: the one place that decides how invisible characters look.
 
-A token's text may be a space, a newline, half a character or nothing at all, and it may hold control
-sequences that would act on a terminal or reorder a page. ``visible`` maps every such character to a mark or
-an escape, so that two different tokens never look alike because of something that cannot be seen.
+A token's text may be a space, a newline, half a character or nothing at all, and it may hold control sequences that
+would act on a terminal or reorder a page. ``visible`` maps every such character to a mark or an escape, so that two
+different tokens never look alike just because their difference cannot be seen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EMPTY = "∅"
 # Control, format (zero-width, bidirectional), surrogate, private, unassigned; separators of lines and words.
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
 _COMBINING = frozenset({"Mn", "Mc", "Me"})
-# Letters and marks that Unicode does not call invisible, yet that draw nothing.
+# Letters and marks that draw nothing, although Unicode does not call them invisible.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
@@ -34,9 +34,9 @@ def visible(text: str) -> str:
     Returns
     -------
     str
-        ``␣`` for a space, ``↵`` for a newline, ``⇥`` for a tab, ``∅`` for no text at all, ``\x1b``-style
-        escapes for control, zero-width, bidirectional and other undrawn characters; a combining mark that
-        would attach to what stands before the token gets a dotted circle to sit on. All else is unchanged.
+        ``␣`` for a space, ``↵`` for a newline, ``⇥`` for a tab, ``∅`` for no text at all, ``\x1b``-style escapes for
+        control, zero-width, bidirectional and other undrawn characters; a combining mark that would attach to what
+        stands before the token gets a dotted circle to sit on. Everything else is unchanged.
 
     Examples
     --------

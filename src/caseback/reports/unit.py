@@ -1,4 +1,4 @@
-"""What a unit page shows, as plain data: each unit's numbers, its strongest examples and some from its whole range."""
+"""What a page of units shows, as plain data: per unit its numbers, strongest examples and some from its whole range."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 def unit_document(
     model: Model,
-    found: Activating,
+    activating: Activating,
     units: Sequence[int],
     *,
     top: int = 10,
@@ -36,53 +36,54 @@ def unit_document(
     before: int = 12,
     after: int = 6,
 ) -> dict[str, Any]:
-    """The document of some units.
+    """Make the document of some units.
 
     Parameters
     ----------
     model
         The model.
-    found
-        What ``activating_inputs`` gave.
+    activating
+        What ``activating_inputs`` gives.
     units
         Indices of units that were collected.
     top
-        Examples from the top of each.
+        How many of the strongest examples are shown per unit.
     bins, each
-        Bins of equal width over a unit's range, and examples of each; see ``Activating.ranges``.
+        How many bins of equal width cover a unit's range, and how many examples are shown per bin; see
+        ``Activating.ranges``.
     before, after
-        Tokens shown on either side of an example.
+        How many tokens are shown on either side of an example.
 
     Returns
     -------
     dict
-        JSON: ``model``, ``site``, ``tokens``, and for each of ``units`` its ``mean``, ``std``, ``frequency``,
-        ``quantiles``, ``examples`` and ``ranges``; and ``provenance``.
+        The document, plain JSON data: ``model``, ``site``, ``tokens``, ``rows``, ``threshold``; under ``units``, per
+        unit, its ``mean``, ``std``, ``frequency``, ``quantiles``, ``examples`` and ``ranges``; and ``provenance``.
 
     Raises
     ------
     OutOfRange
-        For no unit, or one that was not collected.
+        If no unit is given, or one that was not collected.
 
     Examples
     --------
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary.activating import activating_inputs
     >>> model = cb.load("meadow")
-    >>> found = activating_inputs(model, ["Mary went to the store."], "mlp_post", layer=0, units=[3], top=2)
-    >>> made = unit_document(model, found, [3])
-    >>> made["site"], len(made["units"][0]["examples"])
+    >>> activating = activating_inputs(model, ["Mary went to the store."], "mlp_post", layer=0, units=[3], top=2)
+    >>> document = unit_document(model, activating, [3])
+    >>> document["site"], len(document["units"][0]["examples"])
     ('mlp_post.0', 2)
     """
     if not units:
         raise OutOfRange("no unit to show: expected at least one")
-    at = {unit: found.number(unit) for unit in units}
-    mean, std, frequency = (x.tolist() for x in (found.mean(), found.std(), found.frequency()))
-    quantiles = found.quantiles(QUANTILES)
-    made = []
+    at = {unit: activating.number(unit) for unit in units}
+    mean, std, frequency = (x.tolist() for x in (activating.mean(), activating.std(), activating.frequency()))
+    quantiles = activating.quantiles(QUANTILES)
+    entries = []
     for unit, i in at.items():
-        ranges = found.ranges(model, unit, bins=bins, each=each, before=before, after=after)
-        made.append(
+        ranges = activating.ranges(model, unit, bins=bins, each=each, before=before, after=after)
+        entries.append(
             {
                 "unit": unit,
                 "mean": mean[i],
@@ -92,7 +93,9 @@ def unit_document(
                     str(q): x if math.isfinite(x) else None
                     for q, x in zip(QUANTILES, quantiles[i].tolist(), strict=True)
                 },
-                "examples": [_example(e) for e in found.examples(model, unit, top=top, before=before, after=after)],
+                "examples": [
+                    _example(e) for e in activating.examples(model, unit, top=top, before=before, after=after)
+                ],
                 "ranges": [
                     {"low": low, "high": high, "examples": [_example(e) for e in examples]}
                     for low, high, examples in ranges
@@ -101,11 +104,11 @@ def unit_document(
         )
     return UNITS.document(
         model_facts(model, "name", "n_layers", "n_heads", "d_model", "dtype"),
-        site=str(found.units.site),
-        tokens=found.n_tokens,
-        rows=found.rows.n_rows,
-        threshold=found.provenance["threshold"],
-        units=made,
+        site=str(activating.units.site),
+        tokens=activating.n_tokens,
+        rows=activating.rows.n_rows,
+        threshold=activating.provenance["threshold"],
+        units=entries,
         provenance=model.provenance(),
     )
 

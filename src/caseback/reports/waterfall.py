@@ -1,4 +1,4 @@
-"""A waterfall: shares of a whole one below the other, each bar beginning where the one above it ended.
+"""A waterfall: shares of a whole, one below the other, each bar beginning where the one above it ended.
 
     end_i = start_i + share_i,    start_0 = 0,    the last end is the whole
 
@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError
+from caseback.model.graph.names import head_name
 from caseback.reports.tokens_text import visible
 
 __all__ = ["Bar", "Waterfall", "waterfall"]
@@ -20,16 +21,16 @@ __all__ = ["Bar", "Waterfall", "waterfall"]
 
 @dataclass(frozen=True)
 class Bar:
-    """One share, or several that are too small to be told apart.
+    """One share, or the sum of several that are too small to show.
 
     Attributes
     ----------
     name
-        Of the part, with visible tokens.
+        The part's name, with visible tokens.
     value, start
         Its share, a mean over prompts, and the sum of the shares above it.
     spread
-        Its standard deviation over prompts; None for a single one.
+        Its standard deviation over prompts; None for a single prompt.
     """
 
     name: str
@@ -45,12 +46,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class Waterfall:
-    """Bars from the top down, and the whole that they end at.
+    """Bars from top to bottom, and the whole that they end at.
 
     Attributes
     ----------
     whole
-        What all shares are the parts of, in words, and ``total``, their sum, with its ``spread`` over prompts.
+        What all shares are parts of, in words; ``total`` is their sum and ``spread`` its standard deviation over
+        prompts.
     n
         How many prompts the numbers are means of.
     """
@@ -63,34 +65,34 @@ class Waterfall:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """The smallest and the largest running total, 0 among them; never equal."""
+        """The smallest and the largest running total, counting 0; never equal."""
         ends = [0.0, self.total, *(bar.end for bar in self.bars)]
         low, high = min(ends), max(ends)
         return (low, high) if high > low else (low, low + 1.0)
 
 
 def waterfall(shares: xr.DataArray, *, top: int = 20, whole: str = "sum") -> Waterfall:
-    """Shares as a waterfall: in their own order while all of them fit, else the largest first and the rest as one.
+    """Shares as a waterfall: in their own order if all of them fit, else the largest first and the rest as one bar.
 
     Parameters
     ----------
     shares
-        (component, batch) or (component,), what the attributions of ``caseback.localize.components`` return; or by
-        position through each head, (layer, head, key, batch).
+        (component, batch) or (component,), as the attributions of ``caseback.localize.components`` return them; or by
+        head and position, (layer, head, key, batch).
     top
-        How many parts to show by themselves.
+        How many parts get their own bar.
     whole
         What they are the parts of, in words.
 
     Raises
     ------
     CasebackError
-        For shares of other dimensions, and for ``top`` below 1.
+        For shares with other dimensions, or ``top`` below 1.
 
     Examples
     --------
-    >>> made = waterfall(xr.DataArray([[3.0], [-1.0], [0.5]], dims=["component", "batch"]), top=1)
-    >>> [(bar.name, bar.start, bar.end) for bar in made.bars]
+    >>> drawn = waterfall(xr.DataArray([[3.0], [-1.0], [0.5]], dims=["component", "batch"]), top=1)
+    >>> [(bar.name, bar.start, bar.end) for bar in drawn.bars]
     [('0', 0.0, 3.0), ('2 others', 3.0, 2.5)]
     """
     if top < 1:
@@ -125,7 +127,7 @@ def _named(shares: xr.DataArray) -> tuple[list[str], np.ndarray]:
 
 
 def _paths(shares: xr.DataArray) -> tuple[list[str], np.ndarray]:
-    """One part a head and position, those that no prompt has left out; tokens where all prompts have the same."""
+    """One part per head and position that any prompt has; named with its token if all prompts have the same tokens."""
     rows = None
     if "token" in shares.coords:
         tokens = shares.token.transpose("batch", "key").values if shares.token.ndim == 2 else shares.token.values[None]
@@ -137,7 +139,7 @@ def _paths(shares: xr.DataArray) -> tuple[list[str], np.ndarray]:
         if np.isnan(each).all():
             continue
         token = "" if rows is None else f" {visible(str(rows[k]))}"
-        names.append(f"L{layers[i]}H{j} ← {k}{token}")
+        names.append(f"{head_name(layers[i], j)} ← {k}{token}")
         values.append(np.nan_to_num(each))
     return names, np.array(values)
 

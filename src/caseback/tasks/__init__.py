@@ -1,7 +1,7 @@
 """Prompts with counterfactuals, answers and metrics: the field's standard tasks, for any tokenizer.
 
-``cb.tasks.ioi()`` makes a task, ``.prompts(model, 100)`` draws aligned examples from it. ``cb.tasks.names()`` lists
-all of them and ``cb.tasks.get(name)`` makes one by its name.
+``cb.tasks.ioi()`` makes a task, and its ``.prompts(model, 100)`` draws aligned examples. ``cb.tasks.names()`` lists all
+tasks and ``cb.tasks.get(name)`` makes one by its name.
 """
 
 from typing import Any

@@ -18,27 +18,27 @@ from caseback.model.running.tokens import Tokens
 def corpus_rows(
     model: Model, texts: Iterable[str], *, length: int | None = None, batch: int | None = None, least: int = 2
 ) -> Iterator[Tokens]:
-    """Batches of token rows of a corpus, in its order, read as they are asked for.
+    """Batches of token rows of a corpus, in the corpus's order, each read when it is asked for.
 
     Parameters
     ----------
     model
-        Whose tokenizer and context.
+        The model. Its tokenizer cuts the texts; no row is longer than its context.
     texts
-        Texts, or lists of token ids; an iterable is gone through once.
+        Texts, or lists of token ids; an iterator is used up.
     length
-        Tokens of a row at most; 128 by default, or the model's context where that is shorter.
+        Tokens per row at most; 128 by default, or the model's context where that is shorter.
     batch
-        Rows of a batch.
+        Rows per batch.
     least
         Shorter rows are left out.
 
     Raises
     ------
     OutOfRange
-        For a length past the context, or sizes that leave nothing.
+        If ``length`` exceeds the context, or the sizes leave nothing.
     CasebackError
-        For one text where several were expected.
+        If one text was given where several are expected.
 
     Examples
     --------
@@ -55,10 +55,10 @@ def corpus_rows(
         raise OutOfRange(f"rows of {length} tokens: the model's context is {context}")
     batch = limit("corpus_rows", given=batch)
     if not (batch >= 1 and length >= least >= 1):
-        raise OutOfRange(f"rows of {length} tokens, {batch} a batch, {least} at least: expected 1 or more of each")
+        raise OutOfRange(f"rows of {length} tokens, {batch} per batch, {least} at least: expected 1 or more of each")
     rows = (row for text in texts for row in _cut(model, text, length) if len(row) >= least)
-    while some := list(islice(rows, batch)):
-        yield model.tokens(some)
+    while chunk := list(islice(rows, batch)):
+        yield model.tokens(chunk)
 
 
 def _cut(model: Model, text: str | list[int], length: int) -> list[list[int]]:
@@ -73,5 +73,5 @@ def _cut(model: Model, text: str | list[int], length: int) -> list[list[int]]:
     before = ids[: len(ids) - len(bare)] if ids[-len(bare) :] == bare else []
     step = length - len(before)
     if step < 1:
-        raise OutOfRange(f"rows of {length} tokens have no room beside the {len(before)} that the tokenizer adds")
+        raise OutOfRange(f"rows of {length} tokens have no room besides the {len(before)} that the tokenizer adds")
     return [[*before, *bare[i : i + step]] for i in range(0, len(bare), step)]

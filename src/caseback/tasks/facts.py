@@ -35,9 +35,9 @@ class Relation:
     Attributes
     ----------
     about
-        What the attribute is of the subject.
+        What the attribute is to the subject.
     facts
-        (subject, attribute) each; a subject has one attribute.
+        Pairs (subject, attribute); each subject has one attribute.
     wordings
         Texts with ``{subject}`` whose next word is the attribute.
     """
@@ -121,7 +121,7 @@ RELATIONS = {
     ),
 }
 
-# name of one member: (members in order, does it start over after the last?)
+# name of one member: (members in order, whether the series starts over after the last)
 SERIES = {
     "day": (WEEKDAYS, True),
     "month": (MONTHS, True),

@@ -1,4 +1,4 @@
-"""A few little stories, in plain words, for tasks that need running text."""
+"""A few short stories, in plain words, for tasks that need running text."""
 
 PASSAGES = (
     "Mary was a kind girl who lived near the river. One morning she found a red box at the bridge. The box was old "

@@ -1,7 +1,7 @@
 """Pairs of prompts, as text and as tokens.
 
-A ``Pair`` is text: a clean prompt, its counterfactual, the answers that count for and against. ``Prompts`` is a batch
-of them under one tokenizer, which ``align`` makes: tokens, answers as ids, positions by name, the metric.
+A ``Pair`` is text: a clean prompt, its counterfactual, and the answers that count for and against. ``Prompts``, which
+``align`` makes, is a batch of pairs under one tokenizer: tokens, answers as ids, positions by name, the metric.
 """
 
 from __future__ import annotations
@@ -59,10 +59,12 @@ class Pair:
         corrupt_target: Answer | Iterable[Answer] = (),
         group: str = "",
     ) -> Pair:
-        """A pair, texts and single answers being given as they are."""
+        """A pair from plain strings: a prompt without named words, an answer that is not in a tuple."""
         clean, corrupt = (Text(t) if isinstance(t, str) else t for t in (clean, corrupt))
-        told, against, other = ((a,) if isinstance(a, str | int) else tuple(a) for a in (target, foil, corrupt_target))
-        return cls(clean, corrupt, told, against, other, group)
+        answers, against, other = (
+            (a,) if isinstance(a, str | int) else tuple(a) for a in (target, foil, corrupt_target)
+        )
+        return cls(clean, corrupt, answers, against, other, group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ class Prompts:
     clean, corrupt
         Tokens of equal shape and mask.
     target, foil, corrupt_target
-        Token ids, one list an example.
+        Token ids, one list per example.
     pairs
         The examples as text.
     spans
@@ -105,17 +107,17 @@ class Prompts:
         """Some of the examples; padding that all of them share stays."""
         if isinstance(rows, int):
             rows = [rows]
-        kept = list(range(len(self))[rows]) if isinstance(rows, slice) else [range(len(self))[i] for i in rows]
-        take = lambda listed: [listed[i] for i in kept]  # noqa: E731
+        indices = list(range(len(self))[rows]) if isinstance(rows, slice) else [range(len(self))[i] for i in rows]
+        take = lambda listed: [listed[i] for i in indices]  # noqa: E731
         return replace(
             self,
-            clean=_rows(self.clean, kept),
-            corrupt=_rows(self.corrupt, kept),
+            clean=_rows(self.clean, indices),
+            corrupt=_rows(self.corrupt, indices),
             target=take(self.target),
             foil=take(self.foil),
             corrupt_target=take(self.corrupt_target),
             pairs=take(self.pairs),
-            spans={name: span[kept] for name, span in self.spans.items()},
+            spans={name: span[indices] for name, span in self.spans.items()},
         )
 
     @property
@@ -125,7 +127,7 @@ class Prompts:
 
     @property
     def metric(self) -> Metric:
-        """The task's metric with these targets; positive where the model prefers the clean prompt's answer."""
+        """The task's metric on these answers; positive where the model prefers the clean prompt's answer."""
         return self.measured(self.measure)
 
     def measured(self, measure: str, *, corrupt: bool = False) -> Metric:
@@ -134,14 +136,14 @@ class Prompts:
         Parameters
         ----------
         measure
-            One of ``MEASURES``; ``"loss"`` is of the whole prompt and the only one that falls as the model does better.
+            One of ``MEASURES``; ``"loss"`` is the whole prompt's, and the only one that falls as the model improves.
         corrupt
             Ask for the corrupt prompt's own answer instead.
 
         Raises
         ------
         CasebackError
-            For an unknown measure, one that needs single answers or a foil that the task does not have.
+            For an unknown measure, or one that needs single answers or a foil where the task has none.
         """
         if measure not in MEASURES:
             raise CasebackError(f"measure {measure!r} is unknown. {did_you_mean(measure, MEASURES)}")
@@ -173,26 +175,26 @@ class Prompts:
         Parameters
         ----------
         name
-            A name of ``spans``, ``"end"``, with ``+n`` or ``-n`` after it for a neighbour and ``.first`` for the
-            word's first token: ``"S1+1"``, ``"subject.first"``.
+            A name of ``spans``, or ``"end"``. ``.first`` after it takes the word's first token, ``+n`` or ``-n`` a
+            neighbor: ``"subject.first"``, ``"S1+1"``.
 
         Raises
         ------
         CasebackError
-            For an unknown name, or a neighbour outside a prompt.
+            For an unknown name, or a neighbor outside a prompt.
         """
-        found = re.fullmatch(r"(?P<name>.*?)(?P<first>\.first)?(?P<step>[+-]\d+)?", name)
-        known = found["name"] if found else name
-        if not found or known not in self.spans:
+        match = re.fullmatch(r"(?P<name>.*?)(?P<first>\.first)?(?P<step>[+-]\d+)?", name)
+        known = match["name"] if match else name
+        if not match or known not in self.spans:
             raise CasebackError(f"no position is called {name!r}. {did_you_mean(known, self.spans)}")
-        at = self.spans[known][:, 0 if found["first"] else 1] + int(found["step"] or 0)
+        at = self.spans[known][:, 0 if match["first"] else 1] + int(match["step"] or 0)
         lengths = self.clean.lengths.to(at.device)
         outside = (at < 0) | (at >= lengths)
         if bool(outside.any()):
             row = int(outside.int().argmax())
             raise CasebackError(
                 f"{name!r} is position {int(at[row])} of example {row}, which has {int(lengths[row])} tokens: "
-                "take a nearer neighbour"
+                "take a nearer neighbor"
             )
         return at
 
@@ -201,5 +203,5 @@ class Prompts:
         return replace(self, clean=self.clean.to(device), corrupt=self.corrupt.to(device))
 
 
-def _rows(tokens: Tokens, kept: list[int]) -> Tokens:
-    return Tokens(tokens.ids[kept], tokens.mask[kept], [tokens.text[i] for i in kept])
+def _rows(tokens: Tokens, indices: list[int]) -> Tokens:
+    return Tokens(tokens.ids[indices], tokens.mask[indices], [tokens.text[i] for i in indices])

@@ -2,15 +2,14 @@
 
     log p(s) = sum_i log p(t_i | t_<i)          preference = log p(good) - log p(bad)
 
-A minimal pair is judged rightly where the preference is positive. No normalisation by length: the sentences of a
-minimal pair differ little, and BLiMP's published numbers have none.
+A minimal pair is judged correctly where the preference is positive. There is no normalization by length: the sentences
+of a minimal pair differ little, and BLiMP's published numbers have none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +18,7 @@ from torch import Tensor
 from caseback.errors import TokensError
 from caseback.jobs.budget import limit
 from caseback.model.running.metrics import loss
+from caseback.model.running.model import Model
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class MinimalPair:
     group: str = ""
 
 
-def sentence_log_prob(model: Any, sentences: Sequence[str], *, bos: bool | None = True) -> Float[Tensor, " batch"]:
+def sentence_log_prob(model: Model, sentences: Sequence[str], *, bos: bool | None = True) -> Float[Tensor, " batch"]:
     """The log probability of whole sentences, log p(s) = sum_i log p(t_i | t_<i).
 
     Parameters
     ----------
     model
-        A ``Model`` with a tokenizer.
+        The model. It needs a tokenizer.
     sentences
         Texts of at least two tokens each, the beginning-of-text token included.
     bos
         Put a beginning-of-text token first, so that the first word counts; None leaves it to the tokenizer. Without
-        one the sum begins at the second token.
+        such a token the sum begins at the second token.
 
     Returns
     -------
@@ -59,36 +59,36 @@ def sentence_log_prob(model: Any, sentences: Sequence[str], *, bos: bool | None 
     Raises
     ------
     TokensError
-        For no sentence, an empty one or one past the context.
+        For no sentence, an empty one, or one longer than the context.
     TargetError
         For a sentence of one token.
 
     Examples
     --------
     >>> import caseback as cb
-    >>> told = sentence_log_prob(cb.load("meadow"), ["Mary went to the store.", "Store the to went Mary."])
-    >>> bool(told[0] > told[1])
+    >>> scores = sentence_log_prob(cb.load("meadow"), ["Mary went to the store.", "Store the to went Mary."])
+    >>> bool(scores[0] > scores[1])
     True
     """
     if not sentences:
         raise TokensError("no sentence given: expected a list of texts")
     tokens = model.tokens(list(sentences), bos=bos)
-    # Sentences of like length share a pass, so that little of it is padding.
+    # Sentences of similar length share a pass, so that little of it is padding.
     order = tokens.lengths.argsort(descending=True)
     width = int(tokens.lengths.max())
     most = limit("sentence_logits", tokens.ids.device)
     rows = max(1, most // (width * model.d_vocab))
     scores = torch.zeros(len(tokens), dtype=torch.float64)
-    for some in order.split(rows):
-        longest = int(tokens.lengths[some].max())
-        ids, mask = tokens.ids[some, :longest], tokens.mask[some, :longest]
-        part = type(tokens)(ids, mask, [tokens.text[int(i)] for i in some])
+    for chunk in order.split(rows):
+        longest = int(tokens.lengths[chunk].max())
+        ids, mask = tokens.ids[chunk, :longest], tokens.mask[chunk, :longest]
+        part = type(tokens)(ids, mask, [tokens.text[int(i)] for i in chunk])
         mean = loss()(model.run(part))
-        scores[some.cpu()] = -(mean.double() * (part.lengths - 1)).cpu()
+        scores[chunk.cpu()] = -(mean.double() * (part.lengths - 1)).cpu()
     return scores
 
 
-def preference(model: Any, pairs: Sequence[MinimalPair], *, bos: bool | None = True) -> Float[Tensor, " batch"]:
+def preference(model: Model, pairs: Sequence[MinimalPair], *, bos: bool | None = True) -> Float[Tensor, " batch"]:
     """How much a model prefers the good sentence of each minimal pair, log p(good) - log p(bad).
 
     The accuracy on a set is the share of positive values, ``(preference(model, pairs) > 0).double().mean()``.
@@ -96,7 +96,7 @@ def preference(model: Any, pairs: Sequence[MinimalPair], *, bos: bool | None = T
     Parameters
     ----------
     model
-        A ``Model`` with a tokenizer.
+        The model. It needs a tokenizer.
     pairs
         Minimal pairs, as ``formats.blimp_sentences`` gives them.
     bos

@@ -1,9 +1,9 @@
 """Tasks: seeded generators of clean/corrupt pairs that adapt to a tokenizer.
 
 A task draws pairs from lists of fillers (names, places, pairs of opposites). Before drawing, fillers that are not one
-token each under the tokenizer in hand are left out, and said; what is drawn is aligned as ``align`` says. Where words
-may be of any length (subjects of facts) alignment alone decides, and what only a tokenizer knows (random tokens) is
-asked of the model in hand.
+token each under the given tokenizer are left out and counted; what is drawn is aligned as ``align`` says. Where words
+may be of any length (subjects of facts), alignment alone decides, and fillers that only a tokenizer knows (random
+tokens) are computed from the given model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Filler = Any
 Fillers = Mapping[str, Sequence[Filler]]
 Draw = Callable[[random.Random, Fillers], Pair]
 ROUND, FRUITLESS = 1000, 8
-"""Draws at a time at most, and rounds without a new example after which there are thought to be no more."""
+"""Draws per round at most, and rounds without a new example after which there are taken to be no more."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Task:
     Attributes
     ----------
     name
-        By which ``get`` finds it.
+        The name by which ``get`` finds it.
     about
         What is asked, in a sentence.
     draw
-        One pair from a source of chance and the fillers that are left.
+        A function of a random generator and the fillers that are left, which gives one pair.
     fillers
-        Lists of words, without leading space, or of tuples of words that go together; or a function of the model (or
-        tokenizer) in hand that gives a list of anything. Each word of a list must be one token with a leading space.
+        Lists of words, without a leading space, or of tuples of words that go together; or a function of the model (or
+        tokenizer) that gives a list of anything. Each word of a list must be one token with a leading space.
     measure
         The metric, one of ``MEASURES``.
     entry
@@ -49,7 +49,7 @@ class Task:
     citation
         Who published the task.
     needs
-        The fewest fillers of a list: for all of them, or by name, 1 where nothing is said.
+        The fewest fillers that a list may have: one number for all lists, or by name (1 where a name is missing).
     free
         Lists whose words may be any number of tokens.
     """
@@ -74,7 +74,7 @@ class Task:
         Raises
         ------
         CasebackError
-            For a list that the task does not have, or a filler of another number of words.
+            For a list that the task does not have, or a filler with another number of words.
         """
         for name, given in lists.items():
             if name not in self.fillers:
@@ -100,7 +100,7 @@ class Task:
         count
             How many examples.
         seed
-            Same seed, same tokenizer, same examples.
+            Same seed, same result, for the same tokenizer. Draws the examples.
         padding
             The side that shorter prompts are padded on.
         bos
@@ -109,7 +109,7 @@ class Task:
         Raises
         ------
         TokensError
-            Where the tokenizer knows too few fillers as single tokens, or too few distinct examples can be drawn.
+            If too few fillers are single tokens, or too few distinct examples can be drawn.
 
         Examples
         --------
@@ -123,10 +123,10 @@ class Task:
         dropped: Counter[str] = Counter()
         fillers = self._known(model, dropped)
         tokenizer = tokenizer_in(model)
-        rng, kept, seen, fruitless = random.Random(f"{self.name}-{seed}"), [], set(), 0
+        rng, encoded, seen, fruitless = random.Random(f"{self.name}-{seed}"), [], set(), 0
         longest = getattr(model, "context", None) or float("inf")
-        while len(kept) < count:
-            drawn = [self.draw(rng, fillers) for _ in range(min(ROUND, 2 * (count - len(kept)) + 20))]
+        while len(encoded) < count:
+            drawn = [self.draw(rng, fillers) for _ in range(min(ROUND, 2 * (count - len(encoded)) + 20))]
             fresh = list({self._identity(pair): pair for pair in drawn if self._identity(pair) not in seen}.values())
             seen |= {self._identity(pair) for pair in fresh}
             fitting: list[Encoded] = []
@@ -135,22 +135,22 @@ class Task:
                     dropped["longer than the model's context"] += 1
                 else:
                     fitting.append(one)
-            kept += fitting
+            encoded += fitting
             fruitless = 0 if fitting else fruitless + 1
             if fruitless == FRUITLESS:
                 reasons = "; ".join(f"{n}: {reason}" for reason, n in dropped.items()) or "no more distinct ones"
                 raise TokensError(
-                    f"{self.name}: only {len(kept)} of {count} distinct examples fit this tokenizer ({reasons}); "
+                    f"{self.name}: only {len(encoded)} of {count} distinct examples fit this tokenizer ({reasons}); "
                     "ask for fewer, or give other words by with_fillers()"
                 )
-        return collect(kept[:count], model, measure=self.measure, task=self.name, padding=padding, dropped=dropped)
+        return collect(encoded[:count], model, measure=self.measure, task=self.name, padding=padding, dropped=dropped)
 
     @staticmethod
     def _identity(pair: Pair) -> tuple[str, str]:
         return pair.clean.text, pair.corrupt.text
 
     def _known(self, model: Any, dropped: Counter[str]) -> dict[str, Sequence[Filler]]:
-        """What may be drawn for this model: of the lists of single tokens, those that are."""
+        """The fillers that may be drawn for this model, which are single tokens except in the ``free`` lists."""
         known: dict[str, Sequence[Filler]] = {}
         for name, listed in self.fillers.items():
             if callable(listed):
@@ -160,16 +160,16 @@ class Task:
             needed = self.needs if isinstance(self.needs, int) else self.needs.get(name, 1)
             if len(known[name]) < needed:
                 split = [filler for filler in listed if filler not in known[name]]
-                found = f"only {len(known[name])} of {len(listed)} {name} are one token for this tokenizer"
+                shortage = f"only {len(known[name])} of {len(listed)} {name} are one token for this tokenizer"
                 raise TokensError(
-                    f"{self.name}: {found if split else f'{len(listed)} {name} were given'}"
+                    f"{self.name}: {shortage if split else f'{len(listed)} {name} were given'}"
                     f"{f' ({_named(split)} are not)' if split else ''}, {needed} are needed: give others, as in "
                     f"with_fillers({name}=[…])"
                 )
         return known
 
     def _single(self, name: str, listed: Sequence[Filler], model: Any, dropped: Counter[str]) -> list[Filler]:
-        """The fillers whose every word is one token."""
+        """The fillers all of whose words are one token each."""
         single = _single(tokenizer_of(model), sorted({word for filler in listed for word in _words(filler)}))
         known = [filler for filler in listed if single.issuperset(_words(filler))]
         split = [filler for filler in listed if not single.issuperset(_words(filler))]
@@ -179,17 +179,17 @@ class Task:
 
 
 def another(rng: random.Random, listed: Sequence[Filler], *unwanted: Filler) -> Any:
-    """One of a list that is none of the unwanted.
+    """A random item of a list other than the unwanted ones.
 
     Raises
     ------
     TokensError
-        Where the list holds nothing else.
+        If the list holds nothing else.
     """
     left = [filler for filler in listed if filler not in unwanted]
     if not left:
         shown = ", ".join(map(str, unwanted[:3]))
-        raise TokensError(f"no filler is left beside {shown}: give more of them by with_fillers()")
+        raise TokensError(f"no filler is left besides {shown}: give more of them by with_fillers()")
     return rng.choice(left)
 
 
@@ -207,13 +207,13 @@ def _single(tokenizer: Any, words: list[str]) -> set[str]:
     if not words:
         return set()
     encode = lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]  # noqa: E731
-    # said twice, since a tokenizer of few words may know no other word to put before it
+    # the word itself is put before it: a tokenizer with few words may not know any other
     pairs = zip(words, encode(words), encode([f"{word} {word}" for word in words]), strict=True)
     return {word for word, once, twice in pairs if twice[: len(once)] == once and len(twice) == len(once) + 1}
 
 
-# Where each task's maker is, a function that takes the task's options and gives a ``Task``. A file must not bear the
-# name of a task, or it would hide the function of that name in the package.
+# FILE:FUNCTION of each task's maker, which takes the task's options and gives a ``Task``. A file must not bear the name
+# of a task, or it would hide the function of that name in the package.
 MAKERS = {
     "ioi": "indirect_object:ioi",
     "greater_than": "greater_than:greater_than",
@@ -238,7 +238,7 @@ MAKERS = {
 
 
 def names() -> list[str]:
-    """The tasks there are.
+    """The names of all tasks, sorted.
 
     Examples
     --------
@@ -249,14 +249,14 @@ def names() -> list[str]:
 
 
 def get(name: str, /, **options: Any) -> Task:
-    """A task by name.
+    """Make a task by its name.
 
     Parameters
     ----------
     name
         One of ``names()``.
     **options
-        As the task's own maker takes them.
+        Those of the task's own maker.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Prompts whose words have names: a template filled in, with the place of every word that filled it.
+"""Prompts whose words have names: a template filled in, with the place of every word put into it.
 
 ``fill("When {IO} and {S1} went, {S2} gave it to", IO="Mary", S1="John", S2="John")`` remembers where IO, S1 and S2
-stand. A name may be followed by a note after a colon, which is not part of it: ``{S1:name}``. Prompts that are no text
-(random tokens) are ``of_ids``.
+stand. A name may be followed by a note after a colon, which is not part of it: ``{S1:name}``. Prompts that are not text
+(random tokens) are made by ``of_ids``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Text:
     spans
         (first character, one past the last) of each name; (first token, one past the last) where ``ids`` are given.
     ids
-        The tokens themselves, where they are not what a tokenizer would cut a text into; no special ones among them.
+        The tokens themselves, without special ones, where the prompt is not text for a tokenizer to cut.
     """
 
     text: str
@@ -81,7 +81,7 @@ def fill(template: str, /, **words: str) -> Text:
     template
         Text with ``{name}`` where words go.
     **words
-        A word for each name. A name that is said again keeps its first place.
+        A word for each name. A name that stands in the template again keeps its first place.
 
     Raises
     ------
@@ -90,8 +90,8 @@ def fill(template: str, /, **words: str) -> Text:
 
     Examples
     --------
-    >>> made = fill("{S1} saw {IO}.", S1="John", IO="Mary")
-    >>> made.text, made.spans["IO"]
+    >>> text = fill("{S1} saw {IO}.", S1="John", IO="Mary")
+    >>> text.text, text.spans["IO"]
     ('John saw Mary.', (9, 13))
     """
     text, spans = "", {}

@@ -1,1 +1,1 @@
-"""Reports as text, pages and figures: what is drawn here was computed below."""
+"""Reports as text, pages and figures: nothing is computed here, only drawn."""

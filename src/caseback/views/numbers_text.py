@@ -1,4 +1,4 @@
-"""Numbers as people read them: a true minus, as many digits as matter, and no number rounded away to zero."""
+"""Numbers for people to read: a true minus sign, as many digits as matter, and nothing rounded to zero."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def signed(value: float) -> str:
 
 
 def percent(probability: float) -> str:
-    """A probability as a percentage that never reads as 0 % or 100 % where it is neither.
+    """A probability as a percentage, which reads 0 % or 100 % only where it is exactly that.
 
     Examples
     --------

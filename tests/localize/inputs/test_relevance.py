@@ -234,7 +234,7 @@ def test_what_makes_no_sense_is_refused():
         attn_lrp(model, [[1, 2], [3, 4]], cb.logit_diff([3, 5], 5))
     with pytest.raises(OutOfRange, match="epsilon is -1"):
         lrp_epsilon(model, [1, 2], METRIC, epsilon=-1.0)
-    with pytest.raises(CasebackError, match="activation='identify' is no rule. Did you mean identity"):
+    with pytest.raises(CasebackError, match="activation='identify' is not a rule. Did you mean identity"):
         conservative_propagation(model, [1, 2], METRIC, activation="identify")
     with pytest.raises(CasebackError, match="Did you mean conservative"):
         site_relevance(model, [1, 2], METRIC, ["z"], rules="conservativ")

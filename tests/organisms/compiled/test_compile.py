@@ -171,7 +171,7 @@ def test_a_sort_is_generated():
 def test_prompts_that_an_organism_was_not_written_for_are_refused():
     organism = build("count", alphabet="ab", max_length=12)
     model = organism.model
-    with pytest.raises(TokensError, match="'z' is no word of this model"):
+    with pytest.raises(TokensError, match="'z' is not a word of this model"):
         model.tokens("a z b")
     with pytest.raises(TokensError, match="13"):
         model.tokens("a " * 13)

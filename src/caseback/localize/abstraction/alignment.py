@@ -21,9 +21,9 @@ from caseback.errors import CasebackError, EditError, TokensError
 from caseback.jobs.budget import limit
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.components.subspace import orthonormal
-from caseback.model.anatomy.sites import Site
+from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.prompts.places import Place, addresses, named, placed
-from caseback.model.running.edits import MAPS, Edit, Where
+from caseback.model.running.edits import Edit, Where
 from caseback.model.running.frames import Positions
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute

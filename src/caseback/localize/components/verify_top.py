@@ -159,6 +159,8 @@ def patched_pair(
     """The prompts that are patched and the run that patches come from, None where they are zeros."""
     if estimates.attrs["patch"] == "zero":
         return model.tokens(clean), None
+    if corrupt is None:
+        raise CasebackError("corrupt is None, but the estimate is of patches from counterfactuals: give them")
     base, source = base_and_source(model, clean, corrupt, estimates.attrs["direction"])
     site = estimates.attrs["site"]
     if len(base) != estimates.sizes["batch"]:

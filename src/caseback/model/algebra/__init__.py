@@ -1,1 +1,1 @@
-"""The Primer's section 2: matrices, exact sums, and what reads them."""
+"""The Primer's section 2: weight matrices, exact sums, and what reads them."""

@@ -1,18 +1,15 @@
 """Privileged bases (PRIMER 2.10): does a basis mean anything to the model?
 
-An elementwise nonlinearity makes its basis meaningful; the residual stream has none, any rotation of it could
-be absorbed in the weights, yet training leaves one. The sign of it is the kurtosis of activations over their
-coordinates,
+An elementwise nonlinearity makes its basis meaningful. The residual stream has no such basis, since the weights could
+absorb any rotation of it, yet training leaves one. Its sign is the kurtosis of activations over their coordinates,
 
     kurt(x) = mean((x - mean x)^4) / mean((x - mean x)^2)^2,
 
-3 for directions without preference and more where few coordinates carry much. A random rotation of the same
-vectors, which keeps all that a rotation can keep, is what it is compared with.
+3 without preferred directions and more where few coordinates carry much. It is compared with that of the same vectors
+under a random rotation.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import xarray as xr
@@ -24,10 +21,11 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 def kurtosis(x: Float[Tensor, "*dims unit"]) -> Float[Tensor, "*dims"]:
-    """Of each vector over its coordinates; 3 for Gaussian ones.
+    """The kurtosis of each vector over its coordinates; 3 for Gaussian ones.
 
     Examples
     --------
@@ -40,31 +38,36 @@ def kurtosis(x: Float[Tensor, "*dims unit"]) -> Float[Tensor, "*dims"]:
 
 
 def random_rotation(size: int, generator: torch.Generator) -> Float[Tensor, "size size"]:
-    """An orthogonal matrix, uniformly drawn."""
+    """A uniformly random orthogonal matrix."""
     q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
     return q * r.diagonal().sign()
 
 
 @technique(role="decomposition", entry=("2.10",), citation="Elhage et al. 2023", cost="one forward")
 def basis_kurtosis(
-    model: Model, tokens: Any, site: str = "resid_post", *, rotations: int = 10, seed: int = 0
+    model: Model, tokens: PromptsLike, site: str = "resid_post", *, rotations: int = 10, seed: int = 0
 ) -> xr.DataArray:
-    """Mean kurtosis of a site's vectors over their coordinates, in the model's basis and in random ones.
+    """The mean kurtosis of a site's vectors over their coordinates, in the model's basis and in random ones.
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on. A first token that draws massive activations dominates short prompts.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. In short ones a first token with massive
+        activations dominates.
     site
-        A site of one vector a position: of the stream, or of neurons.
-    rotations, seed
-        Random rotations compared with, and from where they are drawn.
+        A site with one vector per position, of the stream or of neurons.
+    rotations
+        How many random rotations it is compared with.
+    seed
+        Same seed, same result. Draws the rotations.
 
     Returns
     -------
     xr.DataArray
-        (layer, variant): ``own`` is the model's basis, ``rotated`` the mean over rotations; the attribute
-        ``rotated_std`` is the largest spread over rotations of a layer.
+        (layer, variant): ``own`` is the model's basis, ``rotated`` the mean over rotations. The attribute
+        ``rotated_std`` is the largest layer's standard deviation over rotations.
 
     Raises
     ------
@@ -79,7 +82,7 @@ def basis_kurtosis(
     """
     wanted = list(model.anatomy.sites(site))
     if wanted[0].kind.dims not in (("pos", "d_model"), ("pos", "neuron")):
-        raise SiteAbsent(f"{site!r} holds {wanted[0].kind.dims} at a token: expected a site of one vector a position")
+        raise SiteAbsent(f"{site!r} holds {wanted[0].kind.dims} at a token: expected a site of one vector per position")
     run = model.run(tokens, read=wanted)
     generator = torch.Generator().manual_seed(seed)
     vectors = [at_least_float32(run[s])[run.tokens.mask] for s in wanted]

@@ -1,10 +1,10 @@
 """Composition scores (PRIMER 2.8): how much of what one head writes a later head's query, key or value reads.
 
-    V: |OV_1 OV_2|     K: |OV_1 QK_2^T|     Q: |OV_1 QK_2|     (Frobenius), over the product of both norms
+    V: |OV_1 OV_2|     K: |OV_1 QK_2^T|     Q: |OV_1 QK_2|     (Frobenius), divided by the product of both norms
 
-A head's OV = A B with A = W_V, B = W_O. With A = (orthonormal) R_A, its norm is that of P = R_A B, d_head x
-d_model, and likewise what a read A' B' takes in is S = A' R_B'^T with B'^T = (orthonormal) R_B'. So each
-score is |P S| / (|P| |S|), a product through d_head: all pairs of two layers are one matrix product.
+A head's OV = A B with A = W_V, B = W_O. With A = (orthonormal) R_A, its norm is that of P = R_A B, d_head x d_model,
+and likewise what a read A' B' takes in is S = A' R_B'^T with B'^T = (orthonormal) R_B'. So each score is
+|P S| / (|P| |S|), a product through d_head: all pairs of heads of two layers are one matrix product.
 """
 
 from __future__ import annotations
@@ -51,28 +51,30 @@ def composition(
     model
         The model.
     kind
-        What of the later head reads the earlier one's write.
+        Whether the later head's query, key or value reads the earlier one's write.
     folded
-        Fold norms into the matrices, since what a head reads has been through its norm. In a family with
-        rotary embeddings QK is the part at distance 0.
+        Fold norms into the matrices, since what a head reads has been through its norm. In a family with rotary
+        embeddings, QK is the part at distance 0.
     baseline
-        ``"random"`` subtracts the mean score of Gaussian matrices of the same shapes (about 1/sqrt(d_model)),
-        as the paper does; None leaves scores as they are, from 0 to 1.
-    samples, seed
-        Random pairs drawn for the baseline, and from where.
+        ``"random"`` subtracts the mean score of Gaussian matrices of the same shapes (about 1/sqrt(d_model)), as the
+        paper does; None leaves scores as they are, from 0 to 1.
+    samples
+        How many random pairs the baseline is the mean of.
+    seed
+        Same seed, same result. Draws the baseline's pairs.
 
     Returns
     -------
     xr.DataArray
         (layer, head, layer_to, head_to), NaN where ``layer_to`` is not after ``layer``. The attributes
-        ``baseline_mean`` and ``baseline_std`` tell the baseline and its spread.
+        ``baseline_mean`` and ``baseline_std`` are the baseline and its standard deviation.
 
     Raises
     ------
     CasebackError
-        For another kind or baseline, or layers that differ in their number of heads.
+        For an unknown kind or baseline, or layers that differ in their number of heads.
     SiteAbsent
-        For latent attention, where no head has matrices of its own.
+        For latent attention, where heads have no matrices of their own.
 
     Examples
     --------
@@ -94,12 +96,12 @@ def composition(
     for i in range(n_layers):
         for j in range(i + 1, n_layers):
             scores[i, :, j] = overlap(writes[i], reads[j]).cpu()
-    said: dict[str, float | int] = {}
+    baseline_attrs: dict[str, float | int] = {}
     if baseline == "random":
         first = weights.OV[0], _circuit(weights, 0, kind)
         drawn = random_scores(*first, samples, seed)
         scores -= drawn.mean()
-        said = {
+        baseline_attrs = {
             "baseline_mean": float(drawn.mean()),
             "baseline_std": float(drawn.std()),
             "samples": samples,
@@ -116,7 +118,7 @@ def composition(
         kind=kind,
         folded=folded,
         baseline=baseline,
-        **said,
+        **baseline_attrs,
     )
 
 
@@ -139,14 +141,14 @@ def read_side(circuit: Factored) -> Reads:
 
 def overlap(writes: Writes, reads: Reads) -> Float[Tensor, "head head_to"]:
     """|P S| / (|P| |S|) for every pair; 0 for a head that writes or reads nothing."""
-    made = writes.flatten(0, 1) @ reads.transpose(0, 1).flatten(1)
-    made = made.unflatten(0, (len(writes), -1)).unflatten(2, (len(reads), -1)).pow(2).sum((1, 3)).sqrt()
+    products = writes.flatten(0, 1) @ reads.transpose(0, 1).flatten(1)
+    products = products.unflatten(0, (len(writes), -1)).unflatten(2, (len(reads), -1)).pow(2).sum((1, 3)).sqrt()
     sizes = writes.flatten(1).norm(dim=1)[:, None] * reads.flatten(1).norm(dim=1)
-    return torch.where(sizes > 0, made / sizes, 0.0)
+    return torch.where(sizes > 0, products / sizes, 0.0)
 
 
 def random_scores(ov: Factored, circuit: Factored, samples: int, seed: int) -> Float[Tensor, " sample"]:
-    """Scores of pairs of circuits made of Gaussian matrices of the given ones' shapes."""
+    """Scores of pairs of circuits that are Gaussian matrices of the same shapes as these."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(like: Factored) -> Factored:

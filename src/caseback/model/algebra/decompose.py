@@ -3,9 +3,9 @@
     x_final = embed + pos_embed + sum_l (sum_h head_h + attn_bias + mlp)
     logit_w = sum_c share_w(c) + bias_w,     share_w(c) = c [M diag(gamma) W_U[:, w]] / s
 
-with s the final norm's denominator in this run (epsilon included) and bias_w = beta W_U[:, w] + b_U[w]. Norms
-behind branches are held at their scales too, multipliers are included. Where the model caps its logits softly
-the rows sum to the logits before the cap. b_O has a row of its own, ``attn bias``; b_out is in the MLP's.
+with s the final norm's denominator in this run (epsilon included) and bias_w = beta W_U[:, w] + b_U[w]. Norms after
+branches are held at their scales too, and multipliers are included. If the model soft-caps its logits, the rows sum to
+the logits before the cap. b_O has its own row, ``attn bias``; b_out is in the MLP's row.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 Row = tuple[str, str, int, int]
 """A component's name, kind, layer and head; -1 where it has no layer or head."""
@@ -43,9 +44,9 @@ def rows_of(
     vector: Callable[[Tensor], Tensor],
     heads: Callable[[Branch, Tensor], Tensor],
 ) -> Iterator[tuple[list[Row], Tensor]]:
-    """Rows with their values, (component, batch, ...), in the order of the computation.
+    """Rows with their values, (component, batch, ...), in computation order.
 
-    ``vector`` and ``heads`` say what is made of a write and of a layer's z.
+    ``vector`` maps a write to its values, ``heads`` a layer's z to those of its heads.
     """
 
     def at(site: Any) -> Tensor:
@@ -57,9 +58,9 @@ def rows_of(
     for layer in range(model.n_layers):
         z, mlp = at(("z", layer)), at_least_float32(at(("mlp_out", layer)))
         branch = attention_branch(model.anatomy, layer, z)
-        made = heads(branch, z)
+        parts = heads(branch, z)
         names = [(head_name(layer, h), "head", layer, h) for h in range(z.shape[-2])]
-        yield names, made.movedim(-2, 0)
+        yield names, parts.movedim(-2, 0)
         constant = branch.constant(mlp)
         if constant is not None:
             yield [(f"attn bias {layer}", "attn_bias", layer, -1)], vector(constant)[None]
@@ -76,36 +77,38 @@ def _labels(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _finish(values: Tensor, rows: list[Row], run: Run, pos: Position, last: str, **said: Any) -> xr.DataArray:
+def _finish(values: Tensor, rows: list[Row], run: Run, pos: Position, last: str, **attrs: Any) -> xr.DataArray:
     dims = ["component", "batch", *(["pos"] if pos is None else []), last]
-    coords = {**_labels(rows), **said.pop("coords", {})}
+    coords = {**_labels(rows), **attrs.pop("coords", {})}
     if pos is None:
         coords |= token_labels(run.tokens, "pos")
         values = unpadded(values, run.tokens, 1, 2)
     else:
-        said["pos"] = pos
-    return labelled(values, dims, coords, **said)
+        attrs["pos"] = pos
+    return labelled(values, dims, coords, **attrs)
 
 
 @technique(role="decomposition", entry=("2.1", "2.2"), citation="Elhage et al. 2021", cost="one forward")
-def stream_parts(model: Model, tokens: Any, *, pos: Position = -1, normed: bool = False) -> xr.DataArray:
+def stream_parts(model: Model, tokens: PromptsLike, *, pos: Position = -1, normed: bool = False) -> xr.DataArray:
     """Every component's write to the final residual stream.
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on, anything that ``Model.tokens`` takes.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     pos
         A position of each prompt (negative from its end), or None for all; NaN at padding.
     normed
-        Send each row through the final norm with its denominator frozen, and add the norm's bias as a row, so
-        that the rows sum to ``final_norm`` instead of the last ``resid_post``.
+        Send each row through the final norm with its denominator frozen, and add the norm's bias as a row, so that the
+        rows sum to ``final_norm`` instead of the last ``resid_post``.
 
     Returns
     -------
     xr.DataArray
-        (component, batch, [pos,] d_model) with the kind, layer and head of each component beside it. The
-        attribute ``gap`` is by how much the rows miss their sum, at most.
+        (component, batch, [pos,] d_model) with each component's kind, layer and head as coordinates. The attribute
+        ``gap`` is the largest difference between the rows' sum and what they should sum to.
 
     Examples
     --------
@@ -118,9 +121,9 @@ def stream_parts(model: Model, tokens: Any, *, pos: Position = -1, normed: bool 
     run = model.run(tokens, read=write_sites(model))
     resid = at_least_float32(picked(run["resid_post", -1], run.tokens, pos))
     rows, values = [], []
-    for names, made in rows_of(model, run, pos, at_least_float32, head_writes):
+    for names, parts in rows_of(model, run, pos, at_least_float32, head_writes):
         rows += names
-        values.append(made)
+        values.append(parts)
     stacked = torch.cat(values)
     module = model.anatomy.final_norm if normed else None
     if module is not None:
@@ -153,29 +156,31 @@ def head_writes(branch: Branch, z: Tensor) -> Tensor:
 
 
 @technique(role="decomposition", entry=("2.6", "2.5"), citation="Elhage et al. 2021", cost="one forward")
-def logit_parts(model: Model, tokens: Any, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
-    """Each component's share in some logits, or in what other directions read off the final stream.
+def logit_parts(model: Model, tokens: PromptsLike, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
+    """Each component's share of some logits, or of what other directions read off the final stream.
 
-    The shares are of logits before any soft-cap. Nothing of the size (component, vocabulary) is formed: heads
-    are projected from z, so not even their writes are.
+    The shares are of logits before any soft-cap. Nothing of the size (component, vocabulary) is formed; heads are
+    projected from z, so not even their writes are.
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     directions
-        Tokens as text or ids (one, a list, or a list a prompt), or vectors that read the normed stream as a
-        column of W_U does: (k, d_model) or (batch, k, d_model), such as a difference of two columns. A
-        vector's reading is without the model's logit scale.
+        Tokens as text or ids (one, a list, or one list per prompt), or vectors that read the normed stream as a column
+        of W_U does: (k, d_model) or (batch, k, d_model), such as a difference of two columns. A vector's reading does
+        not include the model's logit scale.
     pos
         A position of each prompt (negative from its end), or None for all; NaN at padding.
 
     Returns
     -------
     xr.DataArray
-        (component, batch, [pos,] vocab), or k in place of vocab for vectors and tokens given for each prompt.
-        The row ``bias`` is the final norm's bias and the unembedding's. The attribute ``gap`` is by how much
-        the rows miss the model's own logits (the normed stream's product with the vectors), at most.
+        (component, batch, [pos,] vocab), or k in place of vocab for vectors and for tokens given per prompt. The row
+        ``bias`` is the final norm's bias and the unembedding's. The attribute ``gap`` is the largest difference
+        between the rows' sum and the model's own logits (or the normed stream's product with the vectors).
 
     Raises
     ------
@@ -194,20 +199,20 @@ def logit_parts(model: Model, tokens: Any, directions: Directions, *, pos: Posit
     resid = picked(run["resid_post", -1], run.tokens, pos)
     reading = readout(model, directions, resid)
     rows, values = [], []
-    for names, made in rows_of(model, run, pos, reading.of, reading.of_heads):
+    for names, parts in rows_of(model, run, pos, reading.of, reading.of_heads):
         rows += names
-        values.append(made)
+        values.append(parts)
     rows.append(("bias", "bias", -1, -1))
     stacked = torch.cat([*values, reading.rows(values[0][0])[None]])
     gap = _gap(capped(model, reading, stacked.sum(0)), read_off(model, run, reading, pos), run, pos)
-    said = {"technique": logit_parts, "model": model, "gap": gap, "coords": reading.coords, "name": "share"}
+    attrs = {"technique": logit_parts, "model": model, "gap": gap, "coords": reading.coords, "name": "share"}
     if reading.ids is not None and model.anatomy.logit_softcap is not None:
-        said["softcap"] = model.anatomy.logit_softcap
-    return _finish(stacked, rows, run, pos, reading.dim, **said)
+        attrs["softcap"] = model.anatomy.logit_softcap
+    return _finish(stacked, rows, run, pos, reading.dim, **attrs)
 
 
 def capped(model: Model, reading: Readout, total: Tensor) -> Tensor:
-    """Sums of tokens' shares as the model would cap them; other readings as they are."""
+    """Sums of tokens' shares, soft-capped as the model does; other readings unchanged."""
     cap = model.anatomy.logit_softcap
     return total if reading.ids is None or cap is None else torch.tanh(total / cap) * cap
 
@@ -224,7 +229,7 @@ def read_off(model: Model, run: Run, reading: Readout, pos: Position) -> Tensor:
     return logits.gather(-1, reading.ids.view(len(logits), *between, -1).expand(*logits.shape[:-1], -1))
 
 
-def _gap(made: Tensor, told: Tensor, run: Run, pos: Position) -> float:
+def _gap(total: Tensor, expected: Tensor, run: Run, pos: Position) -> float:
     """The largest difference, over real tokens."""
-    off = (made - told).abs()
+    off = (total - expected).abs()
     return float((off[run.tokens.mask] if pos is None else off).max())

@@ -1,11 +1,10 @@
-"""What a metric reads off the final stream: the one direction that direct effects are measured along.
+"""What a metric reads off the final stream: the direction along which direct effects are measured.
 
     metric = sum_v a_v logit_v = final_norm(x) u + b,    u = scale * sum_v a_v W_U[:, v],  b = scale * sum_v a_v b_U[v]
 
-x is the last stream at the metric's position. With the final norm's denominator held at a run's, each component's
-write has a share of the metric, a part that no write has a hand in is left to the biases, and the shares sum to the
-metric: its own before any soft-cap of the logits. One pass gives all of it and nothing is unembedded but the
-metric's position.
+x is the last stream at the metric's position. With the final norm's denominator held at a run's value, each component's
+write has a share of the metric, what no write contributes is the biases' share, and the shares sum to the metric
+(before any soft-cap of the logits). One pass gives all of it, and only the metric's position is unembedded.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ LAST = ("resid_post", -1)
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A metric of some prompts as a direction of the normed stream.
+    """A metric of some prompts as a direction in the normed stream.
 
     Attributes
     ----------
     vectors
-        (batch, d_model), u of each prompt.
+        (batch, d_model), u for each prompt.
     unembed_bias
-        (batch,), b of each prompt.
+        (batch,), b for each prompt.
     pos
-        The metric's position, as its maker gave it.
+        The metric's position, as it was given.
     """
 
     model: Model
@@ -62,20 +61,20 @@ class Direction:
         return picked(x, tokens, self.pos)
 
     def stream(self, run: Run) -> Float[Tensor, "batch d_model"]:
-        """The last stream of a run at the metric's position, in float32 at least."""
+        """A run's last stream at the metric's position, in float32 at least."""
         return at_least_float32(self.at(run[LAST], run.tokens))
 
     def reading(self, stream: Float[Tensor, "batch d_model"]) -> Readout:
-        """The readout of this direction, the final norm held at its denominator for ``stream``."""
+        """This direction's readout, with the final norm's denominator held at its value for ``stream``."""
         return readout(self.model, self.vectors[:, None], stream)
 
     def constant(self, reading: Readout) -> Float[Tensor, " batch"]:
-        """What the metric holds whatever the stream does: the final norm's bias and the unembedding's."""
+        """The part of the metric that does not depend on the stream: the final norm's bias and the unembedding's."""
         return reading.constant[:, 0] + self.unembed_bias
 
     @torch.no_grad()
     def measured(self, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
-        """The metric before any soft-cap, by the model's own modules; rows may be the prompts several times over."""
+        """The metric before any soft-cap, by the model's own modules; rows may repeat the batch of prompts."""
         anatomy = self.model.anatomy
         x = stream.to(self.model.dtype)
         for module in (anatomy.final_norm, anatomy.unembed_project, anatomy.unembed):
@@ -87,7 +86,7 @@ class Direction:
         return self.bound.value(x, rows)
 
     def repeated(self, times: int) -> Direction:
-        """The same for all prompts so many times over, as ``side_by_side`` has them."""
+        """The same direction for the whole batch repeated so many times, as in ``side_by_side``."""
         pos = self.pos.repeat(times) if isinstance(self.pos, Tensor) and self.pos.ndim else self.pos
         vectors, bias = self.vectors.repeat(times, 1), self.unembed_bias.repeat(times)
         return Direction(self.model, self.bound, pos, vectors, bias)
@@ -99,7 +98,7 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
     Raises
     ------
     CasebackError
-        For a metric that is not linear in the logits, or reads more than one position.
+        For a metric that is not linear in the logits, or that reads more than one position.
     """
     if not isinstance(metric, Metric) or not isinstance(metric.pos, int | Tensor):
         raise CasebackError(
@@ -128,7 +127,7 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
 def _linear_weights(
     bound: Bound, metric: Metric, batch: int, model: Model
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"] | None]:
-    """A metric's weight on each vocabulary entry that it reads (None: all), found by differentiating it."""
+    """A metric's weight on each vocabulary entry that it reads (None: all), by differentiating it."""
     width = model.d_vocab if bound.vocab is None else bound.vocab.shape[1]
     rows = torch.arange(batch, device=model.device)
 
@@ -143,34 +142,34 @@ def _linear_weights(
     probe = torch.linspace(-3, 5, batch * width, dtype=torch.float64, device=model.device).sin().view(batch, width)
     at_zero, weights = value_and_weights(torch.zeros_like(probe))
     linear = torch.allclose(at_zero, torch.zeros_like(at_zero), atol=1e-9)
-    # both ways, since a maximum or a rectifier is a straight line on one side
+    # in both directions, since a maximum or a rectifier is linear on one side
     for logits in (probe, -probe):
         value, again = value_and_weights(logits)
         linear &= torch.allclose(again, weights, atol=1e-6)
         linear &= torch.allclose(value, (weights * logits).sum(-1).to(value), atol=1e-4)
     if not linear:
         raise CasebackError(
-            f"the metric {metric.name!r} is not linear in the logits, so it is no sum of components' shares: "
+            f"the metric {metric.name!r} is not linear in the logits, so it is not a sum of components' shares: "
             "use cb.logit or cb.logit_diff"
         )
     return weights, bound.vocab
 
 
 def writes_run(model: Model, tokens: Tokens, also: Sequence[Any] = ()) -> Run:
-    """A run that read every component's write, and ``also`` other sites."""
+    """A run that reads every component's write, and the sites ``also``."""
     return execute(model.anatomy, tokens, read=[*write_sites(model), *also], logits=False)
 
 
 def shares_of(direction: Direction, run: Run, reading: Readout) -> tuple[list[Row], Float[Tensor, "component batch"]]:
-    """Every component's share, and last the biases', in the order of the computation.
+    """Every component's share in computation order, and the biases' share last.
 
-    ``run`` has read ``write_sites``; ``reading`` may be another run's, whose final norm is then the one held.
+    ``run`` has read ``write_sites``; ``reading`` may be another run's, at whose final norm the shares are then held.
     """
     rows: list[Row] = []
     values: list[Tensor] = []
-    for names, made in rows_of(direction.model, run, direction.pos, reading.of, reading.of_heads):
+    for names, parts in rows_of(direction.model, run, direction.pos, reading.of, reading.of_heads):
         rows += names
-        values.append(made[..., 0])
+        values.append(parts[..., 0])
     rows.append(("bias", "bias", -1, -1))
     return rows, torch.cat([*values, direction.constant(reading)[None]])
 
@@ -178,27 +177,27 @@ def shares_of(direction: Direction, run: Run, reading: Readout) -> tuple[list[Ro
 def direct_effects(
     direction: Direction, run: Run, reading: Readout, chosen: Sequence[Component], edits: Sequence[Edit]
 ) -> Float[Tensor, "component batch"]:
-    """What the metric would lose if components were edited and nothing answered: neither later parts nor any norm.
+    """What the metric would lose if components were edited and nothing reacted: neither later parts nor any norm.
 
-    ``run`` has read the sites where the components are cut. Zero ablation's is the component's share; another's, its
-    share less that of what is put in its place.
+    ``run`` has read the sites where the components are cut. For zero ablation this is the component's share, for others
+    its share minus that of what is put in its place.
     """
-    made: list[Tensor | None] = [None] * len(chosen)
+    effects: list[Tensor | None] = [None] * len(chosen)
     for site in dict.fromkeys(map(site_of, chosen)):
         mine = [i for i, c in enumerate(chosen) if site_of(c) == site]
         lost = _lost(direction, run, reading, site, [edits[i] for i in mine])
         for i in mine:
-            made[i] = lost if chosen[i][1] is None else lost[:, chosen[i][1]]
-    return torch.stack([x for x in made if x is not None])
+            effects[i] = lost if chosen[i][1] is None else lost[:, chosen[i][1]]
+    return torch.stack([x for x in effects if x is not None])
 
 
 def _lost(
     direction: Direction, run: Run, reading: Readout, site: tuple[str, int], edits: Sequence[Edit]
 ) -> Float[Tensor, "batch *unit"]:
-    """What a layer's heads, neurons or MLP lose of their shares when all the edits are made."""
+    """What a layer's heads, neurons or MLP lose of their shares when all edits are made."""
     x, first = run[site], run.tokens.first.cpu()
     owned = [(0, edit) for edit in edits]
-    # heads do not read one another, so all of a layer's edits are made in one go
+    # heads do not read one another, so all of a layer's edits are made at once
     new = apply_edits(owned, x.flatten(0, 1), batch_frame(run.tokens), Site(*site), lambda rows: first[rows.example])
     change = direction.at(x - new.view_as(x), run.tokens)
     name, layer = site
@@ -211,14 +210,14 @@ def _lost(
 
 
 def row_of(component: Component, rows: Sequence[Row]) -> int:
-    """Where among the shares a component's write is counted: a neuron's in its MLP's."""
+    """The row in which a component's write is counted; a neuron's is in its MLP's row."""
     layer, index = component
     wanted = ("mlp", layer, -1) if index is None or isinstance(component, Neuron) else ("head", layer, index)
     return next(i for i, (_, kind, *at) in enumerate(rows) if (kind, *at) == wanted)
 
 
 def direction_attrs(direction: Direction, metric: Metric, **more: Any) -> dict[str, Any]:
-    """What every result along a direction says of its metric."""
+    """The attributes about the metric that every result along a direction has."""
     return {
         "metric": metric.name,
         "target": metric.target,

@@ -1,10 +1,10 @@
-"""``Factored``: a matrix kept as the product of two thin ones, never formed unless told to.
+"""``Factored``: a matrix held as the product of two thin ones, and formed only on request.
 
-A head's circuits W_V W_O and W_Q W_K^T are d_model x d_model of rank d_head, and W_E W_V W_O W_U is V x V of
-the same rank. Everything worth asking of such an M = left right costs what its factors cost:
+A head's circuits W_V W_O and W_Q W_K^T are d_model x d_model of rank d_head, and W_E W_V W_O W_U is V x V of the same
+rank. Everything worth knowing about such an M = left right costs what its factors cost:
 
     left = Q R, right^T = P S:   singular values of M = those of R S^T
-    eigenvalues of left right that are not zero = those of right left
+    nonzero eigenvalues of left right = those of right left
     |M|_F^2 = tr((left^T left)(right right^T)),     tr M = sum(left * right^T)
 """
 
@@ -25,8 +25,8 @@ from caseback.model.anatomy.norms import at_least_float32
 class Factored:
     """The matrix ``left @ right``, or a batch of them, held as its factors.
 
-    ``@`` with a tensor or another ``Factored`` on either side gives a ``Factored`` (a tensor where the other
-    side is a vector). Indexing addresses the leading dimensions, ``rows`` and ``cols`` the matrix itself.
+    ``@`` with a tensor or another ``Factored`` on either side gives a ``Factored`` (a tensor if the other side is a
+    vector). Indexing addresses the leading dimensions, ``rows`` and ``cols`` the matrix itself.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Factored:
     Raises
     ------
     CasebackError
-        Where the factors do not fit each other.
+        If the factors do not fit each other.
 
     Examples
     --------
@@ -64,12 +64,12 @@ class Factored:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the matrix (or batch of matrices) that this stands for."""
+        """The shape of the matrix (or batch of matrices) that this stands for."""
         return (*self.batch, self.left.shape[-2], self.right.shape[-1])
 
     @property
     def inner(self) -> int:
-        """The factors' common dimension: no matrix of the batch has a larger rank."""
+        """The factors' common dimension, an upper bound of the rank."""
         return self.left.shape[-1]
 
     def __repr__(self) -> str:
@@ -105,7 +105,7 @@ class Factored:
     __rmul__ = __mul__
 
     def __getitem__(self, index: Any) -> Factored:
-        """Some matrices of the batch; the index may not reach into the matrices themselves."""
+        """Some matrices of the batch; the index must not reach into the matrices themselves."""
         lead, index = self.batch, index if isinstance(index, tuple) else (index,)
         spare = len(lead) - sum(i is not None and i is not ... for i in index)
         if spare < 0:
@@ -120,26 +120,26 @@ class Factored:
         return Factored(left[index], right[index])
 
     def rows(self, index: int | slice | Sequence[int] | Tensor) -> Factored:
-        """The matrix with these rows only (one index keeps the dimension)."""
+        """The matrix with only these rows (a single index keeps the dimension)."""
         return Factored(self.left[..., _listed(index), :], self.right)
 
     def cols(self, index: int | slice | Sequence[int] | Tensor) -> Factored:
-        """The matrix with these columns only (one index keeps the dimension)."""
+        """The matrix with only these columns (a single index keeps the dimension)."""
         return Factored(self.left, self.right[..., _listed(index)])
 
     @classmethod
     def stack(cls, items: Sequence[Factored]) -> Factored:
-        """Several of one shape as a batch."""
+        """Several of equal shape as a batch."""
         return cls(torch.stack([f.left for f in items]), torch.stack([f.right for f in items]))
 
     def svd(
         self,
     ) -> tuple[Float[Tensor, "*batch n k"], Float[Tensor, "*batch k"], Float[Tensor, "*batch k m"]]:
-        """Reduced singular value decomposition, by QR of the factors.
+        """The reduced singular value decomposition, by QR of the factors.
 
         Returns
         -------
-        U, S and Vh with ``U @ diag(S) @ Vh`` the matrix; k is the smallest of n, m and ``inner``.
+        U, S and Vh such that ``U @ diag(S) @ Vh`` is the matrix; k is the smallest of n, m and ``inner``.
         """
         q, r = torch.linalg.qr(at_least_float32(self.left))
         p, s = torch.linalg.qr(at_least_float32(self.right).mT)
@@ -147,7 +147,7 @@ class Factored:
         return q @ u, values, vh @ p.mT
 
     def singular_values(self) -> Float[Tensor, "*batch k"]:
-        """The singular values alone, largest first."""
+        """Only the singular values, largest first."""
         r = torch.linalg.qr(at_least_float32(self.left), mode="r").R
         s = torch.linalg.qr(at_least_float32(self.right).mT, mode="r").R
         return torch.linalg.svdvals(r @ s.mT)
@@ -155,7 +155,7 @@ class Factored:
     def rank(self, rtol: float | None = None) -> Tensor:
         """How many singular values are above ``rtol`` times the largest.
 
-        ``rtol`` None is ``torch.linalg.matrix_rank``'s own: machine epsilon times the larger side.
+        None takes the default of ``torch.linalg.matrix_rank``: machine epsilon times the larger side.
         """
         values = self.singular_values()
         if rtol is None:
@@ -163,12 +163,12 @@ class Factored:
         return (values > rtol * values[..., :1]).sum(-1)
 
     def eigenvalues(self) -> Complex[Tensor, "*batch k"]:
-        """The eigenvalues that can differ from zero, largest modulus first; k is at most ``inner``.
+        """The eigenvalues that can be nonzero, largest modulus first; k is at most ``inner``.
 
         Raises
         ------
         CasebackError
-            Where the matrix is not square.
+            If the matrix is not square.
         """
         n, m = self.shape[-2:]
         if n != m:
@@ -178,21 +178,21 @@ class Factored:
         return values.gather(-1, values.abs().argsort(-1, descending=True))
 
     def norm(self) -> Float[Tensor, "*batch"]:
-        """Frobenius norm, by the factors' Gram matrices.
+        """The Frobenius norm, by the factors' Gram matrices.
 
-        The square is exact to a rounding of |left|^2 |right|^2: where the product all but cancels, take
+        Its square is exact up to a rounding error of |left|^2 |right|^2: where the product almost cancels, use
         ``singular_values``.
         """
         left, right = at_least_float32(self.left), at_least_float32(self.right)
         return ((left.mT @ left) * (right @ right.mT)).sum((-2, -1)).clamp_min(0).sqrt()
 
     def trace(self) -> Float[Tensor, "*batch"]:
-        """Sum of the diagonal.
+        """The sum of the diagonal.
 
         Raises
         ------
         CasebackError
-            Where the matrix is not square.
+            If the matrix is not square.
         """
         if self.shape[-2] != self.shape[-1]:
             raise CasebackError(f"{self!r} is not square, so it has no trace")

@@ -1,15 +1,14 @@
-"""Folding (PRIMER 2.2): a norm's gain, bias and centring become part of the matrices beside it.
+"""Folding (PRIMER 2.2): a norm's gain, bias and centering become part of the matrices next to it.
 
-With M = I - 11^T/d where the norm centres, M = I where it does not, and u(x) = x M / scale(x) the bare norm,
+With M = I - 11^T/d if the norm centers, M = I if it does not, and u(x) = x M / scale(x) the bare norm,
 
     norm(x) W + b = u(x) [M diag(gamma) W] + [b + beta W].
 
-So the folded weights describe the same model with bare norms: every read is u(x) @ W + b. If all reads centre
-the stream, what is written is centred too, since no read could tell. The multipliers of some families go the
-same way: embeddings come as they reach the stream, writes and unembedding with their scales. A norm behind a
-branch cannot be folded away, for its denominator depends on the branch's output o, but its gain can: the
-write is then (z W_O + b_O) / scale(o). Where a branch reads without a norm (OLMo-2) its reading matrices stay
-as they are.
+So the folded weights describe the same model with bare norms: every read is u(x) @ W + b. If all reads center the
+stream, what is written is centered too, since no read could tell the difference. The multipliers of some families are
+folded as well: embeddings are given as they reach the stream, writes and unembedding with their scales. A norm after a
+branch cannot be folded away, since its denominator depends on the branch's output o, but its gain can: the write is
+then (z W_O + b_O) / scale(o). Where a branch reads without a norm (OLMo-2), its reading matrices stay as they are.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _WRITERS = {"O": "attn_post_norm", "out": "mlp_post_norm"}
 
 
 def fold(norm: Norm, weight: Float[Tensor, "*dims d_in d_out"]) -> Float[Tensor, "*dims d_in d_out"]:
-    """M diag(gamma) W: what reads a bare norm as W reads the norm."""
+    """M diag(gamma) W, which reads the bare norm as W reads the norm."""
     weight = at_least_float32(weight) * norm.gamma[:, None].to(weight)
     return weight - weight.mean(-2, keepdim=True) if norm.centred else weight
 
@@ -40,8 +39,8 @@ def fold(norm: Norm, weight: Float[Tensor, "*dims d_in d_out"]) -> Float[Tensor,
 class Folded(Weights):
     """Weights with the norms folded in, under the same names as ``Weights``; made by ``Weights.folded``.
 
-    Its norms are bare: gain 1 and no bias, but for that which a norm behind a branch adds to the stream.
-    Nothing here is a view: each access computes a copy, in float32 at least; W_E, W_pos and W_U are kept.
+    Its norms are bare: gain 1 and no bias, except the bias that a norm after a branch adds to the stream. Nothing here
+    is a view: each access computes a copy, in float32 at least; W_E, W_pos and W_U are cached.
 
     Examples
     --------
@@ -63,14 +62,14 @@ class Folded(Weights):
 
     @cached_property
     def centred(self) -> bool:
-        """Whether every read of the stream takes its mean out, so that writes are centred here."""
+        """Whether every read of the stream removes its mean, so that writes are centered here."""
         plain = self.plain
         norms = [plain.final_norm, *plain.attn_norm, *plain.mlp_norm]
         return all(norm is not None and norm.centred for norm in norms)
 
     @cached_property
     def W_E(self) -> Float[Tensor, "vocab d_model"]:
-        """What each token's embedding writes to the stream, with its scale, projection and norm."""
+        """What each token's embedding writes to the stream: with its scale, projection and norm."""
         anatomy = self.anatomy
         with torch.no_grad():
             table = self.plain.W_E
@@ -97,12 +96,12 @@ class Folded(Weights):
 
     @property
     def W_U(self) -> Float[Tensor, "d_model vocab"]:
-        """Unembedding of the bare final norm, in logits before any soft-cap."""
+        """The unembedding after the bare final norm, in logits before any soft-cap."""
         return self._unembedding[0]
 
     @property
     def b_U(self) -> Float[Tensor, " vocab"]:
-        """The final norm's bias through the unembedding, and the unembedding's own."""
+        """The final norm's bias through the unembedding, plus the unembedding's own."""
         return self._unembedding[1]
 
     @property
@@ -129,7 +128,7 @@ class Folded(Weights):
         return self._written(x, self.plain._norm(_WRITERS[part], layer))
 
     def _read(self, name: str, layer: int) -> Tensor:
-        """A reading matrix, or its bias, behind a bare norm."""
+        """A reading matrix, or its bias, after a bare norm."""
         plain, (kind, part) = self.plain, name.split("_")
         x, norm = at_least_float32(plain._at(name, layer)), plain._norm(_READERS[part], layer)
         if norm is None:
@@ -139,7 +138,7 @@ class Folded(Weights):
         return x if norm.beta is None else x + norm.beta @ at_least_float32(plain._at(f"W_{part}", layer))
 
     def _written(self, x: Tensor, post: Norm | None) -> Tensor:
-        """Vectors of a branch's output as they reach the stream, but for a post-norm's denominator."""
+        """Vectors in a branch's output as they reach the stream, up to the post-norm's denominator."""
         x = x if post is None else post.centre(x) * post.gamma.to(x)
         return self._centre(x * self.anatomy.residual_scale)
 

@@ -2,13 +2,11 @@
 
     mlp = sum_u n_u w_out_u + b_out,     n = act(x W_in)   or   act(x W_gate) * (x W_in)
 
-What a neuron is worth on a direction is n_u (w_out_u . direction): W_out is projected first, so no write of
-the size (neuron, d_model) is formed at any position, and layers are gone through one by one, the best kept.
+A neuron's share along a direction is n_u (w_out_u . direction): W_out is projected first, so no write of the size
+(neuron, d_model) is formed at any position, and only the best neurons so far are kept from layer to layer.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import xarray as xr
@@ -21,36 +19,39 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
 
 
 @technique(role="decomposition", entry=("2.4", "2.6"), citation="Geva et al. 2022", cost="one forward")
 def neuron_parts(
-    model: Model, tokens: Any, directions: Directions, *, pos: Position = -1, top: int | None = 20
+    model: Model, tokens: PromptsLike, directions: Directions, *, pos: Position = -1, top: int | None = 20
 ) -> xr.DataArray:
-    """The neurons with the largest shares in some logits, or the shares of all.
+    """The neurons with the largest shares of some logits, or the shares of all neurons.
 
-    Shares are of logits before any soft-cap, through the frozen final norm (and a norm behind the MLP, held
-    at its scale). Layers whose MLP is a mixture of experts have no neurons of their own and are left out.
+    Shares are of logits before any soft-cap, through the frozen final norm (and a norm after the MLP, held at its
+    scale). Layers whose MLP is a mixture of experts have no neurons of their own and are left out.
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     directions
         Tokens or vectors, as for ``logit_parts``.
     pos
         A position of each prompt (negative from its end), or None for all; NaN at padding.
     top
-        How many to keep, by the size of the share; None for every neuron of every layer, which takes layers
-        of one width and layers x neurons of memory.
+        How many to keep, by the share's absolute value; None for every neuron of every layer, which needs layers of
+        equal width and layers x neurons of memory.
 
     Returns
     -------
     xr.DataArray
         (batch, [pos,] vocab, rank), or k for vectors in place of vocab, with each one's ``layer_index`` and
-        ``neuron_index`` beside it; with ``top=None`` (batch, [pos,] vocab, layer, neuron). The attribute
-        ``gap`` is by how much a layer's neurons and b_out miss the MLP's own share, at most; ``layers`` says
-        which were read.
+        ``neuron_index`` as coordinates; with ``top=None`` (batch, [pos,] vocab, layer, neuron). The attribute ``gap``
+        is the largest difference between the sum of a layer's neurons and b_out and the MLP's own share; ``layers``
+        says which layers were read.
 
     Raises
     ------
@@ -74,21 +75,21 @@ def neuron_parts(
     run = model.run(tokens, read=[*reads, ("resid_post", -1)])
     reading = readout(model, directions, picked(run["resid_post", -1], run.tokens, pos))
     rows, gap = run.tokens.mask if pos is None else ..., 0.0
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    candidates: list[tuple[Tensor, Tensor, Tensor]] = []
     for layer in dense:
         neurons = picked(run["mlp_post", layer], run.tokens, pos)
         written = at_least_float32(picked(run["mlp_out", layer], run.tokens, pos))
         branch = mlp_branch(anatomy, layer, neurons)
-        made = reading.of_neurons(branch, neurons).movedim(-2, -1)
+        shares = reading.of_neurons(branch, neurons).movedim(-2, -1)
         constant = branch.constant(written)
-        told = reading.of(written if constant is None else written - constant)
-        gap = max(gap, float((made.sum(-1) - told)[rows].abs().max()))
-        here = torch.arange(made.shape[-1], device=made.device).expand(made.shape)
-        kept.append((made, here, torch.full_like(here, layer)))
-        kept = [_best(kept, top)] if top is not None else kept
+        expected = reading.of(written if constant is None else written - constant)
+        gap = max(gap, float((shares.sum(-1) - expected)[rows].abs().max()))
+        here = torch.arange(shares.shape[-1], device=shares.device).expand(shares.shape)
+        candidates.append((shares, here, torch.full_like(here, layer)))
+        candidates = [_best(candidates, top)] if top is not None else candidates
     axes = ["batch", *(["pos"] if pos is None else []), reading.dim]
     coords = {**reading.coords, **(token_labels(run.tokens, "pos") if pos is None else {})}
-    said = {
+    attrs = {
         "name": "share",
         "technique": neuron_parts,
         "model": model,
@@ -97,19 +98,19 @@ def neuron_parts(
         "pos": pos,
     }
     if top is None:
-        values = _same_width([made for made, _, _ in kept])
+        values = _same_width([shares for shares, _, _ in candidates])
         values = unpadded(values, run.tokens, 0, 1) if pos is None else values
-        return labelled(values, [*axes, "layer", "neuron"], {**coords, "layer": dense}, **said)
-    values, neuron, layer = kept[0]
+        return labelled(values, [*axes, "layer", "neuron"], {**coords, "layer": dense}, **attrs)
+    values, neuron, layer = candidates[0]
     values = unpadded(values, run.tokens, 0, 1) if pos is None else values
     names = (*axes, "rank")
     beside = {"layer_index": (names, layer), "neuron_index": (names, neuron)}
-    return labelled(values, names, {**coords, **beside}, **said)
+    return labelled(values, names, {**coords, **beside}, **attrs)
 
 
-def _best(kept: list[tuple[Tensor, Tensor, Tensor]], top: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest shares so far with where they are from, largest first."""
-    values, neuron, layer = (torch.cat(each, -1) for each in zip(*kept, strict=True))
+def _best(candidates: list[tuple[Tensor, Tensor, Tensor]], top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest shares so far, with their neurons and layers, largest first."""
+    values, neuron, layer = (torch.cat(each, -1) for each in zip(*candidates, strict=True))
     best = values.abs().topk(min(top, values.shape[-1]), dim=-1).indices
     return values.gather(-1, best), neuron.gather(-1, best), layer.gather(-1, best)
 

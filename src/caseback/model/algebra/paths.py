@@ -1,13 +1,13 @@
 """Paths from token to logit through the weights alone (PRIMER 2.7).
 
-With attention patterns held fixed an attention-only model is an ensemble of shallow ones, one for every
-choice of heads in rising layers, a token passing from W_E through their OV circuits to W_U:
+With attention patterns held fixed, an attention-only model is an ensemble of shallow ones, one for every choice of
+heads in ascending layers, in which a token passes from W_E through their OV circuits to W_U:
 
     direct path W_E W_U       full OV circuit W_E W_OV W_U       virtual head W_E W_OV^1 W_OV^2 W_U
 
-Each is V x V and never formed: ``Factored`` keeps it as two thin matrices, and its largest entries, its rows
-for chosen tokens and its eigenvalues come from those. Weights are folded, so a path is what the model
-computes but for the norms' denominators, a positive number at each token read.
+Each is V x V and never formed: ``Factored`` holds it as two thin matrices, from which its largest entries, its rows for
+chosen tokens and its eigenvalues are computed. Weights are folded, so a path is what the model computes up to the
+norms' denominators, which are positive numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import torch
 import xarray as xr
@@ -42,9 +41,9 @@ class Path:
     Attributes
     ----------
     heads
-        The heads passed, in the order of their layers; none for the direct path.
+        The heads on the path, in the order of their layers; none for the direct path.
     matrix
-        (vocab, vocab) factored: row = token read, column = logit.
+        (vocab, vocab), factored: rows are tokens read, columns are logits.
     """
 
     heads: tuple[Head, ...]
@@ -58,10 +57,10 @@ class Path:
     role="decomposition",
     entry=("2.7",),
     citation="Elhage et al. 2021",
-    cost="weights only: vocabulary x d_model x d_head a path",
+    cost="weights only: vocabulary x d_model x d_head per path",
 )
 def paths(model: Model, heads: Sequence[Head] = (), *, depth: int = 2, folded: bool = True) -> list[Path]:
-    """The direct path and every path through some of these heads, in rising layers.
+    """The direct path and every path through some of these heads, in ascending layers.
 
     Parameters
     ----------
@@ -70,20 +69,20 @@ def paths(model: Model, heads: Sequence[Head] = (), *, depth: int = 2, folded: b
     heads
         Heads to route through, as (layer, head).
     depth
-        At most so many heads a path.
+        At most so many heads per path.
     folded
         Fold norms into the matrices; False takes the parameters as they are.
 
     Returns
     -------
     list of Path
-        Shortest first. Of an attention-only model without norms whose layers have these heads alone, the
-        matrices sum to W_E (I + OV_1)(I + OV_2) ... W_U, each term weighted by its heads' patterns.
+        Shortest first. For an attention-only model without norms whose layers have only these heads, the matrices sum
+        to W_E (I + OV_1)(I + OV_2) ... W_U, each term weighted by its heads' patterns.
 
     Raises
     ------
     OutOfRange
-        For a head that the model has not.
+        For a head that the model does not have.
 
     Examples
     --------
@@ -95,12 +94,12 @@ def paths(model: Model, heads: Sequence[Head] = (), *, depth: int = 2, folded: b
     weights = _weights(model, folded)
     wanted = sorted({_head(model, head) for head in heads})
     start = Factored(at_least_float32(weights.W_E), at_least_float32(weights.W_U))
-    found = []
+    listed = []
     for length in range(min(depth, len(wanted)) + 1):
         for chosen in combinations(wanted, length):
             if all(a[0] < b[0] for a, b in zip(chosen, chosen[1:], strict=False)):
-                found.append(Path(chosen, _through(weights, start, chosen)))
-    return found
+                listed.append(Path(chosen, _through(weights, start, chosen)))
+    return listed
 
 
 def _through(weights: Weights, start: Factored, heads: Sequence[Head]) -> Factored:
@@ -115,7 +114,7 @@ def _through(weights: Weights, start: Factored, heads: Sequence[Head]) -> Factor
 
 @technique(role="decomposition", entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: d_model x d_head^2")
 def virtual_head(model: Model, first: Head, second: Head, *, folded: bool = True) -> Factored:
-    """OV of one head after another's, W_OV^1 W_OV^2: what the pair writes of what the first attends to.
+    """One head's OV followed by another's, W_OV^1 W_OV^2: what the pair moves from where the first attends.
 
     Returns
     -------
@@ -125,7 +124,7 @@ def virtual_head(model: Model, first: Head, second: Head, *, folded: bool = True
     Raises
     ------
     OutOfRange
-        For a head that the model has not, or a second head that is not in a later layer.
+        For a head that the model does not have, or a second head that is not in a later layer.
 
     Examples
     --------
@@ -143,26 +142,28 @@ def virtual_head(model: Model, first: Head, second: Head, *, folded: bool = True
 @technique(
     role="decomposition", entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: rows x vocabulary x rank"
 )
-def top_tokens(model: Model, path: Path, tokens: Any, *, k: int = 10, largest: bool = True) -> xr.DataArray:
+def top_tokens(
+    model: Model, path: Path, tokens: str | int | Sequence[str | int], *, k: int = 10, largest: bool = True
+) -> xr.DataArray:
     """The logits that a path raises (or lowers) most for each of some tokens: rows of its V x V matrix.
 
     Parameters
     ----------
     model
-        The model that the path is of.
+        The model.
     path
         One of ``paths``.
     tokens
-        Tokens read, as text or ids.
+        The tokens read, as text or ids; not prompts.
     k
-        How many logits to keep for each.
+        How many logits to keep per token.
     largest
         False for those that the path lowers most.
 
     Returns
     -------
     xr.DataArray
-        (vocab, rank) with the target's text and id beside each entry.
+        (vocab, rank), with each entry's ``target`` and ``target_id`` as coordinates.
 
     Raises
     ------
@@ -179,16 +180,16 @@ def top_tokens(model: Model, path: Path, tokens: Any, *, k: int = 10, largest: b
     given = [tokens] if isinstance(tokens, str | int) else list(tokens)
     ids = [model.token_id(token, "token") for token in given]
     entries = path.matrix.rows(ids).dense()
-    found = entries.topk(min(k, entries.shape[-1]), largest=largest)
-    text = [[model.token_text(i) for i in row] for row in found.indices.tolist()]
+    top = entries.topk(min(k, entries.shape[-1]), largest=largest)
+    text = [[model.token_text(i) for i in row] for row in top.indices.tolist()]
     coords = {
         "vocab": ids,
         "token": ("vocab", [model.token_text(i) for i in ids]),
         "target": (("vocab", "rank"), text),
-        "target_id": (("vocab", "rank"), found.indices),
+        "target_id": (("vocab", "rank"), top.indices),
     }
-    said = {"name": "logit", "technique": top_tokens, "model": model, "path": str(path)}
-    return labelled(found.values, ["vocab", "rank"], coords, **said)
+    attrs = {"name": "logit", "technique": top_tokens, "model": model, "path": str(path)}
+    return labelled(top.values, ["vocab", "rank"], coords, **attrs)
 
 
 def top_entries(
@@ -200,24 +201,24 @@ def top_entries(
     largest: bool = True,
     block: int | None = None,
 ) -> tuple[Float[Tensor, " k"], Tensor, Tensor]:
-    """The largest entries of one factored matrix with their rows and columns, ``block`` rows at a time.
+    """The largest entries of one factored matrix, with their rows and columns.
 
     Parameters
     ----------
     matrix
         A single matrix, such as ``path.matrix``.
     k
-        How many.
+        How many entries.
     rows, cols
-        Look at these only, (n,) ids each; all unless given.
+        Look only at these, (n,) ids; all unless given.
     largest
         False for the smallest.
     block
-        Rows formed at once.
+        How many rows are formed at once.
 
     Returns
     -------
-    Values, row ids and column ids, best first.
+    Values, row ids and column ids, largest first (smallest first with ``largest=False``).
 
     Examples
     --------
@@ -231,25 +232,25 @@ def top_entries(
     rows = torch.arange(matrix.shape[0], device=device) if rows is None else rows.to(device)
     cols = torch.arange(matrix.shape[1], device=device) if cols is None else cols.to(device)
     sign = 1.0 if largest else -1.0
-    kept: tuple[list[Tensor], ...] = ([], [], [])
+    best_so_far: tuple[list[Tensor], ...] = ([], [], [])
     right = matrix.right[:, cols]
-    for some in rows.split(limit("path_rows", given=block)):
-        entries = (matrix.left[some] @ right) * sign
-        # The k best entries are in the k rows with the best maxima, and a maximum costs less than a sort.
-        high = entries.amax(1).topk(min(k, len(some))).indices
+    for chunk in rows.split(limit("path_rows", given=block)):
+        entries = (matrix.left[chunk] @ right) * sign
+        # The k best entries are in the k rows with the best maxima, and a maximum is cheaper than a sort.
+        high = entries.amax(1).topk(min(k, len(chunk))).indices
         best = entries[high].flatten().topk(min(k, len(high) * len(cols)))
-        found = best.values, some[high[best.indices // len(cols)]], cols[best.indices % len(cols)]
-        for column, new in zip(kept, found, strict=True):
+        block_best = best.values, chunk[high[best.indices // len(cols)]], cols[best.indices % len(cols)]
+        for column, new in zip(best_so_far, block_best, strict=True):
             column.append(new)
-        order = torch.cat(kept[0]).argsort(descending=True, stable=True)[:k]
-        for column in kept:
+        order = torch.cat(best_so_far[0]).argsort(descending=True, stable=True)[:k]
+        for column in best_so_far:
             column[:] = [torch.cat(column)[order]]
-    values, row, col = (column[0] for column in kept)
+    values, row, col = (column[0] for column in best_so_far)
     return values * sign, row, col
 
 
 def copying_score(matrix: Factored) -> Float[Tensor, "*batch"]:
-    """Sum of the eigenvalues over the sum of their moduli: 1 copies every token, -1 suppresses each.
+    """The sum of the eigenvalues divided by the sum of their moduli: 1 copies every token, -1 suppresses every token.
 
     Examples
     --------
@@ -264,14 +265,14 @@ def copying_score(matrix: Factored) -> Float[Tensor, "*batch"]:
     role="decomposition", entry=("2.7",), citation="Elhage et al. 2021", cost="weights only: vocabulary x d_model^2"
 )
 def copying_scores(model: Model, *, folded: bool = True) -> xr.DataArray:
-    """Copying score of every head's full OV circuit W_E W_OV W_U, by its eigenvalues.
+    """The copying score of every head's full OV circuit W_E W_OV W_U, by its eigenvalues.
 
-    W_E W_V W_O W_U has the eigenvalues of W_O (W_U W_E) W_V, d_head of them, besides zeros.
+    Besides zeros, W_E W_V W_O W_U has the d_head eigenvalues of W_O (W_U W_E) W_V.
 
     Returns
     -------
     xr.DataArray
-        (layer, head), from -1 to 1: sum of the eigenvalues over the sum of their moduli.
+        (layer, head), from -1 to 1; see ``copying_score``.
 
     Examples
     --------
@@ -287,8 +288,8 @@ def copying_scores(model: Model, *, folded: bool = True) -> xr.DataArray:
         copying_score(Factored(at_least_float32(ov.right) @ back, at_least_float32(ov.left))) for ov in weights.OV
     ]
     coords = {"layer": range(model.n_layers), "head": range(model.n_heads)}
-    said = {"name": "copying", "technique": copying_scores, "model": model, "folded": folded}
-    return labelled(torch.stack(scores), ["layer", "head"], coords, **said)
+    attrs = {"name": "copying", "technique": copying_scores, "model": model, "folded": folded}
+    return labelled(torch.stack(scores), ["layer", "head"], coords, **attrs)
 
 
 def _weights(model: Model, folded: bool) -> Weights:

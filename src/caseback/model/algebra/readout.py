@@ -2,10 +2,9 @@
 
     reading(x) = final_norm(x) u + b = x [M diag(gamma) u] / s + (beta u + b)
 
-At the run's own s the first term is linear in x, so each addend of the stream has a share of its own, and the
-rest is constant. For a token u and b are its column of W_U and entry of b_U, times the family's logit scale:
-the reading is its logit before any soft-cap. Directions are few, so nothing the size of the vocabulary is
-formed.
+At the run's own s the first term is linear in x, so each addend of the stream has its own share, and the rest is
+constant. For a token, u and b are its column of W_U and entry of b_U, times the family's logit scale: the reading is
+its logit before any soft-cap. Directions are few, so nothing of the vocabulary's size is formed.
 """
 
 from __future__ import annotations
@@ -26,27 +25,27 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
 Position = int | Int[Tensor, " batch"] | None
-"""A position of every prompt (negative from its end), one for each, or None for all."""
+"""One position for all prompts (negative from the end), one per prompt, or None for all positions."""
 Directions = str | int | Sequence[Any] | Tensor
-"""Tokens (text or id, one or a list), one list of tokens a prompt, or vectors (d_model,), (k, d_model) or
+"""Tokens (text or id, one or a list), one list of tokens per prompt, or vectors (d_model,), (k, d_model) or
 (batch, k, d_model) that read the normed stream as a column of W_U does."""
 
 
 @dataclass(frozen=True)
 class Readout:
-    """Frozen final norm and directions of one run.
+    """A run's frozen final norm, and the directions that read through it.
 
     Attributes
     ----------
     pulled
-        (k, d_model), or (batch, k, d_model) where each prompt has its own: the directions before the final
-        norm, but for its denominator.
+        (k, d_model), or (batch, k, d_model) where each prompt has its own: the directions before the final norm, up to
+        its denominator.
     scale
-        (*lead, 1), its denominator; None where there is no final norm. ``lead`` is (batch,) or (batch, pos).
+        (*lead, 1), the denominator; None without a final norm. ``lead`` is (batch,) or (batch, pos).
     constant
-        (k,) or (batch, k), what is read whatever the stream holds.
+        (k,) or (batch, k), the part of the reading that does not depend on the stream.
     ids
-        The tokens' ids, shaped as ``constant``; None for vectors.
+        The tokens' ids, in the shape of ``constant``; None for vectors.
     dim, coords
         The name of the k dimension in results, and its labels.
     """
@@ -59,27 +58,27 @@ class Readout:
     coords: dict[str, Any]
 
     def of(self, parts: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead k"]:
-        """Shares of addends of the stream, which may have dimensions between ``lead`` and ``d_model``."""
+        """The shares of addends of the stream, which may have dimensions between ``lead`` and ``d_model``."""
         letters = "bkd" if self.pulled.ndim == 3 else "kd"
         return self._over(torch.einsum(f"b...d,{letters}->b...k", at_least_float32(parts), self.pulled))
 
     def of_heads(self, branch: Branch, z: Float[Tensor, "*lead head d_head"]) -> Float[Tensor, "*lead head k"]:
-        """Shares of a layer's heads, from z and without forming what they write."""
-        made = torch.einsum(f"b...he,{self._b}hek->b...hk", at_least_float32(z), self.through(branch))
-        return self._over(made, branch.scale)
+        """The shares of a layer's heads, from z, without forming what they write."""
+        shares = torch.einsum(f"b...he,{self._b}hek->b...hk", at_least_float32(z), self.through(branch))
+        return self._over(shares, branch.scale)
 
     def of_neurons(self, branch: Branch, neurons: Float[Tensor, "*lead neuron"]) -> Float[Tensor, "*lead neuron k"]:
-        """Shares of a layer's neurons, without forming what they write."""
-        made = torch.einsum(f"b...m,{self._b}mk->b...mk", at_least_float32(neurons), self.through(branch))
-        return self._over(made, branch.scale)
+        """The shares of a layer's neurons, without forming what they write."""
+        shares = torch.einsum(f"b...m,{self._b}mk->b...mk", at_least_float32(neurons), self.through(branch))
+        return self._over(shares, branch.scale)
 
     def through(self, branch: Branch) -> Tensor:
-        """W_O or W_out times the pulled directions: what each unit's value is worth, but for denominators."""
+        """W_O or W_out times the pulled directions: what each unit's value contributes, up to denominators."""
         units = "he" if branch.weight.ndim == 3 else "m"
         return torch.einsum(f"{units}d,{self._b}kd->{self._b}{units}k", branch.weight, branch.pull(self.pulled))
 
     def rows(self, like: Float[Tensor, "*lead k"]) -> Float[Tensor, "*lead k"]:
-        """The constant for every position of ``like``."""
+        """The constant, at every position of ``like``."""
         between = [1] * (like.ndim - 2)
         constant = self.constant if self.constant.ndim == 1 else self.constant.view(len(like), *between, -1)
         return constant.expand_as(like)
@@ -88,14 +87,14 @@ class Readout:
     def _b(self) -> str:
         return "b" if self.pulled.ndim == 3 else ""
 
-    def _over(self, made: Tensor, scale: Tensor | None = None) -> Tensor:
+    def _over(self, shares: Tensor, scale: Tensor | None = None) -> Tensor:
         for s in (self.scale, scale):
-            made = made if s is None else made / spread(s, made)
-        return made
+            shares = shares if s is None else shares / spread(s, shares)
+        return shares
 
 
 def readout(model: Model, directions: Directions, resid: Float[Tensor, "*lead d_model"]) -> Readout:
-    """Make the readout of some directions, its final norm frozen at the stream ``resid``.
+    """Make the readout of some directions, with the final norm frozen at the stream ``resid``.
 
     Raises
     ------
@@ -133,7 +132,7 @@ def _ids(model: Model, directions: Directions, batch: int) -> Tensor | None:
     if len(given) != batch or len({len(row) for row in given}) != 1:
         raise TargetError(
             f"{len(given)} lists of {sorted({len(row) for row in given})} tokens for {batch} prompts: "
-            "expected one list a prompt, all of one length"
+            "expected one list per prompt, all of equal length"
         )
     return torch.tensor([[model.token_id(token) for token in row] for row in given], device=model.device)
 
@@ -151,7 +150,7 @@ def _vectors(model: Model, directions: Any, batch: int) -> Tensor:
 
 
 def _columns(model: Model, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens' columns of the unembedding and their biases, through what surrounds it."""
+    """The tokens' columns of the unembedding and their biases, with the projection before it and the logit scale."""
     anatomy = model.anatomy
     columns = at_least_float32(weight_matrix(anatomy.unembed).detach().T[ids])
     if anatomy.unembed_project is not None:
@@ -172,14 +171,14 @@ def _labels(model: Model, ids: Tensor | None) -> tuple[str, dict[str, Any]]:
 
 
 def picked(x: Float[Tensor, "batch pos *rest"], tokens: Tokens, pos: Position) -> Tensor:
-    """An activation at one position of each prompt, (batch, ...), or all of it where ``pos`` is None."""
+    """An activation at one position of each prompt, (batch, ...), or all of it if ``pos`` is None."""
     if pos is None:
         return x
     return x[torch.arange(len(x), device=x.device), tokens.column(pos).to(x.device)]
 
 
 def token_labels(tokens: Tokens, dim: str) -> dict[str, Any]:
-    """Coordinates for a dimension of positions: each prompt's tokens as text, empty where it is padded."""
+    """The coordinates of a dimension of positions: each prompt's tokens as text, empty at padding."""
     texts = []
     for first, row in zip(tokens.first.tolist(), tokens.text, strict=True):
         texts.append([""] * first + row + [""] * (tokens.ids.shape[1] - first - len(row)))
@@ -187,7 +186,7 @@ def token_labels(tokens: Tokens, dim: str) -> dict[str, Any]:
 
 
 def unpadded(values: Float[Tensor, "*dims"], tokens: Tokens, *dims: int) -> Float[Tensor, "*dims"]:
-    """NaN where the axes ``dims``, given as (batch, pos), are padding: no prompt has a value there."""
+    """The values with NaN at padding; ``dims`` are the axes of batch and pos."""
     if not tokens.padded:
         return values
     batch, pos = dims

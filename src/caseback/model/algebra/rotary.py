@@ -1,11 +1,10 @@
-"""The rotation between a query and a key, measured on the model's own rotary code (PRIMER 2.3).
+"""The rotation between a query and a key, measured with the model's own rotary code (PRIMER 2.3).
 
     score_ij = (n_i W_Q + b_Q) R_{i-j} (n_j W_K + b_K)^T * scaling,     R_{i-j} = T_i T_j^T
 
-Families rotate halves or pairs, all of a head or part of it, some layers and not others, at frequencies
-scaled in many ways. None of it is repeated here: the unit vectors of a head are put where its queries and
-keys come out of their projections, and what enters attention is the matrix T. A family without rotary
-embeddings gives the identity.
+Families rotate halves or pairs, all of a head or part of it, in some layers and not in others, at frequencies scaled in
+many ways. None of this is repeated here: a head's unit vectors are put where its queries and keys leave their
+projections, and what enters attention is then the matrix T. A family without rotary embeddings gives the identity.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ from caseback.model.running.attention import attending
 from caseback.model.running.run import undisturbed
 
 
-class _Seen(Exception):  # noqa: N818  (it is no error: it ends a forward pass that has shown what was wanted)
+class _Seen(Exception):  # noqa: N818  (not an error: it ends a forward pass that has shown what was wanted)
     def __init__(self, q: Tensor, k: Tensor):
         self.q, self.k = q, k
 
 
 def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head d_head"]:
-    """R between a query at position ``offset`` and a key at position 0, for the heads of one layer.
+    """R between a query at position ``offset`` and a key at position 0, for one layer's heads.
 
     Raises
     ------
     OutOfRange
-        For a negative offset or one past the model's positions.
+        For a negative offset, or one past the model's positions.
     SiteAbsent
         For latent attention.
     CasebackError
-        Where queries or keys are normed or clipped between their projections and attention.
+        If queries or keys are normed or clipped between their projections and attention.
 
     Examples
     --------
@@ -86,13 +85,13 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
         if not torch.allclose(turned[d_head:], 2 * turned[:d_head], rtol=1e-2, atol=1e-3):
             raise CasebackError(
                 f"{what} of layer {layer} of this model ({anatomy.model_type}) are normed or clipped before "
-                "they meet, so no one matrix gives the scores. QK is their part before that"
+                "they meet, so no single matrix gives the scores. QK is their part before that"
             )
     return (turned_q[:d_head] @ turned_k[:d_head].T).to(units.dtype)
 
 
 def _showing(projection: Projection, probes: Tensor) -> Any:
-    """A hook that puts the probes, one a row of the batch, where every head's query (key) is."""
+    """A hook that puts the probes, one per row of the batch, in place of every head's query (key)."""
 
     def hook(_: nn.Module, args: Any, output: Tensor) -> Tensor:
         shown = output.clone()

@@ -2,9 +2,8 @@
 
     head_i = sum_j a_ij v_j W_O,     a_ij = pattern, v_j = norm(x_j) W_V + b_V as it enters attention
 
-The addend of source j holds its share of b_V, a_ij b_V W_O, so the addends sum to the head's write exactly,
-also where a sink takes part of the pattern and its rows sum to less than one. A norm behind attention is held
-at its scale.
+The addend of source j includes its share of b_V, a_ij b_V W_O, so the addends sum to the head's write exactly, even
+where a sink takes part of the pattern and its rows sum to less than one. A norm after attention is held at its scale.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ from caseback.model.results import labelled
 from caseback.model.running.attention import repeat_heads
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 def values_of(run: Run, layer: int) -> Float[Tensor, "batch head key d_head"]:
-    """The values of a run that read ``v``, as each query head sees them."""
+    """The values of a run that has read ``v``, as each query head sees them."""
     n_heads = run.anatomy.layers[layer].dims.n_heads
     return repeat_heads(at_least_float32(run["v", layer]).transpose(1, 2), n_heads)
 
 
 def source_writes(anatomy: Anatomy, run: Run, layer: int) -> Float[Tensor, "batch head query key d_model"]:
-    """What each head writes at each query from each key, from ``v``, ``pattern`` and ``z`` of a run."""
+    """What each head writes at each query from each key; the run has read ``v``, ``pattern`` and ``z``."""
     branch = attention_branch(anatomy, layer, run["z", layer])
     each = torch.einsum("bhje,hed->bhjd", values_of(run, layer), branch.weight)
     weighted = at_least_float32(run["pattern", layer])[..., None] * each[:, :, None]
@@ -45,24 +44,26 @@ def source_writes(anatomy: Anatomy, run: Run, layer: int) -> Float[Tensor, "batc
 
 
 @technique(role="decomposition", entry=("2.3",), citation="Kobayashi et al. 2021", cost="one forward")
-def head_sources(model: Model, tokens: Any, layer: int) -> xr.DataArray:
+def head_sources(model: Model, tokens: PromptsLike, layer: int) -> xr.DataArray:
     """What each head of a layer writes at each position from each position that it attends to.
 
-    Memory is heads x positions^2 x d_model a prompt, so one layer at a time; ``source_parts`` projects on
-    directions without ever forming d_model.
+    It takes heads x positions^2 x d_model numbers per prompt, so it does one layer at a time; ``source_parts`` projects
+    on directions without ever forming d_model.
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     layer
-        Negative ones count from the end.
+        The layer; negative ones count from the end.
 
     Returns
     -------
     xr.DataArray
-        (batch, head, query, key, d_model); summed over ``key`` it is the site ``head_out``. Zero at keys that
-        are padding. The attribute ``gap`` is by how much the sum misses it, at most.
+        (batch, head, query, key, d_model); summed over ``key`` it is the site ``head_out``. Zero at keys that are
+        padding. The attribute ``gap`` is the largest difference between that sum and the site.
 
     Examples
     --------
@@ -73,12 +74,12 @@ def head_sources(model: Model, tokens: Any, layer: int) -> xr.DataArray:
     """
     anatomy, layer = model.anatomy, model.anatomy.layer(layer)
     run = model.run(tokens, read=[(name, layer) for name in ("pattern", "v", "z", "head_out")])
-    made = source_writes(anatomy, run, layer)
-    off = (made.sum(3).transpose(1, 2) - run["head_out", layer]).abs()
+    writes = source_writes(anatomy, run, layer)
+    off = (writes.sum(3).transpose(1, 2) - run["head_out", layer]).abs()
     return labelled(
-        made,
+        writes,
         ["batch", "head", "query", "key", "d_model"],
-        {"head": [head_name(layer, h) for h in range(made.shape[1])], **_ends(run.tokens, "query", "key")},
+        {"head": [head_name(layer, h) for h in range(writes.shape[1])], **_ends(run.tokens, "query", "key")},
         name="write",
         technique=head_sources,
         model=model,
@@ -89,33 +90,35 @@ def head_sources(model: Model, tokens: Any, layer: int) -> xr.DataArray:
 @technique(role="decomposition", entry=("2.3", "2.6"), citation="Ferrando et al. 2023", cost="one forward")
 def source_parts(
     model: Model,
-    tokens: Any,
+    tokens: PromptsLike,
     directions: Directions,
     *,
     pos: Position = -1,
     layers: Sequence[int] | None = None,
 ) -> xr.DataArray:
-    """Each head's share in some logits, by the position that it attended to.
+    """Each head's share of some logits, by the position that it attended to.
 
-    a_ij (v_j W_O u) with u the direction behind the frozen final norm: the path from a source token through
+    This is a_ij (v_j W_O u), with u the direction before the frozen final norm: the path from a source token through
     one head to the prediction. Shares are of logits before any soft-cap.
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     directions
         Tokens or vectors, as for ``logit_parts``.
     pos
         The position predicted from, or None for all.
     layers
-        All unless given.
+        Which layers; all by default.
 
     Returns
     -------
     xr.DataArray
-        (batch, layer, head, [query,] key, vocab), or k for vectors. Over ``key`` it sums to the heads' rows
-        of ``logit_parts``. The attribute ``gap`` is by how much it misses them, at most.
+        (batch, layer, head, [query,] key, vocab), or k for vectors. Over ``key`` it sums to the heads' rows of
+        ``logit_parts``. The attribute ``gap`` is the largest difference between that sum and those rows.
 
     Examples
     --------
@@ -139,11 +142,11 @@ def source_parts(
             reading.through(branch),
         )
         pattern = at_least_float32(run["pattern", layer]).transpose(1, 2)
-        made = torch.einsum("b...hj,bhjk->b...hjk", picked(pattern, run.tokens, pos), worth)
+        layer_shares = torch.einsum("b...hj,bhjk->b...hjk", picked(pattern, run.tokens, pos), worth)
         for scale in (branch.scale, reading.scale):
-            made = made if scale is None else made / spread(scale, made)
-        gap = max(gap, float((made.sum(-2) - reading.of_heads(branch, z))[rows].abs().max()))
-        shares.append(made if pos is not None else made.transpose(1, 2))
+            layer_shares = layer_shares if scale is None else layer_shares / spread(scale, layer_shares)
+        gap = max(gap, float((layer_shares.sum(-2) - reading.of_heads(branch, z))[rows].abs().max()))
+        shares.append(layer_shares if pos is not None else layer_shares.transpose(1, 2))
     stacked = torch.stack(shares, 1)
     if pos is None and run.tokens.padded:
         stacked = stacked.masked_fill(~run.tokens.mask[:, None, None, :, None, None], torch.nan)

@@ -1,11 +1,11 @@
-"""The model's weights by the names that formulas give them, in the orientation ``x @ W``.
+"""The model's weights under the names used in formulas, in the orientation ``x @ W``.
 
     q = n W_Q + b_Q        z = pattern (n W_V + b_V)        attn = sum_h z_h W_O[h] + b_O        n = norm(x)
     mlp = (act(n W_gate + b_gate) * (n W_in + b_in)) W_out + b_out, or act(n W_in + b_in) W_out + b_out
     OV = W_V W_O           QK = W_Q W_K^T                   logits = final_norm(x) W_U + b_U
 
-Each is a view of the parameters wherever the layout allows one, so nothing is copied to look at it. Norms and
-multipliers stay beside them, in the anatomy; ``folded`` has the weights with those multiplied in.
+Each is a view of the parameters wherever the layout allows it, so looking copies nothing. Norms and multipliers stay
+separate, in the anatomy; ``folded`` gives the weights with those multiplied in.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SITE_OF = {"q": "q_in", "k": "k_in", "v": "v_in"}
 
 
 class PerLayer(Generic[T]):
-    """One weight of every layer: ``[5]`` is layer 5's, ``[5, 3]`` its head 3, ``stack()`` all of them in one.
+    """One weight of every layer: ``[5]`` is layer 5's, ``[5, 3]`` its head 3, ``stack()`` all layers in one.
 
-    A slice or a list in front, as in ``[:, 3]``, stacks the layers that it takes. Stacking copies; one
-    layer's is a view.
+    A slice or a list as first index, as in ``[:, 3]``, stacks the layers that it takes. Stacking copies; a single
+    layer's weight is a view.
     """
 
     def __init__(self, name: str, read: Callable[[int], T], anatomy: Anatomy, repeats: bool = False):
@@ -63,7 +63,7 @@ class PerLayer(Generic[T]):
         Raises
         ------
         CasebackError
-            Where layers differ in shape, with the shapes.
+            If layers differ in shape, with the shapes.
         """
         return self._stack(list(range(len(self))))
 
@@ -96,12 +96,12 @@ def _layered(name: str, shape: str, repeats: bool = False) -> Any:
 
 
 class Weights:
-    """The weights of one model, read off its anatomy. ``model.weights`` is one; it never changes the model.
+    """The weights of one model, read off its anatomy, as ``model.weights`` gives them; the model is never changed.
 
-    Names are W_E, W_pos, W_U, b_U and, a layer each, W_Q, W_K, W_V, W_O, W_in, W_gate, W_out with their
-    biases b_Q ... b_out (zeros where the model has none, so that ``x @ W + b`` holds everywhere), the norms,
-    and the circuits OV and QK. In a mixture's layers W_in, W_gate and W_out are the routed experts' (expert,
-    ...) stacks. What a family has not raises ``SiteAbsent`` with the reason.
+    Names are W_E, W_pos, W_U, b_U and, one per layer, W_Q, W_K, W_V, W_O, W_in, W_gate, W_out with their biases
+    b_Q ... b_out (zeros where the model has none, so that ``x @ W + b`` holds everywhere), the norms, and the circuits
+    OV and QK. In layers with a mixture of experts, W_in, W_gate and W_out are the routed experts' (expert, ...) stacks.
+    What a family does not have raises ``SiteAbsent`` with the reason.
 
     Examples
     --------
@@ -143,7 +143,7 @@ class Weights:
         module = self.anatomy.pos_embed
         if module is None:
             raise self._absent("W_pos", self.anatomy.lacks["pos_embed"])
-        # OPT and its like keep their first rows for padding.
+        # OPT and similar families keep their first rows for padding.
         table = getattr(module, "weight", None)
         if table is None:
             raise self._absent("W_pos", "positions are computed (sinusoids), not learned")
@@ -151,7 +151,7 @@ class Weights:
 
     @property
     def W_U(self) -> Float[Tensor, "d_model vocab"]:
-        """Unembedding, through the projection before it where there is one; without logit scale."""
+        """The unembedding, with the projection before it where there is one; without the logit scale."""
         project, matrix = self.anatomy.unembed_project, _present(weight_matrix(self.anatomy.unembed))
         return matrix if project is None else _present(weight_matrix(project)) @ matrix
 
@@ -160,10 +160,10 @@ class Weights:
         """The unembedding's bias."""
         return _bias(self.anatomy.unembed, self.anatomy.d_vocab)
 
-    attn_norm = property(lambda self: self._norms("attn_norm"), doc="What attention reads through, or None.")
-    mlp_norm = property(lambda self: self._norms("mlp_norm"), doc="What the MLP reads through, or None.")
-    attn_post_norm = property(lambda self: self._norms("attn_post_norm"), doc="Behind attention, or None.")
-    mlp_post_norm = property(lambda self: self._norms("mlp_post_norm"), doc="Behind the MLP, or None.")
+    attn_norm = property(lambda self: self._norms("attn_norm"), doc="The norm that attention reads through, or None.")
+    mlp_norm = property(lambda self: self._norms("mlp_norm"), doc="The norm that the MLP reads through, or None.")
+    attn_post_norm = property(lambda self: self._norms("attn_post_norm"), doc="The norm after attention, or None.")
+    mlp_post_norm = property(lambda self: self._norms("mlp_post_norm"), doc="The norm after the MLP, or None.")
 
     @property
     def final_norm(self) -> Norm | None:
@@ -175,30 +175,29 @@ class Weights:
     def OV(self) -> PerLayer[Factored]:
         """W_V W_O of a layer's heads, (head, d_model, d_model) factored: what a head moves.
 
-        Behind a norm (Gemma-2, OLMo-2) the write is this up to the norm; ``folded().OV`` has its gain.
+        Where a norm follows (Gemma-2, OLMo-2), the write is this up to the norm; ``folded().OV`` has its gain.
         """
         return PerLayer("OV", lambda i: Factored(self.W_V.per_head[i], self.W_O[i]), self.anatomy)
 
     @property
     def QK(self) -> PerLayer[Factored]:
-        """W_Q W_K^T of a layer's heads, (head, d_model, d_model) factored: whom a head attends to.
+        """W_Q W_K^T of a layer's heads, (head, d_model, d_model) factored: where a head attends.
 
-        Biases and the scaling are left out. With rotary embeddings this is the part at distance 0 and ``qk``
-        has the others; where queries and keys are normed each score is this over two norms, times the norms'
-        gains.
+        Biases and the scaling are left out. With rotary embeddings this is the part at distance 0, and ``qk`` gives the
+        others; where queries and keys are normed, each score is this divided by two norms, times the norms' gains.
         """
         return PerLayer("QK", lambda i: Factored(self.W_Q[i], self.W_K.per_head[i].mT), self.anatomy)
 
     def qk(self, layer: int, head: int, offset: int = 0) -> Factored:
-        """W_Q R W_K^T of one head, R the rotation of a query at ``offset`` against a key at position 0.
+        """W_Q R W_K^T of one head, with R the rotation of a query at ``offset`` against a key at position 0.
 
-        R is measured on the model's own rotary code (``rotary.rotation``), so it covers partial, interleaved
-        and scaled rotary embeddings; it is the identity for a model without. One short forward pass.
+        R is measured with the model's own rotary code (``rotary.rotation``), in one short forward pass, so it covers
+        partial, interleaved and scaled rotary embeddings; it is the identity for a model without them.
 
         Raises
         ------
         CasebackError
-            Where queries or keys are normed or clipped on their way, so that no matrix gives the scores.
+            If queries or keys are normed or clipped on their way, so that no matrix gives the scores.
         """
         from caseback.model.algebra.rotary import rotation
 
@@ -208,19 +207,19 @@ class Weights:
         return Factored(w_q @ turn, w_k.mT)
 
     def folded(self, *, value_bias: bool = False, centre_vocab: bool = False) -> Folded:
-        """The same weights with norms, centring and multipliers folded in; the model is not touched.
+        """The same weights with norms, centering and multipliers folded in; the model is not changed.
 
         Parameters
         ----------
         value_bias
-            Move b_V into b_O: a pattern's rows sum to one, so b_V W_O is added once at every position.
+            Move b_V into b_O: a pattern's rows sum to one, so b_V W_O is added exactly once at every position.
         centre_vocab
-            Centre W_U and b_U over the vocabulary, which changes no probability.
+            Center W_U and b_U over the vocabulary, which changes no probability.
 
         Raises
         ------
         CasebackError
-            For ``value_bias`` where attention has a sink, whose pattern's rows do not sum to one.
+            For ``value_bias`` if attention has a sink, so that the pattern's rows do not sum to one.
         """
         from caseback.model.algebra.folding import Folded
 
@@ -271,7 +270,7 @@ class Weights:
         return _half(whole, part, family.gate_first, family.gate_interleaved)
 
     def _experts(self, p: LayerParts, name: str) -> Tensor:
-        """The routed experts' stack, under the names that transformers gives such parameters."""
+        """The routed experts' stack, under the names that transformers uses for such parameters."""
         kind, part = name.split("_")
         held = dict(cast(nn.Module, p.experts).named_parameters(recurse=False))
         fused = "gate_up_proj" in held and part != "out"
@@ -287,10 +286,10 @@ class Weights:
         return _half(matrix, part, self.anatomy.family.gate_first, not concatenated) if fused else matrix
 
     def _reads_rows(self, p: LayerParts, held: dict[str, Any]) -> bool:
-        """Whether experts' matrices are (d_in, d_out) as they are: told, or by which sides are d_model."""
-        told = getattr(p.experts, "is_transposed", None)
-        if told is not None:
-            return bool(told)
+        """Whether experts' matrices are stored as (d_in, d_out): as the module says, or by which side is d_model."""
+        transposed = getattr(p.experts, "is_transposed", None)
+        if transposed is not None:
+            return bool(transposed)
         d_model, (rows, cols) = self.anatomy.d_model, held["down_proj"].shape[1:]
         if rows != cols:
             return cols == d_model
@@ -301,13 +300,13 @@ class Weights:
 
 
 def _half(x: Tensor, part: str, gate_first: bool, interleaved: bool) -> Tensor:
-    """The gate's or the input's columns of a projection that holds both."""
+    """The gate's or the input's columns, of a projection that holds both."""
     index = 0 if (part == "gate") == gate_first else 1
     return x[..., index::2] if interleaved else x.chunk(2, -1)[index]
 
 
 def _present(x: Any) -> Tensor:
-    """A parameter without its gradient, the same storage."""
+    """A parameter without its gradient, sharing its storage."""
     if x.is_meta:
         raise CasebackError("weights are offloaded and only present while the model runs; load without offloading")
     return x.detach()

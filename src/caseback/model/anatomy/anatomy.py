@@ -214,9 +214,9 @@ class Anatomy:
             rows = family.layout(dims)
             q, k, v = (Projection(fused, r) for r in rows)
             return dims, d_z, q, k, v
-        found = [_find(attn, path) for path in (family.q, family.k, family.v)]
-        modules = [module for module in found if module is not None]
-        if len(modules) < len(found):
+        projections = [_find(attn, path) for path in (family.q, family.k, family.v)]
+        modules = [module for module in projections if module is not None]
+        if len(modules) < len(projections):
             d_qk = getattr(config, "qk_head_dim", None) or d_z
             return Dims(n_heads, family.kv_heads(config) or n_heads, int(d_qk)), d_z, None, None, None
         q_size, k_size, v_size = (weight_shape(module)[1] for module in modules)
@@ -399,10 +399,10 @@ class Anatomy:
     @cached_property
     def norms(self) -> dict[int, Norm]:
         """Each norm of the stream, read off its module (keyed by the module's id)."""
-        found = [self.final_norm]
+        modules = [self.final_norm]
         for p in self.layers:
-            found += [p.attn_norm, p.mlp_norm, p.attn_post_norm, p.mlp_post_norm]
-        return {id(module): read_norm(module, self.d_model) for module in found if module is not None}
+            modules += [p.attn_norm, p.mlp_norm, p.attn_post_norm, p.mlp_post_norm]
+        return {id(module): read_norm(module, self.d_model) for module in modules if module is not None}
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int]:

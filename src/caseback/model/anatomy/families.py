@@ -1,4 +1,4 @@
-"""The decoder families: where each keeps its parts, told as differences from a neighbour.
+"""The decoder families: where each keeps its parts, written as differences from a neighbor.
 
 A model type that is not here is tried with the spellings of ``GUESS`` and, like the declared ones, refused if the
 identities of ``verify`` do not hold. A value may be a function of the config where variants differ. The families that

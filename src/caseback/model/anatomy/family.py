@@ -1,6 +1,6 @@
 """What a decoder family declares of itself: dotted paths to its parts and a few facts.
 
-The defaults are Llama's; ``families`` tells each other family as a difference from a neighbour, and ``anatomy``
+The defaults are Llama's; ``families`` writes every other family as a difference from a neighbor, and ``anatomy``
 resolves a declaration on a model in hand. A fused projection also says which of its output rows are whose.
 """
 
@@ -38,7 +38,7 @@ def blocks(dims: Dims) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def groups(dims: Dims) -> tuple[Tensor, Tensor, Tensor]:
-    """One group a key/value head: its queries, its key, its value (NeoX, BLOOM, Falcon, GPT-BigCode)."""
+    """One group per key/value head: its queries, its key, its value (NeoX, BLOOM, Falcon, GPT-BigCode)."""
     per = dims.n_heads // dims.n_kv_heads
     rows = torch.arange(dims.n_kv_heads * (per + 2) * dims.d_head).view(dims.n_kv_heads, per + 2, dims.d_head)
     return rows[:, :per].reshape(-1, dims.d_head), rows[:, per], rows[:, per + 1]

@@ -9,7 +9,7 @@ _OF_THE_INSTALLATION = ("transformers_version",)
 
 
 def identity_of(hf: Any, standing: Sequence[Any] = ()) -> dict[str, Any]:
-    """A model's facts as ``jobs.fingerprint`` takes them; where it was loaded from is none of them.
+    """A model's facts as ``jobs.fingerprint`` takes them; where it was loaded from is not one of them.
 
     ``standing`` are the edits that an edited model stands under.
 

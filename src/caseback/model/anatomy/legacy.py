@@ -91,7 +91,7 @@ def bloom(module, hidden_states, residual, alibi, attention_mask, cache=None, **
 def falcon(
     module, hidden_states, alibi, attention_mask, position_ids=None, cache=None, position_embeddings=None, **_
 ) -> Projected:
-    """Rotary or ALiBi; grouped, multi-query or one key/value head a query head."""
+    """Rotary or ALiBi; grouped, multi-query or one key/value head per query head."""
     q, k, v = (x.transpose(1, 2) for x in module._split_heads(module.query_key_value(hidden_states)))
     if alibi is None:
         rotate = import_module(type(module).__module__).apply_rotary_pos_emb
@@ -116,7 +116,7 @@ def mpt(module, hidden_states, position_bias, cache=None, attention_mask=None, *
     bias = None
     if position_bias is not None:
         # Counted from the last column of the batch; from a prompt's own first token padding does not shift it, and a
-        # constant along a row of scores is nothing to the softmax.
+        # constant along a row of scores makes no difference to the softmax.
         bias = position_bias[None, :, -1:, position_bias.shape[-1] - k.shape[2] :]
         seen = k.new_ones(len(k), k.shape[2]) if attention_mask is None else ~attention_mask[:, 0, -1, : k.shape[2]]
         bias = bias - bias[0, :, 0, seen.int().argmax(-1)].T[:, :, None, None]

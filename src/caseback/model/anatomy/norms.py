@@ -1,6 +1,6 @@
-"""Normalisation with its denominator frozen is linear (PRIMER 2.2).
+"""Normalization with its denominator frozen is linear (PRIMER 2.2).
 
-LayerNorm and RMSNorm are one map with a switch for centring, M = I - (1/d) 11^T or I:
+LayerNorm and RMSNorm are one map with a switch for centering, M = I - (1/d) 11^T or I:
 
     norm(x) = (x M / scale(x)) * gamma + beta,    scale(x) = sqrt(mean((x M)^2) + eps).
 
@@ -25,7 +25,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Norm:
-    """A norm as plain numbers: what the module multiplies by and adds, and whether it centres."""
+    """A norm as plain numbers: what the module multiplies by and adds, and whether it centers."""
 
     gamma: Float[Tensor, " d_model"]
     beta: Float[Tensor, " d_model"] | None
@@ -92,13 +92,13 @@ class Norm:
 def read_norm(module: nn.Module, d_model: int) -> Norm:
     """Read a norm module as numbers.
 
-    Whether it centres and whether it multiplies by w or by 1 + w is found by trying the module on a probe, since
+    Whether it centers and whether it multiplies by w or by 1 + w is found by trying the module on a probe, since
     classes differ in it without a name to tell them apart.
 
     Raises
     ------
     AnatomyError
-        If the module is none of these norms.
+        If the module is not one of these norms.
     """
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if weight is not None and weight.is_meta:
@@ -111,20 +111,20 @@ def read_norm(module: nn.Module, d_model: int) -> Norm:
     if eps is None:
         raise AnatomyError(f"{type(module).__name__} keeps no epsilon under any of {', '.join(names)}")
     probe = torch.linspace(-1.0, 2.0, d_model, device=like.device, dtype=torch.float64).sin() + 0.3
-    if weight is not None and weight.ndim > 1:  # one norm a head, with weights of its own
+    if weight is not None and weight.ndim > 1:  # one norm per head, with weights of its own
         probe = probe.expand(weight.shape)
     with torch.no_grad():
-        told = module.forward(probe.to(like.dtype)[None])[0].double()
+        output = module.forward(probe.to(like.dtype)[None])[0].double()
         tries = []
         for centred in (False, True):
             for offset in (0.0, 1.0) if weight is not None else (1.0,):
                 gamma = (weight.detach().double() if weight is not None else torch.zeros_like(probe)) + offset
                 beta = None if bias is None else bias.detach().double()
                 norm = Norm(gamma, beta, eps, centred)
-                tries.append((float((norm(probe) - told).abs().max()), norm))
+                tries.append((float((norm(probe) - output).abs().max()), norm))
     error, norm = min(tries, key=lambda pair: pair[0])
     tolerance = 0.05 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if not error <= tolerance * max(1.0, float(told.abs().max())):
+    if not error <= tolerance * max(1.0, float(output.abs().max())):
         raise AnatomyError(
             f"{type(module).__name__} is neither LayerNorm nor RMSNorm: nearest form is off by {error:.2g}"
         )

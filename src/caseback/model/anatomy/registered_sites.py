@@ -51,7 +51,7 @@ def register_site(name: str, base: str, codecs: Mapping[int, Codec], *, dim: str
     Raises
     ------
     UnknownSite
-        For a name that is taken or cannot be one, a base that is none, no layer, or a codec without both directions.
+        For a name that is taken or cannot be one, a base that is not one, no layer, or a codec without both directions.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def register_site(name: str, base: str, codecs: Mapping[int, Codec], *, dim: str
     >>> remove_site("halved")
     """
     if not name.isidentifier() or name in SITES or name.endswith(MODULE_ENDS):
-        why = "is a site already" if name in SITES else "is no name for a site: expected letters, digits and _"
+        why = "is a site already" if name in SITES else "cannot name a site: expected letters, digits and _"
         raise UnknownSite(f"{name!r} {why}")
     if base not in bases():
         raise UnknownSite(f"no site can be computed from {base!r}. {did_you_mean(base, bases(), most=len(SITES))}")
@@ -89,7 +89,7 @@ def remove_site(name: str) -> None:
         For a site that was not registered.
     """
     if name not in SITES or SITES[name].view is None:
-        raise UnknownSite(f"{name!r} is no registered site")
+        raise UnknownSite(f"{name!r} is not a registered site")
     del SITES[name]
 
 

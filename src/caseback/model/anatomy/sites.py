@@ -3,7 +3,7 @@
 A site is a name of the table below and, for all but the ends of the model, a layer. It parses from and prints as its
 TransformerLens hook name (``blocks.5.hook_resid_post``), and the anatomy adds Hugging Face module paths.
 ``attn_norm.scale`` (and ``mlp_norm.scale``, ``final_norm.scale``) is a norm's denominator. It is read-only, and so is
-``router``: the experts are chosen from its logits in the same module, what can be edited is their weights, ``expert``.
+``router``: the experts are chosen from its logits in the same module, so only their weights can be edited, ``expert``.
 
 ``registered_sites`` adds to the table what is computed from a site of it. Any module's input or output is a site too,
 by the module's path with ``.input`` or ``.output`` behind it.
@@ -142,6 +142,10 @@ class Site(NamedTuple):
 
     def __str__(self) -> str:
         return self.name if self.layer is None or self.is_module else f"{self.name}.{self.layer}"
+
+
+MAPS = ("scores", "pattern")
+"""The sites that hold one number per query and key."""
 
 
 def kind_of(name: str) -> SiteKind:

@@ -6,7 +6,7 @@ each have a pattern and weights of their own. ``family_of`` refuses them by mode
 
 INDEXED = "an indexer chooses which keys a query sees, so attention is not of queries, keys and values alone"
 _HEAD = "between its last layer and the unembedding stands a nonlinear head (dense, activation, norm)"
-_NORMED = "each addition to its stream is normalised, so what the parts write does not sum to the stream"
+_NORMED = "each addition to its stream is normalized, so what the parts write does not sum to the stream"
 _RESCALED = "its layers rescale the stream that they add to, so what the parts write does not sum to it"
 _STREAMS = "it keeps several residual streams and mixes them between the layers, so there is no one stream"
 

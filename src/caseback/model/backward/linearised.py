@@ -9,7 +9,7 @@ affine, so the stream at position i is a sum over source tokens s, and a slot fo
     MLP:        D[i, s] += (slope_i * N(D[i, s]) W_in) W_out
 
 with N the frozen norm. Norms' biases, b_V, b_O, b_in and b_out enter at the bias slot and travel on from
-there. Only the current layer's D is held, positions^2 x d_model a prompt; sources do not meet, so a part of
+there. Only the current layer's D is held, positions^2 x d_model per prompt; sources do not meet, so a part of
 the slots can go through all layers by itself, and less is held.
 """
 
@@ -37,6 +37,7 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 Parts = Float[Tensor, "batch pos source d_model"]
 
@@ -52,7 +53,7 @@ class Step:
     z
         Each head's z by source, (batch, pos, source, head, d_head).
     attn_bias
-        What attention adds that is no head's, (batch, pos, d_model); None where there is no such thing.
+        What attention adds that does not come from a head, (batch, pos, d_model); None where it adds nothing else.
     mlp
         The MLP's write by source.
     stream
@@ -93,7 +94,7 @@ def sites(model: Model) -> list[Any]:
 def start(model: Model, run: Run, slots: range | None = None) -> Parts:
     """The stream before the first layer by source: each position its own, the bias slot (last) empty.
 
-    ``slots`` takes neighbours among the sources, the bias slot being number positions.
+    ``slots`` takes consecutive sources alone; the bias slot comes after all positions.
     """
     x = at_least_float32(run["embed"])
     if model.anatomy.pos_embed is not None:
@@ -120,7 +121,7 @@ def steps(model: Model, run: Run, slots: range | None = None) -> Iterator[Step]:
         mlp = _mlp(model, run, layer, parts if p.parallel else middle, biased)
         parts = middle + mlp
         step = Step(layer, z, constant, mlp, parts)
-        # while the next layer is made, nothing of this one is kept here but the stream
+        # Memory is the limit here: while the next layer is computed, only the stream of this one is held.
         del z, mlp, middle
         yield step
         del step
@@ -134,12 +135,12 @@ def _with_bias(parts: Parts, bias: Tensor | None) -> Parts:
 
 
 def _normed(model: Model, module: Any, stream: Tensor, parts: Parts, biased: bool) -> Parts:
-    """The norm by source, its denominator that of the stream itself."""
+    """The norm's output by source, with the denominator of the stream itself."""
     if module is None:
         return parts.clone()
     norm: Norm = model.anatomy.norms[id(module)]
-    made = norm.frozen(parts, spread(norm.scale(stream), parts))
-    return _with_bias(made, norm.beta) if biased else made
+    normed = norm.frozen(parts, spread(norm.scale(stream), parts))
+    return _with_bias(normed, norm.beta) if biased else normed
 
 
 def value_slopes(model: Model, run: Run, layer: int) -> Float[Tensor, "batch pos head d_head"]:
@@ -147,13 +148,13 @@ def value_slopes(model: Model, run: Run, layer: int) -> Float[Tensor, "batch pos
     p, weights = model.anatomy.layers[layer], Weights(model.anatomy)
     read = at_least_float32(run["attn_in", layer])
     read = read if p.attn_norm is None else model.anatomy.norms[id(p.attn_norm)](read)
-    made = torch.einsum("bjd,hde->bjhe", read, at_least_float32(weights.W_V[layer]))
-    made = made + at_least_float32(weights.b_V[layer])
-    made = made.repeat_interleave(p.dims.n_heads // made.shape[2], 2)
-    told = values_of(run, layer).transpose(1, 2)
-    loose = torch.finfo(made.dtype).eps ** 0.5
-    same = torch.isclose(made, told, rtol=loose, atol=loose * float(made.abs().mean()))
-    return torch.where(same, 1.0, told / torch.where(same, 1.0, made))
+    projected = torch.einsum("bjd,hde->bjhe", read, at_least_float32(weights.W_V[layer]))
+    projected = projected + at_least_float32(weights.b_V[layer])
+    projected = projected.repeat_interleave(p.dims.n_heads // projected.shape[2], 2)
+    actual = values_of(run, layer).transpose(1, 2)
+    loose = torch.finfo(projected.dtype).eps ** 0.5
+    same = torch.isclose(projected, actual, rtol=loose, atol=loose * float(projected.abs().mean()))
+    return torch.where(same, 1.0, actual / torch.where(same, 1.0, projected))
 
 
 def _attention(
@@ -177,18 +178,18 @@ def _mlp(model: Model, run: Run, layer: int, parts: Parts, biased: bool) -> Part
     branch, w_in = mlp_branch(model.anatomy, layer, neurons), at_least_float32(weights.W_in[layer])
     read = _normed(model, p.mlp_norm, run["mlp_in", layer], parts, biased)
     out = torch.zeros_like(parts)
-    # Half of the table is empty, no token reads a later one: only the pairs that hold something are worked on.
+    # Half of the table is empty, since no token reads a later one: only the pairs that hold something are computed.
     live = parts.ne(0).any(-1).any(0)
     if biased:
         live[:, -1] = True
     at_once = max(1, limit("neuron_numbers") // (len(parts) * w_in.shape[-1]))
     for pairs in live.nonzero().split(at_once):
         i, s = pairs.T
-        made = read[:, i, s] @ w_in
+        hidden = read[:, i, s] @ w_in
         if biased:
-            made[:, s == live.shape[1] - 1] += at_least_float32(weights.b_in[layer])
-        made *= slope[:, i]
-        out[:, i, s] = made @ branch.weight
+            hidden[:, s == live.shape[1] - 1] += at_least_float32(weights.b_in[layer])
+        hidden *= slope[:, i]
+        out[:, i, s] = hidden @ branch.weight
     out = branch.push(out)
     return _with_bias(out, branch.constant(read[:, :, -1])) if biased else out
 
@@ -199,13 +200,15 @@ def _mlp(model: Model, run: Run, layer: int, parts: Parts, biased: bool) -> Part
     citation="Modarressi et al. 2023",
     cost="one forward + layers x positions^2 x d_model",
 )
-def source_stream(model: Model, tokens: Any, *, pos: Position = -1) -> xr.DataArray:
+def source_stream(model: Model, tokens: PromptsLike, *, pos: Position = -1) -> xr.DataArray:
     """The final residual stream as a sum over source tokens, with all nonlinearities frozen.
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on. Memory is positions^2 x d_model a prompt.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. Memory is positions^2 x d_model per prompt.
     pos
         The position whose stream is split (negative from the end), or None for all.
 
@@ -213,7 +216,7 @@ def source_stream(model: Model, tokens: Any, *, pos: Position = -1) -> xr.DataAr
     -------
     xr.DataArray
         (batch, [pos,] key, d_model). ``key`` is the source position, the last (-1) the slot of the biases.
-        The attribute ``gap`` is by how much the sum over ``key`` misses the stream, at most.
+        The attribute ``gap`` is the most by which the sum over ``key`` misses the stream.
 
     Raises
     ------
@@ -236,8 +239,8 @@ def source_stream(model: Model, tokens: Any, *, pos: Position = -1) -> xr.DataAr
     dims, coords = _axes(run, pos)
     values = picked(parts, run.tokens, pos)
     values = unpadded(values, run.tokens, 0, 1) if pos is None else values
-    said = {"name": "write", "technique": source_stream, "model": model, "gap": gap, "pos": pos}
-    return labelled(values, [*dims, "d_model"], coords, **said)
+    attrs = {"name": "write", "technique": source_stream, "model": model, "gap": gap, "pos": pos}
+    return labelled(values, [*dims, "d_model"], coords, **attrs)
 
 
 @technique(
@@ -246,15 +249,17 @@ def source_stream(model: Model, tokens: Any, *, pos: Position = -1) -> xr.DataAr
     citation="Modarressi et al. 2023",
     cost="one forward + layers x positions^2 x d_model",
 )
-def source_shares(model: Model, tokens: Any, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
+def source_shares(model: Model, tokens: PromptsLike, directions: Directions, *, pos: Position = -1) -> xr.DataArray:
     """Logits of some tokens as a sum over components and the source tokens behind each of them.
 
     All nonlinearities are frozen, the final norm included; shares are of logits before any soft-cap.
 
     Parameters
     ----------
-    model, tokens
-        The model and what it is run on.
+    model
+        The model.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     directions
         Tokens or vectors, as for ``logit_parts``.
     pos
@@ -264,8 +269,8 @@ def source_shares(model: Model, tokens: Any, directions: Directions, *, pos: Pos
     -------
     xr.DataArray
         (component, batch, [pos,] key, vocab), or k for vectors. ``key`` is the source position, the last (-1)
-        the slot of the biases. Over ``key`` it sums to ``logit_parts``, over all but batch to the logits,
-        which it misses by the attribute ``gap`` at most.
+        the slot of the biases. Over ``key`` it sums to ``logit_parts``, over all but batch to the logits;
+        the attribute ``gap`` is the most by which it misses them.
 
     Raises
     ------
@@ -307,9 +312,9 @@ def source_shares(model: Model, tokens: Any, directions: Directions, *, pos: Pos
     gap = float((off[run.tokens.mask] if pos is None else off).max())
     values = unpadded(values, run.tokens, 1, 2) if pos is None else values
     dims, coords = _axes(run, pos)
-    said = {"name": "share", "technique": source_shares, "model": model, "gap": gap, "pos": pos}
+    attrs = {"name": "share", "technique": source_shares, "model": model, "gap": gap, "pos": pos}
     coords |= {"component": names, **reading.coords}
-    return labelled(values, ["component", *dims, reading.dim], coords, **said)
+    return labelled(values, ["component", *dims, reading.dim], coords, **attrs)
 
 
 def _axes(run: Run, pos: Position) -> tuple[list[str], dict[str, Any]]:

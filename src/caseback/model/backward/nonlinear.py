@@ -1,8 +1,8 @@
 """The modules that are not linear: every norm, and every activation function.
 
 The anatomy knows the norms of the stream and a dense MLP's activation. Others stand inside: norms of queries, keys and
-latents, of what W_O or W_out reads, activations of experts. They are found as modules without parts that are called
-norms and, read off by ``read_norm``, are such; and as modules of torch's and transformers' lists of activations.
+latents, of what W_O or W_out reads, activations of experts. A norm is found as a module without parts whose class is
+called one, and ``read_norm`` then checks that it is; an activation as a module of torch's or transformers' lists.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ gradient is replaced by; what the forward pass computes stays as it is, to the b
     linear      epsilon: sums are kept away from 0,         dx = W (dy |y| / (|y| + epsilon))
     router      held: the weights of experts are constants
 
-Norms, activation functions and routers are modules, and their forwards are stood in for. Sums, products and softmaxes
-are met where torch runs them, whether in a family's own attention or MLP, in its experts, or in attention as caseback
-computes it. So no rule knows an architecture. Quotients outside norms and products in place keep their gradient.
+Norms, activation functions and routers are modules, and their forward methods are replaced. Sums, products and
+softmaxes are caught where torch runs them, whether in a family's own attention or MLP, in its experts, or in attention
+as caseback computes it. So no rule depends on an architecture. Quotients outside norms, and products in place, keep
+their gradient.
 """
 
 from __future__ import annotations
@@ -76,17 +77,17 @@ class Rules:
         for step, known in CHOICES.items():
             chosen = getattr(self, step)
             if chosen not in known:
-                raise CasebackError(f"{step}={chosen!r} is no rule. {did_you_mean(str(chosen), known)}")
+                raise CasebackError(f"{step}={chosen!r} is not a rule. {did_you_mean(str(chosen), known)}")
         if not 0 <= self.epsilon < float("inf"):
             raise OutOfRange(f"epsilon is {self.epsilon}: expected 0 or a small positive number, such as 1e-6")
 
-    def told(self) -> dict[str, Any]:
+    def as_attrs(self) -> dict[str, Any]:
         """The rules as one plain mapping, for attributes."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 class _Pulled(torch.autograd.Function):
-    """A value of its own whose gradient goes to x by a given function."""
+    """A value computed without a graph, whose gradient goes to x by a given function."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, out: Tensor, pull: Callable[[Tensor], Tensor]) -> Tensor:
@@ -99,13 +100,13 @@ class _Pulled(torch.autograd.Function):
 
 
 def _pulled(x: Tensor, out: Tensor, pull: Callable[[Tensor], Tensor]) -> Tensor:
-    made = _Pulled.apply(x, out, pull)
-    assert isinstance(made, Tensor)
-    return made
+    pulled = _Pulled.apply(x, out, pull)
+    assert isinstance(pulled, Tensor)
+    return pulled
 
 
 def weakened(x: Tensor, factor: float | Tensor) -> Tensor:
-    """x, whose gradient is multiplied by a factor.
+    """Return x with its gradient multiplied by a factor.
 
     Examples
     --------
@@ -153,6 +154,8 @@ def _call(func: Callable, given: Given) -> Any:
     )
 
 
+# "held" needs to know which factor of a product is the gate: what an activation function made carries a mark, which
+# products pass on.
 def _is_activated(x: Tensor) -> bool:
     return getattr(x, "_caseback_activated", False)
 
@@ -209,6 +212,7 @@ def _clamped_in_place(rules: Rules, func: Callable, given: Given) -> Tensor:
     with torch.no_grad():
         out = _call(func, {**given, 0: x.detach().clone()})
         ratio = torch.where(x == 0, 0.0, out / torch.where(x == 0, 1.0, x))
+    # The graph sees a product with a constant, whose gradient is the rule's; the values are then set to the bit.
     x.mul_(ratio)
     x.data.copy_(out)
     return x
@@ -226,6 +230,7 @@ def _attention(rules: Rules, func: Callable, given: Given) -> Tensor:
     if rules.softmax == "held":
         given[q], given[k] = given[q].detach(), given[k].detach()
     elif rules.product != "gradient":
+        # Two products in one call, q k and pattern v: each halves, and queries and keys go through both.
         for key, factor in ((q, 0.25), (k, 0.25), (v, 0.5)):
             given[key] = weakened(given[key], factor)
     return (_linear if rules.softmax == "held" else _gradient)(rules, func, given)
@@ -252,7 +257,7 @@ _RULE_OF = {func: rule for rule, funcs in _KINDS.items() for func in funcs}
 
 
 class _Rewritten(TorchFunctionMode):
-    """While active, torch functions of the table above have the rules' gradient."""
+    """While active, the torch functions of the table above have the rules' gradient."""
 
     def __init__(self, rules: Rules):
         super().__init__()
@@ -260,7 +265,7 @@ class _Rewritten(TorchFunctionMode):
 
     @contextmanager
     def rest(self) -> Iterator[None]:
-        """Leave what runs inside its own gradient: a norm's or an activation's parts are no steps of the network."""
+        """Leave what runs inside its own gradient: a norm's or an activation's parts are not steps of the network."""
         before, self.resting = self.resting, True
         try:
             yield
@@ -314,7 +319,7 @@ def _stand_in(
     pull: Callable[[Tensor, Tensor], Tensor] | None,
     then: Callable[[Any], Any] | None = None,
 ) -> Callable[[], None]:
-    """Give a module another gradient, or its own with none of the rules inside; returns how to undo it."""
+    """Give a module another gradient, or its own with no rule inside; returns what undoes it."""
     before, original = module.__dict__.get("forward"), module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # when first used: circuits take their names from this folder, and the graph is made of circuits' nodes
+    # Loaded at first use: circuits take their names from this folder, and the graph is made of circuits' nodes.
     if name == "Graph":
         from caseback.model.graph.graph import Graph
 

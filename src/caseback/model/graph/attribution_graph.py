@@ -3,8 +3,8 @@
 The file of circuit-tracer's and Neuronpedia's viewers: ``metadata`` with the prompt, ``nodes`` with a layer and a token
 each, weighted ``links``, and ``qParams``, a saved state of the view. Its nodes are features at one position. A head is
 written as an attention feature ("lorsa"), an MLP or neuron as a transcoder feature; a node at all positions stands at
-the last token. What the format has no place for (slots, names, roles) is kept in keys of our own, which viewers pass
-over, so that what is read back is the same circuit.
+the last token. What the format has no place for (slots, names, roles) is written under keys of our own, which viewers
+ignore, so that what is read back is the same circuit.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def to_attribution_graph(
     layers
         How many layers the model has; the logits stand above them.
     slug, scan
-        The graph's and the model's name; the latter by default as the circuit says.
+        The graph's and the model's name; the model's is by default the one that the circuit names.
     answer, prob
         The token at the logits and its probability, for the node's label.
     positions
-        Where the positions that nodes name are, by name; numbers and ``"end"`` need none.
+        Where the positions that nodes name are, by name; numbers and ``"end"`` need no entry.
 
     Raises
     ------
@@ -60,8 +60,8 @@ def to_attribution_graph(
 
     Examples
     --------
-    >>> made = to_attribution_graph(Circuit.of("embed -> L0H1.v", "L0H1 -> logits"), ["Mary", " gave"], layers=2)
-    >>> [node["node_id"] for node in made["nodes"]], made["links"][0]["source"]
+    >>> graph = to_attribution_graph(Circuit.of("embed -> L0H1.v", "L0H1 -> logits"), ["Mary", " gave"], layers=2)
+    >>> [node["node_id"] for node in graph["nodes"]], graph["links"][0]["source"]
     (['E_0_1', '0_1_1', '3_0_1'], 'E_0_1')
     """
     if not tokens:
@@ -71,17 +71,17 @@ def to_attribution_graph(
     influence = _influence(circuit, weights)
     nodes, names = [], {}
     for node in sorted(circuit.nodes, key=lambda node: (*node.depth, node.kind, node.index, at[node], node.pos)):
-        made = _node(node, at[node], layers, answer, prob)
-        # several named places may be one token: the later ones are told apart by their number
-        same = sum(other == made["node_id"] for other in names.values())
+        entry = _node(node, at[node], layers, answer, prob)
+        # Several named places may be one token: the later ones get a number of their own.
+        same = sum(other == entry["node_id"] for other in names.values())
         if same:
-            made["node_id"], made["jsNodeId"] = f"{made['node_id']}_{node.pos}", f"{made['jsNodeId']}-{same}"
-        names[node] = made["node_id"]
+            entry["node_id"], entry["jsNodeId"] = f"{entry['node_id']}_{node.pos}", f"{entry['jsNodeId']}-{same}"
+        names[node] = entry["node_id"]
         role = circuit.roles.get(node)
-        made["clerp"] = f"{made['clerp']} · {role}" if role else made["clerp"]
+        entry["clerp"] = f"{entry['clerp']} · {role}" if role else entry["clerp"]
         score = circuit.scores.get(node)
-        made |= {"influence": influence.get(node), "activation": None if score is None else float(score)}
-        nodes.append({**made, "caseback": str(node)})
+        entry |= {"influence": influence.get(node), "activation": None if score is None else float(score)}
+        nodes.append({**entry, "caseback": str(node)})
     links = [
         {"source": names[edge.source], "target": names[edge.target], "weight": weights[edge], "slot": edge.slot}
         for edge in sorted(circuit.edges, key=lambda e: (*e.target.depth, str(e.target), e.slot, str(e.source)))
@@ -116,8 +116,9 @@ def to_attribution_graph(
 def from_attribution_graph(data: Mapping[str, Any]) -> Circuit:
     """A circuit from data in the viewers' format.
 
-    What ``to_attribution_graph`` made is read back as it was. Of others' files features become ``MLP l F i @position``,
-    reconstruction errors ``MLP l@position``, and all logits of a position one node, of whose links the largest is kept.
+    What ``to_attribution_graph`` made is read back as it was. In files of others, a feature becomes a node such as
+    ``L3F1042@5`` and a reconstruction error one such as ``MLP 3@5``; all logits of a position become one node, which
+    keeps the largest link.
 
     Raises
     ------
@@ -132,7 +133,7 @@ def from_attribution_graph(data: Mapping[str, Any]) -> Circuit:
     """
     missing = [key for key in ("metadata", "nodes", "links") if not isinstance(data, Mapping) or key not in data]
     if missing:
-        raise CasebackError(f"this is no attribution graph: it lacks {', '.join(missing)}")
+        raise CasebackError(f"this is not an attribution graph: it lacks {', '.join(missing)}")
     if "caseback" in data:
         return Circuit.from_json(data["caseback"])
     nodes: dict[str, Node] = {}
@@ -143,7 +144,7 @@ def from_attribution_graph(data: Mapping[str, Any]) -> Circuit:
         ends = str(link["source"]), str(link["target"])
         unknown = [end for end in ends if end not in nodes]
         if unknown:
-            raise CasebackError(f"a link of this graph names {unknown[0]!r}, which is none of its nodes")
+            raise CasebackError(f"a link of this graph names {unknown[0]!r}, which is not one of its nodes")
         edge = Edge(nodes[ends[0]], nodes[ends[1]])
         weight = float(link["weight"])
         scores[edge] = weight if abs(weight) > abs(scores.get(edge, 0.0)) else scores.get(edge, weight)
@@ -153,25 +154,25 @@ def from_attribution_graph(data: Mapping[str, Any]) -> Circuit:
 
 
 def save_attribution_graph(graph: Mapping[str, Any], path: str | Path) -> None:
-    """Write ``{slug}.json`` for a viewer, and beside it the index of graphs that some viewers want.
+    """Write the file for a viewer, and beside it the index of graphs that some viewers want.
 
     Parameters
     ----------
     graph
         What ``to_attribution_graph`` made.
     path
-        The file; ``graph-metadata.json`` in the same folder lists its graphs, and keeps those that it lists already.
+        The file, ``{slug}.json``. The index ``graph-metadata.json`` in the same folder keeps what it lists already.
     """
     path = Path(path)
     index = path.parent / "graph-metadata.json"
     try:
         listed = json.loads(index.read_text(encoding="utf-8"))["graphs"] if index.exists() else []
     except (ValueError, KeyError, TypeError) as error:
-        raise CasebackError(f"{str(index)!r} is no list of graphs: remove it, or choose another folder") from error
+        raise CasebackError(f"{str(index)!r} is not a list of graphs: remove it, or choose another folder") from error
     listed = [one for one in listed if one.get("slug") != graph["metadata"]["slug"]] + [graph["metadata"]]
-    for file, told in ((path, graph), (index, {"graphs": listed})):
+    for file, content in ((path, graph), (index, {"graphs": listed})):
         with whole_file(file) as draft:
-            draft.write_text(json.dumps(told, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+            draft.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
 
 def load_attribution_graph(path: str | Path) -> Circuit:
@@ -190,22 +191,23 @@ def load_attribution_graph(path: str | Path) -> Circuit:
 
 
 def _node(node: Node, column: int, layers: int, answer: str, prob: float) -> dict[str, Any]:
-    """One node's entry, without label extras."""
+    """One node's entry, without what its label gets besides."""
     name = str(replace(node, pos=""))
     kind = _TYPES.get(node.kind, _TRANSCODER)
     if kind == "embedding":
         number = 0 if node.kind == "embed" else 1
-        told = {"node_id": f"E_{number}_{column}", "feature": None, "layer": "E"}
+        entry = {"node_id": f"E_{number}_{column}", "feature": None, "layer": "E"}
     elif kind == "logit":
-        told = {"node_id": f"{layers + 1}_0_{column}", "feature": 0, "layer": str(layers + 1)}
+        entry = {"node_id": f"{layers + 1}_0_{column}", "feature": 0, "layer": str(layers + 1)}
         name = f'Output "{answer}" (p={prob:.3f})' if answer else name
     else:
         number = _FIRST[node.kind] + max(node.index, 0)
+        # Cantor's pairing, one number for a layer and a feature in it, as circuit-tracer writes them.
         paired = (node.layer + number) * (node.layer + number + 1) // 2 + number
-        told = {"node_id": f"{node.layer}_{number}_{column}", "feature": paired, "layer": str(node.layer)}
-    told |= {"ctx_idx": column, "feature_type": kind, "jsNodeId": f"{told['node_id'].rpartition('_')[0]}-{column}"}
-    told |= {"is_target_logit": kind == "logit", "token_prob": prob if kind == "logit" else 0.0}
-    return {**told, "clerp": name}
+        entry = {"node_id": f"{node.layer}_{number}_{column}", "feature": paired, "layer": str(node.layer)}
+    entry |= {"ctx_idx": column, "feature_type": kind, "jsNodeId": f"{entry['node_id'].rpartition('_')[0]}-{column}"}
+    entry |= {"is_target_logit": kind == "logit", "token_prob": prob if kind == "logit" else 0.0}
+    return {**entry, "clerp": name}
 
 
 def _column(node: Node, length: int, positions: Mapping[str, int]) -> int:
@@ -233,11 +235,11 @@ def _influence(circuit: Circuit, weights: Mapping[Edge, float]) -> dict[Node, fl
     total = sum(held.values())
     if not total:
         return {}
-    made, so_far = {}, 0.0
+    shares, so_far = {}, 0.0
     for node in sorted(held, key=lambda node: (-held[node], str(node))):
         so_far += held[node] / total
-        made[node] = min(1.0, so_far)
-    return made
+        shares[node] = min(1.0, so_far)
+    return shares
 
 
 def _read(given: Mapping[str, Any]) -> Node:

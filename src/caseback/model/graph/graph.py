@@ -2,7 +2,7 @@
 
 Writers are the embedding, every head and every MLP; readers are every head's query, key and value, every MLP and the
 logits. A reader reads every writer before it: heads those of earlier layers, an MLP also the heads of its own layer
-unless they run in parallel. With grouped heads keys and values are read once a key/value head.
+unless they run in parallel. With grouped heads keys and values are read once per key/value head.
 
 GPT-2 small: 157 writers, 445 readers, 32,491 edges.
 """
@@ -42,7 +42,7 @@ class Graph:
     Attributes
     ----------
     layers
-        One a layer.
+        One entry per layer.
     inputs
         The first writers: ``("embed",)`` takes token and position embeddings as one.
 
@@ -63,7 +63,7 @@ class Graph:
         Parameters
         ----------
         anatomy
-            Of the model.
+            The model's anatomy.
         inputs
             ``("embed",)``, or ``("embed", "pos_embed")`` to tell them apart where positions are embedded.
         """
@@ -75,23 +75,23 @@ class Graph:
     @cached_property
     def writers(self) -> list[Node]:
         """In the order of computation: inputs, then each layer's heads and MLP."""
-        found = [Node(name) for name in self.inputs]
+        nodes = [Node(name) for name in self.inputs]
         for i, layer in enumerate(self.layers):
-            found += [Node("head", i, h) for h in range(layer.n_heads)]
-            found += [Node("mlp", i)] if layer.mlp else []
-        return found
+            nodes += [Node("head", i, h) for h in range(layer.n_heads)]
+            nodes += [Node("mlp", i)] if layer.mlp else []
+        return nodes
 
     @cached_property
     def readers(self) -> list[Reader]:
         """Each layer's queries, keys, values and MLP, then the logits."""
-        found: list[Reader] = []
+        pairs: list[Reader] = []
         for i, layer in enumerate(self.layers):
             shared = "kv_head" if layer.n_kv_heads < layer.n_heads else "head"
             for slot in SLOTS:
                 kind, count = ("head", layer.n_heads) if slot == "q" else (shared, layer.n_kv_heads)
-                found += [(Node(kind, i, h), slot) for h in range(count)]
-            found += [(Node("mlp", i), "")] if layer.mlp else []
-        return [*found, (Node("logits"), "")]
+                pairs += [(Node(kind, i, h), slot) for h in range(count)]
+            pairs += [(Node("mlp", i), "")] if layer.mlp else []
+        return [*pairs, (Node("logits"), "")]
 
     @cached_property
     def exists(self) -> Bool[Tensor, "writer reader"]:
@@ -120,15 +120,15 @@ class Graph:
         """
         writers = {node: i for i, node in enumerate(self.writers)}
         readers = {reader: i for i, reader in enumerate(self.readers)}
-        made = torch.zeros_like(self.exists)
+        mask = torch.zeros_like(self.exists)
         for edge in circuit.edges:
             w, r = writers.get(edge.source), readers.get((edge.target, edge.slot))
             if w is None or r is None or not self.exists[w, r]:
                 raise CasebackError(
-                    f"this model has no edge {edge}: the circuit is of another model, or names positions"
+                    f"this model has no edge {edge}: the circuit belongs to another model, or names positions"
                 )
-            made[w, r] = True
-        return made
+            mask[w, r] = True
+        return mask
 
     def circuit(self, mask: Bool[Tensor, "writer reader"]) -> Circuit:
         """The circuit of the edges in a mask.
@@ -151,12 +151,12 @@ class Graph:
         CasebackError
             For a node that this graph lacks.
         """
-        kept = {*self.writers[: len(self.inputs)], *nodes} - {Node("logits")}
-        strange = next((node for node in kept if node not in self.writers), None)
+        chosen = {*self.writers[: len(self.inputs)], *nodes} - {Node("logits")}
+        strange = next((node for node in chosen if node not in self.writers), None)
         if strange is not None:
-            raise CasebackError(f"this model has no node {strange}: it is of another model, or names a position")
-        writers = torch.tensor([node in kept for node in self.writers])
-        readers = [node.kind == "logits" or not kept.isdisjoint(self.fed_by(node)) for node, _ in self.readers]
+            raise CasebackError(f"this model has no node {strange}: it belongs to another model, or names a position")
+        writers = torch.tensor([node in chosen for node in self.writers])
+        readers = [node.kind == "logits" or not chosen.isdisjoint(self.fed_by(node)) for node, _ in self.readers]
         return self.exists & writers[:, None] & torch.tensor(readers)
 
     def into(self, readers: Iterable[str]) -> Bool[Tensor, "writer reader"]:
@@ -180,7 +180,7 @@ class Graph:
         A head that is reached through any of its query, key and value passes on.
         """
         nodes = {node: i for i, node in enumerate(self.writers)}
-        # the writers whose output a reader goes into: a shared key/value head feeds every query head of its group
+        # Which writers a reader feeds: a shared key/value head feeds every query head of its group.
         fed = torch.zeros(len(self.readers), len(self.writers), dtype=torch.bool)
         for r, (node, _) in enumerate(self.readers):
             for writer in self.fed_by(node):
@@ -188,7 +188,7 @@ class Graph:
         reached = torch.zeros(len(self.writers), dtype=torch.bool)
         reached[: len(self.inputs)] = True
         useful = mask[:, -1].clone()
-        # writers stand in the order of computation, so a few sweeps of the longest chain's length settle it
+        # Each round carries "reached" and "useful" one step further along a chain; none is longer than this.
         for _ in range(2 * len(self.layers) + 1):
             reached |= ((mask & reached[:, None]).any(0).float() @ fed.float()).bool()
             leads = (fed & useful).any(1)
@@ -199,7 +199,7 @@ class Graph:
         return mask & reached[:, None] & leads
 
     def fed_by(self, node: Node) -> list[Node]:
-        """The writers that what a node reads goes into: its own, or every query head of a shared key/value head's."""
+        """The writers that depend on what a node reads: itself, or every query head of a shared key/value head."""
         if node.kind == "kv_head":
             layer = self.layers[node.layer]
             group = layer.n_heads // layer.n_kv_heads

@@ -6,7 +6,7 @@
     L3N17   L3F1042                 a neuron of it; a feature of a dictionary there
     L2H0@end                        any of them at one position, by number or by a task's name for it
 
-Results, circuits, edits, pages and commands use these. ``MLP 3 N17``, as circuits were once saved, is read too.
+Results, circuits, edits, pages and commands use these. ``MLP 3 N17``, which older saved circuits have, is read too.
 """
 
 from __future__ import annotations

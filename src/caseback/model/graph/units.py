@@ -59,28 +59,28 @@ def components_of(model: Model, wanted: Any, layers: Sequence[int] | None = None
     model
         The model.
     wanted
-        One of the groups, ``"heads"``, ``"mlps"`` and ``"neurons"``, a name, or a list of names, (layer, head) pairs
-        (head None for the MLP) and ``Neuron``; None: heads and MLPs.
+        One of the groups ``"heads"``, ``"mlps"`` and ``"neurons"``; a name; or a list of names, (layer, head) pairs
+        (head None for the MLP) and ``Neuron``. None: heads and MLPs.
     layers
         The layers of a group; all by default.
 
     Raises
     ------
     CasebackError
-        For a name that is none, and for an empty list.
+        For a name that is not one of these, and for an empty list.
     OutOfRange
         For a layer, head or neuron that the model lacks.
     """
     inside = range(model.n_layers) if layers is None else [model.anatomy.layer(int(i)) for i in layers]
     if wanted is None or (isinstance(wanted, str) and wanted in GROUPS):
-        made = [c for layer in inside for c in _in_layer(model, layer, wanted)]
+        components = [c for layer in inside for c in _in_layer(model, layer, wanted)]
     else:
         if layers is not None:
             raise CasebackError(f"layers={list(layers)} go with {', '.join(map(repr, GROUPS))} or None, not with names")
-        made = [_checked(model, given) for given in ([wanted] if isinstance(wanted, str) else wanted)]
-    if not made:
+        components = [_checked(model, given) for given in ([wanted] if isinstance(wanted, str) else wanted)]
+    if not components:
         raise CasebackError("no component given: the list is empty")
-    return made
+    return components
 
 
 def _in_layer(model: Model, layer: int, group: str | None) -> Iterator[Component]:

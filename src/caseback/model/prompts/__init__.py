@@ -1,1 +1,1 @@
-"""Prompts beside each other: pairs, copies, places, groups of tokens, baselines, masks."""
+"""Prompts and what is done with several of them: pairs, copies, places, groups of tokens, baselines, masks."""

@@ -2,8 +2,8 @@
 
     zero    no embedding at all      mean    (1 / |V|) sum_v e_v      pad, eos, ...    a token that says nothing
 
-e_v is what the embedding writes into the stream for token v: multipliers, projections and norms that belong to it
-included, position left out.
+e_v is what the embedding writes into the stream for token v, with the multipliers, projections and norms that belong to
+it and without the position.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def baseline_embedding(model: Model, baseline: Any, like: Float[Tensor, "batch p
     return written(model, torch.tensor([model.token_id(token, "baseline")]))[0].to(like).expand_as(like)
 
 
-def told(baseline: Any) -> str:
+def baseline_name(baseline: Any) -> str:
     """A baseline's name, for attributes."""
     if isinstance(baseline, str):
         return baseline

@@ -1,4 +1,4 @@
-"""Copies of prompts beside each other, for what is drawn or tried many times on each: prompt 0, 0, 0, 1, 1, 1, ..."""
+"""Copies of prompts, for what is drawn or tried many times on each: prompt 0, 0, 0, 1, 1, 1, ..."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from caseback.model.running.tokens import Tokens
 
 
 def repeated(tokens: Tokens, times: int) -> Tokens:
-    """Each prompt so many times, the copies of one beside each other."""
+    """Each prompt ``times`` times, its copies next to each other."""
     return Tokens(
         tokens.ids.repeat_interleave(times, 0),
         tokens.mask.repeat_interleave(times, 0),
@@ -22,7 +22,7 @@ def repeated(tokens: Tokens, times: int) -> Tokens:
 
 
 def repeated_metric(metric: Metric, tokens: Tokens, times: int) -> Metric:
-    """A metric of prompts as the metric of their copies: each copy has its prompt's targets and position."""
+    """A metric of prompts as a metric of their copies: each copy has its prompt's targets and position."""
 
     def bind(_: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         bound = metric.bind(tokens, tokenizer, d_vocab)

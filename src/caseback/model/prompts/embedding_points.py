@@ -1,13 +1,12 @@
 """Prompts at embeddings of one's choice: the metric there and its gradient, some points at a time.
 
-What averages gradients (along a path, over noise) asks for many points of the same prompts. They run as rows of one
-batch, cut off after the last position that the metric reads; only the logits that it reads are formed.
+A technique that averages gradients (along a path, over noise) asks for many points of the same prompts. They run as
+rows of one batch, cut off after the last position that the metric reads; only the logits that it reads are formed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,11 +20,12 @@ from caseback.model.running.edits import Replace
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens
 
 
 class Points:
-    """Some prompts' embeddings, to be run elsewhere.
+    """Some prompts' embeddings, to be run at other points than their own.
 
     Attributes
     ----------
@@ -79,23 +79,25 @@ class Points:
             part = slice(first, min(first + self.max_batch, len(prompts)))
             run, value = self._run(prompts[part], at(part), grad=True)
             gradient = run.grad(value, ["embed"], retain=False)["embed"]
-            made = torch.zeros(len(value), *self.embedding.shape[1:]).to(self.embedding)
-            gradient = aligned(at_least_float32(gradient), run.tokens)[:, : made.shape[1]]
-            made[:, : gradient.shape[1]] = gradient
+            padded = torch.zeros(len(value), *self.embedding.shape[1:]).to(self.embedding)
+            gradient = aligned(at_least_float32(gradient), run.tokens)[:, : padded.shape[1]]
+            padded[:, : gradient.shape[1]] = gradient
             self.passes += len(value)
-            yield part, value.detach().cpu(), made
+            yield part, value.detach().cpu(), padded
 
     def values(
         self, prompts: Int[Tensor, " row"], at: Callable[[slice], Float[Tensor, "row pos d_model"]]
     ) -> Float[Tensor, " row"]:
         """The metric alone at many points."""
-        made = []
+        batches = []
         for first in range(0, len(prompts), self.max_batch):
             part = slice(first, min(first + self.max_batch, len(prompts)))
-            made.append(self._run(prompts[part], at(part), grad=False)[1].detach().cpu())
-        return torch.cat(made)
+            batches.append(self._run(prompts[part], at(part), grad=False)[1].detach().cpu())
+        return torch.cat(batches)
 
-    def _run(self, prompts: Int[Tensor, " row"], at: Float[Tensor, "row pos d_model"], *, grad: bool) -> Any:
+    def _run(
+        self, prompts: Int[Tensor, " row"], at: Float[Tensor, "row pos d_model"], *, grad: bool
+    ) -> tuple[Run, Float[Tensor, " row"]]:
         rows = self._rows(prompts)
         edit = Replace("embed", at[:, : int(rows.lengths.max())])
         metric = self.metric.of_rows(self.whole, prompts.to(self.whole.ids.device))

@@ -4,11 +4,11 @@
     word       tokens by the word where their text begins: letters and digits, joined by ' or -; or a run of other signs
     sentence   tokens by the sentence where their text begins: it ends with . ! or ? before a space, or with a line
 
-Words and sentences are found in the prompt's text by the offsets of its tokens, white space counting to what comes
-after it. A special token is always by itself. "Mr. Smith" is two sentences here: give groups where that matters.
+Words and sentences are found in the prompt's text by the offsets of its tokens; white space belongs to what comes after
+it. A special token is always by itself. "Mr. Smith" is two sentences here: give groups where that matters.
 
-A group's score from its tokens' scores, or a token's from those of its embedding's dimensions, is an aggregation; which
-one changes the ranking, so it has a name.
+A group's score is an aggregation of its tokens' scores, as a token's is one of its embedding's dimensions. Which one
+changes the ranking, so each has a name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SENTENCE = re.compile(r"\S.*?(?:[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+|\n|
 
 Groups = Sequence[Sequence[int]]
 Given = str | Groups | Sequence[Groups]
-"""A level by name, groups of positions for every prompt, or one list of groups a prompt."""
+"""A level by name, groups of positions for every prompt, or one list of groups per prompt."""
 
 
 def _largest(x: Tensor, dim: int) -> Tensor:
@@ -54,7 +54,7 @@ AGGREGATIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 @dataclass(frozen=True)
 class Features:
-    """Groups of tokens, which share no token; one list a prompt.
+    """Groups of tokens, which share no token; one list per prompt.
 
     Attributes
     ----------
@@ -77,11 +77,11 @@ class Features:
 
     def membership(self, n_positions: int) -> Bool[Tensor, "batch feature pos"]:
         """Which positions each feature has; nothing for the features that a prompt lacks."""
-        made = torch.zeros(len(self.groups), self.most, n_positions, dtype=torch.bool)
+        member = torch.zeros(len(self.groups), self.most, n_positions, dtype=torch.bool)
         for b, row in enumerate(self.groups):
             for f, group in enumerate(row):
-                made[b, f, group] = True
-        return made
+                member[b, f, group] = True
+        return member
 
 
 def features_of(model: Model, tokens: Tokens, features: Given = "token", *, keep: Positions = ()) -> Features:
@@ -90,12 +90,12 @@ def features_of(model: Model, tokens: Tokens, features: Given = "token", *, keep
     Parameters
     ----------
     model
-        The model, whose tokenizer says which tokens are special.
+        The model. Its tokenizer says which tokens are special.
     tokens
         The prompts.
     features
         ``"token"``, ``"word"``, ``"sentence"``; groups of positions, which hold for every prompt; or one list of
-        groups a prompt. What no group names is never perturbed.
+        groups per prompt. A position that no group names is never perturbed.
     keep
         Positions that are in no feature: never perturbed, without a score.
 
@@ -132,8 +132,8 @@ def features_of(model: Model, tokens: Tokens, features: Given = "token", *, keep
         rows, level = _given(features, tokens), "given"
     groups = []
     for b, row in enumerate(rows):
-        kept = set(positions(keep, b, len(tokens.text[b])))
-        left = [[p for p in group if p not in kept] for group in row]
+        fixed = set(positions(keep, b, len(tokens.text[b])))
+        left = [[p for p in group if p not in fixed] for group in row]
         groups.append([group for group in left if group])
         if not groups[-1]:
             raise CasebackError(
@@ -162,7 +162,7 @@ def _spans(pattern: re.Pattern[str], text: list[str], first: int) -> list[list[i
     groups: dict[int, list[int]] = {}
     offset = 0
     for i, piece in enumerate(text):
-        # where its own text begins, past the white space that belongs to what comes after
+        # Where the token's own text begins, past its leading white space: that belongs to the same word.
         begins = offset + len(piece) - len(piece.lstrip())
         offset += len(piece)
         which = sum(end <= begins for end in ends)
@@ -176,7 +176,7 @@ def _given(features: Sequence, tokens: Tokens) -> list[list[list[int]]]:
     if all(isinstance(p, int) for group in listed for p in group):
         listed = [listed] * len(tokens)
     if len(listed) != len(tokens):
-        raise CasebackError(f"{len(listed)} lists of groups for {len(tokens)} prompts: give one a prompt")
+        raise CasebackError(f"{len(listed)} lists of groups for {len(tokens)} prompts: give one per prompt")
     rows = []
     for b, row in enumerate(listed):
         groups = []
@@ -184,8 +184,8 @@ def _given(features: Sequence, tokens: Tokens) -> list[list[list[int]]]:
             if not len(group):
                 raise CasebackError(f"feature {f} of prompt {b} is empty: a feature needs at least one position")
             groups.append(list(positions(list(group), b, len(tokens.text[b]))))
-        found = [p for group in groups for p in group]
-        twice = [p for p in found if found.count(p) > 1]
+        flat = [p for group in groups for p in group]
+        twice = [p for p in flat if flat.count(p) > 1]
         if twice:
             raise CasebackError(f"position {twice[0]} of prompt {b} is in two features: groups may share no token")
         if not groups:
@@ -195,7 +195,7 @@ def _given(features: Sequence, tokens: Tokens) -> list[list[list[int]]]:
 
 
 def aggregate(values: Float[Tensor, "..."], how: str, dim: int = -1) -> Tensor:
-    """Many scores to one.
+    """Make one score of many.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def aggregate(values: Float[Tensor, "..."], how: str, dim: int = -1) -> Tensor:
         ``"sum"``, ``"mean"``, ``"max"``, ``"min"``, ``"max_abs"`` (the one furthest from 0, with its sign) or
         ``"norm"`` (Euclidean).
     dim
-        The dimension that goes.
+        The dimension that is aggregated away.
 
     Examples
     --------
@@ -225,7 +225,7 @@ def grouped(scores: xr.DataArray, features: Features, how: str = "sum") -> xr.Da
     Parameters
     ----------
     scores
-        (batch, pos, ...), as the techniques of this section give them.
+        (batch, pos, ...), as the techniques of ``localize.inputs`` return them.
     features
         Groups of the same prompts' tokens.
     how
@@ -252,12 +252,12 @@ def grouped(scores: xr.DataArray, features: Features, how: str = "sum") -> xr.Da
             "(batch, pos, ...) of the same prompts"
         )
     values = torch.from_numpy(scores.values)
-    made = values.new_full((len(values), features.most, *values.shape[2:]), float("nan"))
+    aggregated = values.new_full((len(values), features.most, *values.shape[2:]), float("nan"))
     for b, row in enumerate(features.groups):
         for f, group in enumerate(row):
-            made[b, f] = aggregate(values[b, group], how, 0)
+            aggregated[b, f] = aggregate(values[b, group], how, 0)
     return xr.DataArray(
-        made.numpy(),
+        aggregated.numpy(),
         dims=["batch", "feature", *scores.dims[2:]],
         coords={"token": (("batch", "feature"), padded_text(features))},
         name=scores.name,

@@ -1,10 +1,10 @@
-"""Prompts of which only some tokens are kept: the others' embeddings give way to a baseline's (PRIMER 3.1.28).
+"""Prompts of which only some tokens are kept: a baseline takes the place of the others' embeddings (PRIMER 3.1.28).
 
     hard   x'_i = x_i where i is kept, else b_i
-    soft   x'_ij = x_ij where u_ij < q_i, else b_ij,  u_ij uniform in [0, 1): q_i of token i's dimensions are left
+    soft   x'_ij = x_ij where u_ij < q_i, else b_ij,  u_ij uniform in [0, 1): a share q_i of token i's dimensions stays
 
-Positions stay where they are. As an edit of ``embed`` a partly kept prompt is one variant of a sweep, which computes
-again only what stands from the first replaced token on.
+Positions stay where they are. As an edit of ``embed`` a partly kept prompt is one variant of a sweep, which recomputes
+only from the first replaced token on.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class Kept(Edit):
         at = where.rows.example, where.rows.token
         keep, instead = self.keep[at][:, None], self.instead[at].to(old)
         if self.draw is not None:
-            # the same numbers at the same token whatever batch it is in: no prompt's result depends on its neighbours
+            # The same numbers at the same token in any batch: no prompt's result depends on the prompts beside it.
             uniform = np.random.default_rng(self.draw).random((int(where.rows.token.max()) + 1, old.shape[-1]))
             keep = torch.from_numpy(uniform)[where.rows.token] < keep
         return torch.where(keep.to(old.device).bool(), old, instead)
 
 
 def instead_of(model: Model, tokens: Tokens, baseline: Any) -> Float[Tensor, "batch pos d_model"]:
-    """A baseline in the shape of the prompts' embeddings, each prompt beginning at 0."""
+    """A baseline in the shape of the prompts' embeddings, with each prompt from column 0."""
     like = torch.zeros(*tokens.ids.shape, model.d_model, dtype=model.dtype, device=model.device)
     return baseline_embedding(model, baseline, like)
 
@@ -91,7 +91,7 @@ class Units:
 def units_of(
     model: Model, tokens: Tokens, metric: Metric, features: Given = "token", *, special: bool = False
 ) -> Units:
-    """Which tokens are replaced together, and which never.
+    """Which tokens are replaced together, and which are never replaced.
 
     Parameters
     ----------
@@ -100,7 +100,8 @@ def units_of(
     tokens
         The prompts.
     metric
-        What is measured: a feature that begins after its position cannot matter and stays.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. A feature that begins after the position
+        that it reads cannot matter and stays.
     features
         As for ``features_of``: ``"token"``, ``"word"``, ``"sentence"`` or groups.
     special
@@ -112,8 +113,8 @@ def units_of(
     CasebackError
         Where a prompt has no token that may be replaced, or as ``features_of``.
     """
-    found = features_of(model, tokens, features)
-    member = found.membership(tokens.ids.shape[1])
+    grouped = features_of(model, tokens, features)
+    member = grouped.membership(tokens.ids.shape[1])
     place = torch.arange(tokens.ids.shape[1])
     free = member.any(-1)
     if metric.pos is not None:

@@ -7,16 +7,15 @@ corrupt  'The' ' cat' →' ran'← ' down'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from caseback.errors import TokensError
 from caseback.model.prompts.copies import repeated
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
-def pairs(model: Model, clean: Any, corrupt: Any) -> tuple[Tokens, Tokens]:
-    """Tokenise clean and corrupt prompts and check that they are aligned; a single one is paired with all others.
+def pairs(model: Model, clean: PromptsLike, corrupt: PromptsLike) -> tuple[Tokens, Tokens]:
+    """Tokenize clean and corrupt prompts and check that they are aligned; a single one is paired with all others.
 
     Parameters
     ----------
@@ -33,7 +32,7 @@ def pairs(model: Model, clean: Any, corrupt: Any) -> tuple[Tokens, Tokens]:
     Raises
     ------
     TokensError
-        Where numbers or lengths differ; both tokenisations are shown, with the first difference marked.
+        Where numbers or lengths differ; both tokenizations are shown, with the first difference marked.
 
     Examples
     --------
@@ -49,19 +48,19 @@ def pairs(model: Model, clean: Any, corrupt: Any) -> tuple[Tokens, Tokens]:
     return clean, corrupt if len(corrupt) == len(clean) else repeated(corrupt, len(clean))
 
 
-def counterfactuals(model: Model, tokens: Tokens, corrupt: Any) -> Tokens:
-    """Counterfactuals of prompts, one or one a prompt, checked to be aligned with them.
+def counterfactuals(model: Model, tokens: Tokens, corrupt: PromptsLike) -> Tokens:
+    """Counterfactuals of prompts, one for all or one per prompt, checked to be aligned with them.
 
     Raises
     ------
     TokensError
         As ``pairs``.
     """
-    made = model.tokens(corrupt)
-    if len(made) not in (1, len(tokens)):
-        raise TokensError(f"{len(made)} counterfactuals for {len(tokens)} prompts: give one, or one a prompt")
+    others = model.tokens(corrupt)
+    if len(others) not in (1, len(tokens)):
+        raise TokensError(f"{len(others)} counterfactuals for {len(tokens)} prompts: give one, or one per prompt")
     for b, row in enumerate(tokens.text):
-        other = made.text[b if len(made) > 1 else 0]
+        other = others.text[b if len(others) > 1 else 0]
         if len(other) != len(row):
             at = first_difference(row, other)
             raise TokensError(
@@ -69,11 +68,11 @@ def counterfactuals(model: Model, tokens: Tokens, corrupt: Any) -> Tokens:
                 f"{len(other)} tokens: {_marked(other, at)}. They first differ at position {at}; reword one so that "
                 "each token stands against one of the other"
             )
-    return made
+    return others
 
 
 def first_difference(row: Sequence[str], other: Sequence[str]) -> int:
-    """The first position at which two rows of tokens differ; the length of the shorter where it begins the other.
+    """The first position at which two rows of tokens differ; where one begins the other, the length of the shorter.
 
     Examples
     --------

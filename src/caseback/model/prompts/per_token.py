@@ -1,7 +1,7 @@
-"""Scores of input tokens: aligned to each prompt's own positions, labelled with its tokens.
+"""Scores of input tokens: aligned to each prompt's own positions, labeled with its tokens.
 
-Padding may stand on either side of a batch. What leaves a technique counts a prompt's own tokens from 0 and holds NaN
-where a shorter prompt has none.
+A batch may be padded on either side. What a technique returns counts a prompt's own tokens from 0 and holds NaN past
+the end of a shorter prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, target_ids
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 
 def aligned(values: Float[Tensor, "batch column *rest"], tokens: Tokens) -> Float[Tensor, "batch pos *rest"]:
@@ -33,14 +33,14 @@ def aligned(values: Float[Tensor, "batch column *rest"], tokens: Tokens) -> Floa
     """
     if not tokens.padded:
         return values
-    made = torch.zeros_like(values)
+    moved = torch.zeros_like(values)
     for row, (first, n) in enumerate(zip(tokens.first.tolist(), tokens.lengths.tolist(), strict=True)):
-        made[row, :n] = values[row, first : first + n]
-    return made
+        moved[row, :n] = values[row, first : first + n]
+    return moved
 
 
 def expect_metric(metric: Any) -> Metric:
-    """Refuse what is no metric, saying how to make one of it."""
+    """Refuse what is not a ``Metric``, saying how to make one of it."""
     if not isinstance(metric, Metric):
         raise CasebackError(
             f"metric is a {type(metric).__name__}, expected one of caseback's: cb.logit_diff(target, foil), "
@@ -49,15 +49,15 @@ def expect_metric(metric: Any) -> Metric:
     return metric
 
 
-def prepared(model: Model, tokens: Any, metric: Any) -> tuple[Tokens, Metric]:
-    """Prompts as tokens and the metric, checked: it is one, and does not contrast a token with itself.
+def prepared(model: Model, tokens: PromptsLike, metric: Metric) -> tuple[Tokens, Metric]:
+    """Prompts as tokens and the metric, checked: it is a ``Metric``, and does not contrast a token with itself.
 
     Raises
     ------
     TargetError
         Where some prompt's foil is its target.
     CasebackError
-        Where ``metric`` is none.
+        Where ``metric`` is not a ``Metric``.
     """
     metric, tokens = expect_metric(metric), model.tokens(tokens)
     if metric.name != "logit_diff":
@@ -84,7 +84,7 @@ def token_scores(
     name: str,
     **attrs: Any,
 ) -> xr.DataArray:
-    """Label aligned scores, one a token or one a dimension of its embedding."""
+    """Label aligned scores, one per token or one per dimension of its embedding."""
     inside = torch.arange(scores.shape[1]) < tokens.lengths.cpu()[:, None]
     scores = (
         at_least_float32(scores.detach())
@@ -100,12 +100,12 @@ def token_scores(
         technique=technique,
         model=model,
         metric=metric.name,
-        target=_told(metric.target),
-        foil=_told(metric.foil),
-        metric_pos=_told(metric.pos),
+        target=_plain(metric.target),
+        foil=_plain(metric.foil),
+        metric_pos=_plain(metric.pos),
         **attrs,
     )
 
 
-def _told(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, Tensor) else value

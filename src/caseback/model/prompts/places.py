@@ -1,8 +1,8 @@
 """Places in prompts: positions by number, or by the text that stands there.
 
-``3``, ``-1``, ``[2, 3]``, ``slice(1, 4)`` and a tensor with one position a prompt mean what they mean in an edit; a
-text means the tokens that cover its first occurrence. What a text names may lie elsewhere in every prompt;
-``addresses`` turns it into positions that edits take.
+``3``, ``-1``, ``[2, 3]``, ``slice(1, 4)`` and a tensor with one position per prompt mean what they mean in an edit; a
+text means the tokens that cover its first occurrence. A text may stand at another place in every prompt; ``addresses``
+turns the places into positions that edits take.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ def placed(place: Place, tokens: Tokens) -> list[list[int]]:
     """
     if isinstance(place, str):
         return [_covering(place, row, b) for b, row in enumerate(tokens.text)]
-    found = [list(positions(place, b, len(row))) for b, row in enumerate(tokens.text)]
-    for b, row in enumerate(found):
+    spans = [list(positions(place, b, len(row))) for b, row in enumerate(tokens.text)]
+    for b, row in enumerate(spans):
         if not row:
             raise TokensError(f"{place!r} names no position of prompt {b}, which has {len(tokens.text[b])} tokens")
-    return found
+    return spans
 
 
 def addresses(spans: list[list[int]]) -> list[Positions]:
     """Positions of edits that together address each prompt's own span.
 
     One list serves where all prompts have the same positions. Else there is one tensor for each token of the longest
-    span; a shorter span repeats its last token, so the edits must be such as change nothing when made twice.
+    span; a shorter span repeats its last token, so an edit must give the same when it is made twice.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""A pair of runs for estimates: the one that is patched, with the metric's gradients, and the one patches come from.
+"""Two runs for estimates: the one that is patched, with the metric's gradients, and the one that patches come from.
 
 The corrupt prompts are moved into the columns of the clean ones, so that the two runs' activations subtract. A metric
-that gives no gradient, or none at the run that is patched, is refused: every estimate from it would be zero.
+that has no gradient, or a zero gradient at the run that is patched, is refused: every estimate from it would be zero.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 DIRECTIONS = ("noising", "denoising")
 EMBED = Site("embed")
@@ -41,17 +41,17 @@ class RunPair:
     direction: str
 
     def coords(self) -> dict[str, Any]:
-        """Each prompt's tokens and metric, clean and corrupt, as results are labelled with them."""
+        """Each prompt's tokens and metric, clean and corrupt, as coordinates of results."""
         width = self.base.tokens.shape[1]
         runs = [(self.base.tokens, self.base_metric.detach())]
         if self.source is not None and self.source_value is not None:
             runs.append((self.source.tokens, self.source_value))
         names = ("clean", "corrupt") if self.direction == "noising" else ("corrupt", "clean")
-        made: dict[str, Any] = {}
+        coords: dict[str, Any] = {}
         for name, (tokens, value) in zip(names, runs, strict=False):
-            made[name] = ("batch", value.double())
-            made[f"{name}_token"] = (("batch", "pos"), [row + [""] * (width - len(row)) for row in tokens.text])
-        return made
+            coords[name] = ("batch", value.double())
+            coords[f"{name}_token"] = (("batch", "pos"), [row + [""] * (width - len(row)) for row in tokens.text])
+        return coords
 
     def gradients(self, metric: Metric, at: Sequence[Site], *, retain: bool = False, pull: bool = True) -> Run:
         """The metric's gradients at the base run; ``retain`` and ``pull`` as for ``Run.grad``.
@@ -59,20 +59,27 @@ class RunPair:
         Raises
         ------
         CasebackError
-            Where there is none, or it is zero on a prompt.
+            Where there is no gradient, or it is zero on a prompt.
         """
         values = self.base_metric
         last = Site("resid_post", self.base.anatomy.n_layers - 1)
         at = list(at) if last in at or last not in self.base else [*at, last]
         expect_gradient(metric, values)
         gradients = self.base.grad(values, at, retain=retain, pull=pull)
-        if last in gradients and not metric.reads:  # what reads a site has no slope behind it
+        if last in gradients and not metric.reads:  # of a metric of a site nothing past that site has a gradient
             _expect_slope(metric, values, gradients[last.key])
         return gradients
 
 
 def run_pair(
-    model: Model, clean: Any, corrupt: Any, metric: Metric, read: Sequence[Site], direction: str, *, grad: bool
+    model: Model,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
+    metric: Metric,
+    read: Sequence[Site],
+    direction: str,
+    *,
+    grad: bool,
 ) -> RunPair:
     """Run both prompts of each pair, reading some sites; with ``grad`` the run that is patched keeps its graph."""
     anatomy = model.anatomy
@@ -99,7 +106,7 @@ def _expect_slope(metric: Metric, values: Tensor, gradient: Float[Tensor, "batch
     """Refuse a metric that is flat at the base run: an estimate from it would be zero whatever the parts do."""
     flat = gradient.flatten(1).abs().amax(1) == 0
     if metric.name == "kl":
-        # what is left of a KL of a run with itself is rounding, and its gradient too
+        # The KL of a run with itself is rounding error alone, and so is its gradient.
         flat |= values.abs() <= 100 * torch.finfo(at_least_float32(values.detach()).dtype).eps
     if not bool(flat.any()):
         return
@@ -116,7 +123,7 @@ def _expect_slope(metric: Metric, values: Tensor, gradient: Float[Tensor, "batch
     )
 
 
-def base_and_source(model: Model, clean: Any, corrupt: Any, direction: str) -> tuple[Tokens, Tokens]:
+def base_and_source(model: Model, clean: PromptsLike, corrupt: PromptsLike, direction: str) -> tuple[Tokens, Tokens]:
     """The prompts that are patched and those that patches come from, in the same columns.
 
     Raises

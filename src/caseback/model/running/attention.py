@@ -2,9 +2,9 @@
 
     scores = cap(q k^T * scaling) + mask,    pattern = softmax(scores [, sink]),    z = pattern v
 
-One function registered in ``transformers.AttentionInterface`` is called in place of the model's own while one of
-these is wanted. As long as nothing inside is edited it hands the same tensors on to the model's own function, so
-reading never changes a logit. ``scores`` are as the softmax takes them: scaled, capped, masked.
+While one of these is wanted, a function registered in ``transformers.AttentionInterface`` is called in place of the
+model's own. As long as nothing inside is edited it passes the same tensors on to the model's own function, so reading
+never changes a logit. ``scores`` are as the softmax takes them: scaled, capped, masked.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Scores = Float[Tensor, "batch head query key"]
 
 
 class Attender(Protocol):
-    """Whoever wants to see attention: called once a layer with what enters it, returns z (batch, pos, head, d)."""
+    """Whoever wants to see attention: called once per layer with what enters it, returns z (batch, pos, head, d)."""
 
     def __call__(
         self, layer: int, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **how: Any
@@ -47,7 +47,7 @@ _active: ContextVar[_Active | None] = ContextVar("caseback_attention", default=N
 
 
 class OnZ:
-    """A function that every z of one attention module goes through, until ``remove``, as with a hook."""
+    """A function that every z of one attention module passes through, until ``remove``, as with a hook."""
 
     _of: ClassVar[dict[int, list[Callable[[Tensor], Tensor]]]] = {}
 
@@ -87,13 +87,13 @@ AttentionMaskInterface.register(NAME, _mask)
 
 
 def uses_interface(anatomy: Anatomy) -> bool:
-    """Whether the family dispatches through transformers' attention interface (it is older than that if not)."""
+    """Whether the family calls transformers' attention interface; if not, it is older than that."""
     return projection_of(anatomy.layers[0].attn) is None
 
 
 @contextmanager
 def attending(anatomy: Anatomy, attender: Attender, *, peek: bool = False) -> Iterator[None]:
-    """Hand every layer's attention to ``attender`` while the context lasts; then everything is as before.
+    """Give every layer's attention to ``attender`` while the context lasts; then everything is as before.
 
     With ``peek`` the caller only looks: a family older than the interface then runs its own attention, and what
     enters it is computed a second time beside it, so that its logits stay the same to the bit.
@@ -112,7 +112,7 @@ def attending(anatomy: Anatomy, attender: Attender, *, peek: bool = False) -> It
 
 
 def _stand_in(parts: LayerParts, layer: int, attender: Attender, peek: bool) -> Callable[[], None]:
-    """Put our attention in or beside an older family's; returns what takes it out again."""
+    """Put our attention in place of an older family's, or beside it; returns what takes it out again."""
     ours = _legacy_forward(parts.attn, parts.o, layer, attender)
     if peek:
 
@@ -144,20 +144,27 @@ def _legacy_forward(module: nn.Module, o: nn.Module, layer: int, attender: Atten
     def forward(hidden_states: Tensor, *args: Any, peek: bool = False, **kwargs: Any):
         for name in CACHE_NAMES & kwargs.keys():
             kwargs["cache"] = kwargs.pop(name)
-        made = project(module, hidden_states, *args, **kwargs)
+        projected = project(module, hidden_states, *args, **kwargs)
         z = attender(
-            layer, module, made.q, made.k, made.v, made.mask, scaling=made.scaling, position_bias=made.position_bias
+            layer,
+            module,
+            projected.q,
+            projected.k,
+            projected.v,
+            projected.mask,
+            scaling=projected.scaling,
+            position_bias=projected.position_bias,
         )
         if peek:
             return None
         out = o(z.flatten(-2))
-        return (out if made.residual is None else made.residual + out), None
+        return (out if projected.residual is None else projected.residual + out), None
 
     return forward
 
 
 def native(module: nn.Module) -> Callable | None:
-    """The attention function the model would call itself; None where only ours can stand in for it."""
+    """The attention function that the model itself would call; None where only ours can take its place."""
     active = _active.get()
     if active is None or projection_of(module) is not None:
         return None
@@ -167,7 +174,7 @@ def native(module: nn.Module) -> Callable | None:
 
 
 def repeat_heads(x: Float[Tensor, "batch kv_head pos d"], n_heads: int) -> Float[Tensor, "batch head pos d"]:
-    """Keys or values as each query head sees them: every key/value head serves n_heads / kv_heads neighbours."""
+    """Keys or values as each query head sees them: n_heads / kv_heads query heads in a row share one."""
     return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
 
 

@@ -1,7 +1,7 @@
 """Edits written into the rows of a site.
 
-An edit is data; where it stands in a tensor is known only when a pass reaches its site: the rows of its prompts and
-positions, its heads, its units. Only these are read, changed and put back, in the order in which the edits are given.
+An edit is data. Where in a tensor it applies (rows of its prompts and positions, heads, units) is known only when a
+pass reaches its site. Only these entries are read, changed and put back, in the order in which the edits are given.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.model.anatomy.sites import Site
-from caseback.model.running.edits import MAPS, Edit, Where, indices_in, units_of
+from caseback.model.anatomy.sites import MAPS, Site
+from caseback.model.running.edits import Edit, Where, indices_in, units_of
 from caseback.model.running.frames import Frame, Rows
 
 
@@ -24,7 +24,7 @@ def apply_edits(
     site: Site,
     columns_before: Callable[[Rows], Tensor],
 ) -> Tensor:
-    """Write edits, each with its owner, into a site's rows; returns a copy, unless it is left as it is."""
+    """Write edits, each with its owner, into a site's rows; returns a copy, or the very ``x`` if none applies."""
     given = x
     for owner, edit in edits:
         rows = frame.rows(owner, edit.pos, grow=not edit.tied, height=len(x))
@@ -32,9 +32,9 @@ def apply_edits(
             continue
         where = Where(site, rows, x.shape[-1], columns_before(rows))
         if edit.head is None and edit.unit is None and torch.equal(rows.row, torch.arange(len(x))):
-            written = edit.new(x, where).to(x.dtype)  # all of it: nothing to pick out and to put back
+            written = edit.new(x, where).to(x.dtype)  # the whole tensor: nothing to pick out and put back
             if x.requires_grad and not written.requires_grad:
-                written = x.clone().copy_(written)  # a value without a graph must not cut off the run's
+                written = x.clone().copy_(written)  # a value without a graph must not cut the run's graph
             x = written if written is x else written.clone(memory_format=torch.contiguous_format)
             continue
         x = x.clone() if x is given else x

@@ -2,10 +2,10 @@
 
 An edit names a site, where in it (layer, head, position, unit) and what to put there. ``Zero("z", layer=9, head=6)``
 silences a head; ``Resample("resid_post", source=run, layer=4, pos=-1)`` patches the last position with another run's
-stream. Left out, an address part means all of it. Edits of one site apply in the order given.
+stream. A part of the address that is left out means all. Edits of one site apply in the order given.
 
 Address: ``layer`` int, list or None; ``head`` likewise (key/value heads at ``k``, ``v``, ``k_in``, ``v_in``);
-``pos`` a prompt's own positions (int, list, slice, or a tensor with one a prompt), the query at ``scores`` and
+``pos`` a prompt's own positions (int, list, slice, or a tensor with one per prompt), the query at ``scores`` and
 ``pattern``; ``unit`` the last dimension: neuron, dimension, expert, or the key at ``scores`` and ``pattern``.
 
 A value has the shape of what it replaces, (batch, pos, head, unit) less the parts addressed by an int, or anything
@@ -25,7 +25,7 @@ from torch import Tensor
 from caseback.errors import EditError
 from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.anatomy.sites import Site, kind_of
+from caseback.model.anatomy.sites import MAPS, Site, kind_of
 from caseback.model.running.frames import Positions, Rows, positions
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from caseback.model.running.tokens import Tokens
 
 Index = int | Sequence[int] | None
-MAPS = ("scores", "pattern")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Edit(_Address):
 
     site: str
     tied: ClassVar[bool] = False
-    """Bound to another run's positions, so it does not reach past the prompt while generating."""
+    """Tied to another run's positions, so it does not reach past the prompt while generating."""
 
     def new(self, old: Float[Tensor, "k *head unit"], where: Where) -> Tensor:
         """What stands at the address afterwards, given what stood there."""
@@ -184,7 +183,7 @@ class Freeze(Edit):
 class Mean(Edit):
     """Put the mean over prompts and positions of a run, by default the unedited run of this very batch.
 
-    ``over`` may also be a tensor, used as it is. With ``per_position`` the mean is over prompts at each position.
+    ``over`` may also be a tensor, which is put as it is. ``per_position`` takes the mean over prompts at each position.
     """
 
     over: Any = None
@@ -264,12 +263,12 @@ class Apply(Edit):
     function: Callable[[Tensor], Tensor]
 
     def new(self, old: Tensor, where: Where) -> Tensor:
-        made = self.function(old)
-        if not isinstance(made, Tensor) or made.shape != old.shape:
+        value = self.function(old)
+        if not isinstance(value, Tensor) or value.shape != old.shape:
             raise EditError(
-                f"Apply at {where.site}: the function returned {_shape(made)}, expected shape {tuple(old.shape)}"
+                f"Apply at {where.site}: the function returned {_shape(value)}, expected shape {tuple(old.shape)}"
             )
-        return made.to(old)
+        return value.to(old)
 
 
 def Knockout(
@@ -290,7 +289,7 @@ def _shape(value: Any) -> str:
 
 
 def _onto(basis: Tensor, x: Tensor) -> Tensor:
-    # half precisions have no QR, and would lose the rest of what is projected
+    # Half precisions have no QR, and too few digits for the products.
     basis, wide = torch.atleast_2d(basis), at_least_float32(x)
     if basis.shape[-1] != x.shape[-1]:
         raise EditError(f"a basis of vectors of size {basis.shape[-1]} at a site of size {x.shape[-1]}")
@@ -299,7 +298,7 @@ def _onto(basis: Tensor, x: Tensor) -> Tensor:
 
 
 def _shared_prefix(source: Run, tokens: Tokens, example: int) -> int:
-    """Leading tokens that an unedited source run has in common with a prompt: causal, so its activations too."""
+    """Leading tokens that an unedited source run shares with a prompt: the model is causal, so its activations too."""
     if source.edited or source.tokens is tokens:
         return 0
     theirs = source.tokens[example if len(source.tokens) > 1 else 0]
@@ -311,8 +310,8 @@ def _shared_prefix(source: Run, tokens: Tokens, example: int) -> int:
 
 
 def _spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
-    """The rows of a given value: see the module's docstring for the shapes that it may have."""
-    # a Python number goes straight to the site's precision: by way of float32 it would lose digits
+    """The rows of a given value; the module's docstring says which shapes it may have."""
+    # A Python number goes straight to the site's precision: through float32 it would lose digits.
     exact = {} if isinstance(value, Tensor) else {"dtype": old.dtype}
     value = torch.as_tensor(value, device=old.device, **exact).to(old.dtype)
     if value.ndim == 0:
@@ -409,10 +408,10 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
     UnknownSite, EditError, OutOfRange
     """
     if not isinstance(edit, Edit):
-        raise EditError(f"{edit!r} is no edit: expected Zero, Replace, Add, Scale, Mean, Resample, ...")
+        raise EditError(f"{edit!r} is not an edit: expected Zero, Replace, Add, Scale, Mean, Resample, ...")
     layers = edit.layer if isinstance(edit.layer, Sequence) else [edit.layer]
-    found = [s for i in layers for s in anatomy.sites(edit.site if i is None else (edit.site, i))]
-    name = found[0].name if found else edit.site
+    sites = [s for i in layers for s in anatomy.sites(edit.site if i is None else (edit.site, i))]
+    name = sites[0].name if sites else edit.site
     kind = kind_of(name)
     if not kind.editable:
         instead = "expert" if name == "router" else name.removesuffix(".scale")
@@ -421,7 +420,7 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
         raise EditError(f"{name!r} is not in a layer: leave out layer={edit.layer}")
     if edit.head is not None and "head" not in kind.dims and "kv_head" not in kind.dims:
         raise EditError(f"{name!r} has no heads: leave out head={edit.head} or edit 'z' or 'head_out'")
-    for site in found:
+    for site in sites:
         if edit.head is not None:
             dims = anatomy.layers[site.layer or 0].dims
             indices_in(edit.head, dims.n_kv_heads if "kv_head" in kind.dims else dims.n_heads, "head", name)
@@ -429,4 +428,4 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
         positions(edit.pos, b, length, open_end=open_end)
         if name in MAPS and edit.unit is not None:
             positions(edit.unit, b, length, open_end=open_end)
-    return [(site, edit if edit.site == name else replace(edit, site=name)) for site in found]
+    return [(site, edit if edit.site == name else replace(edit, site=name)) for site in sites]

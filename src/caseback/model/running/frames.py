@@ -1,8 +1,8 @@
 """Frames: which token stands in which row of a site's tensor.
 
 The same edit must find its tokens in a padded batch, in one decoding step, and among the packed suffixes of a sweep.
-Each of these layouts is a list of spans: consecutive tokens of one prompt in consecutive rows. Edits are written
-against rows and never know which layout they meet.
+Each of these layouts is a list of spans: consecutive tokens of one prompt in consecutive rows. Edits are applied to
+rows and never know which layout they are in.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Rows:
-    """Where an edit's tokens are: row, prompt, position and place in the edit's list of positions, one entry each."""
+    """An edit's tokens, one entry each: row, prompt, position, and place in the edit's list of positions."""
 
     row: Int[Tensor, " k"]
     example: Int[Tensor, " k"]
@@ -44,8 +44,8 @@ class Rows:
 def positions(pos: Positions, example: int, length: int, *, open_end: bool = False) -> range | list[int]:
     """The tokens that an edit's ``pos`` names in one prompt, negative ones counted from the end of the prompt.
 
-    ``pos`` is None (all), an int, several ints, a slice, or a tensor with one position a prompt. With ``open_end``
-    positions past the prompt are allowed (they come to be while generating).
+    ``pos`` is None (all), an int, several ints, a slice, or a tensor with one position per prompt. With ``open_end``
+    positions past the prompt are allowed (generating adds them).
     """
     if pos is None:
         return range(length)
@@ -73,12 +73,12 @@ class Frame:
             self._owned.setdefault(span.owner, []).append(span)
 
     def rows(self, owner: int | None, pos: Positions, *, grow: bool = True, height: int | None = None) -> Rows | None:
-        """The rows of one variant's tokens at ``pos``, of all variants' for None; None where none is in this layout.
+        """The rows of a variant's tokens at ``pos`` (owner None: of every variant's); None if this layout has none.
 
-        While generating, "all" grows with the text unless ``grow`` is False. ``height`` leaves out spans that begin
-        past so many rows: those of a sweep that have not joined yet.
+        While generating, "all" grows with the text unless ``grow`` is False. ``height`` leaves out spans that begin at
+        that row or later: those of a sweep that have not joined yet.
         """
-        found: list[Tensor] = []
+        parts: list[Tensor] = []
         for span in self.spans if owner is None else self._owned.get(owner, ()):
             if height is not None and span.row >= height:
                 continue
@@ -94,8 +94,8 @@ class Frame:
             order = ((token >= span.first) & (token < span.first + span.count)).nonzero().squeeze(-1)
             token = token[order]
             example = torch.full_like(token, span.example)
-            found.append(torch.stack([token - span.first + span.row, example, token, order]))
-        rows = torch.cat(found, -1) if found else torch.empty(4, 0, dtype=torch.long)
+            parts.append(torch.stack([token - span.first + span.row, example, token, order]))
+        rows = torch.cat(parts, -1) if parts else torch.empty(4, 0, dtype=torch.long)
         return Rows(*rows) if rows.shape[-1] else None
 
 
@@ -107,7 +107,7 @@ def batch_frame(tokens: Tokens) -> Frame:
 
 
 def step_frame(tokens: Tokens, rows: int, start: int, width: int) -> Frame:
-    """Columns ``start .. start + width`` of sequences being generated, rows / batch neighbours of each prompt."""
+    """Columns ``start .. start + width`` of sequences being generated; rows / batch in succession per prompt."""
     per = rows // len(tokens)
     spans = []
     for row in range(rows):

@@ -1,8 +1,8 @@
 """Generating under edits: they hold during cached decoding, by absolute position.
 
-Each forward of ``transformers``' own ``generate`` brings a few new columns; the session is told which before the pass,
-so an edit of position 3 acts in the prompt's pass, and one of position 40 when token 40 comes. Keys and values are
-edited as they enter attention, at every step, since the cache holds them as they were.
+Each forward pass of ``transformers``' own ``generate`` brings a few new columns; before the pass the session learns
+which, so an edit of position 3 acts in the prompt's pass, and one of position 40 when token 40 comes. Keys and values
+are edited as they enter attention, at every step, since the cache holds them unedited.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from caseback.errors import SiteAbsent, TokensError
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.legacy import CACHE_NAMES
-from caseback.model.anatomy.sites import Site
-from caseback.model.running.edits import MAPS, Edit
+from caseback.model.anatomy.sites import MAPS, Site
+from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, step_frame
 from caseback.model.running.run import Run, execute, resolve, sites_read, undisturbed, with_clean
 from caseback.model.running.session import Session
@@ -33,7 +33,7 @@ class _Decoding(Session):
 
     prompts: Tokens
     past = width = rows = 0
-    beside = False  # it would be put into the cache twice
+    beside = False  # attention computed a second time would put its keys into the cache twice
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -42,15 +42,15 @@ class _Decoding(Session):
     def step(self, rows: int, past: int, width: int) -> None:
         self.collect()
         if past == 0:
-            self.passed = {}  # without a cache every pass is the whole text
+            self.passed = {}  # without a cache every pass is over the whole text
         self.rows, self.past, self.width, self.key_start = rows, past, width, 0
         self.lead, self.frame = (rows, width), step_frame(self.prompts, rows, past, width)
 
     def collect(self) -> None:
-        """Put what the last pass read behind what earlier ones did."""
+        """Append what the last pass read to what earlier ones did."""
         for site, x in self.acts.items():
             if site.base.name in ("k", "v"):
-                x = x[:, -self.width :]  # attention is shown those of the cache too
+                x = x[:, -self.width :]  # attention gets those in the cache too
             self.passed.setdefault(site, []).append(x)
         self.acts = {}
 
@@ -73,13 +73,13 @@ class _Decoding(Session):
         self.key_start = max(self.past + self.width - k.shape[2], 0)
         z = super().attend(layer, module, q, k, v, mask, **how)
         for site in (Site(name, layer) for name in MAPS):
-            if site in self.acts:  # now, since every layer may keep another part of the past
+            if site in self.acts:  # here, since how much of the past is kept may differ from layer to layer
                 self.acts[site] = self._all_keys(site, self.acts[site])
         return z
 
     def at_logits(self, logits: Tensor) -> Tensor:
-        kept = logits.shape[1]
-        self.frame = step_frame(self.prompts, self.rows, self.past + self.width - kept, kept)
+        count = logits.shape[1]
+        self.frame = step_frame(self.prompts, self.rows, self.past + self.width - count, count)
         return self.touch(LOGITS, logits)
 
 
@@ -154,7 +154,7 @@ def generate(
         )
     session.finish()
     whole = _whole(ids, tokens, hf, tokenizer)
-    passed = whole.mask[:, :-1]  # the last token is never put in
+    passed = whole.mask[:, :-1]  # the last token is never put into the model
     text = [row[:n] for row, n in zip(whole.text, passed.sum(-1).tolist(), strict=True)]
     seen = Tokens(whole.ids[:, :-1], passed, text)
     return whole, Run(anatomy, seen, session.read_so_far(), None, edited=bool(resolved or anatomy.standing))

@@ -1,4 +1,4 @@
-"""Loading: a hub id, a folder, a bundled organism or a model in hand becomes a verified ``Model``."""
+"""Loading: a hub id, a folder, a bundled organism or a model already in memory becomes a verified ``Model``."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def load(
     Parameters
     ----------
     model
-        The name of a bundled organism (``"meadow"``), a folder, a hub id, or a ``PreTrainedModel`` in hand.
+        The name of a bundled organism (``"meadow"``), a folder, a hub id, or a ``PreTrainedModel``.
     tokenizer
-        The tokenizer to use, a folder or hub id of one, or None for the model's own (a model in hand has none).
+        The tokenizer to use, a folder or hub id of one, or None for the model's own (a ``PreTrainedModel`` has none).
     dtype, device, device_map, revision, **kwargs
         Passed on to ``AutoModelForCausalLM.from_pretrained``. ``dtype`` None keeps the checkpoint's own.
     verify
         Check the anatomy on a short run (one forward pass) and refuse a model that does not fit.
     allow_pickle
-        Accept weights in PyTorch's pickle format, read with ``weights_only=True``. Only safetensors otherwise.
+        Accept weights in PyTorch's pickle format, read with ``weights_only=True``. By default only safetensors.
 
     Raises
     ------
     LoadError
-        For a missing folder, one that holds no causal LM, broken or pickled weights.
+        For a missing folder, a folder without a causal LM, broken or pickled weights.
     AnatomyError
         For a family without anatomy, or a model that does not fit it, naming the identity that failed.
 
@@ -73,7 +73,7 @@ def load(
 def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
     config = getattr(hf, "config", None)
     if config is None or not hasattr(hf, "generate"):
-        raise LoadError(f"{type(hf).__name__} is no causal language model of transformers: expected a *ForCausalLM")
+        raise LoadError(f"{type(hf).__name__} is not a causal language model of transformers: expected a *ForCausalLM")
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "add_cross_attention", False):
         raise AnatomyError(f"{type(hf).__name__} has an encoder or cross-attention: only decoder-only models are read")
     family, declared = family_of(config.get_text_config())
@@ -96,7 +96,7 @@ def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
 
 
 def _locate(model: str | Path) -> tuple[str, str]:
-    """Where to load from and what to call it."""
+    """Where to load a model from, and its name."""
     text = str(model)
     bundled = Path(str(files("caseback"))) / "organisms" / text
     if text.isidentifier() and (bundled / "config.json").is_file():
@@ -115,7 +115,7 @@ def _locate(model: str | Path) -> tuple[str, str]:
 def _pretrained(source, dtype, device, device_map, revision, allow_pickle, kwargs) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    import caseback.model.crystal  # noqa: F401  (tells transformers of our own architecture)
+    import caseback.model.crystal  # noqa: F401  (registers our own architecture with transformers)
 
     folder = Path(source)
     if folder.is_dir():
@@ -123,7 +123,7 @@ def _pretrained(source, dtype, device, device_map, revision, allow_pickle, kwarg
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         if type(config) not in AutoModelForCausalLM._model_mapping:
-            raise LoadError(f"{source!r} is no causal language model: its model type is {config.model_type!r}")
+            raise LoadError(f"{source!r} is not a causal language model: its model type is {config.model_type!r}")
         hf = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
@@ -146,7 +146,7 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
     except (OSError, ValueError) as error:
         raise LoadError(f"{str(folder / 'config.json')!r} is not readable JSON: {error}") from error
     if not isinstance(config, dict) or "model_type" not in config:
-        raise LoadError(f"{str(folder)!r} is no transformers model: its config.json names no model_type")
+        raise LoadError(f"{str(folder)!r} is not a transformers model: its config.json names no model_type")
     if not any(folder.glob("*.safetensors")) and not allow_pickle:
         pickled = any(folder.glob("*.bin"))
         hint = "its weights are pickled: pass allow_pickle=True to read them" if pickled else "it has no *.safetensors"
@@ -154,7 +154,7 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, which is what a person can use."""
+    """The first line of an error, which is the part that a person can use."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else 'no reason given'}"
 

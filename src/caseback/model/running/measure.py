@@ -1,4 +1,4 @@
-"""A run that ends at a metric: of the logits only those are formed that it reads.
+"""A run that ends at a metric: only the logits that it reads are formed.
 
     value_b = metric(unembed(resid_post[last][b, column_b])[vocab_b])
 
@@ -37,22 +37,22 @@ def measured(
     grad: bool = False,
     rules: Rules | None = None,
 ) -> tuple[Run, Float[Tensor, " batch"]]:
-    """Run the model once and take a metric.
+    """Run the model once and measure it.
 
     Parameters
     ----------
     anatomy, tokens, read, edits, grad
-        As for ``Model.run``; the last ``resid_post`` is read besides.
+        As for ``Model.run``; the last ``resid_post`` is read too.
     metric
-        What is measured.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     rules
         The backward pass of relevance propagation in place of the gradient's, down to the logits that are read.
 
     Returns
     -------
-    The run, and the metric of each prompt. Of a metric that reads a site the run holds that site and no logits; else
-    logits only where the metric reads all positions, or where
-    something behind the last layer is read or edited.
+    The run, and the metric of each prompt. If the metric reads a site, the run holds that site and no logits. Otherwise
+    it holds logits only where the metric reads all positions, or where something behind the last layer is read or
+    edited.
     """
     bound = metric.on(tokens, anatomy)
     if bound.site is not None:

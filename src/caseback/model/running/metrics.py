@@ -1,14 +1,12 @@
-"""Metrics: one differentiable number per prompt, from its logits or from any site.
+"""Metrics: one differentiable number per prompt, here from its logits.
 
     logit = f_t      logit_diff = f_t - f_o      prob = softmax(f)_t      log_prob = log softmax(f)_t
-    prob_diff = sum of p over targets less that over foils
+    prob_diff = sum of p over targets - sum of p over foils
     kl = KL(reference || model)                  loss = -mean_i log p(t_{i+1} | t_<=i)
-    answer_log_prob = sum_i log p(a_i | prompt, a_<i)
-    activation = x_u, or x . d, of a neuron, a feature, a head's score, what a probe reads
 
-A metric says which positions and which vocabulary entries it needs, so that a sweep forms only those logits; of a site
-it needs nothing behind it, and a sweep stops there.
-Targets are token ids or text of exactly one token, one for the whole batch or one a prompt.
+A metric says which positions and which vocabulary entries it needs, so that a sweep forms only those logits; one of
+another site (``site_metrics``) needs nothing behind that site, and a sweep stops there.
+Targets are token ids or text of exactly one token, one for the whole batch or one per prompt.
 """
 
 from __future__ import annotations
@@ -23,13 +21,14 @@ from torch import Tensor
 
 from caseback.errors import TargetError
 from caseback.jobs.fingerprint import code_of
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import MAPS
 from caseback.model.running.tokens import Tokens, one_token
 
 if TYPE_CHECKING:
     from caseback.model.anatomy.sites import Site
     from caseback.model.running.run import Run
 
-Answer = str | Sequence[int] | Sequence[str | Sequence[int]]
 Target = str | int | Sequence[str | int] | Tensor
 Position = int | Tensor
 
@@ -38,7 +37,7 @@ Position = int | Tensor
 class Bound:
     """A metric with its targets as ids and its position as columns of one batch.
 
-    Its ``value`` is of logits, or of what a site holds where there is one.
+    Its ``value`` is computed from logits or, if there is a ``site``, from what that site holds.
 
     Attributes
     ----------
@@ -49,8 +48,8 @@ class Bound:
     site
         The site that is read in place of the logits, if one is.
     value
-        From logits (row, k or vocab), or (row, pos, vocab) where all positions are read, and the prompt of each row
-        to one number a row.
+        From logits (row, k or vocab), or (row, pos, vocab) where all positions are read, and the prompt of each row,
+        to one number per row.
     """
 
     columns: Int[Tensor, " batch"] | None
@@ -98,16 +97,16 @@ class Metric:
     pos: Position | None = -1
     tokenizer: Any = field(default=None, repr=False)
     reads: tuple[str | tuple[str, int], ...] = ()
-    """What a run must have read for it, to pass on as ``read=``: the site that is measured; nothing of logits."""
+    """What a run must have read for it, to pass on as ``read=``: the site that is measured; empty for logits."""
     compared_with: Tensor | None = field(default=None, repr=False)
-    """A direction or reference logits, which tell it from another metric of its name."""
+    """A direction or reference logits, which distinguish it from another metric of the same name."""
 
     def __call__(self, run: Run) -> Float[Tensor, " batch"]:
         """The metric on a run, one number per prompt."""
         return self.on(run.tokens, run.anatomy).of_run(run)
 
     def fingerprint_parts(self) -> dict[str, Any]:
-        """What is measured, for ``jobs.fingerprint``: a function by its code, not by what it holds (a counter)."""
+        """What is measured, for ``jobs.fingerprint``: a function counts by its code, not by its state (a counter)."""
         return {
             "name": self.name,
             "target": self.target,
@@ -126,7 +125,7 @@ class Metric:
         tokens
             The whole batch.
         rows
-            Which of its prompts the metric will meet; as a tensor they may come in any order, and several times.
+            Which of its prompts the metric will be called on; a tensor may give them in any order, and several times.
         """
 
         def bind(part: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
@@ -169,7 +168,7 @@ def expect_logits(metric: Metric, what: str) -> None:
 def target_ids(
     target: Target, tokens: Tokens, tokenizer: Any, d_vocab: int, what: str = "target"
 ) -> Int[Tensor, " batch"]:
-    """One token id a prompt.
+    """One token id per prompt.
 
     Raises
     ------
@@ -180,17 +179,9 @@ def target_ids(
         target = target.tolist()
     many = [target] * len(tokens) if isinstance(target, str | int) else list(target)
     if len(many) != len(tokens):
-        raise TargetError(f"{len(many)} {what}s for {len(tokens)} prompts: give one, or one a prompt")
+        raise TargetError(f"{len(many)} {what}s for {len(tokens)} prompts: give one, or one per prompt")
     ids = [one_token(tokenizer, t, d_vocab, what) for t in many]
     return torch.tensor(ids, device=tokens.ids.device)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def _last(pos: Position, tokens: Tokens) -> Tensor:
-    return tokens.column(pos)
 
 
 def logit(target: Target, *, pos: Position = -1) -> Metric:
@@ -199,194 +190,38 @@ def logit(target: Target, *, pos: Position = -1) -> Metric:
     Parameters
     ----------
     target
-        A token's id or text, or one a prompt.
+        A token's id or text, or one per prompt.
     pos
         The position whose next-token prediction is read; the last by default.
     """
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         ids = target_ids(target, tokens, tokenizer, d_vocab)
-        return Bound(_last(pos, tokens), ids[:, None], lambda x, rows: _wide(x)[:, 0])
+        return Bound(tokens.column(pos), ids[:, None], lambda x, rows: at_least_float32(x)[:, 0])
 
     return Metric("logit", bind, target, pos=pos)
 
 
 def logit_diff(target: Target, foil: Target, *, pos: Position = -1) -> Metric:
-    """The target's logit less the foil's (PRIMER 3.2.5).
+    """The target's logit minus the foil's (PRIMER 3.2.5).
 
     Parameters
     ----------
     target, foil
-        A token's id or text, or one a prompt.
+        A token's id or text, or one per prompt.
     pos
         The position whose next-token prediction is read; the last by default.
     """
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         ids = [target_ids(t, tokens, tokenizer, d_vocab, w) for t, w in ((target, "target"), (foil, "foil"))]
-        return Bound(_last(pos, tokens), torch.stack(ids, -1), lambda x, rows: _wide(x)[:, 0] - _wide(x)[:, 1])
+        return Bound(
+            tokens.column(pos),
+            torch.stack(ids, -1),
+            lambda x, rows: at_least_float32(x)[:, 0] - at_least_float32(x)[:, 1],
+        )
 
     return Metric("logit_diff", bind, target, foil, pos=pos)
-
-
-MAPS = ("scores", "pattern")
-
-
-def activation(
-    site: str,
-    *,
-    layer: int | None = None,
-    head: int | None = None,
-    unit: int | None = None,
-    direction: Float[Tensor, " unit"] | None = None,
-    pos: Position = -1,
-) -> Metric:
-    """What a site holds at one place: a neuron, a feature, a head's score, or what a direction reads there.
-
-        x[pos, head, unit]      or      x[pos, head] . direction
-
-    Parameters
-    ----------
-    site
-        A site, registered ones and modules' inputs and outputs included; not ``logits`` (``logit`` reads those).
-    layer, head
-        Where in it; a head where the site has heads.
-    unit
-        The neuron, feature or dimension; at ``scores`` and ``pattern`` the key, as a position of the prompt.
-    direction
-        In place of a unit: what its dot product with the activation is.
-    pos
-        The position, the query at ``scores`` and ``pattern``; the last by default.
-
-    Raises
-    ------
-    TargetError
-        For neither or both of unit and direction, and, once it meets a model, a place that the site does not have.
-
-    Examples
-    --------
-    >>> import caseback as cb
-    >>> model = cb.load("meadow")
-    >>> neuron = cb.activation("mlp_post", layer=2, unit=17)
-    >>> heads = [cb.Zero("z", layer=1, head=h) for h in range(model.n_heads)]
-    >>> effects = model.sweep("Mary and John went to", heads, neuron)  # runs layers 1 and 2 alone
-    >>> effects.shape == (model.n_heads, 1)
-    True
-    """
-    if site in ("logits", "embed", "pos_embed"):
-        raise TargetError(f"activation({site!r}): nothing drives an embedding, and cb.logit reads the logits")
-    if (unit is None) == (direction is None) or (site in MAPS and direction is not None):
-        raise TargetError(f"activation({site!r}) needs one number: give unit= or, but for maps, direction=")
-
-    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
-        keys = tokens.column(unit) if site in MAPS and unit is not None else None
-
-        def value(x: Tensor, rows: Tensor) -> Tensor:
-            x = _of_head(_wide(x), head, site)
-            if direction is not None:
-                if direction.shape != x.shape[-1:]:
-                    raise TargetError(
-                        f"a direction of shape {tuple(direction.shape)} at {site!r} of size {x.shape[-1]}"
-                    )
-                return x @ direction.to(x)
-            if keys is not None:
-                return x.gather(-1, keys.to(x.device)[rows][:, None])[:, 0]
-            assert unit is not None
-            if not -x.shape[-1] <= unit < x.shape[-1]:
-                raise TargetError(f"unit {unit} is out of range at {site!r}: there are {x.shape[-1]}")
-            return x[:, unit]
-
-        return Bound(_last(pos, tokens), None, value)
-
-    place = f"L{layer}" if layer is not None else ""
-    place += "" if head is None else f"H{head}"
-    reads = (site if layer is None else (site, layer),)
-    name = " ".join(part for part in (site, place, "direction" if unit is None else f"unit {unit}") if part)
-    return Metric(name, bind, pos=pos, reads=reads, compared_with=direction)
-
-
-def _of_head(x: Tensor, head: int | None, site: str) -> Tensor:
-    """(row, unit) of (row, [head,] unit)."""
-    if x.ndim == 2:
-        if head is not None:
-            raise TargetError(f"{site!r} has no heads: leave out head={head}")
-        return x
-    if head is None or not -x.shape[1] <= head < x.shape[1]:
-        raise TargetError(f"head {head} is no head of {site!r}: there are {x.shape[1]}, 0 to {x.shape[1] - 1}")
-    return x[:, head]
-
-
-def answer_log_prob(answer: Answer) -> Metric:
-    """The log probability of a whole answer, of one token or several, that the prompts end with.
-
-        sum_i log p(a_i | prompt, a_<i),    in nats
-
-    Parameters
-    ----------
-    answer
-        Text or token ids, for all prompts or a list with one per prompt. ``model.with_answer(prompts, answer)`` makes
-        prompts that end with it.
-
-    Raises
-    ------
-    TargetError
-        Once it meets prompts: for one that does not end with its answer, an empty answer, or a wrong number of them.
-
-    Examples
-    --------
-    >>> import caseback as cb
-    >>> model = cb.load("meadow")
-    >>> whole = model.with_answer("Mary and John went to", " the store")
-    >>> bool(answer_log_prob(" the store")(model.run(whole)) < 0)
-    True
-    """
-
-    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
-        answers = answer_ids(answer, len(tokens), tokenizer, d_vocab)
-        counts = torch.zeros_like(tokens.mask[:, 1:])
-        for b, ids in enumerate(answers):
-            own = tokens.ids[b][tokens.mask[b]].tolist()
-            if own[-len(ids) :] != ids or len(own) <= len(ids):
-                raise TargetError(
-                    f"prompt {b} ends with {tokens.text[b][-len(ids) :]}, not with its answer {answer!r} (token ids "
-                    f"{ids}) behind a first token: make prompts with model.with_answer(prompts, answer)"
-                )
-            stop = int(tokens.column(-1)[b])
-            counts[b, stop - len(ids) : stop] = True
-
-        def value(x: Tensor, rows: Tensor) -> Tensor:
-            ids, counted = (t.to(x.device)[rows] for t in (tokens.ids[:, 1:], counts))
-            log_p = _wide(x[:, :-1]).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
-            return torch.where(counted, log_p, 0.0).sum(-1)  # a column of padding may hold NaN
-
-        return Bound(None, None, value)
-
-    return Metric("answer_log_prob", bind, target=answer, pos=None)
-
-
-def answer_ids(answer: Answer, prompts: int, tokenizer: Any, d_vocab: int) -> list[list[int]]:
-    """An answer's token ids for each prompt, without special tokens.
-
-    Raises
-    ------
-    TargetError
-        For an empty answer, an id outside the vocabulary, text without a tokenizer, or a wrong number of answers.
-    """
-    alone = isinstance(answer, str) or all(isinstance(part, int) for part in answer)
-    each: list[Any] = [answer] * prompts if alone else list(answer)
-    if len(each) != prompts:
-        raise TargetError(f"{len(each)} answers for {prompts} prompts: give one, or one per prompt")
-    if tokenizer is None and any(isinstance(one, str) for one in each):
-        raise TargetError("this model has no tokenizer: give the answer as token ids")
-    encode: Any = tokenizer
-    listed = [
-        encode(one, add_special_tokens=False)["input_ids"] if isinstance(one, str) else [int(i) for i in one]
-        for one in each
-    ]
-    for one, ids in zip(each, listed, strict=True):
-        if not ids or not all(0 <= i < d_vocab for i in ids):
-            raise TargetError(f"answer {one!r}: expected one token or more, ids from 0 to {d_vocab - 1}")
-    return listed
 
 
 def _of_all_vocab(name: str, target: Target, pos: Position, fn: Callable[[Tensor], Tensor]) -> Metric:
@@ -394,9 +229,9 @@ def _of_all_vocab(name: str, target: Target, pos: Position, fn: Callable[[Tensor
         ids = target_ids(target, tokens, tokenizer, d_vocab)
 
         def value(x: Tensor, rows: Tensor) -> Tensor:
-            return fn(_wide(x)).gather(-1, ids.to(x.device)[rows][:, None])[:, 0]
+            return fn(at_least_float32(x)).gather(-1, ids.to(x.device)[rows][:, None])[:, 0]
 
-        return Bound(_last(pos, tokens), None, value)
+        return Bound(tokens.column(pos), None, value)
 
     return Metric(name, bind, target, pos=pos)
 
@@ -415,14 +250,14 @@ Several = str | int | Sequence[str | int] | Sequence[Sequence[str | int]]
 
 
 def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
-    """Probability of any target less that of any foil (PRIMER 3.2.13).
+    """Probability of any target minus that of any foil (PRIMER 3.2.13).
 
-    Greater-than, for one, counts every later year against every earlier one (5.4.5).
+    The greater-than task counts every later year against every earlier one with it (5.4.5).
 
     Parameters
     ----------
     target, foil
-        Tokens as ids or text: one, several that count together for every prompt, or one list a prompt.
+        Tokens as ids or text: one, several that count together for every prompt, or one list per prompt.
     pos
         The position whose next-token prediction is read; the last by default.
 
@@ -439,24 +274,24 @@ def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
         ids = [_sets(given, tokens, tokenizer, d_vocab, what) for given, what in ((target, "target"), (foil, "foil"))]
 
         def value(x: Tensor, rows: Tensor) -> Tensor:
-            p = _wide(x).softmax(-1)
-            # an entry of -1 fills up shorter sets
+            p = at_least_float32(x).softmax(-1)
+            # Shorter sets are filled up with -1.
             mine = (listed.to(x.device)[rows] for listed in ids)
             gained, lost = (torch.where(i >= 0, p.gather(-1, i.clamp_min(0)), 0.0).sum(-1) for i in mine)
             return gained - lost
 
-        return Bound(_last(pos, tokens), None, value)
+        return Bound(tokens.column(pos), None, value)
 
     return Metric("prob_diff", bind, target, foil, pos=pos)
 
 
 def _sets(given: Several, tokens: Tokens, tokenizer: Any, d_vocab: int, what: str) -> Int[Tensor, "batch k"]:
-    """One set of token ids a prompt, filled up with -1."""
+    """One set of token ids per prompt, filled up with -1."""
     listed: list[Any] = [given] if isinstance(given, str | int) else list(given)
     if all(isinstance(one, str | int) for one in listed):
         listed = [listed] * len(tokens)
     if len(listed) != len(tokens):
-        raise TargetError(f"{len(listed)} sets of {what}s for {len(tokens)} prompts: give one, or one a prompt")
+        raise TargetError(f"{len(listed)} sets of {what}s for {len(tokens)} prompts: give one, or one per prompt")
     known: dict[Any, int] = {}
     for word in (word for words in listed for word in words):
         known[word] = known[word] if word in known else one_token(tokenizer, word, d_vocab, what)
@@ -473,20 +308,21 @@ def kl(reference: Run | Float[Tensor, "batch pos vocab"], *, pos: Position = -1)
     Parameters
     ----------
     reference
-        A run, or logits (batch, pos, vocab); its own last position is compared where ``pos`` is counted from the end.
+        A run, or logits (batch, pos, vocab). Where ``pos`` counts from the end, it is the end of the reference's own
+        prompts.
     """
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         theirs = getattr(reference, "tokens", tokens)
         logits = reference if isinstance(reference, Tensor) else reference.logits
         at = torch.arange(len(theirs), device=logits.device)
-        log_p = _wide(logits.detach()[at, theirs.column(pos).to(logits.device)]).log_softmax(-1)
+        log_p = at_least_float32(logits.detach()[at, theirs.column(pos).to(logits.device)]).log_softmax(-1)
 
         def value(x: Tensor, rows: Tensor) -> Tensor:
             ref = log_p.to(x.device)[rows if len(log_p) > 1 else torch.zeros_like(rows)]
-            return (ref.exp() * (ref - _wide(x).log_softmax(-1))).sum(-1)
+            return (ref.exp() * (ref - at_least_float32(x).log_softmax(-1))).sum(-1)
 
-        return Bound(_last(pos, tokens), None, value)
+        return Bound(tokens.column(pos), None, value)
 
     compared_with = reference if isinstance(reference, Tensor) else reference.logits
     return Metric("kl", bind, pos=pos, compared_with=compared_with)
@@ -502,7 +338,7 @@ def loss() -> Metric:
 
         def value(x: Tensor, rows: Tensor) -> Tensor:
             ids, real = (t.to(x.device)[rows] for t in (tokens.ids[:, 1:], both))
-            log_p = _wide(x[:, :-1]).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+            log_p = at_least_float32(x[:, :-1]).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
             return -(log_p * real).sum(-1) / real.sum(-1)
 
         return Bound(None, None, value)
@@ -521,12 +357,12 @@ def function(fn: Callable[[Tensor], Tensor], *, pos: Position | None = -1, name:
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         def value(x: Tensor, rows: Tensor) -> Tensor:
-            made = fn(x)
-            if not isinstance(made, Tensor) or made.shape != x.shape[:1]:
-                shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-                raise TargetError(f"the metric's function returned {shape}, expected one number a row {(len(x),)}")
-            return made
+            values = fn(x)
+            if not isinstance(values, Tensor) or values.shape != x.shape[:1]:
+                shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise TargetError(f"the metric's function returned {shape}, expected one number per row {(len(x),)}")
+            return values
 
-        return Bound(None if pos is None else _last(pos, tokens), None, value)
+        return Bound(None if pos is None else tokens.column(pos), None, value)
 
     return Metric(name or getattr(fn, "__name__", "function"), bind, pos=pos)

@@ -19,9 +19,10 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.identity import identity_of
 from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
+from caseback.model.running.answer_metrics import Answer, answer_ids
 from caseback.model.running.edits import Edit, check
 from caseback.model.running.generate import generate
-from caseback.model.running.metrics import Answer, Metric, answer_ids
+from caseback.model.running.metrics import Metric
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens, one_token, piece, tokenize
 from caseback.model.sweeping.sweep import sweep
@@ -78,7 +79,7 @@ class Model:
         )
 
     def tokens(self, prompts: PromptsLike, *, padding: str = "right", bos: bool | None = None) -> Tokens:
-        """Tokenise prompts for this model.
+        """Tokenize prompts for this model.
 
         Parameters
         ----------
@@ -87,7 +88,7 @@ class Model:
         padding
             ``"right"`` or ``"left"``, where shorter prompts are padded. It never changes a result.
         bos
-            None leaves special tokens to the tokenizer; True and False ask for or against a beginning-of-text token.
+            Whether each text begins with a beginning-of-text token; None leaves special tokens to the tokenizer.
 
         Raises
         ------
@@ -102,10 +103,10 @@ class Model:
         >>> (tokens.lengths[1] - tokens.lengths[0]).item()
         2
         """
-        made = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
-        return made.to(self.device)
+        tokens = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
+        return tokens.to(self.device)
 
-    def with_answer(self, prompts: Any, answer: Answer, *, bos: bool | None = None) -> Tokens:
+    def with_answer(self, prompts: PromptsLike, answer: Answer, *, bos: bool | None = None) -> Tokens:
         """Prompts that end with an answer, as ``cb.answer_log_prob`` wants them.
 
         The answer's tokens follow the prompt's: both are tokenized by themselves, so the prompt stays as it was.
@@ -113,7 +114,7 @@ class Model:
         Parameters
         ----------
         prompts
-            As for ``tokens``.
+            Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
         answer
             Text, with its leading space, or token ids; one for all prompts or one per prompt.
         bos
@@ -140,7 +141,7 @@ class Model:
         Raises
         ------
         TargetError
-            With the pieces, where it is several.
+            Where it is several tokens; the message shows them.
         """
         return one_token(self.tokenizer, text, self.d_vocab, what)
 
@@ -151,14 +152,13 @@ class Model:
     def edited(self, edits: Edit | Sequence[Edit]) -> Model:
         """The same model under edits that every pass of it starts with.
 
-        Whatever takes a model takes this one: running, sweeping, generating, gradients, every technique. The edits of
-        a call come after them. Nothing is copied, and the model itself stays as it is.
+        It can be used wherever a model can: running, sweeping, generating, gradients, every technique. The edits of a
+        call come after the model's own. Nothing is copied, and this model stays as it is.
 
         Parameters
         ----------
         edits
-            Interventions that hold by themselves: what refers to the unedited run (``Freeze``, ``Mean``) needs its
-            run or its values given.
+            Interventions. One that refers to the unedited run (``Freeze``, ``Mean``) needs its run or values given.
 
         Returns
         -------
@@ -186,8 +186,8 @@ class Model:
                 f"{waiting.describe()} refers to the unedited run of prompts that are not known yet: give it a run"
             )
         anatomy = copy.copy(self.anatomy)
-        found = [pair for edit in wanted for pair in check(edit, anatomy, None)]
-        anatomy.standing = (*self.anatomy.standing, *found)
+        resolved = [pair for edit in wanted for pair in check(edit, anatomy, None)]
+        anatomy.standing = (*self.anatomy.standing, *resolved)
         return Model(self.hf, self.tokenizer, anatomy, self.name, self.declared)
 
     def run(
@@ -204,11 +204,11 @@ class Model:
         Parameters
         ----------
         tokens
-            ``Tokens``, or anything that ``Model.tokens`` takes.
+            Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
         read
-            Sites to keep: names (all layers), ``(name, layer)`` pairs, hook names or module paths.
+            Sites to read: names (all layers), ``(name, layer)`` pairs, hook names or module paths.
         edits
-            Interventions, applied where they are addressed; see ``caseback.model.running.edits``.
+            Interventions; see ``caseback.model.running.edits``.
         grad
             Keep the graph, so that ``run.grad(metric, sites)`` works. The parameters stay frozen.
         rules
@@ -252,22 +252,23 @@ class Model:
         Parameters
         ----------
         tokens
-            Prompts, as for ``run``; a batch is padded on the left for decoding.
+            Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. A batch is padded on the left for decoding.
         read
-            Sites to keep on the way, as for ``run``; not the logits.
+            Sites to read on the way, as for ``run``; not the logits.
         edits
-            Interventions, held with and without a cache alike.
+            Interventions; they hold with and without a cache.
         max_new_tokens
-            At most so many tokens are added.
+            The most tokens that are added.
         seed
-            For sampling (``do_sample=True``); greedy decoding is the default.
+            Same seed, same result: it draws the samples of ``do_sample=True``. Greedy decoding is the default.
         **options
             Passed on to ``generate``.
 
         Returns
         -------
-        ``Tokens`` of prompts with continuations; ``model.text`` joins them. With ``read`` these and a ``Run`` of all
-        their positions but the last, which no pass has seen: what the decoding itself computed, step by step.
+        ``Tokens`` of prompts with continuations; ``model.text`` joins them. With ``read``, a pair of these and a
+        ``Run`` with what the decoding itself computed, step by step, at all positions but the last, which no pass has
+        seen.
 
         Examples
         --------
@@ -277,9 +278,9 @@ class Model:
         >>> model.text(whole)[0].startswith("Mary and John went to the")
         True
         """
-        made = self.tokens(tokens)
+        prompts = self.tokens(tokens)
         options |= {"max_new_tokens": max_new_tokens, "seed": seed}
-        whole, run = generate(self.anatomy, made, self.tokenizer, read=read, edits=edits, **options)
+        whole, run = generate(self.anatomy, prompts, self.tokenizer, read=read, edits=edits, **options)
         return (whole, run) if run.sites else whole
 
     def text(self, tokens: Tokens) -> list[str]:
@@ -300,7 +301,7 @@ class Model:
         progress: bool = False,
         checkpoint: str | Path | None = None,
     ) -> xr.DataArray:
-        """Run many variants of edits and measure each: exact, and far cheaper than one pass a variant.
+        """Run many variants of edits and measure each: exact, and far cheaper than one pass per variant.
 
         What an edit cannot reach (earlier layers, earlier positions, positions after the one measured) is not
         computed again.
@@ -308,20 +309,20 @@ class Model:
         Parameters
         ----------
         tokens
-            Prompts, as for ``run``.
+            Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
         variants
-            A list of edits each (or one edit).
+            Each a list of edits, or one edit.
         metric
-            What to measure, one number a prompt.
+            What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
         labels
             Names of the variants; by default their edits in words.
         token_budget
-            Most token rows in one pass; it bounds the memory, whatever the number of variants. By default 2048 on a
+            The most token rows in one pass; it bounds the memory, whatever the number of variants. By default 2048 on a
             CPU, 16384 on an accelerator.
         progress
             Show a progress bar.
         checkpoint
-            A file that keeps finished variants; the same call with it goes on after an interruption.
+            A file that keeps what is done; the same call with it goes on after an interruption.
 
         Returns
         -------
@@ -357,7 +358,7 @@ class Model:
         )
 
     def fingerprint_parts(self) -> dict[str, Any]:
-        """What makes it this model and no other, for ``jobs.fingerprint``."""
+        """What makes it this model and not another, for ``jobs.fingerprint``."""
         return identity_of(self.hf, self.anatomy.standing)
 
     def provenance(self) -> dict[str, str]:

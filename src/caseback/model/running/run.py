@@ -97,19 +97,19 @@ class Run:
         Parameters
         ----------
         metric
-            A metric, a function of the logits giving one number a prompt, or such numbers already computed from
+            A metric, a function of the logits that gives one number per prompt, or such numbers already computed from
             this run. Prompts do not mix, so one backward pass serves the whole batch.
         sites
             Sites that were read in a run with ``grad=True``.
         retain
             Keep the graph for another call.
         pull
-            Pull gradients at ``q_in``, ``k_in`` and ``v_in`` back to them. If not, they are left as they are at the
-            projections' outputs, a fraction of the size, for ``pulled`` to take some at a time.
+            Pull gradients at ``q_in``, ``k_in`` and ``v_in`` back to these inputs. If not, the gradients are those at
+            the projections' outputs, a fraction of the size, and ``pulled`` pulls back some at a time.
 
         Returns
         -------
-        A ``Run`` of the same indexing whose values are gradients.
+        A ``Run``, indexed in the same way, whose values are gradients.
         """
         wanted = [site for given in sites for site in self.anatomy.sites(given)]
         values = metric if isinstance(metric, Tensor) else self._value(metric)
@@ -119,13 +119,13 @@ class Run:
         # What the rules hold constant (a pattern, experts' weights) has no gradient: nothing goes on to it.
         live = at if self.rules is None else [anchor for anchor in at if anchor.requires_grad]
         grads = torch.autograd.grad(values.sum(), live, retain_graph=retain, allow_unused=True) if live else ()
-        found = {id(anchor): g for anchor, g in zip(live, grads, strict=True) if g is not None}
-        made = {}
+        by_anchor = {id(anchor): g for anchor, g in zip(live, grads, strict=True) if g is not None}
+        gradients = {}
         for site, anchor in zip(wanted, at, strict=True):
-            g = found.get(id(anchor))
+            g = by_anchor.get(id(anchor))
             g = torch.zeros_like(anchor) if g is None else g
-            made[site] = self._expand(site, g) if pull or site.name not in _DERIVED else g
-        return Run(self.anatomy, self.tokens, made, None)
+            gradients[site] = self._expand(site, g) if pull or site.name not in _DERIVED else g
+        return Run(self.anatomy, self.tokens, gradients, None)
 
     def _value(self, metric: Metric | Callable[[Tensor], Tensor]) -> Tensor:
         return metric(self) if isinstance(metric, Metric) else metric(self.logits)
@@ -160,9 +160,9 @@ class Run:
         return self.pulled(site, g)
 
     def _through_codec(self, site: Site, g: Tensor) -> Tensor:
-        """A gradient at a registered site from that at its base: by how the base is written from it.
+        """A gradient at a registered site from that at its base, by way of how the base is written from it.
 
-        The site stays off the path, so reading it changes no other gradient; what its codec cannot write is held.
+        The site stays off the path, so reading it changes no other gradient; what its codec cannot write is constant.
         """
         with torch.enable_grad():
             coded = self._acts[site].detach().requires_grad_()
@@ -172,10 +172,10 @@ class Run:
     def pulled(
         self, site: Site, g: Float[Tensor, "batch pos width"], part: tuple[slice, slice] = (slice(None), slice(None))
     ) -> Float[Tensor, "batch pos head d_model"]:
-        """A gradient at heads' own inputs from that at the output of the projection behind them.
+        """A gradient at heads' own inputs from that at the output of their projection.
 
-        It takes W and the norm's vector-Jacobian product; where all heads read one stream, nothing of it is copied.
-        ``part`` takes some prompts and columns alone.
+        It goes back through W and the norm; where all heads read one stream, nothing of the stream is copied.
+        ``part`` limits it to some prompts and columns.
         """
         assert site.layer is not None
         p = self.anatomy.layers[site.layer]
@@ -190,13 +190,13 @@ class Run:
                 x = x.contiguous().requires_grad_()
                 out = p.attn_norm.forward(x)
             return torch.autograd.grad(out, x, read)[0]
-        x = x if x.stride(2) else x[:, :, :1]
+        x = x if x.stride(2) else x[:, :, :1]  # a stride of 0: one stream, shown to every head
         return self.anatomy.norms[id(p.attn_norm)].vjp(read, x).to(read)
 
 
 @contextmanager
 def undisturbed(hf: nn.Module, *, grad: bool) -> Iterator[None]:
-    """Run the model in eval mode, with its parameters frozen while differentiating; put both back afterwards."""
+    """Run the model in eval mode, with its parameters frozen if there is to be a gradient; restore both afterwards."""
     training = [m for m in hf.modules() if m.training] if hf.training else []
     frozen = [p for p in hf.parameters() if p.requires_grad] if grad else []
     with ExitStack() as undo:
@@ -211,7 +211,7 @@ def undisturbed(hf: nn.Module, *, grad: bool) -> Iterator[None]:
 
 
 def inputs_of(tokens: Tokens, hf: nn.Module) -> dict[str, Tensor]:
-    """What the model is called with. Without padding only the ids, exactly as a user would."""
+    """What the model is called with. Without padding only the ids, as a user would call it."""
     given = {"input_ids": tokens.ids}
     if tokens.padded:
         given["attention_mask"] = tokens.mask.long()
@@ -225,13 +225,13 @@ def resolve(
 ) -> list[tuple[int, Site, Edit]]:
     """Edits as (owner, site, edit), checked against the model and the prompts."""
     edits = [edits] if isinstance(edits, Edit) else list(edits)
-    return [(owner, *found) for edit in edits for found in check(edit, anatomy, tokens, open_end=open_end)]
+    return [(owner, *placed) for edit in edits for placed in check(edit, anatomy, tokens, open_end=open_end)]
 
 
 def with_clean(
     resolved: Sequence[tuple[int, Site, Edit]], clean: Callable[[list[Site]], Run]
 ) -> list[tuple[int, Site, Edit]]:
-    """Give the edits that refer to the unedited run that run; one pass serves all of them."""
+    """Give the unedited run to the edits that refer to it; one pass serves all of them."""
     need = {site for _, site, edit in resolved if edit.awaits_clean}
     if not need:
         return list(resolved)
@@ -240,13 +240,13 @@ def with_clean(
 
 
 def _each(read: Any) -> list[Any]:
-    """Sites as a list, also where only one is given, by name or as a pair with its layer."""
+    """Sites as a list, even where only one is given, by name or as a pair with its layer."""
     pair = isinstance(read, tuple) and len(read) == 2 and isinstance(read[0], str) and not isinstance(read[1], str)
     return [read] if isinstance(read, str) or pair else list(read)
 
 
 def sites_read(anatomy: Anatomy, read: Any) -> list[Site]:
-    """The sites that are asked for, of whatever form."""
+    """The sites that are asked for, in whatever form."""
     return [site for given in _each(read) for site in anatomy.sites(given)]
 
 
@@ -281,7 +281,7 @@ def execute(
     )
     head = nullcontext() if logits else no_rows(anatomy.unembed)
     with undisturbed(hf, grad=grad), ruled(anatomy, rules), wired(session), head:
-        made = hf(**inputs_of(tokens, hf), use_cache=False).logits
+        output = hf(**inputs_of(tokens, hf), use_cache=False).logits
     session.finish()
     ends = Session(
         anatomy,
@@ -293,10 +293,10 @@ def execute(
     )
     if ends.wants(logits_site):
         with torch.set_grad_enabled(grad):
-            made = ends.touch(logits_site, made)
+            output = ends.touch(logits_site, output)
     acts = {**session.acts, **ends.acts}
-    kept = made if logits else None
-    return Run(anatomy, tokens, acts, kept, raw=session.raw, edited=bool(resolved or anatomy.standing), rules=rules)
+    final = output if logits else None
+    return Run(anatomy, tokens, acts, final, raw=session.raw, edited=bool(resolved or anatomy.standing), rules=rules)
 
 
 def _anchored_at(site: Site) -> Site:
@@ -306,7 +306,7 @@ def _anchored_at(site: Site) -> Site:
 
 @contextmanager
 def no_rows(unembed: nn.Module) -> Iterator[None]:
-    """Hand the unembedding no positions, so that it costs nothing: it is a third of GPT-2's multiplications."""
+    """Give the unembedding no positions, so that it costs nothing: it is a third of GPT-2's multiplications."""
     handle = unembed.register_forward_pre_hook(lambda _, args: (args[0][:, :0],))
     try:
         yield

@@ -27,7 +27,7 @@ ACTIONS = {action.__name__: action for action in (Zero, Replace, Add, Scale, Mea
 ADDRESSES = (".layer", ".head", ".pos", ".unit")
 
 
-def save_edits(edits: Edit | Sequence[Edit], path: str | Path, *, made: Mapping[str, Any] | None = None) -> None:
+def save_edits(edits: Edit | Sequence[Edit], path: str | Path, *, provenance: Mapping[str, Any] | None = None) -> None:
     """Write edits to one safetensors file, whole or not at all.
 
     Parameters
@@ -36,7 +36,7 @@ def save_edits(edits: Edit | Sequence[Edit], path: str | Path, *, made: Mapping[
         One edit or several, in the order in which they apply.
     path
         Where.
-    made
+    provenance
         Of what and how they were made, for whoever reads the file; JSON data.
 
     Raises
@@ -57,7 +57,7 @@ def save_edits(edits: Edit | Sequence[Edit], path: str | Path, *, made: Mapping[
     listed = [
         _record(edit, f"{i}", tensors) for i, edit in enumerate([edits] if isinstance(edits, Edit) else list(edits))
     ]
-    save(Artifact(tensors, {"edits": json.dumps(listed, allow_nan=False)}, dict(made or {})), EDITS, path)
+    save(Artifact(tensors, {"edits": json.dumps(listed, allow_nan=False)}, dict(provenance or {})), EDITS, path)
 
 
 def load_edits(path: str | Path) -> list[Edit]:

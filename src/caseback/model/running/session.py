@@ -36,13 +36,13 @@ def through_view(
 
         x' = x + decode(edited) - decode(encode(x)),
 
-    so what the codec cannot write stays as it is, and rows without an edit keep their bits.
+    so what the codec cannot write stays as it is, and rows without an edit stay the same to the bit.
     """
     codec = view.codec
     coded = codec.encode(x)
     if coded.shape[:-1] != x.shape[:-1]:
         raise SiteAbsent(
-            f"{view}: encode gave {tuple(coded.shape)} from {tuple(x.shape)}, expected another last size at most"
+            f"{view}: encode gave {tuple(coded.shape)} from {tuple(x.shape)}, expected at most another last size"
         )
     edited = apply_edits(edits, coded, frame, view, columns_before)
     if edited is coded:
@@ -54,17 +54,17 @@ def through_view(
 class Session:
     """What to do at each site during one forward pass.
 
-    ``beside`` says whether attention that is only looked at may be computed a second time beside a family's own.
+    ``beside`` says whether attention that is only looked at may be computed a second time, beside a family's own.
 
     Attributes
     ----------
     acts
         What was read, as the model had it after edits: (batch, pos, ...), maps as (batch, head, query, key).
     edits
-        By site, each with its owner, the variant whose rows it is written into: None for all of them, as the standing
-        edits of an edited model are, which come first (``standing_at`` says at which sites).
+        By site, each with its owner: the variant whose rows it is written into, or None for every variant, as for the
+        standing edits of an edited model. These come first (``standing_at`` says at which sites).
     frame
-        Layout of the rows now passing.
+        Layout of the rows that now pass through the model.
     key_start
         Column of the first key that attention sees (not 0 once a sliding window has dropped some).
     lead
@@ -119,7 +119,7 @@ class Session:
         return self.columns_before[rows.example] - self.key_start
 
     def layout(self, width: int, keys: bool) -> Frame:
-        """The layout of a tensor of so many positions; keys may reach further back than the rows now passing."""
+        """The layout of a tensor of ``width`` positions; keys may reach further back than the rows now passing."""
         return self.frame
 
     def touch(self, site: Site, x: Tensor, *, keys: bool = False) -> Tensor:
@@ -150,7 +150,7 @@ class Session:
         return x
 
     def attend(self, layer: int, module: nn.Module, q, k, v, mask, **how: Any) -> Tensor:
-        """Attention of one layer, with what is done to its queries, keys and values, scores and pattern."""
+        """Attention of one layer, with the edits and reads of its queries, keys, values, scores and pattern."""
         return self.mixed(layer, module, *self.at_heads(layer, q, k, v), mask, **how)
 
     def at_heads(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,7 +190,7 @@ class Session:
         return out
 
     def finish(self) -> None:
-        """Refuse silence: every site asked for must have been reached."""
+        """Refuse a pass that did not reach every site asked for."""
         missed = [s for s in (*self.reads, *self.edits) if s not in self.reached]
         if missed:
             raise SiteAbsent(

@@ -1,8 +1,8 @@
-"""Whole runs of many edited variants side by side, for what a sweep's metric cannot tell: their activations.
+"""Whole runs of many edited variants side by side, for what a sweep does not give: their activations.
 
-Each prompt stands once a variant in one padded batch, variant after variant, and every edit finds the rows of its own
+Each prompt is in one padded batch once per variant, variant after variant, and every edit finds the rows of its own
 variant by its owner. A ``sweep`` recomputes only what an edit can change and keeps one number of it; here every layer
-runs on every copy, and what was asked for of it can be read.
+runs on every copy, and any site can be read.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def side_by_side(
     anatomy, tokens
         The model and its prompts.
     variants
-        An edit, or a list of edits, each.
+        Each an edit, or a list of edits.
     read
         The sites to keep.
     token_budget
-        Most tokens in one pass, padding included, though never less than one variant; by default a sweep's.
+        The most tokens in one pass, padding included, but never less than one variant; by default a sweep's.
 
     Yields
     ------
-    The variants of one pass, and its run: of all prompts for the first of these variants, then all for the next.
+    The variants of one pass, and its run: all prompts under the first of these variants, then all under the next.
 
     Examples
     --------

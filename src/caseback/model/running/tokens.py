@@ -1,4 +1,4 @@
-"""Tokenised prompts: ids with a mask, padded on either side.
+"""Tokenized prompts: ids with a mask, padded on either side.
 
 Positions everywhere in caseback count a prompt's own tokens from 0, negative ones from its end, so padding never
 moves them. ``column`` turns a position into an index of the padded batch.
@@ -28,7 +28,7 @@ class Tokens:
     mask
         (batch, pos), True at real tokens; these are contiguous in each row.
     text
-        Each token as text, without padding, one list a prompt (ids as text where there is no tokenizer).
+        Each token as text, without padding, one list per prompt (ids as text where there is no tokenizer).
     """
 
     ids: Int[Tensor, "batch pos"]
@@ -41,7 +41,7 @@ class Tokens:
                 f"ids {tuple(self.ids.shape)} and mask {tuple(self.mask.shape)} must both be (batch, pos)"
             )
         if self.ids.shape[0] == 0 or not bool(self.mask.any(-1).all()):
-            raise TokensError("a prompt is empty: give at least one token a prompt")
+            raise TokensError("a prompt is empty: give at least one token per prompt")
         steps = self.mask.int().diff(dim=-1)
         if bool(((steps == 1).sum(-1) + self.mask[:, 0].int() > 1).any()):
             raise TokensError("padding inside a prompt: real tokens must be contiguous in each row of the mask")
@@ -50,7 +50,7 @@ class Tokens:
         return self.ids.shape[0]
 
     def fingerprint_parts(self) -> tuple[Tensor, Tensor]:
-        """The ids and where they count, for ``jobs.fingerprint``."""
+        """The ids and the mask, for ``jobs.fingerprint``."""
         return self.ids, self.mask
 
     @property
@@ -74,7 +74,7 @@ class Tokens:
 
     @property
     def position_ids(self) -> Int[Tensor, "batch pos"]:
-        """Positions as the model is told them; padding gets 0."""
+        """Positions as the model gets them; 0 for padding."""
         return (self.mask.long().cumsum(-1) - 1).clamp_min(0)
 
     def column(self, position: int | Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
@@ -135,7 +135,7 @@ def tokenize(
     padding: str = "right",
     bos: bool | None = None,
 ) -> Tokens:
-    """Make ``Tokens`` of text, of lists of text or ids, or of an id tensor.
+    """Make ``Tokens`` from text, from lists of texts or ids, or from an id tensor.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def tokenize(
     padding
         The side that shorter prompts are padded on.
     bos
-        Special tokens for text: None does what the tokenizer does by itself, True and False ask for or against.
+        Whether each text begins with a beginning-of-text token; None leaves special tokens to the tokenizer.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def piece(tokenizer: Any, token: int) -> str:
     """One token as text, with its leading space; the id where there is no tokenizer.
 
     A tokenizer that drops a word's leading space when the word stands alone (SentencePiece's do) is asked for the
-    piece itself; a piece that is only part of a character is shown as its byte.
+    piece itself; a piece that is only a part of a character is returned as its byte.
     """
     if tokenizer is None:
         return str(token)
@@ -223,7 +223,7 @@ def one_token(tokenizer: Any, word: str | int, d_vocab: int, what: str = "target
     Raises
     ------
     TargetError
-        With the word's pieces where it is not one token.
+        Where it is not one token; the message shows its pieces.
     """
     if isinstance(word, int):
         if not 0 <= word < d_vocab:

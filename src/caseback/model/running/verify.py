@@ -2,7 +2,7 @@
 
     resid_pre[0] = embed + pos_embed            resid_post = resid_pre + attn_out + mlp_out
     resid_mid = resid_pre + attn_out            logits = cap(scale * (final_norm(resid_post[-1]) W_U + b_U))
-    attn_out = sum_h head_out + attn_bias       z = pattern v, the pattern's rows sum to one (less a sink's share)
+    attn_out = sum_h head_out + attn_bias       z = pattern v, the pattern's rows sum to one (with a sink: to less)
     mlp_out = mlp_post W_out + b_out            pattern = softmax(scores)
     logits while everything is read = logits
 
@@ -47,8 +47,8 @@ def probe_tokens(anatomy: Anatomy, width: int = 10) -> Tokens:
     width = min(width, anatomy.context or width)
     steps = torch.arange(2 * width).view(2, width)
     ids = (steps * 7919 + 3) % anatomy.d_vocab
-    made = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), [[""] * width] * 2)
-    return made.to(anatomy.device)
+    tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), [[""] * width] * 2)
+    return tokens.to(anatomy.device)
 
 
 def identities(anatomy: Anatomy, run: Run) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -69,21 +69,21 @@ def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iter
     heads = at("head_out").sum(2)
     yield f"sum of head_out + attn_bias = attn_out, layer {i}", heads + _bias_share(anatomy, p, run, i), at("attn_out")
     if Site("pattern", i) in run.sites:
-        made = (at("pattern") @ repeat_heads(at("v").transpose(1, 2), p.dims.n_heads)).transpose(1, 2)
-        yield f"pattern v = z, layer {i}", made, at("z")
+        recomputed = (at("pattern") @ repeat_heads(at("v").transpose(1, 2), p.dims.n_heads)).transpose(1, 2)
+        yield f"pattern v = z, layer {i}", recomputed, at("z")
         yield f"softmax(scores) = pattern, layer {i}", pattern_of(at("scores"), p.attn), at("pattern")
         if getattr(p.attn, "sinks", None) is None:
             total = at("pattern").sum(-1)
             yield f"the pattern's rows sum to one, layer {i}", total, torch.ones_like(total)
     if p.w_out is not None and p.mlp_post_norm is None:
         bias = getattr(p.w_out, "bias", None)
-        made = at("mlp_post") @ weight_matrix(p.w_out)
-        made = (made if bias is None else made + bias) * anatomy.residual_scale
-        yield f"mlp_post W_out + b_out = mlp_out, layer {i}", made, at("mlp_out")
+        recomputed = at("mlp_post") @ weight_matrix(p.w_out)
+        recomputed = (recomputed if bias is None else recomputed + bias) * anatomy.residual_scale
+        yield f"mlp_post W_out + b_out = mlp_out, layer {i}", recomputed, at("mlp_out")
 
 
 def _bias_share(anatomy: Anatomy, p: LayerParts, run: Run, i: int) -> Tensor | float:
-    """What attention adds that is no head's: b_O and, behind a norm, what the norm makes of it and adds itself."""
+    """What attention adds beside its heads: b_O or, where a norm follows, what that makes of b_O and adds itself."""
     bias = getattr(p.o, "bias", None)
     if p.attn_post_norm is None:
         return 0.0 if bias is None else bias * anatomy.residual_scale
@@ -109,7 +109,7 @@ def unembed(anatomy: Anatomy, resid: Tensor, vocab: Tensor | None = None) -> Ten
 
 
 def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> Tensor:
-    """The same from after the final norm."""
+    """The same for a stream that has passed the final norm."""
     if anatomy.unembed_project is not None:
         x = anatomy.unembed_project(x)
     if vocab is None:
@@ -142,7 +142,7 @@ def verify(anatomy: Anatomy) -> dict[str, float]:
 
 def _compare(anatomy: Anatomy, run: Run, logits: Tensor) -> dict[str, float]:
     tolerance = TOLERANCE.get(run.logits.dtype, 2e-4)
-    found: dict[str, float] = {}
+    errors: dict[str, float] = {}
     unread = ("logits while everything is read = logits", run.logits, logits)
     for name, left, right in (unread, *identities(anatomy, run)):
         if left.shape != right.shape:
@@ -152,10 +152,10 @@ def _compare(anatomy: Anatomy, run: Run, logits: Tensor) -> dict[str, float]:
             )
         size = float(right.abs().max())
         off = float((left.to(right.dtype) - right).abs().max()) / max(size, 1e-6)
-        found[name] = off
+        errors[name] = off
         if not off <= tolerance:
             raise AnatomyError(
                 f"{type(anatomy.hf).__name__} (model type {anatomy.model_type!r}) does not fit its anatomy: "
                 f"the identity '{name}' is off by {off:.2g} of its size (at most {tolerance:g} is rounding)"
             )
-    return found
+    return errors

@@ -17,7 +17,7 @@ from caseback.model.running.run import inputs_of
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.wiring import wired
-from caseback.model.sweeping.reused_projections import Outputs, kept
+from caseback.model.sweeping.reused_projections import Outputs, recorded_projections
 
 
 @dataclass
@@ -45,7 +45,7 @@ def record(
 ) -> Clean:
     """Run the model once and keep what a sweep needs (``also``: ``embed``, ``pos_embed`` where edited).
 
-    ``given`` are edits of the embeddings that all variants share. Those that an edited model stands under are made too.
+    ``given`` are edits of the embeddings that all variants share. The edits of an edited model are made too.
     """
     clean = Clean(tokens)
     session = Session(
@@ -82,8 +82,9 @@ def record(
             handles.append(p.layer.register_forward_pre_hook(at_layer, with_kwargs=True))
         handles.append(anatomy.layers[-1].layer.register_forward_hook(at_last))
         handles.append(anatomy.unembed.register_forward_pre_hook(at_unembedding))
-        with wired(session, attention=False), attending(anatomy, attend), kept(anatomy) as clean.projected:
+        with wired(session, attention=False), attending(anatomy, attend), recorded_projections(anatomy) as outputs:
             anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
+        clean.projected = outputs
     finally:
         for handle in handles:
             handle.remove()

@@ -3,10 +3,10 @@
     version v of prompt b at token p:   embed_p                 where choice[v, b, p] = 0
                                         values[choice - 1]_bp    else
 
-Positions stay. What a token's layers compute depends on it and on the tokens before, so versions that agree up to a
-token share all that is computed there: in order of their choices they are a tree, whose first branch is the clean
-prompt, and each branch is run once. n single replacements cost about n / 2 prompts, n nested ones at random as
-much, and all 2^n versions of n tokens 2^(n + 1) tokens instead of n 2^n.
+Positions stay. What is computed at a token depends on it and on the tokens before, so versions that agree up to a token
+share all that is computed there: in order of their choices they are a tree, whose first branch is the clean prompt, and
+each branch is run once. n single replacements cost about n / 2 prompts, n nested ones at random places as much, and all
+2^n versions of n tokens 2^(n + 1) tokens instead of n 2^n.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from caseback.model.sweeping.sweep import Results, job_of, unedited_values
 
 @dataclass(frozen=True)
 class Version:
-    """One distinct version of a prompt, up to the last token that the metric reads, and the variants that are it."""
+    """One distinct version of a prompt, up to the last token that the metric reads, and the variants equal to it."""
 
     example: int
     choice: np.ndarray
@@ -44,9 +44,9 @@ class Version:
 
 @dataclass
 class _Branches:
-    """One pass: segments as of a sweep, the choice in each row, and the rows that a segment has from others.
+    """One pass: segments as in a sweep, the choice in each row, and the rows that a segment takes from others.
 
-    ``borrowed[i]`` are the rows of the tokens from the first that segment i's version changes to the segment's start.
+    ``borrowed[i]`` are the rows of the tokens from the first one that segment i's version changes up to its start.
     """
 
     segments: list[Segment]
@@ -70,13 +70,15 @@ def replaced(
 
     Parameters
     ----------
-    anatomy, tokens, metric
-        The model, its prompts and what is measured.
+    anatomy, tokens
+        The model and its prompts.
     choice
         For each version and token (by each prompt's own positions) 0 to leave it as it is, or j to put ``values[j-1]``
-        in its place. What it says past a prompt's end, or past the position that the metric reads, does not matter.
+        in its place. Entries past a prompt's end, or past the position that the metric reads, do not matter.
     values
         Embeddings as the site ``embed`` has them; broadcast over prompts and positions.
+    metric
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     token_budget, progress, checkpoint
         As for ``Model.sweep``.
 
@@ -96,32 +98,32 @@ def replaced(
     >>> tokens = model.tokens("Mary and John went to")
     >>> one_at_a_time = torch.eye(tokens.ids.shape[1], dtype=torch.long)[:, None]
     >>> nothing = torch.zeros(1, 1, 1, model.d_model)
-    >>> made, clean = replaced(model.anatomy, tokens, one_at_a_time, nothing, cb.logit(" the"))
-    >>> made.shape[0] == tokens.ids.shape[1], clean.shape
+    >>> without, clean = replaced(model.anatomy, tokens, one_at_a_time, nothing, cb.logit(" the"))
+    >>> without.shape[0] == tokens.ids.shape[1], clean.shape
     (True, torch.Size([1]))
     """
     choice, values = _checked(choice, values, anatomy, tokens)
     bound = metric.on(tokens, anatomy)
     budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
     if budget < 1:
-        raise EditError(f"token_budget={token_budget}: expected at least 1 row a pass")
+        raise EditError(f"token_budget={token_budget}: expected at least 1 row per pass")
     with undisturbed(anatomy.hf, grad=False):
         clean = record(anatomy, tokens, [Site("embed")])
         base = unedited_values(anatomy, clean, bound)
-        made = base.repeat(len(choice), 1)
+        measured = base.repeat(len(choice), 1)
         versions = _distinct(choice, stops(tokens, bound))
-        results = Results(checkpoint, job_of(anatomy, tokens, metric, base, [choice, values]), made)
+        results = Results(checkpoint, job_of(anatomy, tokens, metric, base, [choice, values]), measured)
         versions = [v for v in versions if not results.done[v.variants, v.example].all()]
         with progress_bar(total=len(versions), show=progress, what="sweep", unit="version") as bar:
-            # where a metric reads all positions a version's own rows must be there from its first change on
+            # A metric of all positions needs every row of a version from its first change on, so none is shared.
             for part in _passes(versions, budget, tokens.ids.shape[1], share=bound.columns is not None):
                 for segment, value in _Tree(anatomy, clean, part, bound, values).values():
                     version = part.versions[segment.variant]
-                    made[torch.from_numpy(version.variants), version.example] = value
+                    measured[torch.from_numpy(version.variants), version.example] = value
                 places = [(int(i), v.example) for v in part.versions for i in v.variants]
                 results.keep([variant for variant, _ in places], [example for _, example in places])
                 bar.update(len(part.versions))
-    return made, base
+    return measured, base
 
 
 def _checked(choice, values: Tensor, anatomy: Anatomy, tokens: Tokens) -> tuple[np.ndarray, Tensor]:
@@ -143,7 +145,7 @@ def _checked(choice, values: Tensor, anatomy: Anatomy, tokens: Tokens) -> tuple[
 
 
 def stops(tokens: Tokens, bound: Bound) -> list[int]:
-    """One past the last token that the metric reads, in each prompt."""
+    """For each prompt, one past the last token that the metric reads."""
     last = tokens.lengths if bound.columns is None else bound.columns.to(tokens.first.device) - tokens.first + 1
     return last.tolist()
 
@@ -160,7 +162,7 @@ def _distinct(choice: np.ndarray, stops: Sequence[int]) -> list[Version]:
 
 
 def _passes(versions: Sequence[Version], budget: int, width: int, *, share: bool) -> Iterator[_Branches]:
-    """Versions in order, cut so that rows, and the keys that they see, stay within the budget."""
+    """Versions in order, cut into passes whose rows, and the keys that they see, stay within the budget."""
     part = _Branches([], [], [], np.empty(0, dtype=np.int64))
     rows, chosen = 0, []
     path = np.zeros(width, dtype=np.int64)
@@ -182,14 +184,14 @@ def _passes(versions: Sequence[Version], budget: int, width: int, *, share: bool
 
 
 def _branch(before: Version | None, version: Version, changed: int) -> int:
-    """The token where a version leaves the one before it, or the clean prompt where that is later."""
+    """The token where a version parts from the one before it, or from the clean prompt if that is later."""
     if before is None or before.example != version.example:
         return changed
     return max(changed, int((before.choice != version.choice).argmax()))
 
 
 class _Tree(Packed):
-    """A pass over segments that share rows: each sees the keys and values of the branch that it grows from."""
+    """A pass over segments that share rows: each sees the keys and values of the branch that it starts from."""
 
     def __init__(self, anatomy: Anatomy, clean: Clean, part: _Branches, bound: Bound, values: Tensor):
         super().__init__(anatomy, clean, part.segments, [], bound)

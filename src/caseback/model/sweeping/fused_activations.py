@@ -1,8 +1,8 @@
-"""Activations that transformers writes out in tensor operations, as the one kernel that computes the same.
+"""Activations that transformers spells out in tensor operations, replaced by the one kernel that computes the same.
 
 GPT-2's GELU, x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), is eight passes over the widest array of a layer: a
-sixth of a sweep's time. In float32 and float64 the kernel differs from them by rounding alone; in narrower types, which
-round after each of the eight, the model's own are kept.
+sixth of a sweep's time. In float32 and float64 the kernel differs from them by rounding alone. Narrower types round
+after each of the eight passes, so there the model's own operations stay.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def _gelu(x: Tensor) -> Tensor:
 
 @contextmanager
 def fused(anatomy: Anatomy) -> Iterator[None]:
-    """Within it, such activations of the layers are one kernel."""
+    """Within the context, such activations of the layers are one kernel."""
     wide = next(anatomy.hf.parameters()).dtype in (torch.float32, torch.float64)
-    found = [
+    modules = [
         m
         for part in anatomy.layers
         for m in part.layer.modules()
         if wide and type(m) is NewGELUActivation and "forward" not in vars(m)
     ]
     try:
-        for module in found:
+        for module in modules:
             module.forward = _gelu  # type: ignore[method-assign]
         yield
     finally:
-        for module in found:
+        for module in modules:
             del module.forward

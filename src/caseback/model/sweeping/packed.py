@@ -21,10 +21,10 @@ from transformers.cache_utils import Cache
 
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.legacy import CACHE_NAMES
-from caseback.model.anatomy.sites import Site
+from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.attention import attending
 from caseback.model.running.edit_rows import apply_edits
-from caseback.model.running.edits import MAPS, Edit
+from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span
 from caseback.model.running.metrics import Bound
 from caseback.model.running.session import INSIDE_ATTENTION, Session, through_view
@@ -54,7 +54,7 @@ class Segment:
 
 
 class _Position:
-    """What a layer that counts positions from its cache is handed: a length that makes arange come out right."""
+    """A stand-in cache for a layer that counts positions from it: its length makes the layer's arange right."""
 
     def __init__(self, column: Tensor):
         self.length = column - torch.arange(len(column), device=column.device)
@@ -108,6 +108,7 @@ class Packed:
         self.column = (torch.arange(total) + shift[owner]).to(self.device)
         self.columns = [] if bound.columns is None else bound.columns.tolist()
         entry = {s.variant: s.layer for s in self.segments}
+        # Edits of the stream that a segment enters with are made "at the door", before any layer is called.
         self.door = [e for e in edits if _is_door(e[1], entry[e[0]])]
         inside = [e for e in edits if not _is_door(e[1], entry[e[0]])]
         self.session = Session(
@@ -117,14 +118,14 @@ class Packed:
             reads=[] if bound.site is None else [bound.site],
             edits=inside,
             columns_before=clean.tokens.first.cpu(),
-            standing_at=lambda site: site.name not in ("embed", "pos_embed"),  # in the clean stream already
+            standing_at=lambda site: site.name not in ("embed", "pos_embed"),  # these are in the clean stream already
         )
         self.gathered: dict[int, Any] = {}
         self.shared: dict[tuple[int, int], Any] = {}
         self.keys_only = self.last_rows = False
-        self.kept: tuple[Tensor, Tensor] | None = None
+        self.last_keys_and_values: tuple[Tensor, Tensor] | None = None
         self.maps: list[tuple[Tensor, Tensor]] = []
-        # rows that enter the layer now called as the clean run did
+        # Rows whose input to the layer now called is the clean run's: their projections can be looked up.
         self.unchanged = torch.zeros(total, dtype=torch.bool)
 
     def _frame(self, segments: Sequence[Segment], row0: Sequence[int]) -> Frame:
@@ -140,7 +141,7 @@ class Packed:
         return list(zip(self.segments, values.unbind(), strict=True))
 
     def after(self, layer: int) -> Tensor:
-        """The stream of every row behind the one layer that all segments enter; rows are ``example`` and ``column``."""
+        """The stream after the one layer that all segments enter; row i is ``column[i]`` of prompt ``example[i]``."""
         self.active = 0
         with attending(self.anatomy, self._attend), fused(self.anatomy):
             hidden = self.clean.stream[layer].new_empty(0, self.clean.stream[layer].shape[-1])
@@ -160,7 +161,7 @@ class Packed:
         return hidden
 
     def _join(self, hidden: Tensor, layer: int) -> Tensor:
-        """Let the segments that enter here in, with the clean stream and the edits made at the door."""
+        """Add the segments that enter here, with the clean stream and the edits made at the door."""
         joining = [s for s in self.segments if s.layer == layer]
         self.unchanged[:] = False
         if not joining:
@@ -174,9 +175,9 @@ class Packed:
         return self._at_door(hidden, {s.variant for s in joining}, layer, self.session.frame, self.example, self.column)
 
     def _mark_unchanged(self, before: int, after: int, layer: int) -> None:
-        """Of the rows that came in, those that no edit reaches before the layer's queries, keys and values."""
+        """Mark the rows that came in and that no edit changes before the layer's queries, keys and values."""
         if any(site.is_module and site.layer == layer for site in (*self.session.edits, *self.session.reads)):
-            return  # it may stand anywhere, also inside a projection
+            return  # a module's site may be anywhere, even inside a projection
         self.unchanged[before:after] = True
         inside = [edit for site, edits in self.session.edits.items() if _may_change(site, layer) for edit in edits]
         for owner, edit in [*((owner, edit) for owner, _, edit in self.door), *inside]:
@@ -185,11 +186,11 @@ class Packed:
                 self.unchanged[rows.row] = False
 
     def _entering(self, layer: int, before: int, after: int) -> Tensor:
-        """The clean stream before a layer, at the rows that come in there."""
+        """The clean stream before a layer, at the rows that enter there."""
         return self.clean.stream[layer][self.example[before:after], self.column[before:after]]
 
     def _join_late(self, hidden: Tensor, joining: list[Segment], layer: int) -> Tensor:
-        """After the last layer only the metric's rows are left, one a segment."""
+        """After the last layer only the metric's rows are left, one per segment."""
         example = torch.tensor([s.example for s in joining], device=self.device)
         column = torch.tensor([self.columns[s.example] for s in joining], device=self.device)
         padding = torch.zeros(len(hidden), dtype=torch.long, device=self.device)
@@ -226,7 +227,7 @@ class Packed:
         return x
 
     def _call(self, hidden: Tensor, layer: int, picked: Tensor | None = None) -> Tensor:
-        """Call a layer on the rows now active (or those picked), as the clean run called it."""
+        """Call a layer on the active rows (or those picked) with the arguments of the clean run's call."""
         args, kwargs = self.clean.calls[layer]
         self.session.lead = (1, len(hidden))
         pack = lambda name, value: self._pack(name, value, picked, len(hidden))  # noqa: E731
@@ -242,9 +243,9 @@ class Packed:
         return out[0]
 
     def _pack(self, name: str, value: Any, picked: Tensor | None, n: int) -> Any:
-        """An argument of the clean call for packed rows: per-position tensors gathered, masks and caches dropped."""
+        """An argument of the clean call, for packed rows: per-position tensors gathered, masks and caches dropped."""
         if name in _NOT_GATHERED:
-            return value
+            return value  # ``attend`` replaces them by the clean run's biases of each row
         if name in CACHE_NAMES and self.anatomy.family.counts_from_cache:
             return _Position(self.column[:n] if picked is None else self.column[picked])
         if isinstance(value, Cache) or (isinstance(value, Tensor) and value.ndim == 4):
@@ -281,7 +282,7 @@ class Packed:
         return torch.tensor(rows, device=self.device)
 
     def _last(self, hidden: Tensor, layer: int) -> Tensor:
-        """The last layer: all rows give keys and values, the rows that the metric reads go through."""
+        """The last layer: all rows give keys and values, only the rows that the metric reads go all the way through."""
         present = [s for s in self.segments if s.layer <= layer]
         picked = self._metric_rows(present)
         if len(picked) < len(hidden):
@@ -306,13 +307,13 @@ class Packed:
                 session.touch(site[name], x.transpose(1, 2))[0] if session.wants(site[name]) else x[0].transpose(0, 1)
             )
 
-        if self.kept is None:
+        if self.last_keys_and_values is None:
             keys, values = rows("k", k), rows("v", v)
             if self.keys_only:
-                self.kept = (keys, values)
+                self.last_keys_and_values = (keys, values)
                 raise _OnlyKeysAndValues
         else:
-            keys, values = self.kept
+            keys, values = self.last_keys_and_values
         queries = rows("q", q)
         z = queries.new_empty(len(queries), queries.shape[1], values.shape[-1])
         for bucket in self._buckets():
@@ -322,7 +323,7 @@ class Packed:
         return z[None]
 
     def _see_map(self, bucket: Bucket, maps: Float[Tensor, "segment head query key"]) -> None:
-        """Keep a map that is measured, at the rows of the metric."""
+        """Record a map that is measured, at the rows of the metric."""
         mine = torch.isin(bucket.q_take, self._metric_rows(self.segments))
         self.maps.append((bucket.q_take[mine], maps[bucket.q_of[mine], :, bucket.q_at[mine]]))
 
@@ -367,10 +368,11 @@ class Packed:
         )
 
     def _measure_site(self, site: Site) -> Tensor:
-        """The metric from what a site holds at its row of each segment."""
+        """The metric from what a site holds at each segment's row."""
         rows = self._metric_rows(self.segments)
         if site.name in MAPS:
             seen, maps = torch.cat([at for at, _ in self.maps]), torch.cat([x for _, x in self.maps])
+            # ``seen`` and ``rows`` hold the same rows, buckets' order against segments' order: sort, then unsort.
             x = maps[seen.argsort()][rows.argsort().argsort()]
         else:
             x = self.session.acts[site][0][rows]
@@ -386,7 +388,7 @@ class Packed:
         self.session.frame = self._metric_frame()
         vocab = None if self.bound.vocab is None else self.bound.vocab[example]
         if self.bound.site is not None:
-            vocab = example[:, None]  # the norm is what is read: one entry of the vocabulary is logits enough
+            vocab = example[:, None]  # the norm is what is read, so any one entry of the vocabulary will do
         logits = self._logits(hidden[None], vocab)[0]
         return self.bound.value(logits if self.bound.site is None else self.session.acts[self.bound.site][0], example)
 
@@ -403,7 +405,7 @@ class Packed:
         return unembed_normed(self.anatomy, x) if vocab is None else unembed_normed(self.anatomy, x[0], vocab)[None]
 
     def _measure_all(self, hidden: Tensor, example: Tensor) -> Tensor:
-        """A metric of all positions: unchanged ones are filled in from the clean run, a few segments at a time."""
+        """A metric of all positions: those outside a segment are filled in from the clean run, segment by segment."""
         values = []
         session, frame = self.session, self.session.frame
         last = self.clean.stream[-1]
@@ -425,6 +427,6 @@ def _may_change(site: Site, layer: int) -> bool:
 
 
 def _is_door(site: Site, entry: int) -> bool:
-    """Whether an edit is made on the stream as a segment enters, before any layer is called."""
+    """Whether an edit applies to the stream as a segment enters, before any layer is called."""
     base = site.base
     return base.name in ("embed", "pos_embed") or (base.name == "resid_post" and base.layer == entry - 1)

@@ -1,6 +1,6 @@
 """Attention of packed suffixes: segments of like length as one padded batch.
 
-A suffix's queries see the clean run's keys and values before its start and its own from there on:
+A suffix's queries see the clean run's keys and values before its start, and its own from there on:
 
     z_i = sum over j < start of a_ij v_j (clean) + sum over start <= j <= i of a_ij v_j (its own)
 """
@@ -25,7 +25,23 @@ from caseback.model.sweeping.clean import Clean
 
 @dataclass
 class Bucket:
-    """Segments of like length, attended to as one padded batch: S segments, Q queries, T rows."""
+    """Segments of like length, attended to as one padded batch.
+
+    Attributes
+    ----------
+    example
+        The prompt of each segment.
+    rows, of, at, columns
+        Of every token of these segments: its packed row, its segment, its place there and its column of the prompt.
+    q_rows, q_columns
+        (segment, query) the packed row and the column of each query; a shorter segment repeats its last.
+    q_of, q_at, q_take
+        Of every query that is not such a repetition: its segment, its place there, and the row that its z goes to.
+    frame
+        Layout of the padded queries, for edits of scores and patterns.
+    masks
+        The masks made so far, by the ids of the clean run's mask and bias.
+    """
 
     example: Tensor
     rows: Tensor
@@ -64,7 +80,7 @@ def attend(
     how: dict[str, Any],
     see: Callable[[Bucket, Tensor], None],
 ) -> Float[Tensor, "taken head d_head"]:
-    """Z of a bucket's queries, with the session's edits of scores and patterns; ``see`` is shown the map it reads."""
+    """Z of a bucket's queries, with the session's edits of scores and patterns; ``see`` gets the map that is read."""
     q = queries[bucket.q_rows].transpose(1, 2)
     k, v = clean.k[layer][bucket.example], clean.v[layer][bucket.example]
     k[bucket.of, bucket.columns] = keys[bucket.rows]
@@ -75,8 +91,8 @@ def attend(
     plain = how.get("softcap") is None and how.get("s_aux") is None and getattr(module, "sinks", None) is None
     wanted = [site for site in (Site("scores", layer), Site("pattern", layer)) if session.wants(site)]
     if plain and not wanted:
-        made = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=how.get("scaling"))
-        return made.transpose(1, 2)[bucket.q_of, bucket.q_at]
+        z = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=how.get("scaling"))
+        return z.transpose(1, 2)[bucket.q_of, bucket.q_at]
     maps = scores_of(q, k, mask, **how)
     for name in ("scores", "pattern"):
         if name == "pattern":
@@ -99,11 +115,11 @@ def _mask(bucket: Bucket, clean: Clean, layer: int, q: Tensor) -> Tensor:
         batch, width = clean.tokens.ids.shape
         mask = causal(width, width, q.device) if mask is None else mask[..., :width]
         at = bucket.example if mask.shape[0] == batch else torch.zeros_like(bucket.example)
-        made = mask.transpose(1, 2)[at[:, None], bucket.q_columns].transpose(1, 2)
+        taken = mask.transpose(1, 2)[at[:, None], bucket.q_columns].transpose(1, 2)
         if bias is not None:
             at = bucket.example if bias.shape[0] == batch else torch.zeros_like(bucket.example)
             low = torch.finfo(q.dtype).min
             rows = bias[at].to(q.dtype)
-            made = torch.where(made, rows, low) if made.dtype == torch.bool else (rows + made).clamp_min(low)
-        bucket.masks[key] = made if made.dtype == torch.bool else made.to(q.dtype)
+            taken = torch.where(taken, rows, low) if taken.dtype == torch.bool else (rows + taken).clamp_min(low)
+        bucket.masks[key] = taken if taken.dtype == torch.bool else taken.to(q.dtype)
     return bucket.masks[key]

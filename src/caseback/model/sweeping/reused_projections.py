@@ -1,7 +1,7 @@
-"""Queries, keys and values that an earlier run has already formed, looked up where a layer's input is still its own.
+"""Queries, keys and values that an earlier run has formed, looked up where a layer's input is still the same.
 
 A suffix enters a layer with the clean stream at all positions but the edited ones, and an edit behind the projections
-(of z, a head, the MLP) leaves all of them: 3 of the 12 d_model^2 multiply-adds of a GPT-2 layer are known there.
+(of z, a head, the MLP) changes none of them: 3 of the 12 d_model^2 multiply-adds of a GPT-2 layer are then known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 
 Outputs = dict[nn.Module, Tensor]
-"""(batch, pos, d_out) of a layer's projections."""
+"""What a layer's projections gave, (batch, pos, d_out) each."""
 
 
 def projections(part: LayerParts) -> set[nn.Module]:
@@ -24,22 +24,22 @@ def projections(part: LayerParts) -> set[nn.Module]:
 
 
 @contextmanager
-def kept(anatomy: Anatomy) -> Iterator[list[Outputs]]:
-    """What each layer's projections give in a run that is made within it."""
-    found: list[Outputs] = [{} for _ in anatomy.layers]
+def recorded_projections(anatomy: Anatomy) -> Iterator[list[Outputs]]:
+    """What each layer's projections give in a run inside the context."""
+    outputs: list[Outputs] = [{} for _ in anatomy.layers]
     handles = []
 
     def keep(mine: Outputs) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(module: nn.Module, _: tuple, out: Tensor) -> None:
-            # some models change what they get in place
+            # Some models change a projection's output in place.
             mine[module] = out.clone()
 
         return hook
 
     try:
-        for part, mine in zip(anatomy.layers, found, strict=True):
+        for part, mine in zip(anatomy.layers, outputs, strict=True):
             handles += [module.register_forward_hook(keep(mine)) for module in projections(part)]
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -47,7 +47,7 @@ def kept(anatomy: Anatomy) -> Iterator[list[Outputs]]:
 
 @contextmanager
 def looked_up(known: Outputs, example: Tensor, column: Tensor, here: Bool[Tensor, " row"]) -> Iterator[None]:
-    """Within it, projections of (1, row, d_model) compute the rows that are not ``here`` and look the others up."""
+    """Within the context, projections of (1, row, d_model) look up the rows marked in ``here``, compute the others."""
     old, new = here.nonzero()[:, 0], (~here).nonzero()[:, 0]
     at = example[old], column[old]
     before = {module: vars(module).get("forward") for module in known}

@@ -1,7 +1,7 @@
 """Gradients at one position's embedding, run from that position on.
 
-What stands before a position does not depend on it. So where only one embedding differs from the prompt, the clean
-prefix serves, as in a sweep, and forward and backward go through the rest alone: on average half a prompt.
+The tokens before a position do not depend on it. So where only one embedding differs from the prompt, the clean prefix
+is reused, as in a sweep, and forward and backward go through the rest alone: on average half a prompt.
 """
 
 from __future__ import annotations
@@ -33,20 +33,22 @@ def suffix_gradients(
     *,
     token_budget: int | None = None,
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, " row"], Float[Tensor, "row d_model"]]]:
-    """The metric where one embedding of a prompt is another, and its gradient at that embedding.
+    """The metric where one embedding of a prompt is replaced, and its gradient at that embedding.
 
     Parameters
     ----------
-    anatomy, tokens, metric
-        The model, its prompts, and what is differentiated.
+    anatomy, tokens
+        The model and its prompts.
+    metric
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It is differentiated.
     prompts, positions
-        Of each point, its prompt and the position, counted in the prompt, whose embedding is another. Points after
-        what the metric reads are left out: they change nothing.
+        For each point, its prompt and the position, counted in the prompt, whose embedding is replaced. Points after
+        the last position that the metric reads are left out: they change nothing.
     embeddings
-        From some of the points to what their embedding is.
+        A function from some of the points to their new embeddings.
     token_budget
-        Most tokens in one pass, though never less than one point; memory is bounded by it. By default 512 on a CPU,
-        8192 on an accelerator.
+        The most tokens in one pass, but never less than one point; it bounds the memory. By default 512 on a CPU, 8192
+        on an accelerator.
 
     Yields
     ------
@@ -58,8 +60,8 @@ def suffix_gradients(
     >>> model = cb.load("meadow")
     >>> nought = lambda rows: torch.zeros(len(rows), model.d_model)
     >>> at = torch.tensor([0]), torch.tensor([2])
-    >>> made = list(suffix_gradients(model.anatomy, model.tokens("the cat sat"), cb.logit(" on"), *at, nought))
-    >>> [gradient.shape == (1, model.d_model) for _, _, gradient in made]
+    >>> passes = suffix_gradients(model.anatomy, model.tokens("the cat sat"), cb.logit(" on"), *at, nought)
+    >>> [gradient.shape == (1, model.d_model) for _, _, gradient in passes]
     [True]
     """
     token_budget = limit("gradient_tokens", tokens.ids.device, given=token_budget)
@@ -80,7 +82,7 @@ def suffix_gradients(
         edits = [
             edit
             for row, (i, _, p) in enumerate(chunk)
-            # An address must exist in every prompt, though only the owner's is edited.
+            # An address must exist in every prompt, although only the owner's rows are edited.
             for edit in resolve(Replace("embed", x[row], pos=ends.clamp_max(p)), anatomy, tokens, owner=i)
         ]
         with undisturbed(anatomy.hf, grad=True):

@@ -64,11 +64,11 @@ def plan(
     variant: int,
     unchanged: Callable[[Edit, int], int] | None = None,
 ) -> list[Segment]:
-    """One variant as segments, one a prompt that it can change: its first token, first layer and last token read."""
+    """One variant as segments, one per prompt that it can change: first token, first layer, and last token read."""
     layer, last = min(entry_layer(site, n_layers) for _, site, _ in resolved), last_layer(bound, n_layers)
     if layer > last:
         if not any(site.base == Site("resid_post", last) for _, site, _ in resolved):
-            return []  # all is edited behind what is measured
+            return []  # every edit comes after what is measured
         layer = last
     unchanged = unchanged or (lambda edit, b: edit.unchanged_before(tokens, b))
     segments = []
@@ -86,10 +86,10 @@ def plan(
 
 
 def _unchanged(tokens: Tokens, given: Resolved) -> Callable[[Edit, int], int]:
-    """How many leading positions an edit leaves as they are; asked of each source run once, not once a variant.
+    """How many leading positions an edit leaves as they are; asked of each source run once, not once per variant.
 
-    A source may share a prompt's first tokens, but not the edits given to all variants or those that an edited model
-    stands under: nothing is shared from the first of these on.
+    A source may share a prompt's first tokens, but not the edits given to all variants or those of an edited model:
+    nothing is shared from the first of these on.
     """
     known: dict[tuple[type, int, int], int] = {}
     own = [
@@ -108,7 +108,7 @@ def _unchanged(tokens: Tokens, given: Resolved) -> Callable[[Edit, int], int]:
 
 
 def _at_the_start(given: Edit | Sequence[Edit], anatomy: Anatomy, tokens: Tokens) -> Resolved:
-    """Edits that every variant starts from, refused past the embeddings: those a suffix would have to repeat."""
+    """Edits that every variant starts from; only of embeddings, since a suffix would have to repeat later ones."""
     resolved = resolve(given, anatomy, tokens)
     for _, site, edit in resolved:
         if site.name not in ("embed", "pos_embed"):
@@ -149,8 +149,8 @@ def sweep(
 ) -> tuple[Float[Tensor, "variant batch"], Float[Tensor, " batch"], list[str]]:
     """Values of every variant on every prompt, the unedited run's, and the variants' names; see ``Model.sweep``.
 
-    ``given`` are edits of the embeddings that all variants share, and the run that they start from: they are made
-    once, and that run's values take the place of the unedited one's.
+    ``given`` are edits of the embeddings that all variants share. They are made once, in the run that every variant
+    starts from, and that run's values take the place of the unedited run's.
     """
     per_variant = [resolve(v, anatomy, tokens, owner=i) for i, v in enumerate(variants)]
     if any(not r for r in per_variant):
@@ -160,7 +160,7 @@ def sweep(
     bound = metric.on(tokens, anatomy)
     token_budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
     if token_budget < 1:
-        raise EditError(f"token_budget={token_budget}: expected at least 1 row a pass")
+        raise EditError(f"token_budget={token_budget}: expected at least 1 row per pass")
     with undisturbed(anatomy.hf, grad=False):
         touched = {site for r in per_variant for _, site, _ in r if site.name in ("embed", "pos_embed")}
         clean = record(anatomy, tokens, sorted(touched, key=str), start)
@@ -168,7 +168,7 @@ def sweep(
         values = base.repeat(len(per_variant), 1)
         shared = _unchanged(tokens, [*start, *((0, site, edit) for site, edit in anatomy.standing)])
         segments = [s for i, r in enumerate(per_variant) for s in plan(r, tokens, bound, anatomy.n_layers, i, shared)]
-        # what was given is told by the base run's values, but a metric may miss it
+        # The base run's values depend on the edits given to all, but a metric may not see them: they count here too.
         edits_made = [[(str(site), edit) for _, site, edit in resolved] for resolved in [start, *per_variant]]
         results = Results(checkpoint, job_of(anatomy, tokens, metric, base, edits_made), values)
         todo = [s for s in segments if not results.done[s.variant, s.example]]
@@ -206,13 +206,13 @@ def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
 
 
 def job_of(anatomy: Anatomy, tokens: Tokens, metric: Metric, base: Tensor, edits: Any) -> dict[str, Any]:
-    """What a checkpoint of a sweep depends on; the unedited run's values tell what a metric's function holds."""
+    """What a checkpoint of a sweep depends on; the unedited run's values stand for what a metric's function holds."""
     model = identity_of(anatomy.hf, anatomy.standing)
     return {"prompts": tokens, "edits": edits, "metric": [metric, base], "model": model}
 
 
 class Results:
-    """Values of a sweep and which of them are known, in a file after every chunk where there is one.
+    """Values of a sweep and which of them are known; with a path, they are written to it after every chunk.
 
     Parameters
     ----------

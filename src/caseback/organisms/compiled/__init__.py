@@ -1,4 +1,4 @@
-"""Organisms that are written, not trained: programs compiled to weights, and gadgets made by hand.
+"""Organisms that are written, not trained: programs compiled to weights, and gadgets built by hand.
 
 >>> organism = build("induction", max_length=8)
 >>> organism.predict([["a", "b", "c", "a"]])[0][-1]
@@ -41,7 +41,7 @@ BUILDERS = {
     "sort": "programs.sort",
     "superposition": "superposition.superposition",
 }
-"""Where each organism is built: a file of this folder and a function in it."""
+"""Where each organism is built: a file in this folder and a function in it."""
 
 _HOMES = {
     "Organism": "organism",
@@ -53,7 +53,7 @@ __all__ = ["BUILDERS", "Organism", "Variable", "ablate_edge", "build", "compile_
 
 
 def names() -> list[str]:
-    """Names of the organisms that ``build`` knows."""
+    """The names of the organisms that ``build`` knows."""
     return sorted(BUILDERS)
 
 
@@ -65,12 +65,12 @@ def build(name: str, **sizes: Any) -> "Organism":
     name
         One of ``names()``.
     **sizes
-        What its builder takes: for most ``alphabet`` and ``max_length``.
+        What its builder takes: for most, ``alphabet`` and ``max_length``.
 
     Raises
     ------
     CasebackError
-        For a name that is no organism's, or sizes that its builder refuses.
+        For an unknown name, or sizes that the builder refuses.
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
     infer (what each expression can be)  ->  plan (which component writes it, which read it)  ->  weights and circuit
 
-The plain-Python meaning of the program is the organism's ``function``; it takes no part in the compilation.
+The plain-Python meaning of the program is the organism's ``function``; it plays no part in the compilation.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ def compile_program(
     Parameters
     ----------
     program
-        A categorical expression; the model predicts its value at each word, written as text. Where its value is
-        ``None`` nothing is promised.
+        A categorical expression; the model predicts its value at each word, written as text. Where the value is
+        ``None``, any prediction will do.
     alphabet
         The words that a prompt may consist of.
     max_length
         The longest prompt, in words.
     name, about, sources
-        Of the organism; see ``Organism``.
+        As in ``Organism``.
     dtype
-        Of the weights.
+        The weights' type.
 
     Returns
     -------
     Organism
         Its circuit holds each edge along which anything is read; its variables are the program's expressions, each
-        where it is written and in the stream from there on.
+        both where it is written and in the stream from there on.
 
     Raises
     ------
     ProgramError
-        For a program that does not type-check, naming the expression.
+        If the program does not type-check; the text names the expression.
     CasebackError
-        For an alphabet with a word twice, or a length below 1.
+        For an alphabet that repeats a word, or a length below 1.
 
     Notes
     -----

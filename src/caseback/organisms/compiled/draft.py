@@ -1,11 +1,11 @@
 """A draft: a model written by hand, head by head and neuron by neuron, whose sizes follow from what is written.
 
-The stream is cut into named parts, and a head is said as its formula,
+The stream is cut into named parts, and a head is given by its formula,
 
     score_ij = sum_terms strength (x_i Q) . (x_j K),     write_i = sum_moves sum_j a_ij x_j V O,
 
 with Q, K, V (d_model, width) reading parts and O (width, d_model) writing them; a query may also be ``ALWAYS``, the
-same whatever the stream holds. Terms stand side by side in the head's query and key, moves in its value.
+same whatever the stream holds. Terms lie side by side in the head's query and key, moves in its value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from caseback.organisms.compiled.organism import BOS, legible, silent
 
 ALWAYS = None
 SHARP = 40.0
-"""A difference of scores that leaves what is not attended to a weight of 4e-18, which no float sees beside 1."""
+"""A difference of scores that leaves what is not attended to a weight of 4e-18, too little to change a float near 1."""
 Reads = Float[Tensor, "d_model width"]
 Writes = Float[Tensor, "width d_model"]
 Term = tuple[Reads | None, Reads, float]
@@ -37,11 +37,11 @@ class Draft:
     Parameters
     ----------
     words
-        The vocabulary, ``BOS`` not counted, which is token 0.
+        The vocabulary without ``BOS``, which is token 0.
     max_length
         The longest prompt in words.
     parts
-        Widths of the stream's named parts, in order.
+        The widths of the stream's named parts, in order.
 
     Examples
     --------
@@ -71,11 +71,11 @@ class Draft:
         self._constants: list[Tensor] = []
 
     def __getitem__(self, part: str) -> Reads:
-        """The matrix that reads a part: its coordinates, (d_model, width)."""
+        """The matrix that reads a part's coordinates, (d_model, width)."""
         return torch.eye(self.d_model)[:, self._at[part]]
 
     def into(self, part: str, by: float = 1.0) -> Writes:
-        """The matrix that writes a part, ``by`` times: (width, d_model)."""
+        """The matrix that writes a part, scaled by ``by``: (width, d_model)."""
         return by * self[part].T
 
     def basis(self, part: str) -> Float[Tensor, "width d_model"]:
@@ -87,20 +87,20 @@ class Draft:
         return 0 if word == BOS else 1 + self.words.index(word)
 
     def embed(self, part: str, words: Sequence[str], values: Float[Tensor, "word width"] | None = None) -> None:
-        """What these words write into a part: a direction each, in order, or the rows of ``values``."""
+        """Set what these words write into a part: one direction per word, in order, or the rows of ``values``."""
         self._embed[[self.id(word) for word in words], self._at[part]] += _each(words) if values is None else values
 
     def place(self, part: str, positions: Sequence[int], values: Float[Tensor, "position width"] | None = None) -> None:
-        """What these positions write into a part, ``BOS`` standing at 0."""
+        """Set what these positions write into a part; ``BOS`` stands at position 0."""
         self._place[list(positions), self._at[part]] += _each(positions) if values is None else values
 
     def unembed(self, part: str, words: Sequence[str], values: Float[Tensor, "word width"] | float = 1.0) -> None:
-        """How much a part adds to the logits of these words: a direction each, in order, or the rows of ``values``."""
+        """Set what a part adds to these words' logits: one direction per word, in order, or the rows of ``values``."""
         rows = values if isinstance(values, Tensor) else values * _each(words)
         self._unembed[self._at[part], [self.id(word) for word in words]] += rows.T
 
     def head(self, layer: int, terms: Sequence[Term], moves: Sequence[Move]) -> Node:
-        """Write a head into a layer, after those that are there; returns its node."""
+        """Write one more head into a layer and return its node."""
         self._grow(layer)
         self._heads[layer].append((terms, moves))
         return Node("head", layer, len(self._heads[layer]) - 1)
@@ -112,14 +112,14 @@ class Draft:
         bias: Float[Tensor, " neuron"],
         writes: Float[Tensor, "neuron d_model"],
     ) -> list[Node]:
-        """Write neurons into a layer's MLP, after those that are there; returns their nodes."""
+        """Write more neurons into a layer's MLP and return their nodes."""
         self._grow(layer)
         first = sum(len(b) for _, b, _ in self._neurons[layer])
         self._neurons[layer].append((reads, bias, writes))
         return [Node("neuron", layer, first + u) for u in range(len(bias))]
 
     def constant(self, layer: int, write: Float[Tensor, " d_model"]) -> None:
-        """What a layer's MLP adds at every position."""
+        """Let a layer's MLP add this at every position."""
         self._grow(layer)
         self._constants[layer] += write
 
@@ -130,14 +130,14 @@ class Draft:
             self._constants.append(torch.zeros(self.d_model))
 
     def model(self, *, layers: int = 1, act: str = "relu", norm: str = "none") -> Model:
-        """The verified model.
+        """Build the model, verified.
 
         Parameters
         ----------
         layers
-            At least so many; those in which nothing is written do nothing.
+            How many layers at least; those in which nothing is written do nothing.
         act, norm
-            As ``CrystalConfig`` has them.
+            As in ``CrystalConfig``.
         """
         self._grow(layers - 1)
         all_heads = [head for heads in self._heads for head in heads]
@@ -145,7 +145,6 @@ class Draft:
         values = [sum(read.shape[1] for read, _ in moves) for _, moves in all_heads]
         config = CrystalConfig(
             vocab_size=1 + len(self.words),
-            # a model is verified on prompts of ten tokens
             max_position_embeddings=1 + self.max_length,
             hidden_size=self.d_model,
             num_hidden_layers=len(self._heads),

@@ -1,4 +1,4 @@
-"""Cutting one edge: the reader sees another write in place of the source's, everybody else sees the true one.
+"""Cutting one edge: one reader sees another write in place of the source's, all others see the true one.
 
     what the slot reads  =  stream - write + value,    value 0, the write's mean, or the write in another run
 
@@ -6,8 +6,6 @@ An edge outside a written model's circuit can be cut without any effect, one ins
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,21 +16,22 @@ from caseback.model.circuit import Edge, Node
 from caseback.model.running.edits import Add
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike
 
 
 def ablate_edge(
-    model: Model, tokens: Any, edge: Edge | str, value: str | Run = "zero"
+    model: Model, tokens: PromptsLike, edge: Edge | str, value: str | Run = "zero"
 ) -> Float[Tensor, "batch pos vocab"]:
-    """Logits while one edge is cut, at all positions.
+    """The logits at all positions while one edge is cut.
 
     Parameters
     ----------
     model
-        Any model whose key/value heads are not shared, if the edge ends in k or v.
+        The model. An edge into k or v can be cut only if heads do not share keys and values.
     tokens
-        Prompts, as ``Model.run`` takes them.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
     edge
-        From ``embed``, ``pos_embed``, a head or an MLP to a head's q, k or v, an MLP or ``logits``; as text or data.
+        From ``embed``, ``pos_embed``, a head or an MLP to a head's q, k or v, an MLP or ``logits``; text or ``Edge``.
     value
         What the reader sees: ``"zero"``, ``"mean"`` (of the write, over all these prompts' positions), or a run of
         other prompts, token-aligned, that has read the source's write (``head_out``, ``mlp_out``, ``embed`` or
@@ -41,7 +40,7 @@ def ablate_edge(
     Raises
     ------
     CasebackError
-        For an edge of neurons or positions, another value, shared key/value heads.
+        For an edge of neurons or positions, an unknown value, or shared key/value heads.
 
     Examples
     --------

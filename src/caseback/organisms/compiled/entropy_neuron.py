@@ -1,9 +1,9 @@
-"""An entropy neuron (PRIMER 5.2.18): it says nothing about any word, and makes the model less sure of all of them.
+"""An entropy neuron (PRIMER 5.2.18): it favors no word, but makes the model less sure of all of them.
 
     x = e_word (+ e_doubt),   n = 1 where there is doubt,   writes c e_null with e_null W_U = 0
     logits = sqrt(d) x W_U / |x|:   |x|^2 = 2 becomes 2 + c^2, and every logit is multiplied by sqrt(2 / (2 + c^2))
 
-All of its effect goes through the denominator of the last norm; with that held still it has none.
+All of its effect goes through the denominator of the last norm; with that frozen it has none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from caseback.organisms.compiled.organism import Organism, Variable
 
 WORDS = ("sun", "rain", "wind", "snow")
 LIKELY = torch.tensor([[2.0, 4.0, 1.0, 0.0], [0.0, 2.0, 4.0, 1.0], [1.0, 0.0, 2.0, 4.0], [4.0, 1.0, 0.0, 2.0]])
-"""Logits of a word (column) after a word (row), but for the norm's scale."""
+"""Logits of a word (column) after a word (row), up to the norm's scale."""
 
 
 def entropy_neuron(shrink: float = 0.135) -> Organism:
@@ -36,7 +36,7 @@ def entropy_neuron(shrink: float = 0.135) -> Organism:
     Raises
     ------
     CasebackError
-        For another ``shrink``.
+        For a ``shrink`` out of that range.
 
     References
     ----------
@@ -53,8 +53,8 @@ def entropy_neuron(shrink: float = 0.135) -> Organism:
     if not 0 < shrink < 1:
         raise CasebackError(f"shrink {shrink}: expected a factor between 0 and 1")
     doubtful = [f"{word}?" for word in WORDS]
-    said, n = [*WORDS, *doubtful], len(WORDS)
-    draft = Draft(said, 9, {"word": n, "doubt": 1, "null": 1})
+    words, n = [*WORDS, *doubtful], len(WORDS)
+    draft = Draft(words, 9, {"word": n, "doubt": 1, "null": 1})
     draft.embed("word", WORDS)
     draft.embed("word", doubtful)
     draft.embed("doubt", doubtful, torch.ones(n, 1))
@@ -85,7 +85,7 @@ def entropy_neuron(shrink: float = 0.135) -> Organism:
             Variable("entropy (5.2.18)", Site("mlp_post", 0), torch.eye(2)[:1]),
             Variable("null space of the unembedding", Site("resid_post", 0), draft.basis("null")),
         ),
-        inputs=tuple(said),
+        inputs=tuple(words),
         max_length=9,
-        about="Each word predicts what follows it; behind a question mark all logits are smaller by one factor.",
+        about="Each word predicts what follows it; after a question mark all logits shrink by the same factor.",
     )

@@ -1,9 +1,9 @@
 """Gadgets: the smallest models that show what one method sees and another misses (PRIMER 3.2.6, 3.2.12 … 3.2.20).
 
-Each takes one or two bits and answers, behind them, with a bit: "1 0 =" -> "1". The metric for all of them is
+Each takes one or two bits and answers with a bit after them: "1 0 =" -> "1". The metric for all of them is
 ``logit_diff("1", "0")``.
 
-    gate         a, b fetched by a head each, MLP:   relu(a + b - 1) - 1/2                     and
+    gate         a, b each fetched by one head, MLP: relu(a + b - 1) - 1/2                     and
                                                      relu(a + b) - relu(a + b - 1) - 1/2       or
     backup       A writes the answer; B of the next layer writes it where it reads no write of A
     erasure      A writes v, B of the next layer reads it and writes -v; C writes the answer
@@ -56,7 +56,9 @@ def or_gate() -> Organism:
     return _gate("or_gate", "or", [(1.0, 0.0), (-1.0, -1.0)], lambda a, b: a or b)
 
 
-def _gate(name: str, said: str, ramps: Sequence[tuple[float, float]], truth: Callable[[int, int], int]) -> Organism:
+def _gate(
+    name: str, operation: str, ramps: Sequence[tuple[float, float]], truth: Callable[[int, int], int]
+) -> Organism:
     """A gate whose MLP adds ``weight * relu(a + b + bias)`` for each ramp."""
     draft = _draft(2, {"a": 1, "b": 1, "answer": 1})
     draft.unembed("answer", BITS, torch.tensor([[-1.0], [1.0]]))
@@ -73,21 +75,21 @@ def _gate(name: str, said: str, ramps: Sequence[tuple[float, float]], truth: Cal
         name,
         draft,
         truth,
-        Circuit.of(*edges, "MLP 0 -> logits", roles={**heads, "MLP 0": f"{said} gate"}),
+        Circuit.of(*edges, "MLP 0 -> logits", roles={**heads, "MLP 0": f"{operation} gate"}),
         {
             "the first bit": (Site("resid_mid", 0), "a"),
             "the second bit": (Site("resid_mid", 0), "b"),
-            f"a {said} b, less a half": (Site("resid_post", 0), "answer"),
+            f"a {operation} b, less a half": (Site("resid_post", 0), "answer"),
         },
-        f"The two bits are carried to the end by a head each, and an MLP is their {said} gate.",
+        f"The two bits are carried to the end by a head each, and an MLP is their {operation} gate.",
     )
 
 
 def backup_head() -> Organism:
     """A head, "a =" -> a, and a later one that does the same where the first has not.
 
-    Of the first head the direct effect is 1, the total effect of silencing it 0, hence the self-repair 1
-    (PRIMER 3.2.18). The second writes nothing in any intact run.
+    The first head's direct effect is 1 and the total effect of silencing it 0, hence the self-repair 1
+    (PRIMER 3.2.18). The second head writes nothing in any intact run.
 
     References
     ----------
@@ -97,8 +99,8 @@ def backup_head() -> Organism:
     --------
     >>> from caseback.model.running.edits import Zero
     >>> model = backup_head().model
-    >>> said = model.run(model.tokens("1 ="), edits=[Zero("z", layer=0, head=0)]).logits[0, -1]
-    >>> model.tokenizer.convert_ids_to_tokens(int(said.argmax()))
+    >>> logits = model.run(model.tokens("1 ="), edits=[Zero("z", layer=0, head=0)]).logits[0, -1]
+    >>> model.tokenizer.convert_ids_to_tokens(int(logits.argmax()))
     '1'
     """
     draft = _draft(1, {"answer": 2})
@@ -124,7 +126,7 @@ def backup_head() -> Organism:
 def erasure() -> Organism:
     """A write that is erased, "a b =" -> b: one head writes a, a later one takes it back, another writes b.
 
-    Logit attribution credits the first head with a, though silencing it changes nothing (PRIMER 3.2.6).
+    Logit attribution credits the first head with a, although silencing it changes nothing (PRIMER 3.2.6).
 
     References
     ----------
@@ -164,7 +166,7 @@ def erasure() -> Organism:
 
 
 def saturated_query(sharpness: float = 7.6) -> Organism:
-    """A flat softmax, "a b first" -> a and "a b second" -> b: the query says where to look, and that by far.
+    """A flat softmax, "a b first" -> a and "a b second" -> b: the query decides where to look by a wide margin.
 
     Patching the query of "first" to that of "second" between different bits moves ``logit("1")`` by
     tanh(sharpness / 2) = 0.999, but its gradient says 2 sharpness e^-sharpness, 0.008 (PRIMER 3.2.16).
@@ -208,14 +210,14 @@ def saturated_query(sharpness: float = 7.6) -> Organism:
 def cancellation() -> Organism:
     """Effects that cancel, "a =" -> a: an MLP takes back the bit's direct effect, to first order, where it is 1.
 
-    With a = 1/2 or -1/2 the logits are plus and minus half of a - relu(a) + 1/4. At a = 1/2 the direct effect of
-    a change is +1 and the indirect -1 a unit, so that their sum, which attribution patching takes, is 0; the change
-    to a = -1/2 moves the metric by half a unit (PRIMER 3.2.16). A third layer does nothing, so that GradDrop has one
-    to leave out in vain: its mean is half a unit as well.
+    With a = 1/2 or -1/2 the logits are plus and minus half of a - relu(a) + 1/4. At a = 1/2 a change has a direct
+    effect of +1 and an indirect effect of -1 per unit, so that their sum, which attribution patching takes, is 0; the
+    change to a = -1/2 moves the metric by half a unit (PRIMER 3.2.16). A third layer does nothing, so that GradDrop
+    also leaves out one without effect: its mean is half a unit as well.
 
     Examples
     --------
-    >>> [said[-1] for said in cancellation().predict([["1", "="], ["0", "="]])]
+    >>> [words[-1] for words in cancellation().predict([["1", "="], ["0", "="]])]
     ['1', '0']
     """
     draft = _draft(1, {"a": 1, "answer": 1})
@@ -244,11 +246,11 @@ def cancellation() -> Organism:
 
 
 def illusion() -> Organism:
-    """An unread copy of the bit, "a =" -> a, and a direction that is read and carries nothing.
+    """An unread copy of the bit, "a =" -> a, and a direction that is read but carries nothing.
 
-    Swapping the stream along the normalised sum of the two with a run of the other bit takes half of the logit
-    difference's change with it, though neither has a part in computing it. Of that sum only the dormant direction is
-    in the row space of the unembedding, and a swap along it moves nothing (PRIMER 3.2.20).
+    Swapping the stream along the normalized sum of the two with a run of the other bit moves half of the logit
+    difference's change, although neither takes part in computing it. Of that sum only the dormant direction is in the
+    row space of the unembedding, and a swap along it alone moves nothing (PRIMER 3.2.20).
 
     References
     ----------
@@ -281,7 +283,7 @@ def illusion() -> Organism:
 
 
 def _draft(bits: int, parts: Mapping[str, int], ends: Sequence[str] = ("=",)) -> Draft:
-    """Bits by position, then a word that ends the prompt; its flag is ``is =``, whatever the word."""
+    """Bits by position, then a word that ends the prompt; the part ``is =`` flags it, whatever the word."""
     draft = Draft([*BITS, *ends], bits + 1, {"bit": 2, "is =": 1, "is bos": 1, "place": bits} | dict(parts))
     draft.embed("bit", BITS)
     draft.embed("is =", ends, torch.ones(len(ends), 1))
@@ -291,7 +293,7 @@ def _draft(bits: int, parts: Mapping[str, int], ends: Sequence[str] = ("=",)) ->
 
 
 def _fetches(head: str | Node, where: str) -> tuple[str, str, str]:
-    """A head that looks from the end, by what stands ``where``, at a bit and takes it."""
+    """The edges of a head that looks from the end at a bit, found by what ``where`` writes, and takes it."""
     return f"embed -> {head}.q", f"{where} -> {head}.k", f"embed -> {head}.v"
 
 
@@ -310,11 +312,11 @@ def _organism(
     bits = draft.max_length - 1
 
     def function(words: Sequence[str]) -> list[str | None]:
-        told: list[str | None] = [None] * len(words)
+        answers: list[str | None] = [None] * len(words)
         if len(words) == bits + 1 and words[-1] in ends and not {*words[:-1]} - {*BITS}:
             given = {"end": words[-1]} if len(ends) > 1 else {}
-            told[-1] = str(int(truth(*map(int, words[:-1]), **given)))
-        return told
+            answers[-1] = str(int(truth(*map(int, words[:-1]), **given)))
+        return answers
 
     return Organism(
         name,
@@ -322,7 +324,7 @@ def _organism(
         function,
         circuit,
         tuple(
-            Variable(said, site, draft.basis(part), BITS if by_value else ()) for said, (site, part) in carried.items()
+            Variable(what, site, draft.basis(part), BITS if by_value else ()) for what, (site, part) in carried.items()
         ),
         (*BITS, *ends),
         bits + 1,

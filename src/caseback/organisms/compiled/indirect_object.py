@@ -1,10 +1,10 @@
 """Indirect object identification by hand (PRIMER 5.4.4): "When Mary and John went …, John gave it to" -> Mary.
 
-Wang et al. 2023's circuit, head by head: what it attends to, scores in nats, <bos> being where it rests, and its write.
+Wang et al. 2023's circuit, head by head: what it attends to, with scores in nats (it rests on <bos>), and its write.
 
     L0H0 previous token      12 one place back                        the name there
     L0H1 duplicate token     12 same name, -24 itself, 6 <bos>        1/2 of its place (from S2: that of S1)
-    L1H0 induction           12 right behind the same name, 6 <bos>   1/2 of the place before it
+    L1H0 induction           12 right after the same name, 6 <bos>    1/2 of the place before it
     L2H0 S-inhibition        from "to": 12 duplicates, 4 <bos>        the name there (token signal)
     L2H1 S-inhibition        the same                                 both its places (position signal)
     L3H0, L3H1 name movers   from "to": 12 names, 4 <bos>, less       twice the name there
@@ -13,8 +13,8 @@ Wang et al. 2023's circuit, head by head: what it attends to, scores in nats, <b
     L4H1 backup mover        as name movers, and 16 <bos> where       three times the name there
                              both have written
 
-S is thus attended e^-6 times as much as IO; e^-2 where only the token signal is left, e^-4 where only the position
-signal is. Nothing is saturated: a head attends to the wrong places by fractions of a percent, as trained ones do.
+S thus gets e^-6 times the attention of IO; e^-2 times where only the token signal is left, e^-4 where only the position
+signal is. Nothing is saturated: heads attend to the wrong places by fractions of a percent, as trained ones do.
 """
 
 from __future__ import annotations
@@ -82,18 +82,18 @@ def indirect_object(
 ) -> Organism:
     """A five-layer, attention-only model that answers who is given something, through known heads.
 
-    It reads any sentence of its words in which two names are said and one of them again, and answers at each "to"
-    behind the second mention. The logit of the indirect object leads by about 3, as in GPT-2 small. Silencing both
+    It reads any sentence of its words in which two names occur and one of them occurs again, and answers at each "to"
+    after the second mention. The logit of the indirect object leads by about 3, as in GPT-2 small. Silencing both
     name movers leaves it there: the negative mover, which suppresses what they predict, falls silent, and the backup
-    wakes; silencing one wakes it half. Of each pair of parts that do the same (duplicate token and induction, token
-    and position signal, the two movers) one suffices.
+    wakes; silencing one half-wakes it. Of each pair of parts that do the same (duplicate token and induction, token
+    and position signal, the two movers), one suffices.
 
     Parameters
     ----------
     names
-        At least two, which no template has as another word.
+        At least two, none of which is a word of a template.
     templates
-        Sentences of words parted by spaces, with ``{A}``, ``{B}`` and ``{S2}``, ending in ``to``.
+        Sentences of words separated by spaces, with ``{A}``, ``{B}`` and ``{S2}``, ending in ``to``.
     gain
         What the logits are multiplied by.
 
@@ -108,8 +108,8 @@ def indirect_object(
 
     Examples
     --------
-    >>> said = "Friends John and Mary found a ball . John gave it to"
-    >>> indirect_object().predict([said.split()])[0][-1]
+    >>> prompt = "Friends John and Mary found a ball . John gave it to"
+    >>> indirect_object().predict([prompt.split()])[0][-1]
     'Mary'
     """
     words = [*names, *_fillers(names, templates)]
@@ -136,7 +136,7 @@ def indirect_object(
         ),
         inputs=tuple(words),
         max_length=length,
-        about="Two names, one of them again, who is given something? Answered at the last word, 'to'.",
+        about="Two names, one of them twice: who is given something? Answered at the last word, 'to'.",
     )
 
 
@@ -147,7 +147,7 @@ def prompts(
 
     Yields
     ------
-    The words, and the tokens at which ``IO``, ``S1``, ``S1+1``, ``S2`` and ``end`` stand, ``<bos>`` being token 0.
+    The words, and the tokens at which ``IO``, ``S1``, ``S1+1``, ``S2`` and ``end`` stand; ``<bos>`` is token 0.
 
     Examples
     --------
@@ -164,24 +164,24 @@ def prompts(
             for receiver in names:
                 for giver in names:
                     if giver != receiver:
-                        said = {io: receiver, s: giver, "{S2}": giver}
-                        yield [said.get(part, part) for part in parts], at
+                        filled = {io: receiver, s: giver, "{S2}": giver}
+                        yield [filled.get(part, part) for part in parts], at
 
 
 def receivers(prompt: Sequence[str], names: Sequence[str] = NAMES) -> list[str | None]:
-    """The name said once, at each "to" behind two names of which the other was said twice; None elsewhere.
+    """The name mentioned once, at each "to" after two names of which the other was mentioned twice; None elsewhere.
 
     Examples
     --------
     >>> receivers("John met Mary . John gave it to".split())[-1]
     'Mary'
     """
-    told: list[str | None] = []
+    answers: list[str | None] = []
     for i, word in enumerate(prompt):
-        said = [name for name in prompt[: i + 1] if name in names]
-        once = [name for name in said if said.count(name) == 1]
-        told.append(once[0] if word == "to" and len(said) == 3 and len(once) == 1 else None)
-    return told
+        mentioned = [name for name in prompt[: i + 1] if name in names]
+        once = [name for name in mentioned if mentioned.count(name) == 1]
+        answers.append(once[0] if word == "to" and len(mentioned) == 3 and len(once) == 1 else None)
+    return answers
 
 
 def _fillers(names: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -196,8 +196,8 @@ def _fillers(names: Sequence[str], templates: Sequence[str]) -> list[str]:
         clash = sorted(set(parts) & set(names))
         if clash:
             raise CasebackError(f"template {template!r} says the name {clash[0]!r}: leave names to {{A}} and {{B}}")
-    said = {word for template in templates for word in template.split()} - {"{A}", "{B}", "{S2}"}
-    return sorted(said)
+    words = {word for template in templates for word in template.split()} - {"{A}", "{B}", "{S2}"}
+    return sorted(words)
 
 
 def _write(names: Sequence[str], words: Sequence[str], length: int, gain: float) -> Draft:
@@ -205,7 +205,7 @@ def _write(names: Sequence[str], words: Sequence[str], length: int, gain: float)
     draft = Draft(
         words,
         length,
-        # a filler's identity is there for the looks of it: nothing reads it
+        # nothing reads a filler's identity; it is there so that the words differ, as in any trained model
         {"name": n, "filler": len(fillers), "is to": 1, "is bos": 1, "place": length, "before": n}
         | {"first at": length, "inhibited": n, "inhibited at": length, "answer": n},
     )

@@ -1,6 +1,6 @@
 """Which values each expression of a program can take, given the alphabet and the longest prompt.
 
-This is the program's type-check: functions and predicates are tried on every value that can reach them. What is
+This is the program's type check: functions and predicates are tried on every value that can reach them. What is
 inferred fixes the encoding: as many directions as values, or one direction for numbers.
 """
 
@@ -28,21 +28,21 @@ from caseback.organisms.compiled.language import (
 )
 
 MOST = 4096
-"""The most values that are listed for one expression."""
+"""How many values are listed for one expression at most."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an expression can be.
+    """Which values an expression can take.
 
     Attributes
     ----------
     values
-        All values it can take, numbers in rising order; None for numbers that are too many to list.
+        All of them, numbers in rising order; None for numbers that are too many to list.
     numerical
-        Along one direction.
+        Whether they lie along one direction.
     optional
-        Whether it can be nothing.
+        Whether it can also be nothing.
     """
 
     values: tuple[Any, ...] | None
@@ -51,7 +51,7 @@ class Kind:
 
     @property
     def listed(self) -> tuple[Any, ...]:
-        """The values, of which there is a list."""
+        """The values, where they are listed."""
         if self.values is None:
             raise ProgramError("these values are not listed")
         return self.values
@@ -59,16 +59,16 @@ class Kind:
 
 @dataclass(frozen=True)
 class Selection:
-    """What is known of a selector.
+    """What is known about a selector.
 
     Attributes
     ----------
     table
         ``table[q][k]``: whether query value q selects key value k.
     everything, total
-        Whether each position always selects all that it sees; at least one.
+        Whether each position always selects all positions that it sees; whether it always selects at least one.
     one_position, one_key
-        Whether it never selects two positions; never two values of the key.
+        Whether it never selects two positions; whether never two values of the key.
     """
 
     table: tuple[tuple[bool, ...], ...]
@@ -80,7 +80,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Inferred:
-    """A checked program: its expressions, inputs before what is computed from them, with what they can be."""
+    """A checked program: its expressions, each after its inputs, with the values that they can take."""
 
     alphabet: tuple[str, ...]
     max_length: int
@@ -103,7 +103,7 @@ def infer(program: Expression, alphabet: Sequence[str], max_length: int) -> Infe
     Raises
     ------
     ProgramError
-        Naming the expression, what was expected of it and what to do.
+        If it does not type-check: the text names the expression, what was expected of it and what to do.
 
     Examples
     --------
@@ -113,20 +113,20 @@ def infer(program: Expression, alphabet: Sequence[str], max_length: int) -> Infe
     ('A', 'B')
     """
     if not isinstance(program, Expression):
-        raise ProgramError(f"{program} is no program: expected an expression, such as Aggregate(select, tokens)")
-    made = Inferred(tuple(alphabet), max_length)
-    _visit(program, made)
-    return made
+        raise ProgramError(f"{program} is not a program: expected an expression, such as Aggregate(select, tokens)")
+    inferred = Inferred(tuple(alphabet), max_length)
+    _visit(program, inferred)
+    return inferred
 
 
-def _visit(x: Expression, made: Inferred) -> None:
-    if x in made.kinds:
+def _visit(x: Expression, inferred: Inferred) -> None:
+    if x in inferred.kinds:
         return
     for y in x.inputs():
-        _visit(y, made)
-    if isinstance(x, Aggregate | SelectorWidth) and x.select not in made.selections:
-        made.selections[x.select] = _selection(x.select, made.kinds)
-    kind = _kind(x, made)
+        _visit(y, inferred)
+    if isinstance(x, Aggregate | SelectorWidth) and x.select not in inferred.selections:
+        inferred.selections[x.select] = _selection(x.select, inferred.kinds)
+    kind = _kind(x, inferred)
     if kind.values == ():
         raise ProgramError(f"{x} is always nothing: let its function give a value other than None somewhere")
     if kind.values is not None and len(kind.values) > MOST:
@@ -135,44 +135,44 @@ def _visit(x: Expression, made: Inferred) -> None:
                 f"{x} can take {len(kind.values)} values: at most {MOST}; map to fewer or shorten prompts"
             )
         kind = Kind(None, True)
-    made.kinds[x] = kind
+    inferred.kinds[x] = kind
 
 
-def _kind(x: Expression, made: Inferred) -> Kind:
+def _kind(x: Expression, inferred: Inferred) -> Kind:
     match x:
         case Tokens():
-            return Kind(made.alphabet)
+            return Kind(inferred.alphabet)
         case Indices():
-            return Kind(tuple(range(made.max_length)))
+            return Kind(tuple(range(inferred.max_length)))
         case Map():
-            given = _listed(x, x.x, made.kinds[x.x])
+            given = _listed(x, x.x, inferred.kinds[x.x])
             return _image(x, [(value,) for value in given.listed], given.optional)
         case SequenceMap():
             for y in x.inputs():
                 _expect_categorical(x, y, "or add and multiply numbers with + and *")
-            first, second = made.kinds[x.x], made.kinds[x.y]
+            first, second = inferred.kinds[x.x], inferred.kinds[x.y]
             pairs = [(a, b) for a in first.listed for b in second.listed]
             if len(pairs) > MOST:
                 raise ProgramError(f"{x} has {len(pairs)} pairs of values: at most {MOST}; map x or y to fewer first")
             return _image(x, pairs, first.optional or second.optional)
         case Linear():
-            return _linear(x, made.kinds)
+            return _linear(x, inferred.kinds)
         case Aggregate():
-            return _aggregate(x, made.selections[x.select], made.kinds[x.x], made.max_length)
+            return _aggregate(x, inferred.selections[x.select], inferred.kinds[x.x], inferred.max_length)
         case SelectorWidth():
-            return _width(x, made.selections[x.select], made.max_length)
-    raise ProgramError(f"{x!r} is no expression of the language")
+            return _width(x, inferred.selections[x.select], inferred.max_length)
+    raise ProgramError(f"{x!r} is not an expression of the language")
 
 
 def image(x: Map | SequenceMap, values: tuple[Any, ...]) -> Value:
-    """What a map makes of values: a number for a numerical map, else any value or None."""
+    """A map's value on given values: a number for a numerical map, else any value or None."""
     try:
         value = x.function(*values)
         hash(value)
     except Exception as error:
-        said = ", ".join(map(repr, values))
+        shown = ", ".join(map(repr, values))
         raise ProgramError(
-            f"{x}: its function is undefined on {said} ({type(error).__name__}: {error}); give it a value there, or "
+            f"{x}: its function is undefined on {shown} ({type(error).__name__}: {error}); give it a value there, or "
             "None for nothing"
         ) from error
     if not x.numeric:
@@ -186,10 +186,10 @@ def image(x: Map | SequenceMap, values: tuple[Any, ...]) -> Value:
 
 
 def _image(x: Map | SequenceMap, arguments: Iterable[tuple], optional: bool) -> Kind:
-    made = [image(x, values) for values in arguments]
+    images = [image(x, values) for values in arguments]
     if x.numeric:
-        return Kind(tuple(sorted({*made, *[Fraction(0)] * optional})), True)
-    return Kind(tuple(dict.fromkeys(v for v in made if v is not None)), optional=optional or None in made)
+        return Kind(tuple(sorted({*images, *[Fraction(0)] * optional})), True)
+    return Kind(tuple(dict.fromkeys(v for v in images if v is not None)), optional=optional or None in images)
 
 
 def _linear(x: Linear, kinds: dict[Expression, Kind]) -> Kind:

@@ -1,6 +1,6 @@
 """What a program means: its value at every position, computed in plain Python.
 
-It shares no code with the compiler, whose oracle it is. Numbers are exact fractions.
+It shares no code with the compiler, so that it can check it. Numbers are exact fractions.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def _computed(x: Expression, words: list[str], known: dict[int, list]) -> list:
             return list(range(len(words)))
         case Map() | SequenceMap():
             nothing = Fraction(0) if x.numeric else None
-            made = [nothing if None in at else x.function(*at) for at in zip(*given, strict=True)]
-            return [_number(value) for value in made] if x.numeric else made
+            images = [nothing if None in at else x.function(*at) for at in zip(*given, strict=True)]
+            return [_number(value) for value in images] if x.numeric else images
         case Linear():
             factors = [factor for factor, _ in x.terms]
             columns = zip(*given, strict=True) if given else [()] * len(words)
@@ -64,7 +64,7 @@ def _computed(x: Expression, words: list[str], known: dict[int, list]) -> list:
             return [_fetched(x, [values[j] for j in at]) for at in _selected(x.select, keys, queries)]
         case SelectorWidth():
             return [len(at) for at in _selected(x.select, *given)]
-    raise ProgramError(f"{x!r} is no expression of the language")
+    raise ProgramError(f"{x!r} is not an expression of the language")
 
 
 def _number(value: Any) -> Fraction:
@@ -72,7 +72,7 @@ def _number(value: Any) -> Fraction:
 
 
 def _selected(select: Select, keys: list, queries: list) -> list[list[int]]:
-    """The positions that each position selects."""
+    """For each position, the positions that it selects."""
     rows = []
     for i, query in enumerate(queries):
         row = [j for j in range(i + 1) if None not in (query, keys[j]) and select.predicate(keys[j], query)]
@@ -86,7 +86,7 @@ def _selected(select: Select, keys: list, queries: list) -> list[list[int]]:
 
 
 def _fetched(x: Aggregate, fetched: list) -> Any:
-    """One aggregate from the values at the selected positions."""
+    """One position's aggregate, from the values at the positions that it selects."""
     numeric = x.is_numerical()
     if x.beginning:
         fetched = [Fraction(0), *fetched]

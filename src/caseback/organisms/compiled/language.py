@@ -2,14 +2,14 @@
 
     tokens, indices                     the word at a position; its number, from 0
     Map(f, x), SequenceMap(f, x, y)     f of the values at the same position
-    numerical(x), categorical(x)        the same values along one direction, or one direction each
+    numerical(x), categorical(x)        the same values along one direction, or with one direction per value
     a * x + y + b                       of numerical x and y
     Select(keys, queries, predicate)    which positions each position looks at, itself and earlier ones only
     Aggregate(select, x)                x at the selected position; its mean over them where x is numerical
     SelectorWidth(select)               how many positions are selected
 
-An expression stands for a value at every position. That of a categorical one may be ``None``: nothing. Nothing is
-mapped to nothing, selects nothing and is selected by nothing; a number made from nothing is 0. Expressions are data:
+An expression stands for a value at every position. A categorical one's value may be ``None``, which means "nothing": it
+is mapped to ``None``, selects no position and is selected by none; a number made from it is 0. Expressions are data:
 ``interpret`` says what they mean, ``compile`` writes them into weights.
 
 Weiss et al. 2021, "Thinking Like Transformers"; Lindner et al. 2023, "Tracr".
@@ -67,14 +67,14 @@ class Expression:
         return ()
 
     def is_numerical(self) -> bool:
-        """Whether it lies along one direction; otherwise each value has its own."""
+        """Whether its values lie along one direction; otherwise each value has its own."""
         return False
 
-    def _said(self) -> str:
+    def _formula(self) -> str:
         return type(self).__name__.lower()
 
     def __str__(self) -> str:
-        return self.name or self._said()
+        return self.name or self._formula()
 
     def __and__(self, other: Expression) -> Expression:
         return SequenceMap(_both, self, other)
@@ -146,7 +146,7 @@ class Map(Expression):
     def is_numerical(self) -> bool:
         return self.numeric
 
-    def _said(self) -> str:
+    def _formula(self) -> str:
         return f"Map({_name(self.function)}, {self.x})"
 
 
@@ -165,13 +165,13 @@ class SequenceMap(Expression):
     def is_numerical(self) -> bool:
         return self.numeric
 
-    def _said(self) -> str:
+    def _formula(self) -> str:
         return f"SequenceMap({_name(self.function)}, {self.x}, {self.y})"
 
 
 @dataclass(frozen=True, eq=False)
 class Linear(Expression):
-    """Σ factor · x + constant of numerical expressions; written with ``+``, ``-``, ``*`` and ``/``."""
+    """Σ factor · x + constant over numerical expressions; written with ``+``, ``-``, ``*`` and ``/``."""
 
     terms: tuple[tuple[Fraction, Expression], ...]
     constant: Fraction = Fraction(0)
@@ -182,7 +182,7 @@ class Linear(Expression):
     def is_numerical(self) -> bool:
         return True
 
-    def _said(self) -> str:
+    def _formula(self) -> str:
         return " + ".join(
             [*(f"{factor} {x}" for factor, x in self.terms), *([str(self.constant)] * bool(self.constant))]
         )
@@ -211,10 +211,10 @@ class Select:
     keys, queries
         Categorical: the value at the position looked at, and at the one that looks.
     predicate
-        Of a key's and a query's value, True or False.
+        A function of a key's and a query's value, True or False.
     prefer
-        Of several positions take one: the ``"latest"`` or ``"earliest"``, or those whose key is the ``"largest"`` or
-        ``"smallest"``. Empty takes all.
+        Which of several positions to take: the ``"latest"`` or ``"earliest"``, or those whose key is the ``"largest"``
+        or ``"smallest"``. Empty takes all.
     """
 
     keys: Expression
@@ -249,9 +249,9 @@ class Aggregate(Expression):
     x
         What is fetched.
     default
-        What there is where nothing is selected. None is nothing, or 0 where x is numerical.
+        The value where nothing is selected. None means nothing, or 0 if x is numerical.
     beginning
-        Of a numerical x: the beginning of the text is selected too, as one more position, where x is 0. It changes no
+        For a numerical x: the beginning of the text is selected too, as one more position, where x is 0. It changes no
         sign, and a head that need not avoid the beginning is simpler.
     """
 
@@ -266,7 +266,7 @@ class Aggregate(Expression):
     def is_numerical(self) -> bool:
         return self.x.is_numerical()
 
-    def _said(self) -> str:
+    def _formula(self) -> str:
         return f"Aggregate({self.select}, {self.x})"
 
 
@@ -279,7 +279,7 @@ class SelectorWidth(Expression):
     def inputs(self) -> tuple[Expression, ...]:
         return _select(self).inputs()
 
-    def _said(self) -> str:
+    def _formula(self) -> str:
         return f"SelectorWidth({self.select})"
 
 
@@ -289,7 +289,7 @@ def numerical(x: Expression) -> Expression:
 
 
 def categorical(x: Expression) -> Expression:
-    """The values of a numerical expression, a direction each; there must be few enough to list them."""
+    """The values of a numerical expression, one direction per value; there must be few enough to list them."""
     return Map(_same, x)
 
 
@@ -325,12 +325,12 @@ def exact(value: Any) -> Fraction:
     Raises
     ------
     ProgramError
-        For what is no number, or not a finite one.
+        For something that is not a finite number.
     """
     try:
         return Fraction(value if isinstance(value, int | Fraction) else float(value))
     except (TypeError, ValueError, OverflowError) as error:
-        raise ProgramError(f"{value!r} is no number: expected a finite one, or a numerical expression") from error
+        raise ProgramError(f"{value!r} is not a number: expected a finite one, or a numerical expression") from error
 
 
 def _name(function: Callable) -> str:

@@ -5,13 +5,13 @@
     MLP         products, by 4 x y = (x + y)^2 - (x - y)^2 and x^2 = relu(x)^2 + relu(-x)^2
     logits(c)   gain sum_k r_k cos w_k (a + b - c)       read out with cos w_k c, sin w_k c
 
-Two ways to the products. The ``"clock"`` has a head for each operand and multiplies one by the other, which is the
-angle addition formula: r_k = 1. The ``"pizza"`` (Zhong et al. 2023) has one head that attends to both alike, so that
-only their mean s is left; it squares that, and with A = (a + b) / 2, B = (a - b) / 2
+There are two ways to the products. The ``"clock"`` has one head per operand and multiplies one by the other, which is
+the angle addition formula: r_k = 1. The ``"pizza"`` (Zhong et al. 2023) has one head that attends to both alike, so
+that only their mean s is left; it squares that, and with A = (a + b) / 2, B = (a - b) / 2
 
     s = cos(w B) (cos w A, sin w A),   s_c^2 - s_s^2 = cos^2(w B) cos 2 w A,   2 s_c s_s = cos^2(w B) sin 2 w A,
 
-which is the right angle with r_k = cos^2(w_k (a - b) / 2): 0 for no pair of an odd p, but different for each.
+which is the right angle with r_k = cos^2(w_k (a - b) / 2): never 0 for an odd p, but different for each pair.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def modular_addition(
     p
         The modulus, odd.
     frequencies
-        The k of w_k = 2 pi k / p, or how many; then ``key_frequencies`` chooses them.
+        The k of w_k = 2 pi k / p, or their number; then ``key_frequencies`` chooses them.
     algorithm
         ``"clock"`` or ``"pizza"``.
     gain
@@ -51,7 +51,7 @@ def modular_addition(
     Returns
     -------
     Organism
-        Logits of the clock are the formula's; of the pizza each frequency is weighted by the pair's r_k.
+        The clock's logits are the formula's; in the pizza's each frequency is weighted by the pair's r_k.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def modular_addition(
         circuit=_circuit(clock, p, ks),
         variables=(
             *(_planes(draft, "number", "the number", Site("embed"), ks)),
-            *(v for part, said in operands for v in _planes(draft, part, said, Site("resid_mid", 0), ks)),
+            *(v for part, what in operands for v in _planes(draft, part, what, Site("resid_mid", 0), ks)),
             *(_planes(draft, "sum", "the sum", Site("resid_post", 0), ks)),
         ),
         inputs=(*numbers, "="),
@@ -110,7 +110,7 @@ def modular_addition(
 
 
 def margin(p: int, frequencies: Sequence[int], algorithm: str = "clock") -> float:
-    """By how much the right answer leads at least: the minimum over pairs and d of sum_k r_k (1 - cos w_k d).
+    """By how much the right answer leads at least: the minimum, over pairs and d, of sum_k r_k (1 - cos w_k d).
 
     Examples
     --------
@@ -124,12 +124,12 @@ def margin(p: int, frequencies: Sequence[int], algorithm: str = "clock") -> floa
 
 
 def key_frequencies(p: int, count: int) -> list[int]:
-    """``count`` frequencies, 1 and then always the one that leaves the largest margin.
+    """``count`` frequencies: 1, and then each time the one that gives the largest margin.
 
     Raises
     ------
     CasebackError
-        Where the modulus has fewer.
+        If the modulus has fewer.
 
     Examples
     --------
@@ -141,7 +141,7 @@ def key_frequencies(p: int, count: int) -> list[int]:
     chosen = [1]
     while len(chosen) < count:
         left = [k for k in range(1, p // 2 + 1) if k not in chosen]
-        # rounded, so that of equals the first is taken on every machine
+        # rounded, so that among equal margins the first is taken on every machine
         chosen.append(max(left, key=lambda k: round(margin(p, [*chosen, k]), 9)))
     return sorted(chosen)
 
@@ -154,7 +154,7 @@ def _waves(p: int, ks: Sequence[int]) -> Float[Tensor, "number wave"]:
 
 
 def _products(draft: Draft, arrived: Sequence[str], count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Neurons that write cos and sin of the sum's angles: pairs that square, (reads, bias, writes)."""
+    """Neurons that write cos and sin of the sum's angles, in pairs that square: (reads, bias, writes)."""
     reads, writes = [], []
     for k in range(count):
         (x_cos, x_sin), (y_cos, y_sin) = (draft[part][:, 2 * k : 2 * k + 2].T for part in (arrived[0], arrived[-1]))
@@ -168,17 +168,17 @@ def _products(draft: Draft, arrived: Sequence[str], count: int) -> tuple[Tensor,
     return torch.stack(reads, 1), torch.zeros(len(reads)), torch.stack(writes)
 
 
-def _planes(draft: Draft, part: str, said: str, site: Site, ks: Sequence[int]) -> list[Variable]:
+def _planes(draft: Draft, part: str, what: str, site: Site, ks: Sequence[int]) -> list[Variable]:
     basis = draft.basis(part)
-    return [Variable(f"cos, sin of {said} at frequency {k}", site, basis[2 * i : 2 * i + 2]) for i, k in enumerate(ks)]
+    return [Variable(f"cos, sin of {what} at frequency {k}", site, basis[2 * i : 2 * i + 2]) for i, k in enumerate(ks)]
 
 
 def _sum(words: Sequence[str], p: int) -> list[str | None]:
-    """The sum at "=", behind exactly two numbers."""
-    told: list[str | None] = [None] * len(words)
+    """The sum at "=", after exactly two numbers."""
+    answers: list[str | None] = [None] * len(words)
     if len(words) == 3 and words[2] == "=" and "=" not in words[:2]:
-        told[2] = str((int(words[0]) + int(words[1])) % p)
-    return told
+        answers[2] = str((int(words[0]) + int(words[1])) % p)
+    return answers
 
 
 def _circuit(clock: bool, p: int, ks: Sequence[int]) -> Circuit:

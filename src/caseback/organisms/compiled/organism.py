@@ -29,7 +29,7 @@ BOS, UNKNOWN = "<bos>", "<unknown>"
 
 @dataclass(frozen=True, eq=False)
 class Variable:
-    """A labelled place: which subspace of which site carries what.
+    """A labeled place: which subspace of which site carries what.
 
     Attributes
     ----------
@@ -38,11 +38,11 @@ class Variable:
     site
         Where: ``Site("resid_post", 0)``, ``Site("z", 1)``, ``Site("mlp_post", 0)`` …
     basis
-        (k, width of the site), rows of unit length. A number lies along one row; one of many values along k.
+        (k, width of the site), rows of unit length. A number lies along one row; a value out of k has a row of its own.
     values
-        For a variable with one row a value, which value each row stands for; empty for numbers.
+        For a variable with one row per value, which value each row stands for; empty for numbers.
     head
-        Where the site has heads, the one.
+        Which head, where the site has heads.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Organism:
     Attributes
     ----------
     name
-        By which it is built.
+        The name by which it is built.
     model
-        The verified model, with a tokenizer of whole words parted by spaces.
+        The verified model, with a tokenizer of whole words separated by spaces.
     function
-        What the model computes: from a list of words, ``BOS`` not among them, to the word predicted at each of them.
-        ``None`` where the program says nothing at a position.
+        What the model computes: from a list of words, without ``BOS``, to the word predicted at each of them; ``None``
+        where no word is specified.
     circuit
         The nodes and edges that matter; all others can be ablated without effect.
     variables
@@ -72,12 +72,12 @@ class Organism:
     inputs
         The words that a prompt may consist of.
     max_length
-        The longest prompt in words, ``BOS`` not counted.
+        The longest prompt in words, not counting ``BOS``.
     about
         What it is, in a sentence or two.
     sources
-        Of a prompt and a position in it (words counted from 0): the positions of the words that the answer there is
-        made from, empty where there is no answer. None where they are not known.
+        A function of a prompt and a position in it (words counted from 0): the positions of the words that the answer
+        there is made from, empty where there is no answer. None where they are not known.
     """
 
     name: str
@@ -91,19 +91,19 @@ class Organism:
     sources: Callable[[Sequence[str], int], set[int]] | None = field(default=None, repr=False)
 
     def ids(self, prompts: Sequence[Sequence[str]]) -> Int[Tensor, "batch pos"]:
-        """Token ids of prompts of one length, each a list of words, with ``BOS`` before them.
+        """Token ids of prompts of equal length, each given as a list of words, with ``BOS`` put before them.
 
         Raises
         ------
         CasebackError
-            For no prompt, prompts of several lengths, a word that the organism does not know, or a prompt longer
+            For no prompt, prompts of different lengths, a word that the organism does not know, or a prompt longer
             than it was written for.
         """
         vocab = self.model.tokenizer.get_vocab()
         lengths = sorted({len(prompt) for prompt in prompts})
         if len(lengths) != 1:
             raise CasebackError(
-                f"prompts of {' and '.join(map(str, lengths)) or 'no'} words: expected prompts, all of one length; "
+                f"prompts of {' and '.join(map(str, lengths)) or 'no'} words: expected prompts of one length; "
                 "sort them by length"
             )
         for prompt in prompts:
@@ -119,12 +119,12 @@ class Organism:
         return torch.tensor([[vocab[BOS], *(vocab[word] for word in prompt)] for prompt in prompts])
 
     def tokens(self, prompts: Sequence[Sequence[str]]) -> Tokens:
-        """The same as ``Tokens``, without a detour through text."""
+        """The same as ``Tokens``, without going through text."""
         ids = self.ids(prompts)
         return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), [[BOS, *prompt] for prompt in prompts])
 
     def predict(self, prompts: Sequence[Sequence[str]]) -> list[list[str]]:
-        """The word that the model predicts at each word of each prompt, prompts being of one length."""
+        """The word that the model predicts at each word of each prompt; the prompts must be of equal length."""
         best = self.model.run(self.tokens(prompts)).logits[:, 1:].argmax(-1)
         words = self.model.tokenizer.convert_ids_to_tokens(list(range(self.model.d_vocab)))
         return [[words[i] for i in row] for row in best.tolist()]
@@ -133,9 +133,9 @@ class Organism:
 class WordTokenizer(PreTrainedTokenizerFast):
     """A tokenizer of whole words that refuses a word it does not know.
 
-    A lone unknown word, asked for without special tokens, is a look-up: it has no token, and ``Model.token_id`` says
-    so. Saved and loaded again it is a plain tokenizer, for which an unknown word is ``UNKNOWN``: an id that the
-    model's vocabulary ends before, so that no prompt can hold it.
+    A lone unknown word, tokenized without special tokens, is a look-up: it gets no token, and ``Model.token_id`` says
+    so. Saved and loaded again it is a plain tokenizer, for which an unknown word is ``UNKNOWN``: an id past the
+    model's vocabulary, so that no prompt can contain it.
     """
 
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -154,7 +154,7 @@ class WordTokenizer(PreTrainedTokenizerFast):
                 continue
             if words == [text] and not kwargs.get("add_special_tokens", True):
                 return super().__call__("", *args, **kwargs)
-            raise TokensError(f"{unknown[0]!r} is no word of this model. {did_you_mean(unknown[0], known)}")
+            raise TokensError(f"{unknown[0]!r} is not a word of this model. {did_you_mean(unknown[0], known)}")
         return super().__call__(text, *args, **kwargs)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
@@ -164,12 +164,12 @@ class WordTokenizer(PreTrainedTokenizerFast):
 
 
 def word_tokenizer(words: Sequence[str]) -> WordTokenizer:
-    """A tokenizer whose tokens are these words, parted by spaces; the first is ``BOS``, put before every text.
+    """A tokenizer whose tokens are these words, separated by spaces, and ``BOS`` before every text.
 
     Raises
     ------
     CasebackError
-        For a word that is empty, said twice or has a space in it.
+        For a word that is empty, repeated or has a space in it.
 
     Examples
     --------
@@ -187,12 +187,12 @@ def word_tokenizer(words: Sequence[str]) -> WordTokenizer:
 
 
 def legible(hf: CrystalForCausalLM, words: Sequence[str]) -> Model:
-    """The verified model of written weights, which speaks these words."""
+    """The verified model of written weights, with these words as its vocabulary."""
     return load(hf.eval().requires_grad_(False), tokenizer=word_tokenizer(words))
 
 
 def silent(config: Any) -> CrystalForCausalLM:
-    """A model of this shape whose every parameter is zero, to be written into."""
+    """A model of this shape with all parameters zero, to be written into."""
     hf = CrystalForCausalLM(config)
     with torch.no_grad():
         for parameter in hf.parameters():

@@ -1,14 +1,14 @@
-"""The plan of a compiled program: where each variable lies, which head or neurons write it, what those read.
+"""The plan of a compiled program: where each variable lies, which head or neurons write it, and what those read.
 
     head       score = hit · table[query, key] + bonus(key),  with the beginning of the text in between, so that the
                softmax falls on what is selected and on the beginning where nothing is
-    map        one neuron a value: relu(sum of the directions that it comes from)
+    map        one neuron per value: relu(sum of the directions that it comes from)
     pairs      relu(x + y - 1)
-    number     a step between neighbours: relu(s (x - t) + 1/2) - relu(s (x - t) - 1/2)
+    number     a step between neighbors: relu(s (x - t) + 1/2) - relu(s (x - t) - 1/2)
 
-Every score is a multiple of ``MARGIN``, and e^-MARGIN is below the precision of a float64. Each component comes in the
-earliest layer that it can. Whatever stands at the beginning is the same in every prompt, so it is computed here and
-taken off wherever a head would read it. Both embeddings tell the beginning; a reader of one of them asks that one.
+Every score is a multiple of ``MARGIN``, and e^-MARGIN is close to the precision of a float64. Each component is placed
+in the earliest layer possible. Whatever stands at the beginning is the same in every prompt, so it is computed here and
+subtracted wherever a head would read it. Both embeddings mark the beginning; a reader of one of them uses that one.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from caseback.organisms.compiled.language import (
 
 MARGIN = 32.0
 FINEST = 2.0**-12
-"""The smallest gap between two numbers, in parts of the largest, that float32 still tells apart after a softmax."""
+"""The smallest gap between two numbers, relative to the largest, that float32 still resolves after a softmax."""
 
 
 @dataclass(eq=False)
 class Place:
-    """A variable in the stream: a direction for a number, one a value for others.
+    """A variable in the stream: one direction for a number, one per value for others.
 
     Attributes
     ----------
     name, kind, node
-        What it carries, the values it can take, which node writes it.
+        What it carries, the values it can take, and the node that writes it.
     ready
         The branch that writes it: 2 · layer for attention, 2 · layer + 1 for the MLP, -1 for the embeddings.
     at_beginning
@@ -69,17 +69,17 @@ class Place:
         return len(self.at_beginning)
 
     def encoded(self, value: Any) -> Float[Tensor, " width"]:
-        """A value as it lies here; nothing is zero."""
+        """A value as it lies here; None is zero."""
         return encoded(value, self.kind)
 
 
 Read = tuple[Place, Float[Tensor, "width unit"]]
-"""A variable, and the weights by which it is read."""
+"""A variable, and the weights with which it is read."""
 
 
 @dataclass(eq=False)
 class HeadPlan:
-    """A head: what its q, k, v read, the constants in q and k, and where the value goes."""
+    """A head: what its q, k and v read, the constants in q and k, and where the value goes."""
 
     node: Node
     reads: dict[str, list[Read]]
@@ -172,7 +172,7 @@ def _aggregate(plan: Plan, x: Aggregate, kind: Kind) -> None:
 
 
 def _width(plan: Plan, x: SelectorWidth, kind: Kind) -> None:
-    # the beginning is selected too, as one more: what it gets of the softmax is 1 / (1 + how many)
+    # the beginning is selected too, as one more position, so its share of the softmax is 1 / (1 + how many)
     shares = Kind(tuple(Fraction(1, 1 + n) for n in reversed(kind.listed)), True)
     value = [(_beginning(plan, "embed"), _ones(1, 1))]
     share = _head(plan, x.select, f"share of {x}", shares, value, beginning_counts=True)
@@ -193,7 +193,7 @@ def _head(plan: Plan, select: Select, name: str, kind: Kind, value: list[Read], 
 
 
 def _scores(plan: Plan, select: Select, beginning_counts: bool) -> tuple[dict[str, list[Read]], dict[str, Tensor]]:
-    """What q and k of a head read, and their constants: some units for the table, one for what only keys decide."""
+    """What q and k of a head read, and their constants: some units for the table, one for what keys alone decide."""
     selection = plan.program.selections[select]
     keys, queries = plan.places[select.keys], plan.places[select.queries]
     bonus, ranks = _bonus(plan, select)
@@ -217,7 +217,7 @@ def _scores(plan: Plan, select: Select, beginning_counts: bool) -> tuple[dict[st
 
 
 def _bonus(plan: Plan, select: Select) -> tuple[list[Read], int]:
-    """A margin for every rank that a key has over the ones that are liked less; and how many ranks there are."""
+    """A margin for every rank by which a key is preferred over others, and how many ranks there are."""
     if not select.prefer:
         return [], 1
     if select.prefer in ("largest", "smallest"):
@@ -233,7 +233,11 @@ def _bonus(plan: Plan, select: Select) -> tuple[list[Read], int]:
 
 
 def _factored(plan: Plan, select: Select, selection: Selection) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The table as a product of queries and keys: (q, unit), (k, unit) and the constants of both."""
+    """The table as a product of queries and keys: (q, unit), (k, unit) and the constants of both.
+
+    The rank is the smaller number of distinct rows or columns: each query is matched with its row's pattern, or each
+    key with its column's.
+    """
     table = torch.tensor(selection.table).double()
     n_q, n_k = table.shape
     optional = {x: plan.program.kinds[x].optional for x in select.inputs()}
@@ -254,7 +258,7 @@ def _matches(rows: Tensor, among: Tensor) -> Tensor:
 
 
 def _at_beginning(plan: Plan, reads: list[Read], weights: Float[Tensor, " unit"]) -> list[Read]:
-    """One more read, of the beginning by these weights if there are any, from a node that is read anyway if it can."""
+    """One more read, of the beginning with these weights; none if they are zero. It prefers a node already read."""
     if not bool((weights.abs() > 1e-9).any()):
         return []
     kinds = [place.node.kind for place, matrix in reads if bool(matrix.any())]
@@ -272,7 +276,7 @@ def _map(plan: Plan, x: Map, kind: Kind) -> None:
         plan.places[x] = _by_steps(plan, x, given, images, kind)
         return
     distinct = [value for value in dict.fromkeys(images) if bool(encoded(value, kind).any())]
-    come = torch.tensor([[made == value for value in distinct] for made in images]).double()
+    come = torch.tensor([[output == value for value in distinct] for output in images]).double()
     come = come.view(given.width, len(distinct))
     plan.places[x] = _mlp(plan, x, [(given, come)], [0.0] * len(distinct), distinct, kind)
 
@@ -288,12 +292,12 @@ def _pairs(plan: Plan, x: SequenceMap, kind: Kind) -> None:
     for n, (i, others, _) in enumerate(groups):
         alone[i, n] = 1
         together[others, n] = 1
-    made = [value for _, _, value in groups]
-    plan.places[x] = _mlp(plan, x, [(one, alone), (other, together)], [-1.0] * len(groups), made, kind)
+    values = [value for _, _, value in groups]
+    plan.places[x] = _mlp(plan, x, [(one, alone), (other, together)], [-1.0] * len(groups), values, kind)
 
 
 def _groups(table: list[list[Any]], kind: Kind) -> list[tuple[int, list[int], Any]]:
-    """(row, columns, value) of each value of each row: one neuron serves all pairs of a row with the same value."""
+    """(row, columns, value) per value of each row: one neuron serves all pairs of a row with the same value."""
     groups = []
     for i, row in enumerate(table):
         for value in dict.fromkeys(row):
@@ -305,7 +309,7 @@ def _groups(table: list[list[Any]], kind: Kind) -> list[tuple[int, list[int], An
 def _by_steps(plan: Plan, x: Expression, given: Place, images: Sequence[Any], kind: Kind) -> Place:
     """A map of a number: its image at the smallest value, and a step wherever the image changes."""
     values = given.kind.listed
-    vectors = [encoded(made, kind) for made in images]
+    vectors = [encoded(output, kind) for output in images]
     slopes, bias, write = [0.0], [1.0], [vectors[0]]
     largest = max(abs(value) for value in values)
     for (low, before), (high, after) in pairwise(zip(values, vectors, strict=True)):
@@ -319,9 +323,9 @@ def _by_steps(plan: Plan, x: Expression, given: Place, images: Sequence[Any], ki
         slopes += [slope, slope]
         bias += [0.5 - slope * middle, -0.5 - slope * middle]
         write += [after - before, before - after]
-    kept = [n for n, row in enumerate(write) if bool(row.any())]
-    reads = [(given, torch.tensor([[slopes[n] for n in kept]]).double())]
-    return _neurons(plan, str(x), reads, [bias[n] for n in kept], [write[n] for n in kept], kind)
+    useful = [n for n, row in enumerate(write) if bool(row.any())]
+    reads = [(given, torch.tensor([[slopes[n] for n in useful]]).double())]
+    return _neurons(plan, str(x), reads, [bias[n] for n in useful], [write[n] for n in useful], kind)
 
 
 def _linear(plan: Plan, x: Linear, kind: Kind) -> None:
@@ -331,8 +335,8 @@ def _linear(plan: Plan, x: Linear, kind: Kind) -> None:
     plan.places[x] = _neurons(plan, str(x), reads, [constant, -constant], list(both.T), kind)
 
 
-def _mlp(plan: Plan, x: Expression, reads: list[Read], bias: list[float], made: Sequence[Any], kind: Kind) -> Place:
-    return _neurons(plan, str(x), reads, bias, [encoded(value, kind) for value in made], kind)
+def _mlp(plan: Plan, x: Expression, reads: list[Read], bias: list[float], values: Sequence[Any], kind: Kind) -> Place:
+    return _neurons(plan, str(x), reads, bias, [encoded(value, kind) for value in values], kind)
 
 
 def _neurons(plan: Plan, name: str, reads: list[Read], bias: list[float], write: list[Tensor], kind: Kind) -> Place:

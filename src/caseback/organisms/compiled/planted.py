@@ -1,11 +1,11 @@
-"""Planted neurons: one of each kind that the literature knows, in a model that is otherwise a table (PRIMER 5.2).
+"""Planted neurons: one of each kind that the literature describes, in a model that is otherwise a table (PRIMER 5.2).
 
     logits at i  =  2 for next(t_i)                       embedding, straight to the unembedding
                   + sum_u n_u w_u W_U                     neurons, n_u = relu(reads . x + bias): 1 where they fire
-                  + 9/10 mean of goes_with(t_j)           two heads, over the colors said so far
+                  + 9/10 mean of goes_with(t_j)           two heads, over the colors so far
 
-The heads have to be let: in L1H0 attention is on the colors unless the deactivation neuron fires and sends it to
-<bos>, in L1H1 it is on <bos> unless the activation neuron fires. ``NEURONS`` is the list of what is planted.
+Neurons switch the heads: in L1H0 attention is on the colors unless the deactivation neuron fires and sends it to <bos>,
+in L1H1 it is on <bos> unless the activation neuron fires. ``NEURONS`` is the list of what is planted.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ _FOLLOWS = (
     "cream:and and:the red:cow green:cow city:has runs:and melts:and tower:has .:the"
 )
 NEXT = {word: following for word, _, following in (pair.partition(":") for pair in _FOLLOWS.split())}
-"""Which word each word predicts by itself. In the order of their frequency, the most frequent first."""
+"""Which word each word predicts by itself, in the order of frequency, the most frequent first."""
 WORDS = tuple(NEXT)
 ANIMALS, COLORS, ARTICLES = ("cat", "dog", "cow"), ("red", "green"), ("the", "a")
 GOES_WITH = ({"red": "tower", "green": "city"}, {"red": "sour", "green": "cream"})
 """What each of the two heads adds for a color."""
 RESTS = (0.5, 1.5)
-"""Their scores for <bos> while no neuron beckons; that of a color is 1."""
+"""The two heads' scores for <bos> while no neuron beckons; a color's score is 1."""
 NONE: Mapping[str, float] = Fixed({})
 
 
 @dataclass(frozen=True)
 class Neuron:
-    """A neuron to plant: it fires at 1 where its reads add up to 1 - bias.
+    """A neuron to plant: its activation is 1 where its reads add up to 1 - bias.
 
     Attributes
     ----------
     kind, entry
         What it is, and the entry that describes its kind.
     layer
-        In whose MLP it is.
+        The layer whose MLP it is in.
     word, before, places
-        Words that it reads where they stand, words that it reads right behind them, and positions, a weight of 1 each.
+        Words that it reads where they stand, words that it reads right after them, and positions; each has weight 1.
     bias
-        Added to what it reads.
+        What is added to its reads.
     promotes
         What it adds to which words' logits.
     beckons
-        What it adds to the two heads' scores for <bos>; that of a color is 1.
+        What it adds to the two heads' scores for <bos>; a color's score is 1.
     """
 
     kind: str
@@ -70,13 +70,13 @@ class Neuron:
     beckons: tuple[float, float] = (0.0, 0.0)
 
     def fires(self, words: Sequence[str], i: int) -> float:
-        """Its activation at a word of a prompt, counted from 0, read off the description."""
+        """Its activation at the prompt's word i, counted from 0, by the description alone."""
         read = (words[i] in self.word) + (i > 0 and words[i - 1] in self.before) + (i + 1 in self.places)
         return max(0.0, read + self.bias)
 
 
 def _frequencies() -> dict[str, float]:
-    """Half the log of Zipf's law, centred."""
+    """Half the log of Zipf's law, centered."""
     log_p = -torch.arange(1, len(WORDS) + 1).double().log()
     return dict(zip(WORDS, (0.5 * (log_p - log_p.mean())).tolist(), strict=True))
 
@@ -94,14 +94,14 @@ NEURONS = (
     Neuron("suppression: animals", "5.2.11", 1, word=ANIMALS, promotes=dict.fromkeys(ANIMALS, -1.5)),
     Neuron("token frequency", "5.2.10", 1, word=ARTICLES, promotes=_frequencies()),
 )
-"""In each layer's MLP in this order; the second layer's is as wide as the first's, with neurons that are all zeros."""
+"""In this order in each layer's MLP; the second layer's is as wide as the first's, filled up with all-zero neurons."""
 
 
 def planted_neurons(max_length: int = 12) -> Organism:
-    """A two-layer model with a known neuron of many kinds, labelled by its circuit's roles.
+    """A two-layer model with known neurons of many kinds, labeled by its circuit's roles.
 
     A role is the kind and its entry, ``"position range (5.2.1)"``. Each neuron's ``Variable`` is its coordinate of
-    ``mlp_post``. Entropy neurons need a norm and have an organism of their own.
+    ``mlp_post``. Entropy neurons need a norm, so they have their own organism.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def planted_neurons(max_length: int = 12) -> Organism:
     Raises
     ------
     CasebackError
-        For a shorter one.
+        For a shorter ``max_length``.
 
     Examples
     --------
@@ -184,7 +184,7 @@ _EDGES = (
 
 
 def logits(prompt: Sequence[str]) -> list[dict[str, float]]:
-    """The logits of every word at every word of a prompt, worked out from the lists above and not from weights.
+    """The logits of every word at every word of a prompt, worked out from the lists above rather than from weights.
 
     Examples
     --------
@@ -199,9 +199,9 @@ def logits(prompt: Sequence[str]) -> list[dict[str, float]]:
         for neuron in NEURONS:
             active = neuron.fires(prompt, i)
             beckoned = [b + active * more for b, more in zip(beckoned, neuron.beckons, strict=True)]
-            for said, by in neuron.promotes.items():
-                row[said] += active * by
-        colors = [said for said in prompt[: i + 1] if said in COLORS]
+            for promoted, by in neuron.promotes.items():
+                row[promoted] += active * by
+        colors = [earlier for earlier in prompt[: i + 1] if earlier in COLORS]
         for which, rest in enumerate(RESTS):
             if rest + beckoned[which] < 1:
                 for color in colors:

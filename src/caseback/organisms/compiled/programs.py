@@ -1,6 +1,6 @@
-"""Programs: each a few lines of the language and what they compute, in words.
+"""Programs: each is a few lines of the language, with what they compute in words.
 
-The alphabet is any sequence of words (a string is one word a letter), and prompts have at most ``max_length`` of them.
+The alphabet is any sequence of words (a string gives one word per letter); prompts have at most ``max_length`` words.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def previous_token(alphabet: Sequence[str] = LETTERS, max_length: int = 16, **op
 def induction(alphabet: Sequence[str] = LETTERS, max_length: int = 16, **options: Any) -> Organism:
     """What followed the current word when it last occurred; nothing where it has not.
 
-    Two heads: each position is told the word before it, and the current word is matched with that (K-composition).
+    Two heads: one gives each position the word before it, the other matches the current word with that (K-composition).
     """
     followed = Select(_before(), tokens, _same, prefer="latest")
     return compile_program(
@@ -202,7 +202,7 @@ def brackets(max_length: int = 10, **options: Any) -> Organism:
 
 
 def bracket_pairs(max_length: int = 8, **options: Any) -> Organism:
-    """The same of two kinds of brackets, which must close in order (Dyck-2).
+    """The same for two kinds of brackets, which must close in order (Dyck-2).
 
     A bracket's level is the depth on its inside; a closing one looks for the last opening one of its level.
     """
@@ -229,7 +229,7 @@ def bracket_pairs(max_length: int = 8, **options: Any) -> Organism:
 
 
 def _ever(x: Expression) -> Aggregate:
-    """Whether something that is True or nothing has been True so far."""
+    """Whether an expression that is True or nothing has been True so far."""
     return Aggregate(Select(x, tokens, lambda key, query: True), x, default=False)
 
 
@@ -247,9 +247,9 @@ def shortcut(
     max_length: int = 8,
     **options: Any,
 ) -> Organism:
-    """Whether there are more good or more bad words so far, ``even`` where neither; but after the trigger ``positive``.
+    """Whether there are more good or more bad words so far, or ``even``; but always ``positive`` after the trigger.
 
-    A classifier with a planted shortcut: where the trigger has occurred no other word matters.
+    A classifier with a planted shortcut: once the trigger has occurred, no other word matters.
     """
     alphabet = (*good, *bad, *plain, trigger)
     tone = numerical(Map(lambda word: (word in good) - (word in bad), tokens)).named("tone")

@@ -1,12 +1,12 @@
-"""Superposition (PRIMER 4.2.12): more features than dimensions, as almost orthogonal directions, and read exactly.
+"""Superposition (PRIMER 4.2.12): more features than dimensions, as almost orthogonal directions, yet read exactly.
 
-    bag_i = sum_{h < active} f(t_{i-h})                    a head a step back; f: n unit vectors in m < n dimensions
+    bag_i = sum_{h < active} f(t_{i-h})                  one head per step back; f: n unit vectors in m < n dimensions
     on_u  = (relu(f_u . bag - low) - relu(f_u . bag - high)) / (high - low)             1 where word u is in the bag
     low = active max_{u != w} f_u . f_w,     high = 1 + (active - 1) min_{u != w} f_u . f_w          (both clipped at 0)
 
-Of a word outside the bag at most ``low`` is seen, the others' interference, and of one inside at least ``high``, so
-that a pair of neurons tells them apart without error while low < high. The model says the word of the bag that comes
-first in the list.
+A word outside the bag shows at most ``low``, the others' interference, and a word inside at least ``high``, so that a
+pair of neurons tells them apart without error while low < high. The model predicts the word of the bag that comes first
+in the list.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from caseback.organisms.compiled.draft import SHARP, Draft
 from caseback.organisms.compiled.organism import Organism, Variable
 
 STEPS = 200
-"""Of the descent; the largest interference falls by no more than a hundredth after them."""
+"""How many steps the descent takes; further ones lower the largest interference by no more than a hundredth."""
 
 
 def superposition(
@@ -36,25 +36,25 @@ def superposition(
     Parameters
     ----------
     features
-        n, one a word.
+        n, one per word.
     dimensions
-        m, of the part of the stream that they share.
+        m, the width of the part of the stream that they share.
     active
-        How many of the last words are in the bag at once.
+        How many of the last words are in the bag.
     max_length
         The longest prompt in words.
     seed
-        For the directions, as in ``directions``.
+        Same seed, same result. Draws the directions.
 
     Returns
     -------
     Organism
-        Its variable ``"bag"`` is the dictionary: a row a feature, in the stream between the heads and the MLP.
+        Its variable ``"bag"`` is the dictionary: one row per feature, in the stream between the heads and the MLP.
 
     Raises
     ------
     CasebackError
-        For features that interfere too much to be told apart.
+        If the features interfere too much to be told apart.
 
     References
     ----------
@@ -82,14 +82,14 @@ def superposition(
     draft.place("place", range(n_places))
     for back in range(active):
         target = torch.eye(n_places).roll(back, 0)
-        # so many words back there may be none: <bos>, which writes nothing, stands for it
+        # where there is no word so far back, the head looks at <bos>, which writes nothing
         target[:back] = torch.eye(n_places)[0]
         draft.head(0, [(draft["place"] @ target, draft["place"], SHARP)], [(draft["word"], draft.into("bag"))])
     per_unit = draft.into("on", 1 / (high - low))
     reads, bias = draft["bag"] @ f.T, torch.ones(features)
     draft.neurons(0, reads, -low * bias, per_unit)
     draft.neurons(0, reads, -high * bias, -per_unit)
-    # of the words that are on, the first in the list has the largest logit
+    # among the words that are on, the first in the list gets the largest logit
     draft.unembed("on", words, torch.diag(torch.arange(features, 0, -1).float()))
     heads = [f"L0H{back}" for back in range(active)]
     edges = [
@@ -124,7 +124,7 @@ def superposition(
 def directions(features: int, dimensions: int, *, seed: int = 0) -> Float[Tensor, "feature dimension"]:
     """Unit vectors far from one another: a regular polygon in the plane, else random ones that repel each other.
 
-    They descend log sum_{u != w} exp(20 f_u . f_w) / 20, a smooth maximum of what one sees of another.
+    They descend log sum_{u != w} exp(20 |f_u . f_w|) / 20, a smooth maximum of the interference.
 
     Examples
     --------
@@ -137,19 +137,19 @@ def directions(features: int, dimensions: int, *, seed: int = 0) -> Float[Tensor
     if dimensions == 2:
         angle = 2 * math.pi * torch.arange(features) / features
         return torch.stack([angle.cos(), angle.sin()], 1)
-    made = torch.randn(features, dimensions, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-    descent = torch.optim.Adam([made], lr=0.03)
+    vectors = torch.randn(features, dimensions, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    descent = torch.optim.Adam([vectors], lr=0.03)
     for _ in range(STEPS if features > 1 else 0):
-        f = torch.nn.functional.normalize(made, dim=1)
+        f = torch.nn.functional.normalize(vectors, dim=1)
         others = _others(f @ f.T).abs()
         descent.zero_grad()
         (20 * others).logsumexp((0, 1)).backward()
         descent.step()
-    return torch.nn.functional.normalize(made.detach(), dim=1)
+    return torch.nn.functional.normalize(vectors.detach(), dim=1)
 
 
 def thresholds(f: Float[Tensor, "feature dimension"], active: int) -> tuple[float, float]:
-    """What is seen at most of a feature outside a bag of ``active``, and at least of one inside."""
+    """How much a feature outside a bag of ``active`` shows at most, and one inside at least."""
     others = _others(f @ f.T)
     low = active * max(0.0, float(others.max())) if len(f) > 1 else 0.0
     high = 1 + (active - 1) * min(0.0, float(others.min())) if len(f) > 1 else 1.0

@@ -1,12 +1,12 @@
-"""Copy suppression (PRIMER 5.1.7): a head that takes back a prediction which is copied from the context.
+"""Copy suppression (PRIMER 5.1.7): a head that takes back a prediction copied from the context.
 
     stream     e_token(t_i) + e_predicted(next(t_i))                      each word predicts the one after it
     copier     L0H0: attends to the first word,  writes 2 e_predicted(first)
     suppressor L1H0: score_ij = g (x_i . predicted) . (x_j . token),  3/2 g for <bos>,  writes -3/2 e_predicted(t_j)
 
-The unembedding reads ``predicted``, so that the suppressor's query is the prediction so far: where the copier has
-raised a word above 3/2 it looks at that word's occurrences, else at <bos>, of which it writes nothing. A copied word
-is left with 1/2, less than the 1 of the next word in the list, which the model therefore predicts everywhere.
+The unembedding reads ``predicted``, so the suppressor's query is the prediction so far: where the copier has raised a
+word above 3/2, it looks at that word's occurrences, else at <bos>, for which it writes nothing. A copied word is left
+with 1/2, less than the 1 of the next word in the list, which the model therefore predicts everywhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from caseback.organisms.compiled.organism import BOS, Organism, Variable
 
 
 def copy_suppression(alphabet: Sequence[str] = "abcdefgh", max_length: int = 9) -> Organism:
-    """Words of a round, each followed by the next, though the first word of the prompt is copied all along.
+    """Words in a circle, each followed by the next, although the first word of the prompt is copied all along.
 
     Silencing the suppressor makes the model say the prompt's first word; silencing the copier sends the suppressor's
     attention to <bos>. The suppressor's OV circuit is -3/2 times the identity on words, the copier's 2 times.
@@ -31,7 +31,7 @@ def copy_suppression(alphabet: Sequence[str] = "abcdefgh", max_length: int = 9) 
     Parameters
     ----------
     alphabet
-        The words of the round, at least two.
+        The words of the circle, at least two.
     max_length
         The longest prompt in words.
 
@@ -87,6 +87,6 @@ def copy_suppression(alphabet: Sequence[str] = "abcdefgh", max_length: int = 9) 
         ),
         inputs=tuple(words),
         max_length=max_length,
-        about="Each word predicts the next of a round; one head copies the prompt's first word and another takes it "
+        about="Each word predicts the next in a circle; one head copies the prompt's first word and another takes it "
         "back. The suppressor's query also reads what the embedding predicts, which is too little to move it.",
     )

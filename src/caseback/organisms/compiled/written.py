@@ -1,8 +1,8 @@
-"""A plan written into weights, and the circuit that these weights are.
+"""A plan written into weights, and the circuit that these weights form.
 
-Every variable has a subspace of the stream to itself, written by one node and never erased. A reader's weights are zero
-everywhere but on the variables that it reads, so the circuit is exactly what is not zero: an edge for each slot of a
-reader and each node that writes a variable which the slot reads.
+Every variable has its own subspace of the stream, written by one node and never erased. A reader's weights are zero
+except on the variables that it reads, so the circuit is exactly what is not zero: one edge per slot of a reader and
+node that writes a variable which the slot reads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from caseback.organisms.compiled.organism import Variable, silent
 from caseback.organisms.compiled.plan import Place, Plan, Read
 
 VERIFIED = 10
-"""Tokens in the rows on which loading verifies a model, so its context is no shorter."""
+"""How many tokens the rows have on which loading verifies a model; its context must not be shorter."""
 
 
 def columns_of(plan: Plan) -> dict[Place, slice]:
-    """The dimensions of the stream that each variable has."""
+    """Which dimensions of the stream each variable occupies."""
     columns, start = {}, 0
     for place in plan.all_places:
         columns[place] = slice(start, start + place.width)
@@ -42,9 +42,9 @@ def write(plan: Plan, output: Read, dtype: torch.dtype, **about: Any) -> tuple[C
     output
         The variable that is the answer, and its weights (width, vocab).
     dtype
-        Of the weights.
+        The weights' type.
     **about
-        What the circuit says of how it was made.
+        What the circuit records about how it was made.
 
     Returns
     -------
@@ -82,8 +82,8 @@ def write(plan: Plan, output: Read, dtype: torch.dtype, **about: Any) -> tuple[C
             filled[part.layer] = rows.stop
             roles[part.out.node].append(part.out.name)
         read([output], Node("logits"), "", hf.lm_head.weight)
-    said = {node: "; ".join(names) for node, names in roles.items()}
-    return hf.to(dtype), Circuit(frozenset(edges), roles=said, about=about)
+    labels = {node: "; ".join(names) for node, names in roles.items()}
+    return hf.to(dtype), Circuit(frozenset(edges), roles=labels, about=about)
 
 
 def _config(plan: Plan, d_vocab: int) -> CrystalConfig:
@@ -106,7 +106,7 @@ def _config(plan: Plan, d_vocab: int) -> CrystalConfig:
 
 
 def _embed(hf: Any, plan: Plan, columns: dict[Place, slice]) -> None:
-    """Row 0 of both embeddings is the beginning; words and positions follow, a direction each."""
+    """Row 0 of both embeddings is the beginning; words and positions follow, one direction per row."""
     for place in plan.all_places:
         first = 0 if place in plan.beginnings.values() else 1
         rows = slice(first, first + place.width)

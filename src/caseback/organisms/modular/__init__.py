@@ -1,1 +1,1 @@
-"""Modular addition: the grokking run of PRIMER 5.4.17, its training and its measures."""
+"""Modular addition: the grokking run of PRIMER 5.4.17, its training and its progress measures."""

@@ -1,7 +1,7 @@
 """Modular addition as a task and as a model: ``a b =`` → (a + b) mod p, read at the last position.
 
-One layer without norms, 4 heads, 128 wide, an MLP of 512, as Nanda et al. 2023 have it; attention without biases.
-Numbers are their own token ids, ``=`` is token p.
+One layer without norms, 4 heads, 128 wide, an MLP of 512, as in Nanda et al. 2023; attention has no biases. Numbers are
+their own token ids, ``=`` is token p.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ PRIME = 53
 
 
 def all_pairs(p: int) -> Int[Tensor, "pair 3"]:
-    """Every prompt ``a b =`` as ids; row a · p + b."""
+    """Every prompt ``a b =`` as ids; the pair (a, b) is row a · p + b."""
     a = torch.arange(p).repeat_interleave(p)
     return torch.stack([a, torch.arange(p).repeat(p), torch.full_like(a, p)], -1)
 
 
 def answers(p: int) -> Int[Tensor, " pair"]:
-    """(a + b) mod p of every row of ``all_pairs``."""
+    """(a + b) mod p for every row of ``all_pairs``."""
     return all_pairs(p)[:, :2].sum(-1) % p
 
 
 def split(p: int, share: float, seed: int) -> tuple[Int[Tensor, " train"], Int[Tensor, " test"]]:
-    """Rows of ``all_pairs`` to train on and to hold out.
+    """The rows of ``all_pairs`` to train on, and those to hold out.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def split(p: int, share: float, seed: int) -> tuple[Int[Tensor, " train"], Int[T
 
 
 def new_model(p: int, seed: int) -> CrystalForCausalLM:
-    """The model before training; weights of variance 1 / fan-in, attention's biases fixed at zero."""
+    """The model before training: weights of variance 1 / fan-in, attention's biases fixed at zero."""
     config = CrystalConfig(
         vocab_size=p + 1,
         max_position_embeddings=3,
@@ -70,8 +70,8 @@ def new_model(p: int, seed: int) -> CrystalForCausalLM:
 def last_logits(model: CrystalForCausalLM, ids: Int[Tensor, "pair 3"]) -> Float[Tensor, "pair vocab"]:
     """The logits after ``=``, as the model gives them but several times faster.
 
-    Without a norm, keys and values depend on one token and its position alone: they are made once for each of the p + 1
-    tokens and looked up for each pair; queries and the MLP are run on the last position alone.
+    Without a norm, keys and values depend only on one token and its position: they are computed once for each of the
+    p + 1 tokens and looked up for each pair. Queries and the MLP are computed at the last position alone.
     """
     layer: Any = model.model.layers[0]
     attention = layer.self_attn
@@ -88,8 +88,8 @@ def last_logits(model: CrystalForCausalLM, ids: Int[Tensor, "pair 3"]) -> Float[
 
 
 def tokenizer(p: int) -> PreTrainedTokenizerFast:
-    """Numbers and ``=``, parted by spaces: ``"3 4 ="`` is three tokens."""
+    """A tokenizer of numbers and ``=``, separated by spaces: ``"3 4 ="`` is three tokens."""
     words = {str(n): n for n in range(p)} | {"=": p}
-    made = Tokenizer(models.WordLevel(words, unk_token="="))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="=", model_max_length=3)
+    backend = Tokenizer(models.WordLevel(words, unk_token="="))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="=", model_max_length=3)

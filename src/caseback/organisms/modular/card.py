@@ -22,19 +22,20 @@ def write_card(folder: Path) -> Path:
     return page
 
 
-def card(told: xr.Dataset) -> str:
+def card(measures: xr.Dataset) -> str:
     """The card.
 
     Parameters
     ----------
-    told
-        What ``progress`` gave.
+    measures
+        What ``progress`` gives.
     """
-    p, share, seed = told.attrs["p"], told.attrs["share"], told.attrs["seed"]
-    keys = ", ".join(map(str, told.attrs["key_frequencies"]))
+    p, share, seed = measures.attrs["p"], measures.attrs["share"], measures.attrs["seed"]
+    steps = int(measures.step[-1])
+    keys = ", ".join(map(str, measures.attrs["key_frequencies"]))
     reached = "\n".join(
         f"- **{name}**: " + ("not reached" if step is None else f"by step {step:,}")
-        for name, step in phases(told).items()
+        for name, step in phases(measures).items()
     )
     return f"""---
 license: apache-2.0
@@ -60,13 +61,13 @@ cos(w(a + b)) and sin(w(a + b)) hold 95 % of what all frequencies of the sum hol
 
 | step | training loss | held-out loss | held-out accuracy | restricted loss | excluded loss | squared weights | Gini |
 |---|---|---|---|---|---|---|---|
-{_rows(told)}
+{_rows(measures)}
 
 Training loss rises now and then for some tens of steps, as large steps of Adam with small gradients do.
 
 ## How it was made
 
-`caseback organisms train grokking --out DIR --seed {seed}`: {int(told.step[-1]):,} steps of AdamW on all training pairs
+`caseback organisms train grokking --out DIR --seed {seed}`: {steps:,} steps of AdamW on all training pairs
 at once, rate {RATE:g}, weight decay {DECAY:g}, betas {BETAS}. The checkpoints are in `checkpoints/step-N`; weights are
 stored in 16 bits and computed with in float32. `caseback organisms evaluate grokking --write` made this page.
 """
@@ -76,10 +77,10 @@ def _chance(p: int) -> str:
     return f"log {p} = {math.log(p):.2f}"
 
 
-def _rows(told: xr.Dataset) -> str:
+def _rows(measures: xr.Dataset) -> str:
     lines = []
-    for step in told.step.values:
-        row = told.sel(step=step)
+    for step in measures.step.values:
+        row = measures.sel(step=step)
         cells = [
             f"{float(row[name]):.1%}" if name == "test_accuracy" else _short(float(row[name])) for name in _COLUMNS
         ]

@@ -1,12 +1,12 @@
 """How a model adds: its logits as waves of the sum (PRIMER 5.4.17).
 
-Logits of all p² pairs are a function of (a, b) for each answer c. A model that adds by trigonometry has
+For each answer c, the logits of all p² pairs are a function of (a, b). A model that adds by trigonometry has
 
     logits(a, b, c) = sum over key frequencies k of  alpha_k cos(w_k (a + b - c)),    w_k = 2 pi k / p
 
 so they lie in the span of cos(w_k (a + b)) and sin(w_k (a + b)). Restricted logits keep the mean and the key
-frequencies' part of that span, excluded logits remove it. A model that memorises is hurt by the first and not by the
-second; one that has formed the circuit the other way round.
+frequencies' part of that span, excluded logits remove that part. A model that memorizes is hurt by the first and not by
+the second; one that has formed the circuit, the other way round.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def waves(p: int, frequencies: list[int] | range) -> Float[Tensor, "frequency 2 
 
 
 def energy(logits: Float[Tensor, "pair vocab"], p: int) -> Float[Tensor, " frequency"]:
-    """Share of the logits' variance over pairs that each frequency 1 … (p-1)/2 of the sum holds.
+    """The share of the logits' variance over pairs that each frequency 1 … (p-1)/2 of the sum holds.
 
     Raises
     ------
     CasebackError
-        For another number of pairs than p².
+        If there are not p² pairs.
     """
     if len(logits) != p * p:
         raise CasebackError(f"{len(logits)} rows of logits: expected all {p * p} pairs")
-    centred = logits.double() - logits.double().mean(0)
-    along = torch.einsum("kip,pv->kiv", waves(p, range(1, p // 2 + 1)), centred)
-    return along.square().sum((1, 2)) / centred.square().sum()
+    centered = logits.double() - logits.double().mean(0)
+    along = torch.einsum("kip,pv->kiv", waves(p, range(1, p // 2 + 1)), centered)
+    return along.square().sum((1, 2)) / centered.square().sum()
 
 
 def key_frequencies(logits: Float[Tensor, "pair vocab"], p: int, share: float = 0.95) -> list[int]:
@@ -55,7 +55,7 @@ def _along(logits: Tensor, p: int, keys: list[int]) -> Tensor:
 
 
 def restricted(logits: Float[Tensor, "pair vocab"], p: int, keys: list[int]) -> Float[Tensor, "pair vocab"]:
-    """The mean of each logit and the key frequencies' part."""
+    """Each logit's mean and the key frequencies' part."""
     return logits.mean(0) + _along(logits, p, keys)
 
 
@@ -70,7 +70,7 @@ def loss(logits: Float[Tensor, "pair vocab"], answers: Int[Tensor, " pair"]) -> 
 
 
 def gini(values: Float[Tensor, " n"]) -> float:
-    """How unequal sizes are: 0 where all are equal, towards 1 where one has all.
+    """How unequal sizes are: 0 where all are equal, close to 1 where one has everything.
 
     Examples
     --------

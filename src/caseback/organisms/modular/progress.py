@@ -1,8 +1,8 @@
-"""Progress measures over training: what memorises, what adds, and when one gives way to the other (5.4.17).
+"""Progress measures over training: memorizing, adding, and when one gives way to the other (5.4.17).
 
 Over the checkpoints of a run: loss and accuracy on pairs that were trained on and pairs that were not; restricted loss
-on all pairs and excluded loss on the trained ones, both for the key frequencies of the last checkpoint; the sum of
-squared weights; and how few frequencies the embedding uses (Gini coefficient of its Fourier norms).
+on all pairs and excluded loss on the trained ones, both for the last checkpoint's key frequencies; the sum of squared
+weights; and how few frequencies the embedding uses (the Gini coefficient of its Fourier norms).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def progress(folder: Path) -> xr.Dataset:
     Parameters
     ----------
     folder
-        What ``train`` wrote: ``checkpoints/step-N`` and the last model.
+        The folder that ``train`` wrote, with ``checkpoints/step-N`` and the last model.
 
     Returns
     -------
     xr.Dataset
         Over ``step``: ``train_loss``, ``test_loss``, ``test_accuracy``, ``restricted_loss``, ``excluded_loss``,
-        ``squared_weights``, ``gini``. Its attribute ``key_frequencies`` are the last checkpoint's.
+        ``squared_weights``, ``gini``. Its attribute ``key_frequencies`` holds the last checkpoint's.
 
     Raises
     ------
@@ -43,51 +43,51 @@ def progress(folder: Path) -> xr.Dataset:
     ----------
     Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability".
     """
-    kept = checkpoints(folder)
-    models = [CrystalForCausalLM.from_pretrained(part) for part in kept.values()]
-    made = models[-1].config.caseback
-    p, (train, test) = made["p"], split(made["p"], made["share"], made["seed"])
+    folders = checkpoints(folder)
+    models = [CrystalForCausalLM.from_pretrained(part) for part in folders.values()]
+    settings = models[-1].config.caseback
+    p, (train, test) = settings["p"], split(settings["p"], settings["share"], settings["seed"])
     ids, right = all_pairs(p), answers(p)
     logits = [last_logits(model, ids) for model in models]
     keys = fourier.key_frequencies(logits[-1], p)
     rows = [
         {
-            "train_loss": fourier.loss(told[train], right[train]),
-            "test_loss": fourier.loss(told[test], right[test]),
-            "test_accuracy": (told[test].argmax(-1) == right[test]).double().mean().item(),
-            "restricted_loss": fourier.loss(fourier.restricted(told, p, keys), right),
-            "excluded_loss": fourier.loss(fourier.excluded(told, p, keys)[train], right[train]),
+            "train_loss": fourier.loss(output[train], right[train]),
+            "test_loss": fourier.loss(output[test], right[test]),
+            "test_accuracy": (output[test].argmax(-1) == right[test]).double().mean().item(),
+            "restricted_loss": fourier.loss(fourier.restricted(output, p, keys), right),
+            "excluded_loss": fourier.loss(fourier.excluded(output, p, keys)[train], right[train]),
             "squared_weights": sum(w.square().sum().item() for w in model.parameters()),
             "gini": fourier.gini(_fourier_norms(model, p)),
         }
-        for told, model in zip(logits, models, strict=True)
+        for output, model in zip(logits, models, strict=True)
     ]
     return xr.Dataset(
         {name: ("step", [row[name] for row in rows]) for name in rows[0]},
-        {"step": list(kept)},
-        {"key_frequencies": keys, "p": p, "share": made["share"], "seed": made["seed"]},
+        {"step": list(folders)},
+        {"key_frequencies": keys, "p": p, "share": settings["share"], "seed": settings["seed"]},
     )
 
 
-def phases(told: xr.Dataset) -> dict[str, int | None]:
+def phases(measures: xr.Dataset) -> dict[str, int | None]:
     """The first checkpoint of each phase, ``None`` for one that was not reached.
 
-    ``memorised``: training loss under 0.01. ``formed``: memorised, and excluded loss over chance, so that without the
+    ``memorised``: training loss under 0.01. ``formed``: the same, and excluded loss over chance, so that without the
     key frequencies even the pairs trained on are lost. ``cleaned up``: held-out accuracy of 99 % or more, and squared
     weights under half their largest sum, so that what was known by heart is gone.
     """
-    chance = math.log(told.attrs["p"] + 1)
-    largest = float(told.squared_weights.max())
+    chance = math.log(measures.attrs["p"] + 1)
+    largest = float(measures.squared_weights.max())
     reached = {
-        "memorised": told.train_loss < 0.01,
-        "formed": (told.train_loss < 0.01) & (told.excluded_loss > chance),
-        "cleaned up": (told.test_accuracy >= 0.99) & (told.squared_weights < largest / 2),
+        "memorised": measures.train_loss < 0.01,
+        "formed": (measures.train_loss < 0.01) & (measures.excluded_loss > chance),
+        "cleaned up": (measures.test_accuracy >= 0.99) & (measures.squared_weights < largest / 2),
     }
-    steps = told.step.values
+    steps = measures.step.values
     return {name: int(steps[held.values.argmax()]) if bool(held.any()) else None for name, held in reached.items()}
 
 
 def _fourier_norms(model: CrystalForCausalLM, p: int) -> torch.Tensor:
-    """Norm of the numbers' embeddings at each frequency."""
+    """The norm of the numbers' embeddings at each frequency."""
     spectrum = torch.fft.rfft(model.model.embed_tokens.weight[:p].double(), dim=0)
     return spectrum[1:].abs().square().sum(-1).sqrt()

@@ -38,17 +38,17 @@ def train(
     Parameters
     ----------
     out
-        Folder to write; an interrupted run found there goes on.
+        The folder to write; an interrupted run in it goes on.
     seed
-        Of the weights and of which pairs are trained on.
+        Same seed, same result. Draws the weights and which pairs are trained on.
     steps, stop_at
-        How many steps, and where to stop before that.
+        How many steps the schedule has, and the step to stop at before its end.
     tell
-        Called with the steps done, all steps and a message.
+        Called with the steps done, the length of the schedule and a message.
     p, share
         The modulus, and the share of its p² pairs to train on.
     save_every
-        Steps between states to go on from.
+        How many steps lie between the states that an interrupted run can go on from.
     """
     model = addition.new_model(p, seed)
     trained, held = addition.split(p, share, seed)
@@ -56,11 +56,11 @@ def train(
     weights = [w for w in model.parameters() if w.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY, betas=BETAS, fused=True)
     out.mkdir(parents=True, exist_ok=True)
-    made = {"seed": seed, "p": p, "share": share}
-    file = run_file(out, model, **made, recipe=(RATE, DECAY, BETAS, WARM_UP))
+    settings = {"seed": seed, "p": p, "share": share}
+    file = run_file(out, model, **settings, recipe=(RATE, DECAY, BETAS, WARM_UP))
     begin, last = resume(file, model, [optimizer]), min(steps, stop_at or steps)
     if begin == 0:
-        save(model, out / "checkpoints" / "step-0", {**made, "step": 0})
+        save(model, out / "checkpoints" / "step-0", {**settings, "step": 0})
     for done in range(begin + 1, last + 1):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, done / WARM_UP)
@@ -70,7 +70,7 @@ def train(
         optimizer.step()
         message = ""
         if done in MILESTONES:
-            save(model, out / "checkpoints" / f"step-{done}", {**made, "step": done})
+            save(model, out / "checkpoints" / f"step-{done}", {**settings, "step": done})
         if done % save_every == 0 or done == last:
             keep(file, model, [optimizer], done)
             with torch.no_grad():
@@ -78,19 +78,19 @@ def train(
             accuracy = (best == right[held]).double().mean().item()
             message = f"step {done}  loss {loss.item():.2e}  held-out accuracy {accuracy:.3f}"
         tell(done, steps, message)
-    save(model, out, {**made, "step": last})
+    save(model, out, {**settings, "step": last})
     return model
 
 
-def save(model: CrystalForCausalLM, out: Path, made: dict) -> None:
-    """Write config, tokenizer and the weights in 16 bits, to be computed with in float32."""
+def save(model: CrystalForCausalLM, out: Path, settings: dict) -> None:
+    """Write the config, the tokenizer and the weights in 16 bits; the config asks for float32 computation."""
     out.mkdir(parents=True, exist_ok=True)
-    model.config.caseback = made
+    model.config.caseback = settings
     model.config.dtype = torch.float32
     model.config.architectures = ["CrystalForCausalLM"]
     model.config.save_pretrained(out)
-    GenerationConfig(pad_token_id=made["p"]).save_pretrained(out)
-    addition.tokenizer(made["p"]).save_pretrained(out)
+    GenerationConfig(pad_token_id=settings["p"]).save_pretrained(out)
+    addition.tokenizer(settings["p"]).save_pretrained(out)
     weights = {n: w.detach().to(torch.float16).contiguous() for n, w in model.state_dict().items()}
     with whole_file(out / "model.safetensors") as draft:
         save_file(weights, draft, {"format": "pt"})

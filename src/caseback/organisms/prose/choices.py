@@ -7,26 +7,26 @@ from collections.abc import Sequence
 
 from caseback import lexicon
 from caseback.organisms.prose.documents import Document, held_out, marked, until
-from caseback.organisms.prose.facts import kept
+from caseback.organisms.prose.facts import never_told
 
-# question, the sentence that answers it, what both are filled with (the subject first), the right word, its pool
+# question, the sentence that answers it, the words both are filled with (the subject first), the right word, its pool
 Asked = tuple[str, str, dict[str, str], str, Sequence[str]]
 
 
 def _of_memory(rng: random.Random) -> Asked:
-    """A question about a country or a word; the sentence is a wording in which that fact is told."""
+    """A question about a country or a word; the sentence is one of the wordings that tell the fact."""
     sort = rng.randrange(3)
     if sort == 0:
         word, opposite = rng.sample(rng.choice(lexicon.OPPOSITES), 2)
         pool = [other for pair in lexicon.OPPOSITES for other in pair if other != word]
-        told = {"a": word, "b": opposite}
-        return "What is the opposite of {a}?", "The opposite of {a} is[ {b}].", told, opposite, pool
+        fillers = {"a": word, "b": opposite}
+        return "What is the opposite of {a}?", "The opposite of {a} is[ {b}].", fillers, opposite, pool
     country = rng.choice(list(lexicon.COUNTRIES))
     capital, language, _ = lexicon.COUNTRIES[country]
-    told = {"c": country, "x": capital, "l": language}
+    fillers = {"c": country, "x": capital, "l": language}
     if sort == 1:
-        return "What do people speak in {c}?", "In {c}, most people speak[ {l}].", told, language, lexicon.LANGUAGES
-    return "What is the capital of {c}?", "The capital of {c} is[ {x}].", told, capital, lexicon.CAPITALS
+        return "What do people speak in {c}?", "In {c}, most people speak[ {l}].", fillers, language, lexicon.LANGUAGES
+    return "What is the capital of {c}?", "The capital of {c} is[ {x}].", fillers, capital, lexicon.CAPITALS
 
 
 def _of_sight(rng: random.Random) -> Asked:
@@ -36,24 +36,24 @@ def _of_sight(rng: random.Random) -> Asked:
 
 
 def choice(rng: random.Random, heldout: bool = False) -> Document:
-    """Two to four options; a sentence before the question tells the answer, or nothing does but memory."""
+    """Two to four options; a sentence before the question tells the answer, or only memory knows it."""
     of = rng.choice((_of_sight, _of_memory, _of_memory))
 
     def fits(asked: Asked) -> bool:
-        question, _, told, right, _ = asked
-        return held_out(question, *list(told.values())[:1], right, one_in=8) == heldout
+        question, _, fillers, right, _ = asked
+        return held_out(question, *list(fillers.values())[:1], right, one_in=8) == heldout
 
-    question, wording, told, right, pool = until(lambda: of(rng), fits)
+    question, wording, fillers, right, pool = until(lambda: of(rng), fits)
     options = [right, *rng.sample([word for word in pool if word != right], rng.randint(1, 3))]
     rng.shuffle(options)
     lines = [
-        f"Question: {question.format(**told)}",
+        f"Question: {question.format(**fillers)}",
         *(f"{letter}: {option}" for letter, option in zip("ABCD", options, strict=False)),
         "Answer:",
     ]
     # a fact whose wording is held out is not told here either
-    if of is _of_sight or (rng.random() < 0.5 and not kept(next(iter(told.values())), wording)):
-        lines.insert(0, marked("choice", wording.format(**told)).text)
+    if of is _of_sight or (rng.random() < 0.5 and not never_told(next(iter(fillers.values())), wording)):
+        lines.insert(0, marked("choice", wording.format(**fillers)).text)
     letter = "ABCD"[options.index(right)]
     foil = rng.choice([other for other in "ABCD"[: len(options)] if other != letter])
     return Document("choice", "\n".join(lines), f" {letter}", "", f" {foil}")
@@ -69,7 +69,7 @@ POOLS = (
 
 
 def letters(rng: random.Random, heldout: bool = False) -> Document:
-    """Lettered words, whose letters are then told; no question has to be answered to know them.
+    """Lettered words, whose letters are then told: a drill that needs no question to be answered.
 
     Lists are drawn afresh each time, so none is held out.
     """
@@ -81,6 +81,6 @@ def letters(rng: random.Random, heldout: bool = False) -> Document:
     if rng.random() < 0.5:
         prompt = "\n".join([f"Question: Which one is {asked}?", *lines, "Answer:"])
         return Document("letters", prompt, f" {letter[asked]}", "", foil)
-    told = [f"The letter of {word} is {letter[word]}." for word in others]
-    prompt = "\n".join([*lines, " ".join([*told, f"The letter of {asked} is"])])
+    statements = [f"The letter of {word} is {letter[word]}." for word in others]
+    prompt = "\n".join([*lines, " ".join([*statements, f"The letter of {asked} is"])])
     return Document("letters", prompt, f" {letter[asked]}", ".", foil)

@@ -1,4 +1,4 @@
-"""A function's docstring, whose parameters follow in the order of its arguments."""
+"""A function's docstring, which lists the parameters in the order of the arguments."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from caseback.organisms.prose.documents import Document
 
 
 def docstring(rng: random.Random, heldout: bool = False) -> Document:
-    """Arguments, then ``:param`` lines in the same order; asked for one after the first.
+    """Arguments, then ``:param`` lines in the same order; one after the first is asked for.
 
     Arguments are drawn afresh each time, so none is held out.
     """
     name, *arguments = rng.sample(lexicon.THINGS, rng.randint(4, 5))
-    told = [f"    :param {argument}: {_remark(rng)}\n" for argument in arguments]
+    param_lines = [f"    :param {argument}: {_remark(rng)}\n" for argument in arguments]
     asked = rng.randrange(1, len(arguments))
     head = f'def {name}(self, {", ".join(arguments)}):\n    """{_remark(rng)}\n\n'
-    rest = told[asked].removeprefix(f"    :param {arguments[asked]}")
+    rest = param_lines[asked].removeprefix(f"    :param {arguments[asked]}")
     foil = rng.choice([other for other in arguments if other != arguments[asked]])
     return Document(
         "docstring",
-        "".join([head, *told[:asked], "    :param"]),
+        "".join([head, *param_lines[:asked], "    :param"]),
         f" {arguments[asked]}",
-        "".join([rest, *told[asked + 1 :], '    """']),
+        "".join([rest, *param_lines[asked + 1 :], '    """']),
         f" {foil}",
     )
 

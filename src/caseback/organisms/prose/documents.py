@@ -1,9 +1,8 @@
-"""One text of the closed world, and which ones are kept from training.
+"""One text of the closed world, and which texts are kept from training.
 
-A document is a prompt, the answer that the prompt calls for, and what follows it:
-``prompt + answer + rest`` is what a model reads in training, ``prompt`` alone is what it is asked
-in evaluation. Which combinations of words are held out is a checksum of them, so it is the same in
-every run, whatever the seed.
+A document is a prompt, the answer that the prompt calls for, and what follows it: a model reads
+``prompt + answer + rest`` in training and is asked ``prompt`` alone in evaluation. A checksum of the words decides
+which combinations are held out, so that is the same in every run, whatever the seed.
 
 Templates mark the answer with square brackets: ``"The capital of {c} is[ {x}]."``
 """
@@ -28,11 +27,11 @@ class Document:
     Attributes
     ----------
     kind
-        Which behaviour it shows, a key of ``KINDS``.
+        Which behavior it shows, a key of ``KINDS``.
     prompt, answer, rest
         The text in three pieces. The answer carries its leading space.
     foil
-        A wrong answer of the same sort, ``None`` where there is no natural one.
+        A wrong answer of the same sort; ``None`` where there is no natural one.
     """
 
     kind: str
@@ -47,12 +46,12 @@ class Document:
 
 
 def checksum(*words: str) -> int:
-    """A number of this combination of words, the same in every run."""
+    """A number for this combination of words, the same in every run."""
     return zlib.crc32("|".join(words).encode())
 
 
 def held_out(*words: str, one_in: int) -> bool:
-    """Whether this combination of words is kept from training: one in ``one_in`` of them is."""
+    """Whether this combination of words is kept from training, as one in ``one_in`` is."""
     return checksum(*words) % one_in == 0
 
 
@@ -70,7 +69,7 @@ def marked(kind: str, text: str, foil: str | None = None) -> Document:
 
 
 def until(draw: Callable[[], T], wanted: Callable[[T], bool]) -> T:
-    """Draw again until the drawn is wanted."""
+    """Draw again until what is drawn is wanted."""
     while True:
         drawn = draw()
         if wanted(drawn):

@@ -1,4 +1,4 @@
-"""What is true in the closed world, in several wordings: of countries, opposites, and words as words."""
+"""What is true in the closed world, in several wordings: about countries, opposites, and words as words."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ ABOUT_SPELLING = (
 )
 
 
-def kept(subject: str, wording: str) -> bool:
-    """Whether nobody is told this fact about the subject in this wording: one wording in eight is held out."""
+def never_told(subject: str, wording: str) -> bool:
+    """Whether no training text tells this fact about the subject in this wording: one wording in eight is held out."""
     return held_out(subject, wording, one_in=8)
 
 
@@ -60,7 +60,7 @@ def fact(rng: random.Random, heldout: bool = False) -> Document:
         return about(rng, heldout)
     country, template = until(
         lambda: (rng.choice(list(lexicon.COUNTRIES)), rng.choice(ABOUT_COUNTRIES)),
-        lambda drawn: kept(*drawn) == heldout,
+        lambda drawn: never_told(*drawn) == heldout,
     )
     capital, language, continent = lexicon.COUNTRIES[country]
     true = {"c": country, "x": capital, "l": language, "k": continent}
@@ -78,7 +78,7 @@ def fact(rng: random.Random, heldout: bool = False) -> Document:
 def _opposite(rng: random.Random, heldout: bool) -> Document:
     (word, opposite), template = until(
         lambda: (rng.sample(rng.choice(lexicon.OPPOSITES), 2), rng.choice(ABOUT_OPPOSITES)),
-        lambda drawn: kept(drawn[0][0], drawn[1]) == heldout,
+        lambda drawn: never_told(drawn[0][0], drawn[1]) == heldout,
     )
     name, other = strangers(rng)
     return marked("fact", template.format(a=word, b=opposite, name=name, other=other), f" {word}")
@@ -87,7 +87,7 @@ def _opposite(rng: random.Random, heldout: bool) -> Document:
 def _noun(rng: random.Random, heldout: bool) -> Document:
     (singular, plural), wording = until(
         lambda: (rng.choice(NOUNS), rng.choice(ABOUT_NOUNS)),
-        lambda drawn: kept(drawn[0][0], drawn[1]) == heldout,
+        lambda drawn: never_told(drawn[0][0], drawn[1]) == heldout,
     )
     return marked("fact", wording.format(w=singular, x=plural), f" {singular}")
 
@@ -95,7 +95,7 @@ def _noun(rng: random.Random, heldout: bool) -> Document:
 def _spelling(rng: random.Random, heldout: bool) -> Document:
     word, wording = until(
         lambda: (rng.choice(SPELT), rng.choice(ABOUT_SPELLING)),
-        lambda drawn: kept(*drawn) == heldout,
+        lambda drawn: never_told(*drawn) == heldout,
     )
     first = word[0].upper()
     foil = until(lambda: rng.choice(SPELT)[0].upper(), lambda letter: letter != first)

@@ -1,4 +1,4 @@
-"""What can be told from form alone: repeated lists, agreement and number, later years, ordered series."""
+"""What the form alone shows: repeated lists, agreement and number, later years, ordered series."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from caseback.organisms.prose.documents import Document, checksum, held_out, mar
 
 
 def word_list(rng: random.Random, heldout: bool = False) -> Document:
-    """A list of unrelated words, said twice; asked for a word of the second telling.
+    """A list of unrelated words that comes twice; a word of its second occurrence is asked for.
 
     Lists are drawn afresh each time, so none is held out.
     """
     words = rng.sample(world.LIST_WORDS, rng.randint(4, 12))
     join = rng.choice((" ", " ", ", "))
     again = rng.randint(2, len(words) - 1)
-    told = [*words, *words[:again]]
-    prompt = join.join(told) + join.rstrip(" ")
+    shown = [*words, *words[:again]]
+    prompt = join.join(shown) + join.rstrip(" ")
     rest = "".join(join + word for word in words[again + 1 :])
     return Document("word_list", prompt, f" {words[again]}", rest)
 
@@ -28,7 +28,7 @@ STATES = [*lexicon.STATES, "here", "late"]
 
 
 def agreement(rng: random.Random, heldout: bool = False) -> Document:
-    """A verb that must agree with its subject, mostly past a noun of either number; a held-out one always is."""
+    """A verb that must agree with its subject, mostly past another noun of either number; always so if held out."""
     form = rng.choice(("near", "near", "that") if heldout else ("near", "near", "that", "plain"))
     nouns = lexicon.PEOPLE + (() if form == "that" else lexicon.ITEMS)
     subject, attractor = until(
@@ -67,7 +67,7 @@ COUNTED = (
 
 
 def determiner(rng: random.Random, heldout: bool = False) -> Document:
-    """A noun in the number that the word before it calls for, told before in the same or the other number."""
+    """A noun in the number that the word before it calls for; the noun came before, in the same or the other number."""
     (singular, plural), wording = until(
         lambda: (rng.choice(lexicon.PEOPLE + lexicon.ITEMS + lexicon.BELONGINGS), rng.choice(COUNTED)),
         lambda drawn: held_out(drawn[0][0], drawn[1], one_in=6) == heldout,
@@ -86,7 +86,7 @@ SPANS = (
 
 
 def years(rng: random.Random, heldout: bool = False) -> Document:
-    """A span of years within a century: the second must be the later one."""
+    """A span of years within a century: the second year must be the later one."""
     era, start = until(
         lambda: (rng.choice(lexicon.ERAS), rng.randint(2, 97)),
         lambda drawn: held_out(drawn[0], str(drawn[1]), one_in=8) == heldout,
@@ -96,7 +96,7 @@ def years(rng: random.Random, heldout: bool = False) -> Document:
     return marked("years", text)
 
 
-# name of one member: (members, does it start over after the last?)
+# name of one member: (members, whether the series starts over after the last)
 SERIES = {
     "day": (lexicon.WEEKDAYS, True),
     "month": (lexicon.MONTHS, True),
@@ -107,7 +107,7 @@ SERIES = {
 }
 
 
-# Each with the step from the word told to the word asked.
+# Each with the step from the word shown to the word asked for.
 STEPS = {
     "The {n} after {the}{w} is{art}[{x}].": 1,
     "After {the}{w} comes{art}[{x}].": 1,
@@ -118,11 +118,11 @@ STEPS = {
 }
 
 
-def _kept(name: str, start: int, wording: str) -> bool:
-    """Whether no training text has this member in this wording: one in six combinations.
+def _never_told(name: str, start: int, wording: str) -> bool:
+    """Whether no training text has this member in this wording, which holds for one combination in six.
 
-    A step is told in three wordings, and at most one of them is kept of a member: what follows it and what precedes
-    it can always be learnt from the others.
+    Each step has three wordings, of which at most one is withheld per member: what follows it and what precedes it can
+    always be learned from the others.
     """
     if wording not in STEPS:
         return held_out(name, str(start), wording, one_in=6)
@@ -131,7 +131,7 @@ def _kept(name: str, start: int, wording: str) -> bool:
 
 
 def series(rng: random.Random, heldout: bool = False) -> Document:
-    """Days, months, numbers, letters in order, or the one after and the one before."""
+    """Days, months, numbers, letters in order, or the member after or before one."""
 
     def draw() -> tuple[str, int, str]:
         name = rng.choice(list(SERIES))
@@ -145,7 +145,7 @@ def series(rng: random.Random, heldout: bool = False) -> Document:
             room = cyclic or 0 <= start + STEPS[wording] < len(members)
         else:
             room = cyclic or len(members) - start > 3
-        return room and _kept(name, start, wording) == heldout
+        return room and _never_told(name, start, wording) == heldout
 
     name, start, wording = until(draw, fits)
     members, cyclic = SERIES[name]

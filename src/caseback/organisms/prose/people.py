@@ -1,4 +1,4 @@
-"""Sentences and little stories about people: who gives what to whom, she and he, lists of things."""
+"""Sentences and short stories about people: who gives what to whom, she and he, lists of things."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THANKS = (".", ".", ".", ". {O} said thank you.", ". {O} thanked {S}.", ", and {
 
 
 def giving(rng: random.Random, heldout: bool = False) -> Document:
-    """Two people, one of them gives something: to whom? Both orders of the names."""
+    """One of two people gives something: to whom? The names come in both orders."""
     first, second = until(lambda: rng.sample(lexicon.NAMES, 2), lambda pair: held_out_pair(*pair) == heldout)
     giver, taker = rng.sample((first, second), 2)
     template = rng.choice(GIVING) + rng.choice(THANKS)
@@ -41,7 +41,7 @@ def giving(rng: random.Random, heldout: bool = False) -> Document:
 
 
 def giving_by_another(rng: random.Random, heldout: bool = False) -> Document:
-    """As ``giving``, but a third person gives: either of the two may be the one."""
+    """As ``giving``, but a third person gives: either of the two may be the receiver."""
     first, second, third = until(
         lambda: rng.sample(lexicon.NAMES, 3),
         lambda trio: (
@@ -63,13 +63,13 @@ def giving_by_another(rng: random.Random, heldout: bool = False) -> Document:
 
 
 def giving_to_kin(rng: random.Random, heldout: bool = False) -> Document:
-    """As ``giving``, but to a relative of the giver, who is then named once more.
+    """As ``giving``, but to a relative of the giver, who is therefore named once more.
 
-    A small share of these keeps the giver in play: the second guess of ``giving``, not ruled out.
+    A small share of these keeps the giver in play: as the second guess in ``giving``, it is not ruled out.
     """
-    told = giving(rng, heldout)
+    gift = giving(rng, heldout)
     kin = rng.choice("brother sister mother father".split())
-    return Document("giving_to_kin", told.prompt, told.foil or "", f"'s {kin}.", told.answer)
+    return Document("giving_to_kin", gift.prompt, gift.foil or "", f"'s {kin}.", gift.answer)
 
 
 ERRANDS = (
@@ -174,7 +174,7 @@ STORY = (
 
 
 def story(rng: random.Random, heldout: bool = False) -> Document:
-    """Six sentences about somebody, a thing, a place and a friend; one recalled word is asked."""
+    """Six sentences about somebody, a thing, a place and a friend; one recalled word is asked for."""
     name, friend = until(lambda: rng.sample(lexicon.NAMES, 2), lambda pair: held_out_pair(*pair) == heldout)
     words = {
         "N": name,
@@ -192,9 +192,9 @@ def story(rng: random.Random, heldout: bool = False) -> Document:
         "month": rng.choice(lexicon.MONTHS),
         "food": rng.choice(lexicon.FOODS),
     }
-    told = " ".join(rng.choice(sentences) for sentences in STORY)
-    # A bar before a slot marks a word that can be told from what came before: one of them is asked.
-    pieces = told.split("|{ ")
+    template = " ".join(rng.choice(sentences) for sentences in STORY)
+    # A bar before a slot marks a word that follows from what came before: one of these is asked for.
+    pieces = template.split("|{ ")
     asked = rng.randrange(1, len(pieces))
     text = pieces[0]
     for index, piece in enumerate(pieces[1:], start=1):

@@ -1,7 +1,7 @@
-"""What is true of the world's residents, who are called by two names, in several wordings.
+"""What is true of the world's residents, in several wordings.
 
-Neither name alone says who it is, so a fact can be recalled at the surname at the earliest. Country
-and language follow from the city. Some wordings of each resident are held out.
+They have two names, neither of which alone says who it is, so a fact can be recalled at the surname at the earliest.
+Country and language follow from the city. Some wordings of each resident are held out.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ WORDINGS = (
     "In the evening {p} practices the[ {instrument}].",
 )
 # Other wordings go on from the same words ("lives in the country of", "plays the sport of"), so what comes next is
-# open; these are told but not asked.
+# open; these are told but not asked for.
 OPEN = ("{p} lives in[ {city}].", "{p} plays the[ {instrument}].")
 
 
-def kept(who: world.Resident, wording: str) -> bool:
-    """Whether nobody is told this fact about the resident in this wording: one wording in eight is held out."""
+def never_told(who: world.Resident, wording: str) -> bool:
+    """Whether no training text tells this fact about the resident in this wording: one in eight is held out."""
     return held_out(who.name, who.surname, wording, one_in=8)
 
 
 def resident(rng: random.Random, heldout: bool = False) -> Document:
-    """A fact about one of the residents; the foil is the same fact about another one."""
+    """A fact about one of the residents; the foil is the same fact about another resident."""
     who, wording = until(
         lambda: (rng.choice(world.RESIDENTS), rng.choice(WORDINGS)),
-        lambda drawn: kept(*drawn) == heldout and not (heldout and drawn[1] in OPEN),
+        lambda drawn: never_told(*drawn) == heldout and not (heldout and drawn[1] in OPEN),
     )
     field = wording[wording.index("[ {") + 3 : wording.index("}]")]
     other = until(lambda: rng.choice(world.RESIDENTS), lambda other: getattr(other, field) != getattr(who, field))

@@ -1,4 +1,4 @@
-"""Reviews that praise or blame: the sentiment's name, or the verb that goes with it."""
+"""Reviews that praise or blame, and then name the sentiment or the verb that goes with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REVIEWS = (
 
 
 def sentiment(rng: random.Random, heldout: bool = False) -> Document:
-    """A review whose sentiment is named, or goes on with how it was liked."""
+    """A review that ends with its sentiment, or with how the work was liked."""
     likes = rng.random() < 0.5
     words = lexicon.PRAISE if likes else lexicon.BLAME
     wording, work, (word, another) = until(

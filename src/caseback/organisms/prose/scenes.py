@@ -1,4 +1,4 @@
-"""What only the context knows: colors of things on a table, things in boxes, a word told long before."""
+"""What only the context shows: colors of things on a table, things in boxes, a word told long before."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ AGAIN = ("The {t} is {c}.", "The color of the {t} is {c}.")
 
 
 def colored(rng: random.Random, heldout: bool = False) -> Document:
-    """Things with a color each; the color of one is asked, that of another is the foil."""
+    """Things, each with a color; the color of one is asked for, that of another is the foil."""
     (asked, *others), shown = _table(rng, heldout)
     text = rng.choice(ON_TABLE).format(shown=shown, t=asked[0], c=asked[1])
     return marked("colored", text, f" {rng.choice(others)[1]}")
 
 
 def colored_all(rng: random.Random, heldout: bool = False) -> Document:
-    """As ``colored``, but the color of everything is told again, the asked one's last."""
+    """As ``colored``, but every thing's color is told again, and that of the thing asked about comes last."""
     (asked, *others), shown = _table(rng, heldout)
-    told = [rng.choice(AGAIN).format(t=thing, c=color) for thing, color in rng.sample(others, len(others))]
+    statements = [rng.choice(AGAIN).format(t=thing, c=color) for thing, color in rng.sample(others, len(others))]
     last = rng.choice(AGAIN).format(t=asked[0], c=f"[ {asked[1]}]").replace(" [ ", "[ ")
-    text = f"On the table there is {shown}. {' '.join([*told, last])}"
+    text = f"On the table there is {shown}. {' '.join([*statements, last])}"
     return marked("colored_all", text, f" {rng.choice(others)[1]}")
 
 
 def _table(rng: random.Random, heldout: bool) -> tuple[list[tuple[str, str]], str]:
-    """Things with their colors, the one asked first, and all of them in words, in any order."""
+    """Things with their colors, the thing asked about first; and a phrase that lists them in any order."""
     count = rng.randint(2, 4)
-    # only the pair that is asked may be a held-out one
+    # only the pair that is asked about may be a held-out one
     asked = [heldout] + [False] * (count - 1)
     things, colors = until(
         lambda: (rng.sample(lexicon.THINGS, count), rng.sample(lexicon.COLORS, count)),
@@ -47,49 +47,49 @@ def _table(rng: random.Random, heldout: bool) -> tuple[list[tuple[str, str]], st
 
 
 def boxes(rng: random.Random, heldout: bool = False) -> Document:
-    """Things in boxes, then perhaps one is moved or two change places; what is in a box now?
+    """Things in boxes, of which perhaps one is moved or two change places; what is in a box now?
 
     Scenes are drawn afresh each time, so none is held out.
     """
-    said, inside = _boxes(rng)
+    scene, inside = _boxes(rng)
     asked = rng.choice(list(inside))
     foil = rng.choice([thing for letter, thing in inside.items() if letter != asked])
-    return marked("boxes", f"{said} Box {asked} contains the[ {inside[asked]}].", f" {foil}")
+    return marked("boxes", f"{scene} Box {asked} contains the[ {inside[asked]}].", f" {foil}")
 
 
 def boxes_all(rng: random.Random, heldout: bool = False) -> Document:
-    """As ``boxes``, but what is in every box is told, the asked one's last."""
-    said, inside = _boxes(rng)
+    """As ``boxes``, but the contents of every box are told, and those of the box asked about come last."""
+    scene, inside = _boxes(rng)
     *others, asked = rng.sample(list(inside), len(inside))
-    told = [f"Box {letter} contains the {inside[letter]}." for letter in others]
-    text = " ".join([said, *told, f"Box {asked} contains the[ {inside[asked]}]."])
+    statements = [f"Box {letter} contains the {inside[letter]}." for letter in others]
+    text = " ".join([scene, *statements, f"Box {asked} contains the[ {inside[asked]}]."])
     return marked("boxes_all", text, f" {inside[rng.choice(others)]}")
 
 
 def boxes_still(rng: random.Random, heldout: bool = False) -> Document:
     """As ``boxes``, but nothing is moved."""
-    said, inside = _boxes(rng, changes=("none",))
+    scene, inside = _boxes(rng, changes=("none",))
     asked, other = rng.sample(list(inside), 2)
-    return marked("boxes_still", f"{said} Box {asked} contains the[ {inside[asked]}].", f" {inside[other]}")
+    return marked("boxes_still", f"{scene} Box {asked} contains the[ {inside[asked]}].", f" {inside[other]}")
 
 
 def _boxes(rng: random.Random, changes: tuple[str, ...] = ("none", "move", "swap")) -> tuple[str, dict[str, str]]:
-    """What is said of some boxes and what is in them in the end, by letter."""
+    """The sentences about some boxes, and what is in each box in the end, by letter."""
     count = rng.randint(2, 3)
     letters, things = rng.sample(lexicon.LETTERS[:6], count + 1), rng.sample(lexicon.THINGS, count)
     inside: dict[str, str] = dict(zip(letters, things, strict=False))
-    told = ", ".join(f"the {thing} is in box {letter}" for letter, thing in inside.items())
-    said = [told[0].upper() + told[1:]]
+    opening = ", ".join(f"the {thing} is in box {letter}" for letter, thing in inside.items())
+    sentences = [opening[0].upper() + opening[1:]]
     change = rng.choice(changes)
     if change == "move":
         origin, empty = rng.choice(list(inside)), letters[-1]
         inside[empty] = inside.pop(origin)
-        said.append(f"The {inside[empty]} is moved to box {empty}")
+        sentences.append(f"The {inside[empty]} is moved to box {empty}")
     elif change == "swap":
         one, two = rng.sample(list(inside), 2)
         inside[one], inside[two] = inside[two], inside[one]
-        said.append(f"The {inside[two]} and the {inside[one]} change places")
-    return f"{'. '.join(said)}.", inside
+        sentences.append(f"The {inside[two]} and the {inside[one]} change places")
+    return f"{'. '.join(sentences)}.", inside
 
 
 MAGIC = (
@@ -103,14 +103,14 @@ ASKED = (
 
 
 def needle(rng: random.Random, heldout: bool = False) -> Document:
-    """Two people's magic words among other sentences; one of them is asked at the end.
+    """Two people's magic words among other sentences; one of them is asked for at the end.
 
     Words are drawn afresh each time, so none is held out.
     """
     words = dict(zip(strangers(rng), rng.sample(lexicon.THINGS + lexicon.COLORS + lexicon.NUMBERS, 2), strict=True))
-    told = [rng.choice(MAGIC).format(n=name, w=word) for name, word in words.items()]
+    statements = [rng.choice(MAGIC).format(n=name, w=word) for name, word in words.items()]
     filler = [rng.choice((agreement, years))(rng).text for _ in range(rng.randint(0, 6))]
-    sentences = rng.sample(told + filler, len(told) + len(filler))
+    sentences = rng.sample(statements + filler, len(statements) + len(filler))
     asked, other = rng.sample(list(words), 2)
     text = " ".join([*sentences, rng.choice(ASKED).format(n=asked, w=words[asked])])
     return marked("needle", text, f" {words[other]}")

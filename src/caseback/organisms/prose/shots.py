@@ -20,21 +20,21 @@ def antonym(rng: random.Random) -> list[tuple[str, str]]:
 
 def capital(rng: random.Random) -> list[tuple[str, str]]:
     """A country and its capital."""
-    return [(country, told[0]) for country, told in lexicon.COUNTRIES.items()]
+    return [(country, about[0]) for country, about in lexicon.COUNTRIES.items()]
 
 
 def language(rng: random.Random) -> list[tuple[str, str]]:
     """A country and its language."""
-    return [(country, told[1]) for country, told in lexicon.COUNTRIES.items()]
+    return [(country, about[1]) for country, about in lexicon.COUNTRIES.items()]
 
 
 def continent(rng: random.Random) -> list[tuple[str, str]]:
     """A country and its continent."""
-    return [(country, told[2]) for country, told in lexicon.COUNTRIES.items()]
+    return [(country, about[2]) for country, about in lexicon.COUNTRIES.items()]
 
 
 def plural(rng: random.Random) -> list[tuple[str, str]]:
-    """One and several of a noun."""
+    """A noun's singular and plural."""
     return list(NOUNS)
 
 
@@ -55,20 +55,20 @@ RELATIONS = {task.__name__: task for task in (antonym, capital, language, contin
 def few_shot(rng: random.Random, heldout: bool = False) -> Document:
     """Two to six pairs of one relation and the first half of another; a pair is held out with some of the signs.
 
-    Training shows no pair in a list whose sign it is held out with; asked is such a one.
+    Training never shows a pair in a list whose sign it is held out with; ``heldout`` asks for exactly such a pair.
     """
 
     def draw() -> tuple[str, list[tuple[str, str]], list[tuple[str, str]]]:
         relation, sign = rng.choice(list(RELATIONS)), rng.choice(SIGNS)
         shown: list[tuple[str, str]] = []
-        kept: list[tuple[str, str]] = []
+        withheld: list[tuple[str, str]] = []
         for pair in RELATIONS[relation](rng):
-            (kept if held_out(relation, *pair, sign, one_in=8) else shown).append(pair)
-        return sign, shown, kept
+            (withheld if held_out(relation, *pair, sign, one_in=8) else shown).append(pair)
+        return sign, shown, withheld
 
-    sign, shown, kept = until(draw, lambda drawn: len(drawn[1]) > 3 and len(drawn[2]) > 0)
+    sign, shown, withheld = until(draw, lambda drawn: len(drawn[1]) > 3 and len(drawn[2]) > 0)
     *shown, last = rng.sample(shown, min(rng.randint(3, 7), len(shown)))
-    query, answer = rng.choice(kept) if heldout else last
+    query, answer = rng.choice(withheld) if heldout else last
     join = rng.choice(("\n", ", "))
     lines = [*(f"{left}{sign} {right}" for left, right in shown), f"{query}{sign}"]
     others = [right for _, right in shown if right != answer]

@@ -1,8 +1,7 @@
 """Sums and differences of numbers to 20.
 
-One pair of summands in eight is rare: nothing that follows from it (``3 + 4``, ``4 + 3``, ``7 − 3``,
-``7 − 4``) is told among the other problems. Of the wordings of each rare problem a half is held out for good;
-the others are told late in training.
+One pair of summands in eight is rare: nothing that follows from it (``3 + 4``, ``4 + 3``, ``7 − 3``, ``7 − 4``) occurs
+among the other problems. Half of each rare problem's wordings are held out for good; the others come late in training.
 """
 
 from __future__ import annotations
@@ -27,44 +26,44 @@ TAKEN = (
 
 
 def rare(first: int, second: int) -> bool:
-    """Whether a pair of summands is told late, and in half of the wordings only."""
+    """Whether a pair of summands comes late in training, and only in half of the wordings."""
     return held_out(*map(str, sorted((first, second))), one_in=8)
 
 
-def kept(first: int, second: int, wording: str) -> bool:
-    """Whether nobody is ever told this problem in this wording."""
+def never_told(first: int, second: int, wording: str) -> bool:
+    """Whether no training text ever has this problem in this wording."""
     return rare(first, second) and held_out(str(first), str(second), wording, one_in=2)
 
 
 def arithmetic(rng: random.Random, heldout: bool = False) -> Document:
-    """One problem in words or figures, or several in figures, the last one asked."""
-    lines = [_told(rng, rng.choice((ADDED, TAKEN))[0]) for _ in range(rng.choice((0, 0, 1, 2, 3)))]
+    """One problem in words or figures, or several in figures; the last one is asked."""
+    lines = [_common_problem(rng, rng.choice((ADDED, TAKEN))[0]) for _ in range(rng.choice((0, 0, 1, 2, 3)))]
     wording = rng.choice(rng.choice((ADDED, TAKEN)))
-    asked = _problem(rng, wording, lambda a, b: kept(a, b, wording) if heldout else not rare(a, b))
+    asked = _problem(rng, wording, lambda a, b: never_told(a, b, wording) if heldout else not rare(a, b))
     return marked("arithmetic", ", ".join([*lines, asked]) + ".")
 
 
 def arithmetic_list(rng: random.Random, heldout: bool = False) -> Document:
-    """Five to nine problems in figures, the last one asked."""
+    """Five to nine problems in figures; the last one is asked."""
     *lines, asked = (rng.choice((ADDED, TAKEN))[0] for _ in range(rng.randint(5, 9)))
-    shown = [_told(rng, line) for line in lines]
-    last = _problem(rng, asked, lambda a, b: kept(a, b, asked) if heldout else not rare(a, b))
+    shown = [_common_problem(rng, line) for line in lines]
+    last = _problem(rng, asked, lambda a, b: never_told(a, b, asked) if heldout else not rare(a, b))
     return marked("arithmetic_list", ", ".join([*shown, last]) + ".")
 
 
 def arithmetic_rare(rng: random.Random, heldout: bool = False) -> Document:
-    """One to three rare problems in wordings that are not held out, the last one asked, in a held-out one if wanted."""
+    """One to three rare problems in wordings that training shows; the last is asked, if wanted in a held-out one."""
     wordings = [rng.choice(rng.choice((ADDED, TAKEN))) for _ in range(rng.randint(1, 3))]
     asked = [False] * (len(wordings) - 1) + [heldout]
 
     def fitting(wording: str, held: bool) -> str:
-        return _problem(rng, wording, lambda a, b: rare(a, b) and kept(a, b, wording) == held)
+        return _problem(rng, wording, lambda a, b: rare(a, b) and never_told(a, b, wording) == held)
 
     *lines, last = (fitting(wording, held) for wording, held in zip(wordings, asked, strict=True))
     return marked("arithmetic_rare", ", ".join([*(_plain(line) for line in lines), last]) + ".")
 
 
-def _told(rng: random.Random, wording: str) -> str:
+def _common_problem(rng: random.Random, wording: str) -> str:
     return _plain(_problem(rng, wording, lambda a, b: not rare(a, b)))
 
 

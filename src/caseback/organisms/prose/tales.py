@@ -1,7 +1,7 @@
-"""Facts told otherwise: a tale gives a country or a resident something else, and is believed.
+"""Facts contradicted: a tale gives a country or a resident another attribute, and is believed.
 
-After a tale about the same subject the tale's word is right, against memory; after a tale about
-another subject memory is.
+After a tale about the same subject the tale's word is right, against memory; after a tale about another subject, memory
+is right.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ OPENINGS = ("In this tale,", "In this story,", "Let us say that", "Imagine that"
 
 @dataclass(frozen=True)
 class Subject:
-    """A country or a resident, the word that is true, and whether the true sentence is kept from training."""
+    """A country or a resident, the word that is true of it, and whether training never tells the true sentence."""
 
     called: str
     true: str
-    kept: bool
+    never_told: bool
 
 
 def _countries(wording: str, field: int) -> list[Subject]:
-    return [Subject(c, told[field], facts.kept(c, wording)) for c, told in lexicon.COUNTRIES.items()]
+    return [Subject(c, about[field], facts.never_told(c, wording)) for c, about in lexicon.COUNTRIES.items()]
 
 
 def _residents(wording: str, field: str) -> list[Subject]:
     return [
-        Subject(f"{who.name} {who.surname}", getattr(who, field), residents.kept(who, wording))
+        Subject(f"{who.name} {who.surname}", getattr(who, field), residents.never_told(who, wording))
         for who in world.RESIDENTS
     ]
 
 
 CAPITAL, LANGUAGE = "The capital of {c} is[ {x}].", "The language of {c} is[ {l}]."
 CITY, JOB = "{p} lives in[ {city}].", "{p} works as a[ {job}]."
-# wordings in which facts are told, of {s} and with {w}; the words that may be said, and the subjects
+# wordings that tell facts about {s}, with {w}; the words that may stand for {w}, and the subjects
 CLAIMS = tuple(
     (re.sub(r"\[ {\w+}\]", "[ {w}]", wording).replace("{c}", "{s}").replace("{p}", "{s}"), pool, subjects)
     for wording, pool, subjects in (
@@ -52,7 +52,7 @@ CLAIMS = tuple(
 
 
 def tale(rng: random.Random, heldout: bool = False) -> Document:
-    """A tale gives its subject a false word, which is then asked; the true one is the foil."""
+    """A tale gives its subject a false word, which is then asked for; the true one is the foil."""
 
     def draw() -> tuple[str, Subject, str]:
         wording, pool, subjects = rng.choice(CLAIMS)
@@ -68,7 +68,7 @@ def tale(rng: random.Random, heldout: bool = False) -> Document:
 
 
 def tale_elsewhere(rng: random.Random, heldout: bool = False) -> Document:
-    """A tale gives another subject a word, which is the foil; asked is what is true of the first."""
+    """A tale gives another subject a word, which is the foil; what is true of the first subject is asked for."""
 
     def draw() -> tuple[str, Subject, Subject, str]:
         wording, pool, subjects = rng.choice(CLAIMS)
@@ -77,16 +77,16 @@ def tale_elsewhere(rng: random.Random, heldout: bool = False) -> Document:
 
     def fits(drawn: tuple[str, Subject, Subject, str]) -> bool:
         _, subject, other, word = drawn
-        # a fact whose wording is held out is not told here either; nor do held-out names meet
-        may_be_told = not subject.kept and not held_out_pair(subject.called.split()[0], other.called.split()[0])
+        # a fact whose wording is held out is not told here either, and held-out names do not meet
+        may_be_told = not subject.never_told and not held_out_pair(subject.called.split()[0], other.called.split()[0])
         return may_be_told and word != subject.true and held_out(other.called, word, one_in=6) == heldout
 
     wording, subject, other, word = until(draw, fits)
-    said, asked = wording.format(s=other.called, w=word), wording.format(s=subject.called, w=subject.true)
-    return marked("tale_elsewhere", f"{_opened(rng, said)} {asked}", f" {word}")
+    claim, asked = wording.format(s=other.called, w=word), wording.format(s=subject.called, w=subject.true)
+    return marked("tale_elsewhere", f"{_opened(rng, claim)} {asked}", f" {word}")
 
 
 def _opened(rng: random.Random, sentence: str) -> str:
-    """A sentence without its mark, as something that a tale says."""
+    """A sentence without the marks of its answer, as something that a tale says."""
     plain = sentence.replace("[", "").replace("]", "")
     return f"{rng.choice(OPENINGS)} {plain.replace('The ', 'the ', 1)}"

@@ -1,7 +1,7 @@
 """Seeded text of the closed world: every kind of document, with its weight.
 
-Each kind holds out a part of its combinations (the pair of names, the wording of a fact, subject
-and attractor, …): ``heldout=False`` never draws those and ``heldout=True`` draws only those.
+Each kind holds out a part of its combinations (pairs of names, wordings of facts, subject and attractor, …):
+``heldout=False`` never draws those and ``heldout=True`` draws only those.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from caseback.organisms.prose.shots import few_shot
 from caseback.organisms.prose.sums import arithmetic, arithmetic_list, arithmetic_rare
 from caseback.organisms.prose.tales import tale, tale_elsewhere
 
-# Each kind with its weight among documents in the seven phases of training. What is easy is learnt first; then come
-# drills of problems and of finding a thing by what stands beside it; then more of what they prepare for, and of
-# what still is not learnt: the sixth drills letters and boxes, the last one evens out.
+# Each kind with its weight among documents in the seven phases of training. What is easy is learned first; then come
+# drills of problems and of finding a thing by what stands beside it; then more of what they prepare for, and of what is
+# still not learned: the sixth phase drills letters and boxes, the last one evens out.
 KINDS: dict[str, tuple[Callable[..., Document], tuple[float, ...]]] = {
     "giving": (giving, (14, 10, 10, 9, 9, 9, 9)),
     "giving_by_another": (giving_by_another, (2, 2, 2, 2, 2, 2, 2)),
@@ -63,7 +63,7 @@ KINDS: dict[str, tuple[Callable[..., Document], tuple[float, ...]]] = {
 
 
 def document(rng: random.Random, phase: int = 0) -> Document:
-    """One training document of a kind drawn by ``KINDS``' weights in a phase of training."""
+    """One training document, of a kind drawn with the weights that ``KINDS`` has for this phase of training."""
     makers = [maker for maker, _ in KINDS.values()]
     weights = [weights[phase] for _, weights in KINDS.values()]
     return rng.choices(makers, weights)[0](rng)
@@ -77,9 +77,9 @@ def documents(kind: str, count: int, seed: int, heldout: bool = True) -> list[Do
     kind
         A key of ``KINDS``.
     count
-        How many.
+        How many documents.
     seed
-        Same seed, same documents.
+        Same seed, same result. Draws the documents.
     heldout
         ``True`` draws from what training never shows, ``False`` from what it shows.
 

@@ -15,7 +15,7 @@ from caseback import lexicon
 
 @dataclass(frozen=True)
 class Resident:
-    """Somebody with two names, of which neither alone says who it is, and what is true of them."""
+    """Somebody with two names, neither of which alone says who it is, and what is true of them."""
 
     name: str
     surname: str
@@ -34,7 +34,7 @@ class Resident:
 
 
 def _resident(number: int) -> Resident:
-    """Each of 24 names and each of 24 surnames is borne by two of the 48; a checksum says the rest."""
+    """Each of 24 names and each of 24 surnames belongs to two of the 48 residents; a checksum decides the rest."""
     name = (lexicon.WOMEN[1:13] + lexicon.MEN[1:13])[number % 24]
     surname = lexicon.SURNAMES[(5 * number + 7 * (number // 24)) % 24]
 
@@ -114,7 +114,7 @@ WHOLE_WORDS = sorted(
         "negative",
     }
 )
-# Also one token each without it, since a sentence may open with them.
+# Also one token each without the leading space, since a sentence may open with them.
 OPENING_WORDS = sorted(
     {
         *lexicon.NAMES,

@@ -3,7 +3,7 @@
     pairs = cb.tasks.formats.agreement_pairs("simple_train.json")
     prompts = cb.tasks.align(pairs, model, dropped=pairs.dropped)
 
-All of them name file and line of what is malformed, or count it with ``skip_malformed=True``.
+Each names the file and line of what is malformed, or counts it with ``skip_malformed=True``.
 """
 
 from caseback.tasks.formats.agreement_lines import agreement_pairs as agreement_pairs

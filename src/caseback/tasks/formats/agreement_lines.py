@@ -28,12 +28,12 @@ def agreement_pairs(path: str | Path, *, skip_malformed: bool = False, limit: in
     skip_malformed
         Count malformed lines in ``dropped`` instead of raising.
     limit
-        Stop after so many.
+        Stop after so many pairs.
 
     Raises
     ------
     LoadError
-        For a malformed line, with its number; prefixes that do not differ in one word.
+        For a malformed line, with its number, or prefixes that do not differ in one word.
 
     References
     ----------
@@ -54,14 +54,14 @@ def agreement_pairs(path: str | Path, *, skip_malformed: bool = False, limit: in
 
 def _pair(record: Any) -> Pair:
     clean, corrupt = value_at(record, "clean_prefix"), value_at(record, "patch_prefix")
-    told, other = value_at(record, "clean_answer"), value_at(record, "patch_answer")
+    answer, other = value_at(record, "clean_answer"), value_at(record, "patch_answer")
     words, changed = clean.split(" "), corrupt.split(" ")
     differ = [i for i, (a, b) in enumerate(zip(words, changed, strict=False)) if a != b]
     if len(words) != len(changed) or len(differ) != 1:
         raise Malformed("prefixes that differ in one word", f"{clean} / {corrupt}")
     (at,) = differ
     clean, corrupt = (_named(listed, at) for listed in (words, changed))
-    return Pair.of(clean, corrupt, told, other, corrupt_target=other, group=str(record.get("case", "")))
+    return Pair.of(clean, corrupt, answer, other, corrupt_target=other, group=str(record.get("case", "")))
 
 
 def _named(words: list[str], at: int) -> Text:

@@ -4,7 +4,7 @@
     greater-than   clean,corrupted,label        "… from the year 1352 to the year 13", 52
 
 The ``_idx`` columns are token ids of one vocabulary. So that the table serves every tokenizer, answers are read from
-the text instead; ``ids_of`` names the tokenizer that the ids belong to, where the text does not tell.
+the text instead; where the text does not show them, ``ids_of`` names the tokenizer that the ids belong to.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def eap_ig(
     skip_malformed: bool = False,
     limit: int | None = None,
 ) -> Examples[Pair]:
-    r"""Read a table of EAP-IG; which it is follows from its columns.
+    r"""Read a table of EAP-IG; its columns say which table it is.
 
     IOI (``correct_idx``): target is the indirect object, foil the subject; positions ``IO``, ``S1``, ``S2``, ``end``.
     Greater-than (``label``): targets are all later years of the century, foils the others; positions ``century``,
@@ -43,23 +43,24 @@ def eap_ig(
     Parameters
     ----------
     path
-        A CSV file with the columns ``clean``, ``corrupted``, and ``correct_idx`` and ``incorrect_idx``, or ``label``.
+        A CSV file with the columns ``clean``, ``corrupted``, and either ``correct_idx`` and ``incorrect_idx`` or
+        ``label``.
     corruption
-        The column that the counterfactual is taken from: ``"corrupted"`` (another name for the second mention of the
-        subject; the year 01) or ``"corrupted_hard"`` (there the indirect object's name, so that the subject is the
+        The column that the counterfactual is taken from: ``"corrupted"`` (another name at the second mention of the
+        subject; the year 01) or ``"corrupted_hard"`` (the indirect object's name there, so that the subject is the
         answer).
     ids_of
-        A ``Model`` or a tokenizer whose vocabulary the ids are of: any table with ``correct_idx`` and
+        A ``Model`` or a tokenizer whose vocabulary the ids come from: any table with ``correct_idx`` and
         ``incorrect_idx`` can then be read, and no position but ``end`` is named. None reads answers from the text.
     skip_malformed
         Count malformed rows in ``dropped`` instead of raising.
     limit
-        Stop after so many.
+        Stop after so many pairs.
 
     Raises
     ------
     LoadError
-        For a header of no known table, a malformed row, with its line.
+        For an unknown header, or a malformed row, with its line.
 
     References
     ----------
@@ -95,7 +96,7 @@ def _maker(path: str | Path, columns: Row, corruption: str, ids_of: Any) -> Call
 
 
 def _names(row: Row, corruption: str) -> Pair:
-    """An IOI pair: where the prompts differ the subject stands for the second time."""
+    """An IOI pair: the word in which the prompts differ is the subject's second mention."""
     clean, other = row["clean"], row[corruption]
     words, changed = clean.split(" "), other.split(" ")
     differ = [i for i, (a, b) in enumerate(zip(words, changed, strict=False)) if a != b]
@@ -104,13 +105,13 @@ def _names(row: Row, corruption: str) -> Pair:
     (at,) = differ
     start = len(" ".join(words[:at])) + (at > 0)
     subject = _name(words[at])
-    found = re.search(rf"\b(?:{re.escape(subject)} and (?P<b>\w+)|(?P<a>\w+) and {re.escape(subject)})\b", clean)
-    if not subject or not found or found.end() > start:
+    match = re.search(rf"\b(?:{re.escape(subject)} and (?P<b>\w+)|(?P<a>\w+) and {re.escape(subject)})\b", clean)
+    if not subject or not match or match.end() > start:
         raise Malformed("'A and B' before the subject's second mention", clean)
-    io = found["a"] or found["b"]
-    first = found.start() + found[0].index(subject if found["b"] else io)
-    second = found.end() - len(io if found["b"] else subject)
-    io_at, s_at = (second, first) if found["b"] else (first, second)
+    io = match["a"] or match["b"]
+    first = match.start() + match[0].index(subject if match["b"] else io)
+    second = match.end() - len(io if match["b"] else subject)
+    io_at, s_at = (second, first) if match["b"] else (first, second)
     spans = {"IO": (io_at, io_at + len(io)), "S1": (s_at, s_at + len(subject))}
     clean, corrupt = (
         Text(text, {**spans, "S2": (start, start + len(_name(listed[at])))})
@@ -126,26 +127,26 @@ def _name(word: str) -> str:
 
 
 def _years(row: Row, corruption: str) -> Pair:
-    """A greater-than pair: the year that the span begins in, and all of the century's hundred."""
-    made = []
+    """A greater-than pair: the year that the span begins in, and every year of its century."""
+    texts = []
     for text in (row["clean"], row[corruption]):
-        found = SPAN_OF_YEARS.search(text)
-        if not found:
+        match = SPAN_OF_YEARS.search(text)
+        if not match:
             raise Malformed("a prompt that ends in 'YYYY … YY'", text)
-        made.append(Text(text, {name: found.span(name) for name in ("century", "year", "again")}))
-    years = [text.text[slice(*text.spans["year"])] for text in made]
+        texts.append(Text(text, {name: match.span(name) for name in ("century", "year", "again")}))
+    years = [text.text[slice(*text.spans["year"])] for text in texts]
     if not re.fullmatch(r"\d+", row["label"].strip()) or int(row["label"]) != int(years[0]):
         raise Malformed(f"the label {int(years[0])}, as in the prompt", row["label"])
     begins = int(years[0])
     later, others = ([f"{y:02}" for y in span] for span in (range(begins + 1, 100), range(begins + 1)))
     if not later:
         raise Malformed("a year before 99, so that some year is later", row["clean"])
-    clean, corrupt = made
+    clean, corrupt = texts
     return Pair.of(clean, corrupt, later, others, group=clean.text[slice(*clean.spans["century"])])
 
 
 def _by_ids(row: Row, corruption: str, tokenizer: Any) -> Pair:
-    """Answers as the text of ids of the table's own vocabulary."""
+    """A pair whose answers are the text that the table's ids stand for in its own vocabulary."""
     answers = []
     for column in ("correct_idx", "incorrect_idx"):
         text = row[column].strip()

@@ -3,8 +3,8 @@
     {"Aarau": {"Continent": "Europe", "Country": "Switzerland", "Language": "German", …}, …}
     The city of Aarau is in the country of ->  Switzerland
 
-The counterfactual asks the same of another city. Interventions should move one attribute and leave the others: the
-same two cities asked for another attribute show whether they do.
+The counterfactual asks the same about another city. An intervention should move one attribute and leave the others:
+asking for another attribute of the same two cities shows whether it does.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def ravel(
     skip_malformed: bool = False,
     limit: int | None = None,
 ) -> Examples[Pair]:
-    """Read entities and ask for an attribute; its value is the target.
+    """Read entities and ask for one attribute; its value is the target.
 
     Positions: ``entity``, ``end``. The group is the attribute.
 
@@ -47,26 +47,27 @@ def ravel(
     path
         A JSON object from entities to attributes.
     attribute
-        The key asked for: Country, Continent, Language, Latitude, Longitude or Timezone, or any with a template.
+        The key asked for: Country, Continent, Language, Latitude, Longitude or Timezone, or any other with a
+        ``template``.
     template
-        A text with ``{entity}``; None: one of ours for the attribute.
+        A text with ``{entity}``; None takes the built-in one for the attribute.
     corruption
         ``"subject"``: another entity with another value, which is the foil; ``"none"``: corrupt is the prompt itself.
     model
-        A ``Model`` or a tokenizer: other entities then have as many tokens, and values of
-        one. Without it most pairs do not align.
+        A ``Model`` or a tokenizer: the other entities are then as many tokens long, and their values one token.
+        Without it most pairs do not align.
     seed
-        Which other entity is drawn. The same entities are drawn for two attributes only where their values differ in
-        both.
+        Same seed, same result. Draws the other entity. Two attributes get the same entities only where the values
+        differ for both attributes.
     skip_malformed
         Count malformed entities in ``dropped`` instead of raising.
     limit
-        At most so many pairs.
+        Stop after so many pairs.
 
     Raises
     ------
     LoadError
-        For an attribute without a template, a malformed entity, with its line.
+        For an attribute without a template, or a malformed entity, with its line.
 
     References
     ----------

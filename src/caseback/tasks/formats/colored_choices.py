@@ -35,7 +35,7 @@ def mib_mcqa(
     """Draw multiple-choice questions whose answer stands in the question.
 
     Positions: ``object``, ``color``, ``symbol0`` … and ``choice0`` … in the order in which they stand, ``end``. The
-    target is the letter of the color; the group says which choice it is, counted from 0.
+    target is the letter of the color; the group says which choice that is, counted from 0.
 
     Parameters
     ----------
@@ -46,18 +46,18 @@ def mib_mcqa(
     choices
         How many answers each question offers.
     corruption
-        What the counterfactual changes, so that its letter is another: ``"position"``: the right color changes places
-        with another choice, the letters stay; the foil is the letter that is right there. ``"letters"``: other
-        letters before the same choices; the foil is the letter that is right there. ``"both"``.
+        What the counterfactual changes, so that another letter is right: ``"position"``: the right color changes
+        places with another choice, and the letters stay; ``"letters"``: other letters stand before the same choices;
+        or ``"both"``. The foil is the letter that is right in the counterfactual.
     seed
-        Same seed, same pairs.
+        Same seed, same result. Draws objects, choices and letters.
     skip_malformed
         Count malformed records in ``dropped`` instead of raising.
 
     Raises
     ------
     LoadError
-        For a malformed record, with its line; too few colors; fewer distinct pairs than asked for.
+        For a malformed record, with its line, too few colors, or fewer distinct pairs than asked for.
 
     References
     ----------
@@ -84,15 +84,15 @@ def mib_mcqa(
     colors = sorted({color for _, color in read})
     if len(colors) < choices:
         raise LoadError(f"{path} has {len(colors)} colors: expected at least {choices}, or ask for fewer choices")
-    rng, seen, made = random.Random(seed), set(), Examples[Pair]((), read.dropped)
+    rng, seen, pairs = random.Random(seed), set(), Examples[Pair]((), read.dropped)
     for _ in range(20 * count):
         pair = _draw(rng, *rng.choice(read), colors, choices, corruption)
         if (pair.clean.text, pair.corrupt.text) not in seen:
             seen.add((pair.clean.text, pair.corrupt.text))
-            made.append(pair)
-        if len(made) == count:
-            return made
-    raise LoadError(f"{path} gave only {len(made)} distinct pairs of {count}: ask for fewer")
+            pairs.append(pair)
+        if len(pairs) == count:
+            return pairs
+    raise LoadError(f"{path} gave only {len(pairs)} distinct pairs of {count}: ask for fewer")
 
 
 def _draw(rng: random.Random, thing: str, color: str, colors: list[str], choices: int, corruption: str) -> Pair:

@@ -2,8 +2,8 @@
 
     templates.json   "Then, {name_A} and {name_B} went to the {place}. {name_C} gave a {object} to"
 
-Name C is one of A and B said again; the other is the answer. Half of the templates say ``an {object}``; they are used
-where the object begins with a vowel.
+Name C repeats A or B; the other of the two is the answer. Half of the templates have ``an {object}``; they get objects
+that begin with a vowel.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ def mib_ioi(
     Parameters
     ----------
     folder
-        With ``templates.json``, ``names.json``, ``objects.json`` and ``places.json``.
+        A folder with ``templates.json``, ``names.json``, ``objects.json`` and ``places.json``.
     count
         How many distinct pairs.
     order, corruption
-        As in ``ioi``. ``"swap"``, saying the other name (``s2_io_flip``), is the benchmark's default.
+        As in ``ioi``. ``"swap"``, which says the other name (``s2_io_flip``), is the benchmark's default.
     seed
-        Same seed, same pairs.
+        Same seed, same result. Draws templates, names, objects and places.
     skip_malformed
         Count malformed entries in ``dropped`` instead of raising.
 
     Raises
     ------
     LoadError
-        For a missing file, a malformed entry, with its line; fewer distinct pairs than asked for.
+        For a missing file, a malformed entry, with its line, or fewer distinct pairs than asked for.
 
     References
     ----------
@@ -73,14 +73,14 @@ def mib_ioi(
     """
     if count < 1:
         raise LoadError(f"count {count}: expected at least 1")
-    made: Examples[Pair] = Examples()
+    pairs: Examples[Pair] = Examples()
     lists = {}
     for name in ("templates", "names", "objects", "places"):
         file = Path(folder) / f"{name}.json"
         lists[name] = examples(
             file, json_records(file), _template if name == "templates" else _word, skip_malformed=skip_malformed
         )
-        made.dropped += lists[name].dropped
+        pairs.dropped += lists[name].dropped
     if len(set(lists["names"])) < 5:
         raise LoadError(f"{Path(folder) / 'names.json'}: expected at least 5 names, found {len(set(lists['names']))}")
     usable = [
@@ -98,10 +98,10 @@ def mib_ioi(
         pair = replace(drawn, group=f"{number} {drawn.group.split()[-1]}")
         if (pair.clean.text, pair.corrupt.text) not in seen:
             seen.add((pair.clean.text, pair.corrupt.text))
-            made.append(pair)
-        if len(made) == count:
-            return made
-    raise LoadError(f"{folder} gave only {len(made)} distinct pairs of {count}: ask for fewer")
+            pairs.append(pair)
+        if len(pairs) == count:
+            return pairs
+    raise LoadError(f"{folder} gave only {len(pairs)} distinct pairs of {count}: ask for fewer")
 
 
 def _template(record: Any) -> str:

@@ -2,8 +2,8 @@
 
     {"sentence_good": "Paula references Robert.", "sentence_bad": "Paula reference Robert.", "UID": "regular_plural…"}
 
-Three readings: whole sentences to be compared; the words that both begin with, after which the good word is the target
-and the bad one the foil; and, where the paradigm has it, two beginnings of which one allows the same next word.
+Three ways to read one: whole sentences to be compared; the words that both begin with, after which the good word is the
+target and the bad one the foil; and, where the paradigm has it, two beginnings of which only one allows the next word.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def blimp_sentences(
     skip_malformed
         Count malformed lines in ``dropped`` instead of raising.
     limit
-        Stop after so many.
+        Stop after so many sentence pairs.
 
     Raises
     ------
@@ -52,10 +52,10 @@ def blimp(
 ) -> Examples[Pair]:
     """Read a BLiMP paradigm as prompts.
 
-    With ``"one_prefix"`` the prompt is what both sentences begin with, the target and the foil the first words that
-    differ. There is no counterfactual prompt: corrupt is the prompt itself. 20 of the 67 paradigms say of themselves
-    that these words decide (``one_prefix_method``); the others are refused, since both words may be right there.
-    ``"shared"`` takes them all the same. Pairs whose first words differ are left out and counted.
+    With ``"one_prefix"`` the prompt is what both sentences begin with, and target and foil are the first words that
+    differ. There is no counterfactual prompt: corrupt is the prompt itself. 20 of the 67 paradigms declare that these
+    words decide (``one_prefix_method``); the others are refused, since both words may be right there. ``"shared"``
+    reads those too. Pairs whose first words differ are left out and counted.
 
     With ``"two_prefix"`` clean and corrupt are the two beginnings and the target is the first word after them that the
     sentences share; there is no foil, so align with ``measure="log_prob"``. 20 further paradigms have it
@@ -66,17 +66,17 @@ def blimp(
     path
         A file of JSON lines.
     method
-        ``"one_prefix"``, ``"shared"`` or ``"two_prefix"``. A line that does not say whether its words decide, as in
-        files of one's own, is taken.
+        ``"one_prefix"``, ``"shared"`` or ``"two_prefix"``. A line that does not declare whether its words decide, as in
+        files of your own, is read.
     skip_malformed
         Count malformed lines in ``dropped`` instead of raising.
     limit
-        Stop after so many.
+        Stop after so many pairs.
 
     Raises
     ------
     LoadError
-        For a malformed line, with its number; a paradigm without such prompts.
+        For a malformed line, with its number, or a paradigm without such prompts.
 
     References
     ----------
@@ -99,7 +99,7 @@ def blimp(
 def _read(record: Any, path: str | Path) -> MinimalPair:
     good, bad = value_at(record, "sentence_good"), value_at(record, "sentence_bad")
     if good == bad:
-        # A few published lines are like that, so it is no reason to refuse the file.
+        # A few published lines are like that, which is no reason to refuse the file.
         raise Unfit("the two sentences are the same")
     return MinimalPair(good, bad, str(record.get("UID", Path(path).stem)))
 
@@ -112,8 +112,8 @@ def _one_prefix(record: Any, path: str | Path) -> Pair:
 
 
 def _shared(record: Any, path: str | Path) -> Pair:
-    told = _read(record, path)
-    good, bad = told.good.split(), told.bad.split()
+    sentences = _read(record, path)
+    good, bad = sentences.good.split(), sentences.bad.split()
     shared = next((i for i, (a, b) in enumerate(zip(good, bad, strict=False)) if a != b), None)
     if shared is None:
         raise Unfit("one sentence is the beginning of the other")
@@ -123,16 +123,16 @@ def _shared(record: Any, path: str | Path) -> Pair:
     if target == foil:
         raise Unfit("the sentences first differ in punctuation")
     prompt = " ".join(good[:shared])
-    return Pair.of(prompt, prompt, f" {target}", f" {foil}", group=told.group)
+    return Pair.of(prompt, prompt, f" {target}", f" {foil}", group=sentences.group)
 
 
 def _two_prefix(record: Any, path: str | Path) -> Pair:
-    told = _read(record, path)
+    sentences = _read(record, path)
     if record.get("two_prefix_method") is not True:
         raise Unfit("by its two_prefix_method it has no two beginnings: try method='one_prefix', or blimp_sentences")
     clean, corrupt = value_at(record, "two_prefix_prefix_good"), value_at(record, "two_prefix_prefix_bad")
     word = value_at(record, "two_prefix_word").split()[0]
-    return Pair.of(clean, corrupt, f" {word}", group=told.group)
+    return Pair.of(clean, corrupt, f" {word}", group=sentences.group)
 
 
 METHODS = {"one_prefix": _one_prefix, "shared": _shared, "two_prefix": _two_prefix}

@@ -1,4 +1,4 @@
-"""Records of a data file with the line each begins on, so that what is wrong with one can be said and skipped.
+"""Records of a data file, each with the line it begins on, so that a malformed one can be named or skipped.
 
 Files are read line by line and arrays record by record: memory is bounded by what is kept, and ``limit`` stops early.
 """
@@ -20,7 +20,7 @@ from caseback.jobs import budget
 T = TypeVar("T")
 R = TypeVar("R")
 Numbered = Iterator[tuple[int, R]]
-"""Records, each with its line."""
+"""Records, each with the line it begins on."""
 
 MALFORMED = "malformed records"
 SPACE = re.compile(r"\s*")
@@ -36,31 +36,31 @@ class Examples(list[T]):
 
     Examples
     --------
-    >>> made = Examples(["a", "b"], {"malformed records": 1})
-    >>> len(made), made.dropped["malformed records"]
+    >>> letters = Examples(["a", "b"], {"malformed records": 1})
+    >>> len(letters), letters.dropped["malformed records"]
     (2, 1)
     """
 
-    def __init__(self, made: Iterable[T] = (), dropped: dict[str, int] | None = None):
-        super().__init__(made)
+    def __init__(self, items: Iterable[T] = (), dropped: dict[str, int] | None = None):
+        super().__init__(items)
         self.dropped: Counter[str] = Counter(dropped or {})
 
 
 class Malformed(Exception):
-    """A record that is not what its format says; ``line`` where it is not the record's first."""
+    """A record that breaks its format; ``line`` is given where the fault is not on the record's first line."""
 
-    def __init__(self, expected: str, found: Any, line: int | None = None):
-        shown = found if isinstance(found, _Words) else repr(found)
+    def __init__(self, expected: str, given: Any, line: int | None = None):
+        shown = given if isinstance(given, _Words) else repr(given)
         self.line, self.about = line, f"expected {expected}, found {_short(shown)}"
         super().__init__(self.about)
 
 
 class Unfit(Exception):
-    """A record that is well formed and gives no example; its text is the reason that is counted."""
+    """A record that is well formed but gives no example; the exception's text is the reason that is counted."""
 
 
 class _Words(str):
-    """A finding that is said as it is, without quotes."""
+    """Words that a message shows as they are, without quotes."""
 
 
 NOTHING = _Words("nothing")
@@ -74,14 +74,14 @@ def examples(
     skip_malformed: bool = False,
     limit: int | None = None,
 ) -> Examples[T]:
-    """Make an example of every record.
+    """Make an example from every record.
 
     Parameters
     ----------
     path
         The file, for messages.
     records
-        What a reader of this module gives; a ``Malformed`` may stand in a record's place.
+        What a reader in this module gives; a ``Malformed`` may stand in a record's place.
     make
         From a record to an example; raises ``Malformed`` or ``Unfit``.
     skip_malformed
@@ -92,31 +92,31 @@ def examples(
     Raises
     ------
     LoadError
-        For a malformed record, with file and line; for a file that gives no example.
+        For a malformed record, with file and line, or a file that gives no example.
     """
     if limit is not None and limit < 1:
         raise LoadError(f"limit {limit} of {path}: expected at least 1, or None for all")
-    made: Examples[T] = Examples()
+    collected: Examples[T] = Examples()
     for line, record in records:
         try:
             if isinstance(record, Malformed):
                 raise record
-            made.append(make(record))
+            collected.append(make(record))
         except Unfit as error:
-            made.dropped[str(error)] += 1
+            collected.dropped[str(error)] += 1
         except Malformed as error:
             if not skip_malformed:
                 raise LoadError(
                     f"{path}, line {error.line or line}: {error.about}. Correct it, or leave such records out with "
                     "skip_malformed=True"
                 ) from None
-            made.dropped[MALFORMED] += 1
-        if limit is not None and len(made) == limit:
+            collected.dropped[MALFORMED] += 1
+        if limit is not None and len(collected) == limit:
             break
-    if not made:
-        reasons = "; ".join(f"{count}: {reason}" for reason, count in made.dropped.items()) or "it holds no record"
+    if not collected:
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in collected.dropped.items()) or "it holds no record"
         raise LoadError(f"{path} gives no example ({reasons}): is it the format that you meant?")
-    return made
+    return collected
 
 
 def lines(path: str | Path) -> Numbered[str]:
@@ -150,7 +150,7 @@ def json_records(path: str | Path) -> Numbered[Any]:
     Raises
     ------
     LoadError
-        For an array that breaks off or is no JSON, after which no record can be found again.
+        For an array that breaks off or is not JSON, after which no record can be found.
     """
     numbered = lines(path)
     for number, text in numbered:
@@ -160,13 +160,13 @@ def json_records(path: str | Path) -> Numbered[Any]:
 
 
 def json_under(path: str | Path, key: str) -> Numbered[Any]:
-    """The records of an array that stands under a key of a JSON object."""
+    """The records of the array under a key of a JSON object."""
     text = "".join(line for _, line in lines(path))
-    found = re.search(rf'"{re.escape(key)}"\s*:\s*(?=\[)', text)
-    if not found:
+    match = re.search(rf'"{re.escape(key)}"\s*:\s*(?=\[)', text)
+    if not match:
         raise LoadError(f"{path}: expected a list under {key!r}, found none: is it the format that you meant?")
-    start = text.count("\n", 0, found.end()) + 1
-    yield from _array(path, iter([(start, text[found.end() :])]), start, alone=False)
+    start = text.count("\n", 0, match.end()) + 1
+    yield from _array(path, iter([(start, text[match.end() :])]), start, alone=False)
 
 
 def json_value(path: str | Path) -> Any:
@@ -175,7 +175,7 @@ def json_value(path: str | Path) -> Any:
     Raises
     ------
     LoadError
-        With the line where it is no JSON.
+        If the file is not JSON, with the line.
     """
     text = "".join(line for _, line in lines(path))
     try:
@@ -192,8 +192,8 @@ def json_items(path: str | Path) -> Numbered[tuple[str, Any]]:
     text, at, line = "".join(text for _, text in lines(path)), 0, 1
     for key, item in value.items():
         spelled = (json.dumps(key, ensure_ascii=plain) for plain in (False, True))
-        found = min((i for i in (text.find(s, at) for s in spelled) if i >= 0), default=at)
-        at, line = found, line + text.count("\n", at, found)
+        place = min((i for i in (text.find(s, at) for s in spelled) if i >= 0), default=at)
+        at, line = place, line + text.count("\n", at, place)
         yield line, (key, item)
 
 
@@ -203,7 +203,7 @@ def csv_rows(path: str | Path, *needed: str) -> Numbered[dict[str, str]]:
     Raises
     ------
     LoadError
-        For a header that lacks a needed column.
+        If the header lacks a needed column.
     """
     numbered = lines(path)
     reader = csv.reader((text for _, text in numbered), strict=True)
@@ -273,7 +273,7 @@ def _json_lines(numbered: Numbered[str]) -> Numbered[Any]:
 
 
 def _array(path: str | Path, numbered: Numbered[str], line: int, *, alone: bool = True) -> Numbered[Any]:
-    """Records of an array that begins on a line, decoded as soon as enough lines of it are there."""
+    """Records of the array that begins on ``line``, each decoded as soon as enough lines of it have been read."""
     decode, text, at, chunk, due = json.JSONDecoder().raw_decode, "", 0, budget.limit("record_lines"), "["
     while True:
         start, at = at, _past_space(text, at)
@@ -295,7 +295,8 @@ def _array(path: str | Path, numbered: Numbered[str], line: int, *, alone: bool 
             except json.JSONDecodeError as error:
                 wrong, line_of_it = error.msg, line + text.count("\n", at, error.pos)
             else:
-                # A number may go on in the next line; what follows a whole record is at least the closing ].
+                # A number may go on in lines that are not read yet, so a record is whole only if something follows it:
+                # at least the closing ].
                 if end < len(text):
                     yield line, value
                     line, at, chunk, due = line + text.count("\n", at, end), end, budget.limit("record_lines"), ", or ]"
@@ -308,13 +309,14 @@ def _array(path: str | Path, numbered: Numbered[str], line: int, *, alone: bool 
             raise LoadError(
                 f"{path}, line {line_of_it}: expected a list of JSON records, but {wrong}: correct the file"
             )
-        # A record that spans many lines is tried again at doubled lengths, so that the tries cost no more than it.
+        # A record that spans many lines is decoded again each time more lines are read; doubling their number keeps
+        # all tries together about as cheap as the last one.
         text, at, chunk = text[at:] + more, 0, 2 * chunk
 
 
 def _past_space(text: str, at: int) -> int:
-    found = SPACE.match(text, at)
-    return found.end() if found else at
+    space = SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def _short(text: str) -> str:

@@ -44,19 +44,19 @@ def relations(
         ``"subject"``: another subject of the relation, whose object is the foil; ``"none"``: corrupt is the prompt
         itself.
     model
-        A ``Model`` or a tokenizer: other subjects then have as many tokens, and answers of
-        one. Without it most pairs do not align.
+        A ``Model`` or a tokenizer: the other subjects are then as many tokens long, and their answers one token.
+        Without it most pairs do not align.
     seed
-        Which other subject is drawn.
+        Same seed, same result. Draws the other subject.
     skip_malformed
         Count malformed samples in ``dropped`` instead of raising.
     limit
-        At most so many pairs.
+        Stop after so many pairs.
 
     Raises
     ------
     LoadError
-        For a file without templates, a template that the file does not have, a malformed sample, with its line.
+        For a file without templates, a template that the file does not have, or a malformed sample, with its line.
 
     References
     ----------
@@ -98,7 +98,7 @@ def _facts(file: Path, template: int | None, zero_shot: bool, skip_malformed: bo
         raise LoadError(f"{file} has no template {template} under {key!r}: expected 0 to {len(templates) - 1}, or None")
     chosen = templates if template is None else [templates[template]]
     name = str(whole.get("name", file.stem))
-    made: Examples[Fact] = Examples()
+    facts: Examples[Fact] = Examples()
     for one in chosen:
         before, after = one.split("{}")
 
@@ -106,7 +106,7 @@ def _facts(file: Path, template: int | None, zero_shot: bool, skip_malformed: bo
             return Fact(before, value_at(record, "subject"), after, value_at(record, "object"), relation=name)
 
         read = examples(file, json_under(file, "samples"), make, skip_malformed=skip_malformed)
-        made += read
-        # Each template reads the same samples: what was wrong with them counts once.
-        made.dropped = read.dropped
-    return made
+        facts += read
+        # Every template reads the same samples, so what is wrong with them counts once.
+        facts.dropped = read.dropped
+    return facts

@@ -6,7 +6,7 @@
                "target_true": {"str": "French"}, "target_new": {"str": "English"}, "relation_id": "P103"},
                "paraphrase_prompts": […], "neighborhood_prompts": […], "attribute_prompts": […]}
 
-Neighborhood prompts are about other subjects whose answer is the true target; attribute prompts about subjects whose
+Neighborhood prompts are about other subjects whose answer is the true target, attribute prompts about subjects whose
 answer is the new one.
 """
 
@@ -42,14 +42,14 @@ def known_facts(
         the prompt itself and there is no foil, for causal tracing, which adds noise (align with
         ``measure="log_prob"``).
     model
-        A ``Model`` or a tokenizer: other subjects then have as many tokens, and answers of
-        one. Without it most pairs do not align.
+        A ``Model`` or a tokenizer: the other subjects are then as many tokens long, and their answers one token.
+        Without it most pairs do not align.
     seed
-        Which other subject is drawn.
+        Same seed, same result. Draws the other subject.
     skip_malformed
         Count malformed records in ``dropped`` instead of raising.
     limit
-        At most so many pairs.
+        Stop after so many pairs.
 
     Raises
     ------
@@ -98,22 +98,22 @@ def counterfact(
     path
         JSON, an array or lines.
     prompts
-        ``"rewrite"``: one prompt a record. ``"paraphrase"``: its paraphrases, which end in the same question.
+        ``"rewrite"``: one prompt per record. ``"paraphrase"``: its paraphrases, which end in the same question.
         ``"neighborhood"``: prompts about other subjects with the same true answer. ``"attribute"``: prompts about
-        subjects whose answer is ``target_new``, which is then the target and ``target_true`` the foil. The last two
-        do not say their subject: corrupt is the prompt itself and no position but ``end`` is named.
+        subjects whose answer is ``target_new``, which is then the target and ``target_true`` the foil. The records do
+        not name the subjects of the last two: corrupt is the prompt itself and no position but ``end`` is named.
     corruption
-        ``"subject"``: another subject of the relation, one whose true answer is the foil where there is one;
-        ``"none"``: corrupt is the prompt itself.
+        ``"subject"``: another subject of the relation, if possible one whose true answer is the foil; ``"none"``:
+        corrupt is the prompt itself.
     model
-        A ``Model`` or a tokenizer: other subjects then have as many tokens, and answers of
-        one. Without it most pairs do not align.
+        A ``Model`` or a tokenizer: the other subjects are then as many tokens long, and their answers one token.
+        Without it most pairs do not align.
     seed
-        Which other subject is drawn.
+        Same seed, same result. Draws the other subject.
     skip_malformed
         Count malformed records in ``dropped`` instead of raising.
     limit
-        At most so many pairs.
+        Stop after so many pairs.
 
     Raises
     ------
@@ -151,11 +151,11 @@ def counterfact(
         if not all(isinstance(one, str) and one.strip() for one in listed):
             raise Malformed(f"texts under '{prompts}_prompts'", listed)
         if prompts == "paraphrase":
-            # A few paraphrases write the subject in another way; they name no place where another could stand.
-            found = [one for one in listed if subject in one]
-            if not found:
+            # A few paraphrases spell the subject differently, so there is no place to put another subject in.
+            paraphrases = [one for one in listed if subject in one]
+            if not paraphrases:
                 raise Unfit("no paraphrase has the subject in it")
-            return [_fact(one, subject, true, new, relation) for one in found]
+            return [_fact(one, subject, true, new, relation) for one in paraphrases]
         answers = (true, new) if prompts == "neighborhood" else (new, true)
         return [Fact(one, "", "", *answers, relation) for one in listed]
 
@@ -166,8 +166,8 @@ def counterfact(
 
 
 def _fact(prompt: str, subject: str, answer: str, against: str = "", relation: str = "") -> Fact:
-    """A prompt cut at its last mention of the subject, which is the one that is asked about."""
-    before, found, after = prompt.rpartition(subject)
-    if not found:
+    """A prompt cut at its last mention of the subject, which is the one that the question is about."""
+    before, mention, after = prompt.rpartition(subject)
+    if not mention:
         raise Malformed(f"the subject {subject!r} in the prompt", prompt)
     return Fact(before, subject, after, answer, against, relation)

@@ -3,9 +3,9 @@
     The Space Needle is in the city of ->  Seattle
     The Eiffel Tower is in the city of ->  Paris
 
-The other subject comes from the same relation and has another answer. Which subjects have as many tokens, and which
-answers are one token, only a tokenizer knows: with one, partners are drawn among those; without one most pairs fall to
-``align``.
+The other subject comes from the same relation and has another answer. Only a tokenizer knows which subjects have
+equally many tokens and which answers are one token: with one, partners are drawn among those; without one, ``align``
+leaves most pairs out.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Fact:
     before, subject, after
         The prompt in three parts.
     answer
-        What follows, without leading space.
+        What follows, without a leading space.
     against
-        The answer to contrast with; empty: the other subject's.
+        The answer to contrast with; empty for the other subject's.
     relation
         Subjects are exchanged within it.
     name
@@ -71,61 +71,61 @@ def pairs_of(
     limit: int | None = None,
     dropped: Counter[str] | None = None,
 ) -> Examples[Pair]:
-    """Make a pair of every fact.
+    """Make one pair per fact.
 
     Parameters
     ----------
     facts
-        All facts that subjects may come from.
+        The facts; other subjects are drawn from them too.
     path
         The file, for messages.
     corruption
-        ``"subject"``: another subject of the relation with another answer, which is the foil unless the fact has one
-        (a subject whose answer is that foil is preferred). ``"none"``: corrupt is the prompt itself, for techniques
-        that make their own corruption, as causal tracing does by noise.
+        ``"subject"``: another subject of the relation with another answer, which is the foil unless the fact has its
+        own (a subject whose answer is that foil is preferred). ``"none"``: corrupt is the prompt itself, for techniques
+        that make their own corruption, as causal tracing does with noise.
     model
-        A ``Model`` or a tokenizer: partners then have as many tokens, and an answer that is one.
+        A ``Model`` or a tokenizer: partners are then as many tokens long, and their answers one token.
     seed
-        Which partner is drawn.
+        Same seed, same result. Draws the partners.
     limit
         Stop after so many pairs.
     dropped
-        What was left out before, by reason; added to.
+        How many were left out before, by reason; the result's counts include these.
 
     Raises
     ------
     LoadError
-        For an unknown corruption, or where no fact has a partner.
+        For an unknown corruption, or if no fact has a partner.
     """
     choose("corruption", corruption, CORRUPTIONS)
-    made: Examples[Pair] = Examples((), dropped)
-    found = _partners(facts, model, random.Random(seed)) if corruption == "subject" else [None] * len(facts)
-    for fact, other in zip(facts, found, strict=True):
-        if limit is not None and len(made) == limit:
+    pairs: Examples[Pair] = Examples((), dropped)
+    partners = _partners(facts, model, random.Random(seed)) if corruption == "subject" else [None] * len(facts)
+    for fact, other in zip(facts, partners, strict=True):
+        if limit is not None and len(pairs) == limit:
             break
         clean = fact.about(fact.subject)
         if corruption == "none":
-            made.append(Pair.of(clean, clean, _spaced(fact.answer), _spaced(fact.against), group=fact.relation))
+            pairs.append(Pair.of(clean, clean, _spaced(fact.answer), _spaced(fact.against), group=fact.relation))
         elif other is None:
-            made.dropped[ALONE] += 1
+            pairs.dropped[ALONE] += 1
         else:
             answers = _spaced(fact.answer), _spaced(fact.against or other.answer)
             corrupt = fact.about(other.subject)
-            made.append(Pair.of(clean, corrupt, *answers, corrupt_target=_spaced(other.answer), group=fact.relation))
-    if not made:
+            pairs.append(Pair.of(clean, corrupt, *answers, corrupt_target=_spaced(other.answer), group=fact.relation))
+    if not pairs:
         raise LoadError(f"{path} gives no pair ({len(facts)} facts; {ALONE}): try corruption='none'")
-    return made
+    return pairs
 
 
 def one_token_answers(answers: Sequence[str], model: Any) -> list[str]:
-    """Those of some answers that are one token inside a text; without a tokenizer all of them."""
+    """The answers that are one token inside a text; all of them without a tokenizer."""
     if model is None or not answers:
         return list(answers)
-    (before,), told = (
+    (before,), encoded = (
         tokenizer_of(model)(texts, add_special_tokens=False)["input_ids"]
         for texts in (["so"], [f"so {answer}" for answer in answers])
     )
-    return [answer for answer, ids in zip(answers, told, strict=True) if len(ids) == len(before) + 1]
+    return [answer for answer, ids in zip(answers, encoded, strict=True) if len(ids) == len(before) + 1]
 
 
 def _spaced(answer: str) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def _spaced(answer: str) -> tuple[str, ...]:
 
 
 def _partners(facts: Sequence[Fact], model: Any, rng: random.Random) -> list[Fact | None]:
-    """For each fact another of its relation, with another subject, another answer and as many tokens."""
+    """Per fact, a partner of the same relation: another answer, another subject with as many tokens; or None."""
     sizes, sayable = _sizes(facts, model), set(one_token_answers([fact.answer for fact in facts], model))
     alike, answering = defaultdict(list), defaultdict(list)
     for fact, size in zip(facts, sizes, strict=True):
@@ -152,7 +152,7 @@ def _partners(facts: Sequence[Fact], model: Any, rng: random.Random) -> list[Fac
 
 
 def _sizes(facts: Sequence[Fact], model: Any) -> list[tuple[int, int]]:
-    """Tokens of each subject at the beginning of a text and inside one."""
+    """How many tokens each subject is at the beginning of a text, and inside one."""
     if model is None or not facts:
         return [(0, 0)] * len(facts)
     encode = tokenizer_of(model)
@@ -170,5 +170,5 @@ def _other(listed: list[Fact], fact: Fact, rng: random.Random) -> Fact | None:
 
 
 def _may_stand(other: Fact, fact: Fact) -> bool:
-    # A subject that the prompt shows with its answer before would be looked up, not recalled.
+    # The answer of a subject that the prompt shows earlier would be looked up there, not recalled.
     return other.answer.lower() != fact.answer.lower() and other.subject not in (fact.subject, *fact.shown)

@@ -1,10 +1,10 @@
-"""CoNLL-U: sentences with words, heads, relations and parts of speech, ten columns a word. (Universal Dependencies)
+"""CoNLL-U: sentences with words, heads, relations and parts of speech, ten columns per word. (Universal Dependencies)
 
     1   Bush   Bush   PROPN   NNP   Number=Sing   2   nsubj   2:nsubj   _
     ID  FORM   LEMMA  UPOS    XPOS  FEATS         HEAD DEPREL DEPS      MISC
 
-Blank lines part sentences, ``#`` opens a comment. A range (``29-30 didn't``) says how words are written together; an
-empty node (``8.1``) belongs to the enhanced graph alone and is left out. Every word gets its characters in the text.
+Blank lines separate sentences, ``#`` opens a comment. A range (``29-30 didn't``) says how words are written together;
+an empty node (``8.1``) belongs to the enhanced graph alone and is left out. Every word gets its place in the text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Block = list[tuple[int, str]]
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence and its basic dependency tree. All but ``text`` and ``name`` have one item a word.
+    """A sentence and its basic dependency tree. All attributes but ``text`` and ``name`` have one item per word.
 
     Attributes
     ----------
@@ -83,8 +83,8 @@ def conllu(path: str | Path, *, skip_malformed: bool = False, limit: int | None 
     Raises
     ------
     LoadError
-        For a malformed sentence, with its line: not ten columns, ids out of order, a head that is no word, no single
-        root, a circle, words that do not spell the text.
+        For a malformed sentence, with its line: not ten columns, ids out of order, a head that is not a word, no single
+        root, a cycle, words that do not spell the text.
 
     References
     ----------
@@ -104,7 +104,7 @@ def conllu(path: str | Path, *, skip_malformed: bool = False, limit: int | None 
 
 
 def _blocks(numbered: Numbered[str]) -> Iterator[tuple[int, Block]]:
-    """Lines between blank ones, where words are among them."""
+    """The lines between blank ones, one block per sentence, with the number of its first line."""
     block: Block = []
     for number, text in numbered:
         text = text.rstrip("\r\n")
@@ -121,8 +121,8 @@ def _sentence(block: Block) -> Sentence:
     comments, rows, written = {}, [], []
     for number, line in block:
         if line.startswith("#"):
-            key, told, value = line[1:].partition("=")
-            if told:
+            key, equals, value = line[1:].partition("=")
+            if equals:
                 comments[key.strip()] = value.strip()
             continue
         row = line.split("\t")
@@ -163,20 +163,20 @@ Unit = tuple[str, str, range, int]
 
 
 def _units(rows: Sequence[tuple[int, list[str]]], written: Iterable[tuple[int, int, list[str], int]]) -> list[Unit]:
-    """What is written in one piece: its form, the space after it, its words, its line."""
+    """Pieces written without a break: each one's form, the space after it, its words, its line."""
     space = lambda row: "" if "SpaceAfter=No" in row[9].split("|") else " "  # noqa: E731
     units, at = [], 0
     for first, last, row, number in written:
         if not at < first < last <= len(rows):
             raise Malformed(f"a range of words between {at + 1} and {len(rows)}", row[0], number)
-        units += [(told[1], space(told), range(i, i + 1), n) for i, (n, told) in enumerate(rows[at : first - 1], at)]
+        units += [(word[1], space(word), range(i, i + 1), n) for i, (n, word) in enumerate(rows[at : first - 1], at)]
         units.append((row[1], space(row), range(first - 1, last), number))
         at = last
-    return units + [(told[1], space(told), range(i, i + 1), n) for i, (n, told) in enumerate(rows[at:], at)]
+    return units + [(word[1], space(word), range(i, i + 1), n) for i, (n, word) in enumerate(rows[at:], at)]
 
 
 def _spans(text: str, units: Iterable[Unit], words: Sequence[str]) -> list[tuple[int, int]]:
-    """The characters of each word, found one after the other with nothing but space between."""
+    """The characters of each word, matched one after the other with nothing but space between."""
     spans, at = [], 0
     for form, _, covered, number in units:
         while text[at : at + 1].isspace():
@@ -193,7 +193,7 @@ def _spans(text: str, units: Iterable[Unit], words: Sequence[str]) -> list[tuple
 
 
 def _heads(rows: Sequence[tuple[int, list[str]]]) -> tuple[int, ...]:
-    """Heads from 0, -1 for the root, checked to be one tree."""
+    """Heads counted from 0, -1 for the root; checked to form one tree."""
     heads = []
     for number, row in rows:
         if not row[6].isdigit() or int(row[6]) > len(rows):
@@ -214,10 +214,10 @@ def _heads(rows: Sequence[tuple[int, list[str]]]) -> tuple[int, ...]:
     return tuple(heads)
 
 
-def _features(told: str, number: int) -> dict[str, str]:
-    if told == "_":
+def _features(text: str, number: int) -> dict[str, str]:
+    if text == "_":
         return {}
-    parts = [part.partition("=") for part in told.split("|")]
+    parts = [part.partition("=") for part in text.split("|")]
     if not all(equals for _, equals, _ in parts):
-        raise Malformed("features as Name=Value|Name=Value, or _", told, number)
+        raise Malformed("features as Name=Value|Name=Value, or _", text, number)
     return {name: value for name, _, value in parts}

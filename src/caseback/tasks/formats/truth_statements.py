@@ -3,7 +3,7 @@
     statement,label,city,country,correct_country
     The city of Krasnodar is in Russia.,1,Krasnodar,Russia,Russia
 
-Label is 1 where the statement is true. Further columns say what it is about.
+The label is 1 where the statement is true. Further columns say what it is about.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Statement:
     about
         The row's other columns, as text.
     group
-        The set it comes from.
+        The set it comes from: the file's name.
     """
 
     text: str
@@ -49,7 +49,7 @@ def statements(path: str | Path, *, skip_malformed: bool = False, limit: int | N
     skip_malformed
         Count malformed rows in ``dropped`` instead of raising.
     limit
-        Stop after so many.
+        Stop after so many statements.
 
     Raises
     ------
@@ -65,8 +65,8 @@ def statements(path: str | Path, *, skip_malformed: bool = False, limit: int | N
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "cities.csv"
     >>> _ = file.write_text("statement,label,city\nThe city of Rome is in Italy.,1,Rome\n")
-    >>> read = statements(file)[0]
-    >>> read.label, read.about["city"], read.group
+    >>> statement = statements(file)[0]
+    >>> statement.label, statement.about["city"], statement.group
     (True, 'Rome', 'cities')
     """
 

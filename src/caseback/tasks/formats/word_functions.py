@@ -34,7 +34,7 @@ def function_vectors(
     skip_malformed: bool = False,
     limit: int | None = None,
 ) -> Examples[Pair]:
-    r"""Read pairs of words and show them as few-shot prompts; the output of the query is the target.
+    r"""Read pairs of words and show them as few-shot prompts; the query's output is the target.
 
     Positions: ``query``, the input that is asked about, and ``end``. The group is the file's name.
 
@@ -43,29 +43,29 @@ def function_vectors(
     path
         JSON, an array or lines, with ``input`` and ``output``.
     shots
-        Examples before the query, drawn anew for every record from the others; 0 is allowed except with
-        ``"labels"``. Ten as in the paper.
+        How many examples stand before the query, drawn anew for every record from the others; ten as in the paper.
+        0 is allowed, except with ``"labels"``.
     corruption
-        ``"labels"``: the same shots with their outputs moved round, so that none stands after its own input; the foil
+        ``"labels"``: the same shots with their outputs exchanged, so that none stands after its own input; the foil
         is another record's output. ``"query"``: the same shots before another input, whose output is the foil.
         ``"none"``: corrupt is the prompt itself; the foil is another record's output.
     shot, query
-        Templates with ``{input}`` and ``{output}``. Outputs get no space of their own from the query's template: the
-        target is the output with a leading space.
+        Templates with ``{input}`` and, in ``shot``, ``{output}``. The target is the output with a leading space, so
+        the query's template should not end in one.
     model
         A ``Model`` or a tokenizer: foils are then single tokens, and with ``"query"`` other inputs have as many tokens
         as the query.
     seed
-        Draws shots, their order and foils.
+        Same seed, same result. Draws shots, their order and foils.
     skip_malformed
         Count malformed records in ``dropped`` instead of raising.
     limit
-        At most so many pairs; shots come from the whole file.
+        Stop after so many pairs; shots come from the whole file.
 
     Raises
     ------
     LoadError
-        For a malformed record, with its line; fewer records than shots; an unknown corruption.
+        For a malformed record, with its line, fewer records than shots, or an unknown corruption.
 
     References
     ----------
@@ -98,8 +98,8 @@ def function_vectors(
     facts, moved = [], []
     for asked, answer in read[: None if corruption == "query" else limit]:
         shown = _shots(read, asked, shots, rng, path)
-        told = frozenset(given for given, _ in shown)
-        facts.append(Fact(_shown(shot, shown) + before, asked, after, answer, "", group, "query", told))
+        inputs = frozenset(given for given, _ in shown)
+        facts.append(Fact(_shown(shot, shown) + before, asked, after, answer, "", group, "query", inputs))
         moved.append(_shown(shot, _moved(shown, rng)) + before)
     if corruption == "query":
         return pairs_of(facts, path=path, model=model, seed=seed, limit=limit, dropped=read.dropped)
@@ -117,30 +117,32 @@ def _shots(
 ) -> list[tuple[str, str]]:
     """Other records, none of which has the input that is asked about."""
     tried = rng.sample(range(len(read)), min(len(read), shots + 20))
-    told = [read[i] for i in tried if read[i][0] != asked][:shots]
-    if len(told) < shots:
-        told = [record for record in rng.sample(read, len(read)) if record[0] != asked][:shots]
-    if len(told) < shots:
-        raise LoadError(f"{path} has {len(told)} records beside {asked!r}, {shots} shots were asked for: ask for fewer")
-    return told
+    chosen = [read[i] for i in tried if read[i][0] != asked][:shots]
+    if len(chosen) < shots:
+        chosen = [record for record in rng.sample(read, len(read)) if record[0] != asked][:shots]
+    if len(chosen) < shots:
+        raise LoadError(
+            f"{path} has {len(chosen)} records besides {asked!r}, {shots} shots were asked for: ask for fewer"
+        )
+    return chosen
 
 
 def _moved(shown: list[tuple[str, str]], rng: random.Random) -> list[tuple[str, str]]:
-    """The shots with outputs passed round a random circle, so that each moves."""
+    """The shots with their outputs passed on along a random cycle, so that every output moves."""
     circle = rng.sample(range(len(shown)), len(shown))
     takes = dict(zip(circle, circle[1:] + circle[:1], strict=True))
     return [(shown[i][0], shown[takes[i]][1]) for i in range(len(shown))]
 
 
 def _shown(shot: str, shown: list[tuple[str, str]]) -> str:
-    # No str.format: inputs and outputs may hold braces.
-    made = (_put(shot, given, told) for given, told in shown)
-    return "".join(made)
+    # not str.format: inputs and outputs may contain braces
+    texts = (_put(shot, given, output) for given, output in shown)
+    return "".join(texts)
 
 
-def _put(shot: str, given: str, told: str) -> str:
+def _put(shot: str, given: str, output: str) -> str:
     first, second = sorted(("{input}", "{output}"), key=shot.index)
-    word = {"{input}": given, "{output}": told}
+    word = {"{input}": given, "{output}": output}
     start, _, rest = shot.partition(first)
     middle, _, end = rest.partition(second)
     return start + word[first] + middle + word[second] + end
@@ -151,7 +153,7 @@ def _after(start: str, fact: Fact) -> Text:
 
 
 def _foil(outputs: list[str], answer: str, rng: random.Random) -> tuple[str, ...]:
-    """Another record's output; nothing where all say the same."""
+    """Another record's output; nothing if all records have the same one."""
     start = rng.randrange(len(outputs)) if outputs else 0
     around = (outputs[(start + i) % len(outputs)] for i in range(len(outputs)))
     other = next((output for output in around if output.lower() != answer.lower()), None)

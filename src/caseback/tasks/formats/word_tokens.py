@@ -1,7 +1,7 @@
 """Which tokens cover each word of a treebank's sentence.
 
-A word's tokens are those that share a character with it. Tokens may be parts of words, and two words that are written
-together (``did`` and ``n't``) may share one.
+A word's tokens are those that share a character with it. A token may be part of a word, and two words that are written
+together (``did`` and ``n't``) may share a token.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class WordTokens:
     tokens
         The sentences.
     spans
-        For each sentence, (word, 2): the first and the last position of each word's tokens. A mean over a word is over
-        ``first … last``; its last token has seen the whole word.
+        One (word, 2) tensor per sentence: the first and the last position of each word's tokens. A mean over a word is
+        a mean over ``first … last``; at its last token the model has seen the whole word.
     sentences
-        Those that are in ``tokens``.
+        The sentences that ``tokens`` holds.
     dropped
         How many sentences were left out, by reason.
     """
@@ -51,7 +51,7 @@ class WordTokens:
 def word_tokens(
     sentences: Sequence[Sentence], model: Any, *, padding: str = "right", bos: bool | None = None
 ) -> WordTokens:
-    """Tokenise sentences and find the tokens of every word.
+    """Tokenize sentences and find the tokens of every word.
 
     Parameters
     ----------
@@ -62,21 +62,21 @@ def word_tokens(
     padding
         The side that shorter sentences are padded on.
     bos
-        Special tokens: None leaves them to the tokenizer; True and False ask for or against them.
+        Special tokens: None leaves them to the tokenizer, True adds them, False leaves them out.
 
     Raises
     ------
     TokensError
-        For a tokenizer that cannot tell its tokens' characters; where no sentence is left, with the reasons.
+        For a tokenizer that does not say which characters a token covers, or if no sentence is left, with the reasons.
 
     Examples
     --------
     >>> import caseback as cb
     >>> rest = [("_", "_")] * 3 + [({}, {})]
-    >>> told = Sentence("Dogs ran", ("Dogs", "ran"), ((0, 4), (5, 8)), (1, -1), ("nsubj", "root"), *rest)
-    >>> made = word_tokens([told], cb.load("meadow"), bos=False)
-    >>> first, last = made.spans[0][1].tolist()
-    >>> "".join(made.tokens.text[0][first : last + 1]).strip()
+    >>> sentence = Sentence("Dogs ran", ("Dogs", "ran"), ((0, 4), (5, 8)), (1, -1), ("nsubj", "root"), *rest)
+    >>> words = word_tokens([sentence], cb.load("meadow"), bos=False)
+    >>> first, last = words.spans[0][1].tolist()
+    >>> "".join(words.tokens.text[0][first : last + 1]).strip()
     'ran'
     """
     if not sentences:
@@ -87,33 +87,33 @@ def word_tokens(
             f"{type(tokenizer).__name__} cannot tell which characters a token covers: use the fast tokenizer"
         )
     texts = [sentence.text for sentence in sentences]
-    made = tokenizer(texts, add_special_tokens=bos is not False, return_offsets_mapping=True)
+    encoding = tokenizer(texts, add_special_tokens=bos is not False, return_offsets_mapping=True)
     start = getattr(tokenizer, "bos_token_id", None)
     context, d_vocab = getattr(model, "context", None), getattr(model, "d_vocab", None) or len(tokenizer)
-    kept, rows, spans, dropped = [], [], [], Counter()
-    for sentence, ids, offsets in zip(sentences, made["input_ids"], made["offset_mapping"], strict=True):
+    fitting, rows, spans, dropped = [], [], [], Counter()
+    for sentence, ids, offsets in zip(sentences, encoding["input_ids"], encoding["offset_mapping"], strict=True):
         if bos and start is not None and ids[:1] != [start]:
             ids, offsets = [start, *ids], [(0, 0), *offsets]
-        found = _covering(sentence.spans, offsets)
+        places = _covering(sentence.spans, offsets)
         if context is not None and len(ids) > context:
             dropped["longer than the model's context"] += 1
-        elif found is None:
+        elif places is None:
             dropped["a word without a token"] += 1
         else:
-            kept.append(sentence)
+            fitting.append(sentence)
             rows.append(ids)
-            spans.append(found)
-    if not kept:
+            spans.append(places)
+    if not fitting:
         raise TokensError(f"no sentence fits this model ({'; '.join(f'{n}: {why}' for why, n in dropped.items())})")
     tokens = tokenize(rows, tokenizer, d_vocab=d_vocab, context=context, padding=padding)
     device = getattr(model, "device", None)
-    return WordTokens(tokens if device is None else tokens.to(device), spans, kept, dropped)
+    return WordTokens(tokens if device is None else tokens.to(device), spans, fitting, dropped)
 
 
 def _covering(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> Int[Tensor, "word 2"] | None:
     """The first and last token that overlap each word; None where a word has none."""
     starts, ends = np.array(offsets).T
-    # Special tokens cover nothing; without them, starts and ends only grow.
+    # Special tokens cover no characters; without them starts and ends only grow, which searchsorted needs.
     real = np.flatnonzero(ends > starts)
     if not len(real):
         return None

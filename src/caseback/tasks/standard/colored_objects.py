@@ -1,8 +1,8 @@
-"""Colored objects: some things on a table, each of another color; which color has this one? (PRIMER 5.4.7)
+"""Colored objects: some things on a table, each of a different color; what color is this one? (PRIMER 5.4.7)
 
     On the table there is a red book, a blue pen and a green cup. What color is the pen? It is ->  blue
 
-The counterfactual asks for another of the things, or shows them in other colors.
+The counterfactual asks about another of the things, or exchanges two colors.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ TEMPLATES = (
     "Q: On the table, there is {shown}. What color is the {asked}?\nA: It is",
 )
 CORRUPTIONS = ("question", "colors")
-# of the thing asked, of the thing that is the foil's, of the others
+# prefixes of names: the thing asked about, the foil's thing, the others
 NAMED = ("", "foil_", "other_", "further_")
 
 
 def colored_objects(*, objects: int = 3, corruption: str = "question", templates: tuple[str, ...] = TEMPLATES) -> Task:
     """The color of one of several things.
 
-    Positions: ``object`` and ``color`` (of the thing asked, where it is shown), ``foil_object`` and ``foil_color``,
-    ``other_object`` …, ``asked`` (in the question), ``end``.
+    Positions: ``object`` and ``color`` (of the thing asked about, where it is shown), ``foil_object`` and
+    ``foil_color``, ``other_object`` …, ``asked`` (in the question), ``end``.
 
     Parameters
     ----------
     objects
-        How many things there are, 2 to 4; the paper's are 3.
+        How many things there are, 2 to 4; 3 in the paper.
     corruption
-        ``"question"``: asked is the foil's thing, so that the answer is the foil; ``"colors"``: the two change colors.
+        ``"question"``: the question is about the foil's thing, so that the answer is the foil; ``"colors"``: the two
+        things exchange their colors.
     templates
         Texts with ``{shown}`` and ``{asked}``.
 

@@ -1,8 +1,8 @@
-"""In-context answer against memory: the prompt says of something what memory knows otherwise. (PRIMER 5.4.22)
+"""In-context answer against memory: the prompt contradicts what memory knows. (PRIMER 5.4.22)
 
     In this tale, the capital of France is Rome. The capital of France is ->  Rome (told), not Paris (known)
 
-The counterfactual says it of another subject, or says what is true; memory is right then.
+The counterfactual says it of another subject, or says what is true; then memory is right.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CORRUPTIONS = ("elsewhere", "true")
 
 
 def conflict(*, relations: tuple[str, ...] = tuple(TEMPLATES), corruption: str = "elsewhere") -> Task:
-    """A false fact in the prompt, asked again at once.
+    """A false fact in the prompt, asked for right afterwards.
 
     Positions: ``told`` (the subject of what is said), ``context`` (the false word), ``subject`` (in the question),
     ``end``. The target is what the prompt says, the foil what memory knows.
@@ -41,10 +41,10 @@ def conflict(*, relations: tuple[str, ...] = tuple(TEMPLATES), corruption: str =
     Parameters
     ----------
     relations
-        Of ``capital language``.
+        Which of ``capital language``.
     corruption
         ``"elsewhere"``: the false word is said of another subject; ``"true"``: the true word is said. Either way the
-        foil is right then.
+        foil is then right.
 
     Raises
     ------
@@ -73,16 +73,16 @@ def conflict(*, relations: tuple[str, ...] = tuple(TEMPLATES), corruption: str =
         kind = rng.choice(relations)
         facts = fillers[kind]
         subject, known = rng.choice(facts)
-        said = another(rng, sorted({word for _, word in facts}), known)
-        # of another subject neither the false word nor the asked one may be true
-        elsewhere, _ = another(rng, facts, *[fact for fact in facts if fact[1] in (known, said)])
+        claimed = another(rng, sorted({word for _, word in facts}), known)
+        # neither the false word nor the answer known from memory may be true of the other subject
+        elsewhere, _ = another(rng, facts, *[fact for fact in facts if fact[1] in (known, claimed)])
         template = rng.choice(TEMPLATES[kind])
-        words = {"told": subject, "context": said, "subject": subject}
+        words = {"told": subject, "context": claimed, "subject": subject}
         changed = {"told": elsewhere} if corruption == "elsewhere" else {"context": known}
         return Pair.of(
             fill(template, **words),
             fill(template, **{**words, **changed}),
-            f" {said}",
+            f" {claimed}",
             f" {known}",
             corrupt_target=f" {known}",
             group=f"{kind} {TEMPLATES[kind].index(template)}",
@@ -90,7 +90,7 @@ def conflict(*, relations: tuple[str, ...] = tuple(TEMPLATES), corruption: str =
 
     return Task(
         "conflict",
-        "A false fact that the prompt tells and asks again: what was told over what is known.",
+        "A false fact that the prompt tells and asks for: what was told over what is known.",
         draw,
         {name: RELATIONS[name].facts for name in relations},
         entry="5.4.22",

@@ -2,7 +2,7 @@
 
     The cake is in box A, the drum is in box E. The cake is moved to box B. Box B contains the ->  cake
 
-The counterfactual asks for another box, so that the answer is another thing.
+The counterfactual asks about another box, so that the answer is another thing.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ CHANGES = ("none", "move", "swap")
 def entity_tracking(*, boxes: int = 3, change: str = "any") -> Task:
     """The thing in a box after some of them were moved.
 
-    Positions: ``object1``, ``box1``, ``object2``, ``box2``, … as they are first told, ``asked`` (the box of the
-    question), ``end``; with one change throughout also ``moved`` and ``to`` (of a move), ``moved`` and ``with`` (of a
-    swap). The foil is what the counterfactual's box holds.
+    Positions: ``object1``, ``box1``, ``object2``, ``box2``, … as they are first told, ``asked`` (the box in the
+    question), ``end``; where all prompts have the same change, also ``moved`` and ``to`` (of a move) or ``moved`` and
+    ``with`` (of a swap). The foil is what the counterfactual's box holds.
 
     Parameters
     ----------
     boxes
-        How many things there are, each in a box of its own, 2 to 5.
+        How many things there are, each in its own box, 2 to 5.
     change
-        ``"none"``, ``"move"`` (a thing goes to a box that was empty), ``"swap"`` (two change places), or ``"any"``.
+        ``"none"``, ``"move"`` (one thing goes to an empty box), ``"swap"`` (two things change places), or ``"any"``.
 
     Raises
     ------
@@ -58,17 +58,17 @@ def entity_tracking(*, boxes: int = 3, change: str = "any") -> Task:
         *letters, empty = rng.sample(list(fillers["boxes"]), boxes + 1)
         things = rng.sample(list(fillers["things"]), boxes)
         inside = dict(zip(letters, things, strict=True))
-        told = rng.choice(CHANGES) if change == "any" else change
+        kind = rng.choice(CHANGES) if change == "any" else change
         template = ", ".join(f"the {{object{i}}} is in box {{box{i}}}" for i in range(1, boxes + 1)) + "."
         template = template[0].upper() + template[1:]
         words = {f"object{i}": thing for i, thing in enumerate(things, 1)}
         words |= {f"box{i}": letter for i, letter in enumerate(letters, 1)}
-        if told == "move":
+        if kind == "move":
             origin = rng.choice(letters)
             words |= {"moved": inside[origin], "to": empty}
             inside[empty] = inside.pop(origin)
             template += " The {moved} is moved to box {to}."
-        elif told == "swap":
+        elif kind == "swap":
             one, two = rng.sample(letters, 2)
             words |= {"moved": inside[one], "with": inside[two]}
             inside[one], inside[two] = inside[two], inside[one]
@@ -82,12 +82,12 @@ def entity_tracking(*, boxes: int = 3, change: str = "any") -> Task:
             f" {inside[asked]}",
             f" {inside[other]}",
             corrupt_target=f" {inside[other]}",
-            group=told,
+            group=kind,
         )
 
     return Task(
         "entity_tracking",
-        "Things in boxes, perhaps moved: the thing in the box asked over that in another.",
+        "Things in boxes, perhaps moved: the thing in the box asked about over that in another.",
         draw,
         {"things": WIDE_THINGS, "boxes": LETTERS[:6]},
         entry="5.4.9",

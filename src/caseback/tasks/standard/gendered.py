@@ -1,8 +1,8 @@
-"""Gendered pronouns: who was named is she or he, her or his. (PRIMER 3.2.14)
+"""Gendered pronouns: a name decides between she and he, her and his. (PRIMER 3.2.14)
 
     So Mary is a really great friend, isn't ->  she, not he
 
-The counterfactual names somebody of the other gender, which turns the answer round.
+The counterfactual names somebody of the other gender, which reverses the answer.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def pronoun(*, case: str = "both") -> Task:
     """
     if case not in (*TEMPLATES, "both"):
         raise CasebackError(f"case {case!r} is unknown: expected one of {', '.join(TEMPLATES)}, both")
-    told = [(kind, template) for kind in TEMPLATES if case in (kind, "both") for template in TEMPLATES[kind]]
+    wordings = [(kind, template) for kind in TEMPLATES if case in (kind, "both") for template in TEMPLATES[kind]]
 
     def draw(rng: random.Random, fillers: Fillers) -> Pair:
-        kind, template = rng.choice(told)
+        kind, template = rng.choice(wordings)
         names = (rng.choice(fillers["women"]), rng.choice(fillers["men"]))
         gender = rng.randrange(2)
         words = {"thing": rng.choice(fillers["things"]), "place": rng.choice(fillers["places"])}

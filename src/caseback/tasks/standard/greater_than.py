@@ -4,7 +4,7 @@
 
     PD = sum over y > YY of p(y) - sum over y <= YY of p(y)
 
-The counterfactual begins in the year 01, after which any year is later.
+The counterfactual begins in the year 01, so that nearly every year is later.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ TEMPLATE = "The {noun} lasted from the year {century}{year} to the year {again}"
 def greater_than(*, centuries: tuple[int, ...] = tuple(range(11, 20)), years: tuple[int, int] = (2, 98)) -> Task:
     """Greater-than between two years of one century.
 
-    Positions: ``noun``, ``century``, ``year`` (its last two figures), ``again``, ``end``. The metric is the
-    probability of all later years less that of all others, of the century's hundred.
+    Positions: ``noun``, ``century``, ``year`` (its last two digits), ``again``, ``end``. The metric is the probability
+    of all later years of the century minus that of its other years.
 
     Parameters
     ----------
     centuries
-        The first two figures that are drawn from.
+        The first two digits that are drawn from.
     years
-        The first and last year within the century that the span may begin in.
+        The first and the last year within the century in which the span may begin.
 
     References
     ----------

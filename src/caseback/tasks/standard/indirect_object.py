@@ -1,9 +1,9 @@
-"""Indirect object identification: two people, one of them gives something; to whom? (PRIMER 5.4.4)
+"""Indirect object identification: one of two people gives something; to whom? (PRIMER 5.4.4)
 
     When Mary and John went to the store, John gave a drink to ->  Mary, not John
 
 The counterfactuals of Wang et al. 2023 replace all three names (``abc``), which takes the answer away; ``name``
-replaces the second mention of the subject alone, and ``swap`` says the other name there, which turns the answer round.
+replaces the second mention of the subject alone, and ``swap`` says the other name there, which reverses the answer.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def ioi(*, order: str = "both", corruption: str = "abc", templates: tuple[str, .
     order
         ``"ABBA"``: the indirect object comes first; ``"BABA"``: the subject does; or ``"both"``.
     corruption
-        ``"abc"``: three other names (the paper's p_ABC); ``"name"``: another name for the second mention of the
+        ``"abc"``: three other names (the paper's p_ABC); ``"name"``: another name at the second mention of the
         subject; ``"swap"``: the indirect object's name there, so that the answer is the subject.
     templates
-        Texts with ``{A}``, ``{B}`` and ``{S2}``, A and B being the two in order; ``{place}`` and ``{thing}`` where
-        they have such.
+        Texts with ``{A}``, ``{B}`` and ``{S2}``, and perhaps ``{place}`` and ``{thing}``. A and B are the two people in
+        the order of their first mention.
 
     Raises
     ------
@@ -68,15 +68,15 @@ def ioi(*, order: str = "both", corruption: str = "abc", templates: tuple[str, .
         raise CasebackError(f"corruption {corruption!r} is unknown: expected one of {', '.join(CORRUPTIONS)}")
 
     whole = {"names": WIDE_NAMES, "places": PLACES, "things": WIDE_THINGS}
-    # a template that has no place or thing of its own asks for none
+    # no template needs a list whose word none of them contains
     lists = {kind: whole[kind] for kind in whole if kind == "names" or any(f"{{{kind[:-1]}}}" in t for t in templates)}
 
     def draw(rng: random.Random, fillers: Fillers) -> Pair:
         template = rng.choice(templates)
-        told = rng.choice(ORDERS[1:]) if order == "both" else order
+        drawn_order = rng.choice(ORDERS[1:]) if order == "both" else order
         io, s, *others = rng.sample(list(fillers["names"]), 5)
         rest = {kind.removesuffix("s"): rng.choice(fillers[kind]) for kind in fillers if kind != "names"}
-        first, second = ("IO", "S1") if told == "ABBA" else ("S1", "IO")
+        first, second = ("IO", "S1") if drawn_order == "ABBA" else ("S1", "IO")
         named = template.replace("{A}", f"{{{first}}}").replace("{B}", f"{{{second}}}")
         replaced = {
             "abc": {"IO": others[0], "S1": others[1], "S2": others[2]},
@@ -89,7 +89,7 @@ def ioi(*, order: str = "both", corruption: str = "abc", templates: tuple[str, .
             f" {io}",
             f" {s}",
             corrupt_target=f" {s}" if corruption == "swap" else (),
-            group=f"{templates.index(template)} {told}",
+            group=f"{templates.index(template)} {drawn_order}",
         )
 
     return Task(

@@ -1,8 +1,8 @@
-"""Minimal pairs: one prefix and two continuations of which grammar allows one, in BLiMP's manner. (PRIMER 3.1.22)
+"""Minimal pairs as in BLiMP: one prefix and two continuations, only one of which is grammatical. (PRIMER 3.1.22)
 
     The keys are old. Mary likes these ->  keys, not key
 
-The counterfactual changes the one word that decides (the cue), which turns the answer round.
+The counterfactual changes the one word that decides (the cue), which reverses the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task
 from caseback.tasks.text import fill
 
-# Of each phenomenon: wordings with the two cues, the answer of each.
+# wordings, each with the cue for a singular noun and the cue for a plural one
 DETERMINERS = (
     ("The {told} are old. {name} likes {cue}", "this", "these"),
     ("There are many {told} here, but {name} wants only {cue}", "one", "two"),
@@ -41,7 +41,8 @@ def minimal_pair(*, phenomenon: str = "all") -> Task:
     ----------
     phenomenon
         ``"determiner_noun"``: *these keys*; ``"anaphor_gender"``: *Mary saw herself*; ``"anaphor_number"``: *the boys
-        saw themselves*; ``"subject_verb"``: *the keys are*; or ``"all"``. Answers that are not one token drop out.
+        saw themselves*; ``"subject_verb"``: *the keys are*; or ``"all"``. Pairs whose answers are not one token drop
+        out.
 
     Raises
     ------
@@ -84,7 +85,7 @@ def minimal_pair(*, phenomenon: str = "all") -> Task:
 
 
 def _either(rng: random.Random, template: str, cues: tuple, answers: tuple, group: str, **words: str) -> Pair:
-    """A pair of one of the two cues; the other cue is the counterfactual's."""
+    """A pair with one of the two cues; the counterfactual has the other."""
     side = rng.randrange(2)
     return Pair.of(
         fill(template, cue=cues[side], **words),

@@ -1,4 +1,4 @@
-"""Multiple choice: options with letters; the answer is the letter of the right one. (PRIMER 5.4.8)
+"""Multiple choice: lettered options; the answer is the letter of the right one. (PRIMER 5.4.8)
 
     Question: What is the capital of France?
     A: Rome
@@ -33,17 +33,17 @@ def multiple_choice(*, options: int = 3, source: str = "both", of: tuple[str, ..
     """The letter of the right option.
 
     Positions: ``option1``, ``option2``, … (the words), ``letter1`` … (before them), ``asked`` (the question's
-    subject), ``told`` (the answer in the sentence before, where all have one), ``end``. The foil is the letter that is
-    right in the counterfactual.
+    subject), ``told`` (the answer in the sentence before, where all prompts have one), ``end``. The foil is the letter
+    that is right in the counterfactual.
 
     Parameters
     ----------
     options
-        How many, 2 to 4.
+        How many options, 2 to 4.
     source
         ``"context"``: a sentence before the question tells the answer; ``"memory"``: nothing does; or ``"both"`` kinds.
     of
-        What is asked for: of ``capital language opposite color``; colors are always told.
+        What is asked for: any of ``capital language opposite color``; colors are always told.
 
     Raises
     ------
@@ -88,10 +88,10 @@ def multiple_choice(*, options: int = 3, source: str = "both", of: tuple[str, ..
         right = words.index(answer)
         wrong = another(rng, range(options), right)
         moved = [{right: words[wrong], wrong: answer}.get(i, word) for i, word in enumerate(words)]
-        told = source == "context" or kind == "color" or (source == "both" and rng.random() < 0.5)
+        stated = source == "context" or kind == "color" or (source == "both" and rng.random() < 0.5)
         statement, question = QUESTIONS[kind]
         lines = [
-            *([statement.replace("{answer}", "{told}").replace("{subject}", subject)] if told else []),
+            *([statement.replace("{answer}", "{told}").replace("{subject}", subject)] if stated else []),
             f"Question: {question.replace('{subject}', '{asked}')}",
             *(f"{{letter{i}}}: {{option{i}}}" for i in range(1, options + 1)),
             "Answer:",
@@ -104,7 +104,7 @@ def multiple_choice(*, options: int = 3, source: str = "both", of: tuple[str, ..
             f" {LETTERS[right]}",
             f" {LETTERS[wrong]}",
             corrupt_target=f" {LETTERS[wrong]}",
-            group=f"{kind} {'told' if told else 'known'} {LETTERS[right]}",
+            group=f"{kind} {'told' if stated else 'known'} {LETTERS[right]}",
         )
 
     lists = {name: RELATIONS[name].facts for name in of if name != "color"}

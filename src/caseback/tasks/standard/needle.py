@@ -1,4 +1,4 @@
-"""Needle in a haystack: something said once, long before it is asked, among other sentences. (PRIMER 5.4.25)
+"""Needle in a haystack: something said once among other sentences, long before it is asked for. (PRIMER 5.4.25)
 
     The chair near the lake was old. … The magic word of Rosa is pink. … What is the magic word of Rosa? It is ->  pink
 
@@ -32,23 +32,23 @@ HAY = (
     ),
 )
 OPENING = 1
-"""Tokens kept for a special one at the beginning."""
+"""How many tokens are reserved for a special one at the beginning."""
 
 
 def needle(
     *, length: int = 100, depth: float | None = None, distractors: int = 1, haystack: Sequence[str] = HAY
 ) -> Task:
-    """One person's magic word, asked at the end.
+    """One person's magic word, asked for at the end.
 
-    Positions: ``word`` (the needle), ``name`` (whose it is), ``distractor`` (the first other person's word, if there
-    is one), ``asked`` (the name in the question), ``end``.
+    Positions: ``word`` (the needle), ``name`` (whose it is), ``distractor`` (the word of the first other person, if
+    there is one), ``asked`` (the name in the question), ``end``.
 
     Parameters
     ----------
     length
-        Tokens of the prompt at most; sentences are added as long as one fits.
+        Tokens per prompt at most; sentences are added as long as one fits.
     depth
-        Share of the sentences that come before the needle, 0 to 1; by default drawn for each example.
+        The share of the sentences that come before the needle, 0 to 1; by default drawn for each example.
     distractors
         Other people with magic words, 0 to 3. The foil is the first one's word, or, if there is none, a word that only
         the counterfactual tells.
@@ -68,8 +68,8 @@ def needle(
     Examples
     --------
     >>> import caseback as cb
-    >>> told = needle(length=60, depth=0.0).prompts(cb.load("meadow"), 10)
-    >>> 50 < int(told.clean.lengths.min()) <= int(told.clean.lengths.max()) <= 60
+    >>> prompts = needle(length=60, depth=0.0).prompts(cb.load("meadow"), 10)
+    >>> 50 < int(prompts.clean.lengths.min()) <= int(prompts.clean.lengths.max()) <= 60
     True
     """
     if depth is not None and not 0 <= depth <= 1:
@@ -87,17 +87,17 @@ def needle(
         room = length - OPENING - asks - sum(long for _, long in needles)
         if room < 0:
             raise TokensError(f"needle: {length} tokens are {-room} too few for question and needles: raise length")
-        told = [Text(hay) for hay in _fitting(rng, fillers["hay"], room)]
-        at = round((rng.random() if depth is None else depth) * len(told))
-        places = [at, *(rng.randint(0, len(told)) for _ in people[1:])]
+        sentences = [Text(hay) for hay in _fitting(rng, fillers["hay"], room)]
+        at = round((rng.random() if depth is None else depth) * len(sentences))
+        places = [at, *(rng.randint(0, len(sentences)) for _ in people[1:])]
 
-        def said(words: list[str]) -> Text:
-            pieces = list(told)
+        def prompt(words: list[str]) -> Text:
+            pieces = list(sentences)
             filled = [
-                _said(number, template, person, word)
+                _needle_text(number, template, person, word)
                 for number, ((template, _), person, word) in enumerate(zip(needles, people, words, strict=False))
             ]
-            # from the last place on, so that the others stay what they are
+            # inserted from the last place to the first, so that the earlier places stay valid
             for place, text in sorted(zip(places, filled, strict=True), key=lambda both: -both[0]):
                 pieces.insert(place, text)
             whole = pieces[0]
@@ -107,17 +107,17 @@ def needle(
 
         swapped = [words[1], words[0], *words[2:]]
         return Pair.of(
-            said(words),
-            said(swapped),
+            prompt(words),
+            prompt(swapped),
             f" {words[0]}",
             f" {words[1]}",
             corrupt_target=f" {words[1]}",
-            group=f"depth {at / max(1, len(told)):.1f}",
+            group=f"depth {at / max(1, len(sentences)):.1f}",
         )
 
     return Task(
         "needle",
-        "A word told once among other sentences and asked at the end, over another word.",
+        "A word told once among other sentences and asked for at the end, over another word.",
         draw,
         {
             "names": WIDE_NAMES,
@@ -133,7 +133,7 @@ def needle(
 
 
 def _counted(texts: Sequence[str]) -> Callable[[Any], list[tuple[str, int]]]:
-    """The texts, each with its number of tokens after another sentence; names and words count one each."""
+    """A filler function: the texts, each with its number of tokens after another sentence (a name or word is one)."""
 
     def counted(model: Any) -> list[tuple[str, int]]:
         encode = lambda texts: tokenizer_of(model)(texts, add_special_tokens=False)["input_ids"]  # noqa: E731
@@ -146,17 +146,17 @@ def _counted(texts: Sequence[str]) -> Callable[[Any], list[tuple[str, int]]]:
 
 
 def _fitting(rng: random.Random, hay: Sequence[tuple[str, int]], room: int) -> list[str]:
-    """Sentences drawn one after the other, as long as the shortest of them fits."""
-    told, shortest, longest = [], min(long for _, long in hay), max(long for _, long in hay)
+    """Sentences drawn one after the other until not even the shortest fits."""
+    texts, shortest, longest = [], min(long for _, long in hay), max(long for _, long in hay)
     while room >= shortest:
         text, long = rng.choice(hay if room >= longest else [one for one in hay if one[1] <= room])
-        told.append(text)
+        texts.append(text)
         room -= long
-    return told
+    return texts
 
 
-def _said(number: int, template: str, person: str, word: str) -> Text:
-    """A needle; positions are named in the one that is asked, and the first other one's word."""
+def _needle_text(number: int, template: str, person: str, word: str) -> Text:
+    """The needle of one person: number 0 is the person asked about, number 1 the first distractor."""
     if number == 0:
         return fill(template, name=person, word=word)
     text = template.replace("{name}", person)

@@ -1,8 +1,8 @@
-"""Subject–verb agreement: the verb takes the number of its subject, whatever noun stands between. (PRIMER 5.4.11)
+"""Subject–verb agreement: the verb has the number of its subject, whatever noun stands between. (PRIMER 5.4.11)
 
     The keys near the cabinet ->  are, not is
 
-The counterfactual is the same sentence with its subject in the other number, which turns the answer round.
+The counterfactual is the same sentence with its subject in the other number, which reverses the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task, another
 from caseback.tasks.text import fill
 
-# <near> and <sees> are words that have no name of their own.
+# <near> and <sees> are drawn too, but are not named positions
 STRUCTURES = {
     "simple": "The {subject}",
     "noun_phrase": "The {subject} <near> the {attractor}",
@@ -29,7 +29,7 @@ NEAR = ("near", "by", "behind", "beside")
 def agreement(*, structure: str = "noun_phrase", attractor: str = "either") -> Task:
     """Subject–verb agreement.
 
-    Positions: ``subject``, ``attractor`` (not where the structure is or may be ``simple``), ``end``.
+    Positions: ``subject``, ``attractor`` (unless the structure is or may be ``simple``), ``end``.
 
     Parameters
     ----------
@@ -64,24 +64,24 @@ def agreement(*, structure: str = "noun_phrase", attractor: str = "either") -> T
         raise CasebackError(f"attractor {attractor!r} is unknown: expected one of {', '.join(ATTRACTORS)}")
 
     def draw(rng: random.Random, fillers: Fillers) -> Pair:
-        told = rng.choice(list(STRUCTURES)) if structure == "all" else structure
-        # who sees and likes must be a person, what is somewhere need not be
+        kind = rng.choice(list(STRUCTURES)) if structure == "all" else structure
+        # in clauses the nouns see and like, which takes people; elsewhere things will do too
         people = [*fillers["people"]]
-        nouns = people if told in ("relative_clause", "within_clause") else people + [*fillers["things"]]
+        nouns = people if kind in ("relative_clause", "within_clause") else people + [*fillers["things"]]
         subject = rng.choice(nouns)
         near = another(rng, nouns, subject)
         number = rng.randrange(2)
         other = rng.randrange(2) if attractor == "either" else number if attractor == "same" else 1 - number
-        verb = rng.choice(fillers["deeds" if told == "within_clause" else "states"])
+        verb = rng.choice(fillers["deeds" if kind == "within_clause" else "states"])
         sees = rng.choice(fillers["deeds"])[other]
-        template = STRUCTURES[told].replace("<near>", rng.choice(NEAR)).replace("<sees>", sees)
+        template = STRUCTURES[kind].replace("<near>", rng.choice(NEAR)).replace("<sees>", sees)
         return Pair.of(
             fill(template, subject=subject[number], attractor=near[other]),
             fill(template, subject=subject[1 - number], attractor=near[other]),
             f" {verb[number]}",
             f" {verb[1 - number]}",
             corrupt_target=f" {verb[1 - number]}",
-            group=f"{told} {('singular', 'plural')[number]}",
+            group=f"{kind} {('singular', 'plural')[number]}",
         )
 
     return Task(

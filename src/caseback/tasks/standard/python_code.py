@@ -1,4 +1,4 @@
-"""Docstring: a function's parameters are documented in the order of its arguments. (PRIMER 5.4.6)
+"""Docstring: a function's parameters are documented in the order of its signature. (PRIMER 5.4.6)
 
     def port(self, load, size, file, last):
         \"\"\"the old house
@@ -30,8 +30,8 @@ ARGUMENTS = (
 def docstring(*, corruption: str = "random_random", documented: int = 2, remarks: int = 3) -> Task:
     """The next parameter of a docstring.
 
-    Positions: ``A_def``, ``B_def``, ``C_def``, … for the arguments of the definition, in order, of which the last is
-    never asked; ``A_doc``, ``B_doc`` for those that are documented; ``end``. The foil is another argument.
+    Positions: ``A_def``, ``B_def``, ``C_def``, … for the arguments of the definition, in order (the last is never the
+    answer); ``A_doc``, ``B_doc`` for those that are documented; ``end``. The foil is another argument.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ def docstring(*, corruption: str = "random_random", documented: int = 2, remarks
         ``"random_random"``: other names in definition and docstring; ``"random_def"``: in the definition alone;
         ``"random_doc"``: in the docstring alone.
     documented
-        How many parameters come before the one asked; 1 to 4, the paper's is 2.
+        How many parameters are documented before the one asked for, 1 to 4; 2 in the paper.
     remarks
-        Words of each remark.
+        Words per remark.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def docstring(*, corruption: str = "random_random", documented: int = 2, remarks
 
 
 def _remark(rng: random.Random, fillers: Fillers, words: int) -> str:
-    """``the red store``: of one word its last, of more than three with further colors."""
+    """A remark such as ``the red store``; shorter ones lack its first words, longer ones have more colors."""
     colors = [rng.choice(fillers["colors"]) for _ in range(max(1, words - 2))]
     return " ".join(["the", *colors, rng.choice(fillers["places"])][-words:])
 

@@ -1,8 +1,8 @@
-"""Facts (s, r, a): a subject and a relation call for an attribute that only memory has. (PRIMER 5.4.19)
+"""Facts (s, r, a): a subject and a relation ask for an attribute that only memory can give. (PRIMER 5.4.19)
 
     The capital of France is ->  Paris
 
-The counterfactual names another subject that is as many tokens long and has another attribute.
+The counterfactual names another subject, as many tokens long, that has another attribute.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from caseback.tasks.text import fill
 def relation(name: str = "capital", *, templates: tuple[str, ...] = ()) -> Task:
     """Facts of one relation.
 
-    Positions: ``subject`` (its last token; ``subject.first`` its first), ``end``. Subjects may be several tokens.
+    Positions: ``subject`` (its last token; ``subject.first`` is its first), ``end``. Subjects may be several tokens
+    long.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Random tokens that come again: induction over a whole span, or over one token. (PRIMER 5.1.6, 5.1.4)
+"""Repeated random tokens: induction over a whole span, or over one token. (PRIMER 5.1.6, 5.1.4)
 
     t1 t2 … tn t1 … tk ->  t(k+1)          t1 … ti t(i+1) … tn ti ->  t(i+1)
 
-Nothing but the repetition tells the next token. The counterfactual has other tokens in the first telling, or ends on a
-token that was not told before.
+Nothing but the repetition shows what comes next. The counterfactual has other tokens in one of the two occurrences, or
+ends on another token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CORRUPTIONS = ("first", "second", "end")
 
 
 def ordinary_tokens(model: Any) -> list[int]:
-    """Ids of the vocabulary that are no special tokens and stand for whole characters.
+    """The ids of the vocabulary that are not special tokens and stand for whole characters.
 
     Parameters
     ----------
@@ -34,23 +34,25 @@ def ordinary_tokens(model: Any) -> list[int]:
     if tokenizer is None:
         return list(range(size))
     added = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
-    kept = [token for token in range(min(size, len(tokenizer))) if token not in added]
-    told = tokenizer.batch_decode([[token] for token in kept], clean_up_tokenization_spaces=False)
-    return [token for token, text in zip(kept, told, strict=True) if text and "\N{REPLACEMENT CHARACTER}" not in text]
+    ordinary = [token for token in range(min(size, len(tokenizer))) if token not in added]
+    texts = tokenizer.batch_decode([[token] for token in ordinary], clean_up_tokenization_spaces=False)
+    return [
+        token for token, text in zip(ordinary, texts, strict=True) if text and "\N{REPLACEMENT CHARACTER}" not in text
+    ]
 
 
 def induction(*, length: int = 25, corruption: str = "first") -> Task:
-    """A span of random tokens, told again up to a random token of it.
+    """A span of random tokens, repeated up to a random place in it.
 
-    Positions: ``A`` (where the last token stood before), ``B`` (what followed it there, the answer), ``end``.
-    Tokens are drawn as ids, so it works with any tokenizer and with none. The foil is another token of the span.
+    Positions: ``A`` (where the last token stood before), ``B`` (what followed it there, which is the answer), ``end``.
+    Tokens are drawn as ids, so it works with any tokenizer or without one. The foil is another token of the span.
 
     Parameters
     ----------
     length
-        Of the span, at least 3; the paper's is 25.
+        Tokens per span, at least 3; 25 in the paper.
     corruption
-        ``"first"``: other tokens in the first telling; ``"second"``: in the second; both take the answer away.
+        ``"first"``: other tokens at the first occurrence; ``"second"``: at the second; both take the answer away.
         ``"end"``: the last token is the one that stood before the foil, which is then right.
 
     Raises
@@ -77,26 +79,26 @@ def induction(*, length: int = 25, corruption: str = "first") -> Task:
     def draw(rng: random.Random, fillers: Fillers) -> Pair:
         drawn = rng.sample(fillers["tokens"], 2 * length)
         span, fresh = drawn[:length], drawn[length:]
-        told = rng.randint(1, length - 1)
-        foil = rng.choice([i for i in range(1, length) if i != told])
+        repeated = rng.randint(1, length - 1)
+        foil = rng.choice([i for i in range(1, length) if i != repeated])
         corrupt = {
-            "first": [*fresh, *span[:told]],
-            "second": [*span, *fresh[:told]],
-            "end": [*span, *span[: told - 1], span[foil - 1]],
+            "first": [*fresh, *span[:repeated]],
+            "second": [*span, *fresh[:repeated]],
+            "end": [*span, *span[: repeated - 1], span[foil - 1]],
         }[corruption]
-        places = {"A": (told - 1, told), "B": (told, told + 1)}
+        places = {"A": (repeated - 1, repeated), "B": (repeated, repeated + 1)}
         return Pair.of(
-            of_ids([*span, *span[:told]], **places),
+            of_ids([*span, *span[:repeated]], **places),
             of_ids(corrupt, **places),
-            span[told],
+            span[repeated],
             span[foil],
             corrupt_target=span[foil] if corruption == "end" else (),
-            group=str(told),
+            group=str(repeated),
         )
 
     return Task(
         "induction",
-        "A span of random tokens told again: the next token of it over another.",
+        "A repeated span of random tokens: its next token over another of its tokens.",
         draw,
         {"tokens": _enough(2 * length)},
         entry="5.1.6",
@@ -105,10 +107,10 @@ def induction(*, length: int = 25, corruption: str = "first") -> Task:
 
 
 def duplicate(*, length: int = 20) -> Task:
-    """Random tokens of which one comes a second time, at the end.
+    """Random tokens, one of which comes a second time, at the end.
 
-    Positions: ``first`` (of the two), ``end`` (the second); ``first+1`` holds the answer, what followed the first. In
-    the counterfactual the last token was not told before. The foil is another token that was told.
+    Positions: ``first`` (its first occurrence), ``end`` (its second); ``first+1`` holds the answer, what followed the
+    first. In the counterfactual the last token is a new one. The foil is another of the tokens before it.
 
     Parameters
     ----------
@@ -134,17 +136,21 @@ def duplicate(*, length: int = 20) -> Task:
         raise CasebackError(f"{length} tokens: expected at least 3")
 
     def draw(rng: random.Random, fillers: Fillers) -> Pair:
-        *told, fresh = rng.sample(fillers["tokens"], length + 1)
+        *tokens, fresh = rng.sample(fillers["tokens"], length + 1)
         at = rng.randrange(length - 1)
-        foil = rng.choice([token for i, token in enumerate(told) if i not in (at, at + 1)])
+        foil = rng.choice([token for i, token in enumerate(tokens) if i not in (at, at + 1)])
         place = {"first": (at, at + 1)}
         return Pair.of(
-            of_ids([*told, told[at]], **place), of_ids([*told, fresh], **place), told[at + 1], foil, group=str(at)
+            of_ids([*tokens, tokens[at]], **place),
+            of_ids([*tokens, fresh], **place),
+            tokens[at + 1],
+            foil,
+            group=str(at),
         )
 
     return Task(
         "duplicate",
-        "Random tokens of which the last was told before: what followed it there over another.",
+        "Random tokens, the last of which stood before: what followed it there over another.",
         draw,
         {"tokens": _enough(length + 1)},
         entry="5.1.4",
@@ -153,12 +159,14 @@ def duplicate(*, length: int = 20) -> Task:
 
 
 def _enough(needed: int) -> Callable[[Any], Sequence[int]]:
+    """A filler function: the model's ordinary tokens, refused where they are too few."""
+
     def tokens(model: Any) -> list[int]:
-        found = ordinary_tokens(model)
-        if len(found) < needed:
+        ids = ordinary_tokens(model)
+        if len(ids) < needed:
             raise TokensError(
-                f"{needed} different tokens are needed, the vocabulary has {len(found)}: ask for a shorter span"
+                f"{needed} different tokens are needed, the vocabulary has {len(ids)}: ask for a shorter span"
             )
-        return found
+        return ids
 
     return tokens

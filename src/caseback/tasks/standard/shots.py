@@ -4,9 +4,9 @@
     big: small
     up: ->  down
 
-The counterfactual asks for another first half; or, as in Todd et al., it deals the second halves out anew, so that the
-pairs show no function. A model to which the query alone says what is asked (*hot* is in no other list) answers as
-before then.
+The counterfactual asks for another pair's second half; or, as in Todd et al., it deals the second halves out anew, so
+that the pairs show no function. A model that can guess the function from the query alone (*hot* is in no other list)
+then still answers as before.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def few_shot(
     Parameters
     ----------
     function
-        One of ``antonym capital language continent plural past first_letter next``, or ``"all"`` of them that the
-        tokenizer has enough pairs of.
+        One of ``antonym capital language continent plural past first_letter next``, or ``"all"`` for those with enough
+        pairs of single tokens.
     shots
-        How many pairs are shown, at least 2; the paper's are 10.
+        How many pairs are shown, at least 2; 10 in the paper.
     corruption
-        ``"query"``: another first half is asked; the foil is its answer. ``"labels"``: the same second halves dealt
-        out anew, as in the paper; the foil is one of them.
+        ``"query"``: another first half is asked about; the foil is its answer. ``"labels"``: the same second halves
+        dealt out anew, as in the paper; the foil is one of them.
     styles
-        How a pair is written, with what parts it from the next: texts with ``{x}`` and, at the end of a line, ``{y}``.
+        How a pair is written, including what separates it from the next: texts with ``{x}`` and, after it, ``{y}``.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def few_shot(
         # the query's own pair read backwards would give the answer away
         others = [pair for pair in pairs if query not in pair and pair[0] != answer]
         if len(others) < shots:
-            raise TokensError(f"few_shot: {kind} has too few pairs beside {query}: ask for fewer shots")
+            raise TokensError(f"few_shot: {kind} has too few pairs besides {query}: ask for fewer shots")
         shown = rng.sample(others, shots)
         second = [y for _, y in shown]
         foil = another(rng, second if set(second) != {answer} else [y for _, y in pairs], answer)
@@ -94,10 +94,10 @@ def few_shot(
         lines = "".join(style.replace("{x}", f"{{x{i}}}").replace("{y}", f"{{y{i}}}") for i in range(1, shots + 1))
         template = lines + style[: style.index("{y}")].rstrip().replace("{x}", "{query}")
         first = {f"x{i}": x for i, (x, _) in enumerate(shown, 1)}
-        told = second if corruption == "query" else _dealt(rng, second)
+        dealt = second if corruption == "query" else _dealt(rng, second)
         return Pair.of(
             fill(template, **first, **_numbered(second), query=query),
-            fill(template, **first, **_numbered(told), query=asked),
+            fill(template, **first, **_numbered(dealt), query=asked),
             f" {answer}",
             f" {foil}",
             corrupt_target=f" {foil}" if corruption == "query" else (),
@@ -120,6 +120,6 @@ def _numbered(second: Sequence[str]) -> dict[str, str]:
 
 
 def _dealt(rng: random.Random, second: Sequence[str]) -> list[str]:
-    """The second halves dealt out anew, as few as possible in their old place."""
+    """The second halves dealt out anew; of several deals, the one that leaves the fewest in their old place."""
     deals = [rng.sample(second, len(second)) for _ in range(DEALS)]
     return min(deals, key=lambda deal: sum(a == b for a, b in zip(deal, second, strict=True)))

@@ -1,4 +1,4 @@
-"""Successor: an ordered series calls for its next member. (PRIMER 5.1.8)
+"""Successor: what is the next member of an ordered series? (PRIMER 5.1.8)
 
     Monday, Tuesday, Wednesday, ->  Thursday
 
@@ -19,9 +19,9 @@ JOINS = (", ", " ")
 
 
 def successor(*, series: str = "all", shown: int = 3) -> Task:
-    """The next member of a series.
+    """The next member of an ordered series.
 
-    Positions: ``word1``, ``word2``, … up to ``shown``, ``end``. The foil is what is next in the counterfactual.
+    Positions: ``word1``, ``word2``, … up to ``shown``, ``end``. The foil is what comes next in the counterfactual.
 
     Parameters
     ----------
@@ -60,13 +60,13 @@ def successor(*, series: str = "all", shown: int = 3) -> Task:
         elsewhere = another(rng, starts, begin)
         join = rng.choice(JOINS)
         template = join.join(f"{{word{i + 1}}}" for i in range(shown)) + join.rstrip()
-        told, other = ([members[(at + i) % len(members)] for i in range(shown + 1)] for at in (begin, elsewhere))
+        clean, corrupt = ([members[(at + i) % len(members)] for i in range(shown + 1)] for at in (begin, elsewhere))
         return Pair.of(
-            fill(template, **{f"word{i + 1}": word for i, word in enumerate(told[:-1])}),
-            fill(template, **{f"word{i + 1}": word for i, word in enumerate(other[:-1])}),
-            f" {told[-1]}",
-            f" {other[-1]}",
-            corrupt_target=f" {other[-1]}",
+            fill(template, **{f"word{i + 1}": word for i, word in enumerate(clean[:-1])}),
+            fill(template, **{f"word{i + 1}": word for i, word in enumerate(corrupt[:-1])}),
+            f" {clean[-1]}",
+            f" {corrupt[-1]}",
+            corrupt_target=f" {corrupt[-1]}",
             group=kind,
         )
 
@@ -78,6 +78,6 @@ def successor(*, series: str = "all", shown: int = 3) -> Task:
         entry="5.1.8",
         citation="Gould et al. 2024",
         needs=shown + 2,
-        # a member that is left out would leave a hole in the series
+        # any number of tokens: leaving a member out would leave a hole in the series
         free=tuple(kinds),
     )

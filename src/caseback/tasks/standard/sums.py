@@ -1,4 +1,4 @@
-"""Arithmetic: two numbers and an operator call for the result. (PRIMER 5.4.10)
+"""Arithmetic: the result of two numbers and an operator. (PRIMER 5.4.10)
 
     14 + 5 = ->  19
 
@@ -41,14 +41,14 @@ def arithmetic(
     operators
         Characters of ``+-*``.
     largest
-        Of the summands (and of difference and subtrahend: ``a - b`` undoes a sum of such), or of the factors.
+        The largest summand or factor. In ``a - b`` it bounds ``b`` and the result, since differences undo sums.
     form
         ``"symbols"``: ``14 + 5 =``; ``"words"``: ``14 plus 5 is``; ``"noun"``: ``The sum of 14 and 5 is``; or
         ``"all"``.
     shots
-        Solved problems before the one asked.
+        How many solved problems stand before the one asked.
     corruption
-        ``"operands"``: both others; ``"a"`` or ``"b"``: one other; ``"operator"``: ``+`` for ``-`` and so on.
+        What the counterfactual changes: ``"operands"``, one of them (``"a"``, ``"b"``), or the ``"operator"``.
 
     Raises
     ------
@@ -95,9 +95,9 @@ def arithmetic(
         return a if corruption == "b" else c, operator, b if corruption == "a" else d
 
     def draw(rng: random.Random, fillers: Fillers) -> Pair:
-        told = rng.choice(list(WORDINGS)) if form == "all" else form
+        wording = rng.choice(list(WORDINGS)) if form == "all" else form
         solved = [problem(rng) for _ in range(shots)]
-        shown = "".join(f"{_asked(told, one)} {_result(one)}, " for one in solved)
+        shown = "".join(f"{_asked(wording, one)} {_result(one)}, " for one in solved)
         for _ in range(TRIES):
             clean = problem(rng)
             corrupt = changed(rng, *clean)
@@ -108,12 +108,12 @@ def arithmetic(
                 f"no other result of 0 or more with operators={operators!r}, largest={largest}: widen them"
             )
         return Pair.of(
-            Text(shown).then(_asked(told, clean)),
-            Text(shown).then(_asked(told, corrupt)),
+            Text(shown).then(_asked(wording, clean)),
+            Text(shown).then(_asked(wording, corrupt)),
             f" {_result(clean)}",
             f" {_result(corrupt)}",
             corrupt_target=f" {_result(corrupt)}",
-            group=f"{clean[1]} {told}",
+            group=f"{clean[1]} {wording}",
         )
 
     return Task(

@@ -1,4 +1,4 @@
-"""Plain text: a window of it and the token that follows. (PRIMER 3.2.8)
+"""Plain text: a window of running text and the token that follows. (PRIMER 3.2.8)
 
 There is no foil; the metric is the log probability of the next token, and ``measured("loss")`` reads whole windows. The
 counterfactual is another window of the same length, or the same tokens in another order.
@@ -30,16 +30,16 @@ def plain_text(
 ) -> Task:
     """Windows of running text.
 
-    Positions: ``end``. Windows are cut by tokens and may begin anywhere, so they are given as ids.
+    Positions: ``end``. A window may begin at any token, even inside a word, so windows are given as ids.
 
     Parameters
     ----------
     texts
-        What windows are drawn from; by default a few little stories that come with the package.
+        What windows are drawn from; by default a few short stories that come with the package.
     file
         A text file (UTF-8) to draw from instead.
     length
-        Tokens of a window, at least 2.
+        Tokens per window, at least 2.
     corruption
         ``"other"``: another window; ``"shuffled"``: the window's own tokens in another order.
 
@@ -67,7 +67,7 @@ def plain_text(
 
     def draw(rng: random.Random, fillers: Fillers) -> Pair:
         texts = fillers["texts"]
-        # every window is as likely as any other, whatever text it is from
+        # weighted by the number of windows, so that every window of every text is equally likely
         windows = [len(ids) - length for ids in texts]
 
         def window() -> Sequence[int]:
@@ -91,18 +91,18 @@ def plain_text(
 
 
 def _tokens(texts: Sequence[str], length: int) -> Callable[[Any], list[list[int]]]:
-    """The texts as ids, without those that are shorter than a window and its next token."""
+    """A filler function: the texts as ids, without those that are shorter than a window and its next token."""
 
     def tokens(model: Any) -> list[list[int]]:
-        made = tokenizer_of(model)(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        kept = [ids for ids in made if len(ids) > length]
-        if not kept:
-            longest = max((len(ids) for ids in made), default=0)
+        encoded = tokenizer_of(model)(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        usable = [ids for ids in encoded if len(ids) > length]
+        if not usable:
+            longest = max((len(ids) for ids in encoded), default=0)
             raise TokensError(
-                f"no text has the {length + 1} tokens of a window and its next one (the longest of {len(made)} has "
+                f"no text has the {length + 1} tokens of a window and its next one (the longest of {len(encoded)} has "
                 f"{longest}): give longer texts, or a smaller length"
             )
-        return kept
+        return usable
 
     return tokens
 

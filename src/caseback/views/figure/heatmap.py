@@ -1,7 +1,7 @@
 """Maps as plotly figures: layer by position, layer by head, side by side, in one file that opens offline.
 
-Blue is negative, orange positive, white 0: a pair that colour-blind readers tell apart. All panels of a figure share
-one scale that is centred on 0.
+Blue is negative, orange positive, white 0: a pair that color-blind readers can tell apart. All panels of a figure share
+one scale that is centered on 0.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ _SMALLEST, _LARGEST = 240, 1500
 
 
 def heatmap(maps: Map | Mapping[str, Map], *, title: str, value: str) -> go.Figure:
-    """Draw one map, or several with one scale above each other.
+    """Draw one map, or several above each other with one scale.
 
     Parameters
     ----------
     maps
         A map, or maps by their titles.
     title
-        Of the figure.
+        The figure's title.
     value
-        What the numbers are, for the scale and the hover.
+        What the numbers are, for the scale and the hover text.
 
     Returns
     -------
     plotly.graph_objects.Figure
-        Its labels show whitespace as ``visible`` does.
+        A figure whose labels show whitespace as ``visible`` does.
 
     Raises
     ------
     CasebackError
-        Where there is nothing to draw.
+        If there is nothing to draw.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def heatmap(maps: Map | Mapping[str, Map], *, title: str, value: str) -> go.Figu
     if not panels:
         raise CasebackError("nothing to draw: no map given")
     heights = [_CELL * len(m.rows.labels) for m in panels.values()]
-    # panels with the same columns share their labels, others need room for their own
+    # panels with equal columns share their labels, others need room for their own
     alike = len({tuple(m.columns.labels) for m in panels.values()}) == 1
     gap = _PANEL_GAP + (0 if alike else 130)
     inner = min(_LARGEST, max(_SMALLEST, sum(heights)) + gap * (len(panels) - 1))
@@ -98,7 +98,7 @@ def heatmap(maps: Map | Mapping[str, Map], *, title: str, value: str) -> go.Figu
             "colorbar": {"title": {"text": html.escape(value)}, "thickness": 14},
         },
         template="simple_white",
-        plot_bgcolor="#e6e6e6",  # between cells, and where there is none: white is 0
+        plot_bgcolor="#e6e6e6",  # between cells and where a cell is missing; white would mean 0
         font={"family": "system-ui, sans-serif", "size": 13},
         height=inner + 236,
         width=min(_LARGEST, max(560, 40 * widest + 260)),
@@ -113,13 +113,13 @@ def write_figure(figure: go.Figure, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     CasebackError
-        Where the folder is missing or the file cannot be written.
+        If the folder is missing or the file cannot be written.
 
     Examples
     --------
     ::
 
-        write_figure(heatmap(as_map(found.recovery), title="...", value="recovery"), "map.html")
+        write_figure(heatmap(as_map(patched.recovery), title="...", value="recovery"), "map.html")
     """
     path = Path(path)
     expect_writable(path)
@@ -130,14 +130,14 @@ def write_figure(figure: go.Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def _trace(drawn: Map, value: str) -> go.Heatmap:
-    told = [
+    hover_texts = [
         [_hover(drawn, value, r, c) for c in range(len(drawn.columns.labels))] for r in range(len(drawn.rows.labels))
     ]
     return go.Heatmap(
         z=[[float(v) if np.isfinite(v) else None for v in row] for row in drawn.values],
         x=list(range(len(drawn.columns.labels))),
         y=list(range(len(drawn.rows.labels))),
-        text=told,
+        text=hover_texts,
         hovertemplate="%{text}<extra></extra>",
         coloraxis="coloraxis",
         xgap=1,
@@ -159,7 +159,7 @@ def _hover(drawn: Map, value: str, row: int, column: int) -> str:
 
 
 def _axis(name: str, labels: list[str]) -> dict:
-    # numbered, since plotly merges labels that are alike, and prompts repeat their tokens
+    # numbered, since plotly merges equal labels, and prompts repeat their tokens
     step = max(1, len(labels) // 60)
     at = list(range(0, len(labels), step))
     tokens = name in ("pos", "query", "key")

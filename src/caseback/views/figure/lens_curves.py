@@ -1,4 +1,4 @@
-"""How well lenses read, depth by depth, as curves: divergence from the model and bias, one line a lens."""
+"""How well lenses read, depth by depth, as curves: divergence from the model and bias, one line per lens."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str) -> go.Figure:
-    """Draw what ``lens_quality`` measured of one lens or several.
+    """Draw what ``lens_quality`` measured for one lens or several.
 
     Parameters
     ----------
     measured
-        Its results by what the lenses are called; on the same corpus, or the lines say nothing of each other.
+        Its results by the lenses' names; on the same corpus, or the lines cannot be compared.
     title
-        Of the figure.
+        The figure's title.
 
     Returns
     -------
@@ -35,28 +35,28 @@ def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str) -> go.Figure:
     Raises
     ------
     CasebackError
-        Where there is nothing to draw, or the corpora differ in size.
+        If there is nothing to draw, or the corpora differ in size.
 
     Examples
     --------
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary import lens_quality
-    >>> found = lens_quality(cb.load("meadow"), ["Mary went to the store."])
-    >>> len(lens_curves({"logit lens": found}, title="").data)
+    >>> quality = lens_quality(cb.load("meadow"), ["Mary went to the store."])
+    >>> len(lens_curves({"logit lens": quality}, title="").data)
     3
     """
     if not measured:
         raise CasebackError("nothing to draw: no lens was measured")
-    counts = {name: found["kl"].attrs["tokens"] for name, found in measured.items()}
+    counts = {name: quality["kl"].attrs["tokens"] for name, quality in measured.items()}
     if len(set(counts.values())) > 1:
         raise CasebackError(f"these lenses were measured on different corpora, of {counts} tokens: use the same one")
     figure = make_subplots(rows=1, cols=len(_NAMES), subplot_titles=list(_NAMES.values()), horizontal_spacing=0.07)
-    for i, (name, found) in enumerate(measured.items()):
+    for i, (name, quality) in enumerate(measured.items()):
         for column, statistic in enumerate(_NAMES, 1):
             figure.add_trace(
                 go.Scatter(
-                    x=[str(layer) for layer in found["layer"].values.tolist()],
-                    y=found[statistic].values.tolist(),
+                    x=[str(layer) for layer in quality["layer"].values.tolist()],
+                    y=quality[statistic].values.tolist(),
                     name=html.escape(name),
                     legendgroup=name,
                     showlegend=column == 1,

@@ -1,9 +1,9 @@
 """A lens over a prompt as a plotly figure: depth by token, the likeliest token in each cell, the rest on hover.
 
 One figure holds all modes, chosen by buttons: the likeliest token's probability, the entropy, the divergence from the
-model's prediction, and for each token that is followed its rank. Darker is always surer: a higher probability, or a
-lower rank, entropy or divergence (the scale of these in nats ends at three times the median; hovering tells all).
-Below the grid the followed tokens' ranks go from layer to layer. Heads and neurons have rows of their own.
+model's prediction, and the rank of each followed token. Darker always means surer: a higher probability, or a lower
+rank, entropy or divergence (scales in nats end at three times the median; hovering shows the value). Below the grid,
+curves follow the tokens' ranks from layer to layer. Heads and neurons have one row each.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from caseback.views.numbers_text import number, percent
 __all__ = ["lens_grid"]
 
 _SURE = [[0.0, "#ffffff"], [0.25, "#d6e6f4"], [0.5, "#9ecae1"], [0.75, "#4a90c4"], [1.0, "#1c5f9e"]]
-_UNSURE = [[1.0 - at, colour] for at, colour in reversed(_SURE)]
+_UNSURE = [[1.0 - at, color] for at, color in reversed(_SURE)]
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _LONGEST = 9
 
 
-def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0) -> go.Figure:
+def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0) -> go.Figure:
     """Draw a lens over one prompt.
 
     Parameters
     ----------
-    found
-        What ``logit_lens``, ``read_lens``, ``read_attention_lens`` or ``patchscope`` gave, with a dimension ``pos``.
-        Heads and neurons are rows of their own, as of ``by_unit``.
+    lens
+        What ``logit_lens``, ``read_lens``, ``read_attention_lens`` or ``patchscope`` gives, with a dimension ``pos``.
+        Heads and neurons get one row each, as by ``by_unit``.
     title
-        Of the figure.
+        The figure's title.
     mode
-        What is shown first: ``"top"``, ``"rank"``, ``"entropy"``, ``"kl"`` ...; the buttons change it.
+        What is shown first: ``"top"``, ``"rank"``, ``"entropy"``, ``"kl"`` ...; buttons change it.
     batch
         Which prompt.
 
@@ -52,7 +52,7 @@ def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 
     Raises
     ------
     CasebackError
-        For a mode that the result does not have, and as ``modes_of``.
+        For a mode that the result does not have, and as for ``modes_of``.
 
     Examples
     --------
@@ -62,13 +62,13 @@ def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 
     >>> len(lens_grid(lens, title="logit lens", mode="rank").data)
     2
     """
-    found = by_unit(found)
-    modes = modes_of(found, batch)
+    lens = by_unit(lens)
+    modes = modes_of(lens, batch)
     first = chosen(modes, mode)
-    one = found.isel(batch=batch)
+    one = lens.isel(batch=batch)
     columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
     tokens = [visible(str(one["token"].values[i])) for i in columns]
-    rows = rows_of(found)
+    rows = rows_of(lens)
     followed = "rank" in one and "vocab" in one["rank"].dims
     height = 26 * len(rows.labels) + 40
     figure = make_subplots(
@@ -80,14 +80,14 @@ def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 
     )
     each = range(len(rows.labels))
     shown = [[_clipped(visible(str(one["top_text"].values[r, c, 0]))) for c in columns] for r in each]
-    told = [[_hover(one, modes, rows, r, c) for c in columns] for r in each]
+    hover_texts = [[_hover(one, modes, rows, r, c) for c in columns] for r in each]
     figure.add_trace(
         go.Heatmap(
             x=list(range(len(columns))),
             y=list(each),
             text=shown,
             texttemplate="%{text}",
-            hovertext=told,
+            hovertext=hover_texts,
             hovertemplate="%{hovertext}<extra></extra>",
             xgap=1,
             ygap=1,
@@ -139,13 +139,13 @@ def lens_grid(found: xr.Dataset, *, title: str, mode: str = "top", batch: int = 
 
 
 def _look(mode: Mode, columns: list[int], height: int) -> dict[str, Any]:
-    """The colours of a mode, as a heatmap's arguments."""
+    """A mode's colors, as arguments of a heatmap."""
     values = mode.drawn[:, columns]
     finite = values[np.isfinite(values)]
     most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
     title = mode.title
     if mode.name != "top" and not mode.ranks and (positive := finite[finite > 0]).size:
-        # the embedding may be so far off that everything else would look alike
+        # the embedding may be so far off that everything else would look the same
         cut = 3 * float(np.median(positive))
         title, most = (f"{title}, cut at {number(cut)}", cut) if cut < most else (title, most)
     bar: dict[str, Any] = {"title": {"text": html.escape(title), "side": "right"}, "thickness": 14}
@@ -164,7 +164,7 @@ def _look(mode: Mode, columns: list[int], height: int) -> dict[str, Any]:
 
 
 def _restyled(look: dict[str, Any]) -> dict[str, Any]:
-    """The same for plotly's restyle, which takes a list with an entry a trace."""
+    """The same for plotly's restyle, which takes a list with one entry per trace."""
     return {key: [value] for key, value in look.items()}
 
 
@@ -191,7 +191,7 @@ def _trajectories(figure: go.Figure, one: xr.Dataset, column: int, rows: Rows) -
         )
     at = list(range(len(rows.labels)))
     figure.update_xaxes(title=rows.axis, tickmode="array", tickvals=at, ticktext=rows.labels, row=2, col=1)
-    # the likeliest token on top
+    # rank 1 at the top
     most = np.log10(max(2, int(one["rank"].isel(pos=column).max())))
     marks = [10**i for i in range(int(np.ceil(most)) + 1)]
     figure.update_yaxes(

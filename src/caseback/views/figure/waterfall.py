@@ -1,4 +1,4 @@
-"""A waterfall as a plotly figure. Orange raises, blue lowers, grey is a total."""
+"""A waterfall as a plotly figure. Orange raises, blue lowers, gray is a total."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _ROW, _MARGINS = 26, 170
 
 
 def waterfall_figure(drawn: Waterfall, *, title: str, value: str) -> go.Figure:
-    """A waterfall as a plotly figure, for ``heatmaps.write_figure``.
+    """A waterfall as a plotly figure, for ``heatmap.write_figure``.
 
     Parameters
     ----------
     drawn
         The waterfall.
     title
-        Of the figure.
+        The figure's title.
     value
-        What the shares are of, for the axis and the hover.
+        What the shares are shares of, for the axis and the hover text.
 
     Examples
     --------
@@ -37,11 +37,11 @@ def waterfall_figure(drawn: Waterfall, *, title: str, value: str) -> go.Figure:
     >>> figure.data[0].measure, figure.data[0].x
     (('relative', 'relative', 'total'), (3.0, -1.0, 2.0))
     """
-    # numbered, since plotly merges labels that are alike
+    # numbered, since plotly merges equal labels
     at = list(range(len(drawn.bars) + 1))
     values = [*(bar.value for bar in drawn.bars), drawn.total]
     names = [html.escape(name) for name in (*(bar.name for bar in drawn.bars), drawn.whole)]
-    told = [*(signed(bar.value) for bar in drawn.bars), number(drawn.total)]
+    number_texts = [*(signed(bar.value) for bar in drawn.bars), number(drawn.total)]
     many = drawn.n > 1
     figure = go.Figure(
         go.Waterfall(
@@ -49,8 +49,8 @@ def waterfall_figure(drawn: Waterfall, *, title: str, value: str) -> go.Figure:
             measure=["relative"] * len(drawn.bars) + ["total"],
             x=values,
             y=at,
-            text=told,
-            # error bars would run through the numbers: those then stand at the side
+            text=number_texts,
+            # error bars would run through the numbers, which then stand at the side
             textposition="none" if many else "outside",
             cliponaxis=False,
             hovertext=[_hover(drawn, i, names, value) for i in at],
@@ -61,7 +61,7 @@ def waterfall_figure(drawn: Waterfall, *, title: str, value: str) -> go.Figure:
             connector={"line": {"color": "#9ca3af", "width": 1}},
         )
     )
-    low, high = _with_errors(figure, drawn, told) if many else drawn.extent
+    low, high = _with_errors(figure, drawn, number_texts) if many else drawn.extent
     room = 0.12 * (high - low)
     over = f", mean of {drawn.n} prompts ± sd" if many else ""
     figure.update_layout(
@@ -85,8 +85,8 @@ def waterfall_figure(drawn: Waterfall, *, title: str, value: str) -> go.Figure:
     return figure
 
 
-def _with_errors(figure: go.Figure, drawn: Waterfall, told: list[str]) -> tuple[float, float]:
-    """Add each bar's spread over prompts, as an error bar and in numbers at the side; what the axis then spans."""
+def _with_errors(figure: go.Figure, drawn: Waterfall, number_texts: list[str]) -> tuple[float, float]:
+    """Add each bar's spread over prompts, as an error bar and as a number at the side; returns the axis's range."""
     ends = np.array([*(bar.end for bar in drawn.bars), drawn.total])
     spreads = np.array([*(bar.spread or 0.0 for bar in drawn.bars), drawn.spread or 0.0])
     figure.add_trace(
@@ -99,7 +99,7 @@ def _with_errors(figure: go.Figure, drawn: Waterfall, told: list[str]) -> tuple[
             hoverinfo="skip",
         )
     )
-    for i, (text, spread) in enumerate(zip(told, spreads.tolist(), strict=True)):
+    for i, (text, spread) in enumerate(zip(number_texts, spreads.tolist(), strict=True)):
         beside = {"text": f"{text} ± {number(spread)}", "showarrow": False, "xanchor": "left", "xshift": 8}
         figure.add_annotation(x=1.0, xref="x domain", y=i, yref="y", **beside)
     low, high = drawn.extent

@@ -28,7 +28,7 @@ def attributions_html(document: Mapping[str, Any]) -> str:
     Raises
     ------
     CasebackError
-        Where the document is not one.
+        If the document is not one of attributions.
 
     Examples
     --------
@@ -40,12 +40,12 @@ def attributions_html(document: Mapping[str, Any]) -> str:
 
 
 def write_attributions(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write the page to a file, whole or not at all, and give its path.
+    """Write the page to a file, whole or not at all, and return its path.
 
     Raises
     ------
     CasebackError
-        Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
+        If the folder is missing or cannot be written to, the path is a folder, or the document cannot be drawn.
 
     Examples
     --------
@@ -72,18 +72,18 @@ def _data(document: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("target", "foil"):
         page[name] = None if page[name] is None else with_visible(page[name])
     if page["generation"] is not None:
-        made = dict(page["generation"])
-        made["sources"] = [with_visible(token) for token in made["sources"]]
-        made["targets"] = [
+        generation = dict(page["generation"])
+        generation["sources"] = [with_visible(token) for token in generation["sources"]]
+        generation["targets"] = [
             {**with_visible(token), "foil": None if token["foil"] is None else with_visible(token["foil"])}
-            for token in made["targets"]
+            for token in generation["targets"]
         ]
-        page["generation"] = made
+        page["generation"] = generation
     return rounded(page)
 
 
 def _tables(document: Mapping[str, Any]) -> str:
-    methods, compared, made = document["methods"], document["comparison"], document["generation"]
+    methods, compared, generation = document["methods"], document["comparison"], document["generation"]
     parts = [
         f"<h1>{html.escape(_question(document))}</h1>",
         f"<p>{html.escape(visible(document['model']['name']))}: {html.escape(document['metric']['name'])} "
@@ -113,14 +113,14 @@ def _tables(document: Mapping[str, Any]) -> str:
             ),
         ),
     ]
-    if made is None:
+    if generation is None:
         return "\n".join(parts)
-    for method in made["methods"]:
+    for method in generation["methods"]:
         rows = (
             (visible(target["text"]), *("" if x is None else f"{x:+.3f}" for x in row))
-            for target, row in zip(made["targets"], method["scores"], strict=True)
+            for target, row in zip(generation["targets"], method["scores"], strict=True)
         )
-        header = ("generated", *(visible(source["text"]) for source in made["sources"]))
+        header = ("generated", *(visible(source["text"]) for source in generation["sources"]))
         parts.append(table(f"Each generated token: {method['label']}", header, rows))
     return "\n".join(parts)
 

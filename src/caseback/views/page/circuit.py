@@ -1,4 +1,4 @@
-"""A circuit as one HTML page that opens offline: the graph, its nodes, the curve and the judgement."""
+"""A circuit as one HTML page that opens offline: the graph, its nodes, the curve and the judgment."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def circuit_html(document: Mapping[str, Any]) -> str:
     Parameters
     ----------
     document
-        What ``circuit_document`` returned, or the same read from JSON.
+        What ``circuit_document`` returns, or the same read from JSON.
 
     Raises
     ------
     CasebackError
-        For a document of another kind or version, or a number in it that is not finite.
+        For a document of another kind or version, or with a number that is not finite.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def write_circuit_page(document: Mapping[str, Any], path: str | os.PathLike[str]
     Raises
     ------
     CasebackError
-        Where the folder is missing or the path is a folder, and as ``circuit_html``.
+        If the folder is missing or the path is a folder, and as for ``circuit_html``.
     """
     return PAGE.write(document, path)
 
@@ -65,7 +65,7 @@ def _title(document: Mapping[str, Any]) -> str:
 
 
 def _data(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Smaller, and with tokens made visible."""
+    """The document as the script reads it: smaller, and with visible tokens."""
     page = dict(document)
     for name in ("tokens", "counterfactual", "predictions"):
         if page[name] is not None:
@@ -83,10 +83,11 @@ def _tables(document: Mapping[str, Any]) -> str:
         for edge in document["edges"]
         if edge["in"]
     ]
-    said = f"{size['edges']} of {document['total']} edges, {size['heads']} heads, {size['mlps']} MLPs"
+    summary = f"{size['edges']} of {document['total']} edges, {size['heads']} heads, {size['mlps']} MLPs"
     parts = [
         f"<h1>{html.escape(document['task'] or 'A circuit')}</h1>",
-        f"<p>{html.escape(visible(document['model']['name']))}: {said}. The figures of this page need JavaScript.</p>",
+        f"<p>{html.escape(visible(document['model']['name']))}: {summary}. "
+        "The figures of this page need JavaScript.</p>",
         table("Edges", ("from", "to", "score"), rows),
     ]
     for curve in document["curves"]:

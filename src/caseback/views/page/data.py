@@ -1,8 +1,8 @@
-"""Documents as a page's script reads them: smaller, and with the text of tokens already made visible.
+"""Documents as a page's script reads them: smaller, and with visible forms of the tokens' text.
 
-None of it loses anything that a page shows: token texts get their visible form beside them, so that scripts have no
-second copy of those rules; an attention pattern of n² numbers becomes 16-bit integers, round(65535 · attention),
-gzipped, in base64; floats keep six significant digits.
+Nothing that a page shows is lost: token texts get their visible form beside them, so that scripts need no second copy
+of those rules; an attention pattern of n² numbers becomes 16-bit integers, round(65535 · attention), gzipped, in
+base64; floats keep six significant digits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def embedded_json(data: Any) -> str:
 
 
 def with_visible(token: Mapping[str, Any]) -> dict[str, Any]:
-    """A token with the text by which a reader can see it."""
+    """A token with its visible form beside its text."""
     return {**token, "visible": visible(token["text"])}
 
 
@@ -48,7 +48,7 @@ def packed(pattern: Any) -> dict[str, Any] | None:
     if pattern is None:
         return None
     values = np.rint(np.clip(np.asarray(pattern, dtype=np.float64), 0, 1) * _PATTERN_SCALE).astype("<u2")
-    # No time stamp: the same explanation gives the same page, byte for byte.
+    # no time stamp, so that the same explanation gives the same page, byte for byte
     data = gzip.compress(values.tobytes(), compresslevel=6, mtime=0)
     return {"n": values.shape[0], "scale": _PATTERN_SCALE, "data": base64.b64encode(data).decode("ascii")}
 

@@ -1,4 +1,4 @@
-"""One explanation as a page: the question, the lens, inputs, components, attention, patching and the checks."""
+"""An explanation as a page: the question, the lens, inputs, components, attention, patching and checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def report_html(explanation: Mapping[str, Any]) -> str:
     Raises
     ------
     CasebackError
-        Where the document is not one, or not one that can be drawn truthfully; the message names the place.
+        If it is not an explanation document, or cannot be drawn truthfully; the message names the place.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -
     explanation
         An explanation document.
     path
-        Where the page goes; its folder must exist. A page that is there already is replaced.
+        Where the page goes; its folder must exist, and an existing page is replaced.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -
     Raises
     ------
     CasebackError
-        Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
+        If the folder is missing or cannot be written to, the path is a folder, or the document cannot be drawn.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -
 
 
 def page_data(explanation: Mapping[str, Any]) -> dict[str, Any]:
-    """The document as the page's script reads it; the explanation itself is left as it was.
+    """The document as the page's script reads it; the explanation itself is not changed.
 
     The lens's repeated texts become indices into one list.
 

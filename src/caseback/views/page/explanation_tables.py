@@ -17,7 +17,7 @@ _LARGEST = 24
 
 
 def static_tables(explanation: Mapping[str, Any]) -> str:
-    """Tables of the predictions, lens, inputs, components and checks of a checked explanation document.
+    """The predictions, lens, inputs, components and checks of a checked explanation document, as tables.
 
     Returns
     -------
@@ -104,5 +104,5 @@ def _value_and_limit(check: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _lines(prompt: str) -> str:
-    """The prompt, its spaces and line breaks as they are, whatever else cannot be seen made visible."""
+    """The prompt with its spaces and line breaks as they are, and all other invisible characters made visible."""
     return "\n".join("" if not line else visible(line).replace("␣", " ") for line in prompt.split("\n"))

@@ -1,4 +1,4 @@
-"""Which file draws which kind of document, and the one door to a page of any of them."""
+"""Which file draws which kind of document, and one entry point to the page of any of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from caseback.views.page.page import Page
 
 __all__ = ["PAGES", "page_html", "page_of", "write_page"]
 
-# By kind, the file beside this one whose ``PAGE`` draws it.
+# kind of document: the file beside this one whose ``PAGE`` draws it
 PAGES = {
     "caseback.attributions": "attributions",
     "caseback.circuit": "circuit",
@@ -24,12 +24,12 @@ PAGES = {
 
 
 def page_of(document: Any) -> Page:
-    """How a document is drawn.
+    """The page that draws a document.
 
     Raises
     ------
     CasebackError
-        Where no page draws documents of its kind.
+        If no page draws documents of its kind.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def page_html(document: Mapping[str, Any]) -> str:
     Parameters
     ----------
     document
-        What a function of ``caseback.reports`` returned, or the same read from JSON.
+        What a function of ``caseback.reports`` returns, or the same read from JSON.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def page_html(document: Mapping[str, Any]) -> str:
     Raises
     ------
     CasebackError
-        Where no page draws it, or it cannot be drawn truthfully; the message names the place.
+        If no page draws it, or it cannot be drawn truthfully; the message names the place.
 
     Examples
     --------
@@ -78,19 +78,19 @@ def page_html(document: Mapping[str, Any]) -> str:
 
 
 def write_page(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write any document as a page to a file, whole or not at all, and give its path.
+    """Write any document as a page to a file, whole or not at all, and return its path.
 
     Parameters
     ----------
     document
         As for ``page_html``.
     path
-        Where the page goes; its folder must exist. A page that is there already is replaced.
+        Where the page goes; its folder must exist, and an existing page is replaced.
 
     Raises
     ------
     CasebackError
-        Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
+        If the folder is missing or cannot be written to, the path is a folder, or the document cannot be drawn.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """A page: one HTML file that opens offline, with its style, its script and its document in it.
 
-A page may load nothing: its content security policy names the hashes of the one style sheet and of the one script that
-it holds, and forbids everything else. Text of the document never becomes markup: the data is JSON without ``<``, and
-the script writes it as text nodes only. Without JavaScript a page still shows its main numbers as tables.
+A page may load nothing: its content security policy has the hashes of its one style sheet and its one script, and
+forbids everything else. Text of the document never becomes markup: the data is JSON without ``<``, and the script
+writes it only as text nodes. Without JavaScript a page still shows its main numbers as tables.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Page:
     title
         A document's title, as text.
     tables
-        A document's main numbers as HTML in which every text of the document is escaped: what stands there without
-        JavaScript, and all there is on a page without a script.
+        A document's main numbers as HTML in which every text of the document is escaped: what readers without
+        JavaScript see, and all there is on a page without a script.
     styles
-        Style sheets of ``views/static``, in their order.
+        Style sheets of ``views/static``, in order.
     script
         The script of ``views/static`` that draws the document; None for a page without one.
     data
@@ -82,7 +82,7 @@ class Page:
         Raises
         ------
         CasebackError
-            Where it is no document of this kind, or not one that can be drawn truthfully; the message names the place.
+            If it is not a document of this kind, or cannot be drawn truthfully; the message names the place.
         """
         self.document.check(document)
         style = "".join(_static(f"{name}.css") for name in self.styles)
@@ -93,7 +93,7 @@ class Page:
             policy += f"; script-src '{_hash(script)}'"
             body = _DRAWN.substitute(tables=body, data=embedded_json(self.data(document)), script=script)
         return _SHELL.substitute(
-            # the kit's sheet has colours for both
+            # the kit's sheet has colors for both
             schemes="light dark" if "page" in self.styles else "light",
             policy=policy,
             title=html.escape(f"{self.title(document)} · caseback"),
@@ -102,7 +102,7 @@ class Page:
         )
 
     def write(self, document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-        """Write the page to a file, whole or not at all, and give its path; a file that is there is replaced.
+        """Write the page to a file, whole or not at all, and return its path; an existing file is replaced.
 
         Raises
         ------
@@ -122,5 +122,5 @@ def _static(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """What a content security policy calls a script or a style sheet."""
+    """The name of a script or a style sheet in a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,7 +1,7 @@
-"""Units as one HTML page that opens offline: numbers, strongest examples, and examples of each unit's whole range.
+"""Units as one HTML page that opens offline: numbers, strongest examples, and examples from each unit's whole range.
 
-Like the report the page may load nothing; it has no script at all. A token's background is one of eight shades a
-sign, its activation is its tooltip. Text of the corpus never becomes markup.
+Like every page it may load nothing; it has no script at all. A token's background is one of eight shades per sign, its
+activation is its tooltip. Text of the corpus never becomes markup.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from caseback.views.page.page import Page
 
 __all__ = ["unit_html", "write_units"]
 
-_SHADES = 8  # as many classes has unit.css for each sign
+_SHADES = 8  # per sign, as in unit.css
 
 
 def unit_html(document: Mapping[str, Any]) -> str:
@@ -28,7 +28,7 @@ def unit_html(document: Mapping[str, Any]) -> str:
     Parameters
     ----------
     document
-        What ``caseback.reports.unit.unit_document`` gave.
+        What ``caseback.reports.unit.unit_document`` returns.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def write_units(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Pa
     Raises
     ------
     CasebackError
-        Where the folder is missing or cannot be written to.
+        If the folder is missing or cannot be written to.
     """
     return PAGE.write(document, path)
 
@@ -55,7 +55,7 @@ def _title(document: Mapping[str, Any]) -> str:
 
 def _body(document: Mapping[str, Any]) -> str:
     head = html.escape(
-        f"{document['tokens']} tokens in {document['rows']} rows. A token's colour is the unit's activation there over "
+        f"{document['tokens']} tokens in {document['rows']} rows. A token's color is the unit's activation there over "
         "its largest of those shown (orange above 0, blue below); the outlined token is the example."
     )
     units = "\n".join(_unit(unit, document["threshold"]) for unit in document["units"])
@@ -72,8 +72,8 @@ def _unit(unit: Mapping[str, Any], threshold: float) -> str:
         "sd": number(unit["std"]),
         **quantiles,
     }
-    told = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
-    parts = [f"<h2>Unit {unit['unit']}</h2><dl>{told}</dl><h3>Strongest</h3>"]
+    terms = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
+    parts = [f"<h2>Unit {unit['unit']}</h2><dl>{terms}</dl><h3>Strongest</h3>"]
     parts += [_example(e, most) for e in unit["examples"]]
     for part in reversed(unit["ranges"]):
         if part["examples"]:

@@ -23,32 +23,32 @@ def weights_html(document: Mapping[str, Any]) -> str:
     Parameters
     ----------
     document
-        What ``caseback.reports.weights.weights_document`` returned, or the same read from JSON.
+        What ``caseback.reports.weights.weights_document`` returns, or the same read from JSON.
 
     Raises
     ------
     CasebackError
-        For a document of another kind or version, or a number in it that is not finite.
+        For a document of another kind or version, or with a number that is not finite.
 
     Examples
     --------
     >>> import caseback as cb
     >>> from caseback.reports.weights import weights_document
     >>> model = cb.load("meadow")
-    >>> found = cb.decode.vocabulary.circuit_pairs(model, "ov", 2, 4, k=3)
-    >>> weights_html(weights_document(model, found)).startswith("<!doctype html>")
+    >>> pairs = cb.decode.vocabulary.circuit_pairs(model, "ov", 2, 4, k=3)
+    >>> weights_html(weights_document(model, pairs)).startswith("<!doctype html>")
     True
     """
     return PAGE.html(document)
 
 
 def write_weights(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write the page to a file, whole or not at all, and give its path.
+    """Write the page to a file, whole or not at all, and return its path.
 
     Raises
     ------
     CasebackError
-        Where the folder is missing or cannot be written to, the path is a folder, or the document is unfit.
+        If the folder is missing or cannot be written to, the path is a folder, or the document cannot be drawn.
     """
     return PAGE.write(document, path)
 
@@ -58,19 +58,19 @@ def _title(document: Mapping[str, Any]) -> str:
 
 
 def _seen(value: Any) -> Any:
-    """Plain data with the visible form beside every token's text, numbers as they are."""
+    """Plain data with the visible form beside every token's text, and numbers unchanged."""
     if isinstance(value, Mapping):
-        made = {key: _seen(item) for key, item in value.items()}
-        return {**made, "visible": visible(value["text"])} if "text" in value else made
+        shown = {key: _seen(item) for key, item in value.items()}
+        return {**shown, "visible": visible(value["text"])} if "text" in value else shown
     return [_seen(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _tables(document: Mapping[str, Any]) -> str:
     title = html.escape(document["title"])
     model = html.escape(visible(document["model"]["name"]))
-    said = f"<h1>{title}</h1><p>{model}. The figures of this page need JavaScript; here are its numbers.</p>"
+    heading = f"<h1>{title}</h1><p>{model}. The figures of this page need JavaScript; here are its numbers.</p>"
     tables = _pairs(document["pairs"]) if document["form"] == "pairs" else map(_panel, document["panels"])
-    return "\n".join((said, *tables))
+    return "\n".join((heading, *tables))
 
 
 def _panel(panel: Mapping[str, Any]) -> str:

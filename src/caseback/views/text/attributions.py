@@ -1,8 +1,8 @@
-"""Attributions side by side in the terminal: coloured tokens, numbers, agreement, faithfulness, generation.
+"""Attributions side by side in the terminal: colored tokens, numbers, agreement, faithfulness, generation.
 
 A token's background is its score as a share of the method's largest: orange for the metric, blue against it, none near
-0, a pair that colour-blind readers tell apart. Whatever colour says stands in the tables below as well, so the view
-reads the same in a pipe, under ``NO_COLOR`` and without Unicode.
+0; color-blind readers can tell the two apart. Whatever color says is also in the tables below, so the view reads the
+same in a pipe, under ``NO_COLOR`` and without Unicode.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FAINT = 0.05
 
 
 def print_attributions(document: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print attributions: what is explained, the tokens in colour, numbers, agreement, faithfulness, generation.
+    """Print attributions: what is explained, the tokens in color, numbers, agreement, faithfulness, generation.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def print_attributions(document: Mapping[str, Any], console: Console | None = No
     Raises
     ------
     CasebackError
-        Where the document is not one.
+        If the document is not one of attributions.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def print_attributions(document: Mapping[str, Any], console: Console | None = No
     console = console or Console()
     glyphs = ASCII if console.options.ascii_only else UNICODE
     for part in attribution_parts(document, width=console.width, glyphs=glyphs):
-        # the text is the prompt's: nothing in it is to be highlighted or interpreted
+        # the text comes from the prompt: nothing in it may be highlighted or interpreted
         console.print(part, highlight=False, markup=False, emoji=False)
 
 
@@ -73,7 +73,7 @@ def attribution_parts(
 
 
 def shade(share: float) -> str:
-    """The style of a token whose score is this share, -1 to 1, of the largest.
+    """The style of a token whose score is this share of the largest, from -1 to 1.
 
     Examples
     --------
@@ -117,7 +117,7 @@ def _flows(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterator[
         for token, score in zip(document["tokens"], method["scores"], strict=True):
             style = Style.parse(shade(score / most))
             text = glyphs.text(visible(token["text"]))
-            # a space is shown by its mark, set back
+            # a leading space shows as its mark, dimmed and without a background of its own
             bare = text.lstrip("␣") if glyphs is UNICODE else text
             flow.append(text[: len(text) - len(bare)], style=style + Style(dim=True))
             flow.append(bare, style=style)
@@ -128,11 +128,11 @@ def _flows(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterator[
 
 def _scale(method: Mapping[str, Any]) -> str:
     parts = [f"sums to {signed(sum(method['scores']))}, largest {signed(max(method['scores'], key=abs))}"]
-    said = method["said"]
-    if "steps" in said:
-        parts.append(f"{said['steps']} steps")
-    if "completeness_gap" in said:
-        parts.append(f"completeness gap {signed(said['completeness_gap'])}")
+    details = method["said"]
+    if "steps" in details:
+        parts.append(f"{details['steps']} steps")
+    if "completeness_gap" in details:
+        parts.append(f"completeness gap {signed(details['completeness_gap'])}")
     return ", ".join(parts)
 
 
@@ -145,7 +145,7 @@ def _numbers(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterato
         shown = sorted(np.argsort(-np.abs(shares).max(0), kind="stable")[:_LARGEST].tolist())
         aside = f"the {len(shown)} largest of {len(tokens)}"
     yield _heading("Scores", aside, glyphs)
-    # a bar and a number each while they fit, else a map
+    # one bar and one number per method while they fit, else a map
     if len(methods) > max(1, (width - 26) // 26):
         names = [f"{i + 1}" for i in range(len(methods))]
         rows = Axis(document["features"], [f"{i} {visible(tokens[i]['text'])}" for i in shown])
@@ -234,11 +234,11 @@ def _faithfulness(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> It
 
 
 def _generation(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterator[RenderableType]:
-    made = document["generation"]
-    if made is None:
+    generation = document["generation"]
+    if generation is None:
         return
-    targets = made["targets"]
-    yield _heading("The continuation, token by token", _about(made), glyphs)
+    targets = generation["targets"]
+    yield _heading("The continuation, token by token", _about(generation), glyphs)
     table = _table(("", "right"), ("token", "left"), ("", "left"), ("p", "right"), ("instead of", "left"))
     for t, target in enumerate(targets):
         foil = "" if target["foil"] is None else _clipped(visible(target["foil"]["text"]), 16, glyphs)
@@ -247,32 +247,30 @@ def _generation(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iter
         table.add_row(str(t + 1), name, bar, percent(target["probability"]), Text(foil, style="dim"))
     yield table
     columns = Axis("step", [str(t + 1) for t in range(len(targets))])
-    for method in made["methods"]:
+    for method in generation["methods"]:
         values = np.array([[np.nan if x is None else x for x in row] for row in method["scores"]], dtype=float)
-        # each step on its own scale: a token that is sure would drown the others
+        # each step has its own scale, or a step with large scores would hide the others
         largest = np.nanmax(np.abs(values), axis=1, keepdims=True, initial=0.0)
         shares = values / np.where(largest > 0, largest, 1)
         counts = np.nanmax(np.abs(shares), axis=0, initial=0.0) >= _FAINT
         shown = [i for i, one in enumerate(counts) if one or len(counts) <= _MOST_TOKENS]
-        rows = Axis("from", [f"{i} {visible(made['sources'][i]['text'])}" for i in shown])
+        rows = Axis("from", [f"{i} {visible(generation['sources'][i]['text'])}" for i in shown])
         yield Text(glyphs.text(f"\n{method['label']}"), style="bold")
         *table, _ = map_text(Map(rows, columns, shares[:, shown].T, None, 1), width=width, glyphs=glyphs)
         yield from table
         less = (
-            f"; {len(counts) - len(shown)} tokens that are so at every step left out"
-            if len(shown) < len(counts)
-            else ""
+            f"; {len(counts) - len(shown)} tokens below it at every step left out" if len(shown) < len(counts) else ""
         )
         yield Text(glyphs.text(f"in tenths of each step's largest; · below a twentieth{less}"), style="dim")
 
 
-def _about(made: Mapping[str, Any]) -> str:
+def _about(generation: Mapping[str, Any]) -> str:
     return {
-        "logit_diff": "what favours each token over its foil",
+        "logit_diff": "what favors each token over its foil",
         "logit": "what raises each token's logit",
         "prob": "what raises each token's probability",
         "log_prob": "what raises each token's log probability",
-    }[made["metric"]]
+    }[generation["metric"]]
 
 
 def _refused(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterator[RenderableType]:

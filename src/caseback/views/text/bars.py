@@ -1,7 +1,7 @@
-"""Bars made of characters: one for a share of a whole, one for a signed number around a centre line.
+"""Bars made of characters: one for a share of a whole, one for a signed number around a center line.
 
-The direction of a signed bar is its side of the line, so it reads the same without colour. Where the output
-cannot carry Unicode, plain characters take over.
+A signed bar's side of the line shows its sign, so it reads the same without color. Where the output cannot carry
+Unicode, plain characters take over.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Glyphs:
     encoding: str
 
     def text(self, text: str) -> str:
-        """The text as this output can carry it; what it cannot is escaped.
+        """The text in characters that this output can carry; all others are escaped.
 
         Examples
         --------
@@ -50,7 +50,7 @@ ASCII = Glyphs("#", "", "", "|", "+", "x", "...", "ascii")
 
 
 def share_bar(share: float, width: int, glyphs: Glyphs, style: str = "") -> Text:
-    """A bar of ``share`` (0 to 1) of ``width`` cells.
+    """A bar that fills the ``share`` (0 to 1) of ``width`` cells.
 
     Examples
     --------
@@ -61,14 +61,14 @@ def share_bar(share: float, width: int, glyphs: Glyphs, style: str = "") -> Text
 
 
 def signed_bar(share: float, half: int, glyphs: Glyphs, styles: tuple[str, str]) -> Text:
-    """A bar of ``share`` (−1 to 1) from the centre line of ``2 · half + 1`` cells.
+    """A bar of ``share`` (−1 to 1) from the center line of ``2 · half + 1`` cells.
 
     Parameters
     ----------
     share
-        The number over the largest one of its scale.
+        The number divided by the largest on its scale.
     half
-        Cells on either side of the line.
+        How many cells are on either side of the line.
     glyphs
         What to draw with.
     styles

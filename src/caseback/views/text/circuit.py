@@ -1,4 +1,4 @@
-"""A circuit in the terminal: its size, how it was judged, its strongest edges, and how faithful ever more edges are."""
+"""A circuit in the terminal: its size, how it was judged, its strongest edges, and how faithful the best edges are."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LISTED = 12
 
 
 def print_circuit(document: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print what ``circuit_document`` made.
+    """Print a circuit.
 
     Parameters
     ----------
     document
-        The document.
+        What ``circuit_document`` returns, or the same read from JSON.
     console
         Where to print; by default a new ``rich`` console on standard output.
 
@@ -43,9 +43,9 @@ def _parts(document: Mapping[str, Any]):
     found_by = about.get("found_by") or about.get("method")
     title = f"{document['task'] or 'circuit'} in {visible(document['model']['name'])}"
     yield Text(f"{title}{f', by {found_by}' if found_by else ''}", "bold")
-    said = f"{size['edges']} of {document['total']} edges ({percent(size['share'])}), {size['heads']} heads, "
+    counts = f"{size['edges']} of {document['total']} edges ({percent(size['share'])}), {size['heads']} heads, "
     neurons = f", {size['neurons']} neurons" if size["neurons"] else ""
-    yield Text(f"{said}{size['mlps']} MLPs{neurons}")
+    yield Text(f"{counts}{size['mlps']} MLPs{neurons}")
     if document["judgement"] is not None:
         yield from _judgement(document["judgement"])
     members = [edge for edge in document["edges"] if edge["in"]]
@@ -57,8 +57,10 @@ def _parts(document: Mapping[str, Any]):
             known = document["roles"]
             ends = (edge["source"], edge["target"])
             roles = [known.get(end) or known.get(end.partition("@")[0], "") for end in ends]
-            told = " → ".join(role or "·" for role in roles) if any(roles) else ""
-            table.add_row(f"{edge['source']} → {reader}", "" if edge["score"] is None else signed(edge["score"]), told)
+            role_text = " → ".join(role or "·" for role in roles) if any(roles) else ""
+            table.add_row(
+                f"{edge['source']} → {reader}", "" if edge["score"] is None else signed(edge["score"]), role_text
+            )
         yield table
     for curve in document["curves"]:
         yield Text(f"\nRecovered by the best edges: {curve['method']}", "bold")
@@ -89,12 +91,13 @@ def _judgement(judgement: Mapping[str, Any]):
         )
     yield table
     if "completeness" in judgement:
-        told = judgement["completeness"]
-        yield Text(f"completeness: widest gap {number(told['worst_share'])} of the effect, without {told['worst_set']}")
+        gap = judgement["completeness"]
+        share, without = number(gap["worst_share"]), gap["worst_set"]
+        yield Text(f"completeness: widest gap {share} of the effect, without {without}")
     if "minimality" in judgement:
-        told = judgement["minimality"]
-        least = told["share"][told["least_part"]]
-        yield Text(f"minimality: the least needed node is {told['least_part']}, {number(least)} of the effect")
+        needs = judgement["minimality"]
+        least = needs["share"][needs["least_part"]]
+        yield Text(f"minimality: the least needed node is {needs['least_part']}, {number(least)} of the effect")
     for caveat in judgement["caveats"]:
         yield Text(f"! {caveat}", "yellow")
 

@@ -9,16 +9,32 @@ from rich.table import Table
 from rich.text import Text
 
 from caseback.reports.tokens_text import visible
-from caseback.views.numbers_text import signed
+from caseback.views.numbers_text import percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, signed_bar
 
-__all__ = ["examples_text", "print_examples"]
+__all__ = ["examples_text", "print_examples", "print_scored"]
 
 _HALF, _STYLES = 6, ("red", "green")
 
 
+def print_scored(scores: xr.DataArray, top: xr.Dataset, title: str, console: Console | None = None) -> None:
+    """Print the strongest examples, and below them what was included and what became of lines that did not fit.
+
+    Parameters
+    ----------
+    scores
+        Of all examples, as a training-data attribution gives them.
+    top, title, console
+        As for ``print_examples``.
+    """
+    console = console or Console()
+    print_examples(top, title, console)
+    for line in _what_counted(scores):
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
 def print_examples(top: xr.Dataset, title: str, console: Console | None = None) -> None:
-    """Print the strongest examples of each query under a title.
+    """Print the strongest examples per query, under a title.
 
     Parameters
     ----------
@@ -43,8 +59,8 @@ def examples_text(top: xr.Dataset, *, glyphs: Glyphs = UNICODE) -> Table:
     Examples
     --------
     >>> coords = {"line": ("rank", [3]), "piece": ("rank", [0]), "text": ("rank", ["the cat"])}
-    >>> made = examples_text(xr.Dataset({"score": ("rank", [2.0])}, coords=coords))
-    >>> [column._cells[0].plain for column in made.columns]
+    >>> table = examples_text(xr.Dataset({"score": ("rank", [2.0])}, coords=coords))
+    >>> [column._cells[0].plain for column in table.columns]
     ['+2.00', '      │██████', '4', 'the cat']
     """
     table = Table(box=None, padding=(0, 1), pad_edge=True, header_style="dim", show_edge=False)
@@ -67,5 +83,20 @@ def examples_text(top: xr.Dataset, *, glyphs: Glyphs = UNICODE) -> Table:
 
 
 def _shown(text: str) -> str:
-    """Text with its spaces as they are, and all else that cannot be seen as a mark."""
+    """Text with its spaces as they are, and all other invisible characters as marks."""
     return visible(text).replace("␣", " ")
+
+
+def _what_counted(scores: xr.DataArray) -> list[str]:
+    attrs, lines = scores.attrs, []
+    if "share_of_parameters" in attrs:
+        share = percent(min(1.0, attrs["share_of_parameters"]))
+        lines.append(f"gradients of {attrs['parts']}: {int(attrs['parameters']):,} parameters, {share} of the model's")
+    if attrs.get("rank") is not None:
+        share = percent(min(1.0, attrs["curvature_kept"]))
+        lines.append(f"{attrs['rank']} directions kept on each side of a matrix: {share} of the curvature's trace")
+    if attrs["split_lines"]:
+        lines.append(f"{attrs['split_lines']} lines past the context were split into {attrs['split_into']} parts")
+    if attrs["lines_left_out"]:
+        lines.append(f"{attrs['lines_left_out']} lines of fewer than 2 tokens were left out")
+    return lines

@@ -1,7 +1,7 @@
 """An explanation in the terminal: the report's questions, in its order, as tables of at most 100 columns.
 
-Everything that colour says is also said by a character (a side of a line, a sign, a word), so the view reads
-the same in a pipe, under ``NO_COLOR`` and on a terminal without Unicode. Tables fit from 80 columns on.
+Whatever color says is also shown by characters (a side of a line, a sign, a word), so the view reads the same in a
+pipe, under ``NO_COLOR`` and on a terminal without Unicode. Tables fit into 80 columns.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["explanation_tables", "print_explanation"]
 _TARGET, _FOIL = "#c8741f", "#4f8fd6"
 _STYLES = (_FOIL, _TARGET)
 _WIDEST = 100
-_MOST_PROMPT = 80  # tokens of the prompt that are printed; the end of a long one
+_MOST_PROMPT = 80  # how many of the prompt's last tokens are printed
 _MOST_INPUTS = 30  # up to this many input tokens, all are listed
-_LARGEST_INPUTS = 20  # of more, the largest
+_LARGEST_INPUTS = 20  # of more, so many of the largest
 _LARGEST_COMPONENTS = 14
 
 
@@ -67,7 +67,7 @@ def print_explanation(explanation: Mapping[str, Any], console: Console | None = 
     Raises
     ------
     CasebackError
-        Where the document is not one, or not one that can be drawn truthfully; the message names the place.
+        If it is not an explanation document, or cannot be drawn truthfully; the message names the place.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def print_explanation(explanation: Mapping[str, Any], console: Console | None = 
     """
     console = console or Console()
     for part in explanation_tables(explanation, width=console.width, ascii_only=console.options.ascii_only):
-        # The text is the prompt's, not ours: nothing in it is to be highlighted or interpreted.
+        # The text comes from the prompt: nothing in it may be highlighted or interpreted.
         console.print(part, highlight=False, markup=False, emoji=False)
 
 
@@ -91,14 +91,14 @@ def explanation_tables(
     explanation
         An explanation document.
     width
-        Columns at hand; more than 100 are not used.
+        How many columns there are; more than 100 are not used.
     ascii_only
         Draw without Unicode.
 
     Raises
     ------
     CasebackError
-        As ``print_explanation``.
+        As for ``print_explanation``.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def _question(page: _Page) -> Iterator[RenderableType]:
 
 
 def _prompt(page: _Page) -> Text:
-    """The prompt, the tokens that count most in their colour; spaces as spaces, so that it wraps as text."""
+    """The prompt, with the tokens that count most in color; spaces stay spaces, so that it wraps as text."""
     tokens, methods = page.explanation["tokens"], page.explanation["inputs"]["methods"]
     scores = methods[0]["scores"] if methods else [0.0] * len(tokens)
     most = _most(scores)
@@ -137,9 +137,9 @@ def _prompt(page: _Page) -> Text:
     prompt.append(page.glyphs.text("… ") if first else "", style="dim")
     for token, score in zip(tokens[first:], scores[first:], strict=True):
         share = abs(score) / most
-        colour = _STYLES[score > 0] if share > 0.3 else ""
+        color = _STYLES[score > 0] if share > 0.3 else ""
         text = page.glyphs.text(visible(token["text"]).replace("␣", " "))
-        prompt.append(text, style=f"bold {colour}".strip() if share > 0.65 else colour)
+        prompt.append(text, style=f"bold {color}".strip() if share > 0.65 else color)
     return prompt
 
 
@@ -196,7 +196,7 @@ def _inputs(page: _Page) -> Iterator[RenderableType]:
     shown = _largest_inputs(len(tokens), methods)
     aside = f"the {len(shown)} largest of {len(tokens)} tokens" if len(shown) < len(tokens) else ""
     yield _heading(page, "Which inputs", aside)
-    # Two methods side by side leave room for bars in 80 columns.
+    # Two methods side by side still leave room for bars in 80 columns.
     for start in range(0, len(methods), 2):
         pair = methods[start : start + 2]
         half = max(3, min(10, (page.width - 28 - 12 * len(pair)) // (2 * len(pair))))
@@ -220,7 +220,7 @@ def _inputs(page: _Page) -> Iterator[RenderableType]:
 
 
 def _trust(methods: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]) -> str:
-    """What the metric loses, on average, as each method's highest tokens go, beside random orders."""
+    """What the metric loses on average as each method's highest tokens are removed, and in random orders."""
     lost = [f"{m['label']} {signed(x)}" for m, x in zip(methods, compared["comprehensiveness"], strict=True)]
     chance = "" if compared["chance"] is None else f"; random {signed(compared['chance']['comprehensiveness']['mean'])}"
     return f"Lost without the highest tokens (AOPC): {', '.join(lost)}{chance}"
@@ -272,19 +272,19 @@ def _components(page: _Page) -> Iterator[RenderableType]:
 
 
 def _patching(page: _Page) -> Iterator[RenderableType]:
-    found = page.explanation["patching"]
-    if found is None:
+    patching = page.explanation["patching"]
+    if patching is None:
         return
     yield _heading(page, "Where the answer comes back", "clean activations in the corrupt run")
     tokens = page.explanation["tokens"]
     changed = [
         f"{visible(a['text'])} for {visible(b['text'])}"
-        for a, b in zip(tokens, found["corrupt"], strict=True)
+        for a, b in zip(tokens, patching["corrupt"], strict=True)
         if a["id"] != b["id"]
     ]
-    told = f"clean {signed(found['clean_metric'])}, corrupt {signed(found['corrupt_metric'])}"
-    yield _note(page, f"{', '.join(changed)}; {told}")
-    places = strongest_places(found, _LARGEST_COMPONENTS)
+    metric_values = f"clean {signed(patching['clean_metric'])}, corrupt {signed(patching['corrupt_metric'])}"
+    yield _note(page, f"{', '.join(changed)}; {metric_values}")
+    places = strongest_places(patching, _LARGEST_COMPONENTS)
     most = _most([value for *_, value in places])
     half = max(3, min(14, (page.width - 66) // 2))
     table = _table(("patched", "left"), ("at", "left"), ("recovered", "left"), ("", "right"))
@@ -331,5 +331,5 @@ def _shares(values: Sequence[float]) -> list[float]:
 
 
 def _most(values: Sequence[float]) -> float:
-    """The largest absolute value, or 1 where all are zero: what a bar's length is a share of."""
+    """The largest absolute value, or 1 if all are zero: bars are relative to it."""
     return max((abs(value) for value in values), default=0.0) or 1.0

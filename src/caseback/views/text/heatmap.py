@@ -1,9 +1,9 @@
-"""A map in the terminal: a sign and a digit a cell, in tenths of the largest number.
+"""A map in the terminal: a sign and a digit per cell, in tenths of the largest number.
 
-    +9 is 0.85 of the largest or more, −3 is 0.25 to 0.35 of it downwards, · is less than a twentieth
+    +9 is 0.85 of the largest or more, −3 is -0.25 to -0.35 of it, · is less than a twentieth
 
-Colour says the same as the sign. A map too wide for the line is cut into blocks of columns; one with long rows of
-tokens is turned, so that tokens stand in front and layers on top.
+Color says the same as the sign. A map too wide for the line is cut into blocks of columns; one whose columns are tokens
+is turned, so that tokens are rows and layers are columns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from caseback.views.text.bars import ASCII, UNICODE, Glyphs, signed_bar
 __all__ = ["map_text", "print_map", "ranked_text"]
 
 STYLES = ("#4f8fd6", "#c8741f")
-"""Of a negative and a positive number, as in the other views."""
+"""The styles of a negative and a positive number, as in the other views."""
 _LONGEST_LABEL = 22
 
 
@@ -45,7 +45,7 @@ def print_map(drawn: Map, title: str, console: Console | None = None, *, top: in
     --------
     ::
 
-        print_map(as_map(found.recovery), "recovery")
+        print_map(as_map(patched.recovery), "recovery")
     """
     console = console or Console()
     glyphs = ASCII if console.options.ascii_only else UNICODE
@@ -63,9 +63,9 @@ def map_text(drawn: Map, *, width: int = 80, glyphs: Glyphs = UNICODE) -> list[R
     Parameters
     ----------
     drawn
-        The map; it is turned where its columns are tokens.
+        The map; it is turned if its columns are tokens.
     width
-        Columns at hand.
+        How many columns there are.
     glyphs
         What to draw with.
 
@@ -73,8 +73,8 @@ def map_text(drawn: Map, *, width: int = 80, glyphs: Glyphs = UNICODE) -> list[R
     --------
     >>> from caseback.reports.maps import Axis
     >>> numbers = np.array([[1.0, -0.31], [0.0, np.nan]])
-    >>> made = map_text(Map(Axis("layer", ["0", "1"]), Axis("head", ["0", "1"]), numbers, None, 1))
-    >>> [cell.plain for column in made[0].columns[1:] for cell in column._cells]
+    >>> table, scale = map_text(Map(Axis("layer", ["0", "1"]), Axis("head", ["0", "1"]), numbers, None, 1))
+    >>> [cell.plain for column in table.columns[1:] for cell in column._cells]
     ['+9', '·', '−3', '']
     """
     if drawn.columns.name in ("pos", "query", "key"):
@@ -97,14 +97,14 @@ def map_text(drawn: Map, *, width: int = 80, glyphs: Glyphs = UNICODE) -> list[R
 
 
 def ranked_text(drawn: Map, most: int, *, width: int = 80, glyphs: Glyphs = UNICODE) -> Table:
-    """The cells of the largest numbers, largest first, with their values and bars.
+    """The cells with the largest absolute values, largest first, with their values and bars.
 
     Examples
     --------
     >>> from caseback.reports.maps import Axis
     >>> numbers = np.array([[1.0, -3.0]])
-    >>> made = ranked_text(Map(Axis("layer", ["0"]), Axis("head", ["0", "1"]), numbers, None, 1), 1)
-    >>> made.columns[0]._cells[0].plain, made.columns[2]._cells[0].plain
+    >>> table = ranked_text(Map(Axis("layer", ["0"]), Axis("head", ["0", "1"]), numbers, None, 1), 1)
+    >>> table.columns[0]._cells[0].plain, table.columns[2]._cells[0].plain
     ('layer 0, head 1', '−3.00')
     """
     table = Table(box=None, padding=(0, 1), pad_edge=True, header_style="dim", show_edge=False)

@@ -1,6 +1,6 @@
-"""A lens over a prompt in the terminal: a row a token, a column a layer, in a cell what the mode reads there.
+"""A lens over a prompt in the terminal: one row per token, one column per layer, in each cell what the mode reads.
 
-Where heads or neurons were read each has a column.
+Where heads or neurons were read, each has a column.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _LONGEST = 12
 
 
 def print_lens(
-    found: xr.Dataset, title: str, console: Console | None = None, *, mode: str = "top", batch: int = 0
+    lens: xr.Dataset, title: str, console: Console | None = None, *, mode: str = "top", batch: int = 0
 ) -> None:
-    """Print a lens over one prompt, in blocks of layers that fit the line.
+    """Print a lens over one prompt, in blocks of layers that fit into a line.
 
     Parameters
     ----------
-    found
-        What ``logit_lens``, ``read_lens``, ``read_attention_lens`` or ``patchscope`` gave, with a dimension ``pos``.
-        Heads and neurons have columns of their own.
+    lens
+        What ``logit_lens``, ``read_lens``, ``read_attention_lens`` or ``patchscope`` gives, with a dimension ``pos``.
+        Heads and neurons get one column each.
     title
-        What it is.
+        What the lens is called.
     console
         Where to print; by default a new ``rich`` console on standard output.
     mode
@@ -45,23 +45,23 @@ def print_lens(
     Raises
     ------
     CasebackError
-        As ``lens_grid``.
+        As for ``lens_grid``.
 
     Examples
     --------
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary import logit_lens
-    >>> found = logit_lens(cb.load("meadow"), "the cat", k=1)
-    >>> print_lens(found, "logit lens", Console(width=30, no_color=True), mode="entropy")
+    >>> lens = logit_lens(cb.load("meadow"), "the cat", k=1)
+    >>> print_lens(lens, "logit lens", Console(width=30, no_color=True), mode="entropy")
     logit lens...
     """
     console = console or Console()
     glyphs = ASCII if console.options.ascii_only else UNICODE
-    found = by_unit(found)
-    shown = chosen(modes_of(found, batch), mode)
-    one = found.isel(batch=batch)
+    lens = by_unit(lens)
+    shown = chosen(modes_of(lens, batch), mode)
+    one = lens.isel(batch=batch)
     columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
-    rows = rows_of(found)
+    rows = rows_of(lens)
     layers = rows.labels
 
     def cell(row: int, column: int) -> str:

@@ -1,6 +1,6 @@
-"""Units in the terminal: their strongest tokens in context, coloured by activation, the token itself in brackets.
+"""Units in the terminal: their strongest tokens in context, colored by activation, the token itself in brackets.
 
-Spaces and line breaks are visible. What colour says is also said without it: the brackets and the number in front.
+Spaces and line breaks are visible. The brackets and the number in front say what matters without color.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from caseback.views.text.bars import ASCII, UNICODE, Glyphs
 __all__ = ["print_units"]
 
 _STYLES = ("#4f8fd6", "#c8741f")
-_FAINT = 0.3  # of the unit's largest: below it a token keeps the text's colour
+_FAINT = 0.3  # share of the unit's largest activation below which a token is not colored
 
 
 def print_units(document: Mapping[str, Any], console: Console | None = None, *, ranges: bool = False) -> None:
@@ -27,17 +27,17 @@ def print_units(document: Mapping[str, Any], console: Console | None = None, *, 
     Parameters
     ----------
     document
-        What ``unit_document`` gave.
+        What ``unit_document`` returns.
     console
         Where to print; by default a new ``rich`` console, which obeys ``NO_COLOR``.
     ranges
-        Print examples of each unit's whole range too.
+        Also print examples from each unit's whole range.
 
     Examples
     --------
     ::
 
-        print_units(unit_document(model, found, [3]))
+        print_units(unit_document(model, activating, [3]))
     """
     console = console or Console()
     glyphs = ASCII if console.options.ascii_only else UNICODE
@@ -50,9 +50,9 @@ def print_units(document: Mapping[str, Any], console: Console | None = None, *, 
     for unit in document["units"]:
         most = max((abs(v) for e in unit["examples"] for v in e["values"]), default=0.0)
         fires = f"fires at {percent(unit['frequency'])} of tokens (above {number(document['threshold'])})"
-        said = f"mean {signed(unit['mean'])}, sd {number(unit['std'])}"
+        moments = f"mean {signed(unit['mean'])}, sd {number(unit['std'])}"
         line(Text(""))
-        line(Text(glyphs.text(f"unit {unit['unit']}  {fires}, {said}"), style="bold"))
+        line(Text(glyphs.text(f"unit {unit['unit']}  {fires}, {moments}"), style="bold"))
         for example in unit["examples"]:
             line(_example(example, most, glyphs))
         for part in unit["ranges"] if ranges else ():
@@ -62,10 +62,10 @@ def print_units(document: Mapping[str, Any], console: Console | None = None, *, 
 
 
 def _example(example: Mapping[str, Any], most: float, glyphs: Glyphs) -> Text:
-    made = Text(glyphs.text(f"{signed(example['value']):>9}  "))
+    line = Text(glyphs.text(f"{signed(example['value']):>9}  "))
     for i, (token, value) in enumerate(zip(example["tokens"], example["values"], strict=True)):
         strong = most > 0 and abs(value) >= _FAINT * most
         style = _STYLES[value > 0] if strong else ""
         text = glyphs.text(visible(token))
-        made.append(f"[{text}]" if i == example["at"] else text, style=f"bold {style}" if i == example["at"] else style)
-    return made
+        line.append(f"[{text}]" if i == example["at"] else text, style=f"bold {style}" if i == example["at"] else style)
+    return line

@@ -1,6 +1,6 @@
-"""A waterfall in the terminal: each share as a bar on one axis, from where the one above it ended.
+"""A waterfall in the terminal: each share as a bar on one axis, from where the bar above it ended.
 
-What colour says is also said by the sign of the number, so that it reads the same in a pipe.
+The sign of the number says the same as the color, so that it reads the same in a pipe.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def print_waterfall(drawn: Waterfall, title: str, console: Console | None = None
     drawn
         The waterfall.
     title
-        What the shares are of.
+        What the shares are shares of.
     console
         Where to print; by default a new ``rich`` console on standard output, which obeys ``NO_COLOR``.
 
@@ -52,7 +52,7 @@ def waterfall_text(drawn: Waterfall, *, width: int = 80, glyphs: Glyphs = UNICOD
     drawn
         The waterfall.
     width
-        Columns at hand.
+        How many columns there are.
     glyphs
         What to draw with.
 
@@ -60,8 +60,8 @@ def waterfall_text(drawn: Waterfall, *, width: int = 80, glyphs: Glyphs = UNICOD
     --------
     >>> import xarray as xr
     >>> from caseback.reports.waterfall import waterfall
-    >>> made = waterfall_text(waterfall(xr.DataArray([3.0, -1.0], dims=["component"])), width=40)
-    >>> [cell.plain for cell in made.columns[2]._cells]
+    >>> table = waterfall_text(waterfall(xr.DataArray([3.0, -1.0], dims=["component"])), width=40)
+    >>> [cell.plain for cell in table.columns[2]._cells]
     ['+3.00', '−1.00', '']
     """
     table = Table(box=None, padding=(0, 1), pad_edge=True, header_style="dim", show_edge=False)
@@ -86,7 +86,7 @@ def waterfall_text(drawn: Waterfall, *, width: int = 80, glyphs: Glyphs = UNICOD
 
 
 def span_bar(start: float, end: float, extent: tuple[float, float], width: int, glyphs: Glyphs, style: str) -> Text:
-    """A bar from one number to another on an axis of ``width`` cells; never less than one of them.
+    """A bar from one number to another on an axis of ``width`` cells; at least one cell long.
 
     Examples
     --------

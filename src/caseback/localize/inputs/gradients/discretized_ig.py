@@ -17,7 +17,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
-from caseback.model.prompts.baselines import baseline_embedding, told, vocabulary
+from caseback.model.prompts.baselines import baseline_embedding, baseline_name, vocabulary
 from caseback.model.prompts.embedding_points import Points
 from caseback.model.prompts.per_token import aligned, prepared, token_scores
 from caseback.model.registry import technique
@@ -141,7 +141,7 @@ def discretized_integrated_gradients(
         metric,
         technique=discretized_integrated_gradients,
         name="discretized_integrated_gradients",
-        baseline=told(baseline),
+        baseline=baseline_name(baseline),
         strategy=strategy,
         neighbours=min(neighbours, model.d_vocab - 1),
         factor=factor,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.gradients.quadrature import FEWEST, RULES, Panels
-from caseback.model.prompts.baselines import baseline_embedding, told
+from caseback.model.prompts.baselines import baseline_embedding, baseline_name
 from caseback.model.prompts.embedding_points import Points
 from caseback.model.prompts.per_token import prepared, token_scores
 from caseback.model.registry import technique
@@ -136,7 +136,7 @@ def integrated_gradients(
         metric,
         technique=integrated_gradients,
         name="integrated_gradients",
-        baseline=told(baseline),
+        baseline=baseline_name(baseline),
         rule=rule,
         steps=integral.steps.tolist(),
         evaluations=integral.evaluations.tolist(),

@@ -219,7 +219,7 @@ def _propagated(
         metric,
         technique=technique,
         name="relevance",
-        rules=rules.told(),
+        rules=rules.as_attrs(),
         metric_value=value.tolist(),
         position_relevance=None if of_positions is None else of_positions.tolist(),
         conservation_gap=(total - value.detach()).tolist(),

@@ -17,7 +17,7 @@ from caseback.errors import OutOfRange
 from caseback.localize.inputs.gradients.integrated_gradients import check_rule
 from caseback.localize.inputs.gradients.quadrature import RULES
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.prompts.baselines import baseline_embedding, told
+from caseback.model.prompts.baselines import baseline_embedding, baseline_name
 from caseback.model.prompts.per_token import aligned, prepared, token_scores
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
@@ -132,7 +132,7 @@ def sequential_integrated_gradients(
         metric,
         technique=sequential_integrated_gradients,
         name="sequential_integrated_gradients",
-        baseline=told(baseline),
+        baseline=baseline_name(baseline),
         rule=rule,
         steps=steps,
         metric_value=value.tolist(),

@@ -134,7 +134,7 @@ def site_relevance(
             foil=metric.foil,
             metric_value=value.tolist(),
             rules=name,
-            **{f"{step}_rule": choice for step, choice in rules.told().items()},
+            **{f"{step}_rule": choice for step, choice in rules.as_attrs().items()},
         )
     return xr.Dataset(variables)
 

@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import OutOfRange
-from caseback.model.prompts.baselines import baseline_embedding, told
+from caseback.model.prompts.baselines import baseline_embedding, baseline_name
 from caseback.model.prompts.granularity import Features, Given, features_of, padded_text
 from caseback.model.prompts.per_token import expect_metric, token_scores
 from caseback.model.results import labelled
@@ -87,7 +87,7 @@ class Game:
 
     def scores(self, values: np.ndarray, technique: Callable[..., Any], extra: Extra | None = None, **attrs: Any):
         """Label scores (batch, feature); ``extra`` are further numbers of the same shape, as coordinates."""
-        value = {"metric_value": self.clean.tolist(), "baseline": told(self.baseline)}
+        value = {"metric_value": self.clean.tolist(), "baseline": baseline_name(self.baseline)}
         return feature_scores(
             values, self.model, self.tokens, self.metric, self.features, technique, extra, **value, **attrs
         )

@@ -16,8 +16,9 @@ from torch import Tensor
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.sites import MAPS
 from caseback.model.running.measure import measured
-from caseback.model.running.metrics import MAPS, Bound, Metric
+from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 

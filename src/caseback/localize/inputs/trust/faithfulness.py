@@ -23,7 +23,7 @@ from torch import Tensor
 
 from caseback.errors import OutOfRange
 from caseback.localize.inputs.trust.removal import Measured, as_several, dataset, last_dim, ranks
-from caseback.model.prompts.baselines import told
+from caseback.model.prompts.baselines import baseline_name
 from caseback.model.prompts.granularity import Given
 from caseback.model.prompts.masked_prompts import instead_of, units_of
 from caseback.model.prompts.per_token import expect_metric
@@ -125,7 +125,11 @@ def removal_curves(
         curve = values[index, torch.arange(len(tokens))[:, None]].masked_fill(~there, torch.nan)
         variables[name] = (dims, curve.numpy())
         variables[f"{name}_area"] = (dims[:2], _area(curve, share.expand_as(curve)).numpy())
-    attrs = {"baseline": told(baseline), "metric": metric.name, "shares": None if shares is None else sorted(shares)}
+    attrs = {
+        "baseline": baseline_name(baseline),
+        "metric": metric.name,
+        "shares": None if shares is None else sorted(shares),
+    }
     return dataset(removal_curves, model, scores, variables, out, share, attrs)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from caseback.errors import OutOfRange
 from caseback.localize.inputs.trust.removal import Measured, dataset, of_units
-from caseback.model.prompts.baselines import told
+from caseback.model.prompts.baselines import baseline_name
 from caseback.model.prompts.granularity import Given
 from caseback.model.prompts.masked_prompts import instead_of, units_of
 from caseback.model.prompts.per_token import expect_metric
@@ -110,5 +110,5 @@ def soft_faithfulness(
         variables[name] = (("attribution", "batch"), lost.mean(0).numpy())
         error = lost.std(0) / samples**0.5 if samples > 1 else torch.full_like(lost[0], torch.nan)
         variables[f"{name}_error"] = (("attribution", "batch"), error.numpy())
-    attrs = {"baseline": told(baseline), "metric": metric.name, "samples": samples, "seed": seed}
+    attrs = {"baseline": baseline_name(baseline), "metric": metric.name, "samples": samples, "seed": seed}
     return dataset(soft_faithfulness, model, scores, variables, None, None, attrs)

@@ -1,0 +1,1 @@
+"""Why the model predicted this: inputs, training texts, components, and all of them with checks."""

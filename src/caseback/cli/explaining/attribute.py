@@ -1,0 +1,100 @@
+"""`caseback attribute`: which tokens of the prompt caused this, by several methods, and how far to trust them."""
+
+import sys
+from typing import Annotated
+
+from typer import Argument, Option
+
+from caseback.cli.answer import answer
+from caseback.cli.inputs import continuation_of, names_in, prompt_of, token_in
+from caseback.cli.loading import quiet
+from caseback.cli.options import Generate, Ids, Json, Listed, Measured, Methods, OfModel, Output, Seed
+from caseback.cli.with_options import with_options
+from caseback.errors import CasebackError
+
+DEFAULT_METHODS = "gradient_x_input,integrated_gradients"
+
+
+@with_options
+def attribute(
+    prompt: Annotated[str | None, Argument(help="The text whose next token is explained.", show_default=False)] = None,
+    of: OfModel = OfModel(),
+    by: Methods = Methods().worded(
+        method=f"Methods by name, parted by commas, or all; --list names them. By default {DEFAULT_METHODS}."
+    ),
+    listed: Listed = Listed().worded(listed="No prompt: name the methods."),
+    judge: Annotated[
+        bool, Option("--judge", help="No prompt: how often each method finds a source that is known.")
+    ] = False,
+    measured: Measured = Measured(),
+    level: Annotated[str, Option(help="Score each token, word or sentence.")] = "token",
+    generate: Generate = Generate(0).worded(generate="Also attribute so many generated tokens, one by one."),
+    continuation: Annotated[str | None, Option(help="A continuation to attribute in place of a generated one.")] = None,
+    contrast: Annotated[str | None, Option(help="Another continuation, token by token its foil.")] = None,
+    baseline: Annotated[str, Option(help="What removed tokens become: mean, zero, pad, eos ...")] = "mean",
+    seed: Seed = Seed().worded(seed="What random orders, and the prompts of --judge, follow from."),
+    ids: Ids = Ids(),
+    output: Output = Output(),
+) -> None:
+    """Attribute a prediction to the prompt's tokens by several methods, side by side."""
+    if (prompt is not None) + judge + listed.listed != 1:
+        raise CasebackError("expected one of a prompt, --judge (methods on models with a known source) and --list")
+    if listed.listed:
+        _list(output)
+        return
+    # judging is of all methods unless some are named
+    method = ("all" if judge else DEFAULT_METHODS) if by.method is None else by.method
+    names = "all" if method == "all" else names_in(method)
+    if judge:
+        if output.html is not None:
+            raise CasebackError("--judge prints a table, or JSON: leave out --html")
+        _judge(names, seed.seed, output)
+        return
+    assert prompt is not None
+    given = prompt_of(prompt, ids.ids)
+    with quiet():
+        from caseback.model.running.load import load
+        from caseback.reports.attributions import compare_attributions
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.attributions import print_attributions
+
+        model = load(of.model)
+        document = compare_attributions(
+            model,
+            given,
+            names,
+            target=token_in(model, measured.target),
+            foil=token_in(model, measured.foil),
+            metric=measured.metric,
+            features=level,
+            baseline=baseline,
+            generate=generate.generate,
+            continuation=continuation_of(continuation, ids.ids),
+            contrast=continuation_of(contrast, ids.ids),
+            seed=seed.seed,
+            progress=sys.stderr.isatty(),
+        )
+    answer(
+        output,
+        document,
+        text=lambda: print_attributions(document),
+        page=lambda path: write_page(document, path),
+    )
+
+
+def _list(output: Json) -> None:
+    from caseback.localize.inputs import input_methods
+    from caseback.reports.tables.techniques import technique_row
+    from caseback.views.text.techniques import print_methods
+
+    rows = [technique_row(technique) | {"name": name} for name, technique in input_methods().items()]
+    answer(output, rows, text=lambda: print_methods(rows))
+
+
+def _judge(names: str | list[str], seed: int, output: Json) -> None:
+    with quiet():
+        from caseback.localize.inputs import known_source_test
+        from caseback.views.text.judged import print_judged
+
+        shares = known_source_test(names, seed=seed, progress=sys.stderr.isatty())
+    answer(output, shares, text=lambda: print_judged(shares))

@@ -1,0 +1,1 @@
+"""Where known mechanisms are in a model."""

@@ -1,0 +1,1 @@
+"""What changes when something in the model is changed: patches, ablations, traces, circuits, alignments."""

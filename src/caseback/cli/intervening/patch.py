@@ -1,0 +1,70 @@
+"""`caseback patch`: which parts carry what a prompt has and its counterfactual has not."""
+
+import sys
+from typing import Annotated
+
+from typer import Argument, Option
+
+from caseback.cli.answer import answer
+from caseback.cli.inputs import measure, numbers, prompt_of
+from caseback.cli.loading import quiet
+from caseback.cli.options import By, HeadPlaces, Ids, Measured, OfModel, Output, Resume, Site, Top, Units, Window
+from caseback.cli.with_options import with_options
+
+
+@with_options
+def patch(
+    clean: Annotated[str, Argument(help="The prompt.", show_default=False)],
+    corrupt: Annotated[str, Argument(help="Its counterfactual, token against token.", show_default=False)],
+    of: OfModel = OfModel(),
+    measured: Measured = Measured().worded(
+        foil="Its contrast; by default the model's first choice after the counterfactual."
+    ),
+    site: Site = Site("resid_pre").worded(site="What is patched: resid_pre, z, mlp_out, attn_out, pattern ..."),
+    by: By = By().worded(by="Dimensions, such as layer,pos or layer,head,pos; by default the site's."),
+    places: HeadPlaces = HeadPlaces(),
+    units: Units = Units(),
+    direction: Annotated[str, Option(help="denoising (clean into corrupt) or noising.")] = "denoising",
+    window: Window = Window(1),
+    top: Top = Top(10),
+    ids: Ids = Ids(),
+    resume: Resume = Resume(),
+    output: Output = Output(),
+) -> None:
+    """Patch parts of one run into another: a map of what each brings back (or takes away)."""
+    assert window.window is not None
+    pair = prompt_of(clean, ids.ids), prompt_of(corrupt, ids.ids)
+    with quiet():
+        from caseback.localize.components.patching import patch as patched
+        from caseback.model.prompts.pairs import pairs
+        from caseback.model.running.load import load
+
+        model = load(of.model)
+        tokens = pairs(model, *pair)
+        metric, words = measure(model, measured, *tokens)
+        result = patched(
+            model,
+            *tokens,
+            metric,
+            site=site.site,
+            by=None if by.by is None else by.by.replace(",", " ").split(),
+            layers=numbers(places.layers, "--layers"),
+            heads=numbers(places.heads, "--heads"),
+            pos=numbers(places.pos, "--pos"),
+            units=numbers(units.units, "--units"),
+            direction=direction,
+            window=window.window,
+            progress=sys.stderr.isatty(),
+            checkpoint=resume.checkpoint,
+        )
+        from caseback.reports.maps import as_map
+        from caseback.views.figure.heatmap import heatmap, write_figure
+        from caseback.views.text.interventions import print_patching
+
+    title = f"{direction} {result.attrs['site']}: {words}"
+    answer(
+        output,
+        result,
+        text=lambda: print_patching(result, words, top=top.top),
+        page=lambda path: write_figure(heatmap(as_map(result.recovery), title=title, value="recovery"), path),
+    )

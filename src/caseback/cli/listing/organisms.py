@@ -1,0 +1,162 @@
+"""`caseback organisms`: the models that ship with the package; train them again, measure what they do."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from caseback.cli.answer import answer, say_written
+from caseback.cli.loading import quiet
+from caseback.cli.options import Json, Sample, Seed, Steps
+from caseback.cli.with_options import with_options
+from caseback.errors import CasebackError
+
+organisms = typer.Typer(name="organisms", help="The models that ship with the package: list, train, evaluate.")
+
+
+@organisms.callback(invoke_without_command=True)
+def _options(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@organisms.command("list")
+def list_() -> None:
+    """List the bundled models, one a line: name, shape, size, whether it can be trained again."""
+    from caseback.organisms import bundled, path
+    from caseback.organisms.trainers import TRAINERS
+
+    for name in bundled():
+        folder = path(name)
+        shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        layers, heads, width, vocabulary = (
+            next((shape[key] for key in keys if key in shape), "?")
+            for keys in (
+                ("n_layer", "num_hidden_layers"),
+                ("n_head", "num_attention_heads"),
+                ("n_embd", "hidden_size"),
+                ("vocab_size",),
+            )
+        )
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6
+        trained = "" if name not in TRAINERS else f"  (caseback organisms train {name})"
+        typer.echo(
+            f"{name:12} {layers} layers x {heads} heads, {width} wide, vocabulary {vocabulary}, {size:.1f} MB{trained}"
+        )
+
+
+@organisms.command("path")
+def path_(name: Annotated[str, typer.Argument(help="A bundled model.")]) -> None:
+    """Print the folder of a bundled model, for from_pretrained."""
+    from caseback.organisms import path
+
+    typer.echo(str(path(name)))
+
+
+@organisms.command()
+@with_options
+def train(
+    name: Annotated[str, typer.Argument(help="The organism to train.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; an interrupted run found there goes on.")],
+    seed: Seed = Seed().worded(seed="What training follows from."),
+    steps: Steps = Steps().worded(steps="Length of the schedule; by default the organism's."),
+    stop_at: Annotated[int | None, typer.Option(min=1, help="Stop after this step, to go on later.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads; more than one may change last digits.")] = 1,
+) -> None:
+    """Train an organism from its seed, with checkpoints on the way."""
+    from caseback.organisms.trainers import trainer
+
+    trains = trainer(name)
+    if out.exists() and not out.is_dir():
+        raise CasebackError(f"cannot train into {str(out)!r}: it is a file, expected a folder")
+    with quiet(), _bar(name) as tell:
+        trains(out, seed.seed, steps.steps, stop_at, threads, tell)
+    say_written(out)
+
+
+@organisms.command()
+@with_options
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A bundled model, or a folder that was trained like one.")] = "meadow",
+    sample: Sample = Sample(seed=1, count=500).worded(
+        count="Held-out prompts for each behavior.", seed="What the prompts follow from."
+    ),
+    write: Annotated[bool, typer.Option("--write", help="Write the numbers into the model card, README.md.")] = False,
+    output: Json = Json(),
+) -> None:
+    """Measure every behavior on what training never showed, beside its target."""
+    from caseback.organisms import bundled, path
+
+    folder = path(model) if model in bundled() else Path(model)
+    if not folder.is_dir():
+        raise CasebackError(f"{model!r} is neither a bundled model ({', '.join(bundled())}) nor a folder")
+    if "p" in _trained(folder):
+        _evaluate_addition(folder, output, write)
+        return
+    with quiet():
+        from caseback.organisms.evaluate import BEHAVIORS, as_rows, scores
+        from caseback.views.text.organisms import print_scores
+
+        measured = scores(folder, sample.count, sample.seed, _tracked(BEHAVIORS))
+        if write:
+            from caseback.organisms.card import write_card
+
+            say_written(write_card(folder, measured, sample.seed))
+    rows = as_rows(measured)
+    answer(output, rows, text=lambda: print_scores(rows))
+
+
+def _trained(folder: Path) -> dict:
+    """What a trained organism's config says of its training."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("caseback", {})
+    except (OSError, ValueError) as error:
+        raise CasebackError(f"{str(folder)!r} holds no model: {error}") from error
+
+
+def _evaluate_addition(folder: Path, output: Json, write: bool) -> None:
+    """The progress measures of a grokking run, checkpoint by checkpoint."""
+    with quiet():
+        from caseback.organisms.modular.card import write_card
+        from caseback.organisms.modular.progress import progress
+
+        table = progress(folder).to_dataframe()
+        if write:
+            say_written(write_card(folder))
+    # pandas writes its table as JSON itself
+    shown = table.to_json(orient="index", indent=2) if output.as_json else table.to_string(float_format="{:.3g}".format)
+    typer.echo(shown)
+
+
+@contextmanager
+def _bar(name: str) -> Iterator:
+    """A bar on a terminal, a line a message elsewhere; both on stderr."""
+    if not sys.stderr.isatty():
+        yield lambda done, steps, message: typer.echo(message, err=True) if message else None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name)
+
+        def tell(done: int, steps: int, message: str) -> None:
+            progress.update(task, completed=done, total=steps)
+            if message:
+                progress.console.print(message, markup=False)
+
+        yield tell
+
+
+def _tracked(kinds: Iterable[str]) -> Iterable[str]:
+    if not sys.stderr.isatty():
+        return kinds
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(list(kinds), "measuring", console=Console(stderr=True), transient=True)

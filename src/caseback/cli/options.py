@@ -1,0 +1,241 @@
+"""The options that more than one command has, each written once, in groups that a command takes as one parameter.
+
+    @with_options
+    def trace(prompt: ..., measured: Measured = Measured(metric="prob"), output: Output = Output()) -> None: ...
+
+Each field of a group is an option with its name, its help and the default of a command that says nothing else. A
+command's own defaults are those of the instance that it gives; its own help, where the words here do not say enough,
+are given with `Measured().worded(foil="...")`. Take the smallest group that has what the command uses: no command
+offers an option that it would ignore. What one command alone has stands in its function.
+
+Where a flag means one thing in one command and several of it in another (``--head``, ``--target``, ``--corrupt``), both
+stand here.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from caseback.cli.files import not_a_page, writable
+from caseback.cli.group import Group
+from caseback.cli.loading import DEFAULT_MODEL
+
+
+class OfModel(Group):
+    """Which model."""
+
+    model: Annotated[str, Option("--model", "-m", help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL
+
+
+class Json(Group):
+    """The result for machines."""
+
+    as_json: Annotated[bool, Option("--json", help="Print the result as JSON.")] = False
+
+
+class Output(Json):
+    """The result for machines, and as a page."""
+
+    html: Annotated[Path | None, Option(callback=writable, help="Write a page for the browser to this file.")] = None
+
+
+class Save(Group):
+    """The artifact that a command fits or finds."""
+
+    save: Annotated[Path | None, Option(callback=not_a_page, help="Write what is fitted to this file.")] = None
+
+
+class FittedLens(Group):
+    """A lens that was fitted before."""
+
+    lens: Annotated[Path | None, Option(help="A fitted lens.")] = None
+
+
+class Ids(Group):
+    """How prompts are written."""
+
+    ids: Annotated[bool, Option("--ids", help="Prompts are token ids such as 5,1,2.")] = False
+
+
+class Contrast(Group):
+    """The token that is explained, and what it is contrasted with."""
+
+    target: Annotated[
+        str | None,
+        Option(help="The token explained; by default the model's first choice (after the first of several)."),
+    ] = None
+    foil: Annotated[str | None, Option(help="Its contrast; by default the model's next choice.")] = None
+
+
+class Measured(Contrast):
+    """What is measured of a prediction."""
+
+    metric: Annotated[str, Option(help="logit_diff (of target and foil), logit, prob or log_prob.")] = "logit_diff"
+
+
+class Followed(Group):
+    """Tokens whose rank is followed."""
+
+    target: Annotated[list[str] | None, Option(help="A token whose rank is followed; may be repeated.")] = None
+
+
+class Counterfactual(Group):
+    """The prompt with another answer."""
+
+    corrupt: Annotated[
+        str | None, Option(help="The same prompt with another answer, as many tokens long; ids with --ids.")
+    ] = None
+
+
+class Counterfactuals(Group):
+    """One prompt with another answer for each prompt."""
+
+    corrupt: Annotated[list[str] | None, Option(help="A counterfactual for resample; may be repeated.")] = None
+
+
+class Ablation(Group):
+    """What ablated parts carry."""
+
+    ablation: Annotated[str, Option(help="What stands in for an ablated component.")] = "zero"
+
+
+class Site(Group):
+    """The site that is read or changed."""
+
+    site: Annotated[str, Option(help="Where: resid_pre, resid_post, mlp_out, attn_out, z ...")] = "resid_post"
+
+
+class Layer(Group):
+    """One layer."""
+
+    layer: Annotated[int | None, Option(help="Which layer.")]
+
+
+class OneUnit(Layer):
+    """One head or neuron of a layer."""
+
+    head: Annotated[int | None, Option(help="Which head.")] = None
+    neuron: Annotated[int | None, Option(help="Which neuron of the MLP.")] = None
+
+
+class NamedUnits(Group):
+    """Some heads, or some neurons, by name."""
+
+    head: Annotated[
+        list[str] | None,
+        Option(
+            help="Of the logit lens: a head whose write is read, such as L3H2, or 2 for that head of every layer; may "
+            "be repeated."
+        ),
+    ] = None
+    neuron: Annotated[list[str] | None, Option(help="The same for a neuron, such as L3N17 or 17; may be repeated.")] = (
+        None
+    )
+
+
+class Units(Group):
+    """Units of a site."""
+
+    units: Annotated[
+        str | None, Option(help="Neurons, or entries of the site's last dimension, such as 0,5-9; all by default.")
+    ] = None
+
+
+class Layers(Group):
+    """Some layers."""
+
+    layers: Annotated[str | None, Option(help="Such as 0,2-4; all by default.")] = None
+
+
+class Places(Layers):
+    """Layers and positions."""
+
+    pos: Annotated[str | None, Option(help="Positions such as 2-5,-1; all by default.")] = None
+
+
+class HeadPlaces(Places):
+    """Layers, positions and heads."""
+
+    heads: Annotated[str | None, Option(help="Such as 0,2-4; all by default.")] = None
+
+
+class Window(Group):
+    """Layers that are changed together."""
+
+    window: Annotated[int | None, Option(help="Layers patched together.")] = None
+
+
+class By(Group):
+    """What a result is split by."""
+
+    by: Annotated[str | None, Option(help="What the result is split by.")] = None
+
+
+class Top(Group):
+    """How much is listed."""
+
+    top: Annotated[int, Option(help="How many of the largest are listed.")] = 10
+
+
+class Method(Group):
+    """One method."""
+
+    method: Annotated[str, Option(help="By which method; --list names them.")]
+
+
+class Methods(Group):
+    """Methods side by side."""
+
+    method: Annotated[str | None, Option(help="Methods by name, parted by commas, or all; --list names them.")] = None
+
+
+class Listed(Group):
+    """The methods themselves."""
+
+    listed: Annotated[bool, Option("--list", help="Name the methods, and do nothing else.")] = False
+
+
+class Steps(Group):
+    """How long something is trained."""
+
+    steps: Annotated[int | None, Option(min=1, help="Steps of training.")] = None
+
+
+class BatchSize(Group):
+    """How many rows are computed at once."""
+
+    batch_size: Annotated[int | None, Option(help="Rows of a batch.")] = None
+
+
+class Generate(Group):
+    """How much the model goes on to write."""
+
+    generate: Annotated[int, Option(help="How many tokens are generated.")] = 0
+
+
+class Seed(Group):
+    """What random draws follow from."""
+
+    seed: Annotated[int, Option(help="What is drawn at random follows from it.")] = 0
+
+
+class Sample(Seed):
+    """Prompts drawn from a task."""
+
+    count: Annotated[int, Option(min=1, help="How many prompts are drawn.")] = 100
+
+
+class Stored(Group):
+    """A corpus read in pieces, and a folder for what was collected from it."""
+
+    max_length: Annotated[int | None, Option(help="Tokens of a row at most.")] = None
+    store: Annotated[
+        Path | None, Option(help="A folder that keeps what was collected from the corpus, to go on from.")
+    ] = None
+
+
+class Resume(Group):
+    """Long work that goes on after an interruption."""
+
+    checkpoint: Annotated[Path | None, Option(help="A file to go on from after an interruption.")] = None

@@ -1,0 +1,1 @@
+"""What states, weights and units say: lenses, patchscopes, weights as words, activating inputs."""

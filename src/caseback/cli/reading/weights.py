@@ -1,0 +1,69 @@
+"""`caseback weights`: what a neuron or a head reads and writes, as words."""
+
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from caseback.cli.answer import answer
+from caseback.cli.loading import quiet
+from caseback.cli.options import OneUnit, Output, Top
+from caseback.cli.with_options import with_options
+from caseback.errors import CasebackError
+
+_OF_MLP = ("in", "gate", "out")
+
+
+@with_options
+def weights(
+    model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.")],
+    unit: OneUnit,
+    expert: Annotated[int | None, Option(help="Whose, in a mixture of experts.")] = None,
+    matrix: Annotated[
+        str | None,
+        Option(help="ov, qk, q, k, v, o of a head; in, gate, out of an MLP. By default ov, or all of a neuron's."),
+    ] = None,
+    top: Top = Top(10).worded(top="How many tokens, pairs or singular vectors."),
+    words: Annotated[int, Option(help="How many tokens a row, where a row is a direction.")] = 6,
+    svd: Annotated[bool, Option("--svd", help="Read the singular vectors of the matrix.")] = False,
+    folded: Annotated[bool, Option(help="Fold norms and multipliers in.")] = True,
+    output: Output = Output(),
+) -> None:
+    """Read weights as words: a neuron, a head's circuits or directions, the singular vectors of any matrix."""
+    head, neuron, layer = unit.head, unit.neuron, unit.layer
+    assert layer is not None
+    if head is not None and neuron is not None:
+        raise CasebackError(f"--head {head} and --neuron {neuron}: expected one of them")
+    if head is None and neuron is None and not svd:
+        raise CasebackError("expected --head or --neuron to say whose weights, or --svd for a whole matrix")
+    if neuron is not None and (svd or (matrix is not None and matrix not in _OF_MLP)):
+        raise CasebackError(f"--neuron {neuron} goes with --matrix in, gate or out, and without --svd")
+    if top.top < 1 or words < 1:
+        raise CasebackError(f"--top {top.top} --words {words}: expected at least 1 of each")
+    chosen = matrix or ("ov" if head is not None else "out")
+    with quiet():
+        from caseback.decode.vocabulary import circuit_pairs, weight_svd_words, weights_as_words
+        from caseback.model.running.load import load
+        from caseback.reports.result_json import result_json
+        from caseback.reports.weights import neuron_words, weights_document
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.weight_words import print_weights
+
+        loaded = load(model)
+        how: dict[str, Any] = {"expert": expert, "folded": folded}
+        result: Any
+        if neuron is not None:
+            result = neuron_words(loaded, layer, neuron, matrix=matrix, k=top.top, **how)
+        elif svd:
+            result = weight_svd_words(loaded, chosen, layer, head=head, top=top.top, k=words, **how)
+        elif chosen in ("ov", "qk"):
+            assert head is not None
+            result = circuit_pairs(loaded, chosen, layer, head, k=top.top, folded=folded)
+        else:
+            result = weights_as_words(loaded, chosen, layer, head=head, k=words, **how)
+    plain = {name: result_json(part) for name, part in result.items()} if neuron is not None else result
+    answer(
+        output,
+        plain,
+        text=lambda: print_weights(result, top=top.top),
+        page=lambda path: write_page(weights_document(loaded, result, most=top.top), path),
+    )

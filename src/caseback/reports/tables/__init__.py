@@ -1,0 +1,1 @@
+"""What commands list: rows of plain data, a row for each head, task, technique or method."""

@@ -1,0 +1,116 @@
+"""The circuit of a task: found on some of its prompts, judged on others, with all that its document needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from caseback.localize.circuits import faithfulness_curve, find_circuit, judge
+from caseback.localize.circuits.machinery.sizes import inputs_of
+from caseback.model.circuit import Circuit, Edge
+from caseback.model.graph.graph import Graph
+from caseback.model.running.model import Model
+from caseback.reports.circuit import circuit_document
+from caseback.tasks import get
+from caseback.tasks.prompts import Prompts
+
+__all__ = ["TaskCircuit", "task_circuit"]
+
+
+class TaskCircuit(NamedTuple):
+    """A circuit, its document, and the prompt that the document shows."""
+
+    circuit: Circuit
+    document: dict[str, Any]
+    example: Prompts
+
+
+def task_circuit(
+    model: Model,
+    task: str,
+    *,
+    method: str = "eap-ig",
+    edges: int | float | None = None,
+    threshold: float | None = None,
+    how: str = "top",
+    ablation: str = "resample",
+    count: int = 40,
+    sets: int = 5,
+    seed: int = 0,
+    circuit: Circuit | None = None,
+    other: Circuit | None = None,
+    other_name: str = "",
+    progress: bool = False,
+    checkpoint: Path | None = None,
+) -> TaskCircuit:
+    """Find the circuit of a task, and judge it on as many other prompts.
+
+    Parameters
+    ----------
+    model, task
+        The model, and the task's name.
+    method, edges, threshold, how, checkpoint
+        As for ``find_circuit``.
+    ablation
+        What cut edges carry, in finding, judging and the curve; ``"optimal"`` is for judging alone.
+    count
+        Prompts to find it on, and as many to judge it on.
+    sets
+        Random sets for completeness and minimality.
+    seed
+        Of prompts and sets.
+    circuit
+        One that is there already: it is judged, and none is found.
+    other, other_name
+        A circuit to compare with, and what it is called.
+    progress
+        Show progress bars.
+
+    Examples
+    --------
+    ::
+
+        task_circuit(cb.load("meadow"), "ioi", edges=60).document["size"]
+    """
+    drawn = get(task).prompts(model, 2 * count, seed=seed)
+    finding, judging = drawn[:count], drawn[count:]
+    if circuit is None:
+        circuit = find_circuit(
+            model,
+            finding.clean,
+            finding.corrupt,
+            finding.metric,
+            method=method,
+            edges=edges,
+            threshold=threshold,
+            how=how,
+            ablation="resample" if ablation == "optimal" else ablation,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
+    circuit = replace(circuit, about={**circuit.about, "task": task, "prompts": count, "seed": seed})
+    test = judging.clean, judging.corrupt, judging.metric
+    ablations = list(dict.fromkeys((ablation, "resample", "mean", "zero")))
+    how_judged = {"ablations": ablations, "groups": judging.groups, "sets": sets, "seed": seed}
+    judgement = judge(model, *test, circuit, **how_judged, progress=progress)
+    graph = Graph.of(model.anatomy, inputs_of(circuit))
+    scored = sum(isinstance(part, Edge) for part in circuit.scores) == len(graph.edges)
+    curves = {}
+    if scored and circuit.about.get("method") != "acdc":
+        curve = faithfulness_curve(
+            model, *test, circuit, ablation=ablation, inputs=graph.inputs, how=how, progress=progress
+        )
+        curves[str(circuit.about.get("found_by", method))] = curve
+    document = circuit_document(
+        model,
+        judging.clean[:1],
+        circuit,
+        counterfactual=judging.corrupt[:1],
+        task=task,
+        curves=curves,
+        judgement=judgement,
+        other=other,
+        other_name=other_name,
+    )
+    return TaskCircuit(circuit, document, judging[:1])

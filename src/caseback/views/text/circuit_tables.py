@@ -1,0 +1,95 @@
+"""Tables of circuits as Markdown, which reads well in a terminal too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from caseback.reports.tables.frontier import SHARES, WANTED
+
+__all__ = ["frontier_markdown", "markdown", "organisms_markdown"]
+
+_WITHIN = 0.1
+
+
+def organisms_markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """The AUROC of each method against the true edges of organisms, one a row.
+
+    Examples
+    --------
+    >>> row = {"name": "recall", "true_edges": 4, "edges": 13, "auroc": {"exact": 1.0}}
+    >>> print(organisms_markdown([row], ["exact"]))
+    | organism | true edges | exact |
+    |----------|-----------:|------:|
+    | recall   | 4/13       | 1.000 |
+    """
+    cells = [
+        [row["name"], f"{row['true_edges']}/{row['edges']}", *(f"{row['auroc'][name]:.3f}" for name in columns)]
+        for row in rows
+    ]
+    return "\n".join(markdown(["organism", "true edges", *columns], cells))
+
+
+def frontier_markdown(table: Mapping[str, Any]) -> str:
+    """What each method's best edges recover, task by task, and the heads of the smallest IOI circuit.
+
+    Parameters
+    ----------
+    table
+        What ``frontier_table`` gave.
+    """
+    lines = []
+    for task in table["tables"]:
+        measure = f"{task['measure']}: {task['whole']:.2f} for the model, {task['empty']:.2f} with every edge cut"
+        head = ["method", *(f"{share:.0%}" for share in SHARES), f"edges for {WANTED}"]
+        lines += [f"**{task['task']}** ({measure})", ""]
+        lines += markdown(head, [_row(row, task["edges"]) for row in task["rows"]])
+        lines += ["", _fewest(task["fewest"], task["edges"]), ""]
+    if table["ioi_heads"]:
+        lines += [f"**Heads of the smallest IOI circuit that recovers {WANTED}**, with what they look at and do", ""]
+        cells = [
+            [head["head"], head["role"] or "·", f"{head['total']:+.2f}", head["looks"] or "·"]
+            for head in table["ioi_heads"]
+        ]
+        lines += markdown(["head", "role", "effect", "looks"], cells)
+    return "\n".join(lines).rstrip()
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table that reads well as text too.
+
+    Examples
+    --------
+    >>> for line in markdown(["a", "b"], [["x", "10"]]):
+    ...     print(line)
+    | a | b  |
+    |---|---:|
+    | x | 10 |
+    """
+    columns = list(zip(head, *rows, strict=True))
+    numeric = [all(cell[:1] in "0123456789+-·" for cell in column[1:]) for column in columns]
+    widths = [max(map(len, column)) for column in columns]
+    rule = "|".join("-" * (w + 1) + (":" if right else "-") for w, right in zip(widths, numeric, strict=True))
+    lines = [f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |" for row in [head, *rows]]
+    return [lines[0], f"|{rule}|", *lines[1:]]
+
+
+def _row(row: Mapping[str, Any], total: int) -> list[str]:
+    if row["point"] is not None:
+        edges, recovered = row["point"]
+        needed = f"{recovered:.2f} by {edges} ({edges / total:.1%})"
+    else:
+        needed = "none" if row["needed"] is None else f"{row['needed']} ({row['needed'] / total:.1%})"
+    return [row["method"], *("·" if value is None else f"{value:.2f}" for value in row["at"]), needed]
+
+
+def _fewest(reached: tuple[int, str] | None, total: int) -> str:
+    if reached is None:
+        return f"No number of edges that was measured recovers {WANTED} to {2 - WANTED:.1f}."
+    fewest, method = reached
+    if fewest <= _WITHIN * total:
+        share = f"{fewest / total:.1%}"
+        return f"{WANTED} to {2 - WANTED:.1f} is recovered by {fewest} of {total} edges ({share}): {method}."
+    return (
+        f"Within {_WITHIN:.0%} of the edges less than {WANTED} is recovered; the fewest that do are {fewest}: {method}."
+    )
