@@ -171,6 +171,43 @@ def test_project_removes_a_span_or_keeps_it(model):
     torch.testing.assert_close(one, clean - (clean @ unit)[..., None] * unit)
 
 
+def spanning_badly():
+    """Vectors that span two dimensions, the first and the second, in ways that trip an orthonormalization."""
+    e = torch.eye(D, dtype=torch.float64)
+    return {
+        "twice the same": torch.stack([e[0], e[0], e[1]]),
+        "with zeros": torch.stack([torch.zeros(D, dtype=torch.float64), e[0], e[1]]),
+        "a sum": torch.stack([e[0], e[1], e[0] + e[1]]),
+        "more than the width": torch.cat([e[:2]] * D),
+        "of very different lengths": torch.stack([1e-12 * e[0], 1e9 * e[1], e[0] + e[1]]),
+    }
+
+
+@pytest.mark.parametrize("case", spanning_badly())
+def test_project_and_swap_know_the_span_of_any_vectors(case, model):
+    basis, within = spanning_badly()[case], torch.zeros(D, dtype=torch.float64)
+    within[:2] = 1
+    clean, gone = before_and_after(model, cb.Project("resid_post", basis, layer=1))
+    _, kept = before_and_after(model, cb.Project("resid_post", basis, keep=True, layer=1))
+    torch.testing.assert_close(gone, clean * (1 - within))
+    torch.testing.assert_close(kept, clean * within)
+    source = model.run(shelf.ids((6, 6), seed=4), read=[("resid_post", 1)])
+    _, swapped = before_and_after(model, cb.Swap("resid_post", basis, source, layer=1))
+    torch.testing.assert_close(swapped, clean * (1 - within) + source["resid_post", 1] * within)
+
+
+def test_no_vector_spans_nothing(model):
+    clean, gone = before_and_after(model, cb.Project("resid_post", torch.zeros(2, D), layer=1))
+    _, kept = before_and_after(model, cb.Project("resid_post", torch.zeros(2, D), keep=True, layer=1))
+    assert torch.equal(gone, clean) and not kept.any()
+
+
+def test_a_basis_that_is_learned_has_a_gradient(model):
+    basis = torch.randn(2, D, dtype=torch.float64, requires_grad=True)
+    model.run(shelf.ids((6,)), edits=cb.Project("resid_post", basis, layer=1), grad=True).logits.sum().backward()
+    assert basis.grad is not None and basis.grad.isfinite().all() and basis.grad.any()
+
+
 def test_swap_exchanges_the_part_in_a_subspace(model):
     basis = torch.randn(2, D, dtype=torch.float64)
     source = model.run(shelf.ids((6, 6), seed=4), read=[("resid_post", 1)])

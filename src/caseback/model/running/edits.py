@@ -231,7 +231,10 @@ class Noise(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Project(Edit):
-    """Remove the span of ``basis`` (k, unit) from the last dimension; ``keep=True`` keeps only the span."""
+    """Remove the span of ``basis`` (k, unit) from the last dimension; ``keep=True`` keeps only the span.
+
+    The vectors may have any length, and depend on others: only their span counts.
+    """
 
     basis: Float[Tensor, "k unit"]
     keep: bool = False
@@ -289,12 +292,21 @@ def _shape(value: Any) -> str:
 
 
 def _onto(basis: Tensor, x: Tensor) -> Tensor:
-    # Half precisions have no QR, and too few digits for the products.
-    basis, wide = torch.atleast_2d(basis), at_least_float32(x)
-    if basis.shape[-1] != x.shape[-1]:
-        raise EditError(f"a basis of vectors of size {basis.shape[-1]} at a site of size {x.shape[-1]}")
-    q, _ = torch.linalg.qr(basis.to(wide).T)
-    return (wide @ q @ q.T).to(x)
+    """X's part in the span of some vectors, of which some may be zero or depend on others."""
+    rows, wide = torch.atleast_2d(basis), at_least_float32(x)  # half precisions have no decompositions
+    if rows.shape[-1] != x.shape[-1]:
+        raise EditError(f"a basis of vectors of size {rows.shape[-1]} at a site of size {x.shape[-1]}")
+    rows = rows.to(wide)
+    norms = rows.norm(dim=-1, keepdim=True)
+    rows = rows / torch.where(norms > 0, norms, 1)
+    if rows.requires_grad:
+        # a basis that is being learned must be independent: the derivative of the other way has no value
+        q = torch.linalg.qr(rows.T).Q
+        return (wide @ q @ q.T).to(x)
+    # not by QR, whose further columns are directions outside the span where vectors depend on others
+    _, sizes, q = torch.linalg.svd(rows, full_matrices=False)
+    q = q * (sizes > sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps)[:, None]  # read nothing back
+    return (wide @ q.T @ q).to(x)
 
 
 def _shared_prefix(source: Run, tokens: Tokens, example: int) -> int:
