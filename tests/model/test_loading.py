@@ -1,7 +1,10 @@
 """Loading: what is no model, is broken or is unsafe is refused in words."""
 
+import ast
+import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,3 +154,103 @@ def test_weights_that_fit_the_config_but_not_the_family_are_refused():
     hf.model.layers[1].self_attn.k_proj = torch.nn.Linear(32, 25, bias=False, dtype=torch.float64)
     with pytest.raises(AnatomyError, match="do not split into 4 heads"):
         cb.load(hf)
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    for name in list(weights):
+        less = {key: value for key, value in weights.items() if key != name}
+        save_file(less, folder / "model.safetensors", {"format": "pt"})
+        text = refused(folder)
+        assert "lacks weights that the model has, and they would be random" in text and name in text
+    some = {key: value for key, value in weights.items() if "mlp" not in key}
+    save_file(some, folder / "model.safetensors", {"format": "pt"})
+    assert "and 6 more" in refused(folder)
+
+
+def test_a_tied_head_that_no_file_holds_is_not_missed(tmp_path):
+    model = zoo.tiny("gpt2", dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    assert torch.equal(cb.load(tmp_path).hf.lm_head.weight, model.lm_head.weight)
+
+
+def test_weights_of_another_shape_are_refused_even_where_transformers_would_ignore_them(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(7)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert "has in another shape" in refused(folder, ignore_mismatched_sizes=True)
+
+
+OWN_CODE = """
+from pathlib import Path
+Path(__file__).with_name("RAN").touch()
+from transformers import LlamaConfig, LlamaForCausalLM
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.mark.parametrize("answer", ["y\n", "yes\n", ""])
+def test_code_beside_a_model_is_not_run_and_nobody_is_asked(folder, answer, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(OWN_CODE)
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    assert "pass trust_remote_code=True" in refused(folder)
+    assert not list(folder.glob("**/RAN"))
+
+
+def test_code_beside_a_tokenizer_is_not_run(folder, monkeypatch):
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    (folder / "own.py").write_text(OWN_CODE)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    refused(folder)
+    assert not list(folder.glob("**/RAN"))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "../model.safetensors", "/model.safetensors"])
+def test_an_index_that_names_something_else_is_refused(folder, name):
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"metadata": {}, "weight_map": {key: name for key in weights}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "expected *.safetensors beside it" in refused(folder)
+
+
+def test_an_index_of_safetensors_is_read(folder):
+    whole = cb.load(folder).run(shelf.ids()).logits
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    halves = {"a.safetensors": list(weights)[::2], "b.safetensors": list(weights)[1::2]}
+    for file, keys in halves.items():
+        save_file({key: weights[key] for key in keys}, folder / file, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {key: file for file, keys in halves.items() for key in keys}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(cb.load(folder).run(shelf.ids()).logits, whole)
+    (folder / "model.safetensors.index.json").write_text("[]")
+    assert "cannot be read" in refused(folder)
+
+
+def test_no_loading_of_ours_reads_pickles_or_runs_code_unasked():
+    """Every ``from_pretrained`` of the package says so itself: the defaults of transformers are another project's."""
+    source = Path(cb.__file__).parent
+    calls = []
+    for path in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_pretrained":
+                keywords = {keyword.arg for keyword in node.keywords}
+                auto = ast.unparse(node.func).startswith("Auto")
+                weights = not ast.unparse(node.func).startswith(("AutoConfig", "AutoTokenizer"))
+                calls.append(path.name)
+                assert not auto or "trust_remote_code" in keywords, ast.unparse(node)
+                assert not weights or "use_safetensors" in keywords, ast.unparse(node)
+    assert len(calls) >= 5

@@ -90,14 +90,14 @@ def loaded(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
             f"{str(folder)!r} holds no model to measure: expected config.json and tokenizer.json in it, "
             "as `caseback organisms train` writes them."
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     pieces = tokenizer(whole_tokens(), add_special_tokens=False)["input_ids"]
     if any(len(ids) != 1 for ids in pieces):
         raise CasebackError(
             f"{str(folder)!r} was not trained on the closed world (its tokenizer cuts the world's words): "
             "only models that `caseback organisms train meadow` made can be measured."
         )
-    return GPT2LMHeadModel.from_pretrained(folder).eval(), tokenizer
+    return GPT2LMHeadModel.from_pretrained(folder, use_safetensors=True).eval(), tokenizer
 
 
 def scores(folder: Path, count: int = 500, seed: int = 1, kinds: Iterable[str] = tuple(BEHAVIORS)) -> dict[str, Score]:

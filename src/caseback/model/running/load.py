@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def load(
     revision: str | None = None,
     verify: bool = True,
     allow_pickle: bool = False,
+    trust_remote_code: bool = False,
     **kwargs: Any,
 ) -> Model:
     """Load a decoder-only language model and verify its anatomy. The model itself is never changed.
@@ -43,11 +45,14 @@ def load(
         Check the anatomy on a short run (one forward pass) and refuse a model that does not fit.
     allow_pickle
         Accept weights in PyTorch's pickle format, read with ``weights_only=True``. By default only safetensors.
+    trust_remote_code
+        Run Python code that comes with a folder or a hub repository. By default it is never run, nor asked about.
 
     Raises
     ------
     LoadError
-        For a missing folder, a folder without a causal LM, broken or pickled weights.
+        For a missing folder, a folder without a causal LM, broken, pickled or incomplete weights, or a model that
+        needs code of its own.
     AnatomyError
         For a family without anatomy, or a model that does not fit it, naming the identity that failed.
 
@@ -60,13 +65,13 @@ def load(
     if isinstance(model, nn.Module):
         hf, name, tokenizer = model, str(getattr(model, "name_or_path", "") or type(model).__name__), tokenizer
         if isinstance(tokenizer, str | Path):
-            tokenizer = _tokenizer(str(tokenizer), revision)
+            tokenizer = _tokenizer(str(tokenizer), revision, trust_remote_code)
     else:
         source, name = _locate(model)
-        hf = _pretrained(source, dtype, device, device_map, revision, allow_pickle, kwargs)
+        hf = _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, kwargs)
         given = tokenizer if isinstance(tokenizer, str | Path) else None
         if tokenizer is None or given is not None:
-            tokenizer = _tokenizer(str(given or source), revision, optional=given is None)
+            tokenizer = _tokenizer(str(given or source), revision, trust_remote_code, optional=given is None)
     return _legible(hf, tokenizer, name, verify)
 
 
@@ -112,7 +117,7 @@ def _locate(model: str | Path) -> tuple[str, str]:
     return text, text
 
 
-def _pretrained(source, dtype, device, device_map, revision, allow_pickle, kwargs) -> Any:
+def _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, kwargs) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     import caseback.model.crystal  # noqa: F401  (registers our own architecture with transformers)
@@ -121,23 +126,61 @@ def _pretrained(source, dtype, device, device_map, revision, allow_pickle, kwarg
     if folder.is_dir():
         _check_folder(folder, allow_pickle)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        if type(config) not in AutoModelForCausalLM._model_mapping:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+        if not own_code and type(config) not in AutoModelForCausalLM._model_mapping:
             raise LoadError(f"{source!r} is not a causal language model: its model type is {config.model_type!r}")
-        hf = AutoModelForCausalLM.from_pretrained(
+        if not allow_pickle:
+            _check_index(source, revision)
+        hf, report = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=dtype or "auto",
             device_map=device_map,
             revision=revision,
             use_safetensors=None if allow_pickle else True,
-            **kwargs,
+            trust_remote_code=trust_remote_code,
+            **{**kwargs, "output_loading_info": True},
         )
     except LoadError:
         raise
     except Exception as error:
         raise LoadError(f"cannot load {source!r}: {_reason(error)}") from error
+    _expect_complete(source, report)
     return hf.eval() if device is None else hf.eval().to(device)
+
+
+def _expect_complete(source: str, report: Mapping[str, Any]) -> None:
+    """Refuse weights that the checkpoint does not hold, or holds in another shape: they would be random numbers."""
+    other_shape = [key if isinstance(key, str) else key[0] for key in report.get("mismatched_keys", ())]
+    for keys, what in ((report.get("missing_keys", ()), "lacks"), (other_shape, "has in another shape")):
+        names = sorted(keys)
+        if names:
+            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise LoadError(
+                f"{source!r} {what} weights that the model has, and they would be random: {some}; mend the "
+                "checkpoint, or load the model yourself and pass it"
+            )
+
+
+def _check_index(source: str, revision: str | None) -> None:
+    """Refuse an index of safetensors that names other files, or files outside its folder."""
+    from transformers.utils import cached_file
+
+    quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")}
+    index = cached_file(source, "model.safetensors.index.json", revision=revision, **quiet)
+    if index is None:
+        return
+    try:
+        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        unsafe = [name for name in names if not name.endswith(".safetensors") or Path(name).name != name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"the index of {source!r} cannot be read: {error}") from None
+    if unsafe:
+        raise LoadError(
+            f"the index of {source!r} names {unsafe[0]!r}: expected *.safetensors beside it; pass allow_pickle=True to "
+            "read others"
+        )
 
 
 def _check_folder(folder: Path, allow_pickle: bool) -> None:
@@ -156,16 +199,18 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
 def _reason(error: Exception) -> str:
     """The first line of an error, which is the part that a person can use."""
     text = str(error).strip().splitlines()
+    if "trust_remote_code" in str(error):
+        return "it comes with Python code of its own, which is not run: read it, and pass trust_remote_code=True"
     return f"{type(error).__name__}: {text[0] if text else 'no reason given'}"
 
 
-def _tokenizer(source: str, revision: str | None, optional: bool = False) -> Any:
+def _tokenizer(source: str, revision: str | None, trust_remote_code: bool, *, optional: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(source)
     if optional and folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab.*")):
         return None
     try:
-        return AutoTokenizer.from_pretrained(source, revision=revision)
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise LoadError(f"cannot load a tokenizer from {source!r}: {_reason(error)}") from error

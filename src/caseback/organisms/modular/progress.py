@@ -44,7 +44,7 @@ def progress(folder: Path) -> xr.Dataset:
     Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability".
     """
     folders = checkpoints(folder)
-    models = [CrystalForCausalLM.from_pretrained(part) for part in folders.values()]
+    models = [CrystalForCausalLM.from_pretrained(part, use_safetensors=True) for part in folders.values()]
     settings = models[-1].config.caseback
     p, (train, test) = settings["p"], split(settings["p"], settings["share"], settings["seed"])
     ids, right = all_pairs(p), answers(p)
