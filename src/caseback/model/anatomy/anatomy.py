@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError, UnknownSite, did_you_mean
+from caseback.model.anatomy.coerce import as_integer
 from caseback.model.anatomy.family import Dims, Family
 from caseback.model.anatomy.norms import Norm, read_norm
 from caseback.model.anatomy.sites import MODULE_ENDS, SITES, Site, parse
@@ -319,11 +320,11 @@ class Anatomy:
             yield self._module_site(path)
             return
         if isinstance(given, Site):
-            name, layer = given
+            name, layer = given[0], None if given[1] is None else as_integer(given[1], "layer", UnknownSite)
         elif isinstance(given, str):
             name, layer = self._from_path(given) or self._from_hook(given)
         elif isinstance(given, tuple) and len(given) == 2:
-            name, layer = parse(str(given[0]))[0], int(given[1])
+            name, layer = parse(str(given[0]))[0], as_integer(given[1], "layer", UnknownSite)
         else:
             raise UnknownSite(f"{given!r} is no site: give a name such as 'resid_post' or a pair ('resid_post', 5)")
         if name not in SITES:

@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
 from caseback.jobs.fingerprint import raw_digest
+from caseback.model.anatomy.coerce import as_indices, as_positions
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site, kind_of
 from caseback.model.running.frames import Positions, Rows, positions
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from caseback.model.running.run import Run
     from caseback.model.running.tokens import Tokens
 
-Index = int | Sequence[int] | None
+Index = int | Sequence[int] | slice | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,15 @@ class Edit(_Address):
     site: str
     tied: ClassVar[bool] = False
     """Tied to another run's positions, so it does not reach past the prompt while generating."""
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "head", "unit"):
+            object.__setattr__(self, name, as_indices(getattr(self, name), name))
+        object.__setattr__(self, "pos", as_positions(self.pos))
+        for name in _NUMBERS & self.__dict__.keys():
+            object.__setattr__(self, name, _as_numbers(getattr(self, name), name, self))
+        if "source" in self.__dict__:
+            _expect_run(self.__dict__["source"], self)
 
     def new(self, old: Float[Tensor, "k *head unit"], where: Where) -> Tensor:
         """What stands at the address afterwards, given what stood there."""
@@ -96,11 +107,54 @@ def _short(value: Any) -> str:
     return str(values)
 
 
+# What edits hold besides an address: numbers, of which None is none except where it stands for the unedited run.
+_NUMBERS = {"value", "factor", "basis", "std", "over"}
+
+
+def _as_numbers(value: Any, name: str, edit: Edit) -> Any:
+    """A number or a tensor of numbers, arrays and lists as tensors; a run or None where an edit takes one."""
+    if name == "over" and (value is None or _is_run(value)):
+        return value
+    if isinstance(value, Tensor) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        numbers = not isinstance(value, Tensor) or not (value.dtype == torch.bool or value.is_complex())
+        if numbers and (name != "basis" or isinstance(value, Tensor)):
+            return value
+    elif isinstance(value, np.ndarray | np.generic | list | tuple):
+        try:
+            # as wide as Python's own numbers, which go to the site's precision where they are used
+            wide = torch.as_tensor(value, dtype=None if isinstance(value, np.ndarray) else torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            wide = None
+        if wide is not None and not (wide.dtype == torch.bool or wide.is_complex()):
+            return wide.item() if wide.ndim == 0 and name != "basis" else wide
+    kinds = {"basis": "a tensor (k, unit)", "std": "a number", "over": "a run or a tensor"}
+    raise EditError(
+        f"{type(edit).__name__} at {edit.site!r}: {name} is a {type(value).__name__}, expected "
+        f"{kinds.get(name, 'a number or a tensor')}"
+    )
+
+
+def _is_run(value: Any) -> bool:
+    from caseback.model.running.run import Run
+
+    return isinstance(value, Run)
+
+
+def _expect_run(source: Any, edit: Edit) -> None:
+    if not (_is_run(source) or (source is None and edit.awaits_clean)):
+        raise EditError(
+            f"{type(edit).__name__} at {edit.site!r}: source is a {type(source).__name__}, expected a run, such as "
+            f"model.run(prompts, read={edit.site!r})"
+        )
+
+
 def indices_in(index: Index, size: int, what: str, site: str) -> list[int] | None:
     """An address part as non-negative indices; None for all."""
     if index is None:
         return None
-    wanted = [index] if isinstance(index, int) else [int(i) for i in index]
+    if isinstance(index, slice):
+        return list(range(*index.indices(size)))
+    wanted = [index] if isinstance(index, int) else list(index)
     for i in wanted:
         if not -size <= i < size:
             raise EditError(f"{what} {i} is out of range at {site!r}: there are {size}, 0 to {size - 1}")
@@ -421,7 +475,10 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
     """
     if not isinstance(edit, Edit):
         raise EditError(f"{edit!r} is not an edit: expected Zero, Replace, Add, Scale, Mean, Resample, ...")
-    layers = edit.layer if isinstance(edit.layer, Sequence) else [edit.layer]
+    layers = edit.layer
+    if isinstance(layers, slice):
+        layers = range(*layers.indices(anatomy.n_layers))
+    layers = layers if isinstance(layers, Sequence) else [layers]
     sites = [s for i in layers for s in anatomy.sites(edit.site if i is None else (edit.site, i))]
     name = sites[0].name if sites else edit.site
     kind = kind_of(name)

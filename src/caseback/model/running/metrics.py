@@ -11,16 +11,18 @@ Targets are token ids or text of exactly one token, one for the whole batch or o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import TargetError
 from caseback.jobs.fingerprint import code_of
+from caseback.model.anatomy.coerce import as_tokens
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
 from caseback.model.running.tokens import Tokens, one_token
@@ -175,9 +177,8 @@ def target_ids(
     TargetError
         For text that is not one token, an id outside the vocabulary, or a wrong number of targets.
     """
-    if isinstance(target, Tensor):
-        target = target.tolist()
-    many = [target] * len(tokens) if isinstance(target, str | int) else list(target)
+    named = as_tokens(target, what, TargetError)
+    many = named if isinstance(named, list) else [named] * len(tokens)
     if len(many) != len(tokens):
         raise TargetError(f"{len(many)} {what}s for {len(tokens)} prompts: give one, or one per prompt")
     ids = [one_token(tokenizer, t, d_vocab, what) for t in many]
@@ -287,9 +288,11 @@ def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
 
 def _sets(given: Several, tokens: Tokens, tokenizer: Any, d_vocab: int, what: str) -> Int[Tensor, "batch k"]:
     """One set of token ids per prompt, filled up with -1."""
-    listed: list[Any] = [given] if isinstance(given, str | int) else list(given)
-    if all(isinstance(one, str | int) for one in listed):
-        listed = [listed] * len(tokens)
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+        given = [given]
+    if not any(isinstance(one, list | tuple | set | np.ndarray | Tensor) and getattr(one, "ndim", 1) for one in given):
+        given = [given] * len(tokens)
+    listed = [one if isinstance(one, list) else [one] for one in (as_tokens(one, what, TargetError) for one in given)]
     if len(listed) != len(tokens):
         raise TargetError(f"{len(listed)} sets of {what}s for {len(tokens)} prompts: give one, or one per prompt")
     known: dict[Any, int] = {}

@@ -6,15 +6,17 @@ moves them. ``column`` turns a position into an index of the padded batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from caseback.errors import OutOfRange, TargetError, TokensError
+from caseback.model.anatomy.coerce import as_integer, as_positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,12 @@ class Tokens:
             raise TokensError(
                 f"ids {tuple(self.ids.shape)} and mask {tuple(self.mask.shape)} must both be (batch, pos)"
             )
+        if self.mask.dtype != torch.bool:
+            if bool(((self.mask != 0) & (self.mask != 1)).any()):
+                raise TokensError("the mask has other numbers than 0 and 1: expected True at real tokens")
+            object.__setattr__(self, "mask", self.mask.bool())
+        if self.ids.dtype == torch.bool or self.ids.is_floating_point() or self.ids.is_complex():
+            raise TokensError(f"ids are {self.ids.dtype}: expected whole numbers")
         if self.ids.shape[0] == 0 or not bool(self.mask.any(-1).all()):
             raise TokensError("a prompt is empty: give at least one token per prompt")
         steps = self.mask.int().diff(dim=-1)
@@ -85,7 +93,7 @@ class Tokens:
         OutOfRange
             If a prompt has no such position.
         """
-        lengths = self.lengths
+        lengths, position = self.lengths, as_positions(position, "position", TokensError)
         wanted = torch.as_tensor(position, device=lengths.device).expand(len(self))
         bad = (wanted < -lengths) | (wanted >= lengths)
         if bool(bad.any()):
@@ -110,8 +118,9 @@ class Tokens:
         return Tokens(self.ids[rows], self.mask[rows], [self.text[i] for i in rows])
 
 
-PromptsLike = str | Tensor | Tokens | Sequence[int] | Sequence[str | Sequence[int] | Tensor]
-"""What ``Model.tokens`` takes, and so every technique: one prompt or several, as text or ids, or ``Tokens``."""
+PromptsLike = str | Tensor | Tokens | Mapping[str, Any] | Sequence[int] | Sequence[str | Sequence[int] | Tensor | Any]
+"""What ``Model.tokens`` takes, and so every technique: one prompt or several, as text or ids, ``Tokens``, what a
+tokenizer returns, or chat messages."""
 
 
 def _pad(rows: Sequence[Tensor], text: list[list[str]], side: str, pad_id: int) -> Tokens:
@@ -140,7 +149,9 @@ def tokenize(
     Parameters
     ----------
     prompts
-        One prompt or several: text, a list of ids, or a tensor (pos,) or (batch, pos).
+        One prompt or several: text, a list of ids, a tensor or an array (pos,) or (batch, pos), what a tokenizer
+        returned (``input_ids`` and ``attention_mask``), or a conversation, a list of messages with ``role`` and
+        ``content``, which the tokenizer's chat template writes out; it ends where the assistant is to answer.
     tokenizer
         The model's tokenizer; may be None for ids.
     d_vocab, context
@@ -172,32 +183,85 @@ def tokenize(
     return _pad(rows, text, padding, 0 if pad_id is None or pad_id >= d_vocab else pad_id)
 
 
-def _each(prompts: str | Tensor | Sequence[Any]) -> list[Any]:
+def _each(prompts: Any) -> list[Any]:
     """One prompt or several as a list of prompts."""
-    if isinstance(prompts, str) or (isinstance(prompts, Tensor) and prompts.ndim == 1):
+    if isinstance(prompts, Mapping) and "input_ids" in prompts:
+        return _unpadded(prompts)
+    if isinstance(prompts, str) or _is_conversation(prompts):
         return [prompts]
+    if isinstance(prompts, Tensor | np.ndarray):
+        if prompts.ndim not in (1, 2):
+            raise TokensError(f"prompts of shape {tuple(prompts.shape)}: expected (pos,) or (batch, pos)")
+        return [prompts] if prompts.ndim == 1 else list(prompts)
+    if isinstance(prompts, bytes | bytearray | Mapping) or not isinstance(prompts, Iterable):
+        raise TokensError(f"prompts are a {type(prompts).__name__}: expected text, a list of texts, or token ids")
     several = list(prompts)
     if not several:
         raise TokensError("no prompt given: expected text, a list of texts, or token ids")
-    return [several] if all(isinstance(p, int) for p in several) else several
+    numbers = all(isinstance(p, int | np.integer) or (isinstance(p, Tensor) and p.ndim == 0) for p in several)
+    return [several] if numbers else several
+
+
+def _unpadded(encoded: Mapping[str, Any]) -> list[Any]:
+    """The prompts of what a tokenizer returned, without their padding."""
+    rows = _each(encoded["input_ids"])
+    if encoded.get("attention_mask") is None:
+        return rows
+    masks = _each(encoded["attention_mask"])
+    if [len(row) for row in rows] != [len(mask) for mask in masks]:
+        raise TokensError("input_ids and attention_mask are of different shapes")
+    masks = [torch.as_tensor(mask).bool() for mask in masks]
+    return [_ids(row, i)[mask.to(_ids(row, i).device)] for i, (row, mask) in enumerate(zip(rows, masks, strict=True))]
+
+
+def _is_conversation(prompt: Any) -> bool:
+    """Whether these are messages of a chat."""
+    return (
+        isinstance(prompt, list | tuple)
+        and len(prompt) > 0
+        and all(isinstance(message, Mapping) and "role" in message for message in prompt)
+    )
 
 
 def _row(prompt: Any, index: int, tokenizer: Any, bos: bool | None) -> Tensor:
-    if isinstance(prompt, str):
-        if tokenizer is None:
-            raise TokensError("this model has no tokenizer: give token ids, or load it with tokenizer=")
-        if not prompt.strip():
-            raise TokensError(f"prompt {index} is empty ({prompt!r}): expected some text")
-        ids = tokenizer(prompt, add_special_tokens=bos is not False)["input_ids"]
-        if bos and tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
-            ids = [tokenizer.bos_token_id, *ids]
-        return torch.tensor(ids, dtype=torch.long)
-    row = torch.as_tensor(prompt)
-    if row.shape == (0,):
+    if _is_conversation(prompt):
+        return _of_chat(prompt, index, tokenizer)
+    if not isinstance(prompt, str):
+        return _ids(prompt, index)
+    if tokenizer is None:
+        raise TokensError("this model has no tokenizer: give token ids, or load it with tokenizer=")
+    if not prompt.strip():
+        raise TokensError(f"prompt {index} is empty ({prompt!r}): expected some text")
+    ids = tokenizer(prompt, add_special_tokens=bos is not False)["input_ids"]
+    if bos and tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
+        ids = [tokenizer.bos_token_id, *ids]
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def _ids(prompt: Any, index: int) -> Tensor:
+    """Token ids as a tensor (pos,)."""
+    try:
+        row = prompt if isinstance(prompt, Tensor) else torch.as_tensor(prompt)
+    except (TypeError, ValueError, RuntimeError):
+        row = None
+    if row is not None and row.shape == (0,):
         return row.long()  # torch makes an empty list a float tensor
-    if row.ndim != 1 or row.is_floating_point():
+    strange = row is None or row.ndim != 1 or row.dtype == torch.bool or row.is_floating_point() or row.is_complex()
+    if strange or isinstance(prompt, bytes | bytearray):
         raise TokensError(f"prompt {index} is neither text nor a list of token ids: {str(prompt)[:80]!r}")
     return row.long()
+
+
+def _of_chat(messages: Any, index: int, tokenizer: Any) -> Tensor:
+    """A conversation as its tokenizer's template writes it, up to where the assistant is to answer."""
+    if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
+        raise TokensError(f"prompt {index} is a conversation, and the tokenizer has no chat template: give text")
+    answers = messages[-1].get("role") != "assistant"
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answers)
+    except Exception as error:  # templates raise what they like
+        raise TokensError(f"prompt {index}: the chat template refuses this conversation: {error}") from error
+    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
 
 
 def piece(tokenizer: Any, token: int) -> str:
@@ -225,7 +289,8 @@ def one_token(tokenizer: Any, word: str | int, d_vocab: int, what: str = "target
     TargetError
         Where it is not one token; the message shows its pieces.
     """
-    if isinstance(word, int):
+    if not isinstance(word, str):
+        word = as_integer(word, what, TargetError, "text of one token, or its id")
         if not 0 <= word < d_vocab:
             raise TargetError(f"{what} id {word} is outside the vocabulary: expected 0 to {d_vocab - 1}")
         return word

@@ -1,0 +1,87 @@
+"""One door for what people give as numbers: what plainly means an integer becomes one, all else is refused in words.
+
+NumPy's and torch's integers, ranges and arrays of them are integers and sequences of integers. Truth values are not:
+a mask read as numbers would name positions 0 and 1. Nor are fractions, text or bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from operator import index as to_int
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caseback.errors import CasebackError, EditError
+
+
+def as_integer(value: Any, what: str, error: type[CasebackError] = EditError, expected: str = "a whole number") -> int:
+    """An integer, of Python, NumPy or torch.
+
+    Examples
+    --------
+    >>> as_integer(np.int64(3), "layer")
+    3
+    >>> as_integer(1.5, "layer")
+    Traceback (most recent call last):
+    caseback.errors.EditError: layer is 1.5: expected a whole number
+    """
+    if type(value) is int:
+        return value
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool | np.bool_):
+        raise error(f"{what} is {value!r}, a truth value: expected {expected}")
+    try:
+        return to_int(value)
+    except TypeError:
+        raise error(f"{what} is {_short(value)}: expected {expected}") from None
+
+
+def as_indices(value: Any, what: str, error: type[CasebackError] = EditError) -> int | list[int] | slice | None:
+    """What names a layer, a head or a unit, or several: an integer, integers, a slice; None stays None."""
+    if value is None or type(value) is int or isinstance(value, slice):
+        return value
+    if isinstance(value, Tensor | np.ndarray):
+        if value.dtype in (torch.bool, np.dtype(bool)):
+            raise error(f"{what} is a mask: expected the numbers where it holds, such as mask.nonzero()")
+        if value.ndim == 0:
+            return as_integer(value, what, error)
+        value = value.tolist()
+    if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+        return as_integer(value, what, error)
+    each = list(value)
+    if any(isinstance(one, bool | np.bool_) for one in each):
+        raise error(f"{what} is a mask, {_short(each)}: expected the numbers where it holds")
+    return [as_integer(one, f"one {what} of {_short(each)}", error) for one in each]
+
+
+def as_positions(value: Any, what: str = "pos", error: type[CasebackError] = EditError) -> Any:
+    """What names positions: as ``as_indices``, or a tensor (batch,) with one position per prompt."""
+    if isinstance(value, Tensor) and value.ndim == 1 and not (value.dtype == torch.bool or value.is_floating_point()):
+        return value
+    return as_indices(value, what, error)
+
+
+def as_tokens(value: Any, what: str, error: type[CasebackError]) -> str | int | list[str | int]:
+    """What names a token, text or an id, or one for each prompt."""
+    if isinstance(value, str) or type(value) is int:
+        return value
+    if isinstance(value, Tensor | np.ndarray) and value.ndim > 0:
+        named = as_indices(value, what, error)
+        assert isinstance(named, list)
+        return [*named]
+    zero_dimensional = isinstance(value, Tensor | np.ndarray)
+    if zero_dimensional or isinstance(value, bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+        return as_integer(value, what, error, "text of one token, or its id")
+    return [
+        one if isinstance(one, str) else as_integer(one, f"one {what}", error, "text of one token, or its id")
+        for one in value
+    ]
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
