@@ -188,3 +188,9 @@ def test_what_is_not_a_token_is_refused(metric, token, model):
 def test_a_metrics_position_is_a_whole_number(pos, model):
     with pytest.raises(CasebackError):
         cb.logit(3, pos=pos)(model.run(PROMPTS))
+
+
+def test_keys_may_be_a_slice(model):
+    expected = model.run(PROMPTS, edits=cb.Knockout(layer=1, query=-1, key=[0, 1])).logits
+    for keys in (slice(0, 2), slice(2), np.array([0, 1])):
+        assert torch.equal(model.run(PROMPTS, edits=cb.Knockout(layer=1, query=-1, key=keys)).logits, expected)

@@ -82,6 +82,21 @@ def as_tokens(value: Any, what: str, error: type[CasebackError]) -> str | int | 
     ]
 
 
+def as_numbers(value: Any, what: str, error: type[CasebackError], expected: str) -> float | Tensor:
+    """A number or a tensor of numbers; arrays and lists become tensors, as wide as Python's own numbers."""
+    numbers = value
+    if isinstance(value, np.ndarray | np.generic | list | tuple):
+        try:
+            numbers = torch.as_tensor(value, dtype=None if isinstance(value, np.ndarray) else torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            numbers = None
+    if isinstance(numbers, Tensor) and not (numbers.dtype == torch.bool or numbers.is_complex()):
+        return numbers
+    if isinstance(numbers, int | float) and not isinstance(numbers, bool):
+        return numbers
+    raise error(f"{what} is a {type(value).__name__}, expected {expected}")
+
+
 def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -18,14 +18,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
 from caseback.jobs.fingerprint import raw_digest
-from caseback.model.anatomy.coerce import as_indices, as_positions
+from caseback.model.anatomy.coerce import as_indices, as_numbers, as_positions
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site, kind_of
 from caseback.model.running.frames import Positions, Rows, positions
@@ -69,10 +68,9 @@ class Edit(_Address):
         for name in ("layer", "head", "unit"):
             object.__setattr__(self, name, as_indices(getattr(self, name), name))
         object.__setattr__(self, "pos", as_positions(self.pos))
-        for name in _NUMBERS & self.__dict__.keys():
-            object.__setattr__(self, name, _as_numbers(getattr(self, name), name, self))
-        if "source" in self.__dict__:
-            _expect_run(self.__dict__["source"], self)
+        for name in (*_NUMBERS, "source"):
+            if name in self.__dict__:
+                object.__setattr__(self, name, _checked(self, name))
 
     def new(self, old: Float[Tensor, "k *head unit"], where: Where) -> Tensor:
         """What stands at the address afterwards, given what stood there."""
@@ -107,45 +105,29 @@ def _short(value: Any) -> str:
     return str(values)
 
 
-# What edits hold besides an address: numbers, of which None is none except where it stands for the unedited run.
-_NUMBERS = {"value", "factor", "basis", "std", "over"}
+# What edits hold besides an address, and what each may be; "over" may be a run, or None for the unedited one.
+_NUMBERS = {
+    "value": "a number or a tensor",
+    "factor": "a number or a tensor",
+    "basis": "a tensor (k, unit)",
+    "std": "a number",
+    "over": "a run or a tensor",
+}
 
 
-def _as_numbers(value: Any, name: str, edit: Edit) -> Any:
-    """A number or a tensor of numbers, arrays and lists as tensors; a run or None where an edit takes one."""
-    if name == "over" and (value is None or _is_run(value)):
-        return value
-    if isinstance(value, Tensor) or (isinstance(value, int | float) and not isinstance(value, bool)):
-        numbers = not isinstance(value, Tensor) or not (value.dtype == torch.bool or value.is_complex())
-        if numbers and (name != "basis" or isinstance(value, Tensor)):
-            return value
-    elif isinstance(value, np.ndarray | np.generic | list | tuple):
-        try:
-            # as wide as Python's own numbers, which go to the site's precision where they are used
-            wide = torch.as_tensor(value, dtype=None if isinstance(value, np.ndarray) else torch.float64)
-        except (TypeError, ValueError, RuntimeError):
-            wide = None
-        if wide is not None and not (wide.dtype == torch.bool or wide.is_complex()):
-            return wide.item() if wide.ndim == 0 and name != "basis" else wide
-    kinds = {"basis": "a tensor (k, unit)", "std": "a number", "over": "a run or a tensor"}
-    raise EditError(
-        f"{type(edit).__name__} at {edit.site!r}: {name} is a {type(value).__name__}, expected "
-        f"{kinds.get(name, 'a number or a tensor')}"
-    )
-
-
-def _is_run(value: Any) -> bool:
+def _checked(edit: Edit, name: str) -> Any:
+    """What an edit holds by that name, as a number, a tensor or a run."""
     from caseback.model.running.run import Run
 
-    return isinstance(value, Run)
-
-
-def _expect_run(source: Any, edit: Edit) -> None:
-    if not (_is_run(source) or (source is None and edit.awaits_clean)):
-        raise EditError(
-            f"{type(edit).__name__} at {edit.site!r}: source is a {type(source).__name__}, expected a run, such as "
-            f"model.run(prompts, read={edit.site!r})"
-        )
+    value, label = getattr(edit, name), f"{type(edit).__name__} at {edit.site!r}: {name}"
+    if name in ("source", "over") and (isinstance(value, Run) or (value is None and edit.awaits_clean)):
+        return value
+    if name == "source":
+        raise EditError(f"{label} is a {type(value).__name__}, expected a run, as model.run(..., read=...) gives it")
+    numbers = as_numbers(value, label, EditError, _NUMBERS[name])
+    if name == "basis" and not isinstance(numbers, Tensor):
+        raise EditError(f"{label} is a number, expected {_NUMBERS[name]}")
+    return numbers
 
 
 def indices_in(index: Index, size: int, what: str, site: str) -> list[int] | None:
@@ -460,7 +442,10 @@ def units_of(edit: Edit, where: Where) -> Tensor | None:
     if edit.site not in MAPS:
         units = indices_in(edit.unit, where.width, "unit", edit.site)
         return torch.tensor(units).expand(len(where.rows.row), -1)
-    wanted = torch.tensor([edit.unit] if isinstance(edit.unit, int) else list(edit.unit))
+    keys = edit.unit
+    if isinstance(keys, slice):
+        keys = range(keys.start or 0, where.width if keys.stop is None else keys.stop, keys.step or 1)
+    wanted = torch.tensor([keys] if isinstance(keys, int) else list(keys), dtype=torch.long)
     if bool((wanted < 0).any()):
         raise EditError(f"{edit.describe()}: keys are counted from the start of the prompt, {wanted.tolist()} given")
     return wanted + where.n_columns_before[:, None]

@@ -132,7 +132,7 @@ def _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust
             raise LoadError(f"{source!r} is not a causal language model: its model type is {config.model_type!r}")
         if not allow_pickle:
             _check_index(source, revision)
-        hf, report = AutoModelForCausalLM.from_pretrained(
+        both: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=dtype or "auto",
@@ -142,6 +142,7 @@ def _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust
             trust_remote_code=trust_remote_code,
             **{**kwargs, "output_loading_info": True},
         )
+        hf, report = both
     except LoadError:
         raise
     except Exception as error:
@@ -165,7 +166,7 @@ def _expect_complete(source: str, report: Mapping[str, Any]) -> None:
 
 def _check_index(source: str, revision: str | None) -> None:
     """Refuse an index of safetensors that names other files, or files outside its folder."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")}
     index = cached_file(source, "model.safetensors.index.json", revision=revision, **quiet)

@@ -288,11 +288,13 @@ def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
 
 def _sets(given: Several, tokens: Tokens, tokenizer: Any, d_vocab: int, what: str) -> Int[Tensor, "batch k"]:
     """One set of token ids per prompt, filled up with -1."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
-        given = [given]
-    if not any(isinstance(one, list | tuple | set | np.ndarray | Tensor) and getattr(one, "ndim", 1) for one in given):
-        given = [given] * len(tokens)
-    listed = [one if isinstance(one, list) else [one] for one in (as_tokens(one, what, TargetError) for one in given)]
+    alone = isinstance(given, str | bytes) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0
+    several: list[Any] = [given] if alone else list(given)  # pyright: ignore[reportArgumentType]
+    if not any(
+        isinstance(one, list | tuple | set | np.ndarray | Tensor) and getattr(one, "ndim", 1) for one in several
+    ):
+        several = [several] * len(tokens)
+    listed = [one if isinstance(one, list) else [one] for one in (as_tokens(one, what, TargetError) for one in several)]
     if len(listed) != len(tokens):
         raise TargetError(f"{len(listed)} sets of {what}s for {len(tokens)} prompts: give one, or one per prompt")
     known: dict[Any, int] = {}

@@ -243,11 +243,11 @@ def _ids(prompt: Any, index: int) -> Tensor:
     try:
         row = prompt if isinstance(prompt, Tensor) else torch.as_tensor(prompt)
     except (TypeError, ValueError, RuntimeError):
-        row = None
-    if row is not None and row.shape == (0,):
+        row = torch.empty(())  # no row of numbers
+    if row.shape == (0,):
         return row.long()  # torch makes an empty list a float tensor
-    strange = row is None or row.ndim != 1 or row.dtype == torch.bool or row.is_floating_point() or row.is_complex()
-    if strange or isinstance(prompt, bytes | bytearray):
+    numbers = not (row.dtype == torch.bool or row.is_floating_point() or row.is_complex())
+    if row.ndim != 1 or not numbers or isinstance(prompt, bytes | bytearray):
         raise TokensError(f"prompt {index} is neither text nor a list of token ids: {str(prompt)[:80]!r}")
     return row.long()
 
