@@ -85,6 +85,16 @@ def test_no_byte_can_change_unseen(kind, tmp_path):
     assert [whole[at - 20 : at + 20] for at in unseen] == []
 
 
+@pytest.mark.parametrize("kind", THINGS)
+def test_the_same_thing_is_the_same_bytes(kind, tmp_path):
+    make, save, _ = THINGS[kind]
+    thing = make()
+    files = [tmp_path / str(i) for i in range(6)]
+    for file in files:
+        save(thing, file)
+    assert len({file.read_bytes() for file in files}) == 1
+
+
 @pytest.mark.parametrize("kind", ["lens", "mapping", "subspace"])
 def test_another_kind_names_what_reads_it(kind, tmp_path):
     make, save, _ = THINGS[kind]

@@ -53,7 +53,7 @@ def test_bad_input_ends_with_one_line_and_status_2(capsys, tmp_path):
         ("align", "agreement", *QUICK, "--k", "500"): "a subspace of 500 dimensions",
         ("align", "greater_than", *QUICK): "judged by one answer each",
         ("align", "agreement", *QUICK, "--checkpoint", str(tmp_path / "no")): "is not a folder",
-        ("align", "agreement", *QUICK, "--html", str(tmp_path / "no" / "x.html")): "there is not a folder",
+        ("align", "agreement", *QUICK, "--html", str(tmp_path / "no" / "x.html")): "there is no folder",
     }
     for arguments, message in cases.items():
         status, out, err = answer(capsys, *arguments)

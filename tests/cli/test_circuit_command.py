@@ -66,8 +66,21 @@ def test_methods_and_organisms_are_tabled(capsys, tmp_path):
         (["ioi", "--method", "magic"], "no method is called 'magic'"),
         (["ioi", "--load", "nowhere.json"], "cannot be read as a circuit"),
         (["ioi", "--html", "no/where.html"], "there is no folder"),
+        (["ioi", "--frontier", "--html", "page.html"], "give no circuit of a task"),
+        (["--organisms", "--save", "c.json"], "give no circuit of a task"),
+        (["ioi", "--markdown", "table.md"], "for the tables of --organisms and --frontier"),
     ],
 )
 def test_bad_input_is_one_line(capsys, arguments, says):
     status, out, err = answer(capsys, *arguments, *(SHORT if arguments else ()))
     assert status == 2 and out == "" and err.startswith("caseback: ") and err.count("\n") == 1 and says in err
+
+
+@pytest.mark.slow
+def test_a_frontier_is_tabled_for_people_and_for_machines(capsys):
+    status, out, err = answer(capsys, "ioi", "--frontier", *SHORT)
+    assert (status, err) == (0, "") and "**ioi** (logit_diff: " in out and "| eap-ig " in out
+    status, out, err = answer(capsys, "ioi", "--frontier", *SHORT, "--json")
+    curves = json.loads(out)["tasks"]["ioi"]
+    assert status == 0 and [curve["method"] for curve in curves][:2] == ["eap", "eap-ig"]
+    assert all(curve["total"] == 685 and "circuit" not in curve for curve in curves)

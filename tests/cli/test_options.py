@@ -164,6 +164,11 @@ def test_the_docs_use_options_that_there_are(page):
             assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", call[1])) <= known, call
 
 
+@pytest.mark.parametrize("command", ["circuit", "align"])
+def test_one_prompt_cannot_be_searched_on_and_judged_on(capsys, command):
+    assert "--count 1: expected at least 2" in refused(capsys, command, "ioi", "--count", "1")
+
+
 def test_techniques_of_one_role(capsys):
     with pytest.raises(SystemExit):
         cli.main(["techniques", "--role", "detector"])

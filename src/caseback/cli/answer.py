@@ -18,7 +18,7 @@ def answer(output: Json, result: Any, text: Callable[[], object], page: Callable
     output
         What was asked for. Where it has ``html``, ``page`` is needed.
     result
-        Plain data, or a labelled result, for ``--json``.
+        Plain data, or a labeled result, for ``--json``.
     text
         Prints the result for people.
     page
@@ -40,7 +40,7 @@ def answer(output: Json, result: Any, text: Callable[[], object], page: Callable
 
 
 def print_json(result: Any) -> None:
-    """Print plain data or a labelled result as JSON: a list with a line for each entry's part, all else on one line.
+    """Print plain data or a labeled result as JSON: lists on many lines, all else on one.
 
     It is ASCII, since a token may be half a character, which no encoding can print.
     """

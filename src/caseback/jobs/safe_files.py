@@ -44,8 +44,21 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     with whole_file(path) as draft:
         try:
             save_file(held, draft, {**texts, DIGESTS: json.dumps(digests, sort_keys=True)})
+            _sort_metadata(draft)
         except SafetensorError as error:  # a full disk comes as one
             raise OSError(str(error)) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a file's metadata in order: safetensors writes them in any, and the same content shall be the same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size, "only the order was to change"
+        file.seek(8)
+        file.write(text)
 
 
 def read_tensors(

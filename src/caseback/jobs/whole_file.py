@@ -73,8 +73,9 @@ def expect_writable(path: str | os.PathLike[str], what: str = "") -> Path:
     """
     refuse = f"cannot write {what + ' to ' if what else ''}{os.fspath(path)}"
     try:
-        target = Path(os.path.realpath(path))
-        mode = target.stat().st_mode if target.exists() else None
+        given = Path(path)
+        target = Path(os.path.realpath(given)) if given.is_symlink() else given
+        mode = _mode(target)
         if mode is not None and stat.S_ISDIR(mode):
             raise WriteError(f"{refuse}: it is a folder; add the name of a file")
         if mode is not None and not stat.S_ISREG(mode):
@@ -92,6 +93,14 @@ def expect_writable(path: str | os.PathLike[str], what: str = "") -> Path:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise WriteError(f"{refuse}: {why}; check the folder's permissions and free space") from error
+
+
+def _mode(path: Path) -> int | None:
+    """What stands at a path, None for nothing; a name that no file can have is an error."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
 
 
 def _put(draft: Path, target: Path, mode: int) -> None:

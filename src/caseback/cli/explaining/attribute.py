@@ -39,6 +39,8 @@ def attribute(
     """Attribute a prediction to the prompt's tokens by several methods, side by side."""
     if (prompt is not None) + judge + listed.listed != 1:
         raise CasebackError("expected one of a prompt, --judge (methods on models with a known source) and --list")
+    if output.html is not None and prompt is None:
+        raise CasebackError("--judge and --list print a table, or JSON: leave out --html")
     if listed.listed:
         _list(output)
         return
@@ -46,8 +48,6 @@ def attribute(
     method = ("all" if judge else DEFAULT_METHODS) if by.method is None else by.method
     names = "all" if method == "all" else names_in(method)
     if judge:
-        if output.html is not None:
-            raise CasebackError("--judge prints a table, or JSON: leave out --html")
         _judge(names, seed.seed, output)
         return
     assert prompt is not None

@@ -53,6 +53,10 @@ def circuit(
     if sample.count < 2:
         raise CasebackError(f"--count {sample.count}: expected at least 2 prompts")
     share = _size(edges)
+    if organisms or frontier or listed.listed:
+        _expect_no_files(save.save, output.html, graph, graphml)
+    elif table is not None:
+        raise CasebackError(f"--markdown {table}: it is for the tables of --organisms and --frontier")
     if listed.listed:
         _list(output)
         return
@@ -110,6 +114,13 @@ def circuit(
         text=lambda: print_circuit(document),
         page=lambda path: write_page(document, path),
     )
+
+
+def _expect_no_files(*paths: Path | None) -> None:
+    """Refuse files that no circuit is found for."""
+    path = next((path for path in paths if path is not None), None)
+    if path is not None:
+        raise CasebackError(f"cannot write {str(path)!r}: --list, --organisms and --frontier give no circuit of a task")
 
 
 def _size(text: str | None) -> int | float | None:

@@ -50,6 +50,8 @@ def rows_of(units: list[tuple[int | None, int]], site: str, n_layers: int) -> li
     wrong = [layer for layer, _ in units if layer is not None and layer >= n_layers]
     if wrong:
         raise OutOfRange(f"layer {wrong[0]}: the model has {n_layers}, 0 to {n_layers - 1}")
-    letter = "N" if site == OWN_SITE["neuron"] else "H"
+    from caseback.model.graph.names import Name
+
+    kind = "neuron" if site == OWN_SITE["neuron"] else "head"
     each = {(at, i) for layer, i in units for at in (range(n_layers) if layer is None else [layer])}
-    return [f"L{layer}{letter}{i}" for layer, i in sorted(each)]
+    return [str(Name(kind, layer, i)) for layer, i in sorted(each)]

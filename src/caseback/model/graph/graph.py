@@ -125,7 +125,7 @@ class Graph:
             w, r = writers.get(edge.source), readers.get((edge.target, edge.slot))
             if w is None or r is None or not self.exists[w, r]:
                 raise CasebackError(
-                    f"this model has no edge {edge}: the circuit belongs to another model, or names positions"
+                    f"this model has no edge {edge}: the circuit is of another model, or names positions"
                 )
             mask[w, r] = True
         return mask

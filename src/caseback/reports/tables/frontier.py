@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from caseback.behaviors.indirect_object import LOOKS, ioi_heads
@@ -63,7 +64,10 @@ def frontier_table(
             heads = _heads(model, judging, curves[name])
     return {
         "model": model.name,
-        "tasks": {name: [curve.to_json() for curve in of_task] for name, of_task in curves.items()},
+        # without their circuits, which plain data cannot hold
+        "tasks": {
+            name: [replace(curve, circuit=None).to_json() for curve in of_task] for name, of_task in curves.items()
+        },
         "ioi_heads": heads,
         "tables": tables,
     }
