@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.model.anatomy.sites import MAPS, Site
-from caseback.model.running.edits import Edit, Where, indices_in, units_of
+from caseback.model.running.edit_values import indices_in, units_of
+from caseback.model.running.edits import Edit, Where
 from caseback.model.running.frames import Frame, Rows
 
 

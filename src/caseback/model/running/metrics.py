@@ -290,11 +290,11 @@ def _sets(given: Several, tokens: Tokens, tokenizer: Any, d_vocab: int, what: st
     """One set of token ids per prompt, filled up with -1."""
     alone = isinstance(given, str | bytes) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0
     several: list[Any] = [given] if alone else list(given)  # pyright: ignore[reportArgumentType]
-    if not any(
-        isinstance(one, list | tuple | set | np.ndarray | Tensor) and getattr(one, "ndim", 1) for one in several
-    ):
+    sets = (list, tuple, set, np.ndarray, Tensor)
+    if not any(isinstance(one, sets) and getattr(one, "ndim", 1) for one in several):
         several = [several] * len(tokens)
-    listed = [one if isinstance(one, list) else [one] for one in (as_tokens(one, what, TargetError) for one in several)]
+    named = [as_tokens(one, what, TargetError) for one in several]
+    listed = [one if isinstance(one, list) else [one] for one in named]
     if len(listed) != len(tokens):
         raise TargetError(f"{len(listed)} sets of {what}s for {len(tokens)} prompts: give one, or one per prompt")
     known: dict[Any, int] = {}
