@@ -62,7 +62,7 @@ def das_map(
     progress
         Show a progress bar.
     checkpoint
-        A folder that keeps what is done, one file per place; the same call with it goes on after an interruption.
+        A folder that keeps what is done; the same call with it goes on after an interruption. One file per place.
 
     Returns
     -------
