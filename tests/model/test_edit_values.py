@@ -5,6 +5,7 @@ import torch
 
 import caseback as cb
 import shelf
+import zoo
 from caseback.errors import CasebackError, EditError, OutOfRange, UnknownSite
 from exact import exact
 
@@ -395,3 +396,25 @@ def test_a_python_number_keeps_its_digits_in_a_float64_model():
         clean = model.run(tokens, read=[("z", 1)])
         scaled = model.run(tokens, read=[("z", 1)], edits=cb.Scale("z", 1 + 1e-9, layer=1))
     torch.testing.assert_close(scaled["z", 1], clean["z", 1] * (1 + 1e-9), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+def test_a_mean_in_half_precision_does_not_overflow(per_position):
+    half = cb.load(zoo.tiny("gpt2", dtype=torch.float16))
+    rows = shelf.ids((6,) * 50)
+    run = half.run(rows, read=[("resid_post", 1)], edits=cb.Replace("resid_post", 2000.0, layer=1))
+    assert (run["resid_post", 1] == 2000).all() and 2000 * len(rows) > torch.finfo(torch.float16).max
+    put = half.run(rows, read=[("resid_post", 1)], edits=cb.Mean("resid_post", run, per_position=per_position, layer=1))
+    assert (put["resid_post", 1] == 2000).all()
+
+
+def test_noise_does_not_depend_on_the_default_dtype(model):
+    edit = cb.Noise("resid_post", 2.0, layer=1)
+    _, one = before_and_after(model, edit)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64 if before == torch.float32 else torch.float32)
+        _, other = before_and_after(model, edit)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(one, other)

@@ -25,6 +25,7 @@ from torch import Tensor
 from caseback.errors import EditError
 from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.coerce import as_indices, as_numbers, as_positions
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site, kind_of
 from caseback.model.running.edit_values import from_run, indices_in, onto_span, select, shared_prefix, spread
 from caseback.model.running.frames import Positions, Rows, positions
@@ -224,7 +225,8 @@ class Mean(Edit):
             raise EditError(f"a mean over positions is not defined at {self.site!r}: give Replace a value")
         if isinstance(self.over, Tensor):
             return spread(self, self.over, old, where)
-        acts, mask = self.over[where.site], self.over.tokens.mask.to(old.device)
+        # summed in float32 at least: half precision overflows at sums of 65,520
+        acts, mask = at_least_float32(self.over[where.site]), self.over.tokens.mask.to(old.device)
         if not self.per_position:
             return select(self, acts[mask].mean(0).expand(len(old), *acts.shape[2:]).to(old), where)
         tokens = self.over.tokens
@@ -248,7 +250,7 @@ class Noise(Edit):
         for example, token in zip(where.rows.example.tolist(), where.rows.token.tolist(), strict=True):
             key = f"{self.seed} {where.site} {example} {token}".encode()
             generator = torch.Generator().manual_seed(int(raw_digest(key)[:14], 16))
-            noise.append(torch.randn(shape, generator=generator))
+            noise.append(torch.randn(shape, generator=generator, dtype=torch.float32))
         return old + self.std * torch.stack(noise).to(old)
 
 
