@@ -116,10 +116,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises
     ------
     SystemExit
-        Always: status 0 where all went well, 2 for a mistake of the user, 130 where it was interrupted.
+        Always: status 0 where all went well, 2 for a mistake of the user, 130 where it was interrupted, 141 where
+        whoever read the output had gone.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a token that a terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
+        _expect_text(sys.argv[1:] if arguments is None else arguments)
         status = app(args=arguments, prog_name="caseback", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # so that Python's own flush at the end has somewhere to write
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (CasebackError, typer.TyperException) as error:
         if os.environ.get("CASEBACK_DEBUG", "0") not in ("", "0"):
             raise
@@ -132,3 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     # a command returns None; leaving early (--version, --help) gives its status
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _expect_text(arguments: Sequence[str]) -> None:
+    """Refuse bytes that are not UTF-8, which Python hands over as half characters."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise CasebackError(f"the argument {argument!a} is not valid UTF-8") from None

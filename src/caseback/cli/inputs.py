@@ -38,6 +38,9 @@ def continuation_of(text: str | None, ids: bool) -> str | list[int] | None:
     return prompt_of(text, True) if text is not None and ids else text
 
 
+_MOST_NUMBERS = 1_000_000  # more than any model has of anything that has a number
+
+
 def numbers(text: str | None, option: str) -> list[int] | None:
     """A list such as ``0,2-4,-1``.
 
@@ -52,7 +55,10 @@ def numbers(text: str | None, option: str) -> list[int] | None:
     try:
         for part in text.replace(",", " ").split():
             first, dash, last = part[1:].partition("-")
-            listed += range(int(part[0] + first), int(last) + 1) if dash else [int(part)]
+            some = range(int(part[0] + first), int(last) + 1) if dash else [int(part)]
+            if len(listed) + len(some) > _MOST_NUMBERS:
+                raise CasebackError(f"{option} {text!r} names more than {_MOST_NUMBERS:,} numbers")
+            listed += some
     except ValueError:
         listed = []
     if not listed:
