@@ -6,6 +6,7 @@ of a float64 model into NaN when it narrows their lowest score to float32.
 
 import pytest
 import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 import caseback as cb
 import shelf
@@ -228,3 +229,61 @@ def test_what_decoding_cannot_read_is_refused():
         model.generate([1, 2, 3], read="logits")
     with pytest.raises(SiteAbsent, match="num_beams=2 reorders its rows"):
         model.generate([1, 2, 3], read="z", num_beams=2)
+
+
+def test_a_slice_from_the_end_begins_at_the_same_token_however_long_the_text_gets():
+    model, (row, _) = shelf.model("gpt2"), ROWS
+    push = 4 * torch.randn(model.d_model, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for start, first in ((-3, len(row) - 3), (2, 2), (-100, 0)):
+        edit = cb.Add("resid_post", push, layer=1, pos=slice(start, None))
+        ids = list(row)
+        for _ in range(NEW):  # by hand: the same tokens at every step
+            held = cb.Add("resid_post", push, layer=1, pos=list(range(first, len(ids))))
+            ids.append(int(model.run([ids], edits=held).logits[0, -1].argmax()))
+        for cache in (True, False):
+            assert model.generate([row], edits=edit, max_new_tokens=NEW, use_cache=cache).ids[0].tolist() == ids
+
+
+class AfterTokens(StoppingCriteria):
+    """Stops a row when one of some tokens comes."""
+
+    def __init__(self, tokens):
+        self.tokens = torch.tensor(tokens)
+
+    def __call__(self, input_ids, scores, **_):
+        return torch.isin(input_ids[:, -1], self.tokens)
+
+
+@pytest.mark.parametrize("how", ["eos_token_id", "generation_config", "stopping_criteria", "two criteria"])
+@pytest.mark.parametrize("own_end", [True, False])
+def test_what_follows_an_end_of_the_callers_own_is_padding(how, own_end, monkeypatch):
+    model = shelf.model("llama")
+    plain = [model.generate([row], max_new_tokens=NEW).ids[0].tolist() for row in ROWS]
+    ends = [plain[0][len(ROWS[0]) + 1], plain[1][len(ROWS[1]) + 3]]
+    unused = next(t for t in range(model.d_vocab) if not any(t in row for row in plain))
+    # where the model has an end of its own, transformers fills up with padding; else it goes on writing
+    monkeypatch.setattr(model.hf.generation_config, "eos_token_id", unused if own_end else None)
+    config = GenerationConfig.from_dict(model.hf.generation_config.to_dict() | {"eos_token_id": ends})
+    options = {
+        "eos_token_id": {"eos_token_id": ends},
+        "generation_config": {"generation_config": config},
+        "stopping_criteria": {"stopping_criteria": StoppingCriteriaList([AfterTokens(ends)])},
+        "two criteria": {"stopping_criteria": [AfterTokens(ends[:1]), AfterTokens(ends[1:])]},
+    }[how]
+    with exact():
+        written = model.generate(ROWS, max_new_tokens=NEW, **options)
+    for b, (row, whole) in enumerate(zip(ROWS, plain, strict=True)):
+        stop = next(i for i in range(len(row), len(whole)) if whole[i] in ends)
+        assert written.ids[b][written.mask[b]].tolist() == whole[: stop + 1]
+        assert written.text[b] == [str(t) for t in whole[: stop + 1]]
+
+
+def test_stop_strings_end_a_text():
+    model = cb.load("meadow")
+    plain = model.generate("Mary and John went to the", max_new_tokens=12)
+    new = plain.text[0][6:]
+    word = next(piece for piece in new[2:] if piece.strip())
+    written = model.generate("Mary and John went to the", max_new_tokens=12, stop_strings=[word])
+    assert "".join(written.text[0]) == "".join(plain.text[0][: plain.text[0].index(word, 6) + 1])
+    with pytest.raises(TokensError, match="stop_strings need a tokenizer"):
+        shelf.model("gpt2").generate([[1, 2]], stop_strings=["a"])

@@ -82,10 +82,13 @@ class Frame:
         for span in self.spans if owner is None else self._owned.get(owner, ()):
             if height is not None and span.row >= height:
                 continue
-            length = self.lengths[span.example]
+            length, here = self.lengths[span.example], pos
             if grow and self.open_end and (pos is None or (isinstance(pos, slice) and pos.stop is None)):
+                if isinstance(pos, slice) and (pos.step is None or pos.step > 0):
+                    # a start that is counted from the end is counted from the prompt's end, however long the text gets
+                    here = slice(pos.indices(length)[0], None, pos.step)
                 length = max(length, span.first + span.count)
-            wanted = positions(pos, span.example, length, open_end=self.open_end)
+            wanted = positions(here, span.example, length, open_end=self.open_end)
             token = (
                 torch.arange(len(wanted)) * wanted.step + wanted.start
                 if isinstance(wanted, range)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCriteria
 
 from caseback.errors import SiteAbsent, TokensError
 from caseback.model.anatomy.anatomy import Anatomy
@@ -144,6 +145,7 @@ def generate(
             stack.callback(hf.register_forward_hook(after).remove)
         stack.enter_context(wired(session))
         options = {"do_sample": False, **options}
+        stops = _Stops(options, tokenizer)
         ids = hf.generate(
             input_ids=tokens.ids,
             attention_mask=tokens.mask.long(),
@@ -153,7 +155,7 @@ def generate(
             **options,
         )
     session.finish()
-    whole = _whole(ids, tokens, hf, tokenizer)
+    whole = _whole(ids, tokens, _end_tokens(hf, options), stops.after, tokenizer)
     passed = whole.mask[:, :-1]  # the last token is never put into the model
     text = [row[:n] for row, n in zip(whole.text, passed.sum(-1).tolist(), strict=True)]
     seen = Tokens(whole.ids[:, :-1], passed, text)
@@ -173,13 +175,49 @@ def _pad_id(hf: Any, tokenizer: Any, options: dict[str, Any], d_vocab: int) -> i
     return 0
 
 
-def _whole(ids: Tensor, tokens: Tokens, hf: Any, tokenizer: Any) -> Tokens:
-    """Prompts with their continuations; what follows an end-of-text token is padding."""
+class _Stops(StoppingCriteria):
+    """Where a caller's own criteria end each row: transformers fills up what follows with padding, or goes on writing.
+
+    All of them, ``stop_strings`` included, are taken out of ``options`` and asked through this one, which goes in.
+    """
+
+    def __init__(self, options: dict[str, Any], tokenizer: Any):
+        self.criteria = list(options.pop("stopping_criteria", None) or ())
+        strings = options.pop("stop_strings", None)
+        if strings is not None:
+            if tokenizer is None:
+                raise TokensError("stop_strings need a tokenizer: load the model with tokenizer=")
+            self.criteria.append(StopStringCriteria(tokenizer, strings))
+        self.after: Tensor | None = None
+        """(row,) the column behind each row's last token, 0 where none of the criteria ended it."""
+        if self.criteria:
+            options["stopping_criteria"] = StoppingCriteriaList([self])
+
+    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        for criterion in self.criteria:
+            ended = ended | torch.as_tensor(criterion(input_ids, scores, **options), device=input_ids.device)
+        if self.after is None or len(self.after) != len(ended):
+            self.after = torch.zeros_like(ended, dtype=torch.long)
+        self.after = torch.where(ended & (self.after == 0), input_ids.shape[1], self.after)
+        return ended
+
+
+def _end_tokens(hf: Any, options: dict[str, Any]) -> list[int]:
+    """The tokens that end a text: the call's, or else the model's."""
+    config = options.get("generation_config") or hf.generation_config
+    ends = options.get("eos_token_id", config.eos_token_id)
+    return [] if ends is None else torch.as_tensor(ends).view(-1).tolist()
+
+
+def _whole(ids: Tensor, tokens: Tokens, ends: list[int], after: Tensor | None, tokenizer: Any) -> Tokens:
+    """Prompts with their continuations; what follows an end-of-text token, or where a criterion stopped, is padding."""
     per, width = len(ids) // len(tokens), tokens.ids.shape[1]
-    ends = hf.generation_config.eos_token_id
-    ends = torch.tensor([] if ends is None else ends, device=ids.device).view(-1)
-    ended = torch.isin(ids[:, width:], ends).int().cumsum(-1)
+    ended = torch.isin(ids[:, width:], torch.tensor(ends, device=ids.device)).int().cumsum(-1)
     alive = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], -1) == 0
+    if after is not None and len(after) == len(ids):  # beams reorder their rows: transformers cuts those itself
+        columns = torch.arange(width, ids.shape[1], device=ids.device)
+        alive &= (after == 0)[:, None] | (columns < after[:, None])
     mask = torch.cat([tokens.mask.repeat_interleave(per, 0), alive], -1)
     text = [[piece(tokenizer, int(t)) for t in row[keep]] for row, keep in zip(ids, mask, strict=True)]
     return Tokens(ids, mask, text)
