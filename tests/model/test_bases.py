@@ -51,5 +51,5 @@ def test_2_10_padding_does_not_count_and_a_plant_is_seen():
 
 
 def test_errors_say_what_is_wrong():
-    with pytest.raises(CasebackError, match="one vector a position"):
+    with pytest.raises(CasebackError, match="one vector per position"):
         basis_kurtosis(shelf.model("gpt2"), shelf.ids((5,)), "pattern")

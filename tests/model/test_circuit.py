@@ -158,7 +158,7 @@ def test_graphs_that_cannot_be_written_or_read_are_refused(tmp_path):
     odd = {"node_id": "0_1_0", "layer": "0", "ctx_idx": 0, "feature_type": "lorsa"}
     with pytest.raises(CasebackError, match="is a 'lorsa'"):
         from_attribution_graph({"metadata": {}, "nodes": [odd], "links": []})
-    with pytest.raises(CasebackError, match="none of its nodes"):
+    with pytest.raises(CasebackError, match="not one of its nodes"):
         from_attribution_graph({"metadata": {}, "nodes": [], "links": [{"source": "a", "target": "b", "weight": 1}]})
     (tmp_path / "graph-metadata.json").write_text("[]")
     with pytest.raises(CasebackError, match="not a list of graphs"):

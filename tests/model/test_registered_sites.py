@@ -143,7 +143,7 @@ def test_what_cannot_be_registered_is_refused():
     rotation = Rotation(8)
     for arguments, words in (
         (("z", "resid_post", {0: rotation}), "is a site already"),
-        (("no name", "resid_post", {0: rotation}), "no name for a site"),
+        (("no name", "resid_post", {0: rotation}), "cannot name a site"),
         (("mine", "pattern", {0: rotation}), "no site can be computed from 'pattern'"),
         (("mine", "resid_pots", {0: rotation}), "Did you mean resid_post"),
         (("mine", "resid_post", {}), "has no layer"),

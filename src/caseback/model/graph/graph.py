@@ -125,7 +125,7 @@ class Graph:
             w, r = writers.get(edge.source), readers.get((edge.target, edge.slot))
             if w is None or r is None or not self.exists[w, r]:
                 raise CasebackError(
-                    f"this model has no edge {edge}: the circuit belongs to another model, or names positions"
+                    f"this model has no edge {edge}: the circuit is of another model, or names positions"
                 )
             mask[w, r] = True
         return mask
@@ -154,7 +154,7 @@ class Graph:
         chosen = {*self.writers[: len(self.inputs)], *nodes} - {Node("logits")}
         strange = next((node for node in chosen if node not in self.writers), None)
         if strange is not None:
-            raise CasebackError(f"this model has no node {strange}: it belongs to another model, or names a position")
+            raise CasebackError(f"this model has no node {strange}: it is of another model, or names a position")
         writers = torch.tensor([node in chosen for node in self.writers])
         readers = [node.kind == "logits" or not chosen.isdisjoint(self.fed_by(node)) for node, _ in self.readers]
         return self.exists & writers[:, None] & torch.tensor(readers)
