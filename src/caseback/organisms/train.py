@@ -116,7 +116,7 @@ def train(
     Returns
     -------
     model
-        In float32.
+        The model, in float32.
     """
 
     def trained(done: int) -> dict[str, int]:

@@ -29,7 +29,7 @@ def align(
     bos: bool | None = None,
     dropped: Mapping[str, int] | None = None,
 ) -> Prompts:
-    """Tokenise pairs and keep those that are aligned.
+    """Tokenize pairs and keep those that are aligned.
 
     Parameters
     ----------

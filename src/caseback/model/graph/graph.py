@@ -154,7 +154,7 @@ class Graph:
         chosen = {*self.writers[: len(self.inputs)], *nodes} - {Node("logits")}
         strange = next((node for node in chosen if node not in self.writers), None)
         if strange is not None:
-            raise CasebackError(f"this model has no node {strange}: it belongs to another model, or names a position")
+            raise CasebackError(f"this model has no node {strange}: it is of another model, or names a position")
         writers = torch.tensor([node in chosen for node in self.writers])
         readers = [node.kind == "logits" or not chosen.isdisjoint(self.fed_by(node)) for node, _ in self.readers]
         return self.exists & writers[:, None] & torch.tensor(readers)
