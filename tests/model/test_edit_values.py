@@ -197,9 +197,10 @@ def test_project_and_swap_know_the_span_of_any_vectors(case, model):
     torch.testing.assert_close(swapped, clean * (1 - within) + source["resid_post", 1] * within)
 
 
-def test_no_vector_spans_nothing(model):
-    clean, gone = before_and_after(model, cb.Project("resid_post", torch.zeros(2, D), layer=1))
-    _, kept = before_and_after(model, cb.Project("resid_post", torch.zeros(2, D), keep=True, layer=1))
+@pytest.mark.parametrize("count", [0, 2])
+def test_no_vector_spans_nothing(count, model):
+    clean, gone = before_and_after(model, cb.Project("resid_post", torch.zeros(count, D), layer=1))
+    _, kept = before_and_after(model, cb.Project("resid_post", torch.zeros(count, D), keep=True, layer=1))
     assert torch.equal(gone, clean) and not kept.any()
 
 

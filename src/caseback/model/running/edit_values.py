@@ -35,6 +35,8 @@ def onto_span(basis: Tensor, x: Tensor) -> Tensor:
     rows, wide = torch.atleast_2d(basis), at_least_float32(x)  # half precisions have no decompositions
     if rows.shape[-1] != x.shape[-1]:
         raise EditError(f"a basis of vectors of size {rows.shape[-1]} at a site of size {x.shape[-1]}")
+    if not len(rows):
+        return torch.zeros_like(x)
     rows = rows.to(wide)
     norms = rows.norm(dim=-1, keepdim=True)
     rows = rows / torch.where(norms > 0, norms, 1)
