@@ -182,7 +182,7 @@ class _Stops(StoppingCriteria):
     """
 
     def __init__(self, options: dict[str, Any], tokenizer: Any):
-        self.criteria = list(options.pop("stopping_criteria", None) or ())
+        self.criteria: list[Any] = list(options.pop("stopping_criteria", None) or ())
         strings = options.pop("stop_strings", None)
         if strings is not None:
             if tokenizer is None:
