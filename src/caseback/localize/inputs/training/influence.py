@@ -84,7 +84,9 @@ def influence_functions(
         ``"ekfac"``; ``"kfac"``, without the fitted eigenvalues; ``"fisher"``, the second moment of the (projected)
         gradients themselves, a block per matrix; ``"gauss_newton"``, exact, for small models; ``"identity"``.
     damping
-        lambda, as a share of the mean eigenvalue of each block; 0.1 as Grosse et al.
+        lambda, as a share of a mean eigenvalue; 0.1 as Grosse et al. EK-FAC, K-FAC and ``"fisher"`` take each block's
+        own. ``"gauss_newton"`` has one lambda for the whole matrix, from its trace estimated with one draw of labels
+        (``seed``), and says it: the attribute ``damping_absolute``.
     labels
         Of the curvature in EK-FAC and K-FAC: ``"sampled"`` from the model, the Fisher matrix; or the ``"corpus"``'s
         own, the empirical one.
