@@ -35,7 +35,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     os.listdir(folder)
     ['a.txt']
     """
-    target = expect_writable(path)
+    target = _target(path)
     # not named after the file: a name may be as long as file systems allow
     draft = target.with_name(f".caseback-{secrets.token_hex(8)}.part")
     try:
@@ -71,28 +71,38 @@ def expect_writable(path: str | os.PathLike[str], what: str = "") -> Path:
     Traceback (most recent call last):
     caseback.errors.WriteError: cannot write the page to /no/such/folder/page.html: there is no folder ...
     """
-    refuse = f"cannot write {what + ' to ' if what else ''}{os.fspath(path)}"
+    target = _target(path, what)
     try:
-        given = Path(path)
-        target = Path(os.path.realpath(given)) if given.is_symlink() else given
-        mode = _mode(target)
-        if mode is not None and stat.S_ISDIR(mode):
-            raise WriteError(f"{refuse}: it is a folder; add the name of a file")
-        if mode is not None and not stat.S_ISREG(mode):
-            raise WriteError(f"{refuse}: it is a device, a pipe or a socket; name a file")
-        if not target.parent.is_dir():
-            raise WriteError(
-                f"{refuse}: there is no folder {str(target.parent)!r}; make it first, or choose another path"
-            )
-        if mode is not None and not os.access(target, os.W_OK):
-            raise WriteError(f"{refuse}: the file may not be changed; check its permissions, or choose another path")
         with tempfile.TemporaryFile(dir=target.parent):
             return target
-    except WriteError:
-        raise
+    except OSError as error:
+        raise WriteError(
+            f"{_refusal(path, what)}: {error.strerror or error}; check the folder's permissions and free space"
+        ) from error
+
+
+def _refusal(path: str | os.PathLike[str], what: str) -> str:
+    return f"cannot write {what + ' to ' if what else ''}{os.fspath(path)}"
+
+
+def _target(path: str | os.PathLike[str], what: str = "") -> Path:
+    """The file that writing to a path changes, refused for what stands at the path and around it."""
+    refuse = _refusal(path, what)
+    try:
+        asked = Path(path)
+        target = Path(os.path.realpath(asked)) if asked.is_symlink() else asked
+        mode = _mode(target)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise WriteError(f"{refuse}: {why}; check the folder's permissions and free space") from error
+        raise WriteError(f"{refuse}: {getattr(error, 'strerror', None) or error}; choose another path") from error
+    if mode is not None and stat.S_ISDIR(mode):
+        raise WriteError(f"{refuse}: it is a folder; add the name of a file")
+    if mode is not None and not stat.S_ISREG(mode):
+        raise WriteError(f"{refuse}: it is a device, a pipe or a socket; name a file")
+    if not target.parent.is_dir():
+        raise WriteError(f"{refuse}: there is no folder {str(target.parent)!r}; make it first, or choose another path")
+    if mode is not None and not os.access(target, os.W_OK):
+        raise WriteError(f"{refuse}: the file may not be changed; check its permissions, or choose another path")
+    return target
 
 
 def _mode(path: Path) -> int | None:

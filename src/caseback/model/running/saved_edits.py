@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import EDITS
 from caseback.errors import EditError
 from caseback.model.running.edits import Add, Edit, Mean, Noise, Project, Replace, Scale, Zero
+from caseback.model.running.run import Run
 
 ACTIONS = {action.__name__: action for action in (Zero, Replace, Add, Scale, Mean, Noise, Project)}
 """The edits that hold by themselves."""
-ADDRESSES = (".layer", ".head", ".pos", ".unit")
 
 
 def save_edits(edits: Edit | Sequence[Edit], path: str | Path, *, provenance: Mapping[str, Any] | None = None) -> None:
@@ -84,7 +83,7 @@ def _record(edit: Edit, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]
     """An edit as JSON data; its tensors are put into ``tensors`` under names of their own."""
     if not isinstance(edit, Edit):
         raise EditError(f"a {type(edit).__name__} is not an edit: expected cb.Zero, cb.Add, cb.Replace ...")
-    if ACTIONS.get(type(edit).__name__) is not type(edit):
+    if ACTIONS.get(type(edit).__name__) is not type(edit) or isinstance(getattr(edit, "over", None), Run):
         raise EditError(
             f"{edit.describe()} holds a run or a function, which a file cannot: give cb.Replace or cb.Mean its values"
         )
@@ -92,11 +91,12 @@ def _record(edit: Edit, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]
     for part in fields(edit):
         value = getattr(edit, part.name)
         if value is not None:
-            record[part.name] = _plain(value, edit, f"{name}.{part.name}", tensors)
+            record[part.name] = _plain(value, f"{name}.{part.name}", tensors)
     return record
 
 
-def _plain(value: Any, edit: Edit, name: str, tensors: dict[str, Tensor]) -> Any:
+def _plain(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A part of an edit as JSON data; an edit holds nothing but numbers, text, slices, lists of indices and tensors."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous().clone()  # edits may share one
         return {"tensor": name}
@@ -104,18 +104,7 @@ def _plain(value: Any, edit: Edit, name: str, tensors: dict[str, Tensor]) -> Any
         return {"slice": [value.start, value.stop, value.step]}
     if isinstance(value, float) and not math.isfinite(value):
         return {"number": str(value)}
-    if isinstance(value, bool | int | float | str):
-        return value
-    try:
-        if name.endswith(ADDRESSES):
-            return [int(index) for index in value]  # a tensor of positions means one per prompt, a list all of them
-        # as wide as Python's own numbers, which go to the site's precision when they are used
-        wide = None if isinstance(value, np.ndarray | np.generic) else torch.float64
-        return _plain(torch.as_tensor(value, dtype=wide), edit, name, tensors)
-    except (TypeError, ValueError, RuntimeError):
-        raise EditError(
-            f"{edit.describe()} holds a {type(value).__name__}, which a file cannot: expected numbers or a tensor"
-        ) from None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _edit(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> Edit:

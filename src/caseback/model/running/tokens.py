@@ -210,8 +210,8 @@ def _unpadded(encoded: Mapping[str, Any]) -> list[Any]:
     masks = _each(encoded["attention_mask"])
     if [len(row) for row in rows] != [len(mask) for mask in masks]:
         raise TokensError("input_ids and attention_mask are of different shapes")
-    masks = [torch.as_tensor(mask).bool() for mask in masks]
-    return [_ids(row, i)[mask.to(_ids(row, i).device)] for i, (row, mask) in enumerate(zip(rows, masks, strict=True))]
+    each = [_ids(row, i) for i, row in enumerate(rows)]
+    return [ids[torch.as_tensor(mask, device=ids.device).bool()] for ids, mask in zip(each, masks, strict=True)]
 
 
 def _is_conversation(prompt: Any) -> bool:
