@@ -43,7 +43,7 @@ def test_an_address_in_any_form_is_that_address(part, meant, way, model):
 
 
 STRANGE = [True, [True, False, False, True], np.array([True, False]), torch.tensor([False, True]), 1.5, [0.5, 1.0]]
-STRANGE += ["1", b"1", 1j, np.float32(1), {"a": 1}, [None]]
+STRANGE += ["1", b"1", 1j, np.float32(1), {"a": 1}, [None], slice(0.5, 2), slice(0, "2")]
 
 
 @pytest.mark.parametrize("part", ["layer", "head", "unit", "pos"])

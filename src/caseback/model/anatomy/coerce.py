@@ -42,8 +42,11 @@ def as_integer(value: Any, what: str, error: type[CasebackError] = EditError, ex
 
 def as_indices(value: Any, what: str, error: type[CasebackError] = EditError) -> int | list[int] | slice | None:
     """What names a layer, a head or a unit, or several: an integer, integers, a slice; None stays None."""
-    if value is None or type(value) is int or isinstance(value, slice):
+    if value is None or type(value) is int:
         return value
+    if isinstance(value, slice):
+        bounds = (value.start, value.stop, value.step)
+        return slice(*(None if one is None else as_integer(one, f"one {what} of {value}", error) for one in bounds))
     if isinstance(value, Tensor | np.ndarray):
         if value.dtype in (torch.bool, np.dtype(bool)):
             raise error(f"{what} is a mask: expected the numbers where it holds, such as mask.nonzero()")
