@@ -287,3 +287,5 @@ def test_stop_strings_end_a_text():
     assert "".join(written.text[0]) == "".join(plain.text[0][: plain.text[0].index(word, 6) + 1])
     with pytest.raises(TokensError, match="stop_strings need a tokenizer"):
         shelf.model("gpt2").generate([[1, 2]], stop_strings=["a"])
+    with pytest.raises(TokensError, match=r"stop_strings=\[\]: expected text"):
+        model.generate("the cat", stop_strings=[])

@@ -187,7 +187,12 @@ class _Stops(StoppingCriteria):
         if strings is not None:
             if tokenizer is None:
                 raise TokensError("stop_strings need a tokenizer: load the model with tokenizer=")
-            self.criteria.append(StopStringCriteria(tokenizer, strings))
+            try:
+                self.criteria.append(StopStringCriteria(tokenizer, strings))
+            except ValueError:
+                raise TokensError(
+                    f"stop_strings={strings!r}: expected text that this tokenizer's tokens make"
+                ) from None
         self.after: Tensor | None = None
         """(row,) the column behind each row's last token, 0 where none of the criteria ended it."""
         if self.criteria:
