@@ -35,12 +35,13 @@ def register(function, entry=("3.1.3",), citation="Sundararajan et al. 2017", co
     return technique(entry=entry, citation=citation, cost=cost)(function)
 
 
-def test_a_registered_function_is_the_same_function_and_carries_its_record(empty):
+def test_a_registered_function_calls_the_same_function_and_carries_its_record(empty):
     function = made_in("caseback.localize.inputs.gradients", "integrated_gradients", "Sum\n  gradients.\n\n  More.")
-    assert register(function) is function
+    registered = register(function)
+    assert registered.__wrapped__ is function and registered(1, 2, 3) == 1
     (listed,) = techniques()
-    assert listed is function.technique
-    assert listed.function is function
+    assert listed is registered.technique
+    assert listed.function is registered
     assert listed.name == "localize.inputs.gradients.integrated_gradients"
     assert listed.entry == ("3.1.3",)
     assert listed.citation == "Sundararajan et al. 2017"

@@ -6,7 +6,7 @@ import torch
 import caseback as cb
 import zoo
 from caseback.errors import AnatomyError
-from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.families import FAMILIES, family_of
 from caseback.model.anatomy.unreadable import UNREADABLE
 from caseback.model.running.verify import verify

@@ -38,7 +38,7 @@ def test_2_1_the_embedding_and_all_writes_sum_to_the_stream(name):
             total = total + run["head_out", layer].sum(2) + run["mlp_out", layer]
             bias = getattr(p.o, "bias", None)
             if p.attn_post_norm is not None:
-                norm = anatomy.norms[id(p.attn_post_norm)]
+                norm = anatomy.norms[p.attn_post_norm]
                 before = p.o(run["z", layer].flatten(2))
                 shift = norm(before) - norm.frozen(before if bias is None else before - bias, norm.scale(before))
                 total = total + shift

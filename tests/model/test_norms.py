@@ -14,12 +14,11 @@ from exact import exact
 @pytest.mark.parametrize("name", shelf.DISTINCT)
 def test_every_norm_is_its_module(name):
     anatomy = shelf.model(name).anatomy
-    modules = {id(m): m for m in anatomy.hf.modules()}
     x = torch.randn(5, 32, dtype=torch.float64) * torch.tensor([1e-3, 0.1, 1.0, 10.0, 1e3])[:, None] + 0.5
     assert anatomy.norms
     with exact(), torch.no_grad():
-        for key, norm in anatomy.norms.items():
-            torch.testing.assert_close(norm(x), modules[key](x), rtol=1e-10, atol=1e-10)
+        for module, norm in anatomy.norms.items():
+            torch.testing.assert_close(norm(x), module(x), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", shelf.DISTINCT)
@@ -28,7 +27,7 @@ def test_2_2_the_linear_part_of_a_norm_is_additive_and_its_denominator_is_read(n
     names = [n for n in ("resid_post", "final_norm", "final_norm.scale") if n not in model.anatomy.lacks]
     with exact(), torch.no_grad():
         run = model.run(shelf.ids(), read=names)
-        norm = model.anatomy.norms[id(model.anatomy.final_norm)]
+        norm = model.anatomy.norms[model.anatomy.final_norm]
         stream = run["resid_post", -1]
         scale = run["final_norm.scale"][..., None]
         torch.testing.assert_close(norm.scale(stream), scale, rtol=1e-12, atol=1e-12)
@@ -49,7 +48,7 @@ def test_2_2_a_layer_norm_without_gain_has_length_root_d():
 
 
 def test_the_epsilon_that_a_class_writes_into_its_code_is_measured():
-    norm = shelf.model("olmo").anatomy.norms[id(shelf.model("olmo").anatomy.final_norm)]
+    norm = shelf.model("olmo").anatomy.norms[shelf.model("olmo").anatomy.final_norm]
     assert norm.eps == 1e-5 and norm.centred and norm.beta is None
 
 

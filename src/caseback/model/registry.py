@@ -1,7 +1,7 @@
 """The list of techniques, which makes the docs' table, `caseback techniques` and the CLI's choices.
 
 A technique is one public function. Its decorator says which entries of the Primer it implements, who
-published it, what it costs and which role it plays; the function itself stays as it is and carries that record as
+published it, what it costs and which role it plays; the function carries that record as
 `.technique`. What comes after the Primer has an identifier of its own, `B.12`; `docs/beyond.md` has their table.
 
 A role says how its functions are called and what they give. It is checked when a function is registered, so whoever
@@ -15,9 +15,10 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from caseback.errors import RegistryError, did_you_mean
+from caseback.model.running.undo import as_found
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -134,7 +135,7 @@ def technique(
     role: str = "",
     dims: tuple[str, ...] | None = None,
 ) -> Callable[[F], F]:
-    """Register a public function as a technique; the function is returned unchanged.
+    """Register a public function as a technique; what it returns leaves models and torch as found (``as_found``).
 
     Parameters
     ----------
@@ -163,7 +164,8 @@ def technique(
         def occlusion(model, tokens, metric): ...
     """
 
-    def register(function: F) -> F:
+    def register(bare: F) -> F:
+        function = cast(F, as_found(bare))
         key = (function.__module__, function.__qualname__)
         label = ".".join(key)
         if isinstance(entry, str) or not entry:

@@ -22,7 +22,7 @@ from caseback.jobs.budget import limit
 from caseback.localize.circuits.judging import Judgement
 from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
-from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.circuit import Circuit, Edge, Node
 from caseback.model.graph.graph import Graph
@@ -199,7 +199,7 @@ def _readings(model: Model, graph: Graph, run: Run, k: int) -> dict[str, Any]:
     anatomy = model.anatomy
     own = run.tokens.mask[0]
     final = at_least_float32(run["resid_post", model.n_layers - 1].detach())[0][own]
-    norm = None if anatomy.final_norm is None else anatomy.norms[id(anatomy.final_norm)]
+    norm = None if anatomy.final_norm is None else anatomy.norms[anatomy.final_norm]
     scale = None if norm is None else norm.scale(final)
     unembed = at_least_float32(weight_matrix(anatomy.unembed).detach())
     if anatomy.unembed_project is not None:

@@ -54,7 +54,7 @@ def test_4_3_4_divergence_and_gradients_are_autograds(name, rank, max_logits):
         run = model.run(tokens, read=heads.sites)
         writes = run["head_out", 1][tokens.mask]
         end = run["resid_post", model.n_layers - 1][tokens.mask]
-        norm = model.anatomy.norms[id(model.anatomy.final_norm)]
+        norm = model.anatomy.norms[model.anatomy.final_norm]
         n = norm.centre(writes) / norm.scale(end)[:, None] * norm.gamma
         w_u = heads.kl.rows.T
         maps = parameters[0] if rank is None else w_u + parameters[0] @ parameters[1] @ w_u

@@ -10,7 +10,7 @@ import caseback as cb
 import shelf
 from caseback.decode.vocabulary import backward_lens, forward_shift, weight_gradient
 from caseback.errors import CasebackError, SiteAbsent, TokensError
-from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.dense import weight_matrix
 from exact import exact
 
 NAMES = ("gpt2", "llama", "gemma2", "gpt_neox", "gptj", "olmo2", "granite")

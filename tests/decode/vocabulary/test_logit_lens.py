@@ -11,7 +11,7 @@ import shelf
 from caseback.decode.vocabulary.lenses import lens_statistics as reading
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import OutOfRange, TargetError, UnknownSite
-from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.running.verify import unembed
 from exact import exact
 
@@ -193,7 +193,7 @@ def test_heads_and_neurons_are_read_as_if_each_were_the_stream(name):
         part = model.anatomy.layers[1]
         write = acts["mlp_post", 1][0, -1, 3] * weight_matrix(part.w_out)[3]
         if part.mlp_post_norm is not None:
-            norm = model.anatomy.norms[id(part.mlp_post_norm)]
+            norm = model.anatomy.norms[part.mlp_post_norm]
             write = norm.frozen(write, norm.scale(acts["mlp_post", 1][0, -1] @ weight_matrix(part.w_out)))
         assert np.allclose(neurons["logit"].values[1, 0, 0], reading_of(model, write), atol=1e-9)
     assert neurons["neuron"].values.tolist() == [3, 0] and heads.sizes["head"] == model.n_heads

@@ -45,7 +45,7 @@ def test_3_2_2_a_share_is_the_write_through_the_frozen_norm_and_the_unembedding(
         run = model.run(prompts, read=["embed", "head_out", "mlp_out", "resid_post"])
         shares = logit_attribution(model, prompts, METRIC)
         x = run["resid_post", -1][:, -1].detach()
-        norm = anatomy.norms[id(anatomy.final_norm)]
+        norm = anatomy.norms[anatomy.final_norm]
         centred = isinstance(anatomy.final_norm, nn.LayerNorm) or name == "cohere"
         square = (x - x.mean(-1, keepdim=True) if centred else x).pow(2).mean(-1, keepdim=True)
         size, gain = (square + norm.eps).sqrt(), norm.gamma.detach()

@@ -17,7 +17,7 @@ from caseback.localize.inputs.mixing.mlp_mixing import layer_parts, mean_activat
 from caseback.localize.inputs.mixing.source_blocks import SITES, measured_blocks, through
 from caseback.localize.inputs.mixing.value_zeroing import changed_outputs, cosine_distance
 from caseback.model.algebra.sources import head_sources
-from caseback.model.running.run import undisturbed
+from caseback.model.running.passing import undisturbed
 from caseback.model.sweeping.clean import record
 from exact import exact
 
@@ -118,7 +118,7 @@ def test_3_1_13_behind_the_norm_that_reads_next(name):
                 return made if r.constant is None else made + through(p.mlp_norm, model, r.constant, r.whole)
 
             made = rows_of(model, run, layer, behind)
-            norm = None if p.mlp_norm is None else model.anatomy.norms[id(p.mlp_norm)]
+            norm = None if p.mlp_norm is None else model.anatomy.norms[p.mlp_norm]
             told = run["mlp_norm", layer] if norm is not None else run["mlp_in", layer]
             told = told if norm is None or norm.beta is None else told - norm.beta
             assert torch.allclose(made, told, atol=1e-10)
@@ -156,7 +156,7 @@ def test_3_1_16_the_vectors_sum_to_the_layers_output_without_the_mlp(name):
             constant = rows_of(
                 model, run, layer, lambda r: torch.zeros_like(r.whole) if r.constant is None else r.constant
             )
-            norm = None if module is None else model.anatomy.norms[id(module)]
+            norm = None if module is None else model.anatomy.norms[module]
             told = after if norm is None else norm(after) - (0.0 if norm.beta is None else norm.beta)
             told = told - through(module, model, lost + constant, after)
             assert float((made - told).abs().max()) < 1e-10 * max(1, float(told.abs().max()))
@@ -217,7 +217,7 @@ def test_3_1_18_a_run_with_nothing_zeroed_is_the_layers_own_output(name):
     def largest(a, b):
         return (a - b).abs().amax(-1)
 
-    with exact(), undisturbed(model.hf, grad=False):
+    with exact(), undisturbed(model.anatomy, grad=False):
         clean = record(model.anatomy, tokens)
         for layer in range(model.n_layers):
             off = changed_outputs(model, clean, layer, nothing, largest, 16)

@@ -22,7 +22,9 @@ from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenalty
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
+from caseback.model.running.generate import generate
 from caseback.model.running.model import Model
+from caseback.model.running.passing import Hooks
 from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.verify import unembed
 
@@ -87,12 +89,13 @@ def dola(
     if not candidates or not all(-1 <= layer < model.n_layers for layer in candidates):
         raise OutOfRange(f"candidate layers {candidates}: expected some of -1 to {model.n_layers - 1}")
     tokens = model.tokens(tokens)
-    with _LastStates(model, candidates) as states:
-        contrast = _Contrast(alpha, lambda ids, log_p: _furthest(model, states.held, log_p))
-        penalty = [] if repetition_penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(repetition_penalty)]
-        own = options.pop("logits_processor", None) or []
-        options["logits_processor"] = LogitsProcessorList([contrast, *penalty, *own])
-        return model.generate(tokens, max_new_tokens=max_new_tokens, seed=seed, repetition_penalty=1.0, **options)
+    states = _LastStates(model, candidates)
+    contrast = _Contrast(alpha, lambda ids, log_p: _furthest(model, states.held, log_p))
+    penalty = [] if repetition_penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(repetition_penalty)]
+    own = options.pop("logits_processor", None) or []
+    options["logits_processor"] = LogitsProcessorList([contrast, *penalty, *own])
+    options |= {"max_new_tokens": max_new_tokens, "seed": seed, "repetition_penalty": 1.0}
+    return generate(model.anatomy, tokens, model.tokenizer, watch=states.watch, **options)[0]
 
 
 def _bucket(model: Model, name: str) -> list[int]:
@@ -202,7 +205,7 @@ def _furthest(
 
 
 class _LastStates:
-    """The stream of the last column after some layers (-1: before the first), in every pass while the context lasts."""
+    """The stream of the last column after some layers (-1: before the first), in every step of decoding."""
 
     def __init__(self, model: Model, layers: Sequence[int]):
         self.model, self.layers = model, layers
@@ -212,25 +215,18 @@ class _LastStates:
     def held(self) -> Float[Tensor, "layer batch d_model"]:
         return torch.stack([self.states[layer] for layer in self.layers])
 
-    def __enter__(self) -> _LastStates:
+    def watch(self, hooks: Hooks) -> None:
         blocks = [part.layer for part in self.model.anatomy.layers]
-        self.handles = []
+
+        def keep(layer: int) -> Callable[[Tensor], Tensor]:
+            def hook(x: Tensor) -> Tensor:
+                self.states[layer] = x[:, -1].detach()
+                return x
+
+            return hook
+
         for layer in self.layers:
-
-            def keep_input(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-                x = args[0] if args else kwargs["hidden_states"]
-                self.states[-1] = x[:, -1].detach()
-
-            def keep(_: Any, __: Any, out: Any, layer: int = layer) -> None:
-                self.states[layer] = (out[0] if isinstance(out, tuple) else out)[:, -1].detach()
-
-            self.handles.append(
-                blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True)
-                if layer == -1
-                else blocks[layer].register_forward_hook(keep)
-            )
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for handle in self.handles:
-            handle.remove()
+            if layer == -1:
+                hooks.on_input(blocks[0], keep(layer))
+            else:
+                hooks.on_output(blocks[layer], keep(layer))

@@ -20,8 +20,9 @@ from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Bound, log_prob
 from caseback.model.running.model import Model
-from caseback.model.running.run import undisturbed
+from caseback.model.running.passing import undisturbed
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 from caseback.model.sweeping.sweep import entry_layer, plan
@@ -63,12 +64,12 @@ class Suffixes:
             )
         self.clean = None
         if self._size(data.base) <= limit("recorded_bytes", given=memory):
-            with undisturbed(model.hf, grad=False):
-                self.clean = self._record(data.base)
+            self.clean = self._recorded()
 
+    @as_found
     def log_probs(self, rows: Int[Tensor, " row"], put: Put) -> Float[Tensor, " row"]:
         """The log probability of each example's target under the interchange, with a graph to the directions."""
-        with undisturbed(self.model.hf, grad=True):
+        with undisturbed(self.model.anatomy, grad=True):
             if self.clean is not None:
                 picked, seats, clean, bound = rows.tolist(), self.seats, self.clean, self.bound
                 segments = [self.segments[i] for i in picked]
@@ -91,6 +92,11 @@ class Suffixes:
             f"nothing that is swapped at {self.seats[0].at} changes the answer: no later layer reads that position, or "
             "bases and sources do not differ there; choose an earlier layer, or the answer's own position"
         )
+
+    @as_found
+    def _recorded(self) -> Clean:
+        with undisturbed(self.model.anatomy, grad=False):
+            return self._record(self.data.base)
 
     def _bound(self, data: Interchanges) -> Bound:
         return log_prob(data.target, pos=data.pos).on(data.base, self.model.anatomy)

@@ -35,9 +35,11 @@ from caseback.model.running.edits import Edit
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.load import load
 from caseback.model.running.model import Model
+from caseback.model.running.passing import passing
 from caseback.model.running.run import Run, execute, inputs_of, resolve
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.undo import as_found
 from caseback.model.running.wiring import wired
 
 
@@ -246,6 +248,7 @@ def _away(logits: Float[Tensor, "batch vocab"], target: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, target.to(logits.device))
 
 
+@as_found
 def _open_run(model: Model, tokens: Tokens, *, read: Sequence[Site] = (), edits: Sequence[Edit] = ()) -> Run:
     """A run whose graph reaches the parameters."""
     anatomy = model.anatomy
@@ -261,7 +264,7 @@ def _open_run(model: Model, tokens: Tokens, *, read: Sequence[Site] = (), edits:
         edits=resolved,
         columns_before=tokens.first.cpu(),
     )
-    with wired(session):
+    with passing(anatomy), wired(session):
         logits = anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False).logits
     session.finish()
     return Run(anatomy, tokens, session.acts, logits, edited=bool(edits))

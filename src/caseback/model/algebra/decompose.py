@@ -127,7 +127,7 @@ def stream_parts(model: Model, tokens: PromptsLike, *, pos: Position = -1, norme
     stacked = torch.cat(values)
     module = model.anatomy.final_norm if normed else None
     if module is not None:
-        norm = model.anatomy.norms[id(module)]
+        norm = model.anatomy.norms[module]
         scale, total = norm.scale(resid), norm(resid)
         stacked = norm.frozen(stacked, scale)
         if norm.beta is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from caseback.errors import TargetError
 from caseback.model.algebra.writes import Branch, spread
-from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
@@ -108,7 +108,7 @@ def readout(model: Model, directions: Directions, resid: Float[Tensor, "*lead d_
         constant = torch.zeros_like(vectors[..., 0])
     else:
         vectors, constant = _columns(model, ids)
-    norm = None if anatomy.final_norm is None else anatomy.norms[id(anatomy.final_norm)]
+    norm = None if anatomy.final_norm is None else anatomy.norms[anatomy.final_norm]
     if norm is not None:
         constant = constant if norm.beta is None else constant + vectors @ norm.beta
         vectors = norm.centre(vectors * norm.gamma.to(vectors))
@@ -155,7 +155,7 @@ def _columns(model: Model, ids: Tensor) -> tuple[Tensor, Tensor]:
     columns = at_least_float32(weight_matrix(anatomy.unembed).detach().T[ids])
     if anatomy.unembed_project is not None:
         columns = columns @ at_least_float32(weight_matrix(anatomy.unembed_project).detach()).T
-    bias = getattr(anatomy.unembed, "bias", None)
+    bias = bias_of(anatomy.unembed)
     bias = columns.new_zeros(ids.shape) if bias is None else at_least_float32(bias.detach()[ids])
     return columns * anatomy.logit_scale, bias * anatomy.logit_scale
 

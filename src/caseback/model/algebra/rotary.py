@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, Projection
 from caseback.model.running.attention import attending
-from caseback.model.running.run import undisturbed
+from caseback.model.running.passing import hooked, undisturbed
+from caseback.model.running.undo import as_found
 
 
 class _Seen(Exception):  # noqa: N818  (not an error: it ends a forward pass that has shown what was wanted)
@@ -28,6 +29,7 @@ class _Seen(Exception):  # noqa: N818  (not an error: it ends a forward pass tha
         self.q, self.k = q, k
 
 
+@as_found
 def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head d_head"]:
     """R between a query at position ``offset`` and a key at position 0, for one layer's heads.
 
@@ -70,9 +72,10 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
         return v.new_zeros(len(q), q.shape[2], q.shape[1], v.shape[3])
 
     with ExitStack() as stack:
+        stack.enter_context(undisturbed(anatomy, grad=False))
+        hooks = stack.enter_context(hooked())
         for projection in (p.q, p.k):
-            stack.callback(projection.module.register_forward_hook(_showing(projection, probes)).remove)
-        stack.enter_context(undisturbed(hf, grad=False))
+            hooks.after(projection.module, _showing(projection, probes))
         stack.enter_context(attending(anatomy, attender))
         try:
             hf(input_ids=ids, **given)

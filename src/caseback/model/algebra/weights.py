@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError, SiteAbsent
 from caseback.model.algebra.factored import Factored
-from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection, weight_matrix
+from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection
+from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Weights:
     def final_norm(self) -> Norm | None:
         """The norm before the unembedding."""
         module = self.anatomy.final_norm
-        return None if module is None else self.anatomy.norms[id(module)]
+        return None if module is None else self.anatomy.norms[module]
 
     @property
     def OV(self) -> PerLayer[Factored]:
@@ -230,7 +231,7 @@ class Weights:
 
     def _norm(self, name: str, layer: int) -> Norm | None:
         module = getattr(self.anatomy.layers[layer], name)
-        return None if module is None else self.anatomy.norms[id(module)]
+        return None if module is None else self.anatomy.norms[module]
 
     def _at(self, name: str, layer: int) -> Tensor:
         """One layer's weight by its name."""
@@ -318,5 +319,5 @@ def _zeros(module: nn.Module, *shape: int) -> Tensor:
 
 
 def _bias(module: nn.Module, size: int) -> Tensor:
-    bias = getattr(module, "bias", None)
+    bias = bias_of(module)
     return _zeros(module, size) if bias is None else bias.detach()

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
-from caseback.model.anatomy.anatomy import Anatomy, weight_matrix
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
 
 
@@ -72,7 +73,7 @@ def attention_branch(anatomy: Anatomy, layer: int, z: Float[Tensor, "*lead head 
             "read 'head_out', which holds what each writes"
         )
     weight = at_least_float32(weight_matrix(p.o).detach())
-    bias = getattr(p.o, "bias", None)
+    bias = bias_of(p.o)
     bias = None if bias is None else at_least_float32(bias.detach())
     norm, scale = _frozen(anatomy, p.attn_post_norm, z.flatten(-2), weight, bias)
     return Branch(weight.unflatten(0, (p.dims.n_heads, p.d_z)), bias, anatomy.residual_scale, norm, scale)
@@ -92,7 +93,7 @@ def mlp_branch(anatomy: Anatomy, layer: int, neurons: Float[Tensor, "*lead neuro
             f"layer {layer} of this model ({anatomy.model_type}) has no dense MLP: each expert has its own neurons"
         )
     weight = at_least_float32(weight_matrix(p.w_out).detach())
-    bias = getattr(p.w_out, "bias", None)
+    bias = bias_of(p.w_out)
     bias = None if bias is None else at_least_float32(bias.detach())
     norm, scale = _frozen(anatomy, p.mlp_post_norm, neurons, weight, bias)
     return Branch(weight, bias, anatomy.residual_scale, norm, scale)
@@ -102,6 +103,6 @@ def _frozen(anatomy, module, inner: Tensor, weight: Tensor, bias: Tensor | None)
     """The norm behind a branch and its denominator at this output."""
     if module is None:
         return None, None
-    norm = anatomy.norms[id(module)]
+    norm = anatomy.norms[module]
     out = at_least_float32(inner) @ weight
     return norm, norm.scale(out if bias is None else out + bias)

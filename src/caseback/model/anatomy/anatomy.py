@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from caseback.errors import AnatomyError, UnknownSite, did_you_mean
 from caseback.model.anatomy.coerce import as_integer
+from caseback.model.anatomy.dense import bias_of, weight_matrix, weight_shape
 from caseback.model.anatomy.family import Dims, Family
-from caseback.model.anatomy.norms import Norm, read_norm
+from caseback.model.anatomy.norms import Norms
 from caseback.model.anatomy.sites import MODULE_ENDS, SITES, Site, parse
 
 
@@ -55,18 +56,8 @@ class Projection:
         return matrix.as_strided((n_heads, len(matrix), d_head), (step * across, down, across), start)
 
     def bias(self) -> Float[Tensor, "head d_head"] | None:
-        bias = getattr(self.module, "bias", None)
+        bias = bias_of(self.module)
         return None if bias is None else bias[self.rows.to(bias.device)]
-
-
-def weight_matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
-    """A linear module's matrix as ``x @ W`` uses it, a view. GPT-2's ``Conv1D`` is already so."""
-    weight = module.weight
-    if not isinstance(weight, Tensor):
-        raise AnatomyError(f"{type(module).__name__} has no weight matrix to read")
-    if weight.is_meta:
-        raise AnatomyError("the weights are offloaded and only present while the model runs; load without offloading")
-    return weight if type(module).__name__ == "Conv1D" else weight.T
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,7 @@ class Anatomy:
         self.layers = [self._layer(module) for module in list(stack)[: self.n_layers]]
         first = self.layers[0]
         self.n_heads, self.n_kv_heads, self.d_head = first.dims.n_heads, first.dims.n_kv_heads, first.dims.d_head
-        self.d_vocab = int(weight_shape(self.unembed)[1])
+        self._modules = [(module, dict(module._modules)) for module in hf.modules()]
         self.d_mlp = next((weight_shape(p.w_out)[0] for p in self.layers if p.w_out is not None), None)
 
     def _top(self, path: str | None) -> nn.Module | None:
@@ -398,18 +389,31 @@ class Anatomy:
         return next((path for path, value in self._paths.items() if value == tuple(site)), None)
 
     @cached_property
-    def norms(self) -> dict[int, Norm]:
-        """Each norm of the stream, read off its module (keyed by the module's id)."""
+    def norms(self) -> Norms:
+        """Each norm of the stream, by its module, read off the module as it now is."""
         modules = [self.final_norm]
         for p in self.layers:
             modules += [p.attn_norm, p.mlp_norm, p.attn_post_norm, p.mlp_post_norm]
-        return {id(module): read_norm(module, self.d_model) for module in modules if module is not None}
+        return Norms([module for module in modules if module is not None], self.d_model)
 
+    def expect_unchanged(self) -> None:
+        """Refuse a model whose modules are not those that it was loaded with; their weights may change.
 
-def weight_shape(module: nn.Module) -> tuple[int, int]:
-    """(d_in, d_out) of a linear module, also where its weights are offloaded."""
-    if not isinstance(getattr(module, "weight", None), Tensor):
-        raise AnatomyError(f"{type(module).__name__} has no weight matrix: expected a linear module")
-    weight: Any = module.weight
-    shape = tuple(weight.shape)
-    return shape if type(module).__name__ == "Conv1D" else shape[::-1]
+        Raises
+        ------
+        AnatomyError
+            Naming a module that is new, gone or another one.
+        """
+        for module, children in self._modules:
+            if module._modules != children:
+                name = next(name for name, part in self.hf.named_modules() if part is module)
+                other = [k for k in {**module._modules, **children} if module._modules.get(k) is not children.get(k)]
+                raise AnatomyError(
+                    f"the model has changed since it was loaded, at {'.'.join([*filter(None, [name]), other[0]])!r}: "
+                    "load it again with cb.load(model)"
+                )
+
+    @property
+    def d_vocab(self) -> int:
+        """Entries of the logits."""
+        return int(weight_shape(self.unembed)[1])

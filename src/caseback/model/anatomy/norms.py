@@ -9,7 +9,9 @@ With ``scale`` held at its forward value every addend of x passes through by its
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -89,8 +91,53 @@ class Norm:
         return out if self.beta is None else out + self.beta
 
 
+class Form(NamedTuple):
+    """What a norm module does with its parameters, which may change while this does not."""
+
+    eps: str | float
+    """The attribute that holds epsilon, or its value where the module's code has it."""
+    centred: bool
+    offset: float
+    """What is added to the module's weight, or to 0 where it has none: it multiplies by w or by 1 + w."""
+    width: int
+
+    def read(self, module: nn.Module) -> Norm:
+        """The norm as numbers, with the module's parameters as they now are."""
+        weight, bias = _parameter(module, "weight"), _parameter(module, "bias")
+        weight = torch.zeros(self.width) if weight is None else weight
+        eps = float(getattr(module, self.eps)) if isinstance(self.eps, str) else self.eps
+        return Norm(weight + self.offset if self.offset else weight, bias, eps, self.centred)
+
+
+class Norms(Mapping[Any, Norm]):
+    """Norm modules as numbers: their form is found once, their parameters are read whenever they are asked for."""
+
+    def __init__(self, modules: Iterable[nn.Module], d_model: int):
+        self._forms = {module: form_of(module, d_model) for module in modules}
+
+    def __getitem__(self, module: Any) -> Norm:
+        return self._forms[module].read(module)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self._forms)
+
+    def __len__(self) -> int:
+        return len(self._forms)
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor | None:
+    """A norm's parameter as numbers, in float32 at least."""
+    value = getattr(module, name, None)
+    return None if value is None else at_least_float32(value.detach())
+
+
 def read_norm(module: nn.Module, d_model: int) -> Norm:
-    """Read a norm module as numbers.
+    """Read a norm module as numbers, once; see ``form_of``."""
+    return form_of(module, d_model).read(module)
+
+
+def form_of(module: nn.Module, d_model: int) -> Form:
+    """What a norm module does with its parameters.
 
     Whether it centers and whether it multiplies by w or by 1 + w is found by trying the module on a probe, since
     classes differ in it without a name to tell them apart.
@@ -105,11 +152,12 @@ def read_norm(module: nn.Module, d_model: int) -> Norm:
         raise AnatomyError("a norm's weights are offloaded and only present while the model runs")
     like = weight if weight is not None else next(module.parameters(), torch.zeros(()))
     names = ("eps", "variance_epsilon", "norm_eps", "epsilon")
-    eps = next((float(getattr(module, name)) for name in names if getattr(module, name, None) is not None), None)
+    eps: str | float | None = next((name for name in names if getattr(module, name, None) is not None), None)
     if eps is None and weight is None:
         eps = _measured_eps(module, d_model, like)
     if eps is None:
         raise AnatomyError(f"{type(module).__name__} keeps no epsilon under any of {', '.join(names)}")
+    size = float(getattr(module, eps)) if isinstance(eps, str) else eps
     probe = torch.linspace(-1.0, 2.0, d_model, device=like.device, dtype=torch.float64).sin() + 0.3
     if weight is not None and weight.ndim > 1:  # one norm per head, with weights of its own
         probe = probe.expand(weight.shape)
@@ -120,16 +168,15 @@ def read_norm(module: nn.Module, d_model: int) -> Norm:
             for offset in (0.0, 1.0) if weight is not None else (1.0,):
                 gamma = (weight.detach().double() if weight is not None else torch.zeros_like(probe)) + offset
                 beta = None if bias is None else bias.detach().double()
-                norm = Norm(gamma, beta, eps, centred)
-                tries.append((float((norm(probe) - output).abs().max()), norm))
-    error, norm = min(tries, key=lambda pair: pair[0])
+                off = (Norm(gamma, beta, size, centred)(probe) - output).abs().max()
+                tries.append((float(off), Form(eps, centred, offset, d_model)))
+    error, form = min(tries, key=lambda pair: pair[0])
     tolerance = 0.05 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4
     if not error <= tolerance * max(1.0, float(output.abs().max())):
         raise AnatomyError(
             f"{type(module).__name__} is neither LayerNorm nor RMSNorm: nearest form is off by {error:.2g}"
         )
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return Norm(norm.gamma.to(dtype), None if norm.beta is None else norm.beta.to(dtype), eps, norm.centred)
+    return form
 
 
 def _measured_eps(module: nn.Module, d_model: int, like: Tensor) -> float:

@@ -138,7 +138,7 @@ def _normed(model: Model, module: Any, stream: Tensor, parts: Parts, biased: boo
     """The norm's output by source, with the denominator of the stream itself."""
     if module is None:
         return parts.clone()
-    norm: Norm = model.anatomy.norms[id(module)]
+    norm: Norm = model.anatomy.norms[module]
     normed = norm.frozen(parts, spread(norm.scale(stream), parts))
     return _with_bias(normed, norm.beta) if biased else normed
 
@@ -147,7 +147,7 @@ def value_slopes(model: Model, run: Run, layer: int) -> Float[Tensor, "batch pos
     """What clipping makes of the values (MPT, OLMo), a slope like any other; 1 where they are as projected."""
     p, weights = model.anatomy.layers[layer], Weights(model.anatomy)
     read = at_least_float32(run["attn_in", layer])
-    read = read if p.attn_norm is None else model.anatomy.norms[id(p.attn_norm)](read)
+    read = read if p.attn_norm is None else model.anatomy.norms[p.attn_norm](read)
     projected = torch.einsum("bjd,hde->bjhe", read, at_least_float32(weights.W_V[layer]))
     projected = projected + at_least_float32(weights.b_V[layer])
     projected = projected.repeat_interleave(p.dims.n_heads // projected.shape[2], 2)

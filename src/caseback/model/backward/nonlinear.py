@@ -23,7 +23,7 @@ def norm_modules(anatomy: Anatomy) -> Iterator[nn.Module]:
     """Every norm of the model: those of the stream, and those inside attention and MLPs."""
     for module in anatomy.hf.modules():
         named = "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
-        if named or id(module) in anatomy.norms:
+        if named or module in anatomy.norms:
             yield module
 
 
@@ -38,7 +38,7 @@ def all_norms(anatomy: Anatomy) -> Iterator[tuple[nn.Module, Norm]]:
     for module in norm_modules(anatomy):
         weight: Any = getattr(module, "weight", None)
         width = weight.shape[-1] if isinstance(weight, Tensor) else anatomy.d_head
-        yield module, anatomy.norms.get(id(module)) or read_norm(module, width)
+        yield module, anatomy.norms.get(module) or read_norm(module, width)
 
 
 def activations(anatomy: Anatomy) -> Iterator[nn.Module]:

@@ -20,7 +20,7 @@ their gradient.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -33,6 +33,7 @@ from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import Norm
 from caseback.model.backward.nonlinear import activations, all_norms, norm_modules
+from caseback.model.running.passing import Hooks, current_pass, hooked
 
 CHOICES = {
     "norm": ("gradient", "held"),
@@ -261,7 +262,7 @@ class _Rewritten(TorchFunctionMode):
 
     def __init__(self, rules: Rules):
         super().__init__()
-        self.rules, self.resting = rules, False
+        self.rules, self.resting, self.owner = rules, False, current_pass()
 
     @contextmanager
     def rest(self) -> Iterator[None]:
@@ -273,7 +274,7 @@ class _Rewritten(TorchFunctionMode):
             self.resting = before
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        rule = None if self.resting else _RULE_OF.get(func)
+        rule = None if self.resting or current_pass() is not self.owner else _RULE_OF.get(func)
         if rule is None:
             return func(*args, **(kwargs or {}))
         return rule(self.rules, func, {**dict(enumerate(args)), **(kwargs or {})})
@@ -295,32 +296,49 @@ def ruled(anatomy: Anatomy, rules: Rules | None) -> Iterator[None]:
     AnatomyError
         Where a norm of the model is to be held and is neither LayerNorm nor RMSNorm.
     """
+    _only_live()
     if rules is None:
         yield
         return
     mode = _Rewritten(rules)
-    with ExitStack() as undo:
+    with hooked() as hooks:
         for module, norm in all_norms(anatomy) if rules.norm == "held" else ():
-            undo.callback(_stand_in(module, mode, lambda x, out, norm=norm: held_norm(norm, x, out)))
+            _stand_in(hooks, module, mode, lambda x, out, norm=norm: held_norm(norm, x, out))
         for module in norm_modules(anatomy) if rules.norm == "gradient" else ():
-            undo.callback(_stand_in(module, mode, None))
+            _stand_in(hooks, module, mode, None)
         for module in activations(anatomy):
             pull = identity_rule if rules.activation == "identity" else None
-            undo.callback(_stand_in(module, mode, pull, _activated))
+            _stand_in(hooks, module, mode, pull, _activated)
         for module in {id(p.router): p.router for p in anatomy.layers if p.router is not None}.values():
-            undo.callback(_stand_in(module, mode, None, _constant if rules.router == "held" else None))
-        undo.enter_context(mode)
-        yield
+            _stand_in(hooks, module, mode, None, _constant if rules.router == "held" else None)
+        torch._C._push_on_torch_function_stack(mode)
+        try:
+            yield
+        finally:
+            _only_live(mode)
+
+
+def _only_live(*ended: _Rewritten) -> None:
+    """Take modes off torch's stack that have ended, or that an interrupt left there: they act in no pass any more.
+
+    Torch itself takes a mode off while its handler runs, and may lose it to an interrupt.
+    """
+    pop, push = torch._C._pop_torch_function_stack, torch._C._push_on_torch_function_stack
+    modes = [pop() for _ in range(torch._C._len_torch_function_stack())]
+    for mode in reversed(modes):
+        if not isinstance(mode, _Rewritten) or (mode.owner is current_pass() and mode not in ended):
+            push(mode)
 
 
 def _stand_in(
+    hooks: Hooks,
     module: nn.Module,
     mode: _Rewritten,
     pull: Callable[[Tensor, Tensor], Tensor] | None,
     then: Callable[[Any], Any] | None = None,
-) -> Callable[[], None]:
-    """Give a module another gradient, or its own with no rule inside; returns what undoes it."""
-    before, original = module.__dict__.get("forward"), module.forward
+) -> None:
+    """Give a module another gradient, or its own with no rule inside."""
+    original = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         given: Given = {**dict(enumerate(args)), **kwargs}
@@ -334,10 +352,7 @@ def _stand_in(
             out = pull(x, out)
         return out if then is None else then(out)
 
-    module.forward = forward
-    if before is None:
-        return lambda: module.__dict__.pop("forward")
-    return lambda: setattr(module, "forward", before)
+    hooks.in_place_of(module, forward)
 
 
 def _constant(out: Any) -> Any:

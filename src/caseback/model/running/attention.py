@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.legacy import CACHE_NAMES, projection_of
+from caseback.model.running.passing import Hooks, Pass, current_pass, hooked
+from caseback.model.running.undo import current_undo
 
 NAME = "caseback"
 Heads = Float[Tensor, "batch head pos d_head"]
@@ -38,48 +40,40 @@ class Attender(Protocol):
     ) -> Tensor: ...
 
 
-class _Active:
-    def __init__(self, attender: Attender, layers: dict[int, int], native: str):
-        self.attender, self.layers, self.native = attender, layers, native
+class _Active(NamedTuple):
+    attender: Attender
+    layers: dict[int, int]
+    owner: Pass
 
 
 _active: ContextVar[_Active | None] = ContextVar("caseback_attention", default=None)
+_natives: dict[int, str] = {}
+"""What the configurations that now say ``NAME`` said before, by their id."""
 
 
-class OnZ:
-    """A function that every z of one attention module passes through, until ``remove``, as with a hook."""
-
-    _of: ClassVar[dict[int, list[Callable[[Tensor], Tensor]]]] = {}
-
-    def __init__(self, module: nn.Module, fn: Callable[[Tensor], Tensor]):
-        self.key, self.fn = id(module), fn
-        self._of.setdefault(self.key, []).append(fn)
-
-    def remove(self) -> None:
-        self._of[self.key].remove(self.fn)
-        if not self._of[self.key]:
-            del self._of[self.key]
-
-    @classmethod
-    def through(cls, module: nn.Module, z: Tensor) -> Tensor:
-        for fn in cls._of.get(id(module), ()):
-            z = fn(z)
-        return z
+def native_name(config: Any) -> str:
+    """The attention implementation that a configuration names, also while ours stands in its place."""
+    return str(_natives.get(id(config), config._attn_implementation))
 
 
 def _attention(module, query, key, value, attention_mask, **how):
     active = _active.get()
-    if active is None or id(module) not in active.layers:
-        raise RuntimeError("the 'caseback' attention only works while caseback runs the model")
+    if active is None or active.owner is not current_pass() or id(module) not in active.layers:
+        # Somebody else's call while a pass runs: another thread's, or one that an edit makes of the plain model.
+        own = _function(module, native_name(module.config))
+        if own is None:
+            raise RuntimeError(f"{type(module).__name__} has no attention of its own for another call during a pass")
+        return own(module, query, key, value, attention_mask, **how)
     z = active.attender(active.layers[id(module)], module, query, key, value, attention_mask, **how)
-    return OnZ.through(module, z), None
+    for fn in active.owner.on_z.get(module, ()):
+        z = fn(z)
+    return z, None
 
 
 def _mask(**arguments):
-    active = _active.get()
-    if active is not None and active.native == "eager":
-        return eager_mask(**arguments)
-    return sdpa_mask(**arguments)
+    config = arguments.get("config")
+    own = "sdpa" if config is None else native_name(config)
+    return ALL_MASK_ATTENTION_FUNCTIONS.get(own, sdpa_mask)(**arguments)
 
 
 AttentionInterface.register(NAME, _attention)
@@ -99,32 +93,29 @@ def attending(anatomy: Anatomy, attender: Attender, *, peek: bool = False) -> It
     enters it is computed a second time beside it, so that its logits stay the same to the bit.
     """
     layers = {id(p.attn): i for i, p in enumerate(anatomy.layers)}
-    native = str(anatomy.config._attn_implementation)
-    with ExitStack() as undo:
-        token = _active.set(_Active(attender, layers, native))
-        undo.callback(_active.reset, token)
+    undo, owner = current_undo(), current_pass()
+    assert owner is not None
+    with hooked() as hooks:
+        undo.change((_active.set, _Active(attender, layers, owner)), (_active.set, _active.get()))
         for i, parts in enumerate(anatomy.layers if not uses_interface(anatomy) else ()):
-            undo.callback(_stand_in(parts, i, attender, peek))
+            _stand_in(hooks, parts, i, attender, peek)
         for config in {id(c): c for c in _configs(anatomy)}.values() if uses_interface(anatomy) else ():
-            undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation_internal)
-            config._attn_implementation_internal = NAME
+            undo.put(_natives, id(config), native_name(config))
+            undo.put(config.__dict__, "_attn_implementation_internal", NAME)
         yield
 
 
-def _stand_in(parts: LayerParts, layer: int, attender: Attender, peek: bool) -> Callable[[], None]:
-    """Put our attention in place of an older family's, or beside it; returns what takes it out again."""
+def _stand_in(hooks: Hooks, parts: LayerParts, layer: int, attender: Attender, peek: bool) -> None:
+    """Put our attention in place of an older family's, or beside it."""
     ours = _legacy_forward(parts.attn, parts.o, layer, attender)
+
+    def beside(_, args, kwargs):
+        ours(*args, peek=True, **kwargs)
+
     if peek:
-
-        def beside(_, args, kwargs):
-            ours(*args, peek=True, **kwargs)
-
-        return parts.attn.register_forward_pre_hook(beside, with_kwargs=True).remove
-    before = parts.attn.__dict__.get("forward")
-    parts.attn.forward = ours
-    if before is None:
-        return lambda: parts.attn.__dict__.pop("forward")
-    return lambda: setattr(parts.attn, "forward", before)
+        hooks.before(parts.attn, beside)
+    else:
+        hooks.in_place_of(parts.attn, ours)
 
 
 def _configs(anatomy: Anatomy) -> Iterator[Any]:
@@ -165,12 +156,16 @@ def _legacy_forward(module: nn.Module, o: nn.Module, layer: int, attender: Atten
 
 def native(module: nn.Module) -> Callable | None:
     """The attention function that the model itself would call; None where only ours can take its place."""
-    active = _active.get()
-    if active is None or projection_of(module) is not None:
+    if _active.get() is None or projection_of(module) is not None:
         return None
-    if active.native == "eager":
-        return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    return ALL_ATTENTION_FUNCTIONS["sdpa"] if active.native == "sdpa" else None
+    name = native_name(module.config)
+    return _function(module, name) if name in ("eager", "sdpa") else None
+
+
+def _function(module: nn.Module, name: str) -> Callable | None:
+    """A family's own function of an implementation."""
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    return eager if name == "eager" else ALL_ATTENTION_FUNCTIONS.get(name)
 
 
 def repeat_heads(x: Float[Tensor, "batch kv_head pos d"], n_heads: int) -> Float[Tensor, "batch head pos d"]:

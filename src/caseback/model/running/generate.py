@@ -7,7 +7,7 @@ are edited as they enter attention, at every step, since the cache holds them un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,9 +21,11 @@ from caseback.model.anatomy.legacy import CACHE_NAMES
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, step_frame
-from caseback.model.running.run import Run, execute, resolve, sites_read, undisturbed, with_clean
+from caseback.model.running.passing import Hooks, hooked, undisturbed
+from caseback.model.running.run import Run, execute, resolve, sites_read, with_clean
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens, piece
+from caseback.model.running.undo import as_found
 from caseback.model.running.wiring import wired
 
 LOGITS = Site("logits")
@@ -92,6 +94,7 @@ def _joined(site: Site, parts: list[Tensor]) -> Tensor:
     return torch.cat([nn.functional.pad(x, (0, width - x.shape[-1]), value=nothing) for x in parts], 2)
 
 
+@as_found
 def generate(
     anatomy: Anatomy,
     tokens: Tokens,
@@ -101,9 +104,10 @@ def generate(
     edits: Edit | Sequence[Edit] = (),
     max_new_tokens: int = 20,
     seed: int | None = None,
+    watch: Callable[[Hooks], None] | None = None,
     **options: Any,
 ) -> tuple[Tokens, Run]:
-    """Generate under edits, and read sites on the way; see ``Model.generate``."""
+    """Generate under edits, and read sites on the way; see ``Model.generate``. ``watch`` puts on hooks of its own."""
     hf = anatomy.hf
     reads = sites_read(anatomy, read)
     if LOGITS in reads:
@@ -139,10 +143,13 @@ def generate(
         if seed is not None:
             stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
             torch.manual_seed(seed)
-        stack.enter_context(undisturbed(hf, grad=False))
-        stack.callback(hf.register_forward_pre_hook(before, with_kwargs=True).remove)
+        stack.enter_context(undisturbed(anatomy, grad=False))
+        hooks = stack.enter_context(hooked())
+        hooks.before(hf, before)
         if session.wants(LOGITS):
-            stack.callback(hf.register_forward_hook(after).remove)
+            hooks.after(hf, after)
+        if watch is not None:
+            watch(hooks)
         stack.enter_context(wired(session))
         options = {"do_sample": False, **options}
         stops = _Stops(options, tokenizer)

@@ -1,4 +1,4 @@
-"""Hooks on modules as functions of one tensor, and the ways in which a session meets a tensor there.
+"""The ways in which a session meets a tensor at a module's hook.
 
 A hook that changes nothing hands back the very tensor that came in, so that reading leaves every bit of the forward
 pass as it is. With gradients, what is recorded must lie on the path of the computation: a tensor recorded beside the
@@ -8,49 +8,12 @@ path would have no gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 
 from caseback.model.anatomy.sites import Site
+from caseback.model.running.passing import Hooks
 from caseback.model.running.session import Session
-
-
-def first_input(args: tuple, kwargs: dict) -> tuple[Tensor, Callable[[Tensor], tuple[tuple, dict]]]:
-    """A module's first input, positional or named, and how to put another in its place."""
-    if args:
-        return args[0], lambda x: ((x, *args[1:]), kwargs)
-    name = next(n for n, value in kwargs.items() if isinstance(value, Tensor))
-    return kwargs[name], lambda x: (args, {**kwargs, name: x})
-
-
-class Hooks:
-    """The hooks of one pass, to be removed together."""
-
-    def __init__(self) -> None:
-        self.handles: list[Any] = []
-
-    def on_input(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
-        def hook(_, args, kwargs):
-            x, put = first_input(args, kwargs)
-            new = fn(x)
-            return None if new is x else put(new)
-
-        self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-
-    def on_output(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
-        def hook(_, args, output):
-            x = output[0] if isinstance(output, tuple) else output
-            new = fn(x)
-            if new is x:
-                return None
-            return (new, *output[1:]) if isinstance(output, tuple) else new
-
-        self.handles.append(module.register_forward_hook(hook))
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
 
 
 def on_sum(hooks: Hooks, first: nn.Module, second: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:

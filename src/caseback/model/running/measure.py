@@ -20,13 +20,16 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.backward.rules import Rules, ruled
 from caseback.model.running.edits import Edit, check
 from caseback.model.running.metrics import Metric
-from caseback.model.running.run import Run, execute, undisturbed
+from caseback.model.running.passing import undisturbed
+from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.undo import as_found
 from caseback.model.running.verify import unembed
 
 _AFTER_THE_STREAM = ("final_norm", "final_norm.scale", "logits")
 
 
+@as_found
 def measured(
     anatomy: Anatomy,
     tokens: Tokens,
@@ -68,7 +71,7 @@ def measured(
     last = Site("resid_post", anatomy.n_layers - 1)
     run = execute(anatomy, tokens, read=[*reads, last], edits=edits, grad=grad, logits=False, rules=rules)
     rows = torch.arange(len(tokens), device=tokens.ids.device)
-    with undisturbed(anatomy.hf, grad=grad):
+    with undisturbed(anatomy, grad=grad):
         stream = run[last]
         at = stream[rows.to(stream.device), bound.columns.to(stream.device)]
         with ruled(anatomy, rules):

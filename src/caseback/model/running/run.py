@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ from caseback.model.backward.rules import Rules, ruled
 from caseback.model.running.edits import Edit, check
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.metrics import Metric
+from caseback.model.running.passing import no_rows, passing, undisturbed
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.undo import as_found
 from caseback.model.running.wiring import wired
 
 _DERIVED = {"q_in": "q", "k_in": "k", "v_in": "v"}
@@ -169,6 +171,7 @@ class Run:
             written = site.codec.decode(coded)
         return torch.autograd.grad(written, coded, g.to(written))[0]
 
+    @as_found
     def pulled(
         self, site: Site, g: Float[Tensor, "batch pos width"], part: tuple[slice, slice] = (slice(None), slice(None))
     ) -> Float[Tensor, "batch pos head d_model"]:
@@ -186,28 +189,12 @@ class Run:
             return read
         x = self._acts[site][part].detach()
         if self.rules is not None:
-            with torch.enable_grad(), ruled(self.anatomy, self.rules):
+            with passing(self.anatomy), torch.enable_grad(), ruled(self.anatomy, self.rules):
                 x = x.contiguous().requires_grad_()
                 out = p.attn_norm.forward(x)
             return torch.autograd.grad(out, x, read)[0]
         x = x if x.stride(2) else x[:, :, :1]  # a stride of 0: one stream, shown to every head
-        return self.anatomy.norms[id(p.attn_norm)].vjp(read, x).to(read)
-
-
-@contextmanager
-def undisturbed(hf: nn.Module, *, grad: bool) -> Iterator[None]:
-    """Run the model in eval mode, with its parameters frozen if there is to be a gradient; restore both afterwards."""
-    training = [m for m in hf.modules() if m.training] if hf.training else []
-    frozen = [p for p in hf.parameters() if p.requires_grad] if grad else []
-    with ExitStack() as undo:
-        for module in training:
-            undo.callback(setattr, module, "training", True)
-            module.training = False
-        for parameter in frozen:
-            undo.callback(parameter.requires_grad_, True)
-            parameter.requires_grad_(False)
-        undo.enter_context(torch.enable_grad() if grad else torch.no_grad())
-        yield
+        return self.anatomy.norms[p.attn_norm].vjp(read, x).to(read)
 
 
 def inputs_of(tokens: Tokens, hf: nn.Module) -> dict[str, Tensor]:
@@ -250,6 +237,7 @@ def sites_read(anatomy: Anatomy, read: Any) -> list[Site]:
     return [site for given in _each(read) for site in anatomy.sites(given)]
 
 
+@as_found
 def execute(
     anatomy: Anatomy,
     tokens: Tokens,
@@ -280,7 +268,7 @@ def execute(
         grad=grad,
     )
     head = nullcontext() if logits else no_rows(anatomy.unembed)
-    with undisturbed(hf, grad=grad), ruled(anatomy, rules), wired(session), head:
+    with undisturbed(anatomy, grad=grad), ruled(anatomy, rules), wired(session), head:
         output = hf(**inputs_of(tokens, hf), use_cache=False).logits
     session.finish()
     ends = Session(
@@ -302,13 +290,3 @@ def execute(
 def _anchored_at(site: Site) -> Site:
     """The site that a site's gradient comes from: itself, but where no module holds it."""
     return Site("attn_out", site.layer) if site.name == "head_out" else site.base
-
-
-@contextmanager
-def no_rows(unembed: nn.Module) -> Iterator[None]:
-    """Give the unembedding no positions, so that it costs nothing: it is a third of GPT-2's multiplications."""
-    handle = unembed.register_forward_pre_hook(lambda _, args: (args[0][:, :0],))
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -14,9 +14,11 @@ from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span
-from caseback.model.running.run import Run, execute, inputs_of, no_rows, resolve, undisturbed, with_clean
+from caseback.model.running.passing import no_rows, undisturbed
+from caseback.model.running.run import Run, execute, inputs_of, resolve, with_clean
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.undo import as_found
 from caseback.model.running.wiring import wired
 
 
@@ -70,10 +72,16 @@ def side_by_side(
             edits=[item for item in resolved if item[0] in which],
             columns_before=tokens.first.cpu(),
         )
-        with undisturbed(anatomy.hf, grad=False), wired(session), no_rows(anatomy.unembed):
-            anatomy.hf(**inputs_of(copies, anatomy.hf), use_cache=False)
-        session.finish()
+        _run(session, copies)
         yield which, Run(anatomy, copies, session.acts, None, edited=True)
+
+
+@as_found
+def _run(session: Session, tokens: Tokens) -> None:
+    anatomy = session.anatomy
+    with undisturbed(anatomy, grad=False), wired(session), no_rows(anatomy.unembed):
+        anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
+    session.finish()
 
 
 def _copies(tokens: Tokens, times: int) -> Tokens:

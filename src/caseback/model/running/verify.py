@@ -4,6 +4,7 @@
     resid_mid = resid_pre + attn_out            logits = cap(scale * (final_norm(resid_post[-1]) W_U + b_U))
     attn_out = sum_h head_out + attn_bias       z = pattern v, the pattern's rows sum to one (with a sink: to less)
     mlp_out = mlp_post W_out + b_out            pattern = softmax(scores)
+    x W_Q + b_Q = what its module makes of x    (so for W_K and W_V)
     logits while everything is read = logits
 
 Each is a tensor comparison in the model's own precision; the first that fails is named in the refusal.
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from caseback.errors import AnatomyError
-from caseback.model.anatomy.anatomy import Anatomy, LayerParts, weight_matrix
+from caseback.model.anatomy.anatomy import Anatomy, LayerParts
+from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import pattern_of, repeat_heads
 from caseback.model.running.run import Run, execute
@@ -27,6 +29,7 @@ READ = (
     "embed",
     "pos_embed",
     "resid_pre",
+    "attn_norm",
     "attn_out",
     "head_out",
     "resid_mid",
@@ -66,6 +69,7 @@ def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iter
     if not p.parallel:
         yield f"resid_pre + attn_out = resid_mid, layer {i}", summed, at("resid_mid")
     yield f"resid_pre + attn_out + mlp_out = resid_post, layer {i}", summed + at("mlp_out"), at("resid_post")
+    yield from _projection_identities(anatomy, run, i, p)
     heads = at("head_out").sum(2)
     yield f"sum of head_out + attn_bias = attn_out, layer {i}", heads + _bias_share(anatomy, p, run, i), at("attn_out")
     if Site("pattern", i) in run.sites:
@@ -76,18 +80,30 @@ def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iter
             total = at("pattern").sum(-1)
             yield f"the pattern's rows sum to one, layer {i}", total, torch.ones_like(total)
     if p.w_out is not None and p.mlp_post_norm is None:
-        bias = getattr(p.w_out, "bias", None)
+        bias = bias_of(p.w_out)
         recomputed = at("mlp_post") @ weight_matrix(p.w_out)
         recomputed = (recomputed if bias is None else recomputed + bias) * anatomy.residual_scale
         yield f"mlp_post W_out + b_out = mlp_out, layer {i}", recomputed, at("mlp_out")
 
 
+def _projection_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What heads' matrices make of the stream beside what their modules make of it."""
+    x = run["attn_norm", i] if Site("attn_norm", i) in run.sites else run["resid_pre", i]
+    for name, projection in (("Q", p.q), ("K", p.k), ("V", p.v)):
+        if projection is not None:
+            given = projection.module.forward(x)[..., projection.rows.to(x.device)]
+            by_head = torch.einsum("bpd,hde->bphe", x, projection.weight())
+            bias = projection.bias()
+            by_head = by_head if bias is None else by_head + bias
+            yield f"x W_{name} + b_{name} = its module's output, layer {i}", by_head, given
+
+
 def _bias_share(anatomy: Anatomy, p: LayerParts, run: Run, i: int) -> Tensor | float:
     """What attention adds beside its heads: b_O or, where a norm follows, what that makes of b_O and adds itself."""
-    bias = getattr(p.o, "bias", None)
+    bias = bias_of(p.o)
     if p.attn_post_norm is None:
         return 0.0 if bias is None else bias * anatomy.residual_scale
-    norm = anatomy.norms[id(p.attn_post_norm)]
+    norm = anatomy.norms[p.attn_post_norm]
     w_o = weight_matrix(p.o)
     o_out = run["z", i].flatten(2) @ w_o + (0.0 if bias is None else bias)
     share = 0.0 if bias is None else norm.frozen(bias.expand_as(o_out), norm.scale(o_out))
@@ -115,7 +131,7 @@ def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> 
     if vocab is None:
         logits = anatomy.unembed(x)
     else:
-        weight, bias = weight_matrix(anatomy.unembed).T[vocab], getattr(anatomy.unembed, "bias", None)
+        weight, bias = weight_matrix(anatomy.unembed).T[vocab], bias_of(anatomy.unembed)
         logits = x @ weight.T if vocab.ndim == 1 else torch.einsum("rd,rkd->rk", x, weight)
         logits = logits if bias is None else logits + bias[vocab]
     if anatomy.logit_scale != 1.0:

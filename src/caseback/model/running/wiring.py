@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
-from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection, weight_matrix
+from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection
+from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.sites import Site
-from caseback.model.running.attention import OnZ, attending
-from caseback.model.running.hooks import Hooks, on_sum, recording, touch_branch, touch_own
+from caseback.model.running.attention import attending
+from caseback.model.running.hooks import on_sum, recording, touch_branch, touch_own
+from caseback.model.running.passing import Hooks, hooked
 from caseback.model.running.session import INSIDE_ATTENTION, Session
 from caseback.model.running.wiring_mlp import wire_mlp_inside, wire_mlp_reads
 
@@ -38,10 +40,10 @@ def wired(session: Session, layers: Sequence[int] | None = None, *, attention: b
     ``layers`` limits the wiring to some layers and leaves out the ends of the model (a sweep calls layers itself).
     Without ``attention`` the caller takes care of the sites inside it.
     """
-    anatomy, hooks = session.anatomy, Hooks()
+    anatomy = session.anatomy
     names = {s.layer for s in (*session.reads, *session.edits) if not s.is_module}
     with ExitStack() as stack:
-        stack.callback(hooks.remove)
+        hooks = stack.enter_context(hooked())
         if layers is None:
             _wire_ends(anatomy, session, hooks)
         for site in {s for s in (*session.reads, *session.edits) if s.is_module}:
@@ -111,7 +113,7 @@ def _wire_ends(anatomy: Anatomy, session: Session, hooks: Hooks) -> None:
         hooks.on_output(anatomy.pos_embed, at_pos)
     if anatomy.final_norm is not None:
         if session.wants(Site("final_norm.scale")):
-            norm = anatomy.norms[id(anatomy.final_norm)]
+            norm = anatomy.norms[anatomy.final_norm]
             at_norm = recording(session, Site("final_norm.scale"), norm.scale)
             hooks.on_input(anatomy.final_norm, turn(at_norm, 1))
         if session.wants(final):
@@ -179,7 +181,7 @@ def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: Ho
             x = touch_branch(session, attn_in, x)
         seen["stream"] = x
         if session.wants(scale):
-            recording(session, scale, session.anatomy.norms[id(p.attn_norm)].scale)(x)
+            recording(session, scale, session.anatomy.norms[p.attn_norm].scale)(x)
         return x
 
     def at_attention(x: Tensor) -> Tensor:
@@ -260,7 +262,7 @@ def head_writes(anatomy: Anatomy, p: LayerParts, z: Tensor, o_out: Tensor) -> Te
     w_o = weight_matrix(p.o).unflatten(0, (p.dims.n_heads, p.d_z))
     writes = torch.einsum("bphe,hed->bphd", z, w_o)
     if p.attn_post_norm is not None:
-        norm = anatomy.norms[id(p.attn_post_norm)]
+        norm = anatomy.norms[p.attn_post_norm]
         writes = norm.frozen(writes, norm.scale(o_out)[..., None, :]).to(z.dtype)
     return writes if anatomy.residual_scale == 1.0 else writes * anatomy.residual_scale
 
@@ -297,7 +299,7 @@ def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: H
         return _scaled(session, out_site, x, factor) if session.wants(out_site) else x
 
     if session.wants(z_site) and hidden:
-        hooks.handles.append(OnZ(p.attn, lambda z: session.touch(z_site, z)))
+        hooks.on_z(p.attn, lambda z: session.touch(z_site, z))
     if session.wants(head_site) or (session.wants(z_site) and not hidden):
         hooks.on_input(p.o, at_z)
     if session.wants(head_site):

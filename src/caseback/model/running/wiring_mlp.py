@@ -10,7 +10,8 @@ from torch import Tensor
 
 from caseback.model.anatomy.anatomy import LayerParts
 from caseback.model.anatomy.sites import Site
-from caseback.model.running.hooks import Hooks, recording, touch_branch, touch_own
+from caseback.model.running.hooks import recording, touch_branch, touch_own
+from caseback.model.running.passing import Hooks
 from caseback.model.running.session import Session
 
 
@@ -46,13 +47,13 @@ def wire_mlp_reads(p: LayerParts, index: int, session: Session, hooks: Hooks) ->
         if session.wants(mlp_in):
             x = touch_branch(session, mlp_in, x)
         if session.wants(scale):
-            recording(session, scale, session.anatomy.norms[id(p.mlp_norm)].scale)(x)
+            recording(session, scale, session.anatomy.norms[p.mlp_norm].scale)(x)
         return x
 
     def at_layer(x: Tensor) -> Tensor:
         seen["stream"] = x
         if session.wants(scale):
-            recording(session, scale, session.anatomy.norms[id(p.mlp_norm)].scale)(x)
+            recording(session, scale, session.anatomy.norms[p.mlp_norm].scale)(x)
         return x
 
     def at_entry(x: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ def wire_mlp_inside(p: LayerParts, index: int, session: Session, hooks: Hooks) -
     if p.router is not None and session.wants(router):
         hooks.on_output(p.router, flat(router))
     if p.experts is not None and session.wants(expert):
-        hooks.handles.append(p.experts.register_forward_pre_hook(_at_experts(expert, p, session), with_kwargs=True))
+        hooks.before(p.experts, _at_experts(expert, p, session))
 
 
 def _at_experts(site: Site, p: LayerParts, session: Session) -> Callable:

@@ -13,6 +13,7 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import attending
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import batch_frame
+from caseback.model.running.passing import hooked
 from caseback.model.running.run import inputs_of
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
@@ -57,7 +58,6 @@ def record(
         columns_before=tokens.first.cpu(),
         standing_at=lambda site: site.name not in ("final_norm", "logits"),  # behind all that is recorded
     )
-    handles = []
 
     def attend(layer: int, module: nn.Module, q, k, v, mask, **how):
         q, k, v = session.at_heads(layer, q, k, v)
@@ -74,20 +74,14 @@ def record(
     def at_last(_, args, output):
         clean.stream.append(output[0] if isinstance(output, tuple) else output)
 
-    def at_unembedding(_, args):
-        return (args[0][:, -1:],)
-
-    try:
+    with hooked() as hooks:
         for p in anatomy.layers:
-            handles.append(p.layer.register_forward_pre_hook(at_layer, with_kwargs=True))
-        handles.append(anatomy.layers[-1].layer.register_forward_hook(at_last))
-        handles.append(anatomy.unembed.register_forward_pre_hook(at_unembedding))
+            hooks.before(p.layer, at_layer)
+        hooks.after(anatomy.layers[-1].layer, at_last)
+        hooks.on_input(anatomy.unembed, lambda x: x[:, -1:])
         with wired(session, attention=False), attending(anatomy, attend), recorded_projections(anatomy) as outputs:
             anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
         clean.projected = outputs
-    finally:
-        for handle in handles:
-            handle.remove()
     if len(clean.k) != anatomy.n_layers:
         raise SiteAbsent(
             f"attention of this model ({anatomy.model_type}) was seen {len(clean.k)} times in {anatomy.n_layers} "

@@ -26,8 +26,9 @@ from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.metrics import Bound, Metric
-from caseback.model.running.run import undisturbed
+from caseback.model.running.passing import undisturbed
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 from caseback.model.sweeping.sweep import Results, job_of, unedited_values
@@ -55,6 +56,7 @@ class _Branches:
     choice: np.ndarray
 
 
+@as_found
 def replaced(
     anatomy: Anatomy,
     tokens: Tokens,
@@ -107,7 +109,7 @@ def replaced(
     budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
     if budget < 1:
         raise EditError(f"token_budget={token_budget}: expected at least 1 row per pass")
-    with undisturbed(anatomy.hf, grad=False):
+    with undisturbed(anatomy, grad=False):
         clean = record(anatomy, tokens, [Site("embed")])
         base = unedited_values(anatomy, clean, bound)
         measured = base.repeat(len(choice), 1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.running.passing import hooked
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -31,10 +32,7 @@ def fused(anatomy: Anatomy) -> Iterator[None]:
         for m in part.layer.modules()
         if wide and type(m) is NewGELUActivation and "forward" not in vars(m)
     ]
-    try:
+    with hooked() as hooks:
         for module in modules:
-            module.forward = _gelu  # type: ignore[method-assign]
+            hooks.in_place_of(module, _gelu)
         yield
-    finally:
-        for module in modules:
-            del module.forward

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
+from caseback.model.running.passing import hooked
 
 Outputs = dict[nn.Module, Tensor]
 """What a layer's projections gave, (batch, pos, d_out) each."""
@@ -27,7 +28,6 @@ def projections(part: LayerParts) -> set[nn.Module]:
 def recorded_projections(anatomy: Anatomy) -> Iterator[list[Outputs]]:
     """What each layer's projections give in a run inside the context."""
     outputs: list[Outputs] = [{} for _ in anatomy.layers]
-    handles = []
 
     def keep(mine: Outputs) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(module: nn.Module, _: tuple, out: Tensor) -> None:
@@ -36,13 +36,11 @@ def recorded_projections(anatomy: Anatomy) -> Iterator[list[Outputs]]:
 
         return hook
 
-    try:
+    with hooked() as hooks:
         for part, mine in zip(anatomy.layers, outputs, strict=True):
-            handles += [module.register_forward_hook(keep(mine)) for module in projections(part)]
+            for module in projections(part):
+                hooks.after(module, keep(mine))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -50,7 +48,6 @@ def looked_up(known: Outputs, example: Tensor, column: Tensor, here: Bool[Tensor
     """Within the context, projections of (1, row, d_model) look up the rows marked in ``here``, compute the others."""
     old, new = here.nonzero()[:, 0], (~here).nonzero()[:, 0]
     at = example[old], column[old]
-    before = {module: vars(module).get("forward") for module in known}
 
     def in_part(module: nn.Module) -> Callable[[Tensor], Tensor]:
         own, outputs = module.forward, known[module]
@@ -66,12 +63,7 @@ def looked_up(known: Outputs, example: Tensor, column: Tensor, here: Bool[Tensor
 
         return forward
 
-    try:
+    with hooked() as hooks:
         for module in known if len(old) else ():
-            module.forward = in_part(module)  # type: ignore[method-assign]
+            hooks.in_place_of(module, in_part(module))
         yield
-    finally:
-        for module, own in before.items():
-            vars(module).pop("forward", None)
-            if own is not None:
-                module.forward = own  # type: ignore[method-assign]

@@ -17,9 +17,11 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.edits import Replace
 from caseback.model.running.metrics import Metric
-from caseback.model.running.run import resolve, undisturbed
+from caseback.model.running.passing import undisturbed
+from caseback.model.running.run import resolve
 from caseback.model.running.tokens import Tokens
-from caseback.model.sweeping.clean import record
+from caseback.model.running.undo import as_found
+from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 
 
@@ -66,8 +68,7 @@ def suffix_gradients(
     """
     token_budget = limit("gradient_tokens", tokens.ids.device, given=token_budget)
     bound = metric.on(tokens, anatomy)
-    with undisturbed(anatomy.hf, grad=False):
-        clean = record(anatomy, tokens, [Site("embed")])
+    clean = _record(anatomy, tokens)
     first, lengths, ends = tokens.first.tolist(), tokens.lengths.tolist(), tokens.lengths.cpu() - 1
     stops = (
         lengths if bound.columns is None else [c - f + 1 for c, f in zip(bound.columns.tolist(), first, strict=True)]
@@ -85,10 +86,21 @@ def suffix_gradients(
             # An address must exist in every prompt, although only the owner's rows are edited.
             for edit in resolve(Replace("embed", x[row], pos=ends.clamp_max(p)), anatomy, tokens, owner=i)
         ]
-        with undisturbed(anatomy.hf, grad=True):
-            values = torch.stack([value for _, value in Packed(anatomy, clean, segments, edits, bound).values()])
-            (gradient,) = torch.autograd.grad(values.sum(), x)
+        values = _values(anatomy, Packed(anatomy, clean, segments, edits, bound))
+        (gradient,) = torch.autograd.grad(values.sum(), x)
         yield points, values.detach(), gradient
+
+
+@as_found
+def _record(anatomy: Anatomy, tokens: Tokens) -> Clean:
+    with undisturbed(anatomy, grad=False):
+        return record(anatomy, tokens, [Site("embed")])
+
+
+@as_found
+def _values(anatomy: Anatomy, packed: Packed) -> Float[Tensor, " segment"]:
+    with undisturbed(anatomy, grad=True):
+        return torch.stack([value for _, value in packed.values()])
 
 
 def _chunks(where: list[tuple[int, int, int]], stops: list[int], budget: int) -> Iterator[list[tuple[int, int, int]]]:

@@ -26,8 +26,10 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import positions
 from caseback.model.running.metrics import Bound, Metric
-from caseback.model.running.run import execute, resolve, undisturbed, with_clean
+from caseback.model.running.passing import undisturbed
+from caseback.model.running.run import execute, resolve, with_clean
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 
@@ -135,6 +137,7 @@ def chunks(segments: Sequence[Segment], budget: int, width: int) -> Iterator[lis
         yield chunk
 
 
+@as_found
 def sweep(
     anatomy: Anatomy,
     tokens: Tokens,
@@ -161,7 +164,7 @@ def sweep(
     token_budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
     if token_budget < 1:
         raise EditError(f"token_budget={token_budget}: expected at least 1 row per pass")
-    with undisturbed(anatomy.hf, grad=False):
+    with undisturbed(anatomy, grad=False):
         touched = {site for r in per_variant for _, site, _ in r if site.name in ("embed", "pos_embed")}
         clean = record(anatomy, tokens, sorted(touched, key=str), start)
         base = unedited_values(anatomy, clean, bound)

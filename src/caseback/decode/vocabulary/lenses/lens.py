@@ -22,7 +22,7 @@ from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_siz
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import raw_digest
-from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
@@ -139,7 +139,7 @@ def fingerprint(model: Model) -> str:
     True
     """
     anatomy = model.anatomy
-    norm = None if anatomy.final_norm is None else anatomy.norms[id(anatomy.final_norm)]
+    norm = None if anatomy.final_norm is None else anatomy.norms[anatomy.final_norm]
     parts = [weight_matrix(anatomy.unembed)] + ([] if norm is None else [norm.gamma])
     return raw_digest(*(part.detach().cpu().double().numpy().astype(np.float32) for part in parts))
 

@@ -26,7 +26,7 @@ from caseback.decode.vocabulary.lenses.lens_statistics import (
 from caseback.errors import OutOfRange, UnknownSite
 from caseback.jobs.budget import limit
 from caseback.model.algebra.writes import mlp_branch
-from caseback.model.anatomy.anatomy import weight_shape
+from caseback.model.anatomy.dense import weight_shape
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import SITES, Site, parse
 from caseback.model.registry import technique

@@ -21,7 +21,7 @@ from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.fingerprint import raw_digest
 from caseback.jobs.whole_file import whole_file
-from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.running.model import Model
 
 

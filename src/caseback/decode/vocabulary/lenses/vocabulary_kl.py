@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.jobs.budget import limit
-from caseback.model.anatomy.anatomy import Anatomy, weight_matrix
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 
 
@@ -33,13 +34,13 @@ class VocabularyKL:
     def __init__(self, anatomy: Anatomy, max_logits: int | None = None):
         self.cap, self.scale = anatomy.logit_softcap, anatomy.logit_scale
         norm = anatomy.final_norm
-        self.norm = None if norm is None else anatomy.norms[id(norm)]
+        self.norm = None if norm is None else anatomy.norms[norm]
         unembed = at_least_float32(weight_matrix(anatomy.unembed).detach())
         if anatomy.unembed_project is not None:
             unembed = at_least_float32(weight_matrix(anatomy.unembed_project).detach()) @ unembed
         # (vocab, d_model), as most models store it, so that this is no copy
         self.rows = unembed.T.contiguous()
-        bias = getattr(anatomy.unembed, "bias", None)
+        bias = bias_of(anatomy.unembed)
         self.bias = None if bias is None else at_least_float32(bias.detach())
         self.step = max(1, limit("lens_logits", given=max_logits) // anatomy.d_vocab)
         # on CPUs a product in blocks is fastest: with a result as wide as the vocabulary it takes 1.4 times the time

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import replace
 
 from caseback.errors import CasebackError
-from caseback.model.anatomy.anatomy import weight_shape
+from caseback.model.anatomy.dense import weight_shape
 from caseback.model.circuit import Circuit, Node
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model

@@ -27,8 +27,10 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import Heads, Scores, attending, mix, native, pattern_of, repeat_heads, scores_of
-from caseback.model.running.run import Run, inputs_of, no_rows, undisturbed
+from caseback.model.running.passing import no_rows, undisturbed
+from caseback.model.running.run import Run, inputs_of
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.undo import as_found
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def _of_rows(x: Tensor | None, rows: slice) -> Tensor | None:
     return x if x is None or x.shape[0] == 1 else x[rows]
 
 
+@as_found
 def attention_calls(anatomy: Anatomy, tokens: Tokens) -> list[AttentionCall]:
     """How every layer's attention is called on these prompts; one forward pass without logits."""
     calls: dict[int, AttentionCall] = {}
@@ -60,7 +63,7 @@ def attention_calls(anatomy: Anatomy, tokens: Tokens) -> list[AttentionCall]:
             return own(module, q, k, v, mask, **how)[0]
         return mix(pattern_of(scores_of(q, k, mask, **how), module, **how), v)
 
-    with undisturbed(anatomy.hf, grad=False), no_rows(anatomy.unembed), attending(anatomy, attend):
+    with undisturbed(anatomy, grad=False), no_rows(anatomy.unembed), attending(anatomy, attend):
         anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
     return [calls[layer] for layer in range(anatomy.n_layers)]
 

@@ -148,7 +148,7 @@ def _before(model: Model, module: nn.Module | None, stream: Tensor, pull: Pull) 
     """Directions behind a norm as directions before it, and what its bias is worth to them."""
     if module is None:
         return pull, torch.zeros_like(pull[:, 0, 0])
-    norm = model.anatomy.norms[id(module)]
+    norm = model.anatomy.norms[module]
     worth = _worth(None if norm.beta is None else norm.beta.to(pull), pull)
     return norm.pull(pull, norm.scale(stream)), worth
 

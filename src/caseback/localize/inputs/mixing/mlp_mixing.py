@@ -81,7 +81,7 @@ def layer_parts(model: Model, run: Run, layer: int, rows: Rows, steps: int) -> S
     else:
         own, read = rows.whole, stream
     read = through(parts.mlp_norm, model, read, own)
-    norm = None if parts.mlp_norm is None else anatomy.norms[id(parts.mlp_norm)]
+    norm = None if parts.mlp_norm is None else anatomy.norms[parts.mlp_norm]
     if norm is not None and norm.beta is not None:
         read[:, :, -1] += norm.beta
     written = branch.push(_shared_out(model, run, layer, rows, read, neurons, steps) @ branch.weight)

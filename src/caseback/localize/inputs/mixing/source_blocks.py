@@ -105,5 +105,5 @@ def through(
     """Addends behind a norm, its denominator held at a stream; as they are where there is no norm."""
     if module is None:
         return parts
-    norm: Norm = model.anatomy.norms[id(module)]
+    norm: Norm = model.anatomy.norms[module]
     return norm.frozen(parts, spread(norm.scale(scale_at), parts))

@@ -27,8 +27,10 @@ from caseback.model.registry import technique
 from caseback.model.running.edits import Edit, Zero
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.model import Model
-from caseback.model.running.run import resolve, undisturbed
+from caseback.model.running.passing import undisturbed
+from caseback.model.running.run import resolve
 from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 from caseback.model.sweeping.sweep import chunks
@@ -172,6 +174,7 @@ def value_zeroing_maps(
     )
 
 
+@as_found
 def zeroed(
     model: Model,
     tokens: Tokens,
@@ -187,7 +190,7 @@ def zeroed(
         return Zero("v", layer=layer, pos=pos)
 
     total, width = len(layers) * int(tokens.lengths.sum()), tokens.ids.shape[1]
-    with undisturbed(model.hf, grad=False), progress_bar(total=total, show=progress, what="value zeroing") as bar:
+    with undisturbed(model.anatomy, grad=False), progress_bar(total=total, show=progress, what="value zeroing") as bar:
         clean = record(model.anatomy, tokens)
         maps = [changed_outputs(model, clean, i, zero, distance, token_budget, bar) for i in layers]
     missing = width - maps[0].shape[-1]

@@ -29,7 +29,9 @@ from caseback.localize.inputs.training.per_example import factors
 from caseback.localize.inputs.training.projection import Whole, width
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.model import Model
-from caseback.model.running.run import inputs_of, undisturbed
+from caseback.model.running.passing import hooked, undisturbed
+from caseback.model.running.run import inputs_of
+from caseback.model.running.undo import as_found
 
 Product = Callable[[Tensor, Sequence[Batch]], Tensor]
 
@@ -78,6 +80,7 @@ class GaussNewton:
             total += self._of_batch(vector, batch)
         return total / sum(len(batch.numbers) for batch in some)
 
+    @as_found
     def _of_batch(self, vector: Tensor, batch: Batch) -> Tensor:
         directions = [
             vector[segment].view(m.d_in, m.d_out)
@@ -86,7 +89,7 @@ class GaussNewton:
 
         # the fused kernels of attention have no forward derivative, and some backward functions have none either
         with (
-            undisturbed(self.model.hf, grad=False),
+            undisturbed(self.model.anatomy, grad=False),
             forward_ad.dual_level(),
             sdpa_kernel(SDPBackend.MATH),
             _moving(self.matrices, directions),
@@ -113,15 +116,11 @@ class GaussNewton:
 @contextmanager
 def _moving(matrices: Sequence[Matrix], directions: Sequence[Tensor]) -> Iterator[None]:
     """Let every matrix move in a direction: what it writes carries the change as its tangent."""
-    handles = []
-    try:
+    with hooked() as hooks:
         for matrix, direction in zip(matrices, directions, strict=True):
             for use in matrix.uses:
-                handles.append(use.module.register_forward_hook(_moved(matrix, use.how, direction), prepend=True))
+                hooks.after(use.module, _moved(matrix, use.how, direction), first=True)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _moved(matrix: Matrix, how: str, direction: Tensor) -> Callable[..., Tensor]:

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError, CasebackError, did_you_mean
-from caseback.model.anatomy.anatomy import Anatomy, weight_shape
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.dense import weight_shape
 
 PARTS = ("attn", "mlp", "embed", "unembed")
 DEFAULT_PARTS = ("attn", "mlp")

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from caseback.errors import AnatomyError, CasebackError
 from caseback.localize.inputs.training.examples import Batch
 from caseback.localize.inputs.training.matrices import Matrix, lookup_scale
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.model import Model
-from caseback.model.running.run import inputs_of, undisturbed
+from caseback.model.running.passing import hooked, undisturbed
+from caseback.model.running.run import inputs_of
+from caseback.model.running.undo import as_found
 
 Objective = Callable[[Tensor, Batch], Float[Tensor, " batch"]]
 """One differentiable number per example from logits (batch, pos, vocab)."""
@@ -53,6 +54,7 @@ class Factors:
         return self.read.flatten(0, 1).T @ self.back.flatten(0, 1)
 
 
+@as_found
 def factors(
     model: Model, batch: Batch, matrices: Sequence[Matrix], objective: Objective
 ) -> tuple[list[Factors], Float[Tensor, " batch"], Tensor]:
@@ -80,7 +82,7 @@ def factors(
     """
     hf, shape = model.hf, batch.tokens.shape
     tape = _Tape(matrices, shape)
-    with undisturbed(hf, grad=True), tape.hooked(), leaf(model.anatomy.embed) as start:
+    with undisturbed(model.anatomy, grad=True), tape.hooked(), leaf(model.anatomy.embed) as start:
         logits = hf(**inputs_of(batch.tokens, hf), use_cache=False).logits
         values = objective(logits, batch)
         if values.shape != shape[:1]:
@@ -105,11 +107,9 @@ def leaf(embed: nn.Module) -> Iterator[list[Tensor]]:
         held.append(out.detach().requires_grad_())
         return held[-1].clone()  # what comes after may write into it
 
-    handle = embed.register_forward_hook(begin, prepend=True)
-    try:
+    with hooked() as hooks:
+        hooks.after(embed, begin, first=True)
         yield held
-    finally:
-        handle.remove()
 
 
 class _Tape:
@@ -121,15 +121,11 @@ class _Tape:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        handles: list[RemovableHandle] = []
-        try:
+        with hooked() as hooks:
             for held, matrix in zip(self.held, self.matrices, strict=True):
                 for use in matrix.uses:
-                    handles.append(use.module.register_forward_hook(self._hook(held, use.how)))
+                    hooks.after(use.module, self._hook(held, use.how))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @staticmethod
     def _hook(held: list[Any], how: str) -> Callable[..., None]:

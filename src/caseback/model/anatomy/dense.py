@@ -1,0 +1,135 @@
+"""The matrix that a linear module multiplies by, which its ``weight`` need not be.
+
+    y = x W + b
+
+Most modules hold W as a parameter, and it is read as a view. An adapter (LoRA, DoRA, (IA)^3) or a class of a family's
+own computes with more than its weight: there W is what the module does to the unit vectors, row by row, and b what it
+makes of zero; a module that is not affine is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from caseback.errors import AnatomyError
+
+_as_its_weight: dict[type[nn.Module], bool] = {}
+"""Classes that were tried, and whether they multiply by their weight."""
+
+
+def weight_matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
+    """A linear module's matrix as ``x @ W`` uses it: a view of its weight wherever that is what it multiplies by.
+
+    Raises
+    ------
+    AnatomyError
+        For a module that has no matrix, whose weights are quantized or not there, or that is not affine.
+    """
+    weight = _weight(module)
+    if weight.is_meta:
+        raise AnatomyError("the weights are offloaded and only present while the model runs; load without offloading")
+    if multiplies_by_its_weight(module):
+        return _upright(module, weight)
+    return _effect(module)[0]
+
+
+def bias_of(module: nn.Module) -> Float[Tensor, " d_out"] | None:
+    """What a linear module adds; None where it has no bias."""
+    own = getattr(module, "bias", None)
+    return own if multiplies_by_its_weight(module) else _effect(module)[1] if _may_add(module, own) else None
+
+
+def weight_shape(module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of a linear module, also where its weights are offloaded."""
+    core = _core(module)
+    weight = _weight(core)
+    if weight.ndim != 2:
+        raise AnatomyError(f"{type(module).__name__} has weights of shape {tuple(weight.shape)}: expected a matrix")
+    rows, columns = weight.shape
+    return (rows, columns) if _is_conv1d(core) else (columns, rows)
+
+
+def multiplies_by_its_weight(module: nn.Module) -> bool:
+    """Whether ``module.weight``, and nothing else, is what a linear module multiplies by."""
+    if type(module).forward is nn.Linear.forward or _is_conv1d(module):
+        return True
+    if hasattr(module, "base_layer"):
+        return False
+    kind = type(module)
+    if kind not in _as_its_weight:
+        _as_its_weight[kind] = _agrees(module, _upright(module, _weight(module)), getattr(module, "bias", None))
+    return _as_its_weight[kind]
+
+
+def _core(module: nn.Module) -> nn.Module:
+    """The module that an adapter wraps."""
+    inner = getattr(module, "base_layer", None)
+    return _core(inner) if isinstance(inner, nn.Module) else module
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D"
+
+
+def _upright(module: nn.Module, weight: Tensor) -> Tensor:
+    return weight if _is_conv1d(module) else weight.T
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """A module's weight, refused by name where it is no tensor of plain numbers."""
+    name = f"{type(module).__module__.partition('.')[0]}'s {type(module).__name__}"
+    weight = getattr(module, "weight", None)
+    if hasattr(module, "qweight") or isinstance(weight, Tensor) and not _plain_numbers(weight):
+        raise AnatomyError(f"{name} is quantized, so its matrix cannot be read: load the model without quantization")
+    if not isinstance(weight, Tensor):
+        raise AnatomyError(f"{type(module).__name__} has no weight matrix: expected a linear module")
+    return weight
+
+
+def _plain_numbers(weight: Tensor) -> bool:
+    kinds = (Tensor, nn.Parameter)
+    return type(weight) in kinds and weight.is_floating_point() and weight.element_size() > 1
+
+
+@torch.no_grad()
+def _agrees(module: nn.Module, matrix: Tensor, bias: Tensor | None) -> bool:
+    """Whether the module does on two rows what a matrix and a bias do."""
+    rows = torch.linspace(-1, 1, 2 * len(matrix), device=matrix.device).sin().view(2, -1).to(matrix)
+    given = _output(module, rows)
+    expected = rows @ matrix if bias is None else rows @ matrix + bias
+    size = max(float(expected.abs().max()), 1e-6)
+    return given.shape == expected.shape and float((given - expected).abs().max()) <= _ROUNDING[matrix.dtype] * size
+
+
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def _output(module: nn.Module, x: Tensor) -> Tensor:
+    out: Any = module.forward(x)  # not a call: hooks are the pass's
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _may_add(module: nn.Module, own: Any) -> bool:
+    """Whether a wrapped module may have a bias: its own, or an adapter's."""
+    return own is not None or any("bias" in name for name, _ in module.named_parameters())
+
+
+@torch.no_grad()
+def _effect(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """W and b of an affine module, from what it makes of the unit vectors and of zero."""
+    if any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in module.modules()):
+        raise AnatomyError(f"{type(module).__name__} is in training mode, where its dropout is random: call eval()")
+    weight = _weight(_core(module))
+    units = torch.eye(weight_shape(module)[0], dtype=weight.dtype, device=weight.device)
+    bias = _output(module, torch.zeros_like(units[:1]))[0]
+    matrix = _output(module, units) - bias
+    if not _agrees(module, matrix, bias):
+        raise AnatomyError(
+            f"{type(module).__name__} is not linear in what it reads, so it has no matrix: merge its adapter into the "
+            "weights (merge_and_unload), or load the model without it"
+        )
+    return matrix, bias

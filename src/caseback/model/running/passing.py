@@ -1,0 +1,184 @@
+"""A pass: the time in which one call runs a model, while others may want to run it too.
+
+Passes of one model wait for each other, whichever thread they come from. A call of the plain model waits for nobody,
+and neither does a pass that an edit begins inside another. So whatever a pass puts on modules, hooks and other
+forwards, acts only where that pass is the one that runs; everybody else passes it by. All of it comes off at the end,
+even after an interrupt (``undo``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock, RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from caseback.errors import CasebackError
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.running.undo import Undo, current_undo
+
+
+class Pass:
+    """Stands for one pass.
+
+    Attributes
+    ----------
+    on_z
+        What every z of an attention module passes through, by the module.
+    """
+
+    def __init__(self) -> None:
+        self.on_z: dict[nn.Module, list[Callable[[Tensor], Tensor]]] = {}
+
+
+_current: ContextVar[Pass | None] = ContextVar("caseback_pass", default=None)
+_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_locks_lock = Lock()
+
+
+def current_pass() -> Pass | None:
+    """The pass that runs in this thread, if any."""
+    return _current.get()
+
+
+@contextmanager
+def passing(anatomy: Anatomy) -> Iterator[Pass]:
+    """Wait until no other thread's pass runs the model, then run it as this pass.
+
+    Raises
+    ------
+    AnatomyError
+        Where the model's modules are not those that it was loaded with.
+    """
+    with _locks_lock:
+        lock = _locks.setdefault(anatomy.hf, RLock())
+    undo, new = current_undo(), Pass()
+    with undo.scope():
+        undo.change((lock.acquire,), (lock.release,))
+        anatomy.expect_unchanged()
+        undo.change((_current.set, new), (_current.set, _current.get()))
+        yield new
+
+
+@contextmanager
+def undisturbed(anatomy: Anatomy, *, grad: bool) -> Iterator[Pass]:
+    """A pass in eval mode, with the parameters frozen if there is to be a gradient.
+
+    Raises
+    ------
+    AnatomyError
+        As ``passing``.
+    CasebackError
+        Where there is to be a gradient and torch's inference mode forbids it.
+    """
+    hf = anatomy.hf
+    if grad:
+        _expect_gradients(hf)
+    with passing(anatomy) as new:
+        undo = current_undo()
+        for module in hf.modules() if hf.training else ():
+            if module.training:
+                undo.put(module.__dict__, "training", False)
+        for parameter in hf.parameters() if grad else ():
+            if parameter.requires_grad:
+                undo.change((parameter.requires_grad_, False), (parameter.requires_grad_, True))
+        undo.change((torch._C._set_grad_enabled, grad), (torch._C._set_grad_enabled, torch.is_grad_enabled()))
+        yield new
+
+
+def _expect_gradients(hf: nn.Module) -> None:
+    if torch.is_inference_mode_enabled():
+        raise CasebackError("torch.inference_mode keeps no gradients: leave it, or use torch.no_grad in its place")
+    if any(parameter.is_inference() for parameter in hf.parameters()):
+        raise CasebackError(
+            "this model's parameters were made inside torch.inference_mode, which keeps no gradients: load it outside"
+        )
+
+
+class Hooks:
+    """Hooks that act only in the pass that puts them on; see ``hooked``."""
+
+    def __init__(self, owner: Pass, undo: Undo):
+        self._owner, self._undo = owner, undo
+
+    def before(self, module: nn.Module, hook: Callable[[nn.Module, tuple, dict], Any]) -> None:
+        """A hook (module, args, kwargs) that may give other (args, kwargs)."""
+        key = RemovableHandle(module._forward_pre_hooks).id
+        self._undo.put(module._forward_pre_hooks_with_kwargs, key, True)
+        self._undo.put(module._forward_pre_hooks, key, self._mine(hook))
+
+    def after(self, module: nn.Module, hook: Callable[[nn.Module, tuple, Any], Any], *, first: bool = False) -> None:
+        """A hook (module, args, output) that may give another output; ``first`` puts it before the hooks there are."""
+        key = RemovableHandle(module._forward_hooks).id
+        self._undo.put(module._forward_hooks, key, self._mine(hook))
+        if first:
+            module._forward_hooks.move_to_end(key, last=False)  # type: ignore[attr-defined]
+
+    def _mine(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        owner = self._owner
+        return lambda *given: hook(*given) if _current.get() is owner else None
+
+    def on_input(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
+        """Let a module's first input pass through a function; handing it back unchanged changes nothing."""
+
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            x, put = first_input(args, kwargs)
+            new = fn(x)
+            return None if new is x else put(new)
+
+        self.before(module, hook)
+
+    def on_output(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
+        """Let a module's first output pass through a function; handing it back unchanged changes nothing."""
+
+        def hook(_: nn.Module, args: tuple, output: Any) -> Any:
+            x = output[0] if isinstance(output, tuple) else output
+            new = fn(x)
+            if new is x:
+                return None
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        self.after(module, hook)
+
+    def on_z(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
+        """Let every z of an attention module pass through a function."""
+        owner = self._owner
+        self._undo.put(owner.on_z, module, [*owner.on_z.get(module, ()), fn])
+
+    def in_place_of(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        """Let a function take the place of a module's forward; its own, ``type(module).forward``, serves all others."""
+        owner, own = self._owner, module.forward
+        pick = lambda *args, **kwargs: (forward if _current.get() is owner else own)(*args, **kwargs)  # noqa: E731
+        self._undo.put(module.__dict__, "forward", pick)
+
+
+@contextmanager
+def hooked() -> Iterator[Hooks]:
+    """The present pass's hooks; those that are put on inside come off as the context ends."""
+    owner, undo = current_pass(), current_undo()
+    if owner is None:
+        raise RuntimeError("hooks belong to a pass: open one with passing or undisturbed")
+    with undo.scope():
+        yield Hooks(owner, undo)
+
+
+def first_input(args: tuple, kwargs: dict) -> tuple[Tensor, Callable[[Tensor], tuple[tuple, dict]]]:
+    """A module's first input, positional or named, and how to put another in its place."""
+    if args:
+        return args[0], lambda x: ((x, *args[1:]), kwargs)
+    name = next(n for n, value in kwargs.items() if isinstance(value, Tensor))
+    return kwargs[name], lambda x: (args, {**kwargs, name: x})
+
+
+@contextmanager
+def no_rows(unembed: nn.Module) -> Iterator[None]:
+    """Give the unembedding no positions, so that it costs nothing: it is a third of GPT-2's multiplications."""
+    with hooked() as hooks:
+        hooks.on_input(unembed, lambda x: x[:, :0])
+        yield
