@@ -23,6 +23,7 @@ from caseback.model.algebra.readout import Readout, picked, readout
 from caseback.model.algebra.writes import attention_branch, mlp_branch
 from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.parameters import parameter
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.units import Component, Neuron, site_of
 from caseback.model.running.edit_rows import apply_edits
@@ -108,7 +109,7 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
     anatomy, bound = model.anatomy, metric.on(tokens, model.anatomy)
     weights, vocab = _linear_weights(bound, metric, len(tokens), model)
     matrix = weight_matrix(anatomy.unembed).detach()
-    bias = getattr(anatomy.unembed, "bias", None)
+    bias = parameter(anatomy.unembed, "bias")
     if vocab is None:
         vectors = weights.to(at_least_float32(matrix)) @ at_least_float32(matrix).T
     else:

@@ -21,6 +21,7 @@ from caseback.errors import TargetError
 from caseback.model.algebra.writes import Branch, spread
 from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.parameters import parameter
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
@@ -155,7 +156,7 @@ def _columns(model: Model, ids: Tensor) -> tuple[Tensor, Tensor]:
     columns = at_least_float32(weight_matrix(anatomy.unembed).detach().T[ids])
     if anatomy.unembed_project is not None:
         columns = columns @ at_least_float32(weight_matrix(anatomy.unembed_project).detach()).T
-    bias = getattr(anatomy.unembed, "bias", None)
+    bias = parameter(anatomy.unembed, "bias")
     bias = columns.new_zeros(ids.shape) if bias is None else at_least_float32(bias.detach()[ids])
     return columns * anatomy.logit_scale, bias * anatomy.logit_scale
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
+from caseback.model.anatomy.parameters import parameter
 
 
 def spread(scale: Float[Tensor, "*lead 1"], x: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def attention_branch(anatomy: Anatomy, layer: int, z: Float[Tensor, "*lead head 
             "read 'head_out', which holds what each writes"
         )
     weight = at_least_float32(weight_matrix(p.o).detach())
-    bias = getattr(p.o, "bias", None)
+    bias = parameter(p.o, "bias")
     bias = None if bias is None else at_least_float32(bias.detach())
     norm, scale = _frozen(anatomy, p.attn_post_norm, z.flatten(-2), weight, bias)
     return Branch(weight.unflatten(0, (p.dims.n_heads, p.d_z)), bias, anatomy.residual_scale, norm, scale)
@@ -92,7 +93,7 @@ def mlp_branch(anatomy: Anatomy, layer: int, neurons: Float[Tensor, "*lead neuro
             f"layer {layer} of this model ({anatomy.model_type}) has no dense MLP: each expert has its own neurons"
         )
     weight = at_least_float32(weight_matrix(p.w_out).detach())
-    bias = getattr(p.w_out, "bias", None)
+    bias = parameter(p.w_out, "bias")
     bias = None if bias is None else at_least_float32(bias.detach())
     norm, scale = _frozen(anatomy, p.mlp_post_norm, neurons, weight, bias)
     return Branch(weight, bias, anatomy.residual_scale, norm, scale)

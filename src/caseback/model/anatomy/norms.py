@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError
+from caseback.model.anatomy.parameters import parameter
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -100,9 +101,7 @@ def read_norm(module: nn.Module, d_model: int) -> Norm:
     AnatomyError
         If the module is not one of these norms.
     """
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if weight is not None and weight.is_meta:
-        raise AnatomyError("a norm's weights are offloaded and only present while the model runs")
+    weight, bias = parameter(module, "weight"), parameter(module, "bias")
     like = weight if weight is not None else next(module.parameters(), torch.zeros(()))
     names = ("eps", "variance_epsilon", "norm_eps", "epsilon")
     eps = next((float(getattr(module, name)) for name in names if getattr(module, name, None) is not None), None)

@@ -11,17 +11,10 @@ from torch import nn
 from caseback.errors import AnatomyError, LoadError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.families import FAMILIES, family_of
+from caseback.model.anatomy.parameters import expect_numbers
 from caseback.model.running.model import Model
-from caseback.model.running.model_files import (
-    as_numbers,
-    check_folder,
-    check_gguf,
-    check_index,
-    expect_complete,
-    locate,
-    reason,
-    stored_file,
-)
+from caseback.model.running.model_files import locate
+from caseback.model.running.pretrained import HUB_OPTIONS, Source, open_model, open_tokenizer, read_tokenizer
 from caseback.model.running.verify import verify as check_identities
 
 
@@ -32,11 +25,14 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
     device_map: Any = None,
+    config: Any = None,
     revision: str | None = None,
+    subfolder: str = "",
     verify: bool = True,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     gguf_file: str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
     **kwargs: Any,
 ) -> Model:
     """Load a decoder-only language model and verify its anatomy. The model itself is never changed.
@@ -47,8 +43,13 @@ def load(
         The name of a bundled organism (``"meadow"``), a folder, a hub id, or a ``PreTrainedModel``.
     tokenizer
         The tokenizer to use, a folder or hub id of one, or None for the model's own (a ``PreTrainedModel`` has none).
-    dtype, device, device_map, revision, **kwargs
-        Passed on to ``AutoModelForCausalLM.from_pretrained``. ``dtype`` None keeps the checkpoint's own.
+    dtype, torch_dtype
+        The type of the numbers, under transformers' new name or its old one; None keeps the checkpoint's own.
+    config
+        The config to build the model from, a folder or hub id of one, or None for the model's own.
+    device, device_map, revision, subfolder, **kwargs
+        Passed on to ``from_pretrained``: its options, and settings of the config that are to differ. The tokenizer is
+        the subfolder's, or that of the folder above.
     verify
         Check the anatomy on a short run (one forward pass) and refuse a model that does not fit.
     allow_pickle
@@ -73,22 +74,33 @@ def load(
     >>> cb.load("meadow").n_layers > 1
     True
     """
+    dtype = _one_dtype(dtype, torch_dtype)
+    hub = {key: kwargs.pop(key) for key in HUB_OPTIONS & kwargs.keys()}
+    if isinstance(tokenizer, str | Path):
+        tokenizer = read_tokenizer(Source(str(tokenizer), revision, trust_remote_code=trust_remote_code, hub=hub))
     if isinstance(model, nn.Module):
-        hf, name, tokenizer = model, str(getattr(model, "name_or_path", "") or type(model).__name__), tokenizer
-        if isinstance(tokenizer, str | Path):
-            tokenizer = _tokenizer(str(tokenizer), revision, trust_remote_code)
-        if gguf_file is not None:
-            raise LoadError(f"gguf_file={gguf_file!r} with a model in memory: expected the folder that has the file")
+        placed = {"device": device, "device_map": device_map}
+        _expect_nothing_to_read(kwargs, config=config, dtype=dtype, subfolder=subfolder, gguf_file=gguf_file, **placed)
+        hf, name = model, str(getattr(model, "name_or_path", "") or type(model).__name__)
     else:
-        source, name = locate(model, gguf_file)
-        hf = _pretrained(
-            source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, gguf_file, kwargs
-        )
-        if isinstance(tokenizer, str | Path):
-            tokenizer = _tokenizer(str(tokenizer), revision, trust_remote_code)
-        elif tokenizer is None:
-            tokenizer = _own_tokenizer(source, revision, trust_remote_code, gguf_file)
+        place, name = locate(model, gguf_file, subfolder)
+        source = Source(place, revision, subfolder, trust_remote_code, allow_pickle, gguf_file, hub)
+        hf = open_model(source, config, dtype, device, {"device_map": device_map, **kwargs})
+        tokenizer = open_tokenizer(source) if tokenizer is None else tokenizer
     return _legible(hf, tokenizer, name, verify)
+
+
+def _one_dtype(dtype: Any, torch_dtype: Any) -> Any:
+    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+        raise LoadError(f"dtype={dtype} and torch_dtype={torch_dtype}: they mean the same, expected one of them")
+    return torch_dtype if dtype is None else dtype
+
+
+def _expect_nothing_to_read(kwargs: dict[str, Any], **options: Any) -> None:
+    """A model in memory is as it is: refuse what says how to read one."""
+    given = [*kwargs, *(name for name, value in options.items() if value not in (None, ""))]
+    if given:
+        raise LoadError(f"{given[0]}= with a model in memory, which is taken as it is: expected a folder or a hub id")
 
 
 def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
@@ -97,6 +109,7 @@ def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
         raise LoadError(f"{type(hf).__name__} is not a causal language model of transformers: expected a *ForCausalLM")
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "add_cross_attention", False):
         raise AnatomyError(f"{type(hf).__name__} has an encoder or cross-attention: only decoder-only models are read")
+    expect_numbers(hf)
     family, declared = family_of(config.get_text_config())
     try:
         anatomy = Anatomy(hf, family)
@@ -114,60 +127,3 @@ def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
             f"Declared: {known}"
         ) from error
     return Model(hf, tokenizer, anatomy, name, declared)
-
-
-def _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, gguf_file, kwargs) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    import caseback.model.crystal  # noqa: F401  (registers our own architecture with transformers)
-
-    folder, gguf = Path(source), {} if gguf_file is None else {"gguf_file": gguf_file}
-    if gguf_file is not None:
-        check_gguf(source, gguf_file)
-    elif folder.is_dir():
-        check_folder(folder, allow_pickle)
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, **gguf)
-        own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-        if not own_code and type(config) not in AutoModelForCausalLM._model_mapping:
-            raise LoadError(f"{source!r} is not a causal language model: its model type is {config.model_type!r}")
-        if not allow_pickle and gguf_file is None:
-            check_index(source, revision)
-        both: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype or "auto",
-            device_map=device_map,
-            revision=revision,
-            use_safetensors=None if allow_pickle else True,
-            trust_remote_code=trust_remote_code,
-            **gguf,
-            **{**as_numbers(gguf_file), **kwargs, "output_loading_info": True},
-        )
-        hf, report = both
-    except LoadError:
-        raise
-    except Exception as error:
-        raise LoadError(f"cannot load {source!r}: {reason(error)}") from error
-    expect_complete(source, report)
-    return hf.eval() if device is None else hf.eval().to(device)
-
-
-def _own_tokenizer(source: str, revision: str | None, trust_remote_code: bool, gguf_file: str | None) -> Any:
-    """The tokenizer of a folder or hub repository, that inside a GGUF file where there is no other, or None."""
-    folder = Path(source)
-    if gguf_file is not None and stored_file(source, "tokenizer.json", revision) is None:
-        return _tokenizer(source, revision, trust_remote_code, gguf_file)
-    if folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab.*")):
-        return None
-    return _tokenizer(source, revision, trust_remote_code)
-
-
-def _tokenizer(source: str, revision: str | None, trust_remote_code: bool, gguf_file: str | None = None) -> Any:
-    from transformers import AutoTokenizer
-
-    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
-    try:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, **gguf)
-    except Exception as error:
-        raise LoadError(f"cannot load a tokenizer from {source!r}: {reason(error)}") from error

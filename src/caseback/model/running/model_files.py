@@ -12,7 +12,7 @@ from typing import Any
 from caseback.errors import LoadError
 
 
-def locate(model: str | Path, gguf_file: str | None) -> tuple[str, str]:
+def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tuple[str, str]:
     """Where to load a model from, and its name.
 
     Raises
@@ -26,8 +26,11 @@ def locate(model: str | Path, gguf_file: str | None) -> tuple[str, str]:
         return str(bundled), text
     folder = Path(text).expanduser()
     if folder.is_dir():
-        if gguf_file is None and not (folder / "config.json").is_file():
-            raise LoadError(f"{text!r} holds no model: it has no config.json{_name_a_gguf(folder)}")
+        inside = folder / subfolder
+        if gguf_file is None and inside.is_dir() and not (inside / "config.json").is_file():
+            raise LoadError(
+                f"{text!r} holds no model: it has no {subfolder and subfolder + '/'}config.json{_name_a_gguf(inside)}"
+            )
         return str(folder), folder.resolve().name
     if folder.suffix == ".gguf" and folder.is_file():
         raise LoadError(
@@ -85,9 +88,9 @@ def as_numbers(gguf_file: str | None) -> dict[str, Any]:
     return {} if gguf_file is None or config is None else {"quantization_config": config(dequantize=True)}
 
 
-def check_index(source: str, revision: str | None) -> None:
+def check_index(source: str, revision: str | None, subfolder: str, hub: Mapping[str, Any]) -> None:
     """Refuse an index of safetensors that names other files, or files outside its folder."""
-    index = stored_file(source, "model.safetensors.index.json", revision)
+    index = stored_file(source, "model.safetensors.index.json", revision, subfolder, hub)
     if index is None:
         return
     try:
@@ -102,12 +105,12 @@ def check_index(source: str, revision: str | None) -> None:
         )
 
 
-def stored_file(source: str, name: str, revision: str | None) -> str | None:
+def stored_file(source: str, name: str, revision: str | None, subfolder: str, hub: Mapping[str, Any]) -> str | None:
     """The path of one file of a folder or a hub repository, None where it has no such file."""
     from transformers.utils.hub import cached_file
 
     quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")}
-    return cached_file(source, name, revision=revision, **quiet)
+    return cached_file(source, name, revision=revision, subfolder=subfolder, **hub, **quiet)
 
 
 def expect_complete(source: str, report: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from caseback.errors import AnatomyError
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts, weight_matrix
+from caseback.model.anatomy.parameters import parameter
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import pattern_of, repeat_heads
 from caseback.model.running.run import Run, execute
@@ -76,7 +77,7 @@ def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iter
             total = at("pattern").sum(-1)
             yield f"the pattern's rows sum to one, layer {i}", total, torch.ones_like(total)
     if p.w_out is not None and p.mlp_post_norm is None:
-        bias = getattr(p.w_out, "bias", None)
+        bias = parameter(p.w_out, "bias")
         recomputed = at("mlp_post") @ weight_matrix(p.w_out)
         recomputed = (recomputed if bias is None else recomputed + bias) * anatomy.residual_scale
         yield f"mlp_post W_out + b_out = mlp_out, layer {i}", recomputed, at("mlp_out")
@@ -84,7 +85,7 @@ def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iter
 
 def _bias_share(anatomy: Anatomy, p: LayerParts, run: Run, i: int) -> Tensor | float:
     """What attention adds beside its heads: b_O or, where a norm follows, what that makes of b_O and adds itself."""
-    bias = getattr(p.o, "bias", None)
+    bias = parameter(p.o, "bias")
     if p.attn_post_norm is None:
         return 0.0 if bias is None else bias * anatomy.residual_scale
     norm = anatomy.norms[id(p.attn_post_norm)]
@@ -115,7 +116,7 @@ def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> 
     if vocab is None:
         logits = anatomy.unembed(x)
     else:
-        weight, bias = weight_matrix(anatomy.unembed).T[vocab], getattr(anatomy.unembed, "bias", None)
+        weight, bias = weight_matrix(anatomy.unembed).T[vocab], parameter(anatomy.unembed, "bias")
         logits = x @ weight.T if vocab.ndim == 1 else torch.einsum("rd,rkd->rk", x, weight)
         logits = logits if bias is None else logits + bias[vocab]
     if anatomy.logit_scale != 1.0:

@@ -17,6 +17,7 @@ from torch import Tensor
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.parameters import parameter
 
 
 class VocabularyKL:
@@ -39,7 +40,7 @@ class VocabularyKL:
             unembed = at_least_float32(weight_matrix(anatomy.unembed_project).detach()) @ unembed
         # (vocab, d_model), as most models store it, so that this is no copy
         self.rows = unembed.T.contiguous()
-        bias = getattr(anatomy.unembed, "bias", None)
+        bias = parameter(anatomy.unembed, "bias")
         self.bias = None if bias is None else at_least_float32(bias.detach())
         self.step = max(1, limit("lens_logits", given=max_logits) // anatomy.d_vocab)
         # on CPUs a product in blocks is fastest: with a result as wide as the vocabulary it takes 1.4 times the time
