@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import caseback as cb
 import shelf
 import zoo
-from caseback.errors import AnatomyError, CasebackError
+from caseback.errors import CasebackError
 
 NAMES = [
     "gpt2",
@@ -106,28 +107,57 @@ def test_a_device_map_of_one_device(saved):
         torch.testing.assert_close(ours, plain)
 
 
-def test_layers_kept_on_disk_are_right_or_refused_in_words(saved, tmp_path):
-    """Offloaded weights are there only while their module runs: what needs them otherwise says so."""
-    pytest.importorskip("accelerate", reason="offloading needs accelerate")
-    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
-    places |= {f"model.layers.{i}": "disk" if i == 1 else "cpu" for i in range(3)}
-    plain = cb.load(saved)
-    try:
-        model = cb.load(saved, device_map=places, offload_folder=str(tmp_path))
-    except AnatomyError as error:
-        assert "offloaded" in str(error)
-        model = cb.load(saved, device_map=places, offload_folder=str(tmp_path), verify=False)
-    rows = shelf.ids((9, 6))
-    reads = ["resid_post", "pattern", "q", "z", "mlp_out"]
-    ours, theirs = (m.run(rows, read=reads, edits=cb.Zero("z", layer=1, head=1)) for m in (model, plain))
-    torch.testing.assert_close(ours.logits, theirs.logits)
-    for name in reads:
+def offloaded(saved, folder, how):
+    """The saved model with weights that accelerate brings while a module runs."""
+    accelerate = pytest.importorskip("accelerate", reason="offloading needs accelerate")
+    if how == "one layer on disk":
+        places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+        places |= {f"model.layers.{i}": "disk" if i == 1 else "cpu" for i in range(3)}
+        return cb.load(saved, device_map=places, offload_folder=str(folder))
+    hf = AutoModelForCausalLM.from_pretrained(saved).eval()
+    if how == "cpu":
+        accelerate.cpu_offload(hf, torch.device("cpu"))
+    else:
+        accelerate.disk_offload(hf, str(folder), torch.device("cpu"))
+    return cb.load(hf)
+
+
+@pytest.mark.parametrize("how", ["one layer on disk", "cpu", "disk"])
+def test_offloaded_weights_are_read_where_they_are(saved, tmp_path, how):
+    """Every kind of use, and the weights themselves, as with the same model in memory."""
+    plain, model = cb.load(saved), offloaded(saved, tmp_path, how)
+    assert any(parameter.is_meta for parameter in model.hf.parameters())
+    for ours, theirs in zip(everything(model), everything(plain), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    hf = AutoModelForCausalLM.from_pretrained(saved)
+    q = hf.model.layers[1].self_attn.q_proj.weight
+    torch.testing.assert_close(model.weights.W_Q[1], q.T.unflatten(1, (4, -1)).transpose(0, 1))
+    torch.testing.assert_close(model.weights.W_E, hf.model.embed_tokens.weight)
+    torch.testing.assert_close(model.weights.W_U, hf.lm_head.weight.T)
+    norm = model.anatomy.norms[id(model.anatomy.layers[1].attn_norm)]
+    torch.testing.assert_close(norm.gamma, hf.model.layers[1].input_layernorm.weight)
+    sites = ["z", "head_out", "q_in", "resid_mid"]
+    ours, theirs = (m.run(shelf.ids((9, 6)), read=sites, grad=True).grad(cb.logit(3), sites) for m in (model, plain))
+    for name in sites:
         torch.testing.assert_close(ours[name], theirs[name])
-    variants = [cb.Zero("z", layer=i, head=h) for i in range(3) for h in range(2)]
-    swept = [torch.tensor(m.sweep(rows, variants, cb.logit(3)).values) for m in (model, plain)]
-    torch.testing.assert_close(*swept)
-    with pytest.raises(CasebackError, match="offloaded and only present while the model runs"):
-        model.run(rows, read=[("head_out", 1)])
+
+
+def test_a_model_without_numbers_is_refused():
+    with torch.device("meta"):
+        hf = AutoModelForCausalLM.from_config(zoo.FAMILIES["llama"]())
+    for verify in (True, False):
+        with pytest.raises(CasebackError, match="on the meta device, without numbers"):
+            cb.load(hf.eval(), verify=verify)
+
+
+def test_offloaded_experts_are_read_where_they_are(tmp_path):
+    accelerate = pytest.importorskip("accelerate", reason="offloading needs accelerate")
+    plain, hf = zoo.tiny("mixtral"), zoo.tiny("mixtral")
+    accelerate.cpu_offload(hf, torch.device("cpu"))
+    ours, theirs = cb.load(hf), cb.load(plain)
+    assert any(parameter.is_meta for parameter in hf.parameters())
+    torch.testing.assert_close(ours.weights.W_out[1], theirs.weights.W_out[1])
+    torch.testing.assert_close(ours.run(shelf.ids()).logits, theirs.run(shelf.ids()).logits)
 
 
 @pytest.mark.gpu

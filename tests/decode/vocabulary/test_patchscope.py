@@ -239,12 +239,9 @@ def test_what_is_generated_must_fit_the_context(name, monkeypatch):
         with pytest.raises(OutOfRange, match=rf"4 tokens .* target prompt of {room - 2}: .* {room + 1} .* {room}:"):
             patchscope(model, source, target, rows=1, max_new_tokens=4)
     past = cb.Tokens(torch.ones(1, room + 1, dtype=torch.long), torch.ones(1, room + 1).bool(), [["1"] * (room + 1)])
-    with pytest.raises(OutOfRange, match=f"source prompt of {room + 1}: .* context is {room}"):
-        patchscope(model, past, short, rows=1)
-    with pytest.raises(OutOfRange, match=f"target prompt of {room + 1}: .* context is {room}"):
-        patchscope(model, short, past, rows=1)
-    with pytest.raises(TokensError, match=f"{room + 1} tokens, the model's context is {room}"):
-        patchscope(model, short, [1] * (room + 1), rows=1)
+    for source, target in ((past, short), (short, past), (short, [1] * (room + 1))):
+        with pytest.raises(TokensError, match=f"{room + 1} tokens, the model's context is {room}"):
+            patchscope(model, source, target, rows=1)
 
 
 def test_a_model_without_a_declared_context_has_no_limit():

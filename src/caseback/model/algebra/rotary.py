@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, Projection
+from caseback.model.anatomy.parameters import parameter
 from caseback.model.running.attention import attending
 from caseback.model.running.passing import hooked, undisturbed
 from caseback.model.running.undo import as_found
@@ -54,7 +55,7 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
     p, wanted = anatomy.layers[layer], layer
     if p.q is None or p.k is None:
         raise SiteAbsent(f"this model ({anatomy.model_type}) has no queries of its own: {anatomy.lacks['q_in']}")
-    like: Any = p.o.weight
+    like: Any = parameter(p.o, "weight")
     d_head = p.dims.d_head
     units = torch.eye(d_head, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
     probes = torch.cat([units, 2 * units])

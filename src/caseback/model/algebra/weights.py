@@ -22,6 +22,7 @@ from caseback.model.algebra.factored import Factored
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
+from caseback.model.anatomy.parameters import parameter
 
 if TYPE_CHECKING:
     from caseback.model.algebra.folding import Folded
@@ -135,8 +136,8 @@ class Weights:
     @property
     def W_E(self) -> Float[Tensor, "vocab d_model"]:
         """Token embeddings as the parameters have them, through their projection where there is one."""
-        weight, project = _present(self.anatomy.embed.weight), self.anatomy.embed_project
-        return weight if project is None else weight @ _present(weight_matrix(project))
+        weight, project = _of(self.anatomy.embed, "weight"), self.anatomy.embed_project
+        return weight if project is None else weight @ _read(weight_matrix(project))
 
     @property
     def W_pos(self) -> Float[Tensor, "pos d_model"]:
@@ -145,16 +146,16 @@ class Weights:
         if module is None:
             raise self._absent("W_pos", self.anatomy.lacks["pos_embed"])
         # OPT and similar families keep their first rows for padding.
-        table = getattr(module, "weight", None)
+        table = parameter(module, "weight")
         if table is None:
             raise self._absent("W_pos", "positions are computed (sinusoids), not learned")
-        return _present(table)[int(getattr(module, "offset", 0)) :]
+        return _read(table)[int(getattr(module, "offset", 0)) :]
 
     @property
     def W_U(self) -> Float[Tensor, "d_model vocab"]:
         """The unembedding, with the projection before it where there is one; without the logit scale."""
-        project, matrix = self.anatomy.unembed_project, _present(weight_matrix(self.anatomy.unembed))
-        return matrix if project is None else _present(weight_matrix(project)) @ matrix
+        project, matrix = self.anatomy.unembed_project, _read(weight_matrix(self.anatomy.unembed))
+        return matrix if project is None else _read(weight_matrix(project)) @ matrix
 
     @property
     def b_U(self) -> Float[Tensor, " vocab"]:
@@ -240,15 +241,15 @@ class Weights:
         if part in ("Q", "K", "V"):
             projection = self._projection(p, part.lower())
             if kind == "W":
-                return _present(projection.weight())
+                return _read(projection.weight())
             bias = projection.bias()
             return _zeros(projection.module, *projection.rows.shape) if bias is None else bias.detach()
         if part == "O":
-            matrix = _present(weight_matrix(p.o))
+            matrix = _read(weight_matrix(p.o))
             if kind == "b":
                 return _bias(p.o, matrix.shape[1])
             return matrix.unflatten(0, (p.dims.n_heads, p.d_z))
-        return _present(self._experts(p, name) if p.experts is not None else self._dense(p, name))
+        return _read(self._experts(p, name) if p.experts is not None else self._dense(p, name))
 
     def _projection(self, p: LayerParts, which: str) -> Projection:
         projection = getattr(p, which)
@@ -273,7 +274,8 @@ class Weights:
     def _experts(self, p: LayerParts, name: str) -> Tensor:
         """The routed experts' stack, under the names that transformers uses for such parameters."""
         kind, part = name.split("_")
-        held = dict(cast(nn.Module, p.experts).named_parameters(recurse=False))
+        experts = cast(nn.Module, p.experts)
+        held = {name: _of(experts, name) for name, _ in experts.named_parameters(recurse=False)}
         fused = "gate_up_proj" in held and part != "out"
         own = {"in": "up_proj", "gate": "gate_proj", "out": "down_proj"}[part]
         key = "gate_up_proj" if fused else own
@@ -306,15 +308,18 @@ def _half(x: Tensor, part: str, gate_first: bool, interleaved: bool) -> Tensor:
     return x[..., index::2] if interleaved else x.chunk(2, -1)[index]
 
 
-def _present(x: Any) -> Tensor:
+def _of(module: nn.Module, name: str) -> Tensor:
+    """A parameter that is known to be there."""
+    return _read(parameter(module, name))
+
+
+def _read(x: Any) -> Tensor:
     """A parameter without its gradient, sharing its storage."""
-    if x.is_meta:
-        raise CasebackError("weights are offloaded and only present while the model runs; load without offloading")
     return x.detach()
 
 
 def _zeros(module: nn.Module, *shape: int) -> Tensor:
-    like = cast(Tensor, module.weight)
+    like = cast(Tensor, parameter(module, "weight"))
     return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
 

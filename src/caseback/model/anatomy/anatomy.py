@@ -6,7 +6,7 @@ query, key and value. Nothing here runs the model; ``verify`` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -133,9 +133,10 @@ class Anatomy:
         self.d_mlp = next((weight_shape(p.w_out)[0] for p in self.layers if p.w_out is not None), None)
 
     def _top(self, path: str | None) -> nn.Module | None:
-        """A part of the whole model; one that also sees or hears has its decoder in ``language_model``."""
+        """A part of the whole model; one that also sees or hears has its decoder in a model of its own."""
         options = [option for option in (path or "").split("|") if option.startswith("model.")]
-        inner = "|".join("model.language_model." + option.removeprefix("model.") for option in options)
+        decoders = ("model.language_model.", "model.text_model.")
+        inner = "|".join(inside + option.removeprefix("model.") for option in options for inside in decoders)
         return _find(self.hf, path) or _find(self.hf, inner)
 
     def _need(self, root: nn.Module, path: str | None, what: str) -> nn.Module:
@@ -233,12 +234,27 @@ class Anatomy:
 
     @property
     def context(self) -> int | None:
-        """The longest prompt, where the model has one."""
+        """The longest prompt, where the model has one. Rotations that stretch with the text (dynamic NTK) have none."""
+        return None if self._stretches else self._positions
+
+    @property
+    def stretched_after(self) -> int | None:
+        """The length from which a prompt's rotations depend on how long its batch is; None where none do."""
+        return self._positions if self._stretches else None
+
+    @property
+    def _positions(self) -> int | None:
         for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
             value = getattr(self.config, name, None)
             if isinstance(value, int) and value > 0:
                 return value
         return None
+
+    @property
+    def _stretches(self) -> bool:
+        rope = getattr(self.config, "rope_parameters", None) or {}
+        kinds = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
+        return any("dynamic" in str(kind.get("rope_type", "")) for kind in kinds)
 
     @property
     def head_site(self) -> str:

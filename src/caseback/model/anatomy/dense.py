@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError
+from caseback.model.anatomy.parameters import parameter
 
 _as_its_weight: dict[type[nn.Module], bool] = {}
 """Classes that were tried, and whether they multiply by their weight."""
@@ -27,11 +28,9 @@ def weight_matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
     Raises
     ------
     AnatomyError
-        For a module that has no matrix, whose weights are quantized or not there, or that is not affine.
+        For a module that has no matrix, whose weights are quantized or nowhere, or that is not affine.
     """
     weight = _weight(module)
-    if weight.is_meta:
-        raise AnatomyError("the weights are offloaded and only present while the model runs; load without offloading")
     if multiplies_by_its_weight(module):
         return _upright(module, weight)
     return _effect(module)[0]
@@ -39,14 +38,16 @@ def weight_matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
 
 def bias_of(module: nn.Module) -> Float[Tensor, " d_out"] | None:
     """What a linear module adds; None where it has no bias."""
-    own = getattr(module, "bias", None)
+    own = parameter(module, "bias")
     return own if multiplies_by_its_weight(module) else _effect(module)[1] if _may_add(module, own) else None
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of a linear module, also where its weights are offloaded."""
     core = _core(module)
-    weight = _weight(core)
+    weight: Any = getattr(core, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_meta:
+        weight = _weight(core)
     if weight.ndim != 2:
         raise AnatomyError(f"{type(module).__name__} has weights of shape {tuple(weight.shape)}: expected a matrix")
     rows, columns = weight.shape
@@ -61,7 +62,7 @@ def multiplies_by_its_weight(module: nn.Module) -> bool:
         return False
     kind = type(module)
     if kind not in _as_its_weight:
-        _as_its_weight[kind] = _agrees(module, _upright(module, _weight(module)), getattr(module, "bias", None))
+        _as_its_weight[kind] = _agrees(module, _upright(module, _weight(module)), parameter(module, "bias"))
     return _as_its_weight[kind]
 
 
@@ -82,7 +83,7 @@ def _upright(module: nn.Module, weight: Tensor) -> Tensor:
 def _weight(module: nn.Module) -> Tensor:
     """A module's weight, refused by name where it is no tensor of plain numbers."""
     name = f"{type(module).__module__.partition('.')[0]}'s {type(module).__name__}"
-    weight = getattr(module, "weight", None)
+    weight = parameter(module, "weight")
     if hasattr(module, "qweight") or isinstance(weight, Tensor) and not _plain_numbers(weight):
         raise AnatomyError(f"{name} is quantized, so its matrix cannot be read: load the model without quantization")
     if not isinstance(weight, Tensor):

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError
+from caseback.model.anatomy.parameters import parameter
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class Form(NamedTuple):
 
     def read(self, module: nn.Module) -> Norm:
         """The norm as numbers, with the module's parameters as they now are."""
-        weight, bias = _parameter(module, "weight"), _parameter(module, "bias")
+        weight, bias = _wide(module, "weight"), _wide(module, "bias")
         weight = torch.zeros(self.width) if weight is None else weight
         eps = float(getattr(module, self.eps)) if isinstance(self.eps, str) else self.eps
         return Norm(weight + self.offset if self.offset else weight, bias, eps, self.centred)
@@ -125,9 +126,9 @@ class Norms(Mapping[Any, Norm]):
         return len(self._forms)
 
 
-def _parameter(module: nn.Module, name: str) -> Tensor | None:
+def _wide(module: nn.Module, name: str) -> Tensor | None:
     """A norm's parameter as numbers, in float32 at least."""
-    value = getattr(module, name, None)
+    value = parameter(module, name)
     return None if value is None else at_least_float32(value.detach())
 
 
@@ -147,9 +148,7 @@ def form_of(module: nn.Module, d_model: int) -> Form:
     AnatomyError
         If the module is not one of these norms.
     """
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if weight is not None and weight.is_meta:
-        raise AnatomyError("a norm's weights are offloaded and only present while the model runs")
+    weight, bias = parameter(module, "weight"), parameter(module, "bias")
     like = weight if weight is not None else next(module.parameters(), torch.zeros(()))
     names = ("eps", "variance_epsilon", "norm_eps", "epsilon")
     eps: str | float | None = next((name for name in names if getattr(module, name, None) is not None), None)

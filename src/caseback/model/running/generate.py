@@ -109,13 +109,13 @@ def generate(
 ) -> tuple[Tokens, Run]:
     """Generate under edits, and read sites on the way; see ``Model.generate``. ``watch`` puts on hooks of its own."""
     hf = anatomy.hf
+    _expect_options(options)
+    _expect_room(anatomy, tokens, max_new_tokens)
     reads = sites_read(anatomy, read)
     if LOGITS in reads:
         raise SiteAbsent("decoding forms logits of the last position alone: run the whole text to read 'logits'")
     if reads and options.get("num_beams", 1) != 1:
         raise SiteAbsent(f"num_beams={options['num_beams']} reorders its rows on the way: nothing can be read in it")
-    if max_new_tokens < 1:
-        raise TokensError(f"max_new_tokens={max_new_tokens}: expected at least 1")
     resolved = resolve(edits, anatomy, tokens, open_end=True)
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
     pad = _pad_id(hf, tokenizer, options, anatomy.d_vocab)
@@ -167,6 +167,36 @@ def generate(
     text = [row[:n] for row, n in zip(whole.text, passed.sum(-1).tolist(), strict=True)]
     seen = Tokens(whole.ids[:, :-1], passed, text)
     return whole, Run(anatomy, seen, session.read_so_far(), None, edited=bool(resolved or anatomy.standing))
+
+
+_OF_PROMPTS = ("input_ids", "inputs", "inputs_embeds", "attention_mask", "position_ids", "past_key_values")
+_OF_OUTPUT = ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states")
+
+
+def _expect_options(options: dict[str, Any]) -> None:
+    """Refuse options of transformers' generate that decoding sets by itself, or whose answer it would throw away."""
+    for name in _OF_PROMPTS:
+        if options.get(name) is not None:
+            raise TokensError(f"{name}= is set from the prompts: give Tokens, or what a tokenizer returned, as prompts")
+        options.pop(name, None)
+    for name in _OF_OUTPUT:
+        if options.pop(name, None):
+            raise SiteAbsent(
+                f"{name}=True: generating returns Tokens; read=['pattern'] gives what was computed on the way, and a "
+                "run of these Tokens the logits"
+            )
+
+
+def _expect_room(anatomy: Anatomy, tokens: Tokens, max_new_tokens: int) -> None:
+    """Refuse a text that would outgrow the context; the last token is never put into the model."""
+    if max_new_tokens < 1:
+        raise TokensError(f"max_new_tokens={max_new_tokens}: expected at least 1")
+    longest = int(tokens.lengths.max())
+    if anatomy.context is not None and longest + max_new_tokens - 1 > anatomy.context:
+        raise TokensError(
+            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens}: the model's context is "
+            f"{anatomy.context}, so at most {anatomy.context - longest + 1} can be added"
+        )
 
 
 def _pad_id(hf: Any, tokenizer: Any, options: dict[str, Any], d_vocab: int) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,10 @@ from torch import nn
 from caseback.errors import AnatomyError, LoadError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.families import FAMILIES, family_of
+from caseback.model.anatomy.parameters import expect_numbers
 from caseback.model.running.model import Model
+from caseback.model.running.model_files import locate
+from caseback.model.running.pretrained import HUB_OPTIONS, Source, open_model, open_tokenizer, read_tokenizer
 from caseback.model.running.verify import verify as check_identities
 
 
@@ -25,10 +25,14 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
     device_map: Any = None,
+    config: Any = None,
     revision: str | None = None,
+    subfolder: str = "",
     verify: bool = True,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    gguf_file: str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
     **kwargs: Any,
 ) -> Model:
     """Load a decoder-only language model and verify its anatomy. The model itself is never changed.
@@ -39,14 +43,22 @@ def load(
         The name of a bundled organism (``"meadow"``), a folder, a hub id, or a ``PreTrainedModel``.
     tokenizer
         The tokenizer to use, a folder or hub id of one, or None for the model's own (a ``PreTrainedModel`` has none).
-    dtype, device, device_map, revision, **kwargs
-        Passed on to ``AutoModelForCausalLM.from_pretrained``. ``dtype`` None keeps the checkpoint's own.
+    dtype, torch_dtype
+        The type of the numbers, under transformers' new name or its old one; None keeps the checkpoint's own.
+    config
+        The config to build the model from, a folder or hub id of one, or None for the model's own.
+    device, device_map, revision, subfolder, **kwargs
+        Passed on to ``from_pretrained``: its options, and settings of the config that are to differ. The tokenizer is
+        the subfolder's, or that of the folder above.
     verify
         Check the anatomy on a short run (one forward pass) and refuse a model that does not fit.
     allow_pickle
         Accept weights in PyTorch's pickle format, read with ``weights_only=True``. By default only safetensors.
     trust_remote_code
         Run Python code that comes with a folder or a hub repository. By default it is never run, nor asked about.
+    gguf_file
+        The file of the folder or hub repository that holds the model in GGUF, whose numbers are read as float32 (needs
+        ``caseback[gguf]``). The tokenizer is the one beside it, or else the file's own.
 
     Raises
     ------
@@ -62,17 +74,33 @@ def load(
     >>> cb.load("meadow").n_layers > 1
     True
     """
+    dtype = _one_dtype(dtype, torch_dtype)
+    hub = {key: kwargs.pop(key) for key in HUB_OPTIONS & kwargs.keys()}
+    if isinstance(tokenizer, str | Path):
+        tokenizer = read_tokenizer(Source(str(tokenizer), revision, trust_remote_code=trust_remote_code, hub=hub))
     if isinstance(model, nn.Module):
-        hf, name, tokenizer = model, str(getattr(model, "name_or_path", "") or type(model).__name__), tokenizer
-        if isinstance(tokenizer, str | Path):
-            tokenizer = _tokenizer(str(tokenizer), revision, trust_remote_code)
+        placed = {"device": device, "device_map": device_map}
+        _expect_nothing_to_read(kwargs, config=config, dtype=dtype, subfolder=subfolder, gguf_file=gguf_file, **placed)
+        hf, name = model, str(getattr(model, "name_or_path", "") or type(model).__name__)
     else:
-        source, name = _locate(model)
-        hf = _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, kwargs)
-        given = tokenizer if isinstance(tokenizer, str | Path) else None
-        if tokenizer is None or given is not None:
-            tokenizer = _tokenizer(str(given or source), revision, trust_remote_code, optional=given is None)
+        place, name = locate(model, gguf_file, subfolder)
+        source = Source(place, revision, subfolder, trust_remote_code, allow_pickle, gguf_file, hub)
+        hf = open_model(source, config, dtype, device, {"device_map": device_map, **kwargs})
+        tokenizer = open_tokenizer(source) if tokenizer is None else tokenizer
     return _legible(hf, tokenizer, name, verify)
+
+
+def _one_dtype(dtype: Any, torch_dtype: Any) -> Any:
+    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+        raise LoadError(f"dtype={dtype} and torch_dtype={torch_dtype}: they mean the same, expected one of them")
+    return torch_dtype if dtype is None else dtype
+
+
+def _expect_nothing_to_read(kwargs: dict[str, Any], **options: Any) -> None:
+    """A model in memory is as it is: refuse what says how to read one."""
+    given = [*kwargs, *(name for name, value in options.items() if value not in (None, ""))]
+    if given:
+        raise LoadError(f"{given[0]}= with a model in memory, which is taken as it is: expected a folder or a hub id")
 
 
 def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
@@ -81,6 +109,7 @@ def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
         raise LoadError(f"{type(hf).__name__} is not a causal language model of transformers: expected a *ForCausalLM")
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "add_cross_attention", False):
         raise AnatomyError(f"{type(hf).__name__} has an encoder or cross-attention: only decoder-only models are read")
+    expect_numbers(hf)
     family, declared = family_of(config.get_text_config())
     try:
         anatomy = Anatomy(hf, family)
@@ -98,120 +127,3 @@ def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
             f"Declared: {known}"
         ) from error
     return Model(hf, tokenizer, anatomy, name, declared)
-
-
-def _locate(model: str | Path) -> tuple[str, str]:
-    """Where to load a model from, and its name."""
-    text = str(model)
-    bundled = Path(str(files("caseback"))) / "organisms" / text
-    if text.isidentifier() and (bundled / "config.json").is_file():
-        return str(bundled), text
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise LoadError(f"{text!r} holds no model: it has no config.json")
-        return str(folder), folder.resolve().name
-    looks_like_path = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or folder.exists()
-    if looks_like_path:
-        raise LoadError(f"there is no model folder {text!r}: expected a folder with config.json and model.safetensors")
-    return text, text
-
-
-def _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, kwargs) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    import caseback.model.crystal  # noqa: F401  (registers our own architecture with transformers)
-
-    folder = Path(source)
-    if folder.is_dir():
-        _check_folder(folder, allow_pickle)
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-        own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-        if not own_code and type(config) not in AutoModelForCausalLM._model_mapping:
-            raise LoadError(f"{source!r} is not a causal language model: its model type is {config.model_type!r}")
-        if not allow_pickle:
-            _check_index(source, revision)
-        both: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype or "auto",
-            device_map=device_map,
-            revision=revision,
-            use_safetensors=None if allow_pickle else True,
-            trust_remote_code=trust_remote_code,
-            **{**kwargs, "output_loading_info": True},
-        )
-        hf, report = both
-    except LoadError:
-        raise
-    except Exception as error:
-        raise LoadError(f"cannot load {source!r}: {_reason(error)}") from error
-    _expect_complete(source, report)
-    return hf.eval() if device is None else hf.eval().to(device)
-
-
-def _expect_complete(source: str, report: Mapping[str, Any]) -> None:
-    """Refuse weights that the checkpoint does not hold, or holds in another shape: they would be random numbers."""
-    other_shape = [key if isinstance(key, str) else key[0] for key in report.get("mismatched_keys", ())]
-    for keys, what in ((report.get("missing_keys", ()), "lacks"), (other_shape, "has in another shape")):
-        names = sorted(keys)
-        if names:
-            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise LoadError(
-                f"{source!r} {what} weights that the model has, and they would be random: {some}; mend the "
-                "checkpoint, or load the model yourself and pass it"
-            )
-
-
-def _check_index(source: str, revision: str | None) -> None:
-    """Refuse an index of safetensors that names other files, or files outside its folder."""
-    from transformers.utils.hub import cached_file
-
-    quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")}
-    index = cached_file(source, "model.safetensors.index.json", revision=revision, **quiet)
-    if index is None:
-        return
-    try:
-        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-        unsafe = [name for name in names if not name.endswith(".safetensors") or Path(name).name != name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoadError(f"the index of {source!r} cannot be read: {error}") from None
-    if unsafe:
-        raise LoadError(
-            f"the index of {source!r} names {unsafe[0]!r}: expected *.safetensors beside it; pass allow_pickle=True to "
-            "read others"
-        )
-
-
-def _check_folder(folder: Path, allow_pickle: bool) -> None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{str(folder / 'config.json')!r} is not readable JSON: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise LoadError(f"{str(folder)!r} is not a transformers model: its config.json names no model_type")
-    if not any(folder.glob("*.safetensors")) and not allow_pickle:
-        pickled = any(folder.glob("*.bin"))
-        hint = "its weights are pickled: pass allow_pickle=True to read them" if pickled else "it has no *.safetensors"
-        raise LoadError(f"{str(folder)!r} has no weights that are safe to load: {hint}")
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, which is the part that a person can use."""
-    text = str(error).strip().splitlines()
-    if "trust_remote_code" in str(error):
-        return "it comes with Python code of its own, which is not run: read it, and pass trust_remote_code=True"
-    return f"{type(error).__name__}: {text[0] if text else 'no reason given'}"
-
-
-def _tokenizer(source: str, revision: str | None, trust_remote_code: bool, *, optional: bool = False) -> Any:
-    from transformers import AutoTokenizer
-
-    folder = Path(source)
-    if optional and folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab.*")):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise LoadError(f"cannot load a tokenizer from {source!r}: {_reason(error)}") from error

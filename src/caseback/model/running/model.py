@@ -24,7 +24,7 @@ from caseback.model.running.edits import Edit, check
 from caseback.model.running.generate import generate
 from caseback.model.running.metrics import Metric
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import PromptsLike, Tokens, one_token, piece, tokenize
+from caseback.model.running.tokens import PromptsLike, Tokens, expect_unstretched, one_token, piece, tokenize
 from caseback.model.sweeping.sweep import sweep
 
 
@@ -88,7 +88,8 @@ class Model:
         padding
             ``"right"`` or ``"left"``, where shorter prompts are padded. It never changes a result.
         bos
-            Whether each text begins with a beginning-of-text token; None leaves special tokens to the tokenizer.
+            Whether each text begins with a beginning-of-text token; None leaves special tokens to the tokenizer. A text
+            that begins with it as it is written gets no second one.
 
         Raises
         ------
@@ -104,6 +105,7 @@ class Model:
         2
         """
         tokens = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
+        expect_unstretched(tokens, self.anatomy.stretched_after)
         return tokens.to(self.device)
 
     def with_answer(self, prompts: PromptsLike, answer: Answer, *, bos: bool | None = None) -> Tokens:
@@ -280,7 +282,8 @@ class Model:
         """
         prompts = self.tokens(tokens)
         options |= {"max_new_tokens": max_new_tokens, "seed": seed}
-        whole, run = generate(self.anatomy, prompts, self.tokenizer, read=read, edits=edits, **options)
+        tokenizer = options.pop("tokenizer", None) or self.tokenizer
+        whole, run = generate(self.anatomy, prompts, tokenizer, read=read, edits=edits, **options)
         return (whole, run) if run.sites else whole
 
     def text(self, tokens: Tokens) -> list[str]:

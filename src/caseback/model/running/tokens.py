@@ -159,7 +159,8 @@ def tokenize(
     padding
         The side that shorter prompts are padded on.
     bos
-        Whether each text begins with a beginning-of-text token; None leaves special tokens to the tokenizer.
+        Whether each text begins with a beginning-of-text token; None leaves special tokens to the tokenizer. A text
+        that begins with it as it is written gets no second one.
 
     Raises
     ------
@@ -167,20 +168,52 @@ def tokenize(
         For an empty prompt, an id outside the vocabulary, a prompt past the context, text without a tokenizer.
     """
     if isinstance(prompts, Tokens):
+        expect_fits(prompts, d_vocab, context)
         return prompts
     rows = [_row(p, i, tokenizer, bos) for i, p in enumerate(_each(prompts))]
     for i, row in enumerate(rows):
         if len(row) == 0:
             raise TokensError(f"prompt {i} is empty: expected at least one token")
-        worst = row[(row < 0) | (row >= d_vocab)]
-        if len(worst):
-            raise TokensError(f"prompt {i} has token id {int(worst[0])}: expected 0 to {d_vocab - 1}")
-        if context is not None and len(row) > context:
-            raise TokensError(f"prompt {i} has {len(row)} tokens, the model's context is {context}: shorten the prompt")
-    known = {t: piece(tokenizer, t) for t in {int(t) for row in rows for t in row}}
-    text = [[known[t] for t in row.tolist()] for row in rows]
     pad_id = getattr(tokenizer, "pad_token_id", None)
-    return _pad(rows, text, padding, 0 if pad_id is None or pad_id >= d_vocab else pad_id)
+    tokens = _pad(rows, [], padding, 0 if pad_id is None or pad_id >= d_vocab else pad_id)
+    expect_fits(tokens, d_vocab, context)
+    known = {t: piece(tokenizer, t) for t in {int(t) for row in rows for t in row}}
+    return Tokens(tokens.ids, tokens.mask, [[known[t] for t in row.tolist()] for row in rows])
+
+
+def expect_fits(tokens: Tokens, d_vocab: int, context: int | None) -> None:
+    """Refuse prompts that a model cannot run, in whatever form they came.
+
+    Raises
+    ------
+    TokensError
+        For an id outside the vocabulary, or a prompt past the context.
+    """
+    outside = tokens.mask & ((tokens.ids < 0) | (tokens.ids >= d_vocab))
+    if bool(outside.any()):
+        row, column = outside.nonzero()[0].tolist()
+        raise TokensError(f"prompt {row} has token id {int(tokens.ids[row, column])}: expected 0 to {d_vocab - 1}")
+    if context is not None and tokens.shape[1] > context:
+        row = int(tokens.lengths.argmax())
+        length = int(tokens.lengths[row])
+        if length > context:
+            raise TokensError(f"prompt {row} has {length} tokens, the model's context is {context}: shorten the prompt")
+
+
+def expect_unstretched(tokens: Tokens, after: int | None) -> None:
+    """Refuse a batch in which one prompt's length would change the rotations of another (dynamic NTK).
+
+    Raises
+    ------
+    TokensError
+        Where prompts differ in length and one is longer than ``after``.
+    """
+    if after is None or tokens.shape[1] <= after or not tokens.padded or int(tokens.lengths.max()) <= after:
+        return
+    raise TokensError(
+        f"prompts of {int(tokens.lengths.min())} to {int(tokens.lengths.max())} tokens in one batch: past {after} this "
+        "model's rotations depend on the longest, so run prompts of different lengths one at a time"
+    )
 
 
 def _each(prompts: Any) -> list[Any]:
@@ -233,8 +266,13 @@ def _row(prompt: Any, index: int, tokenizer: Any, bos: bool | None) -> Tensor:
     if not prompt.strip():
         raise TokensError(f"prompt {index} is empty ({prompt!r}): expected some text")
     ids = tokenizer(prompt, add_special_tokens=bos is not False)["input_ids"]
-    if bos and tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
-        ids = [tokenizer.bos_token_id, *ids]
+    first = tokenizer.bos_token_id
+    if bos and first is not None and ids[:1] != [first]:
+        ids = [first, *ids]
+    own = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    begins = ids[:1] if first is None else [first]
+    if len(own) < len(ids) and own[:1] == begins == ids[1:2] == ids[:1]:
+        ids = ids[1:]  # the text begins with that token already
     return torch.tensor(ids, dtype=torch.long)
 
 
