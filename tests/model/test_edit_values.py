@@ -419,3 +419,20 @@ def test_noise_does_not_depend_on_the_default_dtype(model):
     finally:
         torch.set_default_dtype(before)
     assert torch.equal(one, other)
+
+
+def test_noise_is_the_same_wherever_a_prompt_stands_in_the_batch(model):
+    rows = shelf.ids((6, 4, 5))
+    for seed, own in ((3, [3, 3, 3]), ([3, 8, 3], [3, 8, 3])):
+        together = model.run(rows, edits=cb.Noise("resid_post", 2.0, seed=seed, layer=1)).logits
+        for b, row in enumerate(rows):
+            alone = model.run([row], edits=cb.Noise("resid_post", 2.0, seed=own[b], layer=1)).logits[0]
+            torch.testing.assert_close(together[b, : len(row)], alone, rtol=1e-4, atol=1e-4)
+    same = model.run([rows[0], rows[0]], edits=cb.Noise("resid_post", 2.0, seed=[1, 2], layer=1)).logits
+    assert not torch.allclose(same[0], same[1])
+
+
+@pytest.mark.parametrize("seed", [None, 0.5, "a", slice(2), [1, 2, 3]])
+def test_noise_refuses_seeds_that_are_none_or_too_many(model, seed):
+    with pytest.raises(EditError, match="seed"):
+        model.run(shelf.ids((4, 4)), edits=cb.Noise("resid_post", 1.0, seed=seed, layer=1))

@@ -9,7 +9,6 @@ projections, and what enters attention is then the matrix T. A family without ro
 
 from __future__ import annotations
 
-import inspect
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +21,7 @@ from caseback.model.anatomy.anatomy import Anatomy, Projection
 from caseback.model.anatomy.parameters import parameter
 from caseback.model.running.attention import attending
 from caseback.model.running.passing import hooked, undisturbed
+from caseback.model.running.run import takes_positions
 from caseback.model.running.undo import as_found
 
 
@@ -61,7 +61,7 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
     probes = torch.cat([units, 2 * units])
     hf, positions = anatomy.hf, [0, offset] if offset else [0]
     given: dict[str, Any] = {"use_cache": False}
-    if "position_ids" in inspect.signature(hf.forward).parameters:
+    if takes_positions(hf):
         given["position_ids"] = torch.tensor([positions] * len(probes), device=like.device)
     else:
         positions = list(range(offset + 1))

@@ -240,15 +240,27 @@ class Mean(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Noise(Edit):
-    """Add Gaussian noise of a standard deviation; the same ``seed`` gives the same noise at the same token."""
+    """Add Gaussian noise of a standard deviation; the same ``seed`` gives the same noise at the same position.
+
+    A draw does not depend on a prompt's place in the batch, so prompts share theirs; ``seed`` may be several, one per
+    prompt, which gives each its own.
+    """
 
     std: float
-    seed: int = 0
+    seed: int | Sequence[int] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seed = as_indices(self.seed, "seed")
+        if seed is None or isinstance(seed, slice):
+            raise EditError(f"Noise at {self.site!r}: seed={self.seed!r}, expected a whole number, or one per prompt")
+        object.__setattr__(self, "seed", seed)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         shape, noise = old.shape[1:], []
         for example, token in zip(where.rows.example.tolist(), where.rows.token.tolist(), strict=True):
-            key = f"{self.seed} {where.site} {example} {token}".encode()
+            seed = self.seed if isinstance(self.seed, int) else self.seed[example]
+            key = f"{seed} {where.site} {token}".encode()
             generator = torch.Generator().manual_seed(int(raw_digest(key)[:14], 16))
             noise.append(torch.randn(shape, generator=generator, dtype=torch.float32))
         return old + self.std * torch.stack(noise).to(old)
@@ -343,6 +355,9 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
         if edit.head is not None:
             dims = anatomy.layers[site.layer or 0].dims
             indices_in(edit.head, dims.n_kv_heads if "kv_head" in kind.dims else dims.n_heads, "head", name)
+    seeds = getattr(edit, "seed", 0)
+    if tokens is not None and isinstance(seeds, Sequence) and len(seeds) != len(tokens):
+        raise EditError(f"{edit.describe()}: {len(seeds)} seeds, expected one for each of {len(tokens)} prompts")
     for b, length in enumerate([] if tokens is None else tokens.lengths.tolist()):
         positions(edit.pos, b, length, open_end=open_end)
         if name in MAPS and edit.unit is not None:

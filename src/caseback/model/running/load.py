@@ -12,6 +12,7 @@ from caseback.errors import AnatomyError, LoadError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.families import FAMILIES, family_of
 from caseback.model.anatomy.parameters import expect_numbers
+from caseback.model.running.adapters import attach, base_of, carrier
 from caseback.model.running.model import Model
 from caseback.model.running.model_files import locate
 from caseback.model.running.pretrained import HUB_OPTIONS, Source, open_model, open_tokenizer, read_tokenizer
@@ -40,7 +41,9 @@ def load(
     Parameters
     ----------
     model
-        The name of a bundled organism (``"meadow"``), a folder, a hub id, or a ``PreTrainedModel``.
+        The name of a bundled organism (``"meadow"``), a folder, a hub id, or a ``PreTrainedModel``. One that
+        ``torch.compile`` has wrapped or compiled in place is run uncompiled, since compiled code runs no hooks. A
+        ``PeftModel``, and a folder of an adapter such as LoRA, are read with what the adapter does.
     tokenizer
         The tokenizer to use, a folder or hub id of one, or None for the model's own (a ``PreTrainedModel`` has none).
     dtype, torch_dtype
@@ -79,14 +82,19 @@ def load(
     if isinstance(tokenizer, str | Path):
         tokenizer = read_tokenizer(Source(str(tokenizer), revision, trust_remote_code=trust_remote_code, hub=hub))
     if isinstance(model, nn.Module):
+        model = carrier(getattr(model, "_orig_mod", model))
         placed = {"device": device, "device_map": device_map}
         _expect_nothing_to_read(kwargs, config=config, dtype=dtype, subfolder=subfolder, gguf_file=gguf_file, **placed)
         hf, name = model, str(getattr(model, "name_or_path", "") or type(model).__name__)
     else:
         place, name = locate(model, gguf_file, subfolder)
         source = Source(place, revision, subfolder, trust_remote_code, allow_pickle, gguf_file, hub)
-        hf = open_model(source, config, dtype, device, {"device_map": device_map, **kwargs})
+        base = base_of(source)
+        hf = open_model(base or source, config, dtype, device, {"device_map": device_map, **kwargs})
         tokenizer = open_tokenizer(source) if tokenizer is None else tokenizer
+        if base is not None:
+            tokenizer = open_tokenizer(base) if tokenizer is None else tokenizer
+            hf = attach(hf, source)
     return _legible(hf, tokenizer, name, verify)
 
 
@@ -105,6 +113,11 @@ def _expect_nothing_to_read(kwargs: dict[str, Any], **options: Any) -> None:
 
 def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
     config = getattr(hf, "config", None)
+    if hasattr(hf, "_original_forward"):
+        raise LoadError(
+            f"this {type(hf).__name__} was prepared by accelerate for mixed precision: pass "
+            "accelerator.unwrap_model(model, keep_fp32_wrapper=False), or load it with dtype=torch.bfloat16"
+        )
     if config is None or not hasattr(hf, "generate"):
         raise LoadError(f"{type(hf).__name__} is not a causal language model of transformers: expected a *ForCausalLM")
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "add_cross_attention", False):

@@ -24,6 +24,7 @@ from caseback.model.running.passing import undisturbed
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
+from caseback.model.running.user_hooks import hooked_by_user
 from caseback.model.running.verify import unembed
 
 _AFTER_THE_STREAM = ("final_norm", "final_norm.scale", "logits")
@@ -65,7 +66,8 @@ def measured(
     reads = [site for given in read for site in anatomy.sites(given)]
     touched = [*reads, *(site for site, _ in anatomy.standing)]
     touched += [site for edit in edits for site, _ in check(edit, anatomy, tokens)]
-    if bound.columns is None or any(site.name in _AFTER_THE_STREAM for site in touched):
+    whole = bound.columns is None or any(site.name in _AFTER_THE_STREAM for site in touched)
+    if whole or hooked_by_user(anatomy.hf):
         run = execute(anatomy, tokens, read=reads, edits=edits, grad=grad, rules=rules)
         return run, bound.of_logits(run.logits)
     last = Site("resid_post", anatomy.n_layers - 1)

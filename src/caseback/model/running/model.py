@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from caseback.errors import EditError
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.families import family_of
 from caseback.model.anatomy.identity import identity_of
 from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
@@ -66,10 +66,15 @@ class Model:
         """The longest prompt, where the model has one."""
         return self.anatomy.context
 
-    @cached_property
+    @property
     def weights(self) -> Weights:
         """The model's matrices in the Primer's orientation (``x @ W``), per head, as views where they can be."""
+        self.anatomy.expect_unchanged()
         return Weights(self.anatomy)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied and pickled by its parts: the anatomy points into the model, and is found again in the copy.
+        return _assembled, (self.hf, self.tokenizer, self.name, self.declared, self.anatomy.standing)
 
     def __repr__(self) -> str:
         return (
@@ -380,3 +385,9 @@ class Model:
     def _standing(self) -> str:
         """The edits that this model stands under, in words."""
         return "; ".join(dict.fromkeys(edit.describe() for _, edit in self.anatomy.standing))
+
+
+def _assembled(hf: Any, tokenizer: Any, name: str, declared: bool, standing: tuple[Any, ...]) -> Model:
+    anatomy = Anatomy(hf, family_of(hf.config.get_text_config())[0])
+    anatomy.standing = standing
+    return Model(hf, tokenizer, anatomy, name, declared)

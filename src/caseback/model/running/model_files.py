@@ -27,7 +27,8 @@ def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tup
     folder = Path(text).expanduser()
     if folder.is_dir():
         inside = folder / subfolder
-        if gguf_file is None and inside.is_dir() and not (inside / "config.json").is_file():
+        held = ("config.json", "adapter_config.json")
+        if gguf_file is None and inside.is_dir() and not any((inside / name).is_file() for name in held):
             raise LoadError(
                 f"{text!r} holds no model: it has no {subfolder and subfolder + '/'}config.json{_name_a_gguf(inside)}"
             )

@@ -55,7 +55,14 @@ def passing(anatomy: Anatomy) -> Iterator[Pass]:
     ------
     AnatomyError
         Where the model's modules are not those that it was loaded with.
+    CasebackError
+        Under ``torch.autocast``.
     """
+    if torch.is_autocast_enabled(anatomy.device.type):
+        raise CasebackError(
+            "torch.autocast casts inside operations that are taken apart here, such as a head's write: leave it, and "
+            "load the model with dtype=torch.bfloat16 instead"
+        )
     with _locks_lock:
         lock = _locks.setdefault(anatomy.hf, RLock())
     undo, new = current_undo(), Pass()
@@ -63,6 +70,9 @@ def passing(anatomy: Anatomy) -> Iterator[Pass]:
         undo.change((lock.acquire,), (lock.release,))
         anatomy.expect_unchanged()
         undo.change((_current.set, new), (_current.set, _current.get()))
+        for module in anatomy.hf.modules():
+            if module.__dict__.get("_compiled_call_impl") is not None:  # compiled code runs no hooks of ours
+                undo.put(module.__dict__, "_compiled_call_impl", None)
         yield new
 
 

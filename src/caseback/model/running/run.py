@@ -202,9 +202,21 @@ def inputs_of(tokens: Tokens, hf: nn.Module) -> dict[str, Tensor]:
     given = {"input_ids": tokens.ids}
     if tokens.padded:
         given["attention_mask"] = tokens.mask.long()
-        if "position_ids" in inspect.signature(hf.forward).parameters:
+        if takes_positions(hf):
             given["position_ids"] = tokens.position_ids
     return given
+
+
+def takes_positions(hf: nn.Module) -> bool:
+    """Whether a model's forward takes ``position_ids``, which a class that only wraps it may not say."""
+    forwards = [hf.forward, *(vars(kind)["forward"] for kind in type(hf).__mro__ if "forward" in vars(kind))]
+    for forward in forwards:
+        parameters = inspect.signature(forward).parameters
+        if "position_ids" in parameters:
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return False
+    return False
 
 
 def resolve(

@@ -19,6 +19,7 @@ from caseback.model.running.run import Run, execute, inputs_of, resolve, with_cl
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
+from caseback.model.running.user_hooks import expect_no_user_hooks
 from caseback.model.running.wiring import wired
 
 
@@ -79,6 +80,7 @@ def side_by_side(
 @as_found
 def _run(session: Session, tokens: Tokens) -> None:
     anatomy = session.anatomy
+    expect_no_user_hooks(anatomy.hf, "running variants side by side")
     with undisturbed(anatomy, grad=False), wired(session), no_rows(anatomy.unembed):
         anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
     session.finish()

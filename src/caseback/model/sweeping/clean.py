@@ -17,6 +17,7 @@ from caseback.model.running.passing import hooked
 from caseback.model.running.run import inputs_of
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.user_hooks import expect_no_user_hooks
 from caseback.model.running.wiring import wired
 from caseback.model.sweeping.reused_projections import Outputs, recorded_projections
 
@@ -48,6 +49,7 @@ def record(
 
     ``given`` are edits of the embeddings that all variants share. The edits of an edited model are made too.
     """
+    expect_no_user_hooks(anatomy.hf, "a sweep")
     clean = Clean(tokens)
     session = Session(
         anatomy,

@@ -1,0 +1,53 @@
+"""Hooks that a user has put on a model, which see other shapes where caseback does not run the model as it is.
+
+``run`` and ``generate`` call the whole model, so a user's hooks act there as they do in the plain model. A sweep calls
+layers on rows gathered from many variants, several runs go side by side in one batch, and a metric's logits may be
+formed by themselves: a hook that looks at positions or prompts would then do something else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+from caseback.errors import CasebackError
+
+_LIBRARIES = ("caseback", "transformers", "accelerate", "peft", "torch")
+_KINDS = ("_forward_pre_hooks", "_forward_hooks")
+
+
+def hooked_by_user(model: nn.Module) -> str | None:
+    """The path of a module with a hook that no library of ours has put there; None where there is none."""
+    if any(_foreign(getattr(torch_module, f"_global{kind}")) for kind in _KINDS):
+        return "every module"
+    for name, module in model.named_modules():
+        if any(_foreign(getattr(module, kind)) for kind in _KINDS):
+            return name or "the model"
+    return None
+
+
+def _foreign(hooks: dict[int, Any]) -> bool:
+    return any(_home(hook).partition(".")[0] not in _LIBRARIES for hook in hooks.values())
+
+
+def _home(hook: Any) -> str:
+    hook = getattr(hook, "func", hook)  # what a functools.partial calls
+    return str(getattr(hook, "__module__", None) or type(hook).__module__)
+
+
+def expect_no_user_hooks(model: nn.Module, what: str) -> None:
+    """Refuse to do ``what`` under a user's hooks.
+
+    Raises
+    ------
+    CasebackError
+        Naming the module that has one.
+    """
+    path = hooked_by_user(model)
+    if path is not None:
+        raise CasebackError(
+            f"{path} has a forward hook of yours, and {what} calls modules on other rows than a plain run does: remove "
+            "it, or give what it does as an edit (cb.Apply), which is known to every technique; model.run keeps hooks"
+        )
