@@ -165,7 +165,7 @@ def technique(
     """
 
     def register(bare: F) -> F:
-        function = cast(F, as_found(bare))
+        function = cast(F, as_found(bare, gradients=True))
         key = (function.__module__, function.__qualname__)
         label = ".".join(key)
         if isinstance(entry, str) or not entry:

@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.legacy import CACHE_NAMES, projection_of
-from caseback.model.running.passing import Hooks, Pass, current_pass, hooked
+from caseback.model.running.passing import Hooks, Pass, acts, current_pass, hooked
 from caseback.model.running.undo import current_undo
 
 NAME = "caseback"
@@ -58,7 +58,7 @@ def native_name(config: Any) -> str:
 
 def _attention(module, query, key, value, attention_mask, **how):
     active = _active.get()
-    if active is None or active.owner is not current_pass() or id(module) not in active.layers:
+    if active is None or not acts(active.owner) or id(module) not in active.layers:
         # Somebody else's call while a pass runs: another thread's, or one that an edit makes of the plain model.
         own = _function(module, native_name(module.config))
         if own is None:

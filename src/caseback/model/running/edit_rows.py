@@ -16,6 +16,7 @@ from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.edit_values import indices_in, units_of
 from caseback.model.running.edits import Edit, Where
 from caseback.model.running.frames import Frame, Rows
+from caseback.model.running.passing import aside
 
 
 def apply_edits(
@@ -33,7 +34,7 @@ def apply_edits(
             continue
         where = Where(site, rows, x.shape[-1], columns_before(rows))
         if edit.head is None and edit.unit is None and torch.equal(rows.row, torch.arange(len(x))):
-            written = edit.new(x, where).to(x.dtype)  # the whole tensor: nothing to pick out and put back
+            written = _new(edit, x, where)  # the whole tensor: nothing to pick out and put back
             if x.requires_grad and not written.requires_grad:
                 written = x.clone().copy_(written)  # a value without a graph must not cut the run's graph
             x = written if written is x else written.clone(memory_format=torch.contiguous_format)
@@ -41,9 +42,14 @@ def apply_edits(
         x = x.clone() if x is given else x
         index, known = _index(edit, x, where)
         old = x[index]
-        new = edit.new(old, where).to(x.dtype)
+        new = _new(edit, old, where)
         x[index] = new if known is None else torch.where(known, new, old)
     return x
+
+
+def _new(edit: Edit, old: Tensor, where: Where) -> Tensor:
+    with aside():  # an edit may be a user's function, which may run the model
+        return edit.new(old, where).to(old.dtype)
 
 
 def _index(edit: Edit, x: Tensor, where: Where) -> tuple[tuple[Tensor, ...], Tensor | None]:

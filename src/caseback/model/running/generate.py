@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCriteria
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
 
 from caseback.errors import SiteAbsent, TokensError
 from caseback.model.anatomy.anatomy import Anatomy
@@ -21,7 +21,7 @@ from caseback.model.anatomy.legacy import CACHE_NAMES
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, step_frame
-from caseback.model.running.passing import Hooks, hooked, undisturbed
+from caseback.model.running.passing import Hooks, aside, hooked, undisturbed
 from caseback.model.running.run import Run, execute, resolve, sites_read, with_clean
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens, piece
@@ -151,7 +151,7 @@ def generate(
         if watch is not None:
             watch(hooks)
         stack.enter_context(wired(session))
-        options = {"do_sample": False, **options}
+        options = _users_aside({"do_sample": False, **options})
         stops = _Stops(options, tokenizer)
         ids = hf.generate(
             input_ids=tokens.ids,
@@ -212,6 +212,27 @@ def _pad_id(hf: Any, tokenizer: Any, options: dict[str, Any], d_vocab: int) -> i
     return 0
 
 
+def _users_aside(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with the caller's own functions called outside the pass: a model that they run is the plain one."""
+
+    def outside(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with aside():
+                return function(*args, **kwargs)
+
+        return called
+
+    theirs = options.get("logits_processor") or ()
+    library = [type(processor).__module__.startswith("transformers.") for processor in theirs]
+    changed: dict[str, Any] = {}
+    if theirs:
+        kept_apart = [p if known else outside(p) for p, known in zip(theirs, library, strict=True)]
+        changed["logits_processor"] = LogitsProcessorList(kept_apart)  # pyright: ignore[reportArgumentType]
+    if options.get("prefix_allowed_tokens_fn") is not None:
+        changed["prefix_allowed_tokens_fn"] = outside(options["prefix_allowed_tokens_fn"])
+    return {**options, **changed}
+
+
 class _Stops(StoppingCriteria):
     """Where a caller's own criteria end each row: transformers fills up what follows with padding, or goes on writing.
 
@@ -238,7 +259,9 @@ class _Stops(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         for criterion in self.criteria:
-            ended = ended | torch.as_tensor(criterion(input_ids, scores, **options), device=input_ids.device)
+            with aside():
+                says = criterion(input_ids, scores, **options)
+            ended = ended | torch.as_tensor(says, device=input_ids.device)
         if self.after is None or len(self.after) != len(ended):
             self.after = torch.zeros_like(ended, dtype=torch.long)
         self.after = torch.where(ended & (self.after == 0), input_ids.shape[1], self.after)

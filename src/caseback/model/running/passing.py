@@ -1,7 +1,7 @@
 """A pass: the time in which one call runs a model, while others may want to run it too.
 
 Passes of one model wait for each other, whichever thread they come from. A call of the plain model waits for nobody,
-and neither does a pass that an edit begins inside another. So whatever a pass puts on modules, hooks and other
+and neither does what an edit's function runs inside another pass. So whatever a pass puts on modules, hooks and other
 forwards, acts only where that pass is the one that runs; everybody else passes it by. All of it comes off at the end,
 even after an interrupt (``undo``).
 """
@@ -38,6 +38,8 @@ class Pass:
 
 
 _current: ContextVar[Pass | None] = ContextVar("caseback_pass", default=None)
+_acting: ContextVar[Pass | None] = ContextVar("caseback_acting_pass", default=None)
+"""The pass whose hooks act: the current one, but none while it calls a function of the user's."""
 _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _locks_lock = Lock()
 
@@ -45,6 +47,22 @@ _locks_lock = Lock()
 def current_pass() -> Pass | None:
     """The pass that runs in this thread, if any."""
     return _current.get()
+
+
+def acts(owner: Pass) -> bool:
+    """Whether what that pass put on modules acts now."""
+    return _acting.get() is owner
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Call a function of the user's from inside a pass: the model that it may call is the plain one."""
+    before = _acting.get()
+    _acting.set(None)
+    try:
+        yield
+    finally:
+        _acting.set(before)
 
 
 @contextmanager
@@ -70,6 +88,7 @@ def passing(anatomy: Anatomy) -> Iterator[Pass]:
         undo.change((lock.acquire,), (lock.release,))
         anatomy.expect_unchanged()
         undo.change((_current.set, new), (_current.set, _current.get()))
+        undo.change((_acting.set, new), (_acting.set, _acting.get()))
         for module in anatomy.hf.modules():
             if module.__dict__.get("_compiled_call_impl") is not None:  # compiled code runs no hooks of ours
                 undo.put(module.__dict__, "_compiled_call_impl", None)
@@ -132,7 +151,7 @@ class Hooks:
 
     def _mine(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         owner = self._owner
-        return lambda *given: hook(*given) if _current.get() is owner else None
+        return lambda *given: hook(*given) if _acting.get() is owner else None
 
     def on_input(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
         """Let a module's first input pass through a function; handing it back unchanged changes nothing."""
@@ -164,7 +183,7 @@ class Hooks:
     def in_place_of(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Let a function take the place of a module's forward; its own, ``type(module).forward``, serves all others."""
         owner, own = self._owner, module.forward
-        pick = lambda *args, **kwargs: (forward if _current.get() is owner else own)(*args, **kwargs)  # noqa: E731
+        pick = lambda *args, **kwargs: (forward if _acting.get() is owner else own)(*args, **kwargs)  # noqa: E731
         self._undo.put(module.__dict__, "forward", pick)
 
 

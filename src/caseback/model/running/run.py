@@ -114,13 +114,15 @@ class Run:
         A ``Run``, indexed in the same way, whose values are gradients.
         """
         wanted = [site for given in sites for site in self.anatomy.sites(given)]
-        values = metric if isinstance(metric, Tensor) else self._value(metric)
+        with torch.enable_grad():  # whoever calls under torch.no_grad wants gradients here all the same
+            values = metric if isinstance(metric, Tensor) else self._value(metric)
+            total = values.sum()
         if not values.requires_grad:
             raise SiteAbsent("this run has no gradients: run with grad=True")
         at = [self._anchor(site) for site in wanted]
         # What the rules hold constant (a pattern, experts' weights) has no gradient: nothing goes on to it.
         live = at if self.rules is None else [anchor for anchor in at if anchor.requires_grad]
-        grads = torch.autograd.grad(values.sum(), live, retain_graph=retain, allow_unused=True) if live else ()
+        grads = torch.autograd.grad(total, live, retain_graph=retain, allow_unused=True) if live else ()
         by_anchor = {id(anchor): g for anchor, g in zip(live, grads, strict=True) if g is not None}
         gradients = {}
         for site, anchor in zip(wanted, at, strict=True):

@@ -80,7 +80,7 @@ def side_by_side(
 @as_found
 def _run(session: Session, tokens: Tokens) -> None:
     anatomy = session.anatomy
-    expect_no_user_hooks(anatomy.hf, "running variants side by side")
+    expect_no_user_hooks(anatomy, "running variants side by side")
     with undisturbed(anatomy, grad=False), wired(session), no_rows(anatomy.unembed):
         anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
     session.finish()

@@ -76,10 +76,11 @@ def current_undo() -> Undo:
     return undo
 
 
-def as_found(function: Callable[P, R]) -> Callable[P, R]:
+def as_found(function: Callable[P, R], *, gradients: bool = False) -> Callable[P, R]:
     """Decorate a function that runs models: whatever it changes through its ``Undo`` is put back however it ends.
 
-    Torch's gradient mode is put back too, since an interrupt may leave it as ``torch.no_grad`` had it.
+    Torch's gradient mode is put back too, since an interrupt may leave it as ``torch.no_grad`` had it. With
+    ``gradients`` the function starts with gradients on, whatever its caller has set.
     """
 
     @wraps(function)
@@ -91,7 +92,7 @@ def as_found(function: Callable[P, R]) -> Callable[P, R]:
         grad, outer = torch.is_grad_enabled(), _undo.get()
         try:
             undo.change((_undo.set, undo), (_undo.set, outer))
-            undo.change((torch._C._set_grad_enabled, grad), (torch._C._set_grad_enabled, grad))
+            undo.change((torch._C._set_grad_enabled, grad or gradients), (torch._C._set_grad_enabled, grad))
             return function(*args, **kwargs)
         finally:
             try:

@@ -7,23 +7,25 @@ formed by themselves: a hook that looks at positions or prompts would then do so
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as torch_module
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.anatomy import Anatomy
 
 _LIBRARIES = ("caseback", "transformers", "accelerate", "peft", "torch")
 _KINDS = ("_forward_pre_hooks", "_forward_hooks")
 
 
-def hooked_by_user(model: nn.Module) -> str | None:
-    """The path of a module with a hook that no library of ours has put there; None where there is none."""
+def hooked_by_user(model: nn.Module, but: Collection[nn.Module | None] = ()) -> str | None:
+    """The path of a module, ``but`` for some, with a hook that no library put there; None where there is none."""
     if any(_foreign(getattr(torch_module, f"_global{kind}")) for kind in _KINDS):
         return "every module"
     for name, module in model.named_modules():
-        if any(_foreign(getattr(module, kind)) for kind in _KINDS):
+        if module not in but and any(_foreign(getattr(module, kind)) for kind in _KINDS):
             return name or "the model"
     return None
 
@@ -37,17 +39,17 @@ def _home(hook: Any) -> str:
     return str(getattr(hook, "__module__", None) or type(hook).__module__)
 
 
-def expect_no_user_hooks(model: nn.Module, what: str) -> None:
-    """Refuse to do ``what`` under a user's hooks.
+def expect_no_user_hooks(anatomy: Anatomy, what: str, *, called_plainly: Collection[nn.Module | None] = ()) -> None:
+    """Refuse to do ``what`` under a user's hooks, but for those on modules that are called as a plain run calls them.
 
     Raises
     ------
     CasebackError
         Naming the module that has one.
     """
-    path = hooked_by_user(model)
+    path = hooked_by_user(anatomy.hf, called_plainly)
     if path is not None:
         raise CasebackError(
             f"{path} has a forward hook of yours, and {what} calls modules on other rows than a plain run does: remove "
-            "it, or give what it does as an edit (cb.Apply), which is known to every technique; model.run keeps hooks"
+            "it, or give what it does as an edit (cb.Apply), which every technique knows; model.run keeps hooks"
         )

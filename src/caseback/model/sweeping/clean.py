@@ -49,7 +49,8 @@ def record(
 
     ``given`` are edits of the embeddings that all variants share. The edits of an edited model are made too.
     """
-    expect_no_user_hooks(anatomy.hf, "a sweep")
+    start = (anatomy.embed, anatomy.pos_embed, anatomy.embed_project, anatomy.embed_norm)
+    expect_no_user_hooks(anatomy, "a sweep", called_plainly=start)
     clean = Clean(tokens)
     session = Session(
         anatomy,
