@@ -129,6 +129,10 @@ class Anatomy:
         self.layers = [self._layer(module) for module in list(stack)[: self.n_layers]]
         first = self.layers[0]
         self.n_heads, self.n_kv_heads, self.d_head = first.dims.n_heads, first.dims.n_kv_heads, first.dims.d_head
+        for p in self.layers:
+            for module in (p.o, p.w_in, p.w_gate, p.gate_up, p.w_out):
+                if module is not None:
+                    weight_shape(module)  # refuses what has no matrix
         self._modules = [(module, dict(module._modules)) for module in hf.modules()]
         self.d_mlp = next((weight_shape(p.w_out)[0] for p in self.layers if p.w_out is not None), None)
 

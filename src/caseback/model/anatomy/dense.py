@@ -39,7 +39,10 @@ def weight_matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
 def bias_of(module: nn.Module) -> Float[Tensor, " d_out"] | None:
     """What a linear module adds; None where it has no bias."""
     own = parameter(module, "bias")
-    return own if multiplies_by_its_weight(module) else _effect(module)[1] if _may_add(module, own) else None
+    if multiplies_by_its_weight(module):
+        return own
+    bias = _effect(module)[1]
+    return None if own is None and not bias.any() else bias
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int]:
@@ -112,11 +115,6 @@ _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torc
 def _output(module: nn.Module, x: Tensor) -> Tensor:
     out: Any = module.forward(x)  # not a call: hooks are the pass's
     return out[0] if isinstance(out, tuple) else out
-
-
-def _may_add(module: nn.Module, own: Any) -> bool:
-    """Whether a wrapped module may have a bias: its own, or an adapter's."""
-    return own is not None or any("bias" in name for name, _ in module.named_parameters())
 
 
 @torch.no_grad()

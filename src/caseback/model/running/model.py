@@ -109,6 +109,7 @@ class Model:
         >>> (tokens.lengths[1] - tokens.lengths[0]).item()
         2
         """
+        self.anatomy.expect_unchanged()
         tokens = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
         expect_unstretched(tokens, self.anatomy.stretched_after)
         return tokens.to(self.device)
