@@ -7,7 +7,9 @@ grouped heads, windows, experts, parallel blocks, fused projections, post-norms,
 
 from functools import cache
 
+import pytest
 import torch
+import transformers
 
 import caseback as cb
 import zoo
@@ -39,7 +41,20 @@ EAGER_ONLY = frozenset("gptj codegen gpt_neo bloom mpt mpt_clipped gemma2 gpt_os
 @cache
 def model(name: str, attention: str = "eager") -> cb.Model:
     """A verified tiny model of one family in float64; shared by all tests, which shows that none of them changes it."""
-    return cb.load(zoo.tiny(name, attention=attention))
+    hf = zoo.tiny(name, attention=attention)
+    if name.startswith("mpt"):
+        _expect_runs(hf)
+    return cb.load(hf)
+
+
+def _expect_runs(hf: torch.nn.Module) -> None:
+    """Skip where this release of transformers cannot run the model in float64: its mask overflows float32."""
+    try:
+        hf(torch.tensor([[1, 2]]))
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        pytest.skip(f"transformers {transformers.__version__} cannot run {type(hf).__name__} in float64")
 
 
 def ids(lengths: tuple[int, ...] = (9, 9), seed: int = 0, d_vocab: int = zoo.VOCAB) -> list[list[int]]:

@@ -49,8 +49,8 @@ _NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 # Every dropout of the decoder; those of classification heads are not among them.
 _DROPOUT = r"(?!classifier|summary).*(dropout|pdrop|layerdrop|dropout_prob)"
 
-# Fields that a modelling file reads with getattr while its config does not declare them.
-_UNDECLARED = {"head_dim"}
+# Fields that a modelling file reads with getattr while its config does not declare them, in some release.
+_UNDECLARED = {"head_dim", "swiglu_limit"}
 
 
 def _config(model_type: str, shape: dict[str, Any], /, **changes: Any) -> PretrainedConfig:

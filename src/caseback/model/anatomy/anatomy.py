@@ -128,7 +128,7 @@ class Anatomy:
         self.final_norm = self._top(family.final_norm)
         self.unembed_project = self._top(family.unembed_project)
         self.unembed = self._needed(self._top(family.unembed), family.unembed, "unembedding")
-        self.embed_scale = float(family.embed_scale(self.config))
+        self.embed_scale = float(family.embed_scale(self.config, self.embed))
         self.residual_scale = float(family.residual_scale(self.config))
         self.logit_scale = float(family.logit_scale(self.config))
         self.logit_softcap = family.logit_softcap(self.config)

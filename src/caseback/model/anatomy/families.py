@@ -20,13 +20,18 @@ MOE = {"router": "gate", "experts": "experts"}
 LATENT = "queries, keys and values come from a shared latent (MLA), so no head has projections of its own"
 
 
-def _get(name: str, default: Any = None) -> Callable[[Any], Any]:
-    return lambda config: getattr(config, name, default)
+def _get(name: str, default: Any = None) -> Callable[..., Any]:
+    return lambda config, *_: getattr(config, name, default)
+
+
+def _gemma_scale(config: Any, embed: Any) -> float:
+    return 1.0 if hasattr(embed, "embed_scale") else config.hidden_size**0.5
 
 
 LLAMA = Family()
 MIXTURE = LLAMA.but(**MOE)
-GEMMA2 = LLAMA.but(
+GEMMA = LLAMA.but(embed_scale=_gemma_scale)
+GEMMA2 = GEMMA.but(
     attn_post_norm="post_attention_layernorm",
     mlp_norm="pre_feedforward_layernorm",
     mlp_post_norm="post_feedforward_layernorm",
@@ -188,7 +193,7 @@ def _falcon(config: Any) -> Family:
 
 FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "afmoe": LLAMA.but(
-        embed_scale=lambda config: config.hidden_size**0.5 if config.mup_enabled else 1.0,
+        embed_scale=lambda config, embed: config.hidden_size**0.5 if config.mup_enabled else 1.0,
         attn_post_norm="post_attention_layernorm",
         mlp_norm="pre_mlp_layernorm",
         mlp_post_norm="post_mlp_layernorm",
@@ -234,7 +239,7 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "falcon": _falcon,
     "flex_olmo": OLMO2.but(**MOE),
     "flint": MIXTURE,
-    "gemma": LLAMA,
+    "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA2,
     "glm": GLM,
@@ -352,7 +357,7 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
         mlp_norm=None if config.use_parallel_residual else "post_attention_layernorm",
     ),
     "starcoder2": LLAMA.but(w_in="c_fc", w_gate=None, w_out="c_proj", act="act"),
-    "vaultgemma": LLAMA.but(mlp_norm="pre_feedforward_layernorm", logit_softcap=_get("final_logit_softcapping")),
+    "vaultgemma": GEMMA.but(mlp_norm="pre_feedforward_layernorm", logit_softcap=_get("final_logit_softcapping")),
     "xglm": OPT.but(
         layers="model.layers",
         embed="model.embed_tokens",

@@ -51,8 +51,8 @@ def codegen(dims: Dims) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _always(value: Any) -> Callable[[Any], Any]:
-    return lambda config: value
+def _always(value: Any) -> Callable[..., Any]:
+    return lambda config, *_: value
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ class Family:
     final_norm: str | None = "model.norm"
     unembed_project: str | None = None
     unembed: str = "lm_head"
-    embed_scale: Callable[[Any], float] = _always(1.0)
-    """What the token embeddings are multiplied by outside the embedding module."""
+    embed_scale: Callable[[Any, nn.Module], float] = _always(1.0)
+    """What the token embeddings are multiplied by outside the embedding module, which is handed over: Gemma's
+    multiplied them itself only from some release on."""
     logit_scale: Callable[[Any], float] = _always(1.0)
     logit_softcap: Callable[[Any], float | None] = _always(None)
     residual_scale: Callable[[Any], float] = _always(1.0)
