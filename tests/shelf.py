@@ -26,6 +26,12 @@ FAMILIES = (
     *("cohere cohere_qk_norm cohere2 granite granitemoe gpt_oss smollm3 persimmon".split()),
     *("deepseek_v2 deepseek_v2_full_query deepseek_v3 crystal".split()),
 )
+# Whose writes do not sum to the stream, or whose stream a nonlinear head reads: what splits a prediction is refused.
+JOINED = (
+    *("bert bert_generation ernie megatron_bert roc_bert electra electra_of_one_width rembert big_bird".split()),
+    *("roformer camembert data2vec_text roberta roberta_prelayernorm xlm_roberta".split()),
+    *("xlm_roberta_xl modernbert_decoder openai_gpt gpt_neox_japanese beam".split()),
+)
 COPIES = frozenset(
     "gpt2_inverse_layer_scale gpt2_unscaled llama_tied llama_scaled_rope stablelm_qk_norm qwen2 olmo3".split()
     + "falcon_multi_head opt biogpt gemma glm cohere phi granitemoe deepseek_v2_full_query persimmon".split()

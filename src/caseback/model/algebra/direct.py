@@ -25,6 +25,7 @@ from caseback.model.anatomy.anatomy import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.parameters import parameter
 from caseback.model.anatomy.sites import Site
+from caseback.model.anatomy.stream import expect_sums
 from caseback.model.graph.units import Component, Neuron, site_of
 from caseback.model.running.edit_rows import apply_edits
 from caseback.model.running.edits import Edit
@@ -106,6 +107,7 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
             "logit attribution needs a metric that reads one position, such as cb.logit_diff(target, foil)"
         )
     expect_logits(metric, "a direct effect")
+    expect_sums(model.anatomy, "a direct effect")
     anatomy, bound = model.anatomy, metric.on(tokens, model.anatomy)
     weights, vocab = _linear_weights(bound, metric, len(tokens), model)
     matrix = weight_matrix(anatomy.unembed).detach()

@@ -6,7 +6,7 @@ query, key and value. Nothing here runs the model; ``verify`` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from caseback.errors import AnatomyError, UnknownSite, did_you_mean
 from caseback.model.anatomy.coerce import as_integer
+from caseback.model.anatomy.context import context_of
 from caseback.model.anatomy.family import Dims, Family
 from caseback.model.anatomy.norms import Norm, read_norm
 from caseback.model.anatomy.parameters import parameter
@@ -34,6 +35,14 @@ def _find(root: nn.Module, path: str | None) -> nn.Module | None:
         if isinstance(part, nn.Module) and not isinstance(part, nn.Identity):
             return part
     return None
+
+
+def _part(root: nn.Module, path: str) -> Any:
+    """What is at a path, which need not be a module."""
+    try:
+        return attrgetter(path)(root)
+    except AttributeError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,7 @@ class Anatomy:
         self.pos_embed = self._top(family.pos_embed)
         self.final_norm = self._top(family.final_norm)
         self.unembed_project = self._top(family.unembed_project)
+        self.embed_whole = self._top(family.embed_whole)
         self.unembed = self._needed(self._top(family.unembed), family.unembed, "unembedding")
         self.embed_scale = float(family.embed_scale(self.config, self.embed))
         self.residual_scale = float(family.residual_scale(self.config))
@@ -159,7 +169,7 @@ class Anatomy:
         family = self.family
         attn = self._need(layer, family.attn, "attention module")
         mlp = layer if family.mlp_is_layer else self._need(layer, family.mlp, "MLP")
-        o = self._need(attn, family.o, "attention output projection")
+        o = _find(attn, family.o) or self._need(layer, family.o, "attention output projection")
         dims, d_z, q, k, v = self._heads(attn, o)
         experts = _find(mlp, family.experts)
         dense = mlp if experts is None else None
@@ -192,7 +202,7 @@ class Anatomy:
             w_gate=_find(dense, family.w_gate) if dense else None,
             gate_up=_find(dense, family.gate_up) if dense else None,
             w_out=_find(dense, family.w_out) if dense else None,
-            act=getattr(dense, family.act, None) if dense else None,
+            act=_part(dense, family.act) if dense else None,
             router=_find(mlp, family.router) if experts is not None else None,
             experts=experts,
             dims=dims,
@@ -242,27 +252,8 @@ class Anatomy:
 
     @property
     def context(self) -> int | None:
-        """The longest prompt, where the model has one. Rotations that stretch with the text (dynamic NTK) have none."""
-        return None if self._stretches else self._positions
-
-    @property
-    def stretched_after(self) -> int | None:
-        """The length from which a prompt's rotations depend on how long its batch is; None where none do."""
-        return self._positions if self._stretches else None
-
-    @property
-    def _positions(self) -> int | None:
-        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-            value = getattr(self.config, name, None)
-            if isinstance(value, int) and value > 0:
-                return value
-        return None
-
-    @property
-    def _stretches(self) -> bool:
-        rope = getattr(self.config, "rope_parameters", None) or {}
-        kinds = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
-        return any("dynamic" in str(kind.get("rope_type", "")) for kind in kinds)
+        """The longest prompt, where the model has one."""
+        return context_of(self.config)
 
     @property
     def head_site(self) -> str:
@@ -395,7 +386,7 @@ class Anatomy:
         if self.logit_scale == 1.0 and self.logit_softcap is None:
             table[id(self.unembed)] = ("logits", None)
         if self.embed_scale == 1.0:
-            table[id(self.embed_norm or self.embed_project or self.embed)] = ("embed", None)
+            table[id(self.embed_whole or self.embed_norm or self.embed_project or self.embed)] = ("embed", None)
         if self.final_norm is not None:
             table[id(self.final_norm)] = ("final_norm", None)
         for i, p in enumerate(self.layers):

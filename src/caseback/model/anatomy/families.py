@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from caseback.errors import AnatomyError
-from caseback.model.anatomy.family import Family, blocks, codegen, groups
+from caseback.model.anatomy.families_bert import FAMILIES as BERT_LINE
+from caseback.model.anatomy.family import Family, Join, blocks, codegen, groups
 from caseback.model.anatomy.unreadable import INDEXED, UNREADABLE
 
 NO_GATE = {"w_gate": None}
@@ -162,6 +165,11 @@ def _minimax_m3(config: Any) -> Family:
     return LLAMA.but(w_in=None, w_gate=None, gate_up="gate_up_proj", **MOE)
 
 
+def _neox_japanese(layer: Any, _: int) -> tuple[Join, Join]:
+    bias = layer.attention.dense_bias
+    return (torch.add if bias is None else lambda stream, write: stream + (write + bias)), torch.add
+
+
 def _bigcode(config: Any) -> Family:
     return GPT2 if config.multi_query else GPT2.but(layout=groups)
 
@@ -192,6 +200,7 @@ def _falcon(config: Any) -> Family:
 
 
 FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
+    **BERT_LINE,
     "afmoe": LLAMA.but(
         embed_scale=lambda config, embed: config.hidden_size**0.5 if config.mup_enabled else 1.0,
         attn_post_norm="post_attention_layernorm",
@@ -250,6 +259,14 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "gpt_bigcode": _bigcode,
     "gpt_neo": GPT2.but(attn="attn.attention", qkv=None, o="out_proj"),
     "gpt_neox": NEOX,
+    "gpt_neox_japanese": NEOX.but(
+        layers="gpt_neox_japanese.layers",
+        embed="gpt_neox_japanese.embed_in",
+        final_norm="gpt_neox_japanese.final_layer_norm",
+        parallel=lambda config: False,
+        joins=_neox_japanese,
+        unsummed="the bias of its last layer's attention is added outside of that attention, by no part's write",
+    ),
     "gpt_oss": LLAMA.but(router="router", experts="experts"),
     "gptj": GPTJ,
     "granite": GRANITE,

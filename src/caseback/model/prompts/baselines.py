@@ -16,6 +16,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.stream import expect_token_embeddings
 from caseback.model.running.model import Model
 
 SPECIAL = ("pad", "eos", "bos", "unk", "mask")
@@ -83,6 +84,7 @@ def vocabulary(model: Model) -> Float[Tensor, "vocab d_model"]:
 def written(model: Model, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
     """What the embedding writes into the stream for tokens by themselves."""
     anatomy = model.anatomy
+    expect_token_embeddings(anatomy)
     x = anatomy.embed(ids.to(model.device)[None])
     for module in (anatomy.embed_project, anatomy.embed_norm):
         x = x if module is None else module(x)

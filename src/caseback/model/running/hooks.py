@@ -40,11 +40,12 @@ class Hooks:
 
     def on_output(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
         def hook(_, args, output):
-            x = output[0] if isinstance(output, tuple) else output
+            several = isinstance(output, tuple | list)
+            x = output[0] if several else output
             new = fn(x)
             if new is x:
                 return None
-            return (new, *output[1:]) if isinstance(output, tuple) else new
+            return type(output)([new, *output[1:]]) if several else new
 
         self.handles.append(module.register_forward_hook(hook))
 

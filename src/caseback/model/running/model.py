@@ -16,6 +16,7 @@ from torch import Tensor
 from caseback.errors import EditError
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.context import stretched_after
 from caseback.model.anatomy.identity import identity_of
 from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
@@ -105,7 +106,7 @@ class Model:
         2
         """
         tokens = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
-        expect_unstretched(tokens, self.anatomy.stretched_after)
+        expect_unstretched(tokens, stretched_after(self.anatomy.config))
         return tokens.to(self.device)
 
     def with_answer(self, prompts: PromptsLike, answer: Answer, *, bos: bool | None = None) -> Tokens:

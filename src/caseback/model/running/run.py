@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, Projection
+from caseback.model.anatomy.context import first_position
 from caseback.model.anatomy.sites import Site
 from caseback.model.backward.rules import Rules, ruled
 from caseback.model.running.edits import Edit, check
@@ -216,7 +217,7 @@ def inputs_of(tokens: Tokens, hf: nn.Module) -> dict[str, Tensor]:
     if tokens.padded:
         given["attention_mask"] = tokens.mask.long()
         if "position_ids" in inspect.signature(hf.forward).parameters:
-            given["position_ids"] = tokens.position_ids
+            given["position_ids"] = tokens.position_ids + first_position(hf.config)
     return given
 
 

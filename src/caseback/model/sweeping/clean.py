@@ -72,7 +72,7 @@ def record(
         clean.calls.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
 
     def at_last(_, args, output):
-        clean.stream.append(output[0] if isinstance(output, tuple) else output)
+        clean.stream.append(output[0] if isinstance(output, tuple | list) else output)
 
     def at_unembedding(_, args):
         return (args[0][:, -1:],)

@@ -18,6 +18,7 @@ from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.parameters import parameter
+from caseback.model.anatomy.stream import expect_sums
 
 
 class VocabularyKL:
@@ -32,6 +33,7 @@ class VocabularyKL:
     """
 
     def __init__(self, anatomy: Anatomy, max_logits: int | None = None):
+        expect_sums(anatomy, "a lens that is fitted through the unembedding")
         self.cap, self.scale = anatomy.logit_softcap, anatomy.logit_scale
         norm = anatomy.final_norm
         self.norm = None if norm is None else anatomy.norms[id(norm)]
