@@ -131,7 +131,7 @@ def _linear_weights(
     bound: Bound, metric: Metric, batch: int, model: Model
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"] | None]:
     """A metric's weight on each vocabulary entry that it reads (None: all), by differentiating it."""
-    width = model.d_vocab if bound.vocab is None else bound.vocab.shape[1]
+    width = model.anatomy.d_logits if bound.vocab is None else bound.vocab.shape[1]
     rows = torch.arange(batch, device=model.device)
 
     def value_and_weights(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError, UnknownSite, did_you_mean
+from caseback.model.anatomy.classes import classes_of
 from caseback.model.anatomy.coerce import as_integer
 from caseback.model.anatomy.context import context_of
 from caseback.model.anatomy.family import Dims, Family
@@ -116,6 +117,8 @@ class Anatomy:
         Modules (``pos_embed`` and ``final_norm`` may be None).
     layers
         One ``LayerParts`` a layer.
+    classes, d_logits
+        The classes of a decoder with a classification head, else None; how many logits a position has.
     d_model, d_vocab, n_layers, n_heads, n_kv_heads, d_head, d_mlp
         Sizes. Heads are those of layer 0; ``layers[l].dims`` has each layer's.
     """
@@ -137,17 +140,21 @@ class Anatomy:
         self.final_norm = self._top(family.final_norm)
         self.unembed_project = self._top(family.unembed_project)
         self.embed_whole = self._top(family.embed_whole)
-        self.unembed = self._needed(self._top(family.unembed), family.unembed, "unembedding")
+        self.classes = classes_of(hf)
+        unembed = family.unembed if self.classes is None else "score"
+        self.unembed = self._needed(self._top(unembed), unembed, "unembedding")
         self.embed_scale = float(family.embed_scale(self.config, self.embed))
         self.residual_scale = float(family.residual_scale(self.config))
-        self.logit_scale = float(family.logit_scale(self.config))
-        self.logit_softcap = family.logit_softcap(self.config)
+        plain = self.classes is not None  # a classifier's head is a matrix, whatever the language model's is
+        self.logit_scale = 1.0 if plain else float(family.logit_scale(self.config))
+        self.logit_softcap = None if plain else family.logit_softcap(self.config)
         self.n_layers = int(getattr(self.config, "num_hidden_layers", len(stack)))
         self.d_model = int(self.config.hidden_size)
         self.layers = [self._layer(module) for module in list(stack)[: self.n_layers]]
         first = self.layers[0]
         self.n_heads, self.n_kv_heads, self.d_head = first.dims.n_heads, first.dims.n_kv_heads, first.dims.d_head
-        self.d_vocab = int(weight_shape(self.unembed)[1])
+        self.d_logits = int(weight_shape(self.unembed)[1])
+        self.d_vocab = self.d_logits if self.classes is None else int(weight_shape(self.embed)[1])
         self.d_mlp = next((weight_shape(p.w_out)[0] for p in self.layers if p.w_out is not None), None)
 
     def _top(self, path: str | None) -> nn.Module | None:

@@ -40,6 +40,10 @@ def _lm_head(hf: Any, x: Tensor) -> Tensor:
     return head.layer_norm(gelu(head.dense(x)))
 
 
+def _gpt1(layer: Any, _: int) -> tuple[Join, Join]:
+    return normed(layer.ln_1), normed(layer.ln_2)
+
+
 def _rembert_head(hf: Any, x: Tensor) -> Tensor:
     head = hf.cls.predictions
     return head.LayerNorm(head.activation(head.dense(x)))
@@ -155,7 +159,7 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
         w_gate=None,
         w_out="c_proj",
         act="act",
-        joins=lambda layer, _: (normed(layer.ln_1), normed(layer.ln_2)),
+        joins=_gpt1,
         unsummed=NORMED,
     ),
     "rembert": _bert(

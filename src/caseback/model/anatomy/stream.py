@@ -17,8 +17,8 @@ from caseback.model.anatomy.family import Join
 
 def joins(anatomy: Anatomy, layer: int) -> tuple[Join, Join]:
     """The stream after a layer's attention and after its MLP, each of the stream before it and the write."""
-    found = anatomy.family.joins
-    return (torch.add, torch.add) if found is None else found(anatomy.layers[layer].layer, layer)
+    declared = anatomy.family.joins
+    return (torch.add, torch.add) if declared is None else declared(anatomy.layers[layer].layer, layer)
 
 
 def expect_sums(anatomy: Anatomy, what: str) -> None:

@@ -75,9 +75,15 @@ class Model:
     def __repr__(self) -> str:
         return (
             f"<caseback Model {self.name!r}: {self.anatomy.model_type}, {self.n_layers} layers, {self.n_heads} heads, "
-            f"d_model {self.d_model}, vocabulary {self.d_vocab}, {str(self.dtype).removeprefix('torch.')}"
+            f"d_model {self.d_model}, vocabulary {self.d_vocab}, "
+            f"{self._classes}{str(self.dtype).removeprefix('torch.')}"
             f"{', under ' + self._standing() if self.anatomy.standing else ''}>"
         )
+
+    @property
+    def _classes(self) -> str:
+        classes = self.anatomy.classes
+        return "" if classes is None else f"{len(classes.names)} classes, "
 
     def tokens(self, prompts: PromptsLike, *, padding: str = "right", bos: bool | None = None) -> Tokens:
         """Tokenize prompts for this model.
@@ -139,14 +145,14 @@ class Model:
         return self.tokens([ids + more for ids, more in zip(own, answers, strict=True)])
 
     def token_id(self, text: str | int, what: str = "target") -> int:
-        """The id of a text that is exactly one token.
+        """The id of a text that is exactly one token; of a classifier, the number of a class by its name.
 
         Raises
         ------
         TargetError
             Where it is several tokens; the message shows them.
         """
-        return one_token(self.tokenizer, text, self.d_vocab, what)
+        return one_token(self.anatomy.classes or self.tokenizer, text, self.anatomy.d_logits, what)
 
     def token_text(self, token: int | Int[Tensor, ""]) -> str:
         """A token's text, with its leading space."""

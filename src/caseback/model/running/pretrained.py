@@ -130,8 +130,11 @@ def _config(source: Source, config: Any, options: dict[str, Any]) -> tuple[Any, 
 
 def _opener(config: Any, source: Source) -> Any:
     """The class of transformers that opens a model of this config."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
 
+    kinds = " ".join(getattr(config, "architectures", None) or ())
+    if "ForSequenceClassification" in kinds and type(config) in AutoModelForSequenceClassification._model_mapping:
+        return AutoModelForSequenceClassification
     own_code = source.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     for opener in (AutoModelForCausalLM, AutoModelForImageTextToText):
         if own_code or type(config) in opener._model_mapping:

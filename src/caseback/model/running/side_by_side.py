@@ -12,6 +12,7 @@ from typing import Any
 
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.classes import logits_of
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span
 from caseback.model.running.run import Run, execute, inputs_of, no_rows, resolve, undisturbed, with_clean
@@ -71,7 +72,7 @@ def side_by_side(
             columns_before=tokens.first.cpu(),
         )
         with undisturbed(anatomy.hf, grad=False), wired(session), no_rows(anatomy.unembed):
-            anatomy.hf(**inputs_of(copies, anatomy.hf), use_cache=False)
+            logits_of(anatomy.hf, inputs_of(copies, anatomy.hf))
         session.finish()
         yield which, Run(anatomy, copies, session.acts, None, edited=True)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import attending
 from caseback.model.running.edits import Edit
@@ -83,7 +84,7 @@ def record(
         handles.append(anatomy.layers[-1].layer.register_forward_hook(at_last))
         handles.append(anatomy.unembed.register_forward_pre_hook(at_unembedding))
         with wired(session, attention=False), attending(anatomy, attend), recorded_projections(anatomy) as outputs:
-            anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
+            logits_of(anatomy.hf, inputs_of(tokens, anatomy.hf))
         clean.projected = outputs
     finally:
         for handle in handles:
