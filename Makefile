@@ -13,15 +13,19 @@ BIN := $(VENV)/bin
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help explain test test-marked quick lint format pages bench clean
+.PHONY: help explain test test-marked quick quick-oldest lint format pages bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 explain: $(VENV)/.package ## why did MODEL continue PROMPT as it did? writes REPORT
 	$(BIN)/caseback explain "$$PROMPT" --model $(MODEL) --html $(REPORT)
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+# The oldest transformers that pyproject.toml allows, in a second venv over the first: only what differs is installed.
+OLDEST := $(VENV)-oldest
+OLDEST_TRANSFORMERS := transformers==5.0.0
+
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 REST   := slow or browser or ray
 # What quick looks at: modules and pages that differ from HEAD, new ones too; a few where none does.
 CHANGED = { git diff --name-only --diff-filter=d HEAD -- src docs; git ls-files --others --exclude-standard -- src docs; } \
@@ -35,8 +39,14 @@ test: $(VENV)/.dev ## the test suite, doctests included, without what `make test
 test-marked: $(VENV)/.dev ## the tests that take long or need a browser or Ray
 	$(PYTEST) -n auto --dist worksteal -m "$(REST)" || [ $$? -eq 5 ]
 
+QUICK   = $(PYTEST) --families few --within 40 -m "not ($(REST))" tests/model/test_identities.py $$($(CHANGED) || echo $(A_FEW))
+
 quick: $(VENV)/.dev ## within a minute: a few families' identities, doctests of the files that you changed
-	$(PYTEST) --families few --within 40 -m "not ($(REST))" tests/model/test_identities.py $$($(CHANGED) || echo $(A_FEW))
+	$(QUICK)
+
+quick-oldest: BIN := $(OLDEST)/bin
+quick-oldest: $(OLDEST)/.dev ## the same with the oldest transformers that is supported
+	$(QUICK)
 
 lint: $(VENV)/.dev ## style, format, types, and which folder may import which
 	$(BIN)/ruff check .
@@ -55,7 +65,7 @@ bench: $(VENV)/.peers ## caseback against its peers, in one run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean: ## remove the venv and what the tools left behind
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 frontend/node_modules: frontend/package-lock.json
 	cd frontend && npm ci
@@ -77,6 +87,15 @@ $(VENV)/.package: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.package
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+# Behind its own packages the second venv has all of the first one's.
+$(OLDEST)/.dev: $(VENV)/.dev
+	$(PYTHON) -m venv --without-pip --clear $(OLDEST)
+	$(OLDEST)/bin/python -c "import site, sysconfig; \
+		first = sysconfig.get_path('purelib', vars={'base': '$(abspath $(VENV))'}); \
+		open(site.getsitepackages()[0] + '/first.pth', 'w').write(f'import site; site.addsitedir({first!r})\n')"
+	$(VENV)/bin/python -m pip --python $(OLDEST)/bin/python install --quiet '$(OLDEST_TRANSFORMERS)'
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.package

@@ -8,6 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 _NARROW = (torch.float32, torch.float)
+_PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
 
 class exact(TorchFunctionMode):
@@ -15,6 +16,11 @@ class exact(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        if func in _PRODUCTS and {x.dtype for x in args if isinstance(x, torch.Tensor)} == {
+            torch.float32,
+            torch.float64,
+        }:
+            args = tuple(x.double() for x in args)  # positions, which are whole numbers, became float32
         double = bool(args) and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64
         if double:
             if func is torch.Tensor.float:

@@ -7,7 +7,9 @@ grouped heads, windows, experts, parallel blocks, fused projections, post-norms,
 
 from functools import cache
 
+import pytest
 import torch
+import transformers
 
 import caseback as cb
 import zoo
@@ -24,6 +26,12 @@ FAMILIES = (
     *("cohere cohere_qk_norm cohere2 granite granitemoe gpt_oss smollm3 persimmon".split()),
     *("deepseek_v2 deepseek_v2_full_query deepseek_v3 crystal".split()),
 )
+# Whose writes do not sum to the stream, or whose stream a nonlinear head reads: what splits a prediction is refused.
+JOINED = (
+    *("bert bert_generation ernie megatron_bert roc_bert electra electra_of_one_width rembert big_bird".split()),
+    *("roformer camembert data2vec_text roberta roberta_prelayernorm xlm_roberta".split()),
+    *("xlm_roberta_xl modernbert_decoder openai_gpt gpt_neox_japanese beam".split()),
+)
 COPIES = frozenset(
     "gpt2_inverse_layer_scale gpt2_unscaled llama_tied llama_scaled_rope stablelm_qk_norm qwen2 olmo3".split()
     + "falcon_multi_head opt biogpt gemma glm cohere phi granitemoe deepseek_v2_full_query persimmon".split()
@@ -39,7 +47,20 @@ EAGER_ONLY = frozenset("gptj codegen gpt_neo bloom mpt mpt_clipped gemma2 gpt_os
 @cache
 def model(name: str, attention: str = "eager") -> cb.Model:
     """A verified tiny model of one family in float64; shared by all tests, which shows that none of them changes it."""
-    return cb.load(zoo.tiny(name, attention=attention))
+    hf = zoo.tiny(name, attention=attention)
+    if name.startswith("mpt"):
+        _expect_runs(hf)
+    return cb.load(hf)
+
+
+def _expect_runs(hf: torch.nn.Module) -> None:
+    """Skip where this release of transformers cannot run the model in float64: its mask overflows float32."""
+    try:
+        hf(torch.tensor([[1, 2]]))
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        pytest.skip(f"transformers {transformers.__version__} cannot run {type(hf).__name__} in float64")
 
 
 def ids(lengths: tuple[int, ...] = (9, 9), seed: int = 0, d_vocab: int = zoo.VOCAB) -> list[list[int]]:

@@ -81,6 +81,8 @@ def redraw(model: nn.Module, seed: int = 0) -> None:
         return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue  # a table of sinusoids (RoFormer) is no weight
         constant = bool((parameter == parameter.flatten()[0]).all())
         first = parameter.flatten()[0].item() if constant else 0.0
         if id(parameter) in embeddings:

@@ -49,8 +49,8 @@ _NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 # Every dropout of the decoder; those of classification heads are not among them.
 _DROPOUT = r"(?!classifier|summary).*(dropout|pdrop|layerdrop|dropout_prob)"
 
-# Fields that a modelling file reads with getattr while its config does not declare them.
-_UNDECLARED = {"head_dim"}
+# Fields that a modelling file reads with getattr while its config does not declare them, in some release.
+_UNDECLARED = {"head_dim", "swiglu_limit"}
 
 
 def _config(model_type: str, shape: dict[str, Any], /, **changes: Any) -> PretrainedConfig:
@@ -78,6 +78,10 @@ def _llama_like(model_type: str, **changes: Any) -> Callable[[], PretrainedConfi
 
 def _gpt2_like(model_type: str, **changes: Any) -> Callable[[], PretrainedConfig]:
     return partial(_config, model_type, _GPT2_SHAPE, **changes)
+
+
+def _bert_like(model_type: str, **changes: Any) -> Callable[[], PretrainedConfig]:
+    return partial(_config, model_type, _SHAPE, **{"is_decoder": True, "use_cache": True, "pad_token_id": 0, **changes})
 
 
 def _rope(partial_factor: float | None = None, **changes: Any) -> dict[str, Any]:
@@ -578,4 +582,31 @@ FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
     # two attention patterns a head, or a gate inside attention
     "diffllama": _llama_like("diffllama", attention_dropout=0.0, attention_bias=True),
     "doge": _llama_like("doge", keep_window_size=6, attention_bias=True, mlp_bias=True, head_dim=D_HEAD),
+    "beam": _llama_like(
+        "beam",
+        num_experts=8,
+        num_experts_per_tok=3,
+        n_group=4,
+        topk_group=2,
+        moe_intermediate_size=20,
+        layer_types=MIXED,
+        sliding_window=WINDOW,
+        mlp_layer_types=["dense", "sparse", "sparse"],
+        rope_parameters={SLIDING: _rope(), FULL: None},
+        final_logit_softcapping=4.0,
+    ),
+    # the BERT line: sums are normalized, and a nonlinear head reads the end
+    **{
+        name.replace("-", "_"): _bert_like(name) for name in "bert bert-generation ernie megatron-bert roc_bert".split()
+    },
+    "electra": _bert_like("electra", embedding_size=20),
+    "electra_of_one_width": _bert_like("electra", embedding_size=D_MODEL),
+    "rembert": _bert_like("rembert", input_embedding_size=20, output_embedding_size=28),
+    "big_bird": _bert_like("big_bird", attention_type="original_full"),
+    "roformer": _bert_like("roformer", embedding_size=D_MODEL),
+    "roformer_rotated_values": _bert_like("roformer", embedding_size=20, rotary_value=True),
+    **{
+        name.replace("-", "_"): _bert_like(name, pad_token_id=1)
+        for name in "camembert data2vec-text roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl".split()
+    },
 }

@@ -120,7 +120,7 @@ WRONG = {
     "gpt_neox": {"parallel": lambda config: False},
     "gemma2": {"logit_softcap": lambda config: None},
     "cohere": {"logit_scale": lambda config: 1.0},
-    "granite": {"embed_scale": lambda config: 1.0},
+    "granite": {"embed_scale": lambda config, embed: 1.0},
     "bloom": {"embed_norm": None},
     "olmo2": {"attn_post_norm": None},
 }

@@ -134,7 +134,7 @@ def test_offloaded_weights_are_read_where_they_are(saved, tmp_path, how):
     torch.testing.assert_close(model.weights.W_Q[1], q.T.unflatten(1, (4, -1)).transpose(0, 1))
     torch.testing.assert_close(model.weights.W_E, hf.model.embed_tokens.weight)
     torch.testing.assert_close(model.weights.W_U, hf.lm_head.weight.T)
-    norm = model.anatomy.norms[id(model.anatomy.layers[1].attn_norm)]
+    norm = model.anatomy.norms[model.anatomy.layers[1].attn_norm]
     torch.testing.assert_close(norm.gamma, hf.model.layers[1].input_layernorm.weight)
     sites = ["z", "head_out", "q_in", "resid_mid"]
     ours, theirs = (m.run(shelf.ids((9, 6)), read=sites, grad=True).grad(cb.logit(3), sites) for m in (model, plain))

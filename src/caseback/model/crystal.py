@@ -11,6 +11,7 @@ caches, generates and takes any attention implementation of transformers.
 from __future__ import annotations
 
 from dataclasses import fields
+from inspect import signature
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from caseback.errors import CasebackError
 
 # what this release of transformers calls the keys and values of earlier tokens
 CACHE = next(f.name for f in fields(CausalLMOutputWithPast) if f.name in ("cache", "past_key_values"))
+# and the embeddings that masks are made for; the first releases of transformers 5 also ask for the columns' numbers
+OF_MASKS = signature(create_causal_mask).parameters
+EMBEDDINGS = "inputs_embeds" if "inputs_embeds" in OF_MASKS else "input_embeds"
 NORMS = {"none": nn.Identity, "layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
 
@@ -126,7 +130,7 @@ class CrystalAttention(nn.Module):
         if cache is not None:
             k, v = cache.update(k, v, self.layer_idx)
         chosen = self.config._attn_implementation or "eager"
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager_attention_forward)
+        attend = eager_attention_forward if chosen == "eager" else ALL_ATTENTION_FUNCTIONS[chosen]
         z, pattern = attend(self, q, k, v, attention_mask, scaling=self.scaling, dropout=0.0, **kwargs)
         return self.o_proj(z.reshape(*x.shape[:-1], -1)), pattern
 
@@ -201,13 +205,14 @@ class CrystalModel(CrystalPreTrainedModel):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
+        seen = 0 if cache is None else cache.get_seq_length()
+        columns = torch.arange(seen, seen + x.shape[1], device=x.device)
         if position_ids is None:
-            seen = 0 if cache is None else cache.get_seq_length()
-            position_ids = torch.arange(seen, seen + x.shape[1], device=x.device)[None]
-        given: dict[str, Any] = {CACHE: cache}
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=x, attention_mask=attention_mask, position_ids=position_ids, **given
-        )
+            position_ids = columns[None]
+        given: dict[str, Any] = {CACHE: cache, EMBEDDINGS: x}
+        if "cache_position" in OF_MASKS:
+            given["cache_position"] = columns
+        mask = create_causal_mask(config=self.config, attention_mask=attention_mask, position_ids=position_ids, **given)
         x = x + self.embed_positions(position_ids)
         for layer in self.layers:
             x = layer(x, attention_mask=mask, cache=cache, position_ids=position_ids, **kwargs)

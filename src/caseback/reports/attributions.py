@@ -19,6 +19,7 @@ import xarray as xr
 from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
 from caseback.localize.inputs.generation import METRICS, attribute_generation
 from caseback.localize.inputs.methods import Methods, attribute, checked_options, methods_named
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.prompts.granularity import features_of
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
@@ -113,6 +114,7 @@ def compare_attributions(
     >>> [method["name"] for method in document["methods"]], document["target"]["text"]
     (['gradient_norm', 'gradient_x_input'], ' the')
     """
+    expect_tokens_out(model.anatomy, "this comparison")
     if metric not in METRICS:
         raise CasebackError(f"metric {metric!r} is unknown. {did_you_mean(metric, METRICS)}")
     if foil is not None and metric != "logit_diff":

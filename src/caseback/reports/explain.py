@@ -23,6 +23,7 @@ from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.inputs.gradients.gradients import gradient_x_input
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.names import Name, head_name
 from caseback.model.prompts.masked_prompts import special_tokens
@@ -114,6 +115,7 @@ def explain(
     >>> all(check["passed"] for check in why["checks"] if "sum" in check["name"])
     True
     """
+    expect_tokens_out(model.anatomy, "explain")
     if ablation not in ENTRY:
         raise CasebackError(f"ablation {ablation!r}: one prompt can be ablated by {' or '.join(map(repr, ENTRY))}")
     if heads < 0 or k < 1 or most_ablated < 1:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caseback.errors import TokensError
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.running.metrics import loss
 from caseback.model.running.model import Model
 
@@ -70,6 +71,7 @@ def sentence_log_prob(model: Model, sentences: Sequence[str], *, bos: bool | Non
     >>> bool(scores[0] > scores[1])
     True
     """
+    expect_tokens_out(model.anatomy, "a score of sentences")
     if not sentences:
         raise TokensError("no sentence given: expected a list of texts")
     tokens = model.tokens(list(sentences), bos=bos)

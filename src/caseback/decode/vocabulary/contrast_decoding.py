@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.generate import generate
@@ -158,6 +159,8 @@ def contrastive_decoding(
     >>> bool((contrastive_decoding(model, model, prompt, beta=0.5, max_new_tokens=2).ids == plain.ids).all())
     True
     """
+    expect_tokens_out(model.anatomy, "generating")
+    expect_tokens_out(weaker.anatomy, "contrast")
     if model.d_vocab != weaker.d_vocab:
         raise CasebackError(
             f"{model.name!r} has {model.d_vocab} tokens and {weaker.name!r} {weaker.d_vocab}: contrast needs one "

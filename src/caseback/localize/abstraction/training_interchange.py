@@ -28,6 +28,7 @@ from caseback.localize.abstraction.alignment import Alignment, At, places_of, se
 from caseback.localize.abstraction.distributed import expect_changes, job_of, parts
 from caseback.localize.abstraction.interchanges import Interchanges, joined
 from caseback.localize.abstraction.training import Plan, fit
+from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -265,7 +266,7 @@ def _open_run(model: Model, tokens: Tokens, *, read: Sequence[Site] = (), edits:
         columns_before=tokens.first.cpu(),
     )
     with passing(anatomy), wired(session):
-        logits = anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False).logits
+        logits = logits_of(anatomy.hf, inputs_of(tokens, anatomy.hf))
     session.finish()
     return Run(anatomy, tokens, session.acts, logits, edited=bool(edits))
 

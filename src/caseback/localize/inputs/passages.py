@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import TargetError, TokensError
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
@@ -147,6 +148,7 @@ def _plain(model: Model, text: str, bos: bool | None) -> list[int]:
 def predictions(model: Model, passage: Passage) -> Float[Tensor, "context token vocab"]:
     """Log probabilities before each generated token: row 0 with the context, row 1 without it; one padded pass."""
     prompts = model.tokens([passage.prompt(context=c, generated=-1) for c in (True, False)])
+    expect_tokens_out(model.anatomy, "a passage and its continuation")
     logits = execute(model.anatomy, prompts).logits
     n = len(passage.generated)
     ends = (prompts.first + prompts.lengths).tolist()

@@ -20,6 +20,7 @@ from torch import Tensor
 from caseback.model.algebra.readout import Directions, Position, Readout, picked, readout, token_labels, unpadded
 from caseback.model.algebra.writes import Branch, attention_branch
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.stream import expect_sums
 from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -33,6 +34,7 @@ Row = tuple[str, str, int, int]
 
 def write_sites(model: Model) -> list[Any]:
     """What a run must read for ``rows_of``: the embeddings, every layer's z and MLP, and the last stream."""
+    expect_sums(model.anatomy, "a split among writes")
     ends = ["embed", *(["pos_embed"] if model.anatomy.pos_embed is not None else [])]
     return [*ends, "z", "mlp_out", ("resid_post", -1)]
 

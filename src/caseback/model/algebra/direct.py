@@ -24,6 +24,7 @@ from caseback.model.algebra.writes import attention_branch, mlp_branch
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
+from caseback.model.anatomy.stream import expect_sums
 from caseback.model.graph.units import Component, Neuron, site_of
 from caseback.model.running.edit_rows import apply_edits
 from caseback.model.running.edits import Edit
@@ -105,6 +106,7 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
             "logit attribution needs a metric that reads one position, such as cb.logit_diff(target, foil)"
         )
     expect_logits(metric, "a direct effect")
+    expect_sums(model.anatomy, "a direct effect")
     anatomy, bound = model.anatomy, metric.on(tokens, model.anatomy)
     weights, vocab = _linear_weights(bound, metric, len(tokens), model)
     matrix = weight_matrix(anatomy.unembed).detach()
@@ -128,7 +130,7 @@ def _linear_weights(
     bound: Bound, metric: Metric, batch: int, model: Model
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"] | None]:
     """A metric's weight on each vocabulary entry that it reads (None: all), by differentiating it."""
-    width = model.d_vocab if bound.vocab is None else bound.vocab.shape[1]
+    width = model.anatomy.d_logits if bound.vocab is None else bound.vocab.shape[1]
     rows = torch.arange(batch, device=model.device)
 
     def value_and_weights(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from caseback.errors import CasebackError
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import Norm, at_least_float32
+from caseback.model.anatomy.stream import expect_sums
 
 _READERS = {"Q": "attn_norm", "K": "attn_norm", "V": "attn_norm", "in": "mlp_norm", "gate": "mlp_norm"}
 _WRITERS = {"O": "attn_post_norm", "out": "mlp_post_norm"}
@@ -52,6 +53,7 @@ class Folded(Weights):
     """
 
     def __init__(self, anatomy: Anatomy, *, value_bias: bool = False, centre_vocab: bool = False):
+        expect_sums(anatomy, "folding norms into weights")
         super().__init__(anatomy)
         self.plain, self.value_bias, self.centre_vocab = Weights(anatomy), value_bias, centre_vocab
         if value_bias and any(getattr(p.attn, "sinks", None) is not None for p in anatomy.layers):

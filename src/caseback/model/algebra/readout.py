@@ -21,6 +21,7 @@ from caseback.errors import TargetError
 from caseback.model.algebra.writes import Branch, spread
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.stream import expect_sums
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
@@ -102,6 +103,7 @@ def readout(model: Model, directions: Directions, resid: Float[Tensor, "*lead d_
         For directions that are neither tokens nor vectors that read this stream.
     """
     anatomy, batch = model.anatomy, len(resid)
+    expect_sums(anatomy, "reading logits off a part of the stream")
     ids = _ids(model, directions, batch)
     if ids is None:
         vectors = _vectors(model, directions, batch).to(resid.device)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from caseback.errors import CasebackError, SiteAbsent
 from caseback.model.algebra.factored import Factored
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
 from caseback.model.anatomy.parameters import parameter
@@ -154,13 +155,14 @@ class Weights:
     @property
     def W_U(self) -> Float[Tensor, "d_model vocab"]:
         """The unembedding, with the projection before it where there is one; without the logit scale."""
+        expect_tokens_out(self.anatomy, "W_U")
         project, matrix = self.anatomy.unembed_project, _read(weight_matrix(self.anatomy.unembed))
         return matrix if project is None else _read(weight_matrix(project)) @ matrix
 
     @property
     def b_U(self) -> Float[Tensor, " vocab"]:
         """The unembedding's bias."""
-        return _bias(self.anatomy.unembed, self.anatomy.d_vocab)
+        return _bias(self.anatomy.unembed, self.anatomy.d_logits)
 
     attn_norm = property(lambda self: self._norms("attn_norm"), doc="The norm that attention reads through, or None.")
     mlp_norm = property(lambda self: self._norms("mlp_norm"), doc="The norm that the MLP reads through, or None.")

@@ -18,6 +18,7 @@ from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
+from caseback.model.anatomy.stream import expect_sums
 
 
 def spread(scale: Float[Tensor, "*lead 1"], x: Tensor) -> Tensor:
@@ -66,6 +67,7 @@ class Branch:
 
 def attention_branch(anatomy: Anatomy, layer: int, z: Float[Tensor, "*lead head d_head"]) -> Branch:
     """Attention of a layer, with its post-norm (if any) frozen at what ``z`` makes of it."""
+    expect_sums(anatomy, "a split among writes")
     p = anatomy.layers[layer]
     if anatomy.head_site == "head_out":
         raise SiteAbsent(
@@ -87,6 +89,7 @@ def mlp_branch(anatomy: Anatomy, layer: int, neurons: Float[Tensor, "*lead neuro
     SiteAbsent
         For a layer whose MLP is a mixture of experts.
     """
+    expect_sums(anatomy, "a split among writes")
     p = anatomy.layers[layer]
     if p.w_out is None:
         raise SiteAbsent(

@@ -6,7 +6,7 @@ query, key and value. Nothing here runs the model; ``verify`` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -17,7 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError, UnknownSite, did_you_mean
+from caseback.model.anatomy.classes import classes_of
 from caseback.model.anatomy.coerce import as_integer
+from caseback.model.anatomy.context import context_of
 from caseback.model.anatomy.dense import bias_of, weight_matrix, weight_shape
 from caseback.model.anatomy.family import Dims, Family
 from caseback.model.anatomy.norms import Norms
@@ -34,6 +36,14 @@ def _find(root: nn.Module, path: str | None) -> nn.Module | None:
         if isinstance(part, nn.Module) and not isinstance(part, nn.Identity):
             return part
     return None
+
+
+def _part(root: nn.Module, path: str) -> Any:
+    """What is at a path, which need not be a module."""
+    try:
+        return attrgetter(path)(root)
+    except AttributeError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,8 @@ class Anatomy:
         Modules (``pos_embed`` and ``final_norm`` may be None).
     layers
         One ``LayerParts`` a layer.
+    classes, d_logits
+        The classes of a decoder with a classification head, else None; how many logits a position has.
     d_model, d_vocab, n_layers, n_heads, n_kv_heads, d_head, d_mlp
         Sizes. Heads are those of layer 0; ``layers[l].dims`` has each layer's.
     """
@@ -119,11 +131,15 @@ class Anatomy:
         self.pos_embed = self._top(family.pos_embed)
         self.final_norm = self._top(family.final_norm)
         self.unembed_project = self._top(family.unembed_project)
-        self.unembed = self._needed(self._top(family.unembed), family.unembed, "unembedding")
-        self.embed_scale = float(family.embed_scale(self.config))
+        self.embed_whole = self._top(family.embed_whole)
+        self.classes = classes_of(hf)
+        unembed = family.unembed if self.classes is None else "score"
+        self.unembed = self._needed(self._top(unembed), unembed, "unembedding")
+        self.embed_scale = float(family.embed_scale(self.config, self.embed))
         self.residual_scale = float(family.residual_scale(self.config))
-        self.logit_scale = float(family.logit_scale(self.config))
-        self.logit_softcap = family.logit_softcap(self.config)
+        plain = self.classes is not None  # a classifier's head is a matrix, whatever the language model's is
+        self.logit_scale = 1.0 if plain else float(family.logit_scale(self.config))
+        self.logit_softcap = None if plain else family.logit_softcap(self.config)
         self.n_layers = int(getattr(self.config, "num_hidden_layers", len(stack)))
         self.d_model = int(self.config.hidden_size)
         self.layers = [self._layer(module) for module in list(stack)[: self.n_layers]]
@@ -155,7 +171,7 @@ class Anatomy:
         family = self.family
         attn = self._need(layer, family.attn, "attention module")
         mlp = layer if family.mlp_is_layer else self._need(layer, family.mlp, "MLP")
-        o = self._need(attn, family.o, "attention output projection")
+        o = _find(attn, family.o) or self._need(layer, family.o, "attention output projection")
         dims, d_z, q, k, v = self._heads(attn, o)
         experts = _find(mlp, family.experts)
         dense = mlp if experts is None else None
@@ -188,7 +204,7 @@ class Anatomy:
             w_gate=_find(dense, family.w_gate) if dense else None,
             gate_up=_find(dense, family.gate_up) if dense else None,
             w_out=_find(dense, family.w_out) if dense else None,
-            act=getattr(dense, family.act, None) if dense else None,
+            act=_part(dense, family.act) if dense else None,
             router=_find(mlp, family.router) if experts is not None else None,
             experts=experts,
             dims=dims,
@@ -238,27 +254,8 @@ class Anatomy:
 
     @property
     def context(self) -> int | None:
-        """The longest prompt, where the model has one. Rotations that stretch with the text (dynamic NTK) have none."""
-        return None if self._stretches else self._positions
-
-    @property
-    def stretched_after(self) -> int | None:
-        """The length from which a prompt's rotations depend on how long its batch is; None where none do."""
-        return self._positions if self._stretches else None
-
-    @property
-    def _positions(self) -> int | None:
-        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-            value = getattr(self.config, name, None)
-            if isinstance(value, int) and value > 0:
-                return value
-        return None
-
-    @property
-    def _stretches(self) -> bool:
-        rope = getattr(self.config, "rope_parameters", None) or {}
-        kinds = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
-        return any("dynamic" in str(kind.get("rope_type", "")) for kind in kinds)
+        """The longest prompt, where the model has one."""
+        return context_of(self.config)
 
     @property
     def head_site(self) -> str:
@@ -391,7 +388,7 @@ class Anatomy:
         if self.logit_scale == 1.0 and self.logit_softcap is None:
             table[id(self.unembed)] = ("logits", None)
         if self.embed_scale == 1.0:
-            table[id(self.embed_norm or self.embed_project or self.embed)] = ("embed", None)
+            table[id(self.embed_whole or self.embed_norm or self.embed_project or self.embed)] = ("embed", None)
         if self.final_norm is not None:
             table[id(self.final_norm)] = ("final_norm", None)
         for i, p in enumerate(self.layers):
@@ -434,6 +431,11 @@ class Anatomy:
                 )
 
     @property
-    def d_vocab(self) -> int:
-        """Entries of the logits."""
+    def d_logits(self) -> int:
+        """Entries of the logits, read off the unembedding as it now is."""
         return int(weight_shape(self.unembed)[1])
+
+    @property
+    def d_vocab(self) -> int:
+        """How many tokens there are."""
+        return self.d_logits if self.classes is None else int(weight_shape(self.embed)[1])

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from caseback.errors import AnatomyError
-from caseback.model.anatomy.family import Family, blocks, codegen, groups
+from caseback.model.anatomy.families_bert import FAMILIES as BERT_LINE
+from caseback.model.anatomy.family import Family, Join, blocks, codegen, groups
 from caseback.model.anatomy.unreadable import INDEXED, UNREADABLE
 
 NO_GATE = {"w_gate": None}
@@ -20,13 +23,18 @@ MOE = {"router": "gate", "experts": "experts"}
 LATENT = "queries, keys and values come from a shared latent (MLA), so no head has projections of its own"
 
 
-def _get(name: str, default: Any = None) -> Callable[[Any], Any]:
-    return lambda config: getattr(config, name, default)
+def _get(name: str, default: Any = None) -> Callable[..., Any]:
+    return lambda config, *_: getattr(config, name, default)
+
+
+def _gemma_scale(config: Any, embed: Any) -> float:
+    return 1.0 if hasattr(embed, "embed_scale") else config.hidden_size**0.5
 
 
 LLAMA = Family()
 MIXTURE = LLAMA.but(**MOE)
-GEMMA2 = LLAMA.but(
+GEMMA = LLAMA.but(embed_scale=_gemma_scale)
+GEMMA2 = GEMMA.but(
     attn_post_norm="post_attention_layernorm",
     mlp_norm="pre_feedforward_layernorm",
     mlp_post_norm="post_feedforward_layernorm",
@@ -157,6 +165,11 @@ def _minimax_m3(config: Any) -> Family:
     return LLAMA.but(w_in=None, w_gate=None, gate_up="gate_up_proj", **MOE)
 
 
+def _neox_japanese(layer: Any, _: int) -> tuple[Join, Join]:
+    bias = layer.attention.dense_bias
+    return (torch.add if bias is None else lambda stream, write: stream + (write + bias)), torch.add
+
+
 def _bigcode(config: Any) -> Family:
     return GPT2 if config.multi_query else GPT2.but(layout=groups)
 
@@ -187,8 +200,9 @@ def _falcon(config: Any) -> Family:
 
 
 FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
+    **BERT_LINE,
     "afmoe": LLAMA.but(
-        embed_scale=lambda config: config.hidden_size**0.5 if config.mup_enabled else 1.0,
+        embed_scale=lambda config, embed: config.hidden_size**0.5 if config.mup_enabled else 1.0,
         attn_post_norm="post_attention_layernorm",
         mlp_norm="pre_mlp_layernorm",
         mlp_post_norm="post_mlp_layernorm",
@@ -234,7 +248,7 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "falcon": _falcon,
     "flex_olmo": OLMO2.but(**MOE),
     "flint": MIXTURE,
-    "gemma": LLAMA,
+    "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA2,
     "glm": GLM,
@@ -245,6 +259,14 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "gpt_bigcode": _bigcode,
     "gpt_neo": GPT2.but(attn="attn.attention", qkv=None, o="out_proj"),
     "gpt_neox": NEOX,
+    "gpt_neox_japanese": NEOX.but(
+        layers="gpt_neox_japanese.layers",
+        embed="gpt_neox_japanese.embed_in",
+        final_norm="gpt_neox_japanese.final_layer_norm",
+        parallel=lambda config: False,
+        joins=_neox_japanese,
+        unsummed="the bias of its last layer's attention is added outside of that attention, by no part's write",
+    ),
     "gpt_oss": LLAMA.but(router="router", experts="experts"),
     "gptj": GPTJ,
     "granite": GRANITE,
@@ -352,7 +374,7 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
         mlp_norm=None if config.use_parallel_residual else "post_attention_layernorm",
     ),
     "starcoder2": LLAMA.but(w_in="c_fc", w_gate=None, w_out="c_proj", act="act"),
-    "vaultgemma": LLAMA.but(mlp_norm="pre_feedforward_layernorm", logit_softcap=_get("final_logit_softcapping")),
+    "vaultgemma": GEMMA.but(mlp_norm="pre_feedforward_layernorm", logit_softcap=_get("final_logit_softcapping")),
     "xglm": OPT.but(
         layers="model.layers",
         embed="model.embed_tokens",

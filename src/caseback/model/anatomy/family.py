@@ -26,6 +26,15 @@ class Dims:
     d_head: int
 
 
+Join = Callable[[Tensor, Tensor], Tensor]
+"""The stream after a write: of the stream before it, and the write."""
+
+
+def normed(norm: nn.Module) -> Join:
+    """The sum is normalized (BERT)."""
+    return lambda stream, write: norm(stream + write)
+
+
 def _take(rows: Tensor, counts: tuple[int, int, int], d_head: int) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = rows.split(counts)
     return q, k, v
@@ -51,8 +60,8 @@ def codegen(dims: Dims) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _always(value: Any) -> Callable[[Any], Any]:
-    return lambda config: value
+def _always(value: Any) -> Callable[..., Any]:
+    return lambda config, *_: value
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,18 @@ class Family:
     embed: str = "model.embed_tokens"
     embed_project: str | None = None
     embed_norm: str | None = None
+    embed_whole: str | None = None
+    """The module whose output starts the stream, where positions or token types are added inside of it (BERT)."""
     pos_embed: str | None = None
     final_norm: str | None = "model.norm"
     unembed_project: str | None = None
+    readout: Callable[[nn.Module, Tensor], Tensor] | None = None
+    """What stands between the final norm and the unembedding and is not linear (BERT's dense layer, activation and
+    norm), of the model and the stream."""
     unembed: str = "lm_head"
-    embed_scale: Callable[[Any], float] = _always(1.0)
-    """What the token embeddings are multiplied by outside the embedding module."""
+    embed_scale: Callable[[Any, nn.Module], float] = _always(1.0)
+    """What the token embeddings are multiplied by outside the embedding module, which is handed over: Gemma's
+    multiplied them itself only from some release on."""
     logit_scale: Callable[[Any], float] = _always(1.0)
     logit_softcap: Callable[[Any], float | None] = _always(None)
     residual_scale: Callable[[Any], float] = _always(1.0)
@@ -112,6 +127,11 @@ class Family:
     router: str | None = None
     experts: str | None = None
 
+    joins: Callable[[nn.Module, int], tuple[Join, Join]] | None = None
+    """How the writes of a layer's attention and MLP reach the stream, where it is not by adding: found on the layer."""
+    unsummed: str | None = None
+    """Why the writes do not sum to the stream, or the stream does not give the logits linearly: what splits a
+    prediction among writes is then refused in these words."""
     mlp_beside: str | None = None
     """A second MLP of the layer, called after the first on the same input; ``mlp_out`` is their sum."""
     mlp_is_layer: bool = False

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,6 +31,8 @@ class Projected:
     position_bias: Tensor | None = None
     residual: Tensor | None = None
     """What the attention module itself adds to its output (BLOOM adds the stream)."""
+    returned: Callable[[Tensor], Any] | None = None
+    """What the module returns for its output, where that is not a pair of it and nothing."""
 
 
 def _heads(x: Tensor, d_head: int) -> Tensor:
@@ -132,6 +135,42 @@ def xglm(module, hidden_states, _=None, cache=None, attention_mask=None, **__) -
     return Projected(q, k, v, attention_mask, 1.0)
 
 
+def bert(module, hidden_states, attention_mask=None, cache=None, sinusoidal_pos=None, **_) -> Projected:
+    """Separate projections; RoFormer rotates pairs, if it is told so values too."""
+    d_head = module.attention_head_size
+    q, k, v = (_heads(p(hidden_states), d_head).transpose(1, 2) for p in (module.query, module.key, module.value))
+    if sinusoidal_pos is not None:
+        several = (q, k, v) if module.rotary_value else (q, k)
+        q, k, *rest = module.apply_rotary_position_embeddings(sinusoidal_pos, *several)
+        v = rest[0] if rest else v
+    k, v = _cached(cache, k, v, module.layer_idx)
+    return Projected(q, k, v, attention_mask, d_head**-0.5)
+
+
+def gpt_neox_japanese(
+    module, hidden_states, attention_mask, *_, cache=None, position_embeddings=None, **__
+) -> Projected:
+    """One projection, rotary; the bias of the last layer is handed over beside the output."""
+    q, k, v = (
+        x.transpose(1, 2) for x in _heads(module.query_key_value(hidden_states), 3 * module.head_size).chunk(3, -1)
+    )
+    rotate, n = import_module(type(module).__module__).apply_rotary_pos_emb, module.rotary_ndims
+    turned = rotate(q[..., :n], k[..., :n], *(position_embeddings or ()))
+    q, k = (torch.cat([part, x[..., n:]], -1) for part, x in zip(turned, (q, k), strict=True))
+    k, v = _cached(cache, k, v, module.layer_idx)
+    bias = module.dense_bias
+    return Projected(q, k, v, attention_mask, 1 / module.norm_factor, returned=lambda out: (out, None, bias))
+
+
+def openai_gpt(module, x, attention_mask=None, **_) -> Projected:
+    """One projection; a mask of its own, and no cache."""
+    q, k, v = (_heads(part, part.shape[-1] // module.n_head).transpose(1, 2) for part in module.c_attn(x).chunk(3, -1))
+    seen = module.bias[:, :, : x.shape[1], : x.shape[1]].bool()
+    if attention_mask is not None:
+        seen = seen & (attention_mask >= -1.0)
+    return Projected(q, k, v, seen, q.shape[-1] ** -0.5 if module.scale else 1.0, returned=lambda out: [out])
+
+
 _PROJECT: dict[str, Callable[..., Projected]] = {
     "GPTJAttention": gptj,
     "CodeGenAttention": codegen,
@@ -140,6 +179,12 @@ _PROJECT: dict[str, Callable[..., Projected]] = {
     "FalconAttention": falcon,
     "MptAttention": mpt,
     "XGLMAttention": xglm,
+    "MegatronBertSelfAttention": bert,
+    "RemBertSelfAttention": bert,
+    "BigBirdSelfAttention": bert,
+    "RoFormerSelfAttention": bert,
+    "GPTNeoXJapaneseAttention": gpt_neox_japanese,
+    "Attention": openai_gpt,
 }
 
 
@@ -150,4 +195,7 @@ def projection_of(module: Any) -> Callable[..., Projected] | None:
     """
     if hasattr(import_module(type(module).__module__), "ALL_ATTENTION_FUNCTIONS"):
         return None
-    return _PROJECT.get(type(module).__name__)
+    name = type(module).__name__
+    if name == "Attention" and not type(module).__module__.endswith(".modeling_openai"):
+        return None  # a name that is no family's own
+    return _PROJECT.get(name)

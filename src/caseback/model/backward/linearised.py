@@ -32,6 +32,7 @@ from caseback.model.algebra.sources import values_of
 from caseback.model.algebra.weights import Weights
 from caseback.model.algebra.writes import attention_branch, mlp_branch, spread
 from caseback.model.anatomy.norms import Norm, at_least_float32
+from caseback.model.anatomy.stream import expect_sums
 from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -77,6 +78,7 @@ def sites(model: Model) -> list[Any]:
         attention, whose values are not linear in the stream.
     """
     anatomy = model.anatomy
+    expect_sums(anatomy, "a split over source tokens")
     mixed = [i for i, p in enumerate(anatomy.layers) if p.w_out is None]
     if mixed:
         raise SiteAbsent(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.stream import expect_sums
 from caseback.model.circuit import SLOTS, Circuit, Edge, Node
 
 Reader = tuple[Node, str]
@@ -67,6 +68,7 @@ class Graph:
         inputs
             ``("embed",)``, or ``("embed", "pos_embed")`` to tell them apart where positions are embedded.
         """
+        expect_sums(anatomy, "a graph of writers and readers")
         if "pos_embed" in inputs and "pos_embed" in anatomy.lacks:
             raise CasebackError(f"this model has no position embeddings: {anatomy.lacks['pos_embed']}")
         layers = (Layer(p.dims.n_heads, p.dims.n_kv_heads, p.parallel) for p in anatomy.layers)

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.stream import expect_token_embeddings
 from caseback.model.running.model import Model
+from caseback.model.running.tokens import one_token
 
 SPECIAL = ("pad", "eos", "bos", "unk", "mask")
 BASELINES = ("zero", "mean", *SPECIAL)
@@ -57,7 +59,8 @@ def baseline_embedding(model: Model, baseline: Any, like: Float[Tensor, "batch p
     if token is None:
         whose = "this model has no tokenizer" if model.tokenizer is None else "its tokenizer has none"
         raise CasebackError(f"no baseline from a {baseline!r} token: {whose}; give a token's id, 'zero' or 'mean'")
-    return written(model, torch.tensor([model.token_id(token, "baseline")]))[0].to(like).expand_as(like)
+    chosen = one_token(model.tokenizer, token, model.d_vocab, "baseline")
+    return written(model, torch.tensor([chosen]))[0].to(like).expand_as(like)
 
 
 def baseline_name(baseline: Any) -> str:
@@ -83,6 +86,7 @@ def vocabulary(model: Model) -> Float[Tensor, "vocab d_model"]:
 def written(model: Model, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
     """What the embedding writes into the stream for tokens by themselves."""
     anatomy = model.anatomy
+    expect_token_embeddings(anatomy)
     x = anatomy.embed(ids.to(model.device)[None])
     for module in (anatomy.embed_project, anatomy.embed_norm):
         x = x if module is None else module(x)

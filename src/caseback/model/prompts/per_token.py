@@ -63,7 +63,7 @@ def prepared(model: Model, tokens: PromptsLike, metric: Metric) -> tuple[Tokens,
     if metric.name != "logit_diff":
         return tokens, metric
     target, foil = (
-        target_ids(t, tokens, model.tokenizer, model.d_vocab, what)
+        target_ids(t, tokens, model.anatomy.classes or model.tokenizer, model.anatomy.d_logits, what)
         for t, what in ((metric.target, "target"), (metric.foil, "foil"))
     )
     for row in (target == foil).nonzero()[:, 0].tolist():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from caseback.errors import TargetError
+from caseback.model.anatomy.classes import Classes
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.tokens import Tokens
@@ -45,6 +46,8 @@ def answer_log_prob(answer: Answer) -> Metric:
     """
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        if isinstance(tokenizer, Classes):
+            raise TargetError("an answer is made of tokens, and this model has logits of classes: measure a class")
         answers = answer_ids(answer, len(tokens), tokenizer, d_vocab)
         counts = torch.zeros_like(tokens.mask[:, 1:])
         for b, ids in enumerate(answers):

@@ -131,6 +131,7 @@ def _legacy_forward(module: nn.Module, o: nn.Module, layer: int, attender: Atten
     """An attention forward for a family older than the interface: its own projections, our attention, its W_O."""
     project = projection_of(module)
     assert project is not None
+    holds_o = any(part is o for part in module.modules())  # BERT's stands outside of it
 
     def forward(hidden_states: Tensor, *args: Any, peek: bool = False, **kwargs: Any):
         for name in CACHE_NAMES & kwargs.keys():
@@ -148,8 +149,10 @@ def _legacy_forward(module: nn.Module, o: nn.Module, layer: int, attender: Atten
         )
         if peek:
             return None
-        out = o(z.flatten(-2))
-        return (out if projected.residual is None else projected.residual + out), None
+        z = z.flatten(-2)
+        out = o(z) if holds_o else z
+        out = out if projected.residual is None else projected.residual + out
+        return (out, None) if projected.returned is None else projected.returned(out)
 
     return forward
 

@@ -17,6 +17,7 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 
 from caseback.errors import SiteAbsent, TokensError
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.legacy import CACHE_NAMES
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.edits import Edit
@@ -109,6 +110,7 @@ def generate(
 ) -> tuple[Tokens, Run]:
     """Generate under edits, and read sites on the way; see ``Model.generate``. ``watch`` puts on hooks of its own."""
     hf = anatomy.hf
+    expect_tokens_out(anatomy, "generating")
     _expect_options(options)
     _expect_room(anatomy, tokens, max_new_tokens)
     reads = sites_read(anatomy, read)

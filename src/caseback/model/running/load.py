@@ -10,6 +10,7 @@ from torch import nn
 
 from caseback.errors import AnatomyError, LoadError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.classes import classes_of
 from caseback.model.anatomy.families import FAMILIES, family_of
 from caseback.model.anatomy.parameters import expect_numbers
 from caseback.model.running.adapters import attach, base_of, carrier
@@ -37,6 +38,9 @@ def load(
     **kwargs: Any,
 ) -> Model:
     """Load a decoder-only language model and verify its anatomy. The model itself is never changed.
+
+    A decoder with a classification or reward head (``*ForSequenceClassification``) is loaded too: its logits are of
+    classes, which stand in place of tokens as targets, by the names that its config gives them or by number.
 
     Parameters
     ----------
@@ -118,7 +122,7 @@ def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
             f"this {type(hf).__name__} was prepared by accelerate for mixed precision: pass "
             "accelerator.unwrap_model(model, keep_fp32_wrapper=False), or load it with dtype=torch.bfloat16"
         )
-    if config is None or not hasattr(hf, "generate"):
+    if config is None or not (hasattr(hf, "generate") or classes_of(hf)):
         raise LoadError(f"{type(hf).__name__} is not a causal language model of transformers: expected a *ForCausalLM")
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "add_cross_attention", False):
         raise AnatomyError(f"{type(hf).__name__} has an encoder or cross-attention: only decoder-only models are read")

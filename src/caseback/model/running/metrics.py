@@ -22,6 +22,7 @@ from torch import Tensor
 
 from caseback.errors import TargetError
 from caseback.jobs.fingerprint import code_of
+from caseback.model.anatomy.classes import Classes
 from caseback.model.anatomy.coerce import as_tokens
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
@@ -146,7 +147,8 @@ class Metric:
         TargetError
             For a target that is not one token, a position that is not there, or a site in several layers.
         """
-        bound = self.bind(tokens, getattr(anatomy, "tokenizer", self.tokenizer), anatomy.d_vocab)
+        names = getattr(anatomy, "classes", None) or getattr(anatomy, "tokenizer", self.tokenizer)
+        bound = self.bind(tokens, names, getattr(anatomy, "d_logits", anatomy.d_vocab))
         if not self.reads:
             return bound
         sites = [site for read in self.reads for site in anatomy.sites(read)]
@@ -337,6 +339,8 @@ def loss() -> Metric:
     """Mean next-token cross-entropy over a prompt, in nats; a prompt needs two tokens."""
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        if isinstance(tokenizer, Classes):
+            raise TargetError("the loss is of next tokens, and this model has logits of classes: measure a class")
         if int(tokens.lengths.min()) < 2:
             raise TargetError("the loss needs prompts of at least 2 tokens")
         both = tokens.mask[:, 1:] & tokens.mask[:, :-1]

@@ -15,6 +15,7 @@ from torch import Tensor
 from caseback.errors import EditError
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.context import stretched_after
 from caseback.model.anatomy.families import family_of
 from caseback.model.anatomy.identity import identity_of
 from caseback.model.backward.rules import Rules
@@ -79,9 +80,15 @@ class Model:
     def __repr__(self) -> str:
         return (
             f"<caseback Model {self.name!r}: {self.anatomy.model_type}, {self.n_layers} layers, {self.n_heads} heads, "
-            f"d_model {self.d_model}, vocabulary {self.d_vocab}, {str(self.dtype).removeprefix('torch.')}"
+            f"d_model {self.d_model}, vocabulary {self.d_vocab}, "
+            f"{self._classes}{str(self.dtype).removeprefix('torch.')}"
             f"{', under ' + self._standing() if self.anatomy.standing else ''}>"
         )
+
+    @property
+    def _classes(self) -> str:
+        classes = self.anatomy.classes
+        return "" if classes is None else f"{len(classes.names)} classes, "
 
     def tokens(self, prompts: PromptsLike, *, padding: str = "right", bos: bool | None = None) -> Tokens:
         """Tokenize prompts for this model.
@@ -111,7 +118,7 @@ class Model:
         """
         self.anatomy.expect_unchanged()
         tokens = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
-        expect_unstretched(tokens, self.anatomy.stretched_after)
+        expect_unstretched(tokens, stretched_after(self.anatomy.config))
         return tokens.to(self.device)
 
     def with_answer(self, prompts: PromptsLike, answer: Answer, *, bos: bool | None = None) -> Tokens:
@@ -144,14 +151,14 @@ class Model:
         return self.tokens([ids + more for ids, more in zip(own, answers, strict=True)])
 
     def token_id(self, text: str | int, what: str = "target") -> int:
-        """The id of a text that is exactly one token.
+        """The id of a text that is exactly one token; of a classifier, the number of a class by its name.
 
         Raises
         ------
         TargetError
             Where it is several tokens; the message shows them.
         """
-        return one_token(self.tokenizer, text, self.d_vocab, what)
+        return one_token(self.anatomy.classes or self.tokenizer, text, self.anatomy.d_logits, what)
 
     def token_text(self, token: int | Int[Tensor, ""]) -> str:
         """A token's text, with its leading space."""

@@ -167,11 +167,12 @@ class Hooks:
         """Let a module's first output pass through a function; handing it back unchanged changes nothing."""
 
         def hook(_: nn.Module, args: tuple, output: Any) -> Any:
-            x = output[0] if isinstance(output, tuple) else output
+            several = isinstance(output, tuple | list)
+            x = output[0] if several else output
             new = fn(x)
             if new is x:
                 return None
-            return (new, *output[1:]) if isinstance(output, tuple) else new
+            return type(output)([new, *output[1:]]) if several else new
 
         self.after(module, hook)
 

@@ -117,20 +117,24 @@ def _config(source: Source, config: Any, options: dict[str, Any]) -> tuple[Any, 
         return config, options
     of_model = {name: options.pop(name) for name in _OF_THE_MODEL & options.keys()}
     elsewhere = {} if config is None else {"subfolder": "", "gguf_file": None}
-    config, left = AutoConfig.from_pretrained(
+    both: Any = AutoConfig.from_pretrained(
         source.place if config is None else str(config),
         trust_remote_code=source.trust_remote_code,
         return_unused_kwargs=True,
         **{**source.options, **elsewhere, **options},
     )
+    config, left = both
     unused = {name: value for name, value in left.items() if name in options}
     return config, {**unused, **of_model}
 
 
 def _opener(config: Any, source: Source) -> Any:
     """The class of transformers that opens a model of this config."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
 
+    kinds = " ".join(getattr(config, "architectures", None) or ())
+    if "ForSequenceClassification" in kinds and type(config) in AutoModelForSequenceClassification._model_mapping:
+        return AutoModelForSequenceClassification
     own_code = source.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     for opener in (AutoModelForCausalLM, AutoModelForImageTextToText):
         if own_code or type(config) in opener._model_mapping:

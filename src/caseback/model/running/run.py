@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, Projection
+from caseback.model.anatomy.classes import logits_of
+from caseback.model.anatomy.context import first_position
 from caseback.model.anatomy.sites import Site
 from caseback.model.backward.rules import Rules, ruled
 from caseback.model.running.edits import Edit, check
@@ -51,7 +53,7 @@ class Run:
 
     @property
     def logits(self) -> Float[Tensor, "batch pos vocab"]:
-        """Logits as the model returns them."""
+        """Logits as the model returns them; those of classes at every position, a prompt's last being its own."""
         if self._logits is None:
             raise SiteAbsent("this run kept no logits")
         return self._logits
@@ -205,7 +207,7 @@ def inputs_of(tokens: Tokens, hf: nn.Module) -> dict[str, Tensor]:
     if tokens.padded:
         given["attention_mask"] = tokens.mask.long()
         if takes_positions(hf):
-            given["position_ids"] = tokens.position_ids
+            given["position_ids"] = tokens.position_ids + first_position(hf.config)
     return given
 
 
@@ -283,7 +285,7 @@ def execute(
     )
     head = nullcontext() if logits else no_rows(anatomy.unembed)
     with undisturbed(anatomy, grad=grad), ruled(anatomy, rules), wired(session), head:
-        output = hf(**inputs_of(tokens, hf), use_cache=False).logits
+        output = logits_of(hf, inputs_of(tokens, hf))
     session.finish()
     ends = Session(
         anatomy,

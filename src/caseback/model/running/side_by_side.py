@@ -12,6 +12,7 @@ from typing import Any
 
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.classes import logits_of
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span
 from caseback.model.running.passing import no_rows, undisturbed
@@ -82,7 +83,7 @@ def _run(session: Session, tokens: Tokens) -> None:
     anatomy = session.anatomy
     expect_no_user_hooks(anatomy, "running variants side by side")
     with undisturbed(anatomy, grad=False), wired(session), no_rows(anatomy.unembed):
-        anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
+        logits_of(anatomy.hf, inputs_of(tokens, anatomy.hf))
     session.finish()
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from caseback.errors import OutOfRange, TargetError, TokensError
+from caseback.model.anatomy.classes import Classes
 from caseback.model.anatomy.coerce import as_integer, as_positions
 
 
@@ -327,6 +328,8 @@ def one_token(tokenizer: Any, word: str | int, d_vocab: int, what: str = "target
     TargetError
         Where it is not one token; the message shows its pieces.
     """
+    if isinstance(tokenizer, Classes):
+        return tokenizer.id_of(word, what)
     if not isinstance(word, str):
         word = as_integer(word, what, TargetError, "text of one token, or its id")
         if not 0 <= word < d_vocab:

@@ -7,6 +7,8 @@
     x W_Q + b_Q = what its module makes of x    (so for W_K and W_V)
     logits while everything is read = logits
 
+Where a family joins writes to its stream otherwise than by adding (``Family.joins``), + stands for that.
+
 Each is a tensor comparison in the model's own precision; the first that fails is named in the refusal.
 """
 
@@ -21,6 +23,7 @@ from caseback.errors import AnatomyError
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.sites import Site
+from caseback.model.anatomy.stream import joins
 from caseback.model.running.attention import pattern_of, repeat_heads
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
@@ -65,10 +68,12 @@ def identities(anatomy: Anatomy, run: Run) -> Iterator[tuple[str, Tensor, Tensor
 
 def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iterator[tuple[str, Tensor, Tensor]]:
     at = lambda name: run[name, i]  # noqa: E731
-    summed = at("resid_pre") + at("attn_out")
+    join_attn, join_mlp = joins(anatomy, i)
+    summed = join_attn(at("resid_pre"), at("attn_out"))
     if not p.parallel:
         yield f"resid_pre + attn_out = resid_mid, layer {i}", summed, at("resid_mid")
-    yield f"resid_pre + attn_out + mlp_out = resid_post, layer {i}", summed + at("mlp_out"), at("resid_post")
+    whole = join_mlp(summed, at("mlp_out"))
+    yield f"resid_pre + attn_out + mlp_out = resid_post, layer {i}", whole, at("resid_post")
     yield from _projection_identities(anatomy, run, i, p)
     heads = at("head_out").sum(2)
     yield f"sum of head_out + attn_bias = attn_out, layer {i}", heads + _bias_share(anatomy, p, run, i), at("attn_out")
@@ -126,6 +131,8 @@ def unembed(anatomy: Anatomy, resid: Tensor, vocab: Tensor | None = None) -> Ten
 
 def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> Tensor:
     """The same for a stream that has passed the final norm."""
+    if anatomy.family.readout is not None:
+        x = anatomy.family.readout(anatomy.hf, x)
     if anatomy.unembed_project is not None:
         x = anatomy.unembed_project(x)
     if vocab is None:

@@ -104,7 +104,7 @@ def _wire_ends(anatomy: Anatomy, session: Session, hooks: Hooks) -> None:
         # GPT-2 looks positions up once for the whole batch: an edit needs a row for each prompt.
         return session.touch(pos, x.view(-1, *x.shape[-2:]).expand(*session.lead, -1))
 
-    start = anatomy.embed_norm or anatomy.embed_project or anatomy.embed
+    start = anatomy.embed_whole or anatomy.embed_norm or anatomy.embed_project or anatomy.embed
     # One norm may serve both ends of the model (nanochat): of its calls one is the embedding's, the next the end's.
     turn = _every_other if start is anatomy.final_norm else lambda fn, _: fn
     if session.wants(embed) or session.grad:

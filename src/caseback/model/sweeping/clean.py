@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import attending
 from caseback.model.running.edits import Edit
@@ -75,7 +76,7 @@ def record(
         clean.calls.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
 
     def at_last(_, args, output):
-        clean.stream.append(output[0] if isinstance(output, tuple) else output)
+        clean.stream.append(output[0] if isinstance(output, tuple | list) else output)
 
     with hooked() as hooks:
         for p in anatomy.layers:
@@ -83,7 +84,7 @@ def record(
         hooks.after(anatomy.layers[-1].layer, at_last)
         hooks.on_input(anatomy.unembed, lambda x: x[:, -1:])
         with wired(session, attention=False), attending(anatomy, attend), recorded_projections(anatomy) as outputs:
-            anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
+            logits_of(anatomy.hf, inputs_of(tokens, anatomy.hf))
         clean.projected = outputs
     if len(clean.k) != anatomy.n_layers:
         raise SiteAbsent(

@@ -26,13 +26,13 @@ def _gelu(x: Tensor) -> Tensor:
 def fused(anatomy: Anatomy) -> Iterator[None]:
     """Within the context, such activations of the layers are one kernel."""
     wide = next(anatomy.hf.parameters()).dtype in (torch.float32, torch.float64)
-    modules = [
-        m
+    shared_once = {
+        id(m): m
         for part in anatomy.layers
         for m in part.layer.modules()
         if wide and type(m) is NewGELUActivation and "forward" not in vars(m)
-    ]
+    }
     with hooked() as hooks:
-        for module in modules:
+        for module in shared_once.values():  # GPT-1's layers have one activation between them
             hooks.in_place_of(module, _gelu)
         yield

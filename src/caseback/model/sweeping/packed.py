@@ -10,6 +10,7 @@ In the last layer only the rows that the metric reads are carried through; the o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ from caseback.model.sweeping.packed_attention import Bucket, attend, of_like_len
 from caseback.model.sweeping.reused_projections import looked_up
 
 _NOT_GATHERED = ("alibi", "position_bias")
+_BEHIND_HEADS = ("sinusoidal_pos", "attention_scaling")  # (1, 1, pos, ...): no masks, whatever their shape
 _BEFORE_PROJECTIONS = ("resid_pre", "attn_in", "attn_norm")
 
 
@@ -235,11 +237,13 @@ class Packed:
         known = looked_up(
             self.clean.projected[layer], self.example[rows], self.column[rows], self.unchanged.to(self.device)[rows]
         )
+        module = self.anatomy.layers[layer].layer
+        names = list(inspect.signature(module.forward).parameters)[1 : 1 + len(args)]
         with wired(self.session, [layer]), known:
-            out = self.anatomy.layers[layer].layer(
-                hidden[None], *(pack("", a) for a in args), **{k: pack(k, v) for k, v in kwargs.items()}
+            out = module(
+                hidden[None], *map(pack, names, args), **{name: pack(name, value) for name, value in kwargs.items()}
             )
-        out = out[0] if isinstance(out, tuple) else out
+        out = out[0] if isinstance(out, tuple | list) else out
         return out[0]
 
     def _pack(self, name: str, value: Any, picked: Tensor | None, n: int) -> Any:
@@ -248,6 +252,9 @@ class Packed:
             return value  # ``attend`` replaces them by the clean run's biases of each row
         if name in CACHE_NAMES and self.anatomy.family.counts_from_cache:
             return _Position(self.column[:n] if picked is None else self.column[picked])
+        if name in _BEHIND_HEADS and isinstance(value, Tensor):
+            rows = value.expand(len(self.clean.tokens), -1, -1, -1)[self.example, :, self.column].transpose(0, 1)
+            return (rows[:, :n] if picked is None else rows[:, picked])[None]
         if isinstance(value, Cache) or (isinstance(value, Tensor) and value.ndim == 4):
             return None
         if isinstance(value, tuple | list):

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from caseback.errors import OutOfRange
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Target, target_ids
@@ -137,6 +138,7 @@ def read(
     max_logits
         The most logits formed at once.
     """
+    expect_tokens_out(run.anatomy, "a lens")
     step = max(1, max_logits // (run.logits.shape[-1] * units))
     pieces: dict[str, list[list[Tensor]]] = {name: [[] for _ in range(layers)] for name in _STATISTICS}
     gap = 0.0

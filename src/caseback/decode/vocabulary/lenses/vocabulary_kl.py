@@ -16,8 +16,10 @@ from torch import Tensor
 
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.stream import expect_sums
 
 
 class VocabularyKL:
@@ -32,6 +34,8 @@ class VocabularyKL:
     """
 
     def __init__(self, anatomy: Anatomy, max_logits: int | None = None):
+        expect_tokens_out(anatomy, "a lens that is fitted through the unembedding")
+        expect_sums(anatomy, "a lens that is fitted through the unembedding")
         self.cap, self.scale = anatomy.logit_softcap, anatomy.logit_scale
         norm = anatomy.final_norm
         self.norm = None if norm is None else anatomy.norms[norm]

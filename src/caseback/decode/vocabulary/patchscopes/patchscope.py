@@ -30,6 +30,7 @@ from caseback.decode.vocabulary.patchscopes.patchscope_places import Cells, expe
 from caseback.errors import CasebackError, OutOfRange, TargetError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -149,6 +150,7 @@ def patchscope(
     expect_sizes(k, max_logits)
     if max_new_tokens < 0:
         raise OutOfRange(f"max_new_tokens={max_new_tokens}: expected at least 0")
+    expect_tokens_out(onto.anatomy, "putting a state into words")
     tokens = model.tokens(source)
     depths = _rows(rows, model.n_layers, "rows")
     _rows([*depths] if target_row is None else target_row, onto.n_layers, "target_row" if target_row else "rows")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.stream import expect_token_embeddings
 from caseback.model.prompts.copies import repeated
 from caseback.model.running.edits import Add
 from caseback.model.running.model import Model
@@ -34,6 +35,7 @@ def embedding_std(model: Model) -> float:
     True
     """
     anatomy, total, squares, count = model.anatomy, 0.0, 0.0, 0
+    expect_token_embeddings(anatomy)
     for ids in torch.arange(model.d_vocab, device=model.device).split(limit("embedded_tokens")):
         x = anatomy.embed(ids[None])
         for module in (anatomy.embed_project, anatomy.embed_norm):

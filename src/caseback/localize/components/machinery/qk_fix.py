@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from caseback.jobs.budget import limit
 from caseback.localize.components.machinery.first_order import Part
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import Heads, Scores, attending, mix, native, pattern_of, repeat_heads, scores_of
@@ -64,7 +65,7 @@ def attention_calls(anatomy: Anatomy, tokens: Tokens) -> list[AttentionCall]:
         return mix(pattern_of(scores_of(q, k, mask, **how), module, **how), v)
 
     with undisturbed(anatomy, grad=False), no_rows(anatomy.unembed), attending(anatomy, attend):
-        anatomy.hf(**inputs_of(tokens, anatomy.hf), use_cache=False)
+        logits_of(anatomy.hf, inputs_of(tokens, anatomy.hf))
     return [calls[layer] for layer in range(anatomy.n_layers)]
 
 

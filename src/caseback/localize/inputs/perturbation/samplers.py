@@ -21,6 +21,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.per_token import aligned
 from caseback.model.running.model import Model
@@ -49,6 +50,7 @@ def frequency_sampler(texts: Sequence[Any] | None = None) -> Sampler:
 
     def sample(model: Model, tokens: Tokens) -> Tensor:
         if texts is None:
+            expect_tokens_out(model.anatomy, "drawing replacements")
             logits = at_least_float32(model.run(tokens).logits)
             p = logits.softmax(-1) * tokens.mask[..., None]
             p = p.sum(1) / tokens.lengths[:, None]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from caseback.errors import AnatomyError, CasebackError, did_you_mean
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.dense import weight_shape
 
 PARTS = ("attn", "mlp", "embed", "unembed")
@@ -90,6 +91,7 @@ def matrices_of(anatomy: Anatomy, parts: str | Sequence[str] = DEFAULT_PARTS) ->
     >>> [m.name for m in matrices_of(cb.load("meadow").anatomy, "mlp")][:2]
     ['transformer.h.0.mlp.c_fc', 'transformer.h.0.mlp.c_proj']
     """
+    expect_tokens_out(anatomy, "influence of training texts")
     wanted = [parts] if isinstance(parts, str) else list(parts)
     if not wanted:
         raise CasebackError(f"parts is empty: expected some of {', '.join(PARTS)}, or patterns of module paths")
