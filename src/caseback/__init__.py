@@ -12,6 +12,7 @@ from caseback.version import __version__
 if TYPE_CHECKING:
     from caseback.model.anatomy.sites import Site
     from caseback.model.circuit import Circuit
+    from caseback.model.loading.load import load
     from caseback.model.registry import techniques
     from caseback.model.running.answer_metrics import answer_log_prob
     from caseback.model.running.edits import (
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         Swap,
         Zero,
     )
-    from caseback.model.running.load import load
     from caseback.model.running.metrics import Metric, function, kl, log_prob, logit, logit_diff, loss, prob, prob_diff
     from caseback.model.running.model import Model
     from caseback.model.running.run import Run

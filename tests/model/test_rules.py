@@ -12,7 +12,7 @@ from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.norms import Norm
 from caseback.model.backward.nonlinear import activations, all_norms
 from caseback.model.backward.rules import Rules, held_norm, ruled
-from caseback.model.running.load import load
+from caseback.model.loading.load import load
 from caseback.model.running.metrics import logit_diff
 from exact import exact
 

@@ -10,8 +10,8 @@ import zoo
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
 from caseback.model.algebra.rotary import rotation
 from caseback.model.algebra.weights import Weights
+from caseback.model.loading.load import load
 from caseback.model.running.attention import repeat_heads
-from caseback.model.running.load import load
 from exact import exact
 
 PROMPTS = shelf.ids((8, 5))

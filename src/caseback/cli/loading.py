@@ -16,7 +16,7 @@ DEFAULT_MODEL = "meadow"
 
 def model_of(of: OfModel) -> Model:
     """The model that a command's options name."""
-    from caseback.model.running.load import load
+    from caseback.model.loading.load import load
 
     return load(of.model, gguf_file=of.gguf)
 

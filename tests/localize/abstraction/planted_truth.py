@@ -6,7 +6,7 @@ import torch
 
 from caseback.localize.abstraction import CausalModel, Interchanges
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
-from caseback.model.running.load import load
+from caseback.model.loading.load import load
 from caseback.organisms.compiled import build
 
 MODULUS = 7

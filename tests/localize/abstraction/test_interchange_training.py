@@ -9,7 +9,7 @@ import zoo
 from caseback.errors import CasebackError, LoadError
 from caseback.localize.abstraction import At, Interchanges, interchange_accuracy, interchange_training
 from caseback.localize.abstraction.training_interchange import _loss, _targets, _trainable
-from caseback.model.running.load import load
+from caseback.model.loading.load import load
 from caseback.organisms.compiled import build
 
 BITS = {"epochs": 25, "lr": 0.05, "batch_size": 16}

@@ -46,7 +46,7 @@ def patchscope(
     with quiet():
         from caseback.decode.vocabulary import load_lens
         from caseback.decode.vocabulary import patchscope as scope
-        from caseback.model.running.load import load
+        from caseback.model.loading.load import load
         from caseback.views.figure.heatmap import write_figure
         from caseback.views.figure.lens_grid import lens_grid
         from caseback.views.text.patchscope import print_patchscope

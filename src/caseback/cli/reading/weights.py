@@ -43,7 +43,7 @@ def weights(
     chosen = matrix or ("ov" if head is not None else "out")
     with quiet():
         from caseback.decode.vocabulary import circuit_pairs, weight_svd_words, weights_as_words
-        from caseback.model.running.load import load
+        from caseback.model.loading.load import load
         from caseback.reports.result_json import result_json
         from caseback.reports.weights import neuron_words, weights_document
         from caseback.views.page.kinds import write_page

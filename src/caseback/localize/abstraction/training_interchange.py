@@ -30,11 +30,11 @@ from caseback.localize.abstraction.interchanges import Interchanges, joined
 from caseback.localize.abstraction.training import Plan, fit
 from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.sites import Site
+from caseback.model.loading.load import load
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import batch_frame
-from caseback.model.running.load import load
 from caseback.model.running.model import Model
 from caseback.model.running.passing import passing
 from caseback.model.running.run import Run, execute, inputs_of, resolve

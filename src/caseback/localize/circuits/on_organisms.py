@@ -30,7 +30,7 @@ from caseback.localize.circuits.known import edge_roc
 from caseback.localize.circuits.methods import METHODS, find_circuit, methods
 from caseback.model.circuit import Circuit, Edge
 from caseback.model.graph.graph import Graph
-from caseback.model.running.load import load
+from caseback.model.loading.load import load
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens

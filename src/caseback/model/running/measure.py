@@ -55,8 +55,8 @@ def measured(
     Returns
     -------
     The run, and the metric of each prompt. If the metric reads a site, the run holds that site and no logits. Otherwise
-    it holds logits only where the metric reads all positions, or where something behind the last layer is read or
-    edited.
+    it holds logits only where the metric reads all positions, where something behind the last layer is read or
+    edited, or where the user's own hooks may change it.
     """
     bound = metric.on(tokens, anatomy)
     if bound.site is not None:
@@ -66,8 +66,8 @@ def measured(
     reads = [site for given in read for site in anatomy.sites(given)]
     touched = [*reads, *(site for site, _ in anatomy.standing)]
     touched += [site for edit in edits for site, _ in check(edit, anatomy, tokens)]
-    whole = bound.columns is None or any(site.name in _AFTER_THE_STREAM for site in touched)
-    if whole or hooked_by_user(anatomy.hf):
+    behind = any(site.name in _AFTER_THE_STREAM for site in touched) or hooked_by_user(anatomy.hf) is not None
+    if bound.columns is None or behind:
         run = execute(anatomy, tokens, read=reads, edits=edits, grad=grad, rules=rules)
         return run, bound.of_logits(run.logits)
     last = Site("resid_post", anatomy.n_layers - 1)

@@ -20,7 +20,7 @@ from caseback.errors import CasebackError, TokensError, did_you_mean
 from caseback.model.anatomy.sites import Site
 from caseback.model.circuit import Circuit
 from caseback.model.crystal import CrystalForCausalLM
-from caseback.model.running.load import load
+from caseback.model.loading.load import load
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from caseback.behaviors.indirect_object import ioi_heads
-from caseback.model.running.load import load
+from caseback.model.loading.load import load
 from caseback.model.running.model import Model
 from caseback.organisms.compiled import build
 from caseback.organisms.compiled.indirect_object import NAMES, TEMPLATES

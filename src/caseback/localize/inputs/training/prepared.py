@@ -20,7 +20,7 @@ from caseback.localize.inputs.training.projection import Projection, Projector, 
 from caseback.localize.inputs.training.rows import Live, Maker, Rows, kept_if_small, read_corpus
 from caseback.localize.inputs.training.scores import example_scores
 from caseback.localize.inputs.training.store import GradientStore
-from caseback.model.running.load import load
+from caseback.model.loading.load import load
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 

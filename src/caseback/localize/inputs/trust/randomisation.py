@@ -26,10 +26,10 @@ from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.methods import Methods, checked_options, methods_named, scores_of
 from caseback.localize.inputs.trust.agreement import agreement
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.loading.load import load
 from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.running.load import load
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike

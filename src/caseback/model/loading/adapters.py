@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from caseback.errors import LoadError
-from caseback.model.running.model_files import reason
-from caseback.model.running.pretrained import Source
+from caseback.model.loading.model_files import reason
+from caseback.model.loading.pretrained import Source
 
 _CONFIG = "adapter_config.json"
 

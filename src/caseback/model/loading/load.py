@@ -13,10 +13,10 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import classes_of
 from caseback.model.anatomy.families import FAMILIES, family_of
 from caseback.model.anatomy.parameters import expect_numbers
-from caseback.model.running.adapters import attach, base_of, carrier
+from caseback.model.loading.adapters import attach, base_of, carrier
+from caseback.model.loading.model_files import locate
+from caseback.model.loading.pretrained import HUB_OPTIONS, Source, open_model, open_tokenizer, read_tokenizer
 from caseback.model.running.model import Model
-from caseback.model.running.model_files import locate
-from caseback.model.running.pretrained import HUB_OPTIONS, Source, open_model, open_tokenizer, read_tokenizer
 from caseback.model.running.verify import verify as check_identities
 
 

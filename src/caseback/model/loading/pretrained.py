@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError
-from caseback.model.running.model_files import (
+from caseback.model.loading.model_files import (
     as_numbers,
     check_folder,
     check_gguf,
