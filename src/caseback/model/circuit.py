@@ -24,6 +24,7 @@ import networkx as nx
 from caseback.artifacts.artifact import load_json, save_json
 from caseback.artifacts.kinds import CIRCUIT
 from caseback.errors import CasebackError
+from caseback.jobs.json_text import expect_form
 from caseback.jobs.whole_file import whole_file
 from caseback.model.graph.names import Name, parse_name
 
@@ -286,13 +287,14 @@ class Circuit:
         """
         if not isinstance(data, Mapping) or data.get("format") != CIRCUIT.format:
             raise CasebackError(f"this is no circuit: expected JSON whose 'format' is {CIRCUIT.format!r}")
-        return cls(
-            frozenset(map(Edge.parse, data["edges"])),
-            frozenset(map(Node.parse, data["nodes"])),
-            {_part(text): float(score) for text, score in data["scores"].items()},
-            {Node.parse(text): role for text, role in data["roles"].items()},
-            data["about"],
-        )
+        with expect_form("this is no circuit, its JSON is of another form"):
+            return cls(
+                frozenset(map(Edge.parse, data["edges"])),
+                frozenset(map(Node.parse, data["nodes"])),
+                {_part(text): float(score) for text, score in data["scores"].items()},
+                {Node.parse(text): str(role) for text, role in data["roles"].items()},
+                dict(data["about"]),
+            )
 
     def save(self, path: str | Path) -> None:
         """Write JSON."""

@@ -21,7 +21,7 @@ def trace(
     of: OfModel = OfModel(),
     measured: Measured = Measured(metric="prob"),
     sigma: Annotated[float | None, Option(help="The noise; by default 3 x the embeddings' deviation.")] = None,
-    samples: Annotated[int, Option(help="Draws of noise.")] = 10,
+    samples: Annotated[int, Option(min=1, help="Draws of noise.")] = 10,
     window: Window = Window().worded(window="Layers of MLP or attention restored together; by default 10."),
     layers: Layers = Layers(),
     seed: Seed = Seed(),

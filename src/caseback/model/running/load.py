@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from caseback.errors import AnatomyError, LoadError, SiteAbsent
+from caseback.jobs.json_text import parse_json
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.families import FAMILIES, family_of
 from caseback.model.running.model import Model
@@ -104,14 +105,16 @@ def _locate(model: str | Path) -> tuple[str, str]:
     """Where to load a model from, and its name."""
     text = str(model)
     bundled = Path(str(files("caseback"))) / "organisms" / text
-    if text.isidentifier() and (bundled / "config.json").is_file():
+    if text.isidentifier() and os.path.isfile(bundled / "config.json"):
         return str(bundled), text
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
+    folder = Path(os.path.expanduser(text))
+    if os.path.isdir(folder):
+        if not os.path.isfile(folder / "config.json"):
             raise LoadError(f"{text!r} holds no model: it has no config.json")
         return str(folder), folder.resolve().name
-    looks_like_path = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or folder.exists()
+    looks_like_path = (
+        folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or os.path.exists(folder)
+    )
     if looks_like_path:
         raise LoadError(f"there is no model folder {text!r}: expected a folder with config.json and model.safetensors")
     return text, text
@@ -123,7 +126,7 @@ def _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust
     import caseback.model.crystal  # noqa: F401  (registers our own architecture with transformers)
 
     folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         _check_folder(folder, allow_pickle)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
@@ -173,7 +176,7 @@ def _check_index(source: str, revision: str | None) -> None:
     if index is None:
         return
     try:
-        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
         unsafe = [name for name in names if not name.endswith(".safetensors") or Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"the index of {source!r} cannot be read: {error}") from None
@@ -186,7 +189,7 @@ def _check_index(source: str, revision: str | None) -> None:
 
 def _check_folder(folder: Path, allow_pickle: bool) -> None:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LoadError(f"{str(folder / 'config.json')!r} is not readable JSON: {error}") from error
     if not isinstance(config, dict) or "model_type" not in config:
@@ -209,7 +212,7 @@ def _tokenizer(source: str, revision: str | None, trust_remote_code: bool, *, op
     from transformers import AutoTokenizer
 
     folder = Path(source)
-    if optional and folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab.*")):
+    if optional and os.path.isdir(folder) and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab.*")):
         return None
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def relations(
     >>> pair.clean.text, pair.target, pair.corrupt_target, pair.group
     ('The capital of Canada is', (' Ottawa',), (' Nairobi',), 'capital')
     """
-    folder = Path(path).is_dir()
+    folder = os.path.isdir(path)
     files = sorted(Path(path).rglob("*.json")) if folder else [Path(path)]
     if not files:
         raise LoadError(f"{path} has no .json file: expected relations")

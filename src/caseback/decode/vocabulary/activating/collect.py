@@ -8,6 +8,7 @@ each unit's whole range is kept too: a histogram, and examples of a sample of to
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -247,7 +248,7 @@ class _Collecting:
 def _texts(texts: Iterable[Any] | Path) -> Iterator[Any] | Iterable[Any]:
     if not isinstance(texts, Path):
         return texts
-    if not texts.is_file():
+    if not os.path.isfile(texts):
         raise LoadError(f"{texts} is not a file: expected a text file with one text per line")
     return _lines(texts)
 
