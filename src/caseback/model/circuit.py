@@ -26,6 +26,7 @@ from caseback.artifacts.kinds import CIRCUIT
 from caseback.errors import CasebackError
 from caseback.jobs.json_text import expect_form
 from caseback.jobs.whole_file import whole_file
+from caseback.model.arguments import checked
 from caseback.model.graph.names import Name, parse_name
 
 SLOTS = ("q", "k", "v")
@@ -213,6 +214,7 @@ class Circuit:
             {**other.about, **self.about},
         )
 
+    @checked
     def iou(self, other: Circuit, of: str = "edges") -> float:
         """Shared members over all members, of ``"edges"`` or ``"nodes"``; 1 where both have none."""
         if of not in ("edges", "nodes"):
@@ -236,6 +238,7 @@ class Circuit:
             self.about,
         )
 
+    @checked
     def top(self, count: int, *, absolute: bool = True) -> Circuit:
         """The ``count`` edges of highest score, absolute or signed; ties go to the earlier edge.
 
@@ -260,6 +263,7 @@ class Circuit:
             graph.add_edge(str(edge.source), str(edge.target), key=edge.slot, **_score(self.scores, edge))
         return graph
 
+    @checked
     def to_graphml(self, path: str | Path) -> None:
         """Write GraphML, which graph editors open."""
         text = "\n".join(nx.generate_graphml(self.to_networkx()))
@@ -296,6 +300,7 @@ class Circuit:
                 dict(data["about"]),
             )
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write JSON."""
         save_json(self.to_json(), CIRCUIT, path)

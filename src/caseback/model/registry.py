@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from caseback.errors import RegistryError, did_you_mean
+from caseback.model.arguments import checked
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -134,7 +135,7 @@ def technique(
     role: str = "",
     dims: tuple[str, ...] | None = None,
 ) -> Callable[[F], F]:
-    """Register a public function as a technique; the function is returned unchanged.
+    """Register a public function as a technique, behind the door that refuses arguments of another kind.
 
     Parameters
     ----------
@@ -182,6 +183,7 @@ def technique(
         if key in _registered:
             raise RegistryError(f"{label} is already registered. Give one of the two functions another name.")
         _expect_role(function, role, dims, label)
+        function = checked(function)
         record = Technique(function, tuple(entry), citation.strip(), cost.strip(), dims, role)
         _registered[key] = record
         function.technique = record  # pyright: ignore[reportFunctionMemberAccess]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caseback.errors import TokensError
 from caseback.jobs.budget import limit
+from caseback.model.arguments import checked
 from caseback.model.running.metrics import loss
 from caseback.model.running.model import Model
 
@@ -38,6 +39,7 @@ class MinimalPair:
     group: str = ""
 
 
+@checked
 def sentence_log_prob(model: Model, sentences: Sequence[str], *, bos: bool | None = True) -> Float[Tensor, " batch"]:
     """The log probability of whole sentences, log p(s) = sum_i log p(t_i | t_<i).
 
@@ -88,6 +90,7 @@ def sentence_log_prob(model: Model, sentences: Sequence[str], *, bos: bool | Non
     return scores
 
 
+@checked
 def preference(model: Model, pairs: Sequence[MinimalPair], *, bos: bool | None = True) -> Float[Tensor, " batch"]:
     """How much a model prefers the good sentence of each minimal pair, log p(good) - log p(bad).
 

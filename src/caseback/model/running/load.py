@@ -15,10 +15,12 @@ from caseback.errors import AnatomyError, LoadError, SiteAbsent
 from caseback.jobs.json_text import parse_json
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.families import FAMILIES, family_of
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.model.running.verify import verify as check_identities
 
 
+@checked
 def load(
     model: str | Path | nn.Module,
     *,

@@ -25,6 +25,7 @@ from caseback.jobs.fingerprint import code_of
 from caseback.model.anatomy.coerce import as_tokens
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
+from caseback.model.arguments import checked
 from caseback.model.running.tokens import Tokens, one_token
 
 if TYPE_CHECKING:
@@ -351,6 +352,7 @@ def loss() -> Metric:
     return Metric("loss", bind, pos=None)
 
 
+@checked
 def function(fn: Callable[[Tensor], Tensor], *, pos: Position | None = -1, name: str | None = None) -> Metric:
     """Any differentiable function of logits.
 

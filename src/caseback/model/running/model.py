@@ -17,6 +17,7 @@ from caseback.errors import EditError
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.identity import identity_of
+from caseback.model.arguments import checked
 from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
 from caseback.model.running.answer_metrics import Answer, answer_ids
@@ -78,6 +79,7 @@ class Model:
             f"{', under ' + self._standing() if self.anatomy.standing else ''}>"
         )
 
+    @checked
     def tokens(self, prompts: PromptsLike, *, padding: str = "right", bos: bool | None = None) -> Tokens:
         """Tokenize prompts for this model.
 
@@ -106,6 +108,7 @@ class Model:
         tokens = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
         return tokens.to(self.device)
 
+    @checked
     def with_answer(self, prompts: PromptsLike, answer: Answer, *, bos: bool | None = None) -> Tokens:
         """Prompts that end with an answer, as ``cb.answer_log_prob`` wants them.
 
@@ -135,6 +138,7 @@ class Model:
         own = [ids[mask].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
         return self.tokens([ids + more for ids, more in zip(own, answers, strict=True)])
 
+    @checked
     def token_id(self, text: str | int, what: str = "target") -> int:
         """The id of a text that is exactly one token.
 
@@ -145,10 +149,12 @@ class Model:
         """
         return one_token(self.tokenizer, text, self.d_vocab, what)
 
+    @checked
     def token_text(self, token: int | Int[Tensor, ""]) -> str:
         """A token's text, with its leading space."""
         return piece(self.tokenizer, int(token))
 
+    @checked
     def edited(self, edits: Edit | Sequence[Edit]) -> Model:
         """The same model under edits that every pass of it starts with.
 
@@ -190,6 +196,7 @@ class Model:
         anatomy.standing = (*self.anatomy.standing, *resolved)
         return Model(self.hf, self.tokenizer, anatomy, self.name, self.declared)
 
+    @checked
     def run(
         self,
         tokens: PromptsLike,
@@ -234,6 +241,7 @@ class Model:
         """
         return execute(self.anatomy, self.tokens(tokens), read=read, edits=edits, grad=grad, rules=rules)
 
+    @checked
     def generate(
         self,
         tokens: PromptsLike,
@@ -283,6 +291,7 @@ class Model:
         whole, run = generate(self.anatomy, prompts, self.tokenizer, read=read, edits=edits, **options)
         return (whole, run) if run.sites else whole
 
+    @checked
     def text(self, tokens: Tokens) -> list[str]:
         """Prompts as text, special tokens left out."""
         if self.tokenizer is None:
@@ -290,6 +299,7 @@ class Model:
         rows = [ids[mask] for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
+    @checked
     def sweep(
         self,
         tokens: PromptsLike,

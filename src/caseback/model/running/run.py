@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, Projection
 from caseback.model.anatomy.sites import Site
+from caseback.model.arguments import checked
 from caseback.model.backward.rules import Rules, ruled
 from caseback.model.running.edits import Edit, check
 from caseback.model.running.frames import batch_frame
@@ -84,6 +85,7 @@ class Run:
         logits = None if self._logits is None else self._logits.detach()
         return Run(self.anatomy, self.tokens, acts, logits, edited=self.edited)
 
+    @checked
     def grad(
         self,
         metric: Metric | Callable[[Tensor], Tensor] | Tensor,
@@ -169,6 +171,7 @@ class Run:
             written = site.codec.decode(coded)
         return torch.autograd.grad(written, coded, g.to(written))[0]
 
+    @checked
     def pulled(
         self, site: Site, g: Float[Tensor, "batch pos width"], part: tuple[slice, slice] = (slice(None), slice(None))
     ) -> Float[Tensor, "batch pos head d_model"]:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, examples, json_under, json_value, value_at
 from caseback.tasks.formats.swapped_subjects import Fact, pairs_of
 from caseback.tasks.prompts import Pair
 
 
+@checked
 def relations(
     path: str | Path,
     *,

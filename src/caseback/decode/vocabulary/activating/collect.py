@@ -25,6 +25,7 @@ from caseback.errors import CasebackError, LoadError, OutOfRange
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.sites import Site, parse
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
@@ -154,6 +155,7 @@ def activating_inputs(
     return job.finish()
 
 
+@checked
 def load_activating(store: str | Path, *, directions: Directions | None = None) -> Activating:
     """Read a collection from its folder.
 

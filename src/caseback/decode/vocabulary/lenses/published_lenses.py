@@ -24,9 +24,11 @@ from caseback.jobs.json_text import expect_form
 from caseback.jobs.safe_files import read_json, read_tensors
 from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.anatomy.anatomy import weight_matrix
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 
 
+@checked
 def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
     """Write a tuned lens in the tuned-lens package's layout.
 
@@ -69,6 +71,7 @@ def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
         draft.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+@checked
 def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -> Lens:
     """Read a lens in the tuned-lens package's layout.
 
@@ -106,6 +109,7 @@ def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -
     return lens
 
 
+@checked
 def save_jacobian_lens(lens: Lens, path: str | Path) -> None:
     """Write a Jacobian lens in its published layout: 16-bit matrices by the layer after which they read.
 
@@ -129,6 +133,7 @@ def save_jacobian_lens(lens: Lens, path: str | Path) -> None:
         torch.save(held, draft)
 
 
+@checked
 def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) -> Lens:
     """Read a Jacobian lens in its published layout.
 
@@ -166,6 +171,7 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
     return lens
 
 
+@checked
 def merge_jacobian_lenses(lenses: list[Lens]) -> Lens:
     """The lens of all prompts together, from lenses of some each: a mean weighted by their numbers.
 

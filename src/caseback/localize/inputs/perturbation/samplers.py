@@ -22,6 +22,7 @@ from torch import Tensor
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.arguments import checked
 from caseback.model.prompts.per_token import aligned
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, piece
@@ -29,6 +30,7 @@ from caseback.model.running.tokens import Tokens, piece
 Sampler = Callable[[Model, Tokens], Float[Tensor, "batch pos vocab"]]
 
 
+@checked
 def frequency_sampler(texts: Sequence[Any] | None = None) -> Sampler:
     """Tokens as often as they occur, whatever stands around.
 
@@ -62,6 +64,7 @@ def frequency_sampler(texts: Sequence[Any] | None = None) -> Sampler:
     return sample
 
 
+@checked
 def causal_sampler(lm: Model) -> Sampler:
     """What a causal language model expects, given the tokens before; at the first token, its own frequencies.
 
