@@ -18,8 +18,8 @@ BOUNDS = re.compile(
 ARGUMENTS = re.compile(
     r"max_logits|token_budget|max_batch|shard_bytes|memory|at_once|block|chunk(_size)?|copies|batch(_size)?"
 )
-# names that read like bounds: how many layers a window of causal tracing has
-NO_BOUNDS = {"tracing.py:WINDOW", "train.py:ROWS"}
+# a name that reads like a bound
+NO_BOUNDS = {"train.py:ROWS"}
 # Rows of a step: they are part of what is trained, not of how much is in hand.
 OF_A_TRAINING = {
     "attention_lens.py:fit_attention_lens",

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import typer
+
 DEFAULT_MODEL = "meadow"
 
 
@@ -13,7 +15,8 @@ DEFAULT_MODEL = "meadow"
 def quiet() -> Iterator[None]:
     """Keep transformers, the hub's client and Python warnings off the screen; put their settings back afterwards.
 
-    What matters of a warning is in an explanation's checks; the rest would stand between a user and the answer.
+    What matters of a warning is in an explanation's checks; the rest would stand between a user and the answer. That
+    a target's leading space was forgotten is said on standard error, since all that follows is of another token.
     """
     from huggingface_hub.utils import logging as of_hub
     from transformers.utils import logging as of_transformers
@@ -24,9 +27,14 @@ def quiet() -> Iterator[None]:
         for logging, _ in levels:
             logging.set_verbosity_error()
         of_transformers.disable_progress_bar()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("ignore")
-            yield
+            warnings.filterwarnings("always", message=".* has no leading space")
+            try:
+                yield
+            finally:
+                for line in dict.fromkeys(str(one.message) for one in noted):
+                    typer.echo(f"caseback: {line}", err=True)
     finally:
         for logging, level in levels:
             logging.set_verbosity(level)

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from caseback.errors import LoadError
+from caseback.jobs.json_text import parse_json, shortened
+
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 
 def open_file(path: str | os.PathLike[str], what: str = "") -> BinaryIO:
@@ -64,6 +67,35 @@ def read_text(path: str | os.PathLike[str], what: str = "") -> str:
             ) from None
 
 
-def read_lines(path: str | Path, what: str = "") -> list[str]:
-    """The lines of a UTF-8 file, without their ends."""
-    return read_text(path, what).splitlines()
+def read_texts(path: str | Path, what: str = "") -> list[str]:
+    """The texts of a file: one a line, or of JSON the records' ``text``.
+
+    Parameters
+    ----------
+    path
+        A text file; or one named ``.jsonl`` or ``.json``, with records a line or in one array, each a text or an object
+        that has one under ``text``.
+    what
+        What it is for, for the refusal.
+
+    Raises
+    ------
+    LoadError
+        As ``read_text``, and for JSON in which a text is missing.
+    """
+    whole = read_text(path, what)
+    if Path(path).suffix.lower() not in JSON_SUFFIXES:
+        return whole.splitlines()
+    refuse = f"{what} {os.fspath(path)!r} is no list of texts".strip()
+    try:
+        if whole.lstrip().startswith("["):
+            records = parse_json(whole)
+        else:
+            records = [parse_json(line) for line in whole.splitlines() if line.strip()]
+    except ValueError as error:
+        raise LoadError(f"{refuse}: {error}; save it as JSON, or name it .txt if it has a text a line") from None
+    texts = [record.get("text") if isinstance(record, dict) else record for record in records]
+    wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise LoadError(f"{refuse}: record {wrong} is {shortened(repr(records[wrong]), 80)}, expected a text or 'text'")
+    return texts

@@ -11,7 +11,7 @@ from caseback.cli.loading import quiet
 from caseback.cli.options import Json, Listed, Method, OfModel, Stored, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
-from caseback.jobs.text_file import read_lines
+from caseback.jobs.text_file import read_texts
 
 
 @with_options
@@ -52,7 +52,7 @@ def influence(
         raise CasebackError("no query given: expected a text, or --list to name the methods")
     if corpus is None and stored.store is None:
         raise CasebackError("no corpus: give --corpus FILE, or --store with the folder of one that was read before")
-    lines = None if corpus is None else read_lines(corpus, "--corpus")
+    lines = None if corpus is None else read_texts(corpus, "--corpus")
     with quiet():
         from caseback.localize.inputs import top_examples
         from caseback.model.running.load import load

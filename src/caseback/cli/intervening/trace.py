@@ -22,7 +22,7 @@ def trace(
     measured: Measured = Measured(metric="prob"),
     sigma: Annotated[float | None, Option(help="The noise; by default 3 x the embeddings' deviation.")] = None,
     samples: Annotated[int, Option(min=1, help="Draws of noise.")] = 10,
-    window: Window = Window().worded(window="Layers of MLP or attention restored together; by default 10."),
+    window: Window = Window().worded(window="Layers of MLP or attention restored together; by default a fifth of all."),
     layers: Layers = Layers(),
     seed: Seed = Seed(),
     top: Top = Top(3).worded(top="How many of the largest effects are listed for each state."),

@@ -25,7 +25,7 @@ from caseback.cli.options import (
 from caseback.cli.reading.lens_units import rows_of, units_at
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
-from caseback.jobs.text_file import read_lines
+from caseback.jobs.text_file import read_texts
 
 KINDS = ("logit", "tuned", "jacobian", "translator", "future")
 MODES = ("top", "rank", "entropy", "kl", "js", "surprise")
@@ -141,7 +141,7 @@ def _fitted(model: Any, kind: str, fit: Path, steps: int | None) -> Any:
     """A lens fitted on the lines of a text file."""
     from caseback.decode.vocabulary import fit_future_lens, fit_jacobian_lens, fit_translators, fit_tuned_lens
 
-    texts = [line for line in read_lines(fit, "--fit") if line.strip()]
+    texts = [line for line in read_texts(fit, "--fit") if line.strip()]
     progress = sys.stderr.isatty()
     if kind == "tuned":
         return fit_tuned_lens(model, texts, recipe="small", steps=steps, progress=progress)

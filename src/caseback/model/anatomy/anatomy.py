@@ -363,11 +363,38 @@ class Anatomy:
         return Site(path, next(inside, None))
 
     def _from_hook(self, text: str) -> tuple[str, int | None]:
-        name, layer = parse(text)
+        """A site by its own name, or by TransformerLens's where that means the same values on this model."""
+        rotated = text.replace("hook_rot_", "hook_")
+        name, layer = parse(rotated)
+        if rotated != text and not self.rotates:
+            raise UnknownSite(
+                f"{text!r}: this model ({self.model_type}) does not rotate queries and keys: say {name!r}"
+            )
+        if text.endswith(("attn.hook_q", "attn.hook_k")) and self.rotates:
+            raise UnknownSite(
+                f"{text!r} means {name} before its rotation, and this model's {name!r} is after it: say {name!r}, or "
+                f"{text.replace('hook_', 'hook_rot_')!r}, for the rotated one; before it there is no site, but the "
+                "projection's output by the path of its module"
+            )
+        if text.endswith("hook_normalized") and self._has_norm_weight(name, layer):
+            raise UnknownSite(
+                f"{text!r} means the stream before the norm's weight, and this model's {name!r} is after it: say "
+                f"{name!r} for what the branch receives, or divide the norm's input by {name + '.scale'!r}"
+            )
         if text.endswith("mlp.hook_pre") and layer is not None:
             p = self.layers[self.layer(layer)]
             name = "mlp_gate" if p.w_gate or p.gate_up else name
         return name, layer
+
+    @cached_property
+    def rotates(self) -> bool:
+        """Whether queries and keys are rotated by position before attention."""
+        return any("rotary" in type(m).__name__.lower() or hasattr(m, "rotary_dim") for m in self.hf.modules())
+
+    def _has_norm_weight(self, name: str, layer: int | None) -> bool:
+        at = None if layer is None else self.layers[self.layer(layer)]
+        norm = self.final_norm if at is None else at.attn_norm if name == "attn_norm" else at.mlp_norm
+        return getattr(norm, "weight", None) is not None
 
     def _from_path(self, text: str) -> tuple[str, int | None] | None:
         return self._paths.get(text)

@@ -24,6 +24,7 @@ from caseback.decode.vocabulary.activating.units import Directions, Heads, Units
 from caseback.errors import CasebackError, LoadError, OutOfRange
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
+from caseback.jobs.text_file import JSON_SUFFIXES, read_texts
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
@@ -252,7 +253,7 @@ def _texts(texts: Iterable[Any] | Path) -> Iterator[Any] | Iterable[Any]:
         return texts
     if not os.path.isfile(texts):
         raise LoadError(f"{texts} is not a file: expected a text file with one text per line")
-    return _lines(texts)
+    return read_texts(texts) if texts.suffix.lower() in JSON_SUFFIXES else _lines(texts)
 
 
 def _lines(path: Path) -> Iterator[str]:
