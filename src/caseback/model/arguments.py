@@ -12,7 +12,7 @@ name.
     Sequence[str]          texts, not one text
     Literal, Callable      one of the choices; what can be called
     Metric                 a metric; a function of logits (row, pos, vocab) is made one
-    Edit, Model, Circuit ...     an object of that class
+    Model, Circuit, Lens ...     an object of that class
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ _CLASSES = {
     "Task": "a task, as caseback.tasks.get gives it",
     "Tokens": "tokens, as model.tokens gives them",
     "Run": "a run, as model.run gives it",
-    "Edit": "an edit, such as caseback.Zero('z', layer=0)",
     "At": "a place, as At gives it",
     "AffineMap": "a mapping, as fit_mapping gives it",
     "DataArray": "a labeled array, as techniques return it",
@@ -232,6 +231,8 @@ def _text(name: str, value: Any) -> str:
 
 
 def _path(name: str, value: Any) -> Any:
+    if type(value).__name__ == "Path" and not isinstance(value, os.PathLike):
+        return value  # one through the heads of a model
     if not isinstance(value, os.PathLike) or isinstance(os.fspath(value), bytes) or "\0" in os.fspath(value):
         raise _Refused("a path")
     return value
