@@ -71,7 +71,7 @@ def fault_of(error: BaseException) -> str | None:
         last = frames[-1]
         if last.filename.startswith(SOURCE) and _raises(last.filename, last.lineno):
             return None
-    if isinstance(error, ValueError) and str(error) == "the user's own error":
+    if "<lambda>" in str(error) or str(error) == "the user's own error":
         return None
     where = (
         f"{own[-1].filename.removeprefix(SOURCE)}:{own[-1].lineno} {own[-1].line}" if own else "before any line of ours"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from caseback.errors import SiteAbsent
+from caseback.errors import EditError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, Projection
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
@@ -227,6 +227,8 @@ def resolve(
     edits: Edit | Sequence[Edit], anatomy: Anatomy, tokens: Tokens, *, owner: int = 0, open_end: bool = False
 ) -> list[tuple[int, Site, Edit]]:
     """Edits as (owner, site, edit), checked against the model and the prompts."""
+    if not isinstance(edits, Edit | Iterable):
+        raise EditError(f"{edits!r} is not an edit: expected one such as Zero('z', layer=0), or several")
     edits = [edits] if isinstance(edits, Edit) else list(edits)
     return [(owner, *placed) for edit in edits for placed in check(edit, anatomy, tokens, open_end=open_end)]
 
