@@ -122,6 +122,8 @@ def check_of(annotation: Any, name: str, default: Any) -> Check | None:
     alternatives = None if tree is None else _alternatives(tree)
     if alternatives is None:
         return None
+    # one before many: where a number is asked for too, a number is not made a list of one
+    alternatives.sort(key=lambda one: isinstance(one, ast.Subscript))
     checks = [_check(one, name, default) for one in alternatives]
     if any(check is None for check in checks):
         return None
@@ -271,7 +273,7 @@ def _numbers(name: str, value: Any) -> Any:
 def _items(kind: Any, name: str, value: Any) -> Any:
     """Many of a kind; they are looked at where that uses nothing up."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable) or isinstance(value, type):
-        raise _Refused("several, such as a list")
+        raise _Refused("several in a list")
     if isinstance(value, list | tuple) and kind is not None and not all(isinstance(one, kind) for one in value):
         raise _Refused("a list of texts" if kind is str else "a list of texts or token ids")
     return value
