@@ -8,12 +8,13 @@ TORCH  ?= torch==2.13.0
 MODEL  ?= meadow
 PROMPT ?= When Mary and John went to the store, John gave a drink to
 REPORT ?= report.html
+INPUTS ?= 500
 
 BIN := $(VENV)/bin
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help explain test test-marked quick quick-oldest lint format pages bench clean
+.PHONY: help explain test test-marked bad-inputs quick quick-oldest lint format pages bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,9 @@ test: $(VENV)/.dev ## the test suite, doctests included, without what `make test
 # A selection without a test is pytest's exit status 5, and no failure.
 test-marked: $(VENV)/.dev ## the tests that take long or need a browser or Ray
 	$(PYTEST) -n auto --dist worksteal -m "$(REST)" || [ $$? -eq 5 ]
+
+bad-inputs: $(VENV)/.dev ## INPUTS bad inputs at every door, and how many were tried at each
+	PYTHONPATH=tests HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m bad_inputs --inputs $(INPUTS)
 
 QUICK   = $(PYTEST) --families few --within 40 -m "not ($(REST))" tests/model/test_identities.py $$($(CHANGED) || echo $(A_FEW))
 

@@ -12,6 +12,10 @@ class CasebackError(Exception):
     """The root of all errors that caseback raises on purpose."""
 
 
+class ArgumentError(CasebackError, TypeError, ValueError):
+    """An argument that is not of the kind that its parameter asks for."""
+
+
 class UnknownSite(CasebackError, ValueError):
     """A name that is no site of any model."""
 

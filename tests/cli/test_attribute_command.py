@@ -110,7 +110,7 @@ def test_list_names_what_is_registered(capsys):
         ([PROMPT, "--metric", "prob", "--foil", " John"], "takes none"),
         ([PROMPT, "--level", "wrod"], "Did you mean word"),
         ([PROMPT, "--baseline", "means"], "baseline 'means' is unknown"),
-        ([PROMPT, "--generate", "-1"], "generate is -1"),
+        ([PROMPT, "--generate", "-1"], "--generate -1: expected at least 0"),
         ([PROMPT, "--contrast", " John."], "a contrast is given without a generation"),
         ([PROMPT, "--continuation", ""], "does not follow the tokens"),
         (["--judge", "--html", "page.html"], "leave out --html"),

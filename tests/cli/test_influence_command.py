@@ -79,9 +79,9 @@ def test_every_method_answers(capsys, corpus, method):
         ("Did you mean trak or tracin?", ["--method", "track"]),
         ("it keeps no gradients", ["--method", "bm25", "--store", "x"]),
         ("only trak and tracin take several", ["--checkpoints", "a,b"]),
-        ("cannot read", ["--corpus", "no/such/file"]),
+        ("cannot be read (absent)", ["--corpus", "no/such/file"]),
         ("expected numbers such as", ["--method", "tracin", "--rates", "high"]),
-        ("k is 0", ["--top", "0", "--method", "bm25"]),
+        ("--top 0: expected at least 1", ["--top", "0", "--method", "bm25"]),
     ],
 )
 def test_what_cannot_be_done_is_one_line(capsys, corpus, message, arguments):

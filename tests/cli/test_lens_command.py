@@ -77,7 +77,7 @@ def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
         (("lens", PROMPT, "--lens", "a.safetensors"), "not fitted"),
         (("lens", PROMPT, "--kind", "tuned", "--lens", "a", "--site", "mlp_out"), "reads resid_post"),
         (("lens", PROMPT, "--kind", "tuned", "--lens", "/nowhere/a.safetensors"), "cannot be read as a lens"),
-        (("lens", PROMPT, "--kind", "tuned", "--fit", "/nowhere/a.txt"), "cannot be read as text"),
+        (("lens", PROMPT, "--kind", "tuned", "--fit", "/nowhere/a.txt"), "cannot be read (absent)"),
         (("lens", PROMPT, "--mode", "rank"), "--target"),
         (("lens", PROMPT, "--mode", "entrpy"), "entropy"),
         (("lens", PROMPT, "--mode", "entrpy", "--json"), "entropy"),

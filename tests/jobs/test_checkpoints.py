@@ -191,15 +191,15 @@ def damaged(path: Path, how: str) -> None:
         path.mkdir()
     elif how == "cut":
         path.write_bytes(data[: len(data) - 9])
-    elif how == "short":
-        path.write_bytes(data[:40])
+    elif how in ("short", "empty"):
+        path.write_bytes(data[: 40 if how == "short" else 0])
     else:
         at = {"first": 0, "middle": len(data) // 2, "last": len(data) - 3}[how]
         data[at] ^= 1
         path.write_bytes(data)
 
 
-HOW = ["first", "middle", "last", "cut", "short", "folder"]
+HOW = ["first", "middle", "last", "cut", "short", "empty", "folder"]
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -18,8 +18,8 @@ BOUNDS = re.compile(
 ARGUMENTS = re.compile(
     r"max_logits|token_budget|max_batch|shard_bytes|memory|at_once|block|chunk(_size)?|copies|batch(_size)?"
 )
-# names that read like bounds: how many layers a window of causal tracing has
-NO_BOUNDS = {"tracing.py:WINDOW", "train.py:ROWS"}
+# a name that reads like a bound
+NO_BOUNDS = {"train.py:ROWS"}
 # Rows of a step: they are part of what is trained, not of how much is in hand.
 OF_A_TRAINING = {
     "attention_lens.py:fit_attention_lens",
@@ -168,3 +168,30 @@ def test_jobs_import_no_model(module):
         assert not [
             n for n in names if n.startswith("caseback.") and not n.startswith(("caseback.jobs", "caseback.errors"))
         ]
+
+
+def test_paths_are_looked_at_by_functions_that_no_name_breaks():
+    """``Path.is_dir`` and its like raise for a name that is too long; ``os.path`` says no."""
+    calls = [
+        f"{name}:{node.lineno}"
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"is_dir", "is_file", "exists", "is_symlink", "mkdir"}
+        and ast.unparse(node.func.value) != "os.path"
+    ]
+    assert calls == []
+
+
+def test_json_of_files_is_parsed_in_one_place():
+    """What Python's reader gives up on is an error of its own there; metadata that we wrote and checked are no file."""
+    own = {"saved_edits.py", "saved_subspaces.py", "saved_lenses.py", "artifact.py", "store.py", "judged.py"}
+    own |= {"in_words.py", "attributions.py", "organisms.py"}
+    calls = {
+        leaf(name)
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.loads", "json.load", "json.JSONDecoder")
+    }
+    assert calls <= own

@@ -8,6 +8,7 @@ A mistake of the user ends with exit status 2 and one line on stderr; with `--de
 the traceback. Anything else that goes wrong is a bug of ours and keeps its traceback.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -135,13 +136,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         message = _retired(error) or (error.format_message() if isinstance(error, typer.TyperException) else str(error))
         one_line = " ".join(line.strip() for line in message.splitlines() if line.strip())
-        typer.echo(f"caseback: {one_line or type(error).__name__}", err=True)
+        typer.echo(f"caseback: {_shortened(one_line) or type(error).__name__}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        typer.echo(f"caseback: cannot write the output: {error.strerror}", err=True)
         sys.exit(2)
     except typer.Abort:
         typer.echo("caseback: interrupted", err=True)
         sys.exit(130)
     # a command returns None; leaving early (--version, --help) gives its status
     sys.exit(status if isinstance(status, int) else 0)
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_LONGEST = 900  # characters of a refusal; what is left out is the middle of what was given
+
+
+def _shortened(line: str) -> str:
+    half = _LONGEST // 2
+    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
 def _expect_text(arguments: Sequence[str]) -> None:

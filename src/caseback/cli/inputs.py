@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from caseback.errors import CasebackError, TargetError, did_you_mean
+from caseback.errors import CasebackError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from caseback.cli.options import Measured
     from caseback.model.running.metrics import Metric
     from caseback.model.running.model import Model
@@ -94,31 +92,14 @@ def measure(model: Model, measured: Measured, *prompts: Tokens) -> tuple[Metric,
     counterfactual, that one's first choice is the foil if it is another token.
     """
     from caseback.model.running import metrics
+    from caseback.model.running.targets import target_and_foil
     from caseback.reports.metric_words import METRICS, metric_words
 
     if measured.metric not in METRICS:
         raise CasebackError(f"--metric {measured.metric!r} is unknown. {did_you_mean(measured.metric, METRICS)}")
     ends = [model.run(tokens).logits[0, int(tokens.column(-1)[0])] for tokens in prompts]
-    target, foil = _contrast(model, measured.target, measured.foil, *ends)
+    given = token_in(model, measured.target), token_in(model, measured.foil)
+    target, foil = target_and_foil(model, ends[0], *given, *ends[1:2])
     metric: Any = getattr(metrics, measured.metric)
     words = metric_words(model, measured.metric, target, foil)
     return metric(target, foil) if measured.metric == "logit_diff" else metric(target), words
-
-
-def _contrast(
-    model: Model, target: str | None, foil: str | None, final: Tensor, other: Tensor | None = None
-) -> tuple[int, int]:
-    """Ids of target and foil; ``final`` and ``other`` are logits (vocab,) at the ends of prompt and counterfactual."""
-    t, f = _id(model, target, "target"), _id(model, foil, "foil")
-    if t is not None and t == f:
-        raise TargetError(f"target and foil are both {model.token_text(t)!r}: choose two tokens")
-    t = next(i for i in final.topk(2).indices.tolist() if i != f) if t is None else t
-    if f is None:
-        choices = [] if other is None else other.topk(1).indices.tolist()
-        f = next(i for i in [*choices, *final.topk(2).indices.tolist()] if i != t)
-    return t, f
-
-
-def _id(model: Model, text: str | None, what: str) -> int | None:
-    token = token_in(model, text)
-    return None if token is None else model.token_id(token, what)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from caseback.cli.options import OfModel
     from caseback.model.running.model import Model
 
+import typer
+
 DEFAULT_MODEL = "meadow"
 
 
@@ -25,7 +27,8 @@ def model_of(of: OfModel) -> Model:
 def quiet() -> Iterator[None]:
     """Keep transformers, the hub's client and Python warnings off the screen; put their settings back afterwards.
 
-    What matters of a warning is in an explanation's checks; the rest would stand between a user and the answer.
+    What matters of a warning is in an explanation's checks; the rest would stand between a user and the answer. That
+    a target's leading space was forgotten is said on standard error, since all that follows is of another token.
     """
     from huggingface_hub.utils import logging as of_hub
     from transformers.utils import logging as of_transformers
@@ -36,9 +39,14 @@ def quiet() -> Iterator[None]:
         for logging, _ in levels:
             logging.set_verbosity_error()
         of_transformers.disable_progress_bar()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("ignore")
-            yield
+            warnings.filterwarnings("always", message=".* has no leading space")
+            try:
+                yield
+            finally:
+                for line in dict.fromkeys(str(one.message) for one in noted):
+                    typer.echo(f"caseback: {line}", err=True)
     finally:
         for logging, level in levels:
             logging.set_verbosity(level)

@@ -121,14 +121,14 @@ class Site(Group):
 class Layer(Group):
     """One layer."""
 
-    layer: Annotated[int | None, Option(help="Which layer.")]
+    layer: Annotated[int | None, Option(min=0, help="Which layer.")]
 
 
 class OneUnit(Layer):
     """One head or neuron of a layer."""
 
-    head: Annotated[int | None, Option(help="Which head.")] = None
-    neuron: Annotated[int | None, Option(help="Which neuron of the MLP.")] = None
+    head: Annotated[int | None, Option(min=0, help="Which head.")] = None
+    neuron: Annotated[int | None, Option(min=0, help="Which neuron of the MLP.")] = None
 
 
 class NamedUnits(Group):
@@ -175,7 +175,7 @@ class HeadPlaces(Places):
 class Window(Group):
     """Layers that are changed together."""
 
-    window: Annotated[int | None, Option(help="Layers patched together.")] = None
+    window: Annotated[int | None, Option(min=1, help="Layers patched together.")] = None
 
 
 class By(Group):
@@ -187,7 +187,7 @@ class By(Group):
 class Top(Group):
     """How much is listed."""
 
-    top: Annotated[int, Option(help="How many of the largest are listed.")] = 10
+    top: Annotated[int, Option(min=1, help="How many of the largest are listed.")] = 10
 
 
 class Method(Group):
@@ -217,19 +217,19 @@ class Steps(Group):
 class BatchSize(Group):
     """How many rows are computed at once."""
 
-    batch_size: Annotated[int | None, Option(help="Rows of a batch.")] = None
+    batch_size: Annotated[int | None, Option(min=1, help="Rows of a batch.")] = None
 
 
 class Generate(Group):
     """How much the model goes on to write."""
 
-    generate: Annotated[int, Option(help="How many tokens are generated.")] = 0
+    generate: Annotated[int, Option(min=0, help="How many tokens are generated.")] = 0
 
 
 class Seed(Group):
     """What random draws follow from."""
 
-    seed: Annotated[int, Option(help="What is drawn at random follows from it.")] = 0
+    seed: Annotated[int, Option(min=0, help="What is drawn at random follows from it.")] = 0
 
 
 class Sample(Seed):
@@ -241,7 +241,7 @@ class Sample(Seed):
 class Stored(Group):
     """A corpus read in pieces, and a folder for what was collected from it."""
 
-    max_length: Annotated[int | None, Option(help="Tokens of a row at most.")] = None
+    max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None
     store: Annotated[
         Path | None, Option(help="A folder that keeps what was collected from the corpus, to go on from.")
     ] = None

@@ -13,6 +13,7 @@ from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_args
 
 from caseback.cli.group import Group
+from caseback.cli.number_options import with_bounds
 
 _KIND = Parameter.KEYWORD_ONLY  # so that an option with a default may stand before one without
 
@@ -50,7 +51,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             groups[name] = group
             flat += _options_of(group, None if parameter.default is Parameter.empty else parameter.default)
         else:
-            flat.append(parameter.replace(kind=_KIND))
+            flat.append(parameter.replace(kind=_KIND, annotation=with_bounds(name, group)))
 
     @wraps(command)
     def flat_command(**values: Any) -> None:
@@ -74,4 +75,5 @@ def _options_of(group: type[Group], given: Group | None) -> Iterator[Parameter]:
             declared = copy(declared)
             declared.help = source.words[name]
             annotation = Annotated[kind, declared]
-        yield Parameter(name, _KIND, default=getattr(source, name, Parameter.empty), annotation=annotation)
+        default = getattr(source, name, Parameter.empty)
+        yield Parameter(name, _KIND, default=default, annotation=with_bounds(name, annotation))

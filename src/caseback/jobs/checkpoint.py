@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from caseback.errors import LoadError
 from caseback.jobs.fingerprint import fingerprints
+from caseback.jobs.json_text import parse_json
 from caseback.jobs.whole_file import expect_writable, whole_file
 
 FORMAT = "caseback checkpoint 1"
@@ -92,9 +94,9 @@ class Checkpoint:
         self.depends_on: dict[str, str] = {}
         if self.path is None:
             return
-        if self.path.is_dir():
+        if os.path.isdir(self.path):
             raise LoadError(f"{str(path)!r} is a folder, not a {what}: name a file")
-        if not self.path.parent.is_dir():
+        if not os.path.isdir(self.path.parent):
             raise LoadError(
                 f"{str(path)!r} lies in a folder that does not exist: make the folder, or name another file"
             )
@@ -109,12 +111,12 @@ class Checkpoint:
         LoadError
             For a file that is damaged, of another version, or another job's.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.exists(self.path):
             return None
         try:
             _check_seal(self.path)
             with zipfile.ZipFile(self.path) as archive:
-                header = json.loads(archive.read(_HEADER))
+                header = parse_json(archive.read(_HEADER))
                 tensors = {name: _array(archive, name, dtype) for name, dtype in header["dtypes"].items()}
                 depends_on, state = dict(header["depends_on"]), header["state"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:

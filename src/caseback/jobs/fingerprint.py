@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from pathlib import PurePath
@@ -92,6 +93,7 @@ def code_of(function: Callable[..., Any]) -> list[Any]:
     >>> code_of(adder(1)) == code_of(adder(2)) != code_of(abs)
     True
     """
+    function = inspect.unwrap(function)
     if not isinstance(function, FunctionType):
         return [type(function).__qualname__, str(getattr(function, "__qualname__", ""))]
     cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
@@ -188,6 +190,7 @@ class _Digest:
             self.add(cast(Any, value).fingerprint_parts(), name)
 
     def _function(self, function: FunctionType, name: str) -> None:
+        function = inspect.unwrap(function)  # what a door stands before, not the door
         if function.__name__ == "<lambda>":
             raise CasebackError(
                 f"{name} is a lambda ({function.__module__}.{function.__qualname__}), which cannot be told from "

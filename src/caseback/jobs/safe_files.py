@@ -20,6 +20,8 @@ from torch import Tensor
 
 from caseback.errors import LoadError
 from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.json_text import parse_json
+from caseback.jobs.text_file import read_text
 from caseback.jobs.whole_file import whole_file
 
 DIGESTS, SEALED = "digests", "sealed"
@@ -108,7 +110,7 @@ def expect_whole_tensors(
         return
     texts = {name: text for name, text in metadata.items() if name != DIGESTS}
     try:
-        digests = json.loads(metadata[DIGESTS])
+        digests = parse_json(metadata[DIGESTS])
         own = {"": fingerprint(texts)} | {name: fingerprint(tensor) for name, tensor in tensors.items()}
         whole = all(digests[name] == digest for name, digest in own.items())
     except (ValueError, KeyError, TypeError):
@@ -152,8 +154,8 @@ def read_json(path: str | Path, *, refuse: str = _REFUSE) -> dict[str, Any]:
         For a file that does not hold one.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = parse_json(read_text(path))
+    except (LoadError, ValueError) as error:
         raise LoadError(refuse.format(path=path, why=error)) from None
     if not isinstance(data, dict):
         why = f"it holds a {type(data).__name__}, expected a JSON object"

@@ -81,6 +81,31 @@ def expect_writable(path: str | os.PathLike[str], what: str = "") -> Path:
         ) from error
 
 
+def make_folder(path: str | os.PathLike[str], what: str) -> Path:
+    """A folder to keep things in: there already, or made now; refused before any work where it cannot be written.
+
+    Parameters
+    ----------
+    path
+        The folder; those above it are made too.
+    what
+        What is to be kept in it, for the refusal: ``"the store"``.
+
+    Raises
+    ------
+    WriteError
+        For a file in its place or above it, and where no folder can be made or written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise WriteError(f"{_refusal(path, what)}: {why}; choose another folder") from error
+
+
 def _refusal(path: str | os.PathLike[str], what: str) -> str:
     return f"cannot write {what + ' to ' if what else ''}{os.fspath(path)}"
 
@@ -90,7 +115,7 @@ def _target(path: str | os.PathLike[str], what: str = "") -> Path:
     refuse = _refusal(path, what)
     try:
         asked = Path(path)
-        target = Path(os.path.realpath(asked)) if asked.is_symlink() else asked
+        target = Path(os.path.realpath(asked)) if os.path.islink(asked) else asked
         mode = _mode(target)
     except (OSError, ValueError) as error:
         raise WriteError(f"{refuse}: {getattr(error, 'strerror', None) or error}; choose another path") from error
@@ -98,7 +123,7 @@ def _target(path: str | os.PathLike[str], what: str = "") -> Path:
         raise WriteError(f"{refuse}: it is a folder; add the name of a file")
     if mode is not None and not stat.S_ISREG(mode):
         raise WriteError(f"{refuse}: it is a device, a pipe or a socket; name a file")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise WriteError(f"{refuse}: there is no folder {str(target.parent)!r}; make it first, or choose another path")
     if mode is not None and not os.access(target, os.W_OK):
         raise WriteError(f"{refuse}: the file may not be changed; check its permissions, or choose another path")
@@ -115,7 +140,7 @@ def _mode(path: Path) -> int | None:
 
 def _put(draft: Path, target: Path, mode: int) -> None:
     """Give a draft its place, with the mode of the file that stands there, or else this one."""
-    if target.exists():
+    if os.path.exists(target):
         there = target.stat()
         if there.st_nlink > 1:  # a new file would leave the other names with the old content
             with draft.open("rb") as source, target.open("r+b") as file:

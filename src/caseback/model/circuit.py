@@ -24,7 +24,9 @@ import networkx as nx
 from caseback.artifacts.artifact import load_json, save_json
 from caseback.artifacts.kinds import CIRCUIT
 from caseback.errors import CasebackError
+from caseback.jobs.json_text import expect_form
 from caseback.jobs.whole_file import whole_file
+from caseback.model.arguments import checked
 from caseback.model.graph.names import Name, parse_name
 
 SLOTS = ("q", "k", "v")
@@ -212,6 +214,7 @@ class Circuit:
             {**other.about, **self.about},
         )
 
+    @checked
     def iou(self, other: Circuit, of: str = "edges") -> float:
         """Shared members over all members, of ``"edges"`` or ``"nodes"``; 1 where both have none."""
         if of not in ("edges", "nodes"):
@@ -235,6 +238,7 @@ class Circuit:
             self.about,
         )
 
+    @checked
     def top(self, count: int, *, absolute: bool = True) -> Circuit:
         """The ``count`` edges of highest score, absolute or signed; ties go to the earlier edge.
 
@@ -259,6 +263,7 @@ class Circuit:
             graph.add_edge(str(edge.source), str(edge.target), key=edge.slot, **_score(self.scores, edge))
         return graph
 
+    @checked
     def to_graphml(self, path: str | Path) -> None:
         """Write GraphML, which graph editors open."""
         text = "\n".join(nx.generate_graphml(self.to_networkx()))
@@ -286,14 +291,16 @@ class Circuit:
         """
         if not isinstance(data, Mapping) or data.get("format") != CIRCUIT.format:
             raise CasebackError(f"this is no circuit: expected JSON whose 'format' is {CIRCUIT.format!r}")
-        return cls(
-            frozenset(map(Edge.parse, data["edges"])),
-            frozenset(map(Node.parse, data["nodes"])),
-            {_part(text): float(score) for text, score in data["scores"].items()},
-            {Node.parse(text): role for text, role in data["roles"].items()},
-            data["about"],
-        )
+        with expect_form("this is no circuit, its JSON is of another form"):
+            return cls(
+                frozenset(map(Edge.parse, data["edges"])),
+                frozenset(map(Node.parse, data["nodes"])),
+                {_part(text): float(score) for text, score in data["scores"].items()},
+                {Node.parse(text): str(role) for text, role in data["roles"].items()},
+                dict(data["about"]),
+            )
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write JSON."""
         save_json(self.to_json(), CIRCUIT, path)

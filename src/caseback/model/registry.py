@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from caseback.errors import RegistryError, did_you_mean
+from caseback.model.arguments import checked
 from caseback.model.running.undo import as_found
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -135,7 +136,9 @@ def technique(
     role: str = "",
     dims: tuple[str, ...] | None = None,
 ) -> Callable[[F], F]:
-    """Register a public function as a technique; what it returns leaves models and torch as found (``as_found``).
+    """Register a public function as a technique, behind the door that refuses arguments of another kind.
+
+    What it returns leaves models and torch as found (``as_found``).
 
     Parameters
     ----------
@@ -164,8 +167,7 @@ def technique(
         def occlusion(model, tokens, metric): ...
     """
 
-    def register(bare: F) -> F:
-        function = cast(F, as_found(bare, gradients=True))
+    def register(function: F) -> F:
         key = (function.__module__, function.__qualname__)
         label = ".".join(key)
         if isinstance(entry, str) or not entry:
@@ -184,6 +186,7 @@ def technique(
         if key in _registered:
             raise RegistryError(f"{label} is already registered. Give one of the two functions another name.")
         _expect_role(function, role, dims, label)
+        function = cast(F, as_found(checked(function), gradients=True))
         record = Technique(function, tuple(entry), citation.strip(), cost.strip(), dims, role)
         _registered[key] = record
         function.technique = record  # pyright: ignore[reportFunctionMemberAccess]

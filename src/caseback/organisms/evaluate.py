@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def loaded(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     CasebackError
         If there is no model in the folder, or its tokenizer does not know the world's words.
     """
-    if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
+    if not all(os.path.isfile(folder / name) for name in ("config.json", "tokenizer.json")):
         raise CasebackError(
             f"{str(folder)!r} holds no model to measure: expected config.json and tokenizer.json in it, "
             "as `caseback organisms train` writes them."

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from caseback.jobs.whole_file import whole_file
+from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.organisms import measure, packing
 from caseback.organisms.muon import Muon
 from caseback.organisms.prose import text
@@ -122,7 +122,7 @@ def train(
     def trained(done: int) -> dict[str, int]:
         return {"seed": seed, "step": done, "steps": steps}
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "the organism")
     tokenizer = train_tokenizer(seed=seed)
     model = new_model(tokenizer, seed)
     optimizers = optimizers_of(model)
@@ -182,7 +182,7 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path, 
     model.config.caseback = trained
     model.config.dtype = torch.float32
     model.config.architectures = ["GPT2LMHeadModel"]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "the organism")
     model.config.save_pretrained(out)
     end = end_of_text(tokenizer)
     GenerationConfig(bos_token_id=end, eos_token_id=end, pad_token_id=end).save_pretrained(out)

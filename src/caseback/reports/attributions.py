@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from caseback.errors import CasebackError, TargetError, TokensError, did_you_mean
+from caseback.errors import CasebackError, TokensError, did_you_mean
 from caseback.localize.inputs.generation import METRICS, attribute_generation
 from caseback.localize.inputs.methods import Methods, attribute, checked_options, methods_named
 from caseback.model.anatomy.classes import expect_tokens_out
@@ -24,6 +24,7 @@ from caseback.model.prompts.granularity import features_of
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
+from caseback.model.running.targets import target_and_foil
 from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.reports.comparison import comparison, plain_matrix
 from caseback.reports.document import DocumentKind
@@ -130,7 +131,8 @@ def compare_attributions(
     named = methods_named(methods)
     checked_options(named, options)
     final = model.run(tokens).logits[0, int(tokens.column(-1)[0])].detach()
-    t, f = _contrast(model, final, target, foil, metric)
+    t, f = target_and_foil(model, final, target, foil)
+    f = f if metric == "logit_diff" else None
     measured: Metric = metrics.logit_diff(t, f) if f is not None else getattr(metrics, metric)(t)
     whole = features_of(model, tokens, features)
     refused: dict[str, str] = {}
@@ -252,20 +254,6 @@ def _check_lengths(document: Mapping[str, Any]) -> None:
 def _concatenated(results: Sequence[xr.DataArray]) -> xr.DataArray:
     both: Any = xr.concat(results, "attribution", combine_attrs="drop_conflicts")
     return both
-
-
-def _contrast(
-    model: Model, final: torch.Tensor, target: str | int | None, foil: str | int | None, metric: str
-) -> tuple[int, int | None]:
-    t = None if target is None else model.token_id(target)
-    f = None if foil is None else model.token_id(foil, "foil")
-    if t is not None and t == f:
-        raise TargetError(f"target and foil are both {model.token_text(t)!r} (id {t}): choose two tokens")
-    best = [i for i in final.topk(min(3, len(final))).indices.tolist() if i not in (t, f)]
-    t = best.pop(0) if t is None else t
-    if f is None and metric == "logit_diff":
-        f = best.pop(0)
-    return t, f
 
 
 def _method(scores: xr.DataArray) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
-from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
+from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
@@ -30,6 +30,7 @@ from caseback.model.prompts.masked_prompts import special_tokens
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.targets import target_and_foil
 from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.reports.comparison import comparison
 from caseback.reports.explain_checks import Evidence, checks, rank_correlation
@@ -126,7 +127,12 @@ def explain(
     tokens = tokens.padded_on("right") if tokens.padded else tokens
     run = model.run(tokens)
     final = run.logits[0, int(tokens.column(-1)[0])].detach()
-    t, f = _contrast(model, final, target, foil)
+    other = None
+    if corrupt is not None and foil is None:
+        counterfactual = model.tokens(corrupt)
+        if len(counterfactual) == 1:
+            other = model.run(counterfactual).logits[0, int(counterfactual.column(-1)[0])].detach()
+    t, f = target_and_foil(model, final, target, foil, other)
     metric = logit_diff(t, f)
     value = float(metric(run)[0])
 
@@ -200,17 +206,6 @@ def explain(
         checks=checks(evidence),
         provenance=_provenance(model, by_path),
     )
-
-
-def _contrast(model: Model, final: Tensor, target: str | int | None, foil: str | int | None) -> tuple[int, int]:
-    """The ids of target and foil; by default the model's own first choices."""
-    t = None if target is None else model.token_id(target)
-    f = None if foil is None else model.token_id(foil, "foil")
-    if t is not None and t == f:
-        raise TargetError(f"target and foil are both {model.token_text(t)!r} (id {t}): choose two tokens")
-    best = (i for i in final.topk(min(3, len(final))).indices.tolist() if i not in (t, f))
-    t = next(best) if t is None else t
-    return t, next(best) if f is None else f
 
 
 def _compared(

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from caseback.errors import TokensError
+from caseback.model.arguments import checked
 from caseback.model.running.tokens import tokenize
 from caseback.tasks.prompts import Answer, Pair, Prompts
 from caseback.tasks.text import Text
 
 
+@checked
 def align(
     pairs: Sequence[Pair],
     model: Any,

@@ -6,10 +6,12 @@ row begins in a way that the model never saw. Nothing is joined: a row holds one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from caseback.errors import CasebackError, OutOfRange
+from torch import Tensor
+
+from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
@@ -63,6 +65,8 @@ def corpus_rows(
 
 def _cut(model: Model, text: str | list[int], length: int) -> list[list[int]]:
     if not isinstance(text, str):
+        if not isinstance(text, Sequence | Tensor):
+            raise TokensError(f"a text is a {type(text).__name__}: expected text, or token ids")
         return [list(text[i : i + length]) for i in range(0, len(text), length)]
     if not text.strip():
         return []

@@ -18,6 +18,7 @@ from torch import Tensor
 from caseback.errors import TokensError
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.arguments import checked
 from caseback.model.running.metrics import loss
 from caseback.model.running.model import Model
 
@@ -39,6 +40,7 @@ class MinimalPair:
     group: str = ""
 
 
+@checked
 def sentence_log_prob(model: Model, sentences: Sequence[str], *, bos: bool | None = True) -> Float[Tensor, " batch"]:
     """The log probability of whole sentences, log p(s) = sum_i log p(t_i | t_<i).
 
@@ -90,6 +92,7 @@ def sentence_log_prob(model: Model, sentences: Sequence[str], *, bos: bool | Non
     return scores
 
 
+@checked
 def preference(model: Model, pairs: Sequence[MinimalPair], *, bos: bool | None = True) -> Float[Tensor, " batch"]:
     """How much a model prefers the good sentence of each minimal pair, log p(good) - log p(bad).
 

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from caseback.errors import CasebackError, TokensError, did_you_mean
+from caseback.model.arguments import checked
 from caseback.tasks.align import Encoded, aligned, collect, tokenizer_in, tokenizer_of
 from caseback.tasks.prompts import MEASURES, Pair, Prompts
 
@@ -248,6 +249,7 @@ def names() -> list[str]:
     return sorted(MAKERS)
 
 
+@checked
 def get(name: str, /, **options: Any) -> Task:
     """Make a task by its name.
 
@@ -273,6 +275,7 @@ def get(name: str, /, **options: Any) -> Task:
     return maker(name)(**options)
 
 
+@checked
 def maker(name: str) -> Callable[..., Task]:
     """The function that makes a task."""
     module, function = MAKERS[name].split(":")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from string import Formatter
 
 from caseback.errors import CasebackError
+from caseback.model.arguments import checked
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def of_ids(ids: Iterable[int], /, **spans: tuple[int, int]) -> Text:
     return Text(" ".join(map(str, ids)), spans, ids)
 
 
+@checked
 def fill(template: str, /, **words: str) -> Text:
     """Fill a template in, and remember where each word went.
 

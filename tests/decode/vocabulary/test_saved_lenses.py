@@ -168,7 +168,7 @@ def test_a_writing_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save_lens(fitted(shelf.model("llama"), "prompt"), path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
-    with pytest.raises(CasebackError, match="a dict is not a lens"):
+    with pytest.raises(CasebackError, match="expected a lens"):
         save_lens({}, path)
 
 

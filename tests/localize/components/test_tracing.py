@@ -71,7 +71,7 @@ def test_a_subject_is_named_by_its_text():
 
 def test_windows_fit_the_model_by_default_and_are_refused_when_larger():
     model = shelf.model("gpt2")
-    assert causal_trace(model, PROMPTS, METRIC, **{**HOW, "samples": 1}).attrs["window"] == 3
+    assert causal_trace(model, PROMPTS, METRIC, **{**HOW, "samples": 1}).attrs["window"] == 1
     with pytest.raises(OutOfRange, match="window=10: this model has 3 layers"):
         causal_trace(model, PROMPTS, METRIC, window=10, **HOW)
     for given, error, told in (

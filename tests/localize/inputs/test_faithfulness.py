@@ -163,7 +163,7 @@ def test_bad_input_is_told():
         soft_faithfulness(model, PROMPTS, METRIC, torch.zeros(2, 6), samples=0)
     with pytest.raises(OutOfRange, match="chance is -1"):
         faithfulness(model, PROMPTS, METRIC, torch.zeros(2, 6), chance=-1)
-    with pytest.raises(CasebackError, match="metric is a str"):
+    with pytest.raises(CasebackError, match="expected a metric"):
         faithfulness(model, PROMPTS, "logit", torch.zeros(2, 6))
     meadow = cb.load("meadow")
     alone = meadow.tokens([[meadow.tokenizer.bos_token_id or meadow.tokenizer.eos_token_id]])

@@ -106,7 +106,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(write):
 
 
 def test_missing_files_and_folders_are_said(tmp_path):
-    with pytest.raises(LoadError, match=r"gone\.json cannot be read \(absent\)"):
+    with pytest.raises(LoadError, match=r"gone\.json' cannot be read \(absent\)"):
         formats.blimp(tmp_path / "gone.json")
     with pytest.raises(LoadError, match="a folder"):
         formats.conllu(tmp_path)

@@ -27,8 +27,6 @@ def dla(
 ) -> None:
     """Split a logit or a logit difference into the direct shares of the model's parts: a waterfall."""
     by = split.by or "component"
-    if top.top < 1:
-        raise CasebackError(f"--top {top.top}: expected at least 1")
     if measured.metric not in ("logit_diff", "logit"):
         raise CasebackError(f"--metric {measured.metric!r}: only logit_diff and logit are sums of parts")
     given = [prompt_of(prompt, ids.ids) for prompt in prompts]

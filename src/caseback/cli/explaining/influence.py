@@ -11,6 +11,7 @@ from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Json, Listed, Method, OfModel, Stored, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
+from caseback.jobs.text_file import read_texts
 
 
 @with_options
@@ -29,10 +30,11 @@ def influence(
     rates: Annotated[str | None, Option(help="tracin: learning rates, one or one for each checkpoint.")] = None,
     parts: Annotated[str, Option(help="attn, mlp, embed, unembed, or patterns of module paths.")] = "attn,mlp",
     rank: Annotated[
-        int | None, Option(help="ekfac, kfac: directions kept on each side; all, but 32 with --store.")
+        int | None, Option(min=1, help="ekfac, kfac: directions kept on each side; all, but 32 with --store.")
     ] = None,
     dim: Annotated[
-        int | None, Option(help="Of random projections; fisher: directions on each side, 16; trak: dimensions, 4096.")
+        int | None,
+        Option(min=1, help="Of random projections; fisher: directions on each side, 16; trak: dimensions, 4096."),
     ] = None,
     stored: Stored = Stored().worded(
         max_length="Tokens at which lines are split; by default the model's context.",
@@ -50,7 +52,7 @@ def influence(
         raise CasebackError("no query given: expected a text, or --list to name the methods")
     if corpus is None and stored.store is None:
         raise CasebackError("no corpus: give --corpus FILE, or --store with the folder of one that was read before")
-    lines = None if corpus is None else _lines(corpus)
+    lines = None if corpus is None else read_texts(corpus, "--corpus")
     with quiet():
         from caseback.localize.inputs import top_examples
         from caseback.reports.training_texts import bearing_scores, training_methods
@@ -86,13 +88,6 @@ def _list(output: Json) -> None:
             for name, method in training_methods().items()
         ]
     answer(output, rows, text=lambda: print_methods(rows))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CasebackError(f"cannot read {str(path)!r} as UTF-8 text: {error}") from None
 
 
 def _rates(text: str | None) -> float | list[float] | None:

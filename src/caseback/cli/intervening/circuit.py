@@ -95,6 +95,13 @@ def circuit(
             checkpoint=resume.checkpoint,
         )
     document = result.document
+    chosen = len(result.circuit.edges)
+    if isinstance(share, int) and load is None and chosen != share:
+        typer.echo(
+            f"caseback: {chosen} of the {share} edges asked for are on a path from the input to the logits; "
+            "the others carry nothing and are left out",
+            err=True,
+        )
     if save.save is not None:
         result.circuit.save(save.save)
     if graphml is not None:

@@ -1,6 +1,7 @@
 """`caseback organisms`: the models that ship with the package; train them again, measure what they do."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from caseback.cli.answer import answer, say_written
 from caseback.cli.loading import quiet
 from caseback.cli.options import Json, Sample, Seed, Steps
 from caseback.cli.with_options import with_options
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, LoadError
+from caseback.jobs.json_text import parse_json
+from caseback.jobs.text_file import read_text
 
 organisms = typer.Typer(name="organisms", help="The models that ship with the package: list, train, evaluate.")
 
@@ -42,7 +45,7 @@ def list_() -> None:
                 ("vocab_size",),
             )
         )
-        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6
+        size = sum(file.stat().st_size for file in folder.iterdir() if os.path.isfile(file)) / 1e6
         trained = "" if name not in TRAINERS else f"  (caseback organisms train {name})"
         typer.echo(
             f"{name:12} {layers} layers x {heads} heads, {width} wide, vocabulary {vocabulary}, {size:.1f} MB{trained}"
@@ -71,7 +74,7 @@ def train(
     from caseback.organisms.trainers import trainer
 
     trains = trainer(name)
-    if out.exists() and not out.is_dir():
+    if os.path.isfile(out):
         raise CasebackError(f"cannot train into {str(out)!r}: it is a file, expected a folder")
     with quiet(), _bar(name) as tell:
         trains(out, seed.seed, steps.steps, stop_at, threads, tell)
@@ -92,7 +95,7 @@ def evaluate(
     from caseback.organisms import bundled, path
 
     folder = path(model) if model in bundled() else Path(model)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise CasebackError(f"{model!r} is neither a bundled model ({', '.join(bundled())}) nor a folder")
     if "p" in _trained(folder):
         _evaluate_addition(folder, output, write)
@@ -113,9 +116,13 @@ def evaluate(
 def _trained(folder: Path) -> dict:
     """What a trained organism's config says of its training."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("caseback", {})
-    except (OSError, ValueError) as error:
+        config = parse_json(read_text(folder / "config.json"))
+    except (LoadError, ValueError) as error:
         raise CasebackError(f"{str(folder)!r} holds no model: {error}") from error
+    trained = config.get("caseback", {}) if isinstance(config, dict) else None
+    if not isinstance(trained, dict):
+        raise CasebackError(f"{str(folder)!r} holds no model: its config.json is of another form")
+    return trained
 
 
 def _evaluate_addition(folder: Path, output: Json, write: bool) -> None:

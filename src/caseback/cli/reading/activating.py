@@ -10,7 +10,6 @@ from caseback.cli.inputs import numbers
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import BatchSize, Layer, OfModel, Output, Site, Stored, Top, Units
 from caseback.cli.with_options import with_options
-from caseback.errors import CasebackError
 
 _MOST_SHOWN = 10
 
@@ -24,7 +23,7 @@ def activating(
     units: Units = Units().worded(units="Units such as 0,5-9; by default all, of which few are shown."),
     top: Top = Top(10).worded(top="How many tokens are kept for each unit."),
     per_row: Annotated[bool, Option("--per-row", help="Keep only each row's strongest token.")] = False,
-    skip: Annotated[int, Option(help="First positions of each row that do not count.")] = 0,
+    skip: Annotated[int, Option(min=0, help="First positions of each row that do not count.")] = 0,
     batch: BatchSize = BatchSize(),
     ranges: Annotated[bool, Option("--ranges", help="Show examples of the whole range too.")] = False,
     stored: Stored = Stored().worded(
@@ -33,8 +32,6 @@ def activating(
     output: Output = Output(),
 ) -> None:
     """Find the inputs of a corpus that activate units most, and show them in context."""
-    if top.top < 1:
-        raise CasebackError(f"--top {top.top}: expected at least 1")
     chosen = numbers(units.units, "--units")
     with quiet():
         from caseback.decode.vocabulary.activating import activating_inputs

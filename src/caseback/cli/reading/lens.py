@@ -1,5 +1,6 @@
 """`caseback lens`: what every layer would predict."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from caseback.cli.options import (
 from caseback.cli.reading.lens_units import rows_of, units_at
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
+from caseback.jobs.text_file import read_texts
 
 KINDS = ("logit", "tuned", "jacobian", "translator", "future")
 MODES = ("top", "rank", "entropy", "kl", "js", "surprise")
@@ -123,7 +125,7 @@ def _from(file: Path | None, model: Any, kind: str, pickle: bool) -> Any:
     from caseback.decode.vocabulary import load_jacobian_lens, load_lens, load_tuned_lens
 
     assert file is not None
-    if file.is_dir():
+    if os.path.isdir(file):
         chosen = load_tuned_lens(file, model, pickle=pickle)
     elif file.suffix == ".pt":
         chosen = load_jacobian_lens(file, model, pickle=pickle)
@@ -138,10 +140,7 @@ def _fitted(model: Any, kind: str, fit: Path, steps: int | None) -> Any:
     """A lens fitted on the lines of a text file."""
     from caseback.decode.vocabulary import fit_future_lens, fit_jacobian_lens, fit_translators, fit_tuned_lens
 
-    try:
-        texts = [line for line in fit.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CasebackError(f"--fit {str(fit)!r} cannot be read as text: {error}") from None
+    texts = [line for line in read_texts(fit, "--fit") if line.strip()]
     progress = sys.stderr.isatty()
     if kind == "tuned":
         return fit_tuned_lens(model, texts, recipe="small", steps=steps, progress=progress)

@@ -27,7 +27,7 @@ def patchscope(
     target_model: Annotated[str | None, Option(help="The model that says it; by default the same.")] = None,
     places: Places = Places().worded(layers="Layers after which the source is read, such as 0,2-4; all by default."),
     target_layer: Annotated[
-        int | None, Option(help="The layer after which the target is written; by default the same.")
+        int | None, Option(min=-1, help="The layer after which the target is written; by default the same.")
     ] = None,
     through: FittedLens = FittedLens().worded(lens="A fitted lens that maps the state on its way."),
     expected: Annotated[

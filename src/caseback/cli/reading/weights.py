@@ -18,13 +18,13 @@ def weights(
     model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.")],
     unit: OneUnit,
     file: Gguf = Gguf(),
-    expert: Annotated[int | None, Option(help="Whose, in a mixture of experts.")] = None,
+    expert: Annotated[int | None, Option(min=0, help="Whose, in a mixture of experts.")] = None,
     matrix: Annotated[
         str | None,
         Option(help="ov, qk, q, k, v, o of a head; in, gate, out of an MLP. By default ov, or all of a neuron's."),
     ] = None,
     top: Top = Top(10).worded(top="How many tokens, pairs or singular vectors."),
-    words: Annotated[int, Option(help="How many tokens a row, where a row is a direction.")] = 6,
+    words: Annotated[int, Option(min=1, help="How many tokens a row, where a row is a direction.")] = 6,
     svd: Annotated[bool, Option("--svd", help="Read the singular vectors of the matrix.")] = False,
     folded: Annotated[bool, Option(help="Fold norms and multipliers in.")] = True,
     output: Output = Output(),
@@ -38,8 +38,6 @@ def weights(
         raise CasebackError("expected --head or --neuron to say whose weights, or --svd for a whole matrix")
     if neuron is not None and (svd or (matrix is not None and matrix not in _OF_MLP)):
         raise CasebackError(f"--neuron {neuron} goes with --matrix in, gate or out, and without --svd")
-    if top.top < 1 or words < 1:
-        raise CasebackError(f"--top {top.top} --words {words}: expected at least 1 of each")
     chosen = matrix or ("ov" if head is not None else "out")
     with quiet():
         from caseback.decode.vocabulary import circuit_pairs, weight_svd_words, weights_as_words

@@ -28,6 +28,7 @@ from caseback.localize.abstraction.directions import WAYS, direction
 from caseback.localize.abstraction.distributed import expect_changes, reached
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.training import Plan
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit
@@ -95,6 +96,7 @@ def _odds(
     return values - own
 
 
+@checked
 def control_task(data: Interchanges, d_vocab: int, *, seed: int = 0) -> Interchanges:
     """The same prompts, with an arbitrary token in place of every answer, the same for the same answer.
 

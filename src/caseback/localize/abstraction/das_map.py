@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,7 @@ def das_map(
     if len(data.variables) != 1:
         raise CasebackError(f"a map is of one variable, these examples swap {', '.join(data.variables)}")
     folder = None if checkpoint is None else Path(checkpoint)
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not os.path.isdir(folder):
         raise CasebackError(
             f"checkpoint={str(folder)!r} is not a folder: make one, in which each place's search keeps a file"
         )

@@ -15,11 +15,13 @@ import xarray as xr
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import SUBSPACE
 from caseback.errors import CasebackError
+from caseback.model.arguments import checked
 
 _CHECKS = ("accuracy", "accuracy_where_changed")
 """How attributes end that say how well a subspace does."""
 
 
+@checked
 def save_subspace(subspace: xr.DataArray, path: str | Path) -> None:
     """Write what ``das`` or ``boundless_das`` gave to one safetensors file, whole or not at all.
 
@@ -56,6 +58,7 @@ def save_subspace(subspace: xr.DataArray, path: str | Path) -> None:
     save(Artifact({"basis": torch.from_numpy(subspace.values)}, facts, provenance, checks), SUBSPACE, path)
 
 
+@checked
 def load_subspace(path: str | Path) -> xr.DataArray:
     """Read what ``save_subspace`` wrote; ``At.holding`` takes it.
 

@@ -19,6 +19,7 @@ from caseback.localize.circuits.edge_attribution import edge_attribution
 from caseback.localize.circuits.edge_patching import patch_edges
 from caseback.localize.circuits.edge_removal import acdc
 from caseback.localize.circuits.selecting import count_of, select
+from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.model.registry import with_role
@@ -89,6 +90,7 @@ def methods() -> dict[str, Method]:
     return listed
 
 
+@checked
 def find_circuit(
     model: Model,
     clean: PromptsLike,

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge, Node
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
@@ -24,6 +25,7 @@ from caseback.model.running.model import Model
 WAYS = ("top", "greedy")
 
 
+@checked
 def select(
     model: Model | Graph,
     scores: xr.DataArray | Circuit,

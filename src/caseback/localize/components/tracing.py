@@ -33,7 +33,7 @@ from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.sweeping.sweep import sweep
 
 STATES = ("resid_post", "mlp_out", "attn_out")
-WINDOW = 10
+SHARE = 10 / 48  # of GPT-2 XL's 48 layers the paper restores 10
 
 
 @technique(
@@ -78,8 +78,8 @@ def causal_trace(
     samples
         Draws of noise, 10 in the paper.
     window
-        Layers restored together around each, cut off at the model's ends. None: the paper's 10, or all layers of a
-        model that has fewer.
+        Layers restored together around each, cut off at the model's ends. None: as large a share of the layers as the
+        paper's 10 of 48, so 1 of 4 and 6 of 30.
     layers, pos
         The layers and positions restored, as for ``patch``; all by default.
     seed
@@ -119,7 +119,7 @@ def causal_trace(
     states = (restore,) if isinstance(restore, str) else tuple(restore)
     if not states or len(set(states)) < len(states):
         raise CasebackError(f"restore={list(states)}: expected one or more sites, each once")
-    whole = min(WINDOW, model.n_layers) if window is None else expect_window(window, model.n_layers)
+    whole = max(1, round(SHARE * model.n_layers)) if window is None else expect_window(window, model.n_layers)
     sigma = sigma_of(model, sigma)
     spans = _subject(subject, tokens)
     metric_of_copies = repeated_metric(metric, tokens, samples)

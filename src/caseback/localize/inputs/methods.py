@@ -16,6 +16,7 @@ import xarray as xr
 
 from caseback.errors import CasebackError, ResultError, did_you_mean
 from caseback.jobs.progress import progress_bar
+from caseback.model.arguments import checked
 from caseback.model.prompts.granularity import Features, Given, features_of, grouped, padded_text
 from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import Technique, with_role
@@ -85,6 +86,7 @@ def methods_named(methods: Methods) -> dict[str, Method]:
     return dict(named)
 
 
+@checked
 def attribute(
     model: Model,
     tokens: PromptsLike,

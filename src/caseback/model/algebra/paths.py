@@ -25,6 +25,7 @@ from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.algebra.factored import Factored
 from caseback.model.algebra.weights import Weights
+from caseback.model.anatomy.coerce import as_integer
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -298,7 +299,10 @@ def _weights(model: Model, folded: bool) -> Weights:
 
 
 def _head(model: Model, head: Head) -> Head:
-    layer = model.anatomy.layer(int(head[0]))
+    if not isinstance(head, Sequence) or isinstance(head, str | bytes) or len(head) != 2:
+        raise OutOfRange(f"a head is {head!r}: expected its layer and its number, such as (3, 2)")
+    head = as_integer(head[0], "a head's layer", OutOfRange), as_integer(head[1], "a head's number", OutOfRange)
+    layer = model.anatomy.layer(head[0])
     n_heads = model.anatomy.layers[layer].dims.n_heads
     if not -n_heads <= head[1] < n_heads:
         raise OutOfRange(f"layer {layer} has no head {head[1]}: its heads are 0 to {n_heads - 1}")

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
-from caseback.model.anatomy.anatomy import Anatomy, Projection
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.dense import Projection
 from caseback.model.anatomy.parameters import parameter
 from caseback.model.running.attention import attending
 from caseback.model.running.passing import hooked, undisturbed

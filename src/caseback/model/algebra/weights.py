@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError, SiteAbsent
 from caseback.model.algebra.factored import Factored
-from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection
+from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.classes import expect_tokens_out
-from caseback.model.anatomy.dense import bias_of, weight_matrix
+from caseback.model.anatomy.dense import Projection, bias_of, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
 from caseback.model.anatomy.parameters import parameter
 

@@ -13,14 +13,13 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from caseback.errors import AnatomyError, UnknownSite, did_you_mean
 from caseback.model.anatomy.classes import classes_of
 from caseback.model.anatomy.coerce import as_integer
 from caseback.model.anatomy.context import context_of
-from caseback.model.anatomy.dense import bias_of, weight_matrix, weight_shape
+from caseback.model.anatomy.dense import Projection, weight_shape
 from caseback.model.anatomy.family import Dims, Family
 from caseback.model.anatomy.norms import Norms
 from caseback.model.anatomy.sites import MODULE_ENDS, SITES, Site, parse
@@ -44,30 +43,6 @@ def _part(root: nn.Module, path: str) -> Any:
         return attrgetter(path)(root)
     except AttributeError:
         return None
-
-
-@dataclass(frozen=True)
-class Projection:
-    """One head-wise linear map inside a module: head h is the output rows ``rows[h]`` of ``module``."""
-
-    module: nn.Module
-    rows: Int[Tensor, "head d_head"]
-
-    def weight(self) -> Float[Tensor, "head d_model d_head"]:
-        """W per head, so that ``x @ W[h]`` is the projection: a view where heads' rows are evenly spaced."""
-        matrix, rows = weight_matrix(self.module), self.rows
-        n_heads, d_head = rows.shape
-        first, step = int(rows[0, 0]), int(rows[1, 0] - rows[0, 0]) if n_heads > 1 else d_head
-        even = first + step * torch.arange(n_heads)[:, None] + torch.arange(d_head)
-        if not torch.equal(rows, even):
-            return matrix[:, rows.to(matrix.device)].transpose(0, 1)
-        down, across = matrix.stride()
-        start = matrix.storage_offset() + first * across
-        return matrix.as_strided((n_heads, len(matrix), d_head), (step * across, down, across), start)
-
-    def bias(self) -> Float[Tensor, "head d_head"] | None:
-        bias = bias_of(self.module)
-        return None if bias is None else bias[self.rows.to(bias.device)]
 
 
 @dataclass(frozen=True)
@@ -371,11 +346,38 @@ class Anatomy:
         return Site(path, next(inside, None))
 
     def _from_hook(self, text: str) -> tuple[str, int | None]:
-        name, layer = parse(text)
+        """A site by its own name, or by TransformerLens's where that means the same values on this model."""
+        rotated = text.replace("hook_rot_", "hook_")
+        name, layer = parse(rotated)
+        if rotated != text and not self.rotates:
+            raise UnknownSite(
+                f"{text!r}: this model ({self.model_type}) does not rotate queries and keys: say {name!r}"
+            )
+        if text.endswith(("attn.hook_q", "attn.hook_k")) and self.rotates:
+            raise UnknownSite(
+                f"{text!r} means {name} before its rotation, and this model's {name!r} is after it: say {name!r}, or "
+                f"{text.replace('hook_', 'hook_rot_')!r}, for the rotated one; before it there is no site, but the "
+                "projection's output by the path of its module"
+            )
+        if text.endswith("hook_normalized") and self._has_norm_weight(name, layer):
+            raise UnknownSite(
+                f"{text!r} means the stream before the norm's weight, and this model's {name!r} is after it: say "
+                f"{name!r} for what the branch receives, or divide the norm's input by {name + '.scale'!r}"
+            )
         if text.endswith("mlp.hook_pre") and layer is not None:
             p = self.layers[self.layer(layer)]
             name = "mlp_gate" if p.w_gate or p.gate_up else name
         return name, layer
+
+    @cached_property
+    def rotates(self) -> bool:
+        """Whether queries and keys are rotated by position before attention."""
+        return any("rotary" in type(m).__name__.lower() or hasattr(m, "rotary_dim") for m in self.hf.modules())
+
+    def _has_norm_weight(self, name: str, layer: int | None) -> bool:
+        at = None if layer is None else self.layers[self.layer(layer)]
+        norm = self.final_norm if at is None else at.attn_norm if name == "attn_norm" else at.mlp_norm
+        return getattr(norm, "weight", None) is not None
 
     def _from_path(self, text: str) -> tuple[str, int | None] | None:
         return self._paths.get(text)

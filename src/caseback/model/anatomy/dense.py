@@ -9,10 +9,11 @@ makes of zero; a module that is not affine is refused.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError
@@ -20,6 +21,30 @@ from caseback.model.anatomy.parameters import parameter
 
 _as_its_weight: dict[type[nn.Module], bool] = {}
 """Classes that were tried, and whether they multiply by their weight."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One head-wise linear map inside a module: head h is the output rows ``rows[h]`` of ``module``."""
+
+    module: nn.Module
+    rows: Int[Tensor, "head d_head"]
+
+    def weight(self) -> Float[Tensor, "head d_model d_head"]:
+        """W per head, so that ``x @ W[h]`` is the projection: a view where heads' rows are evenly spaced."""
+        matrix, rows = weight_matrix(self.module), self.rows
+        n_heads, d_head = rows.shape
+        first, step = int(rows[0, 0]), int(rows[1, 0] - rows[0, 0]) if n_heads > 1 else d_head
+        even = first + step * torch.arange(n_heads)[:, None] + torch.arange(d_head)
+        if not torch.equal(rows, even):
+            return matrix[:, rows.to(matrix.device)].transpose(0, 1)
+        down, across = matrix.stride()
+        start = matrix.storage_offset() + first * across
+        return matrix.as_strided((n_heads, len(matrix), d_head), (step * across, down, across), start)
+
+    def bias(self) -> Float[Tensor, "head d_head"] | None:
+        bias = bias_of(self.module)
+        return None if bias is None else bias[self.rows.to(bias.device)]
 
 
 def weight_matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:

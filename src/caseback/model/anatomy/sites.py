@@ -177,6 +177,8 @@ def parse(text: str) -> tuple[str, int | None]:
     >>> parse("attn_norm.scale")
     ('attn_norm.scale', None)
     """
+    if not isinstance(text, str):
+        raise UnknownSite(f"{text!r} is no site: give a name such as 'resid_post', 'z.5' or 'blocks.5.attn.hook_z'")
     if text in SITES:
         return text, None
     block = _BLOCK.fullmatch(text)

@@ -10,12 +10,15 @@ ignore, so that what is read back is the same circuit.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, LoadError
+from caseback.jobs.json_text import expect_form, parse_json
+from caseback.jobs.text_file import read_text
 from caseback.jobs.whole_file import whole_file
 from caseback.model.circuit import Circuit, Edge, Node
 
@@ -136,6 +139,12 @@ def from_attribution_graph(data: Mapping[str, Any]) -> Circuit:
         raise CasebackError(f"this is not an attribution graph: it lacks {', '.join(missing)}")
     if "caseback" in data:
         return Circuit.from_json(data["caseback"])
+    with expect_form("this is not an attribution graph"):
+        return _circuit_of(data)
+
+
+def _circuit_of(data: Mapping[str, Any]) -> Circuit:
+    """The circuit in a file of others."""
     nodes: dict[str, Node] = {}
     for given in data["nodes"]:
         nodes[str(given["node_id"])] = _read(given)
@@ -166,10 +175,11 @@ def save_attribution_graph(graph: Mapping[str, Any], path: str | Path) -> None:
     path = Path(path)
     index = path.parent / "graph-metadata.json"
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["graphs"] if index.exists() else []
-    except (ValueError, KeyError, TypeError) as error:
+        listed = parse_json(read_text(index))["graphs"] if os.path.exists(index) else []
+        others = [one for one in listed if one.get("slug") != graph["metadata"]["slug"]]
+    except (LoadError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CasebackError(f"{str(index)!r} is not a list of graphs: remove it, or choose another folder") from error
-    listed = [one for one in listed if one.get("slug") != graph["metadata"]["slug"]] + [graph["metadata"]]
+    listed = [*others, graph["metadata"]]
     for file, content in ((path, graph), (index, {"graphs": listed})):
         with whole_file(file) as draft:
             draft.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")
@@ -184,8 +194,8 @@ def load_attribution_graph(path: str | Path) -> Circuit:
         For a file that cannot be read, or of another format.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = parse_json(read_text(path))
+    except (LoadError, ValueError) as error:
         raise CasebackError(f"cannot read a graph from {str(path)!r}: {error}") from error
     return from_attribution_graph(data)
 

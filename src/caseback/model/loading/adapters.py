@@ -6,13 +6,13 @@ multiply by. One that adds made-up tokens to the prompt changes what positions m
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 from caseback.errors import LoadError
+from caseback.jobs.json_text import parse_json
 from caseback.model.loading.model_files import reason
 from caseback.model.loading.pretrained import Source
 
@@ -52,7 +52,7 @@ def base_of(source: Source) -> Source | None:
     if find_spec("peft") is None:
         raise LoadError(f"{str(source.folder)!r} holds an adapter, which the package peft reads: pip install peft")
     try:
-        name = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        name = parse_json(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
         raise LoadError(f"{str(path)!r} is not readable JSON: {error}") from error
     if not isinstance(name, str) or not name:

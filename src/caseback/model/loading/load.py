@@ -13,6 +13,7 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import classes_of
 from caseback.model.anatomy.families import FAMILIES, family_of
 from caseback.model.anatomy.parameters import expect_numbers
+from caseback.model.arguments import checked
 from caseback.model.loading.adapters import attach, base_of, carrier
 from caseback.model.loading.model_files import locate
 from caseback.model.loading.pretrained import HUB_OPTIONS, Source, open_model, open_tokenizer, read_tokenizer
@@ -20,6 +21,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.verify import verify as check_identities
 
 
+@checked
 def load(
     model: str | Path | nn.Module,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from importlib.resources import files
 from importlib.util import find_spec
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError
+from caseback.jobs.json_text import parse_json
 
 
 def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tuple[str, str]:
@@ -22,10 +23,10 @@ def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tup
     """
     text = str(model)
     bundled = Path(str(files("caseback"))) / "organisms" / text
-    if text.isidentifier() and (bundled / "config.json").is_file():
+    if text.isidentifier() and os.path.isfile(bundled / "config.json"):
         return str(bundled), text
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(text))  # the functions of os.path take any text, a NUL too
+    if os.path.isdir(folder):
         inside = folder / subfolder
         held = ("config.json", "adapter_config.json")
         if gguf_file is None and inside.is_dir() and not any((inside / name).is_file() for name in held):
@@ -33,12 +34,14 @@ def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tup
                 f"{text!r} holds no model: it has no {subfolder and subfolder + '/'}config.json{_name_a_gguf(inside)}"
             )
         return str(folder), folder.resolve().name
-    if folder.suffix == ".gguf" and folder.is_file():
+    if folder.suffix == ".gguf" and os.path.isfile(folder):
         raise LoadError(
             f"{text!r} is a file: expected its folder {str(folder.parent)!r}, and gguf_file={folder.name!r} "
             f"(--gguf {folder.name})"
         )
-    looks_like_path = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or folder.exists()
+    looks_like_path = (
+        folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or os.path.exists(folder)
+    )
     if looks_like_path:
         raise LoadError(f"there is no model folder {text!r}: expected a folder with config.json and model.safetensors")
     return text, text
@@ -60,7 +63,7 @@ def _ggufs(folder: Path) -> list[str]:
 def check_folder(folder: Path, allow_pickle: bool) -> None:
     """Refuse a folder without a transformers model, or whose weights are not safe to load."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LoadError(f"{str(folder / 'config.json')!r} is not readable JSON: {error}") from error
     if not isinstance(config, dict) or "model_type" not in config:
@@ -76,7 +79,7 @@ def check_gguf(source: str, gguf_file: str) -> None:
     if find_spec("gguf") is None:
         raise LoadError(f"{gguf_file!r} is read by the package gguf, which is missing: pip install 'caseback[gguf]'")
     folder = Path(source)
-    if folder.is_dir() and not (folder / gguf_file).is_file():
+    if os.path.isdir(folder) and not os.path.isfile(folder / gguf_file):
         has = ", ".join(_ggufs(folder)) or "none"
         raise LoadError(f"{source!r} has no file {gguf_file!r}: expected one of its *.gguf ({has})")
 
@@ -95,7 +98,7 @@ def check_index(source: str, revision: str | None, subfolder: str, hub: Mapping[
     if index is None:
         return
     try:
-        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
         unsafe = [name for name in names if not name.endswith(".safetensors") or Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"the index of {source!r} cannot be read: {error}") from None

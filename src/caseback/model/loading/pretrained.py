@@ -6,6 +6,7 @@ decoder with a classification or reward head keeps that head.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ class Source:
 
     @property
     def is_folder(self) -> bool:
-        return Path(self.place).is_dir()
+        return os.path.isdir(self.place)
 
     @property
     def folder(self) -> Path:

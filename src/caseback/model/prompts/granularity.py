@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.model.arguments import checked
 from caseback.model.running.frames import Positions, positions
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
@@ -84,6 +85,7 @@ class Features:
         return member
 
 
+@checked
 def features_of(model: Model, tokens: Tokens, features: Given = "token", *, keep: Positions = ()) -> Features:
     """Group the tokens of prompts.
 
@@ -172,7 +174,15 @@ def _spans(pattern: re.Pattern[str], text: list[str], first: int) -> list[list[i
 
 def _given(features: Sequence, tokens: Tokens) -> list[list[list[int]]]:
     """Groups as given, for each prompt, checked."""
-    listed = [list(item) for item in features]
+    try:
+        listed = [[item] if isinstance(item, int) else list(item) for item in features]
+        if any(isinstance(p, str | bytes) for group in listed for p in group):
+            raise TypeError
+    except (TypeError, RuntimeError):
+        raise CasebackError(
+            f"features are a {type(features).__name__}: expected 'token', 'word', 'sentence', or groups of positions, "
+            "such as [[0, 1], [2]]"
+        ) from None
     if all(isinstance(p, int) for group in listed for p in group):
         listed = [listed] * len(tokens)
     if len(listed) != len(tokens):
@@ -194,6 +204,7 @@ def _given(features: Sequence, tokens: Tokens) -> list[list[list[int]]]:
     return rows
 
 
+@checked
 def aggregate(values: Float[Tensor, "..."], how: str, dim: int = -1) -> Tensor:
     """Make one score of many.
 
@@ -219,6 +230,7 @@ def aggregate(values: Float[Tensor, "..."], how: str, dim: int = -1) -> Tensor:
     return AGGREGATIONS[how](values, dim)
 
 
+@checked
 def grouped(scores: xr.DataArray, features: Features, how: str = "sum") -> xr.DataArray:
     """Scores of tokens as scores of the features that they make up.
 

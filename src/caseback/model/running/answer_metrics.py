@@ -5,7 +5,7 @@ answer_log_prob = sum_i log p(a_i | prompt, a_<i)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from caseback.errors import TargetError
 from caseback.model.anatomy.classes import Classes
+from caseback.model.anatomy.coerce import as_indices
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.tokens import Tokens
@@ -70,6 +71,12 @@ def answer_log_prob(answer: Answer) -> Metric:
     return Metric("answer_log_prob", bind, target=answer, pos=None)
 
 
+def as_ids(given: Any) -> list[int]:
+    """Token ids as a list of Python's integers."""
+    ids = as_indices(given, "the answer", TargetError)
+    return [ids] if isinstance(ids, int) else list(ids or [])  # pyright: ignore[reportArgumentType]
+
+
 def answer_ids(answer: Answer, prompts: int, tokenizer: Any, d_vocab: int) -> list[list[int]]:
     """An answer's token ids for each prompt, without special tokens.
 
@@ -78,16 +85,20 @@ def answer_ids(answer: Answer, prompts: int, tokenizer: Any, d_vocab: int) -> li
     TargetError
         For an empty answer, an id outside the vocabulary, text without a tokenizer, or a wrong number of answers.
     """
+    if isinstance(answer, bytes | Mapping | type) or not isinstance(answer, Iterable):
+        raise TargetError(f"the answer is {answer!r}: expected its text, its token ids, or one of these per prompt")
+    answer = answer.tolist() if isinstance(answer, Tensor) and answer.ndim else answer
     alone = isinstance(answer, str) or all(isinstance(part, int) for part in answer)
     each: list[Any] = [answer] * prompts if alone else list(answer)
+    if any(not isinstance(one, str | list | tuple) for one in each):
+        raise TargetError(f"the answers are {answer!r}: expected text or token ids of each")
     if len(each) != prompts:
         raise TargetError(f"{len(each)} answers for {prompts} prompts: give one, or one per prompt")
     if tokenizer is None and any(isinstance(one, str) for one in each):
         raise TargetError("this model has no tokenizer: give the answer as token ids")
     encode: Any = tokenizer
     listed = [
-        encode(one, add_special_tokens=False)["input_ids"] if isinstance(one, str) else [int(i) for i in one]
-        for one in each
+        encode(one, add_special_tokens=False)["input_ids"] if isinstance(one, str) else as_ids(one) for one in each
     ]
     for one, ids in zip(each, listed, strict=True):
         if not ids or not all(0 <= i < d_vocab for i in ids):

@@ -27,6 +27,7 @@ from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.coerce import as_indices, as_numbers, as_positions
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site, kind_of
+from caseback.model.arguments import checked
 from caseback.model.running.edit_values import from_run, indices_in, onto_span, select, shared_prefix, spread
 from caseback.model.running.frames import Positions, Rows, positions
 
@@ -302,6 +303,11 @@ class Apply(Edit):
 
     function: Callable[[Tensor], Tensor]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.function):
+            raise EditError(f"Apply's function is {self.function!r}: expected a function of a tensor")
+
     def new(self, old: Tensor, where: Where) -> Tensor:
         value = self.function(old)
         if not isinstance(value, Tensor) or value.shape != old.shape:
@@ -311,6 +317,7 @@ class Apply(Edit):
         return value.to(old)
 
 
+@checked
 def Knockout(
     *, layer: Index = None, head: Index = None, query: Positions = None, key: Index = None, renormalise: bool = True
 ) -> Edit:

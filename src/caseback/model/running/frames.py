@@ -50,6 +50,8 @@ def positions(pos: Positions, example: int, length: int, *, open_end: bool = Fal
     if pos is None:
         return range(length)
     if isinstance(pos, slice):
+        if pos.step == 0:
+            raise OutOfRange(f"positions {pos} take steps of 0: expected a step of 1 or more")
         return range(*pos.indices(length))
     if isinstance(pos, Tensor):
         pos = int(pos[example]) if pos.ndim else int(pos)

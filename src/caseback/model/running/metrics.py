@@ -26,6 +26,7 @@ from caseback.model.anatomy.classes import Classes
 from caseback.model.anatomy.coerce import as_tokens
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
+from caseback.model.arguments import checked
 from caseback.model.running.tokens import Tokens, one_token
 
 if TYPE_CHECKING:
@@ -105,7 +106,14 @@ class Metric:
     """A direction or reference logits, which distinguish it from another metric of the same name."""
 
     def __call__(self, run: Run) -> Float[Tensor, " batch"]:
-        """The metric on a run, one number per prompt."""
+        """The metric on a run, one number per prompt; a target that lacks its leading space is warned of."""
+        if isinstance(self.target, str) and self.pos == -1 and run.logits is not None and len(run.logits):
+            from caseback.model.running.targets import warn_of_space  # here, since it reads tokens as metrics do
+
+            column = int(run.tokens.column(-1)[0])
+            warn_of_space(
+                getattr(run.anatomy, "tokenizer", self.tokenizer), self.target, run.logits[0, column].detach()
+            )
         return self.on(run.tokens, run.anatomy).of_run(run)
 
     def fingerprint_parts(self) -> dict[str, Any]:
@@ -355,6 +363,7 @@ def loss() -> Metric:
     return Metric("loss", bind, pos=None)
 
 
+@checked
 def function(fn: Callable[[Tensor], Tensor], *, pos: Position | None = -1, name: str | None = None) -> Metric:
     """Any differentiable function of logits.
 

@@ -18,6 +18,7 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.context import stretched_after
 from caseback.model.anatomy.families import family_of
 from caseback.model.anatomy.identity import identity_of
+from caseback.model.arguments import checked
 from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
 from caseback.model.running.answer_metrics import Answer, answer_ids
@@ -90,6 +91,7 @@ class Model:
         classes = self.anatomy.classes
         return "" if classes is None else f"{len(classes.names)} classes, "
 
+    @checked
     def tokens(self, prompts: PromptsLike, *, padding: str = "right", bos: bool | None = None) -> Tokens:
         """Tokenize prompts for this model.
 
@@ -121,6 +123,7 @@ class Model:
         expect_unstretched(tokens, stretched_after(self.anatomy.config))
         return tokens.to(self.device)
 
+    @checked
     def with_answer(self, prompts: PromptsLike, answer: Answer, *, bos: bool | None = None) -> Tokens:
         """Prompts that end with an answer, as ``cb.answer_log_prob`` wants them.
 
@@ -150,6 +153,7 @@ class Model:
         own = [ids[mask].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
         return self.tokens([ids + more for ids, more in zip(own, answers, strict=True)])
 
+    @checked
     def token_id(self, text: str | int, what: str = "target") -> int:
         """The id of a text that is exactly one token; of a classifier, the number of a class by its name.
 
@@ -160,10 +164,12 @@ class Model:
         """
         return one_token(self.anatomy.classes or self.tokenizer, text, self.anatomy.d_logits, what)
 
+    @checked
     def token_text(self, token: int | Int[Tensor, ""]) -> str:
         """A token's text, with its leading space."""
         return piece(self.tokenizer, int(token))
 
+    @checked
     def edited(self, edits: Edit | Sequence[Edit]) -> Model:
         """The same model under edits that every pass of it starts with.
 
@@ -205,6 +211,7 @@ class Model:
         anatomy.standing = (*self.anatomy.standing, *resolved)
         return Model(self.hf, self.tokenizer, anatomy, self.name, self.declared)
 
+    @checked
     def run(
         self,
         tokens: PromptsLike,
@@ -249,6 +256,7 @@ class Model:
         """
         return execute(self.anatomy, self.tokens(tokens), read=read, edits=edits, grad=grad, rules=rules)
 
+    @checked
     def generate(
         self,
         tokens: PromptsLike,
@@ -299,6 +307,7 @@ class Model:
         whole, run = generate(self.anatomy, prompts, tokenizer, read=read, edits=edits, **options)
         return (whole, run) if run.sites else whole
 
+    @checked
     def text(self, tokens: Tokens) -> list[str]:
         """Prompts as text, special tokens left out."""
         if self.tokenizer is None:
@@ -306,6 +315,7 @@ class Model:
         rows = [ids[mask] for ids, mask in zip(tokens.ids, tokens.mask, strict=True)]
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
+    @checked
     def sweep(
         self,
         tokens: PromptsLike,

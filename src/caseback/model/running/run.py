@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from caseback.errors import SiteAbsent
-from caseback.model.anatomy.anatomy import Anatomy, Projection
+from caseback.errors import EditError, SiteAbsent
+from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.context import first_position
+from caseback.model.anatomy.dense import Projection
 from caseback.model.anatomy.sites import Site
+from caseback.model.arguments import checked
 from caseback.model.backward.rules import Rules, ruled
 from caseback.model.running.edits import Edit, check
 from caseback.model.running.frames import batch_frame
@@ -88,6 +90,7 @@ class Run:
         logits = None if self._logits is None else self._logits.detach()
         return Run(self.anatomy, self.tokens, acts, logits, edited=self.edited)
 
+    @checked
     def grad(
         self,
         metric: Metric | Callable[[Tensor], Tensor] | Tensor,
@@ -175,6 +178,7 @@ class Run:
             written = site.codec.decode(coded)
         return torch.autograd.grad(written, coded, g.to(written))[0]
 
+    @checked
     @as_found
     def pulled(
         self, site: Site, g: Float[Tensor, "batch pos width"], part: tuple[slice, slice] = (slice(None), slice(None))
@@ -227,6 +231,8 @@ def resolve(
     edits: Edit | Sequence[Edit], anatomy: Anatomy, tokens: Tokens, *, owner: int = 0, open_end: bool = False
 ) -> list[tuple[int, Site, Edit]]:
     """Edits as (owner, site, edit), checked against the model and the prompts."""
+    if not isinstance(edits, Edit | Iterable):
+        raise EditError(f"{edits!r} is not an edit: expected one such as Zero('z', layer=0), or several")
     edits = [edits] if isinstance(edits, Edit) else list(edits)
     return [(owner, *placed) for edit in edits for placed in check(edit, anatomy, tokens, open_end=open_end)]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import EDITS
 from caseback.errors import EditError
+from caseback.model.arguments import checked
 from caseback.model.running.edits import Add, Edit, Mean, Noise, Project, Replace, Scale, Zero
 from caseback.model.running.run import Run
 
@@ -26,6 +27,7 @@ ACTIONS = {action.__name__: action for action in (Zero, Replace, Add, Scale, Mea
 """The edits that hold by themselves."""
 
 
+@checked
 def save_edits(edits: Edit | Sequence[Edit], path: str | Path, *, provenance: Mapping[str, Any] | None = None) -> None:
     """Write edits to one safetensors file, whole or not at all.
 
@@ -59,6 +61,7 @@ def save_edits(edits: Edit | Sequence[Edit], path: str | Path, *, provenance: Ma
     save(Artifact(tensors, {"edits": json.dumps(listed, allow_nan=False)}, dict(provenance or {})), EDITS, path)
 
 
+@checked
 def load_edits(path: str | Path) -> list[Edit]:
     """Read what ``save_edits`` wrote; ``Model.edited`` and ``edits=`` take it.
 

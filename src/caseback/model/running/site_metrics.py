@@ -15,10 +15,12 @@ from torch import Tensor
 from caseback.errors import TargetError
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
+from caseback.model.arguments import checked
 from caseback.model.running.metrics import Bound, Metric, Position
 from caseback.model.running.tokens import Tokens
 
 
+@checked
 def activation(
     site: str,
     *,

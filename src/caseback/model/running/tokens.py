@@ -18,6 +18,7 @@ from torch import Tensor
 from caseback.errors import OutOfRange, TargetError, TokensError
 from caseback.model.anatomy.classes import Classes
 from caseback.model.anatomy.coerce import as_integer, as_positions
+from caseback.model.arguments import checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,7 @@ class Tokens:
         """Positions as the model gets them; 0 for padding."""
         return (self.mask.long().cumsum(-1) - 1).clamp_min(0)
 
+    @checked
     def column(self, position: int | Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """The padded column of a position in each prompt.
 
@@ -95,7 +97,10 @@ class Tokens:
             If a prompt has no such position.
         """
         lengths, position = self.lengths, as_positions(position, "position", TokensError)
-        wanted = torch.as_tensor(position, device=lengths.device).expand(len(self))
+        wanted = torch.as_tensor(position, device=lengths.device)
+        if wanted.numel() not in (1, len(self)):
+            raise TokensError(f"{wanted.numel()} positions for {len(self)} prompts: give one, or one per prompt")
+        wanted = wanted.reshape(-1).expand(len(self))
         bad = (wanted < -lengths) | (wanted >= lengths)
         if bool(bad.any()):
             row = int(bad.int().argmax())
@@ -108,6 +113,7 @@ class Tokens:
     def to(self, device: torch.device | str) -> Tokens:
         return Tokens(self.ids.to(device), self.mask.to(device), self.text)
 
+    @checked
     def padded_on(self, side: str, pad_id: int = 0) -> Tokens:
         """The same prompts with the padding moved to one side."""
         rows = [ids[mask] for ids, mask in zip(self.ids, self.mask, strict=True)]

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
-from caseback.model.anatomy.anatomy import Anatomy, LayerParts, Projection
-from caseback.model.anatomy.dense import weight_matrix
+from caseback.model.anatomy.anatomy import Anatomy, LayerParts
+from caseback.model.anatomy.dense import Projection, weight_matrix
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import attending
 from caseback.model.running.hooks import on_sum, recording, touch_branch, touch_own

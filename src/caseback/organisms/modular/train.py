@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import GenerationConfig
 
-from caseback.jobs.whole_file import whole_file
+from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.crystal import CrystalForCausalLM
 from caseback.organisms.modular import addition
 from caseback.organisms.saving import keep, resume, run_file
@@ -55,7 +55,7 @@ def train(
     ids, right = addition.all_pairs(p), addition.answers(p)
     weights = [w for w in model.parameters() if w.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY, betas=BETAS, fused=True)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "the organism")
     settings = {"seed": seed, "p": p, "share": share}
     file = run_file(out, model, **settings, recipe=(RATE, DECAY, BETAS, WARM_UP))
     begin, last = resume(file, model, [optimizer]), min(steps, stop_at or steps)
@@ -84,7 +84,7 @@ def train(
 
 def save(model: CrystalForCausalLM, out: Path, settings: dict) -> None:
     """Write the config, the tokenizer and the weights in 16 bits; the config asks for float32 computation."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "the organism")
     model.config.caseback = settings
     model.config.dtype = torch.float32
     model.config.architectures = ["CrystalForCausalLM"]

@@ -11,11 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, Malformed, examples, json_records, value_at
 from caseback.tasks.prompts import Pair
 from caseback.tasks.text import Text
 
 
+@checked
 def agreement_pairs(path: str | Path, *, skip_malformed: bool = False, limit: int | None = None) -> Examples[Pair]:
     """Read agreement pairs: the patch prefix is corrupt, its answer the foil.
 

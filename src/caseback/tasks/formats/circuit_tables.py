@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError
+from caseback.model.arguments import checked
 from caseback.model.running.tokens import piece
 from caseback.tasks.align import tokenizer_of
 from caseback.tasks.formats.reading import Examples, Malformed, choose, csv_rows, examples
@@ -26,6 +27,7 @@ SPAN_OF_YEARS = re.compile(r"(?P<century>\d\d)(?P<year>\d\d)\D+(?P<again>\d\d)$"
 Row = dict[str, str]
 
 
+@checked
 def eap_ig(
     path: str | Path,
     *,

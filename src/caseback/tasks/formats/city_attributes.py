@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError, did_you_mean
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, Malformed, Unfit, examples, json_items, value_at
 from caseback.tasks.formats.swapped_subjects import Fact, pairs_of
 from caseback.tasks.prompts import Pair
@@ -27,6 +28,7 @@ TEMPLATES = {
 }
 
 
+@checked
 def ravel(
     path: str | Path,
     *,

@@ -16,6 +16,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from caseback.errors import LoadError
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, choose, examples, json_records, value_at
 from caseback.tasks.prompts import Pair
 from caseback.tasks.text import Text, fill
@@ -23,6 +24,7 @@ from caseback.tasks.text import Text, fill
 CORRUPTIONS = ("position", "letters", "both")
 
 
+@checked
 def mib_mcqa(
     path: str | Path,
     *,

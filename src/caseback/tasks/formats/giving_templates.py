@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, Malformed, examples, json_records
 from caseback.tasks.prompts import Pair
 from caseback.tasks.standard.indirect_object import ioi
@@ -23,6 +24,7 @@ FIELDS = ("{name_A}", "{name_B}", "{name_C}")
 OURS = {"{name_A}": "{A}", "{name_B}": "{B}", "{name_C}": "{S2}", "{object}": "{thing}"}
 
 
+@checked
 def mib_ioi(
     folder: str | Path,
     *,

@@ -11,11 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, Unfit, choose, examples, json_records, value_at
 from caseback.tasks.prompts import Pair
 from caseback.tasks.sentence_scores import MinimalPair
 
 
+@checked
 def blimp_sentences(
     path: str | Path, *, skip_malformed: bool = False, limit: int | None = None
 ) -> Examples[MinimalPair]:
@@ -47,6 +49,7 @@ def blimp_sentences(
     return examples(path, records, lambda record: _read(record, path), skip_malformed=skip_malformed, limit=limit)
 
 
+@checked
 def blimp(
     path: str | Path, *, method: str = "one_prefix", skip_malformed: bool = False, limit: int | None = None
 ) -> Examples[Pair]:

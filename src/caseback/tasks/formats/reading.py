@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from caseback.errors import LoadError
 from caseback.jobs import budget
+from caseback.jobs.json_text import parse_json, parse_json_at
+from caseback.jobs.text_file import open_file
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -127,12 +129,7 @@ def lines(path: str | Path) -> Numbered[str]:
     LoadError
         For a missing file, a folder, or bytes that are not UTF-8.
     """
-    try:
-        file = open(path, "rb")  # noqa: SIM115  (closed below; the error is about opening alone)
-    except OSError as error:
-        what = "a folder" if Path(path).is_dir() else "absent" if not Path(path).exists() else error.strerror
-        raise LoadError(f"{path} cannot be read ({what}): expected a file") from None
-    with file:
+    with open_file(path) as file:
         # Bytes are cut at newlines first, so that a decoding error has an exact line.
         for number, raw in enumerate(file, 1):
             try:
@@ -179,7 +176,7 @@ def json_value(path: str | Path) -> Any:
     """
     text = "".join(line for _, line in lines(path))
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise LoadError(f"{path}, line {error.lineno}: expected JSON, but {error.msg}: correct the file") from None
 
@@ -267,14 +264,14 @@ def _json_lines(numbered: Numbered[str]) -> Numbered[Any]:
     for number, text in numbered:
         if text.strip():
             try:
-                yield number, json.loads(text)
+                yield number, parse_json(text)
             except json.JSONDecodeError as error:
                 yield number, Malformed(f"a JSON object (but {error.msg}, column {error.colno})", text.strip())
 
 
 def _array(path: str | Path, numbered: Numbered[str], line: int, *, alone: bool = True) -> Numbered[Any]:
     """Records of the array that begins on ``line``, each decoded as soon as enough lines of it have been read."""
-    decode, text, at, chunk, due = json.JSONDecoder().raw_decode, "", 0, budget.limit("record_lines"), "["
+    text, at, chunk, due = "", 0, budget.limit("record_lines"), "["
     while True:
         start, at = at, _past_space(text, at)
         line += text.count("\n", start, at)
@@ -291,7 +288,7 @@ def _array(path: str | Path, numbered: Numbered[str], line: int, *, alone: bool 
             raise LoadError(f"{path}, line {line}: expected {due}, found {_short(repr(text[at : at + 80]))}")
         if sign:
             try:
-                value, end = decode(text, at)
+                value, end = parse_json_at(text, at)
             except json.JSONDecodeError as error:
                 wrong, line_of_it = error.msg, line + text.count("\n", at, error.pos)
             else:

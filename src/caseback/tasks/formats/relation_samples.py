@@ -7,16 +7,19 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, examples, json_under, json_value, value_at
 from caseback.tasks.formats.swapped_subjects import Fact, pairs_of
 from caseback.tasks.prompts import Pair
 
 
+@checked
 def relations(
     path: str | Path,
     *,
@@ -73,7 +76,7 @@ def relations(
     >>> pair.clean.text, pair.target, pair.corrupt_target, pair.group
     ('The capital of Canada is', (' Ottawa',), (' Nairobi',), 'capital')
     """
-    folder = Path(path).is_dir()
+    folder = os.path.isdir(path)
     files = sorted(Path(path).rglob("*.json")) if folder else [Path(path)]
     if not files:
         raise LoadError(f"{path} has no .json file: expected relations")

@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, Malformed, Unfit, choose, examples, json_records, value_at
 from caseback.tasks.formats.swapped_subjects import Fact, pairs_of
 from caseback.tasks.prompts import Pair
@@ -22,6 +23,7 @@ from caseback.tasks.prompts import Pair
 PROMPTS = ("rewrite", "paraphrase", "neighborhood", "attribute")
 
 
+@checked
 def known_facts(
     path: str | Path,
     *,
@@ -81,6 +83,7 @@ def known_facts(
     return pairs_of(facts, path=path, corruption=corruption, model=model, seed=seed, limit=limit, dropped=facts.dropped)
 
 
+@checked
 def counterfact(
     path: str | Path,
     *,

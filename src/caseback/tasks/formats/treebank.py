@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import NOTHING, Examples, Malformed, Numbered, examples, lines
 
 COLUMNS = 10
@@ -63,6 +64,7 @@ class Sentence:
         return len(self.words)
 
 
+@checked
 def conllu(path: str | Path, *, skip_malformed: bool = False, limit: int | None = None) -> Examples[Sentence]:
     r"""Read a treebank in CoNLL-U.
 

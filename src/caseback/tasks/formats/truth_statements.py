@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, Malformed, csv_rows, examples
 
 LABELS = {"1": True, "0": False, "true": True, "false": False, "1.0": True, "0.0": False}
@@ -39,6 +40,7 @@ class Statement:
     group: str = ""
 
 
+@checked
 def statements(path: str | Path, *, skip_malformed: bool = False, limit: int | None = None) -> Examples[Statement]:
     r"""Read true and false statements, for probes and directions of truth.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError
+from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import Examples, choose, examples, json_records, value_at
 from caseback.tasks.formats.swapped_subjects import Fact, one_token_answers, pairs_of
 from caseback.tasks.prompts import Pair
@@ -22,6 +23,7 @@ SHOT = "Q: {input}\nA: {output}\n\n"
 QUERY = "Q: {input}\nA:"
 
 
+@checked
 def function_vectors(
     path: str | Path,
     *,

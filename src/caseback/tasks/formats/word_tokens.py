@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from caseback.errors import TokensError
+from caseback.model.arguments import checked
 from caseback.model.running.tokens import Tokens, tokenize
 from caseback.tasks.align import tokenizer_of
 from caseback.tasks.formats.treebank import Sentence
@@ -48,6 +49,7 @@ class WordTokens:
         return len(self.sentences)
 
 
+@checked
 def word_tokens(
     sentences: Sequence[Sentence], model: Any, *, padding: str = "right", bos: bool | None = None
 ) -> WordTokens:

@@ -2,7 +2,9 @@
 
     14 + 5 = ->  19
 
-The counterfactual has other operands, or the other operator, and another result.
+The counterfactual has other operands, or the other operator, and another result. Where a tokenizer cuts numbers, the
+answer is the first token in which the two results differ, and what they share stands at the prompt's end:
+``14 + 5 = 1`` ->  ``9``, not ``5``.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import random
 
 from caseback.errors import CasebackError
+from caseback.tasks.digits import cutting, first_difference
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task
 from caseback.tasks.text import Text, fill
@@ -95,24 +98,29 @@ def arithmetic(
         return a if corruption == "b" else c, operator, b if corruption == "a" else d
 
     def draw(rng: random.Random, fillers: Fillers) -> Pair:
+        pieces = fillers["cut"][0] if "cut" in fillers else _whole
         wording = rng.choice(list(WORDINGS)) if form == "all" else form
         solved = [problem(rng) for _ in range(shots)]
         shown = "".join(f"{_asked(wording, one)} {_result(one)}, " for one in solved)
         for _ in range(TRIES):
             clean = problem(rng)
             corrupt = changed(rng, *clean)
-            if _result(clean) != _result(corrupt) and _result(corrupt) >= 0:
+            if _result(clean) == _result(corrupt) or _result(corrupt) < 0:
+                continue
+            differ = first_difference(pieces, f" {_result(clean)}", f" {_result(corrupt)}")
+            if differ is not None:
                 break
         else:
             raise CasebackError(
                 f"no other result of 0 or more with operators={operators!r}, largest={largest}: widen them"
             )
+        shared, answer, other = differ
         return Pair.of(
-            Text(shown).then(_asked(wording, clean)),
-            Text(shown).then(_asked(wording, corrupt)),
-            f" {_result(clean)}",
-            f" {_result(corrupt)}",
-            corrupt_target=f" {_result(corrupt)}",
+            Text(shown).then(_asked(wording, clean)).then(shared),
+            Text(shown).then(_asked(wording, corrupt)).then(shared),
+            answer,
+            other,
+            corrupt_target=other,
             group=f"{clean[1]} {wording}",
         )
 
@@ -120,10 +128,14 @@ def arithmetic(
         "arithmetic",
         "Two numbers and an operator: the result over that of another problem.",
         draw,
-        {},
+        {"cut": cutting},
         entry="5.4.10",
         citation="Stolfo et al. 2023",
     )
+
+
+def _whole(text: str) -> list[str]:
+    return [text]
 
 
 def _result(problem: tuple[int, str, int]) -> int:

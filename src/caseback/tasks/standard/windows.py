@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from caseback.errors import CasebackError, LoadError, TokensError
+from caseback.errors import CasebackError, TokensError
+from caseback.jobs.text_file import read_text
 from caseback.tasks.align import tokenizer_of
 from caseback.tasks.passages import PASSAGES
 from caseback.tasks.prompts import Pair
@@ -63,7 +64,7 @@ def plain_text(
     if isinstance(texts, str):
         texts = [texts]
     if file is not None:
-        texts = [_read(Path(file))]
+        texts = [read_text(Path(file))]
 
     def draw(rng: random.Random, fillers: Fillers) -> Pair:
         texts = fillers["texts"]
@@ -105,13 +106,3 @@ def _tokens(texts: Sequence[str], length: int) -> Callable[[Any], list[list[int]
         return usable
 
     return tokens
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        what = "a folder" if file.is_dir() else "absent" if not file.exists() else error.strerror
-        raise LoadError(f"{file} cannot be read ({what}): expected a text file") from None
-    except UnicodeDecodeError as error:
-        raise LoadError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 
 Message = dict[str, str]
@@ -58,6 +59,7 @@ def text_of(reply: str) -> str | None:
     return reply.strip() or None
 
 
+@checked
 def local_chat(model: Model, *, max_new_tokens: int = 200, seed: int | None = None, **options: Any) -> Chat:
     """A chat with a model in hand, by its chat template or, without one, with roles written out.
 

@@ -8,6 +8,7 @@ each unit's whole range is kept too: a histogram, and examples of a sample of to
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ from caseback.decode.vocabulary.activating.units import Directions, Heads, Units
 from caseback.errors import CasebackError, LoadError, OutOfRange
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
+from caseback.jobs.text_file import JSON_SUFFIXES, read_texts
 from caseback.model.anatomy.sites import Site, parse
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
@@ -153,6 +156,7 @@ def activating_inputs(
     return job.finish()
 
 
+@checked
 def load_activating(store: str | Path, *, directions: Directions | None = None) -> Activating:
     """Read a collection from its folder.
 
@@ -247,9 +251,9 @@ class _Collecting:
 def _texts(texts: Iterable[Any] | Path) -> Iterator[Any] | Iterable[Any]:
     if not isinstance(texts, Path):
         return texts
-    if not texts.is_file():
+    if not os.path.isfile(texts):
         raise LoadError(f"{texts} is not a file: expected a text file with one text per line")
-    return _lines(texts)
+    return read_texts(texts) if texts.suffix.lower() in JSON_SUFFIXES else _lines(texts)
 
 
 def _lines(path: Path) -> Iterator[str]:

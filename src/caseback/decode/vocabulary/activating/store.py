@@ -10,6 +10,7 @@ does not know of is written again.
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from caseback.decode.vocabulary.activating.tally import Tally
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
+from caseback.jobs.whole_file import make_folder
 
 FORMAT = "caseback activating 2"
 _TENSORS = [field.name for field in fields(Tally) if field.name != "seen"]
@@ -40,16 +42,16 @@ class Store:
             Where something else is there, or a file is damaged.
         """
         index, tally = self.folder / "index.json", self.folder / "tally.safetensors"
-        if self.folder.exists() and not self.folder.is_dir():
+        if os.path.isfile(self.folder):
             raise LoadError(f"{self.folder} is a file: name a folder to keep the collection in")
-        if not index.exists():
+        if not os.path.exists(index):
             return None
         try:
             contents = read_json(index)
             if contents.get("format") != FORMAT:
                 raise LoadError(f"{self.folder} holds no collection of this version: expected {FORMAT!r} in index.json")
             expect_whole(contents, index)
-            if not tally.exists():
+            if not os.path.exists(tally):
                 return None
             held, noted = read_tensors(tally, _TENSORS)
             if noted["asked"] != fingerprint(contents["asked"]):
@@ -65,7 +67,7 @@ class Store:
 
     def write(self, asked: dict[str, Any], names: list[int], tally: Tally, rows: Rows, *, whole: bool) -> None:
         """Save all that was counted so far."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, "the collection")
         if rows.n_rows > self.saved_rows:
             ids, lengths = rows.since(self.saved_tokens, self.saved_rows)
             write_tensors(self._shard(self.shards), {"ids": ids, "lengths": lengths})

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
 from caseback.model.anatomy.sites import Site
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
@@ -77,6 +78,7 @@ class Units:
         return x[:, list(self.chosen)]
 
 
+@checked
 def units_of(
     model: Model,
     site: str | Site,

@@ -9,22 +9,26 @@ for, and then with ``weights_only=True``.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.fingerprint import raw_digest
-from caseback.jobs.whole_file import whole_file
+from caseback.jobs.json_text import expect_form
+from caseback.jobs.safe_files import read_json, read_tensors
+from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.anatomy.dense import weight_matrix
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 
 
+@checked
 def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
     """Write a tuned lens in the tuned-lens package's layout.
 
@@ -46,7 +50,7 @@ def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
         raise CasebackError(f"the tuned-lens layout holds one map for each of {lens.n_layers} depths: {lens.rows}")
     lens.expect(model)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "the lens")
     identity = torch.eye(lens.d_model).to(lens.weight)
     params = {}
     for i in range(lens.n_layers):
@@ -67,6 +71,7 @@ def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
         draft.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+@checked
 def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -> Lens:
     """Read a lens in the tuned-lens package's layout.
 
@@ -88,14 +93,12 @@ def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -
         prints.
     """
     folder = Path(folder)
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     tensors = _tensors(folder / "params", pickle)
-    try:
+    with expect_form(f"{folder} is not in the tuned-lens layout"):
         d, n = int(config["d_model"]), int(config["num_hidden_layers"])
         weight = torch.stack([tensors[f"{i}.weight"].float().T for i in range(n)]) + torch.eye(d)
         bias = torch.stack([tensors.get(f"{i}.bias", torch.zeros(d)).float() for i in range(n)])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise LoadError(f"{folder} is not in the tuned-lens layout: {error!r} is missing or wrong") from None
     lens = Lens("tuned", tuple(range(n)), weight, bias, n, provenance={"source": str(folder.name)})
     lens.expect(model)
     if config.get("unembed_hash") not in (None, _unembed_hash(model)):
@@ -106,6 +109,7 @@ def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -
     return lens
 
 
+@checked
 def save_jacobian_lens(lens: Lens, path: str | Path) -> None:
     """Write a Jacobian lens in its published layout: 16-bit matrices by the layer after which they read.
 
@@ -129,6 +133,7 @@ def save_jacobian_lens(lens: Lens, path: str | Path) -> None:
         torch.save(held, draft)
 
 
+@checked
 def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) -> Lens:
     """Read a Jacobian lens in its published layout.
 
@@ -149,13 +154,11 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
         Where the width is not the model's.
     """
     held: dict[str, Any] = _unpickled(Path(path), pickle)
-    try:
+    with expect_form(f"{path} is not a published Jacobian lens"):
         matrices = {int(layer): value.float() for layer, value in held["J"].items()}
         prompts = int(held["n_prompts"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LoadError(f"{path} is not a published Jacobian lens: {error!r} is missing or wrong") from None
-    rows = sorted(matrices)
-    weight = torch.stack([matrices[layer].T for layer in rows])
+        rows = sorted(matrices)
+        weight = torch.stack([matrices[layer].T for layer in rows])
     lens = Lens(
         "jacobian",
         tuple(layer + 1 for layer in rows),
@@ -168,6 +171,7 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
     return lens
 
 
+@checked
 def merge_jacobian_lenses(lenses: list[Lens]) -> Lens:
     """The lens of all prompts together, from lenses of some each: a mean weighted by their numbers.
 
@@ -194,20 +198,13 @@ def _unembed_hash(model: Model) -> str:
     return raw_digest(np.array_str(matrix, precision=1).encode())
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path} cannot be read: {error}") from None
-
-
 def _tensors(stem: Path, pickle: bool) -> dict[str, Any]:
     safe = stem.with_suffix(".safetensors")
-    return load_file(safe) if safe.is_file() else _unpickled(stem.with_suffix(".pt"), pickle)
+    return read_tensors(safe)[0] if os.path.isfile(safe) else _unpickled(stem.with_suffix(".pt"), pickle)
 
 
 def _unpickled(path: Path, allowed: bool) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise LoadError(f"{path} is absent")
     if not allowed:
         raise LoadError(

@@ -21,9 +21,11 @@ from caseback.decode.vocabulary.lenses.attention_lens import AttentionLens
 from caseback.decode.vocabulary.lenses.future_prompt import FuturePrompt
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.errors import CasebackError
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 
 
+@checked
 def save_lens(lens: Lens | AttentionLens | FuturePrompt, path: str | Path) -> None:
     """Write a lens, an attention lens or a future prompt to one safetensors file, whole or not at all.
 
@@ -67,6 +69,7 @@ def save_lens(lens: Lens | AttentionLens | FuturePrompt, path: str | Path) -> No
     save(Artifact(held, {**facts, "fingerprint": lens.fingerprint}, lens.provenance), kind, path)
 
 
+@checked
 def load_lens(path: str | Path, model: Model | None = None) -> Lens:
     """Read a ``Lens`` that ``save_lens`` wrote.
 
@@ -95,6 +98,7 @@ def load_lens(path: str | Path, model: Model | None = None) -> Lens:
     return load(path, LENS, build, None if model is None else lambda lens: lens.expect(model))
 
 
+@checked
 def load_attention_lens(path: str | Path, model: Model | None = None) -> AttentionLens:
     """Read an ``AttentionLens`` that ``save_lens`` wrote.
 
@@ -133,6 +137,7 @@ def load_attention_lens(path: str | Path, model: Model | None = None) -> Attenti
     return load(path, ATTENTION_LENS, build, None if model is None else lambda lens: lens.expect(model))
 
 
+@checked
 def load_future_prompt(path: str | Path, model: Model | None = None) -> FuturePrompt:
     """Read a ``FuturePrompt`` that ``save_lens`` wrote.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from caseback.errors import CasebackError
+from caseback.model.arguments import checked
 from caseback.model.running.tokens import Tokens
 
 
@@ -61,6 +62,7 @@ class TargetPrompt:
         return places if self.which == "all" else places[-1:]
 
 
+@checked
 def token_identity(
     words: Sequence[str] = ("cat", "135", "hello", "black", "shoe"), *, placeholder: str = "x"
 ) -> TargetPrompt:
@@ -81,6 +83,7 @@ def token_identity(
     return TargetPrompt("; ".join([*(f"{word}->{word}" for word in words), placeholder]), placeholder)
 
 
+@checked
 def description(
     examples: Sequence[tuple[str, str]] = (
         ("Syria", "Country in the Middle East"),
@@ -107,6 +110,7 @@ def description(
     return TargetPrompt(", ".join([*(f"{name}: {what}" for name, what in examples), placeholder]), placeholder)
 
 
+@checked
 def selfie(
     *,
     before: str = "[INST] ",

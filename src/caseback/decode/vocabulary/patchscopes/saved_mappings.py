@@ -7,8 +7,10 @@ from pathlib import Path
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import MAPPING
 from caseback.decode.vocabulary.patchscopes.mappings import AffineMap
+from caseback.model.arguments import checked
 
 
+@checked
 def save_mapping(mapping: AffineMap, path: str | Path) -> None:
     """Write what ``fit_mapping`` gave to one safetensors file, whole or not at all.
 
@@ -36,6 +38,7 @@ def save_mapping(mapping: AffineMap, path: str | Path) -> None:
     )
 
 
+@checked
 def load_mapping(path: str | Path) -> AffineMap:
     """Read what ``save_mapping`` wrote.
 

@@ -31,6 +31,7 @@ from caseback.model.algebra.factored import Factored
 from caseback.model.algebra.writes import mlp_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.running.edits import Apply, Edit
 from caseback.model.running.measure import measured
@@ -42,6 +43,7 @@ from caseback.model.running.tokens import PromptsLike
 _OUTPUT = {"in": "mlp_pre", "gate": "mlp_gate", "out": "mlp_out"}
 
 
+@checked
 def weight_gradient(
     model: Model, tokens: PromptsLike, metric: Metric, matrix: str, layer: int, *, edits: Edit | Sequence[Edit] = ()
 ) -> Factored:

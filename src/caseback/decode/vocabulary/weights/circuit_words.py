@@ -23,10 +23,12 @@ from caseback.decode.vocabulary.weights.weight_words import as_words, joined
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.algebra.factored import Factored
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 
 
+@checked
 def vocabulary_circuit(model: Model, matrix: str, layer: int, head: int, *, folded: bool = True) -> Factored:
     """W_E W_OV W_U or W_E W_QK W_E^T of one head as factors, (vocab, vocab) through d_head (PRIMER 4.3.9).
 

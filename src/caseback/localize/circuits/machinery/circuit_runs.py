@@ -23,6 +23,7 @@ from caseback.localize.circuits.machinery.cutting import Cuts, tokens_at
 from caseback.localize.circuits.machinery.masks import Masks, placed_all
 from caseback.localize.circuits.machinery.optimal_writes import optimal_writes
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
+from caseback.model.arguments import checked
 from caseback.model.graph.graph import Graph
 from caseback.model.prompts.pairs import pairs
 from caseback.model.running.measure import measured
@@ -162,6 +163,7 @@ def written_in(model: Model, graph: Graph, tokens: Tokens) -> Float[Tensor, "wri
     return written
 
 
+@checked
 def mean_writes(
     model: Model, prompts: PromptsLike, *, inputs: tuple[str, ...] = ("embed",)
 ) -> Float[Tensor, "writer d_model"]:

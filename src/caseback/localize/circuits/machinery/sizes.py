@@ -13,11 +13,13 @@ from dataclasses import replace
 
 from caseback.errors import CasebackError
 from caseback.model.anatomy.dense import weight_shape
+from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Node
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
 
 
+@checked
 def circuit_size(model: Model, circuit: Circuit, inputs: tuple[str, ...] | None = None) -> dict[str, float]:
     """Count what a circuit has.
 

@@ -23,6 +23,7 @@ from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.arguments import checked
 from caseback.model.prompts.per_token import aligned
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, piece
@@ -30,6 +31,7 @@ from caseback.model.running.tokens import Tokens, piece
 Sampler = Callable[[Model, Tokens], Float[Tensor, "batch pos vocab"]]
 
 
+@checked
 def frequency_sampler(texts: Sequence[Any] | None = None) -> Sampler:
     """Tokens as often as they occur, whatever stands around.
 
@@ -64,6 +66,7 @@ def frequency_sampler(texts: Sequence[Any] | None = None) -> Sampler:
     return sample
 
 
+@checked
 def causal_sampler(lm: Model) -> Sampler:
     """What a causal language model expects, given the tokens before; at the first token, its own frequencies.
 

@@ -25,6 +25,7 @@ from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.training.examples import queries_of
 from caseback.localize.inputs.training.objectives import in_turn, log_likelihood
 from caseback.localize.inputs.training.prepared import query_objective
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
@@ -32,6 +33,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 
 
+@checked
 def random_subsets(
     n_examples: int, n_subsets: int, *, share: float = 0.5, seed: int = 0
 ) -> Bool[np.ndarray, "variant example"]:
@@ -66,6 +68,7 @@ def random_subsets(
     return subsets
 
 
+@checked
 def retrained_outcomes(
     train: Callable[[list[int]], Model],
     subsets: Bool[np.ndarray, "variant example"],

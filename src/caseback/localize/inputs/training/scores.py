@@ -12,6 +12,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.training.examples import CorpusCounts, Example, text_of
+from caseback.model.arguments import checked
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -62,6 +63,7 @@ def _shown(model: Model, query: Example) -> str:
     return " |".join(text_of(model, Example(ids, query.line)) for ids in parts)
 
 
+@checked
 def top_examples(scores: xr.DataArray, k: int = 10, *, end: str = "highest") -> xr.Dataset:
     """The examples with the strongest scores of each query.
 

@@ -16,6 +16,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 
@@ -100,6 +101,7 @@ def simfluence(
     )
 
 
+@checked
 def simulated(
     factors: xr.Dataset, batches: Sequence[Sequence[int]], start: Float[np.ndarray, " query"]
 ) -> Float[np.ndarray, "step query"]:

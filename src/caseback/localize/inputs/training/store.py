@@ -10,6 +10,7 @@ Every file is written whole or not at all, the index last: what it does not name
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
+from caseback.jobs.whole_file import make_folder
 from caseback.localize.inputs.training.examples import CorpusCounts, Example, digest, examples_of
 from caseback.localize.inputs.training.projection import width
 from caseback.localize.inputs.training.rows import Chunk, Maker
@@ -62,12 +64,12 @@ class GradientStore:
             "complete": False,
             "said": {},
         }
-        if (self.folder / _INDEX).exists():
+        if os.path.exists(self.folder / _INDEX):
             self._resume()
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("[!.]*"))):
+        elif os.path.isfile(self.folder) or (os.path.isdir(self.folder) and any(self.folder.glob("[!.]*"))):
             raise LoadError(f"{str(folder)!r} is a file or a folder of something else: name an empty or a new folder")
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder, "the store")
 
     def _resume(self) -> None:
         path = self.folder / _INDEX

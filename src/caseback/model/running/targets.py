@@ -1,0 +1,83 @@
+"""The token that is explained and the one that it is contrasted with, as a prompt's own logits suggest them.
+
+A target such as ``Mary`` that the model would only write as `` Mary`` is one token all the same, and everything could
+be measured of it. Where the token with a leading space is ``FAR`` times likelier, the space was forgotten: a warning
+says so.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.errors import TargetError
+from caseback.model.running.tokens import one_token, piece
+
+FAR = 1000.0
+
+
+class SpaceForgotten(UserWarning):
+    """A target or foil without the leading space that the model would write."""
+
+
+def target_and_foil(
+    model: Any,
+    final: Float[Tensor, " vocab"],
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    counterfactual: Float[Tensor, " vocab"] | None = None,
+) -> tuple[int, int]:
+    """The ids of target and foil.
+
+    Parameters
+    ----------
+    model
+        The model.
+    final
+        The prompt's last logits. Its first choice is the target, unless one is given.
+    target, foil
+        Tokens, as text or id.
+    counterfactual
+        The last logits of a prompt with another answer, whose first choice is then the foil.
+
+    Raises
+    ------
+    TargetError
+        For what is not one token, or twice the same.
+    """
+    t = None if target is None else model.token_id(target)
+    f = None if foil is None else model.token_id(foil, "foil")
+    if t is not None and t == f:
+        raise TargetError(f"target and foil are both {model.token_text(t)!r} (id {t}): choose two tokens")
+    for what, given in (("target", target), ("foil", foil)):
+        if isinstance(given, str):
+            warn_of_space(model.tokenizer, given, final, what)
+    if t is None:
+        t = next(i for i in final.topk(min(2, len(final))).indices.tolist() if i != f)
+    if f is None:
+        answers = [] if counterfactual is None else counterfactual.topk(1).indices.tolist()
+        f = next(i for i in [*answers, *final.topk(min(2, len(final))).indices.tolist()] if i != t)
+    return t, f
+
+
+def warn_of_space(tokenizer: Any, text: str, final: Float[Tensor, " vocab"], what: str = "target") -> None:
+    """Warn where the same token with a leading space is ``FAR`` times likelier after the prompt."""
+    if tokenizer is None or text[:1].isspace() or not text:
+        return
+    try:
+        token, spaced = (one_token(tokenizer, word, len(final), what) for word in (text, f" {text}"))
+    except TargetError:
+        return
+    likelier = float(final[spaced].double() - final[token].double())
+    if spaced != token and likelier > math.log(FAR):
+        times = f"{math.exp(min(likelier, 700)):.1g}"
+        warnings.warn(
+            f"{what} {text!r} has no leading space, and {piece(tokenizer, spaced)!r} is {times} times likelier here: "
+            f"give {piece(tokenizer, spaced)!r} if that is meant",
+            SpaceForgotten,
+            stacklevel=3,
+        )

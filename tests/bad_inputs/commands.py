@@ -1,0 +1,188 @@
+"""Commands as doors: each with a valid line, in which one option or argument gets a bad value."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import typer
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from bad_inputs.outcome import Fault, TookTooLong, fault_of, time_limit, written_in
+from caseback import cli, organisms
+from hostile import HOSTILE
+
+TEXT = "When Mary and John went to the store, John gave a drink to"
+OTHER = "When Mary and John went to the store, Mary gave a drink to"
+NUMBERS = ("nan", "inf", "-inf", "-1", "-7", "0", "1.5", "1e3", "", " ", "x", "-0", "+3", "0x3", "1_000", "\u0663")
+HUGE = (str(2**31), str(2**63), str(10**30), "9" * 5000, "1e308", "1e999", str(-(10**30)))
+LISTS = (
+    "0-",
+    "-",
+    "--",
+    "5-2",
+    ",",
+    "0,,1",
+    "0-999999999",
+    "0-" + "9" * 5000,
+    "1-2-3",
+    "nan",
+    "0.5",
+    "0 x",
+    "99999",
+    "-99999",
+)
+
+
+def tiny_folder(folder: Path) -> Path:
+    """A random model of two layers with the tokenizer of ``meadow``."""
+    tokenizer = AutoTokenizer.from_pretrained(organisms.path("meadow"))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def lines(folder: Path) -> dict[str, list[str]]:
+    """A valid line for every command, cheap to run."""
+    model = str(tiny_folder(folder / "tiny"))
+    corpus = folder / "corpus.txt"
+    corpus.write_text("Mary went to the store.\nJohn gave a drink to Mary.\n" * 4, encoding="utf-8")
+    of = ["--model", model]
+    return {
+        "explain": [TEXT, *of],
+        "attribute": [TEXT, *of, "--method", "gradient_x_input", "--generate", "1"],
+        "influence": ["Mary went", *of, "--corpus", str(corpus), "--method", "bm25"],
+        "dla": [TEXT, *of],
+        "patch": [TEXT, OTHER, *of],
+        "ablate": [TEXT, *of],
+        "trace": [TEXT, *of, "--subject", "Mary", "--samples", "2"],
+        "circuit": ["ioi", *of, "--count", "2", "--sets", "1", "--method", "eap", "--edges", "5"],
+        "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
+        "lens": [TEXT, *of],
+        "patchscope": [TEXT, *of, "--generate", "1", "--layers", "0"],
+        "weights": [model, "--layer", "0", "--head", "0"],
+        "activating": [str(corpus), *of, "--layer", "0", "--units", "0"],
+        "ioi": [*of, "--count", "2"],
+        "techniques": [],
+        "tasks": ["ioi", *of, "--count", "1"],
+        "organisms list": [],
+        "organisms path": ["meadow"],
+        "organisms train": ["grokking", "--out", str(folder / "trained"), "--steps", "1", "--stop-at", "1"],
+        "organisms evaluate": [model, "--count", "1"],
+    }
+
+
+def parameters(door: str):
+    """What a command takes, as typer reads it."""
+    command = typer.main.get_command(cli.app)
+    for name in door.split():
+        command = command.commands[name]
+    return [p for p in command.params if p.name != "help"]
+
+
+def doors() -> list[str]:
+    """Every command, those of groups included."""
+    root = typer.main.get_command(cli.app)
+    flat = [
+        [name] if not hasattr(c, "commands") else [f"{name} {sub}" for sub in c.commands]
+        for name, c in root.commands.items()
+    ]
+    return [name for names in flat for name in names]
+
+
+def bad_lines(door: str, valid: list[str], files: list[Path]) -> st.SearchStrategy[list[str]]:
+    """The valid line with one option more, or one argument otherwise."""
+    ways = [
+        st.builds(lambda flag: [*valid, flag], st.sampled_from(["--no-such-option", "--", "-x", "--json=3", "\ud83d"]))
+    ]
+    place = 0
+    for parameter in parameters(door):
+        bad = _bad_texts(parameter, files)
+        if parameter.param_type_name == "argument":
+            if place < len(valid) and not valid[place].startswith("-"):
+                ways.append(st.builds(lambda text, at=place: [*valid[:at], text, *valid[at + 1 :]], bad))
+            place += 1
+        elif parameter.is_flag:
+            ways.append(st.just([*valid, parameter.opts[0]]))
+        else:
+            ways.append(st.builds(lambda text, flag=parameter.opts[0]: [*valid, flag, text], bad))
+    return st.one_of(ways)
+
+
+def _bad_texts(parameter, files: list[Path]) -> st.SearchStrategy[str]:
+    kind = parameter.type_descriptor.annotation
+    if kind in (int, float):
+        return st.one_of(st.sampled_from([*NUMBERS, *HUGE]), st.integers(max_value=-1).map(str), st.floats().map(str))
+    if kind is Path or parameter.name in ("model", "target_model"):
+        return st.sampled_from(
+            [*map(str, files), "", "\ud83d", "/dev/null", "/dev/full", "/proc/self/mem", "/", "no such"]
+        )
+    return st.one_of(
+        st.sampled_from(
+            [*HOSTILE, *LISTS, *NUMBERS, *HUGE, "w " * 3000, "L0H9", "L9H0", "MLP 9", "[x]", "{}", "zero", "all"]
+        ),
+        st.text(max_size=6),
+    )
+
+
+def fault_at(door: str, line: list[str], folder: Path) -> Fault | None:
+    """Run a command in this process, in a folder in which nothing may be left behind; None where all is well."""
+    given = f"caseback {door} " + " ".join(repr(part if len(part) < 80 else part[:77] + "...") for part in line)
+    before, here = written_in(folder), Path.cwd()
+    out, err = io.StringIO(), io.StringIO()
+    what, status = None, None
+    with _environment(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        os.chdir(folder)
+        try:
+            with time_limit():
+                cli.main([*door.split(), *line])
+        except SystemExit as end:
+            status = end.code
+        except (Exception, TookTooLong) as error:
+            what = fault_of(error) or f"traceback: {type(error).__name__}: {error}"
+        finally:
+            os.chdir(here)
+    if what is None and status not in (0, 2):
+        what = f"status {status}: {err.getvalue()[-300:]!r}"
+    if (
+        what is None
+        and status == 2
+        and (err.getvalue().count("\n") != 1 or not err.getvalue().startswith("caseback: "))
+    ):
+        what = f"not one line: {err.getvalue()[:300]!r}"
+    if what is None and status == 2 and len(err.getvalue()) > 1000:
+        what = f"a line of {len(err.getvalue())} characters: {err.getvalue()[:200]!r}"
+    after = written_in(folder)
+    if what is None:
+        left = [
+            path
+            for path in after
+            if path not in before and (status != 0 or path.name.endswith(".part") or after[path] == b"")
+        ]
+        lost = [path for path in before if path not in after or (status != 0 and after[path] != before[path])]
+        what = f"left {left} or changed {lost}" if left or lost else None
+    for path in sorted(after, reverse=True):  # the next line finds what the first found
+        if path not in before:
+            path.unlink() if after[path] is not None else path.rmdir()
+    for path, content in before.items():
+        if content is not None and after.get(path) != content:
+            path.write_bytes(content)
+    return None if what is None else Fault(given, what)
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    wanted = {"CASEBACK_DEBUG": "0", "NO_COLOR": "1", "COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

@@ -1,0 +1,97 @@
+"""What a call came to, and whether that is a fault.
+
+No fault is: a result; a ``CasebackError``; Python's own refusal of a call that does not fit the signature; a
+``ValueError``, ``TypeError``, ``KeyError`` or ``IndexError`` that a line of the package raises on purpose, in words.
+
+A fault is: any other exception, above all one from inside torch, numpy or another library, or one that a line of ours
+meets rather than raises; a call that takes longer than ``SECONDS``; a file half written, or left over; a model that
+differs afterwards.
+
+A thing of the package that stands for a whole subject (a model, a tokenizer, a result that another function gave) is
+given as it is: its class is a matter of types. Whatever holds values, and whatever people write by hand, is not.
+"""
+
+import linecache
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import caseback
+from caseback.errors import CasebackError
+
+SECONDS = 20
+ON_PURPOSE = (ValueError, TypeError, KeyError, IndexError)
+SOURCE = str(Path(caseback.__file__).parent)
+
+
+class TookTooLong(BaseException):
+    """Raised by the alarm; no ``except Exception`` catches it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What went wrong, where, and what was given."""
+
+    given: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.given}\n      {self.what}"
+
+
+@contextmanager
+def time_limit(seconds: int = SECONDS) -> Iterator[None]:
+    """Interrupt what takes longer."""
+
+    def ring(*_):
+        raise TookTooLong(f"took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fault_of(error: BaseException) -> str | None:
+    """Why an exception is a fault, with the line of ours nearest to it; None where it is none."""
+    if isinstance(error, CasebackError):
+        return None if str(error) else f"{type(error).__name__} without words"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename.startswith(SOURCE)]
+    if isinstance(error, ON_PURPOSE) and str(error):
+        if not own and isinstance(error, TypeError):
+            return None  # the signature
+        last = frames[-1]
+        if last.filename.startswith(SOURCE) and _raises(last.filename, last.lineno):
+            return None
+    if "<lambda>" in str(error) or str(error) == "the user's own error":
+        return None
+    where = (
+        f"{own[-1].filename.removeprefix(SOURCE)}:{own[-1].lineno} {own[-1].line}" if own else "before any line of ours"
+    )
+    return f"{type(error).__name__}: {str(error)[:160]!r} at {where}"
+
+
+def _raises(file: str, line: int | None) -> bool:
+    return line is not None and linecache.getline(file, line).strip().startswith("raise ")
+
+
+def attempt(call: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What a call gave, and why it was a fault."""
+    try:
+        with time_limit():
+            return call(), None
+    except (Exception, TookTooLong) as error:
+        return None, fault_of(error)
+
+
+def written_in(folder: Path) -> dict[Path, bytes | None]:
+    """Every file below a folder with what it holds."""
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}

@@ -1,0 +1,81 @@
+"""Doors in one form, and the trial of one: so many inputs from a fixed seed, and every fault among them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
+
+import caseback as cb
+from bad_inputs import commands, values
+from bad_inputs import python_doors as doors_of_python
+from bad_inputs.outcome import Fault
+from bad_inputs.valid import Valid
+
+
+@dataclass(frozen=True)
+class Door:
+    """One way in: inputs for it, and what is wrong with what came of one."""
+
+    name: str
+    inputs: st.SearchStrategy[Any]
+    fault_of: Callable[[Any], Fault | None]
+
+
+def doors(folder: Path) -> Iterator[Door]:
+    """Every door; files of theirs lie in the folder."""
+    yield from python_doors(folder)
+    yield from command_doors(folder)
+
+
+def command_doors(folder: Path) -> Iterator[Door]:
+    """Every command, with a valid line for each."""
+    files = values.write_files(folder / "files")
+    valid = commands.lines(folder)
+    room = folder / "here"
+    room.mkdir()
+    for name in commands.doors():
+        inputs = commands.bad_lines(name, valid[name], files)
+        yield Door(f"caseback {name}", inputs, lambda line, name=name: commands.fault_at(name, line, room))
+
+
+def python_doors(folder: Path) -> Iterator[Door]:
+    """Every public function, class and method, with a valid call for each."""
+    files = values.write_files(folder / "files_of_functions")
+    valid = Valid(cb.load(commands.tiny_folder(folder / "tiny_of_functions")), folder / "room")
+    for name, function in doors_of_python.doors():
+        inputs = doors_of_python.inputs_of(name, function, files)
+        fault_of = partial(_fault_of_python, name, function, valid)
+        yield Door(name, inputs, fault_of)
+
+
+def _fault_of_python(name: str, function: Callable[..., Any], valid: Valid, given: Any) -> Fault | None:
+    return doors_of_python.fault_at(name, function, given, valid)
+
+
+def trial(door: Door, count: int, seed: int = 0) -> tuple[int, list[Fault]]:
+    """How many inputs were tried at a door, and the faults, each place in the code once."""
+    tried, faults = 0, {}
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(door.inputs)
+    def one(given: Any) -> None:
+        nonlocal tried
+        tried += 1
+        fault = door.fault_of(given)
+        if fault is not None:
+            faults.setdefault(fault.what, fault)
+
+    one()
+    return tried, list(faults.values())

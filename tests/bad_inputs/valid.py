@@ -1,0 +1,241 @@
+"""A valid call for every door: arguments by the names that the package gives them, and by door where one means other."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import caseback as cb
+from caseback.decode.vocabulary.lenses.lens import Lens
+from caseback.localize.abstraction import At, Interchanges
+from caseback.localize.circuits import edge_attribution
+from caseback.localize.components import logit_attribution
+from caseback.localize.inputs import gradient_x_input
+
+TEXT = "Mary and John went"
+OTHER = "Mary and Tom went"
+
+
+class Valid:
+    """A tiny model, things made with it, and the arguments of calls.
+
+    Parameters
+    ----------
+    model
+        Of two layers, with a tokenizer.
+    room
+        A folder to write in.
+    """
+
+    def __init__(self, model: cb.Model, room: Path):
+        self.model, self.room, self.text = model, room, TEXT
+        room.mkdir(exist_ok=True)
+        tokens = model.tokens(TEXT)
+        run = model.run(tokens, read=["resid_post", "z"])
+        circuit = cb.Circuit.of("embed -> L0H1.v", "L0H1 -> logits", "MLP 0 -> logits")
+        data = Interchanges(
+            model.tokens([TEXT, OTHER]),
+            {"a": model.tokens([OTHER, TEXT])},
+            torch.tensor([5, 6]),
+            torch.tensor([6, 5]),
+        )
+        lens = Lens("translator", (0, 1, 2), torch.zeros(3, 16, 16), torch.zeros(3, 16), 2)
+        effects = logit_attribution(model, TEXT, cb.logit_diff(" Mary", " John"))
+        edges = edge_attribution(model, TEXT, OTHER, cb.logit_diff(" Mary", " John"))
+        per_token = gradient_x_input(model, TEXT, cb.logit_diff(" Mary", " John"))
+        self.by_name: dict[str, Any] = {
+            "model": model,
+            "tokens": TEXT,
+            "prompt": TEXT,
+            "prompts": TEXT,
+            "clean": TEXT,
+            "corrupt": OTHER,
+            "texts": [TEXT, OTHER],
+            "metric": cb.logit_diff(" Mary", " John"),
+            "target": " Mary",
+            "foil": " John",
+            "layer": 0,
+            "head": 0,
+            "unit": 0,
+            "neuron": 0,
+            "pos": -1,
+            "row": 1,
+            "target_row": 1,
+            "site": "resid_post",
+            "sites": ["resid_post"],
+            "edits": [cb.Zero("z", layer=0, head=0)],
+            "edit": cb.Zero("z", layer=0, head=0),
+            "variants": [cb.Zero("z", layer=0, head=0)],
+            "circuit": circuit,
+            "edges": list(circuit.edges),
+            "edge": "embed -> L0H1.v",
+            "matrix": "ov",
+            "value": 0.0,
+            "factor": 0.5,
+            "std": 0.1,
+            "source": run,
+            "reference": run,
+            "run": run,
+            "name": "ioi",
+            "task": "ioi",
+            "count": 2,
+            "seed": 0,
+            "samples": 2,
+            "steps": 2,
+            "epochs": 1,
+            "path": room / "out",
+            "folder": room / "folder",
+            "max_new_tokens": 2,
+            "weaker": model,
+            "target_model": model,
+            "subject": "Mary",
+            "sentences": [TEXT, OTHER],
+            "answer": " Mary",
+            "fn": _first_logit,
+            "function": _double,
+            "basis": torch.eye(16)[:2],
+            "vectors": torch.eye(16)[:2],
+            "threshold": 0.1,
+            "n_edges": 3,
+            "directions": 2,
+            "method": "eap",
+            "words": "the logit",
+            "title": "a title",
+            "text": TEXT,
+            "self": model,
+            "data": data,
+            "cause": data,
+            "isolation": data,
+            "at": At("resid_post", layer=0, pos=-1),
+            "alignment": {"a": At("resid_post", layer=0, pos=-1)},
+            "d_vocab": 50,
+            "held_out": 0.5,
+            "length": 4,
+            "lens": lens,
+            "lenses": [lens],
+            "circuits": [circuit],
+            "receivers": [cb.Site("q", 1)],
+            "scores": per_token,
+            "estimates": effects,
+            "truth": circuit,
+            "bases": torch.eye(16)[:1],
+            "direction": torch.ones(16),
+            "context": TEXT,
+            "current": " to the store",
+            "foils": [" John"],
+            "methods": ["gradient_x_input"],
+            "queries": [TEXT],
+            "corpus": [TEXT, OTHER],
+            "query": TEXT,
+            "lines": [TEXT, OTHER],
+            "n_examples": 4,
+            "n_subsets": 2,
+            "subsets": torch.eye(2, dtype=torch.bool).numpy(),
+            "outcomes": torch.eye(2).numpy(),
+            "batches": [[0], [1]],
+            "losses": torch.ones(3).numpy(),
+            "first": "L0H0",
+            "second": "L1H0",
+            "targets": [" Mary"],
+            "bands": 4,
+            "skip": 1,
+            "probability": 0.5,
+            "share": 0.5,
+            "by": "component",
+            "names": ["ioi"],
+            "values": torch.ones(1, 4),
+            "how": "sum",
+        }
+        # where a name means something else
+        self.by_door: dict[str, dict[str, Any]] = {
+            "Circuit.": {"self": circuit, "other": circuit, "count": 2},
+            "Tokens.": {"self": tokens},
+            "Run.": {"self": model.run(tokens, grad=True)},
+            "Model.run": {"self": model},
+            "mediate": {"source": OTHER},
+            "load": {"model": "meadow"},
+            "names": {},
+            "weights_as_words": {"matrix": "in"},
+            "forward_shift": {"target": " Mary"},
+            "weight_gradient": {"matrix": "out"},
+            "edge_roc": {"scores": edges},
+            "select": {"scores": edges},
+            "faithfulness_curve": {"scores": edges},
+            "patchscope.patchscope": {"source": TEXT, "target": "x x x"},
+            "get": {"name": "ioi"},
+            "path_patch": {"receivers": ["L1H0.q"]},
+            "find_circuit": {"threshold": None, "edges": 3},
+            "task_circuit": {"threshold": None, "edges": 3},
+            "lime.lime": {"samples": 32},
+            "kernel_shap": {"samples": 32},
+            "component_model": {"samples": 32},
+            "units_of": {"layer": 0},
+            "fit_tuned_lens": {"steps": 1, "tokens_per_step": 4},
+            "fit_attention_lens": {"steps": 1, "tokens_per_step": 4},
+            "reagent": {"steps": 1, "probes": 1},
+            "activating": {"layer": 0, "directions": None},
+            "synthesise": {"layer": 0, "directions": None, "steps": 1, "candidates": 2, "proposals": 2},
+            "subspace": {"layer": 0},
+            "virtual_head": {"first": (0, 0), "second": (1, 0)},
+            "top_tokens": {"tokens": TEXT, "text": None},
+            "known_source_test": {"methods": ["gradient_norm"], "models": 1},
+            "LowRank": {"matrix": "out"},
+            "weight_svd_words": {"matrix": "out"},
+        }
+        # options that make a call cheaper
+        self.cheap = {
+            "steps",
+            "samples",
+            "epochs",
+            "count",
+            "max_new_tokens",
+            "n_edges",
+            "threshold",
+            "directions",
+            "bands",
+            "length",
+            "skip",
+            "held_out",
+        }
+
+    def arguments(self, door: str, function: Callable[..., Any]) -> dict[str, Any]:
+        """What a valid call passes, by name."""
+        own = next((given for part, given in self.by_door.items() if part in door.rpartition("caseback")[2]), {})
+        chosen: dict[str, Any] = {}
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                continue
+            if name in own and own[name] is None:
+                continue
+            if name in own:
+                chosen[name] = own[name]
+            elif name in self.by_name and (parameter.default is parameter.empty or name in self.cheap):
+                chosen[name] = self.by_name[name]
+        return chosen
+
+    def state(self) -> str:
+        """What a call may not change: parameters, flags, hooks, attention, the random state of nobody but the caller."""
+        hf = self.model.hf
+        digest = hashlib.sha256()
+        for name, tensor in (*hf.named_parameters(), *hf.named_buffers()):
+            digest.update(f"{name} {tensor.requires_grad} {tensor.grad is None}".encode())
+            digest.update(tensor.detach().numpy().tobytes())
+        for name, module in hf.named_modules():
+            hooks = [len(vars(module).get(kind, ())) for kind in _HOOKS]
+            digest.update(f"{name} {module.training} {hooks} {'forward' in vars(module)}".encode())
+        digest.update(str(hf.config._attn_implementation).encode())
+        return digest.hexdigest()
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _first_logit(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, -1, 0]
+
+
+def _double(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
