@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import language_model
 from tiers import (  # noqa: F401 - hooks, found here by their names
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -43,6 +44,20 @@ def assets() -> Path:
     if not beside.is_dir():
         pytest.skip(f"needs the test assets: set CASEBACK_ASSETS to their folder, or put them at {beside}")
     return beside
+
+
+@pytest.fixture(scope="session")
+def smollm_folder(assets) -> Path:
+    """The folder of SmolLM2-135M-Instruct, a language model that people use, with its tokenizer."""
+    return language_model.converted(assets / "models" / "smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def smollm(smollm_folder):
+    """SmolLM2-135M-Instruct, loaded once for all tests of a process: none may change it."""
+    import caseback as cb
+
+    return cb.load(smollm_folder)
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,14 @@ def test_a_real_model_tells_clean_from_corrupt(name, assets):
     assert clean > max(corrupt, 0)
 
 
+@pytest.mark.parametrize("name", ["agreement", "induction", "relation", "ioi"])
+def test_a_language_model_that_people_use_tells_clean_from_corrupt(name, smollm):
+    made = cb.tasks.get(name).prompts(smollm, 8)
+    with torch.no_grad():
+        clean, corrupt = (made.metric(smollm.run(tokens)).mean().item() for tokens in (made.clean, made.corrupt))
+    assert clean > max(corrupt, 0)
+
+
 @pytest.mark.parametrize("name", ["ioi", "induction", "needle", "plain_text", "few_shot"])
 def test_same_seed_same_examples(name, on_meadow, meadow):
     again = cb.tasks.get(name).prompts(meadow, COUNT)

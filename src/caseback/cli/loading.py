@@ -1,12 +1,24 @@
-"""What commands that load a model share: which one by default, and quiet libraries while they work."""
+"""What commands that load a model share: which one by default, how, and quiet libraries while they work."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from caseback.cli.options import OfModel
+    from caseback.model.running.model import Model
 
 DEFAULT_MODEL = "meadow"
+
+
+def model_of(of: OfModel) -> Model:
+    """The model that a command's options name."""
+    from caseback.model.running.load import load
+
+    return load(of.model, gguf_file=of.gguf)
 
 
 @contextmanager

@@ -22,10 +22,22 @@ from caseback.cli.group import Group
 from caseback.cli.loading import DEFAULT_MODEL
 
 
-class OfModel(Group):
-    """Which model."""
+class Gguf(Group):
+    """Which of a model's files."""
+
+    gguf: Annotated[
+        str | None, Option("--gguf", metavar="FILE", help="Read this file, in GGUF, of the model's folder or hub id.")
+    ] = None
+
+
+class ModelName(Group):
+    """Which model, by name."""
 
     model: Annotated[str, Option("--model", "-m", help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL
+
+
+class OfModel(Gguf, ModelName):
+    """Which model, and which of its files."""
 
 
 class Json(Group):

@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import continuation_of, names_in, prompt_of, token_in
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Generate, Ids, Json, Listed, Measured, Methods, OfModel, Output, Seed
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
@@ -53,12 +53,11 @@ def attribute(
     assert prompt is not None
     given = prompt_of(prompt, ids.ids)
     with quiet():
-        from caseback.model.running.load import load
         from caseback.reports.attributions import compare_attributions
         from caseback.views.page.kinds import write_page
         from caseback.views.text.attributions import print_attributions
 
-        model = load(of.model)
+        model = model_of(of)
         document = compare_attributions(
             model,
             given,

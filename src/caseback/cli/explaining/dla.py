@@ -6,7 +6,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import measure, prompt_of
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import By, Ids, Measured, OfModel, Output, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
@@ -34,14 +34,13 @@ def dla(
     given = [prompt_of(prompt, ids.ids) for prompt in prompts]
     with quiet():
         from caseback.localize.components.erasure import erased_writes
-        from caseback.model.running.load import load
         from caseback.reports.direct_shares import SPLITS, direct_shares, expect_split, share_waterfall
         from caseback.views.figure.heatmap import write_figure
         from caseback.views.figure.waterfall import waterfall_figure
         from caseback.views.text.direct_shares import print_direct_shares
 
         expect_split(by, "--by")
-        model = load(of.model)
+        model = model_of(of)
         tokens = model.tokens(given)
         metric, words = measure(model, measured, tokens)
         values = metric(model.run(tokens)).tolist()

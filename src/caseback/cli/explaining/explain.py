@@ -7,7 +7,7 @@ from typer import Argument
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import continuation_of, prompt_of, token_in
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Ablation, Contrast, Counterfactual, Ids, OfModel, Output
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
@@ -28,12 +28,11 @@ def explain(
         raise CasebackError("no prompt given: expected a text, or --ids and token ids such as 5,1,2")
     given = prompt_of(prompt, ids.ids)
     with quiet():
-        from caseback.model.running.load import load
         from caseback.reports.explain import explain as explained
         from caseback.views.page.kinds import write_page
         from caseback.views.text.explanation import print_explanation
 
-        model = load(of.model)
+        model = model_of(of)
         document = explained(
             model,
             given,

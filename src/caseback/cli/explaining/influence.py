@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Json, Listed, Method, OfModel, Stored, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
@@ -53,12 +53,11 @@ def influence(
     lines = None if corpus is None else _lines(corpus)
     with quiet():
         from caseback.localize.inputs import top_examples
-        from caseback.model.running.load import load
         from caseback.reports.training_texts import bearing_scores, training_methods
         from caseback.views.text.examples import print_scored
 
         scores = bearing_scores(
-            load(of.model),
+            model_of(of),
             query if completion is None else (query, completion),
             lines,
             method=by.method,

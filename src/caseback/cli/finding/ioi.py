@@ -24,6 +24,6 @@ def ioi(
         from caseback.reports.tables.ioi import ioi_prompts, ioi_table
         from caseback.views.text.ioi import print_ioi
 
-        model, prompts = ioi_prompts(of.model, sample.count, corruption=corruption, seed=sample.seed)
+        model, prompts = ioi_prompts(of.model, sample.count, corruption=corruption, seed=sample.seed, gguf_file=of.gguf)
         table = ioi_table(model, prompts, progress=sys.stderr.isatty())
     answer(output, table, text=lambda: print_ioi(table, every=every))

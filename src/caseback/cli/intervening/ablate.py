@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import measure, names_in, numbers, prompt_of
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Ablation, Counterfactuals, Ids, Measured, OfModel, Output, Places, Seed, Top
 from caseback.cli.with_options import with_options
 
@@ -36,12 +36,11 @@ def ablate(
     names = None if components is None else names_in(components)
     with quiet():
         from caseback.localize.components.ablation import ablate as ablated
-        from caseback.model.running.load import load
         from caseback.reports.maps import ablation_map
         from caseback.views.figure.heatmap import heatmap, write_figure
         from caseback.views.text.interventions import print_ablation
 
-        model = load(of.model)
+        model = model_of(of)
         tokens = model.tokens(given)
         metric, words = measure(model, measured, tokens[0])
         effects = ablated(

@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import numbers
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import BatchSize, HeadPlaces, Method, OfModel, Output, Resume, Sample, Site, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
@@ -45,13 +45,12 @@ def align(
         )
     with quiet():
         from caseback.localize.abstraction import Interchanges, das_map, interchange_map
-        from caseback.model.running.load import load
         from caseback.reports.maps import as_map
         from caseback.tasks.task import get
         from caseback.views.figure.heatmap import heatmap, write_figure
         from caseback.views.text.interventions import print_interchanges
 
-        model = load(of.model)
+        model = model_of(of)
         data = Interchanges.of_pairs(get(task).prompts(model, sample.count, seed=sample.seed))
         where = {
             "site": site.site,

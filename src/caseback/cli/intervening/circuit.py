@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
 from caseback.cli.files import writable
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Ablation, Json, Listed, Method, OfModel, Output, Resume, Sample, Save
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
@@ -66,20 +66,19 @@ def circuit(
     if not tasks:
         raise CasebackError("no task given: expected one such as ioi; `caseback tasks` lists them")
     if frontier:
-        _table_frontier(tasks, of.model, sample, ablation.ablation, table, output)
+        _table_frontier(tasks, of, sample, ablation.ablation, table, output)
         return
     if len(tasks) > 1:
         raise CasebackError(f"{len(tasks)} tasks given: expected one, or --frontier to table several")
     with quiet():
         from caseback.model.circuit import Circuit
-        from caseback.model.running.load import load as load_model
         from caseback.reports.task_circuit import task_circuit
         from caseback.views.page.kinds import write_page
         from caseback.views.text.circuit import print_circuit
 
         given, other = (None if path is None else Circuit.load(path) for path in (load, compare))
         result = task_circuit(
-            load_model(of.model),
+            model_of(of),
             tasks[0],
             method=by.method,
             edges=share,
@@ -165,16 +164,16 @@ def _table_organisms(names: list[str] | None, path: Path | None, output: Json) -
 
 
 def _table_frontier(
-    names: list[str], model: str, sample: Sample, ablation: str, path: Path | None, output: Json
+    names: list[str], of: OfModel, sample: Sample, ablation: str, path: Path | None, output: Json
 ) -> None:
     with quiet():
-        from caseback.model.running.load import load
         from caseback.reports.tables.frontier import frontier_table
         from caseback.views.text.circuit_tables import frontier_markdown
 
         how = {"seed": sample.seed, "ablation": ablation}
-        table = frontier_table(load(model), names, sample.count, **how, progress=sys.stderr.isatty())
-    command = f"caseback circuit {' '.join(names)} --frontier --model {model}"
+        table = frontier_table(model_of(of), names, sample.count, **how, progress=sys.stderr.isatty())
+    command = f"caseback circuit {' '.join(names)} --frontier --model {of.model}"
+    command += "" if of.gguf is None else f" --gguf {of.gguf}"
     command += f" --count {sample.count} --seed {sample.seed}"
     plain = {key: table[key] for key in ("model", "tasks", "ioi_heads")}
     answer(output, plain, text=lambda: _put(frontier_markdown(table), path, command))

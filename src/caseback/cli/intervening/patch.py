@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import measure, numbers, prompt_of
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import By, HeadPlaces, Ids, Measured, OfModel, Output, Resume, Site, Top, Units, Window
 from caseback.cli.with_options import with_options
 
@@ -37,9 +37,8 @@ def patch(
     with quiet():
         from caseback.localize.components.patching import patch as patched
         from caseback.model.prompts.pairs import pairs
-        from caseback.model.running.load import load
 
-        model = load(of.model)
+        model = model_of(of)
         tokens = pairs(model, *pair)
         metric, words = measure(model, measured, *tokens)
         result = patched(

@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import measure, numbers, prompt_of
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Ids, Layers, Measured, OfModel, Output, Resume, Seed, Top, Window
 from caseback.cli.with_options import with_options
 
@@ -34,12 +34,11 @@ def trace(
     given = prompt_of(prompt, ids.ids)
     with quiet():
         from caseback.localize.components.tracing import causal_trace
-        from caseback.model.running.load import load
         from caseback.reports.maps import trace_maps
         from caseback.views.figure.heatmap import heatmap, write_figure
         from caseback.views.text.interventions import print_trace
 
-        model = load(of.model)
+        model = model_of(of)
         tokens = model.tokens([given])
         metric, words = measure(model, measured, tokens)
         result = causal_trace(

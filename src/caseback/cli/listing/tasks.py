@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument
 
 from caseback.cli.answer import answer
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Json, OfModel, Sample
 from caseback.cli.with_options import with_options
 
@@ -21,7 +21,6 @@ def tasks(
 ) -> None:
     """List the tasks, or show one: clean and corrupt prompts, named positions, answers, the model's metric."""
     with quiet():
-        from caseback.model.running.load import load
         from caseback.reports.tables.tasks import task_examples, task_rows
         from caseback.tasks import get
         from caseback.views.text.tasks import print_task_examples, print_tasks
@@ -31,5 +30,5 @@ def tasks(
             answer(output, rows, text=lambda: print_tasks(rows))
             return
         task = get(name)
-        shown = task_examples(load(of.model), task, sample.count, seed=sample.seed) | {"model": of.model}
+        shown = task_examples(model_of(of), task, sample.count, seed=sample.seed) | {"model": of.model}
     answer(output, shown, text=lambda: print_task_examples(shown))

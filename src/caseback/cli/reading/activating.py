@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import numbers
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import BatchSize, Layer, OfModel, Output, Site, Stored, Top, Units
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
@@ -38,12 +38,11 @@ def activating(
     chosen = numbers(units.units, "--units")
     with quiet():
         from caseback.decode.vocabulary.activating import activating_inputs
-        from caseback.model.running.load import load
         from caseback.reports.unit import unit_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.unit import print_units
 
-        model = load(of.model)
+        model = model_of(of)
         collected = activating_inputs(
             model,
             corpus,

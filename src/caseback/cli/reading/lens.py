@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import prompt_of
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import (
     FittedLens,
     Followed,
@@ -59,13 +59,12 @@ def lens(
     given = prompt_of(prompt, ids.ids)
     with quiet():
         from caseback.decode.vocabulary import logit_lens, read_lens, save_lens
-        from caseback.model.running.load import load
         from caseback.reports.lens_rows import by_unit
         from caseback.views.figure.heatmap import write_figure
         from caseback.views.figure.lens_grid import lens_grid
         from caseback.views.text.lens import print_lens
 
-        model = load(of.model)
+        model = model_of(of)
         targets: list[Any] = [
             int(token) if model.tokenizer is None and token.isdigit() else token for token in followed.target or ()
         ]

@@ -6,7 +6,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import numbers, prompt_of
-from caseback.cli.loading import quiet
+from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import FittedLens, Generate, Ids, OfModel, Output, Places
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
@@ -51,7 +51,7 @@ def patchscope(
         from caseback.views.figure.lens_grid import lens_grid
         from caseback.views.text.patchscope import print_patchscope
 
-        model = load(of.model)
+        model = model_of(of)
         onto = None if target_model is None else load(target_model)
         result = scope(
             model,

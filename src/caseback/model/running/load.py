@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,16 @@ from caseback.errors import AnatomyError, LoadError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.families import FAMILIES, family_of
 from caseback.model.running.model import Model
+from caseback.model.running.model_files import (
+    as_numbers,
+    check_folder,
+    check_gguf,
+    check_index,
+    expect_complete,
+    locate,
+    reason,
+    stored_file,
+)
 from caseback.model.running.verify import verify as check_identities
 
 
@@ -29,6 +36,7 @@ def load(
     verify: bool = True,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    gguf_file: str | None = None,
     **kwargs: Any,
 ) -> Model:
     """Load a decoder-only language model and verify its anatomy. The model itself is never changed.
@@ -47,6 +55,9 @@ def load(
         Accept weights in PyTorch's pickle format, read with ``weights_only=True``. By default only safetensors.
     trust_remote_code
         Run Python code that comes with a folder or a hub repository. By default it is never run, nor asked about.
+    gguf_file
+        The file of the folder or hub repository that holds the model in GGUF, whose numbers are read as float32 (needs
+        ``caseback[gguf]``). The tokenizer is the one beside it, or else the file's own.
 
     Raises
     ------
@@ -66,12 +77,17 @@ def load(
         hf, name, tokenizer = model, str(getattr(model, "name_or_path", "") or type(model).__name__), tokenizer
         if isinstance(tokenizer, str | Path):
             tokenizer = _tokenizer(str(tokenizer), revision, trust_remote_code)
+        if gguf_file is not None:
+            raise LoadError(f"gguf_file={gguf_file!r} with a model in memory: expected the folder that has the file")
     else:
-        source, name = _locate(model)
-        hf = _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, kwargs)
-        given = tokenizer if isinstance(tokenizer, str | Path) else None
-        if tokenizer is None or given is not None:
-            tokenizer = _tokenizer(str(given or source), revision, trust_remote_code, optional=given is None)
+        source, name = locate(model, gguf_file)
+        hf = _pretrained(
+            source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, gguf_file, kwargs
+        )
+        if isinstance(tokenizer, str | Path):
+            tokenizer = _tokenizer(str(tokenizer), revision, trust_remote_code)
+        elif tokenizer is None:
+            tokenizer = _own_tokenizer(source, revision, trust_remote_code, gguf_file)
     return _legible(hf, tokenizer, name, verify)
 
 
@@ -100,38 +116,23 @@ def _legible(hf: Any, tokenizer: Any, name: str, verify: bool) -> Model:
     return Model(hf, tokenizer, anatomy, name, declared)
 
 
-def _locate(model: str | Path) -> tuple[str, str]:
-    """Where to load a model from, and its name."""
-    text = str(model)
-    bundled = Path(str(files("caseback"))) / "organisms" / text
-    if text.isidentifier() and (bundled / "config.json").is_file():
-        return str(bundled), text
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise LoadError(f"{text!r} holds no model: it has no config.json")
-        return str(folder), folder.resolve().name
-    looks_like_path = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or folder.exists()
-    if looks_like_path:
-        raise LoadError(f"there is no model folder {text!r}: expected a folder with config.json and model.safetensors")
-    return text, text
-
-
-def _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, kwargs) -> Any:
+def _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust_remote_code, gguf_file, kwargs) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     import caseback.model.crystal  # noqa: F401  (registers our own architecture with transformers)
 
-    folder = Path(source)
-    if folder.is_dir():
-        _check_folder(folder, allow_pickle)
+    folder, gguf = Path(source), {} if gguf_file is None else {"gguf_file": gguf_file}
+    if gguf_file is not None:
+        check_gguf(source, gguf_file)
+    elif folder.is_dir():
+        check_folder(folder, allow_pickle)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, **gguf)
         own_code = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
         if not own_code and type(config) not in AutoModelForCausalLM._model_mapping:
             raise LoadError(f"{source!r} is not a causal language model: its model type is {config.model_type!r}")
-        if not allow_pickle:
-            _check_index(source, revision)
+        if not allow_pickle and gguf_file is None:
+            check_index(source, revision)
         both: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
@@ -140,78 +141,33 @@ def _pretrained(source, dtype, device, device_map, revision, allow_pickle, trust
             revision=revision,
             use_safetensors=None if allow_pickle else True,
             trust_remote_code=trust_remote_code,
-            **{**kwargs, "output_loading_info": True},
+            **gguf,
+            **{**as_numbers(gguf_file), **kwargs, "output_loading_info": True},
         )
         hf, report = both
     except LoadError:
         raise
     except Exception as error:
-        raise LoadError(f"cannot load {source!r}: {_reason(error)}") from error
-    _expect_complete(source, report)
+        raise LoadError(f"cannot load {source!r}: {reason(error)}") from error
+    expect_complete(source, report)
     return hf.eval() if device is None else hf.eval().to(device)
 
 
-def _expect_complete(source: str, report: Mapping[str, Any]) -> None:
-    """Refuse weights that the checkpoint does not hold, or holds in another shape: they would be random numbers."""
-    other_shape = [key if isinstance(key, str) else key[0] for key in report.get("mismatched_keys", ())]
-    for keys, what in ((report.get("missing_keys", ()), "lacks"), (other_shape, "has in another shape")):
-        names = sorted(keys)
-        if names:
-            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise LoadError(
-                f"{source!r} {what} weights that the model has, and they would be random: {some}; mend the "
-                "checkpoint, or load the model yourself and pass it"
-            )
+def _own_tokenizer(source: str, revision: str | None, trust_remote_code: bool, gguf_file: str | None) -> Any:
+    """The tokenizer of a folder or hub repository, that inside a GGUF file where there is no other, or None."""
+    folder = Path(source)
+    if gguf_file is not None and stored_file(source, "tokenizer.json", revision) is None:
+        return _tokenizer(source, revision, trust_remote_code, gguf_file)
+    if folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab.*")):
+        return None
+    return _tokenizer(source, revision, trust_remote_code)
 
 
-def _check_index(source: str, revision: str | None) -> None:
-    """Refuse an index of safetensors that names other files, or files outside its folder."""
-    from transformers.utils.hub import cached_file
-
-    quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")}
-    index = cached_file(source, "model.safetensors.index.json", revision=revision, **quiet)
-    if index is None:
-        return
-    try:
-        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-        unsafe = [name for name in names if not name.endswith(".safetensors") or Path(name).name != name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoadError(f"the index of {source!r} cannot be read: {error}") from None
-    if unsafe:
-        raise LoadError(
-            f"the index of {source!r} names {unsafe[0]!r}: expected *.safetensors beside it; pass allow_pickle=True to "
-            "read others"
-        )
-
-
-def _check_folder(folder: Path, allow_pickle: bool) -> None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{str(folder / 'config.json')!r} is not readable JSON: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise LoadError(f"{str(folder)!r} is not a transformers model: its config.json names no model_type")
-    if not any(folder.glob("*.safetensors")) and not allow_pickle:
-        pickled = any(folder.glob("*.bin"))
-        hint = "its weights are pickled: pass allow_pickle=True to read them" if pickled else "it has no *.safetensors"
-        raise LoadError(f"{str(folder)!r} has no weights that are safe to load: {hint}")
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, which is the part that a person can use."""
-    text = str(error).strip().splitlines()
-    if "trust_remote_code" in str(error):
-        return "it comes with Python code of its own, which is not run: read it, and pass trust_remote_code=True"
-    return f"{type(error).__name__}: {text[0] if text else 'no reason given'}"
-
-
-def _tokenizer(source: str, revision: str | None, trust_remote_code: bool, *, optional: bool = False) -> Any:
+def _tokenizer(source: str, revision: str | None, trust_remote_code: bool, gguf_file: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
-    folder = Path(source)
-    if optional and folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab.*")):
-        return None
+    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
     try:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, **gguf)
     except Exception as error:
-        raise LoadError(f"cannot load a tokenizer from {source!r}: {_reason(error)}") from error
+        raise LoadError(f"cannot load a tokenizer from {source!r}: {reason(error)}") from error

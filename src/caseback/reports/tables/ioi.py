@@ -17,7 +17,9 @@ __all__ = ["ioi_prompts", "ioi_table"]
 HAND_MADE = "indirect_object"
 
 
-def ioi_prompts(name: str, count: int, *, corruption: str = "abc", seed: int = 0) -> tuple[Model, Prompts]:
+def ioi_prompts(
+    name: str, count: int, *, corruption: str = "abc", seed: int = 0, gguf_file: str | None = None
+) -> tuple[Model, Prompts]:
     """A model, and the task's prompts in words that it knows.
 
     Parameters
@@ -28,9 +30,11 @@ def ioi_prompts(name: str, count: int, *, corruption: str = "abc", seed: int = 0
         How many prompts, and what their draw follows from.
     corruption
         As for ``cb.tasks.ioi``.
+    gguf_file
+        As for ``cb.load``.
     """
     if name != HAND_MADE:
-        model = load(name)
+        model = load(name, gguf_file=gguf_file)
         return model, ioi(corruption=corruption).prompts(model, count, seed=seed)
     model = build(name).model
     spoken = ioi(corruption=corruption, templates=TEMPLATES).with_fillers(names=NAMES)

@@ -1,0 +1,131 @@
+"""What a model is read from, a folder or a hub id and the files in it, checked before transformers opens any."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from caseback.errors import LoadError
+
+
+def locate(model: str | Path, gguf_file: str | None) -> tuple[str, str]:
+    """Where to load a model from, and its name.
+
+    Raises
+    ------
+    LoadError
+        For what looks like a folder and is none, or a folder without a model.
+    """
+    text = str(model)
+    bundled = Path(str(files("caseback"))) / "organisms" / text
+    if text.isidentifier() and (bundled / "config.json").is_file():
+        return str(bundled), text
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if gguf_file is None and not (folder / "config.json").is_file():
+            raise LoadError(f"{text!r} holds no model: it has no config.json{_name_a_gguf(folder)}")
+        return str(folder), folder.resolve().name
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise LoadError(
+            f"{text!r} is a file: expected its folder {str(folder.parent)!r}, and gguf_file={folder.name!r} "
+            f"(--gguf {folder.name})"
+        )
+    looks_like_path = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or folder.exists()
+    if looks_like_path:
+        raise LoadError(f"there is no model folder {text!r}: expected a folder with config.json and model.safetensors")
+    return text, text
+
+
+def _name_a_gguf(folder: Path) -> str:
+    """What to do about a folder whose weights are in GGUF; nothing where it has none."""
+    names = _ggufs(folder)
+    if not names:
+        return ""
+    others = f", or another of its {len(names)}" if len(names) > 1 else ""
+    return f"; to read its weights in GGUF give gguf_file={names[0]!r} (--gguf {names[0]}){others}"
+
+
+def _ggufs(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.gguf"))
+
+
+def check_folder(folder: Path, allow_pickle: bool) -> None:
+    """Refuse a folder without a transformers model, or whose weights are not safe to load."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{str(folder / 'config.json')!r} is not readable JSON: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise LoadError(f"{str(folder)!r} is not a transformers model: its config.json names no model_type")
+    if not any(folder.glob("*.safetensors")) and not allow_pickle:
+        pickled = any(folder.glob("*.bin"))
+        hint = "its weights are pickled: pass allow_pickle=True to read them" if pickled else "it has no *.safetensors"
+        raise LoadError(f"{str(folder)!r} has no weights that are safe to load: {hint}{_name_a_gguf(folder)}")
+
+
+def check_gguf(source: str, gguf_file: str) -> None:
+    """Refuse a GGUF file that is not there, or without what reads it."""
+    if find_spec("gguf") is None:
+        raise LoadError(f"{gguf_file!r} is read by the package gguf, which is missing: pip install 'caseback[gguf]'")
+    folder = Path(source)
+    if folder.is_dir() and not (folder / gguf_file).is_file():
+        has = ", ".join(_ggufs(folder)) or "none"
+        raise LoadError(f"{source!r} has no file {gguf_file!r}: expected one of its *.gguf ({has})")
+
+
+def as_numbers(gguf_file: str | None) -> dict[str, Any]:
+    """What tells transformers to unpack the blocks of a GGUF file, which newer ones keep where they have kernels."""
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if gguf_file is None or config is None else {"quantization_config": config(dequantize=True)}
+
+
+def check_index(source: str, revision: str | None) -> None:
+    """Refuse an index of safetensors that names other files, or files outside its folder."""
+    index = stored_file(source, "model.safetensors.index.json", revision)
+    if index is None:
+        return
+    try:
+        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        unsafe = [name for name in names if not name.endswith(".safetensors") or Path(name).name != name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"the index of {source!r} cannot be read: {error}") from None
+    if unsafe:
+        raise LoadError(
+            f"the index of {source!r} names {unsafe[0]!r}: expected *.safetensors beside it; pass allow_pickle=True to "
+            "read others"
+        )
+
+
+def stored_file(source: str, name: str, revision: str | None) -> str | None:
+    """The path of one file of a folder or a hub repository, None where it has no such file."""
+    from transformers.utils.hub import cached_file
+
+    quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")}
+    return cached_file(source, name, revision=revision, **quiet)
+
+
+def expect_complete(source: str, report: Mapping[str, Any]) -> None:
+    """Refuse weights that the checkpoint does not hold, or holds in another shape: they would be random numbers."""
+    other_shape = [key if isinstance(key, str) else key[0] for key in report.get("mismatched_keys", ())]
+    for keys, what in ((report.get("missing_keys", ()), "lacks"), (other_shape, "has in another shape")):
+        names = sorted(keys)
+        if names:
+            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise LoadError(
+                f"{source!r} {what} weights that the model has, and they would be random: {some}; mend the "
+                "checkpoint, or load the model yourself and pass it"
+            )
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error, which is the part that a person can use."""
+    text = str(error).strip().splitlines()
+    if "trust_remote_code" in str(error):
+        return "it comes with Python code of its own, which is not run: read it, and pass trust_remote_code=True"
+    return f"{type(error).__name__}: {text[0] if text else 'no reason given'}"
