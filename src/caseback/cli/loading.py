@@ -1,4 +1,4 @@
-"""What commands that load a model share: which one by default, how, and quiet libraries while they work."""
+"""What commands that load a model share: which one by default, how, and quiet libraries and progress meanwhile."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ def model_of(of: OfModel) -> Model:
 def quiet() -> Iterator[None]:
     """Keep transformers, the hub's client and Python warnings off the screen; put their settings back afterwards.
 
-    What matters of a warning is in an explanation's checks; the rest would stand between a user and the answer.
+    What matters of a warning is in an explanation's checks; the rest would stand between a user and the answer. What
+    takes long shows that it goes on.
     """
     from huggingface_hub.utils import logging as of_hub
     from transformers.utils import logging as of_transformers
+
+    from caseback.jobs.progress import heartbeat
 
     levels = [(logging, logging.get_verbosity()) for logging in (of_hub, of_transformers)]
     bars = of_transformers.is_progress_bar_enabled()
@@ -36,7 +39,7 @@ def quiet() -> Iterator[None]:
         for logging, _ in levels:
             logging.set_verbosity_error()
         of_transformers.disable_progress_bar()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), heartbeat("working"):
             warnings.simplefilter("ignore")
             yield
     finally:

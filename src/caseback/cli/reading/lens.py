@@ -1,6 +1,5 @@
 """`caseback lens`: what every layer would predict."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,7 +141,7 @@ def _fitted(model: Any, kind: str, fit: Path, steps: int | None) -> Any:
         texts = [line for line in fit.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise CasebackError(f"--fit {str(fit)!r} cannot be read as text: {error}") from None
-    progress = sys.stderr.isatty()
+    progress = True
     if kind == "tuned":
         return fit_tuned_lens(model, texts, recipe="small", steps=steps, progress=progress)
     if kind == "jacobian":
