@@ -52,9 +52,9 @@ def explain(
     ablation: str = "zero",
     over: PromptsLike | None = None,
     most_ablated: int = 512,
-    baseline: Any = "mean",
-    steps: int = 50,
-    max_steps: int = 400,
+    baseline: Any = None,
+    steps: int | None = None,
+    max_steps: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Explain why a model predicts ``target`` rather than ``foil`` after a prompt.
@@ -84,8 +84,9 @@ def explain(
     most_ablated
         If a model has more heads and MLPs than this, only so many with the largest direct attribution are ablated.
     baseline, steps, max_steps
-        As for ``integrated_gradients``; the steps are doubled from ``steps`` up to ``max_steps`` while the
-        completeness gap is above 2 % of the logit difference (or of 1, if that is larger).
+        As for ``integrated_gradients``: by default at most 64 points, laid where the metric changes. Given ``steps``
+        are doubled up to ``max_steps`` (by default 8 times as many) while the completeness gap is above 2 % of the
+        logit difference (or of 1, if that is larger).
     progress
         Show a progress bar.
 
@@ -133,18 +134,11 @@ def explain(
     with warnings.catch_warnings():
         # one of the document's own checks says this, with the numbers
         warnings.filterwarnings("ignore", "integrated gradients: after .* the completeness gap", UserWarning)
-        by_path = integrated_gradients(
-            model,
-            tokens,
-            metric,
-            baseline=baseline,
-            steps=steps,
-            tolerance=0.02 * max(1.0, abs(value)),
-            max_steps=max(steps, max_steps),
-        )
+        by_path = integrated_gradients(model, tokens, metric, baseline=baseline, **_path_steps(steps, max_steps, value))
     shares = logit_attribution(model, tokens, metric).isel(batch=0)
     effects = _effects(model, tokens, metric, shares, ablation, over, most_ablated, progress)
     claimed = shares.sel(component=effects.component)
+    baseline = by_path.attrs["baseline"] if baseline is None else baseline
     evidence = Evidence(model, tokens, metric, run, (t, f), lens, by_path, baseline, shares, effects, ablation, over)
 
     return EXPLANATION.document(
@@ -198,6 +192,17 @@ def explain(
         checks=checks(evidence),
         provenance=_provenance(model, by_path),
     )
+
+
+def _path_steps(steps: int | None, most: int | None, value: float) -> dict[str, Any]:
+    """How integrated gradients find their points: where they are needed, or in equal steps of which there are more."""
+    if steps is None:
+        return {} if most is None else {"rule": "adaptive", "max_steps": most}
+    return {
+        "steps": steps,
+        "tolerance": 0.02 * max(1.0, abs(value)),
+        "max_steps": max(steps, 8 * steps if most is None else most),
+    }
 
 
 def _contrast(model: Model, final: Tensor, target: str | int | None, foil: str | int | None) -> tuple[int, int]:
