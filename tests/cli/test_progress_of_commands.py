@@ -64,6 +64,7 @@ def test_a_command_counts_what_it_does(name, capsys, corpus, monkeypatch):
     err = run(capsys, COUNTED[name], corpus)
     counted = re.findall(r"^[^:\n]+: (\S+)(?: of (\S+))?, \d\d:\d\d so far(?:, about \S+ left)?$", err, re.MULTILINE)
     assert counted, err
+    assert name != "explain" or "explain: 2 of 6" in err
     # a corpus is read without knowing where it ends; everything else says how many there are
     assert name in ("activating", "influence", "lens") or any(of for _, of in counted), err
 

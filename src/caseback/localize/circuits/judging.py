@@ -223,7 +223,7 @@ def judgement_of(
     inputs: tuple[str, ...] | None = None,
 ) -> Judgement:
     """The judgement that the steps done so far make."""
-    by_ablation = [part for name, part in steps.results.items() if name.endswith(" ablation")]
+    by_ablation: list[xr.Dataset] = [part for name, part in steps.results.items() if name.endswith(" ablation")]
     faithful = by_ablation[0] if len(by_ablation) == 1 else xr.concat(by_ablation, "variant", combine_attrs="override")
     size = circuit_size(model, circuit, inputs or inputs_of(circuit))
     complete, minimal = (steps.results.get(name) for name in ("completeness", "minimality"))

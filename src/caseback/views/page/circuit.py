@@ -105,8 +105,9 @@ def _judgement(judgement: Mapping[str, Any]) -> list[str]:
         for row in judgement["faithfulness"]
     ]
     columns = ("cut edges carry", "recovered", "95 %, from", "to")
-    left_out = [table("Not judged", ("criterion", "why"), list(judgement["left_out"].items()))]
-    return [table("Judged", columns, rows), *(left_out if judgement["left_out"] else [])]
+    left_out = judgement.get("left_out")
+    unjudged = [table("Not judged", ("criterion", "why"), list(left_out.items()))] if left_out else []
+    return [table("Judged", columns, rows), *unjudged]
 
 
 def _number(value: float | None) -> str:
