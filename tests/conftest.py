@@ -87,7 +87,11 @@ def seeded() -> None:
 
 @pytest.fixture
 def plain(monkeypatch):
-    """For commands: no --debug left over from another test or from the caller's environment, no colours, 100 columns."""
+    """For commands: no --debug left over from another test or the environment, no colours, 100 columns, no progress.
+
+    Lines of progress come where a command takes ten seconds, which under load any does.
+    """
+    monkeypatch.setattr("caseback.jobs.progress.EVERY", 3600.0)
     monkeypatch.setenv("CASEBACK_DEBUG", "0")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { leadsFrom } from "../src/sections/lead.js";
+import { correlationWords, leadsFrom, verdictOf } from "../src/sections/lead.js";
 import { exact, number, percent, setting, signed, size, times } from "../src/kit/numbers.js";
 
 test("signed numbers keep their sign and never round to zero", () => {
@@ -32,10 +32,17 @@ test("limits, ratios and sizes", () => {
   assert.deepEqual([9000, 124439808, 7.24e9].map(size), ["9,000", "124 M", "7.24 B"]);
 });
 
-test("the lead is where the difference turns positive for good", () => {
-  assert.equal(leadsFrom([-1, 2, -0.5, 0.1, 3]), 3);
-  assert.equal(leadsFrom([1, 2]), 0);
-  assert.equal(leadsFrom([1, 0]), null);
+test("the lead is where half of the last difference is there for good, after a layer, with its margin", () => {
+  const layers = ["embed", "0", "1", "2", "3"];
+  assert.deepEqual(leadsFrom([-1, 2, -0.5, 1.6, 3], layers), { row: 3, margin: 1.6 });
+  assert.deepEqual(leadsFrom([0.92, 0.012, 0.3, 2, 3.8], layers), { row: 3, margin: 2 });
+  assert.deepEqual(leadsFrom([5, 4, 4.5, 5, 6], layers), { row: 1, margin: 4 }, "the embedding decides nothing");
+  assert.equal(leadsFrom([1, 1, 1, 1, 0], layers), null);
+});
+
+test("a weak correlation is called weak", () => {
+  assert.deepEqual([0.8, 0.5, 0.03, -0.6].map(correlationWords), ["strong", "weak", "none", "none: it is negative"]);
+  assert.deepEqual([{ passed: true }, { passed: false, verdict: "weak" }].map(verdictOf), ["held", "weak"]);
 });
 
 test("an exact number has the digits that tell it apart, and no more", () => {

@@ -11,6 +11,7 @@ from caseback.model.graph.attribution_graph import load_attribution_graph
 pytestmark = pytest.mark.usefixtures("plain")
 
 SHORT = "--count", "3", "--sets", "1"
+FULL = *SHORT, "--judge", "full"
 
 
 def answer(capsys, *arguments):
@@ -25,9 +26,11 @@ def test_a_circuit_is_found_judged_saved_drawn_and_compared(capsys, tmp_path):
     graph = tmp_path / "graph.json"
     wrote = [f for name in ("html", "graphml") for f in (f"--{name}", str(files[name]))]
     status, out, err = answer(
-        capsys, "agreement", "--edges", "60", *SHORT, "--save", str(files["json"]), "--graph", str(graph), *wrote
+        capsys, "agreement", "--edges", "60", *FULL, "--save", str(files["json"]), "--graph", str(graph), *wrote
     )
-    assert (status, err) == (0, f"written to {files['html']}\n")
+    judged = [line.partition(":")[0] for line in err.splitlines()[:-1]]
+    criteria = ["resample ablation", "mean ablation", "zero ablation", "completeness", "minimality"]
+    assert (status, judged) == (0, criteria) and err.endswith(f"written to {files['html']}\n")
     saved = Circuit.load(files["json"])
     assert f"{len(saved)} of 685 edges" in out and "by eap-ig" in out and "completeness" in out and "CPR" in out
     assert 0 < len(saved) <= 60 and saved.about["task"] == "agreement"
@@ -40,7 +43,28 @@ def test_a_circuit_is_found_judged_saved_drawn_and_compared(capsys, tmp_path):
     assert (status, err) == (0, "")
     told = json.loads(out)
     assert told["other"]["iou_edges"] == 1.0 and told["size"]["edges"] == len(saved)
-    assert [row["ablation"] for row in told["judgement"]["faithfulness"]] == ["resample", "mean", "zero"]
+    assert [row["ablation"] for row in told["judgement"]["faithfulness"]] == ["resample"]
+    assert list(told["judgement"]["left_out"]) == [
+        "mean ablation",
+        "zero ablation",
+        "completeness",
+        "curve",
+        "minimality",
+    ]
+
+
+def test_an_interrupt_while_more_is_judged_still_gives_what_was(capsys, tmp_path, monkeypatch):
+    from caseback.localize.circuits import judging
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judging, "completeness", stop)
+    file = tmp_path / "c.json"
+    status, out, err = answer(capsys, "agreement", "--edges", "60", *FULL, "--save", str(file))
+    assert status == 130 and err.splitlines()[-1] == "caseback: interrupted"
+    assert "completeness (interrupted)" in out and Circuit.load(file).edges
+    assert [word for word in ("resample", "mean", "zero") if f"\n {word} " in out] == ["resample", "mean", "zero"]
 
 
 @pytest.mark.slow
@@ -63,6 +87,9 @@ def test_methods_and_organisms_are_tabled(capsys, tmp_path):
         (["ioi", "--edges", "0"], "at least one edge"),
         (["ioi", "--edges", "0.0"], "a share between 0 and 1"),
         (["ioi", "--edges", "many"], "--edges 'many': expected a number"),
+        (["ioi", "--judge", "all"], "--judge 'all': expected faithfulness, full, or seconds such as 120"),
+        (["ioi", "--judge", "nan"], "expected faithfulness, full, or seconds"),
+        (["ioi", "--judge", "-3"], "expected faithfulness, full, or seconds"),
         (["ioi", "--method", "magic"], "no method is called 'magic'"),
         (["ioi", "--load", "nowhere.json"], "cannot be read as a circuit"),
         (["ioi", "--html", "no/where.html"], "there is no folder"),

@@ -73,3 +73,13 @@ def test_ids_serve_a_model_without_tokenizer(capsys, assets):
 def test_a_mistake_is_one_line(capsys, small, arguments, says):
     status, out, err = answer(capsys, *arguments, "-m", small)
     assert (status, out) == (2, "") and err.count("\n") == 1 and says in err
+
+
+@pytest.mark.slow
+def test_a_share_that_is_taken_back_is_not_said_to_be_no_reason(capsys, smollm_folder):
+    """MLP 0 of a language model writes next to nothing that stays, and nothing costs more to take away."""
+    prompt = "When Mary and John went to the store, John gave a drink to"
+    status, out, err = answer(capsys, prompt, "-m", str(smollm_folder))
+    assert status == 0 and "no reason" not in out
+    back = next(line for line in out.splitlines() if line.startswith("direct shares that later parts take back: "))
+    assert "MLP 0" in back and "`caseback ablate` measures what the prediction loses without it." in out

@@ -17,8 +17,9 @@ from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.inputs.gradients.gradients import gradient_x_input
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
+from caseback.reports import explain_checks
 from caseback.reports.explain import explain
-from caseback.reports.explain_checks import rank_correlation
+from caseback.reports.explain_checks import correlation_words, rank_correlation
 from caseback.reports.explain_document import check_explanation
 from caseback.views.page.explanation import report_html
 from exact import exact
@@ -110,8 +111,9 @@ def test_the_document_holds_what_the_techniques_say(stories, gift):
 
     by_gradient, by_path = gift["inputs"]["methods"]
     assert np.allclose(by_gradient["scores"], gradient_x_input(stories, tokens, metric).values[0], atol=1e-4)
-    again = integrated_gradients(stories, tokens, metric, steps=by_path["steps"])
-    assert np.allclose(by_path["scores"], again.values[0], atol=1e-3) and by_path["baseline"] == "mean"
+    again = integrated_gradients(stories, tokens, metric)
+    assert np.allclose(by_path["scores"], again.values[0], atol=1e-3) and by_path["baseline"] == "mean_after_first"
+    assert by_path["steps"] == again.attrs["steps"][0] <= 64
 
 
 def test_the_heads_shown_are_the_largest_with_their_patterns(stories, gift):
@@ -130,7 +132,7 @@ def test_the_heads_shown_are_the_largest_with_their_patterns(stories, gift):
 def test_on_a_real_prompt_the_claims_hold(gift):
     assert all(check(gift, name)["passed"] for name in (*IDENTITIES, COMPLETE))
     removing = check(gift, "removing input tokens bears the scores out")
-    assert removing["passed"] and "14 tokens" in removing["detail"]
+    assert removing["verdict"] == "weak" and "14 tokens" in removing["detail"]
 
 
 def test_a_counterfactual_says_where_the_answer_comes_back(stories):
@@ -159,8 +161,9 @@ def test_a_check_that_does_not_hold_fails(stories):
 def test_removing_a_token_is_putting_the_baseline_in_its_place(stories, gift):
     metric = cb.logit_diff(" Tom", " Lily")
     table = stories.hf.get_input_embeddings().weight.detach()
-    clean, effects = float(metric(stories.run(PROMPT))[0]), []
-    for i in range(14):
+    # the baseline of models without position embeddings leaves the first token in place
+    clean, effects = float(metric(stories.run(PROMPT))[0]), [0.0]
+    for i in range(1, 14):
         effects.append(clean - float(metric(stories.run(PROMPT, edits=cb.Replace("embed", table.mean(0), pos=i)))[0]))
     scores = gift["inputs"]["methods"][1]["scores"]
     agreement = rank_correlation(scores, effects)
@@ -298,3 +301,58 @@ def _terminal(explanation):
     file = io.StringIO()
     print_explanation(explanation, Console(file=file, width=100))
     return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("agreement", "verdict"), [(0.9, "held"), (0.69, "weak"), (0.3, "weak"), (0.29, "failed"), (-0.8, "failed")]
+)
+def test_a_weak_correlation_is_called_weak_and_does_not_count_as_held(agreement, verdict, stories, monkeypatch):
+    monkeypatch.setattr(explain_checks, "rank_correlation", lambda a, b: agreement)
+    made = explain(stories, "Once upon a time", steps=2, max_steps=2)
+    for name in ("removing input tokens bears the scores out", "ablating components bears their attributions out"):
+        told = check(made, name)
+        assert (told["verdict"], told["passed"]) == (verdict, verdict == "held")
+        assert {"held": "strong", "weak": "weak", "failed": "none"}[verdict] in told["detail"].split("; ")[-1]
+
+
+def test_the_components_compared_are_those_of_the_largest_claims_and_of_the_largest_effects(gift):
+    """One that claims nothing and matters most is compared too: by hand from the document's rows."""
+    rows = gift["ablations"]["rows"]
+    both = {r["name"] for key in ("attributed", "effect") for r in sorted(rows, key=lambda r: -abs(r[key]))[:10]}
+    compared = [row for row in rows if row["name"] in both]
+    expected = spearmanr([row["attributed"] for row in compared], [row["effect"] for row in compared]).statistic
+    told = check(gift, "ablating components bears their attributions out")
+    assert told["value"] == pytest.approx(expected) and f"{len(both)} components" in told["detail"]
+
+
+@pytest.mark.parametrize("view", ["terminal", "page"])
+def test_components_are_listed_by_what_was_measured(view, gift):
+    from caseback.views.page.explanation_tables import static_tables
+
+    names = [row["name"] for row in sorted(gift["ablations"]["rows"], key=lambda row: -abs(row["effect"]))[:5]]
+    text = _terminal(gift) if view == "terminal" else static_tables(gift)
+    text = text[text.index("Which components") :]
+    places = [text.index(f" {name} " if view == "terminal" else f">{name}<") for name in names]
+    assert places == sorted(places)
+
+
+@pytest.mark.slow
+def test_on_a_language_model_the_path_is_complete_and_the_largest_effect_stands_first(smollm):
+    """MLP 0, which all others need and which writes next to nothing itself, was hidden among the others."""
+    prompt = "When Mary and John went to the store, John gave a drink to"
+    why = explain(smollm, prompt)
+    by_path = why["inputs"]["methods"][1]
+    assert by_path["steps"] <= 64 and check(why, COMPLETE)["passed"]
+    ids = smollm.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    mlp, best = smollm.hf.model.layers[0].mlp, [why[key]["id"] for key in ("target", "foil")]
+    with torch.no_grad():
+        clean = smollm.hf(ids).logits[0, -1, best]
+        with mlp.register_forward_hook(lambda module, args, out: torch.zeros_like(out)):
+            without = smollm.hf(ids).logits[0, -1, best]
+    lost = float((clean[0] - clean[1]) - (without[0] - without[1]))
+    rows = {row["name"]: row["effect"] for row in why["ablations"]["rows"]}
+    assert rows["MLP 0"] == pytest.approx(lost, abs=1e-2) and max(map(abs, rows.values())) == abs(rows["MLP 0"])
+    listed = _terminal(why).partition("Which components")[2].splitlines()[2]
+    assert listed.split()[0:2] == ["MLP", "0"]
+    agrees = check(why, "ablating components bears their attributions out")
+    assert agrees["verdict"] != "held" and f"({correlation_words(why['ablations']['spearman'])})" in _terminal(why)

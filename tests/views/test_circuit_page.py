@@ -87,7 +87,8 @@ def test_the_page_carries_the_document_and_loads_nothing(drawn):
         assert base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() in policy
     assert not [tag for tag, _ in page.tags if tag in ("link", "img", "iframe", "b")]
     assert "</script><b>" not in text and "src=" not in text.split("<script")[0]
-    assert len(circuit.edges) == text.count("<tr><td>") - len(document["curves"][0]["edges"])
+    others = len(document["curves"][0]["edges"]) + len(document["judgement"]["faithfulness"])
+    assert len(circuit.edges) == text.count("<tr><td>") - others
 
 
 def test_what_cannot_be_drawn_is_refused(drawn, tmp_path):

@@ -5,6 +5,7 @@ import { number, percent } from "../kit/numbers.js";
 
 export function verdictView({ judgement }) {
   const { faithfulness, completeness, minimality, groups, caveats } = judgement;
+  const leftOut = Object.entries(judgement.left_out ?? {}).map(([name, why]) => `${name} (${why})`);
   const row = (name, share, value, more) =>
     h(
       "li",
@@ -60,6 +61,7 @@ export function verdictView({ judgement }) {
           )
         : null,
     ),
+    leftOut.length ? h("p", { class: "note" }, `Not judged: ${leftOut.join(", ")}. caseback circuit --judge full judges all of it.`) : null,
     caveats.length
       ? h("figure", {}, h("figcaption", {}, h("h3", {}, "What speaks against it", h("span", { class: "entry" }, "Primer 3.2.37"))), h("ul", { class: "caveats" }, caveats.map((text) => h("li", {}, text))))
       : null,

@@ -5,14 +5,20 @@ import { h, s } from "../kit/dom.js";
 import { number, setting, signed } from "../kit/numbers.js";
 import { tipTable, tipped } from "../kit/tooltip.js";
 import { figure, part } from "../kit/part.js";
+import { correlationWords, verdictOf } from "./lead.js";
+
+const SHOWN = 24;
 
 export function claimsView(doc) {
   const { ablations, checks } = doc;
-  const { rows, kind, spearman, entry } = ablations;
+  const { kind, spearman, entry } = ablations;
+  const rows = [...ablations.rows].sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect));
+  const shown = rows.slice(0, SHOWN);
+  const which = rows.length > shown.length ? `The ${shown.length} largest effects of ${rows.length}. ` : "";
   const agreement =
     spearman === null
       ? "Too few components for a rank correlation."
-      : ["Rank correlation ", h("b", {}, `ρ = ${number(spearman)}`), "."];
+      : ["Rank correlation ", h("b", {}, `ρ = ${number(spearman)}`), `: ${correlationWords(spearman)}.`];
   return part(
     "claims",
     "Did the claims hold?",
@@ -25,9 +31,9 @@ export function claimsView(doc) {
           "div",
           { class: "split even" },
           figure(
-            "Claimed and measured",
-            "Above: attributed directly. Below: lost when ablated. Self-repair and indirect paths pull them apart.",
-            paired(rows),
+            "Direct and measured",
+            `${which}Above: attributed directly. Below: lost when ablated. Self-repair and indirect paths pull them apart.`,
+            paired(shown),
           ),
           figure(
             "Agreement",
@@ -73,7 +79,7 @@ function paired(rows) {
         {},
         h("th", { scope: "col" }, "component"),
         h("th", { scope: "col" }, ""),
-        h("th", { scope: "col", class: "num" }, "claimed"),
+        h("th", { scope: "col", class: "num" }, "direct"),
         h("th", { scope: "col", class: "num" }, "measured"),
       ),
     ),
@@ -222,12 +228,12 @@ function checkList(checks) {
     checks.map((check) =>
       h(
         "li",
-        { class: check.passed ? "passed" : "failed" },
+        { class: { held: "passed", weak: "weak", failed: "failed" }[verdictOf(check)] },
         h(
           "span",
           { class: "verdict" },
-          h("span", { "aria-hidden": "true" }, check.passed ? "✓" : "✕"),
-          check.passed ? " held" : " failed",
+          h("span", { "aria-hidden": "true" }, { held: "✓", weak: "~", failed: "✕" }[verdictOf(check)]),
+          ` ${verdictOf(check)}`,
         ),
         h(
           "span",

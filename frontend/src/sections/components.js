@@ -32,7 +32,7 @@ export function componentsView(doc) {
     "components",
     "Which components",
     [
-      "Each component writes a vector to the stream; read through the final norm and the unembedding, its part at the explained position adds this much to the logit difference.",
+      "Each component writes a vector to the stream; read through the final norm and the unembedding, its part at the explained position adds this much to the logit difference directly.",
       h("span", { class: "entry" }, `Primer ${entry}`),
     ],
     h(
@@ -44,8 +44,8 @@ export function componentsView(doc) {
         componentMap(doc, all),
       ),
       figure(
-        "The largest, summed",
-        `All ${all.length} components sum to ${signed(total)}; the logit difference is ${signed(doc.metric.value)}, ${gap === 0 ? "with no gap" : `a gap of ${signed(gap)}`}.`,
+        "The largest direct shares, summed",
+        `What a component does through later ones is not in its share; the last section measures that. All ${all.length} components sum to ${signed(total)}; the logit difference is ${signed(doc.metric.value)}, ${gap === 0 ? "with no gap" : `a gap of ${signed(gap)}`}.`,
         waterfall(doc, all),
       ),
     ),

@@ -8,8 +8,7 @@ import { choice } from "../kit/choice.js";
 import { divergingLegend } from "../kit/legend.js";
 import { tipTable, tipped } from "../kit/tooltip.js";
 import { tokenFlow } from "../kit/token_flow.js";
-import { leadsFrom } from "./lead.js";
-import { allComponents } from "./components.js";
+import { leadingMethod, leadsFrom, verdictOf } from "./lead.js";
 
 export function header(doc) {
   const { model, target, foil, metric } = doc;
@@ -64,6 +63,7 @@ export function prompt(doc) {
       legend.name(...scaleEnds(doc, method));
     },
   );
+  control.choose(leadingMethod(doc.inputs));
   return h(
     "div",
     { class: "panel" },
@@ -109,9 +109,7 @@ export function predictions(doc) {
 }
 
 function facts(doc) {
-  const { metric, checks, target, foil } = doc;
-  const held = checks.filter((check) => check.passed).length;
-  const largest = allComponents(doc).sort((a, b) => Math.abs(b.value) - Math.abs(a.value))[0];
+  const { metric, target, foil } = doc;
   const odds = Math.exp(Math.abs(metric.value));
   const [ahead, behind] = metric.value >= 0 ? [target, foil] : [foil, target];
   return h(
@@ -123,25 +121,40 @@ function facts(doc) {
       tokenChip(behind, "bare"),
     ]),
     leadFact(doc),
-    fact(largest.name, "largest component", `adds ${signed(largest.value)} to the difference directly`),
-    fact(
-      `${held} of ${checks.length}`,
-      "checks held",
-      held === checks.length
-        ? "every claim below passed its own test"
-        : "see the last section for what did not",
-      held < checks.length && "warn",
-    ),
+    largestFact(doc),
+    checksFact(doc),
+  );
+}
+
+function checksFact({ checks }) {
+  const verdicts = checks.map(verdictOf);
+  const [held, weak] = ["held", "weak"].map((word) => verdicts.filter((verdict) => verdict === word).length);
+  const rest = [weak && `${weak} weak`, checks.length - held - weak && `${checks.length - held - weak} failed`].filter(Boolean);
+  return fact(
+    `${held} of ${checks.length}`,
+    "checks held",
+    rest.length ? `${rest.join(", ")}: see the last section` : "they are in the last section",
+    rest.length > 0 && "warn",
+  );
+}
+
+function largestFact({ ablations }) {
+  const largest = [...ablations.rows].sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect))[0];
+  if (!largest) return fact("none", "component ablated", "how much one matters was not measured");
+  return fact(
+    largest.name,
+    "largest measured effect",
+    `without it the difference ${largest.effect < 0 ? "gains" : "loses"} ${number(Math.abs(largest.effect))}; its direct share is ${signed(largest.attributed)}`,
   );
 }
 
 function leadFact({ lens, target, foil }) {
-  const lead = leadsFrom(lens.logit_diff);
+  const lead = leadsFrom(lens.logit_diff, lens.layers);
   const over = [tokenChip(target, "bare"), " over ", tokenChip(foil, "bare")];
   if (lead === null) return fact("never", "leads to the end", ["the last layer does not put ", over]);
-  const name = lens.layers[lead];
-  return fact(name === "embed" ? "embedding" : `layer ${name}`, "decided after", [
-    "from there on the stream puts ",
+  return fact(`layer ${lens.layers[lead.row]}`, "decided after, by the lens", [
+    "from there on it puts ",
     over,
+    ` by ${signed(lead.margin)} or more, at least half of the end’s ${signed(lens.logit_diff.at(-1))}`,
   ]);
 }

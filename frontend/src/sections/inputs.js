@@ -81,12 +81,17 @@ export function strip(doc, method) {
   );
 }
 
+const baselineWords = (name) =>
+  name === "mean_after_first"
+    ? "the mean baseline, which keeps the first token: its score is therefore 0"
+    : `the ${name === undefined ? "" : `${name} `}baseline`;
+
 function account({ metric }, { scores, steps, baseline, completeness_gap: gap }) {
   const sum = scores.reduce((total, score) => total + score, 0);
   const whole = { logit: "logit", prob: "probability", log_prob: "log probability" }[metric.name];
   const parts = [`Scores sum to ${signed(sum)}; the ${whole ?? "logit difference"} is ${signed(metric.value)}.`];
   if (steps !== undefined)
-    parts.push(` ${steps} steps from ${baseline === undefined ? "the" : `the ${baseline}`} baseline.`);
+    parts.push(` ${steps} steps from ${baselineWords(baseline)}.`);
   if (gap !== undefined && gap !== null)
     parts.push(
       " Completeness gap ",

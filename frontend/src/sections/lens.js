@@ -10,6 +10,7 @@ import { sequentialLegend } from "../kit/legend.js";
 import { sequential } from "../kit/theme.js";
 import { hideTip, showTip, tipTable } from "../kit/tooltip.js";
 import { part } from "../kit/part.js";
+import { BEFORE_ANY_LAYER } from "./lead.js";
 
 const BOTTOM = 38;
 const LEFT = 72;
@@ -19,7 +20,7 @@ export function lensView(doc) {
   const rows = lens.layers.length;
   // Depth runs upwards: the embedding is the lowest row.
   const layerOf = (r) => rows - 1 - r;
-  const layerName = (l) => (lens.layers[l] === "embed" ? "embed" : `layer ${lens.layers[l]}`);
+  const layerName = (l) => (lens.layers[l] === BEFORE_ANY_LAYER ? BEFORE_ANY_LAYER : `layer ${lens.layers[l]}`);
   const modes = lensModes(doc);
   let mode = modes[0];
   const legend = sequentialLegend();
@@ -37,8 +38,9 @@ export function lensView(doc) {
       cellWidth: room / tokens.length < 54 ? 64 : Math.min(118, room / tokens.length),
       cellHeight: rowHeight(rows),
     }),
+    // what stands there before any layer is the token itself, however sure the reading is of it
     cell: (r, c) => ({
-      ...sequential(mode.shade(layerOf(r), c)),
+      ...sequential(lens.layers[layerOf(r)] === BEFORE_ANY_LAYER ? 0 : mode.shade(layerOf(r), c)),
       text: lens.texts[lens.top[layerOf(r)][c][0]],
     }),
     rowLabel: (r) => layerName(layerOf(r)),
@@ -64,7 +66,7 @@ export function lensView(doc) {
   return part(
     "lens",
     "What each layer already knew",
-    "Every cell reads the residual stream as if the model stopped there, through the final norm and the unembedding. Its text is the likeliest next token; the stronger the colour, the nearer to an answer. The framed column is the position explained.",
+    "Every cell reads the residual stream as if the model stopped there, through the final norm and the unembedding. Its text is the likeliest next token; the stronger the colour, the nearer to an answer. The lowest row is the embedding, the token itself before any layer has run: it has no answer yet, and no colour. The framed column is the position explained.",
     h("div", { class: "toolbar" }, control.element, legend.element),
     h("div", { class: "lens" }, grid.element, differences.element),
   );

@@ -1,4 +1,4 @@
-"""What commands that load a model share: which one by default, how, and quiet libraries while they work."""
+"""What commands that load a model share: which one by default, how, and quiet libraries and progress meanwhile."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ def quiet() -> Iterator[None]:
 
     What matters of a warning is in an explanation's checks; the rest would stand between a user and the answer. That
     a target's leading space was forgotten is said on standard error, since all that follows is of another token.
+    What takes long shows that it goes on.
     """
     from huggingface_hub.utils import logging as of_hub
     from transformers.utils import logging as of_transformers
+
+    from caseback.jobs.progress import heartbeat
 
     levels = [(logging, logging.get_verbosity()) for logging in (of_hub, of_transformers)]
     bars = of_transformers.is_progress_bar_enabled()
@@ -39,7 +42,7 @@ def quiet() -> Iterator[None]:
         for logging, _ in levels:
             logging.set_verbosity_error()
         of_transformers.disable_progress_bar()
-        with warnings.catch_warnings(record=True) as noted:
+        with warnings.catch_warnings(record=True) as noted, heartbeat("working"):
             warnings.simplefilter("ignore")
             warnings.filterwarnings("always", message=".* has no leading space")
             try:

@@ -251,3 +251,21 @@ class Resume(Group):
     """Long work that goes on after an interruption."""
 
     checkpoint: Annotated[Path | None, Option(help="A file to go on from after an interruption.")] = None
+
+
+class OnKnownSources(Group):
+    """Methods tried where the answer is known."""
+
+    judge: Annotated[bool, Option("--judge", help="No prompt: how often each method finds a source that is known.")] = (
+        False
+    )
+
+
+class Judging(Group):
+    """How much is judged."""
+
+    judge: Annotated[
+        str,
+        Option(help="faithfulness (with the chosen ablation), full, or seconds, within which more is judged."),
+    ] = "faithfulness"
+    sets: Annotated[int, Option(min=1, help="Random sets for completeness and minimality.")] = 5

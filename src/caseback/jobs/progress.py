@@ -1,11 +1,32 @@
-"""Progress bars of long work: the one place that makes them, in terminals and notebooks alike."""
+"""Progress of long work: the one place that shows it, as bars in terminals and notebooks, and as lines elsewhere.
+
+A log, a pipe or a batch system has no use for a bar that is drawn over and over. There, work that takes longer than
+``EVERY`` seconds writes a line about as often, with what is done, how many of how many, and how long the rest may take:
+
+    sweep: 120 of 300, 00:12 so far, about 00:18 left
+
+A single step may take longer, and not all work is counted: ``heartbeat`` writes a line where nothing else did.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from tqdm.auto import tqdm
+
+EVERY = 10.0
+"""Seconds between lines of progress."""
+
+_LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} so far, about {remaining} left"
+_WITHOUT_END = "{desc}: {n_fmt}, {elapsed} so far"
+
+_as_lines: WeakSet[tqdm] = WeakSet()
 
 
 def progress_bar(
@@ -15,7 +36,7 @@ def progress_bar(
     show: bool,
     total: int | None = None,
     initial: int = 0,
-    unit: str = "it",
+    unit: str = "step",
     unit_scale: bool = False,
 ) -> tqdm:
     """A bar over items, or one that is moved by hand with ``update``.
@@ -25,7 +46,7 @@ def progress_bar(
     items
         What is iterated over; None for a bar that is moved by hand.
     what
-        The name in front of the bar.
+        The name in front of the bar; by default the unit.
     show
         Whether there is anything to see: without it the items are iterated over all the same.
     total, initial
@@ -38,12 +59,90 @@ def progress_bar(
     >>> list(progress_bar([1, 2, 3], "squares", show=False))
     [1, 2, 3]
     """
-    return tqdm(
+    lines: dict[str, Any] = {}
+    if show and not _drawn_over():
+        lines = {"file": _Lines(), "mininterval": EVERY, "delay": EVERY, "miniters": 1, "leave": False}
+        known = total is not None or hasattr(items, "__len__")
+        lines["bar_format"] = _LINE if known else _WITHOUT_END
+    bar = tqdm(
         items,
-        desc=what,
+        desc=what if what or not lines else unit,
         disable=not show,
         total=total,
         initial=initial,
         unit=unit,
         unit_scale=unit_scale,
+        **lines,
     )
+    if lines:
+        _as_lines.add(bar)
+    return bar
+
+
+@contextmanager
+def heartbeat(what: str) -> Iterator[None]:
+    """While the block runs, a line every ``EVERY`` seconds in which no bar wrote one; nothing on a terminal.
+
+    Parameters
+    ----------
+    what
+        What runs: said where no bar is open, which would say more.
+
+    Examples
+    --------
+    >>> with heartbeat("squares"):
+    ...     sum(n * n for n in range(10))
+    285
+    """
+    if _drawn_over():
+        yield
+        return
+    over = threading.Event()
+    beating = threading.Thread(target=_beat, args=(what, over), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beating.join()
+
+
+def _beat(what: str, over: threading.Event) -> None:
+    began = _Lines.written = time.monotonic()
+    lines = _Lines()
+    while not over.wait(max(0.0, _Lines.written + EVERY - time.monotonic())):
+        now = time.monotonic()
+        if now - _Lines.written >= EVERY:
+            lines.write(_innermost() or f"{what}: {tqdm.format_interval(now - began)} so far")
+
+
+def _innermost() -> str:
+    """The line of the bar that was opened last, of those that are open and written as lines."""
+    still = [bar for bar in list(_as_lines) if not bar.disable]
+    return str(max(still, key=lambda bar: bar.start_t)) if still else ""
+
+
+def _drawn_over() -> bool:
+    """Whether standard error is a terminal, or the bar a widget of a notebook."""
+    return sys.stderr.isatty() or tqdm.__module__ == "tqdm.notebook"
+
+
+class _Lines:
+    """Standard error as a bar's file: what it draws is a line, and what it draws to wipe itself out is nothing.
+
+    Attributes
+    ----------
+    written
+        When a line was last written, by any of them.
+    """
+
+    written = 0.0
+
+    def write(self, text: str) -> None:
+        line = text.strip("\r\n ")
+        if line:
+            sys.stderr.write(f"{line}\n")
+            _Lines.written = time.monotonic()
+
+    def flush(self) -> None:
+        sys.stderr.flush()

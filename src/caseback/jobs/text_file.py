@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from caseback.errors import LoadError
 from caseback.jobs.json_text import parse_json, shortened
@@ -98,4 +98,4 @@ def read_texts(path: str | Path, what: str = "") -> list[str]:
     wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
     if wrong is not None:
         raise LoadError(f"{refuse}: record {wrong} is {shortened(repr(records[wrong]), 80)}, expected a text or 'text'")
-    return texts
+    return cast("list[str]", texts)

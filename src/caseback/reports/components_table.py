@@ -1,6 +1,7 @@
-"""The direct logit attribution of an explanation as one list: component names and values, largest first.
+"""The components of an explanation as one list: what each writes directly, those that matter most first.
 
-The values of all components, biases included, sum to ``components["total"]``.
+The direct attributions of all components, biases included, sum to ``components["total"]``. They leave out what a
+component does through later ones, so where an ablation was measured, its effect says how much the component matters.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from caseback.model.graph.names import Name, head_name
 
-__all__ = ["named_components", "ranked_components"]
+__all__ = ["leading_method", "named_components", "ranked_components"]
 
 
 def named_components(components: Mapping[str, Any]) -> dict[str, float]:
@@ -47,14 +48,41 @@ def named_components(components: Mapping[str, Any]) -> dict[str, float]:
     return named
 
 
-def ranked_components(components: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """``named_components`` with the largest absolute value first; equal ones in computation order.
+def ranked_components(components: Mapping[str, Any], effects: Mapping[str, float]) -> list[tuple[str, float]]:
+    """``named_components`` by the size of their measured effect; equal ones in computation order.
+
+    Parameters
+    ----------
+    components
+        The ``components`` part of an explanation document.
+    effects
+        What the metric lost without each component that was ablated; another one ranks by its direct attribution.
 
     Examples
     --------
     >>> parts = {"embed": 3.0, "pos_embed": None, "head": [[1.0, -2.0]], "attn_bias": [0.0], "mlp": [0.5]}
     >>> parts["bias"] = 0.1
-    >>> ranked_components(parts)[:2]
-    [('embed', 3.0), ('L0H1', -2.0)]
+    >>> ranked_components(parts, {"L0H0": 0.9, "L0H1": -0.2, "MLP 0": 7.0})[:3]
+    [('MLP 0', 0.5), ('embed', 3.0), ('L0H0', 1.0)]
     """
-    return sorted(named_components(components).items(), key=lambda item: -abs(item[1]))
+    return sorted(named_components(components).items(), key=lambda item: -abs(effects.get(item[0], item[1])))
+
+
+def leading_method(inputs: Mapping[str, Any]) -> int:
+    """Which input method colors the prompt: the one whose highest tokens the metric needs most, as removal measured.
+
+    Parameters
+    ----------
+    inputs
+        The ``inputs`` part of an explanation document.
+
+    Examples
+    --------
+    >>> leading_method({"comparison": {"comprehensiveness": [3.9, 8.8]}})
+    1
+    >>> leading_method({"comparison": None})
+    0
+    """
+    compared = inputs.get("comparison")
+    lost = [] if compared is None else compared["comprehensiveness"]
+    return max(range(len(lost)), key=lambda i: lost[i], default=0)

@@ -8,8 +8,10 @@ import xarray as xr
 
 from caseback.model.graph.names import Name
 
-__all__ = ["Rows", "by_unit", "rows_of"]
+__all__ = ["BEFORE_ANY_LAYER", "Rows", "by_unit", "rows_of"]
 
+BEFORE_ANY_LAYER = "embed"
+"""The row of the stream before any layer: what it reads is the token that stands there, and no answer."""
 _UNITS = ("head", "neuron")
 
 

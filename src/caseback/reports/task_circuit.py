@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from caseback.localize.circuits import faithfulness_curve, find_circuit, judge
+from caseback.jobs.steps import Step, Steps
+from caseback.localize.circuits import faithfulness_curve, find_circuit
+from caseback.localize.circuits.curve import FRACTIONS
+from caseback.localize.circuits.judging import Judgement, judgement_of, judging_steps
 from caseback.localize.circuits.machinery.sizes import inputs_of
 from caseback.model.circuit import Circuit, Edge
 from caseback.model.graph.graph import Graph
@@ -19,11 +23,12 @@ __all__ = ["TaskCircuit", "task_circuit"]
 
 
 class TaskCircuit(NamedTuple):
-    """A circuit, its document, and the prompt that the document shows."""
+    """A circuit, its document, the prompt that the document shows, and whether judging was interrupted."""
 
     circuit: Circuit
     document: dict[str, Any]
     example: Prompts
+    interrupted: bool
 
 
 def task_circuit(
@@ -41,6 +46,9 @@ def task_circuit(
     circuit: Circuit | None = None,
     other: Circuit | None = None,
     other_name: str = "",
+    within: float | None = 0,
+    before_judging: Callable[[Circuit], None] | None = None,
+    report: Callable[[Judgement], None] | None = None,
     progress: bool = False,
     checkpoint: Path | None = None,
 ) -> TaskCircuit:
@@ -64,6 +72,12 @@ def task_circuit(
         One that is there already: it is judged, and none is found.
     other, other_name
         A circuit to compare with, and what it is called.
+    within
+        Seconds that judging may take: 0 for faithfulness under ``ablation`` alone, None for all criteria and the curve.
+    before_judging
+        Called with the circuit before it is judged, so that it is not lost with the judging.
+    report
+        As for ``judge``.
     progress
         Show progress bars.
 
@@ -90,18 +104,30 @@ def task_circuit(
             checkpoint=checkpoint,
         )
     circuit = replace(circuit, about={**circuit.about, "task": task, "prompts": count, "seed": seed})
+    if before_judging is not None:
+        before_judging(circuit)
     test = judging.clean, judging.corrupt, judging.metric
-    ablations = list(dict.fromkeys((ablation, "resample", "mean", "zero")))
-    how_judged = {"ablations": ablations, "groups": judging.groups, "sets": sets, "seed": seed}
-    judgement = judge(model, *test, circuit, **how_judged, progress=progress)
+    steps = judging_steps(
+        *(model, *test, circuit),
+        ablations=(ablation, "resample", "mean", "zero"),
+        sets=sets,
+        seed=seed,
+        progress=progress,
+    )
     graph = Graph.of(model.anatomy, inputs_of(circuit))
     scored = sum(isinstance(part, Edge) for part in circuit.scores) == len(graph.edges)
-    curves = {}
     if scored and circuit.about.get("method") != "acdc":
-        curve = faithfulness_curve(
-            model, *test, circuit, ablation=ablation, inputs=graph.inputs, how=how, progress=progress
-        )
-        curves[str(circuit.about.get("found_by", method))] = curve
+        drawn_as = {"ablation": ablation, "inputs": graph.inputs, "how": how, "progress": progress}
+        curve = Step("curve", len(FRACTIONS) + 1, lambda: faithfulness_curve(model, *test, circuit, **drawn_as))
+        # minimality, the last, takes longer than all others together
+        steps.insert(len(steps) - any(step.name == "minimality" for step in steps), curve)
+    judged = Steps(steps, within)
+    for step in judged.run():
+        if report is not None and step.name != "curve":
+            report(judgement_of(model, circuit, judged, groups=judging.groups))
+    curves = {}
+    if "curve" in judged.results:
+        curves[str(circuit.about.get("found_by", method))] = judged.results["curve"]
     document = circuit_document(
         model,
         judging.clean[:1],
@@ -109,8 +135,8 @@ def task_circuit(
         counterfactual=judging.corrupt[:1],
         task=task,
         curves=curves,
-        judgement=judgement,
+        judgement=judgement_of(model, circuit, judged, groups=judging.groups),
         other=other,
         other_name=other_name,
     )
-    return TaskCircuit(circuit, document, judging[:1])
+    return TaskCircuit(circuit, document, judging[:1], judged.interrupted)

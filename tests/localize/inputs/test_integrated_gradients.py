@@ -179,8 +179,9 @@ def test_a_tolerance_that_is_not_reached_is_said():
 def test_the_adaptive_rule_is_complete_and_says_the_same_as_many_steps(name):
     model, prompts = shelf.model(name), shelf.ids((5, 3), seed=1)
     with exact():
-        found = integrated_gradients(model, prompts, METRIC, rule="adaptive", tolerance=1e-3, by_dimension=True)
-        many = integrated_gradients(model, prompts, METRIC, steps=300, by_dimension=True)
+        of = {"baseline": "mean", "by_dimension": True}
+        found = integrated_gradients(model, prompts, METRIC, rule="adaptive", tolerance=1e-3, **of)
+        many = integrated_gradients(model, prompts, METRIC, steps=300, **of)
     said = found.attrs
     assert max(map(abs, said["completeness_gap"])) <= 1e-3 and said["tolerance_reached"] == [1, 1]
     assert said["evaluations"] == said["steps"] and said["rule"] == "adaptive"
@@ -322,3 +323,85 @@ def test_captum_says_the_same(name):
     # captum keeps its nodes and weights in float32
     assert np.allclose(ours.values, theirs.detach().numpy(), atol=1e-5)
     assert np.allclose(ours.attrs["completeness_gap"], delta.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3", "bloom", "gpt_neox"])
+def test_a_constant_baseline_makes_all_positions_the_first_unless_that_one_is_kept(name):
+    """The derivation of ``mean_after_first``, by plain transformers: no position embedding, no position."""
+    model, prompt = shelf.model(name), shelf.ids((6,))
+    with exact():
+        embedding = by_hand.embeddings(model.hf, prompt)
+        constant = embedding.new_ones(embedding.shape) * torch.linspace(-1, 1, embedding.shape[-1])
+        kept = torch.cat([embedding[:, :1], constant[:, 1:]], 1)
+        states = [
+            model.hf(inputs_embeds=x.detach(), output_hidden_states=True).hidden_states[-1] for x in (constant, kept)
+        ]
+    same, apart = ((x - x[:, :1]).abs()[:, 1:].amax(-1) for x in states)
+    assert float(same.detach().max()) < 1e-9 < 1e-3 < float(apart.detach().min())
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline"), [("llama", "mean_after_first"), ("bloom", "mean_after_first"), ("gpt2", "mean")]
+)
+def test_the_usual_baseline_keeps_the_first_token_where_positions_are_not_embedded(name, baseline):
+    model, prompts = shelf.model(name), shelf.ids((5, 3))
+    with exact():
+        for side in ("left", "right"):
+            found = integrated_gradients(model, model.tokens(prompts, padding=side), METRIC, max_steps=9)
+            assert found.attrs["baseline"] == baseline
+            assert ((found.values[:, 0] == 0) == (baseline != "mean")).all() and (found.values[:, 1] != 0).all()
+        one = integrated_gradients(model, [[7]], METRIC, max_steps=9)
+    assert one.attrs["baseline"] == "mean" and (one.values != 0).all()
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_a_baseline_that_keeps_the_first_token_removes_the_others_alike_everywhere(name):
+    """Also for what removes tokens rather than walking a path: each prompt's own first token, on either side's padding."""
+    from caseback.localize.inputs import occlusion
+
+    model, prompts = shelf.model(name), shelf.ids((5, 3))
+    with exact():
+        for side in ("left", "right"):
+            kept, mean = (
+                occlusion(model, model.tokens(prompts, padding=side), METRIC, baseline=b).values
+                for b in ("mean_after_first", "mean")
+            )
+            assert np.allclose(kept[:, 0], 0, atol=1e-12) and (np.abs(mean[:, 0]) > 1e-6).all()
+            assert np.allclose(kept[:, 1:], mean[:, 1:], atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prompt", "target", "foil"),
+    [
+        ("When Mary and John went to the store, John gave a drink to", " Mary", " the"),
+        ("When Mary and John went to the store, John gave a drink to", " Mary", " John"),
+        ("The Eiffel Tower is located in the city of", " Paris", " Rome"),
+        ("The keys to the cabinet", " are", " is"),
+        ("The opposite of hot is", " cold", " warm"),
+        ("Once upon a time there was a little girl who lived in a", " small", " village"),
+    ],
+)
+def test_on_a_language_model_the_usual_path_is_complete_in_64_points(smollm, prompt, target, foil):
+    """The change is that of plain transformers between the path's ends; the constant mean misses it by far more."""
+    ids = smollm.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    two = [smollm.tokenizer(word)["input_ids"][0] for word in (target, foil)]
+    table = smollm.hf.get_input_embeddings().weight.detach()
+    end = table[ids]
+    start = torch.cat([end[:, :1], table.double().mean(0).float().expand_as(end[:, 1:])], 1)
+    with torch.no_grad():
+        at_end, at_start = (smollm.hf(inputs_embeds=x).logits[0, -1, two].tolist() for x in (end, start))
+    change = (at_end[0] - at_end[1]) - (at_start[0] - at_start[1])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "integrated gradients: after .* the completeness gap", UserWarning)
+        found = integrated_gradients(smollm, prompt, cb.logit_diff(target, foil))
+    assert found.attrs["evaluations"][0] <= 64
+    assert abs(float(found.sum()) - change) <= 0.05 * abs(change)
+
+
+def test_a_path_that_is_too_steep_says_where(stories):
+    prompt, metric = "Lily gave the ball to", cb.logit_diff(" Tom", " Lily")
+    with pytest.warns(UserWarning, match=r"the metric changes by \S+ between 0 and \S+ of the way; raise max_steps"):
+        found = integrated_gradients(stories, prompt, metric, baseline="zero", max_steps=32)
+    low, high, change = found.attrs["steepest"]
+    assert found.attrs["tolerance_reached"] == [0] and (low, high < 0.1) == (0, True) and abs(change) > 0.1

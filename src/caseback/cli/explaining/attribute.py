@@ -1,6 +1,5 @@
 """`caseback attribute`: which tokens of the prompt caused this, by several methods, and how far to trust them."""
 
-import sys
 from typing import Annotated
 
 from typer import Argument, Option
@@ -8,7 +7,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import continuation_of, names_in, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Generate, Ids, Json, Listed, Measured, Methods, OfModel, Output, Seed
+from caseback.cli.options import Generate, Ids, Json, Listed, Measured, Methods, OfModel, OnKnownSources, Output, Seed
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -23,9 +22,7 @@ def attribute(
         method=f"Methods by name, parted by commas, or all; --list names them. By default {DEFAULT_METHODS}."
     ),
     listed: Listed = Listed().worded(listed="No prompt: name the methods."),
-    judge: Annotated[
-        bool, Option("--judge", help="No prompt: how often each method finds a source that is known.")
-    ] = False,
+    known: OnKnownSources = OnKnownSources(),
     measured: Measured = Measured(),
     level: Annotated[str, Option(help="Score each token, word or sentence.")] = "token",
     generate: Generate = Generate(0).worded(generate="Also attribute so many generated tokens, one by one."),
@@ -37,7 +34,7 @@ def attribute(
     output: Output = Output(),
 ) -> None:
     """Attribute a prediction to the prompt's tokens by several methods, side by side."""
-    if (prompt is not None) + judge + listed.listed != 1:
+    if (prompt is not None) + known.judge + listed.listed != 1:
         raise CasebackError("expected one of a prompt, --judge (methods on models with a known source) and --list")
     if output.html is not None and prompt is None:
         raise CasebackError("--judge and --list print a table, or JSON: leave out --html")
@@ -45,9 +42,9 @@ def attribute(
         _list(output)
         return
     # judging is of all methods unless some are named
-    method = ("all" if judge else DEFAULT_METHODS) if by.method is None else by.method
+    method = ("all" if known.judge else DEFAULT_METHODS) if by.method is None else by.method
     names = "all" if method == "all" else names_in(method)
-    if judge:
+    if known.judge:
         _judge(names, seed.seed, output)
         return
     assert prompt is not None
@@ -71,7 +68,7 @@ def attribute(
             continuation=continuation_of(continuation, ids.ids),
             contrast=continuation_of(contrast, ids.ids),
             seed=seed.seed,
-            progress=sys.stderr.isatty(),
+            progress=True,
         )
     answer(
         output,
@@ -95,5 +92,5 @@ def _judge(names: str | list[str], seed: int, output: Json) -> None:
         from caseback.localize.inputs import known_source_test
         from caseback.views.text.judged import print_judged
 
-        shares = known_source_test(names, seed=seed, progress=sys.stderr.isatty())
+        shares = known_source_test(names, seed=seed, progress=True)
     answer(output, shares, text=lambda: print_judged(shares))

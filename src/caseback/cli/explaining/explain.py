@@ -1,6 +1,5 @@
 """`caseback explain`: why the model predicted this token and not that one, with checks of every claim."""
 
-import sys
 from typing import Annotated
 
 from typer import Argument
@@ -40,7 +39,7 @@ def explain(
             foil=token_in(model, contrast.foil),
             corrupt=continuation_of(counterfactual.corrupt, ids.ids),
             ablation=ablation.ablation,
-            progress=sys.stderr.isatty(),
+            progress=True,
         )
     answer(
         output,

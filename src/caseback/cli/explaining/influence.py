@@ -1,6 +1,5 @@
 """`caseback influence`: which lines of a training corpus bear on a prediction."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +69,7 @@ def influence(
             rates=_rates(rates),
             max_length=stored.max_length,
             store=stored.store,
-            progress=sys.stderr.isatty(),
+            progress=True,
         )
         best = top_examples(scores, top.top, end=end)
     title = f"{training_methods()[by.method].title}, {scores.sizes['example']} examples, {end} scores"

@@ -1,6 +1,5 @@
 """`caseback ioi`: which heads find the indirect object, with what effect."""
 
-import sys
 from typing import Annotated
 
 from typer import Option
@@ -25,5 +24,5 @@ def ioi(
         from caseback.views.text.ioi import print_ioi
 
         model, prompts = ioi_prompts(of.model, sample.count, corruption=corruption, seed=sample.seed, gguf_file=of.gguf)
-        table = ioi_table(model, prompts, progress=sys.stderr.isatty())
+        table = ioi_table(model, prompts, progress=True)
     answer(output, table, text=lambda: print_ioi(table, every=every))

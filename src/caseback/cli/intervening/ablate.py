@@ -1,6 +1,5 @@
 """`caseback ablate`: what a prediction loses without each head, MLP or neuron."""
 
-import sys
 from typing import Annotated
 
 from typer import Argument, Option
@@ -54,7 +53,7 @@ def ablate(
             corrupt=[prompt_of(prompt, ids.ids) for prompt in counterfactuals.corrupt or ()] or None,
             pos=numbers(places.pos, "--pos"),
             seed=seed.seed,
-            progress=sys.stderr.isatty(),
+            progress=True,
         )
     title = f"{ablation.ablation}-ablation: {words}"
     answer(

@@ -1,6 +1,5 @@
 """`caseback align`: in which layer and at which position the thing that a task's two prompts differ in lies."""
 
-import sys
 from typing import Annotated
 
 from typer import Argument, Option
@@ -58,7 +57,7 @@ def align(
             "heads": numbers(places.heads, "--heads"),
             "pos": numbers(places.pos, "--pos"),
             "among": None if all_tokens else sorted({*data.target.tolist(), *data.base_target.tolist()}),
-            "progress": sys.stderr.isatty(),
+            "progress": True,
         }
         if by.method == "full":
             accuracy = interchange_map(model, data.split(held_out, sample.seed)[1], **where)

@@ -1,8 +1,8 @@
 """`caseback circuit`: the edges that a task needs, found, judged, drawn, saved and compared."""
 
-import sys
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
@@ -10,9 +10,14 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.files import writable
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ablation, Json, Listed, Method, OfModel, Output, Resume, Sample, Save
+from caseback.cli.options import Ablation, Json, Judging, Listed, Method, OfModel, Output, Resume, Sample, Save
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
+
+if TYPE_CHECKING:
+    from caseback.localize.circuits.judging import Judgement
+
+_JUDGED: dict[str, float | None] = {"faithfulness": 0, "full": None}
 
 
 @with_options
@@ -28,7 +33,7 @@ def circuit(
     how: Annotated[str, Option(help="top or greedy: how edges are chosen by score.")] = "top",
     ablation: Ablation = Ablation("resample").worded(ablation="What cut edges carry: resample, mean, zero or optimal."),
     sample: Sample = Sample(count=40).worded(count="Prompts to find it on, at least 2, and as many to judge it on."),
-    sets: Annotated[int, Option(min=1, help="Random sets for completeness and minimality.")] = 5,
+    judging: Judging = Judging(),
     load: Annotated[Path | None, Option(help="Judge the circuit of this file instead of finding one.")] = None,
     compare: Annotated[Path | None, Option(help="A circuit's file to compare with.")] = None,
     save: Save = Save().worded(save="Write the circuit to this file, as JSON."),
@@ -52,7 +57,7 @@ def circuit(
     """Find the circuit of a task, judge it on other prompts, and draw it."""
     if sample.count < 2:
         raise CasebackError(f"--count {sample.count}: expected at least 2 prompts")
-    share = _size(edges)
+    share, within = _size(edges), _seconds(judging.judge)
     if organisms or frontier or listed.listed:
         _expect_no_files(save.save, output.html, graph, graphml)
     elif table is not None:
@@ -77,6 +82,12 @@ def circuit(
         from caseback.views.text.circuit import print_circuit
 
         given, other = (None if path is None else Circuit.load(path) for path in (load, compare))
+
+        def keep(circuit: Circuit) -> None:
+            for path, write in ((save.save, circuit.save), (graphml, circuit.to_graphml)):
+                if path is not None:
+                    write(path)
+
         result = task_circuit(
             model_of(of),
             tasks[0],
@@ -86,12 +97,15 @@ def circuit(
             how=how,
             ablation=ablation.ablation,
             count=sample.count,
-            sets=sets,
+            sets=judging.sets,
+            within=within,
+            before_judging=keep,
+            report=None if within == 0 else _say_judgement,
             seed=sample.seed,
             circuit=given,
             other=other,
             other_name="" if compare is None else compare.stem,
-            progress=sys.stderr.isatty(),
+            progress=True,
             checkpoint=resume.checkpoint,
         )
     document = result.document
@@ -102,10 +116,6 @@ def circuit(
             "the others carry nothing and are left out",
             err=True,
         )
-    if save.save is not None:
-        result.circuit.save(save.save)
-    if graphml is not None:
-        result.circuit.to_graphml(graphml)
     if graph is not None:
         from caseback.model.graph.attribution_graph import save_attribution_graph, to_attribution_graph
 
@@ -120,6 +130,34 @@ def circuit(
         text=lambda: print_circuit(document),
         page=lambda path: write_page(document, path),
     )
+    if result.interrupted:
+        raise typer.Abort
+
+
+def _say_judgement(judgement: "Judgement") -> None:
+    """One line for what was judged last, while more is judged."""
+    data = judgement.to_json()
+    row = data["faithfulness"][-1]
+    parts = [f"{row['ablation']} ablation: {row['recovered']:.3f} recovered"]
+    parts[0] += f" ({row['recovered_low']:.3f} to {row['recovered_high']:.3f})"
+    if "completeness" in data:
+        parts.append(f"completeness: widest gap {data['completeness']['worst_share']:.3f} of the effect")
+    if "minimality" in data:
+        parts.append(f"minimality: the least needed node is {data['minimality']['least_part']}")
+    typer.echo(parts[-1], err=True)
+
+
+def _seconds(judge: str) -> float | None:
+    """How long judging may take: 0 for the first judgement alone, None for all of them."""
+    if judge in _JUDGED:
+        return _JUDGED[judge]
+    try:
+        seconds = float(judge)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise CasebackError(f"--judge {judge!r}: expected faithfulness, full, or seconds such as 120")
+    return seconds
 
 
 def _expect_no_files(*paths: Path | None) -> None:
@@ -165,7 +203,7 @@ def _table_organisms(names: list[str] | None, path: Path | None, output: Json) -
         from caseback.localize.circuits.on_organisms import COLUMNS, on_organisms
         from caseback.views.text.circuit_tables import organisms_markdown
 
-        rows = on_organisms(names or None, progress=sys.stderr.isatty())
+        rows = on_organisms(names or None, progress=True)
     command = "caseback circuit --organisms"
     answer(output, rows, text=lambda: _put(organisms_markdown(rows, COLUMNS), path, command))
 
@@ -178,7 +216,7 @@ def _table_frontier(
         from caseback.views.text.circuit_tables import frontier_markdown
 
         how = {"seed": sample.seed, "ablation": ablation}
-        table = frontier_table(model_of(of), names, sample.count, **how, progress=sys.stderr.isatty())
+        table = frontier_table(model_of(of), names, sample.count, **how, progress=True)
     command = f"caseback circuit {' '.join(names)} --frontier --model {of.model}"
     command += "" if of.gguf is None else f" --gguf {of.gguf}"
     command += f" --count {sample.count} --seed {sample.seed}"

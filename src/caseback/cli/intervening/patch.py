@@ -1,6 +1,5 @@
 """`caseback patch`: which parts carry what a prompt has and its counterfactual has not."""
 
-import sys
 from typing import Annotated
 
 from typer import Argument, Option
@@ -53,7 +52,7 @@ def patch(
             units=numbers(units.units, "--units"),
             direction=direction,
             window=window.window,
-            progress=sys.stderr.isatty(),
+            progress=True,
             checkpoint=resume.checkpoint,
         )
         from caseback.reports.maps import as_map

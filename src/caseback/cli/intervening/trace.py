@@ -1,6 +1,5 @@
 """`caseback trace`: causal tracing, where the model recalls what it knows of a subject."""
 
-import sys
 from typing import Annotated
 
 from typer import Argument, Option
@@ -51,7 +50,7 @@ def trace(
             window=window.window,
             layers=numbers(layers.layers, "--layers"),
             seed=seed.seed,
-            progress=sys.stderr.isatty(),
+            progress=True,
             checkpoint=resume.checkpoint,
         )
     maps, title = trace_maps(result), f"Causal trace: {words}"

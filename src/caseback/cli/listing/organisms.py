@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -140,30 +140,22 @@ def _evaluate_addition(folder: Path, output: Json, write: bool) -> None:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator:
-    """A bar on a terminal, a line a message elsewhere; both on stderr."""
-    if not sys.stderr.isatty():
-        yield lambda done, steps, message: typer.echo(message, err=True) if message else None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _bar(name: str) -> Iterator[Callable[[int, int, str], None]]:
+    """What training tells its steps to: progress, with its messages as lines between."""
+    from caseback.jobs.progress import progress_bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name)
+    with progress_bar(what=name, show=True, total=0) as bar:
 
         def tell(done: int, steps: int, message: str) -> None:
-            progress.update(task, completed=done, total=steps)
+            bar.total = steps
+            bar.update(done - bar.n)
             if message:
-                progress.console.print(message, markup=False)
+                bar.write(message, file=sys.stderr)
 
         yield tell
 
 
 def _tracked(kinds: Iterable[str]) -> Iterable[str]:
-    if not sys.stderr.isatty():
-        return kinds
-    from rich.console import Console
-    from rich.progress import track
+    from caseback.jobs.progress import progress_bar
 
-    return track(list(kinds), "measuring", console=Console(stderr=True), transient=True)
+    return progress_bar(list(kinds), "measuring", show=True)

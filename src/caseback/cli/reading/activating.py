@@ -52,6 +52,7 @@ def activating(
             length=stored.max_length,
             batch=batch.batch_size,
             store=stored.store,
+            progress=True,
         )
         # of all, those whose strongest token stands out most from the unit's own spread
         shown = chosen or collected.outstanding(_MOST_SHOWN)

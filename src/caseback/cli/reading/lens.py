@@ -1,7 +1,6 @@
 """`caseback lens`: what every layer would predict."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,7 +140,7 @@ def _fitted(model: Any, kind: str, fit: Path, steps: int | None) -> Any:
     from caseback.decode.vocabulary import fit_future_lens, fit_jacobian_lens, fit_translators, fit_tuned_lens
 
     texts = [line for line in read_texts(fit, "--fit") if line.strip()]
-    progress = sys.stderr.isatty()
+    progress = True
     if kind == "tuned":
         return fit_tuned_lens(model, texts, recipe="small", steps=steps, progress=progress)
     if kind == "jacobian":

@@ -65,6 +65,7 @@ def patchscope(
             target_model=onto,
             answers=expected,
             max_new_tokens=generate.generate,
+            progress=True,
         )
     answer(
         output,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.contraction import Slope, contracted, sites_of_reads
 from caseback.localize.circuits.machinery.writes import sites_of_writes
 from caseback.localize.circuits.selecting import name_of_reader
@@ -62,6 +63,7 @@ def edge_attribution(
     constants: Float[Tensor, "writer d_model"] | None = None,
     inputs: tuple[str, ...] = ("embed",),
     batch_size: int | None = None,
+    progress: bool = False,
 ) -> xr.DataArray:
     """Score every edge between components by what it would change in the metric if it carried the other run's value.
 
@@ -103,6 +105,8 @@ def edge_attribution(
         ``("embed",)``: token and position embeddings as one writer; ``("embed", "pos_embed")``: apart.
     batch_size
         Prompts at a time, which bounds memory.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -152,7 +156,7 @@ def edge_attribution(
     if other is not None and len(other) > len(tokens) == 1:
         tokens = repeated(tokens, len(other))
     scores, coords = [], []
-    for start in range(0, len(tokens), batch_size):
+    for start in progress_bar(range(0, len(tokens), batch_size), "edge attribution", unit="batch", show=progress):
         rows = slice(start, start + batch_size)
         theirs = other if other is None or len(other) == 1 else other[rows]
         mine = metric.of_rows(tokens, rows)

@@ -3,20 +3,26 @@
 The shortcomings of circuit analysis that the Primer lists, each as a number where there is one: what the choice of
 counterfactuals and of the prompts' templates does to the answer, which parts a person named, what takes over when a
 part goes (second-order repair), and what the search and the judging cost.
+
+Judging costs far more than finding: faithfulness is two runs of circuits, minimality (sets + 1) x (nodes + 1) of them.
+So it goes in steps, the cheapest and most telling first, and each step that is done stands by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from caseback.jobs.steps import Step, Steps
 from caseback.localize.circuits.completeness import completeness
 from caseback.localize.circuits.faithfulness import faithfulness
 from caseback.localize.circuits.machinery.masks import places_of
+from caseback.localize.circuits.machinery.optimal_writes import STEPS
 from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
 from caseback.localize.circuits.minimality import minimality
 from caseback.model.circuit import Circuit
@@ -42,6 +48,8 @@ class Judgement:
         The share recovered by group of prompts, such as templates.
     caveats
         What speaks against the numbers, in sentences.
+    left_out
+        What was not judged, by name, and why: how long it would take, or ``"interrupted"``.
     """
 
     size: dict[str, float]
@@ -50,6 +58,7 @@ class Judgement:
     minimality: xr.Dataset | None
     groups: dict[str, float]
     caveats: list[str]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The main numbers as plain data.
@@ -70,6 +79,7 @@ class Judgement:
             for i in range(measured.sizes["variant"])
         ]
         data: dict[str, Any] = {"size": self.size, "faithfulness": rows, "groups": self.groups, "caveats": self.caveats}
+        data["left_out"] = self.left_out
         if self.completeness is not None:
             data["completeness"] = {key: self.completeness.attrs[key] for key in ("worst", "worst_share", "worst_set")}
         if self.minimality is not None:
@@ -99,9 +109,15 @@ def judge(
     positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] | None = None,
     seed: int = 0,
+    within: float | None = None,
+    report: Callable[[Judgement], None] | None = None,
     progress: bool = False,
 ) -> Judgement:
-    """Judge a circuit by all criteria, and list what speaks against the verdict.
+    """Judge a circuit by all criteria, or by as many as a time allows, and list what speaks against the verdict.
+
+    The first judgement, faithfulness under the first ablation, is always made and costs two runs of circuits; the
+    others follow in the order of ``ablations``, completeness, minimality. An interrupt (Ctrl-C) after the first ends
+    the judging, and what was judged so far is returned.
 
     Parameters
     ----------
@@ -117,6 +133,11 @@ def judge(
         As for ``faithfulness``. A circuit that names positions is not taken apart.
     inputs
         By default as the circuit names them.
+    within
+        Seconds that judging may take; a criterion that would not be done by then, as the runs before show, is left
+        out. None for all of them, 0 for faithfulness under the first ablation alone.
+    report
+        Called with the judgement so far whenever a criterion is done.
 
     Returns
     -------
@@ -139,19 +160,76 @@ def judge(
     >>> judgement.size["edges"] <= 60, sorted(judgement.to_json())[:3]
     (True, ['caveats', 'completeness', 'faithfulness'])
     """
+    steps = Steps(
+        judging_steps(
+            *(model, clean, corrupt, metric, circuit),
+            ablations=ablations,
+            sets=sets,
+            over=over,
+            positions=positions,
+            inputs=inputs,
+            seed=seed,
+            progress=progress,
+        ),
+        within,
+    )
+    for _ in steps.run():
+        if report is not None:
+            report(judgement_of(model, circuit, steps, groups=groups, inputs=inputs))
+    return judgement_of(model, circuit, steps, groups=groups, inputs=inputs)
+
+
+def judging_steps(
+    model: Model,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
+    metric: Metric,
+    circuit: Circuit,
+    *,
+    ablations: Sequence[str],
+    sets: int,
+    over: PromptsLike | None = None,
+    positions: Mapping[str, Any] | None = None,
+    inputs: tuple[str, ...] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Step]:
+    """What ``judge`` does, in steps whose units are runs of one circuit on the prompts."""
     inputs = inputs or inputs_of(circuit)
+    test = model, clean, corrupt, metric, circuit
     shared: dict[str, Any] = {"over": over, "inputs": inputs, "seed": seed, "progress": progress}
-    options = {**shared, "ablations": ablations, "positions": positions}
-    faithful = faithfulness(model, clean, corrupt, metric, circuit, **options)
+
+    def faithful(ablation: str) -> xr.Dataset:
+        return faithfulness(*test, ablations=[ablation], positions=positions, **shared)
+
+    # the circuit, and the model with every edge cut; a step of the fit of the best constants is a run there and back
+    runs = {name: 2 * (3 * STEPS if name == "optimal" else 1) for name in ablations}
+    steps = [Step(f"{name} ablation", units, partial(faithful, name)) for name, units in runs.items()]
     size = circuit_size(model, circuit, inputs)
-    complete = minimal = None
-    if size["heads"] + size["mlps"] and circuit.edges and not places_of(circuit):
-        parts = {**shared, "ablation": ablations[0]}
-        complete = completeness(model, clean, corrupt, metric, circuit, count=sets, **parts)
-        minimal = minimality(model, clean, corrupt, metric, circuit, count=sets, **parts)
+    nodes = size["heads"] + size["mlps"]
+    if nodes and circuit.edges and not places_of(circuit):
+        parts = {**shared, "ablation": ablations[0], "count": sets}
+        steps.append(Step("completeness", 2 * sets + 1, lambda: completeness(*test, **parts)))
+        steps.append(Step("minimality", (sets + 1) * (nodes + 1), lambda: minimality(*test, **parts)))
+    return steps
+
+
+def judgement_of(
+    model: Model,
+    circuit: Circuit,
+    steps: Steps,
+    *,
+    groups: Sequence[str] | None = None,
+    inputs: tuple[str, ...] | None = None,
+) -> Judgement:
+    """The judgement that the steps done so far make."""
+    by_ablation: list[xr.Dataset] = [part for name, part in steps.results.items() if name.endswith(" ablation")]
+    faithful = by_ablation[0] if len(by_ablation) == 1 else xr.concat(by_ablation, "variant", combine_attrs="override")
+    size = circuit_size(model, circuit, inputs or inputs_of(circuit))
+    complete, minimal = (steps.results.get(name) for name in ("completeness", "minimality"))
     by_group = _by_group(faithful, groups)
     caveats = list(_caveats(faithful, size, complete, minimal, by_group, circuit))
-    return Judgement(size, faithful, complete, minimal, by_group, caveats)
+    return Judgement(size, faithful, complete, minimal, by_group, caveats, dict(steps.left_out))
 
 
 def _by_group(faithful: xr.Dataset, groups: Sequence[str] | None) -> dict[str, float]:

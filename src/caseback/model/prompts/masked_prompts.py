@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.model.prompts.baselines import baseline_embedding
+from caseback.model.prompts.baselines import baseline_embedding, prompt_embeddings
 from caseback.model.prompts.granularity import Given, features_of
 from caseback.model.prompts.per_token import aligned
 from caseback.model.running.edits import Edit, Where
@@ -63,8 +63,7 @@ class Kept(Edit):
 
 def instead_of(model: Model, tokens: Tokens, baseline: Any) -> Float[Tensor, "batch pos d_model"]:
     """A baseline in the shape of the prompts' embeddings, with each prompt from column 0."""
-    like = torch.zeros(*tokens.ids.shape, model.d_model, dtype=model.dtype, device=model.device)
-    return baseline_embedding(model, baseline, like)
+    return baseline_embedding(model, baseline, prompt_embeddings(model, tokens))
 
 
 @dataclass(frozen=True)

@@ -89,12 +89,25 @@ def _tables(document: Mapping[str, Any]) -> str:
         f"<p>{html.escape(visible(document['model']['name']))}: {summary}. "
         "The figures of this page need JavaScript.</p>",
         table("Edges", ("from", "to", "score"), rows),
+        *([] if document["judgement"] is None else _judgement(document["judgement"])),
     ]
     for curve in document["curves"]:
         points = zip(curve["edges"], curve["recovered"], strict=True)
         title = f"Recovered by the best edges: {curve['method']}"
         parts.append(table(title, ("edges", "recovered"), [(str(n), f"{f:.3f}") for n, f in points]))
     return "\n".join(parts)
+
+
+def _judgement(judgement: Mapping[str, Any]) -> list[str]:
+    """What is recovered under each ablation, and what was not judged."""
+    rows = [
+        (row["ablation"], *(f"{row[name]:.3f}" for name in ("recovered", "recovered_low", "recovered_high")))
+        for row in judgement["faithfulness"]
+    ]
+    columns = ("cut edges carry", "recovered", "95 %, from", "to")
+    left_out = judgement.get("left_out")
+    unjudged = [table("Not judged", ("criterion", "why"), list(left_out.items()))] if left_out else []
+    return [table("Judged", columns, rows), *unjudged]
 
 
 def _number(value: float | None) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from caseback.reports.components_table import ranked_components
+from caseback.reports.explain_checks import verdict_of
+from caseback.reports.lens_rows import BEFORE_ANY_LAYER
 from caseback.reports.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
 from caseback.views.page.tables import table
@@ -14,6 +16,7 @@ from caseback.views.page.tables import table
 __all__ = ["static_tables"]
 
 _LARGEST = 24
+_VERDICTS = {"held": "yes", "weak": "weakly", "failed": "NO"}
 
 
 def static_tables(explanation: Mapping[str, Any]) -> str:
@@ -45,7 +48,7 @@ def static_tables(explanation: Mapping[str, Any]) -> str:
             ("after", "top token", "p", f"p({target})", "rank", f"p({foil})", "rank", "logit difference"),
             (
                 (
-                    layer,
+                    f"{layer} (the token itself)" if layer == BEFORE_ANY_LAYER else layer,
                     visible(lens["top_text"][row][position][0]),
                     f"{lens['top_prob'][row][position][0]:.4f}",
                     f"{lens['target_prob'][row][position]:.4f}",
@@ -77,11 +80,11 @@ def _inputs(explanation: Mapping[str, Any]) -> str:
 def _components(explanation: Mapping[str, Any]) -> str:
     effects = {row["name"]: row["effect"] for row in explanation["ablations"]["rows"]}
     rows = (
-        (name, f"{value:+.4f}", f"{effects[name]:+.4f}" if name in effects else "not measured")
-        for name, value in ranked_components(explanation["components"])[:_LARGEST]
+        (name, f"{effects[name]:+.4f}" if name in effects else "not measured", f"{value:+.4f}")
+        for name, value in ranked_components(explanation["components"], effects)[:_LARGEST]
     )
     kind = explanation["ablations"]["kind"]
-    return table("Which components", ("component", "direct attribution", f"{kind}-ablation effect"), rows)
+    return table("Which components", ("component", f"{kind}-ablation effect", "direct attribution"), rows)
 
 
 def _patching(explanation: Mapping[str, Any]) -> str:
@@ -93,7 +96,7 @@ def _patching(explanation: Mapping[str, Any]) -> str:
 
 def _checks(explanation: Mapping[str, Any]) -> str:
     rows = (
-        (check["name"], "yes" if check["passed"] else "NO", *_value_and_limit(check), check["detail"])
+        (check["name"], _VERDICTS[verdict_of(check)], *_value_and_limit(check), check["detail"])
         for check in explanation["checks"]
     )
     return table("Checks", ("check", "held", "value", "limit", "detail"), rows)

@@ -25,6 +25,7 @@ class Glyphs:
     right_half: str
     axis: str
     held: str
+    weak: str
     failed: str
     ellipsis: str
     encoding: str
@@ -45,8 +46,8 @@ class Glyphs:
 
 
 _PLAIN = {"␣": "_", "↵": "\\n", "⇥": "\\t", "∅": "''", "−": "-", "×": "x", "·": "-", "…": "..."}
-UNICODE = Glyphs("█", "▌", "▐", "│", "✓", "✗", "…", "utf-8")
-ASCII = Glyphs("#", "", "", "|", "+", "x", "...", "ascii")
+UNICODE = Glyphs("█", "▌", "▐", "│", "✓", "~", "✗", "…", "utf-8")
+ASCII = Glyphs("#", "", "", "|", "+", "~", "x", "...", "ascii")
 
 
 def share_bar(share: float, width: int, glyphs: Glyphs, style: str = "") -> Text:

@@ -100,6 +100,9 @@ def _judgement(judgement: Mapping[str, Any]):
         yield Text(f"minimality: the least needed node is {needs['least_part']}, {number(least)} of the effect")
     for caveat in judgement["caveats"]:
         yield Text(f"! {caveat}", "yellow")
+    if judgement.get("left_out"):
+        left_out = ", ".join(f"{name} ({why})" for name, why in judgement["left_out"].items())
+        yield Text(f"not judged: {left_out}; --judge full does all, --judge SECONDS what fits", "dim")
 
 
 def _table(*columns: tuple[str, Any]) -> Table:

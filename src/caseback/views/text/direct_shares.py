@@ -75,4 +75,10 @@ def _erased(writes: xr.Dataset) -> list[str]:
         f"{name} {signed(share)} ({percent(fraction)}, most by {most})"
         for name, share, fraction, most in taken_back(writes)
     ]
-    return [f"taken back by later parts, so no reason of the prediction: {'; '.join(lines)}"] if lines else []
+    if not lines:
+        return []
+    return [
+        f"direct shares that later parts take back: {'; '.join(lines)}",
+        "A share is what a part writes for the output itself. What it does through later parts is not in it, and may "
+        "be far more: `caseback ablate` measures what the prediction loses without it.",
+    ]

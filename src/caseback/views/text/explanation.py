@@ -16,8 +16,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.components_table import named_components, ranked_components
+from caseback.reports.components_table import leading_method, named_components, ranked_components
+from caseback.reports.explain_checks import baseline_words, correlation_words, verdict_of
 from caseback.reports.explain_document import check_explanation
+from caseback.reports.lens_rows import BEFORE_ANY_LAYER
 from caseback.reports.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
@@ -130,7 +132,8 @@ def _question(page: _Page) -> Iterator[RenderableType]:
 def _prompt(page: _Page) -> Text:
     """The prompt, with the tokens that count most in color; spaces stay spaces, so that it wraps as text."""
     tokens, methods = page.explanation["tokens"], page.explanation["inputs"]["methods"]
-    scores = methods[0]["scores"] if methods else [0.0] * len(tokens)
+    inputs = page.explanation["inputs"]
+    scores = methods[leading_method(inputs)]["scores"] if methods else [0.0] * len(tokens)
     most = _most(scores)
     first = max(0, len(tokens) - _MOST_PROMPT)
     prompt = Text()
@@ -159,7 +162,9 @@ def _predictions(page: _Page) -> Iterator[RenderableType]:
 
 def _lens(page: _Page) -> Iterator[RenderableType]:
     document, lens = page.explanation, page.explanation["lens"]
-    at, most = document["position"], _most(lens["logit_diff"])
+    at = document["position"]
+    after_layers = [x for x, layer in zip(lens["logit_diff"], lens["layers"], strict=True) if layer != BEFORE_ANY_LAYER]
+    most = _most(after_layers)
     yield _heading(page, "What each layer already knew", f"logit lens at position {at}")
     target, foil = (page.clipped(visible(document[key]["text"]), 7) for key in ("target", "foil"))
     widest = max(row[at] for name in ("target_rank", "foil_rank") for row in lens[name])
@@ -176,6 +181,7 @@ def _lens(page: _Page) -> Iterator[RenderableType]:
         ("", "left"),
     )
     for row, layer in enumerate(lens["layers"]):
+        embedded = layer == BEFORE_ANY_LAYER
         difference = lens["logit_diff"][row]
         table.add_row(
             layer,
@@ -186,9 +192,12 @@ def _lens(page: _Page) -> Iterator[RenderableType]:
             Text(percent(lens["foil_prob"][row][at]), style=_FOIL),
             str(lens["foil_rank"][row][at]),
             page.text(signed(difference)),
-            signed_bar(difference / most, half, page.glyphs, _STYLES),
+            "" if embedded else signed_bar(difference / most, half, page.glyphs, _STYLES),
+            style="dim" if embedded else "",
         )
     yield table
+    if BEFORE_ANY_LAYER in lens["layers"]:
+        yield _note(page, f"{BEFORE_ANY_LAYER}: the token itself, before any layer has run; no answer yet")
 
 
 def _inputs(page: _Page) -> Iterator[RenderableType]:
@@ -237,7 +246,7 @@ def _largest_inputs(n: int, methods: Sequence[Mapping[str, Any]]) -> list[int]:
 def _account(method: Mapping[str, Any]) -> str:
     parts = [f"sums to {signed(sum(method['scores']))}"]
     if "steps" in method:
-        parts.append(f"{method['steps']} steps from the {method.get('baseline', 'given')} baseline")
+        parts.append(f"{method['steps']} steps from the {baseline_words(method.get('baseline', 'given'))}")
     if method.get("completeness_gap") is not None:
         parts.append(f"completeness gap {signed(method['completeness_gap'])}")
     return ", ".join(parts)
@@ -246,29 +255,37 @@ def _account(method: Mapping[str, Any]) -> str:
 def _components(page: _Page) -> Iterator[RenderableType]:
     document, components = page.explanation, page.explanation["components"]
     effects = {row["name"]: row["effect"] for row in document["ablations"]["rows"]}
-    ranked = ranked_components(components)
+    ranked = ranked_components(components, effects)
     shown, rest = ranked[:_LARGEST_COMPONENTS], ranked[_LARGEST_COMPONENTS:]
     most = _most([value for _, value in shown] + list(effects.values()))
-    half = max(3, min(10, (page.width - 38) // 4))
+    half = max(3, min(10, (page.width - 40) // 4))
     kind = document["ablations"]["kind"]
-    yield _heading(page, "Which components", f"direct attribution, beside the {kind}-ablation")
-    table = _table(("component", "left"), ("claimed", "left"), ("", "right"), ("measured", "left"), ("", "right"))
+    yield _heading(
+        page, "Which components", f"lost with {kind}-ablation, the most first; and what each writes directly"
+    )
+    table = _table(("component", "left"), ("ablated", "left"), ("", "right"), ("direct", "left"), ("", "right"))
     for name, value in shown:
         effect = effects.get(name)
         table.add_row(
             name,
-            signed_bar(value / most, half, page.glyphs, _STYLES),
-            page.text(signed(value)),
             "" if effect is None else signed_bar(effect / most, half, page.glyphs, _STYLES),
             page.text("not run", "dim") if effect is None else page.text(signed(effect)),
+            signed_bar(value / most, half, page.glyphs, _STYLES),
+            page.text(signed(value)),
         )
     if rest:
-        table.add_row(f"{len(rest)} others", "", page.text(signed(sum(value for _, value in rest))), "", "")
-    table.add_row("sum", "", page.text(signed(sum(named_components(components).values())), "bold"), "", "")
+        others = [abs(effects[name]) for name, _ in rest if name in effects]
+        at_most = f"each at most {number(max(others))}" if others else ""
+        direct = page.text(signed(sum(value for _, value in rest)))
+        table.add_row(f"{len(rest)} others", page.text(at_most, "dim"), "", "", direct)
+    table.add_row("sum", "", "", "", page.text(signed(sum(named_components(components).values())), "bold"))
     yield table
     spearman = document["ablations"]["spearman"]
-    agreement = "" if spearman is None else f"; rank correlation of claimed and measured {number(spearman)}"
-    yield _note(page, f"gap to the logit difference {signed(components['gap'])}{agreement}")
+    agreement = ""
+    if spearman is not None:
+        words = correlation_words(spearman)
+        agreement = f"; rank correlation of direct and ablated {number(spearman)} ({words})"
+    yield _note(page, f"direct: gap to the logit difference {signed(components['gap'])}{agreement}")
 
 
 def _patching(page: _Page) -> Iterator[RenderableType]:
@@ -298,10 +315,13 @@ def _checks(page: _Page) -> Iterator[RenderableType]:
     yield _heading(page, "Did the claims hold?")
     table = _table(("", "left"), ("check", "left"), ("value", "right"), ("limit", "right"))
     table.columns[1].no_wrap = False
+    words = {
+        "held": (f"{page.glyphs.held} held", "green"),
+        "weak": (f"{page.glyphs.weak} weak", "yellow"),
+        "failed": (f"{page.glyphs.failed} FAILED", "bold red"),
+    }
     for check in page.explanation["checks"]:
-        passed = check["passed"]
-        word, style = (f"{page.glyphs.held} held", "green") if passed else (f"{page.glyphs.failed} FAILED", "bold red")
-        verdict = Text(word, style)
+        verdict = Text(*words[verdict_of(check)])
         name = page.text(check["name"])
         if check["detail"]:
             name.append_text(page.text(f"\n{check['detail']}", "dim"))

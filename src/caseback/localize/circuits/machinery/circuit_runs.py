@@ -107,7 +107,7 @@ class CircuitRuns:
     def whole(self) -> Float[Tensor, " batch"]:
         return _number(measured(self.model.anatomy, self.tokens, self.metric)[1])
 
-    @property
+    @cached_property
     def empty(self) -> Float[Tensor, " batch"]:
         return self.metrics(torch.zeros_like(self.graph.exists)[None])[0]
 
@@ -125,8 +125,13 @@ class CircuitRuns:
         chunks = masks.split(at_once)
         rows = [slice(i, i + prompts) for i in range(0, len(self.tokens), prompts)]
         values = []
-        for chunk in progress_bar(chunks, "circuits", show=progress):
-            values.append(torch.cat([self._run(chunk, some, self.cut) for some in rows], 1))
+        with progress_bar(total=len(masks) * len(self.tokens), what="circuits x prompts", show=progress) as bar:
+            for chunk in chunks:
+                beside = []
+                for some in rows:
+                    beside.append(self._run(chunk, some, self.cut))
+                    bar.update(beside[-1].numel())
+                values.append(torch.cat(beside, 1))
         return torch.cat(values)
 
     def _run(self, masks: Masks, rows: slice, cut: Tensor) -> Float[Tensor, "variant batch"]:

@@ -20,6 +20,9 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
+STEPS = 60
+"""Steps of a fit, unless said otherwise."""
+
 
 def optimal_writes(
     model: Model,
@@ -30,7 +33,7 @@ def optimal_writes(
     *,
     start: Float[Tensor, "writer d_model"],
     places: Int[Tensor, " token"] | None = None,
-    steps: int = 60,
+    steps: int = STEPS,
     lr: float = 0.1,
 ) -> Float[Tensor, "writer d_model"]:
     """Fit the constants of one circuit.

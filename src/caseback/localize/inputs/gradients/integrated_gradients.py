@@ -5,11 +5,18 @@
 The scores sum to metric(x) - metric(x'): the attribution is complete, and by how much a quadrature misses that is its
 own measure of error. The path runs through what the embedding writes; positions stay. A mixture of experts jumps where
 its choice changes along the path; no gradient sees a jump, so there a gap remains whatever the steps.
+
+Any path is complete in this sense (the gradient theorem), so one may choose where it starts and where its points lie.
+What cannot be chosen is how steep the metric is: a deep model's may change by a fourth of the whole within a hundredth
+of the way, where equal steps see nothing or far too much. Two things make the default complete in 64 points. It starts
+at a baseline from which the model's attention sink stays where it is (``model.prompts.baselines`` derives why others
+jump), and it puts its points where the metric changes, which is known, panel by panel, from its values there.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +27,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.gradients.quadrature import FEWEST, RULES, Panels
-from caseback.model.prompts.baselines import baseline_embedding, baseline_name
+from caseback.model.prompts.baselines import baseline_embedding, baseline_name, usual_baseline
 from caseback.model.prompts.embedding_points import Points
 from caseback.model.prompts.per_token import prepared, token_scores
 from caseback.model.registry import technique
@@ -29,6 +36,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
 
 ADAPTIVE = "adaptive"
+_USUAL, _FEW, _MANY = 50, 64, 1600  # equal steps; the most nodes, unless said otherwise, and where more was asked for
 _SHARE = 0.01  # of the metric's change: the adaptive rule's tolerance where none is given
 
 
@@ -40,11 +48,11 @@ def integrated_gradients(
     tokens: PromptsLike,
     metric: Metric,
     *,
-    baseline: str | int | Float[Tensor, "*batch pos d_model"] = "mean",
-    steps: int = 50,
-    rule: str = "gauss_legendre",
+    baseline: str | int | Float[Tensor, "*batch pos d_model"] | None = None,
+    steps: int | None = None,
+    rule: str | None = None,
     tolerance: float | None = None,
-    max_steps: int = 1600,
+    max_steps: int | None = None,
     max_batch: int | None = None,
     by_dimension: bool = False,
 ) -> xr.DataArray:
@@ -62,19 +70,23 @@ def integrated_gradients(
         Where the path starts, at every position: the ``"mean"`` of the vocabulary's embeddings, ``"zero"`` (the
         paper's black image), a special token's (``"pad"``, ``"eos"``, ``"bos"``, ``"unk"``, ``"mask"``) or that of
         the token with a given id; or a tensor, (d_model,), (pos, d_model) or (batch, pos, d_model) by each prompt's
-        own positions. Not zero by default: a norm without positions or biases before it jumps there from 0 to its
-        full size within a millionth of the way, and no number of equal steps sees that.
+        own positions. ``"mean_after_first"`` leaves the first token in place, whose score is then 0. By default that
+        one for models without position embeddings, and else the mean. Not zero: a norm without positions or biases
+        before it jumps there from 0 to its full size within a millionth of the way.
     steps
-        Nodes of the quadrature; 50 as in captum and inseq (the paper: 20 to 300). ``"adaptive"`` finds its own.
+        Nodes of the quadrature. Captum and inseq take 50 (the paper: 20 to 300), as do the rules of equal steps here
+        where none is given.
     rule
-        ``"gauss_legendre"``, ``"riemann_left"``, ``"riemann_right"``, ``"riemann_middle"``, ``"trapezoid"``, or
         ``"adaptive"``: Boole's rule on panels, halved where their own completeness gap is large. It computes no node
-        twice, begins with 9, and puts the others where the path bends.
+        twice, begins with 9, and puts the others where the path bends. Or ``"gauss_legendre"``, ``"riemann_left"``,
+        ``"riemann_right"``, ``"riemann_middle"``, ``"trapezoid"``. By default the adaptive one; Gauss-Legendre where
+        ``steps`` are given.
     tolerance
         Double the steps of a prompt until its completeness gap is at most this, in the metric's unit. None takes the
         steps as they are; for ``"adaptive"``, a hundredth of the metric's change.
     max_steps
-        Most nodes per prompt; where they do not suffice, a warning, and ``tolerance_reached`` 0 in the attributes.
+        Most nodes per prompt; where they do not suffice, a warning that says where the metric is too steep, and
+        ``tolerance_reached`` 0 in the attributes. By default 64, or 1600 where a rule or a tolerance is given.
     max_batch
         Path points run at once; memory is bounded by it and the scores do not depend on it. By default as many as
         make 512 tokens (8192 on an accelerator).
@@ -87,7 +99,9 @@ def integrated_gradients(
         (batch, pos), signed, or (batch, pos, d_model); NaN where a shorter prompt has no token. Attributes, one
         number per prompt: ``metric_value``, ``baseline_value``, ``completeness_gap`` (the scores' sum less the
         metric's change), ``steps`` (nodes in the scores) and ``evaluations`` (nodes computed, those of coarser tries
-        included); for ``"adaptive"`` also ``score_error``, an upper estimate of the scores' errors, added up.
+        included); for ``"adaptive"`` also ``score_error``, an upper estimate of the scores' errors, added up, and
+        ``steepest``, from where to where on the way the sum is furthest off, and the metric's change over that part:
+        three numbers a prompt.
 
     Raises
     ------
@@ -108,7 +122,13 @@ def integrated_gradients(
     True
     """
     tokens, metric = prepared(model, tokens, metric)
+    if max_steps is None:
+        max_steps = _FEW if rule is None and steps is None and tolerance is None else _MANY
+    if rule is None:
+        rule = ADAPTIVE if steps is None else "gauss_legendre"
+    steps = _USUAL if steps is None else steps
     check_rule(rule, steps, (*RULES, ADAPTIVE))
+    baseline = usual_baseline(model, tokens) if baseline is None else baseline
     fewest = FEWEST if rule == ADAPTIVE else 1
     if max_steps < fewest:
         raise OutOfRange(f"max_steps is {max_steps}: expected at least {fewest}")
@@ -125,7 +145,8 @@ def integrated_gradients(
         worst = int((~reached).nonzero()[0, 0])
         warnings.warn(
             f"integrated gradients: after {int(integral.steps[worst])} steps the completeness gap is "
-            f"{abs(float(integral.gap[worst])):.3g}, above tolerance={float(integral.tolerance[worst]):g}; "
+            f"{abs(float(integral.gap[worst])):.3g}, above tolerance={float(integral.tolerance[worst]):g}"
+            f"{'' if integral.steepest is None else '; ' + steepest_words(integral.steepest[worst])}; "
             "raise max_steps or choose another baseline",
             stacklevel=2,
         )
@@ -146,6 +167,7 @@ def integrated_gradients(
         score_error=None if integral.score_error is None else integral.score_error.tolist(),
         tolerance=None if reached is None else _one(integral.tolerance),
         tolerance_reached=None if reached is None else reached.tolist(),
+        steepest=integral.steepest and [x for place in integral.steepest for x in place],
     )
 
 
@@ -171,6 +193,7 @@ class _Integral:
     tolerance: Float[Tensor, " batch"]
     reached: Tensor | None
     score_error: Float[Tensor, " batch"] | None = None
+    steepest: list[tuple[float, float, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -259,7 +282,26 @@ def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension:
         limit.double(),
         torch.tensor([panels.reached() for panels in all_panels]),
         torch.stack([panels.change().sum() for panels in all_panels]),
+        [_steepest(panels) for panels in all_panels],
     )
+
+
+def _steepest(panels: Panels) -> tuple[float, float, float]:
+    """The part of the way where the quadrature is furthest off, from and to, and the metric's change over it."""
+    low, high = panels.steepest()
+    return low, high, panels.rise((low, high))
+
+
+def steepest_words(place: Sequence[float]) -> str:
+    """Where a path is too steep, in words.
+
+    Examples
+    --------
+    >>> steepest_words([0.25, 0.2578125, -3.2])
+    'the metric changes by -3.2 between 0.25 and 0.2578 of the way'
+    """
+    low, high, change = place
+    return f"the metric changes by {change:+.3g} between {low:.4g} and {high:.4g} of the way"
 
 
 def _evaluate(path: Path, all_panels: list[Panels], wanted: list[tuple[int, float]], by_dimension: bool) -> None:

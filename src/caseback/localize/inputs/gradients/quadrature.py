@@ -58,6 +58,7 @@ _START = ((0.0, 0.5), (0.5, 1.0))
 FEWEST = 9
 """Nodes that ``Panels`` begins with."""
 _NARROWEST = 2.0**-40
+_HALVED = 2  # panels in a round: two keep a batch full, and hardly waste a point
 
 
 @dataclass
@@ -103,16 +104,18 @@ class Panels:
         return self._missing()
 
     def _refine(self) -> None:
-        """Halve the panels that miss most, until what the others miss is half the tolerance."""
+        """Halve the two panels that miss most, while the others miss more than half the tolerance.
+
+        No more at a time: what the third needs shows when these are halved, and points are few.
+        """
         misses = self.misses()
         rest = sum(map(abs, misses.values()))
         left = self.most - len(self.values)
-        for edge in sorted(misses, key=lambda edge: -abs(misses[edge])):
+        able = [edge for edge in misses if abs(misses[edge]) > self.tight and edge[1] - edge[0] > _NARROWEST]
+        for edge in sorted(able, key=lambda edge: -abs(misses[edge]))[:_HALVED]:
             low, high = edge
             if rest <= self.tolerance / 2 or left < 4:
                 break
-            if abs(misses[edge]) <= self.tight or high - low <= _NARROWEST:
-                continue
             rest -= abs(misses[edge])
             left -= 4  # a half has 2 nodes of its own
             self.edges.remove(edge)
@@ -128,7 +131,16 @@ class Panels:
 
     def misses(self) -> dict[tuple[float, float], float]:
         """By how much each panel's integral, summed, misses the antiderivative's change."""
-        return {edge: float(self._panel(edge, _BOOLE).sum()) - self._rise(edge) for edge in self.edges}
+        return {edge: float(self._panel(edge, _BOOLE).sum()) - self.rise(edge) for edge in self.edges}
+
+    def steepest(self) -> tuple[float, float]:
+        """The panel that misses most."""
+        misses = self.misses()
+        return max(misses, key=lambda edge: abs(misses[edge]))
+
+    def rise(self, edge: tuple[float, float]) -> float:
+        """By how much the antiderivative changes over a panel."""
+        return self.heights[edge[1]] - self.heights[edge[0]]
 
     def integral(self) -> Float[Tensor, " score"]:
         """The integral of each score."""
@@ -145,9 +157,6 @@ class Panels:
     def _panel(self, edge: tuple[float, float], weights: np.ndarray) -> Float[Tensor, " score"]:
         nodes = torch.stack([self.values[a] for a in _nodes(edge)])
         return (edge[1] - edge[0]) * (torch.from_numpy(weights).to(nodes) @ nodes)
-
-    def _rise(self, edge: tuple[float, float]) -> float:
-        return self.heights[edge[1]] - self.heights[edge[0]]
 
 
 def _nodes(edge: tuple[float, float]) -> list[float]:

@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import OutOfRange
-from caseback.model.prompts.baselines import baseline_embedding, baseline_name
+from caseback.model.prompts.baselines import baseline_embedding, baseline_name, prompt_embeddings
 from caseback.model.prompts.granularity import Features, Given, features_of, padded_text
 from caseback.model.prompts.per_token import expect_metric, token_scores
 from caseback.model.results import labelled
@@ -70,8 +70,7 @@ class Game:
         member = self.features.membership(self.tokens.ids.shape[1]).numpy()
         # a token is replaced where any feature that holds it is absent
         absent = np.einsum("cbf,bfp->cbp", ~present, member) > 0
-        like = torch.empty(*self.tokens.shape, self.model.d_model, dtype=self.model.dtype, device=self.model.device)
-        value = baseline_embedding(self.model, self.baseline, like)
+        value = baseline_embedding(self.model, self.baseline, prompt_embeddings(self.model, self.tokens))
         values, clean = replaced(
             self.model.anatomy,
             self.tokens,

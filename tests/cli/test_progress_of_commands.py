@@ -1,0 +1,77 @@
+"""Every command that works for long says so where standard error is no terminal: what, how many of how many, how long still."""
+
+import re
+
+import pytest
+
+from caseback import cli
+from caseback.cli.listing.organisms import organisms
+from caseback.jobs import progress
+
+pytestmark = pytest.mark.usefixtures("plain")
+
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+OTHER = "When Mary and John went to the store, Mary gave a drink to"
+COUNTED = {
+    "explain": ["explain", PROMPT],
+    "attribute": ["attribute", PROMPT, "--method", "integrated_gradients,occlusion"],
+    "influence": ["influence", PROMPT, "--corpus", "CORPUS", "--method", "tracin"],
+    "patch": ["patch", PROMPT, OTHER],
+    "ablate": ["ablate", PROMPT],
+    "trace": ["trace", PROMPT, "--subject", "Mary", "--samples", "2", "--layers", "1"],
+    "circuit": ["circuit", "agreement", "--method", "eap", "--edges", "60", "--count", "2"],
+    "align": ["align", "agreement", "--count", "4", "--layers", "2", "--pos=-1", "--epochs", "1", "--held-out", "0.5"],
+    "lens": ["lens", PROMPT, "--kind", "tuned", "--fit", "CORPUS", "--steps", "2"],
+    "patchscope": ["patchscope", PROMPT],
+    "activating": ["activating", "CORPUS", "--layer", "1"],
+    "ioi": ["ioi", "--count", "4"],
+    "evaluate": ["organisms", "evaluate", "--count", "2"],
+    "train": ["organisms", "train", "meadow", "--out", "FOLDER", "--steps", "2"],
+}
+# what makes a run or two, or lists what is there: the heartbeat alone goes with them
+SHORT = {
+    "dla": ["dla", PROMPT],
+    "weights": ["weights", "meadow", "--layer", "1", "--head", "0"],
+}
+NO_MODEL = {"techniques", "tasks", "list_", "path_"}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    file = tmp_path / "corpus.txt"
+    file.write_text("\n".join(["the cat and the dog", "Mary gave a drink to John", "the key is on the table"] * 4))
+    return file
+
+
+def run(capsys, arguments, corpus):
+    places = {"CORPUS": str(corpus), "FOLDER": str(corpus.parent / "trained")}
+    with pytest.raises(SystemExit) as ended:
+        cli.main([places.get(word, word) for word in arguments])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    return printed.err
+
+
+def test_every_command_is_here():
+    commands = {c.__name__ for c in cli.COMMANDS} | {c.callback.__name__ for c in organisms.registered_commands}
+    assert commands == {*COUNTED, *SHORT, *NO_MODEL}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_command_counts_what_it_does(name, capsys, corpus, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 1e-9)
+    monkeypatch.setattr(progress, "_beat", lambda what, over: None)
+    err = run(capsys, COUNTED[name], corpus)
+    counted = re.findall(r"^[^:\n]+: (\S+)(?: of (\S+))?, \d\d:\d\d so far(?:, about \S+ left)?$", err, re.MULTILINE)
+    assert counted, err
+    assert name != "explain" or "explain: 2 of 6" in err
+    # a corpus is read without knowing where it ends; everything else says how many there are
+    assert name in ("activating", "influence", "lens") or any(of for _, of in counted), err
+
+
+@pytest.mark.parametrize("name", [*COUNTED, *SHORT])
+def test_a_command_works_inside_the_heartbeat(name, capsys, corpus, monkeypatch):
+    begun = []
+    monkeypatch.setattr(progress, "_beat", lambda what, over: begun.append(what))
+    run(capsys, {**COUNTED, **SHORT}[name], corpus)
+    assert "working" in begun
