@@ -42,7 +42,7 @@ _HOMES = {
     "anatomy.sites": "Site",
     "registry": "techniques",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
-    "running.load": "load",
+    "loading.load": "load",
     "running.answer_metrics": "answer_log_prob",
     "running.metrics": "Metric function kl log_prob logit logit_diff loss prob prob_diff",
     "running.model": "Model",

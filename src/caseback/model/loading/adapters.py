@@ -6,6 +6,7 @@ multiply by. One that adds made-up tokens to the prompt changes what positions m
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
@@ -47,7 +48,7 @@ def base_of(source: Source) -> Source | None:
         For an adapter that names no base model, or without what reads it.
     """
     path = source.folder / _CONFIG
-    if not path.is_file() or (source.folder / "config.json").is_file():
+    if not os.path.isfile(path) or os.path.isfile(source.folder / "config.json"):
         return None
     if find_spec("peft") is None:
         raise LoadError(f"{str(source.folder)!r} holds an adapter, which the package peft reads: pip install peft")

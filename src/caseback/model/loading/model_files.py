@@ -29,7 +29,7 @@ def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tup
     if os.path.isdir(folder):
         inside = folder / subfolder
         held = ("config.json", "adapter_config.json")
-        if gguf_file is None and inside.is_dir() and not any((inside / name).is_file() for name in held):
+        if gguf_file is None and os.path.isdir(inside) and not any(os.path.isfile(inside / n) for n in held):
             raise LoadError(
                 f"{text!r} holds no model: it has no {subfolder and subfolder + '/'}config.json{_name_a_gguf(inside)}"
             )

@@ -42,7 +42,7 @@ class Source:
     hub: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.is_folder and self.subfolder and not self.folder.is_dir():
+        if self.is_folder and self.subfolder and not os.path.isdir(self.folder):
             raise LoadError(f"{self.place!r} has no subfolder {self.subfolder!r}")
 
     @property
