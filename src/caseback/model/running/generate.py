@@ -132,6 +132,8 @@ def generate(
         standing_at=lambda site: True,
     )
     session.prompts = tokens
+    if tokens.padded and hf.dtype == torch.float64:
+        execute(anatomy, tokens, read=[Site("resid_post", anatomy.n_layers - 1)], logits=False)  # refuses NaN
 
     def before(_, args, kwargs):
         ids = args[0] if args else kwargs["input_ids"]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from caseback.errors import EditError, SiteAbsent
+from caseback.errors import CasebackError, EditError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.context import first_position
@@ -215,6 +215,26 @@ def inputs_of(tokens: Tokens, hf: nn.Module) -> dict[str, Tensor]:
     return given
 
 
+def expect_numbers_at(tokens: Tokens, hf: Any, *values: Tensor) -> None:
+    """Refuse NaN at prompts' own tokens, which transformers' eager attention makes of padding in float64.
+
+    Its softmax is in float32, where float64's most negative number, put wherever a token may not look, is minus
+    infinity: a padded row that may look nowhere becomes NaN, and every row that gives it the weight 0 with it.
+
+    Raises
+    ------
+    CasebackError
+    """
+    if hf.dtype != torch.float64 or not tokens.padded:
+        return
+    for x in values:
+        if x.shape[:2] == tokens.shape and bool(x[tokens.mask.to(x.device)].isnan().any()):
+            raise CasebackError(
+                "transformers' eager attention makes padding NaN in float64, and the prompts with it: load the model "
+                "with attn_implementation='sdpa' or in float32, or run prompts of one length at a time"
+            )
+
+
 def takes_positions(hf: nn.Module) -> bool:
     """Whether a model's forward takes ``position_ids``, which a class that only wraps it may not say."""
     forwards = [hf.forward, *(vars(kind)["forward"] for kind in type(hf).__mro__ if "forward" in vars(kind))]
@@ -293,6 +313,7 @@ def execute(
     with undisturbed(anatomy, grad=grad), ruled(anatomy, rules), wired(session), head:
         output = logits_of(hf, inputs_of(tokens, hf))
     session.finish()
+    expect_numbers_at(tokens, hf, output, *session.acts.values())
     ends = Session(
         anatomy,
         session.frame,

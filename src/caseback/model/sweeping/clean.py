@@ -15,7 +15,7 @@ from caseback.model.running.attention import attending
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.passing import hooked
-from caseback.model.running.run import inputs_of
+from caseback.model.running.run import expect_numbers_at, inputs_of
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.user_hooks import expect_no_user_hooks
@@ -86,6 +86,7 @@ def record(
         with wired(session, attention=False), attending(anatomy, attend), recorded_projections(anatomy) as outputs:
             logits_of(anatomy.hf, inputs_of(tokens, anatomy.hf))
         clean.projected = outputs
+    expect_numbers_at(tokens, anatomy.hf, clean.stream[-1])
     if len(clean.k) != anatomy.n_layers:
         raise SiteAbsent(
             f"attention of this model ({anatomy.model_type}) was seen {len(clean.k)} times in {anatomy.n_layers} "
