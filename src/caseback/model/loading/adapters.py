@@ -51,7 +51,9 @@ def base_of(source: Source) -> Source | None:
     if not os.path.isfile(path) or os.path.isfile(source.folder / "config.json"):
         return None
     if find_spec("peft") is None:
-        raise LoadError(f"{str(source.folder)!r} holds an adapter, which the package peft reads: pip install peft")
+        raise LoadError(
+            f"{str(source.folder)!r} holds an adapter, which the package peft reads: pip install 'caseback[adapters]'"
+        )
     try:
         name = parse_json(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
