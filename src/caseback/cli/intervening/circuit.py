@@ -96,13 +96,6 @@ def circuit(
             checkpoint=resume.checkpoint,
         )
     document = result.document
-    chosen = len(result.circuit.edges)
-    if isinstance(share, int) and load is None and chosen != share:
-        typer.echo(
-            f"caseback: {chosen} of the {share} edges asked for are on a path from the input to the logits; "
-            "the others carry nothing and are left out",
-            err=True,
-        )
     if save.save is not None:
         result.circuit.save(save.save)
     if graphml is not None:
@@ -121,6 +114,13 @@ def circuit(
         text=lambda: print_circuit(document),
         page=lambda path: write_page(document, path),
     )
+    chosen = len(result.circuit.edges)
+    if isinstance(share, int) and load is None and chosen != share:
+        typer.echo(
+            f"caseback: {chosen} of the {share} edges asked for are on a path from the input to the logits; "
+            "the others carry nothing and are left out",
+            err=True,
+        )
 
 
 def _expect_no_files(*paths: Path | None) -> None:
