@@ -116,7 +116,7 @@ class Checkpoint:
         try:
             _check_seal(self.path)
             with zipfile.ZipFile(self.path) as archive:
-                header = parse_json(archive.read(_HEADER))
+                header = parse_json(archive.read(_HEADER).decode())
                 tensors = {name: _array(archive, name, dtype) for name, dtype in header["dtypes"].items()}
                 depends_on, state = dict(header["depends_on"]), header["state"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
