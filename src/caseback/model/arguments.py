@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeVar, cast
 
-from caseback.errors import ArgumentError, CasebackError, OutOfRange, did_you_mean
+from caseback.errors import ArgumentError, CasebackError, OutOfRange
 
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
@@ -141,9 +141,8 @@ def check_of(annotation: Any, name: str, default: Any) -> Check | None:
             except _Refused as refused:
                 expected.append(str(refused))
                 beyond = beyond or isinstance(refused, _Beyond)
-        raise (_Beyond if beyond else _Refused)(
-            " or ".join(dict.fromkeys(text for text in expected if text != "None")) or "None"
-        )
+        listed = dict.fromkeys(sorted(expected, key="None".__eq__))  # None comes last
+        raise (_Beyond if beyond else _Refused)(" or ".join(listed))
 
     return any_of
 
@@ -255,8 +254,7 @@ def _callable(name: str, value: Any) -> Any:
 
 def _choice(choices: list[Any], name: str, value: Any) -> Any:
     if not isinstance(value, str | int) or value not in choices:
-        near = did_you_mean(value, [str(one) for one in choices]) if isinstance(value, str) else ""
-        raise _Refused(f"one of {', '.join(map(repr, choices))}. {near}".strip())
+        raise _Refused(" or ".join(map(repr, choices)))
     return value
 
 
