@@ -75,7 +75,7 @@ def test_trace_shows_three_maps(capsys, tmp_path):
     options = "--subject", "Mary", "--samples", "2", "--layers", "0,3", "--html", str(page)
     status, out, err = answer(capsys, "trace", CLEAN, *options)
     assert status == 0 and page.exists()
-    for text in ("Total effect", "Restoring stream after one layer", "Restoring MLP after one layer", "2 ␣Mary"):
+    for text in ("Total effect", "Restoring stream after one layer", "Restoring MLP in one layer", "2 ␣Mary"):
         assert text in out
     status, out, err = answer(capsys, "trace", CLEAN, *options[:-2], "--json")
     found = causal_trace(cb.load("meadow"), CLEAN, cb.prob(" Mary"), subject="Mary", samples=2, layers=[0, 3])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO
 
 from caseback.errors import LoadError
 from caseback.jobs.json_text import parse_json, shortened
@@ -94,8 +94,8 @@ def read_texts(path: str | Path, what: str = "") -> list[str]:
             records = [parse_json(line) for line in whole.splitlines() if line.strip()]
     except ValueError as error:
         raise LoadError(f"{refuse}: {error}; save it as JSON, or name it .txt if it has a text a line") from None
-    texts = [record.get("text") if isinstance(record, dict) else record for record in records]
+    texts: list[Any] = [record.get("text") if isinstance(record, dict) else record for record in records]
     wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
     if wrong is not None:
         raise LoadError(f"{refuse}: record {wrong} is {shortened(repr(records[wrong]), 80)}, expected a text or 'text'")
-    return cast("list[str]", texts)
+    return texts

@@ -9,7 +9,7 @@ name.
     float                  a number that is not NaN; finite, unless the default is not
     bool, str, Path        themselves; NumPy's truth values too
     Sequence[int]          numbers, one or many; no mask, no text
-    Sequence[str]          texts, not one text
+    Sequence[str]          texts, one or many
     Literal, Callable      one of the choices; what can be called
     Metric                 a metric; a function of logits (row, pos, vocab) is made one
     Model, Circuit, Lens ...     an object of that class
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeVar, cast
 
-from caseback.errors import ArgumentError, CasebackError, did_you_mean
+from caseback.errors import ArgumentError, CasebackError, OutOfRange
 
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
@@ -35,6 +35,7 @@ MOST = 10**9
 LARGEST_SEED = 2**63 - 1
 # how much is in hand at once: as much as there is memory for
 _BUDGETS = {"max_logits", "token_budget", "memory", "copies", "max_numbers"}
+_INFINITE = {"p", "threshold"}  # the maximum norm; a threshold that all or nothing passes
 _CLASSES = {
     "Model": "a model, as caseback.load gives it",
     "Metric": "a metric, such as caseback.logit_diff(' Mary', ' John'); or a function of logits",
@@ -50,8 +51,6 @@ _CLASSES = {
     "Run": "a run, as model.run gives it",
     "At": "a place, as At gives it",
     "AffineMap": "a mapping, as fit_mapping gives it",
-    "DataArray": "a labeled array, as techniques return it",
-    "Dataset": "a labeled result, as techniques return it",
 }
 
 
@@ -96,11 +95,16 @@ def _passed(check: Check, name: str, value: Any, label: str) -> Any:
     try:
         return check(name, value)
     except _Refused as refused:
-        raise ArgumentError(f"{label}({name}={_short(value)}): expected {refused}") from None
+        kind = OutOfRange if isinstance(refused, _Beyond) else ArgumentError
+        raise kind(f"{label}({name}={_short(value)}): expected {refused}") from None
 
 
 class _Refused(Exception):
     """What was expected instead."""
+
+
+class _Beyond(_Refused):
+    """The same of a number that is one, but none that can be meant."""
 
 
 @functools.cache
@@ -130,13 +134,15 @@ def check_of(annotation: Any, name: str, default: Any) -> Check | None:
     every = cast("list[Check]", checks)
 
     def any_of(name: str, value: Any) -> Any:
-        expected = []
+        expected, beyond = [], False
         for check in every:
             try:
                 return check(name, value)
             except _Refused as refused:
                 expected.append(str(refused))
-        raise _Refused(" or ".join(dict.fromkeys(text for text in expected if text != "None")) or "None")
+                beyond = beyond or isinstance(refused, _Beyond)
+        listed = dict.fromkeys(sorted(expected, key="None".__eq__))  # None comes last
+        raise (_Beyond if beyond else _Refused)(" or ".join(listed))
 
     return any_of
 
@@ -160,7 +166,7 @@ def _check(tree: ast.expr, name: str, default: Any) -> Check | None:
         if kind == "NoneType":
             return _none
         if kind == "float":
-            infinite = isinstance(default, float) and math.isinf(default)
+            infinite = name in _INFINITE or (isinstance(default, float) and math.isinf(default))
             return functools.partial(_number, infinite=infinite)
         if kind == "Metric":
             return _metric
@@ -202,7 +208,7 @@ def _whole(name: str, value: Any) -> int:
     except (ArgumentError, ValueError, RuntimeError):
         raise _Refused("a whole number") from None
     if not -most <= number <= most or (name == "seed" and number < 0):
-        raise _Refused("a whole number from 0 to 2**63 - 1" if name == "seed" else "a number below a billion")
+        raise _Beyond("a whole number from 0 to 2**63 - 1" if name == "seed" else "a number below a billion")
     return number
 
 
@@ -214,9 +220,9 @@ def _number(name: str, value: Any, *, infinite: bool = False) -> Any:
     try:
         as_float = float(value)
     except OverflowError:
-        raise _Refused("a finite number") from None
+        raise _Beyond("a finite number") from None
     if math.isnan(as_float) or (math.isinf(as_float) and not infinite):
-        raise _Refused("a number, not NaN" if infinite else "a finite number")
+        raise _Beyond("a number, not NaN" if infinite else "a finite number")
     return value
 
 
@@ -235,7 +241,7 @@ def _text(name: str, value: Any) -> str:
 def _path(name: str, value: Any) -> Any:
     if type(value).__name__ == "Path" and not isinstance(value, os.PathLike):
         return value  # one through the heads of a model
-    if not isinstance(value, os.PathLike) or isinstance(os.fspath(value), bytes) or "\0" in os.fspath(value):
+    if not isinstance(value, os.PathLike) or not isinstance(text := os.fspath(value), str) or "\0" in text:
         raise _Refused("a path")
     return value
 
@@ -248,8 +254,7 @@ def _callable(name: str, value: Any) -> Any:
 
 def _choice(choices: list[Any], name: str, value: Any) -> Any:
     if not isinstance(value, str | int) or value not in choices:
-        near = did_you_mean(value, [str(one) for one in choices]) if isinstance(value, str) else ""
-        raise _Refused(f"one of {', '.join(map(repr, choices))}. {near}".strip())
+        raise _Refused(" or ".join(map(repr, choices)))
     return value
 
 
@@ -266,12 +271,14 @@ def _numbers(name: str, value: Any) -> Any:
     if isinstance(each, int):
         each = [each]
     if each is None or isinstance(each, slice) or any(abs(one) >= MOST for one in each):
-        raise _Refused("whole numbers below a billion")
+        raise _Beyond("whole numbers below a billion")
     return each
 
 
 def _items(kind: Any, name: str, value: Any) -> Any:
-    """Many of a kind; they are looked at where that uses nothing up."""
+    """Many of a kind, or one text, which is a list of one; they are looked at where that uses nothing up."""
+    if kind is str and isinstance(value, str):
+        return [value]
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable) or isinstance(value, type):
         raise _Refused("several in a list")
     if isinstance(value, list | tuple) and kind is not None and not all(isinstance(one, kind) for one in value):

@@ -86,7 +86,9 @@ def test_nodes_bring_all_edges_between_them():
 
 
 def test_what_cannot_be_chosen_is_refused():
-    for count in (0, -3, len(GRAPH.edges) + 1, 1.5, 0.0, True):
+    with pytest.raises(CasebackError, match="count=True.*expected a whole number"):
+        of(SCORES, count=True)
+    for count in (0, -3, len(GRAPH.edges) + 1, 1.5, 0.0):
         with pytest.raises(OutOfRange, match="expected a whole number from 1"):
             of(SCORES, count=count)
     with pytest.raises(CasebackError, match="how 'best' is unknown"):

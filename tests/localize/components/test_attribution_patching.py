@@ -253,7 +253,7 @@ def test_bad_input_is_refused():
         call(sites="zed")
     with pytest.raises(CasebackError, match="no site to attribute to"):
         call(sites=[])
-    with pytest.raises(CasebackError, match="metric is a function"):
+    with pytest.raises(CasebackError, match="the metric's function returned"):
         attribution_patching(model, clean, corrupt, lambda x: x)
 
 

@@ -121,7 +121,9 @@ def test_results_say_how_they_were_made():
 def test_what_is_no_metric_or_no_norm_is_refused():
     model = shelf.model("gpt2")
     with pytest.raises(CasebackError, match="cb.function"):
-        gradient_x_input(model, [1, 2], lambda logits: logits[:, -1, 0])
+        gradient_x_input(model, [1, 2], lambda logits: logits)
+    with pytest.raises(CasebackError, match="expected a metric"):
+        gradient_x_input(model, [1, 2], "logit")
     with pytest.raises(OutOfRange, match="p is 0.5"):
         gradient_norm(model, [1, 2], cb.logit(1), p=0.5)
     with pytest.raises(OutOfRange):

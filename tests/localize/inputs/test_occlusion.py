@@ -133,7 +133,7 @@ def test_bad_input():
             occlusion(model, prompt, METRIC, **bad)
     with pytest.raises(CasebackError, match="loss reads all positions"):
         occlusion(model, prompt, cb.loss(), removal="delete")
-    with pytest.raises(CasebackError, match="metric is a float"):
+    with pytest.raises(CasebackError, match="expected a metric"):
         occlusion(model, prompt, 1.0)
 
 

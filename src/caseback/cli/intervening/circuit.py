@@ -109,13 +109,6 @@ def circuit(
             checkpoint=resume.checkpoint,
         )
     document = result.document
-    chosen = len(result.circuit.edges)
-    if isinstance(share, int) and load is None and chosen != share:
-        typer.echo(
-            f"caseback: {chosen} of the {share} edges asked for are on a path from the input to the logits; "
-            "the others carry nothing and are left out",
-            err=True,
-        )
     if graph is not None:
         from caseback.model.graph.attribution_graph import save_attribution_graph, to_attribution_graph
 
@@ -130,6 +123,13 @@ def circuit(
         text=lambda: print_circuit(document),
         page=lambda path: write_page(document, path),
     )
+    chosen = len(result.circuit.edges)
+    if isinstance(share, int) and load is None and chosen != share:
+        typer.echo(
+            f"caseback: {chosen} of the {share} edges asked for are on a path from the input to the logits; "
+            "the others carry nothing and are left out",
+            err=True,
+        )
     if result.interrupted:
         raise typer.Abort
 

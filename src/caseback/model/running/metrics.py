@@ -378,7 +378,10 @@ def function(fn: Callable[[Tensor], Tensor], *, pos: Position | None = -1, name:
             values = fn(x)
             if not isinstance(values, Tensor) or values.shape != x.shape[:1]:
                 shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                raise TargetError(f"the metric's function returned {shape}, expected one number per row {(len(x),)}")
+                raise TargetError(
+                    f"the metric's function returned {shape}, expected one number per row {(len(x),)}, as "
+                    "cb.logit_diff gives; cb.function makes a metric of a function of one position's logits"
+                )
             return values
 
         return Bound(None if pos is None else tokens.column(pos), None, value)
