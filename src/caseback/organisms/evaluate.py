@@ -12,6 +12,7 @@ from typing import Literal
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from caseback.errors import CasebackError
+from caseback.jobs.safe_files import read_json
 from caseback.organisms import measure
 from caseback.organisms.measure import Score
 from caseback.organisms.prose import text
@@ -90,6 +91,11 @@ def loaded(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         raise CasebackError(
             f"{str(folder)!r} holds no model to measure: expected config.json and tokenizer.json in it, "
             "as `caseback organisms train` writes them."
+        )
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind != "gpt2":
+        raise CasebackError(
+            f"{str(folder)!r} holds a model of the type {kind!r}: expected 'gpt2', as meadow is trained"
         )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     pieces = tokenizer(whole_tokens(), add_special_tokens=False)["input_ids"]
