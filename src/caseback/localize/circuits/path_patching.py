@@ -67,8 +67,9 @@ def path_patch(
         What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     receivers
         Who reads the counterfactual: ``"logits"``, ``"MLP 3"``, ``"L3H0.q"`` … (``"L3KV0.k"`` for shared keys), all of
-        them at once. What one of them then writes reaches a later one, as in Wang et al. 2022, who hold all heads but
-        the receivers; Goldowsky-Dill et al. 2023 count the paths from the sender alone, which is one call per receiver.
+        them at once. What one of them then writes reaches a later one, as in Goldowsky-Dill et al. 2023. Wang et al.
+        2022 hold every receiver's input at what a first pass gave with all heads held, so that there it does not; the
+        two differ only where receivers feed one another.
     senders
         Writers by name, ``"embed"``, ``"L0H1"``, ``"MLP 0"`` …, one at a time; all by default.
     mlps
@@ -139,7 +140,7 @@ def path_patch(
         metric=metric.name,
         receivers=list(receivers),
         receivers_pos=pos,
-        chained="Wang et al. 2022: what a receiver writes reaches a later one",
+        chained="Goldowsky-Dill et al. 2023: what a receiver writes reaches a later one",
         mlps=mlps,
     )
 
