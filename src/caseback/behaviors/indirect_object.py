@@ -3,8 +3,16 @@
     duplicate token   S2 looks at S1           previous token   S1+1 looks at S1      induction   S2 looks at S1+1
     S-inhibition      END looks at S2, and what it writes there moves the name movers' queries
     name mover        END looks at IO, and what it writes there raises IO over S; a negative one lowers it
+    subject mover     END looks at S1, and what it writes there raises S over IO
     S2 mover          END looks at S2, and what it writes there raises IO over S: the position of S2 already holds the
                       other name, and END takes it from there
+    first-name mover  END looks at the name that was said first, whoever it is, and what it writes there raises that
+    second-name mover name over the other: it takes a name by its place in the text, so it works for IO in the one order
+                      of mention and against it in the other
+
+Both orders are looked at apart: in ``ABBA`` prompts IO is said before S, in ``BABA`` prompts after it. A mean over both
+would show a first-name mover as a head that looks at both names and does nothing. A role is given plainly if it holds
+in every order that the prompts have and these are two; otherwise it says where: ``"induction (BABA)"``.
 
 Looking alone does not make a role: a head counts if both its looking and its effect are strong. Three effects stand
 side by side: direct (its write, read by the unembedding), total (its z replaced by the counterfactual's) and, for
@@ -31,8 +39,12 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.tasks.prompts import Prompts
 
+ORDERS = ("ABBA", "BABA")
+"""Who is said first: IO, or S."""
+
 KINDS = {
     "name mover": "end_to_io",
+    "subject mover": "end_to_s1",
     "negative name mover": "end_to_io",
     "S-inhibition": "end_to_s2",
     "S2 mover": "end_to_s2",
@@ -41,6 +53,9 @@ KINDS = {
     "previous token": "s1_next_to_s1",
 }
 """Where a head of each role looks."""
+
+BY_PLACE = ("first-name mover", "second-name mover")
+"""Roles of heads that look at IO in one order of mention and at S1 in the other."""
 
 WITHOUT = {**{name: name for name in KINDS.values()}, "s1_next_to_s1": "end_to_s1"}
 """The control for each look, in prompts whose names all differ: the same places without the relation. A head that looks
@@ -80,9 +95,11 @@ def ioi_heads(
     -------
     xr.Dataset
         Over (component, batch), where components are heads: ``direct``, ``total`` and ``through_name_movers``, what
-        the head adds to the logit difference of IO and S (positive: it works for IO), and the attention weights
+        the head adds to the logit difference of IO and S (positive: it works for IO; the last by the queries of heads
+        that are name movers in every order of mention), and the attention weights
         ``end_to_io``, ``end_to_s1``, ``end_to_s2``, ``s2_to_s1``, ``s2_to_s1_next``, ``s1_next_to_s1``. Coordinates
-        are each head's ``role``, empty for none, and the metrics ``clean`` and ``corrupt``.
+        are each head's ``role``, empty for none, the metrics ``clean`` and ``corrupt``, and each prompt's ``order``,
+        by which ``ioi_by_order`` takes means: a role without an order in brackets holds in both.
 
     Raises
     ------
@@ -123,21 +140,25 @@ def ioi_heads(
     total = -np.stack([patched.effect.sel(layer=layer, head=h).values for layer, h in heads])
     gap = float((patched.clean - patched.corrupt).mean())
     least = effect * abs(gap)
-    at_io = looks["end_to_io"].mean(-1) > np.maximum(strong, looks["end_to_s1"].mean(-1))
-    movers = [heads[i] for i in np.flatnonzero(at_io & (direct.mean(-1) > least))]
+    orders = _orders(prompts)
+    rows_of = {order: orders == order for order in ORDERS if (orders == order).any()}
+    moving = [_moves_io(looks, direct, strong, least, rows) for rows in rows_of.values()]
+    movers = [heads[i] for i in np.flatnonzero(np.all(moving, axis=0))]
     through = np.zeros_like(direct)
     if any(layer for layer, _ in movers):
         queries = [f"{head_name(layer, h)}.q" for layer, h in movers]
         metric = prompts.measured("logit_diff")
         options = {"receivers": queries, "senders": names, "pos": -1, "progress": progress}
         through = -path_patch(model, prompts.clean, prompts.corrupt, metric, **options).values
-    roles = _roles(looks, direct, total, through, strong, least)
+    fits = {order: _fits(looks, direct, total, through, strong, least, rows) for order, rows in rows_of.items()}
+    roles = [_role(fits, i) for i in range(len(heads))]
     values = {"direct": direct, "total": total, "through_name_movers": through, **looks}
     coords: dict[str, Any] = {
         "component": names,
         "layer": ("component", [layer for layer, _ in heads]),
         "head": ("component", [h for _, h in heads]),
         "role": ("component", roles),
+        "order": ("batch", orders),
         "clean": ("batch", patched.clean.values),
         "corrupt": ("batch", patched.corrupt.values),
     }
@@ -172,7 +193,9 @@ def find_ioi_heads(
 
     A head with a role is a finding if it looks at the role's place more than the best of all heads does by chance where
     the relation is absent: at the same places of the corrupt prompts (``WITHOUT``). It is proved if the metric moves
-    when its z is replaced by the corrupt run's.
+    when its z is replaced by the corrupt run's. A role that holds in one order of mention names it, and score, control,
+    band and effect are means over the prompts of that order. First- and second-name movers are no findings: they look
+    at their place whether the relation is there or not.
 
     Parameters
     ----------
@@ -216,17 +239,20 @@ def find_ioi_heads(
     measured = ioi_heads(model, prompts, strong=strong, effect=effect, progress=progress)
     heads = list(zip(measured["layer"].values.tolist(), measured["head"].values.tolist(), strict=True))
     corrupt = _looks(model, prompts, heads, prompts.corrupt)
-    controls = {look: corrupt[WITHOUT[look]] for look in WITHOUT}
-    bands = {name: band_of_best(scores, seed=seed) for name, scores in controls.items()}
+    orders = measured["order"].values
     least = effect * abs(float((measured.clean - measured.corrupt).mean()))
-    totals = measured.total.mean("batch").values
     findings = []
     for i, role in enumerate(measured.role.values.tolist()):
-        if not role:
+        kind, _, only = role.removesuffix(")").partition(" (")
+        if kind not in KINDS:
             continue
-        look = KINDS[role]
-        score = float(measured[look].values[i].mean())
-        grade = graded(score, bands[look], float(totals[i]), least)
+        look = KINDS[kind]
+        rows = orders == only if only else np.ones(len(orders), dtype=bool)
+        controls = corrupt[WITHOUT[look]][:, rows]
+        band = band_of_best(controls, seed=seed)
+        score = float(measured[look].values[i, rows].mean())
+        total = float(measured.total.values[i, rows].mean())
+        grade = graded(score, band, total, least)
         if grade is None:
             continue
         query, key = LOOKS[look]
@@ -235,15 +261,47 @@ def find_ioi_heads(
                 component=head_name(*heads[i]),
                 kind=role,
                 score=score,
-                control=float(controls[look][i].mean()),
-                band=bands[look],
-                effect=float(totals[i]),
+                control=float(controls[i].mean()),
+                band=band,
+                effect=total,
                 unit="logit difference",
                 grade=grade,
-                draw={"query": query, "key": key, "direct": float(measured.direct.values[i].mean())},
+                draw={"query": query, "key": key, "direct": float(measured.direct.values[i, rows].mean())},
             )
         )
     return Findings(ordered(findings), {key: str(value) for key, value in measured.attrs.items()})
+
+
+def ioi_by_order(measured: xr.Dataset) -> xr.Dataset:
+    """Means of what ``ioi_heads`` gave over the prompts of each order of mention.
+
+    Parameters
+    ----------
+    measured
+        What ``ioi_heads`` gave.
+
+    Returns
+    -------
+    xr.Dataset
+        The same variables over (order, component), and ``prompts``, how many of each order there are. ``"ABBA"``: IO is
+        said first; ``"BABA"``: S is. An order without prompts is missing.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> apart = ioi_by_order(ioi_heads(model, cb.tasks.ioi().prompts(model, 20)))
+    >>> head = apart.sel(component="L2H0")
+    >>> str(head.role.item()), (head.end_to_io > 0.9).values.tolist(), (head.direct > 0).values.tolist()
+    ('first-name mover', [True, False], [True, False])
+    """
+    orders = measured["order"].values
+    held = [order for order in ORDERS if (orders == order).any()]
+    parts = [measured.isel(batch=np.flatnonzero(orders == order)) for order in held]
+    sides = {side: ("order", [float(part[side].mean()) for part in parts]) for side in ("clean", "corrupt")}
+    means = [part.mean("batch", keep_attrs=True) for part in parts]
+    apart = xr.concat(means, xr.IndexVariable("order", held))
+    return apart.assign_coords(prompts=("order", [part.sizes["batch"] for part in parts]), **sides)
 
 
 def _looks(
@@ -260,19 +318,53 @@ def _looks(
     return at
 
 
-def _roles(looks: dict, direct: Any, total: Any, through: Any, strong: float, least: float) -> list[str]:
-    """One role per head, the first that fits."""
-    seen = {name: values.mean(-1) > strong for name, values in looks.items()}
-    matters = np.abs(total.mean(-1)) > least
-    to_io = seen["end_to_io"] & (looks["end_to_io"].mean(-1) > looks["end_to_s1"].mean(-1))
-    to_name = to_io | seen["end_to_s1"]
-    fits = {
-        "name mover": to_io & (direct.mean(-1) > least),
-        "negative name mover": to_name & (direct.mean(-1) < -least),
-        "S-inhibition": seen["end_to_s2"] & (through.mean(-1) > least),
-        "S2 mover": seen["end_to_s2"] & (direct.mean(-1) > least),
+def _orders(prompts: Prompts) -> np.ndarray:
+    """Each prompt's order of mention, one of ``ORDERS``, from where its names stand."""
+    io_first = (prompts.at("IO") < prompts.at("S1")).cpu().numpy()
+    return np.where(io_first, *ORDERS)
+
+
+def _moves_io(looks: dict, direct: Any, strong: float, least: float, rows: np.ndarray) -> np.ndarray:
+    """Which heads look at IO from the end, more than at S1, and raise it, in these prompts."""
+    at_io = looks["end_to_io"][:, rows].mean(-1)
+    at_s1 = looks["end_to_s1"][:, rows].mean(-1)
+    return (at_io > np.maximum(strong, at_s1)) & (direct[:, rows].mean(-1) > least)
+
+
+def _fits(
+    looks: dict, direct: Any, total: Any, through: Any, strong: float, least: float, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """For each role, which heads have it in these prompts."""
+    at = {name: values[:, rows].mean(-1) for name, values in looks.items()}
+    seen = {name: mean > strong for name, mean in at.items()}
+    writes = direct[:, rows].mean(-1)
+    matters = np.abs(total[:, rows].mean(-1)) > least
+    to_io = seen["end_to_io"] & (at["end_to_io"] > at["end_to_s1"])
+    to_s1 = seen["end_to_s1"] & (at["end_to_s1"] > at["end_to_io"])
+    return {
+        "name mover": to_io & (writes > least),
+        "subject mover": to_s1 & (writes < -least),
+        "negative name mover": to_io & (writes < -least),
+        "S-inhibition": seen["end_to_s2"] & (through[:, rows].mean(-1) > least),
+        "S2 mover": seen["end_to_s2"] & (writes > least),
         "induction": seen["s2_to_s1_next"] & matters,
         "duplicate token": seen["s2_to_s1"] & matters,
         "previous token": seen["s1_next_to_s1"] & matters,
     }
-    return [next((role for role, held in fits.items() if held[i]), "") for i in range(len(direct))]
+
+
+def _role(fits: dict[str, dict[str, np.ndarray]], head: int) -> str:
+    """A head's role: the first that fits in both orders, or else the first that fits in one, which it names."""
+    held = {order: [role for role, heads in of_order.items() if heads[head]] for order, of_order in fits.items()}
+    if len(held) == len(ORDERS):
+        io_first, s_first = (held[order] for order in ORDERS)
+        both = [role for role in io_first if role in s_first]
+        if "name mover" in io_first and "subject mover" in s_first:
+            return "first-name mover"
+        if "subject mover" in io_first and "name mover" in s_first:
+            return "second-name mover"
+        if both:
+            return both[0]
+    alone = [(role, order) for order, roles in held.items() for role in roles]
+    first = min(alone, key=lambda one: list(KINDS).index(one[0]), default=None)
+    return "" if first is None else f"{first[0]} ({first[1]})"

@@ -18,7 +18,7 @@ def ioi(
     every: Annotated[bool, Option("--all", help="List heads without a role too.")] = False,
     output: Json = Json(),
 ) -> None:
-    """Table the heads of indirect object identification: name movers, S-inhibition, induction and the like."""
+    """Table the heads of indirect object identification (name movers, S-inhibition …), by order of mention."""
     with quiet():
         from caseback.reports.tables.ioi import ioi_prompts, ioi_table
         from caseback.views.text.ioi import print_ioi

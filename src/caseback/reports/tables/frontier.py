@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from caseback.behaviors.indirect_object import LOOKS, ioi_heads
+import xarray as xr
+
+from caseback.behaviors.indirect_object import LOOKS, ioi_by_order, ioi_heads
 from caseback.localize.circuits.frontier import Frontier, frontier
 from caseback.model.running.model import Model
 from caseback.tasks import get
@@ -43,8 +45,9 @@ def frontier_table(
     -------
     dict
         ``model``; by task's name the ``tasks``' curves, one a method; the ``ioi_heads`` of the smallest circuit that
-        recovers ``WANTED`` of that task; and ``tables``, for each task its ``measure``, ``whole`` and ``empty``, a row
-        for each method, and the ``fewest`` edges that do with the method that finds them.
+        recovers ``WANTED`` of that task, with effects and looks by order of mention; and ``tables``, for each task its
+        ``measure``, ``whole`` and ``empty``, a row for each method, and the ``fewest`` edges that do with the method
+        that finds them.
 
     Examples
     --------
@@ -94,19 +97,24 @@ def _table(curves: Sequence[Frontier]) -> dict[str, Any]:
 
 
 def _heads(model: Model, prompts: Prompts, curves: Sequence[Frontier]) -> list[dict[str, Any]]:
-    """The heads of the smallest faithful circuit: their roles by looks and effect, and where they look."""
+    """The heads of the smallest faithful circuit: roles, effects and where they look, by order of mention."""
     circuits = [curve.circuit for curve in curves if curve.circuit is not None]
     if not circuits:
         return []
     smallest = min(circuits, key=len)
     inside = {str(edge.source) for edge in smallest.edges if edge.source.kind == "head"}
-    means = ioi_heads(model, prompts).mean("batch", keep_attrs=True)
+    apart = ioi_by_order(ioi_heads(model, prompts))
+    orders = [str(order) for order in apart["order"].values]
     rows = []
-    for i, name in enumerate(means.component.values.tolist()):
+    for i, name in enumerate(apart.component.values.tolist()):
         if name not in inside:
             continue
-        looks = {look: float(means[look][i]) for look in LOOKS}
-        at = [f"{query} at {key} {looks[look]:.0%}" for look, (query, key) in LOOKS.items() if looks[look] >= _LOOKS_AT]
-        role, total = str(means.role.values[i]), float(means.total[i])
-        rows.append({"head": name, "role": role, "total": total, "looks": ", ".join(at)})
-    return sorted(rows, key=lambda row: -abs(row["total"]))
+        totals = {order: float(apart.total.sel(order=order)[i]) for order in orders}
+        looks = {order: _looks(apart.sel(order=order), i) for order in orders}
+        rows.append({"head": name, "role": str(apart.role.values[i]), "total": totals, "looks": looks})
+    return sorted(rows, key=lambda row: -sum(map(abs, row["total"].values())))
+
+
+def _looks(means: xr.Dataset, head: int) -> str:
+    at = ((query, key, float(means[look][head])) for look, (query, key) in LOOKS.items())
+    return ", ".join(f"{query} at {key} {weight:.0%}" for query, key, weight in at if weight >= _LOOKS_AT)

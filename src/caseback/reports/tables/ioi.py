@@ -1,10 +1,10 @@
-"""The heads of indirect object identification, one a row: role, effects, and where they look, means over prompts."""
+"""The heads of indirect object identification: role, effects, and where they look, for each order of mention apart."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from caseback.behaviors.indirect_object import ioi_heads
+from caseback.behaviors.indirect_object import ioi_by_order, ioi_heads
 from caseback.model.loading.load import load
 from caseback.model.running.model import Model
 from caseback.organisms.compiled import build
@@ -52,8 +52,10 @@ def ioi_table(model: Model, prompts: Prompts, *, progress: bool = False) -> dict
     Returns
     -------
     dict
-        ``model``; how many ``prompts``; ``heads``, each with ``head``, ``role``, effects and looks; the mean of the
-        metric on ``clean`` and ``corrupt`` prompts.
+        ``model``; how many ``prompts``; ``heads``, each with ``head``, ``role``, effects and looks as means over all
+        prompts, and ``by_order``, the same over those of each order of mention (``"ABBA"``: IO first); the mean of the
+        metric on ``clean`` and ``corrupt`` prompts; ``orders``, how many ``prompts`` each has and its means of the
+        metric.
 
     Examples
     --------
@@ -62,14 +64,27 @@ def ioi_table(model: Model, prompts: Prompts, *, progress: bool = False) -> dict
     'name mover'
     """
     measured = ioi_heads(model, prompts, progress=progress)
-    means = measured.mean("batch")
+    means, apart = measured.mean("batch"), ioi_by_order(measured)
+    orders = [str(order) for order in apart["order"].values]
+
+    def numbers(of: Any, i: int) -> dict[str, float]:
+        return {str(key): round(float(of[key][i]), 4) for key in measured.data_vars}
+
     heads = [
         {
             "head": str(name),
             "role": str(measured.role.values[i]),
-            **{key: round(float(means[key][i]), 4) for key in measured.data_vars},
+            **numbers(means, i),
+            "by_order": {order: numbers(apart.sel(order=order), i) for order in orders},
         }
         for i, name in enumerate(measured.component.values)
     ]
     sides = {side: float(measured[side].mean()) for side in ("clean", "corrupt")}
-    return {"model": model.name, "prompts": len(prompts), "heads": heads, **sides}
+    of_each = {
+        order: {
+            "prompts": int(apart["prompts"].sel(order=order)),
+            **{side: float(apart[side].sel(order=order)) for side in ("clean", "corrupt")},
+        }
+        for order in orders
+    }
+    return {"model": model.name, "prompts": len(prompts), "heads": heads, **sides, "orders": of_each}

@@ -47,11 +47,19 @@ def frontier_markdown(table: Mapping[str, Any]) -> str:
         lines += ["", _fewest(task["fewest"], task["edges"]), ""]
     if table["ioi_heads"]:
         lines += [f"**Heads of the smallest IOI circuit that recovers {WANTED}**, with what they look at and do", ""]
+        orders = list(table["ioi_heads"][0]["total"])
         cells = [
-            [head["head"], head["role"] or "·", f"{head['total']:+.2f}", head["looks"] or "·"]
+            [
+                head["head"],
+                head["role"] or "·",
+                *(f"{head['total'][order]:+.2f}" for order in orders),
+                *(head["looks"][order] or "·" for order in orders),
+            ]
             for head in table["ioi_heads"]
         ]
-        lines += markdown(["head", "role", "effect", "looks"], cells)
+        columns = [f"{what} {order}" for what in ("effect", "looks") for order in orders]
+        lines += ["ABBA: IO is said before S; BABA: after it.", ""]
+        lines += markdown(["head", "role", *columns], cells)
     return "\n".join(lines).rstrip()
 
 
