@@ -13,7 +13,7 @@ import caseback as cb
 from caseback import cli
 from caseback.cli.options import OfModel
 from caseback.errors import LoadError
-from caseback.model.running import model_files
+from caseback.model.loading import model_files
 
 WIDTH, HEADS, HIDDEN, LAYERS = 32, 4, 48, 2
 WORDS = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "c", "\u2581a", "\u2581b", "\u2581c"]

@@ -47,7 +47,7 @@ def test_edits_behind_the_last_layer_count_too(edit):
         assert (value - metric(model.run(shelf.ids((6, 4))))).abs().min() > 1e-6
 
 
-def test_nothing_is_unembedded_and_the_run_says_so():
+def test_nothing_is_unembedded_and_the_run_says_so(hooks_only_look):
     model, seen = shelf.model("gpt2"), []
     handle = model.hf.lm_head.register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape)))
     try:

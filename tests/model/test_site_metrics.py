@@ -93,7 +93,7 @@ def test_gradients_and_estimates_reach_back_from_a_site(name):
     assert float(abs(edges.sel(reader="logits")).max()) == 0 if "reader" in edges.coords else True
 
 
-def test_a_sweep_stops_at_the_site(monkeypatch):
+def test_a_sweep_stops_at_the_site(monkeypatch, hooks_only_look):
     model = shelf.model("llama")
     calls = []
     handles = [

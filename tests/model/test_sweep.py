@@ -161,7 +161,7 @@ def test_a_real_model_in_float32(assets):
 
 
 @pytest.mark.parametrize("name", ["llama", "gptj", "mixtral"])
-def test_no_more_rows_at_once_than_the_budget_whatever_the_number_of_variants(name):
+def test_no_more_rows_at_once_than_the_budget_whatever_the_number_of_variants(name, hooks_only_look):
     """What a layer is handed bounds the memory."""
     model = shelf.model(name)
     tokens = model.tokens(shelf.ids((9, 9)))
@@ -184,7 +184,7 @@ def test_no_more_rows_at_once_than_the_budget_whatever_the_number_of_variants(na
         hook.remove()
 
 
-def test_only_what_an_edit_reaches_is_computed():
+def test_only_what_an_edit_reaches_is_computed(hooks_only_look):
     """An edit of the last position in layer 2 calls layer 1 for the clean run alone."""
     model = shelf.model("llama")
     tokens = model.tokens(shelf.ids((9,)))

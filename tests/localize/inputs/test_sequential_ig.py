@@ -86,7 +86,7 @@ def test_padding_and_budgets_change_nothing(side):
     assert np.isnan(both.values[1, 3:]).all() and np.isnan(both.completeness_gap.values[1, 3:]).all()
 
 
-def test_what_the_metric_cannot_see_gets_nothing_and_is_not_run():
+def test_what_the_metric_cannot_see_gets_nothing_and_is_not_run(hooks_only_look):
     model, rows = shelf.model("gpt2"), []
     handle = model.hf.transformer.h[0].register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
     try:

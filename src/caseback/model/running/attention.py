@@ -25,7 +25,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.legacy import CACHE_NAMES, projection_of
 from caseback.model.running.passing import Hooks, Pass, acts, current_pass, hooked
-from caseback.model.running.undo import current_undo
 
 NAME = "caseback"
 Heads = Float[Tensor, "batch head pos d_head"]
@@ -93,9 +92,10 @@ def attending(anatomy: Anatomy, attender: Attender, *, peek: bool = False) -> It
     enters it is computed a second time beside it, so that its logits stay the same to the bit.
     """
     layers = {id(p.attn): i for i, p in enumerate(anatomy.layers)}
-    undo, owner = current_undo(), current_pass()
+    owner = current_pass()
     assert owner is not None
     with hooked() as hooks:
+        undo = hooks.undo
         undo.change((_active.set, _Active(attender, layers, owner)), (_active.set, _active.get()))
         for i, parts in enumerate(anatomy.layers if not uses_interface(anatomy) else ()):
             _stand_in(hooks, parts, i, attender, peek)

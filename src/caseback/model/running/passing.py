@@ -109,8 +109,8 @@ def undisturbed(anatomy: Anatomy, *, grad: bool) -> Iterator[Pass]:
     hf = anatomy.hf
     if grad:
         _expect_gradients(hf)
-    with passing(anatomy) as new:
-        undo = current_undo()
+    undo = current_undo()
+    with passing(anatomy) as new, undo.scope():
         for module in hf.modules() if hf.training else ():
             if module.training:
                 undo.put(module.__dict__, "training", False)
@@ -131,21 +131,21 @@ def _expect_gradients(hf: nn.Module) -> None:
 
 
 class Hooks:
-    """Hooks that act only in the pass that puts them on; see ``hooked``."""
+    """Hooks that act only in the pass that puts them on, and what takes them off; see ``hooked``."""
 
-    def __init__(self, owner: Pass, undo: Undo):
-        self._owner, self._undo = owner, undo
+    def __init__(self, owner: Pass | None, undo: Undo):
+        self._owner, self.undo = owner, undo
 
     def before(self, module: nn.Module, hook: Callable[[nn.Module, tuple, dict], Any]) -> None:
         """A hook (module, args, kwargs) that may give other (args, kwargs)."""
         key = RemovableHandle(module._forward_pre_hooks).id
-        self._undo.put(module._forward_pre_hooks_with_kwargs, key, True)
-        self._undo.put(module._forward_pre_hooks, key, self._mine(hook))
+        self.undo.put(module._forward_pre_hooks_with_kwargs, key, True)
+        self.undo.put(module._forward_pre_hooks, key, self._mine(hook))
 
     def after(self, module: nn.Module, hook: Callable[[nn.Module, tuple, Any], Any], *, first: bool = False) -> None:
         """A hook (module, args, output) that may give another output; ``first`` puts it before the hooks there are."""
         key = RemovableHandle(module._forward_hooks).id
-        self._undo.put(module._forward_hooks, key, self._mine(hook))
+        self.undo.put(module._forward_hooks, key, self._mine(hook))
         if first:
             module._forward_hooks.move_to_end(key, last=False)  # type: ignore[attr-defined]
 
@@ -179,21 +179,21 @@ class Hooks:
     def on_z(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
         """Let every z of an attention module pass through a function."""
         owner = self._owner
-        self._undo.put(owner.on_z, module, [*owner.on_z.get(module, ()), fn])
+        if owner is None:
+            raise RuntimeError("attention is only seen inside a pass: open one with passing or undisturbed")
+        self.undo.put(owner.on_z, module, [*owner.on_z.get(module, ()), fn])
 
     def in_place_of(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Let a function take the place of a module's forward; its own, ``type(module).forward``, serves all others."""
         owner, own = self._owner, module.forward
         pick = lambda *args, **kwargs: (forward if _acting.get() is owner else own)(*args, **kwargs)  # noqa: E731
-        self._undo.put(module.__dict__, "forward", pick)
+        self.undo.put(module.__dict__, "forward", pick)
 
 
 @contextmanager
 def hooked() -> Iterator[Hooks]:
-    """The present pass's hooks; those that are put on inside come off as the context ends."""
+    """The present pass's hooks; those that are put on inside come off as the context ends. Outside a pass all act."""
     owner, undo = current_pass(), current_undo()
-    if owner is None:
-        raise RuntimeError("hooks belong to a pass: open one with passing or undisturbed")
     with undo.scope():
         yield Hooks(owner, undo)
 

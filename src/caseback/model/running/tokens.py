@@ -359,6 +359,9 @@ def one_token(tokenizer: Any, word: str | int, d_vocab: int, what: str = "target
 
 def _after_a_word(tokenizer: Any, word: str) -> list[int]:
     """The word's ids in running text: SentencePiece tokenizers add a space of their own to a text's first word."""
-    with_word = tokenizer("a" + word, add_special_tokens=False)["input_ids"]
-    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    try:
+        with_word = tokenizer("a" + word, add_special_tokens=False)["input_ids"]
+        alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    except TokensError:  # a tokenizer of whole words, which has no such word
+        return []
     return with_word[len(alone) :] if with_word[: len(alone)] == alone else []

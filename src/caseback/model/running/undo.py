@@ -69,11 +69,8 @@ _undo: ContextVar[Undo | None] = ContextVar("caseback_undo", default=None)
 
 
 def current_undo() -> Undo:
-    """The innermost call's."""
-    undo = _undo.get()
-    if undo is None:
-        raise RuntimeError("models are only run inside a function that leaves them as found: decorate it with as_found")
-    return undo
+    """The innermost call's; outside all calls a new one, whose scopes put back what no interrupt keeps them from."""
+    return _undo.get() or Undo()
 
 
 def as_found(function: Callable[P, R], *, gradients: bool = False) -> Callable[P, R]:
