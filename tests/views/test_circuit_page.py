@@ -87,7 +87,10 @@ def test_the_page_carries_the_document_and_loads_nothing(drawn):
         assert base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() in policy
     assert not [tag for tag, _ in page.tags if tag in ("link", "img", "iframe", "b")]
     assert "</script><b>" not in text and "src=" not in text.split("<script")[0]
-    others = len(document["curves"][0]["edges"]) + len(document["judgement"]["faithfulness"])
+    judged = document["judgement"]
+    others = len(document["curves"][0]["edges"]) + len(judged["faithfulness"]) + len(judged["groups"])
+    away = [abs(share - 1) for share in judged["groups"].values()]
+    assert len(away) > 1 and away == sorted(away, reverse=True), "the worst group comes first"
     assert len(circuit.edges) == text.count("<tr><td>") - others
 
 

@@ -39,7 +39,7 @@ def test_at_80_columns_no_number_is_cut(explanation):
     explanation["lens"]["target_rank"][0][-1] = 151_936
     explanation["target"]["text"] = " Washington"
     text = printed(explanation)
-    row = rows_after(text, "What each layer already knew")[2]
+    *_, row, _ = rows_after(text, "What each layer already knew")
     assert "151936" in row and "…" not in row
     assert "␣Wash" in text
 
@@ -49,6 +49,7 @@ def test_the_numbers_are_the_documents(explanation):
     lens, at = explanation["lens"], explanation["position"]
     *rows, note = rows_after(text, "What each layer already knew")[2:]
     assert "embed: the token itself, before any layer" in note
+    rows.reverse()  # layers run upwards
     assert not set("█▌▐│") & set(rows[0]), "the embedding has no answer to draw"
     assert len(rows) == len(lens["layers"])
     for index, row in enumerate(rows):

@@ -70,7 +70,7 @@ export function graphView(doc, { onNode, onCount }) {
 
   function kindOf(edge) {
     if (colours === "other") return edge.in && edge.other ? "shared" : edge.in ? "target" : edge.other ? "foil" : "none";
-    return edge.score === null ? "none" : edge.score < 0 ? "foil" : "target";
+    return edge.score === null ? "none" : edge.score * doc.supports < 0 ? "foil" : "target";
   }
 
   function widthOf({ score }) {
@@ -175,12 +175,14 @@ export function graphView(doc, { onNode, onCount }) {
     onNode(name);
   }
 
+  // what a score's sign says is known only where the circuit records how it was scored
+  const score = (side) => `${side * doc.supports > 0 ? "positive" : "negative"} score${doc.sign ? (side > 0 ? ": for the answer" : ": against it") : ""}`;
   const key = h("div", { class: "edge-key" });
   const swatch = (kind, text) => h("span", {}, s("svg", { width: 26, height: 8 }, s("line", { class: `edge ${kind}`, x1: 1, x2: 25, y1: 4, y2: 4, "stroke-width": 3.4 })), text);
   put(
     key,
-    swatch("target", doc.other ? "positive score · only here" : "positive score"),
-    swatch("foil", doc.other ? "negative score · only there" : "negative score"),
+    swatch("target", doc.other ? `${score(1)} · only here` : score(1)),
+    swatch("foil", doc.other ? `${score(-1)} · only there` : score(-1)),
     doc.other ? swatch("shared", "in both") : null,
     doc.sign ? h("span", {}, doc.sign) : null,
     h("span", { class: "faint" }, "into a head: query left, key middle, value right; width grows with the root of the score"),

@@ -79,7 +79,7 @@ export function nodePanel(doc, select) {
           h("span", { class: edge.in ? "mono" : "mono faint" }, name(edge)),
           Math.abs(edge.score ?? 0) / most,
           edge.score === null ? "" : signed(edge.score),
-          edge.score < 0 ? "foil" : "target",
+          edge.score * doc.supports < 0 ? "foil" : "target",
           () => select(parse(edge[end]).kind === "kv_head" || !doc.edges.some((e) => parse(e.source).pos) ? parse(edge[end]).base : edge[end]),
         ),
       ),

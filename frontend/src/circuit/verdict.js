@@ -39,7 +39,7 @@ export function verdictView({ judgement }) {
         ),
         Object.keys(groups).length > 1
           ? [
-              h("h4", {}, "By group of prompts"),
+              h("h4", {}, "By group of prompts, the worst first: farthest from 1"),
               h("ol", { class: "bars groups" }, Object.entries(groups).slice(0, 12).map(([name, share]) => row(name, share / widest, number(share)))),
             ]
           : null,

@@ -147,10 +147,17 @@ def circuit_document(
         readings=_readings(model, graph, run, k),
         patterns=_patterns(model, run, edges),
         curves=[_curve(name, curve) for name, curve in (curves or {}).items()],
-        judgement=None if judgement is None else judgement.to_json(),
+        judgement=None if judgement is None else _judged(judgement),
         other=compared,
         provenance={**dict(model.provenance()), "method": str(circuit.about.get("method", "by hand"))},
     )
+
+
+def _judged(judgement: Judgement) -> dict[str, Any]:
+    """The judgement as plain data, the group that is farthest from the whole model's behavior first."""
+    data = judgement.to_json()
+    ranked = sorted(data["groups"].items(), key=lambda group: -abs(group[1] - 1))
+    return {**data, "groups": dict(ranked)}
 
 
 def _sign(circuit: Circuit) -> str:

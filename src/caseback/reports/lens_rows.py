@@ -8,7 +8,7 @@ import xarray as xr
 
 from caseback.model.graph.names import Name
 
-__all__ = ["BEFORE_ANY_LAYER", "Rows", "by_unit", "rows_of"]
+__all__ = ["BEFORE_ANY_LAYER", "Rows", "by_unit", "rows_of", "rows_with_answers"]
 
 BEFORE_ANY_LAYER = "embed"
 """The row of the stream before any layer: what it reads is the token that stands there, and no answer."""
@@ -84,3 +84,20 @@ def rows_of(reading: xr.Dataset) -> Rows:
         return Rows([str(layer) for layer in reading["layer"].values.tolist()])
     unit = next(dim for dim in _UNITS if dim in reading.coords)
     return Rows([str(name) for name in reading["component"].values.tolist()], unit, f"of each {unit}", "")
+
+
+def rows_with_answers(reading: xr.Dataset) -> list[bool]:
+    """Which rows of a reading, after ``by_unit``, may hold an answer: all of a lens's but the embedding's.
+
+    A patchscope runs the model's layers on what it reads, so all of its rows do.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.vocabulary import logit_lens
+    >>> rows_with_answers(logit_lens(cb.load("meadow"), "the cat"))
+    [False, True, True, True, True]
+    """
+    if "surprisal" in reading:
+        return [True] * len(rows_of(reading).labels)
+    return [label != BEFORE_ANY_LAYER for label in rows_of(reading).labels]

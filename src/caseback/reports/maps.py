@@ -56,6 +56,17 @@ class Map:
         return Map(self.columns, self.rows, self.values.T, spread, self.n)
 
 
+def of_layers(axis: Axis) -> bool:
+    """Whether an axis runs over layers, alone or with what they are made of: it is drawn upwards, layer 0 lowest.
+
+    Examples
+    --------
+    >>> of_layers(Axis("layer", ["0"])), of_layers(Axis("layer · head", ["L0H0"])), of_layers(Axis("pos", ["0"]))
+    (True, True, False)
+    """
+    return axis.name.partition(" · ")[0] == "layer"
+
+
 def as_map(result: xr.DataArray) -> Map:
     """A result of one to three dimensions besides ``batch`` as a map.
 

@@ -1,7 +1,7 @@
 """Maps as plotly figures: layer by position, layer by head, side by side, in one file that opens offline.
 
-Blue is negative, orange positive, white 0: a pair that color-blind readers can tell apart. All panels of a figure share
-one scale that is centered on 0.
+Orange is positive, for the target, blue negative, for the foil, and white 0: a pair that color-blind readers can tell
+apart. All panels of a figure share one scale that is centered on 0. Layers run upwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 
 from caseback.errors import CasebackError
 from caseback.jobs.whole_file import expect_writable, whole_file
-from caseback.reports.maps import Map
+from caseback.reports.maps import Map, of_layers
 
 __all__ = ["SCALE", "heatmap", "write_figure"]
 
@@ -86,7 +86,7 @@ def heatmap(maps: Map | Mapping[str, Map], *, title: str, value: str) -> go.Figu
             figure.update_xaxes(showticklabels=False, title_text="", row=i, col=1)
         figure.update_yaxes(_axis(drawn.rows.name, drawn.rows.labels), row=i, col=1)
         # the first layer at the bottom, as the stream flows; lists of anything else read from the top
-        figure.update_yaxes(autorange=True if drawn.rows.name == "layer" else "reversed", row=i, col=1)
+        figure.update_yaxes(autorange=True if of_layers(drawn.rows) else "reversed", row=i, col=1)
     most = max(m.largest for m in panels.values())
     widest = max(len(m.columns.labels) for m in panels.values())
     figure.update_layout(

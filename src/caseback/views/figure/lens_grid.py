@@ -2,7 +2,8 @@
 
 One figure holds all modes, chosen by buttons: the likeliest token's probability, the entropy, the divergence from the
 model's prediction, and the rank of each followed token. Darker always means surer: a higher probability, or a lower
-rank, entropy or divergence (scales in nats end at three times the median; hovering shows the value). Below the grid,
+rank, entropy or divergence (scales in nats end at three times the median; hovering shows the value). The
+row of the embedding has no shade: what it reads is the token that stands there, and no answer. Below the grid,
 curves follow the tokens' ranks from layer to layer. Heads and neurons have one row each.
 """
 
@@ -17,13 +18,14 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from caseback.reports.lens_modes import Mode, chosen, modes_of
-from caseback.reports.lens_rows import Rows, by_unit, rows_of
+from caseback.reports.lens_rows import Rows, by_unit, rows_of, rows_with_answers
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
 
 __all__ = ["lens_grid"]
 
-_SURE = [[0.0, "#ffffff"], [0.25, "#d6e6f4"], [0.5, "#9ecae1"], [0.75, "#4a90c4"], [1.0, "#1c5f9e"]]
+# teal as on the pages: orange and blue are for target and foil
+_SURE = [[0.0, "#ffffff"], [0.25, "#d3eae7"], [0.5, "#93c9c3"], [0.75, "#45958f"], [1.0, "#1b5f5b"]]
 _UNSURE = [[1.0 - at, color] for at, color in reversed(_SURE)]
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _LONGEST = 9
@@ -69,6 +71,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
     columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
     tokens = [visible(str(one["token"].values[i])) for i in columns]
     rows = rows_of(lens)
+    answering = np.array(rows_with_answers(lens))
     followed = "rank" in one and "vocab" in one["rank"].dims
     height = 26 * len(rows.labels) + 40
     figure = make_subplots(
@@ -91,7 +94,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
             hovertemplate="%{hovertext}<extra></extra>",
             xgap=1,
             ygap=1,
-            **_look(first, columns, height),
+            **_look(first, columns, height, answering),
         ),
         row=1,
         col=1,
@@ -110,6 +113,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
     )
     if followed:
         _trajectories(figure, one, columns[-1], rows)
+    looks = [_restyled(_look(m, columns, height, answering)) for m in modes]
     figure.update_layout(
         title={"text": html.escape(title), "x": 0.02, "y": 0.985, "yanchor": "top", "font": {"size": 16}},
         template="simple_white",
@@ -129,7 +133,11 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
                 "yanchor": "bottom",
                 "active": modes.index(first),
                 "buttons": [
-                    {"label": m.name, "method": "restyle", "args": [_restyled(_look(m, columns, height)), [0]]}
+                    {
+                        "label": m.name,
+                        "method": "restyle",
+                        "args": [_restyled(_look(m, columns, height, answering)), [0]],
+                    }
                     for m in modes
                 ],
             }
@@ -138,14 +146,14 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
     return figure
 
 
-def _look(mode: Mode, columns: list[int], height: int) -> dict[str, Any]:
+def _look(mode: Mode, columns: list[int], height: int, answering: np.ndarray) -> dict[str, Any]:
     """A mode's colors, as arguments of a heatmap."""
     values = mode.drawn[:, columns]
-    finite = values[np.isfinite(values)]
+    finite = values[answering][np.isfinite(values[answering])]
     most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
     title = mode.title
     if mode.name != "top" and not mode.ranks and (positive := finite[finite > 0]).size:
-        # the embedding may be so far off that everything else would look the same
+        # the first layers may be so far off that everything else would look the same
         cut = 3 * float(np.median(positive))
         title, most = (f"{title}, cut at {number(cut)}", cut) if cut < most else (title, most)
     bar: dict[str, Any] = {"title": {"text": html.escape(title), "side": "right"}, "thickness": 14}
@@ -154,6 +162,9 @@ def _look(mode: Mode, columns: list[int], height: int) -> dict[str, Any]:
     if mode.ranks:
         marks = [float(i) for i in range(int(most) + 1)]
     bar |= {"tickvals": marks, "ticktext": None if marks is None else [f"{10 ** int(m):,}" for m in marks]}
+    # no shade, but still text: a cell without a number has neither
+    blank = 0.0 if mode.name == "top" else most
+    values = np.where(answering[:, None] | ~np.isfinite(values), values, blank)
     return {
         "z": [[float(v) if np.isfinite(v) else None for v in row] for row in values],
         "zmin": 0,

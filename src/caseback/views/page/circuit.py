@@ -70,6 +70,8 @@ def _data(document: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("tokens", "counterfactual", "predictions"):
         if page[name] is not None:
             page[name] = [with_visible(token) for token in page[name]]
+    # orange edges support the target: under noising these are the ones whose score is negative
+    page["supports"] = -1 if document["about"].get("direction") == "noising" else 1
     page["readings"] = {**page["readings"], "texts": [visible(text) for text in page["readings"]["texts"]]}
     page["patterns"] = {name: packed(pattern) for name, pattern in page["patterns"].items()}
     return rounded(page)
@@ -105,9 +107,11 @@ def _judgement(judgement: Mapping[str, Any]) -> list[str]:
         for row in judgement["faithfulness"]
     ]
     columns = ("cut edges carry", "recovered", "95 %, from", "to")
+    of_groups = [(name, f"{share:.3f}") for name, share in judgement["groups"].items()]
+    groups = [table("By group of prompts, the worst first", ("group", "recovered"), of_groups)] if of_groups else []
     left_out = judgement.get("left_out")
     unjudged = [table("Not judged", ("criterion", "why"), list(left_out.items()))] if left_out else []
-    return [table("Judged", columns, rows), *unjudged]
+    return [table("Judged", columns, rows), *groups, *unjudged]
 
 
 def _number(value: float | None) -> str:

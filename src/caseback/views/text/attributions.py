@@ -23,7 +23,8 @@ from caseback.reports.maps import Axis, Map
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, share_bar, signed_bar
-from caseback.views.text.heatmap import STYLES, map_text
+from caseback.views.text.colors import AGAINST, SIGNED, SUPPORTS
+from caseback.views.text.heatmap import map_text
 
 __all__ = ["attribution_parts", "print_attributions", "shade"]
 
@@ -92,10 +93,10 @@ def shade(share: float) -> str:
 def _question(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterator[RenderableType]:
     target, foil, metric = document["target"], document["foil"], document["metric"]
     title = Text("Why ", style="bold")
-    title.append(_clipped(visible(target["text"]), 24, glyphs), style=f"bold {STYLES[1]}")
+    title.append(_clipped(visible(target["text"]), 24, glyphs), style=f"bold {SUPPORTS}")
     if foil is not None:
         title.append(" and not ")
-        title.append(_clipped(visible(foil["text"]), 24, glyphs), style=f"bold {STYLES[0]}")
+        title.append(_clipped(visible(foil["text"]), 24, glyphs), style=f"bold {AGAINST}")
     title.append("?")
     yield title
     model = document["model"]
@@ -149,11 +150,9 @@ def _numbers(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterato
     if len(methods) > max(1, (width - 26) // 26):
         names = [f"{i + 1}" for i in range(len(methods))]
         rows = Axis(document["features"], [f"{i} {visible(tokens[i]['text'])}" for i in shown])
-        *table, scale = map_text(
-            Map(rows, Axis("attribution", names), shares[:, shown].T, None, 1), width=width, glyphs=glyphs
-        )
-        yield from table
-        yield Text(glyphs.text("in tenths of each method's largest; · below a twentieth"), style="dim")
+        scores = np.array([method["scores"] for method in methods], dtype=float)[:, shown].T
+        drawn = Map(rows, Axis("attribution", names), scores, None, 1)
+        yield from map_text(drawn, width=width, glyphs=glyphs, own_scales=True)
         for name, method in zip(names, methods, strict=True):
             yield Text(glyphs.text(f"{name:>3} {method['label']}"), style="dim")
         return
@@ -165,7 +164,7 @@ def _numbers(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iterato
     for i in shown:
         cells: list[RenderableType] = [str(i), Text(_clipped(visible(tokens[i]["text"]), 18, glyphs))]
         for m, method in enumerate(methods):
-            cells.append(signed_bar(shares[m, i], half, glyphs, STYLES))
+            cells.append(signed_bar(shares[m, i], half, glyphs, SIGNED))
             cells.append(Text(glyphs.text(signed(method["scores"][i]))))
         table.add_row(*cells)
     yield table
@@ -177,7 +176,7 @@ def _agreement(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Itera
     if n < 2:
         return
     if 36 + 7 * n > width:
-        # too many for numbers: tenths of full agreement
+        # too many for a table of both numbers
         yield _heading("Agreement", "Spearman's rank correlation of sizes", glyphs)
         rows = Axis("", [f"{i + 1:>2} {method['label']}" for i, method in enumerate(methods)])
         columns = Axis("attribution", [str(i + 1) for i in range(n)])
@@ -223,9 +222,9 @@ def _faithfulness(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> It
     for label, without, alone, style in rows:
         table.add_row(
             Text(_clipped(label, 26, glyphs), style=style),
-            signed_bar(without / most, half, glyphs, STYLES),
+            signed_bar(without / most, half, glyphs, SIGNED),
             Text(glyphs.text(signed(without)), style=style),
-            signed_bar(alone / most, half, glyphs, STYLES),
+            signed_bar(alone / most, half, glyphs, SIGNED),
             Text(glyphs.text(signed(alone)), style=style),
         )
     yield table
@@ -249,19 +248,19 @@ def _generation(document: Mapping[str, Any], width: int, glyphs: Glyphs) -> Iter
     columns = Axis("step", [str(t + 1) for t in range(len(targets))])
     for method in generation["methods"]:
         values = np.array([[np.nan if x is None else x for x in row] for row in method["scores"]], dtype=float)
-        # each step has its own scale, or a step with large scores would hide the others
         largest = np.nanmax(np.abs(values), axis=1, keepdims=True, initial=0.0)
         shares = values / np.where(largest > 0, largest, 1)
         counts = np.nanmax(np.abs(shares), axis=0, initial=0.0) >= _FAINT
         shown = [i for i, one in enumerate(counts) if one or len(counts) <= _MOST_TOKENS]
         rows = Axis("from", [f"{i} {visible(generation['sources'][i]['text'])}" for i in shown])
         yield Text(glyphs.text(f"\n{method['label']}"), style="bold")
-        *table, _ = map_text(Map(rows, columns, shares[:, shown].T, None, 1), width=width, glyphs=glyphs)
-        yield from table
-        less = (
-            f"; {len(counts) - len(shown)} tokens below it at every step left out" if len(shown) < len(counts) else ""
+        # each step has its own colors, or a step with large scores would hide the others
+        yield from map_text(
+            Map(rows, columns, values[:, shown].T, None, 1), width=width, glyphs=glyphs, own_scales=True
         )
-        yield Text(glyphs.text(f"in tenths of each step's largest; · below a twentieth{less}"), style="dim")
+        if len(shown) < len(counts):
+            left_out = f"{len(counts) - len(shown)} tokens below a twentieth of every step's largest left out"
+            yield Text(glyphs.text(left_out), style="dim")
 
 
 def _about(generation: Mapping[str, Any]) -> str:

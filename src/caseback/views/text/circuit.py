@@ -90,6 +90,11 @@ def _judgement(judgement: Mapping[str, Any]):
             row["ablation"], number(row["recovered"]), interval, number(row["ratio"]), number(row["difference"])
         )
     yield table
+    groups = list(judgement["groups"].items())
+    if len(groups) > 1:
+        (worst, lowest), (best, highest) = groups[0], groups[-1]
+        shares = f"{worst} recovers {number(lowest)}, the best, {best}, {number(highest)}"
+        yield Text(f"of {len(groups)} groups of prompts, the worst, {shares}")
     if "completeness" in judgement:
         gap = judgement["completeness"]
         share, without = number(gap["worst_share"]), gap["worst_set"]

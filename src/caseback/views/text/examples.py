@@ -11,10 +11,11 @@ from rich.text import Text
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, signed_bar
+from caseback.views.text.colors import SIGNED
 
 __all__ = ["examples_text", "print_examples", "print_scored"]
 
-_HALF, _STYLES = 6, ("red", "green")
+_HALF = 6
 
 
 def print_scored(scores: xr.DataArray, top: xr.Dataset, title: str, console: Console | None = None) -> None:
@@ -75,7 +76,7 @@ def examples_text(top: xr.Dataset, *, glyphs: Glyphs = UNICODE) -> Table:
         place = f"{line + 1}" if not piece else f"{line + 1}, part {piece + 1}"
         table.add_row(
             Text(glyphs.text(signed(float(score)))),
-            signed_bar(float(score) / largest, _HALF, glyphs, _STYLES),
+            signed_bar(float(score) / largest, _HALF, glyphs, SIGNED),
             Text(glyphs.text(place)),
             Text(glyphs.text(_shown(str(text)))),
         )

@@ -24,11 +24,10 @@ from caseback.reports.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, share_bar, signed_bar
+from caseback.views.text.colors import AGAINST, SIGNED, SUPPORTS
 
 __all__ = ["explanation_tables", "print_explanation"]
 
-_TARGET, _FOIL = "#c8741f", "#4f8fd6"
-_STYLES = (_FOIL, _TARGET)
 _WIDEST = 100
 _MOST_PROMPT = 80  # how many of the prompt's last tokens are printed
 _MOST_INPUTS = 30  # up to this many input tokens, all are listed
@@ -118,9 +117,9 @@ def _question(page: _Page) -> Iterator[RenderableType]:
     document = page.explanation
     model, target, foil = document["model"], document["target"], document["foil"]
     title = Text("Why ", style="bold")
-    title.append_text(page.token(target["text"], 24, f"bold {_TARGET}"))
+    title.append_text(page.token(target["text"], 24, f"bold {SUPPORTS}"))
     title.append(" and not ")
-    title.append_text(page.token(foil["text"], 24, f"bold {_FOIL}"))
+    title.append_text(page.token(foil["text"], 24, f"bold {AGAINST}"))
     title.append("?")
     yield title
     shape = f"{model['n_layers']} layers × {model['n_heads']} heads"
@@ -140,7 +139,7 @@ def _prompt(page: _Page) -> Text:
     prompt.append(page.glyphs.text("… ") if first else "", style="dim")
     for token, score in zip(tokens[first:], scores[first:], strict=True):
         share = abs(score) / most
-        color = _STYLES[score > 0] if share > 0.3 else ""
+        color = SIGNED[score > 0] if share > 0.3 else ""
         text = page.glyphs.text(visible(token["text"]).replace("␣", " "))
         prompt.append(text, style=f"bold {color}".strip() if share > 0.65 else color)
     return prompt
@@ -153,7 +152,7 @@ def _predictions(page: _Page) -> Iterator[RenderableType]:
     width = max(10, page.width - 48)
     largest = max((token["prob"] for token in document["predictions"]), default=1.0)
     for token in document["predictions"]:
-        style = {document["target"]["id"]: _TARGET, document["foil"]["id"]: _FOIL}.get(token["id"], "")
+        style = {document["target"]["id"]: SUPPORTS, document["foil"]["id"]: AGAINST}.get(token["id"], "")
         bar = share_bar(token["prob"] / largest, width, page.glyphs, style)
         logit = page.text(number(token["logit"]))
         table.add_row(page.token(token["text"], 20, style), bar, percent(token["prob"]), logit)
@@ -180,19 +179,19 @@ def _lens(page: _Page) -> Iterator[RenderableType]:
         ("logit\ndiff.", "right"),
         ("", "left"),
     )
-    for row, layer in enumerate(lens["layers"]):
+    for row, layer in reversed(list(enumerate(lens["layers"]))):  # upwards, as on the page
         embedded = layer == BEFORE_ANY_LAYER
         difference = lens["logit_diff"][row]
         table.add_row(
             layer,
             page.token(lens["top_text"][row][at][0], 12),
             percent(lens["top_prob"][row][at][0]),
-            Text(percent(lens["target_prob"][row][at]), style=_TARGET),
+            Text(percent(lens["target_prob"][row][at]), style=SUPPORTS),
             str(lens["target_rank"][row][at]),
-            Text(percent(lens["foil_prob"][row][at]), style=_FOIL),
+            Text(percent(lens["foil_prob"][row][at]), style=AGAINST),
             str(lens["foil_rank"][row][at]),
             page.text(signed(difference)),
-            "" if embedded else signed_bar(difference / most, half, page.glyphs, _STYLES),
+            "" if embedded else signed_bar(difference / most, half, page.glyphs, SIGNED),
             style="dim" if embedded else "",
         )
     yield table
@@ -217,7 +216,7 @@ def _inputs(page: _Page) -> Iterator[RenderableType]:
             cells: list[RenderableType] = [str(index), page.token(tokens[index]["text"], 16)]
             for method in pair:
                 score = method["scores"][index]
-                cells.append(signed_bar(score / _most(method["scores"]), half, page.glyphs, _STYLES))
+                cells.append(signed_bar(score / _most(method["scores"]), half, page.glyphs, SIGNED))
                 cells.append(page.text(signed(score)))
             table.add_row(*cells)
         yield table
@@ -268,9 +267,9 @@ def _components(page: _Page) -> Iterator[RenderableType]:
         effect = effects.get(name)
         table.add_row(
             name,
-            "" if effect is None else signed_bar(effect / most, half, page.glyphs, _STYLES),
+            "" if effect is None else signed_bar(effect / most, half, page.glyphs, SIGNED),
             page.text("not run", "dim") if effect is None else page.text(signed(effect)),
-            signed_bar(value / most, half, page.glyphs, _STYLES),
+            signed_bar(value / most, half, page.glyphs, SIGNED),
             page.text(signed(value)),
         )
     if rest:
@@ -306,7 +305,7 @@ def _patching(page: _Page) -> Iterator[RenderableType]:
     half = max(3, min(14, (page.width - 66) // 2))
     table = _table(("patched", "left"), ("at", "left"), ("recovered", "left"), ("", "right"))
     for what, where, value in places:
-        bar = signed_bar(value / most, half, page.glyphs, _STYLES)
+        bar = signed_bar(value / most, half, page.glyphs, SIGNED)
         table.add_row(what, page.text(page.clipped(where, 16)), bar, page.text(signed(value)))
     yield table
 

@@ -1,13 +1,13 @@
-"""A map in the terminal: a sign and a digit per cell, in tenths of the largest number.
+"""A map in the terminal: its numbers, each with its sign, all with the same digits after the point.
 
-    +9 is 0.85 of the largest or more, −3 is -0.25 to -0.35 of it, · is less than a twentieth
-
-Color says the same as the sign. A map too wide for the line is cut into blocks of columns; one whose columns are tokens
-is turned, so that tokens are rows and layers are columns.
+Color says the same as the sign, and is stronger from three tenths of the largest number on. Layers are rows and run
+upwards, the first one at the bottom. A map too wide for the line is cut into blocks of columns; one whose columns are
+tokens, and whose rows are no layers, is turned, so that tokens are rows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,15 +16,16 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.maps import Map
+from caseback.reports.maps import Map, of_layers
 from caseback.views.numbers_text import signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, signed_bar
+from caseback.views.text.colors import SIGNED
 
 __all__ = ["map_text", "print_map", "ranked_text"]
 
-STYLES = ("#4f8fd6", "#c8741f")
-"""The styles of a negative and a positive number, as in the other views."""
 _LONGEST_LABEL = 22
+_WIDEST_TITLE = 9
+_COLORED, _STRONG = 0.3, 0.7  # of the largest number
 
 
 def print_map(drawn: Map, title: str, console: Console | None = None, *, top: int = 0) -> None:
@@ -57,17 +58,21 @@ def print_map(drawn: Map, title: str, console: Console | None = None, *, top: in
         console.print(ranked_text(drawn, top, width=console.width, glyphs=glyphs), highlight=False, markup=False)
 
 
-def map_text(drawn: Map, *, width: int = 80, glyphs: Glyphs = UNICODE) -> list[RenderableType]:
-    """A map as rich renderables: its blocks of columns, then its scale.
+def map_text(
+    drawn: Map, *, width: int = 80, glyphs: Glyphs = UNICODE, own_scales: bool = False
+) -> list[RenderableType]:
+    """A map as rich renderables: its blocks of columns, then what its marks say.
 
     Parameters
     ----------
     drawn
-        The map; it is turned if its columns are tokens.
+        The map.
     width
         How many columns there are.
     glyphs
         What to draw with.
+    own_scales
+        Color each column by its own largest number, where columns are of different kinds.
 
     Examples
     --------
@@ -75,24 +80,38 @@ def map_text(drawn: Map, *, width: int = 80, glyphs: Glyphs = UNICODE) -> list[R
     >>> numbers = np.array([[1.0, -0.31], [0.0, np.nan]])
     >>> table, scale = map_text(Map(Axis("layer", ["0", "1"]), Axis("head", ["0", "1"]), numbers, None, 1))
     >>> [cell.plain for column in table.columns[1:] for cell in column._cells]
-    ['+9', '·', '−3', '']
+    ['0', '+1.00', '', '−0.31']
     """
-    if drawn.columns.name in ("pos", "query", "key"):
+    layered = of_layers(drawn.rows)
+    if drawn.columns.name in ("pos", "query", "key") and not layered:
         drawn = drawn.turned()
+    decimals = _decimals(drawn)
+    largest = np.full(len(drawn.columns.labels), drawn.largest)
+    if own_scales:
+        of_each = np.nanmax(np.abs(drawn.values), axis=0, initial=0.0)
+        largest = np.where(of_each > 0, of_each, 1.0)
+    cells = [
+        [_cell(value, most, decimals, glyphs) for value, most in zip(row, largest, strict=True)]
+        for row in drawn.values.tolist()
+    ]
     named = [_clipped(label, glyphs) for label in drawn.rows.labels]
+    titles = [_clipped(label, glyphs) for label in drawn.columns.labels]
     front = max((cell_len(label) for label in (*named, drawn.rows.name)), default=0)
-    cell = max(2, *(cell_len(glyphs.text(label)) for label in drawn.columns.labels))
+    # a number's width, and a short token's: longer ones are folded
+    cell = max([2, *(cell_len(text.plain) for row in cells for text in row)])
+    cell = max(cell, min(_WIDEST_TITLE, max(map(cell_len, titles), default=0)))
+    rows = list(zip(named, cells, strict=True))
     per = max(1, (width - front - 2) // (cell + 1))
     parts: list[RenderableType] = []
     for start in range(0, len(drawn.columns.labels), per):
         table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim", show_edge=False)
         table.add_column(Text(glyphs.text(drawn.rows.name)), justify="left", no_wrap=True)
-        for label in drawn.columns.labels[start : start + per]:
-            table.add_column(Text(glyphs.text(label)), justify="right", no_wrap=True, min_width=2)
-        for label, row in zip(named, drawn.values[:, start : start + per], strict=True):
-            table.add_row(Text(label), *(_cell(value, drawn.largest, glyphs) for value in row.tolist()))
+        for title in titles[start : start + per]:
+            table.add_column(Text(title), justify="right", overflow="fold", min_width=cell, max_width=cell)
+        for label, row in rows[::-1] if layered else rows:
+            table.add_row(Text(label), *row[start : start + per])
         parts.append(table)
-    parts.append(Text(glyphs.text(_scale(drawn)), style="dim"))
+    parts.append(Text(glyphs.text(_marks(drawn, decimals)), style="dim"))
     return parts
 
 
@@ -118,7 +137,7 @@ def ranked_text(drawn: Map, most: int, *, width: int = 80, glyphs: Glyphs = UNIC
         value = float(drawn.values[row, column])
         cells: list[RenderableType] = [
             Text(glyphs.text(_place(drawn, row, column))),
-            signed_bar(value / drawn.largest, half, glyphs, STYLES),
+            signed_bar(value / drawn.largest, half, glyphs, SIGNED),
             Text(glyphs.text(signed(value))),
         ]
         if drawn.spread is not None:
@@ -145,20 +164,31 @@ def _place(drawn: Map, row: int, column: int) -> str:
     )
 
 
-def _cell(value: float, largest: float, glyphs: Glyphs) -> Text:
+def _decimals(drawn: Map) -> int:
+    """Digits after the point: the largest number has three that count, and never more than two of them there."""
+    return (
+        max(0, min(2, 2 - math.floor(math.log10(drawn.largest))))
+        if drawn.largest >= 0.1
+        else (1 - math.floor(math.log10(drawn.largest)))
+    )
+
+
+def _cell(value: float, largest: float, decimals: int, glyphs: Glyphs) -> Text:
     if not np.isfinite(value):
         return Text("")
-    share = value / largest
-    tenths = min(9, round(10 * abs(share)))
-    if abs(share) < 0.05 or not tenths:
+    text = f"{value:+.{decimals}f}".replace("-", "−")
+    if not value:
+        return Text("0", style="dim")
+    if not text.strip("+−0."):
         return Text(glyphs.text("·"), style="dim")
-    style = STYLES[share > 0] if tenths >= 3 else ""
-    return Text(glyphs.text(f"{'+' if share > 0 else '−'}{tenths}"), style=f"bold {style}" if tenths >= 7 else style)
+    share = abs(value) / largest
+    style = SIGNED[value > 0] if share >= _COLORED else ""
+    return Text(glyphs.text(text), style=f"bold {style}" if share >= _STRONG else style)
 
 
-def _scale(drawn: Map) -> str:
+def _marks(drawn: Map, decimals: int) -> str:
     over = f"; means over {drawn.n} prompts" if drawn.n > 1 else ""
-    return f"in tenths of the largest, {signed(drawn.largest).lstrip('+')}; · below a twentieth{over}"
+    return f"· rounds to {0:.{decimals}f}{over}"
 
 
 def _clipped(label: str, glyphs: Glyphs) -> str:

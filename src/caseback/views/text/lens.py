@@ -1,6 +1,7 @@
-"""A lens over a prompt in the terminal: one row per token, one column per layer, in each cell what the mode reads.
+"""A lens over a prompt in the terminal: one row per layer, the first at the bottom, and one column per token.
 
-Where heads or neurons were read, each has a column.
+In each cell stands what the mode reads. Where heads or neurons were read, each has a row. The row of the embedding is
+dim: what it reads is the token that stands there, and no answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from caseback.reports.lens_modes import chosen, modes_of
-from caseback.reports.lens_rows import by_unit, rows_of
+from caseback.reports.lens_rows import BEFORE_ANY_LAYER, by_unit, rows_of, rows_with_answers
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
 from caseback.views.text.bars import ASCII, UNICODE
@@ -26,13 +27,13 @@ _LONGEST = 12
 def print_lens(
     lens: xr.Dataset, title: str, console: Console | None = None, *, mode: str = "top", batch: int = 0
 ) -> None:
-    """Print a lens over one prompt, in blocks of layers that fit into a line.
+    """Print a lens over one prompt, in blocks of tokens that fit into a line.
 
     Parameters
     ----------
     lens
         What ``logit_lens``, ``read_lens``, ``read_attention_lens`` or ``patchscope`` gives, with a dimension ``pos``.
-        Heads and neurons get one column each.
+        Heads and neurons get one row each.
     title
         What the lens is called.
     console
@@ -62,7 +63,7 @@ def print_lens(
     one = lens.isel(batch=batch)
     columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
     rows = rows_of(lens)
-    layers = rows.labels
+    layers, answering = rows.labels, rows_with_answers(lens)
 
     def cell(row: int, column: int) -> str:
         value = float(shown.values[row, column])
@@ -72,24 +73,28 @@ def print_lens(
             return f"{_clipped(visible(str(one['top_text'].values[row, column, 0])))} {percent(value)}"
         return str(int(value)) if shown.ranks else number(value)
 
-    cells = [[glyphs.text(cell(row, column)) for row in range(len(layers))] for column in columns]
+    cells = [[glyphs.text(cell(row, column)) for column in columns] for row in range(len(layers))]
     labels = [glyphs.text(f"{i} {_clipped(visible(str(one['token'].values[i])))}") for i in columns]
-    widths = [max([cell_len(layers[j]), *(cell_len(line[j]) for line in cells)]) for j in range(len(layers))]
-    room = console.width - max(map(cell_len, [*labels, "token"])) - 2
+    widths = [max([cell_len(labels[j]), *(cell_len(line[j]) for line in cells)]) for j in range(len(columns))]
+    room = console.width - max(map(cell_len, [*layers, rows.axis])) - 2
     console.print(Text(glyphs.text(f"{title}: {shown.title}, {rows.each}"), style="bold"))
     start = 0
-    while start < len(layers):
+    while start < len(columns):
         stop = start + 1
-        while stop < len(layers) and sum(widths[start : stop + 1]) + 2 * (stop + 1 - start) <= room:
+        while stop < len(columns) and sum(widths[start : stop + 1]) + 2 * (stop + 1 - start) <= room:
             stop += 1
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_edge=False)
-        table.add_column(Text("token"), no_wrap=True)
-        for layer in layers[start:stop]:
-            table.add_column(Text(layer), no_wrap=True, justify="left" if shown.name == "top" else "right")
-        for label, line in zip(labels, cells, strict=True):
-            table.add_row(Text(label), *(Text(text) for text in line[start:stop]))
+        table.add_column(Text(rows.axis), no_wrap=True)
+        for label in labels[start:stop]:
+            table.add_column(Text(label), no_wrap=True, justify="left" if shown.name == "top" else "right")
+        for label, line, answers in reversed(list(zip(layers, cells, answering, strict=True))):
+            texts = (Text(text) for text in line[start:stop])
+            table.add_row(Text(label), *texts, style="" if answers else "dim")
         console.print(table, highlight=False, markup=False)
         start = stop
+    if not all(answering):
+        note = f"{BEFORE_ANY_LAYER}: the token itself, before any layer has run; no answer yet"
+        console.print(Text(glyphs.text(note), style="dim"))
 
 
 def _clipped(text: str) -> str:

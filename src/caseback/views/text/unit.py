@@ -14,10 +14,10 @@ from rich.text import Text
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs
+from caseback.views.text.colors import SIGNED
 
 __all__ = ["print_units"]
 
-_STYLES = ("#4f8fd6", "#c8741f")
 _FAINT = 0.3  # share of the unit's largest activation below which a token is not colored
 
 
@@ -65,7 +65,7 @@ def _example(example: Mapping[str, Any], most: float, glyphs: Glyphs) -> Text:
     line = Text(glyphs.text(f"{signed(example['value']):>9}  "))
     for i, (token, value) in enumerate(zip(example["tokens"], example["values"], strict=True)):
         strong = most > 0 and abs(value) >= _FAINT * most
-        style = _STYLES[value > 0] if strong else ""
+        style = SIGNED[value > 0] if strong else ""
         text = glyphs.text(visible(token))
         line.append(f"[{text}]" if i == example["at"] else text, style=f"bold {style}" if i == example["at"] else style)
     return line

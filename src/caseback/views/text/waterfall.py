@@ -13,7 +13,7 @@ from rich.text import Text
 from caseback.reports.waterfall import Waterfall
 from caseback.views.numbers_text import number, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs
-from caseback.views.text.heatmap import STYLES
+from caseback.views.text.colors import SIGNED
 
 __all__ = ["print_waterfall", "span_bar", "waterfall_text"]
 
@@ -75,7 +75,7 @@ def waterfall_text(drawn: Waterfall, *, width: int = 80, glyphs: Glyphs = UNICOD
         table.add_column(Text(glyphs.text(text)), justify="right" if justify == "right" else "left", no_wrap=True)
     extent = drawn.extent
     for name, bar in zip(names, drawn.bars, strict=True):
-        cells = [Text(name), span_bar(bar.start, bar.end, extent, across, glyphs, STYLES[bar.value > 0])]
+        cells = [Text(name), span_bar(bar.start, bar.end, extent, across, glyphs, SIGNED[bar.value > 0])]
         cells.append(Text(glyphs.text(signed(bar.value))))
         cells += [] if bar.spread is None else [Text(glyphs.text(number(bar.spread)))]
         table.add_row(*cells, Text(glyphs.text(number(bar.end)), style="dim"))

@@ -1,0 +1,200 @@
+"""One law in all views: orange supports the target, blue the foil; layers run upwards, the first one at the bottom.
+
+Colors are told apart by their hue, from what each view really draws, never from the constants it draws with.
+"""
+
+import colorsys
+import io
+import re
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+
+import caseback as cb
+from caseback.decode.vocabulary import logit_lens
+from caseback.reports.circuit import circuit_document
+from caseback.reports.maps import as_map
+from caseback.reports.waterfall import waterfall
+from caseback.views import text as text_views
+from caseback.views.figure.heatmap import heatmap
+from caseback.views.figure.lens_grid import lens_grid
+from caseback.views.figure.waterfall import waterfall_figure
+from caseback.views.page.circuit import circuit_html
+from caseback.views.text.attributions import shade
+from caseback.views.text.examples import examples_text
+from caseback.views.text.explanation import explanation_tables
+from caseback.views.text.heatmap import map_text, ranked_text
+from caseback.views.text.lens import print_lens
+from caseback.views.text.waterfall import waterfall_text
+
+FRONTEND = Path(__file__).parents[2] / "frontend" / "src"
+
+
+def side(color):
+    """1 for an orange, -1 for a blue, by hue."""
+    red, green, blue = (int(color.lstrip("#")[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    hue = 360 * colorsys.rgb_to_hsv(red, green, blue)[0]
+    assert 15 <= hue <= 45 or 195 <= hue <= 225, f"{color} is neither orange nor blue"
+    return 1 if hue <= 45 else -1
+
+
+def colored(renderable):
+    """(text, color) of every colored piece of a terminal view, as it is sent to a terminal."""
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system="truecolor")
+    segments = [segment for segment in console.render(renderable) if segment.style is not None]
+    looks = [(s.text, s.style.bgcolor or s.style.color) for s in segments if s.text.strip()]
+    return [(text, color.get_truecolor().hex) for text, color in looks if color is not None]
+
+
+def both(*numbers):
+    """A result of two layers and two heads."""
+    return xr.DataArray([list(numbers[:2]), list(numbers[2:])], dims=["layer", "head"], coords={"layer": [0, 1]})
+
+
+def examples():
+    coords = {"line": ("rank", [3, 4]), "piece": ("rank", [0, 0]), "text": ("rank", ["a", "b"])}
+    return examples_text(xr.Dataset({"score": ("rank", [2.0, -1.0])}, coords=coords))
+
+
+BARS = {
+    "ranked": lambda: ranked_text(as_map(both(2.0, -1.5, 0.0, 0.0)), 2),
+    "examples": examples,
+    "waterfall": lambda: waterfall_text(waterfall(xr.DataArray([2.0, -1.0], dims=["component"])), width=80),
+}
+
+
+@pytest.mark.parametrize("view", BARS)
+def test_bars_of_terminal_views(view):
+    table = BARS[view]()
+    sides = [side(color) for text, color in colored(table) if set(text) & set("█▌▐") and color]
+    # a waterfall draws its bars cell by cell
+    assert [of_bar for of_bar, _ in groupby(sides)] == [1, -1]
+
+
+def test_cells_of_terminal_maps():
+    table = map_text(as_map(both(2.0, -1.5, -2.0, 1.2)))[0]
+    cells = colored(table)
+    assert len(cells) == 4
+    for text, color in cells:
+        assert side(color) == (1 if text.strip().startswith("+") else -1)
+
+
+def test_shades_of_tokens():
+    for share in (0.1, 0.5, 1.0):
+        assert [side(shade(x).rpartition(" ")[2]) for x in (share, -share)] == [1, -1]
+
+
+def bars_with_numbers(table):
+    """(color of the bar, number beside it) of each row of a terminal view."""
+    rows = []
+    for line in Console(file=io.StringIO(), width=100, color_system="truecolor").render_lines(table):
+        for i, piece in enumerate(line):
+            color = piece.style.color if piece.style else None
+            if set(piece.text) & set("█▌▐") and color is not None:
+                number = re.search(r"([+−])[\d.]+", "".join(after.text for after in line[i + 1 :]))
+                rows += [(color.get_truecolor().hex, number[1])] if number else []
+    return rows
+
+
+def test_bars_of_the_explanation(explanation):
+    parts = explanation_tables(explanation, width=100)
+    inputs = next(i for i, part in enumerate(parts) if "Which inputs" in getattr(part, "plain", ""))
+    shown = bars_with_numbers(parts[inputs + 1])
+    assert {sign for _, sign in shown} == {"+", "−"}
+    assert all(side(color) == (1 if sign == "+" else -1) for color, sign in shown)
+    title = [side(color) for text, color in colored(parts[0]) if text.strip("␣ ") in ("Mary", "John")]
+    assert title == [1, -1], "the target is orange, the foil blue"
+
+
+def test_no_terminal_view_has_colors_of_its_own():
+    """Signed numbers take their colors from the one place that has them; green and red mean held and failed alone."""
+    folder = Path(text_views.__file__).parent
+    literal = re.compile(r'"(#[0-9a-f]{6}|red|blue|orange)"')
+    named = {file.name: literal.findall(file.read_text("utf-8")) for file in folder.glob("*.py")}
+    assert {name: colors for name, colors in named.items() if colors and name != "colors.py"} == {}
+    assert [side(color) for color in named["colors.py"]] == [1, -1]
+
+
+def test_figures():
+    figure = heatmap(as_map(both(2.0, -1.0, 0.0, 0.5)), title="", value="effect")
+    scale = {at: color for at, color in figure.layout.coloraxis.colorscale if at not in (0.5,)}
+    assert {side(color) for at, color in scale.items() if at > 0.5} == {1}
+    assert {side(color) for at, color in scale.items() if at < 0.5} == {-1}
+    assert figure.layout.coloraxis.cmax == -figure.layout.coloraxis.cmin > 0
+    trace = waterfall_figure(waterfall(xr.DataArray([2.0, -1.0], dims=["component"])), title="", value="").data[0]
+    assert [side(trace.increasing.marker.color), side(trace.decreasing.marker.color)] == [1, -1]
+
+
+def test_pages():
+    """The kit has one pair of colors a theme, and what is positive takes the target's in every script."""
+    sheet = (FRONTEND / "kit" / "page.css").read_text("utf-8")
+    for name, expected in (("target", 1), ("foil", -1)):
+        colors = re.findall(rf"--{name}: (#[0-9a-f]{{6}})", sheet)
+        assert len(colors) == 2 and {side(color) for color in colors} == {expected}
+    scripts = [file.read_text("utf-8") for file in FRONTEND.rglob("*.js")]
+    choice = re.compile(r'([<>]) 0 \? "(?:var\(--)?(target|foil)\)?" : "(?:var\(--)?(target|foil)\)?"')
+    chosen = [kinds for text in scripts for kinds in choice.findall(text)]
+    assert len(chosen) >= 6
+    for sign, then, otherwise in chosen:
+        assert (then, otherwise) == (("foil", "target") if sign == "<" else ("target", "foil"))
+
+
+def test_layers_run_upwards_in_terminal_maps():
+    drawn = as_map(both(1.0, 0.5, -1.0, -0.5))
+    for each in (drawn, as_map(both(1.0, 0.5, -1.0, -0.5).expand_dims(pos=[0, 1], axis=2))):
+        labels = [cell.plain for cell in map_text(each)[0].columns[0]._cells]
+        order = [int(re.search(r"\d+", label)[0]) for label in labels]
+        assert len(order) >= 2 and order == sorted(order, reverse=True), labels
+
+
+def test_layers_stay_rows_where_columns_are_tokens():
+    values = xr.DataArray(np.eye(2), dims=["layer", "pos"], coords={"layer": [0, 1], "pos": [0, 1]})
+    labels = [cell.plain for cell in map_text(as_map(values))[0].columns[0]._cells]
+    assert labels == ["1", "0"]
+
+
+def test_layers_run_upwards_in_lenses_and_the_embedding_has_no_shade():
+    lens = logit_lens(cb.load("meadow"), "the cat and", targets=" the", k=2)
+    file = io.StringIO()
+    print_lens(lens, "lens", Console(file=file, width=100))
+    first = [line.split()[0] for line in file.getvalue().splitlines() if re.match(r"(\d+|embed) ", line)]
+    assert first[:5] == ["3", "2", "1", "0", "embed"]
+    figure = lens_grid(lens, title="")
+    grid = figure.data[0]
+    assert figure.layout.yaxis.autorange is True and list(figure.layout.yaxis.ticktext)[0] == "embed"
+    for button in figure.layout.updatemenus[0].buttons:
+        look = button.args[0]
+        z, scale = np.array(look["z"][0], dtype=float), look["colorscale"][0]
+        # the end of each scale that is paper white
+        white = [at for at, color in scale if color == "#ffffff"]
+        share = z / look["zmax"][0]
+        shown = share[0][np.isfinite(share[0])]
+        assert len(white) == 1 and np.allclose(shown, white[0]), button.label
+        assert not np.allclose(share[1:][np.isfinite(share[1:])], white[0])
+    assert all(grid.text[0]), "the cells still say what stands there"
+
+
+def test_layers_run_upwards_in_figures():
+    figure = heatmap(as_map(both(1.0, 0.5, -1.0, -0.5)), title="", value="effect")
+    assert figure.layout.yaxis.autorange is True and list(figure.layout.yaxis.ticktext) == ["0", "1"]
+    joined = both(1.0, 0.5, -1.0, -0.5).expand_dims(pos=[0, 1], axis=2)
+    assert heatmap(as_map(joined), title="", value="").layout.yaxis.autorange is True
+    single = xr.DataArray([1.0, 2.0], dims=["component"], coords={"component": ["a", "b"]})
+    assert heatmap(as_map(single), title="", value="").layout.yaxis.autorange == "reversed"
+
+
+@pytest.mark.parametrize(("direction", "supports"), [("noising", -1), ("denoising", 1), (None, 1)])
+def test_edges_that_support_the_answer_are_orange_on_the_page(direction, supports):
+    """Under noising an edge counts for the answer where cutting it lowers the metric: its score is negative."""
+    about = {} if direction is None else {"direction": direction}
+    circuit = replace(cb.Circuit.of("embed -> L0H1.v", "L0H1 -> logits"), about=about)
+    page = circuit_html(circuit_document(cb.load("meadow"), "Mary gave the ball to", circuit))
+    assert f'"supports":{supports}' in page
+    for script in ("graph", "node_panel"):
+        text = (FRONTEND / "circuit" / f"{script}.js").read_text("utf-8")
+        assert 'edge.score * doc.supports < 0 ? "foil" : "target"' in text
