@@ -1,6 +1,7 @@
 """``caseback patch``, ``ablate`` and ``trace``: maps on stdout, JSON for machines, one line for what cannot be done."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_patch_as_json_is_what_the_function_gives(capsys):
 def test_ablate_shows_heads_beside_the_mlp_and_lists_neurons(capsys):
     status, out, err = answer(capsys, "ablate", CLEAN, "--target", " Mary", "--foil", " John")
     assert (status, err) == (0, "")
-    assert "layer H0 H1 H2 H3 H4 MLP" in out and "Effect of zero-ablation" in out
+    assert re.search(r"layer +H0 +H1 +H2 +H3 +H4 +MLP", out) and "Effect of zero-ablation" in out
     other = "When Tom and Lily went to the store, Lily gave a drink to"
     choice = "--components", "neurons", "--layers", "2", "--ablation", "mean", "--top", "3"
     status, out, err = answer(capsys, "ablate", CLEAN, other, *choice)

@@ -113,7 +113,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
     )
     if followed:
         _trajectories(figure, one, columns[-1], rows)
-    looks = [_restyled(_look(m, columns, height, answering)) for m in modes]
+    looks = [(m, _restyled(_look(m, columns, height, answering))) for m in modes]
     figure.update_layout(
         title={"text": html.escape(title), "x": 0.02, "y": 0.985, "yanchor": "top", "font": {"size": 16}},
         template="simple_white",
@@ -132,14 +132,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
                 "y": 1 + 20 / (height + (390 if followed else 0)),
                 "yanchor": "bottom",
                 "active": modes.index(first),
-                "buttons": [
-                    {
-                        "label": m.name,
-                        "method": "restyle",
-                        "args": [_restyled(_look(m, columns, height, answering)), [0]],
-                    }
-                    for m in modes
-                ],
+                "buttons": [{"label": m.name, "method": "restyle", "args": [look, [0]]} for m, look in looks],
             }
         ],
     )

@@ -93,8 +93,8 @@ def _judgement(judgement: Mapping[str, Any]):
     groups = list(judgement["groups"].items())
     if len(groups) > 1:
         (worst, lowest), (best, highest) = groups[0], groups[-1]
-        shares = f"{worst} recovers {number(lowest)}, the best, {best}, {number(highest)}"
-        yield Text(f"of {len(groups)} groups of prompts, the worst, {shares}")
+        shares = f"{worst} (recovered {number(lowest)}), the best {best} ({number(highest)})"
+        yield Text(f"of {len(groups)} groups of prompts, the worst is {shares}")
     if "completeness" in judgement:
         gap = judgement["completeness"]
         share, without = number(gap["worst_share"]), gap["worst_set"]
