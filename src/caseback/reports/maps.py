@@ -160,7 +160,8 @@ def trace_maps(result: xr.Dataset) -> dict[str, Map]:
     >>> list(trace_maps(xr.Dataset({"indirect": indirect}, attrs={"window": 4})))
     ['MLP in 4 layers around']
     """
-    around = f" in {result.attrs['window']} layers around"
+    window = result.attrs["window"]
+    around = " after one layer" if window == 1 else f" in {window} layers around"
     return {
         _RESTORED[name] + ("" if name == "resid_post" else around): as_map(result.indirect.sel(component=name))
         for name in result.component.values.tolist()
