@@ -298,10 +298,11 @@ def ioi_by_order(measured: xr.Dataset) -> xr.Dataset:
     orders = measured["order"].values
     held = [order for order in ORDERS if (orders == order).any()]
     parts = [measured.isel(batch=np.flatnonzero(orders == order)) for order in held]
-    sides = {side: ("order", [float(part[side].mean()) for part in parts]) for side in ("clean", "corrupt")}
+    of_order = {side: ("order", [float(part[side].mean()) for part in parts]) for side in ("clean", "corrupt")}
+    of_order["prompts"] = ("order", [part.sizes["batch"] for part in parts])
     means = [part.mean("batch", keep_attrs=True) for part in parts]
     apart = xr.concat(means, xr.IndexVariable("order", held))
-    return apart.assign_coords(prompts=("order", [part.sizes["batch"] for part in parts]), **sides)
+    return apart.assign_coords(of_order)
 
 
 def _looks(
