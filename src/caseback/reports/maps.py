@@ -161,11 +161,7 @@ def trace_maps(result: xr.Dataset) -> dict[str, Map]:
     ['MLP in 4 layers around']
     """
     window = result.attrs["window"]
-<<<<<<< HEAD
     around = " in one layer" if window == 1 else f" in {window} layers around"
-=======
-    around = " after one layer" if window == 1 else f" in {window} layers around"
->>>>>>> f_color
     return {
         _RESTORED[name] + ("" if name == "resid_post" else around): as_map(result.indirect.sel(component=name))
         for name in result.component.values.tolist()
