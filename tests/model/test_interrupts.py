@@ -17,6 +17,7 @@ from test_nothing_left import state
 import caseback as cb
 import shelf
 from caseback.localize import inputs
+from caseback.model.running import passing, undo
 
 METRIC = cb.logit(3)
 IDS = shelf.ids((5,))
@@ -59,7 +60,9 @@ def under(profile, job, model):
 
 
 def all_state(hf):
-    return {**state(hf), "gradient mode": torch.is_grad_enabled(), "modes": torch._C._len_torch_function_stack()}
+    running = {"pass": passing.current_pass(), "acting": passing._acting.get(), "undo": undo._undo.get()}
+    modes = torch._C._len_torch_function_stack()
+    return {**state(hf), **running, "gradient mode": torch.is_grad_enabled(), "modes": modes}
 
 
 @pytest.mark.parametrize("job", JOBS)

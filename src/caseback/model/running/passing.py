@@ -57,12 +57,10 @@ def acts(owner: Pass) -> bool:
 @contextmanager
 def aside() -> Iterator[None]:
     """Call a function of the user's from inside a pass: the model that it may call is the plain one."""
-    before = _acting.get()
-    _acting.set(None)
-    try:
+    undo = current_undo()
+    with undo.scope():
+        undo.change((_acting.set, None), (_acting.set, _acting.get()))
         yield
-    finally:
-        _acting.set(before)
 
 
 @contextmanager
