@@ -81,30 +81,28 @@ def test_an_adapter_that_is_switched_off_is_off():
         torch.testing.assert_close(model.weights.W_Q[0].flatten(), model.hf.model.layers[0].self_attn.q_proj.base_layer.weight.unflatten(0, (model.n_heads, -1)).mT.flatten())  # fmt: skip
 
 
-def test_a_folder_of_an_adapter_is_loaded_with_its_base(tmp_path):
-    base = tmp_path / "base"
-    zoo.tiny("llama").save_pretrained(base)
+def saved(tmp_path, targets):
+    """An adapted model whose adapter is in one folder and whose base in another."""
     from transformers import AutoModelForCausalLM
 
-    wrapped = peft.get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), KINDS["lora"]("llama", EVERYWHERE["llama"])
-    ).eval()
+    zoo.tiny("llama").save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    wrapped = peft.get_peft_model(base, KINDS["lora"]("llama", targets["llama"])).eval()
     wrapped.save_pretrained(tmp_path / "adapter")
+    return wrapped
+
+
+def test_a_folder_of_an_adapter_is_loaded_with_its_base(tmp_path):
+    wrapped = saved(tmp_path, EVERYWHERE)
     model = cb.load(tmp_path / "adapter")
     with torch.no_grad():
         assert torch.equal(model.run(IDS).logits, wrapped(torch.tensor(IDS), use_cache=False).logits)
 
 
 def test_a_folder_whose_adapter_lacks_weights_or_is_pickled_is_refused(tmp_path):
-    base = tmp_path / "base"
-    zoo.tiny("llama").save_pretrained(base)
     from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForCausalLM
 
-    wrapped = peft.get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), KINDS["lora"]("llama", TARGETS["llama"])
-    ).eval()
-    wrapped.save_pretrained(tmp_path / "adapter")
+    saved(tmp_path, TARGETS)
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
     tensors.pop(sorted(tensors)[0])

@@ -415,6 +415,11 @@ class Anatomy:
             modules += [p.attn_norm, p.mlp_norm, p.attn_post_norm, p.mlp_post_norm]
         return Norms([module for module in modules if module is not None], self.d_model)
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """All modules of the model, without the walk through it that ``hf.modules()`` is."""
+        return [module for module, _ in self._modules]
+
     def expect_unchanged(self) -> None:
         """Refuse a model whose modules are not those that it was loaded with; their weights may change.
 

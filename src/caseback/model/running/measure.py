@@ -66,7 +66,7 @@ def measured(
     reads = [site for given in read for site in anatomy.sites(given)]
     touched = [*reads, *(site for site, _ in anatomy.standing)]
     touched += [site for edit in edits for site, _ in check(edit, anatomy, tokens)]
-    behind = any(site.name in _AFTER_THE_STREAM for site in touched) or hooked_by_user(anatomy.hf) is not None
+    behind = any(site.name in _AFTER_THE_STREAM for site in touched) or hooked_by_user(anatomy) is not None
     if bound.columns is None or behind:
         run = execute(anatomy, tokens, read=reads, edits=edits, grad=grad, rules=rules)
         return run, bound.of_logits(run.logits)

@@ -49,7 +49,7 @@ def current_pass() -> Pass | None:
     return _current.get()
 
 
-def acts(owner: Pass) -> bool:
+def acts(owner: Pass | None) -> bool:
     """Whether what that pass put on modules acts now."""
     return _acting.get() is owner
 
@@ -87,7 +87,7 @@ def passing(anatomy: Anatomy) -> Iterator[Pass]:
         anatomy.expect_unchanged()
         undo.change((_current.set, new), (_current.set, _current.get()))
         undo.change((_acting.set, new), (_acting.set, _acting.get()))
-        for module in anatomy.hf.modules():
+        for module in anatomy.modules:
             if module.__dict__.get("_compiled_call_impl") is not None:  # compiled code runs no hooks of ours
                 undo.put(module.__dict__, "_compiled_call_impl", None)
         yield new
@@ -109,7 +109,7 @@ def undisturbed(anatomy: Anatomy, *, grad: bool) -> Iterator[Pass]:
         _expect_gradients(hf)
     undo = current_undo()
     with passing(anatomy) as new, undo.scope():
-        for module in hf.modules() if hf.training else ():
+        for module in anatomy.modules if hf.training else ():
             if module.training:
                 undo.put(module.__dict__, "training", False)
         for parameter in hf.parameters() if grad else ():
@@ -149,7 +149,7 @@ class Hooks:
 
     def _mine(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         owner = self._owner
-        return lambda *given: hook(*given) if _acting.get() is owner else None
+        return lambda *given: hook(*given) if acts(owner) else None
 
     def on_input(self, module: nn.Module, fn: Callable[[Tensor], Tensor]) -> None:
         """Let a module's first input pass through a function; handing it back unchanged changes nothing."""
@@ -182,9 +182,9 @@ class Hooks:
         self.undo.put(owner.on_z, module, [*owner.on_z.get(module, ()), fn])
 
     def in_place_of(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        """Let a function take the place of a module's forward; its own, ``type(module).forward``, serves all others."""
+        """Let a function take the place of a module's forward; its own serves all others."""
         owner, own = self._owner, module.forward
-        pick = lambda *args, **kwargs: (forward if _acting.get() is owner else own)(*args, **kwargs)  # noqa: E731
+        pick = lambda *args, **kwargs: (forward if acts(owner) else own)(*args, **kwargs)  # noqa: E731
         self.undo.put(module.__dict__, "forward", pick)
 
 

@@ -20,13 +20,13 @@ _LIBRARIES = ("caseback", "transformers", "accelerate", "peft", "torch")
 _KINDS = ("_forward_pre_hooks", "_forward_hooks")
 
 
-def hooked_by_user(model: nn.Module, but: Collection[nn.Module | None] = ()) -> str | None:
+def hooked_by_user(anatomy: Anatomy, but: Collection[nn.Module | None] = ()) -> str | None:
     """The path of a module, ``but`` for some, with a hook that no library put there; None where there is none."""
     if any(_foreign(getattr(torch_module, f"_global{kind}")) for kind in _KINDS):
         return "every module"
-    for name, module in model.named_modules():
+    for module in anatomy.modules:
         if module not in but and any(_foreign(getattr(module, kind)) for kind in _KINDS):
-            return name or "the model"
+            return next(name for name, part in anatomy.hf.named_modules() if part is module) or "the model"
     return None
 
 
@@ -47,7 +47,7 @@ def expect_no_user_hooks(anatomy: Anatomy, what: str, *, called_plainly: Collect
     CasebackError
         Naming the module that has one.
     """
-    path = hooked_by_user(anatomy.hf, called_plainly)
+    path = hooked_by_user(anatomy, called_plainly)
     if path is not None:
         raise CasebackError(
             f"{path} has a forward hook of yours, and {what} calls modules on other rows than a plain run does: remove "
