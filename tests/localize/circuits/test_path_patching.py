@@ -98,6 +98,49 @@ def test_3_2_23_with_mlps_recomputed_paths_through_them_count(name):
                 np.testing.assert_allclose(*both, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma2"])
+@pytest.mark.parametrize("mlps", ["frozen", "recomputed"])
+@pytest.mark.parametrize("pos", [None, -1])
+def test_3_2_23_receivers_out_of_a_chain_are_held_at_what_the_sender_alone_makes_of_their_inputs(name, mlps, pos):
+    """Wang et al.'s two passes by hand: all but the sender held, then the receivers' own inputs put in as they were."""
+    model, shared = shelf.model(name), "KV" if name in ("llama", "gemma2") else "H"
+    receivers = [f"L1{shared}0.v", "L2H1.q", "MLP 2", "logits"]
+    stream, end = [("attn_in", 1), ("attn_in", 2), ("mlp_in", 2)], [len(ids) - 1 for ids in CLEAN]
+    with exact():
+        tokens = model.tokens(CLEAN, padding="left")
+        found = path_patch(model, tokens, CORRUPT, METRIC, receivers=receivers, chained=False, mlps=mlps, pos=pos)
+        clean = model.run(CLEAN, read=["q", "k", "v", "head_out", "mlp_out", *stream, ("resid_post", 2)])
+        other = model.run(CORRUPT, read=["head_out"])
+        change = (other["head_out", 0] - clean["head_out", 0])[:, :, 1]
+        hold = [cb.Freeze(part, source=clean, layer=[1, 2]) for part in "qkv"]
+        hold += [cb.Freeze("mlp_out", source=clean)] if mlps == "frozen" else []
+        sent = cb.Add("head_out", change, layer=0, head=1)
+        first = model.run(CLEAN, edits=[sent, *hold], read=[*stream, ("resid_post", 2)])
+
+        def put(key):
+            if pos is None:
+                return first[key]
+            value = clean[key].clone()
+            for row, column in enumerate(end):
+                value[row, column] = first[key][row, column]
+            return value[range(2), end] if key[0] != "resid_post" else value
+
+        held = [
+            cb.Replace("v_in", put(stream[0]), layer=1, head=0, pos=pos),
+            cb.Replace("q_in", put(stream[1]), layer=2, head=1, pos=pos),
+            cb.Replace("mlp_in", put(stream[2]), layer=2, pos=pos),
+            cb.Add("resid_post", put(("resid_post", 2)) - clean["resid_post", 2], layer=2),
+        ]
+        expected = METRIC(model.run(CLEAN, edits=held)) - METRIC(model.run(CLEAN))
+        np.testing.assert_allclose(found.sel(writer="L0H1"), expected, rtol=1e-8, atol=1e-10)
+        options = {"receivers": receivers, "senders": ["L0H1"], "mlps": mlps, "pos": pos}
+        assert abs(path_patch(model, tokens, CORRUPT, METRIC, **options) - found.sel(writer=["L0H1"])).max() > 1e-6
+        # what does not feed another receiver is the same in both
+        alone = {**options, "receivers": ["L2H1.q"]}
+        both = [path_patch(model, tokens, CORRUPT, METRIC, **alone, chained=chained) for chained in (True, False)]
+        np.testing.assert_allclose(*both, rtol=1e-8, atol=1e-12)
+
+
 def test_what_cannot_be_patched_is_refused():
     model = shelf.model("llama")
     for options, says in (

@@ -5,6 +5,8 @@
 Two conventions are in use. Frozen MLPs: only the direct edges from sender to receivers carry the counterfactual.
 Recomputed MLPs: heads are held at their clean writes, MLPs and norms answer to what changed, so paths that pass
 through MLPs count too (Wang et al.'s). What the receivers then write is computed anew, and so is all that reads it.
+Where receivers feed one another the later reads it too (Goldowsky-Dill et al.), or is held at the input above (Wang et
+al.).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from caseback.model.prompts.per_token import aligned
 from caseback.model.prompts.run_pair import base_and_source
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.running.edits import Add, Edit, Freeze
+from caseback.model.running.edits import Add, Edit, Freeze, Replace
 from caseback.model.running.frames import Positions, positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -52,6 +54,7 @@ def path_patch(
     receivers: Sequence[str],
     senders: Sequence[str] | None = None,
     mlps: str = "frozen",
+    chained: bool = True,
     pos: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
@@ -67,14 +70,16 @@ def path_patch(
         What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     receivers
         Who reads the counterfactual: ``"logits"``, ``"MLP 3"``, ``"L3H0.q"`` … (``"L3KV0.k"`` for shared keys), all of
-        them at once. What one of them then writes reaches a later one, as in Goldowsky-Dill et al. 2023. Wang et al.
-        2022 hold every receiver's input at what a first pass gave with all heads held, so that there it does not; the
-        two differ only where receivers feed one another.
+        them at once.
     senders
         Writers by name, ``"embed"``, ``"L0H1"``, ``"MLP 0"`` …, one at a time; all by default.
     mlps
         ``"frozen"`` at their clean writes, as every other component between sender and receivers; or ``"recomputed"``,
         the choice of Wang et al. for IOI, in which the way through MLPs belongs to the path.
+    chained
+        Whether what one receiver writes reaches a later one, as in Goldowsky-Dill et al. 2023. With ``False`` every
+        receiver but the logits is held at its clean input and what the sender changes of it, as in Wang et al. 2022.
+        The two differ only where receivers feed one another.
     pos
         The position at which receivers see it; all positions by default.
     progress
@@ -123,7 +128,11 @@ def path_patch(
     else:
         by_sender = _by_mlps(model, graph, base, change, numbers, into)
     at = (lambda value: value) if pos is None else (lambda value: _at(value, base.lengths.tolist(), pos))
-    variants = [[seen(reader, at(value), pos) for reader, value in by_reader.items()] for by_reader in by_sender]
+    inputs = {} if chained else {reader: at(value) for reader, value in _clean_inputs(model, base, into).items()}
+    variants = [
+        [seen(reader, at(change), pos, inputs.get(reader)) for reader, change in by_reader.items()]
+        for by_reader in by_sender
+    ]
     active = [i for i, edits in enumerate(variants) if edits]
     if not active:
         raise CasebackError(f"no sender stands before any of the receivers {list(receivers)}")
@@ -140,7 +149,7 @@ def path_patch(
         metric=metric.name,
         receivers=list(receivers),
         receivers_pos=pos,
-        chained="Goldowsky-Dill et al. 2023: what a receiver writes reaches a later one",
+        chained=chained,
         mlps=mlps,
     )
 
@@ -185,6 +194,15 @@ def _by_mlps(
     return by_sender
 
 
+def _clean_inputs(
+    model: Model, base: Tokens, into: Sequence[Reader]
+) -> dict[Reader, Float[Tensor, "batch pos d_model"]]:
+    """What the receivers read in the clean run; the logits are left out, which read all that the others write."""
+    sites = {reader: _stream(model, reader) for reader in into if reader[0].kind != "logits"}
+    clean = execute(model.anatomy, base, read=list(dict.fromkeys(sites.values())), logits=False)
+    return {reader: aligned(clean[site.name, site.layer], base) for reader, site in sites.items()}
+
+
 def _stream(model: Model, reader: Reader) -> Site:
     """The stream that a receiver reads."""
     node = reader[0]
@@ -215,11 +233,12 @@ def _at(change: Tensor, lengths: list[int], pos: Positions) -> Tensor:
     return change[list(range(len(where))), where]
 
 
-def seen(reader: Reader, value: Tensor, pos: int | None) -> Edit:
-    """A receiver's input with a change added."""
+def seen(reader: Reader, change: Tensor, pos: int | None, clean: Tensor | None = None) -> Edit:
+    """A receiver's input with a change added: to what it reads, or to its ``clean`` input, at which it is then held."""
     node, slot = reader
+    edit, value = (Add, change) if clean is None else (Replace, clean + change)
     if node.kind == "logits":
-        return Add("resid_post", value, layer=-1, pos=pos)
+        return edit("resid_post", value, layer=-1, pos=pos)
     if node.kind == "mlp":
-        return Add("mlp_in", value, layer=node.layer, pos=pos)
-    return Add(f"{slot}_in", value, layer=node.layer, head=node.index, pos=pos)
+        return edit("mlp_in", value, layer=node.layer, pos=pos)
+    return edit(f"{slot}_in", value, layer=node.layer, head=node.index, pos=pos)
