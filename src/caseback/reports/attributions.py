@@ -75,7 +75,8 @@ def compare_attributions(
     features, aggregation
         ``"token"``, ``"word"`` or ``"sentence"``, and how scores are combined, as for ``attribute``.
     baseline
-        What a removed token's embedding becomes when faithfulness is measured.
+        What a removed token's embedding becomes when faithfulness is measured. Methods have baselines of their own,
+        which ``options`` sets.
     chance
         How many random orders faithfulness is compared with.
     generate

@@ -27,6 +27,7 @@ from caseback.model.anatomy.coerce import as_tokens
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
 from caseback.model.arguments import checked
+from caseback.model.running.targets import warn_of_spaces
 from caseback.model.running.tokens import Tokens, one_token
 
 if TYPE_CHECKING:
@@ -107,14 +108,11 @@ class Metric:
 
     def __call__(self, run: Run) -> Float[Tensor, " batch"]:
         """The metric on a run, one number per prompt; a target that lacks its leading space is warned of."""
-        if isinstance(self.target, str) and self.pos == -1 and run.logits is not None and len(run.logits):
-            from caseback.model.running.targets import warn_of_space  # here, since it reads tokens as metrics do
-
-            column = int(run.tokens.column(-1)[0])
-            warn_of_space(
-                getattr(run.anatomy, "tokenizer", self.tokenizer), self.target, run.logits[0, column].detach()
-            )
-        return self.on(run.tokens, run.anatomy).of_run(run)
+        bound = self.on(run.tokens, run.anatomy)
+        if bound.columns is not None and bound.site is None:
+            columns = bound.columns.tolist()
+            warn_of_spaces(run.anatomy, self.target, self.foil, len(columns), lambda b: run.logits[b, columns[b]])
+        return bound.of_run(run)
 
     def fingerprint_parts(self) -> dict[str, Any]:
         """What is measured, for ``jobs.fingerprint``: a function counts by its code, not by its state (a counter)."""
