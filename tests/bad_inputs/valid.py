@@ -175,7 +175,7 @@ class Valid:
             "units_of": {"layer": 0},
             "fit_tuned_lens": {"steps": 1, "tokens_per_step": 4},
             "fit_attention_lens": {"steps": 1, "tokens_per_step": 4},
-            "reagent": {"steps": 1, "probes": 1},
+            "reagent": {"max_steps": 2, "probes": 1},
             "activating": {"layer": 0, "directions": None},
             "synthesise": {"layer": 0, "directions": None, "steps": 1, "candidates": 2, "proposals": 2},
             "subspace": {"layer": 0},
@@ -184,6 +184,7 @@ class Valid:
             "known_source_test": {"methods": ["gradient_norm"], "models": 1},
             "LowRank": {"matrix": "out"},
             "weight_svd_words": {"matrix": "out"},
+            "metrics.function": {"fn": _first_of_row},
         }
         # options that make a call cheaper
         self.cheap = {
@@ -235,6 +236,10 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def _first_logit(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, -1, 0]
+
+
+def _first_of_row(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, 0]
 
 
 def _double(x: torch.Tensor) -> torch.Tensor:

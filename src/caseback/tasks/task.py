@@ -270,13 +270,19 @@ def get(name: str, /, **options: Any) -> Task:
     >>> get("ioi", order="ABBA").name
     'ioi'
     """
-    if name not in MAKERS:
-        raise CasebackError(f"no task is called {name!r}. {did_you_mean(name, MAKERS, most=len(MAKERS))}")
     return maker(name)(**options)
 
 
 @checked
 def maker(name: str) -> Callable[..., Task]:
-    """The function that makes a task."""
+    """The function that makes a task.
+
+    Raises
+    ------
+    CasebackError
+        For an unknown name.
+    """
+    if name not in MAKERS:
+        raise CasebackError(f"no task is called {name!r}. {did_you_mean(name, MAKERS, most=len(MAKERS))}")
     module, function = MAKERS[name].split(":")
     return getattr(import_module(f"caseback.tasks.standard.{module}"), function)

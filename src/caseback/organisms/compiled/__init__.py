@@ -77,8 +77,8 @@ def build(name: str, **sizes: Any) -> "Organism":
     >>> build("count", alphabet="ab", max_length=4).predict([["a", "b", "a"]])
     [['1', '1', '2']]
     """
-    if name not in BUILDERS:
-        raise CasebackError(f"no organism is called {name!r}. {did_you_mean(name, names())}")
+    if not isinstance(name, str) or name not in BUILDERS:
+        raise CasebackError(f"no organism is called {name!r}. {did_you_mean(str(name), names())}")
     home, _, function = BUILDERS[name].rpartition(".")
     return getattr(import_module(f"{__name__}.{home}"), function)(**sizes)
 

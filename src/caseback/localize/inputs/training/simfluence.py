@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.arguments import checked
@@ -31,7 +32,7 @@ KINDS = ("both", "multiplicative", "additive")
 )
 def simfluence(
     batches: Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]],
-    losses: Any,
+    losses: ArrayLike | Sequence[ArrayLike],
     n_examples: int,
     *,
     ridge: float = 1e-6,
@@ -138,7 +139,10 @@ def _runs(batches: Any, losses: Any) -> list[tuple[Any, np.ndarray]]:
         raise CasebackError(f"batches of {len(batches)} runs and losses of {len(losses)}: expected as many, 1 at least")
     runs = []
     for steps, curve in pairs:
-        curve = np.asarray(curve, dtype=float)
+        try:
+            curve = np.asarray(curve, dtype=float)
+        except (TypeError, ValueError):
+            raise CasebackError(f"losses are {type(curve).__name__}: expected numbers (step + 1, query)") from None
         if curve.ndim != 2 or len(curve) != len(steps) + 1:
             raise CasebackError(
                 f"losses of shape {curve.shape} for {len(steps)} steps: expected (step + 1, query), the first before "
