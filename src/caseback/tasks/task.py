@@ -8,6 +8,7 @@ tokens) are computed from the given model.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -270,7 +271,12 @@ def get(name: str, /, **options: Any) -> Task:
     >>> get("ioi", order="ABBA").name
     'ioi'
     """
-    return maker(name)(**options)
+    make = maker(name)
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise CasebackError(f"task {name!r}: {error}") from None
+    return make(**options)
 
 
 @checked

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.model.arguments import checked
 
 if TYPE_CHECKING:
     from caseback.organisms.compiled.compile import compile_program
@@ -57,6 +58,7 @@ def names() -> list[str]:
     return sorted(BUILDERS)
 
 
+@checked
 def build(name: str, **sizes: Any) -> "Organism":
     """Build a written organism.
 

@@ -146,6 +146,7 @@ class LowRank:
             raise OutOfRange(f"rank {rank}: {self.matrix!r} of layer {self.layer} has ranks 0 to {self.full}")
 
 
+@checked
 def accuracy(target: Target, *, pos: Position = -1) -> Metric:
     """Whether the target is the most probable token: 1 or 0, so that the mean over prompts is the accuracy.
 

@@ -75,6 +75,8 @@ def simfluence(
     """
     if kind not in KINDS:
         raise CasebackError(f"kind {kind!r} is unknown: expected one of {', '.join(KINDS)}")
+    if n_examples < 1:
+        raise OutOfRange(f"n_examples={n_examples}: expected at least 1")
     if not ridge > 0:
         raise OutOfRange(f"ridge is {ridge}: expected a number above 0")
     runs = _runs(batches, losses)
@@ -125,6 +127,8 @@ def simulated(
     [[2.0], [1.8], [0.9]]
     """
     a, b = factors.multiplicative.values, factors.additive.values
+    if np.shape(start) != a.shape[:1]:
+        raise CasebackError(f"start of shape {np.shape(start)}: expected a loss for each of {len(a)} queries")
     losses = [np.asarray(start, dtype=float)]
     for member in _members(batches, a.shape[1]):
         losses.append(losses[-1] * (1 + a @ member) + b @ member)
