@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from torch import Tensor
 from caseback.errors import TargetError
 from caseback.jobs.fingerprint import code_of
 from caseback.model.anatomy.classes import Classes
-from caseback.model.anatomy.coerce import as_tokens
+from caseback.model.anatomy.coerce import as_positions, as_tokens
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
+from caseback.model.argument_kinds import Coerced
 from caseback.model.arguments import checked
 from caseback.model.running.targets import warn_of_spaces
 from caseback.model.running.tokens import Tokens, one_token
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from caseback.model.anatomy.sites import Site
     from caseback.model.running.run import Run
 
-Target = str | int | Sequence[str | int] | Tensor
-Position = int | Tensor
+Target = Annotated[
+    str | int | Sequence[str | int] | Tensor, Coerced(as_tokens, "a token's text or id, or one for each prompt")
+]
+Position = Annotated[int | Tensor, Coerced(as_positions, "a position, or one per prompt")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,7 @@ class Bound:
         return self.value(logits, rows)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Metric:
     """A metric before it meets a batch; call it on a ``Run``.
@@ -155,6 +159,10 @@ class Metric:
         """
         names = getattr(anatomy, "classes", None) or getattr(anatomy, "tokenizer", self.tokenizer)
         bound = self.bind(tokens, names, getattr(anatomy, "d_logits", anatomy.d_vocab))
+        if not isinstance(bound, Bound):
+            raise TargetError(
+                f"{self.name}: its bind gave {type(bound).__name__}, expected a Bound, as cb.function makes one"
+            )
         if not self.reads:
             return bound
         sites = [site for read in self.reads for site in anatomy.sites(read)]

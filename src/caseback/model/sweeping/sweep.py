@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import EditError
+from caseback.errors import CasebackError, EditError
 from caseback.jobs.budget import limit
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
@@ -185,6 +185,8 @@ def sweep(
                     values[segment.variant, segment.example] = value
                 results.keep([s.variant for s in chunk], [s.example for s in chunk])
                 bar.update(len(chunk))
+    if labels is not None and len(labels) != len(per_variant):
+        raise CasebackError(f"{len(labels)} labels for {len(per_variant)} variants: expected one for each")
     if labels is None:
         labels = ["; ".join(dict.fromkeys(e.describe() for _, _, e in r)) for r in per_variant]
     return values, base, list(labels)
