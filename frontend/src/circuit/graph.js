@@ -19,6 +19,7 @@ export function graphView(doc, { onNode, onCount }) {
 
   const box = h("div", { class: "graph-box" });
   const told = h("p", { class: "note" });
+  const key = h("div", { class: "edge-key" });
   const members = doc.edges.filter((edge) => edge.in).length;
   const slider = h("input", {
     type: "range",
@@ -55,6 +56,7 @@ export function graphView(doc, { onNode, onCount }) {
           (to) => {
             colours = to;
             draw();
+            explain();
           },
         ).element
       : null,
@@ -69,7 +71,7 @@ export function graphView(doc, { onNode, onCount }) {
   }
 
   function kindOf(edge) {
-    if (colours === "other") return edge.in && edge.other ? "shared" : edge.in ? "target" : edge.other ? "foil" : "none";
+    if (colours === "other") return edge.in && edge.other ? "shared" : edge.in ? "here" : edge.other ? "there" : "none";
     return edge.score === null ? "none" : edge.score * doc.supports < 0 ? "foil" : "target";
   }
 
@@ -176,17 +178,22 @@ export function graphView(doc, { onNode, onCount }) {
   }
 
   // what a score's sign says is known only where the circuit records how it was scored
-  const score = (side) => `${side * doc.supports > 0 ? "positive" : "negative"} score${doc.sign ? (side > 0 ? ": for the answer" : ": against it") : ""}`;
-  const key = h("div", { class: "edge-key" });
-  const swatch = (kind, text) => h("span", {}, s("svg", { width: 26, height: 8 }, s("line", { class: `edge ${kind}`, x1: 1, x2: 25, y1: 4, y2: 4, "stroke-width": 3.4 })), text);
-  put(
-    key,
-    swatch("target", doc.other ? `${score(1)} · only here` : score(1)),
-    swatch("foil", doc.other ? `${score(-1)} · only there` : score(-1)),
-    doc.other ? swatch("shared", "in both") : null,
-    doc.sign ? h("span", {}, doc.sign) : null,
-    h("span", { class: "faint" }, "into a head: query left, key middle, value right; width grows with the root of the score"),
-  );
+  function score(side) {
+    return `${side * doc.supports > 0 ? "positive" : "negative"} score${doc.sign ? (side > 0 ? ": for the answer" : ": against it") : ""}`;
+  }
+
+  function explain() {
+    const swatch = (kind, text) => h("span", {}, s("svg", { width: 26, height: 8 }, s("line", { class: `edge ${kind}`, x1: 1, x2: 25, y1: 4, y2: 4, "stroke-width": 3.4 })), text);
+    put(
+      key,
+      colours === "other"
+        ? [swatch("here", "only here"), swatch("there", `only in ${doc.other.name}`), swatch("shared", "in both")]
+        : [swatch("target", score(1)), swatch("foil", score(-1)), doc.sign ? h("span", {}, doc.sign) : null],
+      h("span", { class: "faint" }, "into a head: query left, key middle, value right; width grows with the root of the score"),
+    );
+  }
+
+  explain();
   keep(null);
   return { element: h("div", {}, h("div", { class: "toolbar" }, controls), box, key, told), select };
 }

@@ -20,6 +20,7 @@ from plotly.subplots import make_subplots
 from caseback.reports.lens_modes import Mode, chosen, modes_of
 from caseback.reports.lens_rows import Rows, by_unit, rows_of, rows_with_answers
 from caseback.reports.tokens_text import visible
+from caseback.views.figure.lines import line_of
 from caseback.views.numbers_text import number, percent
 
 __all__ = ["lens_grid"]
@@ -27,7 +28,6 @@ __all__ = ["lens_grid"]
 # teal as on the pages: orange and blue are for target and foil
 _SURE = [[0.0, "#ffffff"], [0.25, "#d3eae7"], [0.5, "#93c9c3"], [0.75, "#45958f"], [1.0, "#1b5f5b"]]
 _UNSURE = [[1.0 - at, color] for at, color in reversed(_SURE)]
-_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _LONGEST = 9
 
 
@@ -182,7 +182,7 @@ def _trajectories(figure: go.Figure, one: xr.Dataset, column: int, rows: Rows) -
                 y=ranks.tolist(),
                 name=html.escape(text),
                 mode="lines+markers",
-                line={"color": _LINES[i % len(_LINES)]},
+                line=line_of(i),
                 hovertext=[
                     f"{html.escape(text)} {rows.before}{row}: rank {r}"
                     for row, r in zip(rows.labels, ranks, strict=True)
