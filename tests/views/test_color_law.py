@@ -133,7 +133,7 @@ def test_figures():
 
 def test_pages():
     """The kit has one pair of colors a theme, and what is positive takes the target's in every script."""
-    sheet = (FRONTEND / "kit" / "page.css").read_text("utf-8")
+    sheet = (FRONTEND / "kit" / "colors.css").read_text("utf-8")
     for name, expected in (("target", 1), ("foil", -1)):
         colors = re.findall(rf"--{name}: (#[0-9a-f]{{6}})", sheet)
         assert len(colors) == 2 and {side(color) for color in colors} == {expected}
@@ -229,7 +229,7 @@ def test_page_styles_give_the_signed_colors_to_target_and_foil_alone(sheet):
             expected = next((s for name, s in SIGNED_CLASSES.items() if property_name.startswith(f"--{name}")), 0)
             assert looks_signed(color) in (expected, 0), f"{property_name}: {color} of {selector}"
             declared += expected != 0
-    assert declared >= 4 * (sheet.name == "page.css")
+    assert declared >= 4 * (sheet.name == "colors.css")
 
 
 def test_scripts_color_by_sign_or_name_the_target_and_the_foil():

@@ -70,6 +70,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
     one = lens.isel(batch=batch)
     columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
     tokens = [visible(str(one["token"].values[i])) for i in columns]
+    places = one["pos"].values[columns].tolist()
     rows = rows_of(lens)
     answering = np.array(rows_with_answers(lens))
     followed = "rank" in one and "vocab" in one["rank"].dims
@@ -79,7 +80,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
         cols=1,
         row_heights=[height, 240] if followed else None,
         vertical_spacing=150 / (height + 390) if followed else 0,
-        subplot_titles=["", f"rank {rows.each}, at position {columns[-1]} {tokens[-1]}"] if followed else None,
+        subplot_titles=["", f"rank {rows.each}, at position {places[-1]} {tokens[-1]}"] if followed else None,
     )
     each = range(len(rows.labels))
     shown = [[_clipped(visible(str(one["top_text"].values[r, c, 0]))) for c in columns] for r in each]
@@ -100,7 +101,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
         col=1,
     )
     side = {"showline": False, "ticks": "", "tickmode": "array"}
-    labels = [f"{i} {html.escape(token)}" for i, token in zip(columns, tokens, strict=True)]
+    labels = [f"{i} {html.escape(token)}" for i, token in zip(places, tokens, strict=True)]
     figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=labels, tickangle=-60, row=1, col=1, **side)
     figure.update_yaxes(
         tickvals=list(each),
@@ -207,7 +208,7 @@ def _hover(one: xr.Dataset, modes: list[Mode], rows: Rows, row: int, column: int
     if not np.isfinite(one["entropy"].values[row, column]):
         return "nothing is read here"
     place = f"{rows.before}{html.escape(rows.labels[row])}"
-    lines = [f"{place}, position {column} {html.escape(visible(str(one['token'].values[column])))}"]
+    lines = [f"{place}, position {one['pos'].values[column]} {html.escape(visible(str(one['token'].values[column])))}"]
     for text, p in zip(one["top_text"].values[row, column], one["top_prob"].values[row, column], strict=True):
         lines.append(f"<b>{html.escape(visible(str(text)))}</b> {percent(float(p))}")
     for mode in modes[1:]:
