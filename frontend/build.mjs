@@ -23,6 +23,8 @@ const shared = {
   // ASCII only: the page then reads the same whatever encoding a server or a mail client guesses.
   charset: "ascii",
   legalComments: "none",
+  // packages are told by their place under node_modules, also where that is a link: their licences go in with them
+  preserveSymlinks: true,
 };
 
 await build({

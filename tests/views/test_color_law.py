@@ -22,6 +22,7 @@ from caseback.reports.maps import as_map
 from caseback.reports.waterfall import waterfall
 from caseback.views import text as text_views
 from caseback.views.figure.heatmap import heatmap
+from caseback.views.figure.lens_curves import lens_curves
 from caseback.views.figure.lens_grid import lens_grid
 from caseback.views.figure.waterfall import waterfall_figure
 from caseback.views.page.circuit import circuit_html
@@ -132,7 +133,7 @@ def test_figures():
 
 def test_pages():
     """The kit has one pair of colors a theme, and what is positive takes the target's in every script."""
-    sheet = (FRONTEND / "kit" / "page.css").read_text("utf-8")
+    sheet = (FRONTEND / "kit" / "colors.css").read_text("utf-8")
     for name, expected in (("target", 1), ("foil", -1)):
         colors = re.findall(rf"--{name}: (#[0-9a-f]{{6}})", sheet)
         assert len(colors) == 2 and {side(color) for color in colors} == {expected}
@@ -198,3 +199,63 @@ def test_edges_that_support_the_answer_are_orange_on_the_page(direction, support
     for script in ("graph", "node_panel"):
         text = (FRONTEND / "circuit" / f"{script}.js").read_text("utf-8")
         assert 'edge.score * doc.supports < 0 ? "foil" : "target"' in text
+
+
+SIGNED_CLASSES = {"target": 1, "foil": -1}
+
+
+def rules(sheet):
+    """(selector, body) of each rule of a style sheet, those within a media query included."""
+    plain = re.sub(r"/\*.*?\*/", "", sheet, flags=re.DOTALL)
+    return [(selector.strip(), body) for selector, body in re.findall(r"([^{};]+)\{([^{}]*)\}", plain)]
+
+
+def looks_signed(color):
+    """1 or -1 for a color that a reader would take for the target's or the foil's; 0 for another."""
+    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, saturation, _ = colorsys.rgb_to_hsv(red, green, blue)
+    # grays of any hue are no color
+    return 0 if saturation < 0.3 else 1 if 15 <= 360 * hue <= 45 else -1 if 195 <= 360 * hue <= 225 else 0
+
+
+@pytest.mark.parametrize("sheet", sorted(FRONTEND.rglob("*.css")), ids=lambda path: path.name)
+def test_page_styles_give_the_signed_colors_to_target_and_foil_alone(sheet):
+    declared = 0
+    for selector, body in rules(sheet.read_text("utf-8")):
+        named = re.findall(r"[.-](target|foil)\b", selector)
+        for used in re.findall(r"var\(--(target|foil)", body):
+            assert named == [used], f"{selector} takes the color of the {used}"
+        for property_name, color in re.findall(r"([\w-]+):[^;]*?(#[0-9a-f]{6})\b", body):
+            expected = next((s for name, s in SIGNED_CLASSES.items() if property_name.startswith(f"--{name}")), 0)
+            assert looks_signed(color) in (expected, 0), f"{property_name}: {color} of {selector}"
+            declared += expected != 0
+    assert declared >= 4 * (sheet.name == "colors.css")
+
+
+def test_scripts_color_by_sign_or_name_the_target_and_the_foil():
+    """A class ``target`` or ``foil`` stands where a sign was asked for, or on the token that is the target or the foil."""
+    sign = r'[<>] 0 \? "(?:var\(--)?(?:target|foil)\)?" : "(?:var\(--)?(?:target|foil)\)?"'
+    chip = r"tokenChip\((?:target|foil|doc\.)[^()]*\)"  # the target or the foil itself
+    swatch = r'swatch\("(?:target|foil)", score\(-?1\)\)'  # the legend of what a sign chose
+    token = r'token\.id === doc\.(?:target|foil)\??\.id \? "(?:target|foil)"'
+    answer = r'class: "chip target" \}, tokenText\(doc\.predictions\[0\]'  # what the circuit is of
+    end = r'edgeList\(\w+, "target"\)'  # the far end of an edge, no class
+    allowed = re.compile("|".join((sign, chip, swatch, token, answer, end)))
+    as_class = re.compile(
+        r'(?:class: [`"]|var\(--|\? "| : "|, ")(?:(?:bar|edge|chip|token) )?(?:target|foil)(?: \w+)?[`")]'
+    )
+    for script in FRONTEND.rglob("*.js"):
+        for line in script.read_text("utf-8").splitlines():
+            assert not as_class.search(allowed.sub("", line)), f"{script.name}: {line.strip()}"
+
+
+def test_lines_without_a_sign_have_other_hues():
+    targets = [" the", " cat", " dog", " Mary", " John", " store", " to"]
+    lens = logit_lens(cb.load("meadow"), "the cat and", targets=targets, k=2)
+    lines = [trace.line for trace in lens_grid(lens, title="").data if trace.type == "scatter"]
+    assert len(lines) == len(targets) == len({line.color for line in lines})
+    depth = xr.DataArray([1.0, 0.5], dims=["layer"], coords={"layer": [0, 1]}, attrs={"tokens": 8})
+    measured = xr.Dataset({"kl": depth, "bias": depth, "agreement": depth})
+    curves = lens_curves({str(i): measured for i in range(6)}, title="").data
+    for color in [line.color for line in lines] + [trace.line.color for trace in curves]:
+        assert looks_signed(color) == 0, color

@@ -1,5 +1,7 @@
 """The lens grid shows the result's own numbers in every mode, and the followed tokens' ranks below."""
 
+import io
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -127,3 +129,19 @@ def test_curves_are_the_measured_numbers(model):
         lens_curves({"a": plain, "b": other}, title="")
     with pytest.raises(CasebackError, match="no lens"):
         lens_curves({}, title="")
+
+
+def test_columns_are_named_by_the_positions_that_were_read(model):
+    """Where some positions were read, their own numbers stand at them, not their places among those read."""
+    prompt, read = "Mary and John went to", [2, 5]
+    words = model.tokenizer(prompt, add_special_tokens=False).tokens()
+    expected = [f"{i} {word.replace('Ġ', '␣')}" for i, word in enumerate(["first", *words]) if i in read]
+    lens = patchscope(model, prompt, token_identity(), pos=read)
+    figure = lens_grid(lens, title="")
+    assert list(figure.layout.xaxis.ticktext) == expected
+    assert all(
+        f"position {at} " in text for row in figure.data[0].hovertext for at, text in zip(read, row, strict=True)
+    )
+    console = Console(width=100, no_color=True, file=io.StringIO())
+    print_lens(lens, "lens", console)
+    assert all(label in console.file.getvalue() for label in expected)

@@ -6,7 +6,10 @@ import { count, signed } from "../kit/numbers.js";
 import { hideTip, showTip, tipTable } from "../kit/tooltip.js";
 import { byHeads, byPositions, label, parse, path, shown } from "./layout.js";
 
-const WIDTH = 800;
+// Wide enough on a desk; on a phone the graph is laid out for the room that there is, down to where names are legible.
+const WIDEST = 800;
+const NARROWEST = 340;
+const LEGIBLE = 36; // a column of nodes with their names
 
 /** {element, select(name)}; `onNode(name | null)` when a node is chosen, `onCount(count | null)` when edges are. */
 export function graphView(doc, { onNode, onCount }) {
@@ -16,9 +19,11 @@ export function graphView(doc, { onNode, onCount }) {
   let chosen = null;
   let laid = placed ? "positions" : "heads";
   let colours = "score";
+  let room = WIDEST;
 
   const box = h("div", { class: "graph-box" });
   const told = h("p", { class: "note" });
+  const key = h("div", { class: "edge-key" });
   const members = doc.edges.filter((edge) => edge.in).length;
   const slider = h("input", {
     type: "range",
@@ -55,6 +60,7 @@ export function graphView(doc, { onNode, onCount }) {
           (to) => {
             colours = to;
             draw();
+            explain();
           },
         ).element
       : null,
@@ -69,7 +75,7 @@ export function graphView(doc, { onNode, onCount }) {
   }
 
   function kindOf(edge) {
-    if (colours === "other") return edge.in && edge.other ? "shared" : edge.in ? "target" : edge.other ? "foil" : "none";
+    if (colours === "other") return edge.in && edge.other ? "shared" : edge.in ? "here" : edge.other ? "there" : "none";
     return edge.score === null ? "none" : edge.score * doc.supports < 0 ? "foil" : "target";
   }
 
@@ -80,10 +86,13 @@ export function graphView(doc, { onNode, onCount }) {
   function draw() {
     const edges = shown(doc.edges, kept);
     const drawn = [...doc.inputs, ...edges.flatMap(({ source, target }) => [source, target])];
+    const columns =
+      laid === "positions" ? new Set(drawn.map((name) => parse(name).pos)).size : Math.max(...doc.model.layers.map(({ heads }) => heads)) + 1.6;
+    const width = Math.min(WIDEST, Math.max(NARROWEST, room, 56 + LEGIBLE * columns));
     const layout =
       laid === "positions"
-        ? byPositions(doc.model.layers, drawn.filter((name) => edges.some((e) => e.source === name || e.target === name)), WIDTH)
-        : byHeads(doc.model.layers, doc.inputs, drawn.map((name) => parse(name).base), WIDTH);
+        ? byPositions(doc.model.layers, drawn.filter((name) => edges.some((e) => e.source === name || e.target === name)), width)
+        : byHeads(doc.model.layers, doc.inputs, drawn.map((name) => parse(name).base), width);
     const place = (name) => layout.nodes.get(laid === "positions" ? name : parse(name).base);
     const used = new Set(edges.flatMap(({ source, target }) => [place(source)?.name, place(target)?.name]));
     const near = (edge) => chosen === null || [edge.source, edge.target].some((name) => place(name)?.name === chosen);
@@ -140,7 +149,7 @@ export function graphView(doc, { onNode, onCount }) {
       box,
       s(
         "svg",
-        { class: "circuit-graph", viewBox: `0 0 ${layout.width} ${layout.height}`, role: "group", "aria-label": "The circuit's graph" },
+        { class: "circuit-graph", style: { "min-width": `${layout.width}px` }, viewBox: `0 0 ${layout.width} ${layout.height}`, role: "group", "aria-label": "The circuit's graph" },
         layout.rows.map(({ text, y }) => [
           s("line", { class: "tick", x1: 56, x2: layout.width, y1: y, y2: y }),
           s("text", { class: "axis", x: 0, y, dy: "0.34em" }, text),
@@ -176,17 +185,27 @@ export function graphView(doc, { onNode, onCount }) {
   }
 
   // what a score's sign says is known only where the circuit records how it was scored
-  const score = (side) => `${side * doc.supports > 0 ? "positive" : "negative"} score${doc.sign ? (side > 0 ? ": for the answer" : ": against it") : ""}`;
-  const key = h("div", { class: "edge-key" });
-  const swatch = (kind, text) => h("span", {}, s("svg", { width: 26, height: 8 }, s("line", { class: `edge ${kind}`, x1: 1, x2: 25, y1: 4, y2: 4, "stroke-width": 3.4 })), text);
-  put(
-    key,
-    swatch("target", doc.other ? `${score(1)} · only here` : score(1)),
-    swatch("foil", doc.other ? `${score(-1)} · only there` : score(-1)),
-    doc.other ? swatch("shared", "in both") : null,
-    doc.sign ? h("span", {}, doc.sign) : null,
-    h("span", { class: "faint" }, "into a head: query left, key middle, value right; width grows with the root of the score"),
-  );
+  function score(side) {
+    return `${side * doc.supports > 0 ? "positive" : "negative"} score${doc.sign ? (side > 0 ? ": for the answer" : ": against it") : ""}`;
+  }
+
+  function explain() {
+    const swatch = (kind, text) => h("span", {}, s("svg", { width: 26, height: 8 }, s("line", { class: `edge ${kind}`, x1: 1, x2: 25, y1: 4, y2: 4, "stroke-width": 3.4 })), text);
+    put(
+      key,
+      colours === "other"
+        ? [swatch("here", "only here"), swatch("there", `only in ${doc.other.name}`), swatch("shared", "in both")]
+        : [swatch("target", score(1)), swatch("foil", score(-1)), doc.sign ? h("span", {}, doc.sign) : null],
+      h("span", { class: "faint" }, "into a head: query left, key middle, value right; width grows with the root of the score"),
+    );
+  }
+
+  new ResizeObserver(([{ contentRect }]) => {
+    if (Math.round(contentRect.width) === room) return;
+    room = Math.round(contentRect.width);
+    draw();
+  }).observe(box);
+  explain();
   keep(null);
   return { element: h("div", {}, h("div", { class: "toolbar" }, controls), box, key, told), select };
 }

@@ -93,10 +93,10 @@ export function nodePanel(doc, select) {
     const draw = () => {
       const [up, down] = doc.readings.nodes[node.base][at];
       const most = Math.max(Math.abs(up[0]?.[1] ?? 0), Math.abs(down[0]?.[1] ?? 0)) || 1;
-      const list = (found, kind) =>
-        h("ol", { class: "bars" }, found.map(([i, value]) => bar(tokenText(doc.readings.texts[i]), Math.abs(value) / most, signed(value), kind)));
+      const list = (found) =>
+        h("ol", { class: "bars" }, found.map(([i, value]) => bar(tokenText(doc.readings.texts[i]), Math.abs(value) / most, signed(value), value < 0 ? "foil" : "target")));
       put(title, node.kind === "logits" ? "The stream says" : "Its write says", h("span", { class: "faint" }, ` at position ${at}`));
-      put(body, list(up, "target"), list(down, "foil"));
+      put(body, list(up), list(down));
       flow.mark(at);
     };
     const flow = tokenFlow(doc.tokens, {

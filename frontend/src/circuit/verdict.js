@@ -6,17 +6,31 @@ import { number, percent } from "../kit/numbers.js";
 export function verdictView({ judgement }) {
   const { faithfulness, completeness, minimality, groups, caveats } = judgement;
   const leftOut = Object.entries(judgement.left_out ?? {}).map(([name, why]) => `${name} (${why})`);
-  const row = (name, share, value, more) =>
-    h(
-      "li",
-      { title: more },
-      h("span", { class: "bar-name" }, name),
-      h("span", { class: "bar-track" }, h("span", { class: "bar seq", style: { width: `${100 * Math.max(0, Math.min(1, share))}%` } })),
-      h("span", { class: "bar-value" }, value),
-    );
-  const widest = Math.max(1, ...Object.values(groups));
+  // a bar from 0 to its value, also below 0, among all values of its list; a dashed line where the whole model is
+  const rows = (values, whole) => {
+    const low = Math.min(0, ...values);
+    const high = Math.max(whole ? 1 : 1e-9, ...values);
+    const at = (value) => (100 * (value - low)) / (high - low);
+    return (name, value, text, more) =>
+      h(
+        "li",
+        { title: more },
+        h("span", { class: "bar-name" }, name),
+        h(
+          "span",
+          { class: "bar-track" },
+          low < 0 ? h("span", { class: "zero", style: { left: `${at(0)}%` } }) : null,
+          whole ? h("span", { class: "whole-model", style: { left: `${at(1)}%` } }) : null,
+          h("span", { class: "bar seq", style: { left: `${at(Math.min(0, value))}%`, width: `${at(Math.max(0, value)) - at(Math.min(0, value))}%` } }),
+        ),
+        h("span", { class: "bar-value" }, text),
+      );
+  };
+  const byAblation = rows(faithfulness.map(({ recovered }) => recovered), true);
+  const listed = Object.entries(groups).slice(0, 12);
+  const byGroup = rows(listed.map(([, share]) => share), true);
   const parts = minimality ? Object.entries(minimality.share).sort((a, b) => b[1] - a[1]) : [];
-  const most = Math.max(1e-9, ...parts.map(([, share]) => share));
+  const byNode = rows(parts.map(([, share]) => share), false);
   return [
     h(
       "div",
@@ -24,14 +38,14 @@ export function verdictView({ judgement }) {
       h(
         "figure",
         {},
-        h("figcaption", {}, h("h3", {}, "Recovered, by what the cut edges carry"), h("p", { class: "note" }, "(m(C) − m(∅)) / (m(M) − m(∅)), with the bootstrap interval over prompts.")),
+        h("figcaption", {}, h("h3", {}, "Recovered, by what the cut edges carry"), h("p", { class: "note" }, "(m(C) − m(∅)) / (m(M) − m(∅)), with the bootstrap interval over prompts. Dashed: 1, the whole model.")),
         h(
           "ol",
           { class: "bars ablations" },
           faithfulness.map((found) =>
-            row(
+            byAblation(
               found.ablation,
-              found.recovered / Math.max(1, ...faithfulness.map(({ recovered }) => recovered)),
+              found.recovered,
               `${number(found.recovered)} [${number(found.recovered_low)}, ${number(found.recovered_high)}]`,
               `ratio ${number(found.ratio)}, difference ${number(found.difference)}`,
             ),
@@ -40,7 +54,7 @@ export function verdictView({ judgement }) {
         Object.keys(groups).length > 1
           ? [
               h("h4", {}, "By group of prompts, the worst first: farthest from 1"),
-              h("ol", { class: "bars groups" }, Object.entries(groups).slice(0, 12).map(([name, share]) => row(name, share / widest, number(share)))),
+              h("ol", { class: "bars groups" }, listed.map(([name, share]) => byGroup(name, share, number(share)))),
             ]
           : null,
         completeness
@@ -55,13 +69,13 @@ export function verdictView({ judgement }) {
             h(
               "ol",
               { class: "bars" },
-              parts.slice(0, 14).map(([name, share]) => row(h("span", { class: "mono" }, name), share / most, percent(Math.min(9.99, share)))),
+              parts.slice(0, 14).map(([name, share]) => byNode(h("span", { class: "mono" }, name), share, percent(Math.min(9.99, share)))),
             ),
             parts.length > 14 ? h("p", { class: "note" }, `${parts.length - 14} more, the least ${minimality.least_part}.`) : null,
           )
         : null,
     ),
-    leftOut.length ? h("p", { class: "note" }, `Not judged: ${leftOut.join(", ")}. caseback circuit --judge full judges all of it.`) : null,
+    leftOut.length ? h("p", { class: "note left-out" }, `Not judged: ${leftOut.join(", ")}. caseback circuit --judge full judges all of it.`) : null,
     caveats.length
       ? h("figure", {}, h("figcaption", {}, h("h3", {}, "What speaks against it", h("span", { class: "entry" }, "Primer 3.2.37"))), h("ul", { class: "caveats" }, caveats.map((text) => h("li", {}, text))))
       : null,

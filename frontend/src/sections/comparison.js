@@ -71,7 +71,7 @@ export function comparisonFigures(comparison, methods) {
   );
   const curved = figure(
     "As tokens go, as tokens come",
-    "Blue: the metric as the highest scores are taken out one by one; it should fall early. Orange: as they are put in; it should rise early. Grey: the other methods.",
+    "Dashed, plum: the metric as the highest scores are taken out one by one; it should fall early. Solid, teal: as they are put in; it should rise early. Grey: the other methods.",
     curves(comparison, methods),
   );
   return [
@@ -224,8 +224,8 @@ function curves(comparison, methods) {
         s("path", { class: "curve deletion", d: path(deletion[m]) }),
         s("path", { class: "curve insertion", d: path(insertion[m]) }),
         ...share.flatMap((at, i) => [
-          s("circle", { class: "foil", cx: x(at), cy: y(deletion[m][i]), r: 2.6 }),
-          s("circle", { class: "target", cx: x(at), cy: y(insertion[m][i]), r: 2.6 }),
+          s("circle", { class: "deletion", cx: x(at), cy: y(deletion[m][i]), r: 2.6 }),
+          s("circle", { class: "insertion", cx: x(at), cy: y(insertion[m][i]), r: 2.6 }),
         ]),
       );
     },

@@ -34,6 +34,19 @@ SCALE = [
 _CELL, _PANEL_GAP = 26, 54
 _SMALLEST, _LARGEST = 240, 1500
 
+# a figure that is wider than the window scrolls in its own frame
+_FRAME = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>main {{ overflow-x: auto; }}</style></head>
+<body>
+<main>
+{drawn}
+</main>
+</body>
+</html>
+"""
+
 
 @checked
 def heatmap(maps: Map | Mapping[str, Map], *, title: str, value: str) -> go.Figure:
@@ -126,7 +139,9 @@ def write_figure(figure: go.Figure, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     expect_writable(path)
-    page = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
+    drawn = figure.to_html(include_plotlyjs=True, full_html=False, config={"displaylogo": False})
+    # titles are HTML for plotly: escaped already
+    page = _FRAME.format(title=figure.layout.title.text or "caseback", drawn=drawn)
     with whole_file(path) as draft:
         draft.write_text(page, encoding="utf-8", newline="\n")
     return path

@@ -11,11 +11,11 @@ from plotly.subplots import make_subplots
 
 from caseback.errors import CasebackError
 from caseback.reports.document import checked
+from caseback.views.figure.lines import line_of
 
 __all__ = ["lens_curves"]
 
 _NAMES = {"kl": "KL(model ‖ lens), nats", "bias": "bias, nats", "agreement": "agreement"}
-_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 @checked
@@ -63,7 +63,7 @@ def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str) -> go.Figure:
                     legendgroup=name,
                     showlegend=column == 1,
                     mode="lines+markers",
-                    line={"color": _LINES[i % len(_LINES)]},
+                    line=line_of(i),
                 ),
                 row=1,
                 col=column,

@@ -21,6 +21,7 @@ from caseback.reports.document import checked
 from caseback.reports.lens_modes import Mode, chosen, modes_of
 from caseback.reports.lens_rows import Rows, by_unit, rows_of, rows_with_answers
 from caseback.reports.tokens_text import visible
+from caseback.views.figure.lines import line_of
 from caseback.views.numbers_text import number, percent
 
 __all__ = ["lens_grid"]
@@ -28,7 +29,6 @@ __all__ = ["lens_grid"]
 # teal as on the pages: orange and blue are for target and foil
 _SURE = [[0.0, "#ffffff"], [0.25, "#d3eae7"], [0.5, "#93c9c3"], [0.75, "#45958f"], [1.0, "#1b5f5b"]]
 _UNSURE = [[1.0 - at, color] for at, color in reversed(_SURE)]
-_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _LONGEST = 9
 
 
@@ -72,6 +72,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
     one = lens.isel(batch=batch)
     columns = [i for i in range(one.sizes["pos"]) if np.isfinite(one["entropy"].values[:, i]).any()]
     tokens = [visible(str(one["token"].values[i])) for i in columns]
+    places = one["pos"].values[columns].tolist()
     rows = rows_of(lens)
     answering = np.array(rows_with_answers(lens))
     followed = "rank" in one and "vocab" in one["rank"].dims
@@ -81,7 +82,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
         cols=1,
         row_heights=[height, 240] if followed else None,
         vertical_spacing=150 / (height + 390) if followed else 0,
-        subplot_titles=["", f"rank {rows.each}, at position {columns[-1]} {tokens[-1]}"] if followed else None,
+        subplot_titles=["", f"rank {rows.each}, at position {places[-1]} {tokens[-1]}"] if followed else None,
     )
     each = range(len(rows.labels))
     shown = [[_clipped(visible(str(one["top_text"].values[r, c, 0]))) for c in columns] for r in each]
@@ -102,7 +103,7 @@ def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0
         col=1,
     )
     side = {"showline": False, "ticks": "", "tickmode": "array"}
-    labels = [f"{i} {html.escape(token)}" for i, token in zip(columns, tokens, strict=True)]
+    labels = [f"{i} {html.escape(token)}" for i, token in zip(places, tokens, strict=True)]
     figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=labels, tickangle=-60, row=1, col=1, **side)
     figure.update_yaxes(
         tickvals=list(each),
@@ -184,7 +185,7 @@ def _trajectories(figure: go.Figure, one: xr.Dataset, column: int, rows: Rows) -
                 y=ranks.tolist(),
                 name=html.escape(text),
                 mode="lines+markers",
-                line={"color": _LINES[i % len(_LINES)]},
+                line=line_of(i),
                 hovertext=[
                     f"{html.escape(text)} {rows.before}{row}: rank {r}"
                     for row, r in zip(rows.labels, ranks, strict=True)
@@ -209,7 +210,7 @@ def _hover(one: xr.Dataset, modes: list[Mode], rows: Rows, row: int, column: int
     if not np.isfinite(one["entropy"].values[row, column]):
         return "nothing is read here"
     place = f"{rows.before}{html.escape(rows.labels[row])}"
-    lines = [f"{place}, position {column} {html.escape(visible(str(one['token'].values[column])))}"]
+    lines = [f"{place}, position {one['pos'].values[column]} {html.escape(visible(str(one['token'].values[column])))}"]
     for text, p in zip(one["top_text"].values[row, column], one["top_prob"].values[row, column], strict=True):
         lines.append(f"<b>{html.escape(visible(str(text)))}</b> {percent(float(p))}")
     for mode in modes[1:]:

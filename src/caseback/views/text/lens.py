@@ -76,7 +76,7 @@ def print_lens(
         return str(int(value)) if shown.ranks else number(value)
 
     cells = [[glyphs.text(cell(row, column)) for column in columns] for row in range(len(layers))]
-    labels = [glyphs.text(f"{i} {_clipped(visible(str(one['token'].values[i])))}") for i in columns]
+    labels = [glyphs.text(f"{one['pos'].values[i]} {_clipped(visible(str(one['token'].values[i])))}") for i in columns]
     widths = [max([cell_len(labels[j]), *(cell_len(line[j]) for line in cells)]) for j in range(len(columns))]
     room = console.width - max(map(cell_len, [*layers, rows.axis])) - 2
     console.print(Text(glyphs.text(f"{title}: {shown.title}, {rows.each}"), style="bold"))
