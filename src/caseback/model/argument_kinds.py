@@ -298,6 +298,9 @@ def _many(origin: Any, kind: Any, check: Check | None, named: bool, value: Any) 
 
     if named and kind in (str, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
         value = [value]
+    if isinstance(value, str) and not named and check is not None:
+        _each(kind, check, tuple(value))
+        return value  # within something else a text is its characters, as Python has it
     if not are_several(value):
         raise Refused("several in a list")
     if not isinstance(value, list | tuple):
