@@ -5,8 +5,9 @@ Expected values are plain Python.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
@@ -76,3 +77,74 @@ def test_a_call_that_does_not_fit_is_refused_too():
         given(nothing=1)
     with pytest.raises(TypeError):
         given(nothing=1)
+
+
+Pairs = Annotated[Sequence[tuple[str, int]], "an alias with a note that is none of the door's"]
+
+
+@checked
+def held(
+    pairs: Pairs = (),
+    nested: Sequence[Sequence[int]] = (),
+    sizes: int | Mapping[str, int] = 1,
+    one: tuple[int, int | None] = (0, None),
+    weights: torch.Tensor | None = None,
+    layers: Sequence[int] | None = None,
+    where: slice | None = None,
+    either: str | Sequence[str | Sequence[int]] = "",
+):
+    """All arguments, by name."""
+    return locals()
+
+
+@checked
+@dataclass
+class Point:
+    x: int
+    name: str = ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "passed"),
+    [
+        ("pairs", [("a", np.int64(1))], [("a", 1)]),
+        ("pairs", [["a", 1]], [("a", 1)]),
+        ("nested", [np.array([1, 2]), [3]], [[1, 2], [3]]),
+        ("sizes", {"a": np.int64(2)}, {"a": 2}),
+        ("one", [np.int64(3), None], (3, None)),
+        ("either", ["a", [1, 2]], ["a", [1, 2]]),
+        ("layers", np.arange(2), [0, 1]),
+        ("where", slice(1, 2), slice(1, 2)),
+    ],
+)
+def test_containers_are_walked(name, value, passed):
+    assert held(**{name: value})[name] == passed
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("pairs", bad) for bad in ("ab", [("a",)], [("a", "b")], [1], {"a": 1}, 3)],
+        *[("nested", bad) for bad in ([1, 2], [["a"]], [[1.5]], [[True]], 3)],
+        *[("sizes", bad) for bad in ({"a": 1.5}, {1: 1}, [("a", 1)], None)],
+        *[("one", bad) for bad in ((1,), (1, 2, 3), ("a", 1), 1)],
+        *[("weights", bad) for bad in ("a", 3, [[1.0], [1.0, 2.0]], torch.empty(2, device="meta"))],
+        *[("layers", bad) for bad in ([], range(0), "0", {0: 1})],
+        *[("where", bad) for bad in (1, "a", [1])],
+        *[("either", bad) for bad in (3, [3], [[1.5]], {"a": 1})],
+    ],
+)
+def test_containers_of_another_kind_are_refused(name, value):
+    with pytest.raises((ArgumentError, OutOfRange), match=rf"held\({name}=.*expected"):
+        held(**{name: value})
+
+
+def test_lists_become_tensors_and_iterators_lists():
+    assert torch.equal(held(weights=[[1.0, 2.0]])["weights"], torch.tensor([[1.0, 2.0]]))
+    assert held(nested=iter([[1], [2]]))["nested"] == [[1], [2]]
+
+
+def test_a_constructor_stands_behind_the_door():
+    assert Point(np.int64(3)) == Point(3)
+    with pytest.raises(ArgumentError, match=r"Point\(x=1.5\): expected a whole number"):
+        Point(1.5)

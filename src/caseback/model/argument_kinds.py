@@ -6,6 +6,7 @@
     Sequence[int]            numbers, one or many; no mask, no text
     Sequence[str], [float]   texts or numbers, one or many
     tuple, list, Sequence    several, each of its kind; a tuple of so many
+    Iterable                 several, at which nobody looks before the function does
     dict, Mapping            a mapping, its keys and its values each of their kind
     Literal, Callable        one of the choices; what can be called
     Tensor, ndarray          numbers, as one of these; jaxtyping's dimensions are left to the function
@@ -138,7 +139,8 @@ def check_of(hint: Any, name: str, default: Any, *, within: bool = False) -> Che
     if origin is tuple and parts[-1] is not ...:
         return functools.partial(_tuple, [inner(part) for part in parts])
     if origin in _MANY:
-        return functools.partial(_several, origin, parts[0], inner(parts[0]), "" if within else name)
+        each = None if origin is Iterable else inner(parts[0])
+        return functools.partial(_several, origin, parts[0], each, "" if within else name)
     if origin is not None and issubclass(origin, Mapping):
         return functools.partial(_mapping, inner(parts[0]), inner(parts[1]))
     return _check_of_class(origin or hint, name, default)
@@ -256,7 +258,7 @@ def _callable(value: Any) -> Any:
 
 def _choice(choices: list[Any], value: Any) -> Any:
     if not isinstance(value, str | int) or isinstance(value, bool) or value not in choices:
-        raise Refused(" or ".join(map(repr, choices)))
+        raise (Beyond if isinstance(value, str) else Refused)(" or ".join(map(repr, choices)))
     return value
 
 
@@ -281,8 +283,8 @@ def _numbers(value: Any) -> Any:
 def _several(origin: Any, kind: Any, check: Check | None, name: str, value: Any) -> Any:
     """Many of a kind, in the container they came in where that is one, a list otherwise.
 
-    Without a name they are part of something else, and one is not many. Iterators stay as they are where an
-    ``Iterable`` is asked for: looking would use them up.
+    Without a name they are part of something else, and one is not many. Nothing is looked at where an ``Iterable`` is
+    asked for: that would use it up.
     """
     if kind is int and origin is not Iterable and (name or isinstance(value, Iterable)):
         many = _numbers(value)
@@ -296,12 +298,21 @@ def _several(origin: Any, kind: Any, check: Check | None, name: str, value: Any)
 def _many(origin: Any, kind: Any, check: Check | None, named: bool, value: Any) -> Any:
     from caseback.model.anatomy.coerce import are_several
 
-    if named and kind in (str, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
+    if (
+        named
+        and origin is not Iterable
+        and kind in (str, float)
+        and isinstance(value, str | int | float)
+        and not isinstance(value, bool)
+    ):
         value = [value]
+    if isinstance(value, str) and not named and check is not None:
+        _each(kind, check, tuple(value))
+        return value  # within something else a text is its characters, as Python has it
     if not are_several(value):
         raise Refused("several in a list")
     if not isinstance(value, list | tuple):
-        if origin is Iterable or (check is None and not isinstance(value, Iterator)):
+        if check is None and (origin is Iterable or not isinstance(value, Iterator)):
             return value
         try:
             value = list(getattr(value, "tolist", lambda: value)())  # pyright: ignore[reportArgumentType]

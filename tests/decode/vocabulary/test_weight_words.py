@@ -223,7 +223,7 @@ def test_reading_changes_no_weight():
         (lambda m: circuit_of_tokens(m, "ov", 0, 0, [10**6]), "1000000"),
         (lambda m: weight_svd_words(m, "in", 0, top=0), "top=0"),
         (lambda m: vectors_as_words(m, torch.zeros(3)), "width"),
-        (lambda m: vectors_as_words(m, cast(Any, [1.0])), "list"),
+        (lambda m: vectors_as_words(m, cast(Any, [1.0])), "width"),
         (lambda m: vectors_as_words(m, torch.full((m.d_model,), torch.nan)), "NaN"),
         (lambda m: vectors_as_words(m, torch.zeros(m.d_model), side=cast(Any, "up")), "side='up'"),
         (lambda m: vectors_as_words(m, torch.zeros(2, 2, m.d_model)), "name 2 dimensions"),

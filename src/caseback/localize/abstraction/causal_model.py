@@ -13,12 +13,13 @@ import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Annotated, Any
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.arguments import checked
 
-Mechanism = tuple[Sequence[str], Callable[..., Any]]
+Mechanism = Annotated[tuple[Sequence[str], Callable[..., Any]], JUDGED_BY_THE_FUNCTION]
 Values = Mapping[str, Any]
 
 

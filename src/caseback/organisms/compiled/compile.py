@@ -28,7 +28,7 @@ ANSWER = 10.0
 def compile_program(
     program: Expression,
     *,
-    alphabet: Sequence[str],
+    alphabet: str | Sequence[str],
     max_length: int,
     name: str = "program",
     about: str = "",
