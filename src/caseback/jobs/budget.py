@@ -58,6 +58,8 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "influence_tokens": Limit(2048, "tokens per pass", "inputs and gradients of every matrix are held for each"),
         "influence_window": Limit(128, "examples sorted by length", "batches of like lengths waste no padding"),
         "corpus_rows": Limit(8, "rows of a corpus per pass", "their streams at every depth are held together"),
+        "stream_tokens": Limit(2048, "tokens per pass", "maps of attention at every layer are held together", 16384),
+        "shard_tokens": Limit(2**16, "tokens of a corpus per shard", "what an interruption costs"),
         "activation_rows": Limit(16, "rows per pass", "examples of units are read again in few passes"),
         "context_prompts": Limit(16, "prompts per pass", "logits at all their positions are held"),
         "task_prompts": Limit(16, "prompts per pass", "logits over a long vocabulary are held for each"),
@@ -89,6 +91,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         # bytes and sizes beyond which something is not held, or not made
         "recorded_bytes": Limit(2**29, "bytes", "recorded bases are kept for a whole search"),
         "influence_row_bytes": Limit(2**30, "bytes", "more rows are computed again in each pass over a corpus"),
+        "whole_fingerprint_bytes": Limit(2**33, "bytes", "larger models are told apart by some rows of each weight"),
         "influence_shard_bytes": Limit(2**26, "bytes per shard", "what an interruption costs"),
         "second_moment_bytes": Limit(2**33, "bytes", "a second moment of gradients beyond it is refused"),
         "factor_side": Limit(16384, "rows of a square factor", "its eigenvectors beyond it are refused"),

@@ -54,6 +54,8 @@ class Plan:
         Of each worker: they are part of what the last bits follow from.
     unit
         What is counted, for progress.
+    beside
+        Folders in which a shard has a file beside its result.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class Plan:
     sizes: Sequence[int] = ()
     threads: int = 1
     unit: str = "shard"
+    beside: Sequence[str] = ()
 
     def differences(self, other: Plan) -> list[str]:
         """By name what is not the same in two plans, the shards aside."""
@@ -70,7 +73,13 @@ class Plan:
         return [name for name in dict.fromkeys([*one, *two]) if one.get(name) != two.get(name)]
 
     def _facts(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.options, **self.depends_on, "threads": self.threads}
+        return {
+            "kind": self.kind,
+            "beside": list(self.beside),
+            **self.options,
+            **self.depends_on,
+            "threads": self.threads,
+        }
 
 
 @dataclass
@@ -169,6 +178,7 @@ class Job:
             "sizes": list(plan.sizes),
             "threads": plan.threads,
             "unit": plan.unit,
+            "beside": list(plan.beside),
         }
 
     def __len__(self) -> int:
@@ -191,13 +201,14 @@ class Job:
         """Of all that a shard's result follows from."""
         return fingerprint([self._common, self.plan.shards[shard]])
 
+    def beside(self, shard: int, folder: str) -> Path:
+        """The file that a shard has in another folder, with ``result_of`` among its metadata as the result itself."""
+        return self.folder / folder / f"{shard:05d}.safetensors"
+
     def done(self, shard: int) -> bool:
-        """Whether a shard's result is there, and this job's; that its content is whole shows when it is read."""
-        try:
-            with safe_open(self.path(shard), "pt") as file:
-                return (file.metadata() or {}).get("result_of") == self.digest(shard)
-        except (OSError, SafetensorError, ValueError):
-            return False
+        """Whether all files of a shard are there, and this job's; that their content is whole shows when it is read."""
+        paths = [self.path(shard), *(self.beside(shard, folder) for folder in self.plan.beside)]
+        return all(_result_of(path) == self.digest(shard) for path in paths)
 
     def undone(self) -> list[int]:
         """The shards whose result is not there."""
@@ -236,6 +247,15 @@ class Job:
         for shard in range(len(self)):
             if os.path.exists(path := self.failure_path(shard)) and not self.done(shard):
                 yield shard, read_json(path)
+
+
+def _result_of(path: Path) -> str | None:
+    """The digest that a file says it is the result of; None where there is no such file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("result_of")
+    except (OSError, SafetensorError, ValueError):
+        return None
 
 
 def _expect_same(held: Plan, plan: Plan, folder: str) -> None:

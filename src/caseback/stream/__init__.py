@@ -1,1 +1,10 @@
 """One pass over a corpus: whatever needs the model's activations over text declares it, and is fed by the same pass."""
+
+from caseback.stream.collect import collect as collect
+from caseback.stream.collection import Collection as Collection
+from caseback.stream.documents import Document as Document
+from caseback.stream.documents import documents as documents
+from caseback.stream.store import Store as Store
+from caseback.stream.store import open_store as open_store
+from caseback.stream.tables.registry import TABLES as TABLES
+from caseback.stream.tables.table import Table as Table

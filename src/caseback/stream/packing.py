@@ -298,7 +298,7 @@ def blocks_of(
     >>> [block.document.tolist() for block in blocks_of(rows, 6)]
     [[0, 1], [2, 3], [4]]
     >>> [block.document.tolist() for block in blocks_of(rows, 6, interleave=2)]
-    [[1, 3], [0, 2], [4]]
+    [[1, 2], [0, 3], [4]]
     """
     if tokens < 1 or interleave < 1:
         raise OutOfRange(f"blocks of {tokens} tokens, {interleave} at a time: expected 1 or more of each")
@@ -328,12 +328,11 @@ def _dealt(group: list[Row], interleave: int, seed: int) -> list[list[Row]]:
     by_document: dict[int, list[Row]] = {}
     for row in group:
         by_document.setdefault(row.document, []).append(row)
-    order = np.random.default_rng([seed, group[0].document]).permutation(len(by_document))
-    parts: list[list[Row]] = [[] for _ in range(interleave)]
+    drawn = np.random.default_rng([seed, group[0].document]).permutation(list(by_document))
+    parts: list[list[int]] = [[] for _ in range(interleave)]
     sizes = [0] * interleave
-    whole = list(by_document.values())
-    for one in order:
+    for document in drawn:
         least = sizes.index(min(sizes))
-        parts[least] += whole[one]
-        sizes[least] += sum(len(row.ids) for row in whole[one])
-    return [part for part in parts if part]
+        parts[least].append(document)
+        sizes[least] += sum(len(row.ids) for row in by_document[document])
+    return [[row for document in sorted(part) for row in by_document[document]] for part in parts if part]

@@ -10,7 +10,7 @@ more than their last bits. Padding never enters: tables see real tokens only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -76,6 +76,10 @@ class Table:
 
     name: ClassVar[str] = ""
     rules: ClassVar[Mapping[str, str]] = {}
+
+    def options(self) -> dict[str, Any]:
+        """Its fields, by which it is told from others and made again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def sites(self, anatomy: Anatomy) -> list[Site]:
         """What it reads of a pass; ``Site("logits")`` for the logits."""

@@ -1,0 +1,69 @@
+"""What a pass over a corpus left: tables as labeled arrays, and stores of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from caseback.errors import CasebackError, did_you_mean
+from caseback.model.running.model import Model
+from caseback.stream.store import Store, open_store
+from caseback.stream.tables.table import State, Table
+
+
+class Collection:
+    """Tables and stored activations of one model over one corpus.
+
+    Attributes
+    ----------
+    model
+        The model.
+    tables
+        By name.
+    n_tokens
+        How many tokens the model read.
+    folder
+        Where the job is; None for one in memory.
+    """
+
+    def __init__(
+        self, model: Model, tables: Mapping[str, Table], states: Mapping[str, State], n_tokens: int, folder: Path | None
+    ):
+        self.model, self.tables, self._states = model, dict(tables), dict(states)
+        self.n_tokens, self.folder = n_tokens, folder
+
+    def state(self, name: str) -> State:
+        """A table's sums as they are, to be merged or reduced further."""
+        if name not in self._states:
+            raise CasebackError(f"no table {name!r} was collected. {did_you_mean(name, self._states)}")
+        return self._states[name]
+
+    def __getitem__(self, name: str) -> xr.Dataset:
+        state = self.state(name)
+        return self.tables[name].result(state, self.model, corpus_tokens=self.n_tokens)
+
+    def __iter__(self) -> Any:
+        return iter(self._states)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def store(self, site: Any) -> Store:
+        """The activations that were stored of a site.
+
+        Raises
+        ------
+        CasebackError
+            Where there is no folder.
+        LoadError
+            For a site that was not stored.
+        """
+        if self.folder is None:
+            raise CasebackError("this collection is in memory: activations are stored in a folder")
+        return open_store(self.folder, site)
+
+    def __repr__(self) -> str:
+        return f"Collection({', '.join(self._states) or 'no tables'}; {self.n_tokens:,} tokens)"
