@@ -122,13 +122,12 @@ def collect(
     >>> model = cb.load("meadow")
     >>> collection = collect(model, ["Mary went to the store.", "the cat"], ["stream_moments"])
     >>> collection.n_tokens, dict(collection["stream_moments"]["mean"].sizes)
-    (11, {'layer': 4, 'd_model': 64})
+    (10, {'layer': 4, 'd_model': 160})
     """
     chosen = tables_of(tables)
     sites = [site for given in activations for site in model.anatomy.sites(given)]
     if not chosen and not sites:
         raise CasebackError("nothing to collect: name tables, or sites whose activations are to be stored")
-    needed = [*sites, *(site for table in chosen.values() for site in table.sites(model.anatomy))]
     options: dict[str, Any] = {
         "tables": {name: table.options() for name, table in chosen.items()},
         "activations": [str(site) for site in sites],
@@ -138,7 +137,6 @@ def collect(
     work = Collecting(model, chosen, sites, options["batch_tokens"], padding)
     rows = rows_of(model, documents(corpus, column=column), length=length, bos=bos)
     blocks = blocks_of(rows, limit("shard_tokens", given=shard_tokens), interleave=interleave, seed=seed)
-    del needed
     if folder is None:
         if sites or workers != 1 or on != HERE:
             raise CasebackError("stored activations and other workers need a folder: give folder=")
