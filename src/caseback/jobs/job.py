@@ -136,7 +136,7 @@ class Job:
         at = Path(folder)
         if os.path.exists(at / "job.json"):
             held = cls.open(at).plan
-            _expect_same(held, plan, str(folder))
+            expect_same(held, plan, str(folder))
             if list(held.shards) == list(plan.shards):
                 return cls(at, held)
         elif any(name for name in os.listdir(at) if not name.startswith(".") and name not in _OWN):
@@ -258,8 +258,14 @@ def _result_of(path: Path) -> str | None:
         return None
 
 
-def _expect_same(held: Plan, plan: Plan, folder: str) -> None:
-    """Refuse a plan that is not the one in a folder, nor the same with more at its end."""
+def expect_same(held: Plan, plan: Plan, folder: str) -> None:
+    """Refuse a plan that is not the one in a folder, nor the same with more at its end.
+
+    Raises
+    ------
+    LoadError
+        Saying what differs.
+    """
     differ = held.differences(plan)
     if differ:
         raise LoadError(f"{folder!r} holds another job: choose another folder (what differs: {', '.join(differ)})")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
-from caseback.jobs.job import Job, Plan
+from caseback.jobs.job import Job, Plan, expect_same
 from caseback.jobs.launch import HERE, launch
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.safe_files import read_tensors, write_tensors
@@ -156,27 +157,39 @@ def begin(
     *,
     progress: bool = False,
 ) -> Job:
-    """Write a corpus down as the shards of a job."""
+    """Write a corpus down as the shards of a job.
+
+    Raises
+    ------
+    LoadError
+        For a folder of another job, before anything in it is written.
+    """
     at = make_folder(folder, "the collection")
+    beside = [site_folder(site) for site in options["activations"]]
+    plan = Plan(KIND, options, depends_on, [], [], threads, "token", beside)
+    held: Sequence[str] = ()
     if os.path.exists(at / "job.json"):
-        threads = Job.open(at).plan.threads  # how many there were when the folder was made
+        there = Job.open(at).plan
+        held, plan = there.shards, replace(plan, threads=there.threads)  # as many as when the folder was made
+        expect_same(there, replace(plan, shards=held), str(folder))
     make_folder(at / "rows", "the collection")
-    digests, sizes = [], []
+    digests: list[str] = []
+    sizes: list[int] = []
     bar = progress_bar(show=progress, what="rows", unit="token", unit_scale=True)
     for number, block in enumerate(blocks):
         tensors = block.tensors()
-        digest = fingerprint([tensors, block.first_row, block.first_token])
-        if not _holds(path := rows_path(at, number), digest):
-            first = {"first_row": str(block.first_row), "first_token": str(block.first_token)}
-            write_tensors(path, tensors, {"block": digest, **first})
-        digests.append(digest)
+        digests.append(fingerprint([tensors, block.first_row, block.first_token]))
         sizes.append(block.n_tokens)
+        # the last may be longer by now, and what differs before it is another corpus
+        expect_same(replace(plan, shards=held[: number + 2]), replace(plan, shards=digests), str(folder))
+        if not _holds(path := rows_path(at, number), digests[-1]):
+            first = {"first_row": str(block.first_row), "first_token": str(block.first_token)}
+            write_tensors(path, tensors, {"block": digests[-1], **first})
         bar.update(block.n_tokens)
     bar.close()
     if not digests:
         raise CasebackError("the corpus is empty: no document has the 2 tokens that a row needs")
-    beside = [site_folder(site) for site in options["activations"]]
-    return Job.begin(at, Plan(KIND, options, depends_on, digests, sizes, threads, "token", beside), "the collection")
+    return Job.begin(at, replace(plan, shards=digests, sizes=sizes), "the collection")
 
 
 def _holds(path: Path, digest: str) -> bool:
