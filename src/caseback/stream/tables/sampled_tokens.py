@@ -1,6 +1,6 @@
 """A sample of tokens that does not depend on the order in which they come: those of which a hash of their place is least.
 
-    sample = the n tokens i with the smallest h(i, seed),    h: splitmix64
+sample = the n tokens i with the smallest h(i, seed),    h: splitmix64
 """
 
 from __future__ import annotations

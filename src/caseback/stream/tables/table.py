@@ -95,7 +95,7 @@ class Seen:
             column = (first[:, None] + position).clamp_max(width - 1)
             x = x.gather(2, column[:, None, :, None].expand_as(x)).gather(3, column[:, None, None].expand_as(x))
         # never a product: padding may be NaN
-        return x.masked_fill(beyond[:, None, :, None] | beyond[:, None, None], 0.0)
+        return x.masked_fill(beyond[:, None, :, None] | beyond[:, None, None], 0.0).contiguous()
 
 
 @dataclass(frozen=True)
