@@ -87,6 +87,12 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "contraction_numbers": Limit(2**24, "numbers", "what writers write, some prompts or positions at a time"),
         "qk_map_entries": Limit(2**23, "entries of attention maps", "one map per query or key that is replaced"),
         "agreement_signs": Limit(2**24, "signs of pairs", "a rank correlation compares every pair of features"),
+        "table_numbers": Limit(
+            2**18,
+            "numbers",
+            "a slice of activations stays in a CPU's cache while several sums of it are formed",
+            2**26,
+        ),
         "activation_keys": Limit(2**22, "activations", "they are turned into sortable keys together"),
         # bytes and sizes beyond which something is not held, or not made
         "recorded_bytes": Limit(2**29, "bytes", "recorded bases are kept for a whole search"),

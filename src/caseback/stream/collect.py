@@ -37,7 +37,7 @@ from caseback.stream.marks import token_kinds
 from caseback.stream.one_pass import pass_over
 from caseback.stream.packing import Block, blocks_of, rows_of
 from caseback.stream.store import StoredSite, site_folder
-from caseback.stream.tables.registry import TableSpec, tables_of
+from caseback.stream.tables.registry import tables_of
 from caseback.stream.tables.table import Seen, State, Table
 
 KIND = "collect"

@@ -3,6 +3,7 @@
 position, previous, current      place in the row, the ids of the token before (-1 at the row's first) and its own
 repeat                           distance to the last same token of the row; 0 where there is none
 word                             which word of the row it belongs to, counted from 0
+document                         the document of the corpus that its row is of
 kinds                            bits that follow from the token's text alone (``KINDS``)
 labels                           whatever the corpus brings, -1 where it says nothing
 """
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from caseback.errors import OutOfRange
 from caseback.model.running.model import Model
 from caseback.stream.packing import Block
 
@@ -32,7 +34,7 @@ class Marks:
 
     Attributes
     ----------
-    position, previous, current, repeat, word, kinds
+    position, previous, current, repeat, word, document, kinds
         As in the module's list.
     row
         The row that each token stands in, counted within the block.
@@ -45,6 +47,7 @@ class Marks:
     current: Int[Tensor, " token"]
     repeat: Int[Tensor, " token"]
     word: Int[Tensor, " token"]
+    document: Int[Tensor, " token"]
     kinds: Int[Tensor, " token"]
     row: Int[Tensor, " token"]
     labels: dict[str, Int[Tensor, " token"]] = field(default_factory=dict)
@@ -63,8 +66,16 @@ class Marks:
         """Where a bit of ``kinds`` is set."""
         return (self.kinds >> KINDS.index(name)) & 1 == 1
 
+    @property
+    def frequency(self) -> Int[Tensor, " token"]:
+        """The bin of how often the token occurs, as ``with_frequency`` put it beside the kinds; -1 without."""
+        return (self.kinds >> _FREQUENCY_AT) - 1
 
-MARKS = ("position", "previous", "current", "repeat", "word", "kinds", "row")
+
+_FREQUENCY_AT = 16
+"""The bits of ``kinds`` from here on hold the bin of a token's frequency, counted from 1."""
+FREQUENCIES = 8
+MARKS = ("position", "previous", "current", "repeat", "word", "document", "kinds", "row")
 
 
 def marks_of(block: Block, kinds: Int[Tensor, " vocab"]) -> Marks:
@@ -100,6 +111,7 @@ def marks_of(block: Block, kinds: Int[Tensor, " vocab"]) -> Marks:
         "current": ids,
         "repeat": _repeats(ids, row, position),
         "word": word,
+        "document": block.document.numpy()[row],
         "kinds": of_token,
         "row": row,
     }
@@ -140,6 +152,31 @@ def token_kinds(model: Model) -> Int[Tensor, " vocab"]:
     for token, text in enumerate(_texts(model, size)):
         bits[token] = 1 if token in special else kinds_of_text(text)
     return torch.from_numpy(bits)
+
+
+def with_frequency(kinds: Int[Tensor, " vocab"], counts: Int[Tensor, " vocab"]) -> Int[Tensor, " vocab"]:
+    """Kinds that also say how often each vocabulary entry occurs, in bins of a factor of ten.
+
+        bin = floor(-log10 p), 7 at most,    p = (count + 1) / (sum of counts + entries)
+
+    Parameters
+    ----------
+    kinds
+        As ``token_kinds`` gives them.
+    counts
+        Of each entry, such as the unigrams of the table ``token_counts``.
+
+    Examples
+    --------
+    >>> kinds = with_frequency(torch.zeros(3, dtype=torch.int32), torch.tensor([989, 7, 0]))
+    >>> ((kinds >> 16) - 1).tolist()
+    [0, 2, 2]
+    """
+    if counts.shape != kinds.shape:
+        raise OutOfRange(f"counts of {tuple(counts.shape)} entries: the vocabulary has {tuple(kinds.shape)}")
+    p = (counts.double() + 1) / (counts.sum() + len(counts))
+    bins = (-p.log10()).floor().clamp(0, FREQUENCIES - 1).to(kinds.dtype)
+    return (kinds & ((1 << _FREQUENCY_AT) - 1)) | ((bins + 1) << _FREQUENCY_AT)
 
 
 def _texts(model: Model, size: int) -> Sequence[str]:

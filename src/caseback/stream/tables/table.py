@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
@@ -53,13 +56,46 @@ class Seen:
     index: Int[Tensor, " token"]
     _flat: dict[Site, Tensor] = field(default_factory=dict)
 
+    @cached_property
+    def padded(self) -> bool:
+        """Whether any row is padded."""
+        return self.tokens.padded
+
+    @cached_property
+    def row(self) -> Int[Tensor, " token"]:
+        """The row of the batch that each real token stands in."""
+        lengths = self.tokens.lengths
+        return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+
     def at(self, site: Site) -> Tensor:
         """A site at the real tokens, (token, ...)."""
         if site not in self._flat:
-            x = self.run.logits if site.name == "logits" else self.run[site]
-            x = x.detach()
-            self._flat[site] = x[self.tokens.mask.to(x.device)] if self.tokens.padded else x.flatten(0, 1)
+            x = (self.run.logits if site.name == "logits" else self.run[site]).detach()
+            self._flat[site] = x[self.tokens.mask.to(x.device)] if self.padded else x.flatten(0, 1)
         return self._flat[site]
+
+    def wide(self, site: Site) -> Tensor:
+        """The same in float32 at least."""
+        return at_least_float32(self.at(site))
+
+    def attention(self, layer: int) -> Float[Tensor, "row head query key"]:
+        """A layer's attention by positions within each row, in float32 at least; 0 at queries that are padding."""
+        site = Site("pattern", layer)
+        if site not in self._flat:
+            x = at_least_float32(self.run[site].detach())
+            self._flat[site] = self._by_position(x) if self.padded else x.contiguous()
+        return self._flat[site]
+
+    def _by_position(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        position = torch.arange(width, device=x.device)
+        beyond = position >= self.tokens.lengths[:, None]
+        first = self.tokens.first
+        if bool(first.any()):
+            column = (first[:, None] + position).clamp_max(width - 1)
+            x = x.gather(2, column[:, None, :, None].expand_as(x)).gather(3, column[:, None, None].expand_as(x))
+        # never a product: padding may be NaN
+        return x.masked_fill(beyond[:, None, :, None] | beyond[:, None, None], 0.0).contiguous()
 
 
 @dataclass(frozen=True)
@@ -77,13 +113,28 @@ class Table:
     name: ClassVar[str] = ""
     rules: ClassVar[Mapping[str, str]] = {}
 
-    def options(self) -> dict[str, Any]:
-        """Its fields, by which it is told from others and made again."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def sites(self, anatomy: Anatomy) -> list[Site]:
-        """What it reads of a pass; ``Site("logits")`` for the logits."""
+        """What it reads of a pass; ``Site("logits")`` for the logits.
+
+        Raises
+        ------
+        SiteAbsent
+            Where the model has not what the table is of, with the reason.
+        """
         raise NotImplementedError
+
+    def absent(self, anatomy: Anatomy) -> str | None:
+        """Why there is no such table of a model; None where there is one."""
+        try:
+            self.sites(anatomy)
+        except SiteAbsent as error:
+            return str(error)
+        return None
+
+    def options(self) -> dict[str, Any]:
+        """The table's options as plain data, from which ``tables_of`` makes it again."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     def empty(self, model: Model) -> State:
         """Before the first token."""
