@@ -247,6 +247,14 @@ class Stored(Group):
     ] = None
 
 
+class Launched(Group):
+    """Where a job's shards are done."""
+
+    workers: Annotated[int, Option(min=0, help="How many processes; on Ray 0 for as many as there is room for.")] = 1
+    on: Annotated[str, Option(help="here, ray, or a Ray address such as ray://head:10001.")] = "here"
+    threads: Annotated[int | None, Option(min=1, help="Threads of each worker.")] = None
+
+
 class Resume(Group):
     """Long work that goes on after an interruption."""
 

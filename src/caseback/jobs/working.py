@@ -111,3 +111,18 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def place_among_workers(worker: int | None = None, workers: int | None = None) -> tuple[int, int]:
+    """Which worker this is, and of how many: as given, or as torchrun and SLURM say in the environment.
+
+    Examples
+    --------
+    >>> place_among_workers(1, 4)
+    (1, 4)
+    """
+    texts = {name: os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "WORLD_SIZE", "SLURM_NTASKS")}
+    known = {name: int(text) for name, text in texts.items() if text.isdecimal()}
+    own = known.get("RANK", known.get("SLURM_PROCID", 0)) if worker is None else worker
+    count = known.get("WORLD_SIZE", known.get("SLURM_NTASKS", own + 1)) if workers is None else workers
+    return min(own, max(0, count - 1)), max(1, count)

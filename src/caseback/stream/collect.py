@@ -10,7 +10,7 @@ comes to the same bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,21 @@ from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.job import Job, Plan, expect_same
 from caseback.jobs.launch import HERE, launch
 from caseback.jobs.progress import progress_bar
-from caseback.jobs.safe_files import read_tensors, write_tensors
+from caseback.jobs.safe_files import write_tensors
 from caseback.jobs.whole_file import make_folder
 from caseback.jobs.working import threads as with_threads
 from caseback.model.anatomy.identity import model_digest
-from caseback.model.anatomy.sites import Site
+from caseback.model.anatomy.sites import Site, parse
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
-from caseback.stream.collection import Collection
+from caseback.stream.collection import Collection, table_path
 from caseback.stream.documents import Corpus, documents
 from caseback.stream.marks import token_kinds
 from caseback.stream.one_pass import pass_over
 from caseback.stream.packing import Block, blocks_of, rows_of
+from caseback.stream.rows_on_disk import holds_block, read_block, rows_path
 from caseback.stream.store import StoredSite, site_folder
-from caseback.stream.tables.registry import tables_of
+from caseback.stream.tables.registry import TABLES, TableLike, tables_of
 from caseback.stream.tables.table import Seen, State, Table
 
 KIND = "collect"
@@ -47,7 +48,7 @@ KIND = "collect"
 def collect(
     model: Model,
     corpus: Corpus,
-    tables: Sequence[TableSpec] = (),
+    tables: TableLike | Iterable[TableLike] = (),
     *,
     activations: Sequence[Any] = (),
     folder: str | Path | None = None,
@@ -74,7 +75,8 @@ def collect(
         Texts, lists of token ids, ``Tokens``, pairs of one of these and labels, records, or the ``Path`` of a file or
         folder of texts, JSON lines or Parquet; an iterator is gone through once.
     tables
-        Which statistics: names, ``{name: options}``, or tables; see ``caseback.stream.TABLES``.
+        Which statistics: names, ``{name: options}``, or tables, see ``caseback.stream.TABLES``; or ``"all"`` that the
+        model has.
     activations
         Sites whose activations are stored at every token, such as ``"resid_post.5"``; they need a ``folder``.
     folder
@@ -125,16 +127,18 @@ def collect(
     >>> collection.n_tokens, dict(collection["stream_moments"]["mean"].sizes)
     (10, {'layer': 4, 'd_model': 160})
     """
-    chosen = tables_of(tables)
+    chosen = _present(model) if tables == "all" else tables_of(tables)
     sites = [site for given in activations for site in model.anatomy.sites(given)]
     if not chosen and not sites:
         raise CasebackError("nothing to collect: name tables, or sites whose activations are to be stored")
     options: dict[str, Any] = {
-        "tables": {name: table.options() for name, table in chosen.items()},
+        "tables": [{table.name: table.options()} for table in chosen.values()],
         "activations": [str(site) for site in sites],
         "batch_tokens": limit("stream_tokens", model.device, given=batch_tokens),
         "padding": padding,
     }
+    for table in chosen.values():
+        table.sites(model.anatomy)  # what the model does not have is refused before the corpus is read
     work = Collecting(model, chosen, sites, options["batch_tokens"], padding)
     rows = rows_of(model, documents(corpus, column=column), length=length, bos=bos)
     blocks = blocks_of(rows, limit("shard_tokens", given=shard_tokens), interleave=interleave, seed=seed)
@@ -142,10 +146,35 @@ def collect(
         if sites or workers != 1 or on != HERE:
             raise CasebackError("stored activations and other workers need a folder: give folder=")
         return _in_memory(work, blocks, progress)
-    depends_on = {"model": model_digest(model.hf, model.anatomy.standing), "vocabulary": fingerprint(work.kinds)}
     own = max(1, torch.get_num_threads() // max(1, workers)) if threads is None else threads
-    job = begin(folder, blocks, options, depends_on, own, progress=progress)
+    job = begin(folder, blocks, options, work.depends_on(), own, progress=progress)
     return finished(job, work, workers=workers, on=on, progress=progress)
+
+
+def _present(model: Model) -> dict[str, Table]:
+    """Every table that the model has."""
+    tables = tables_of(list(TABLES))
+    return {name: table for name, table in tables.items() if table.absent(model.anatomy) is None}
+
+
+def work_of(job: Job, model: Model) -> Collecting:
+    """The work of a collection that was begun elsewhere.
+
+    Raises
+    ------
+    LoadError
+        For another model than the one that the job is of.
+    """
+    options = job.plan.options
+    sites = [Site(*parse(site)) for site in options["activations"]]
+    work = Collecting(model, tables_of(options["tables"]), sites, options["batch_tokens"], options["padding"])
+    differ = [name for name, digest in work.depends_on().items() if job.plan.depends_on.get(name) != digest]
+    if differ:
+        raise LoadError(
+            f"{str(job.folder)!r} is a job of another model than {model.name}: name the one that it was begun with "
+            f"(what differs: {', '.join(differ)})"
+        )
+    return work
 
 
 def begin(
@@ -182,7 +211,7 @@ def begin(
         sizes.append(block.n_tokens)
         # the last may be longer by now, and what differs before it is another corpus
         expect_same(replace(plan, shards=held[: number + 2]), replace(plan, shards=digests), str(folder))
-        if not _holds(path := rows_path(at, number), digests[-1]):
+        if not holds_block(path := rows_path(at, number), digests[-1]):
             first = {"first_row": str(block.first_row), "first_token": str(block.first_token)}
             write_tensors(path, tensors, {"block": digests[-1], **first})
         bar.update(block.n_tokens)
@@ -190,31 +219,6 @@ def begin(
     if not digests:
         raise CasebackError("the corpus is empty: no document has the 2 tokens that a row needs")
     return Job.begin(at, replace(plan, shards=digests, sizes=sizes), "the collection")
-
-
-def _holds(path: Path, digest: str) -> bool:
-    """Whether a block is written down already, whole."""
-    try:
-        return read_tensors(path)[1].get("block") == digest
-    except LoadError:
-        return False
-
-
-def rows_path(folder: Path, number: int) -> Path:
-    """The file of a block's rows."""
-    return folder / "rows" / f"{number:05d}.safetensors"
-
-
-def read_block(folder: Path, number: int) -> Block:
-    """A block as it was written down.
-
-    Raises
-    ------
-    LoadError
-        For a file that is absent or damaged.
-    """
-    tensors, metadata = read_tensors(rows_path(folder, number))
-    return Block.from_tensors(tensors, int(metadata["first_row"]), int(metadata["first_token"]))
 
 
 def finished(job: Job, work: Collecting, *, workers: int = 1, on: str = HERE, progress: bool = False) -> Collection:
@@ -228,9 +232,7 @@ def finished(job: Job, work: Collecting, *, workers: int = 1, on: str = HERE, pr
             job.path(shard).unlink(missing_ok=True)
     for name, state in states.items():
         make_folder(job.folder / "tables", "the collection")
-        write_tensors(
-            job.folder / "tables" / f"{name}.safetensors", state, {"shards": fingerprint(list(job.plan.shards))}
-        )
+        write_tensors(table_path(job.folder, name), state, {"shards": fingerprint(list(job.plan.shards))})
     return Collection(work.model, work.tables, states, n_tokens, job.folder)
 
 
@@ -272,6 +274,11 @@ class Collecting:
         self.model, self.tables, self.sites = model, dict(tables), list(sites)
         self.batch_tokens, self.side = batch_tokens, side
         self.kinds = token_kinds(model)
+
+    def depends_on(self) -> dict[str, str]:
+        """Digests of what the results follow from besides rows and options."""
+        anatomy = self.model.anatomy
+        return {"model": model_digest(self.model.hf, anatomy.standing), "vocabulary": fingerprint(self.kinds)}
 
     def to(self, device: torch.device) -> Collecting:
         """The same on another device."""

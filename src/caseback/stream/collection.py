@@ -8,9 +8,14 @@ from typing import Any
 
 import xarray as xr
 
-from caseback.errors import CasebackError, did_you_mean
+from caseback.errors import CasebackError, LoadError, did_you_mean
+from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.job import Job
+from caseback.jobs.safe_files import read_tensors
+from caseback.model.anatomy.identity import model_digest
 from caseback.model.running.model import Model
 from caseback.stream.store import Store, open_store
+from caseback.stream.tables.registry import tables_of
 from caseback.stream.tables.table import State, Table
 
 
@@ -51,6 +56,11 @@ class Collection:
     def __len__(self) -> int:
         return len(self._states)
 
+    @property
+    def sites(self) -> list[str]:
+        """The sites whose activations were stored."""
+        return [] if self.folder is None else list(Job.open(self.folder).plan.options["activations"])
+
     def store(self, site: Any) -> Store:
         """The activations that were stored of a site.
 
@@ -67,3 +77,37 @@ class Collection:
 
     def __repr__(self) -> str:
         return f"Collection({', '.join(self._states) or 'no tables'}; {self.n_tokens:,} tokens)"
+
+
+def open_collection(folder: str | Path, model: Model) -> Collection:
+    """A collection that was finished before.
+
+    Parameters
+    ----------
+    folder
+        The job's folder.
+    model
+        The model that it is of.
+
+    Raises
+    ------
+    LoadError
+        For a folder without one, one that is not finished, or another model.
+    """
+    job = Job.open(folder)
+    if job.plan.depends_on.get("model") != model_digest(model.hf, model.anatomy.standing):
+        raise LoadError(f"{str(folder)!r} is a collection of another model than {model.name}")
+    tables = tables_of(job.plan.options["tables"])
+    states = {}
+    for name in tables:
+        path = table_path(job.folder, name)
+        state, metadata = read_tensors(path, refuse="{path} cannot be read: {why}; run the collection again")
+        if metadata.get("shards") != fingerprint(list(job.plan.shards)):
+            raise LoadError(f"{str(path)!r} is of other shards than the job has now: run the collection again")
+        states[name] = state
+    return Collection(model, tables, states, sum(map(job.size, range(len(job)))), job.folder)
+
+
+def table_path(folder: Path, name: str) -> Path:
+    """The file of a table over the whole corpus."""
+    return folder / "tables" / f"{name}.safetensors"

@@ -8,6 +8,7 @@ was written, or cut short, its digest says so when it is first read.
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from caseback.model.anatomy.identity import model_digest
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.running.model import Model
 from caseback.stream.packing import Block
+from caseback.stream.rows_on_disk import read_block
 
 
 def site_folder(site: Site | str) -> str:
@@ -75,6 +77,7 @@ class Store:
         self.job, self.site = job, site
         self._ends = list(accumulate(map(job.size, range(len(job)))))
         self._checked: set[int] = set()
+        self._rows: list[list[int]] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -125,6 +128,34 @@ class Store:
                 return file.get_slice(name)[rows]
         except (OSError, SafetensorError) as error:
             raise LoadError(f"{str(self._path(number))!r} cannot be read: {error}") from None
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token, heads side by side."""
+        self.verify(0)
+        with safe_open(self._path(0), "pt") as file:
+            return math.prod(file.get_slice("x").get_shape()[1:])
+
+    def block_of(self, name: str, first: int, count: int) -> Tensor:
+        """``"ids"``, ``"row"`` or ``"pos"`` of tokens one behind another, within one shard."""
+        number = bisect_right(self._ends, first)
+        start = first - (self._ends[number] - self.job.size(number))
+        return self.shard(number, slice(start, start + count), name=name)
+
+    def row(self, number: int) -> list[int]:
+        """The token ids of a row of the corpus.
+
+        Raises
+        ------
+        OutOfRange
+            For a row that the corpus does not have.
+        """
+        if self._rows is None:
+            blocks = [read_block(self.job.folder, shard) for shard in range(self.n_shards)]
+            self._rows = [block.row(i) for block in blocks for i in range(len(block))]
+        if not 0 <= number < len(self._rows):
+            raise OutOfRange(f"row {number}: there are {len(self._rows)}")
+        return self._rows[number]
 
     def blocks(self, tokens: int) -> Iterator[tuple[int, Tensor]]:
         """All activations in pieces of so many tokens at most, each with the place of its first token."""
