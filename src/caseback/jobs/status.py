@@ -64,9 +64,8 @@ def status_of(job: Job) -> Status:
     for shard in sorted(left):
         claim = job.claims.of(shard)
         if claim is not None:
-            held[claim.stale].append(
-                {"shard": shard, "host": claim.host, "pid": claim.pid, "seconds": round(claim.age)}
-            )
+            worker = {"host": claim.host, "pid": claim.pid, "seconds": round(claim.age)}
+            held[claim.stale].append({"shard": shard, **worker})
     failed = [{"shard": shard, "error": failure.get("error")} for shard, failure in job.failures()]
     sizes = [job.size(shard) for shard in range(len(job))]
     return Status(

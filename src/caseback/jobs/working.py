@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,23 @@ Work = Callable[[Job, int], Mapping[str, Tensor]]
 """What computes a shard's result: of the job, the shard's number, and what it holds itself (a model, say)."""
 
 POLL = 0.2
+_bar: ContextVar[tqdm | None] = ContextVar("caseback_bar", default=None)
+
+
+def advance(amount: int) -> None:
+    """Say that so much of the shard in hand is done, for the bar of the worker that has it."""
+    bar = _bar.get()
+    if bar is not None:
+        bar.update(amount)
+
+
+@contextmanager
+def _moving(bar: tqdm) -> Iterator[None]:
+    token = _bar.set(bar)
+    try:
+        yield
+    finally:
+        _bar.reset(token)
 
 
 def bar_of(job: Job, *, show: bool) -> tqdm:
@@ -63,9 +81,12 @@ def work_on(
         while left:
             before = len(left)
             for shard in list(left):
-                if job.done(shard) or do_shard(job, work, shard):
+                began = bar.n
+                with _moving(bar):
+                    done = job.done(shard) or do_shard(job, work, shard)
+                if done:
                     left.remove(shard)
-                    bar.update(job.size(shard))
+                    bar.update(job.size(shard) - (bar.n - began))
             if left and not wait:
                 break
             if len(left) == before:

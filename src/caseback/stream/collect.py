@@ -26,7 +26,7 @@ from caseback.jobs.launch import HERE, launch
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.safe_files import write_tensors
 from caseback.jobs.whole_file import make_folder
-from caseback.jobs.working import threads as with_threads
+from caseback.jobs.working import advance
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.arguments import checked
@@ -255,12 +255,11 @@ def _in_memory(work: Collecting, blocks: Iterator[Block], progress: bool) -> Col
     states: dict[str, State] = {}
     n_tokens = 0
     bar = progress_bar(show=progress, what=KIND, unit="token", unit_scale=True)
-    with with_threads(torch.get_num_threads()):
-        for block in blocks:
-            new = work.states(block)
-            states = {k: work.tables[k].merge(states[k], state) for k, state in new.items()} if states else new
-            n_tokens += block.n_tokens
-            bar.update(block.n_tokens)
+    for block in blocks:
+        new = work.states(block)
+        states = {k: work.tables[k].merge(states[k], state) for k, state in new.items()} if states else new
+        n_tokens += block.n_tokens
+        bar.update(block.n_tokens)
     bar.close()
     if not n_tokens:
         raise CasebackError("the corpus is empty: no document has the 2 tokens that a row needs")
@@ -292,6 +291,7 @@ class Collecting:
         def put(seen: Seen) -> None:
             for site, store in stores.items():
                 store.put(seen.index - block.first_token, seen.at(site))
+            advance(len(seen.index))
 
         return pass_over(
             self.model,
@@ -300,7 +300,7 @@ class Collecting:
             self.kinds,
             batch_tokens=self.batch_tokens,
             side=self.side,
-            also=put if stores else None,
+            also=put,
             also_sites=list(stores),
         )
 

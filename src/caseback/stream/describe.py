@@ -59,7 +59,7 @@ def similar_contexts(
     skip: int = 1,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """The contexts in which a site is nearest to what it is at a position of a prompt, with what they have in common."""
+    """The contexts in which a site is nearest to what it is at a position of a prompt, and what they have in common."""
     store.expect_model(model)
     run = execute(model.anatomy, tokens, read=[store.site], logits=False)
     vector = run[store.site][0, int(tokens.column(pos)[0])].flatten()

@@ -39,6 +39,4 @@ def work(
         own = getattr(import_module(module), function)(job, model_of(of))
         number, count = place_among_workers(worker, workers)
         work_on(job, own, worker=number, workers=count, progress=True)
-    typer.echo(
-        f"{len(job)} of {len(job)} shards are done in {folder}; the command that began the job puts them together"
-    )
+    typer.echo(f"all {len(job)} shards in {folder} are done; the command that began the job puts them together")

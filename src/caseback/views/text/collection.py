@@ -12,9 +12,8 @@ from rich.text import Text
 def print_collection(facts: dict[str, Any], *, console: Console | None = None) -> None:
     """Print what a collection holds."""
     console = console or Console()
-    console.print(
-        f"{facts['tokens']:,} tokens of {facts['model']}" + (f", in {facts['folder']}" if facts["folder"] else "")
-    )
+    where = f", in {facts['folder']}" if facts["folder"] else ""
+    console.print(f"{facts['tokens']:,} tokens of {facts['model']}{where}", highlight=False, soft_wrap=True)
     if facts["tables"]:
         table = Table("table", "arrays", box=None, pad_edge=False)
         for name, arrays in facts["tables"].items():
@@ -36,6 +35,5 @@ def print_similar(found: dict[str, Any], *, console: Console | None = None) -> N
         table.add_row(f"{one['score']:.3f}", text)
     console.print(table)
     for one in found["common"]:
-        console.print(
-            f"{one['where']} it: {one['token']!r} in {one['share']:.0%} of these, {one['base']:.2%} of all tokens"
-        )
+        shares = f"{one['share']:.0%} of these, {one['base']:.2%} of all tokens"
+        console.print(Text(f"{one['where']} it: {one['token']!r} in {shares}"), soft_wrap=True)

@@ -16,8 +16,6 @@ def print_jobs(jobs: Sequence[dict[str, Any]]) -> None:
             where = f"process {claim['pid']} of {claim['host']}"
             print(f"  shard {claim['shard']}: {where} works on it, heard of {claim['seconds']} s ago")
         for claim in job["stale"]:
-            print(
-                f"  shard {claim['shard']}: given up by process {claim['pid']} of {claim['host']}; any worker takes it"
-            )
+            print(f"  shard {claim['shard']}: given up by process {claim['pid']} of {claim['host']}, free to be taken")
         for failure in job["failed"]:
             print(f"  shard {failure['shard']} failed: {failure['error']}")
