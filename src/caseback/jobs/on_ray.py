@@ -6,6 +6,7 @@ see. A node may be lost in the middle of a shard: another actor does it, and its
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -64,15 +65,25 @@ def _connect(ray: Any, address: str) -> bool:
     options = {"log_to_driver": False, "logging_level": "error"}
     try:
         if address != RAY:
+            _expect_answer(address)
             ray.init(address=address, **options)
         else:
             try:
                 ray.init(address="auto", **options)
             except ConnectionError:
                 ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise CasebackError(f"no Ray cluster answers at {address!r}: {error}") from None
     return True
+
+
+def _expect_answer(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray itself would ask for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("expected ray, or an address such as ray://head:10001")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+        return
 
 
 def _do(ray: Any, job: Job, work: Work, workers: int, progress: bool) -> None:
