@@ -54,7 +54,7 @@ class MagnitudeBins:
         >>> MagnitudeBins(low=0, octaves=2, sub=0).of(torch.tensor([-5.0, -1.0, 0.5, 1.0, 3.0])).tolist()
         [0, 1, 2, 3, 4]
         """
-        bits = single(values).view(torch.int32)
+        bits = as_single(values).contiguous().view(torch.int32)
         steps = (((bits & 0x7FFFFFFF) >> (23 - self.sub)) - (self._first - 1)).clamp_(0, self.steps)
         return torch.where(bits < 0, self.steps - steps, self.steps + steps)
 
@@ -77,6 +77,11 @@ class MagnitudeBins:
         below = counts.cumsum(-1)
         need = (shares.to(below.device).double() * below[..., -1:]).ceil().clamp_min(1).long()
         return self.inner_ends().to(below.device)[torch.searchsorted(below, need)]
+
+
+def as_single(values: Tensor) -> Tensor:
+    """Numbers in float32, themselves where they are."""
+    return values if values.dtype == torch.float32 else single(values)
 
 
 def single(values: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class Reservoir(Table):
         return {name: value[order] for name, value in both.items()}
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
-        """By site (example, layer, ...), in the order of the corpus; ``place``, ``id`` and ``position`` of each token."""
+        """By site (example, layer, ...) in the corpus's order; each token's ``place``, ``id`` and ``position``."""
         order = state["place"].argsort()
         arrays: dict[str, tuple[Tensor, tuple[str, ...]]] = {
             name: (state[name][order], ("example",)) for name in ("place", "id", "position")

@@ -1,4 +1,4 @@
-"""A sample of tokens that does not depend on the order in which they come: those of which a hash of their place is least.
+"""A sample of tokens that does not depend on the order in which they come: by a hash of each one's place.
 
 sample = the n tokens i with the smallest h(i, seed),    h: splitmix64
 """

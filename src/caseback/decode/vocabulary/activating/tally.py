@@ -1,9 +1,9 @@
 """What is kept of a stream of activations, of a size that the stream's length does not change.
 
-The strongest: the largest keys (``stream.tables.ordered_keys``) of a token's activation and its place. The whole range:
-counts in bins of an eighth of an octave between 2^-16 and 2^16 either side of 0 (the outermost go on to infinity), whose
-edges do not depend on the data; and the activations of a sample of tokens, those of which a hash of their place is
-smallest.
+The strongest: the largest keys (``stream.tables.ordered_keys``) of a token's activation and its place. The whole
+range: counts in bins of an eighth of an octave between 2^-16 and 2^16 either side of 0 (the outermost go on to
+infinity), whose edges do not depend on the data; and the activations of a sample of tokens, those of which a hash of
+their place is smallest.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class AttentionReceived(Table):
                 state[name][layer] += (x @ keys[:, None]).sum(0)
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
-        """``attention``, ``value`` and ``uniform`` by group of the query and of the key; ``n`` queries, ``n_key`` keys."""
+        """``attention``, ``value``, ``uniform`` by groups of query and key; ``n`` queries and ``n_key`` keys."""
         n = state["n"].double()[:, None]
         by_head = ("layer", "head", "query", "key")
         arrays: dict[str, tuple[Tensor, tuple[str, ...]]] = {

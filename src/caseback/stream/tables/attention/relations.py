@@ -115,7 +115,7 @@ class AttentionRelations(Table):
             places = first + torch.arange(heads, device=first.device)[:, None] * plane
             weights = a.view(-1)[places]
             mass = weights.new_zeros(heads, n_of).index_add_(1, pairs.of, weights)
-            strongest = weights.new_zeros(heads, n_of).index_reduce_(1, pairs.of, weights, "amax")
+            strongest = weights.new_zeros(heads, n_of).scatter_reduce_(1, pairs.of.expand_as(weights), weights, "amax")
             best = a[..., 1:].amax(-1)[row[pairs.of_query], :, position[pairs.of_query]].T
             hits = ((strongest >= best) & (strongest > 0)).to(weights.dtype)
             for what, values in (("sums", mass), ("squares", mass.square()), ("hits", hits)):
@@ -123,7 +123,7 @@ class AttentionRelations(Table):
                 state[what][i] += by_relation
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
-        """``mean``, ``variance``, ``hits`` by head and relation; ``uniform`` and ``n`` queries by layer and relation."""
+        """By head and relation ``mean``, ``variance``, ``hits``; by layer and relation ``uniform``, ``n`` queries."""
         n = state["n"].double()
         mean, variance = mean_and_variance(state["sums"], state["squares"], n[:, None])
         dims = ("layer", "head", "relation")

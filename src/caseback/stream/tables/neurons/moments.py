@@ -85,9 +85,10 @@ class NeuronMoments(Table):
         return {name: rule.get(name.rpartition("/")[2], torch.add)(x, other[name]) for name, x in one.items()}
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
-        """``{site}_mean``, ``_variance``, ``_skewness``, ``_kurtosis`` (3 for a normal), ``_max``, ``_min``, ``_fires``.
+        """``{site}_mean``, ``_variance``, ``_skewness``, ``_kurtosis``, ``_max``, ``_min``, ``_fires``.
 
-        ``fires`` is the share of tokens above 0.
+        The kurtosis of a normal distribution is 3; ``fires`` is the share of tokens above 0. Skewness and kurtosis
+        of a neuron that does not vary are NaN.
         """
         n = int(state["n"])
         arrays = {}
@@ -95,13 +96,15 @@ class NeuronMoments(Table):
             of = {what: state[f"{name}/{what}"] for what in (*_SUMS, "firings", "max", "min")}
             m1, m2, m3, m4 = (of[what] / n for what in _SUMS)
             variance = (m2 - m1**2).clamp_min(0)
+            # of a neuron that does not vary the shape is noise
+            spread = variance.masked_fill(variance <= torch.finfo(variance.dtype).eps * m2, torch.nan)
             third = m3 - 3 * m1 * m2 + 2 * m1**3
             fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
             shown = {
                 "mean": m1,
                 "variance": variance,
-                "skewness": third / variance**1.5,
-                "kurtosis": fourth / variance**2,
+                "skewness": third / spread**1.5,
+                "kurtosis": fourth / spread**2,
                 "max": of["max"],
                 "min": of["min"],
                 "fires": of["firings"] / n,

@@ -22,6 +22,7 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.tables.dataset import dataset
+from caseback.stream.tables.magnitude_bins import as_single
 from caseback.stream.tables.ordered_keys import NO_KEY, expect_places, index_of, keys_of, values_of
 from caseback.stream.tables.site_shapes import layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
@@ -86,7 +87,7 @@ class NeuronWindows(Table):
                 keys = none.scatter_reduce_(1, which.expand_as(keys), keys, "amax")
             yield slice(None), keys, documents.expand_as(keys)
             return
-        x = seen.at(site).float()
+        x = as_single(seen.at(site))
         step = max(1, limit("activation_keys", x.device) // len(x))
         for first in range(0, x.shape[1], step):
             some = x[:, first : first + step].T
@@ -127,8 +128,8 @@ class NeuronWindows(Table):
 
 
 def _best_of_rows(seen: Seen, site: Site, sign: int) -> tuple[Tensor, Tensor]:
-    """Each row's strongest activation of every unit and the token that has it, the first where several do: (row, unit)."""
-    x, lengths = seen.at(site).float(), seen.tokens.lengths
+    """(row, unit): each row's strongest activation of a unit and the token that has it, the first where several do."""
+    x, lengths = as_single(seen.at(site)), seen.tokens.lengths
     starts = lengths.cumsum(0) - lengths
     if seen.padded:
         position = torch.arange(int(lengths.max()), device=x.device)
