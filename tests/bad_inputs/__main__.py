@@ -19,6 +19,7 @@ def main() -> int:
     given = reader.parse_args()
     warnings.simplefilter("ignore")
     tried = faults = doors = 0
+    without: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for door in trying.doors(Path(folder)):
             if given.door and not any(part in door.name for part in given.door):
@@ -31,7 +32,12 @@ def main() -> int:
             )
             for fault in faulty:
                 print("   ", str(fault).encode("ascii", "backslashreplace").decode())
+            if (why := door.why_not()) is not None:
+                without[door.name] = why
             doors, tried, faults = doors + 1, tried + inputs, faults + len(faulty)
+    print(f"{len(without)} doors without a valid call, at which inputs end early:")
+    for name, why in without.items():
+        print("   ", f"{name}: {why}"[:160].encode("ascii", "backslashreplace").decode())
     print(f"{doors} doors, {tried} inputs, {faults} faults")
     return int(faults > 0)
 

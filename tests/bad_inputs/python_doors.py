@@ -4,8 +4,10 @@ Doors are what folders publish, what modules name in ``__all__``, techniques, an
 circuits, runs, tokens. An edit or a metric is only as good as the run that it is for, so a door of one runs it.
 """
 
+import contextlib
 import importlib
 import inspect
+import io
 import itertools
 import pkgutil
 import warnings
@@ -17,9 +19,9 @@ from hypothesis import strategies as st
 
 import caseback as cb
 from bad_inputs import values
+from bad_inputs.examples import arguments_of_example
 from bad_inputs.outcome import Fault, attempt, written_in
 from bad_inputs.valid import Valid
-from caseback.errors import CasebackError
 from caseback.model.registry import techniques
 
 HELD = (cb.Model, cb.Circuit, cb.Run, cb.Tokens)
@@ -119,7 +121,9 @@ def inputs_of(door: str, function: Callable[..., Any], files: list[Path]) -> st.
 def call(door: str, function: Callable[..., Any], arguments: dict[str, Any], valid: Valid) -> Any:
     """Call a door, and use what it gave where it does nothing by itself."""
     own = dict(arguments)
-    given = function(own.pop("self"), **own) if "self" in own else function(**own)
+    parameters = inspect.signature(function).parameters.values()
+    first = [own.pop(p.name) for p in parameters if p.name in own and (p.kind is p.POSITIONAL_ONLY or p.name == "self")]
+    given = function(*first, **own)
     if isinstance(given, cb.Edit):
         return valid.model.run(valid.text, edits=[given])
     if isinstance(given, cb.Metric):
@@ -132,35 +136,62 @@ def call(door: str, function: Callable[..., Any], arguments: dict[str, Any], val
 def fault_at(door: str, function: Callable[..., Any], given: tuple[str, Any], valid: Valid) -> Fault | None:
     """Call a door with one bad argument; None where all is well."""
     name, value = given
-    arguments = valid.arguments(door, function) | {name: value}
+    arguments, _ = valid_call(door, function, valid)
     before, state = written_in(valid.room), valid.state()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _, what = attempt(lambda: call(door, function, arguments, valid))
+    with _quiet(valid.room):
+        _, what = attempt(lambda: call(door, function, arguments | {name: value}, valid))
     shown = " ".join(repr(value).split())
     shown = f"{door}({name}={shown if len(shown) < 120 else shown[:117] + '...'})"
     if what is None and valid.state() != state:
         what = "the model is not as it was"
     after = written_in(valid.room)
     left = [p for p in after if p not in before and (p.name.endswith(".part") or after[p] == b"")]
-    for path in sorted(after.keys() - before.keys(), reverse=True):
-        path.unlink() if after[path] is not None else path.rmdir()
+    tidy(before, after)
     if what is None and left:
         what = f"left {left}"
     return None if what is None else Fault(shown, what)
 
 
+def valid_call(door: str, function: Callable[..., Any], valid: Valid) -> tuple[dict[str, Any], str | None]:
+    """The arguments of a call that works, ours or the docstring's, and why there are none."""
+    if door not in valid.calls:
+        ours = valid.arguments(door, function)
+        why = _why_not(door, function, ours, valid)
+        example = arguments_of_example(function) if why is not None else None
+        worse = example is None or _why_not(door, function, example, valid) is not None
+        valid.calls[door] = (ours, why) if worse else (example, None)
+    return valid.calls[door]
+
+
+def _why_not(door: str, function: Callable[..., Any], arguments: dict[str, Any], valid: Valid) -> str | None:
+    before = written_in(valid.room)
+    try:
+        with _quiet(valid.room):
+            call(door, function, arguments, valid)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    finally:
+        tidy(before, written_in(valid.room))
+    return None
+
+
+def tidy(before: dict[Path, bytes | None], after: dict[Path, bytes | None]) -> None:
+    """Remove what a call wrote, and put back what it changed."""
+    for path in sorted(after.keys() - before.keys(), reverse=True):
+        path.unlink() if after[path] is not None else path.rmdir()
+    for path, content in before.items():
+        if content is not None and after.get(path) != content:
+            path.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _quiet(room: Path) -> Iterator[None]:
+    """Without warnings or printing, in a folder of its own."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(room):
+        warnings.simplefilter("ignore")
+        yield
+
+
 def doors() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Names and functions."""
     yield from published().items()
-
-
-def reached(door: str, function: Callable[..., Any], valid: Valid) -> str | None:
-    """Why the valid call of a door is none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            call(door, function, valid.arguments(door, function), valid)
-    except (Exception, CasebackError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
 import caseback as cb
-from bad_inputs import commands, values
+from bad_inputs import commands, json_nodes, values
 from bad_inputs import python_doors as doors_of_python
 from bad_inputs.outcome import Fault
 from bad_inputs.valid import Valid
@@ -19,17 +19,19 @@ from bad_inputs.valid import Valid
 
 @dataclass(frozen=True)
 class Door:
-    """One way in: inputs for it, and what is wrong with what came of one."""
+    """One way in: inputs for it, what is wrong with what came of one, and why there is no valid input, if so."""
 
     name: str
     inputs: st.SearchStrategy[Any]
     fault_of: Callable[[Any], Fault | None]
+    why_not: Callable[[], str | None] = lambda: None
 
 
 def doors(folder: Path) -> Iterator[Door]:
     """Every door; files of theirs lie in the folder."""
     yield from python_doors(folder)
     yield from command_doors(folder)
+    yield from json_doors(folder)
 
 
 def command_doors(folder: Path) -> Iterator[Door]:
@@ -43,6 +45,12 @@ def command_doors(folder: Path) -> Iterator[Door]:
         yield Door(f"caseback {name}", inputs, lambda line, name=name: commands.fault_at(name, line, room))
 
 
+def json_doors(folder: Path) -> Iterator[Door]:
+    """Every reader of JSON, with a valid file for each."""
+    for name, inputs, fault_of in json_nodes.doors(folder / "json"):
+        yield Door(name, inputs, fault_of)
+
+
 def python_doors(folder: Path) -> Iterator[Door]:
     """Every public function, class and method, with a valid call for each."""
     files = values.write_files(folder / "files_of_functions")
@@ -50,7 +58,11 @@ def python_doors(folder: Path) -> Iterator[Door]:
     for name, function in doors_of_python.doors():
         inputs = doors_of_python.inputs_of(name, function, files)
         fault_of = partial(_fault_of_python, name, function, valid)
-        yield Door(name, inputs, fault_of)
+        yield Door(name, inputs, fault_of, partial(_why_not, name, function, valid))
+
+
+def _why_not(name: str, function: Callable[..., Any], valid: Valid) -> str | None:
+    return doors_of_python.valid_call(name, function, valid)[1]
 
 
 def _fault_of_python(name: str, function: Callable[..., Any], valid: Valid, given: Any) -> Fault | None:

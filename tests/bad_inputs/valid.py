@@ -10,6 +10,7 @@ import torch
 
 import caseback as cb
 from caseback.decode.vocabulary.lenses.lens import Lens
+from caseback.decode.vocabulary.lenses.saved_lenses import save_lens
 from caseback.localize.abstraction import At, Interchanges
 from caseback.localize.circuits import edge_attribution
 from caseback.localize.components import logit_attribution
@@ -32,6 +33,7 @@ class Valid:
 
     def __init__(self, model: cb.Model, room: Path):
         self.model, self.room, self.text = model, room, TEXT
+        self.calls: dict[str, tuple[dict[str, Any], str | None]] = {}
         room.mkdir(exist_ok=True)
         tokens = model.tokens(TEXT)
         run = model.run(tokens, read=["resid_post", "z"])
@@ -46,6 +48,8 @@ class Valid:
         effects = logit_attribution(model, TEXT, cb.logit_diff(" Mary", " John"))
         edges = edge_attribution(model, TEXT, OTHER, cb.logit_diff(" Mary", " John"))
         per_token = gradient_x_input(model, TEXT, cb.logit_diff(" Mary", " John"))
+        save_lens(lens, room / "kept.safetensors")
+        cb.save_edits([cb.Zero("z", layer=0, head=0)], room / "edits.safetensors")
         self.by_name: dict[str, Any] = {
             "model": model,
             "tokens": TEXT,
@@ -152,12 +156,43 @@ class Valid:
         # where a name means something else
         self.by_door: dict[str, dict[str, Any]] = {
             "Circuit.": {"self": circuit, "other": circuit, "count": 2},
-            "Tokens.": {"self": tokens},
-            "Run.": {"self": model.run(tokens, grad=True)},
+            "Tokens.": {"self": tokens, "position": 0, "side": "left", "device": "cpu"},
+            "Run.": {
+                "self": model.run(tokens, read=["resid_post"], grad=True),
+                "sites": [("resid_post", 0)],
+                "site": cb.Site("resid_post", 0),
+                "g": torch.zeros(1, tokens.ids.shape[1], 16),
+            },
+            "Model.text": {"self": model, "tokens": tokens},
+            "Model.token_id": {"self": model, "text": " Mary"},
+            "Model.token_text": {"self": model, "token": 5},
+            "answer_log_prob": {"answer": " went"},
+            "metrics.Metric": {"name": "a metric", "bind": cb.logit(" Mary").bind},
+            "site_metrics.activation": {"site": "resid_post", "layer": 0, "unit": 0},
+            "interchanges.Interchanges": {
+                "base": data.base,
+                "sources": data.sources,
+                "target": data.target,
+                "base_target": data.base_target,
+            },
+            "lens.Lens": {
+                "kind": "translator",
+                "rows": (0, 1, 2),
+                "weight": lens.weight,
+                "bias": lens.bias,
+                "n_layers": 2,
+            },
+            "steps.Step": {"name": "one", "units": 1, "work": dict},
+            "MinimalPair": {"good": TEXT, "bad": OTHER},
+            "Statement": {"text": TEXT, "label": True},
+            "examples.Example": {"text": ["a"], "ids": [5], "values": [1.0], "value": 1.0},
+            "load_lens": {"path": room / "kept.safetensors", "model": None},
+            "load_edits": {"path": room / "edits.safetensors"},
             "Model.run": {"self": model},
             "mediate": {"source": OTHER},
             "load": {"model": "meadow"},
             "names": {},
+            "judge": {"sets": 1, "within": 0.0, "ablations": ["zero"]},
             "weights_as_words": {"matrix": "in"},
             "forward_shift": {"target": " Mary"},
             "weight_gradient": {"matrix": "out"},
@@ -175,7 +210,7 @@ class Valid:
             "units_of": {"layer": 0},
             "fit_tuned_lens": {"steps": 1, "tokens_per_step": 4},
             "fit_attention_lens": {"steps": 1, "tokens_per_step": 4},
-            "reagent": {"steps": 1, "probes": 1},
+            "reagent": {"max_steps": 2, "probes": 1},
             "activating": {"layer": 0, "directions": None},
             "synthesise": {"layer": 0, "directions": None, "steps": 1, "candidates": 2, "proposals": 2},
             "subspace": {"layer": 0},
@@ -184,6 +219,7 @@ class Valid:
             "known_source_test": {"methods": ["gradient_norm"], "models": 1},
             "LowRank": {"matrix": "out"},
             "weight_svd_words": {"matrix": "out"},
+            "metrics.function": {"fn": _first_of_row},
         }
         # options that make a call cheaper
         self.cheap = {
@@ -235,6 +271,10 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def _first_logit(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, -1, 0]
+
+
+def _first_of_row(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, 0]
 
 
 def _double(x: torch.Tensor) -> torch.Tensor:

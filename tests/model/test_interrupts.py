@@ -90,7 +90,7 @@ def test_an_interrupt_leaves_no_lock_behind():
     model, came = shelf.model("gpt2"), []
     for point in range(1, 400, 7):
         under(_Interrupt(point), JOBS["read"], model)
-    thread = threading.Thread(target=lambda: came.append(model.run(IDS).logits))
+    thread = threading.Thread(target=lambda: came.append(model.run(IDS).logits), daemon=True)
     thread.start()
     thread.join(timeout=20)
     assert came

@@ -16,6 +16,7 @@ from exact import exact
 METRIC = cb.logit(3)
 FAMILIES = ("gpt2", "llama", "gptj", "mixtral", "deepseek_v3", "gemma2")
 TIMES = 6
+PATIENCE = 120.0
 
 
 def jobs(model):
@@ -49,23 +50,26 @@ def test_eight_threads_on_one_model_give_what_each_gives_alone(name, attention):
     with exact():
         alone = {job: run() for job, run in jobs(model).items()}
     before, wrong, failed = state(model.hf), [], []
-    together = threading.Barrier(len(alone))
+    together = threading.Barrier(len(alone), timeout=PATIENCE)
 
     def repeat(job, run):
-        together.wait()
-        for _ in range(TIMES):
-            try:
+        try:
+            together.wait()
+            for _ in range(TIMES):
                 with exact():
-                    if not torch.allclose(run(), alone[job], rtol=1e-9, atol=1e-9):
-                        wrong.append(job)
-            except Exception as error:
-                failed.append((job, repr(error)))
+                    came = run()
+                if not torch.allclose(came, alone[job], rtol=1e-9, atol=1e-9):
+                    wrong.append((job, float((came - alone[job]).abs().max())))
+        except Exception as error:
+            failed.append((job, repr(error)))
 
-    threads = [threading.Thread(target=repeat, args=item) for item in jobs(model).items()]
+    # daemons and a time: one that cannot start, or waits for ever, fails the test and does not hold the process
+    threads = [threading.Thread(target=repeat, args=item, daemon=True) for item in jobs(model).items()]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(timeout=PATIENCE)
+    assert not any(thread.is_alive() for thread in threads), "some threads wait for ever"
     assert not failed and not wrong
     after = state(model.hf)
     for what in before:
@@ -107,14 +111,14 @@ def test_a_technique_inside_another_threads_pass_has_the_gradients_of_its_own():
 
         def other():
             with exact():
-                inside.wait()
+                inside.wait(timeout=PATIENCE)
                 came.append(inputs.gradient_x_input(model, ids, METRIC).values)
                 waiting.set()
 
-        thread = threading.Thread(target=other)
+        thread = threading.Thread(target=other, daemon=True)
         thread.start()
         model.run(ids, edits=[cb.Apply("resid_post", slow, layer=0)])
-        thread.join()
+        thread.join(timeout=PATIENCE)
     assert (came[0] == alone).all()
 
 

@@ -31,6 +31,7 @@ from caseback.errors import CasebackError
 from caseback.localize.circuits.path_patching import path_patch
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.components.patching import patch
+from caseback.model.arguments import checked
 from caseback.model.findings import Finding, Findings, band_of_best, graded, ordered
 from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
@@ -272,6 +273,7 @@ def find_ioi_heads(
     return Findings(ordered(findings), {key: str(value) for key, value in measured.attrs.items()})
 
 
+@checked
 def ioi_by_order(measured: xr.Dataset) -> xr.Dataset:
     """Means of what ``ioi_heads`` gave over the prompts of each order of mention.
 

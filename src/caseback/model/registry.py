@@ -9,6 +9,7 @@ asks for a role, a comparison, a command, a contract test, can call what it gets
 """
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -195,6 +196,7 @@ def technique(
     return register
 
 
+@checked
 def techniques(within: str | None = None) -> list[Technique]:
     """List every technique of the package, by entry and then by name.
 
@@ -212,6 +214,8 @@ def techniques(within: str | None = None) -> list[Technique]:
 
         [t.name for t in techniques() if "3.1.3" in t.entry]   # whatever does integrated gradients
     """
+    if within is not None and not (within.startswith("caseback") and _exists(within)):
+        raise RegistryError(f"there is no package {within!r}: expected one such as 'caseback.localize.inputs'")
     for package in PACKAGES if within is None else (within,):
         _import_all(package)
     listed = [t for t in _registered.values() if within is None or f"{t.function.__module__}.".startswith(f"{within}.")]
@@ -268,6 +272,13 @@ def _expect_role(function: Callable[..., Any], role: str, dims: tuple[str, ...] 
         raise RegistryError(f"{label}: it gives {gives!r}; a {role} gives {' or '.join(kind.gives)}.")
     if kind.dims and dims not in (None, kind.dims):
         raise RegistryError(f"{label}: dims={dims}; a {role} gives {kind.dims}.")
+
+
+def _exists(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _import_all(name: str) -> None:

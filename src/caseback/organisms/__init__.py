@@ -61,8 +61,13 @@ def checkpoints(name: str | Path) -> dict[int, Path]:
     >>> list(checkpoints("grokking"))[:3]
     [0, 100, 200]
     """
+    if not isinstance(name, str | Path):
+        raise CasebackError(f"a model {name!r}: expected one of {', '.join(bundled())}, or a folder")
     folder = path(str(name)) if str(name) in bundled() else Path(name)
-    steps = sorted(int(part.name.removeprefix("step-")) for part in folder.glob("checkpoints/step-*"))
+    try:
+        steps = sorted(int(part.name.removeprefix("step-")) for part in folder.glob("checkpoints/step-*"))
+    except (OSError, ValueError) as error:
+        raise CasebackError(f"{str(folder)[:80]!r} cannot be read as a training run's folder: {error}"[:300]) from None
     if not steps:
         raise CasebackError(
             f"{str(name)!r} has no checkpoints: expected folders checkpoints/step-N; `caseback organisms train` keeps "

@@ -20,6 +20,7 @@ from caseback.errors import CasebackError, TokensError, did_you_mean
 from caseback.localize.inputs.generation import METRICS, attribute_generation
 from caseback.localize.inputs.methods import Methods, attribute, checked_options, methods_named
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.arguments import checked
 from caseback.model.prompts.granularity import features_of
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
@@ -35,6 +36,7 @@ __all__ = ["ATTRIBUTIONS", "check_attributions", "compare_attributions", "label_
 _PREDICTIONS = 10
 
 
+@checked
 def compare_attributions(
     model: Model,
     prompt: PromptsLike,
@@ -75,7 +77,8 @@ def compare_attributions(
     features, aggregation
         ``"token"``, ``"word"`` or ``"sentence"``, and how scores are combined, as for ``attribute``.
     baseline
-        What a removed token's embedding becomes when faithfulness is measured.
+        What a removed token's embedding becomes when faithfulness is measured. Methods have baselines of their own,
+        which ``options`` sets.
     chance
         How many random orders faithfulness is compared with.
     generate
@@ -200,6 +203,7 @@ def compare_attributions(
     )
 
 
+@checked
 def label_of(name: str) -> str:
     """A method's name as people read it.
 
@@ -216,6 +220,7 @@ _SPELT = "× SHAP LIME LRP ALTI IG MLP Attn AtMan ReAGent GlobEnc DecompX Kernel
 _WORDS = {word.lower(): word for word in _SPELT.split()} | {"x": "×"}
 
 
+@checked
 def check_attributions(document: Mapping[str, Any]) -> None:
     """Refuse a document that the views cannot draw truthfully.
 

@@ -24,6 +24,7 @@ from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge, Node
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
@@ -46,6 +47,7 @@ CIRCUIT = DocumentKind(
 )
 
 
+@checked
 def circuit_document(
     model: Model,
     example: PromptsLike,

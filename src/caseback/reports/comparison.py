@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from caseback.errors import CasebackError
 from caseback.localize.inputs.trust.agreement import agreement
 from caseback.localize.inputs.trust.faithfulness import faithfulness
+from caseback.model.arguments import checked
 from caseback.model.prompts.granularity import features_of
 from caseback.model.prompts.masked_prompts import special_tokens
 from caseback.model.running.metrics import Metric
@@ -20,6 +22,7 @@ __all__ = ["comparison", "plain_matrix"]
 _ALL_COUNTS = 24  # up to so many features, the curves have one point per feature
 
 
+@checked
 def comparison(
     model: Model,
     tokens: Tokens,
@@ -102,6 +105,9 @@ def comparison(
     }
 
 
+@checked
 def plain_matrix(values: np.ndarray) -> list[list[float | None]]:
     """Rows of numbers, None where a number is missing."""
+    if np.ndim(values) != 2:
+        raise CasebackError(f"numbers of {np.ndim(values)} dimensions: expected rows and columns")
     return [[float(x) if np.isfinite(x) else None for x in row] for row in values]

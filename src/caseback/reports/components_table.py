@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from caseback.model.arguments import checked
 from caseback.model.graph.names import Name, head_name
 
 __all__ = ["leading_method", "named_components", "ranked_components"]
 
 
+@checked
 def named_components(components: Mapping[str, Any]) -> dict[str, float]:
     """Every component's direct attribution by name, in computation order.
 
@@ -48,6 +50,7 @@ def named_components(components: Mapping[str, Any]) -> dict[str, float]:
     return named
 
 
+@checked
 def ranked_components(components: Mapping[str, Any], effects: Mapping[str, float]) -> list[tuple[str, float]]:
     """``named_components`` by the size of their measured effect; equal ones in computation order.
 
@@ -68,6 +71,7 @@ def ranked_components(components: Mapping[str, Any], effects: Mapping[str, float
     return sorted(named_components(components).items(), key=lambda item: -abs(effects.get(item[0], item[1])))
 
 
+@checked
 def leading_method(inputs: Mapping[str, Any]) -> int:
     """Which input method colors the prompt: the one whose highest tokens the metric needs most, as removal measured.
 

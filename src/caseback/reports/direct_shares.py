@@ -12,6 +12,7 @@ from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.components.neuron_attribution import neuron_attribution
 from caseback.localize.components.source_attribution import source_attribution
+from caseback.model.arguments import checked
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
@@ -32,12 +33,14 @@ _WHOLE = {"head": "heads", "source": "heads", "neuron": "MLPs"}
 _SMALL = 0.05  # of the largest share tested: what is taken back of less matters to nobody
 
 
+@checked
 def expect_split(by: str, option: str = "by") -> None:
     """Refuse what nothing can be split by."""
     if by not in SPLITS:
         raise CasebackError(f"{option} {by!r} is unknown. {did_you_mean(by, list(SPLITS))}")
 
 
+@checked
 def direct_shares(
     model: Model, tokens: Tokens, metric: Metric, by: str = "component", *, top: int = 20
 ) -> xr.DataArray:
@@ -72,6 +75,7 @@ def direct_shares(
     return logit_attribution(model, tokens, metric, by="component" if by == "head" else by)
 
 
+@checked
 def share_waterfall(shares: xr.DataArray, by: str, *, top: int = 20) -> Waterfall:
     """Shares as a waterfall: of heads alone where it is split by head.
 
@@ -89,6 +93,7 @@ def share_waterfall(shares: xr.DataArray, by: str, *, top: int = 20) -> Waterfal
     return waterfall(shares, top=top + rest, whole=_WHOLE.get(by, "sum"))
 
 
+@checked
 def taken_back(writes: xr.Dataset) -> list[tuple[str, float, float, str]]:
     """The components whose share a later one takes back: name, share, fraction, and who takes most of it.
 

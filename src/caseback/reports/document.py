@@ -11,11 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from caseback.errors import CasebackError
+from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
+from caseback.model.arguments import checked as checked  # for views too, which import no model
 
 __all__ = ["DocumentKind", "check_finite", "expect_kind"]
+
+Document = Annotated[Mapping[str, Any], JUDGED_BY_THE_FUNCTION]
+"""A document, which ``expect_kind`` refuses in words where it is none."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,16 @@ class DocumentKind:
                 f"{self.noun} without {', '.join(missing)}; expected the parts {', '.join(expected)}: pass what "
                 f"{self.function} returned"
             )
+        if not isinstance(document["model"], Mapping) or "name" not in document["model"]:
+            raise CasebackError(
+                f"{self.noun} whose model is {document['model']!r}: expected facts, its name among them"
+            )
         check_finite(document, self.kind.rpartition(".")[2])
         if self.lengths is not None:
             self.lengths(document)
 
 
+@checked
 def expect_kind(document: Any, kind: str, version: int, what: str, made_by: str) -> None:
     """Refuse anything but a document of this kind and version.
 
@@ -127,6 +137,7 @@ def expect_kind(document: Any, kind: str, version: int, what: str, made_by: str)
         )
 
 
+@checked
 def check_finite(value: Any, place: str) -> None:
     """Refuse data that is not plain JSON, or has a number that is not finite; the message names the place."""
     if isinstance(value, float):

@@ -70,8 +70,9 @@ def explain(
     prompt
         One prompt: text, a list of token ids, or ``Tokens``.
     target, foil
-        The token explained and the one it is contrasted with, text or id; by default the model's first choice and its
-        first choice other than the target.
+        The token explained and the one it is contrasted with, text or id; by default the model's first choice, and its
+        first choice after ``corrupt``, or where that is the target or there is no counterfactual, its first choice
+        other than the target.
     corrupt
         A token-aligned counterfactual of the prompt. With it the explanation also shows where the clean prompt's
         activations restore its answer.

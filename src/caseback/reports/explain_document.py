@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caseback.errors import CasebackError
-from caseback.reports.document import DocumentKind
+from caseback.model.arguments import checked
+from caseback.reports.document import Document, DocumentKind
 
 __all__ = ["EXPLANATION", "KIND", "VERSION", "check_explanation"]
 
@@ -19,7 +20,8 @@ VERSION = 2
 _LENS_GRIDS = "top_text top_prob target_prob target_rank foil_prob foil_rank entropy kl".split()
 
 
-def check_explanation(explanation: Mapping[str, Any]) -> None:
+@checked
+def check_explanation(explanation: Document) -> None:
     """Refuse a document that the views cannot draw truthfully.
 
     Parameters

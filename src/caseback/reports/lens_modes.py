@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.model.arguments import checked
 from caseback.reports.lens_rows import by_unit
 from caseback.reports.tokens_text import visible
 
@@ -51,6 +52,7 @@ class Mode:
         return np.log10(np.where(self.values >= 1, self.values, np.nan)) if self.ranks else self.values
 
 
+@checked
 def modes_of(lens: xr.Dataset, batch: int = 0) -> list[Mode]:
     """The modes that a lens's or a patchscope's result has, for one prompt.
 
@@ -97,6 +99,7 @@ def modes_of(lens: xr.Dataset, batch: int = 0) -> list[Mode]:
     return modes + [Mode(name, title, one[name].values) for name, title in _NAMES.items() if name in one]
 
 
+@checked
 def chosen(modes: list[Mode], name: str) -> Mode:
     """The mode with this name; ``"rank"`` is that of the first token followed.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import xarray as xr
 
+from caseback.model.arguments import checked
 from caseback.model.graph.names import Name
 
 __all__ = ["BEFORE_ANY_LAYER", "Rows", "by_unit", "rows_of", "rows_with_answers"]
@@ -37,6 +38,7 @@ class Rows:
     before: str = "after "
 
 
+@checked
 def by_unit(reading: xr.Dataset) -> xr.Dataset:
     """A reading of heads or neurons with one row per unit of each layer; other readings stay as they are.
 
@@ -67,6 +69,7 @@ def by_unit(reading: xr.Dataset) -> xr.Dataset:
     return stacked.assign_coords(component=[str(Name(unit, layer, index)) for layer, index in pairs])
 
 
+@checked
 def rows_of(reading: xr.Dataset) -> Rows:
     """What the rows of a reading are, after ``by_unit``.
 
@@ -86,6 +89,7 @@ def rows_of(reading: xr.Dataset) -> Rows:
     return Rows([str(name) for name in reading["component"].values.tolist()], unit, f"of each {unit}", "")
 
 
+@checked
 def rows_with_answers(reading: xr.Dataset) -> list[bool]:
     """Which rows of a reading, after ``by_unit``, may hold an answer: all of a lens's but the embedding's.
 

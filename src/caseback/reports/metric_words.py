@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from caseback.errors import CasebackError, did_you_mean
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.reports.tokens_text import visible
 
@@ -15,6 +17,7 @@ METRICS = {
 }
 
 
+@checked
 def metric_words(model: Model, name: str, target: int, foil: int) -> str:
     """A metric of one token, or of two, in words.
 
@@ -25,5 +28,7 @@ def metric_words(model: Model, name: str, target: int, foil: int) -> str:
     >>> metric_words(model, "logit_diff", model.token_id(" Mary"), model.token_id(" John"))
     'logit of ␣Mary less that of ␣John'
     """
+    if name not in METRICS:
+        raise CasebackError(f"metric {name!r} is unknown. {did_you_mean(name, METRICS)}")
     shown, other = (visible(model.token_text(token)) for token in (target, foil))
     return METRICS[name].format(target=shown, foil=other)

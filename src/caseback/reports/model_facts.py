@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 
 __all__ = ["model_facts"]
 
 
+@checked
 def model_facts(model: Model, *names: str) -> dict[str, Any]:
     """A model's name, family, sizes and number type, as plain data.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from caseback.model.arguments import checked
 from caseback.model.graph.names import head_name
 from caseback.reports.tokens_text import visible
 
 __all__ = ["strongest_places"]
 
 
+@checked
 def strongest_places(patching: Mapping[str, Any], most: int) -> list[tuple[str, str, float]]:
     """The places that restore most or take most away: what is patched, where, how much.
 

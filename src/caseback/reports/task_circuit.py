@@ -12,6 +12,7 @@ from caseback.localize.circuits import faithfulness_curve, find_circuit
 from caseback.localize.circuits.curve import FRACTIONS
 from caseback.localize.circuits.judging import Judgement, judgement_of, judging_steps
 from caseback.localize.circuits.machinery.sizes import inputs_of
+from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
@@ -31,6 +32,7 @@ class TaskCircuit(NamedTuple):
     interrupted: bool
 
 
+@checked
 def task_circuit(
     model: Model,
     task: str,

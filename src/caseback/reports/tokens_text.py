@@ -10,6 +10,8 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
+from caseback.model.arguments import checked
+
 __all__ = ["MARKS", "visible"]
 
 MARKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
@@ -22,6 +24,7 @@ _COMBINING = frozenset({"Mn", "Mc", "Me"})
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
+@checked
 @lru_cache(maxsize=1 << 16)  # a lens repeats a few thousand texts a million times
 def visible(text: str) -> str:
     r"""The text with every invisible character made visible.

@@ -18,6 +18,7 @@ from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.inputs.training.influence import CURVATURES
 from caseback.localize.inputs.training.projection import Projection
 from caseback.localize.inputs.training.tracin import KINDS
+from caseback.model.arguments import checked
 from caseback.model.registry import Technique, with_role
 from caseback.model.running.model import Model
 
@@ -95,6 +96,7 @@ def training_methods() -> dict[str, TrainingMethod]:
     return methods
 
 
+@checked
 def bearing_scores(
     model: Model,
     query: str | tuple[str, str],

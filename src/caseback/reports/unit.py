@@ -8,6 +8,7 @@ from typing import Any
 
 from caseback.decode.vocabulary.activating import Activating, Example
 from caseback.errors import OutOfRange
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
@@ -25,6 +26,7 @@ UNITS = DocumentKind(
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 
+@checked
 def unit_document(
     model: Model,
     activating: Activating,

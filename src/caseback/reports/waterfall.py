@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError
+from caseback.model.arguments import checked
 from caseback.model.graph.names import head_name
 from caseback.reports.tokens_text import visible
 
@@ -71,6 +72,7 @@ class Waterfall:
         return (low, high) if high > low else (low, low + 1.0)
 
 
+@checked
 def waterfall(shares: xr.DataArray, *, top: int = 20, whole: str = "sum") -> Waterfall:
     """Shares as a waterfall: in their own order if all of them fit, else the largest first and the rest as one bar.
 

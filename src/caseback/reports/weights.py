@@ -15,6 +15,7 @@ import xarray as xr
 from caseback.decode.vocabulary import weights_as_words
 from caseback.decode.vocabulary.weights.named_matrices import MATRICES
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
+from caseback.model.arguments import checked
 from caseback.model.graph.names import head_name
 from caseback.model.running.model import Model
 from caseback.reports.document import DocumentKind
@@ -37,6 +38,7 @@ _QK = ("asks", "is asked for")
 OF_MLP = ("in", "gate", "out")
 
 
+@checked
 def neuron_words(
     model: Model,
     layer: int,
@@ -81,6 +83,7 @@ def neuron_words(
     return words
 
 
+@checked
 def weights_document(model: Model, results: xr.Dataset | Mapping[str, xr.Dataset], *, most: int = 10) -> dict[str, Any]:
     """Put together what the page of weights shows.
 

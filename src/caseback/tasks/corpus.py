@@ -65,7 +65,7 @@ def corpus_rows(
 
 def _cut(model: Model, text: str | list[int], length: int) -> list[list[int]]:
     if not isinstance(text, str):
-        if not isinstance(text, Sequence | Tensor):
+        if not isinstance(text, Sequence | Tensor) or getattr(text, "ndim", 1) != 1:
             raise TokensError(f"a text is a {type(text).__name__}: expected text, or token ids")
         return [list(text[i : i + length]) for i in range(0, len(text), length)]
     if not text.strip():

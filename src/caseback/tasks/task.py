@@ -8,6 +8,7 @@ tokens) are computed from the given model.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -270,13 +271,24 @@ def get(name: str, /, **options: Any) -> Task:
     >>> get("ioi", order="ABBA").name
     'ioi'
     """
-    if name not in MAKERS:
-        raise CasebackError(f"no task is called {name!r}. {did_you_mean(name, MAKERS, most=len(MAKERS))}")
-    return maker(name)(**options)
+    make = maker(name)
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise CasebackError(f"task {name!r}: {error}") from None
+    return make(**options)
 
 
 @checked
 def maker(name: str) -> Callable[..., Task]:
-    """The function that makes a task."""
+    """The function that makes a task.
+
+    Raises
+    ------
+    CasebackError
+        For an unknown name.
+    """
+    if name not in MAKERS:
+        raise CasebackError(f"no task is called {name!r}. {did_you_mean(name, MAKERS, most=len(MAKERS))}")
     module, function = MAKERS[name].split(":")
     return getattr(import_module(f"caseback.tasks.standard.{module}"), function)

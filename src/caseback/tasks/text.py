@@ -7,7 +7,7 @@ stand. A name may be followed by a note after a colon, which is not part of it: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Formatter
 
@@ -55,7 +55,8 @@ class Text:
         return of_ids([*self.ids, *more.ids], **spans)
 
 
-def of_ids(ids: Iterable[int], /, **spans: tuple[int, int]) -> Text:
+@checked
+def of_ids(ids: Sequence[int], /, **spans: tuple[int, int]) -> Text:
     """A prompt of given tokens; special tokens are added by ``align``.
 
     Parameters

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from caseback.reports.document import checked
+
 __all__ = ["number", "percent", "signed"]
 
 
+@checked
 def number(value: float) -> str:
     """A number without a plus sign.
 
@@ -16,6 +19,7 @@ def number(value: float) -> str:
     return _adaptive(value, "")
 
 
+@checked
 def signed(value: float) -> str:
     """A number with its sign.
 
@@ -27,6 +31,7 @@ def signed(value: float) -> str:
     return _adaptive(value, "+")
 
 
+@checked
 def percent(probability: float) -> str:
     """A probability as a percentage, which reads 0 % or 100 % only where it is exactly that.
 

@@ -28,7 +28,13 @@ def attribute(
     generate: Generate = Generate(0).worded(generate="Also attribute so many generated tokens, one by one."),
     continuation: Annotated[str | None, Option(help="A continuation to attribute in place of a generated one.")] = None,
     contrast: Annotated[str | None, Option(help="Another continuation, token by token its foil.")] = None,
-    baseline: Annotated[str, Option(help="What removed tokens become: mean, zero, pad, eos ...")] = "mean",
+    baseline: Annotated[
+        str,
+        Option(
+            help="What a removed token becomes where faithfulness is measured: mean, mean_after_first, zero, pad, eos "
+            "...; the methods keep their own baselines."
+        ),
+    ] = "mean",
     seed: Seed = Seed().worded(seed="What random orders, and the prompts of --judge, follow from."),
     ids: Ids = Ids(),
     output: Output = Output(),

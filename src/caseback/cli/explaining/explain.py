@@ -16,7 +16,9 @@ from caseback.errors import CasebackError
 def explain(
     prompt: Annotated[str | None, Argument(help="The text whose next token is explained.", show_default=False)] = None,
     of: OfModel = OfModel(),
-    contrast: Contrast = Contrast(),
+    contrast: Contrast = Contrast().worded(
+        foil="Its contrast; by default the answer to --corrupt, or the model's next choice."
+    ),
     counterfactual: Counterfactual = Counterfactual(),
     ablation: Ablation = Ablation("zero").worded(ablation="What stands in for an ablated component: zero or mean."),
     ids: Ids = Ids(),

@@ -17,7 +17,8 @@ from caseback.jobs.text_file import read_texts
 def influence(
     query: Annotated[str | None, Argument(help="The text whose likelihood is explained.", show_default=False)] = None,
     corpus: Annotated[
-        Path | None, Option(help="Training texts, one a line; not needed where --store is complete.")
+        Path | None,
+        Option(help="Training texts, one a line, or JSON (.json, .jsonl); not needed where --store is complete."),
     ] = None,
     completion: Annotated[
         str | None, Option(help="What follows the query, of which alone the likelihood is explained.")

@@ -16,7 +16,7 @@ _MOST_SHOWN = 10
 
 @with_options
 def activating(
-    corpus: Annotated[Path, Argument(help="A text file with a text a line.")],
+    corpus: Annotated[Path, Argument(help="A file of texts: one a line, or JSON (.json, .jsonl).")],
     of: OfModel = OfModel(),
     site: Site = Site("mlp_post").worded(site="mlp_post, z, resid_post ...: whose units."),
     layer: Layer = Layer(None).worded(layer="The site's layer."),

@@ -38,7 +38,9 @@ def lens(
     fitted: FittedLens = FittedLens().worded(
         lens="The fitted lens: a .safetensors file, a tuned-lens folder, or a Jacobian lens's .pt."
     ),
-    fit: Annotated[Path | None, Option(help="Fit the lens on a text file, one text a line.")] = None,
+    fit: Annotated[
+        Path | None, Option(help="Fit the lens on the texts of this file: one a line, or JSON (.json, .jsonl).")
+    ] = None,
     steps: Steps = Steps().worded(steps="With --fit, of a tuned lens: steps."),
     save: Save = Save().worded(save="With --fit: write the lens to this file, as .safetensors."),
     pickle: Annotated[bool, Option("--pickle", help="Allow a .pt file (read with weights_only).")] = False,

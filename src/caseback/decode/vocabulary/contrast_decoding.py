@@ -89,6 +89,8 @@ def dola(
     candidates = _bucket(model, layers) if isinstance(layers, str) else list(layers)
     if not candidates or not all(-1 <= layer < model.n_layers for layer in candidates):
         raise OutOfRange(f"candidate layers {candidates}: expected some of -1 to {model.n_layers - 1}")
+    if repetition_penalty <= 0:
+        raise OutOfRange(f"repetition_penalty={repetition_penalty}: expected a number above 0; 1 is none")
     tokens = model.tokens(tokens)
     states = _LastStates(model, candidates)
     contrast = _Contrast(alpha, lambda ids, log_p: _furthest(model, states.held, log_p))

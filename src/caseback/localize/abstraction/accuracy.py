@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from caseback.errors import CasebackError, TokensError
+from caseback.errors import CasebackError, TargetError, TokensError
 from caseback.localize.abstraction.alignment import Alignment, At, Seat, alignment_as_text, basis_of, seats
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.model.anatomy.sites import SITES
@@ -32,6 +32,8 @@ from caseback.model.sweeping.sweep import sweep
 
 def prediction(pos: int | Tensor = -1, among: Sequence[str | int] | None = None) -> Metric:
     """The id of the likeliest next token as a number, of all tokens or of some; what answers are compared with."""
+    if among is not None and len(among) == 0:
+        raise TargetError("among is empty: expected the tokens that an answer may be, or None for all")
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         columns = tokens.column(pos)

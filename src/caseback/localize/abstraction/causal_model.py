@@ -16,11 +16,13 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.model.arguments import checked
 
 Mechanism = tuple[Sequence[str], Callable[..., Any]]
 Values = Mapping[str, Any]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class CausalModel:
     """Variables in the order in which they are worked out.

@@ -80,5 +80,7 @@ def _estimate(way: str, x: np.ndarray, classes: np.ndarray, seed: int) -> np.nda
     if way == "kmeans":
         starts: Any = 10
         return np.diff(KMeans(2, n_init=starts, random_state=seed).fit(x).cluster_centers_, axis=0)[0]
+    if len(x) <= 2:
+        raise CasebackError(f"{way}: {len(x)} examples of 2 classes: expected at least 3")
     fitted = LogisticRegression(max_iter=1000) if way == "probe" else LinearDiscriminantAnalysis()
     return fitted.fit(x, classes).coef_[0]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, TargetError, TokensError
 from caseback.localize.abstraction.causal_model import CausalModel
+from caseback.model.arguments import checked
 from caseback.model.running.metrics import Target, target_ids
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike, Tokens
@@ -26,6 +27,7 @@ TRIES = 200
 """Draws per example that is wanted, after which no more of its kind are expected."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Interchanges:
     """Examples of interchange interventions, ready to run.

@@ -152,7 +152,9 @@ def fit(
         for epoch in range(len(curve.loss), plan.epochs):
             if _stale(curve, plan.patience):
                 break
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(plan.seed * 100_003 + epoch))
+            order = torch.randperm(
+                count, generator=torch.Generator().manual_seed((plan.seed * 100_003 + epoch) % 2**63)
+            )
             total = 0.0
             for i, rows in enumerate(order.split(plan.batch_size)):
                 value = loss(rows, (epoch * batches + i) / (plan.epochs * batches))

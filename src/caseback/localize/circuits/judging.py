@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from caseback.errors import CasebackError
 from caseback.jobs.steps import Step, Steps
 from caseback.localize.circuits.completeness import completeness
 from caseback.localize.circuits.faithfulness import faithfulness
@@ -236,6 +237,8 @@ def _by_group(faithful: xr.Dataset, groups: Sequence[str] | None) -> dict[str, f
     """The share recovered under the first ablation, group by group."""
     if groups is None:
         return {}
+    if len(groups) != len(faithful.whole):
+        raise CasebackError(f"{len(groups)} groups for {len(faithful.whole)} prompts: expected one for each")
     listed = np.asarray(groups)
     metric, empty, whole = faithful.metric.values[0], faithful.empty.values[0], faithful.whole.values
     shares = {}

@@ -23,7 +23,7 @@ from caseback.localize.components.machinery.reference_means import mean_run
 from caseback.localize.components.machinery.repair_warning import self_repair_warning
 from caseback.localize.components.optimal_constants import optimal_constants
 from caseback.model.graph.units import Component as Component
-from caseback.model.graph.units import Neuron, address_of, components_of, site_of
+from caseback.model.graph.units import Components, Neuron, address_of, components_of, site_of
 from caseback.model.graph.units import name_of as name_of
 from caseback.model.prompts.pairs import counterfactuals
 from caseback.model.registry import technique
@@ -49,7 +49,7 @@ def ablate(
     tokens: PromptsLike,
     metric: Metric,
     *,
-    components: Any = None,
+    components: Components = None,
     layers: Sequence[int] | None = None,
     kind: str = "mean",
     over: PromptsLike | None = None,

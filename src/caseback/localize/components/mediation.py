@@ -11,13 +11,12 @@ TE = NDE + NIE. What is between the two is the ``interaction`` of c with everyth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError
-from caseback.model.graph.units import Component, address_of, components_of, name_of, site_of
+from caseback.model.graph.units import Component, Components, address_of, components_of, name_of, site_of
 from caseback.model.prompts.pairs import pairs
 from caseback.model.prompts.places import Place, addresses, placed
 from caseback.model.registry import technique
@@ -41,7 +40,7 @@ def mediate(
     corrupt: PromptsLike,
     metric: Metric,
     *,
-    components: Any = None,
+    components: Components | Mapping[str, Components] = None,
     layers: Sequence[int] | None = None,
     pos: Place = None,
     progress: bool = False,
@@ -134,7 +133,9 @@ def mediate(
     return xr.Dataset(arrays, attrs=arrays["total"].attrs)
 
 
-def _groups(model: Model, components: Any, layers: Sequence[int] | None) -> dict[str, list[Component]]:
+def _groups(
+    model: Model, components: Components | Mapping[str, Components], layers: Sequence[int] | None
+) -> dict[str, list[Component]]:
     if not isinstance(components, Mapping):
         return {name_of(c): [c] for c in components_of(model, components, layers)}
     if not components:

@@ -11,7 +11,6 @@ final norm's denominator held at the clean run's, and under that denominator the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import xarray as xr
@@ -20,7 +19,7 @@ from caseback.errors import CasebackError, did_you_mean
 from caseback.localize.components.ablation import component_places, edits_of
 from caseback.localize.components.machinery.ablation_responses import answers
 from caseback.model.algebra.direct import direction_attrs, direction_of
-from caseback.model.graph.units import components_of, name_of
+from caseback.model.graph.units import Components, components_of, name_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
@@ -41,7 +40,7 @@ def self_repair(
     tokens: PromptsLike,
     metric: Metric,
     *,
-    components: Any = None,
+    components: Components = None,
     layers: Sequence[int] | None = None,
     kind: str = "mean",
     over: PromptsLike | None = None,

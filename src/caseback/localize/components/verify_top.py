@@ -43,7 +43,7 @@ def verify_top(
     clean: PromptsLike,
     corrupt: PromptsLike | None,
     metric: Metric,
-    estimates: xr.DataArray,
+    estimates: xr.DataArray | xr.Dataset,
     *,
     top: int = 20,
     sample: int = 0,
@@ -131,7 +131,7 @@ def verify_top(
     return xr.Dataset(arrays, attrs=arrays["exact"].attrs)
 
 
-def ranked(estimates: xr.DataArray) -> tuple[list[str], xr.DataArray]:
+def ranked(estimates: xr.DataArray | xr.Dataset) -> tuple[list[str], xr.DataArray]:
     """The dimensions that parts are counted along, and the estimates in that order, less layers without the site.
 
     Raises

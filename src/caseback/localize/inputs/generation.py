@@ -23,11 +23,13 @@ from caseback.errors import CasebackError, TargetError, TokensError, did_you_mea
 from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.contrastive import in_batches
 from caseback.localize.inputs.methods import Method, checked_options, method_named
+from caseback.model.anatomy.coerce import are_several
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.granularity import Given, aggregate, features_of, padded_text
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running import metrics
+from caseback.model.running.answer_metrics import as_ids
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike, Tokens
@@ -227,6 +229,8 @@ def _steps(model: Model, prompts: Tokens, continuation: Any, max_new_tokens: int
 
 def _joined(model: Model, prompts: Tokens, more: Any, what: str) -> list[list[int]]:
     """Each prompt's ids with what follows, text being tokenized together with its prompt."""
+    if not (isinstance(more, str) or are_several(more)):
+        raise TokensError(f"{what} is a {type(more).__name__}: expected text or token ids, or a list of these")
     given = [more] if len(prompts) == 1 and not _is_list_of_rows(more) else list(more)
     if len(given) != len(prompts):
         raise TokensError(f"{len(given)} {what}s for {len(prompts)} prompts: give one per prompt")
@@ -234,7 +238,7 @@ def _joined(model: Model, prompts: Tokens, more: Any, what: str) -> list[list[in
     for b, one in enumerate(given):
         ids = prompts.ids[b][prompts.mask[b]].tolist()
         if not isinstance(one, str):
-            rows.append([*ids, *torch.as_tensor(one).tolist()])
+            rows.append([*ids, *as_ids(one)])
             continue
         if model.tokenizer is None:
             raise TokensError(f"{what} {one!r}: this model has no tokenizer, give token ids")
@@ -301,6 +305,8 @@ def _is_nested(foils: Sequence[Any]) -> bool:
 
 
 def _factory(metric: str | Callable[..., Metric]) -> Callable[..., Metric]:
+    if isinstance(metric, type):
+        raise CasebackError(f"metric {metric.__name__}: expected a name, or a function that makes a metric of targets")
     return getattr(metrics, metric) if isinstance(metric, str) else metric
 
 

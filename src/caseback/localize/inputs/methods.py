@@ -59,11 +59,29 @@ def method_named(method: str | Method) -> tuple[str, Method]:
     caseback.errors.CasebackError: no input attribution is called 'gradient_nom'. Did you mean gradient_norm...
     """
     if not isinstance(method, str):
+        expect_method(method)
         return getattr(method, "__name__", type(method).__name__), method
     known = input_methods()
     if method not in known:
         raise CasebackError(f"no input attribution is called {method!r}. {did_you_mean(method, known, most=40)}")
     return method, known[method].function
+
+
+def expect_method(method: Any) -> None:
+    """Refuse what cannot be called as an input attribution is.
+
+    Raises
+    ------
+    CasebackError
+    """
+    if not callable(method) or isinstance(method, type):
+        raise CasebackError(f"method {method!r}: expected a name, or a function of a model, tokens and a metric")
+    try:
+        inspect.signature(method).bind("model", "tokens", "metric")
+    except TypeError as error:
+        raise CasebackError(f"method {method!r} cannot be called with a model, tokens and a metric: {error}") from None
+    except ValueError:
+        return  # a function without a signature that Python can read
 
 
 def methods_named(methods: Methods) -> dict[str, Method]:

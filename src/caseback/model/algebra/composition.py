@@ -16,7 +16,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, OutOfRange
 from caseback.model.algebra.factored import Factored
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.norms import at_least_float32
@@ -85,6 +85,8 @@ def composition(
     """
     if kind not in ("Q", "K", "V") or baseline not in ("random", None):
         raise CasebackError(f"kind={kind!r}, baseline={baseline!r}: expected Q, K or V, and 'random' or None")
+    if samples < 1:
+        raise OutOfRange(f"samples={samples}: expected at least 1")
     heads = {p.dims.n_heads for p in model.anatomy.layers}
     if len(heads) > 1:
         raise CasebackError(f"layers of this model have {sorted(heads)} heads: their scores make no table")

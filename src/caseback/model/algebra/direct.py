@@ -32,6 +32,7 @@ from caseback.model.running.frames import batch_frame
 from caseback.model.running.metrics import Bound, Metric, expect_logits
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
+from caseback.model.running.targets import warn_of_spaces
 from caseback.model.running.tokens import Tokens
 
 LAST = ("resid_post", -1)
@@ -52,6 +53,7 @@ class Direction:
     """
 
     model: Model
+    metric: Metric
     bound: Bound
     pos: int | Tensor
     vectors: Float[Tensor, "batch d_model"]
@@ -62,8 +64,12 @@ class Direction:
         return picked(x, tokens, self.pos)
 
     def stream(self, run: Run) -> Float[Tensor, "batch d_model"]:
-        """A run's last stream at the metric's position, in float32 at least."""
-        return at_least_float32(self.at(run[LAST], run.tokens))
+        """An unedited run's last stream at the metric's position, in float32 at least."""
+        stream = at_least_float32(self.at(run[LAST], run.tokens))
+        warn_of_spaces(
+            self.model.anatomy, self.metric.target, self.metric.foil, len(stream), lambda b: self._logits(stream[b])
+        )
+        return stream
 
     def reading(self, stream: Float[Tensor, "batch d_model"]) -> Readout:
         """This direction's readout, with the final norm's denominator held at its value for ``stream``."""
@@ -76,21 +82,25 @@ class Direction:
     @torch.no_grad()
     def measured(self, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
         """The metric before any soft-cap, by the model's own modules; rows may repeat the batch of prompts."""
-        anatomy = self.model.anatomy
-        x = stream.to(self.model.dtype)
-        for module in (anatomy.final_norm, anatomy.unembed_project, anatomy.unembed):
-            x = x if module is None else module(x)
-        x = x * anatomy.logit_scale
+        x = self._logits(stream)
         rows = torch.arange(len(x), device=x.device) % len(self.vectors)
         if self.bound.vocab is not None:
             x = x.gather(-1, self.bound.vocab.to(x.device)[rows])
         return self.bound.value(x, rows)
 
+    @torch.no_grad()
+    def _logits(self, stream: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row vocab"]:
+        anatomy = self.model.anatomy
+        x = stream.to(self.model.dtype)
+        for module in (anatomy.final_norm, anatomy.unembed_project, anatomy.unembed):
+            x = x if module is None else module(x)
+        return x * anatomy.logit_scale
+
     def repeated(self, times: int) -> Direction:
         """The same direction for the whole batch repeated so many times, as in ``side_by_side``."""
         pos = self.pos.repeat(times) if isinstance(self.pos, Tensor) and self.pos.ndim else self.pos
         vectors, bias = self.vectors.repeat(times, 1), self.unembed_bias.repeat(times)
-        return Direction(self.model, self.bound, pos, vectors, bias)
+        return Direction(self.model, self.metric, self.bound, pos, vectors, bias)
 
 
 def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
@@ -123,7 +133,7 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
         wide = at_least_float32(bias.detach())
         of_bias = (weights.to(vectors) * (wide if vocab is None else wide[vocab])).sum(-1)
     scale = anatomy.logit_scale
-    return Direction(model, bound, metric.pos, vectors * scale, of_bias * scale)
+    return Direction(model, metric, bound, metric.pos, vectors * scale, of_bias * scale)
 
 
 def _linear_weights(

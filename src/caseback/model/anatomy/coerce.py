@@ -46,6 +46,8 @@ def as_indices(value: Any, what: str, error: type[CasebackError] = EditError) ->
         return value
     if isinstance(value, slice):
         bounds = (value.start, value.stop, value.step)
+        if isinstance(value.step, int) and value.step == 0:
+            raise error(f"{what} is {value}: expected a step other than 0")
         return slice(*(None if one is None else as_integer(one, f"one {what} of {value}", error) for one in bounds))
     if isinstance(value, Tensor | np.ndarray):
         if value.dtype in (torch.bool, np.dtype(bool)):
@@ -93,11 +95,29 @@ def as_numbers(value: Any, what: str, error: type[CasebackError], expected: str)
             numbers = torch.as_tensor(value, dtype=None if isinstance(value, np.ndarray) else torch.float64)
         except (TypeError, ValueError, RuntimeError):
             numbers = None
+    if isinstance(numbers, Tensor) and (numbers.is_sparse or numbers.is_meta):
+        raise error(f"{what} is a tensor that does not hold its numbers: expected {expected}")
     if isinstance(numbers, Tensor) and not (numbers.dtype == torch.bool or numbers.is_complex()):
         return numbers
     if isinstance(numbers, int | float) and not isinstance(numbers, bool):
         return numbers
     raise error(f"{what} is a {type(value).__name__}, expected {expected}")
+
+
+def are_several(value: Any) -> bool:
+    """Whether it holds several things in an order: no text, no class, no mapping, no tensor of one number."""
+    single = isinstance(value, str | bytes | bytearray | type | Mapping) or getattr(value, "ndim", 1) == 0
+    return isinstance(value, Iterable) and not single
+
+
+def as_device(value: Any, error: type[CasebackError]) -> torch.device:
+    """A device that torch knows and this machine has."""
+    try:
+        device = torch.device(value)
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as refusal:
+        raise error(f"device {_short(value)}: {' '.join(str(refusal).split())[:160]}") from None
+    return device
 
 
 def _short(value: Any) -> str:

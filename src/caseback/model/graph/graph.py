@@ -69,7 +69,7 @@ class Graph:
             ``("embed",)``, or ``("embed", "pos_embed")`` to tell them apart where positions are embedded.
         """
         expect_sums(anatomy, "a graph of writers and readers")
-        if not isinstance(inputs, tuple | list) or not set(map(str, inputs)) <= {"embed", "pos_embed"}:
+        if not isinstance(inputs, tuple | list) or not {"embed"} <= set(map(str, inputs)) <= {"embed", "pos_embed"}:
             raise CasebackError(f"inputs={inputs!r}: expected ('embed',) or ('embed', 'pos_embed')")
         if "pos_embed" in inputs and "pos_embed" in anatomy.lacks:
             raise CasebackError(f"this model has no position embeddings: {anatomy.lacks['pos_embed']}")

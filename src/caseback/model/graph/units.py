@@ -20,6 +20,9 @@ class Neuron(NamedTuple):
 Component = tuple[int, int | None] | Neuron
 """A layer and a head in it, or None for its MLP; or a neuron."""
 
+Components = str | Sequence[str | Component] | None
+"""What ``components_of`` takes."""
+
 GROUPS = ("heads", "mlps", "neurons")
 
 
@@ -51,7 +54,7 @@ def address_of(component: Component) -> dict[str, Any]:
     return {"site": site, "layer": layer, ("unit" if isinstance(component, Neuron) else "head"): component[1]}
 
 
-def components_of(model: Model, wanted: Any, layers: Sequence[int] | None = None) -> list[Component]:
+def components_of(model: Model, wanted: Components, layers: Sequence[int] | None = None) -> list[Component]:
     """The components asked for, each checked against the model.
 
     Parameters
@@ -97,7 +100,7 @@ def _n_neurons(model: Model, layer: int) -> int:
     return model.weights.W_out[layer].shape[0]
 
 
-def _checked(model: Model, given: Any) -> Component:
+def _checked(model: Model, given: str | Component) -> Component:
     component: Component = _parsed(given) if isinstance(given, str) else given
     layer, index = component
     if not 0 <= layer < model.n_layers:

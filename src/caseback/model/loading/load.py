@@ -11,6 +11,7 @@ from torch import nn
 from caseback.errors import AnatomyError, LoadError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import classes_of
+from caseback.model.anatomy.coerce import as_device
 from caseback.model.anatomy.families import FAMILIES, family_of
 from caseback.model.anatomy.parameters import expect_numbers
 from caseback.model.arguments import checked
@@ -84,6 +85,7 @@ def load(
     True
     """
     dtype = _one_dtype(dtype, torch_dtype)
+    device = None if device is None else as_device(device, LoadError)
     hub = {key: kwargs.pop(key) for key in HUB_OPTIONS & kwargs.keys()}
     if isinstance(tokenizer, str | Path):
         tokenizer = read_tokenizer(Source(str(tokenizer), revision, trust_remote_code=trust_remote_code, hub=hub))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -52,6 +53,8 @@ def baseline_embedding(model: Model, baseline: Any, like: Float[Tensor, "batch p
     CasebackError
         For an unknown name, a special token that the tokenizer lacks, or a tensor that does not fit.
     """
+    if isinstance(baseline, np.ndarray):
+        baseline = torch.as_tensor(baseline)
     if isinstance(baseline, Tensor):
         try:
             return baseline.to(like).expand_as(like)

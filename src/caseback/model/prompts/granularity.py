@@ -225,6 +225,8 @@ def aggregate(values: Float[Tensor, "..."], how: str, dim: int = -1) -> Tensor:
     """
     if how not in AGGREGATIONS:
         raise CasebackError(f"aggregation {how!r} is unknown. {did_you_mean(how, AGGREGATIONS)}")
+    if not -values.ndim <= dim < values.ndim:
+        raise OutOfRange(f"dim={dim}: scores of shape {tuple(values.shape)} have dimensions 0 to {values.ndim - 1}")
     if values.shape[dim] == 0:
         raise OutOfRange(f"nothing to aggregate: shape {tuple(values.shape)} has no entry in dimension {dim}")
     return AGGREGATIONS[how](values, dim)

@@ -5,7 +5,7 @@ answer_log_prob = sum_i log p(a_i | prompt, a_<i)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caseback.errors import TargetError
 from caseback.model.anatomy.classes import Classes
-from caseback.model.anatomy.coerce import as_indices
+from caseback.model.anatomy.coerce import are_several, as_indices
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.tokens import Tokens
@@ -85,7 +85,7 @@ def answer_ids(answer: Answer, prompts: int, tokenizer: Any, d_vocab: int) -> li
     TargetError
         For an empty answer, an id outside the vocabulary, text without a tokenizer, or a wrong number of answers.
     """
-    if isinstance(answer, bytes | Mapping | type) or not isinstance(answer, Iterable):
+    if not (isinstance(answer, str) or are_several(answer)):
         raise TargetError(f"the answer is {answer!r}: expected its text, its token ids, or one of these per prompt")
     answer = answer.tolist() if isinstance(answer, Tensor) and answer.ndim else answer
     alone = isinstance(answer, str) or all(isinstance(part, int) for part in answer)

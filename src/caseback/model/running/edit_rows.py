@@ -64,7 +64,8 @@ def _index(edit: Edit, x: Tensor, where: Where) -> tuple[tuple[Tensor, ...], Ten
     if x.ndim == 2:
         return ((at,) if units is None else (at[:, None], units)), None
     heads = indices_in(edit.head, x.shape[1], "head", edit.site)
-    heads = torch.tensor(range(x.shape[1]) if heads is None else heads, device=x.device)[None, :, None]
+    heads = range(x.shape[1]) if heads is None else heads
+    heads = torch.tensor(heads, dtype=torch.long, device=x.device)[None, :, None]
     last = torch.arange(x.shape[-1], device=x.device)[None] if units is None else units
     index = (at[:, None, None], heads, last[:, None, :])
     return index, None if known is None or bool(known.all()) else known[:, None, :]

@@ -146,7 +146,7 @@ def units_of(edit: Edit, where: Where) -> Tensor | None:
         return None
     if edit.site not in MAPS:
         units = indices_in(edit.unit, where.width, "unit", edit.site)
-        return torch.tensor(units).expand(len(where.rows.row), -1)
+        return torch.tensor(units, dtype=torch.long).expand(len(where.rows.row), -1)
     keys = edit.unit
     if isinstance(keys, slice):
         keys = range(keys.start or 0, where.width if keys.stop is None else keys.stop, keys.step or 1)

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,6 +28,7 @@ from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.coerce import as_indices, as_numbers, as_positions
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site, kind_of
+from caseback.model.argument_kinds import Coerced
 from caseback.model.arguments import checked
 from caseback.model.running.edit_values import from_run, indices_in, onto_span, select, shared_prefix, spread
 from caseback.model.running.frames import Positions, Rows, positions
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from caseback.model.running.run import Run
     from caseback.model.running.tokens import Tokens
 
-Index = int | Sequence[int] | slice | None
+Index = Annotated[int | Sequence[int] | slice | None, Coerced(as_indices, "a whole number, several, or a slice")]
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,16 @@ class Edit(_Address):
     site: str
     tied: ClassVar[bool] = False
     """Tied to another run's positions, so it does not reach past the prompt while generating."""
+    flags: ClassVar[tuple[str, ...]] = ()
+    """What is true or false of it."""
 
     def __post_init__(self) -> None:
         for name in ("layer", "head", "unit"):
             object.__setattr__(self, name, as_indices(getattr(self, name), name))
         object.__setattr__(self, "pos", as_positions(self.pos))
+        for name in self.flags:
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise EditError(f"{type(self).__name__} at {self.site!r}: {name} is neither True nor False")
         for name in (*_NUMBERS, "source"):
             if name in self.__dict__:
                 object.__setattr__(self, name, _checked(self, name))
@@ -127,7 +134,7 @@ def _checked(edit: Edit, name: str) -> Any:
     if name == "source":
         raise EditError(f"{label} is a {type(value).__name__}, expected a run, as model.run(..., read=...) gives it")
     numbers = as_numbers(value, label, EditError, _NUMBERS[name])
-    if name == "basis" and not isinstance(numbers, Tensor):
+    if name in ("basis", "over") and not isinstance(numbers, Tensor):
         raise EditError(f"{label} is a number, expected {_NUMBERS[name]}")
     return numbers
 
@@ -213,6 +220,7 @@ class Mean(Edit):
 
     over: Any = None
     per_position: bool = False
+    flags: ClassVar[tuple[str, ...]] = ("per_position",)
 
     @property
     def awaits_clean(self) -> bool:
@@ -276,6 +284,7 @@ class Project(Edit):
 
     basis: Float[Tensor, "k unit"]
     keep: bool = False
+    flags: ClassVar[tuple[str, ...]] = ("keep",)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         inside = onto_span(self.basis, old)

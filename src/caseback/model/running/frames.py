@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from caseback.errors import OutOfRange
+from caseback.model.anatomy.coerce import as_positions
+from caseback.model.argument_kinds import Coerced
 from caseback.model.running.tokens import Tokens
 
-Positions = int | Sequence[int] | slice | Tensor | None
+Positions = Annotated[
+    int | Sequence[int] | slice | Tensor | None, Coerced(as_positions, "positions, as numbers or a slice")
+]
 
 
 @dataclass(frozen=True)

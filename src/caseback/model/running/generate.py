@@ -7,8 +7,8 @@ are edited as they enter attention, at every step, since the cache holds them un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -157,20 +157,32 @@ def generate(
         stack.enter_context(wired(session))
         options = _users_aside({"do_sample": False, **options})
         stops = _Stops(options, tokenizer)
-        ids = hf.generate(
-            input_ids=tokens.ids,
-            attention_mask=tokens.mask.long(),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            return_dict_in_generate=False,
-            **options,
-        )
+        with _refusals_of_transformers():
+            ids = hf.generate(
+                input_ids=tokens.ids,
+                attention_mask=tokens.mask.long(),
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad,
+                return_dict_in_generate=False,
+                **options,
+            )
     session.finish()
     whole = _whole(ids, tokens, _end_tokens(hf, options), stops.after, tokenizer)
     passed = whole.mask[:, :-1]  # the last token is never put into the model
     text = [row[:n] for row, n in zip(whole.text, passed.sum(-1).tolist(), strict=True)]
     seen = Tokens(whole.ids[:, :-1], passed, text)
     return whole, Run(anatomy, seen, session.read_so_far(), None, edited=bool(resolved or anatomy.standing))
+
+
+@contextmanager
+def _refusals_of_transformers() -> Iterator[None]:
+    """What transformers says of an option that neither it nor the model knows, as a refusal of ours."""
+    try:
+        yield
+    except ValueError as error:
+        if "`model_kwargs` are not used" not in str(error):
+            raise
+        raise TokensError(f"generate: {error}") from None
 
 
 _OF_PROMPTS = ("input_ids", "inputs", "inputs_embeds", "attention_mask", "position_ids", "past_key_values")

@@ -22,6 +22,7 @@ from caseback.model.running.edits import Edit, check
 from caseback.model.running.metrics import Metric
 from caseback.model.running.passing import undisturbed
 from caseback.model.running.run import Run, execute
+from caseback.model.running.targets import warn_of_spaces
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.running.user_hooks import hooked_by_user
@@ -69,6 +70,9 @@ def measured(
     behind = any(site.name in _AFTER_THE_STREAM for site in touched) or hooked_by_user(anatomy) is not None
     if bound.columns is None or behind:
         run = execute(anatomy, tokens, read=reads, edits=edits, grad=grad, rules=rules)
+        if bound.columns is not None and not edits:
+            columns = bound.columns.tolist()
+            warn_of_spaces(anatomy, metric.target, metric.foil, len(columns), lambda b: run.logits[b, columns[b]])
         return run, bound.of_logits(run.logits)
     last = Site("resid_post", anatomy.n_layers - 1)
     run = execute(anatomy, tokens, read=[*reads, last], edits=edits, grad=grad, logits=False, rules=rules)
@@ -78,5 +82,9 @@ def measured(
         at = stream[rows.to(stream.device), bound.columns.to(stream.device)]
         with ruled(anatomy, rules):
             logits = unembed(anatomy, at, bound.vocab)
+        if not edits:
+            warn_of_spaces(
+                anatomy, metric.target, metric.foil, len(at), lambda b: unembed(anatomy, at[b : b + 1].detach())[0]
+            )
         values = bound.value(logits, rows)
     return run, values

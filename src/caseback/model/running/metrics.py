@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -23,18 +23,22 @@ from torch import Tensor
 from caseback.errors import TargetError
 from caseback.jobs.fingerprint import code_of
 from caseback.model.anatomy.classes import Classes
-from caseback.model.anatomy.coerce import as_tokens
+from caseback.model.anatomy.coerce import as_positions, as_tokens
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
+from caseback.model.argument_kinds import Coerced
 from caseback.model.arguments import checked
+from caseback.model.running.targets import warn_of_spaces
 from caseback.model.running.tokens import Tokens, one_token
 
 if TYPE_CHECKING:
     from caseback.model.anatomy.sites import Site
     from caseback.model.running.run import Run
 
-Target = str | int | Sequence[str | int] | Tensor
-Position = int | Tensor
+Target = Annotated[
+    str | int | Sequence[str | int] | Tensor, Coerced(as_tokens, "a token's text or id, or one for each prompt")
+]
+Position = Annotated[int | Tensor, Coerced(as_positions, "a position, or one per prompt")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +84,7 @@ class Bound:
         return self.value(logits, rows)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Metric:
     """A metric before it meets a batch; call it on a ``Run``.
@@ -107,14 +112,11 @@ class Metric:
 
     def __call__(self, run: Run) -> Float[Tensor, " batch"]:
         """The metric on a run, one number per prompt; a target that lacks its leading space is warned of."""
-        if isinstance(self.target, str) and self.pos == -1 and run.logits is not None and len(run.logits):
-            from caseback.model.running.targets import warn_of_space  # here, since it reads tokens as metrics do
-
-            column = int(run.tokens.column(-1)[0])
-            warn_of_space(
-                getattr(run.anatomy, "tokenizer", self.tokenizer), self.target, run.logits[0, column].detach()
-            )
-        return self.on(run.tokens, run.anatomy).of_run(run)
+        bound = self.on(run.tokens, run.anatomy)
+        if bound.columns is not None and bound.site is None:
+            columns = bound.columns.tolist()
+            warn_of_spaces(run.anatomy, self.target, self.foil, len(columns), lambda b: run.logits[b, columns[b]])
+        return bound.of_run(run)
 
     def fingerprint_parts(self) -> dict[str, Any]:
         """What is measured, for ``jobs.fingerprint``: a function counts by its code, not by its state (a counter)."""
@@ -157,6 +159,10 @@ class Metric:
         """
         names = getattr(anatomy, "classes", None) or getattr(anatomy, "tokenizer", self.tokenizer)
         bound = self.bind(tokens, names, getattr(anatomy, "d_logits", anatomy.d_vocab))
+        if not isinstance(bound, Bound):
+            raise TargetError(
+                f"{self.name}: its bind gave {type(bound).__name__}, expected a Bound, as cb.function makes one"
+            )
         if not self.reads:
             return bound
         sites = [site for read in self.reads for site in anatomy.sites(read)]

@@ -12,9 +12,10 @@ import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
-from caseback.errors import EditError
+from caseback.errors import EditError, OutOfRange, TokensError
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.coerce import as_integer
 from caseback.model.anatomy.context import stretched_after
 from caseback.model.anatomy.families import family_of
 from caseback.model.anatomy.identity import identity_of
@@ -167,7 +168,10 @@ class Model:
     @checked
     def token_text(self, token: int | Int[Tensor, ""]) -> str:
         """A token's text, with its leading space."""
-        return piece(self.tokenizer, int(token))
+        number = as_integer(token, "token", TokensError, "a token's id")
+        if not 0 <= number < self.d_vocab:
+            raise OutOfRange(f"token {number} is outside the vocabulary: expected 0 to {self.d_vocab - 1}")
+        return piece(self.tokenizer, number)
 
     @checked
     def edited(self, edits: Edit | Sequence[Edit]) -> Model:

@@ -188,7 +188,8 @@ class Run:
         It goes back through W and the norm; where all heads read one stream, nothing of the stream is copied.
         ``part`` limits it to some prompts and columns.
         """
-        assert site.layer is not None
+        if site.layer is None or site.name not in _DERIVED:
+            raise SiteAbsent(f"{site} is no head's own input: expected one of {', '.join(_DERIVED)} with its layer")
         p = self.anatomy.layers[site.layer]
         projection: Projection = getattr(p, _DERIVED[site.name])
         mine = g.view(*self.tokens.ids.shape, -1)[part][..., projection.rows.to(g.device)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
@@ -62,6 +63,34 @@ def target_and_foil(
         answers = [] if counterfactual is None else counterfactual.topk(1).indices.tolist()
         f = next(i for i in [*answers, *final.topk(min(2, len(final))).indices.tolist()] if i != t)
     return t, f
+
+
+def warn_of_spaces(
+    anatomy: Any, target: Any, foil: Any, batch: int, final: Callable[[int], Float[Tensor, " vocab"]]
+) -> None:
+    """Warn of targets and foils that lack their leading space, of a batch that was measured without edits.
+
+    Parameters
+    ----------
+    anatomy
+        The model's; one whose logits are of classes has no spaces to forget.
+    target, foil
+        As metrics take them: what is not text is left alone.
+    batch
+        How many prompts there are.
+    final
+        The logits of one of them where the metric reads them. Called only where a text begins without a space.
+    """
+    tokenizer = getattr(anatomy, "tokenizer", None)
+    if tokenizer is None or getattr(anatomy, "classes", None) is not None:
+        return
+    for what, given in (("target", target), ("foil", foil)):
+        words = [given] if isinstance(given, str) else given if isinstance(given, list | tuple) else []
+        if not isinstance(given, str) and len(words) != batch:
+            continue
+        for b, word in enumerate(words):
+            if isinstance(word, str) and word and not word[0].isspace():
+                warn_of_space(tokenizer, word, final(b).detach(), what)
 
 
 def warn_of_space(tokenizer: Any, text: str, final: Float[Tensor, " vocab"], what: str = "target") -> None:

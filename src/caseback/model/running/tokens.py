@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from caseback.errors import OutOfRange, TargetError, TokensError
+from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
 from caseback.model.anatomy.classes import Classes
-from caseback.model.anatomy.coerce import as_integer, as_positions
+from caseback.model.anatomy.coerce import as_device, as_integer, as_positions
+from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.arguments import checked
 
 
@@ -110,7 +111,16 @@ class Tokens:
             )
         return self.first + torch.where(wanted < 0, wanted + lengths, wanted)
 
+    @checked
     def to(self, device: torch.device | str) -> Tokens:
+        """The same tokens on another device.
+
+        Raises
+        ------
+        TokensError
+            For a device that torch does not know or this machine does not have.
+        """
+        device = as_device(device, TokensError)
         return Tokens(self.ids.to(device), self.mask.to(device), self.text)
 
     @checked
@@ -125,7 +135,10 @@ class Tokens:
         return Tokens(self.ids[rows], self.mask[rows], [self.text[i] for i in rows])
 
 
-PromptsLike = str | Tensor | Tokens | Mapping[str, Any] | Sequence[int] | Sequence[str | Sequence[int] | Tensor | Any]
+PromptsLike = Annotated[
+    str | Tensor | Tokens | Mapping[str, Any] | Sequence[int] | Sequence[str | Sequence[int] | Tensor | Any],
+    JUDGED_BY_THE_FUNCTION,
+]
 """What ``Model.tokens`` takes, and so every technique: one prompt or several, as text or ids, ``Tokens``, what a
 tokenizer returns, or chat messages."""
 
@@ -182,6 +195,8 @@ def tokenize(
         if len(row) == 0:
             raise TokensError(f"prompt {i} is empty: expected at least one token")
     pad_id = getattr(tokenizer, "pad_token_id", None)
+    if not rows:
+        raise TokensError("no prompt given: expected one at least")
     tokens = _pad(rows, [], padding, 0 if pad_id is None or pad_id >= d_vocab else pad_id)
     expect_fits(tokens, d_vocab, context)
     known = {t: piece(tokenizer, t) for t in {int(t) for row in rows for t in row}}
@@ -263,6 +278,14 @@ def _is_conversation(prompt: Any) -> bool:
     )
 
 
+def expect_characters(text: str, what: str, error: type[CasebackError]) -> None:
+    """Refuse half characters, of which no tokenizer makes anything."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as half:
+        raise error(f"{what} holds half a character at {half.start}: {text[half.start]!r}") from None
+
+
 def _row(prompt: Any, index: int, tokenizer: Any, bos: bool | None) -> Tensor:
     if _is_conversation(prompt):
         return _of_chat(prompt, index, tokenizer)
@@ -272,6 +295,7 @@ def _row(prompt: Any, index: int, tokenizer: Any, bos: bool | None) -> Tensor:
         raise TokensError("this model has no tokenizer: give token ids, or load it with tokenizer=")
     if not prompt.strip():
         raise TokensError(f"prompt {index} is empty ({prompt!r}): expected some text")
+    expect_characters(prompt, f"prompt {index}", TokensError)
     ids = tokenizer(prompt, add_special_tokens=bos is not False)["input_ids"]
     first = tokenizer.bos_token_id
     if bos and first is not None and ids[:1] != [first]:
@@ -343,6 +367,7 @@ def one_token(tokenizer: Any, word: str | int, d_vocab: int, what: str = "target
         return word
     if tokenizer is None:
         raise TargetError(f"{what} {word!r}: this model has no tokenizer, give the token's id")
+    expect_characters(word, what, TargetError)
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     for candidate in (ids, _after_a_word(tokenizer, word)):
         if len(candidate) == 1 and piece(tokenizer, candidate[0]) == word:

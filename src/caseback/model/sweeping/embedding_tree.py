@@ -111,7 +111,7 @@ def replaced(
         raise EditError(f"token_budget={token_budget}: expected at least 1 row per pass")
     with undisturbed(anatomy, grad=False):
         clean = record(anatomy, tokens, [Site("embed")])
-        base = unedited_values(anatomy, clean, bound)
+        base = unedited_values(anatomy, clean, bound, metric)
         measured = base.repeat(len(choice), 1)
         versions = _distinct(choice, stops(tokens, bound))
         results = Results(checkpoint, job_of(anatomy, tokens, metric, base, [choice, values]), measured)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import EditError
+from caseback.errors import CasebackError, EditError
 from caseback.jobs.budget import limit
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
@@ -28,8 +28,10 @@ from caseback.model.running.frames import positions
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.passing import undisturbed
 from caseback.model.running.run import execute, resolve, with_clean
+from caseback.model.running.targets import warn_of_spaces
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
+from caseback.model.running.verify import unembed
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 
@@ -167,7 +169,7 @@ def sweep(
     with undisturbed(anatomy, grad=False):
         touched = {site for r in per_variant for _, site, _ in r if site.name in ("embed", "pos_embed")}
         clean = record(anatomy, tokens, sorted(touched, key=str), start)
-        base = unedited_values(anatomy, clean, bound)
+        base = unedited_values(anatomy, clean, bound, metric)
         values = base.repeat(len(per_variant), 1)
         shared = _unchanged(tokens, [*start, *((0, site, edit) for site, edit in anatomy.standing)])
         segments = [s for i, r in enumerate(per_variant) for s in plan(r, tokens, bound, anatomy.n_layers, i, shared)]
@@ -183,6 +185,8 @@ def sweep(
                     values[segment.variant, segment.example] = value
                 results.keep([s.variant for s in chunk], [s.example for s in chunk])
                 bar.update(len(chunk))
+    if labels is not None and len(labels) != len(per_variant):
+        raise CasebackError(f"{len(labels)} labels for {len(per_variant)} variants: expected one for each")
     if labels is None:
         labels = ["; ".join(dict.fromkeys(e.describe() for _, _, e in r)) for r in per_variant]
     return values, base, list(labels)
@@ -197,10 +201,15 @@ def _cleaned(per_variant: list[Resolved], anatomy: Anatomy, tokens: Tokens) -> l
     return out
 
 
-def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound) -> Tensor:
-    """The metric of the unedited run, from the recorded stream."""
+def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound, metric: Metric) -> Tensor:
+    """The metric of the unedited run, from the recorded stream; of targets that lack their space it warns."""
     n, length = last_layer(bound, anatomy.n_layers), clean.tokens.lengths.tolist()
     first = clean.tokens.first.tolist()
+    if bound.columns is not None and bound.site is None:
+        last, columns = clean.stream[-1], bound.columns.tolist()
+        warn_of_spaces(
+            anatomy, metric.target, metric.foil, len(columns), lambda b: unembed(anatomy, last[b, columns[b]][None])[0]
+        )
     segments = []
     for b in range(len(clean.tokens)):
         stop = length[b] if bound.columns is None else int(bound.columns[b]) - first[b] + 1

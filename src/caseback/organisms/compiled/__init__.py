@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.model.arguments import checked
 
 if TYPE_CHECKING:
     from caseback.organisms.compiled.compile import compile_program
@@ -57,6 +58,7 @@ def names() -> list[str]:
     return sorted(BUILDERS)
 
 
+@checked
 def build(name: str, **sizes: Any) -> "Organism":
     """Build a written organism.
 
@@ -77,8 +79,8 @@ def build(name: str, **sizes: Any) -> "Organism":
     >>> build("count", alphabet="ab", max_length=4).predict([["a", "b", "a"]])
     [['1', '1', '2']]
     """
-    if name not in BUILDERS:
-        raise CasebackError(f"no organism is called {name!r}. {did_you_mean(name, names())}")
+    if not isinstance(name, str) or name not in BUILDERS:
+        raise CasebackError(f"no organism is called {name!r}. {did_you_mean(str(name), names())}")
     home, _, function = BUILDERS[name].rpartition(".")
     return getattr(import_module(f"{__name__}.{home}"), function)(**sizes)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from caseback.errors import CasebackError
+from caseback.model.arguments import checked
 from caseback.organisms.compiled.infer import infer
 from caseback.organisms.compiled.interpret import interpret
 from caseback.organisms.compiled.language import Expression, ProgramError
@@ -23,6 +24,7 @@ ANSWER = 10.0
 """The answer's logit; that of every other word is 0."""
 
 
+@checked
 def compile_program(
     program: Expression,
     *,

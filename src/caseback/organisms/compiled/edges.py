@@ -12,6 +12,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError
 from caseback.model.anatomy.sites import Site
+from caseback.model.arguments import checked
 from caseback.model.circuit import Edge, Node
 from caseback.model.running.edits import Add
 from caseback.model.running.model import Model
@@ -19,6 +20,7 @@ from caseback.model.running.run import Run
 from caseback.model.running.tokens import PromptsLike
 
 
+@checked
 def ablate_edge(
     model: Model, tokens: PromptsLike, edge: Edge | str, value: str | Run = "zero"
 ) -> Float[Tensor, "batch pos vocab"]:

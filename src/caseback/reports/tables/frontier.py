@@ -10,6 +10,7 @@ import xarray as xr
 
 from caseback.behaviors.indirect_object import LOOKS, ioi_by_order, ioi_heads
 from caseback.localize.circuits.frontier import Frontier, frontier
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.tasks import get
 from caseback.tasks.prompts import Prompts
@@ -21,6 +22,7 @@ WANTED = 0.9
 _LOOKS_AT = 0.1
 
 
+@checked
 def frontier_table(
     model: Model, names: Sequence[str], count: int, *, seed: int = 0, ablation: str = "resample", progress: bool = False
 ) -> dict[str, Any]:

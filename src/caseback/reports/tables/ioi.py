@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from caseback.behaviors.indirect_object import ioi_by_order, ioi_heads
+from caseback.model.arguments import checked
 from caseback.model.loading.load import load
 from caseback.model.running.model import Model
 from caseback.organisms.compiled import build
@@ -17,6 +18,7 @@ __all__ = ["ioi_prompts", "ioi_table"]
 HAND_MADE = "indirect_object"
 
 
+@checked
 def ioi_prompts(
     name: str, count: int, *, corruption: str = "abc", seed: int = 0, gguf_file: str | None = None
 ) -> tuple[Model, Prompts]:
@@ -41,6 +43,7 @@ def ioi_prompts(
     return model, spoken.prompts(model, count, seed=seed)
 
 
+@checked
 def ioi_table(model: Model, prompts: Prompts, *, progress: bool = False) -> dict[str, Any]:
     """All heads with their numbers.
 

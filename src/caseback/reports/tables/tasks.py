@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from caseback.jobs.budget import limit
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import piece
 from caseback.tasks import get, maker, names
@@ -38,6 +39,7 @@ def task_rows() -> list[dict[str, Any]]:
     ]
 
 
+@checked
 def task_examples(model: Model, task: Task, count: int, *, seed: int = 0) -> dict[str, Any]:
     """Examples with the task's metric on the clean and the corrupt prompt.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from caseback.model import registry
+from caseback.model.arguments import checked
 from caseback.model.registry import Technique
 
 __all__ = ["technique_row", "technique_rows"]
 
 
+@checked
 def technique_rows(role: str | None = None) -> list[dict[str, Any]]:
     """All techniques, or those of one role, by entry.
 
@@ -27,6 +29,7 @@ def technique_rows(role: str | None = None) -> list[dict[str, Any]]:
     return [technique_row(technique) for technique in listed]
 
 
+@checked
 def technique_row(technique: Technique) -> dict[str, Any]:
     """One technique: name, entry, role, citation, cost, summary."""
     return {

@@ -18,6 +18,7 @@ from caseback.errors import LoadError
 from caseback.jobs import budget
 from caseback.jobs.json_text import parse_json, parse_json_at
 from caseback.jobs.text_file import open_file
+from caseback.model.arguments import checked
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,6 +29,7 @@ MALFORMED = "malformed records"
 SPACE = re.compile(r"\s*")
 
 
+@checked
 class Examples(list[T]):
     """What a file gave: a list, and what was left out.
 

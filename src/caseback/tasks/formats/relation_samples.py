@@ -94,9 +94,9 @@ def _facts(file: Path, template: int | None, zero_shot: bool, skip_malformed: bo
     templates = whole.get(key) if isinstance(whole, dict) else None
     if not isinstance(templates, list) or not templates:
         raise LoadError(f"{file}: expected a list of templates under {key!r}, found none")
-    wrong = next((t for t in templates if not isinstance(t, str) or t.count("{}") != 1), None)
-    if wrong is not None:
-        raise LoadError(f"{file}: expected templates with one {{}} for the subject under {key!r}, found {wrong!r}")
+    wrong = [t for t in templates if not isinstance(t, str) or t.count("{}") != 1]
+    if wrong:
+        raise LoadError(f"{file}: expected templates with one {{}} for the subject under {key!r}, found {wrong[0]!r}")
     if template is not None and not 0 <= template < len(templates):
         raise LoadError(f"{file} has no template {template} under {key!r}: expected 0 to {len(templates) - 1}, or None")
     chosen = templates if template is None else [templates[template]]

@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 
 from caseback.errors import CasebackError
 from caseback.jobs.whole_file import expect_writable, whole_file
+from caseback.reports.document import checked
 from caseback.reports.maps import Map, of_layers
 
 __all__ = ["SCALE", "heatmap", "write_figure"]
@@ -34,6 +35,7 @@ _CELL, _PANEL_GAP = 26, 54
 _SMALLEST, _LARGEST = 240, 1500
 
 
+@checked
 def heatmap(maps: Map | Mapping[str, Map], *, title: str, value: str) -> go.Figure:
     """Draw one map, or several above each other with one scale.
 
@@ -107,6 +109,7 @@ def heatmap(maps: Map | Mapping[str, Map], *, title: str, value: str) -> go.Figu
     return figure
 
 
+@checked
 def write_figure(figure: go.Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure as one page that loads nothing, whole or not at all.
 

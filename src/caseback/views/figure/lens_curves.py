@@ -10,6 +10,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from caseback.errors import CasebackError
+from caseback.reports.document import checked
 
 __all__ = ["lens_curves"]
 
@@ -17,6 +18,7 @@ _NAMES = {"kl": "KL(model ‖ lens), nats", "bias": "bias, nats", "agreement": "
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
+@checked
 def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str) -> go.Figure:
     """Draw what ``lens_quality`` measured for one lens or several.
 

@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from caseback.reports.document import checked
 from caseback.reports.lens_modes import Mode, chosen, modes_of
 from caseback.reports.lens_rows import Rows, by_unit, rows_of, rows_with_answers
 from caseback.reports.tokens_text import visible
@@ -31,6 +32,7 @@ _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 _LONGEST = 9
 
 
+@checked
 def lens_grid(lens: xr.Dataset, *, title: str, mode: str = "top", batch: int = 0) -> go.Figure:
     """Draw a lens over one prompt.
 

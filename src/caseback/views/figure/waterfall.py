@@ -7,6 +7,7 @@ import html
 import numpy as np
 import plotly.graph_objects as go
 
+from caseback.reports.document import checked
 from caseback.reports.waterfall import Waterfall
 from caseback.views.numbers_text import number, signed
 
@@ -16,6 +17,7 @@ RAISES, LOWERS, WHOLE = "#d9640f", "#2171b5", "#6b7280"
 _ROW, _MARGINS = 26, 170
 
 
+@checked
 def waterfall_figure(drawn: Waterfall, *, title: str, value: str) -> go.Figure:
     """A waterfall as a plotly figure, for ``heatmap.write_figure``.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.reports.attributions import ATTRIBUTIONS
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.page.data import rounded, with_visible
 from caseback.views.page.page import Page
@@ -17,6 +18,7 @@ from caseback.views.page.tables import table
 __all__ = ["attributions_html", "write_attributions"]
 
 
+@checked
 def attributions_html(document: Mapping[str, Any]) -> str:
     """A document of attributions as one self-contained page.
 
@@ -39,6 +41,7 @@ def attributions_html(document: Mapping[str, Any]) -> str:
     return PAGE.html(document)
 
 
+@checked
 def write_attributions(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write the page to a file, whole or not at all, and return its path.
 

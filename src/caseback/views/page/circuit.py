@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.reports.circuit import CIRCUIT
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.page.data import packed, rounded, with_visible
 from caseback.views.page.page import Page
@@ -17,6 +18,7 @@ from caseback.views.page.tables import table
 __all__ = ["circuit_html", "write_circuit_page"]
 
 
+@checked
 def circuit_html(document: Mapping[str, Any]) -> str:
     """The document as one self-contained page.
 
@@ -42,6 +44,7 @@ def circuit_html(document: Mapping[str, Any]) -> str:
     return PAGE.html(document)
 
 
+@checked
 def write_circuit_page(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write the page to a file, whole or not at all.
 

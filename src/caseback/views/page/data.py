@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from caseback.errors import CasebackError
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 
 __all__ = ["embedded_json", "packed", "rounded", "with_visible"]
@@ -23,6 +25,7 @@ _DIGITS = 6
 _PATTERN_SCALE = 65535
 
 
+@checked
 def embedded_json(data: Any) -> str:
     r"""JSON that can stand inside a script element of any page.
 
@@ -38,21 +41,26 @@ def embedded_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+@checked
 def with_visible(token: Mapping[str, Any]) -> dict[str, Any]:
     """A token with its visible form beside its text."""
     return {**token, "visible": visible(token["text"])}
 
 
-def packed(pattern: Any) -> dict[str, Any] | None:
+@checked
+def packed(pattern: np.ndarray | None) -> dict[str, Any] | None:
     """An attention pattern as 16-bit integers, gzipped, in base64; None stays None."""
     if pattern is None:
         return None
+    if np.ndim(pattern) == 0:
+        raise CasebackError(f"the attention pattern is {pattern!r}: expected rows of numbers")
     values = np.rint(np.clip(np.asarray(pattern, dtype=np.float64), 0, 1) * _PATTERN_SCALE).astype("<u2")
     # no time stamp, so that the same explanation gives the same page, byte for byte
     data = gzip.compress(values.tobytes(), compresslevel=6, mtime=0)
     return {"n": values.shape[0], "scale": _PATTERN_SCALE, "data": base64.b64encode(data).decode("ascii")}
 
 
+@checked
 def rounded(value: Any) -> Any:
     """Plain data whose floats keep six significant digits."""
     if isinstance(value, float):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from caseback.reports.document import Document, checked
 from caseback.reports.explain_document import EXPLANATION
 from caseback.reports.tokens_text import visible
 from caseback.views.page.data import packed, rounded, with_visible
@@ -16,7 +17,8 @@ from caseback.views.page.page import Page
 __all__ = ["page_data", "report_html", "write_report"]
 
 
-def report_html(explanation: Mapping[str, Any]) -> str:
+@checked
+def report_html(explanation: Document) -> str:
     """The explanation as one self-contained HTML page.
 
     Parameters
@@ -43,7 +45,8 @@ def report_html(explanation: Mapping[str, Any]) -> str:
     return PAGE.html(explanation)
 
 
-def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+@checked
+def write_report(explanation: Document, path: str | os.PathLike[str]) -> Path:
     """Write the page to a file, whole or not at all.
 
     Parameters
@@ -72,6 +75,7 @@ def write_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -
     return PAGE.write(explanation, path)
 
 
+@checked
 def page_data(explanation: Mapping[str, Any]) -> dict[str, Any]:
     """The document as the page's script reads it; the explanation itself is not changed.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from caseback.reports.components_table import ranked_components
+from caseback.reports.document import checked
 from caseback.reports.explain_checks import verdict_of
 from caseback.reports.lens_rows import BEFORE_ANY_LAYER
 from caseback.reports.strongest_places import strongest_places
@@ -19,6 +20,7 @@ _LARGEST = 24
 _VERDICTS = {"held": "yes", "weak": "weakly", "failed": "NO"}
 
 
+@checked
 def static_tables(explanation: Mapping[str, Any]) -> str:
     """The predictions, lens, inputs, components and checks of a checked explanation document, as tables.
 

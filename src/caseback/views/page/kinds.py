@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import CasebackError
+from caseback.reports.document import Document, checked
 from caseback.views.page.page import Page
 
 __all__ = ["PAGES", "page_html", "page_of", "write_page"]
@@ -23,6 +24,7 @@ PAGES = {
 }
 
 
+@checked
 def page_of(document: Any) -> Page:
     """The page that draws a document.
 
@@ -48,7 +50,8 @@ def page_of(document: Any) -> Page:
     return import_module(f"caseback.views.page.{PAGES[kind]}").PAGE
 
 
-def page_html(document: Mapping[str, Any]) -> str:
+@checked
+def page_html(document: Document) -> str:
     """Any document as one self-contained page.
 
     Parameters
@@ -77,7 +80,8 @@ def page_html(document: Mapping[str, Any]) -> str:
     return page_of(document).html(document)
 
 
-def write_page(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+@checked
+def write_page(document: Document, path: str | os.PathLike[str]) -> Path:
     """Write any document as a page to a file, whole or not at all, and return its path.
 
     Parameters

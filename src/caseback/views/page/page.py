@@ -18,6 +18,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from caseback.errors import CasebackError
 from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.reports.document import DocumentKind
 from caseback.views.page.data import embedded_json
@@ -87,16 +88,23 @@ class Page:
         self.document.check(document)
         style = "".join(_static(f"{name}.css") for name in self.styles)
         policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
-        body = self.tables(document)
+        try:
+            title, body = self.title(document), self.tables(document)
+            data = None if self.script is None else embedded_json(self.data(document))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise CasebackError(
+                f"{self.document.noun} that cannot be drawn ({type(error).__name__}: {str(error)[:200]}): pass what "
+                f"{self.document.function} returned, unchanged"
+            ) from error
         if self.script is not None:
             script = _static(f"{self.script}.js")
             policy += f"; script-src '{_hash(script)}'"
-            body = _DRAWN.substitute(tables=body, data=embedded_json(self.data(document)), script=script)
+            body = _DRAWN.substitute(tables=body, data=data, script=script)
         return _SHELL.substitute(
             # the kit's sheet has colors for both
             schemes="light dark" if "page" in self.styles else "light",
             policy=policy,
-            title=html.escape(f"{self.title(document)} · caseback"),
+            title=html.escape(f"{title} · caseback"),
             style=style,
             body=body,
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from caseback.reports.document import checked
+
 __all__ = ["table"]
 
 
+@checked
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of texts, each escaped and written in its own direction.
 

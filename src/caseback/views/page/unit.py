@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.reports.unit import UNITS
 from caseback.views.numbers_text import number, percent, signed
@@ -22,6 +23,7 @@ __all__ = ["unit_html", "write_units"]
 _SHADES = 8  # per sign, as in unit.css
 
 
+@checked
 def unit_html(document: Mapping[str, Any]) -> str:
     """The units of a document as one self-contained page.
 
@@ -38,6 +40,7 @@ def unit_html(document: Mapping[str, Any]) -> str:
     return PAGE.html(document)
 
 
+@checked
 def write_units(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write the page to a file, whole or not at all.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.reports.weights import WEIGHTS
 from caseback.views.numbers_text import number, percent, signed
@@ -17,6 +18,7 @@ from caseback.views.page.tables import table
 __all__ = ["weights_html", "write_weights"]
 
 
+@checked
 def weights_html(document: Mapping[str, Any]) -> str:
     """A document of weights as one self-contained page.
 
@@ -42,6 +44,7 @@ def weights_html(document: Mapping[str, Any]) -> str:
     return PAGE.html(document)
 
 
+@checked
 def write_weights(document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write the page to a file, whole or not at all, and return its path.
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from caseback.reports.attributions import check_attributions
+from caseback.reports.document import checked
 from caseback.reports.maps import Axis, Map
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import percent, signed
@@ -35,6 +36,7 @@ _STRONG = ((42, 98, 160), (190, 96, 16))
 _FAINT = 0.05
 
 
+@checked
 def print_attributions(document: Mapping[str, Any], console: Console | None = None) -> None:
     """Print attributions: what is explained, the tokens in color, numbers, agreement, faithfulness, generation.
 
@@ -63,6 +65,7 @@ def print_attributions(document: Mapping[str, Any], console: Console | None = No
         console.print(part, highlight=False, markup=False, emoji=False)
 
 
+@checked
 def attribution_parts(
     document: Mapping[str, Any], *, width: int = 80, glyphs: Glyphs = UNICODE
 ) -> list[RenderableType]:
@@ -73,6 +76,7 @@ def attribution_parts(
     return [part for view in views for part in view(document, width, glyphs)]
 
 
+@checked
 def shade(share: float) -> str:
     """The style of a token whose score is this share of the largest, from -1 to 1.
 

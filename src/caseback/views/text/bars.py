@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from caseback.reports.document import checked
+
 __all__ = ["ASCII", "UNICODE", "Glyphs", "share_bar", "signed_bar"]
 
 
@@ -50,6 +52,7 @@ UNICODE = Glyphs("█", "▌", "▐", "│", "✓", "~", "✗", "…", "utf-8")
 ASCII = Glyphs("#", "", "", "|", "+", "~", "x", "...", "ascii")
 
 
+@checked
 def share_bar(share: float, width: int, glyphs: Glyphs, style: str = "") -> Text:
     """A bar that fills the ``share`` (0 to 1) of ``width`` cells.
 
@@ -61,6 +64,7 @@ def share_bar(share: float, width: int, glyphs: Glyphs, style: str = "") -> Text
     return Text(_run(share, width, glyphs.full, glyphs.left_half), style=style, no_wrap=True)
 
 
+@checked
 def signed_bar(share: float, half: int, glyphs: Glyphs, styles: tuple[str, str]) -> Text:
     """A bar of ``share`` (−1 to 1) from the center line of ``2 · half + 1`` cells.
 

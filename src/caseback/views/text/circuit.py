@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
 
@@ -17,6 +18,7 @@ __all__ = ["print_circuit"]
 _LISTED = 12
 
 
+@checked
 def print_circuit(document: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a circuit.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from caseback.errors import CasebackError
+from caseback.reports.document import checked
 from caseback.reports.tables.frontier import SHARES, WANTED
 
 __all__ = ["frontier_markdown", "markdown", "organisms_markdown"]
@@ -12,6 +14,7 @@ __all__ = ["frontier_markdown", "markdown", "organisms_markdown"]
 _WITHIN = 0.1
 
 
+@checked
 def organisms_markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """The AUROC of each method against the true edges of organisms, one a row.
 
@@ -23,6 +26,9 @@ def organisms_markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
     |----------|-----------:|------:|
     | recall   | 4/13       | 1.000 |
     """
+    unknown = [name for name in columns if any(name not in row["auroc"] for row in rows)]
+    if unknown:
+        raise CasebackError(f"no method is called {unknown[0]!r} in these rows")
     cells = [
         [row["name"], f"{row['true_edges']}/{row['edges']}", *(f"{row['auroc'][name]:.3f}" for name in columns)]
         for row in rows
@@ -30,6 +36,7 @@ def organisms_markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
     return "\n".join(markdown(["organism", "true edges", *columns], cells))
 
 
+@checked
 def frontier_markdown(table: Mapping[str, Any]) -> str:
     """What each method's best edges recover, task by task, and the heads of the smallest IOI circuit.
 
@@ -63,6 +70,7 @@ def frontier_markdown(table: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
+@checked
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table that reads well as text too.
 
@@ -74,6 +82,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     |---|---:|
     | x | 10 |
     """
+    if any(len(row) != len(head) for row in rows):
+        raise CasebackError(f"rows of {sorted({len(row) for row in rows})} cells under a head of {len(head)}")
     columns = list(zip(head, *rows, strict=True))
     numeric = [all(cell[:1] in "0123456789+-·" for cell in column[1:]) for column in columns]
     widths = [max(map(len, column)) for column in columns]

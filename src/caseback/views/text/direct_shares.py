@@ -8,6 +8,7 @@ import xarray as xr
 from rich.console import Console
 
 from caseback.reports.direct_shares import taken_back
+from caseback.reports.document import checked
 from caseback.reports.waterfall import Waterfall
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.text.waterfall import print_waterfall
@@ -17,6 +18,7 @@ __all__ = ["print_direct_shares"]
 _VALUES_SHOWN = 6
 
 
+@checked
 def print_direct_shares(
     shares: xr.DataArray,
     drawn: Waterfall,

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, signed_bar
@@ -18,6 +19,7 @@ __all__ = ["examples_text", "print_examples", "print_scored"]
 _HALF = 6
 
 
+@checked
 def print_scored(scores: xr.DataArray, top: xr.Dataset, title: str, console: Console | None = None) -> None:
     """Print the strongest examples, and below them what was included and what became of lines that did not fit.
 
@@ -34,6 +36,7 @@ def print_scored(scores: xr.DataArray, top: xr.Dataset, title: str, console: Con
         console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
+@checked
 def print_examples(top: xr.Dataset, title: str, console: Console | None = None) -> None:
     """Print the strongest examples per query, under a title.
 
@@ -54,6 +57,7 @@ def print_examples(top: xr.Dataset, title: str, console: Console | None = None) 
         console.print(examples_text(top.isel(query=row), glyphs=glyphs), highlight=False, markup=False, emoji=False)
 
 
+@checked
 def examples_text(top: xr.Dataset, *, glyphs: Glyphs = UNICODE) -> Table:
     """One query's examples as a rich table: score, bar, line of the corpus, text.
 

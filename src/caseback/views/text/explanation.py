@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from caseback.reports.components_table import leading_method, named_components, ranked_components
+from caseback.reports.document import checked
 from caseback.reports.explain_checks import baseline_words, correlation_words, verdict_of
 from caseback.reports.explain_document import check_explanation
 from caseback.reports.lens_rows import BEFORE_ANY_LAYER
@@ -55,6 +56,7 @@ class _Page:
         return Text(self.glyphs.text(text), style=style)
 
 
+@checked
 def print_explanation(explanation: Mapping[str, Any], console: Console | None = None) -> None:
     """Print an explanation: predictions, lens, inputs, components with their ablations, and checks.
 
@@ -82,6 +84,7 @@ def print_explanation(explanation: Mapping[str, Any], console: Console | None = 
         console.print(part, highlight=False, markup=False, emoji=False)
 
 
+@checked
 def explanation_tables(
     explanation: Mapping[str, Any], *, width: int = 80, ascii_only: bool = False
 ) -> list[RenderableType]:

@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.reports.maps import Map, of_layers
 from caseback.views.numbers_text import signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, signed_bar
@@ -28,6 +29,7 @@ _WIDEST_TITLE = 9
 _COLORED, _STRONG = 0.3, 0.7  # of the largest number
 
 
+@checked
 def print_map(drawn: Map, title: str, console: Console | None = None, *, top: int = 0) -> None:
     """Print a map under its title, with its scale, and the largest numbers as a list below it.
 
@@ -58,6 +60,7 @@ def print_map(drawn: Map, title: str, console: Console | None = None, *, top: in
         console.print(ranked_text(drawn, top, width=console.width, glyphs=glyphs), highlight=False, markup=False)
 
 
+@checked
 def map_text(
     drawn: Map, *, width: int = 80, glyphs: Glyphs = UNICODE, own_scales: bool = False
 ) -> list[RenderableType]:
@@ -115,6 +118,7 @@ def map_text(
     return parts
 
 
+@checked
 def ranked_text(drawn: Map, most: int, *, width: int = 80, glyphs: Glyphs = UNICODE) -> Table:
     """The cells with the largest absolute values, largest first, with their values and bars.
 

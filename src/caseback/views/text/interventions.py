@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import xarray as xr
 from rich.console import Console
 
+from caseback.reports.document import checked
 from caseback.reports.maps import Map, ablation_map, as_map
 from caseback.views.numbers_text import number
 from caseback.views.text.bars import ASCII, UNICODE
@@ -17,6 +18,7 @@ __all__ = ["print_ablation", "print_interchanges", "print_patching", "print_trac
 _VALUES_SHOWN = 6
 
 
+@checked
 def print_patching(result: xr.Dataset, words: str, *, top: int = 10, console: Console | None = None) -> None:
     """Print what ``patch`` gave.
 
@@ -40,6 +42,7 @@ def print_patching(result: xr.Dataset, words: str, *, top: int = 10, console: Co
     print_map(as_map(result.recovery), title, console, top=top)
 
 
+@checked
 def print_ablation(effects: xr.DataArray, words: str, *, top: int = 12, console: Console | None = None) -> None:
     """Print what ``ablate`` gave: a map of layers and heads, and the largest effects.
 
@@ -63,6 +66,7 @@ def print_ablation(effects: xr.DataArray, words: str, *, top: int = 12, console:
     console.print(ranked, highlight=False, markup=False)
 
 
+@checked
 def print_trace(
     result: xr.Dataset, maps: Mapping[str, Map], words: str, *, top: int = 3, console: Console | None = None
 ) -> None:
@@ -87,6 +91,7 @@ def print_trace(
         print_map(drawn, f"Restoring {name}: indirect effect", console, top=top)
 
 
+@checked
 def print_interchanges(accuracy: xr.DataArray, title: str, *, top: int = 5, console: Console | None = None) -> None:
     """Print what ``das_map`` or ``interchange_map`` gave.
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from caseback.reports.document import checked
 from caseback.views.numbers_text import percent, signed
 
 __all__ = ["print_ioi"]
@@ -28,6 +29,7 @@ _LEAST_LOOK = 0.1
 _ORDERS = {"ABBA": "IO first", "BABA": "S first"}
 
 
+@checked
 def print_ioi(table: Mapping[str, Any], *, every: bool = False, console: Console | None = None) -> None:
     """Print what ``ioi_table`` gave.
 

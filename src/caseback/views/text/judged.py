@@ -10,11 +10,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs
 
 __all__ = ["judged_text", "print_judged"]
 
 
+@checked
 def print_judged(result: xr.Dataset, console: Console | None = None) -> None:
     """Print the result of ``known_source_test``, by default on a new ``rich`` console."""
     console = console or Console()
@@ -22,6 +24,7 @@ def print_judged(result: xr.Dataset, console: Console | None = None) -> None:
         console.print(part, highlight=False, markup=False)
 
 
+@checked
 def judged_text(result: xr.Dataset, *, ascii_only: bool = False) -> list[RenderableType]:
     """The result of ``known_source_test`` as rich renderables.
 

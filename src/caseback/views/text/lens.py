@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.reports.lens_modes import chosen, modes_of
 from caseback.reports.lens_rows import BEFORE_ANY_LAYER, by_unit, rows_of, rows_with_answers
 from caseback.reports.tokens_text import visible
@@ -24,6 +25,7 @@ __all__ = ["print_lens"]
 _LONGEST = 12
 
 
+@checked
 def print_lens(
     lens: xr.Dataset, title: str, console: Console | None = None, *, mode: str = "top", batch: int = 0
 ) -> None:

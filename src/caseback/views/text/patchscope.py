@@ -7,12 +7,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
 
 __all__ = ["print_patchscope"]
 
 
+@checked
 def print_patchscope(result: xr.Dataset, console: Console | None = None) -> None:
     """Print what ``patchscope`` gave for its first prompt.
 

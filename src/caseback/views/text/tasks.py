@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import signed
 from caseback.views.text.bars import ASCII, UNICODE
@@ -17,6 +18,7 @@ from caseback.views.text.bars import ASCII, UNICODE
 __all__ = ["print_task_examples", "print_tasks"]
 
 
+@checked
 def print_tasks(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the rows of ``task_rows`` as a table."""
     table = Table(title=f"Tasks: {len(rows)}", title_justify="left")
@@ -29,6 +31,7 @@ def print_tasks(rows: Sequence[Mapping[str, Any]]) -> None:
     _console().print(table)
 
 
+@checked
 def print_task_examples(shown: Mapping[str, Any]) -> None:
     """Print what ``task_examples`` gave, and ``model``: prompts with their named positions, answers, metric."""
     console = _console()

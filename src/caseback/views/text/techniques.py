@@ -10,9 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
+
 __all__ = ["print_methods", "print_techniques"]
 
 
+@checked
 def print_techniques(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Print the rows of ``technique_rows`` as a table."""
     table = Table(title=f"Techniques: {len(rows)}", title_justify="left")
@@ -27,6 +30,7 @@ def print_techniques(rows: Sequence[Mapping[str, Any]], console: Console | None 
     (console or Console(width=None if sys.stdout.isatty() else 220)).print(table)
 
 
+@checked
 def print_methods(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print one line for each method: its entry, its name, what it does.
 
@@ -35,6 +39,6 @@ def print_methods(rows: Sequence[Mapping[str, Any]]) -> None:
     >>> print_methods([{"name": "occlusion", "entry": ["3.1.7"], "summary": "Leave each token out."}])
     3.1.7    occlusion  Leave each token out.
     """
-    wide = max(len(row["name"]) for row in rows)
+    wide = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         print(f"{', '.join(row['entry']):<8} {row['name']:<{wide}}  {row['summary']}")

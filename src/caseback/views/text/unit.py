@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs
@@ -21,6 +22,7 @@ __all__ = ["print_units"]
 _FAINT = 0.3  # share of the unit's largest activation below which a token is not colored
 
 
+@checked
 def print_units(document: Mapping[str, Any], console: Console | None = None, *, ranges: bool = False) -> None:
     """Print the units of a document.
 

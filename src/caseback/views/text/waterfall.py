@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.reports.waterfall import Waterfall
 from caseback.views.numbers_text import number, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs
@@ -20,6 +21,7 @@ __all__ = ["print_waterfall", "span_bar", "waterfall_text"]
 _LONGEST_NAME = 26
 
 
+@checked
 def print_waterfall(drawn: Waterfall, title: str, console: Console | None = None) -> None:
     """Print a waterfall under its title.
 
@@ -44,6 +46,7 @@ def print_waterfall(drawn: Waterfall, title: str, console: Console | None = None
     console.print(waterfall_text(drawn, width=console.width, glyphs=glyphs), highlight=False, markup=False, emoji=False)
 
 
+@checked
 def waterfall_text(drawn: Waterfall, *, width: int = 80, glyphs: Glyphs = UNICODE) -> Table:
     """A waterfall as a rich table: name, bar, share, spread over prompts, running total.
 
@@ -85,6 +88,7 @@ def waterfall_text(drawn: Waterfall, *, width: int = 80, glyphs: Glyphs = UNICOD
     return table
 
 
+@checked
 def span_bar(start: float, end: float, extent: tuple[float, float], width: int, glyphs: Glyphs, style: str) -> Text:
     """A bar from one number to another on an axis of ``width`` cells; at least one cell long.
 

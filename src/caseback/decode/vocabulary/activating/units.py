@@ -69,8 +69,9 @@ class Units:
             x = x @ self.directions.to(x).T
         elif self.directions is not None:
             x = self.directions(x)
-            if x.ndim != 2 or len(x) != int(run.tokens.mask.sum()):
-                raise CasebackError(f"the function of features gave {tuple(x.shape)}: expected (token, unit)")
+            if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != int(run.tokens.mask.sum()):
+                got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+                raise CasebackError(f"the function of features gave {got}: expected (token, unit)")
         if self.chosen is None:
             return x
         if max(self.chosen) >= x.shape[1]:

@@ -160,6 +160,8 @@ def fit_future_prompt(
         raise OutOfRange(f"rows {row} and {target_row}: expected 0 (the embedding) to {model.n_layers} (the end)")
     if ahead < 0 or size < 1:
         raise OutOfRange(f"ahead={ahead}, size={size}: expected at least 0 and 1")
+    if decay < 0:
+        raise OutOfRange(f"decay={decay}: expected 0 or more")
     expect_steps(steps, states_per_step, lr, "states")
     drawn = Draws(model, texts, length=length, batch=batch, least=ahead + 1, seed=seed)
     generator = torch.Generator().manual_seed(seed)

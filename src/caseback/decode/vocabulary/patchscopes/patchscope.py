@@ -265,7 +265,7 @@ def _answers(onto: Model, tokens: Tokens, answers: Any, cells: Cells) -> Int[Ten
     """The token that should be said at each place."""
     if answers is None:
         return None
-    given = torch.as_tensor(answers) if not isinstance(answers, str | list | tuple) else answers
+    given = torch.as_tensor(answers) if isinstance(answers, Tensor | np.ndarray) else answers
     if isinstance(given, Tensor) and given.ndim == 2:
         if tuple(given.shape) != cells.shape:
             raise TargetError(f"answers of shape {tuple(given.shape)}: expected {cells.shape}, one per place")

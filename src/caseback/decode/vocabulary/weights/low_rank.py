@@ -29,6 +29,7 @@ from caseback.decode.vocabulary.weights.named_matrices import kind_of, matrix_of
 from caseback.decode.vocabulary.weights.singular_words import svd_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Apply, Edit, Project
@@ -42,6 +43,7 @@ RHO = (0.9, 0.8, 0.6, 0.2, 0.1, 0.05, 0.01)
 """The shares of the full rank that Sharma et al. search."""
 
 
+@checked
 class LowRank:
     """One weight of a model with its singular value decomposition, from which every rank follows (PRIMER 4.3.11).
 
@@ -144,6 +146,7 @@ class LowRank:
             raise OutOfRange(f"rank {rank}: {self.matrix!r} of layer {self.layer} has ranks 0 to {self.full}")
 
 
+@checked
 def accuracy(target: Target, *, pos: Position = -1) -> Metric:
     """Whether the target is the most probable token: 1 or 0, so that the mean over prompts is the accuracy.
 

@@ -24,6 +24,7 @@ from caseback.decode.vocabulary.weights.named_matrices import table_of, weights_
 from caseback.errors import CasebackError, OutOfRange, UnknownSite
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import SITES
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Index, Project
@@ -33,6 +34,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
 
 
+@checked
 class Spectrum:
     """The unembedding's singular directions in the stream, cut into bands (PRIMER 4.3.13).
 

@@ -42,7 +42,7 @@ def site_relevance(
     model: Model,
     tokens: PromptsLike,
     metric: Metric,
-    sites: Any,
+    sites: str | Sequence[Any],
     *,
     rules: str | Rules = "attn_lrp",
     by_dimension: bool = False,

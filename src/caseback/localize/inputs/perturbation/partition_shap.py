@@ -13,7 +13,7 @@ then words within them, then features within these, neighbors always together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,8 @@ def _binary(tree: Any) -> Tree:
     """The same tree with every fork of more than two halved, and forks of one skipped."""
     if isinstance(tree, int | np.integer):
         return int(tree)
+    if isinstance(tree, str | bytes) or not isinstance(tree, Iterable):
+        raise CasebackError(f"a tree with {tree!r} in it: expected the numbers of features, in lists of lists")
     branches = [_binary(branch) for branch in tree]
     if not branches:
         raise CasebackError("a tree with an empty branch: every branch needs a feature")

@@ -169,10 +169,10 @@ class _Probes:
         self.steps = np.zeros((probes, batch))
         self.taken = 0
         p = sampler(game.model, game.tokens)
-        if p.shape != (*game.tokens.shape, game.model.d_vocab):
+        if not isinstance(p, Tensor) or p.shape != (*game.tokens.shape, game.model.d_vocab):
+            got = tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__
             raise CasebackError(
-                f"the sampler gave {tuple(p.shape)}: expected (batch, pos, vocab) = "
-                f"{(*game.tokens.shape, game.model.d_vocab)}"
+                f"the sampler gave {got}: expected (batch, pos, vocab) = {(*game.tokens.shape, game.model.d_vocab)}"
             )
         self.p = p.detach().cpu()
         self.probability, self.ranking = _probability(game.metric), _ranking(game.metric)

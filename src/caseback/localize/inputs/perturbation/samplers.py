@@ -102,6 +102,7 @@ def causal_sampler(lm: Model) -> Sampler:
     return sample
 
 
+@checked
 def masked_sampler(lm: Any, tokenizer: Any) -> Sampler:
     """What a masked language model expects at a token's place, given all others.
 

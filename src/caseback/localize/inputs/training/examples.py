@@ -22,6 +22,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
+from caseback.model.anatomy.coerce import are_several
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, tokenize
 
@@ -120,7 +121,7 @@ def examples_of(
 
 def reusable(corpus: Any) -> Any:
     """A corpus that can be gone through more than once: an iterator becomes a list."""
-    return list(corpus) if corpus is not None and iter(corpus) is corpus else corpus
+    return list(corpus) if isinstance(corpus, Iterator) else corpus
 
 
 def _lines(model: Model, corpus: Any) -> Iterator[tuple[int, list[int]]]:
@@ -131,7 +132,7 @@ def _lines(model: Model, corpus: Any) -> Iterator[tuple[int, list[int]]]:
         )
     if isinstance(corpus, Tokens):
         corpus = [row[mask].tolist() for row, mask in zip(corpus.ids, corpus.mask, strict=True)]
-    if not isinstance(corpus, Iterable):
+    if not are_several(corpus):
         raise CasebackError(f"corpus is a {type(corpus).__name__}: expected an iterable of texts or of token ids")
     numbered = enumerate(corpus)
     while some := list(islice(numbered, limit("corpus_lines"))):
@@ -179,6 +180,10 @@ def queries_of(model: Model, queries: Any) -> list[Example]:
         queries = [row[mask].tolist() for row, mask in zip(queries.ids, queries.mask, strict=True)]
     if isinstance(queries, str | tuple) or (isinstance(queries, list) and queries and isinstance(queries[0], int)):
         queries = [queries]
+    if not are_several(queries):
+        raise TokensError(
+            f"queries is a {type(queries).__name__}: expected a text, a pair (prompt, completion), or several"
+        )
     examples = []
     for number, query in enumerate(queries):
         prompt, completion = query if isinstance(query, tuple) else (query, None)

@@ -22,11 +22,13 @@ from caseback.errors import CasebackError, MemoryShortage, OutOfRange, did_you_m
 from caseback.jobs.budget import limit
 from caseback.localize.inputs.training.matrices import Matrix
 from caseback.localize.inputs.training.per_example import Factors
+from caseback.model.arguments import checked
 
 KINDS = ("whole", "sparse", "rademacher", "normal", "logra")
 Segment = tuple[slice, Float[Tensor, "batch k"]]
 
 
+@checked
 @dataclass(frozen=True)
 class Projection:
     """How gradients are shortened.

@@ -112,6 +112,8 @@ def retrained_outcomes(
     >>> outcomes.dims, bool(outcomes[0, 0] == outcomes[1, 0])
     (('variant', 'query'), True)
     """
+    if np.ndim(subsets) != 2:
+        raise CasebackError(f"subsets of shape {np.shape(subsets)}: expected (subset, example)")
     file = Checkpoint(
         checkpoint,
         {"subsets": subsets, "queries": queries, "metric": metric, "training": code_of(train)},

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.arguments import checked
@@ -31,7 +32,7 @@ KINDS = ("both", "multiplicative", "additive")
 )
 def simfluence(
     batches: Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]],
-    losses: Any,
+    losses: ArrayLike | Sequence[ArrayLike],
     n_examples: int,
     *,
     ridge: float = 1e-6,
@@ -74,6 +75,8 @@ def simfluence(
     """
     if kind not in KINDS:
         raise CasebackError(f"kind {kind!r} is unknown: expected one of {', '.join(KINDS)}")
+    if n_examples < 1:
+        raise OutOfRange(f"n_examples={n_examples}: expected at least 1")
     if not ridge > 0:
         raise OutOfRange(f"ridge is {ridge}: expected a number above 0")
     runs = _runs(batches, losses)
@@ -124,6 +127,8 @@ def simulated(
     [[2.0], [1.8], [0.9]]
     """
     a, b = factors.multiplicative.values, factors.additive.values
+    if np.shape(start) != a.shape[:1]:
+        raise CasebackError(f"start of shape {np.shape(start)}: expected a loss for each of {len(a)} queries")
     losses = [np.asarray(start, dtype=float)]
     for member in _members(batches, a.shape[1]):
         losses.append(losses[-1] * (1 + a @ member) + b @ member)
@@ -138,7 +143,10 @@ def _runs(batches: Any, losses: Any) -> list[tuple[Any, np.ndarray]]:
         raise CasebackError(f"batches of {len(batches)} runs and losses of {len(losses)}: expected as many, 1 at least")
     runs = []
     for steps, curve in pairs:
-        curve = np.asarray(curve, dtype=float)
+        try:
+            curve = np.asarray(curve, dtype=float)
+        except (TypeError, ValueError):
+            raise CasebackError(f"losses are {type(curve).__name__}: expected numbers (step + 1, query)") from None
         if curve.ndim != 2 or len(curve) != len(steps) + 1:
             raise CasebackError(
                 f"losses of shape {curve.shape} for {len(steps)} steps: expected (step + 1, query), the first before "

@@ -79,7 +79,10 @@ def agreement(
     values = torch.from_numpy(np.array(scores.transpose("attribution", "batch", last).values)).double()
     there = ~values.isnan().any(0)
     if special is not None:
-        left_out = torch.as_tensor(np.asarray(special)).bool()
+        try:
+            left_out = torch.as_tensor(np.asarray(special, dtype=float)).bool()
+        except (TypeError, ValueError):
+            raise CasebackError(f"special is a {type(special).__name__}: expected truth values (batch, pos)") from None
         if left_out.shape != there.shape:
             raise CasebackError(f"special of shape {tuple(left_out.shape)}, expected (batch, pos) {tuple(there.shape)}")
         there &= ~left_out

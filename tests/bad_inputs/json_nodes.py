@@ -1,0 +1,164 @@
+"""Readers of JSON as doors: a valid file, of which one node is another value, or missing.
+
+The files are those of the readers' own examples, what the package itself writes, and the config of a model's folder.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import caseback as cb
+from bad_inputs import commands
+from bad_inputs.examples import arguments_of_example
+from bad_inputs.outcome import Fault, attempt
+from bad_inputs.valid import TEXT, Valid
+from caseback.decode.vocabulary.lenses.saved_lenses import load_lens
+from caseback.reports.circuit import circuit_document
+from caseback.tasks import formats
+from caseback.views.page.kinds import page_html
+
+GONE = object()
+
+
+def _deep() -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(300):
+        nested = [nested]
+    return nested
+
+
+INSTEAD = (
+    None,
+    GONE,
+    0,
+    -1,
+    1.5,
+    10**30,
+    "",
+    "x",
+    "0",
+    True,
+    [],
+    {},
+    [None],
+    [[0]],
+    {"a": None},
+    _deep(),
+    "x" * 50_000,
+)
+READERS = ("blimp", "blimp_sentences", "agreement_pairs", "function_vectors", "known_facts", "counterfact", "ravel")
+READERS += ("relations", "mib_mcqa")
+
+
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every node of a document stands, the whole of it first."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, held in inside:
+        yield from nodes(held, (*path, key))
+
+
+def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A document with another value at one node."""
+    if not path:
+        return None if value is GONE else value
+    document = copy.deepcopy(document)
+    holder = document
+    for key in path[:-1]:
+        holder = holder[key]
+    if value is GONE:
+        del holder[path[-1]]
+    else:
+        holder[path[-1]] = value
+    return document
+
+
+def mutations(document: Any) -> st.SearchStrategy[tuple[tuple[Any, ...], Any]]:
+    """Which node gets which value."""
+    return st.tuples(st.sampled_from([*nodes(document)]), st.sampled_from(INSTEAD))
+
+
+def doors(folder: Path) -> Iterator[tuple[str, st.SearchStrategy[Any], Callable[[Any], Fault | None]]]:
+    """Each reader's name, the mutations of a file of its own, and what is wrong with what came of one."""
+    folder.mkdir()
+    for name in READERS:
+        reader = getattr(formats, name)
+        example = arguments_of_example(reader)
+        assert example is not None, f"the example of {name} calls it otherwise"
+        yield _file_door(
+            f"JSON of {name}", Path(example["path"]), folder, lambda p, e=example, r=reader: r(**e | {"path": p})
+        )
+    circuit = cb.Circuit.of("embed -> L0H1.v", "L0H1 -> logits", "MLP 0 -> logits")
+    circuit.save(folder / "circuit.json")
+    yield _file_door("JSON of Circuit.load", folder / "circuit.json", folder, cb.Circuit.load)
+    yield _document_door("JSON of Circuit.from_json", circuit.to_json(), cb.Circuit.from_json)
+    document = circuit_document(cb.load("meadow"), TEXT, circuit)
+    yield _document_door("JSON of page_html", document, page_html)
+    model = commands.tiny_folder(folder / "model")
+    yield _file_door(
+        "JSON of a model's config", model / "config.json", folder, lambda p: cb.load(_beside(p, model, "config.json"))
+    )
+    yield _header_door("header of load_edits", folder, cb.load_edits)
+    yield _header_door("header of load_lens", folder, load_lens)
+
+
+def _read(file: Path) -> tuple[Any, Callable[[Any], str]]:
+    text = file.read_text(encoding="utf-8")
+    try:
+        return json.loads(text), json.dumps
+    except json.JSONDecodeError:
+        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+        return lines, lambda rows: "\n".join(map(json.dumps, rows if isinstance(rows, list) else [rows]))
+
+
+def _file_door(name: str, file: Path, folder: Path, read: Callable[[Path], Any]):
+    document, written = _read(file)
+
+    def fault_of(mutation: tuple[tuple[Any, ...], Any]) -> Fault | None:
+        path, value = mutation
+        spoiled = folder / f"spoiled{file.suffix}"
+        spoiled.write_text(written(changed(document, path, value)), encoding="utf-8")
+        return _fault(name, mutation, lambda: read(spoiled))
+
+    return name, mutations(document), fault_of
+
+
+def _document_door(name: str, document: Any, read: Callable[[Any], Any]):
+    return name, mutations(document), lambda m: _fault(name, m, lambda: read(changed(document, *m)))
+
+
+def _header_door(name: str, folder: Path, read: Callable[[Path], Any]):
+    """What a safetensors file says of itself: its texts, and the JSON inside of them."""
+    valid = Valid(cb.load(commands.tiny_folder(folder / f"model for {name}")), folder / f"room for {name}")
+    file = valid.room / ("edits.safetensors" if "edits" in name else "kept.safetensors")
+    tensors = load_file(file)
+    with safetensors.safe_open(file, "pt") as opened:
+        header = dict(opened.metadata())
+
+    def fault_of(mutation: tuple[tuple[Any, ...], Any]) -> Fault | None:
+        spoiled = folder / "spoiled.safetensors"
+        texts = changed(header, *mutation)
+        texts = texts if isinstance(texts, dict) else {}
+        save_file(tensors, spoiled, {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in texts.items()})
+        return _fault(name, mutation, lambda: read(spoiled))
+
+    return name, mutations(header), fault_of
+
+
+def _beside(file: Path, model: Path, name: str) -> Path:
+    """The model's folder with this file in its place."""
+    (model / name).write_bytes(file.read_bytes())
+    return model
+
+
+def _fault(name: str, mutation: tuple[tuple[Any, ...], Any], call: Callable[[], Any]) -> Fault | None:
+    path, value = mutation
+    _, what = attempt(call)
+    shown = "gone" if value is GONE else repr(value)[:80]
+    return None if what is None else Fault(f"{name}: {'/'.join(map(str, path)) or 'the whole'} = {shown}", what)
