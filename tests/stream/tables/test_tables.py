@@ -104,7 +104,7 @@ def test_parts_merge_in_any_association(name, options, data):
         way = {"batch_tokens": data.draw(st.integers(1, 40)), "side": data.draw(st.sampled_from(["left", "right"]))}
         whole = merged(corpus, table, batch_tokens=10**6)
         parts = merged(corpus, table, splits, order=order, **way)
-    if table.rules or name == "neuron_moments":
+    if (table.rules or name == "neuron_moments") and "per_token" not in options:
         for what, value in whole.items():
             torch.testing.assert_close(parts[what], value, rtol=1e-12, atol=1e-12, msg=lambda m, w=what: f"{w}: {m}")
         return

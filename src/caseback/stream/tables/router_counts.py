@@ -63,7 +63,7 @@ class RouterCounts(Table):
             state["together"][i] += chosen.T @ chosen
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
-        """``chosen``, a share of the group's tokens; mean ``weight``, 0 if not chosen; counts ``together`` and ``n``."""
+        """``chosen``, a share of the group's tokens; mean ``weight``, 0 if not chosen; ``together``; ``n``."""
         n, sites = state["n"].double()[:, None], self.sites(model.anatomy)
         arrays = {
             "chosen": (state["chosen"] / n, ("layer", "group", "expert")),

@@ -1,6 +1,6 @@
 """Mean queries and keys before rotation, from which a head's preference for distances follows by its weights.
 
-    E[q] = (1 / n) sum over p of (sum of q at position p) T_p^T,    and the same of k
+    E[q] = (1 / n) sum over p of (sum of q at position p) T_p^-1,    and the same of k
 
 Sites ``q`` and ``k`` are as they enter attention: rotated, and normed where the family does that. Here they are turned
 back to position 0, so that the score expected at distance D is E[q] T_D E[k]^T.
@@ -19,7 +19,7 @@ from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
-from caseback.stream.tables.attention.rotations import rotations
+from caseback.stream.tables.attention.rotations import turns_back
 from caseback.stream.tables.dataset import dataset
 from caseback.stream.tables.site_shapes import layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
@@ -34,7 +34,7 @@ class QueryKeyMeans(Table):
 
     def sites(self, anatomy: Anatomy) -> list[Site]:
         try:
-            rotations(anatomy, 2)
+            turns_back(anatomy, 2)
         except SiteAbsent as error:
             raise SiteAbsent(f"no table {self.name}: {error}") from None
         return [site for name in ("q", "k") for site in layered(anatomy, name, self.name)]
@@ -49,12 +49,12 @@ class QueryKeyMeans(Table):
     def add(self, state: State, seen: Seen) -> None:
         position, width = seen.marks.position, seen.tokens.shape[1]
         state["n"] += len(position)
-        turns = rotations(seen.model.anatomy, width)
+        turns = turns_back(seen.model.anatomy, width)
         for name in ("q", "k"):
             for i, site in enumerate(layered(seen.model.anatomy, name, self.name)):
                 x = seen.wide(site)
                 by_position = x.new_zeros(width, *x.shape[1:]).index_add_(0, position, x)
-                state[name][i] += torch.einsum("phd,ped->he", by_position, turns[i].to(x))
+                state[name][i] += torch.einsum("phd,pde->he", by_position, turns[i].to(x))
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """``q`` by head and ``k`` by key/value head."""

@@ -1,6 +1,6 @@
 """How queries and keys are turned at each position, measured with the model's own code.
 
-    q(p) = q T_p,    T_p = M_0^-1 M_p,    M_p: what a head's unit vectors are at position p when they enter attention
+    q(p) = q T_p,    T_p^-1 = M_p^-1 M_0,    M_p: what a head's unit vectors are at position p when they enter attention
 
 Unit vectors are put where queries leave their projection, one a head, and the model is run once over positions. What
 stands between the projection and the rotation, a norm or a clip, multiplies each by a number, which M_0 takes out
@@ -28,8 +28,8 @@ from caseback.model.running.undo import as_found
 _known: WeakKeyDictionary[Anatomy, list[Tensor]] = WeakKeyDictionary()
 
 
-def rotations(anatomy: Anatomy, width: int) -> list[Float[Tensor, "pos d_head d_head"]]:
-    """Each layer's T_p for positions 0 to ``width`` - 1; layers with the same have the same tensor.
+def turns_back(anatomy: Anatomy, width: int) -> list[Float[Tensor, "pos d_head d_head"]]:
+    """Each layer's T_p^-1 for positions 0 to ``width`` - 1; layers with the same have the same tensor.
 
     Raises
     ------
@@ -54,8 +54,8 @@ def rotations(anatomy: Anatomy, width: int) -> list[Float[Tensor, "pos d_head d_
 
 def _relative(anatomy: Anatomy, turned: Tensor) -> Tensor:
     units = torch.eye(turned.shape[1], dtype=turned.dtype, device=turned.device)
-    # the diagonal of a norm's weights may be small without being singular
-    turn, info = torch.linalg.solve_ex(turned[:1].expand_as(turned), turned)
+    # the inverse, not the transpose: sines and cosines may be of less precision than what they turn
+    turn, info = torch.linalg.solve_ex(turned, turned[:1].expand_as(turned))
     if bool(info.any()) or not torch.allclose(turn @ turn.transpose(1, 2), units.expand_as(turn), atol=1e-3):
         raise SiteAbsent(
             f"queries of this model ({anatomy.model_type}) cannot be turned back: what stands between their projection "
