@@ -133,7 +133,11 @@ def test_a_shard_that_fails_is_written_down_and_tried_again(tmp_path):
     status = status_of(job)
     assert status.done == 3 and status.failed == [{"shard": 3, "error": "shard 3 is not to be"}]
     work_on(job, Squares())
-    assert not job.undone() and not list(job.failures()) and contents(tmp_path) == contents(finished(tmp_path / "b").folder)
+    assert (
+        not job.undone()
+        and not list(job.failures())
+        and contents(tmp_path) == contents(finished(tmp_path / "b").folder)
+    )
 
 
 def test_processes_say_what_failed_and_who_was_killed(tmp_path):

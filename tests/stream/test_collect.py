@@ -68,7 +68,9 @@ def test_tables_are_those_of_each_row_read_alone(tmp_path):
             torch.testing.assert_close(in_memory.state(name)[key], value, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{"padding": "left"}, {"batch_tokens": 7}, {"shard_tokens": 10**6}, {"interleave": 3}])
+@pytest.mark.parametrize(
+    "options", [{"padding": "left"}, {"batch_tokens": 7}, {"shard_tokens": 10**6}, {"interleave": 3}]
+)
 def test_batches_padding_and_shards_change_no_more_than_last_bits(options):
     with exact():
         one, other = gathered(), gathered(**options)
