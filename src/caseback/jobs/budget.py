@@ -98,6 +98,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         # bytes and sizes beyond which something is not held, or not made
         "recorded_bytes": Limit(2**29, "bytes", "recorded bases are kept for a whole search"),
         "influence_row_bytes": Limit(2**30, "bytes", "more rows are computed again in each pass over a corpus"),
+        "fingerprint_rows": Limit(16, "rows of each weight", "a model too large to be looked at whole"),
         "whole_fingerprint_bytes": Limit(2**33, "bytes", "larger models are told apart by some rows of each weight"),
         "influence_shard_bytes": Limit(2**26, "bytes per shard", "what an interruption costs"),
         "second_moment_bytes": Limit(2**33, "bytes", "a second moment of gradients beyond it is refused"),

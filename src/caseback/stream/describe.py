@@ -1,4 +1,4 @@
-"""Collections and what is found in stores, as plain data for commands and reports."""
+"""Collections and what is neighbors in stores, as plain data for commands and reports."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def similar_contexts(
     store.expect_model(model)
     run = execute(model.anatomy, tokens, read=[store.site], logits=False)
     vector = run[store.site][0, int(tokens.column(pos)[0])].flatten()
-    found = nearest(store, vector, top=top, measure=measure, skip=skip, model=model, progress=progress)
+    neighbors = nearest(store, vector, top=top, measure=measure, skip=skip, model=model, progress=progress)
     contexts = []
-    for rank in range(found.sizes["rank"]):
-        row, place = int(found.row[0, rank]), int(found.pos[0, rank])
+    for rank in range(neighbors.sizes["rank"]):
+        row, place = int(neighbors.row[0, rank]), int(neighbors.pos[0, rank])
         before, after = context(store, row, place)
         contexts.append(
             {
-                "score": float(found[0, rank]),
-                "place": int(found.place[0, rank]),
+                "score": float(neighbors[0, rank]),
+                "place": int(neighbors.place[0, rank]),
                 "row": row,
                 "pos": place,
                 "before": [model.token_text(token) for token in before[:-1]],
@@ -81,6 +81,6 @@ def similar_contexts(
         )
     common = [
         {"where": one.where, "token": model.token_text(one.token), "share": one.share, "base": one.base}
-        for one in in_common(store, found)[0]
+        for one in in_common(store, neighbors)[0]
     ]
     return {"model": model.name, "site": str(store.site), "measure": measure, "contexts": contexts, "common": common}

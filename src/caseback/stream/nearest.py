@@ -134,7 +134,7 @@ def _labelled(store: Store, best: Tensor, measure: str, model: Model | None) -> 
 
 @dataclass(frozen=True)
 class Common:
-    """A token that stands beside what was found more often than anywhere.
+    """A token that stands beside the neighbors more often than anywhere.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class Common:
     token
         Its id.
     share, base
-        How often it stands there among what was found, and in the whole corpus.
+        How often it stands there among the neighbors, and in the whole corpus.
     """
 
     where: str
@@ -152,7 +152,7 @@ class Common:
     base: float
 
 
-def in_common(store: Store, found: xr.DataArray, *, most: int = 5) -> list[list[Common]]:
+def in_common(store: Store, neighbors: xr.DataArray, *, most: int = 5) -> list[list[Common]]:
     """What the contexts that ``nearest`` gave have in common, for each vector.
 
     Parameters
@@ -168,9 +168,9 @@ def in_common(store: Store, found: xr.DataArray, *, most: int = 5) -> list[list[
     counts = torch.bincount(torch.cat(ids)).double()
     base = counts / counts.sum()
     result = []
-    for query in range(found.sizes["query"]):
+    for query in range(neighbors.sizes["query"]):
         common: list[Common] = []
-        rows, places = found.row.values[query].tolist(), found.pos.values[query].tolist()
+        rows, places = neighbors.row.values[query].tolist(), neighbors.pos.values[query].tolist()
         for where, step in (("at", 0), ("before", -1), ("after", 1)):
             beside = [_token(store, row, pos + step) for row, pos in zip(rows, places, strict=True)]
             present = torch.tensor([token for token in beside if token is not None], dtype=torch.long)

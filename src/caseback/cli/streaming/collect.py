@@ -8,8 +8,9 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Json, Launched, OfModel, Seed
+from caseback.cli.options import Json, Launched, OfModel, Seed, Stored
 from caseback.cli.with_options import with_options
+from caseback.errors import CasebackError
 
 
 @with_options
@@ -17,14 +18,16 @@ def collect(
     corpus: Annotated[
         Path, Argument(help="A file of texts, JSON lines or Parquet, or a folder of such files.", show_default=False)
     ],
-    store: Annotated[Path, Option(help="The folder of the job, to go on from.", show_default=False)],
     of: OfModel = OfModel(),
     tables: Annotated[str | None, Option(help="Tables by name, parted by commas, or all.")] = None,
     activations: Annotated[
         str | None, Option(help="Sites whose activations are stored, such as resid_post:5,mlp_post:0.")
     ] = None,
     column: Annotated[str, Option(help="Where records have their text.")] = "text",
-    max_length: Annotated[int | None, Option(min=2, help="Tokens of a row at most; 128 by default.")] = None,
+    stored: Stored = Stored().worded(
+        max_length="Tokens of a row at most; by default 128, or the model's context if that is less.",
+        store="The folder of the job, to go on from; it is needed.",
+    ),
     shard_tokens: Annotated[int | None, Option(min=1, help="Tokens of a shard: what an interruption costs.")] = None,
     interleave: Annotated[int, Option(min=1, help="So many shards are filled at a time, documents at random.")] = 1,
     seed: Seed = Seed(),
@@ -32,6 +35,8 @@ def collect(
     output: Json = Json(),
 ) -> None:
     """Run a model over a corpus once and keep tables of statistics, activations, or both."""
+    if stored.store is None:
+        raise CasebackError("name a folder to collect into: --store FOLDER")
     with quiet():
         from caseback.stream import collect as collect_from
         from caseback.stream.describe import collection_facts, expect_tables
@@ -43,8 +48,8 @@ def collect(
             corpus,
             chosen,
             activations=[site.replace(":", ".") for site in names_in(activations or "")],
-            folder=store,
-            length=max_length,
+            folder=stored.store,
+            length=stored.max_length,
             column=column,
             shard_tokens=shard_tokens,
             interleave=interleave,

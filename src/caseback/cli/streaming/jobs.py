@@ -19,5 +19,5 @@ def jobs(
     from caseback.jobs.status import statuses
     from caseback.views.text.jobs import print_jobs
 
-    found = [status.as_dict() for status in statuses(folder)]
-    answer(output, found, text=lambda: print_jobs(found))
+    each = [status.as_dict() for status in statuses(folder)]
+    answer(output, each, text=lambda: print_jobs(each))

@@ -8,7 +8,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import prompt_of
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ids, Json, OfModel, Site, Top
+from caseback.cli.options import Ids, Json, OfModel, OnePos, Site, Skip, Top
 from caseback.cli.with_options import with_options
 
 
@@ -18,9 +18,9 @@ def similar(
     prompt: Annotated[str, Argument(help="The prompt whose state is looked for.", show_default=False)],
     of: OfModel = OfModel(),
     site: Site = Site("resid_post.0").worded(site="Which stored site, such as resid_post:5."),
-    pos: Annotated[int, Option(help="The prompt's position; by default its last.")] = -1,
+    pos: OnePos = OnePos(),
     measure: Annotated[str, Option(help="cosine, dot or euclidean.")] = "cosine",
-    skip: Annotated[int, Option(min=0, help="First positions of each row that do not count.")] = 1,
+    skip: Skip = Skip(skip=1),
     top: Top = Top(10).worded(top="How many contexts."),
     ids: Ids = Ids(),
     output: Json = Json(),
@@ -34,7 +34,14 @@ def similar(
 
         model = model_of(of)
         store = open_store(folder, site.site.replace(":", "."))
-        found = similar_contexts(
-            model, store, model.tokens([given]), pos=pos, top=top.top, measure=measure, skip=skip, progress=True
+        result = similar_contexts(
+            model,
+            store,
+            model.tokens([given]),
+            pos=pos.pos,
+            top=top.top,
+            measure=measure,
+            skip=skip.skip,
+            progress=True,
         )
-    answer(output, found, text=lambda: print_similar(found))
+    answer(output, result, text=lambda: print_similar(result))

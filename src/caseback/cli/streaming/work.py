@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Argument
 
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import OfModel
+from caseback.cli.options import AmongWorkers, OfModel
 from caseback.cli.with_options import with_options
 from caseback.errors import LoadError
 
@@ -20,12 +20,7 @@ KINDS = {"collect": ("caseback.stream.collect", "work_of")}
 def work(
     folder: Annotated[Path, Argument(help="The job's folder.", show_default=False)],
     of: OfModel = OfModel(),
-    worker: Annotated[
-        int | None, Option(min=0, help="Which worker this is; by default as RANK or SLURM_PROCID says.")
-    ] = None,
-    workers: Annotated[
-        int | None, Option(min=1, help="How many there are; by default as WORLD_SIZE or SLURM_NTASKS says.")
-    ] = None,
+    among: AmongWorkers = AmongWorkers(),
 ) -> None:
     """Do shards of a job beside whoever else does, until none is left."""
     with quiet():
@@ -37,6 +32,6 @@ def work(
             raise LoadError(f"{str(folder)!r} is a job of the kind {job.plan.kind!r}, expected {' or '.join(KINDS)}")
         module, function = KINDS[job.plan.kind]
         own = getattr(import_module(module), function)(job, model_of(of))
-        number, count = place_among_workers(worker, workers)
+        number, count = place_among_workers(among.worker, among.workers)
         work_on(job, own, worker=number, workers=count, progress=True)
     typer.echo(f"all {len(job)} shards in {folder} are done; the command that began the job puts them together")

@@ -67,8 +67,5 @@ def model_digest(hf: Any, standing: Sequence[Any] = (), *, whole: bool | None = 
 def _sampled(tensor: Tensor) -> Tensor:
     """Some rows, evenly spread from the first to the last."""
     flat = tensor.detach().reshape(len(tensor), -1) if tensor.ndim > 1 else tensor.detach().reshape(1, -1)
-    at = torch.linspace(0, len(flat) - 1, min(_ROWS, len(flat)), device=flat.device).round().long()
+    at = torch.linspace(0, len(flat) - 1, min(limit("fingerprint_rows"), len(flat)), device=flat.device).round().long()
     return flat[at].cpu()
-
-
-_ROWS = 16

@@ -24,16 +24,16 @@ def print_collection(facts: dict[str, Any], *, console: Console | None = None) -
         console.print(f"activations of {', '.join(facts['activations'])}")
 
 
-def print_similar(found: dict[str, Any], *, console: Console | None = None) -> None:
+def print_similar(neighbors: dict[str, Any], *, console: Console | None = None) -> None:
     """Print contexts, the nearest first, and what they have in common."""
     console = console or Console()
     table = Table("score", "context", box=None, pad_edge=False)
-    for one in found["contexts"]:
+    for one in neighbors["contexts"]:
         text = Text("".join(one["before"]).replace("\n", "↵"))
         text.append(one["token"].replace("\n", "↵"), style="bold reverse")
         text.append("".join(one["after"]).replace("\n", "↵"))
         table.add_row(f"{one['score']:.3f}", text)
     console.print(table)
-    for one in found["common"]:
+    for one in neighbors["common"]:
         shares = f"{one['share']:.0%} of these, {one['base']:.2%} of all tokens"
         console.print(Text(f"{one['where']} it: {one['token']!r} in {shares}"), soft_wrap=True)
