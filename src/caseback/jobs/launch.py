@@ -10,7 +10,7 @@ All do the same shards by the same contract (``job``), so they may be mixed, and
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
 import signal

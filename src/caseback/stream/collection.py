@@ -13,6 +13,7 @@ from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.job import Job
 from caseback.jobs.safe_files import read_tensors
 from caseback.model.anatomy.identity import model_digest
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.stream.store import Store, open_store
 from caseback.stream.tables.registry import tables_of
@@ -79,6 +80,7 @@ class Collection:
         return f"Collection({', '.join(self._states) or 'no tables'}; {self.n_tokens:,} tokens)"
 
 
+@checked
 def open_collection(folder: str | Path, model: Model) -> Collection:
     """A collection that was finished before.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import xarray as xr
@@ -124,7 +124,7 @@ def _labelled(store: Store, best: Tensor, measure: str, model: Model | None) -> 
     place = index_of(best)
     at = {name: store.at(place.flatten(), name=name).view_as(place) for name in ("row", "pos", "ids")}
     dims = ("query", "rank")
-    coords = {"place": (dims, place), "row": (dims, at["row"]), "pos": (dims, at["pos"]), "id": (dims, at["ids"])}
+    coords: dict[str, Any] = {"place": (dims, place), "row": (dims, at["row"]), "pos": (dims, at["pos"]), "id": (dims, at["ids"])}
     if model is not None:
         coords["token"] = (dims, [[model.token_text(token) for token in row] for row in at["ids"].tolist()])
     return labelled(
@@ -152,6 +152,7 @@ class Common:
     base: float
 
 
+@checked
 def in_common(store: Store, neighbors: xr.DataArray, *, most: int = 5) -> list[list[Common]]:
     """What the contexts that ``nearest`` gave have in common, for each vector.
 

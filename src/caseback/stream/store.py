@@ -27,6 +27,7 @@ from caseback.jobs.safe_files import read_tensors, write_tensors
 from caseback.jobs.whole_file import make_folder
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.anatomy.sites import Site, parse
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.stream.packing import Block
 from caseback.stream.rows_on_disk import read_block
@@ -194,6 +195,7 @@ class Store:
         return f"Store({self.site}, {self.n_tokens:,} tokens in {self.n_shards} shards)"
 
 
+@checked
 def open_store(folder: str | Path, site: Any) -> Store:
     """The activations of a site in a folder that ``collect`` wrote.
 

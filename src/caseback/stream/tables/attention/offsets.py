@@ -122,7 +122,7 @@ class AttentionOffsets(Table):
         return dataset(model, arrays, {"layer": layers, "bin": STARTS}, n=n, skip=self.skip, **attrs)
 
 
-def _heads(model: Model, sites: list[Site], table: str) -> tuple[int]:
+def _heads(model: Model, sites: list[Site], table: str) -> tuple[int, ...]:
     return shape_of(model, [Site("z", site.layer) for site in sites], table)[:1]
 
 
