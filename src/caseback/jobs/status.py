@@ -91,7 +91,10 @@ def statuses(folder: str | Path) -> Iterator[Status]:
         Where there is no job.
     """
     at = Path(folder)
-    inside = [at] if os.path.exists(at / "job.json") else sorted(path.parent for path in at.glob("*/job.json"))
+    try:
+        inside = [at] if os.path.exists(at / "job.json") else sorted(path.parent for path in at.glob("*/job.json"))
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{str(folder)!r} cannot be read: {error}") from None
     if not inside:
         raise LoadError(f"{str(folder)!r} holds no job: expected a job.json in it, or in a folder in it")
     for one in inside:

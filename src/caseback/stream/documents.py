@@ -89,7 +89,7 @@ def documents(corpus: Corpus, *, column: str = "text") -> Iterator[Document]:
         )
     if isinstance(corpus, os.PathLike):
         corpus = records_of(Path(corpus))
-    if not isinstance(corpus, Iterable):
+    if not isinstance(corpus, Iterable) or getattr(corpus, "ndim", 1) == 0:
         raise CasebackError(f"a corpus is a {type(corpus).__name__}: expected texts, lists of token ids, or a Path")
     if isinstance(corpus, Tokens):
         corpus = [corpus]

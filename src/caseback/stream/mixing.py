@@ -16,14 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import OutOfRange
+from caseback.errors import OutOfRange, TokensError
 from caseback.model.anatomy.sites import Site
+from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 from caseback.stream.packing import Block
 from caseback.stream.store import Store
 
 
+@checked
 def mixed(
     source: Iterable[Float[Tensor, "token *rest"]], *, batch: int, buffer: int = 2**20, seed: int = 0
 ) -> Iterator[Float[Tensor, "token *rest"]]:
@@ -53,6 +55,8 @@ def mixed(
     held: list[Tensor] = []
     waiting: list[Tensor] = []
     for piece in source:
+        if not isinstance(piece, Tensor) or piece.ndim == 0:
+            raise TokensError(f"a piece of the stream is a {type(piece).__name__}: expected a tensor (token, ...)")
         held.append(piece)
         while sum(map(len, held)) >= buffer:
             pool = _shuffled(held, draw)
@@ -78,6 +82,7 @@ def _batches(waiting: list[Tensor], new: Tensor, batch: int) -> Iterator[Tensor]
     waiting[:] = [pool[whole:]] if whole < len(pool) else []
 
 
+@checked
 def from_store(store: Store, *, piece: int = 4096, seed: int | None = None) -> Iterator[Tensor]:
     """A store's activations some tokens at a time, its shards in the corpus's order or in one drawn from ``seed``."""
     order = range(store.n_shards) if seed is None else _permutation(store.n_shards, seed)
@@ -85,9 +90,13 @@ def from_store(store: Store, *, piece: int = 4096, seed: int | None = None) -> I
         yield from store.shard(number).split(piece)
 
 
+@checked
 def from_model(model: Model, blocks: Iterable[Block], site: Any, *, batch_tokens: int = 2048) -> Iterator[Tensor]:
     """A site's activations as the model gives them, row by row of the blocks; layers beyond the site are not run."""
-    (at,) = model.anatomy.sites(site)
+    sites = list(model.anatomy.sites(site))
+    if len(sites) != 1:
+        raise OutOfRange(f"{site} is {len(sites)} sites: name one, such as 'resid_post.0'")
+    (at,) = sites
     for block in blocks:
         for tokens, _ in block.batches(batch_tokens):
             yield activations(model, tokens.to(model.device), at)

@@ -124,7 +124,8 @@ def _labelled(store: Store, best: Tensor, measure: str, model: Model | None) -> 
     place = index_of(best)
     at = {name: store.at(place.flatten(), name=name).view_as(place) for name in ("row", "pos", "ids")}
     dims = ("query", "rank")
-    coords: dict[str, Any] = {"place": (dims, place), "row": (dims, at["row"]), "pos": (dims, at["pos"]), "id": (dims, at["ids"])}
+    coords: dict[str, Any] = {name: (dims, at[name]) for name in ("row", "pos")}
+    coords |= {"place": (dims, place), "id": (dims, at["ids"])}
     if model is not None:
         coords["token"] = (dims, [[model.token_text(token) for token in row] for row in at["ids"].tolist()])
     return labelled(

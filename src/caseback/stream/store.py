@@ -21,7 +21,7 @@ from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from caseback.errors import LoadError, OutOfRange, did_you_mean
+from caseback.errors import ArgumentError, LoadError, OutOfRange, did_you_mean
 from caseback.jobs.job import Job
 from caseback.jobs.safe_files import read_tensors, write_tensors
 from caseback.jobs.whole_file import make_folder
@@ -75,6 +75,8 @@ class Store:
     """
 
     def __init__(self, job: Job, site: Site):
+        if not isinstance(job, Job) or not isinstance(site, Site):
+            raise ArgumentError("a store is of a job and a site: open one with open_store(folder, site)")
         self.job, self.site = job, site
         self._ends = list(accumulate(map(job.size, range(len(job)))))
         self._checked: set[int] = set()

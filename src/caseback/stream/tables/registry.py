@@ -71,6 +71,8 @@ def tables_of(given: TableLike | Iterable[TableLike]) -> dict[str, Table]:
     {'neuron_windows': 20, 'neuron_windows_2': 5}
     """
     one = isinstance(given, str | Mapping | Table)
+    if not one and not isinstance(given, Iterable):
+        raise CasebackError(f"{given!r} names no tables: expected names such as 'neuron_moments', or {{name: options}}")
     tables: dict[str, Table] = {}
     for item in [given] if one else given:
         for table in _tables(item):
