@@ -52,7 +52,7 @@ _HOMES = {
     "running.tokens": "Tokens",
 }
 _NAMES = {name: f"caseback.model.{home}" for home, names in _HOMES.items() for name in names.split()}
-_PACKAGES = ("model", "localize", "decode", "tasks", "behaviors", "organisms", "reports", "views")
+_PACKAGES = ("model", "localize", "decode", "tasks", "stream", "behaviors", "organisms", "reports", "views")
 
 __all__ = [
     "Add",

@@ -11,6 +11,7 @@ import typer
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+import caseback as cb
 from bad_inputs.outcome import Fault, TookTooLong, fault_of, time_limit, written_in
 from caseback import cli, organisms
 from hostile import HOSTILE
@@ -54,6 +55,10 @@ def lines(folder: Path) -> dict[str, list[str]]:
     corpus = folder / "corpus.txt"
     corpus.write_text("Mary went to the store.\nJohn gave a drink to Mary.\n" * 4, encoding="utf-8")
     of = ["--model", model]
+    store = folder / "collected"
+    collection = cb.stream.collect(cb.load(model), corpus, "stream_moments", activations=["resid_post.0"], folder=store)
+    assert collection.n_tokens
+    stored = ["--activations", "resid_post:0"]
     return {
         "explain": [TEXT, *of],
         "attribute": [TEXT, *of, "--method", "gradient_x_input", "--generate", "1"],
@@ -68,6 +73,10 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "patchscope": [TEXT, *of, "--generate", "1", "--layers", "0"],
         "weights": [model, "--layer", "0", "--head", "0"],
         "activating": [str(corpus), *of, "--layer", "0", "--units", "0"],
+        "collect": [str(corpus), *of, "--store", str(store), "--tables", "stream_moments", *stored],
+        "similar": [str(store), "Mary", *of, "--site", "resid_post:0"],
+        "work": [str(store), *of],
+        "jobs": [str(store)],
         "ioi": [*of, "--count", "2"],
         "techniques": [],
         "tasks": ["ioi", *of, "--count", "1"],

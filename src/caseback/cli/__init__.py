@@ -34,6 +34,10 @@ from caseback.cli.reading.lens import lens
 from caseback.cli.reading.patchscope import patchscope
 from caseback.cli.reading.weights import weights
 from caseback.cli.retired import now_called
+from caseback.cli.streaming.collect import collect
+from caseback.cli.streaming.jobs import jobs
+from caseback.cli.streaming.similar import similar
+from caseback.cli.streaming.work import work
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
@@ -51,6 +55,10 @@ COMMANDS = (
     patchscope,
     weights,
     activating,
+    collect,
+    similar,
+    work,
+    jobs,
     ioi,
     techniques,
     tasks,

@@ -247,6 +247,40 @@ class Stored(Group):
     ] = None
 
 
+class Threads(Group):
+    """How many threads compute."""
+
+    threads: Annotated[int | None, Option(min=1, help="Threads of each worker; by default torch's, shared out.")] = None
+
+
+class Launched(Threads):
+    """Where a job's shards are done."""
+
+    workers: Annotated[int, Option(min=0, help="How many processes; on Ray 0 for as many as there is room for.")] = 1
+    on: Annotated[str, Option(help="here, ray, or a Ray address such as ray://head:10001.")] = "here"
+
+
+class AmongWorkers(Group):
+    """Which of a job's workers this is."""
+
+    worker: Annotated[int | None, Option(min=0, help="Which one; by default as RANK or SLURM_PROCID says.")] = None
+    workers: Annotated[
+        int | None, Option(min=1, help="Of how many; by default as WORLD_SIZE or SLURM_NTASKS says.")
+    ] = None
+
+
+class OnePos(Group):
+    """One position."""
+
+    pos: Annotated[int, Option(help="The prompt's position; by default its last.")] = -1
+
+
+class Skip(Group):
+    """What does not count of a row."""
+
+    skip: Annotated[int, Option(min=0, help="First positions of each row that do not count.")] = 0
+
+
 class Resume(Group):
     """Long work that goes on after an interruption."""
 

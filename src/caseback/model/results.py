@@ -28,6 +28,9 @@ DIMS = (
     *("component", "layer_to", "head_to", "variant", "rank", "k", "expert", "path", "writer", "reader"),
     *("attribution", "attribution_to", "step"),
     "example",  # of a training corpus
+    # of statistics over a corpus: tokens of a kind, intervals of numbers, how a key stands to a query
+    *("group", "bin", "relation"),
+    "other",  # a dimension of vectors a second time, as the columns of a square matrix
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

@@ -8,9 +8,10 @@ import torch
 import caseback as cb
 import shelf
 from caseback.decode.vocabulary.activating import activating_inputs, load_activating
-from caseback.decode.vocabulary.activating.tally import bin_edges, bins_of, index_of, keys_of, values_of
+from caseback.decode.vocabulary.activating.tally import EIGHTHS
 from caseback.errors import CasebackError, LoadError, OutOfRange, SiteAbsent, UnknownSite
 from caseback.organisms.compiled import build
+from caseback.stream.tables.ordered_keys import index_of, keys_of, values_of
 from exact import exact
 
 CORPUS = [*shelf.ids((9, 4, 17, 2, 11, 6, 1), seed=3), *shelf.ids((9, 5), seed=3)]  # the last two repeat the first
@@ -211,7 +212,7 @@ def test_keys_keep_order_and_come_back():
 
 def test_bins_hold_what_is_between_their_edges():
     values = torch.cat([torch.randn(2000) * 10 ** torch.randint(-7, 7, (2000,)), torch.tensor([0.0, -0.0, 2.0**16])])
-    bins, edges = bins_of(values[:, None])[:, 0], bin_edges()
+    bins, edges = EIGHTHS.of(values[:, None])[:, 0], EIGHTHS.edges()
     low, high = edges[bins], edges[bins + 1]
     assert bool(((values >= low) & (values <= high)).all())
     inside = (values.abs() >= 2**-16) & (values.abs() < edges[-2])

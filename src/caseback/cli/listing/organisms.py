@@ -12,7 +12,7 @@ import typer
 
 from caseback.cli.answer import answer, say_written
 from caseback.cli.loading import quiet
-from caseback.cli.options import Json, Sample, Seed, Steps
+from caseback.cli.options import Json, Sample, Seed, Steps, Threads
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.json_text import parse_json
@@ -68,7 +68,7 @@ def train(
     seed: Seed = Seed().worded(seed="What training follows from."),
     steps: Steps = Steps().worded(steps="Length of the schedule; by default the organism's."),
     stop_at: Annotated[int | None, typer.Option(min=1, help="Stop after this step, to go on later.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads; more than one may change last digits.")] = 1,
+    threads: Threads = Threads(threads=1).worded(threads="Processor threads; more than one may change last digits."),
 ) -> None:
     """Train an organism from its seed, with checkpoints on the way."""
     from caseback.organisms.trainers import trainer
@@ -77,7 +77,7 @@ def train(
     if os.path.isfile(out):
         raise CasebackError(f"cannot train into {str(out)!r}: it is a file, expected a folder")
     with quiet(), _bar(name) as tell:
-        trains(out, seed.seed, steps.steps, stop_at, threads, tell)
+        trains(out, seed.seed, steps.steps, stop_at, threads.threads or 1, tell)
     say_written(out)
 
 

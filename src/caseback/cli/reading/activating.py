@@ -8,7 +8,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import numbers
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import BatchSize, Layer, OfModel, Output, Site, Stored, Top, Units
+from caseback.cli.options import BatchSize, Layer, OfModel, Output, Site, Skip, Stored, Top, Units
 from caseback.cli.with_options import with_options
 
 _MOST_SHOWN = 10
@@ -23,7 +23,7 @@ def activating(
     units: Units = Units().worded(units="Units such as 0,5-9; by default all, of which few are shown."),
     top: Top = Top(10).worded(top="How many tokens are kept for each unit."),
     per_row: Annotated[bool, Option("--per-row", help="Keep only each row's strongest token.")] = False,
-    skip: Annotated[int, Option(min=0, help="First positions of each row that do not count.")] = 0,
+    skip: Skip = Skip(),
     batch: BatchSize = BatchSize(),
     ranges: Annotated[bool, Option("--ranges", help="Show examples of the whole range too.")] = False,
     stored: Stored = Stored().worded(
@@ -48,7 +48,7 @@ def activating(
             units=chosen,
             top=top.top,
             per_row=per_row,
-            skip=skip,
+            skip=skip.skip,
             length=stored.max_length,
             batch=batch.batch_size,
             store=stored.store,

@@ -9,7 +9,7 @@ even after an interrupt (``undo``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from threading import Lock, RLock
 from typing import Any
@@ -210,3 +210,28 @@ def no_rows(unembed: nn.Module) -> Iterator[None]:
     with hooked() as hooks:
         hooks.on_input(unembed, lambda x: x[:, :0])
         yield
+
+
+class _Ended(Exception):
+    """All that was asked for has been seen."""
+
+
+@contextmanager
+def ended(anatomy: Anatomy, last: int | None) -> Iterator[None]:
+    """End the block's pass where the layer behind ``last`` would begin; -1 for before the first, None for nowhere.
+
+    A pass goes on to its end where accelerate holds the layers, whose hooks must see it, or where a layer comes twice.
+    """
+    layers = [parts.layer for parts in anatomy.layers]
+    held = any(hasattr(layer, "_hf_hook") for layer in layers) or len(set(map(id, layers))) < len(layers)
+    if last is None or last + 1 >= len(layers) or held:
+        yield
+        return
+    with hooked() as hooks:
+        hooks.before(layers[last + 1], _end)
+        with suppress(_Ended):
+            yield
+
+
+def _end(*_: Any) -> None:
+    raise _Ended

@@ -22,7 +22,7 @@ from caseback.model.backward.rules import Rules, ruled
 from caseback.model.running.edits import Edit, check
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.metrics import Metric
-from caseback.model.running.passing import no_rows, passing, undisturbed
+from caseback.model.running.passing import ended, no_rows, passing, undisturbed
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
@@ -291,7 +291,7 @@ def execute(
     logits: bool = True,
     rules: Rules | None = None,
 ) -> Run:
-    """Run the model once; see ``Model.run``. Without ``logits`` nothing is unembedded and the run has none.
+    """Run the model once; see ``Model.run``. Without ``logits`` the run has none, and later layers are not called.
 
     With ``rules`` gradients are those of the rules: activation times gradient is then relevance.
     """
@@ -311,10 +311,12 @@ def execute(
         grad=grad,
     )
     head = nullcontext() if logits else no_rows(anatomy.unembed)
-    with undisturbed(anatomy, grad=grad), ruled(anatomy, rules), wired(session), head:
+    end = nullcontext() if logits else ended(anatomy, _last_layer((*session.reads, *session.edits)))
+    output = None
+    with undisturbed(anatomy, grad=grad), ruled(anatomy, rules), end, wired(session), head:
         output = logits_of(hf, inputs_of(tokens, hf))
     session.finish()
-    expect_numbers_at(tokens, hf, output, *session.acts.values())
+    expect_numbers_at(tokens, hf, *(() if output is None else (output,)), *session.acts.values())
     ends = Session(
         anatomy,
         session.frame,
@@ -323,12 +325,18 @@ def execute(
         edits=[item for item in resolved if item[1] == logits_site],
         standing_at=lambda site: site == logits_site,
     )
-    if ends.wants(logits_site):
+    if ends.wants(logits_site) and output is not None:
         with torch.set_grad_enabled(grad):
             output = ends.touch(logits_site, output)
     acts = {**session.acts, **ends.acts}
     final = output if logits else None
     return Run(anatomy, tokens, acts, final, raw=session.raw, edited=bool(resolved or anatomy.standing), rules=rules)
+
+
+def _last_layer(sites: Sequence[Site]) -> int | None:
+    """The last layer that any of the sites needs, -1 for none; None where one of them stands behind the layers."""
+    layers = [-1 if site.base.name in ("embed", "pos_embed") else site.layer for site in sites]
+    return None if None in layers else max((layer for layer in layers if layer is not None), default=-1)
 
 
 def _anchored_at(site: Site) -> Site:

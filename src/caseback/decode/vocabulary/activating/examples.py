@@ -13,12 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.decode.vocabulary.activating.rows import Rows
-from caseback.decode.vocabulary.activating.tally import Tally, bin_edges, index_of, values_of
+from caseback.decode.vocabulary.activating.tally import EIGHTHS, Tally
 from caseback.decode.vocabulary.activating.units import Units
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
+from caseback.stream.tables.ordered_keys import index_of, values_of
 
 
 @dataclass(frozen=True)
@@ -145,12 +146,7 @@ class Activating:
         wanted = torch.tensor(list(q), dtype=torch.float64)
         if not len(wanted) or bool(((wanted < 0) | (wanted > 1)).any()):
             raise OutOfRange(f"quantiles {list(q)}: expected shares from 0 to 1")
-        below = self.tally.histogram.cumsum(1)
-        need = (wanted * self.n_tokens).ceil().clamp_min(1).long().expand(len(below), -1).contiguous()
-        edges = bin_edges()
-        inner = torch.where(edges[:-1].abs() < edges[1:].abs(), edges[:-1], edges[1:])
-        inner[len(inner) // 2] = 0
-        return inner[torch.searchsorted(below, need)]
+        return EIGHTHS.quantiles(self.tally.histogram, wanted)
 
     def examples(
         self, model: Model, unit: int, *, top: int | None = None, before: int = 12, after: int = 6

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.activating.examples import Activating
 from caseback.decode.vocabulary.activating.scores import correlation
-from caseback.decode.vocabulary.activating.tally import values_of
 from caseback.errors import OutOfRange
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
+from caseback.stream.tables.ordered_keys import values_of
 
 WHERE = {"at": 0, "before": -1, "after": 1}
 

@@ -1,0 +1,80 @@
+"""One pass over a block of rows: the model runs once a batch, and every table takes what it needs of it.
+
+sites read = union of what the tables read;    state_t(block) = state_t after all batches of the block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.stream.marks import marks_of
+from caseback.stream.packing import Block
+from caseback.stream.tables.table import Seen, State, Table
+
+LOGITS = Site("logits")
+
+
+def pass_over(
+    model: Model,
+    block: Block,
+    tables: Mapping[str, Table],
+    kinds: torch.Tensor,
+    *,
+    batch_tokens: int,
+    side: str = "right",
+    also: Callable[[Seen], None] | None = None,
+    also_sites: Sequence[Site] = (),
+) -> dict[str, State]:
+    """The states of tables over a block.
+
+    Parameters
+    ----------
+    model
+        The model.
+    block
+        Rows of tokens.
+    tables
+        By whatever name.
+    kinds
+        Of every vocabulary entry, as ``token_kinds`` gives them.
+    batch_tokens
+        Tokens of a batch, padding included.
+    side
+        The side of the padding.
+    also
+        Called with every batch, for what is no table: ``also_sites`` are read for it.
+    also_sites
+        What ``also`` reads.
+    """
+    device = model.device
+    states = {name: {k: v.to(device) for k, v in table.empty(model).items()} for name, table in tables.items()}
+    needed = [*also_sites, *(site for table in tables.values() for site in table.sites(model.anatomy))]
+    sites = [site for site in dict.fromkeys(needed) if site != LOGITS]
+    marks, starts, lengths = marks_of(block, kinds), block.row_starts, block.lengths.long()
+    for tokens, rows in block.batches(batch_tokens, side=side):
+        own = torch.from_numpy(places(starts[rows].numpy(), lengths[rows].numpy()))
+        run = execute(model.anatomy, tokens.to(device), read=sites, logits=LOGITS in needed)
+        seen = Seen(model, run, run.tokens, marks[own].to(device), (block.first_token + own).to(device))
+        for name, table in tables.items():
+            table.add(states[name], seen)
+        if also is not None:
+            also(seen)
+    return {name: {k: v.cpu() for k, v in state.items()} for name, state in states.items()}
+
+
+def places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers from each start on, one run behind another.
+
+    Examples
+    --------
+    >>> places(np.array([0, 7]), np.array([2, 3])).tolist()
+    [0, 1, 7, 8, 9]
+    """
+    ends = lengths.cumsum()
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])

@@ -1,0 +1,122 @@
+"""Groups of tokens by their marks, as columns of zeros and ones: statistics by group are one product.
+
+    G (token, group),        sum over group g = (G^T x)_g
+
+any                 every token
+position            its place in the row: 0, 1-3, 4-7, 8-15, ... 4096 and later
+kinds               each bit of the token's text (``KINDS``)
+previous_kinds      each bit of the token before it; none at a row's first
+repeats             whether the row has the same token earlier
+frequency           bins of a factor of ten, 0 the commonest; see ``with_frequency``
+label:NAME:N        each value below N of a label of the corpus
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.errors import CasebackError, did_you_mean
+from caseback.stream.marks import FREQUENCIES, KINDS, Marks
+
+_STARTS = (0, 1, *(2**octave for octave in range(2, 13)))
+"""Where the bins of positions begin; the last one has no end."""
+
+
+def position_bins(position: Tensor) -> Tensor:
+    """The bin of each position.
+
+    Examples
+    --------
+    >>> position_bins(torch.tensor([0, 1, 3, 4, 9000])).tolist()
+    [0, 1, 1, 2, 12]
+    """
+    return torch.bucketize(position, torch.tensor(_STARTS, device=position.device), right=True) - 1
+
+
+def _position_names() -> list[str]:
+    ends = [f"{start}-{end - 1}" for start, end in zip(_STARTS[1:], _STARTS[2:], strict=False)]
+    return [f"position {words}" for words in ("0", *ends, f"{_STARTS[-1]}-")]
+
+
+def _of_number(values: Tensor, n: int) -> Tensor:
+    return values[:, None] == torch.arange(n, device=values.device)
+
+
+def _bits(kinds: Tensor) -> Tensor:
+    return (kinds[:, None] >> torch.arange(len(KINDS), device=kinds.device)) & 1 == 1
+
+
+def _previous_bits(marks: Marks) -> Tensor:
+    before = marks.kinds.roll(1)
+    return _bits(torch.where(marks.position > 0, before, 0))
+
+
+_KNOWN: dict[str, tuple[Callable[[], list[str]], Callable[[Marks], Tensor]]] = {
+    "any": (lambda: ["any"], lambda marks: torch.ones_like(marks.position, dtype=torch.bool)[:, None]),
+    "position": (_position_names, lambda marks: _of_number(position_bins(marks.position), len(_STARTS))),
+    "kinds": (lambda: list(KINDS), lambda marks: _bits(marks.kinds)),
+    "previous_kinds": (lambda: [f"after {kind}" for kind in KINDS], _previous_bits),
+    "repeats": (lambda: ["repeats"], lambda marks: (marks.repeat > 0)[:, None]),
+    "frequency": (
+        lambda: [f"frequency 1e-{i}" for i in range(FREQUENCIES)],
+        lambda marks: _of_number(marks.frequency, FREQUENCIES),
+    ),
+}
+
+
+def _label(spec: str) -> tuple[str, int]:
+    kind, _, rest = spec.partition(":")
+    name, _, n = rest.rpartition(":")
+    if kind != "label" or not name or not n.isdecimal() or int(n) < 1:
+        raise CasebackError(
+            f"no groups of tokens are called {spec!r}. {did_you_mean(spec, [*_KNOWN, 'label:NAME:N'])} "
+            f"Expected some of {', '.join(_KNOWN)}, label:NAME:N"
+        )
+    return name, int(n)
+
+
+def group_names(specs: Sequence[str]) -> list[str]:
+    """The groups' names, in the order of the columns.
+
+    Raises
+    ------
+    CasebackError
+        For groups that are unknown.
+
+    Examples
+    --------
+    >>> group_names(["any", "repeats", "label:domain:2"])
+    ['any', 'repeats', 'domain 0', 'domain 1']
+    """
+    names = []
+    for spec in specs:
+        if spec in _KNOWN:
+            names += _KNOWN[spec][0]()
+        else:
+            label, n = _label(spec)
+            names += [f"{label} {value}" for value in range(n)]
+    return names
+
+
+def group_matrix(marks: Marks, specs: Sequence[str], dtype: torch.dtype) -> Float[Tensor, "token group"]:
+    """Zeros and ones: which tokens are in which group.
+
+    Raises
+    ------
+    CasebackError
+        For a label that the corpus does not bring.
+    """
+    parts = []
+    for spec in specs:
+        if spec in _KNOWN:
+            parts.append(_KNOWN[spec][1](marks))
+            continue
+        name, n = _label(spec)
+        if name not in marks.labels:
+            raise CasebackError(f"the corpus has no label {name!r}. {did_you_mean(name, marks.labels)}")
+        parts.append(_of_number(marks.labels[name], n))
+    return torch.cat(parts, 1).to(dtype)

@@ -1,0 +1,101 @@
+"""`caseback collect`, `similar`, `work` and `jobs`: what they print and write, and how they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import caseback as cb
+from caseback.cli import app
+from caseback.errors import CasebackError
+from caseback.jobs.job import Job
+from caseback.stream import open_collection, open_store
+
+TEXTS = [f"{name} went to the {place} ." for name in ("Mary", "John", "Tom") for place in ("store", "park", "school")]
+
+
+def ran(*args):
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job")
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(TEXTS))
+    options = ("--tables", "stream_moments", "--activations", "resid_post:1", "--shard-tokens", 30)
+    return folder / "store", json.loads(ran("collect", corpus, "--store", folder / "store", *options, "--json")), corpus
+
+
+def test_collect_writes_a_collection_and_tells_what_is_in_it(collected):
+    folder, facts, corpus = collected
+    model = cb.load("meadow")
+    again = open_collection(folder, model)
+    assert facts["tokens"] == again.n_tokens and facts["activations"] == ["resid_post.1"]
+    rows = [model.run(text, read=["resid_post"])["resid_post"][:, 0] for text in TEXTS]
+    mean = np.concatenate([row.numpy() for row in rows], 1).mean(1)
+    np.testing.assert_allclose(again["stream_moments"]["mean"], mean, rtol=1e-4, atol=1e-4)
+    text = ran(
+        "collect",
+        corpus,
+        "--store",
+        folder,
+        "--tables",
+        "stream_moments",
+        "--activations",
+        "resid_post:1",
+        "--shard-tokens",
+        30,
+    )
+    assert "stream_moments" in text and f"{facts['tokens']:,} tokens of meadow" in text
+
+
+def test_jobs_and_work(collected):
+    folder, _, _ = collected
+    job = Job.open(folder)
+    before = job.path(1).read_bytes()
+    job.path(1).unlink()
+    (status,) = json.loads(ran("jobs", folder, "--json"))
+    assert (status["done"], status["shards"]) == (len(job) - 1, len(job))
+    assert f"{len(job) - 1} of {len(job)} shards" in ran("jobs", folder)
+    assert f"all {len(job)} shards" in ran("work", folder)
+    assert job.path(1).read_bytes() == before
+
+
+def test_similar_finds_the_prompts_own_kind(collected):
+    folder, _, _ = collected
+    result = json.loads(ran("similar", folder, "Tom went to the park", "--site", "resid_post:1", "--top", 3, "--json"))
+    model = cb.load("meadow")
+    vector = model.run("Tom went to the park", read=["resid_post"])["resid_post", 1][0, -1]
+    store = open_store(folder, "resid_post.1")
+    x = store.at(range(store.n_tokens))
+    best = float((x @ vector / (x.norm(dim=1) * vector.norm())).max())
+    assert result["contexts"][0]["score"] == pytest.approx(best, abs=1e-4)
+    assert result["contexts"][0]["token"] == " park" and "park" in ran(
+        "similar", folder, "Tom went to the park", "--site", "resid_post:1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("collect", "{corpus}", "--tables", "stream_moments"), "--store FOLDER"),
+        (("collect", "{corpus}", "--store", "{new}", "--tables", "stream_moment"), "stream_moments"),
+        (("collect", "{corpus}", "--store", "{new}"), "nothing to collect"),
+        (("collect", "/no/such/file", "--store", "{new}", "--tables", "stream_moments"), "absent"),
+        (("collect", "{corpus}", "--store", "{folder}", "--tables", "stream_moments"), "what differs"),
+        (("work", "{new}"), "holds no job"),
+        (("jobs", "{new}"), "holds no job"),
+        (("similar", "{folder}", "Tom", "--site", "resid_post:0"), "no activations of resid_post.0"),
+        (("similar", "{folder}", "Tom", "--site", "resid_post:1", "--measure", "manhattan"), "cosine"),
+    ],
+)
+def test_refusals_say_what_to_do(args, says, collected, tmp_path):
+    folder, _, corpus = collected
+    filled = [arg.format(corpus=corpus, folder=folder, new=tmp_path / "new") for arg in args]
+    result = CliRunner().invoke(app, filled)
+    assert result.exit_code != 0 and isinstance(result.exception, CasebackError | SystemExit)
+    assert says in str(result.exception) + result.output
