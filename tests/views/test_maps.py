@@ -19,7 +19,7 @@ from caseback.views.text.heatmap import print_map
 
 def result(texts=(" a", " b", " c"), layers=4, batch=1, seed=0):
     values = np.random.default_rng(seed).normal(size=(layers, len(texts), batch))
-    token = (("batch", "pos"), np.array([list(texts)] * batch, dtype=object))
+    token = (("batch", "pos"), np.array([list(texts)] * batch))
     coords = {"layer": range(layers), "pos": range(len(texts)), "token": token}
     return xr.DataArray(values, dims=["layer", "pos", "batch"], coords=coords, name="effect")
 
