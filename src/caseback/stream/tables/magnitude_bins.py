@@ -55,8 +55,10 @@ class MagnitudeBins:
         [0, 1, 2, 3, 4]
         """
         bits = as_single(values).contiguous().view(torch.int32)
-        steps = (((bits & 0x7FFFFFFF) >> (23 - self.sub)) - (self._first - 1)).clamp_(0, self.steps)
-        return torch.where(bits < 0, self.steps - steps, self.steps + steps)
+        steps = (bits & 0x7FFFFFFF).bitwise_right_shift_(23 - self.sub).sub_(self._first - 1).clamp_(0, self.steps)
+        # -1 of negative numbers, else 0: (s ^ -1) + 1 = -s
+        sign = bits >> 31
+        return steps.bitwise_xor_(sign).sub_(sign).add_(self.steps)
 
     def edges(self) -> Float[Tensor, " edge"]:
         """The edges, from minus to plus infinity: bin b holds what is between edges b and b + 1."""

@@ -17,12 +17,12 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
-from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.tables.dataset import dataset, mean_and_variance
+from caseback.stream.tables.site_shapes import in_slices
 from caseback.stream.tables.table import Seen, State, Table
 from caseback.stream.tables.token_groups import group_matrix, group_names
 
@@ -64,9 +64,8 @@ class OutputStatistics(Table):
 
     def add(self, state: State, seen: Seen) -> None:
         here = (seen.marks.position[1:] > 0).nonzero()[:, 0]
-        if not len(here):
-            return
-        measures = measured(seen.at(Site("logits")), here, seen.marks.current[here + 1]).double()
+        # a row's last token has no next one: whatever is measured there is left out
+        measures = measured(seen.at(Site("logits")), seen.marks.current.roll(-1))[:, here].double()
         groups = group_matrix(seen.marks, self.groups, torch.float64)[here]
         state["n"] += groups.sum(0).long()
         state["sums"] += measures @ groups
@@ -97,15 +96,14 @@ class OutputStatistics(Table):
         return dataset(model, arrays, {"group": group_names(self.groups)}, **attrs)
 
 
-def measured(logits: Tensor, here: Tensor, target: Tensor) -> Tensor:
-    """``MEASURES`` of some rows of logits, (measure, token): a few rows at a time, so that they stay in a cache."""
+def measured(logits: Tensor, target: Tensor) -> Tensor:
+    """``MEASURES`` of rows of logits, (measure, token): some rows at a time, so that they stay in a cache."""
     parts = []
-    step = max(1, limit("sentence_logits", logits.device) // logits.shape[1])
-    for first in range(0, len(here), step):
-        x = at_least_float32(logits[here[first : first + step]])
-        own = x.gather(1, target[first : first + step, None])
+    for some, x in in_slices(logits):
+        x = at_least_float32(x)
+        own = x.gather(1, target[some, None])
         top = x.amax(1, keepdim=True)
-        above = (x > own).sum(1)
+        above = torch.gt(x, own, out=torch.empty_like(x)).sum(1)
         x = x - top
         p = x.exp()
         total = p.sum(1)
@@ -113,6 +111,5 @@ def measured(logits: Tensor, here: Tensor, target: Tensor) -> Tensor:
         # p log p at -inf is 0
         mean = torch.linalg.vecdot(p, x.clamp_min_(torch.finfo(x.dtype).min)) / total
         loss = log_total - (own - top)[:, 0]
-        rank = (above + 1).to(x.dtype)
-        parts.append(torch.stack([loss, log_total - mean, 1 / total, rank, rank.log(), (above == 0).to(x.dtype)]))
+        parts.append(torch.stack([loss, log_total - mean, 1 / total, above + 1, (above + 1).log(), above == 0]))
     return torch.cat(parts, 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
 from caseback.errors import SiteAbsent, UnknownSite
@@ -66,9 +67,17 @@ def shape_of(model: Model, sites: Sequence[Site], table: str) -> tuple[int, ...]
     return next(iter(shapes))
 
 
-def in_slices(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Some tokens of (token, ...) after another, as many as several sums can be formed of in a CPU's cache."""
-    step = max(1, limit("table_numbers", x.device) // max(1, x[:1].numel()))
+def above_zero(x: Tensor) -> Tensor:
+    """1 where a number is above 0, else 0, in its own dtype: far faster than by way of truth values."""
+    return torch.gt(x, 0, out=torch.empty_like(x))
+
+
+def in_slices(x: Tensor, times: int = 1) -> Iterator[tuple[slice, Tensor]]:
+    """Some tokens of (token, ...) after another, as many as several sums can be formed of in a CPU's cache.
+
+    So many ``times`` as many where what is done once a slice costs as much.
+    """
+    step = max(1, times * limit("table_numbers", x.device) // max(1, x[:1].numel()))
     for first in range(0, len(x), step):
         some = slice(first, first + step)
         yield some, x[some]

@@ -92,9 +92,7 @@ class AttentionOffsets(Table):
             state["sink"][i] += sink.sum((0, 2))
             state["sink_squares"][i] += sink.square().sum((0, 2))
             with _without_first(a):
-                diagonals = _by_distance(a, skip, width)
-                sums = diagonals.sum((0, 2)).double()
-                squares = torch.linalg.vector_norm(diagonals, dim=(0, 2)).double().square()
+                sums, squares = (_summed(_by_distance(x, skip, width)) for x in (a, a.square()))
             state["sums"][i] += _binned(sums.flip(-1), bins)
             state["squares"][i] += _binned(squares.flip(-1), bins)
 
@@ -146,6 +144,13 @@ def _without_first(a: Tensor) -> Iterator[None]:
         yield
     finally:
         a[..., 0] = first
+
+
+def _summed(diagonals: Tensor) -> Tensor:
+    """(head, distance): over rows and queries, as a product, which takes the view's strides as they are."""
+    rows, heads, queries, width = diagonals.shape
+    ones = diagonals.new_ones(rows * heads, 1, queries)
+    return (ones @ diagonals.flatten(0, 1)).view(rows, heads, width).double().sum(0)
 
 
 def _by_distance(a: Tensor, skip: int, width: int) -> Tensor:

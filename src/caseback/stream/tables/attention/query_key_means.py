@@ -53,7 +53,10 @@ class QueryKeyMeans(Table):
         for name in ("q", "k"):
             for i, site in enumerate(layered(seen.model.anatomy, name, self.name)):
                 x = seen.wide(site)
-                by_position = x.new_zeros(width, *x.shape[1:]).index_add_(0, position, x)
+                if seen.padded:
+                    by_position = x.new_zeros(width, *x.shape[1:]).index_add_(0, position, x)
+                else:
+                    by_position = x.unflatten(0, (-1, width)).sum(0)
                 state[name][i] += torch.einsum("phd,pde->he", by_position, turns[i].to(x))
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:

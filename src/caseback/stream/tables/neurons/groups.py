@@ -18,7 +18,7 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.tables.dataset import dataset, mean_and_variance
-from caseback.stream.tables.site_shapes import in_slices, layered, shape_of
+from caseback.stream.tables.site_shapes import above_zero, in_slices, layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
 from caseback.stream.tables.token_groups import group_matrix, group_names
 
@@ -59,7 +59,7 @@ class NeuronGroups(Table):
                 own = groups[some].T
                 state["sums"][i] += own @ x
                 state["squares"][i] += own @ x.square()
-                state["firings"][i] += own @ (x > 0).to(x.dtype)
+                state["firings"][i] += own @ above_zero(x)
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """``mean``, ``variance`` and ``fires`` (the share above 0) by group, and ``n``, the group's tokens."""

@@ -53,8 +53,8 @@ class NeuronHistograms(Table):
         for counts, site in zip(state["counts"], self.sites(seen.model.anatomy), strict=True):
             flat = counts.view(-1)
             first = torch.arange(0, len(flat), HALVES.n, device=flat.device, dtype=torch.int32).view(counts.shape[:-1])
-            for _, x in in_slices(seen.at(site)):
-                flat += torch.bincount((HALVES.of(x) + first).flatten(), minlength=len(flat))
+            for _, x in in_slices(seen.at(site), times=4):
+                flat += torch.bincount(HALVES.of(x).add_(first).flatten(), minlength=len(flat))
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """``count`` by bin, with the bins' ``lower`` edges, and ``quantile`` by share."""

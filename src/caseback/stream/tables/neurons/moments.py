@@ -20,7 +20,7 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.tables.dataset import dataset
-from caseback.stream.tables.site_shapes import in_slices, layered, shape_of
+from caseback.stream.tables.site_shapes import above_zero, in_slices, layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
 
 _SUMS = ("sums", "squares", "cubes", "fourths")
@@ -76,7 +76,7 @@ class NeuronMoments(Table):
                     of["squares"][i] += square.sum(0)
                     of["cubes"][i] += (square * x).sum(0)
                     of["fourths"][i] += square.square_().sum(0)
-                    of["firings"][i] += (x > 0).to(x.dtype).sum(0)
+                    of["firings"][i] += above_zero(x).sum(0)
                     torch.maximum(of["max"][i], x.amax(0), out=of["max"][i])
                     torch.minimum(of["min"][i], x.amin(0), out=of["min"][i])
 
