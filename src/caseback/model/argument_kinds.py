@@ -11,7 +11,7 @@
     Literal, Callable        one of the choices; what can be called
     Tensor, ndarray          numbers, as one of these; jaxtyping's dimensions are left to the function
     Metric                   a metric; a function of logits (row, pos, vocab) is made one
-    a class                  an object of it
+    a class                  an object of it; an ``Edit`` is left to the function
     Annotated[..., Coerced]  what that function makes of it
     ``|``                    whatever one of the kinds takes
 
@@ -49,7 +49,6 @@ _CLASSES = {
     "Model": "a model, as caseback.load gives it",
     "Metric": "a metric, such as caseback.logit_diff(' Mary', ' John'); or a function of logits",
     "Circuit": "a Circuit",
-    "Edit": "an edit, such as caseback.Zero('z', layer=0, head=1)",
     "Site": "a Site",
     "Interchanges": "Interchanges",
     "Lens": "a lens, as the fit_... functions and load_lens give it",
@@ -164,6 +163,8 @@ def _check_of_class(kind: Any, name: str, default: Any) -> Check | None:
         return functools.partial(_array, kind)
     if kind.__name__ == "Metric":
         return _metric
+    if kind.__name__ == "Edit":
+        return None  # whoever applies edits says what each should be
     simple: dict[Any, Check] = {bool: _flag, str: _text}
     if kind in simple:
         return simple[kind]

@@ -27,7 +27,7 @@ from torch import Tensor
 from caseback.decode.vocabulary.lenses.lens import Lens, row_name, stream_at
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes, texts_of
 from caseback.decode.vocabulary.patchscopes.patchscope_places import Cells, expect_room, some_of, targets_of
-from caseback.errors import CasebackError, OutOfRange, TargetError
+from caseback.errors import CasebackError, EditError, OutOfRange, TargetError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.classes import expect_tokens_out
@@ -169,7 +169,9 @@ def patchscope(
     # cell of the grid -> row, place; one target prompt each
     order = [(i, place) for i in range(len(depths)) for place in range(n)]
     step = max(1, min(budget // (prompts.shape[1] + max_new_tokens), max_logits // onto.d_vocab))
-    more = [target_edits] if isinstance(target_edits, Edit) else list(target_edits)
+    more = [target_edits] if isinstance(target_edits, Edit) else target_edits
+    if not isinstance(more, list | tuple) or not all(isinstance(edit, Edit) for edit in more):
+        raise EditError(f"target_edits={more!r}: expected an edit such as Zero('z', layer=0), or several")
     readings: dict[str, list[Any]] = {}
     for start in progress_bar(range(0, len(order), step), show=progress, unit="batch"):
         some = order[start : start + step]
