@@ -125,8 +125,8 @@ def test_a_subspace_comes_back_to_the_bit_and_is_put_in_a_place(search, tmp_path
         told = file.metadata()
     assert json.loads(told["checks"])["held_out_accuracy"] == made.attrs["held_out_accuracy"]
     assert json.loads(told["made"])["place"] == made.attrs["place"] and told["caseback_version"] == __version__
-    for wrong in ({}, xr.DataArray([1.0], dims="k")):
-        with pytest.raises(CasebackError, match="is not a subspace"):
+    for wrong, says in (({}, "expected a labeled result"), (xr.DataArray([1.0], dims="k"), "is not a subspace")):
+        with pytest.raises(CasebackError, match=says):
             save_subspace(wrong, tmp_path / "b")
 
 

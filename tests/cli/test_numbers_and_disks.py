@@ -80,6 +80,7 @@ WRITING = [
     ("weights", "--html"),
     ("activating", "--html"),
     ("activating", "--store"),
+    ("collect", "--store"),
 ]
 
 

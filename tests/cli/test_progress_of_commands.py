@@ -24,6 +24,7 @@ COUNTED = {
     "lens": ["lens", PROMPT, "--kind", "tuned", "--fit", "CORPUS", "--steps", "2"],
     "patchscope": ["patchscope", PROMPT],
     "activating": ["activating", "CORPUS", "--layer", "1"],
+    "collect": ["collect", "CORPUS", "--store", "FOLDER", "--tables", "stream_moments"],
     "ioi": ["ioi", "--count", "4"],
     "evaluate": ["organisms", "evaluate", "--count", "2"],
     "train": ["organisms", "train", "meadow", "--out", "FOLDER", "--steps", "2"],
@@ -34,6 +35,7 @@ SHORT = {
     "weights": ["weights", "meadow", "--layer", "1", "--head", "0"],
 }
 NO_MODEL = {"techniques", "tasks", "list_", "path_"}
+OF_A_JOB = {"similar", "work", "jobs"}  # begun by collect: test_stream_commands
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def run(capsys, arguments, corpus):
 
 def test_every_command_is_here():
     commands = {c.__name__ for c in cli.COMMANDS} | {c.callback.__name__ for c in organisms.registered_commands}
-    assert commands == {*COUNTED, *SHORT, *NO_MODEL}
+    assert commands == {*COUNTED, *SHORT, *NO_MODEL, *OF_A_JOB}
 
 
 @pytest.mark.parametrize("name", COUNTED)

@@ -45,6 +45,8 @@ def checked(function: F) -> F:
 
 
 def _behind_the_door(function: Callable[..., Any], label: str) -> Callable[..., Any]:
+    if not function.__annotations__:
+        return function
     signature = inspect.signature(function)
     checks: dict[str, Check] | None = None
 
