@@ -80,7 +80,7 @@ def test_groups_that_do_not_exist_are_refused():
 
 @pytest.mark.parametrize("options", [{}, {"per_document": False}])
 def test_what_is_no_number_is_not_ranked(options):
-    model = shelf.model("gpt2").edited([Replace("mlp_post", torch.nan, layer=1, pos=2)])
+    model = shelf.model("gpt2").edited([Replace("mlp_post", torch.nan, layer=1, pos=0)])
     corpus = naive.corpus_of(model, read=[])
     with pytest.raises(CasebackError, match="mlp_post.1 has a NaN"):
-        pass_over(model, corpus.block(), {"it": NeuronWindows(**options)}, corpus.kinds, batch_tokens=30)
+        pass_over(model, corpus.block(), {"it": NeuronWindows(**options)}, corpus.kinds, batch_tokens=1)
