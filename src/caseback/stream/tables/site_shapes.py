@@ -72,12 +72,17 @@ def above_zero(x: Tensor) -> Tensor:
     return torch.gt(x, 0, out=torch.empty_like(x))
 
 
-def in_slices(x: Tensor, times: int = 1) -> Iterator[tuple[slice, Tensor]]:
-    """Some tokens of (token, ...) after another, as many as several sums can be formed of in a CPU's cache.
-
-    So many ``times`` as many where what is done once a slice costs as much.
-    """
-    step = max(1, times * limit("table_numbers", x.device) // max(1, x[:1].numel()))
+def in_slices(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some tokens of (token, ...) after another, as many as several sums can be formed of in a CPU's cache."""
+    step = max(1, limit("table_numbers", x.device) // max(1, x[:1].numel()))
     for first in range(0, len(x), step):
         some = slice(first, first + step)
         yield some, x[some]
+
+
+def in_columns(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some units of (token, unit) after another: for counts by unit, which then stay in a cache too."""
+    step = max(1, limit("table_numbers", x.device) // max(1, len(x)))
+    for first in range(0, x.shape[1], step):
+        some = slice(first, first + step)
+        yield some, x[:, some]

@@ -52,12 +52,12 @@ class QueryKeyMeans(Table):
         turns = turns_back(seen.model.anatomy, width)
         for name in ("q", "k"):
             for i, site in enumerate(layered(seen.model.anatomy, name, self.name)):
-                x = seen.wide(site)
-                if seen.padded:
-                    by_position = x.new_zeros(width, *x.shape[1:]).index_add_(0, position, x)
-                else:
-                    by_position = x.unflatten(0, (-1, width)).sum(0)
-                state[name][i] += torch.einsum("phd,pde->he", by_position, turns[i].to(x))
+                x, turn = seen.wide(site), turns[i]
+                if turn is None:
+                    state[name][i] += x.sum(0)
+                    continue
+                by_position = x.new_zeros(width, *x.shape[1:]).index_add_(0, position, x)
+                state[name][i] += torch.einsum("phd,pde->he", by_position, turn.to(x))
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """``q`` by head and ``k`` by key/value head."""

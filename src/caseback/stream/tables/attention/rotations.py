@@ -10,6 +10,7 @@ again; so T_0 = 1, and a mean of turned vectors can be turned back to position 0
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,11 +26,13 @@ from caseback.model.running.attention import attending
 from caseback.model.running.passing import hooked, undisturbed
 from caseback.model.running.undo import as_found
 
-_known: WeakKeyDictionary[Anatomy, list[Tensor]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Anatomy, tuple[int, list[Tensor | None]]] = WeakKeyDictionary()
 
 
-def turns_back(anatomy: Anatomy, width: int) -> list[Float[Tensor, "pos d_head d_head"]]:
-    """Each layer's T_p^-1 for positions 0 to ``width`` - 1; layers with the same have the same tensor.
+def turns_back(anatomy: Anatomy, width: int) -> list[Float[Tensor, "pos d_head d_head"] | None]:
+    """Each layer's T_p^-1 for positions 0 to ``width`` - 1, None where nothing is turned.
+
+    Layers with the same have the same tensor.
 
     Raises
     ------
@@ -39,17 +42,21 @@ def turns_back(anatomy: Anatomy, width: int) -> list[Float[Tensor, "pos d_head d
     """
     if any(p.q is None for p in anatomy.layers):
         raise SiteAbsent(f"this model ({anatomy.model_type}) has no queries of its own: {anatomy.lacks['q_in']}")
-    known = _known.get(anatomy)
-    if known is None or len(known[0]) < width:
+    measured, known = _known.get(anatomy, (0, []))
+    if measured < width:
         unlike: list[Tensor] = []
         known = []
         for turned in _turned(anatomy, width):
             turn = _relative(anatomy, turned)
-            same = next((other for other in unlike if torch.allclose(other, turn, rtol=0, atol=1e-6)), None)
+            near = partial(torch.allclose, rtol=0, atol=64 * torch.finfo(turn.dtype).eps)
+            if near(turn, turn[:1].expand_as(turn)):
+                known.append(None)
+                continue
+            same = next((other for other in unlike if near(other, turn)), None)
             unlike += [] if same is not None else [turn]
             known.append(turn if same is None else same)
-        _known[anatomy] = known
-    return [turn[:width] for turn in known]
+        _known[anatomy] = width, known
+    return [None if turn is None else turn[:width] for turn in known]
 
 
 def _relative(anatomy: Anatomy, turned: Tensor) -> Tensor:

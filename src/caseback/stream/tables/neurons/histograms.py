@@ -19,7 +19,7 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.tables.dataset import dataset
 from caseback.stream.tables.magnitude_bins import MagnitudeBins
-from caseback.stream.tables.site_shapes import in_slices, layered, shape_of
+from caseback.stream.tables.site_shapes import in_columns, layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
 
 HALVES = MagnitudeBins(low=-8, octaves=16, sub=1)
@@ -51,10 +51,13 @@ class NeuronHistograms(Table):
 
     def add(self, state: State, seen: Seen) -> None:
         for counts, site in zip(state["counts"], self.sites(seen.model.anatomy), strict=True):
-            flat = counts.view(-1)
-            first = torch.arange(0, len(flat), HALVES.n, device=flat.device, dtype=torch.int32).view(counts.shape[:-1])
-            for _, x in in_slices(seen.at(site), times=4):
-                flat += torch.bincount(HALVES.of(x).add_(first).flatten(), minlength=len(flat))
+            # heads and their dimensions side by side
+            by_unit = counts.view(-1, HALVES.n)
+            for some, x in in_columns(seen.at(site).flatten(1)):
+                size = x.shape[1] * HALVES.n
+                first = torch.arange(0, size, HALVES.n, device=x.device, dtype=torch.int32)
+                bins = HALVES.of(x).add_(first)
+                by_unit[some] += torch.bincount(bins.flatten(), minlength=size).view(-1, HALVES.n)
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """``count`` by bin, with the bins' ``lower`` edges, and ``quantile`` by share."""
