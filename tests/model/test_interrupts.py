@@ -37,11 +37,11 @@ TRIES = 120
 class _Interrupt:
     """Raises one KeyboardInterrupt at the n-th point where Python could let one in, near code of ours."""
 
-    def __init__(self, at):
-        self.at, self.count = at, 0
+    def __init__(self, at, home=HOME):
+        self.at, self.home, self.count = at, home, 0
 
     def __call__(self, frame, event, arg):
-        if event in ("call", "c_return") and frame.f_globals.get("__name__", "").startswith(HOME):
+        if event in ("call", "c_return") and frame.f_globals.get("__name__", "").startswith(self.home):
             self.count += 1
             if self.count == self.at:
                 raise KeyboardInterrupt
@@ -86,14 +86,17 @@ def test_an_interrupt_anywhere_leaves_the_model_as_found(name, job):
     assert torch._C._len_torch_function_stack() == before["modes"]
 
 
-def test_an_interrupt_leaves_no_lock_behind():
+@pytest.mark.parametrize(("job", "home"), [("read", HOME), ("sweep", HOME), ("sweep", ("tqdm",))])
+def test_an_interrupt_leaves_no_lock_behind(job, home):
     model, came = shelf.model("gpt2"), []
-    for point in range(1, 400, 7):
-        under(_Interrupt(point), JOBS["read"], model)
-    thread = threading.Thread(target=lambda: came.append(model.run(IDS).logits), daemon=True)
+    count = _Interrupt(None, home)
+    under(count, JOBS[job], model)
+    for point in range(1, count.count + 1, 1 + count.count // 200):
+        under(_Interrupt(point, home), JOBS[job], model)
+    thread = threading.Thread(target=lambda: came.append(JOBS[job](model)), daemon=True)
     thread.start()
     thread.join(timeout=20)
-    assert came
+    assert came, "another thread waits for a lock that an interrupt left behind"
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")

@@ -29,6 +29,16 @@ _WITHOUT_END = "{desc}: {n_fmt}, {elapsed} so far"
 _as_lines: WeakSet[tqdm] = WeakSet()
 
 
+class _Bar(tqdm):
+    """A bar with a lock of its own, which Python takes and gives back in single steps.
+
+    tqdm's own lock is taken in a function written in Python: an interrupt there leaves it held, and every other thread
+    that makes a bar, a hidden one too, waits for ever.
+    """
+
+    _lock = threading.RLock()
+
+
 def progress_bar(
     items: Iterable[Any] | None = None,
     what: str | None = None,
@@ -64,7 +74,7 @@ def progress_bar(
         lines = {"file": _Lines(), "mininterval": EVERY, "delay": EVERY, "miniters": 1, "leave": False}
         known = total is not None or hasattr(items, "__len__")
         lines["bar_format"] = _LINE if known else _WITHOUT_END
-    bar = tqdm(
+    bar = _Bar(
         items,
         desc=what if what or not lines else unit,
         disable=not show,
