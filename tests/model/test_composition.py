@@ -99,7 +99,7 @@ def test_2_8_a_dead_head_composes_with_nothing():
 
 def test_errors_say_what_is_wrong():
     model = shelf.model("gpt2")
-    with pytest.raises(CasebackError, match="expected Q, K or V"):
+    with pytest.raises(CasebackError, match="expected 'Q' or 'K' or 'V'"):
         composition(model, "O")
     with pytest.raises(CasebackError, match="'random' or None"):
         composition(model, "K", baseline="shuffled")

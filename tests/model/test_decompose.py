@@ -283,11 +283,11 @@ def test_2_9_neurons_are_taken_some_pairs_at_a_time():
 @pytest.mark.parametrize(
     ("name", "wrong", "error", "says"),
     [
-        ("gpt2", lambda m: logit_parts(m, PROMPTS, []), TargetError, "no direction"),
+        ("gpt2", lambda m: logit_parts(m, PROMPTS, []), TargetError, "cannot read a stream"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, 61), TargetError, "61"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, [[1, 2]]), TargetError, "one list per prompt"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, [[1, 2], [3]]), TargetError, "one list per prompt"),
-        ("gpt2", lambda m: logit_parts(m, PROMPTS, [0.5, 0.5]), TargetError, "one tensor"),
+        ("gpt2", lambda m: logit_parts(m, PROMPTS, [0.5, 0.5]), TargetError, "cannot read a stream"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, torch.ones(2, 31)), TargetError, "width 32"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, torch.ones(3, 1, 32)), TargetError, "2 prompts"),
         ("gpt2", lambda m: logit_parts(m, PROMPTS, 3, pos=6), OutOfRange, "5 tokens"),

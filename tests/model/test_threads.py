@@ -129,9 +129,13 @@ def test_copies_of_a_model_are_whole(name, twin_of):
     read = ["resid_post", "attn_norm.scale", "pattern"]
     with exact():
         run = model.run(shelf.ids(), read=read)  # norms have been read by then
+        states = model.hf(torch.tensor(shelf.ids()), output_hidden_states=True).hidden_states
         twin = twin_of(model.edited(cb.Scale("mlp_out", 1.0, layer=0)))
         again = twin.run(shelf.ids(), read=read)
         assert twin.hf is not model.hf and twin.anatomy.hf is twin.hf
+        for hf in (model.hf, twin.hf):  # transformers' own recording goes on in both
+            came = hf(torch.tensor(shelf.ids()), output_hidden_states=True).hidden_states
+            assert len(came) == len(states) and all(torch.equal(a, b) for a, b in zip(came, states, strict=True))
         assert torch.equal(again.logits, run.logits)
         for site in read:
             assert torch.equal(again[site], run[site])

@@ -28,6 +28,7 @@ from caseback.model.running.generate import generate
 from caseback.model.running.metrics import Metric
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens, expect_unstretched, one_token, piece, tokenize
+from caseback.model.running.user_hooks import drop_output_hooks
 from caseback.model.sweeping.sweep import sweep
 
 
@@ -77,6 +78,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copied and pickled by its parts: the anatomy points into the model, and is found again in the copy.
+        drop_output_hooks(self.hf)
         return _assembled, (self.hf, self.tokenizer, self.name, self.declared, self.anatomy.standing)
 
     def __repr__(self) -> str:

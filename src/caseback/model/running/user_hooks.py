@@ -53,3 +53,21 @@ def expect_no_user_hooks(anatomy: Anatomy, what: str, *, called_plainly: Collect
             f"{path} has a forward hook of yours, and {what} calls modules on other rows than a plain run does: remove "
             "it, or give what it does as an edit (cb.Apply), which every technique knows; model.run keeps hooks"
         )
+
+
+def drop_output_hooks(hf: nn.Module) -> None:
+    """Take off the hooks with which transformers records hidden states, since no pickle holds them.
+
+    It puts them on where a model is first asked for its hidden states or attentions, and again when it next is.
+    """
+    for module in hf.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
+                for table in (
+                    module._forward_hooks,
+                    module._forward_hooks_with_kwargs,
+                    module._forward_hooks_always_called,
+                ):
+                    table.pop(key, None)
+        if vars(module).get("_output_capturing_hooks_installed"):
+            module._output_capturing_hooks_installed = False
