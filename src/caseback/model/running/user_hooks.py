@@ -70,4 +70,4 @@ def drop_output_hooks(hf: nn.Module) -> None:
                 ):
                     table.pop(key, None)
         if vars(module).get("_output_capturing_hooks_installed"):
-            module._output_capturing_hooks_installed = False
+            vars(module)["_output_capturing_hooks_installed"] = False
