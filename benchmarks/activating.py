@@ -9,7 +9,6 @@ and CPU time. "No logits" is the model without its unembedding, which collecting
 
 import argparse
 import os
-import statistics
 import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -63,11 +62,7 @@ def main() -> None:
     }
     for name, job in jobs.items():
         job()
-        rounds = []
-        for _ in range(chosen.rounds):
-            before, took, after = clocks(plain), clocks(job), clocks(plain)
-            rounds.append([2 * t / (b + a) for t, b, a in zip(took, before, after, strict=True)])
-        wall, cpu = (statistics.median(r[i] for r in rounds) for i in (0, 1))
+        wall, cpu = ratios(job, plain, chosen.rounds)
         print(f"{name:30s} {wall:6.2f} ({cpu:.2f})", flush=True)
 
 

@@ -9,11 +9,10 @@ nothing; "all" collects every table in one pass, second moments of the stream at
 
 import argparse
 import os
-import statistics
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
-from overhead import clocks
+from overhead import ratios
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import caseback as cb
@@ -66,11 +65,7 @@ def main() -> None:
     print(f"{chosen.rows} x {chosen.tokens} tokens, {chosen.threads} threads; ratios to plain forwards, wall (CPU)")
     for name, job in jobs.items():
         job()
-        rounds = []
-        for _ in range(chosen.rounds):
-            before, took, after = clocks(plain), clocks(job), clocks(plain)
-            rounds.append([2 * t / (b + a) for t, b, a in zip(took, before, after, strict=True)])
-        wall, cpu = (statistics.median(r[i] for r in rounds) for i in (0, 1))
+        wall, cpu = ratios(job, plain, chosen.rounds)
         print(f"{name:20s} {wall:5.2f} ({cpu:.2f})", flush=True)
 
 

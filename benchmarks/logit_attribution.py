@@ -10,7 +10,6 @@ TransformerLens is timed beside ours where it is installed: its forward with eve
 import argparse
 import copy
 import os
-import statistics
 import tempfile
 import time
 from importlib.util import find_spec
@@ -110,11 +109,7 @@ def main() -> None:
     print(f"{chosen.batch} x {chosen.tokens} tokens; ratios to the plain forward, wall (CPU)")
     for name, job in jobs.items():
         job()
-        rounds = []
-        for _ in range(chosen.rounds):
-            before, took, after = clocks(plain), clocks(job), clocks(plain)
-            rounds.append([2 * t / (b + a) for t, b, a in zip(took, before, after, strict=True)])
-        wall, cpu = (statistics.median(r[i] for r in rounds) for i in (0, 1))
+        wall, cpu = ratios(job, plain, chosen.rounds)
         print(f"{name:40s} {wall:6.2f} ({cpu:.2f})", flush=True)
 
 

@@ -28,6 +28,15 @@ def clocks(job) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def ratios(job, plain, rounds: int) -> tuple[float, float]:
+    """A job's time in units of the plain passes before and after it, wall and CPU: medians over rounds."""
+    each = []
+    for _ in range(rounds):
+        before, took, after = clocks(plain), clocks(job), clocks(plain)
+        each.append([2 * t / (b + a) for t, b, a in zip(took, before, after, strict=True)])
+    return statistics.median(r[0] for r in each), statistics.median(r[1] for r in each)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=7)
@@ -54,11 +63,7 @@ def main() -> None:
     plain()
     print(f"{chosen.batch} x {chosen.tokens} tokens; ratios to the plain forward, wall (CPU)")
     for name, read in readings.items():
-        rounds = []
-        for _ in range(chosen.rounds):
-            before, took, after = clocks(plain), clocks(lambda read=read: model.run(tokens, read=read)), clocks(plain)
-            rounds.append([2 * t / (b + a) for t, b, a in zip(took, before, after, strict=True)])
-        wall, cpu = (statistics.median(r[i] for r in rounds) for i in (0, 1))
+        wall, cpu = ratios(lambda read=read: model.run(tokens, read=read), plain, chosen.rounds)
         print(f"{name:20s} {wall:5.2f} ({cpu:.2f})")
 
 
