@@ -197,6 +197,11 @@ class Job:
         """How much work a shard is."""
         return self.plan.sizes[shard] if self.plan.sizes else 1
 
+    @property
+    def whole_size(self) -> int:
+        """How much work all shards are."""
+        return sum(map(self.size, range(len(self))))
+
     def digest(self, shard: int) -> str:
         """Of all that a shard's result follows from."""
         return fingerprint([self._common, self.plan.shards[shard]])
@@ -269,11 +274,25 @@ def expect_same(held: Plan, plan: Plan, folder: str) -> None:
     differ = held.differences(plan)
     if differ:
         raise LoadError(f"{folder!r} holds another job: choose another folder (what differs: {', '.join(differ)})")
-    old = list(held.shards)[:-1]  # the last may have been cut short by the end of the inputs
-    same = [a == b for a, b in zip(old, plan.shards, strict=False)]
-    if not all(same) or len(same) < len(old):
-        first = same.index(False) if False in same else len(same)
-        raise LoadError(f"{folder!r} holds a job on other inputs (from shard {first} on): choose another folder")
+    for number, digest in enumerate(plan.shards):
+        expect_same_shard(held, number, digest, folder)
+    if len(plan.shards) < len(held.shards) - 1:
+        raise _other_inputs(folder, len(plan.shards))
+
+
+def expect_same_shard(held: Plan, number: int, digest: str, folder: str) -> None:
+    """Refuse a shard that is not the one in a folder; the last may have been cut short by the end of the inputs.
+
+    Raises
+    ------
+    LoadError
+    """
+    if number < len(held.shards) - 1 and held.shards[number] != digest:
+        raise _other_inputs(folder, number)
+
+
+def _other_inputs(folder: str, number: int) -> LoadError:
+    return LoadError(f"{folder!r} holds a job on other inputs (from shard {number} on): choose another folder")
 
 
 _OWN = ("shards", "claims", "failed", "rows", "activations")

@@ -24,9 +24,10 @@ import torch.multiprocessing
 from caseback.errors import CasebackError
 from caseback.jobs.job import Job
 from caseback.jobs.on_ray import launch_on_ray
-from caseback.jobs.working import POLL, Work, bar_of, work_on
+from caseback.jobs.working import Work, bar_of, work_on
 
 HERE = "here"
+WATCH = 1.0  # seconds between two looks at what is done: each opens a file for every shard that is left
 
 
 def launch(job: Job, work: Work, *, workers: int = 1, on: str = HERE, progress: bool = False) -> None:
@@ -90,7 +91,7 @@ def _watch(job: Job, started: list[Any], progress: bool) -> None:
         done = {shard for shard in left if job.done(shard)}
         bar.update(sum(map(job.size, done)))
         left -= done
-        multiprocessing.connection.wait([process.sentinel for process in started if process.is_alive()], POLL)
+        multiprocessing.connection.wait([process.sentinel for process in started if process.is_alive()], WATCH)
     bar.update(sum(map(job.size, left - set(job.undone()))))
     bar.close()
     expect_done(job, {f"process {n}": process.exitcode for n, process in enumerate(started)})

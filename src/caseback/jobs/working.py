@@ -47,14 +47,11 @@ def _moving(bar: tqdm) -> Iterator[None]:
 
 def bar_of(job: Job, *, show: bool) -> tqdm:
     """A bar over all of a job, whoever does it."""
-    total = sum(map(job.size, range(len(job))))
-    return progress_bar(show=show, what=job.plan.kind, total=total, unit=job.plan.unit, unit_scale=True)
+    return progress_bar(show=show, what=job.plan.kind, total=job.whole_size, unit=job.plan.unit, unit_scale=True)
 
 
-def work_on(
-    job: Job, work: Work, *, worker: int = 0, workers: int = 1, progress: bool = False, wait: bool = True
-) -> None:
-    """Do shards until none is left.
+def work_on(job: Job, work: Work, *, worker: int = 0, workers: int = 1, progress: bool = False) -> None:
+    """Do shards until none is left: it waits for those in others' hands, and takes over those that are given up.
 
     Parameters
     ----------
@@ -66,8 +63,6 @@ def work_on(
         Which of how many this is: it begins its walk there, so that workers rarely want the same shard.
     progress
         Show a progress bar, of all workers' shards.
-    wait
-        Stay until the shards in others' hands are done too, and take over those that are given up.
 
     Raises
     ------
@@ -87,8 +82,6 @@ def work_on(
                 if done:
                     left.remove(shard)
                     bar.update(job.size(shard) - (bar.n - began))
-            if left and not wait:
-                break
             if len(left) == before:
                 time.sleep(POLL)
     bar.close()

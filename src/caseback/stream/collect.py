@@ -21,18 +21,18 @@ from torch import Tensor
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
-from caseback.jobs.job import Job, Plan, expect_same
+from caseback.jobs.job import Job, Plan, expect_same, expect_same_shard
 from caseback.jobs.launch import HERE, launch
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.safe_files import write_tensors
 from caseback.jobs.whole_file import make_folder
 from caseback.jobs.working import advance
-from caseback.model.anatomy.identity import model_digest
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.stream.collection import Collection, table_path
 from caseback.stream.documents import Corpus, documents
+from caseback.stream.job_model import digest_of
 from caseback.stream.marks import token_kinds
 from caseback.stream.one_pass import pass_over
 from caseback.stream.packing import Block, blocks_of, rows_of
@@ -196,11 +196,11 @@ def begin(
     at = make_folder(folder, "the collection")
     beside = [site_folder(site) for site in options["activations"]]
     plan = Plan(KIND, options, depends_on, [], [], threads, "token", beside)
-    held: Sequence[str] = ()
+    held = plan
     if os.path.exists(at / "job.json"):
-        there = Job.open(at).plan
-        held, plan = there.shards, replace(plan, threads=there.threads)  # as many as when the folder was made
-        expect_same(there, replace(plan, shards=held), str(folder))
+        held = Job.open(at).plan
+        plan = replace(plan, threads=held.threads)  # as many as when the folder was made
+        expect_same(held, replace(plan, shards=held.shards), str(folder))
     make_folder(at / "rows", "the collection")
     digests: list[str] = []
     sizes: list[int] = []
@@ -209,8 +209,7 @@ def begin(
         tensors = block.tensors()
         digests.append(fingerprint([tensors, block.first_row, block.first_token]))
         sizes.append(block.n_tokens)
-        # the last may be longer by now, and what differs before it is another corpus
-        expect_same(replace(plan, shards=held[: number + 2]), replace(plan, shards=digests), str(folder))
+        expect_same_shard(held, number, digests[-1], str(folder))
         if not holds_block(path := rows_path(at, number), digests[-1]):
             first = {"first_row": str(block.first_row), "first_token": str(block.first_token)}
             write_tensors(path, tensors, {"block": digests[-1], **first})
@@ -225,7 +224,7 @@ def finished(job: Job, work: Collecting, *, workers: int = 1, on: str = HERE, pr
     """Do what is left of a collection, and put the shards' tables together."""
     while True:
         launch(job, work, workers=workers, on=on, progress=progress)
-        states, n_tokens, damaged = _merged(job, work.tables)
+        states, damaged = _merged(job, work.tables)
         if not damaged:
             break
         for shard in damaged:  # its digest is not that of what it holds: it counts as not done
@@ -233,10 +232,10 @@ def finished(job: Job, work: Collecting, *, workers: int = 1, on: str = HERE, pr
     for name, state in states.items():
         make_folder(job.folder / "tables", "the collection")
         write_tensors(table_path(job.folder, name), state, {"shards": fingerprint(list(job.plan.shards))})
-    return Collection(work.model, work.tables, states, n_tokens, job.folder)
+    return Collection(work.model, work.tables, states, job.whole_size, job.folder)
 
 
-def _merged(job: Job, tables: Mapping[str, Table]) -> tuple[dict[str, State], int, list[int]]:
+def _merged(job: Job, tables: Mapping[str, Table]) -> tuple[dict[str, State], list[int]]:
     states: dict[str, State] = {}
     damaged = []
     for shard in range(len(job)):
@@ -248,7 +247,7 @@ def _merged(job: Job, tables: Mapping[str, Table]) -> tuple[dict[str, State], in
         for name, table in tables.items():
             own = {key.removeprefix(f"{name}/"): x for key, x in tensors.items() if key.startswith(f"{name}/")}
             states[name] = table.merge(states[name], own) if name in states else own
-    return states, sum(map(job.size, range(len(job)))), damaged
+    return states, damaged
 
 
 def _in_memory(work: Collecting, blocks: Iterator[Block], progress: bool) -> Collection:
@@ -276,8 +275,7 @@ class Collecting:
 
     def depends_on(self) -> dict[str, str]:
         """Digests of what the results follow from besides rows and options."""
-        anatomy = self.model.anatomy
-        return {"model": model_digest(self.model.hf, anatomy.standing), "vocabulary": fingerprint(self.kinds)}
+        return {"model": digest_of(self.model), "vocabulary": fingerprint(self.kinds)}
 
     def to(self, device: torch.device) -> Collecting:
         """The same on another device."""

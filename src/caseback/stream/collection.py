@@ -12,9 +12,9 @@ from caseback.errors import CasebackError, LoadError, did_you_mean
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.job import Job
 from caseback.jobs.safe_files import read_tensors
-from caseback.model.anatomy.identity import model_digest
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
+from caseback.stream.job_model import expect_job_of
 from caseback.stream.store import Store, open_store
 from caseback.stream.tables.registry import tables_of
 from caseback.stream.tables.table import State, Table
@@ -97,8 +97,7 @@ def open_collection(folder: str | Path, model: Model) -> Collection:
         For a folder without one, one that is not finished, or another model.
     """
     job = Job.open(folder)
-    if job.plan.depends_on.get("model") != model_digest(model.hf, model.anatomy.standing):
-        raise LoadError(f"{str(folder)!r} is a collection of another model than {model.name}")
+    expect_job_of(job, model, "a collection")
     tables = tables_of(job.plan.options["tables"])
     states = {}
     for name in tables:
@@ -107,7 +106,7 @@ def open_collection(folder: str | Path, model: Model) -> Collection:
         if metadata.get("shards") != fingerprint(list(job.plan.shards)):
             raise LoadError(f"{str(path)!r} is of other shards than the job has now: run the collection again")
         states[name] = state
-    return Collection(model, tables, states, sum(map(job.size, range(len(job)))), job.folder)
+    return Collection(model, tables, states, job.whole_size, job.folder)
 
 
 def table_path(folder: Path, name: str) -> Path:

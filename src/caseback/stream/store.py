@@ -25,10 +25,10 @@ from caseback.errors import ArgumentError, LoadError, OutOfRange, did_you_mean
 from caseback.jobs.job import Job
 from caseback.jobs.safe_files import read_tensors, write_tensors
 from caseback.jobs.whole_file import make_folder
-from caseback.model.anatomy.identity import model_digest
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
+from caseback.stream.job_model import expect_job_of
 from caseback.stream.packing import Block
 from caseback.stream.rows_on_disk import read_block
 
@@ -105,8 +105,7 @@ class Store:
         ------
         LoadError
         """
-        if self.job.plan.depends_on.get("model") != model_digest(model.hf, model.anatomy.standing):
-            raise LoadError(f"{str(self.job.folder)!r} holds activations of another model than {model.name}")
+        expect_job_of(self.job, model, "activations")
 
     def verify(self, shard: int) -> None:
         """Read a whole shard and compare its digest; a shard is verified once, when it is first read.

@@ -222,9 +222,11 @@ def ended(anatomy: Anatomy, last: int | None) -> Iterator[None]:
 
     A pass goes on to its end where accelerate holds the layers, whose hooks must see it, or where a layer comes twice.
     """
+    if last is None or last + 1 >= len(anatomy.layers):
+        yield
+        return
     layers = [parts.layer for parts in anatomy.layers]
-    held = any(hasattr(layer, "_hf_hook") for layer in layers) or len(set(map(id, layers))) < len(layers)
-    if last is None or last + 1 >= len(layers) or held:
+    if any(hasattr(layer, "_hf_hook") for layer in layers) or len(set(map(id, layers))) < len(layers):
         yield
         return
     with hooked() as hooks:
