@@ -14,7 +14,7 @@ that broadcasts to it; at ``scores`` and ``pattern`` (batch, head, query, key).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -342,6 +342,24 @@ def Knockout(
 
 def _shape(value: Any) -> str:
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def listed(edits: Edit | Iterable[Edit]) -> list[Edit]:
+    """One edit or several as a list; each is looked at by ``check``.
+
+    Raises
+    ------
+    EditError
+        For what is neither.
+
+    Examples
+    --------
+    >>> [edit.describe() for edit in listed(Zero("z", layer=0, head=1))]
+    ['Zero z L0H1']
+    """
+    if not isinstance(edits, Edit | Iterable):
+        raise EditError(f"{edits!r} is not an edit: expected one such as Zero('z', layer=0), or several")
+    return [edits] if isinstance(edits, Edit) else list(edits)
 
 
 def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool = False) -> list[tuple[Site, Edit]]:

@@ -23,7 +23,7 @@ from caseback.model.arguments import checked
 from caseback.model.backward.rules import Rules
 from caseback.model.results import labelled
 from caseback.model.running.answer_metrics import Answer, answer_ids
-from caseback.model.running.edits import Edit, check
+from caseback.model.running.edits import Edit, check, listed
 from caseback.model.running.generate import generate
 from caseback.model.running.metrics import Metric
 from caseback.model.running.run import Run, execute
@@ -206,7 +206,7 @@ class Model:
         >>> bool((one == two).all())
         True
         """
-        wanted = [edits] if isinstance(edits, Edit) else list(edits)
+        wanted = listed(edits)
         waiting = next((edit for edit in wanted if isinstance(edit, Edit) and edit.awaits_clean), None)
         if waiting is not None:
             raise EditError(

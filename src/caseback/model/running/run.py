@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from caseback.errors import CasebackError, EditError, SiteAbsent
+from caseback.errors import CasebackError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.context import first_position
@@ -19,7 +19,7 @@ from caseback.model.anatomy.dense import Projection
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
 from caseback.model.backward.rules import Rules, ruled
-from caseback.model.running.edits import Edit, check
+from caseback.model.running.edits import Edit, check, listed
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.metrics import Metric
 from caseback.model.running.passing import ended, no_rows, passing, undisturbed
@@ -252,10 +252,7 @@ def resolve(
     edits: Edit | Sequence[Edit], anatomy: Anatomy, tokens: Tokens, *, owner: int = 0, open_end: bool = False
 ) -> list[tuple[int, Site, Edit]]:
     """Edits as (owner, site, edit), checked against the model and the prompts."""
-    if not isinstance(edits, Edit | Iterable):
-        raise EditError(f"{edits!r} is not an edit: expected one such as Zero('z', layer=0), or several")
-    edits = [edits] if isinstance(edits, Edit) else list(edits)
-    return [(owner, *placed) for edit in edits for placed in check(edit, anatomy, tokens, open_end=open_end)]
+    return [(owner, *placed) for edit in listed(edits) for placed in check(edit, anatomy, tokens, open_end=open_end)]
 
 
 def with_clean(

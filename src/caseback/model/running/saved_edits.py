@@ -20,7 +20,7 @@ from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import EDITS
 from caseback.errors import EditError
 from caseback.model.arguments import checked
-from caseback.model.running.edits import Add, Edit, Mean, Noise, Project, Replace, Scale, Zero
+from caseback.model.running.edits import Add, Edit, Mean, Noise, Project, Replace, Scale, Zero, listed
 from caseback.model.running.run import Run
 
 ACTIONS = {action.__name__: action for action in (Zero, Replace, Add, Scale, Mean, Noise, Project)}
@@ -55,10 +55,8 @@ def save_edits(edits: Edit | Sequence[Edit], path: str | Path, *, provenance: Ma
     ['Zero z L1H2', 'Scale mlp_out L0']
     """
     tensors: dict[str, Tensor] = {}
-    listed = [
-        _record(edit, f"{i}", tensors) for i, edit in enumerate([edits] if isinstance(edits, Edit) else list(edits))
-    ]
-    save(Artifact(tensors, {"edits": json.dumps(listed, allow_nan=False)}, dict(provenance or {})), EDITS, path)
+    records = [_record(edit, f"{i}", tensors) for i, edit in enumerate(listed(edits))]
+    save(Artifact(tensors, {"edits": json.dumps(records, allow_nan=False)}, dict(provenance or {})), EDITS, path)
 
 
 @checked
