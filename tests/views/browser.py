@@ -40,17 +40,21 @@ class Tab:
         self.call("Page.enable")
 
     def open(self, address):
-        """Go to a page and wait until it has been drawn."""
+        """Go to a page and wait until it has been drawn, and drawn again by what observes its size."""
         self.call("Page.navigate", url=address)
         self.evaluate(
             "new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))"
         )
+        self._draw()
 
     def look(self, width, *, dark=False, height=900):
         """The reader's window and setting of colors."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self._draw()
+
+    def _draw(self):
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def evaluate(self, expression):
