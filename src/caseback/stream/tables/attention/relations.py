@@ -106,14 +106,13 @@ class AttentionRelations(Table):
             uniform = torch.bincount(pairs.relation[pairs.of], may / number, minlength=len(self.relations))
             state["n"][layers] += counts
             state["uniform"][layers] += uniform
+        heads, plane = state["sums"].shape[1], width * width
+        first = row[pairs.query] * heads * plane + at * width + to
+        places = (first + torch.arange(heads, device=first.device)[:, None] * plane).flatten()
         for i, site in enumerate(self.sites(seen.model.anatomy)):
             assert site.layer is not None
             a = seen.attention(site.layer)
-            heads = a.shape[1]
-            plane = width * width
-            first = row[pairs.query] * heads * plane + at * width + to
-            places = first + torch.arange(heads, device=first.device)[:, None] * plane
-            weights = a.view(-1)[places]
+            weights = a.view(-1).index_select(0, places).view(heads, -1)
             mass = weights.new_zeros(heads, n_of).index_add_(1, pairs.of, weights)
             strongest = weights.new_zeros(heads, n_of).scatter_reduce_(1, pairs.of.expand_as(weights), weights, "amax")
             best = a[..., 1:].amax(-1)[row[pairs.of_query], :, position[pairs.of_query]].T
