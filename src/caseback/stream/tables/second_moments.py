@@ -23,7 +23,6 @@ from caseback.stream.tables.dataset import dataset
 from caseback.stream.tables.site_shapes import layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
 
-
 BLOCKS = 4
 """Of rows of a symmetric product: 10 of 16 products are formed."""
 
