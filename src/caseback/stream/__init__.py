@@ -15,3 +15,5 @@ from caseback.stream.store import open_store as open_store
 from caseback.stream.tables.registry import TABLES as TABLES
 from caseback.stream.tables.registry import tables_of as tables_of
 from caseback.stream.tables.table import Table as Table
+from caseback.stream.vllm_files import collect_vllm as collect_vllm
+from caseback.stream.vllm_files import from_vllm as from_vllm

@@ -184,6 +184,7 @@ def begin(
     depends_on: Mapping[str, str],
     threads: int,
     *,
+    kind: str = KIND,
     progress: bool = False,
 ) -> Job:
     """Write a corpus down as the shards of a job.
@@ -195,7 +196,7 @@ def begin(
     """
     at = make_folder(folder, "the collection")
     beside = [site_folder(site) for site in options["activations"]]
-    plan = Plan(KIND, options, depends_on, [], [], threads, "token", beside)
+    plan = Plan(kind, options, depends_on, [], [], threads, "token", beside)
     held = plan
     if os.path.exists(at / "job.json"):
         held = Job.open(at).plan

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import names_in
+from caseback.cli.inputs import names_in, numbers
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Json, Launched, OfModel, Seed, Stored
 from caseback.cli.with_options import with_options
@@ -22,6 +22,10 @@ def collect(
     tables: Annotated[str | None, Option(help="Tables by name, parted by commas, or all.")] = None,
     activations: Annotated[
         str | None, Option(help="Sites whose activations are stored, such as resid_post:5,mlp_post:0.")
+    ] = None,
+    vllm_layers: Annotated[
+        str | None,
+        Option(help="CORPUS is a folder of vLLM's extracted hidden states, of these layer ids in vLLM's order: 6,12."),
     ] = None,
     column: Annotated[str, Option(help="Where records have their text.")] = "text",
     stored: Stored = Stored().worded(
@@ -39,26 +43,31 @@ def collect(
         raise CasebackError("name a folder to collect into: --store FOLDER")
     with quiet():
         from caseback.stream import collect as collect_from
+        from caseback.stream import collect_vllm
         from caseback.stream.describe import collection_facts, expect_tables
 
         chosen = expect_tables(names_in(tables or ""))
         model = model_of(of)
-        collection = collect_from(
-            model,
-            corpus,
-            chosen,
-            activations=[site.replace(":", ".") for site in names_in(activations or "")],
-            folder=stored.store,
-            length=stored.max_length,
-            column=column,
-            shard_tokens=shard_tokens,
-            interleave=interleave,
-            seed=seed.seed,
-            workers=launched.workers,
-            on=launched.on,
-            threads=launched.threads,
-            progress=True,
-        )
+        to = {"folder": stored.store, "shard_tokens": shard_tokens, "progress": True}
+        if vllm_layers is not None:
+            if chosen or activations:
+                raise CasebackError("vLLM's files are taken as they are: leave out --tables and --activations")
+            collection = collect_vllm(corpus, model, numbers(vllm_layers, "--vllm-layers") or [], **to)
+        else:
+            collection = collect_from(
+                model,
+                corpus,
+                chosen,
+                activations=[site.replace(":", ".") for site in names_in(activations or "")],
+                length=stored.max_length,
+                column=column,
+                interleave=interleave,
+                seed=seed.seed,
+                workers=launched.workers,
+                on=launched.on,
+                threads=launched.threads,
+                **to,
+            )
         facts = collection_facts(collection)
         from caseback.views.text.collection import print_collection
     answer(output, facts, text=lambda: print_collection(facts))
