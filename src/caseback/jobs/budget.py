@@ -100,6 +100,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "influence_row_bytes": Limit(2**30, "bytes", "more rows are computed again in each pass over a corpus"),
         "fingerprint_rows": Limit(16, "rows of each weight", "a model too large to be looked at whole"),
         "whole_fingerprint_bytes": Limit(2**33, "bytes", "larger models are told apart by some rows of each weight"),
+        "code_bytes": Limit(2**28, "bytes", "sparse codes are sorted by feature in memory, and written as a file"),
         "influence_shard_bytes": Limit(2**26, "bytes per shard", "what an interruption costs"),
         "second_moment_bytes": Limit(2**33, "bytes", "a second moment of gradients beyond it is refused"),
         "factor_side": Limit(16384, "rows of a square factor", "its eigenvectors beyond it are refused"),

@@ -10,6 +10,9 @@ from caseback.stream.mixing import from_store as from_store
 from caseback.stream.mixing import mixed as mixed
 from caseback.stream.nearest import in_common as in_common
 from caseback.stream.nearest import nearest as nearest
+from caseback.stream.sparse_codes import Codes as Codes
+from caseback.stream.sparse_codes import open_codes as open_codes
+from caseback.stream.sparse_codes import write_codes as write_codes
 from caseback.stream.store import Store as Store
 from caseback.stream.store import open_store as open_store
 from caseback.stream.tables.registry import TABLES as TABLES
