@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_PARTS = ("vocabulary",)
+_PARTS = ("probes", "vocabulary")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,64 @@
+"""What a probe is fitted to and what it is judged by: whole groups on one side, and what leaks from one to the other.
+
+Tokens of a document, or of a word, know each other. A probe that has seen some of a group recognizes the rest, so a
+group is trained on or tested on, never both; and rows that are the same in both parts are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from torch import Tensor
+
+from caseback.errors import CasebackError
+
+
+def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> tuple[list[Any], np.ndarray]:
+    """The distinct values, sorted where they can be, and the number of each example's.
+
+    Raises
+    ------
+    CasebackError
+        For another count than ``n``.
+    """
+    listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
+    if len(listed) != n:
+        raise CasebackError(f"{len(listed)} {what} for {n} examples: expected one for each")
+    try:
+        distinct = sorted(set(listed))
+    except TypeError:
+        distinct = list(dict.fromkeys(listed))
+    number = {value: i for i, value in enumerate(distinct)}
+    return distinct, np.array([number[value] for value in listed])
+
+
+def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> list[np.ndarray]:
+    """The tested examples of each fold: whole groups, classes in like shares (scikit-learn's stratified folds).
+
+    Raises
+    ------
+    CasebackError
+        For fewer groups or examples of a class than folds.
+    """
+    fewest = np.bincount(y).min()
+    if groups is None and fewest < n_folds:
+        raise CasebackError(f"a class has {fewest} examples: expected {n_folds} or more, so that each part has one")
+    if groups is not None and len(set(groups.tolist())) < n_folds:
+        raise CasebackError(f"{len(set(groups.tolist()))} groups: expected {n_folds} or more, a part needs one")
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    split = kind(n_folds, shuffle=True, random_state=seed)
+    return [test for _, test in split.split(np.zeros(len(y)), y, groups)]
+
+
+def repeated_rows(x: Float[Tensor, "site example d"], test: Bool[Tensor, " example"]) -> int:
+    """How many tested examples are the same, at every site, as one that was trained on."""
+    # a projection on one random direction in float64 tells apart whatever differs
+    flat = x.movedim(1, 0).flatten(1).double()
+    draw = torch.Generator().manual_seed(0)
+    key = flat @ torch.randn(flat.shape[1], generator=draw, dtype=torch.float64).to(flat.device)
+    return int(torch.isin(key[test], key[~test]).sum())
