@@ -116,7 +116,7 @@ export function path(from, to, slot, edge = Infinity) {
   // and never out of the picture, to which a curve comes three quarters as near as what draws it
   const wanted = 12 + Math.abs(y1 - y2) * 0.16;
   const most = Math.max(0, edge - WIDEST_LINE / 2 - x1) / 0.75;
-  const bow = Math.abs(x1 - x2) >= 1 ? 0 : most === Infinity ? wanted : (most * wanted) / (most + wanted);
+  const bow = Math.abs(x1 - x2) >= 1 ? 0 : most === Infinity ? wanted : most * (1 - Math.exp(-wanted / Math.max(most, 1)));
   const at = (x, y) => `${x.toFixed(1)} ${y.toFixed(1)}`;
   return `M${at(x1, y1)}C${at(x1 + bow, y1 - bend)} ${at(x2 + bow, y2 + bend)} ${at(x2, y2)}`;
 }
