@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { byHeads, byPositions, label, parse, path, shown } from "../src/circuit/layout.js";
+import { byHeads, byPositions, label, parse, path, shown, WIDEST_LINE } from "../src/circuit/layout.js";
 
 test("names are taken apart", () => {
   assert.deepEqual(parse("L2H11@S1+1"), { name: "L2H11@S1+1", base: "L2H11", kind: "head", layer: 2, index: 11, pos: "S1+1" });
@@ -37,6 +37,17 @@ test("an edge ends in its slot, and one straight up is bowed", () => {
   assert.match(path(from, to, "q"), /44\.0 25\.0$/);
   assert.match(path(from, to, "v"), /56\.0 25\.0$/);
   assert.match(path(from, { ...from, y: 20 }, ""), /C3\d/);
+});
+
+test("no bow leaves the picture, and longer ones still stand farther out", () => {
+  const farthest = (d) => {
+    const [x1, , x2, , x3, , x4] = d.match(/-?[\d.]+/g).map(Number);
+    const at = (t) => (1 - t) ** 3 * x1 + 3 * (1 - t) ** 2 * t * x2 + 3 * (1 - t) * t ** 2 * x3 + t ** 3 * x4;
+    return Math.max(...Array.from({ length: 101 }, (_, i) => at(i / 100)));
+  };
+  const { nodes, width } = byHeads(Array.from({ length: 30 }, () => ({ heads: 9, kv_heads: 3 })), ["embed"], [], 674);
+  const out = [1, 5, 29].map((l) => farthest(path(nodes.get("MLP 0"), nodes.get(`MLP ${l}`), "", width)));
+  assert.ok(out[0] < out[1] && out[1] < out[2] && out[2] + WIDEST_LINE / 2 <= width, out);
 });
 
 test("the circuit, or the best edges", () => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { correlationWords, leadsFrom, verdictOf } from "../src/sections/lead.js";
+import { beforeTheLast, correlationWords, leadsFrom, verdictOf } from "../src/sections/lead.js";
 import { exact, number, percent, setting, signed, size, times } from "../src/kit/numbers.js";
 
 test("signed numbers keep their sign and never round to zero", () => {
@@ -38,6 +38,10 @@ test("the lead is where half of the last difference is there for good, after a l
   assert.deepEqual(leadsFrom([0.92, 0.012, 0.3, 2, 3.8], layers), { row: 3, margin: 2 });
   assert.deepEqual(leadsFrom([5, 4, 4.5, 5, 6], layers), { row: 1, margin: 4 }, "the embedding decides nothing");
   assert.equal(leadsFrom([1, 1, 1, 1, 0], layers), null);
+  const before = (differences, of = layers) => beforeTheLast(differences, of, leadsFrom(differences, of));
+  assert.equal(before([-66, -30, -31, -7.5, 3.8]), -7.5, "the last layer alone");
+  assert.equal(before([-66, -30, -31, 2, 3.8]), null);
+  assert.equal(before([-66, 3.8], ["embed", 0]), null, "a model of one layer has none before");
 });
 
 test("a weak correlation is called weak", () => {

@@ -143,7 +143,7 @@ def fault_at(door: str, function: Callable[..., Any], given: tuple[str, Any], va
     shown = " ".join(repr(value).split())
     shown = f"{door}({name}={shown if len(shown) < 120 else shown[:117] + '...'})"
     if what is None and valid.state() != state:
-        what = "the model is not as it was"
+        what = "the model, or a random state, is not as it was"
     after = written_in(valid.room)
     left = [p for p in after if p not in before and (p.name.endswith(".part") or after[p] == b"")]
     tidy(before, after)

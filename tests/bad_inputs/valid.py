@@ -2,10 +2,12 @@
 
 import hashlib
 import inspect
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import caseback as cb
@@ -253,7 +255,7 @@ class Valid:
         return chosen
 
     def state(self) -> str:
-        """What a call may not change: parameters, flags, hooks, attention, the random state of nobody but the caller."""
+        """What a call may not change: parameters, flags, hooks, attention, and the caller's random states."""
         hf = self.model.hf
         digest = hashlib.sha256()
         for name, tensor in (*hf.named_parameters(), *hf.named_buffers()):
@@ -263,6 +265,8 @@ class Valid:
             hooks = [len(vars(module).get(kind, ())) for kind in _HOOKS]
             digest.update(f"{name} {module.training} {hooks} {'forward' in vars(module)}".encode())
         digest.update(str(hf.config._attn_implementation).encode())
+        digest.update(torch.get_rng_state().numpy().tobytes())
+        digest.update(repr((random.getstate(), *map(str, np.random.get_state()))).encode())
         return digest.hexdigest()
 
 

@@ -12,10 +12,10 @@ LIMIT = 12
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 
 
-def tiny(name, **changes):
+def tiny(name, dtype=torch.float64, **changes):
     config = zoo.FAMILIES[name]()
     config.update(changes)
-    return zoo.from_config(config, torch.float64)
+    return zoo.from_config(config, dtype)
 
 
 HARD = {
@@ -81,20 +81,53 @@ def test_rotations_that_stretch_with_the_text_have_no_limit():
         assert torch.equal(model.run(whole.ids).logits, hf(whole.ids).logits)
 
 
-def test_prompts_that_would_stretch_each_other_are_refused():
-    hf = tiny("llama", max_position_embeddings=LIMIT, rope_parameters=DYNAMIC)
-    model = cb.load(hf)
-    short, long = list(range(1, 6)), list(range(1, 20))
+def longrope():
+    """Phi-3's two sets of frequencies: one up to the original context, another for all past it."""
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": LIMIT}
+    pairs = zoo.FAMILIES["phi3"]().head_dim // 2
+    factors = {"short_factor": [1.0] * pairs, "long_factor": [5.0 + pair for pair in range(pairs)]}
+    rope |= {"partial_rotary_factor": 1.0, **factors}
+    changes = {"max_position_embeddings": 64, "original_max_position_embeddings": LIMIT, "rope_parameters": rope}
+    return tiny("phi3", torch.float32, **changes)
+
+
+STRETCHING = {
+    "dynamic": lambda: tiny("llama", torch.float32, max_position_embeddings=LIMIT, rope_parameters=DYNAMIC),
+    "longrope": longrope,
+}
+
+
+@pytest.mark.parametrize("name", STRETCHING)
+def test_no_batch_in_which_prompts_change_each_others_rotations(name):
+    hf = STRETCHING[name]()
+    model, short, long = cb.load(hf), list(range(1, 6)), list(range(1, 20))
     with torch.no_grad():
         mask = torch.tensor([[1] * 5 + [0] * 14])
         padded = hf(torch.tensor([short + [0] * 14]), attention_mask=mask).logits[:, :5]
-        assert not torch.allclose(padded, hf(torch.tensor([short])).logits)  # the reason
-    with pytest.raises(TokensError, match="prompts of 5 to 19 tokens in one batch"):
-        model.run([short, long])
+        alone = {len(prompt): hf(torch.tensor([prompt])).logits for prompt in (short, long)}
+    assert not torch.allclose(padded, alone[5], atol=1e-3)  # the reason
+    for padding in ("left", "right"):
+        with pytest.raises(TokensError, match=f"prompts of 5 to 19 tokens in one batch: past {LIMIT} this"):
+            model.run(model.tokens([short, long], padding=padding))
+    for prompt in (short, long):
+        assert torch.equal(model.run([prompt]).logits, alone[len(prompt)])
+    fits = model.run([short, short[:3]]).logits
     with torch.no_grad():
-        for prompt in (short, long):
-            assert torch.equal(model.run([prompt]).logits, hf(torch.tensor([prompt])).logits)
-    assert model.run([short, short[:3]]).logits.shape[0] == 2
+        assert torch.allclose(fits[1, :3], hf(torch.tensor([short[:3]])).logits[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", STRETCHING)
+def test_no_batch_that_grows_to_where_prompts_change_each_others_rotations(name):
+    hf = STRETCHING[name]()
+    model, prompts = cb.load(hf), [list(range(1, 11)), [3, 4, 5]]
+    with pytest.raises(TokensError, match=f"3 to 10 tokens in one batch with 5 more each: past {LIMIT} this"):
+        model.generate(prompts, max_new_tokens=6, eos_token_id=None)
+    together = model.generate(prompts, max_new_tokens=3, eos_token_id=None)
+    for row, prompt in enumerate(prompts):
+        with torch.no_grad():
+            options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+            plain = hf.generate(torch.tensor([prompt]), max_new_tokens=3, **options)
+        assert together.ids[row][together.mask[row]].tolist() == plain[0].tolist()
 
 
 @pytest.mark.parametrize("bos", [None, True])

@@ -37,6 +37,14 @@ def times_likelier(model, word, prompt=PROMPT):
     return float(shares[spaced[0]] / shares[bare[0]])
 
 
+def in_words(times):
+    """One digit that counts, and as many zeros as a reader can count."""
+    if times > 1_000_000:
+        return "millions of"
+    zeros = len(str(int(times))) - 1
+    return f"{round(times / 10**zeros) * 10**zeros:,}"
+
+
 DOORS = {
     "a metric of a run": lambda model, t, f: cb.logit_diff(t, f)(model.run(PROMPT)),
     "a probability": lambda model, t, _: cb.prob(t)(model.run(PROMPT)),
@@ -84,7 +92,7 @@ def test_every_door_warns_of_a_forgotten_space(meadow, door):
     assert times_likelier(meadow, "Mary") > 1000
     said = forgotten(lambda: DOORS[door](meadow, "Mary", " John"))
     assert said and all("'Mary' has no leading space" in text and "' Mary'" in text for text in said)
-    assert f"{times_likelier(meadow, 'Mary'):.1g} times likelier" in said[0]
+    assert f"is {in_words(times_likelier(meadow, 'Mary'))} times likelier" in said[0]
     assert not forgotten(lambda: DOORS[door](meadow, " Mary", " John"))
 
 
@@ -100,7 +108,7 @@ def test_foils_and_one_target_a_prompt_are_warned_of(meadow):
     run = meadow.run([PROMPT, CORRUPT])
     assert forgotten(lambda: cb.logit_diff(" Mary", "John")(run))[0].startswith("foil 'John' has no leading space")
     said = forgotten(lambda: cb.logit([" Mary", "John"])(run))
-    assert len(said) == 1 and f"{times_likelier(meadow, 'John', CORRUPT):.1g} times" in said[0]
+    assert len(said) == 1 and f"is {in_words(times_likelier(meadow, 'John', CORRUPT))} times" in said[0]
 
 
 @pytest.mark.parametrize("word", ["store", " store", ",", "."])

@@ -61,7 +61,9 @@ def test_one_matrix_turns_every_position_into_the_one_before():
 
 
 def test_the_start_has_its_positions_and_follows_from_the_seed(tokenizer):
+    drawn = torch.get_rng_state()
     model, same, other = (train.new_model(tokenizer, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), drawn)
     wpe = model.transformer.wpe.weight
     torch.testing.assert_close(wpe[:, : start.WIDTH], start.SCALE * start.sinusoids(len(wpe), start.WIDTH))
     assert not wpe[:, start.WIDTH :].any()

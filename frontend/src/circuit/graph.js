@@ -4,11 +4,12 @@ import { h, put, s } from "../kit/dom.js";
 import { choice } from "../kit/choice.js";
 import { count, signed } from "../kit/numbers.js";
 import { hideTip, showTip, tipTable } from "../kit/tooltip.js";
-import { byHeads, byPositions, label, parse, path, shown } from "./layout.js";
+import { byHeads, byPositions, label, parse, path, shown, WIDEST_LINE } from "./layout.js";
 
 // Wide enough on a desk; on a phone the graph is laid out for the room that there is, down to where names are legible.
 const WIDEST = 800;
 const NARROWEST = 340;
+const NARROWEST_LINE = 0.7;
 const LEGIBLE = 36; // a column of nodes with their names
 
 /** {element, select(name)}; `onNode(name | null)` when a node is chosen, `onCount(count | null)` when edges are. */
@@ -80,7 +81,7 @@ export function graphView(doc, { onNode, onCount }) {
   }
 
   function widthOf({ score }) {
-    return score === null ? 1.2 : 0.7 + 6.3 * Math.sqrt(Math.abs(score) / most);
+    return score === null ? 1.2 : NARROWEST_LINE + (WIDEST_LINE - NARROWEST_LINE) * Math.sqrt(Math.abs(score) / most);
   }
 
   function draw() {
@@ -105,7 +106,7 @@ export function graphView(doc, { onNode, onCount }) {
         if (!from || !to) return null;
         const line = s("path", {
           class: `edge ${kindOf(edge)} ${near(edge) ? "" : "far"}`,
-          d: path(from, to, edge.slot),
+          d: path(from, to, edge.slot, layout.width),
           "stroke-width": widthOf(edge).toFixed(2),
         });
         line.addEventListener("pointermove", (event) => showTip(tip(edge), event.clientX, event.clientY));

@@ -21,6 +21,7 @@ export function label({ kind, index, base }) {
 
 const SIDE = 64; // room for the names of layers
 const TOP = 30;
+export const WIDEST_LINE = 7; // of the strongest edge
 
 /** Rows of heads with the layer's MLP at their right. layers: [{heads, kv_heads}], inputs: names, drawn: node names. */
 export function byHeads(layers, inputs, drawn, width) {
@@ -103,16 +104,19 @@ function units(drawn, nodes, h) {
   }
 }
 
-/** The path of an edge: from the top of its writer into its reader's slot. */
-export function path(from, to, slot) {
+/** The path of an edge: from the top of its writer into its reader's slot; nothing at the right of `edge` is drawn. */
+export function path(from, to, slot, edge = Infinity) {
   const port = { q: -0.3, k: 0, v: 0.3 }[slot] ?? 0;
   const x1 = from.x;
   const y1 = from.y - from.h / 2;
   const x2 = to.x + port * to.w;
   const y2 = to.y + to.h / 2;
   const bend = Math.max(14, Math.abs(y1 - y2) * 0.42);
-  // from one node to another straight above it: bowed to the right, the more the further, so that they can be told apart
-  const bow = Math.abs(x1 - x2) < 1 ? 12 + Math.abs(y1 - y2) * 0.16 : 0;
+  // from one node to another straight above it: bowed to the right, the more the further, so that they can be told apart,
+  // and never out of the picture, to which a curve comes three quarters as near as what draws it
+  const wanted = 12 + Math.abs(y1 - y2) * 0.16;
+  const most = Math.max(0, edge - WIDEST_LINE / 2 - x1) / 0.75;
+  const bow = Math.abs(x1 - x2) >= 1 ? 0 : most === Infinity ? wanted : most * (1 - Math.exp(-wanted / Math.max(most, 1)));
   const at = (x, y) => `${x.toFixed(1)} ${y.toFixed(1)}`;
   return `M${at(x1, y1)}C${at(x1 + bow, y1 - bend)} ${at(x2 + bow, y2 + bend)} ${at(x2, y2)}`;
 }

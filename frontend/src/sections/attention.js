@@ -47,7 +47,7 @@ export function attentionView(doc) {
   return part(
     "attention",
     "What the heads attend to",
-    "The heads with the largest attribution. A row of the map is a query, a column a key. Point at a token to see where it looks; click to keep it.",
+    "The heads with the largest direct share or effect of ablation, each beside its direct share. A row of the map is a query, a column a key. Point at a token to see where it looks; click to keep it.",
     body,
   );
 }

@@ -8,7 +8,7 @@ import { choice } from "../kit/choice.js";
 import { divergingLegend } from "../kit/legend.js";
 import { tipTable, tipped } from "../kit/tooltip.js";
 import { tokenFlow } from "../kit/token_flow.js";
-import { leadingMethod, leadsFrom, verdictOf } from "./lead.js";
+import { beforeTheLast, leadingMethod, leadsFrom, verdictOf } from "./lead.js";
 
 export function header(doc) {
   const { model, target, foil, metric } = doc;
@@ -152,9 +152,13 @@ function leadFact({ lens, target, foil }) {
   const lead = leadsFrom(lens.logit_diff, lens.layers);
   const over = [tokenChip(target, "bare"), " over ", tokenChip(foil, "bare")];
   if (lead === null) return fact("never", "leads to the end", ["the last layer does not put ", over]);
-  return fact(`layer ${lens.layers[lead.row]}`, "decided after, by the lens", [
+  const [end, before] = [signed(lens.logit_diff.at(-1)), beforeTheLast(lens.logit_diff, lens.layers, lead)];
+  const where = [`layer ${lens.layers[lead.row]}`, "decided after, by the lens"];
+  if (before !== null)
+    return fact(...where, ["only the last layer puts ", over, ` by as much as ${end}; after the one before it is ${signed(before)}`]);
+  return fact(...where, [
     "from there on it puts ",
     over,
-    ` by ${signed(lead.margin)} or more, at least half of the end’s ${signed(lens.logit_diff.at(-1))}`,
+    ` by ${signed(lead.margin)} or more, at least half of the end’s ${end}`,
   ]);
 }

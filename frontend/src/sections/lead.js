@@ -13,6 +13,12 @@ export function leadsFrom(differences, layers) {
   return { row, margin: Math.min(...differences.slice(row)) };
 }
 
+/** What the layer before the last has, where the last one alone decides; null where the answer led earlier. */
+export function beforeTheLast(differences, layers, lead) {
+  const before = differences.length - 2;
+  return lead.row > before && layers[before] !== BEFORE_ANY_LAYER ? differences[before] : null;
+}
+
 /** The name of the row before any layer. */
 export const BEFORE_ANY_LAYER = "embed";
 

@@ -39,23 +39,24 @@ Tell = Callable[[int, int, str], None]
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
     """``meadow`` before training: 4 layers of 5 heads, 160 wide, tied embeddings, no dropout."""
-    torch.manual_seed(seed)
     end = end_of_text(tokenizer)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=CONTEXT,
-            n_embd=160,
-            n_layer=4,
-            n_head=5,
-            activation_function="gelu_pytorch_tanh",
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=end,
-            eos_token_id=end,
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer),
+                n_positions=CONTEXT,
+                n_embd=160,
+                n_layer=4,
+                n_head=5,
+                activation_function="gelu_pytorch_tanh",
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                bos_token_id=end,
+                eos_token_id=end,
+            )
         )
-    )
     draw_start(model, seed)
     return model
 

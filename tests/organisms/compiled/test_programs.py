@@ -9,7 +9,7 @@ import torch
 from answer_book import touching
 
 from caseback.model.graph.graph import Graph
-from caseback.organisms.compiled import ablate_edge, build
+from caseback.organisms.compiled import ablate_edge, build, names
 from caseback.organisms.compiled.organism import BOS
 
 # What each program says at the last of these words, written without its language.
@@ -91,6 +91,15 @@ def wrong(organism, prompts, function):
                 known[seen] = function(list(seen))
             count += known[seen] not in (None, answer)
     return count
+
+
+@pytest.mark.parametrize("name", names())
+def test_building_draws_nothing_from_the_callers_chance(name):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    build(name)
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -18,7 +18,9 @@ P = 13
 
 
 def test_the_short_cut_gives_the_models_own_logits():
+    drawn = torch.get_rng_state()
     model = new_model(P, seed=3).double()
+    assert torch.equal(torch.get_rng_state(), drawn)
     ids = all_pairs(P)
     torch.testing.assert_close(last_logits(model, ids), model(ids).logits[:, -1], rtol=1e-12, atol=1e-12)
 

@@ -174,7 +174,9 @@ def _size(text: str | None) -> int | float | None:
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        raise CasebackError(f"--edges {text!r}: expected a number such as 60, or a share such as 0.05 or 5%") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise CasebackError(f"--edges {text!r}: expected a number such as 60, or a share such as 0.05 or 5%")
     if text.endswith("%") or "." in text:
         if not 0 < value <= 1:
             raise CasebackError(f"--edges {text!r}: expected a share between 0 and 1")

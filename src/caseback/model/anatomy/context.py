@@ -24,8 +24,17 @@ def context_of(config: Any) -> int | None:
 
 
 def stretched_after(config: Any) -> int | None:
-    """The length from which a prompt's rotations depend on how long its batch is; None where none do."""
-    return _positions(config) if _stretches(config) else None
+    """The length from which a prompt's rotations depend on how long its batch is; None where none do.
+
+    Dynamic NTK stretches with the text past the trained positions; LongRoPE has a second set of frequencies, which all
+    prompts of a batch get as soon as one of them is longer than the original context.
+    """
+    lengths = [_positions(config)] if _stretches(config) else []
+    for kind in _rotations(config):
+        if kind.get("rope_type") == "longrope":
+            original = kind.get("original_max_position_embeddings")
+            lengths.append(original or getattr(config, "original_max_position_embeddings", None))
+    return min((length for length in lengths if length is not None), default=None)
 
 
 def _positions(config: Any) -> int | None:
@@ -33,7 +42,11 @@ def _positions(config: Any) -> int | None:
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
-def _stretches(config: Any) -> bool:
+def _rotations(config: Any) -> list[Mapping[str, Any]]:
+    """How positions are rotated, a kind of layer each where kinds differ."""
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
-    return any("dynamic" in str(kind.get("rope_type", "")) for kind in kinds)
+    return [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
+
+
+def _stretches(config: Any) -> bool:
+    return any("dynamic" in str(kind.get("rope_type", "")) for kind in _rotations(config))

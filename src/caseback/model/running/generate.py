@@ -18,6 +18,7 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from caseback.errors import SiteAbsent, TokensError
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.context import stretched_after
 from caseback.model.anatomy.legacy import CACHE_NAMES
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.edits import Edit
@@ -25,7 +26,7 @@ from caseback.model.running.frames import Frame, step_frame
 from caseback.model.running.passing import Hooks, aside, hooked, undisturbed
 from caseback.model.running.run import Run, execute, resolve, sites_read, with_clean
 from caseback.model.running.session import Session
-from caseback.model.running.tokens import Tokens, piece
+from caseback.model.running.tokens import Tokens, expect_unstretched, piece
 from caseback.model.running.undo import as_found
 from caseback.model.running.wiring import wired
 
@@ -213,6 +214,7 @@ def _expect_room(anatomy: Anatomy, tokens: Tokens, max_new_tokens: int) -> None:
             f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens}: the model's context is "
             f"{anatomy.context}, so at most {anatomy.context - longest + 1} can be added"
         )
+    expect_unstretched(tokens, stretched_after(anatomy.config), growth=max_new_tokens - 1)
 
 
 def _pad_id(hf: Any, tokenizer: Any, options: dict[str, Any], d_vocab: int) -> int:

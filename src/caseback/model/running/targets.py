@@ -103,7 +103,7 @@ def warn_of_space(tokenizer: Any, text: str, final: Float[Tensor, " vocab"], wha
         return
     likelier = float(final[spaced].double() - final[token].double())
     if spaced != token and likelier > math.log(FAR):
-        times = f"{math.exp(min(likelier, 700)):.1g}"
+        times = "millions of" if likelier > math.log(1e6) else f"{float(f'{math.exp(likelier):.1g}'):,.0f}"
         warnings.warn(
             f"{what} {text!r} has no leading space, and {piece(tokenizer, spaced)!r} is {times} times likelier here: "
             f"give {piece(tokenizer, spaced)!r} if that is meant",

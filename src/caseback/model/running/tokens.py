@@ -222,19 +222,23 @@ def expect_fits(tokens: Tokens, d_vocab: int, context: int | None) -> None:
             raise TokensError(f"prompt {row} has {length} tokens, the model's context is {context}: shorten the prompt")
 
 
-def expect_unstretched(tokens: Tokens, after: int | None) -> None:
-    """Refuse a batch in which one prompt's length would change the rotations of another (dynamic NTK).
+def expect_unstretched(tokens: Tokens, after: int | None, *, growth: int = 0) -> None:
+    """Refuse a batch in which one prompt's length would change the rotations of another (dynamic NTK, LongRoPE).
 
     Raises
     ------
     TokensError
-        Where prompts differ in length and one is longer than ``after``.
+        Where prompts differ in length and one is longer than ``after``, or becomes so by ``growth`` tokens.
     """
-    if after is None or tokens.shape[1] <= after or not tokens.padded or int(tokens.lengths.max()) <= after:
+    if after is None or not tokens.padded:
         return
+    shortest, longest = int(tokens.lengths.min()), int(tokens.lengths.max())
+    if shortest == longest or longest + growth <= after:
+        return
+    grown = f" with {growth} more each" if growth and longest <= after else ""
     raise TokensError(
-        f"prompts of {int(tokens.lengths.min())} to {int(tokens.lengths.max())} tokens in one batch: past {after} this "
-        "model's rotations depend on the longest, so run prompts of different lengths one at a time"
+        f"prompts of {shortest} to {longest} tokens in one batch{grown}: past {after} this model's rotations depend on "
+        "the longest, so run prompts of different lengths one at a time"
     )
 
 

@@ -193,7 +193,8 @@ def legible(hf: CrystalForCausalLM, words: Sequence[str]) -> Model:
 
 def silent(config: Any) -> CrystalForCausalLM:
     """A model of this shape with all parameters zero, to be written into."""
-    hf = CrystalForCausalLM(config)
+    with torch.random.fork_rng(devices=[]):  # torch draws every new parameter, which is nobody else's chance
+        hf = CrystalForCausalLM(config)
     with torch.no_grad():
         for parameter in hf.parameters():
             parameter.zero_()

@@ -56,7 +56,8 @@ def new_model(p: int, seed: int) -> CrystalForCausalLM:
         num_attention_heads=4,
         intermediate_size=512,
     )
-    model = CrystalForCausalLM(config)
+    with torch.random.fork_rng(devices=[]):
+        model = CrystalForCausalLM(config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
