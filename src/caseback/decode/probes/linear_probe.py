@@ -28,7 +28,7 @@ from caseback.decode.probes.splits import folds, numbered, repeated_rows
 from caseback.decode.probes.standard import Standard
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
-from caseback.model.arguments import checked
+from caseback.model.registry import technique
 
 Method = Literal["logistic", "ridge", "mass_mean", "lda"]
 PENALTIES: dict[str, tuple[float, ...]] = {
@@ -79,7 +79,11 @@ class Probe:
         )
 
 
-@checked
+@technique(
+    entry=("4.1.1", "4.1.3"),
+    citation="Alain & Bengio 2016; Hewitt & Liang 2019",
+    cost="a product of the features with themselves and some tens of passes over them; no model is run",
+)
 def linear_probe(
     x: Any,
     y: Sequence[Any] | Tensor | np.ndarray,
