@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -114,6 +115,26 @@ def _write_failure(job: Job, shard: int, error: Exception) -> None:
         write_json(job.failure_path(shard), record)
     except OSError:  # a full disk: the error itself says so
         return
+
+
+def threads_of(folder: str | Path, given: int | None = None, workers: int = 1) -> int:
+    """How many threads each worker of a job computes with: as many as when its folder was made, for the same bytes.
+
+    Parameters
+    ----------
+    folder
+        The job's; it need not be there.
+    given, workers
+        For a new job as many as are given, else this process's, shared out among the workers.
+
+    Raises
+    ------
+    LoadError
+        For a damaged job.
+    """
+    if os.path.exists(Path(folder) / "job.json"):
+        return Job.open(folder).plan.threads
+    return max(1, torch.get_num_threads() // max(1, workers)) if given is None else given
 
 
 @contextmanager

@@ -22,11 +22,11 @@ from caseback.errors import CasebackError, LoadError
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.job import Job, Plan, expect_same, expect_same_shard
-from caseback.jobs.launch import HERE, launch
+from caseback.jobs.launch import HERE, results
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.safe_files import write_tensors
 from caseback.jobs.whole_file import make_folder
-from caseback.jobs.working import advance
+from caseback.jobs.working import advance, threads_of
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -146,7 +146,7 @@ def collect(
         if sites or workers != 1 or on != HERE:
             raise CasebackError("stored activations and other workers need a folder: give folder=")
         return _in_memory(work, blocks, progress)
-    own = max(1, torch.get_num_threads() // max(1, workers)) if threads is None else threads
+    own = threads_of(folder, threads, workers)
     job = begin(folder, blocks, options, work.depends_on(), own, progress=progress)
     return finished(job, work, workers=workers, on=on, progress=progress)
 
@@ -199,7 +199,6 @@ def begin(
     held = plan
     if os.path.exists(at / "job.json"):
         held = Job.open(at).plan
-        plan = replace(plan, threads=held.threads)  # as many as when the folder was made
         expect_same(held, replace(plan, shards=held.shards), str(folder))
     make_folder(at / "rows", "the collection")
     digests: list[str] = []
@@ -222,32 +221,15 @@ def begin(
 
 def finished(job: Job, work: Collecting, *, workers: int = 1, on: str = HERE, progress: bool = False) -> Collection:
     """Do what is left of a collection, and put the shards' tables together."""
-    while True:
-        launch(job, work, workers=workers, on=on, progress=progress)
-        states, damaged = _merged(job, work.tables)
-        if not damaged:
-            break
-        for shard in damaged:  # its digest is not that of what it holds: it counts as not done
-            job.path(shard).unlink(missing_ok=True)
+    states: dict[str, State] = {}
+    for tensors in results(job, work, workers=workers, on=on, progress=progress):
+        for name, table in work.tables.items():
+            own = {key.removeprefix(f"{name}/"): x for key, x in tensors.items() if key.startswith(f"{name}/")}
+            states[name] = table.merge(states[name], own) if name in states else own
     for name, state in states.items():
         make_folder(job.folder / "tables", "the collection")
         write_tensors(table_path(job.folder, name), state, {"shards": fingerprint(list(job.plan.shards))})
     return Collection(work.model, work.tables, states, job.whole_size, job.folder)
-
-
-def _merged(job: Job, tables: Mapping[str, Table]) -> tuple[dict[str, State], list[int]]:
-    states: dict[str, State] = {}
-    damaged = []
-    for shard in range(len(job)):
-        try:
-            tensors = job.read(shard)
-        except LoadError:
-            damaged.append(shard)
-            continue
-        for name, table in tables.items():
-            own = {key.removeprefix(f"{name}/"): x for key, x in tensors.items() if key.startswith(f"{name}/")}
-            states[name] = table.merge(states[name], own) if name in states else own
-    return states, damaged
 
 
 def _in_memory(work: Collecting, blocks: Iterator[Block], progress: bool) -> Collection:
