@@ -103,18 +103,17 @@ def _drop_unreadable(job: Job, first: int) -> None:
 
 
 def _launch_processes(job: Job, work: Work, workers: int, progress: bool) -> None:
-    try:
-        pickle.dumps(type(work))
-    except (pickle.PicklingError, AttributeError) as error:
-        raise CasebackError(f"the work cannot be sent to other processes ({error}): use workers=1") from None
     _allow_open_files()
     context = torch.multiprocessing.get_context("spawn")
-    started = [
-        context.Process(target=_worker, args=(job, work, n, workers, os.getpid()), daemon=True) for n in range(workers)
-    ]
+    started: list[Any] = []
     try:
-        for process in started:
-            process.start()
+        for n in range(workers):
+            process = context.Process(target=_worker, args=(job, work, n, workers, os.getpid()), daemon=True)
+            try:
+                process.start()
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise CasebackError(f"the work cannot be sent to other processes ({error}): use workers=1") from None
+            started.append(process)
         _watch(job, started, progress)
     finally:
         for process in started:

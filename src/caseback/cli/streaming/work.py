@@ -14,7 +14,7 @@ from caseback.errors import LoadError
 
 # What a kind of job works with. A job names its kind, and never what is imported.
 KINDS = {"collect": ("caseback.stream.collect", "work_of")}
-BY_THE_SAME_CALL = ("sweep",)
+BY_THE_SAME_CALL = ("sweep", "retraining")
 """Kinds of which the folder holds digests of edits, metrics or training, and not these themselves."""
 
 
@@ -32,7 +32,7 @@ def work(
         job = Job.open(folder)
         if job.plan.kind in BY_THE_SAME_CALL:
             raise LoadError(
-                f"{str(folder)!r} is a {job.plan.kind}, which is of Python objects that its folder does not hold: join "
+                f"{str(folder)!r} is a {job.plan.kind}, which follows from Python objects that its folder does not hold: join "
                 "it by the call that began it, made again in another process with the same folder="
             )
         if job.plan.kind not in KINDS:
