@@ -32,8 +32,8 @@ def work(
         job = Job.open(folder)
         if job.plan.kind in BY_THE_SAME_CALL:
             raise LoadError(
-                f"{str(folder)!r} is a {job.plan.kind}, which follows from Python objects that its folder does not hold: join "
-                "it by the call that began it, made again in another process with the same folder="
+                f"{str(folder)!r} is a {job.plan.kind}, which follows from Python objects that its folder does not hold: "
+                "join it by the call that began it, made again in another process with the same folder="
             )
         if job.plan.kind not in KINDS:
             raise LoadError(f"{str(folder)!r} is a job of the kind {job.plan.kind!r}, expected {' or '.join(KINDS)}")
