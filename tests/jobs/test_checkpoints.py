@@ -16,7 +16,7 @@ import caseback as cb
 import shelf
 from caseback.decode.vocabulary import fit_tuned_lens
 from caseback.decode.vocabulary.activating import activating_inputs
-from caseback.errors import CasebackError, LoadError
+from caseback.errors import CasebackError, LoadError, WriteError
 from caseback.localize.abstraction import At, Interchanges, boundless_das, das, interchange_training
 from caseback.localize.circuits import acdc, edge_pruning, subnetwork_probing
 from caseback.localize.inputs import gradient_similarity, retrained_outcomes
@@ -137,7 +137,7 @@ FILES = {
 }
 STORES = {
     "gradients": (gradients, ["index.json", "rows-00000.safetensors"]),
-    "units": (units, ["index.json", "tally.safetensors", "rows-00000.safetensors"]),
+    "units": (units, ["job.json"]),
 }
 
 
@@ -147,7 +147,7 @@ def finished(tmp_path_factory):
     made: dict[str, Path] = {}
 
     def of(kind: str, into: Path) -> Path:
-        job, name = FILES[kind] if kind in FILES else (STORES[kind][0], "index.json")
+        job, name = FILES[kind] if kind in FILES else (STORES[kind][0], STORES[kind][1][0])
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp(kind) / "out"
             made[kind].mkdir()
@@ -227,8 +227,8 @@ def test_a_damaged_store_is_refused(kind, file, how, finished, tmp_path):
 @pytest.mark.parametrize("kind", STORES)
 def test_a_file_in_a_stores_place_is_refused(kind, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(LoadError, match="out"):
-        STORES[kind][0](Given(), tmp_path / "out" / "index.json")
+    with pytest.raises((LoadError, WriteError), match="out"):
+        STORES[kind][0](Given(), tmp_path / "out" / STORES[kind][1][0])
     assert (tmp_path / "out").read_text() == "mine"
 
 

@@ -98,8 +98,11 @@ def _drop_unreadable(job: Job, first: int) -> None:
     for shard in range(first, len(job)):
         try:
             job.read(shard)
-        except LoadError:
-            job.path(shard).unlink(missing_ok=True)
+        except LoadError as error:
+            try:
+                job.path(shard).unlink(missing_ok=True)
+            except OSError:  # a folder in its place, say
+                raise error from None
 
 
 def _launch_processes(job: Job, work: Work, workers: int, progress: bool) -> None:

@@ -9,7 +9,6 @@ comes to the same bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
-from caseback.jobs.job import Job, Plan, expect_same, expect_same_shard
+from caseback.jobs.job import Job, Plan, expect_same, other_inputs, plan_in
 from caseback.jobs.launch import HERE, results
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.safe_files import write_tensors
@@ -36,7 +35,7 @@ from caseback.stream.job_model import digest_of
 from caseback.stream.marks import token_kinds
 from caseback.stream.one_pass import pass_over
 from caseback.stream.packing import Block, blocks_of, rows_of
-from caseback.stream.rows_on_disk import holds_block, read_block, rows_path
+from caseback.stream.rows_on_disk import begins_with_held, holds_block, read_block, rows_path
 from caseback.stream.store import StoredSite, site_folder
 from caseback.stream.tables.registry import TABLES, TableLike, tables_of
 from caseback.stream.tables.table import Seen, State, Table
@@ -145,7 +144,7 @@ def collect(
     if folder is None:
         if sites or workers != 1 or on != HERE:
             raise CasebackError("stored activations and other workers need a folder: give folder=")
-        return _in_memory(work, blocks, progress)
+        return in_memory(work, blocks, progress=progress)
     own = threads_of(folder, threads, workers)
     job = begin(folder, blocks, options, work.depends_on(), own, progress=progress)
     return finished(job, work, workers=workers, on=on, progress=progress)
@@ -184,6 +183,7 @@ def begin(
     depends_on: Mapping[str, str],
     threads: int,
     *,
+    kind: str = KIND,
     progress: bool = False,
 ) -> Job:
     """Write a corpus down as the shards of a job.
@@ -194,12 +194,12 @@ def begin(
         For a folder of another job, before anything in it is written.
     """
     at = make_folder(folder, "the collection")
-    beside = [site_folder(site) for site in options["activations"]]
-    plan = Plan(KIND, options, depends_on, [], [], threads, "token", beside)
-    held = plan
-    if os.path.exists(at / "job.json"):
-        held = Job.open(at).plan
-        expect_same(held, replace(plan, shards=held.shards), str(folder))
+    beside = [site_folder(site) for site in options.get("activations", ())]
+    plan = Plan(kind, options, depends_on, [], [], threads, "token", beside)
+    held = plan_in(at)
+    before = [] if held is None else list(held.shards)
+    if held is not None:
+        expect_same(held, replace(plan, shards=before), str(folder))
     make_folder(at / "rows", "the collection")
     digests: list[str] = []
     sizes: list[int] = []
@@ -208,15 +208,17 @@ def begin(
         tensors = block.tensors()
         digests.append(fingerprint([tensors, block.first_row, block.first_token]))
         sizes.append(block.n_tokens)
-        expect_same_shard(held, number, digests[-1], str(folder))
+        other = number < len(before) and before[number] != digests[-1]
+        if other and (number < len(before) - 1 or not begins_with_held(block, at, number)):
+            raise other_inputs(str(folder), number)
         if not holds_block(path := rows_path(at, number), digests[-1]):
             first = {"first_row": str(block.first_row), "first_token": str(block.first_token)}
             write_tensors(path, tensors, {"block": digests[-1], **first})
         bar.update(block.n_tokens)
     bar.close()
     if not digests:
-        raise CasebackError("the corpus is empty: no document has the 2 tokens that a row needs")
-    return Job.begin(at, replace(plan, shards=digests, sizes=sizes), "the collection")
+        raise CasebackError("the corpus is empty: no document has the tokens that a row needs")
+    return Job.begin(at, replace(plan, shards=digests, sizes=sizes), "the collection", last_grew=True)
 
 
 def finished(job: Job, work: Collecting, *, workers: int = 1, on: str = HERE, progress: bool = False) -> Collection:
@@ -232,10 +234,17 @@ def finished(job: Job, work: Collecting, *, workers: int = 1, on: str = HERE, pr
     return Collection(work.model, work.tables, states, job.whole_size, job.folder)
 
 
-def _in_memory(work: Collecting, blocks: Iterator[Block], progress: bool) -> Collection:
+def in_memory(work: Collecting, blocks: Iterator[Block], *, kind: str = KIND, progress: bool = False) -> Collection:
+    """A collection that is not kept in a folder.
+
+    Raises
+    ------
+    CasebackError
+        For an empty corpus.
+    """
     states: dict[str, State] = {}
     n_tokens = 0
-    bar = progress_bar(show=progress, what=KIND, unit="token", unit_scale=True)
+    bar = progress_bar(show=progress, what=kind, unit="token", unit_scale=True)
     for block in blocks:
         new = work.states(block)
         states = {k: work.tables[k].merge(states[k], state) for k, state in new.items()} if states else new
@@ -243,7 +252,7 @@ def _in_memory(work: Collecting, blocks: Iterator[Block], progress: bool) -> Col
         bar.update(block.n_tokens)
     bar.close()
     if not n_tokens:
-        raise CasebackError("the corpus is empty: no document has the 2 tokens that a row needs")
+        raise CasebackError("the corpus is empty: no document has the tokens that a row needs")
     return Collection(work.model, work.tables, states, n_tokens, None)
 
 
@@ -285,7 +294,7 @@ class Collecting:
         )
 
     def __call__(self, job: Job, shard: int) -> dict[str, Tensor]:
-        block = read_block(job.folder, shard)
+        block = read_block(job.folder, shard, job.plan.shards[shard])
         stores = {site: StoredSite(block.n_tokens) for site in self.sites}
         states = self.states(block, stores)
         for site, store in stores.items():

@@ -13,7 +13,10 @@ from caseback.cli.with_options import with_options
 from caseback.errors import LoadError
 
 # What a kind of job works with. A job names its kind, and never what is imported.
-KINDS = {"collect": ("caseback.stream.collect", "work_of")}
+KINDS = {
+    "collect": ("caseback.stream.collect", "work_of"),
+    "activating": ("caseback.decode.vocabulary.activating.collect", "work_of"),
+}
 BY_THE_SAME_CALL = ("sweep", "retraining")
 """Kinds of which the folder holds digests of edits, metrics or training, and not these themselves."""
 
@@ -32,7 +35,7 @@ def work(
         job = Job.open(folder)
         if job.plan.kind in BY_THE_SAME_CALL:
             raise LoadError(
-                f"{str(folder)!r} is a {job.plan.kind}, which follows from Python objects that its folder does not hold: "
+                f"{str(folder)!r} is a {job.plan.kind}, of Python objects that its folder does not hold: "
                 "join it by the call that began it, made again in another process with the same folder="
             )
         if job.plan.kind not in KINDS:
