@@ -52,3 +52,15 @@ def read_block(folder: Path, number: int, digest: str | None = None) -> Block:
     if digest is not None and metadata.get("block") != digest:
         raise LoadError(f"{str(path)!r} holds other rows than the job is of: make the call that began the job again")
     return Block.from_tensors(tensors, int(metadata["first_row"]), int(metadata["first_token"]))
+
+
+def split_documents(folder: Path, n_blocks: int) -> dict[str, int]:
+    """How many documents there are, how many were longer than a row and so split, and how long the longest row is."""
+    names = ("document", "start", "lengths")
+    parts = [read_tensors(rows_path(folder, number), names)[0] for number in range(n_blocks)]
+    document, start, lengths = (torch.cat([part[name] for part in parts]) for name in names)
+    return {
+        "documents": len(document.unique()),
+        "split": len(document[start > 0].unique()),
+        "row_tokens": int(lengths.max()),
+    }
