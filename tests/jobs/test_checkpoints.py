@@ -125,6 +125,27 @@ def units(given: Given, path: Path) -> None:
     activating_inputs(given.model, given.prompts, "mlp_post", layer=0, top=2 + given.option, store=path.parent)
 
 
+def sweep_job(given: Given, path: Path) -> None:
+    variants = [cb.Zero("z", layer=i, head=given.option) for i in range(2)]
+    given.model.sweep(given.prompts, variants, cb.logit(3), folder=path.parent)
+
+
+def retraining_job(given: Given, path: Path) -> None:
+    train = Returning(given.model, given.option)
+    retrained_outcomes(train, torch.eye(2, dtype=torch.bool).numpy(), given.prompts, folder=path.parent)
+
+
+@dataclass(frozen=True)
+class Returning:
+    """A training that gives a model as it is; what it holds stands for it."""
+
+    model: cb.Model
+    option: int
+
+    def __call__(self, kept):
+        return self.model
+
+
 FILES = {
     job.__name__: (job, name)
     for job, name in [
@@ -138,6 +159,8 @@ FILES = {
 STORES = {
     "gradients": (gradients, ["index.json", "rows-00000.safetensors"]),
     "units": (units, ["job.json"]),
+    "sweep_job": (sweep_job, ["job.json"]),
+    "retraining_job": (retraining_job, ["job.json"]),
 }
 
 
@@ -180,6 +203,8 @@ def test_another_job_is_refused(kind, what, finished, tmp_path):
     if kind in FILES:
         assert isinstance(refused.value, LoadError) and "what differs: " in str(refused.value)
         assert path.read_bytes() == before
+    if what == "weight" and kind in ("units", "sweep_job"):
+        assert "what differs: model" in str(refused.value)
     if what == "weight" and kind in FILES and kind not in ("retraining", "organism"):
         assert "model" in str(refused.value).partition("what differs: ")[2]
 
