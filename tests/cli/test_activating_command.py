@@ -47,9 +47,9 @@ def test_json_and_page_hold_the_same_and_the_store_is_gone_on_from(capsys, corpu
     assert values == sorted(values, reverse=True) and len(values) == 3
     assert all(e["values"][e["at"]] == e["value"] for e in unit["examples"])
     assert answer(capsys, *arguments)[1] == out
-    assert json.loads((tmp_path / "store" / "index.json").read_text())["whole"]
+    assert json.loads((tmp_path / "store" / "job.json").read_text())["kind"] == "activating"
     status, _, err = answer(capsys, corpus, "--layer", "2", "--units", "3", "--top", "3", "--store", store)
-    assert status == 2 and "collection of something else" in err
+    assert status == 2 and "what differs: site (mlp_post.1 there, mlp_post.2 here)" in err
 
     class Page(HTMLParser):
         tags: list = []

@@ -53,6 +53,25 @@ def test_collect_writes_a_collection_and_tells_what_is_in_it(collected):
     assert "stream_moments" in text and f"{facts['tokens']:,} tokens of meadow" in text
 
 
+def test_lines_that_are_longer_than_a_row_are_split_and_counted(tmp_path):
+    model, corpus = cb.load("meadow"), tmp_path / "corpus.txt"
+    texts = ["the cat", *TEXTS[:3], " ".join(TEXTS * 20), "the dog"]
+    corpus.write_text("\n".join(texts))
+    lengths = [len(model.tokenizer(text)["input_ids"]) for text in texts]
+    assert max(lengths) > model.context
+    command = ("collect", corpus, "--tables", "stream_moments", "--shard-tokens", 40, "--store", tmp_path / "store")
+    for length in (5, min(128, model.context)):
+        cut = sum(n > length for n in lengths)
+        assert 0 < cut < len(texts)
+        options = (*command[:-1], tmp_path / f"{length}", "--max-length", length)
+        said = f"{cut} of {len(texts)} documents are longer than a row of {length} tokens: they were split"
+        assert ran(*options).count(said) == 1
+        facts = json.loads(ran(*options, "--json"))
+        assert (facts["documents"], facts["split"], facts["row_tokens"]) == (len(texts), cut, length)
+    corpus.write_text("the cat\nthe dog")
+    assert "split" not in ran(*command)
+
+
 def test_jobs_and_work(collected):
     folder, _, _ = collected
     job = Job.open(folder)

@@ -16,7 +16,7 @@ import caseback as cb
 import shelf
 from caseback.decode.vocabulary import fit_tuned_lens
 from caseback.decode.vocabulary.activating import activating_inputs
-from caseback.errors import CasebackError, LoadError
+from caseback.errors import CasebackError, LoadError, WriteError
 from caseback.localize.abstraction import At, Interchanges, boundless_das, das, interchange_training
 from caseback.localize.circuits import acdc, edge_pruning, subnetwork_probing
 from caseback.localize.inputs import gradient_similarity, retrained_outcomes
@@ -125,6 +125,27 @@ def units(given: Given, path: Path) -> None:
     activating_inputs(given.model, given.prompts, "mlp_post", layer=0, top=2 + given.option, store=path.parent)
 
 
+def sweep_job(given: Given, path: Path) -> None:
+    variants = [cb.Zero("z", layer=i, head=given.option) for i in range(2)]
+    given.model.sweep(given.prompts, variants, cb.logit(3), folder=path.parent)
+
+
+def retraining_job(given: Given, path: Path) -> None:
+    train = Returning(given.model, given.option)
+    retrained_outcomes(train, torch.eye(2, dtype=torch.bool).numpy(), given.prompts, folder=path.parent)
+
+
+@dataclass(frozen=True)
+class Returning:
+    """A training that gives a model as it is; what it holds stands for it."""
+
+    model: cb.Model
+    option: int
+
+    def __call__(self, kept):
+        return self.model
+
+
 FILES = {
     job.__name__: (job, name)
     for job, name in [
@@ -137,7 +158,9 @@ FILES = {
 }
 STORES = {
     "gradients": (gradients, ["index.json", "rows-00000.safetensors"]),
-    "units": (units, ["index.json", "tally.safetensors", "rows-00000.safetensors"]),
+    "units": (units, ["job.json"]),
+    "sweep_job": (sweep_job, ["job.json"]),
+    "retraining_job": (retraining_job, ["job.json"]),
 }
 
 
@@ -147,7 +170,7 @@ def finished(tmp_path_factory):
     made: dict[str, Path] = {}
 
     def of(kind: str, into: Path) -> Path:
-        job, name = FILES[kind] if kind in FILES else (STORES[kind][0], "index.json")
+        job, name = FILES[kind] if kind in FILES else (STORES[kind][0], STORES[kind][1][0])
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp(kind) / "out"
             made[kind].mkdir()
@@ -180,6 +203,8 @@ def test_another_job_is_refused(kind, what, finished, tmp_path):
     if kind in FILES:
         assert isinstance(refused.value, LoadError) and "what differs: " in str(refused.value)
         assert path.read_bytes() == before
+    if what == "weight" and kind in ("units", "sweep_job"):
+        assert "model" in str(refused.value).partition("what differs: ")[2]
     if what == "weight" and kind in FILES and kind not in ("retraining", "organism"):
         assert "model" in str(refused.value).partition("what differs: ")[2]
 
@@ -227,8 +252,8 @@ def test_a_damaged_store_is_refused(kind, file, how, finished, tmp_path):
 @pytest.mark.parametrize("kind", STORES)
 def test_a_file_in_a_stores_place_is_refused(kind, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(LoadError, match="out"):
-        STORES[kind][0](Given(), tmp_path / "out" / "index.json")
+    with pytest.raises((LoadError, WriteError), match="out"):
+        STORES[kind][0](Given(), tmp_path / "out" / STORES[kind][1][0])
     assert (tmp_path / "out").read_text() == "mine"
 
 

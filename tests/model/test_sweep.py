@@ -8,7 +8,7 @@ import shelf
 from caseback.errors import EditError, OutOfRange
 from caseback.model.anatomy.sites import SITES, Site
 from caseback.model.running.run import resolve
-from caseback.model.sweeping.sweep import entry_layer, plan
+from caseback.model.sweeping.segments import entry_layer, plan
 from exact import exact
 
 

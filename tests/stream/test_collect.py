@@ -184,6 +184,30 @@ def test_a_corpus_that_has_grown_adds_to_what_is_there(tmp_path, monkeypatch):
     assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "texts", [corpus(1, seed=5), corpus(2)[1:], [corpus(2)[0][:-1]]], ids=["other", "later", "cut short"]
+)
+def test_another_corpus_of_one_shard_is_refused_too(texts, tmp_path):
+    options = {"shard_tokens": 10**6}
+    gathered(tmp_path, texts=corpus(1), **options)
+    before = contents(tmp_path)
+    with pytest.raises(LoadError, match="other inputs"):
+        gathered(tmp_path, texts=texts, **options)
+    assert contents(tmp_path) == before
+    gathered(tmp_path, texts=corpus(2), **options)
+    gathered(tmp_path / "whole", texts=corpus(2), **options)
+    assert contents(tmp_path / "whole").items() <= contents(tmp_path).items()
+
+
+def test_a_worker_notices_rows_that_are_not_the_jobs(tmp_path):
+    gathered(tmp_path)
+    job = Job.open(tmp_path)
+    job.path(1).unlink()
+    (tmp_path / "rows" / "00001.safetensors").write_bytes((tmp_path / "rows" / "00000.safetensors").read_bytes())
+    with pytest.raises(LoadError, match="other rows than the job is of"):
+        work_of(job, model())(job, 1)
+
+
 KILLED = """
 import sys
 sys.path[:0] = {paths!r}

@@ -45,6 +45,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "sweep_tokens": Limit(
             2048, "tokens per pass", "matrix products are busy, some hundred MB at GPT-2's width on a CPU", 16384
         ),
+        "sweep_shard_tokens": Limit(2**15, "tokens of variants per shard", "what an interruption costs", 2**19),
         "gradient_tokens": Limit(
             512, "tokens per pass", "forward and backward keep some 100 kB per layer for a thousand of them", 8192
         ),

@@ -68,9 +68,11 @@ class Plan:
     beside: Sequence[str] = ()
 
     def differences(self, other: Plan) -> list[str]:
-        """By name what is not the same in two plans, the shards aside."""
+        """By name what is not the same in two plans, the shards aside; plain values as they are here and there."""
         one, two = self._facts(), other._facts()
-        return [name for name in dict.fromkeys([*one, *two]) if one.get(name) != two.get(name)]
+        differ = [name for name in dict.fromkeys([*one, *two]) if one.get(name) != two.get(name)]
+        digests = {**self.depends_on, **other.depends_on}
+        return [_in_words(name, one.get(name), two.get(name), name not in digests) for name in differ]
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -103,7 +105,7 @@ class Job:
         self._common = fingerprint([plan.kind, dict(plan.options), dict(plan.depends_on), plan.threads])
 
     @classmethod
-    def begin(cls, folder: str | Path, plan: Plan, what: str = "the job") -> Job:
+    def begin(cls, folder: str | Path, plan: Plan, what: str = "the job", *, last_grew: bool = False) -> Job:
         """Put a plan into a folder, or go on with the same one.
 
         Parameters
@@ -114,6 +116,8 @@ class Job:
             What is to be done.
         what
             What the folder is for, in words.
+        last_grew
+            Whether the caller knows that the last shard in the folder is the beginning of the one in the plan.
 
         Raises
         ------
@@ -134,13 +138,10 @@ class Job:
         """
         make_folder(folder, what)
         at = Path(folder)
-        if os.path.exists(at / "job.json"):
-            held = cls.open(at).plan
-            expect_same(held, plan, str(folder))
+        if (held := plan_in(at)) is not None:
+            expect_same(held, plan, str(folder), last_grew=last_grew)
             if list(held.shards) == list(plan.shards):
                 return cls(at, held)
-        elif any(name for name in os.listdir(at) if not name.startswith(".") and name not in _OWN):
-            raise LoadError(f"{str(folder)!r} holds other things and no job: choose an empty or a new folder")
         job = cls(at, plan)
         for room in ("shards", "claims", "failed"):
             make_folder(at / room, what)
@@ -254,6 +255,11 @@ class Job:
                 yield shard, read_json(path)
 
 
+def _in_words(name: str, one: Any, two: Any, shown: bool) -> str:
+    plain = shown and all(isinstance(value, str | int | float | None) for value in (one, two))
+    return f"{name} ({one} there, {two} here)" if plain else name
+
+
 def _result_of(path: Path) -> str | None:
     """The digest that a file says it is the result of; None where there is no such file."""
     try:
@@ -263,7 +269,22 @@ def _result_of(path: Path) -> str | None:
         return None
 
 
-def expect_same(held: Plan, plan: Plan, folder: str) -> None:
+def plan_in(folder: Path) -> Plan | None:
+    """The plan of the job in a folder; None for a folder that a new one may be put into.
+
+    Raises
+    ------
+    LoadError
+        For a damaged job, and a folder with other things in it.
+    """
+    if os.path.exists(folder / "job.json"):
+        return Job.open(folder).plan
+    if any(name for name in os.listdir(folder) if not name.startswith(".") and name not in _OWN):
+        raise LoadError(f"{str(folder)!r} holds other things and no job: choose an empty or a new folder")
+    return None
+
+
+def expect_same(held: Plan, plan: Plan, folder: str, *, last_grew: bool = False) -> None:
     """Refuse a plan that is not the one in a folder, nor the same with more at its end.
 
     Raises
@@ -274,24 +295,16 @@ def expect_same(held: Plan, plan: Plan, folder: str) -> None:
     differ = held.differences(plan)
     if differ:
         raise LoadError(f"{folder!r} holds another job: choose another folder (what differs: {', '.join(differ)})")
-    for number, digest in enumerate(plan.shards):
-        expect_same_shard(held, number, digest, folder)
-    if len(plan.shards) < len(held.shards) - 1:
-        raise _other_inputs(folder, len(plan.shards))
+    same = len(held.shards) - last_grew
+    for number, (one, other) in enumerate(zip(held.shards[:same], plan.shards, strict=False)):
+        if one != other:
+            raise other_inputs(folder, number)
+    if len(plan.shards) < len(held.shards):
+        raise other_inputs(folder, len(plan.shards))
 
 
-def expect_same_shard(held: Plan, number: int, digest: str, folder: str) -> None:
-    """Refuse a shard that is not the one in a folder; the last may have been cut short by the end of the inputs.
-
-    Raises
-    ------
-    LoadError
-    """
-    if number < len(held.shards) - 1 and held.shards[number] != digest:
-        raise _other_inputs(folder, number)
-
-
-def _other_inputs(folder: str, number: int) -> LoadError:
+def other_inputs(folder: str, number: int) -> LoadError:
+    """The refusal of inputs that are not those of the job in a folder."""
     return LoadError(f"{folder!r} holds a job on other inputs (from shard {number} on): choose another folder")
 
 

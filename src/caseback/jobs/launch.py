@@ -14,14 +14,15 @@ import multiprocessing.connection
 import os
 import pickle
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.multiprocessing
+from torch import Tensor
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, LoadError
 from caseback.jobs.job import Job
 from caseback.jobs.on_ray import launch_on_ray
 from caseback.jobs.working import Work, bar_of, work_on
@@ -61,19 +62,61 @@ def launch(job: Job, work: Work, *, workers: int = 1, on: str = HERE, progress: 
         _launch_processes(job, work, min(workers, len(job)), progress)
 
 
+def results(
+    job: Job, work: Work, *, workers: int = 1, on: str = HERE, progress: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """Each shard's result in the order of the shards, once all are done; one whose bytes changed is done again.
+
+    Parameters
+    ----------
+    job, work, workers, on, progress
+        As for ``launch``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from caseback.jobs.job import Plan
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     job = Job.begin(folder, Plan("squares", {}, {}, ["a", "b"]))
+    ...     [float(result["x"]) for result in results(job, lambda job, shard: {"x": torch.tensor(shard**2)})]
+    [0.0, 1.0]
+    """
+    launch(job, work, workers=workers, on=on, progress=progress)
+    for shard in range(len(job)):
+        while True:
+            try:
+                result = job.read(shard)
+                break
+            except LoadError:
+                _drop_unreadable(job, shard)
+                launch(job, work, workers=workers, on=on, progress=progress)
+        yield result
+
+
+def _drop_unreadable(job: Job, first: int) -> None:
+    """Take away the results from a shard on that are not what was written: they count as not done."""
+    for shard in range(first, len(job)):
+        try:
+            job.read(shard)
+        except LoadError as error:
+            try:
+                job.path(shard).unlink(missing_ok=True)
+            except OSError:  # a folder in its place, say
+                raise error from None
+
+
 def _launch_processes(job: Job, work: Work, workers: int, progress: bool) -> None:
-    try:
-        pickle.dumps(type(work))
-    except (pickle.PicklingError, AttributeError) as error:
-        raise CasebackError(f"the work cannot be sent to other processes ({error}): use workers=1") from None
     _allow_open_files()
     context = torch.multiprocessing.get_context("spawn")
-    started = [
-        context.Process(target=_worker, args=(job, work, n, workers, os.getpid()), daemon=True) for n in range(workers)
-    ]
+    started: list[Any] = []
     try:
-        for process in started:
-            process.start()
+        for n in range(workers):
+            process = context.Process(target=_worker, args=(job, work, n, workers, os.getpid()), daemon=True)
+            try:
+                process.start()
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise CasebackError(f"the work cannot be sent to other processes ({error}): use workers=1") from None
+            started.append(process)
         _watch(job, started, progress)
     finally:
         for process in started:

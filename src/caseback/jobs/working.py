@@ -6,13 +6,16 @@ Any number of them may walk the same folder: this process, processes that it sta
 from __future__ import annotations
 
 import os
+import random
 import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -95,7 +98,9 @@ def do_shard(job: Job, work: Work, shard: int) -> bool:
         if job.done(shard):
             return True
         try:
-            job.keep(shard, work(job, shard))
+            with drawn_from(job.digest(shard)):
+                result = work(job, shard)
+            job.keep(shard, result)
         except Exception as error:
             _write_failure(job, shard, error)
             raise
@@ -116,6 +121,26 @@ def _write_failure(job: Job, shard: int, error: Exception) -> None:
         return
 
 
+def threads_of(folder: str | Path, given: int | None = None, workers: int = 1) -> int:
+    """How many threads each worker of a job computes with: as many as when its folder was made, for the same bytes.
+
+    Parameters
+    ----------
+    folder
+        The job's; it need not be there.
+    given, workers
+        For a new job as many as are given, else this process's, shared out among the workers.
+
+    Raises
+    ------
+    LoadError
+        For a damaged job.
+    """
+    if os.path.exists(Path(folder) / "job.json"):
+        return Job.open(folder).plan.threads
+    return max(1, torch.get_num_threads() // max(1, workers)) if given is None else given
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let torch compute with so many threads meanwhile."""
@@ -125,6 +150,33 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def drawn_from(digest: str) -> Iterator[None]:
+    """Let the global random states of torch, NumPy and Python start from a digest meanwhile.
+
+    So that work which draws from them does not depend on what its process did before.
+
+    Examples
+    --------
+    >>> def draw():
+    ...     with drawn_from("c0ffee"):
+    ...         return random.random(), float(torch.rand(())), float(np.random.rand())
+    >>> draw() == draw()
+    True
+    """
+    seed = int(digest[:8], 16)
+    plain, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(plain)
+            np.random.set_state(arrays)
 
 
 def place_among_workers(worker: int | None = None, workers: int | None = None) -> tuple[int, int]:

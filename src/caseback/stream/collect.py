@@ -9,7 +9,6 @@ comes to the same bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +20,12 @@ from torch import Tensor
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
-from caseback.jobs.job import Job, Plan, expect_same, expect_same_shard
-from caseback.jobs.launch import HERE, launch
+from caseback.jobs.job import Job, Plan, expect_same, other_inputs, plan_in
+from caseback.jobs.launch import HERE, results
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.safe_files import write_tensors
 from caseback.jobs.whole_file import make_folder
-from caseback.jobs.working import advance
+from caseback.jobs.working import advance, threads_of
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -36,7 +35,7 @@ from caseback.stream.job_model import digest_of
 from caseback.stream.marks import token_kinds
 from caseback.stream.one_pass import pass_over
 from caseback.stream.packing import Block, blocks_of, rows_of
-from caseback.stream.rows_on_disk import holds_block, read_block, rows_path
+from caseback.stream.rows_on_disk import begins_with_held, holds_block, read_block, rows_path
 from caseback.stream.store import StoredSite, site_folder
 from caseback.stream.tables.registry import TABLES, TableLike, tables_of
 from caseback.stream.tables.table import Seen, State, Table
@@ -145,8 +144,8 @@ def collect(
     if folder is None:
         if sites or workers != 1 or on != HERE:
             raise CasebackError("stored activations and other workers need a folder: give folder=")
-        return _in_memory(work, blocks, progress)
-    own = max(1, torch.get_num_threads() // max(1, workers)) if threads is None else threads
+        return in_memory(work, blocks, progress=progress)
+    own = threads_of(folder, threads, workers)
     job = begin(folder, blocks, options, work.depends_on(), own, progress=progress)
     return finished(job, work, workers=workers, on=on, progress=progress)
 
@@ -195,13 +194,12 @@ def begin(
         For a folder of another job, before anything in it is written.
     """
     at = make_folder(folder, "the collection")
-    beside = [site_folder(site) for site in options["activations"]]
+    beside = [site_folder(site) for site in options.get("activations", ())]
     plan = Plan(kind, options, depends_on, [], [], threads, "token", beside)
-    held = plan
-    if os.path.exists(at / "job.json"):
-        held = Job.open(at).plan
-        plan = replace(plan, threads=held.threads)  # as many as when the folder was made
-        expect_same(held, replace(plan, shards=held.shards), str(folder))
+    held = plan_in(at)
+    before = [] if held is None else list(held.shards)
+    if held is not None:
+        expect_same(held, replace(plan, shards=before), str(folder))
     make_folder(at / "rows", "the collection")
     digests: list[str] = []
     sizes: list[int] = []
@@ -210,51 +208,43 @@ def begin(
         tensors = block.tensors()
         digests.append(fingerprint([tensors, block.first_row, block.first_token]))
         sizes.append(block.n_tokens)
-        expect_same_shard(held, number, digests[-1], str(folder))
+        other = number < len(before) and before[number] != digests[-1]
+        if other and (number < len(before) - 1 or not begins_with_held(block, at, number)):
+            raise other_inputs(str(folder), number)
         if not holds_block(path := rows_path(at, number), digests[-1]):
             first = {"first_row": str(block.first_row), "first_token": str(block.first_token)}
             write_tensors(path, tensors, {"block": digests[-1], **first})
         bar.update(block.n_tokens)
     bar.close()
     if not digests:
-        raise CasebackError("the corpus is empty: no document has the 2 tokens that a row needs")
-    return Job.begin(at, replace(plan, shards=digests, sizes=sizes), "the collection")
+        raise CasebackError("the corpus is empty: no document has the tokens that a row needs")
+    return Job.begin(at, replace(plan, shards=digests, sizes=sizes), "the collection", last_grew=True)
 
 
 def finished(job: Job, work: Collecting, *, workers: int = 1, on: str = HERE, progress: bool = False) -> Collection:
     """Do what is left of a collection, and put the shards' tables together."""
-    while True:
-        launch(job, work, workers=workers, on=on, progress=progress)
-        states, damaged = _merged(job, work.tables)
-        if not damaged:
-            break
-        for shard in damaged:  # its digest is not that of what it holds: it counts as not done
-            job.path(shard).unlink(missing_ok=True)
+    states: dict[str, State] = {}
+    for tensors in results(job, work, workers=workers, on=on, progress=progress):
+        for name, table in work.tables.items():
+            own = {key.removeprefix(f"{name}/"): x for key, x in tensors.items() if key.startswith(f"{name}/")}
+            states[name] = table.merge(states[name], own) if name in states else own
     for name, state in states.items():
         make_folder(job.folder / "tables", "the collection")
         write_tensors(table_path(job.folder, name), state, {"shards": fingerprint(list(job.plan.shards))})
     return Collection(work.model, work.tables, states, job.whole_size, job.folder)
 
 
-def _merged(job: Job, tables: Mapping[str, Table]) -> tuple[dict[str, State], list[int]]:
-    states: dict[str, State] = {}
-    damaged = []
-    for shard in range(len(job)):
-        try:
-            tensors = job.read(shard)
-        except LoadError:
-            damaged.append(shard)
-            continue
-        for name, table in tables.items():
-            own = {key.removeprefix(f"{name}/"): x for key, x in tensors.items() if key.startswith(f"{name}/")}
-            states[name] = table.merge(states[name], own) if name in states else own
-    return states, damaged
+def in_memory(work: Collecting, blocks: Iterator[Block], *, kind: str = KIND, progress: bool = False) -> Collection:
+    """A collection that is not kept in a folder.
 
-
-def _in_memory(work: Collecting, blocks: Iterator[Block], progress: bool) -> Collection:
+    Raises
+    ------
+    CasebackError
+        For an empty corpus.
+    """
     states: dict[str, State] = {}
     n_tokens = 0
-    bar = progress_bar(show=progress, what=KIND, unit="token", unit_scale=True)
+    bar = progress_bar(show=progress, what=kind, unit="token", unit_scale=True)
     for block in blocks:
         new = work.states(block)
         states = {k: work.tables[k].merge(states[k], state) for k, state in new.items()} if states else new
@@ -262,7 +252,7 @@ def _in_memory(work: Collecting, blocks: Iterator[Block], progress: bool) -> Col
         bar.update(block.n_tokens)
     bar.close()
     if not n_tokens:
-        raise CasebackError("the corpus is empty: no document has the 2 tokens that a row needs")
+        raise CasebackError("the corpus is empty: no document has the tokens that a row needs")
     return Collection(work.model, work.tables, states, n_tokens, None)
 
 
@@ -304,7 +294,7 @@ class Collecting:
         )
 
     def __call__(self, job: Job, shard: int) -> dict[str, Tensor]:
-        block = read_block(job.folder, shard)
+        block = read_block(job.folder, shard, job.plan.shards[shard])
         stores = {site: StoredSite(block.n_tokens) for site in self.sites}
         states = self.states(block, stores)
         for site, store in stores.items():

@@ -99,14 +99,23 @@ def open_collection(folder: str | Path, model: Model) -> Collection:
     job = Job.open(folder)
     expect_job_of(job, model, "a collection")
     tables = tables_of(job.plan.options["tables"])
-    states = {}
-    for name in tables:
-        path = table_path(job.folder, name)
-        state, metadata = read_tensors(path, refuse="{path} cannot be read: {why}; run the collection again")
-        if metadata.get("shards") != fingerprint(list(job.plan.shards)):
-            raise LoadError(f"{str(path)!r} is of other shards than the job has now: run the collection again")
-        states[name] = state
+    states = {name: read_table(job, name) for name in tables}
     return Collection(model, tables, states, job.whole_size, job.folder)
+
+
+def read_table(job: Job, name: str) -> State:
+    """A table over the whole corpus of a job that was finished.
+
+    Raises
+    ------
+    LoadError
+        For one that is absent, damaged, or of other shards.
+    """
+    path = table_path(job.folder, name)
+    state, metadata = read_tensors(path, refuse="{path} cannot be read: {why}; run the collection again")
+    if metadata.get("shards") != fingerprint(list(job.plan.shards)):
+        raise LoadError(f"{str(path)!r} is of other shards than the job has now: run the collection again")
+    return state
 
 
 def table_path(folder: Path, name: str) -> Path:

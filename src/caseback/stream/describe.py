@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from caseback.errors import OutOfRange, did_you_mean
+from caseback.jobs.job import Job
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 from caseback.model.running.tokens import Tokens
 from caseback.stream.collection import Collection
 from caseback.stream.nearest import context, in_common, nearest
+from caseback.stream.rows_on_disk import split_documents
 from caseback.stream.store import Store
 from caseback.stream.tables.registry import TABLES
 
@@ -33,15 +35,19 @@ def expect_tables(names: Sequence[str]) -> Any:
 
 
 def collection_facts(collection: Collection) -> dict[str, Any]:
-    """What a collection holds: tokens, and each table's arrays with their sizes."""
+    """What a collection holds: tokens, and each table's arrays with their sizes; in a folder also what was split."""
     tables = {
         name: {str(key): {str(dim): int(size) for dim, size in array.sizes.items()} for key, array in dataset.items()}
         for name, dataset in ((name, collection[name]) for name in collection)
     }
-    stores = [] if collection.folder is None else collection.sites
+    stores, corpus = [], {}
+    if collection.folder is not None:
+        stores = collection.sites
+        corpus = split_documents(collection.folder, len(Job.open(collection.folder)))
     return {
         "model": collection.model.name,
         "tokens": collection.n_tokens,
+        **corpus,
         "folder": None if collection.folder is None else str(collection.folder),
         "tables": tables,
         "activations": stores,

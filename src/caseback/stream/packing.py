@@ -201,7 +201,13 @@ def _put_before(tokenizer: Any) -> list[int]:
 
 
 def rows_of(
-    model: Model, corpus: Iterable[Document], *, length: int | None = None, least: int = 2, bos: bool | None = None
+    model: Model,
+    corpus: Iterable[Document],
+    *,
+    length: int | None = None,
+    least: int = 2,
+    bos: bool | None = None,
+    ahead: int | None = None,
 ) -> Iterator[Row]:
     """The rows of documents, in their order.
 
@@ -217,6 +223,9 @@ def rows_of(
         Shorter rows are left out.
     bos
         What stands in front; see ``front_of``. Documents of token ids are taken as they are.
+    ahead
+        How many documents are read at a time, since a tokenizer is faster on many; by default the limit
+        ``corpus_lines``.
 
     Raises
     ------
@@ -239,15 +248,15 @@ def rows_of(
     if not length >= least >= 1:
         raise OutOfRange(f"rows of {length} tokens, {least} at least: expected 1 or more of each")
     front = front_of(model, bos)
-    if length <= len(front):
-        raise OutOfRange(f"rows of {length} tokens have no room besides the {len(front)} that stand in front")
-    numbered, at_once = iter(enumerate(corpus)), limit("corpus_lines")
+    numbered, at_once = iter(enumerate(corpus)), limit("corpus_lines", given=ahead)
     while some := list(islice(numbered, at_once)):
         texts = [document.content for _, document in some if isinstance(document.content, str)]
         encoded = iter(_encoded(model, texts))
         for number, document in some:
             own = next(encoded) if isinstance(document.content, str) else document.content
             before = front if isinstance(document.content, str) or bos else []
+            if length <= len(before):
+                raise OutOfRange(f"rows of {length} tokens have no room besides the {len(before)} that stand in front")
             yield from (row for row in _cut(own, document, number, before, length) if len(row.ids) >= least)
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from caseback.errors import LoadError
 from caseback.jobs.safe_files import read_tensors
 from caseback.stream.packing import Block
@@ -20,18 +22,45 @@ def holds_block(path: Path, digest: str) -> bool:
         return False
 
 
+def begins_with_held(block: Block, folder: Path, number: int) -> bool:
+    """Whether a block begins with the rows that are written down in its place, whole: its corpus has grown."""
+    try:
+        held = read_block(folder, number)
+    except LoadError:
+        return False
+    rows, tokens = len(held), held.n_tokens
+    sizes = {"ids": tokens, **{f"label.{name}": tokens for name in block.labels}}
+    own = {name: x[: sizes.get(name, rows)] for name, x in block.tensors().items()}
+    return all(name in own and torch.equal(own[name], x) for name, x in held.tensors().items())
+
+
 def rows_path(folder: Path, number: int) -> Path:
     """The file of a block's rows."""
     return folder / "rows" / f"{number:05d}.safetensors"
 
 
-def read_block(folder: Path, number: int) -> Block:
+def read_block(folder: Path, number: int, digest: str | None = None) -> Block:
     """A block as it was written down.
 
     Raises
     ------
     LoadError
-        For a file that is absent or damaged.
+        For a file that is absent or damaged, or whose block has not the digest that is given.
     """
-    tensors, metadata = read_tensors(rows_path(folder, number))
+    path = rows_path(folder, number)
+    tensors, metadata = read_tensors(path)
+    if digest is not None and metadata.get("block") != digest:
+        raise LoadError(f"{str(path)!r} holds other rows than the job is of: make the call that began the job again")
     return Block.from_tensors(tensors, int(metadata["first_row"]), int(metadata["first_token"]))
+
+
+def split_documents(folder: Path, n_blocks: int) -> dict[str, int]:
+    """How many documents there are, how many were longer than a row and so split, and how long the longest row is."""
+    names = ("document", "start", "lengths")
+    parts = [read_tensors(rows_path(folder, number), names)[0] for number in range(n_blocks)]
+    document, start, lengths = (torch.cat([part[name] for part in parts]) for name in names)
+    return {
+        "documents": len(document.unique()),
+        "split": len(document[start > 0].unique()),
+        "row_tokens": int(lengths.max()),
+    }

@@ -1,16 +1,19 @@
 """Activating inputs: exact whatever the batches, the padding and interruptions; the planted trigger is on top (4.3.14)."""
 
-import json
-
 import pytest
 import torch
 
 import caseback as cb
 import shelf
 from caseback.decode.vocabulary.activating import activating_inputs, load_activating
+from caseback.decode.vocabulary.activating.collect import work_of
 from caseback.decode.vocabulary.activating.tally import EIGHTHS
 from caseback.errors import CasebackError, LoadError, OutOfRange, SiteAbsent, UnknownSite
+from caseback.jobs.job import Job
+from caseback.jobs.working import work_on
 from caseback.organisms.compiled import build
+from caseback.stream import collect
+from caseback.stream.collect import Collecting
 from caseback.stream.tables.ordered_keys import index_of, keys_of, values_of
 from exact import exact
 
@@ -108,58 +111,123 @@ def test_first_positions_can_be_left_out():
     assert bool(top.isnull().any()) == (found.n_tokens < 50)
 
 
+OPTIONS = {"layer": 1, "top": 4, "length": 8, "sample": 15, "batch": 2}
+STORED = {**OPTIONS, "shard_tokens": 12, "threads": 1}
+
+
+def contents(store):
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*.safetensors"))}
+
+
 @pytest.mark.parametrize("after", [1, 2, 4])
-def test_an_interrupted_job_goes_on_to_the_same_end(tmp_path, after):
-    model = shelf.model("llama")
-    options = {"layer": 1, "top": 4, "length": 8, "sample": 15}
-
-    def stopping():
-        for i, row in enumerate(CORPUS):
-            if i == after:
-                raise KeyboardInterrupt
-            yield row
-
+def test_an_interrupted_job_goes_on_to_the_same_end(tmp_path, after, monkeypatch):
+    model, store, work = shelf.model("llama"), tmp_path / "store", Collecting.__call__
     with exact():
-        whole = activating_inputs(model, CORPUS, "mlp_post", batch=2, **options)
-        store = tmp_path / "store"
+        whole = activating_inputs(model, CORPUS, "mlp_post", **OPTIONS)
+
+        def stopping(self, job, shard):
+            if shard == after:
+                raise KeyboardInterrupt
+            return work(self, job, shard)
+
+        monkeypatch.setattr(Collecting, "__call__", stopping)
         with pytest.raises(KeyboardInterrupt):
-            activating_inputs(model, stopping(), "mlp_post", batch=1, store=store, save_every=0, **options)
-        assert json.loads((store / "index.json").read_text())["whole"] is False
-        again = activating_inputs(model, CORPUS, "mlp_post", batch=3, store=store, **options)
+            activating_inputs(model, CORPUS, "mlp_post", store=store, **STORED)
+        monkeypatch.undo()
+        with pytest.raises(LoadError, match="run the collection again"):
+            load_activating(store)
+        kept = {path: path.stat().st_mtime_ns for path in (store / "shards").iterdir()}
+        assert len(kept) == after
+        again = activating_inputs(model, CORPUS, "mlp_post", store=store, **STORED)
     same(whole, again)
     same(whole, load_activating(store))
+    assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
     assert not [p for p in store.iterdir() if p.name.startswith(".")]
 
 
-def test_a_shard_without_its_tally_is_written_again(tmp_path):
+@pytest.mark.slow
+def test_any_number_of_workers_comes_to_the_same_bytes(tmp_path):
     model = shelf.model("llama")
-    store = tmp_path / "store"
+    activating_inputs(model, CORPUS, "mlp_post", store=tmp_path / "alone", **STORED)
+    activating_inputs(model, CORPUS, "mlp_post", store=tmp_path / "many", workers=2, **STORED)
+    assert contents(tmp_path / "many") == contents(tmp_path / "alone")
+    same(load_activating(tmp_path / "many"), load_activating(tmp_path / "alone"))
+
+
+def test_a_worker_joins_from_elsewhere_and_another_model_does_not(tmp_path):
+    model, store = shelf.model("llama"), tmp_path / "store"
+    activating_inputs(model, CORPUS, "mlp_post", store=store, **STORED)
+    before = contents(store)
+    job = Job.open(store)
+    for shard in (0, 2):
+        job.path(shard).unlink()
+    work_on(job, work_of(job, model))
+    assert contents(store) == before
+    with pytest.raises(LoadError, match="of another model"):
+        work_of(job, shelf.model("gpt2"))
+    options = {**STORED, "directions": torch.eye(3, model.d_model)}
+    activating_inputs(model, CORPUS, "resid_post", store=tmp_path / "directions", **options)
+    with pytest.raises(LoadError, match="of directions that it does not hold"):
+        work_of(Job.open(tmp_path / "directions"), model)
+
+
+@pytest.mark.parametrize(
+    "file", ["shards/00001.safetensors", "rows/00001.safetensors", "tables/activating.safetensors"]
+)
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+def test_what_was_damaged_is_made_again(file, how, tmp_path):
+    model, store = shelf.model("llama"), tmp_path / "store"
+    activating_inputs(model, CORPUS, "mlp_post", store=store, **STORED)
+    before = contents(store)
+    data = before[file]
+    flipped = data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
+    (store / file).write_bytes(flipped if how == "flipped" else data[: len(data) // 2])
+    if "shards" not in file:  # of the shards only the sum is read
+        with pytest.raises(LoadError, match="cannot be read"):
+            load_activating(store)
+    activating_inputs(model, CORPUS, "mlp_post", store=store, **STORED)
+    assert contents(store) == before
+
+
+def test_a_corpus_that_has_grown_adds_to_what_is_there(tmp_path):
+    model, store = shelf.model("llama"), tmp_path / "store"
     with exact():
-        activating_inputs(model, CORPUS[:3], "mlp_post", layer=1, store=store)
-    (store / "rows-00001.safetensors").write_bytes(b"half a shard that the tally knows nothing of")
-    with exact():
-        same(
-            activating_inputs(model, CORPUS, "mlp_post", layer=1, store=store),
-            activating_inputs(model, CORPUS, "mlp_post", layer=1),
-        )
+        activating_inputs(model, CORPUS[:5], "mlp_post", store=store, **STORED)
+        kept = {path: path.stat().st_mtime_ns for path in sorted((store / "shards").iterdir())[:-1]}
+        grown = activating_inputs(model, CORPUS, "mlp_post", store=store, **STORED)
+        same(grown, activating_inputs(model, CORPUS, "mlp_post", **OPTIONS))
+    assert kept and all(path.stat().st_mtime_ns == at for path, at in kept.items())
 
 
 def test_a_store_of_something_else_is_refused(tmp_path):
     model, store = shelf.model("llama"), tmp_path / "store"
-    activating_inputs(model, CORPUS, "mlp_post", layer=1, store=store)
-    with pytest.raises(CasebackError, match="top 20, not 3"):
-        activating_inputs(model, CORPUS, "mlp_post", layer=1, top=3, store=store)
-    with pytest.raises(CasebackError, match="fingerprint"):
-        activating_inputs(shelf.model("gpt2"), CORPUS, "mlp_post", layer=1, store=store)
-    with pytest.raises(CasebackError, match="another corpus .row 0 differs"):
-        activating_inputs(model, CORPUS[1:], "mlp_post", layer=1, store=store)
-    with pytest.raises(CasebackError, match="another corpus .it had 9 rows, not 2"):
-        activating_inputs(model, CORPUS[:2], "mlp_post", layer=1, store=store)
-    (store / "tally.safetensors").write_bytes(b"damaged")
-    with pytest.raises(LoadError, match="cannot be read"):
-        load_activating(store)
+
+    def collected(of=model, corpus=CORPUS, **options):
+        activating_inputs(of, corpus, "mlp_post", store=store, **{**STORED, **options})
+
+    collected()
+    before = contents(store)
+    for options, says in (
+        ({"top": 3}, r"what differs: top \(4 there, 3 here\)"),
+        ({"of": shelf.model("gpt2")}, "what differs: .*model"),
+        ({"corpus": CORPUS[1:]}, "other inputs .from shard 0 on"),
+        ({"corpus": CORPUS[:2]}, "other inputs"),
+        ({"batch": 3}, r"what differs: batch_tokens \(16 there, 24 here\)"),
+        ({"padding": "left"}, "what differs: padding"),
+        ({"skip": 1}, "what differs: skip"),
+    ):
+        with pytest.raises(LoadError, match=says):
+            collected(**options)
+    assert contents(store) == before
     with pytest.raises(LoadError, match="holds no collection"):
         load_activating(tmp_path)
+    with pytest.raises(LoadError, match="was made without directions"):
+        load_activating(store, directions=torch.eye(3))
+    with pytest.raises(CasebackError, match="other workers need a folder"):
+        activating_inputs(model, CORPUS, "mlp_post", layer=1, workers=2)
+    collect(model, CORPUS, "stream_moments", folder=tmp_path / "tables")
+    with pytest.raises(LoadError, match="a job of the kind 'collect'"):
+        load_activating(tmp_path / "tables")
 
 
 def test_the_planted_trigger_is_the_top_example():

@@ -7,6 +7,8 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, TokensError
+from caseback.jobs.budget import override
+from caseback.jobs.job import Job
 from caseback.localize.circuits import edge_attribution, patch_edges, run_circuit, select
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
@@ -81,3 +83,16 @@ def test_edges_that_cannot_be_patched_are_refused():
         patch_edges(model, CLEAN, None, METRIC)
     with pytest.raises(CasebackError, match="no direction 'denoising'"):
         patch_edges(model, CLEAN, None, METRIC, ablation="zero", direction="denoising")
+
+
+@pytest.mark.slow
+def test_edges_in_a_folder_are_shared_out_and_come_to_the_same(tmp_path):
+    model = shelf.model("gpt2")
+    given = model, CLEAN, CORRUPT, METRIC
+    plain = patch_edges(*given)
+    with override(sweep_shard_tokens=60):
+        many = patch_edges(*given, folder=tmp_path / "many", workers=2, threads=1)
+        alone = patch_edges(*given, folder=tmp_path / "alone", threads=1)
+    assert len(Job.open(tmp_path / "many")) > 3
+    np.testing.assert_array_equal(many, alone)
+    np.testing.assert_allclose(many, plain, rtol=1e-4, atol=1e-5)

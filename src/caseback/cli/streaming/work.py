@@ -13,7 +13,12 @@ from caseback.cli.with_options import with_options
 from caseback.errors import LoadError
 
 # What a kind of job works with. A job names its kind, and never what is imported.
-KINDS = {"collect": ("caseback.stream.collect", "work_of")}
+KINDS = {
+    "collect": ("caseback.stream.collect", "work_of"),
+    "activating": ("caseback.decode.vocabulary.activating.collect", "work_of"),
+}
+BY_THE_SAME_CALL = ("sweep", "retraining")
+"""Kinds of which the folder holds digests of edits, metrics or training, and not these themselves."""
 
 
 @with_options
@@ -28,6 +33,11 @@ def work(
         from caseback.jobs.working import place_among_workers, work_on
 
         job = Job.open(folder)
+        if job.plan.kind in BY_THE_SAME_CALL:
+            raise LoadError(
+                f"{str(folder)!r} is a {job.plan.kind}, of Python objects that its folder does not hold: "
+                "join it by the call that began it, made again in another process with the same folder="
+            )
         if job.plan.kind not in KINDS:
             raise LoadError(f"{str(folder)!r} is a job of the kind {job.plan.kind!r}, expected {' or '.join(KINDS)}")
         module, function = KINDS[job.plan.kind]

@@ -25,7 +25,7 @@ from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
-from caseback.model.sweeping.sweep import entry_layer, plan
+from caseback.model.sweeping.segments import entry_layer, plan
 
 Put = Callable[[Seat], list[Edit]]
 """A place's interchange with the directions as they now are."""

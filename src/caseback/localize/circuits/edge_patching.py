@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.jobs.launch import HERE
 from caseback.localize.circuits.machinery.circuit_runs import mean_writes
 from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
 from caseback.localize.circuits.path_patching import seen
@@ -55,6 +56,10 @@ def patch_edges(
     inputs: tuple[str, ...] = ("embed",),
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    folder: str | Path | None = None,
+    workers: int = 1,
+    on: str = HERE,
+    threads: int | None = None,
 ) -> xr.DataArray:
     """Patch edges one at a time, exactly.
 
@@ -80,6 +85,8 @@ def patch_edges(
         Show a progress bar.
     checkpoint
         A file that keeps what is done; the same call with it goes on after an interruption.
+    folder, workers, on, threads
+        In place of a checkpoint a folder, in which several workers share the edges out; as for ``Model.sweep``.
 
     Returns
     -------
@@ -117,7 +124,18 @@ def patch_edges(
     here = execute(model.anatomy, base, read=sites_of_writes(model, graph), logits=False)
     change = aligned(changes(model, here, there, graph).transpose(1, 2), base)
     variants = [seen(graph.readers[r], change[:, :, w], None) for r, w in pairs]
-    swept = model.sweep(base, variants, metric, labels=[""] * len(pairs), progress=progress, checkpoint=checkpoint)
+    swept = model.sweep(
+        base,
+        variants,
+        metric,
+        labels=[""] * len(pairs),
+        progress=progress,
+        checkpoint=checkpoint,
+        folder=folder,
+        workers=workers,
+        on=on,
+        threads=threads,
+    )
     effects = np.full((*graph.exists.shape, len(base)), np.nan)
     at = np.array(pairs)
     effects[at[:, 1], at[:, 0]] = swept.values - swept["clean"].values

@@ -46,6 +46,9 @@ def acdc(
 ) -> Circuit:
     """Find a circuit by testing edges one after the other, from the logits back to the input.
 
+    Whether an edge is removed depends on those removed before it, so the search is one sequence of steps that workers
+    cannot share: it goes on from a checkpoint, and is no job of shards.
+
     Parameters
     ----------
     model

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from caseback.errors import TargetError
+from caseback.jobs.sent_calls import sent_as_a_call
 from caseback.model.anatomy.classes import Classes
 from caseback.model.anatomy.coerce import are_several, as_indices
 from caseback.model.anatomy.norms import at_least_float32
@@ -21,6 +22,7 @@ from caseback.model.running.tokens import Tokens
 Answer = str | Sequence[int] | Sequence[str | Sequence[int]]
 
 
+@sent_as_a_call
 def answer_log_prob(answer: Answer) -> Metric:
     """The log probability of a whole answer, of one token or several, that the prompts end with.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from caseback.errors import TargetError
 from caseback.jobs.fingerprint import code_of
+from caseback.jobs.sent_calls import sent_as_a_call
 from caseback.model.anatomy.classes import Classes
 from caseback.model.anatomy.coerce import as_positions, as_tokens
 from caseback.model.anatomy.norms import at_least_float32
@@ -201,6 +202,7 @@ def target_ids(
     return torch.tensor(ids, device=tokens.ids.device)
 
 
+@sent_as_a_call
 def logit(target: Target, *, pos: Position = -1) -> Metric:
     """The target's logit.
 
@@ -219,6 +221,7 @@ def logit(target: Target, *, pos: Position = -1) -> Metric:
     return Metric("logit", bind, target, pos=pos)
 
 
+@sent_as_a_call
 def logit_diff(target: Target, foil: Target, *, pos: Position = -1) -> Metric:
     """The target's logit minus the foil's (PRIMER 3.2.5).
 
@@ -253,11 +256,13 @@ def _of_all_vocab(name: str, target: Target, pos: Position, fn: Callable[[Tensor
     return Metric(name, bind, target, pos=pos)
 
 
+@sent_as_a_call
 def prob(target: Target, *, pos: Position = -1) -> Metric:
     """The target's probability. It cannot show a component that acts against a target already near 0."""
     return _of_all_vocab("prob", target, pos, lambda x: x.softmax(-1))
 
 
+@sent_as_a_call
 def log_prob(target: Target, *, pos: Position = -1) -> Metric:
     """The target's log probability, in nats."""
     return _of_all_vocab("log_prob", target, pos, lambda x: x.log_softmax(-1))
@@ -266,6 +271,7 @@ def log_prob(target: Target, *, pos: Position = -1) -> Metric:
 Several = str | int | Sequence[str | int] | Sequence[Sequence[str | int]]
 
 
+@sent_as_a_call
 def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
     """Probability of any target minus that of any foil (PRIMER 3.2.13).
 
@@ -321,6 +327,7 @@ def _sets(given: Several, tokens: Tokens, tokenizer: Any, d_vocab: int, what: st
     return torch.tensor(ids, device=tokens.ids.device)
 
 
+@sent_as_a_call
 def kl(reference: Run | Float[Tensor, "batch pos vocab"], *, pos: Position = -1) -> Metric:
     """KL(reference || model) of the next-token distributions, in nats.
 
@@ -349,6 +356,7 @@ def kl(reference: Run | Float[Tensor, "batch pos vocab"], *, pos: Position = -1)
     return Metric("kl", bind, pos=pos, compared_with=compared_with)
 
 
+@sent_as_a_call
 def loss() -> Metric:
     """Mean next-token cross-entropy over a prompt, in nats; a prompt needs two tokens."""
 

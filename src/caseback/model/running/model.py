@@ -13,11 +13,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from caseback.errors import EditError, OutOfRange, TokensError
+from caseback.jobs.launch import HERE
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.assembled import assembled
 from caseback.model.anatomy.coerce import as_integer
 from caseback.model.anatomy.context import stretched_after
-from caseback.model.anatomy.families import family_of
 from caseback.model.anatomy.identity import identity_of
 from caseback.model.arguments import checked
 from caseback.model.backward.rules import Rules
@@ -332,6 +333,10 @@ class Model:
         token_budget: int | None = None,
         progress: bool = False,
         checkpoint: str | Path | None = None,
+        folder: str | Path | None = None,
+        workers: int = 1,
+        on: str = HERE,
+        threads: int | None = None,
     ) -> xr.DataArray:
         """Run many variants of edits and measure each: exact, and far cheaper than one pass per variant.
 
@@ -355,6 +360,11 @@ class Model:
             Show a progress bar.
         checkpoint
             A file that keeps what is done; the same call with it goes on after an interruption.
+        folder
+            In place of a checkpoint a folder, in which several workers do shards of the variants. The same call goes
+            on after an interruption, and joins from another process or machine that sees the folder.
+        workers, on, threads
+            Where a sweep in a folder runs, and the threads of each worker; see ``caseback.jobs.launch``.
 
         Returns
         -------
@@ -378,6 +388,10 @@ class Model:
             token_budget=token_budget,
             progress=progress,
             checkpoint=checkpoint,
+            folder=folder,
+            workers=workers,
+            on=on,
+            threads=threads,
         )
         return labelled(
             values,
@@ -412,6 +426,4 @@ class Model:
 
 
 def _assembled(hf: Any, tokenizer: Any, name: str, declared: bool, standing: tuple[Any, ...]) -> Model:
-    anatomy = Anatomy(hf, family_of(hf.config.get_text_config())[0])
-    anatomy.standing = standing
-    return Model(hf, tokenizer, anatomy, name, declared)
+    return Model(hf, tokenizer, assembled(hf, tokenizer, standing), name, declared)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.assembled import assembled
 from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.context import first_position
 from caseback.model.anatomy.dense import Projection
@@ -26,6 +27,7 @@ from caseback.model.running.passing import ended, no_rows, passing, undisturbed
 from caseback.model.running.session import Session
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
+from caseback.model.running.user_hooks import drop_output_hooks
 from caseback.model.running.wiring import wired
 
 _DERIVED = {"q_in": "q", "k_in": "k", "v_in": "v"}
@@ -52,6 +54,13 @@ class Run:
     ):
         self.edited, self.rules = edited, rules
         self.anatomy, self.tokens, self._acts, self._logits, self._raw = anatomy, tokens, acts, logits, raw or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied and sent without its graph; the anatomy is found again in the model's copy.
+        anatomy, run = self.anatomy, self.detached()
+        drop_output_hooks(anatomy.hf)
+        held = run.tokens, run._acts, run._logits, run.edited
+        return _found_again, (anatomy.hf, anatomy.tokenizer, anatomy.standing, *held)
 
     @property
     def logits(self) -> Float[Tensor, "batch pos vocab"]:
@@ -275,6 +284,10 @@ def _each(read: Any) -> list[Any]:
 def sites_read(anatomy: Anatomy, read: Any) -> list[Site]:
     """The sites that are asked for, in whatever form."""
     return [site for given in _each(read) for site in anatomy.sites(given)]
+
+
+def _found_again(hf: Any, tokenizer: Any, standing: Any, tokens: Tokens, acts: Any, logits: Any, edited: bool) -> Run:
+    return Run(assembled(hf, tokenizer, standing), tokens, acts, logits, edited=edited)
 
 
 @as_found

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import TargetError
+from caseback.jobs.sent_calls import sent_as_a_call
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
 from caseback.model.arguments import checked
@@ -21,6 +22,7 @@ from caseback.model.running.tokens import Tokens
 
 
 @checked
+@sent_as_a_call
 def activation(
     site: str,
     *,

@@ -31,7 +31,8 @@ from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
-from caseback.model.sweeping.sweep import Results, job_of, unedited_values
+from caseback.model.sweeping.sweep import Results, job_of
+from caseback.model.sweeping.variants import unedited_values
 
 
 @dataclass(frozen=True)

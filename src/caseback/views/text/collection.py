@@ -14,6 +14,9 @@ def print_collection(facts: dict[str, Any], *, console: Console | None = None) -
     console = console or Console()
     where = f", in {facts['folder']}" if facts["folder"] else ""
     console.print(f"{facts['tokens']:,} tokens of {facts['model']}{where}", highlight=False, soft_wrap=True)
+    if facts.get("split"):
+        split = f"{facts['split']:,} of {facts['documents']:,} documents are longer than a row"
+        console.print(f"{split} of {facts['row_tokens']:,} tokens: they were split", highlight=False, soft_wrap=True)
     if facts["tables"]:
         table = Table("table", "arrays", box=None, pad_edge=False)
         for name, arrays in facts["tables"].items():

@@ -9,7 +9,6 @@ each unit's whole range is kept too: a histogram, and examples of a sample of to
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,28 @@ import torch
 
 from caseback.decode.vocabulary.activating.examples import Activating
 from caseback.decode.vocabulary.activating.rows import Rows
-from caseback.decode.vocabulary.activating.store import Store
-from caseback.decode.vocabulary.activating.tally import Tally
+from caseback.decode.vocabulary.activating.tally import UnitTally, tally_of
 from caseback.decode.vocabulary.activating.units import Directions, Heads, Units, units_of
 from caseback.errors import CasebackError, LoadError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
-from caseback.jobs.progress import progress_bar
+from caseback.jobs.job import Job
+from caseback.jobs.launch import HERE
 from caseback.jobs.text_file import JSON_SUFFIXES, read_texts
+from caseback.jobs.working import threads_of
 from caseback.model.anatomy.sites import Site, parse
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
-from caseback.tasks.corpus import corpus_rows
+from caseback.stream.collect import Collecting, begin, finished, in_memory
+from caseback.stream.collection import read_table
+from caseback.stream.documents import documents
+from caseback.stream.job_model import expect_job_of
+from caseback.stream.packing import Block, blocks_of, rows_of
+from caseback.stream.rows_on_disk import read_block
+from caseback.stream.tables.table import State
 
-SAVE_SECONDS = 60.0
+KIND = "activating"
 
 
 @technique(
@@ -60,7 +66,10 @@ def activating_inputs(
     batch: int | None = None,
     padding: str = "right",
     store: str | Path | None = None,
-    save_every: float = SAVE_SECONDS,
+    shard_tokens: int | None = None,
+    workers: int = 1,
+    on: str = HERE,
+    threads: int | None = None,
     progress: bool = False,
 ) -> Activating:
     """Find the tokens of a corpus at which units activate most, and how each unit's activations are distributed.
@@ -86,15 +95,19 @@ def activating_inputs(
         A unit fires where it is above this.
     sample
         Tokens whose activations are kept for all units; drawn by ``seed``.
-    length, batch
-        Tokens of a row and rows of a batch, as for ``corpus_rows``.
+    length
+        Tokens of a row at most; 128 by default, or the model's context where that is shorter.
+    batch
+        Rows of this length of a batch; shorter rows of like length fill it, so that there are more of them.
     padding
         The side of the padding.
     store
-        A folder to keep the collection in. The same call with it goes on after an interruption, and with a corpus
+        A folder to keep the collection in, as a job: the same call goes on after an interruption, and with a corpus
         that has grown at its end goes through what is new.
-    save_every
-        Seconds between two savings.
+    shard_tokens
+        Tokens per shard of the job, which is what an interruption costs; by default the limit ``shard_tokens``.
+    workers, on, threads
+        Where a job runs, and the threads of each worker; see ``caseback.jobs.launch``.
     progress
         Show a progress bar.
 
@@ -106,7 +119,9 @@ def activating_inputs(
     Raises
     ------
     CasebackError
-        For an empty corpus, a store of something else or of another corpus, an activation that is NaN.
+        For an empty corpus, an activation that is NaN, workers without a store.
+    LoadError
+        For a store of something else or of another corpus, saying what differs.
     SiteAbsent, UnknownSite
         For a site that the model lacks, or that has no units.
     OutOfRange
@@ -121,13 +136,10 @@ def activating_inputs(
     >>> collection.top(model).dims, collection.n_tokens > 8
     (('feature', 'k'), True)
     """
-    if top < 1 or skip < 0 or sample < 1 or not save_every >= 0:
+    if top < 1 or skip < 0 or sample < 1:
         raise OutOfRange(f"top {top}, skip {skip}, sample {sample}: expected at least 1, 0 and 1")
     looked = units_of(model, site, layer=layer, units=units, directions=directions, heads=heads)
-    limit = model.context
     asked = {
-        # of every weight, which only a store is compared by
-        "fingerprint": "" if store is None else fingerprint(model),
         "site": str(looked.site),
         "units": None if looked.chosen is None else list(looked.chosen),
         "directions": _identified(directions, store is not None),
@@ -138,22 +150,27 @@ def activating_inputs(
         "threshold": threshold,
         "sample": sample,
         "seed": seed,
-        "length": min(128, limit or 128) if length is None else length,
+        "length": min(128, model.context or 128) if length is None else length,
     }
-    job = _Collecting(looked, asked, None if store is None else Store(store))
-    bar = progress_bar(show=progress, unit="token", unit_scale=True)
-    saved = time.monotonic()
-    for rows in corpus_rows(model, _texts(texts), length=asked["length"], batch=batch, least=1):
-        fresh = job.unseen(rows)
-        if fresh is not None:
-            # the side is chosen anew: rows come padded as the tokenizer of ids pads them
-            job.add(model, fresh.padded_on(padding))
-            bar.update(int(fresh.mask.sum()))
-        if job.store is not None and time.monotonic() - saved >= save_every:
-            job.save(whole=False)
-            saved = time.monotonic()
-    bar.close()
-    return job.finish()
+    at_once = limit("corpus_rows", given=batch)
+    if at_once < 1:
+        raise OutOfRange(f"batches of {at_once} rows: expected 1 or more")
+    batch_tokens = at_once * asked["length"]
+    table = UnitTally(looked, top, per_row, skip, threshold, sample, seed)
+    work = Collecting(model, {KIND: table}, [], batch_tokens, padding)
+    corpus = rows_of(model, documents(_texts(texts)), length=asked["length"], least=1)
+    blocks = blocks_of(corpus, limit("shard_tokens", given=shard_tokens))
+    if store is None:
+        if workers != 1 or on != HERE:
+            raise CasebackError("other workers need a folder: give store=")
+        rows = Rows()
+        state = in_memory(work, _remembered(blocks, rows), kind=KIND, progress=progress).state(KIND)
+        return _collection_of(looked, state, rows, {"fingerprint": "", **asked})
+    own = threads_of(store, threads, workers)
+    options = {**asked, "batch_tokens": batch_tokens, "padding": padding}
+    job = begin(store, blocks, options, work.depends_on(), own, kind=KIND, progress=progress)
+    state = finished(job, work, workers=workers, on=on, progress=progress).state(KIND)
+    return _collection_of(looked, state, _rows_in(job), _asked_in(job))
 
 
 @checked
@@ -172,80 +189,68 @@ def load_activating(store: str | Path, *, directions: Directions | None = None) 
     LoadError
         For a folder that holds none.
     """
-    held = Store(store).read()
-    if held is None:
-        raise LoadError(f"{store} holds no collection: expected a folder that activating_inputs wrote")
-    stored, tally, rows = held
-    if (stored["directions"] is None) != (directions is None):
-        raise LoadError(f"{store} was made {'with' if stored['directions'] else 'without'} directions: give the same")
-    at = Site(*parse(stored["site"]))
-    chosen = None if stored["units"] is None else tuple(stored["units"])
-    return Activating(Units(at, chosen, directions, stored["heads"]), stored.pop("names"), tally, rows, stored)
+    if not os.path.exists(Path(store) / "job.json"):
+        raise LoadError(f"{str(store)!r} holds no collection: expected a folder that activating_inputs wrote")
+    job = Job.open(store)
+    if job.plan.kind != KIND:
+        raise LoadError(f"{str(store)!r} is a job of the kind {job.plan.kind!r}: expected {KIND!r}")
+    asked = _asked_in(job)
+    if (asked["directions"] is None) != (directions is None):
+        raise LoadError(f"{store} was made {'with' if asked['directions'] else 'without'} directions: give the same")
+    return _collection_of(_units_in(job, directions), read_table(job, KIND), _rows_in(job), asked)
 
 
-class _Collecting:
-    """A collection on its way."""
+def work_of(job: Job, model: Model) -> Collecting:
+    """The work of a collection that was begun elsewhere.
 
-    def __init__(self, units: Units, asked: dict[str, Any], store: Store | None):
-        self.units, self.asked, self.store = units, asked, store
-        self.tally: Tally | None = None
-        self.rows = Rows()
-        self.names: list[int] = []
-        self.passed = 0  # rows of the corpus seen in this call
-        held = None if store is None else store.read()
-        if held is not None and store is not None:
-            stored, self.tally, self.rows = held
-            store.expect(stored, asked)
-            self.names = stored["names"]
-        self.done = self.rows.n_rows
-
-    def unseen(self, tokens: Tokens) -> Tokens | None:
-        """The rows of a batch that were not counted already; those that were must be the same."""
-        old = min(len(tokens), max(0, self.done - self.passed))
-        for i in range(old):
-            if tokens.ids[i][tokens.mask[i]].tolist() != self.rows[self.passed + i]:
-                self._another(f"row {self.passed + i} differs")
-        self.passed += len(tokens)
-        return tokens[old:] if old < len(tokens) else None
-
-    def _another(self, why: str) -> None:
-        raise CasebackError(
-            f"{self.store.folder if self.store else ''} was collected from another corpus ({why}): "
-            "give the same corpus, or choose another folder"
+    Raises
+    ------
+    LoadError
+        For another model, and a collection of directions, which are not stored.
+    """
+    expect_job_of(job, model, "a collection")
+    options = job.plan.options
+    if options["directions"] is not None:
+        raise LoadError(
+            f"{str(job.folder)!r} is of directions that it does not hold: join it by the call that began it"
         )
+    asked = [options[name] for name in ("top", "per_row", "skip", "threshold", "sample", "seed")]
+    table = UnitTally(_units_in(job, None), *asked)
+    return Collecting(model, {KIND: table}, [], options["batch_tokens"], options["padding"])
 
-    def add(self, model: Model, tokens: Tokens) -> None:
-        values = self.units.values(self.units.run(model, tokens))
-        if self.tally is None:
-            self.names = list(range(values.shape[1])) if self.units.chosen is None else list(self.units.chosen)
-            self.tally = Tally.empty(values.shape[1], self.asked["top"])
-        mask = tokens.mask.cpu()
-        row = (torch.arange(len(mask))[:, None].expand_as(mask))[mask]
-        counts = tokens.position_ids.cpu()[mask] >= self.asked["skip"]
-        index = self.rows.n_tokens + torch.arange(len(row))
-        self.rows.add(tokens.ids.cpu()[mask], mask.sum(1))
-        if not bool(counts.all()):
-            values, row, index = values[counts.to(values.device)], row[counts], index[counts]
-        self.tally.add(
-            values,
-            index,
-            row if self.asked["per_row"] else None,
-            threshold=self.asked["threshold"],
-            sample=self.asked["sample"],
-            seed=self.asked["seed"],
-        )
 
-    def save(self, *, whole: bool) -> None:
-        if self.store is not None and self.tally is not None:
-            self.store.write(self.asked, self.names, self.tally, self.rows, whole=whole)
+def _units_in(job: Job, directions: Directions | None) -> Units:
+    options = job.plan.options
+    chosen = None if options["units"] is None else tuple(options["units"])
+    return Units(Site(*parse(options["site"])), chosen, directions, options["heads"])
 
-    def finish(self) -> Activating:
-        if self.passed < self.done:
-            self._another(f"it had {self.done} rows, not {self.passed}")
-        if self.tally is None or not self.tally.seen:
-            raise CasebackError("the corpus is empty: no text has a token that counts")
-        self.save(whole=True)
-        return Activating(self.units, self.names, self.tally, self.rows, self.asked)
+
+def _asked_in(job: Job) -> dict[str, Any]:
+    """What was asked for, and of which model."""
+    own = {name: value for name, value in job.plan.options.items() if name not in ("batch_tokens", "padding")}
+    return {"fingerprint": job.plan.depends_on["model"], **own}
+
+
+def _rows_in(job: Job) -> Rows:
+    rows = Rows()
+    for shard, digest in enumerate(job.plan.shards):
+        block = read_block(job.folder, shard, digest)
+        rows.add(block.ids, block.lengths)
+    return rows
+
+
+def _remembered(blocks: Iterable[Block], rows: Rows) -> Iterator[Block]:
+    for block in blocks:
+        rows.add(block.ids, block.lengths)
+        yield block
+
+
+def _collection_of(units: Units, state: State, rows: Rows, asked: dict[str, Any]) -> Activating:
+    tally = tally_of(state)
+    if not tally.seen:
+        raise CasebackError("the corpus is empty: no text has a token that counts")
+    names = list(range(len(tally.keys))) if units.chosen is None else list(units.chosen)
+    return Activating(units, names, tally, rows, asked)
 
 
 def _texts(texts: Iterable[Any] | Path) -> Iterator[Any] | Iterable[Any]:

@@ -28,12 +28,6 @@ class Rows:
         self.n_tokens += len(ids)
         self._whole = None
 
-    def since(self, token: int, row: int) -> tuple[Tensor, Tensor]:
-        """Ids and lengths of what was added after the first ``token`` tokens and ``row`` rows."""
-        ids, ends = self._joined()
-        lengths = ends.diff(prepend=ends.new_zeros(1))
-        return ids[token:].contiguous(), lengths[row:].int().contiguous()
-
     def place(self, index: int | Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """The row of places in the corpus, and the position in it."""
         _, ends = self._joined()

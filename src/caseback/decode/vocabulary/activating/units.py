@@ -55,7 +55,11 @@ class Units:
 
     def values(self, run: Run) -> Float[Tensor, "token unit"]:
         """Activations at the real tokens of a run, prompt after prompt."""
-        x = run[self.site][run.tokens.mask.to(run[self.site].device)]
+        return self.of(run[self.site][run.tokens.mask.to(run[self.site].device)])
+
+    def of(self, x: Float[Tensor, "token *head unit"]) -> Float[Tensor, "token unit"]:
+        """The units' activations, of what the site holds at some tokens."""
+        n_tokens = len(x)
         if x.ndim == 3 and (self.directions is not None or self.heads == "flat"):
             x = x.flatten(1)
         elif x.ndim == 3:
@@ -69,7 +73,7 @@ class Units:
             x = x @ self.directions.to(x).T
         elif self.directions is not None:
             x = self.directions(x)
-            if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != int(run.tokens.mask.sum()):
+            if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != n_tokens:
                 got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
                 raise CasebackError(f"the function of features gave {got}: expected (token, unit)")
         if self.chosen is None:

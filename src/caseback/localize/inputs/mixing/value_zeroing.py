@@ -33,7 +33,7 @@ from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
-from caseback.model.sweeping.sweep import chunks
+from caseback.model.sweeping.segments import chunks
 
 _NO_METRIC = Bound(None, None, lambda logits, rows: rows)
 

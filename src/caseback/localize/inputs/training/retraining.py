@@ -13,24 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.checkpoint import Checkpoint
-from caseback.jobs.fingerprint import code_of
+from caseback.jobs.job import Job
+from caseback.jobs.launch import HERE, results
 from caseback.jobs.progress import progress_bar
-from caseback.localize.inputs.training.examples import queries_of
-from caseback.localize.inputs.training.objectives import in_turn, log_likelihood
-from caseback.localize.inputs.training.prepared import query_objective
+from caseback.jobs.working import threads_of
+from caseback.localize.inputs.training.retraining_job import KIND, Retraining
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.run import execute
 
 
 @checked
@@ -76,6 +74,10 @@ def retrained_outcomes(
     metric: Metric | None = None,
     *,
     checkpoint: str | Path | None = None,
+    folder: str | Path | None = None,
+    workers: int = 1,
+    on: str = HERE,
+    threads: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
     """Train on each subset and measure the queries.
@@ -90,6 +92,13 @@ def retrained_outcomes(
         As for ``influence_functions``: by default the queries' log-likelihood is measured.
     checkpoint
         A file that keeps what is done; the same call with it goes on after an interruption.
+    folder
+        In place of a checkpoint a folder, in which several workers train on a subset each. The same call goes on
+        after an interruption, and joins from another process or machine that sees the folder. Each training there
+        starts from random states of its own, the same in any process.
+    workers, on, threads
+        Where it runs, and the threads of each worker; see ``caseback.jobs.launch``. Other processes are sent
+        ``train``: a function of a module, a ``functools.partial`` of one, or an object that can be pickled.
     progress
         Show a progress bar.
 
@@ -101,8 +110,10 @@ def retrained_outcomes(
     Raises
     ------
     LoadError
-        For a checkpoint of other subsets, queries, metric or training, or a damaged one. Of ``train`` the code is
-        compared, not what it holds.
+        For a checkpoint or a folder of other subsets, queries, metric or training, or a damaged one. Of ``train`` the
+        code is compared, and what a ``functools.partial`` or a dataclass holds; not what a function holds.
+    CasebackError
+        For workers without a folder, and a ``train`` that cannot be sent to them.
 
     Examples
     --------
@@ -114,29 +125,33 @@ def retrained_outcomes(
     """
     if np.ndim(subsets) != 2:
         raise CasebackError(f"subsets of shape {np.shape(subsets)}: expected (subset, example)")
+    if folder is not None and checkpoint is not None:
+        raise CasebackError(f"both {checkpoint=!s} and {folder=!s}: outcomes are kept in one of them")
+    work = Retraining(train, subsets, queries, metric)
+    if folder is not None:
+        n_threads = threads_of(folder, threads, workers)
+        job = Job.begin(folder, work.plan(n_threads), "the retraining")
+        shards = results(job, work, workers=workers, on=on, progress=progress)
+        return _labelled([shard["outcomes"].numpy() for shard in shards], metric)
+    if workers != 1 or on != HERE:
+        raise CasebackError("other workers need a folder: give folder=")
     file = Checkpoint(
         checkpoint,
-        {"subsets": subsets, "queries": queries, "metric": metric, "training": code_of(train)},
+        work.content(),
         what="checkpoint of retraining",
         other="belongs to other subsets, queries, metric or training",
     )
     saved = file.read()
     done = [] if saved is None else list(saved.tensors["outcomes"].numpy())
-    rest = progress_bar(subsets[len(done) :], show=progress, what="retraining", unit="model")
-    for subset in rest:
-        model = train(np.flatnonzero(subset).tolist())
-        done.append(_measured(model, queries, metric))
+    for variant in progress_bar(range(len(done), len(subsets)), show=progress, what=KIND, unit="model"):
+        done.append(work.outcomes(variant))
         file.write({"outcomes": np.array(done)})
-    return labelled(
-        np.array(done), ["variant", "query"], name="outcome", metric=None if metric is None else metric.name
-    )
+    return _labelled(done, metric)
 
 
-def _measured(model: Model, queries: Any, metric: Metric | None) -> np.ndarray:
-    asked = queries_of(model, queries)
-    objective = query_objective(model, asked, metric, log_likelihood())
-    values = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked)]
-    return torch.cat(values).double().cpu().numpy()
+def _labelled(outcomes: list[np.ndarray], metric: Metric | None) -> xr.DataArray:
+    name = None if metric is None else metric.name
+    return labelled(np.array(outcomes), ["variant", "query"], name="outcome", metric=name)
 
 
 def _places(chosen: Float[np.ndarray, "variant example"], tau: np.ndarray) -> Int[np.ndarray, "variant query"]:

@@ -1,0 +1,116 @@
+"""Variants of edits on a batch, resolved, and the unedited run that all of them start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from caseback.errors import EditError
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.running.edits import Edit
+from caseback.model.running.metrics import Bound, Metric
+from caseback.model.running.passing import undisturbed
+from caseback.model.running.run import execute, resolve, with_clean
+from caseback.model.running.targets import warn_of_spaces
+from caseback.model.running.tokens import Tokens
+from caseback.model.running.verify import unembed
+from caseback.model.sweeping.clean import Clean, record
+from caseback.model.sweeping.packed import Packed, Segment
+from caseback.model.sweeping.segments import Resolved, chunks, last_layer, plan, unchanged_positions
+
+
+class Variants:
+    """Variants on a batch, ready to be run; made and used where results are put back as found (``as_found``).
+
+    Attributes
+    ----------
+    edits
+        Of each variant, with their sites.
+    unedited
+        (batch,) the metric of the run that all start from.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        tokens: Tokens,
+        variants: Sequence[Edit | Sequence[Edit]],
+        metric: Metric,
+        given: Edit | Sequence[Edit] = (),
+    ):
+        edits = [resolve(variant, anatomy, tokens, owner=i) for i, variant in enumerate(variants)]
+        if any(not resolved for resolved in edits):
+            raise EditError(f"variant {next(i for i, resolved in enumerate(edits) if not resolved)} has no edit")
+        self.anatomy, self.tokens = anatomy, tokens
+        self.edits = _cleaned(edits, anatomy, tokens)
+        self.given = _at_the_start(given, anatomy, tokens)
+        self.bound = metric.on(tokens, anatomy)
+        with undisturbed(anatomy, grad=False):
+            touched = {site for r in self.edits for _, site, _ in r if site.name in ("embed", "pos_embed")}
+            self.clean = record(anatomy, tokens, sorted(touched, key=str), self.given)
+            self.unedited = unedited_values(anatomy, self.clean, self.bound, metric)
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+    @cached_property
+    def segments(self) -> list[list[Segment]]:
+        """Of each variant what must be run, one segment a prompt that it can change."""
+        anatomy = self.anatomy
+        shared = unchanged_positions(self.tokens, [*self.given, *((0, site, edit) for site, edit in anatomy.standing)])
+        return [plan(r, self.tokens, self.bound, anatomy.n_layers, i, shared) for i, r in enumerate(self.edits)]
+
+    def content(self) -> list[list[tuple[str, Edit]]]:
+        """The edits that all share and those of each variant, for a fingerprint.
+
+        The unedited values depend on the edits given to all, but a metric may not see them: they count here too.
+        """
+        return [[(str(site), edit) for _, site, edit in resolved] for resolved in [self.given, *self.edits]]
+
+    def run(self, segments: Sequence[Segment], token_budget: int) -> Iterator[list[tuple[Segment, Tensor]]]:
+        """The metric of segments, as many at a time as the budget of token rows holds; inside ``undisturbed``."""
+        for chunk in chunks(segments, token_budget, self.tokens.ids.shape[1]):
+            edits = [edit for i in sorted({segment.variant for segment in chunk}) for edit in self.edits[i]]
+            yield list(Packed(self.anatomy, self.clean, chunk, edits, self.bound).values())
+
+
+def _at_the_start(given: Edit | Sequence[Edit], anatomy: Anatomy, tokens: Tokens) -> Resolved:
+    """Edits that every variant starts from; only of embeddings, since a suffix would have to repeat later ones."""
+    resolved = resolve(given, anatomy, tokens)
+    for _, site, edit in resolved:
+        if site.name not in ("embed", "pos_embed"):
+            raise EditError(
+                f"{edit.describe()}: edits given to all variants are of 'embed' or 'pos_embed'; "
+                "put others into each variant"
+            )
+        if edit.awaits_clean:
+            raise EditError(f"{edit.describe()} refers to the unedited run: give it a value or a run")
+    return resolved
+
+
+def _cleaned(per_variant: list[Resolved], anatomy: Anatomy, tokens: Tokens) -> list[Resolved]:
+    """Fill in the unedited run where edits refer to it: one pass for all variants."""
+    flat = with_clean([e for r in per_variant for e in r], lambda sites: execute(anatomy, tokens, read=sites))
+    out: list[Resolved] = [[] for _ in per_variant]
+    for item in flat:
+        out[item[0]].append(item)
+    return out
+
+
+def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound, metric: Metric) -> Tensor:
+    """The metric of the unedited run, from the recorded stream; of targets that lack their space it warns."""
+    n, length = last_layer(bound, anatomy.n_layers), clean.tokens.lengths.tolist()
+    first = clean.tokens.first.tolist()
+    if bound.columns is not None and bound.site is None:
+        last, columns = clean.stream[-1], bound.columns.tolist()
+        warn_of_spaces(
+            anatomy, metric.target, metric.foil, len(columns), lambda b: unembed(anatomy, last[b, columns[b]][None])[0]
+        )
+    segments = []
+    for b in range(len(clean.tokens)):
+        stop = length[b] if bound.columns is None else int(bound.columns[b]) - first[b] + 1
+        segments.append(Segment(b, b, 0 if bound.columns is None else stop - 1, stop, n))
+    return torch.stack([value for _, value in Packed(anatomy, clean, segments, [], bound).values()]).detach()
