@@ -42,7 +42,7 @@ LARGEST_SEED = 2**63 - 1
 LARGEST_EXACT = 2**53  # of the whole numbers that a float is
 # how much is in hand at once: as much as there is memory for
 _BUDGETS = {"max_logits", "token_budget", "memory", "copies", "max_numbers"}
-_COUNTS = {"rotations", "batch_size"}  # of which there is one at least
+_COUNTS = {"rotations", "batch_size", "batch_tokens", "piece", "threads", "workers"}  # of which there is one at least
 _NOT_EMPTY = {"layers", "ablations"}
 _INFINITE = {"p", "threshold"}  # the maximum norm; a threshold that all or nothing passes
 _CLASSES = {

@@ -60,10 +60,12 @@ class Store:
             for shard in range(int(noted["shards"])):
                 saved, _ = read_tensors(self._shard(shard), ("ids", "lengths"))
                 rows.add(saved["ids"], saved["lengths"])
+            shards, counted = int(noted["shards"]), Tally(**held, seen=int(noted["seen"]))
+            asked = contents["asked"] | {"names": contents["names"]}
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise LoadError(f"{self.folder} cannot be read as a collection: {error!r}") from None
-        self.shards, self.saved_rows, self.saved_tokens = int(noted["shards"]), rows.n_rows, rows.n_tokens
-        return contents["asked"] | {"names": contents["names"]}, Tally(**held, seen=int(noted["seen"])), rows
+        self.shards, self.saved_rows, self.saved_tokens = shards, rows.n_rows, rows.n_tokens
+        return asked, counted, rows
 
     def write(self, asked: dict[str, Any], names: list[int], tally: Tally, rows: Rows, *, whole: bool) -> None:
         """Save all that was counted so far."""
