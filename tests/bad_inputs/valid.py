@@ -57,7 +57,7 @@ class Valid:
         edges = edge_attribution(model, TEXT, OTHER, cb.logit_diff(" Mary", " John"))
         per_token = gradient_x_input(model, TEXT, cb.logit_diff(" Mary", " John"))
         scored = {Edge.parse("embed -> L0H1.v"): 0.5, Edge.parse("L0H1 -> logits"): -1.0}
-        edges_circuit = cb.Circuit(frozenset(), frozenset(scored), scored)
+        scored_circuit = cb.Circuit(frozenset(scored), scores=scored)
         pairs = cb.tasks.ioi().prompts(model, 2)
         save_lens(lens, room / "kept.safetensors")
         cb.save_edits([cb.Zero("z", layer=0, head=0)], room / "edits.safetensors")
@@ -253,7 +253,7 @@ class Valid:
             },
             "waterfall.Bar": {"name": "MLP 0", "value": 1.0, "start": 0.0, "spread": 0.1},
             "masked_sampler": {"lm": model.hf, "tokenizer": SimpleNamespace(mask_token_id=5, mask_token="Mary")},
-            "Circuit.top": {"self": edges_circuit, "count": 1},
+            "Circuit.top": {"self": scored_circuit, "count": 1},
             "paths.top_tokens": {"tokens": " Mary"},
             "head_sources": {"layer": 1},
             "Run.pulled": {"self": model.run(tokens, read=["q_in"], grad=True), "site": cb.Site("q_in", 0)},
@@ -293,6 +293,7 @@ class Valid:
             "Collection.state": {"name": "stream_moments"},
             "Collection.store": {"site": "resid_post.0"},
             "Store.": {"index": [0, 1], "name": "ids", "first": 0, "count": 2, "tokens": 4, "number": 0, "shard": 0},
+            "shrinking.shrink": {"circuit": scored_circuit, "least": -10.0, "most": 10.0},
             "Prompts.at": {"name": "IO"},
             "Prompts.measured": {"self": pairs[:1], "measure": "logit_diff"},
             "Prompts.to": {"device": "cpu"},
