@@ -11,8 +11,8 @@ from bad_inputs.outcome import fault_of
 pytestmark = pytest.mark.slow
 INPUTS = 50
 PARTS = 16  # of all doors, each a test of its own, so that several cores share them
-# Doors that no valid call is known for: what they build is drawn or made of something that another door gives.
-MOST_WITHOUT_A_VALID_CALL = 85
+# what has no valid call: an address without an action, of which edits are made
+ABSTRACT = {"caseback.model.running.edits.Edit"}
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,14 @@ def _layers(function):
 @pytest.mark.parametrize("part", range(PARTS))
 def test_bad_inputs_are_refused_in_words(part, doors, monkeypatch):
     monkeypatch.setenv("CASEBACK_DEBUG", "0")
-    faults, without = [], []
+    faults, without = [], {}
     for door in doors[part::PARTS]:
         tried, wrong = trying.trial(door, INPUTS)
         faults += wrong
-        without += [door.name] * (door.why_not() is not None)
+        if (why := door.why_not()) is not None and door.name not in ABSTRACT:
+            without[door.name] = why
     assert not faults, "\n".join(map(str, faults))
-    assert len(without) <= MOST_WITHOUT_A_VALID_CALL / PARTS * 2, without
+    assert not without  # inputs at a door without a valid call end at what that call lacks
 
 
 def _raised(function):

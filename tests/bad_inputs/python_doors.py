@@ -11,7 +11,7 @@ import io
 import itertools
 import pkgutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,15 @@ from bad_inputs import values
 from bad_inputs.examples import arguments_of_example
 from bad_inputs.outcome import Fault, attempt, written_in
 from bad_inputs.valid import Valid
+from caseback.decode.vocabulary.activating.examples import Activating
 from caseback.model.registry import techniques
+from caseback.stream.collection import Collection
+from caseback.stream.store import Store
+from caseback.tasks.prompts import Prompts
+from caseback.tasks.task import Task
 
-HELD = (cb.Model, cb.Circuit, cb.Run, cb.Tokens)
+HELD = (cb.Model, cb.Circuit, cb.Run, cb.Tokens)  # whose constructors are not for users
+HELD_TOO = (Store, Collection, Task, Prompts, Activating)
 # a matter of types, see ``outcome``; a name alone, or within an annotation
 TYPES = {"model", "target_model", "weaker", "other", "anatomy", "tokenizer", "hf", "console", "chat", "explainer"}
 TYPES |= {"simulator", "collection", "activating", "data", "lens", "prompt_of", "run", "run_fn", "cause", "isolation"}
@@ -69,6 +75,7 @@ def published() -> dict[str, Callable[..., Any]]:
         add(technique.function)
     for kind in HELD:
         doors.pop(f"{kind.__module__}.{kind.__qualname__}", None)
+    for kind in (*HELD, *HELD_TOO):
         for name, method in vars(kind).items():
             if not name.startswith("_") and inspect.isfunction(method):
                 doors[f"{kind.__module__}.{kind.__qualname__}.{name}"] = method
@@ -120,17 +127,22 @@ def inputs_of(door: str, function: Callable[..., Any], files: list[Path]) -> st.
 
 def call(door: str, function: Callable[..., Any], arguments: dict[str, Any], valid: Valid) -> Any:
     """Call a door, and use what it gave where it does nothing by itself."""
-    own = dict(arguments)
-    parameters = inspect.signature(function).parameters.values()
-    first = [own.pop(p.name) for p in parameters if p.name in own and (p.kind is p.POSITIONAL_ONLY or p.name == "self")]
-    given = function(*first, **own)
+    given = given_by(function, arguments)
     if isinstance(given, cb.Edit):
         return valid.model.run(valid.text, edits=[given])
     if isinstance(given, cb.Metric):
-        return given(valid.model.run(valid.text))
+        return given(valid.model.run(valid.text, read=["resid_post"]))
     if inspect.isgenerator(given):
         return list(itertools.islice(given, 20))
     return given
+
+
+def given_by(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Call a door by its arguments' names, but for those that have none for a caller."""
+    own = dict(arguments)
+    parameters = inspect.signature(function).parameters.values()
+    first = [own.pop(p.name) for p in parameters if p.name in own and (p.kind is p.POSITIONAL_ONLY or p.name == "self")]
+    return function(*first, **own)
 
 
 def fault_at(door: str, function: Callable[..., Any], given: tuple[str, Any], valid: Valid) -> Fault | None:
@@ -163,6 +175,21 @@ def valid_call(door: str, function: Callable[..., Any], valid: Valid) -> tuple[d
     return valid.calls[door]
 
 
+def result_of(doors: Mapping[str, Callable[..., Any]], valid: Valid, door: str, otherwise: Mapping[str, Any]) -> Any:
+    """What a door's valid call gives, but for some arguments; what it wrote stays.
+
+    Raises
+    ------
+    LookupError
+        Where there is no such call.
+    """
+    arguments, why = valid_call(door, doors[door], valid)
+    if why is not None:
+        raise LookupError(f"{door} has no valid call: {why}")
+    with _quiet(valid.room):
+        return given_by(doors[door], arguments | otherwise)
+
+
 def _why_not(door: str, function: Callable[..., Any], arguments: dict[str, Any], valid: Valid) -> str | None:
     before = written_in(valid.room)
     try:
@@ -190,8 +217,3 @@ def _quiet(room: Path) -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(room):
         warnings.simplefilter("ignore")
         yield
-
-
-def doors() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Names and functions."""
-    yield from published().items()

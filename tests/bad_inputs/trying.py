@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
 import caseback as cb
-from bad_inputs import commands, json_nodes, values
+from bad_inputs import commands, json_nodes, stored_nodes, values
 from bad_inputs import python_doors as doors_of_python
 from bad_inputs.outcome import Fault
+from bad_inputs.results import Results
 from bad_inputs.valid import Valid
 
 
@@ -47,7 +48,7 @@ def command_doors(folder: Path) -> Iterator[Door]:
 
 def json_doors(folder: Path) -> Iterator[Door]:
     """Every reader of JSON, with a valid file for each."""
-    for name, inputs, fault_of in json_nodes.doors(folder / "json"):
+    for name, inputs, fault_of in (*json_nodes.doors(folder / "json"), *stored_nodes.doors(folder / "stored")):
         yield Door(name, inputs, fault_of)
 
 
@@ -55,7 +56,9 @@ def python_doors(folder: Path) -> Iterator[Door]:
     """Every public function, class and method, with a valid call for each."""
     files = values.write_files(folder / "files_of_functions")
     valid = Valid(cb.load(commands.tiny_folder(folder / "tiny_of_functions")), folder / "room")
-    for name, function in doors_of_python.doors():
+    published = doors_of_python.published()
+    valid.results = Results(published, partial(doors_of_python.result_of, published, valid), valid.room)
+    for name, function in published.items():
         inputs = doors_of_python.inputs_of(name, function, files)
         fault_of = partial(_fault_of_python, name, function, valid)
         yield Door(name, inputs, fault_of, partial(_why_not, name, function, valid))

@@ -5,18 +5,25 @@ import inspect
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
 import caseback as cb
+from bad_inputs.results import Results, parts_of
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.decode.vocabulary.lenses.saved_lenses import save_lens
 from caseback.localize.abstraction import At, Interchanges
 from caseback.localize.circuits import edge_attribution
 from caseback.localize.components import logit_attribution
 from caseback.localize.inputs import gradient_x_input
+from caseback.model.circuit import Edge
+from caseback.reports.tables.tasks import task_examples
+from caseback.stream.documents import documents
+from caseback.stream.packing import blocks_of, rows_of
+from caseback.views.text.bars import UNICODE
 
 TEXT = "Mary and John went"
 OTHER = "Mary and Tom went"
@@ -36,6 +43,7 @@ class Valid:
     def __init__(self, model: cb.Model, room: Path):
         self.model, self.room, self.text = model, room, TEXT
         self.calls: dict[str, tuple[dict[str, Any], str | None]] = {}
+        self.results: Results | None = None
         room.mkdir(exist_ok=True)
         tokens = model.tokens(TEXT)
         run = model.run(tokens, read=["resid_post", "z"])
@@ -50,6 +58,9 @@ class Valid:
         effects = logit_attribution(model, TEXT, cb.logit_diff(" Mary", " John"))
         edges = edge_attribution(model, TEXT, OTHER, cb.logit_diff(" Mary", " John"))
         per_token = gradient_x_input(model, TEXT, cb.logit_diff(" Mary", " John"))
+        scored = {Edge.parse("embed -> L0H1.v"): 0.5, Edge.parse("L0H1 -> logits"): -1.0}
+        scored_circuit = cb.Circuit(frozenset(scored), scores=scored)
+        pairs = cb.tasks.ioi().prompts(model, 2)
         save_lens(lens, room / "kept.safetensors")
         cb.save_edits([cb.Zero("z", layer=0, head=0)], room / "edits.safetensors")
         self.by_name: dict[str, Any] = {
@@ -213,7 +224,7 @@ class Valid:
             "fit_tuned_lens": {"steps": 1, "tokens_per_step": 4},
             "fit_attention_lens": {"steps": 1, "tokens_per_step": 4},
             "reagent": {"max_steps": 2, "probes": 1},
-            "activating": {"layer": 0, "directions": None},
+            "activating.": {"layer": 0, "directions": None},
             "synthesise": {"layer": 0, "directions": None, "steps": 1, "candidates": 2, "proposals": 2},
             "subspace": {"layer": 0},
             "virtual_head": {"first": (0, 0), "second": (1, 0)},
@@ -222,6 +233,77 @@ class Valid:
             "LowRank": {"matrix": "out"},
             "weight_svd_words": {"matrix": "out"},
             "metrics.function": {"fn": _first_of_row},
+            "fit_jacobian_lens": {"rows": [1]},
+            "collect.collect": {
+                "corpus": [TEXT, OTHER],
+                "tables": "stream_moments",
+                "activations": ["resid_post.0"],
+                "folder": room / "collecting",
+            },
+            "open_store": {"site": "resid_post.0"},
+            "from_model": {
+                "site": "resid_post.0",
+                "blocks": list(blocks_of(rows_of(model, documents([TEXT, OTHER]), length=8), 64)),
+            },
+            "documents.Document": {"content": TEXT},
+            "in_words.InWords": {
+                **{"unit": 0, "explanation": "a name", "score": 0.5, "detection": 0.5, "fuzzing": 0.5},
+                **{"asked": 3, "junk": []},
+            },
+            "self_explanation.Faithfulness": {
+                **{"tried": 2, "flip_rate": 0.5, "stated": 0.5, "flips": [], "asked": 3, "junk": []}
+            },
+            "waterfall.Bar": {"name": "MLP 0", "value": 1.0, "start": 0.0, "spread": 0.1},
+            "masked_sampler": {"lm": model.hf, "tokenizer": SimpleNamespace(mask_token_id=5, mask_token="Mary")},
+            "Circuit.top": {"self": scored_circuit, "count": 1},
+            "paths.top_tokens": {"tokens": " Mary"},
+            "head_sources": {"layer": 1},
+            "Run.pulled": {"self": model.run(tokens, read=["q_in"], grad=True), "site": cb.Site("q_in", 0)},
+            "comparison.comparison": {"tokens": tokens},
+            "expect_kind": {
+                **{"document": {"kind": "a", "version": 1}, "kind": "a", "version": 1, "what": "an a"},
+                "made_by": "f",
+            },
+            "check_finite": {"value": [1.0], "place": "a"},
+            "ioi_prompts": {"name": "meadow"},
+            "data.packed": {"pattern": torch.eye(2).numpy()},
+            "with_visible": {"token": {"text": " Mary", "id": 5}},
+            "align.align": {"pairs": pairs.pairs},
+            "prompts.Prompts": parts_of(pairs),
+            "frontier_table": {"names": ["ioi"]},
+            "print_collection": {
+                "facts": {"folder": None, "tokens": 3, "model": "m", "tables": {"t": {"n": {"layer": 2}}}}
+                | {"activations": ["resid_post.0"]}
+            },
+            "print_similar": {
+                "neighbors": {
+                    "contexts": [{"before": ["a"], "token": "b", "after": ["c"], "score": 0.5}],
+                    "common": [{"where": "before", "token": "a", "share": 0.5, "base": 0.1}],
+                }
+            },
+            "print_jobs": {"jobs": []},
+            "print_direct_shares": {"values": [1.0]},
+            "print_scores": {
+                "rows": [
+                    {"behaviour": "b", "what": "w", "held_out": "h", "top": 0.5, "over_foil": None}
+                    | {"probability": 0.5, "target": None}
+                ]
+            },
+            "bars.Glyphs": parts_of(UNICODE),
+            "edits.Apply": {"function": _double},
+            "Activating.": {"rows": [0], "n": 1, "q": [0.5], "index": [0], "before": 1, "after": 1},
+            "Collection.state": {"name": "stream_moments"},
+            "Collection.store": {"site": "resid_post.0"},
+            "Store.": {"index": [0, 1], "name": "ids", "first": 0, "count": 2, "tokens": 4, "number": 0, "shard": 0},
+            "shrinking.shrink": {"circuit": scored_circuit, "least": -10.0, "most": 10.0},
+            "Prompts.at": {"name": "IO"},
+            "Prompts.measured": {"self": pairs[:1], "measure": "logit_diff"},
+            "Prompts.to": {"device": "cpu"},
+            "strongest_places": {"most": 2},
+            "explain.explain": {"corrupt": OTHER},
+            "load_tuned_lens": {"pickle": True},
+            "load_jacobian_lens": {"pickle": True},
+            "print_task_examples": {"shown": task_examples(model, cb.tasks.ioi(), 1) | {"model": "tiny"}},
         }
         # options that make a call cheaper
         self.cheap = {
@@ -241,7 +323,10 @@ class Valid:
 
     def arguments(self, door: str, function: Callable[..., Any]) -> dict[str, Any]:
         """What a valid call passes, by name."""
-        own = next((given for part, given in self.by_door.items() if part in door.rpartition("caseback")[2]), {})
+        own: dict[str, Any] = {}
+        for place in sorted(self.by_door, key=len):  # a folder's first, then the door's own
+            if f".{place}" in f".{door}" if place.endswith(".") else f".{door}".endswith(f".{place}"):
+                own |= self.by_door[place]
         chosen: dict[str, Any] = {}
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -252,7 +337,8 @@ class Valid:
                 chosen[name] = own[name]
             elif name in self.by_name and (parameter.default is parameter.empty or name in self.cheap):
                 chosen[name] = self.by_name[name]
-        return chosen
+        given = {} if self.results is None else self.results.arguments(door, function, chosen)
+        return given | chosen | {name: given[name] for name in given if name not in own}
 
     def state(self) -> str:
         """What a call may not change: parameters, flags, hooks, attention, and the caller's random states."""

@@ -148,3 +148,16 @@ def test_a_constructor_stands_behind_the_door():
     assert Point(np.int64(3)) == Point(3)
     with pytest.raises(ArgumentError, match=r"Point\(x=1.5\): expected a whole number"):
         Point(1.5)
+
+
+@pytest.mark.parametrize("rate", [1e39, -1e300])
+def test_a_learning_rate_is_one_that_single_precision_holds(rate):
+    """An optimizer multiplies by it in the parameters' own precision, in which torch refuses it in words of its own."""
+
+    @checked
+    def descend(lr: float = 0.1, share: float = 0.5):
+        return lr, share
+
+    with pytest.raises(OutOfRange, match="expected a number that single precision holds"):
+        descend(lr=rate)
+    assert descend(lr=3e38, share=rate) == (3e38, rate)

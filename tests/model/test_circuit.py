@@ -165,3 +165,11 @@ def test_graphs_that_cannot_be_written_or_read_are_refused(tmp_path):
         save_attribution_graph(to_attribution_graph(Circuit(), ["a"], layers=1), tmp_path / "a.json")
     with pytest.raises(CasebackError, match="cannot read a graph"):
         load_attribution_graph(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("part", [None, 3, [1], ("L0H1", "logits")])
+def test_what_is_no_part_of_a_circuit_is_refused(part):
+    with pytest.raises(CasebackError, match="is no part of a circuit: expected names"):
+        Circuit.of("L0H1 -> logits", part)
+    with pytest.raises(CasebackError, match="is no Node: Circuit.of reads names"):
+        Circuit(nodes=[part])

@@ -28,10 +28,15 @@ from torch import Tensor
 from caseback.errors import LoadError
 from caseback.jobs.claims import Claims
 from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.forms import expect_form
 from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
 from caseback.jobs.whole_file import make_folder
 
 FORMAT = "caseback job 1"
+_FORM = {
+    **{"kind": str, "options": dict, "depends_on": dict, "shards": [str], "sizes": [int], "threads": int},
+    **{"unit": str, "beside": [str]},
+}
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,14 @@ class Job:
         if record.get("format") != FORMAT:
             raise LoadError(f"{str(path)!r} is no job of this version: expected {FORMAT!r}")
         expect_whole(record, path)
-        try:
-            return cls(Path(folder), Plan(**{name: record[name] for name in Plan.__dataclass_fields__}))
-        except (KeyError, TypeError) as error:
-            raise LoadError(f"{str(path)!r} is no job: {error}") from None
+        expect_form(record, _FORM, path)
+        if not 1 <= record["threads"] < 2**31:
+            raise LoadError(f"{str(path)!r} cannot be read: threads is {record['threads']}, expected 1 or a few")
+        if len(record["sizes"]) not in (0, len(record["shards"])):
+            raise LoadError(
+                f"{str(path)!r} cannot be read: {len(record['sizes'])} sizes of {len(record['shards'])} shards"
+            )
+        return cls(Path(folder), Plan(**{name: record[name] for name in Plan.__dataclass_fields__}))
 
     def _record(self) -> dict[str, Any]:
         plan = self.plan

@@ -39,10 +39,11 @@ Check = Callable[[Any], Any]
 
 MOST = 10**9
 LARGEST_SEED = 2**63 - 1
+_LARGEST_RATE = (2 - 2**-23) * 2.0**127  # in single precision, in which optimizers multiply by it
 LARGEST_EXACT = 2**53  # of the whole numbers that a float is
 # how much is in hand at once: as much as there is memory for
 _BUDGETS = {"max_logits", "token_budget", "memory", "copies", "max_numbers"}
-_COUNTS = {"rotations", "batch_size"}  # of which there is one at least
+_COUNTS = {"rotations", "batch_size", "batch_tokens", "piece", "threads", "workers"}  # of which there is one at least
 _NOT_EMPTY = {"layers", "ablations"}
 _INFINITE = {"p", "threshold"}  # the maximum norm; a threshold that all or nothing passes
 _CLASSES = {
@@ -156,7 +157,8 @@ def _check_of_class(kind: Any, name: str, default: Any) -> Check | None:
         return functools.partial(_array, kind.array_type)
     if kind is float:
         infinite = name in _INFINITE or (isinstance(default, float) and math.isinf(default))
-        return functools.partial(_number, infinite=infinite)
+        largest = _LARGEST_RATE if name.endswith("lr") else math.inf
+        return functools.partial(_number, infinite=infinite, largest=largest)
     if kind is int:
         return functools.partial(_whole, name)
     if kind.__name__ in ("Tensor", "ndarray"):
@@ -219,7 +221,7 @@ def _whole(name: str, value: Any) -> int:
     return number
 
 
-def _number(value: Any, *, infinite: bool = False) -> Any:
+def _number(value: Any, *, infinite: bool = False, largest: float = math.inf) -> Any:
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -230,6 +232,8 @@ def _number(value: Any, *, infinite: bool = False) -> Any:
         raise Beyond("a finite number") from None
     if math.isnan(as_float) or (math.isinf(as_float) and not infinite):
         raise Beyond("a number, not NaN" if infinite else "a finite number")
+    if abs(as_float) > largest:
+        raise Beyond("a number that single precision holds")
     return value if abs(as_float) < LARGEST_EXACT else as_float
 
 

@@ -155,6 +155,11 @@ class Circuit:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for kind, members in ((Edge, self.edges), (Node, self.nodes)):
+            if others := [one for one in members if not isinstance(one, kind)]:
+                raise CasebackError(
+                    f"{others[0]!r} is no {kind.__name__}: Circuit.of reads names, such as 'L0H1 -> logits'"
+                )
         ends = {end for edge in self.edges for end in (edge.source, edge.target)}
         object.__setattr__(self, "edges", frozenset(self.edges))
         object.__setattr__(self, "nodes", frozenset(self.nodes) | ends)
@@ -322,8 +327,10 @@ def _node(node: str | Node) -> Node:
 
 
 def _part(part: str | Node | Edge) -> Node | Edge:
-    if not isinstance(part, str):
+    if isinstance(part, Node | Edge):
         return part
+    if not isinstance(part, str):
+        raise CasebackError(f"{part!r} is no part of a circuit: expected names such as 'L0H1' or 'L0H1 -> logits'")
     return Edge.parse(part) if " -> " in part else Node.parse(part)
 
 

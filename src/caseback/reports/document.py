@@ -9,7 +9,8 @@ would draw a page that is quietly wrong: a kind with lists that belong together 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -98,7 +99,41 @@ class DocumentKind:
             )
         check_finite(document, self.kind.rpartition(".")[2])
         if self.lengths is not None:
-            self.lengths(document)
+            with self._unreadable_is_refused():
+                self.lengths(document)
+
+    @contextmanager
+    def drawing(self, document: Any) -> Iterator[Mapping[str, Any]]:
+        """Check a document, and refuse it where drawing it meets what is not as its function made it.
+
+        Raises
+        ------
+        CasebackError
+            As ``check``, and for a part of another form than is drawn.
+
+        Examples
+        --------
+        >>> counts = DocumentKind("caseback.counts", 1, "a document of counts", "count_documents", ("tokens",))
+        >>> with counts.drawing(counts.document({"name": "meadow"}, tokens=[3]) | {"tokens": None}) as document:
+        ...     print(len(document["tokens"]))
+        Traceback (most recent call last):
+        caseback.errors.CasebackError: a document of counts that cannot be drawn (TypeError: ...
+        """
+        self.check(document)
+        with self._unreadable_is_refused():
+            yield document
+
+    @contextmanager
+    def _unreadable_is_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except CasebackError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise CasebackError(
+                f"{self.noun} that cannot be drawn ({type(error).__name__}: {str(error)[:200]}): pass what "
+                f"{self.function} returned, unchanged"
+            ) from error
 
 
 @checked

@@ -26,6 +26,7 @@ from caseback.localize.inputs.gradients.gradients import gradient_x_input
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.sites import Site
+from caseback.model.arguments import checked
 from caseback.model.graph.names import Name, head_name
 from caseback.model.prompts.masked_prompts import special_tokens
 from caseback.model.running.metrics import Metric, logit_diff
@@ -39,11 +40,14 @@ from caseback.reports.explain_document import EXPLANATION
 from caseback.reports.explain_patching import patching
 from caseback.reports.model_facts import model_facts
 
+__all__ = ["explain"]
+
 ENTRY = {"zero": "3.2.10", "mean": "3.2.9"}
 _PREDICTIONS = 10
 _PARTS = 6  # lens, input attributions, their comparison, ablations, patching, checks
 
 
+@checked
 def explain(
     model: Model,
     prompt: PromptsLike,
@@ -158,7 +162,7 @@ def explain(
         evidence = Evidence(
             model, tokens, metric, run, (t, f), lens, by_path, baseline, shares, effects, ablation, over
         )
-        checked = checks(evidence)
+        checks_made = checks(evidence)
         bar.update()
 
     return EXPLANATION.document(
@@ -209,7 +213,7 @@ def explain(
             "entry": ENTRY[ablation],
         },
         patching=restored,
-        checks=checked,
+        checks=checks_made,
         provenance=_provenance(model, by_path),
     )
 

@@ -12,8 +12,11 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError
+from caseback.model.arguments import checked
 from caseback.model.graph.names import head_name
 from caseback.reports.tokens_text import visible
+
+__all__ = ["ablation_map", "as_map", "trace_maps"]
 
 _ALONG = ("pos", "query", "key")
 
@@ -67,6 +70,7 @@ def of_layers(axis: Axis) -> bool:
     return axis.name.partition(" · ")[0] == "layer"
 
 
+@checked
 def as_map(result: xr.DataArray) -> Map:
     """A result of one to three dimensions besides ``batch`` as a map.
 
@@ -118,6 +122,7 @@ def as_map(result: xr.DataArray) -> Map:
     )
 
 
+@checked
 def ablation_map(effects: xr.DataArray) -> Map:
     """Effects of ablated components as layers by heads, the MLP the last column; a list where neurons are among them.
 
@@ -151,6 +156,7 @@ def ablation_map(effects: xr.DataArray) -> Map:
 _RESTORED = {"resid_post": "stream after one layer", "mlp_out": "MLP", "attn_out": "attention"}
 
 
+@checked
 def trace_maps(result: xr.Dataset) -> dict[str, Map]:
     """The maps of a causal trace, by what was restored: the stream, and MLPs and attention in a window of layers.
 

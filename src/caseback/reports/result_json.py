@@ -7,7 +7,12 @@ from typing import Any
 
 import xarray as xr
 
+from caseback.model.arguments import checked
 
+__all__ = ["result_json"]
+
+
+@checked
 def result_json(result: xr.DataArray | xr.Dataset) -> dict[str, Any]:
     """A whole result in xarray's own form, with NaN as null.
 

@@ -31,7 +31,7 @@ from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.stream.collection import Collection, table_path
 from caseback.stream.documents import Corpus, documents
-from caseback.stream.job_model import digest_of
+from caseback.stream.job_model import digest_of, options_of
 from caseback.stream.marks import token_kinds
 from caseback.stream.one_pass import pass_over
 from caseback.stream.packing import Block, blocks_of, rows_of
@@ -164,7 +164,7 @@ def work_of(job: Job, model: Model) -> Collecting:
     LoadError
         For another model than the one that the job is of.
     """
-    options = job.plan.options
+    options = options_of(job, passing=True)
     sites = [Site(*parse(site)) for site in options["activations"]]
     work = Collecting(model, tables_of(options["tables"]), sites, options["batch_tokens"], options["padding"])
     differ = [name for name, digest in work.depends_on().items() if job.plan.depends_on.get(name) != digest]

@@ -14,12 +14,13 @@ from caseback.jobs.job import Job
 from caseback.jobs.safe_files import read_tensors
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
-from caseback.stream.job_model import expect_job_of
+from caseback.stream.job_model import expect_job_of, options_of
 from caseback.stream.store import Store, open_store
 from caseback.stream.tables.registry import tables_of
 from caseback.stream.tables.table import State, Table
 
 
+@checked
 class Collection:
     """Tables and stored activations of one model over one corpus.
 
@@ -41,6 +42,7 @@ class Collection:
         self.model, self.tables, self._states = model, dict(tables), dict(states)
         self.n_tokens, self.folder = n_tokens, folder
 
+    @checked
     def state(self, name: str) -> State:
         """A table's sums as they are, to be merged or reduced further."""
         if name not in self._states:
@@ -60,8 +62,9 @@ class Collection:
     @property
     def sites(self) -> list[str]:
         """The sites whose activations were stored."""
-        return [] if self.folder is None else list(Job.open(self.folder).plan.options["activations"])
+        return [] if self.folder is None else options_of(Job.open(self.folder))["activations"]
 
+    @checked
     def store(self, site: Any) -> Store:
         """The activations that were stored of a site.
 
@@ -98,7 +101,7 @@ def open_collection(folder: str | Path, model: Model) -> Collection:
     """
     job = Job.open(folder)
     expect_job_of(job, model, "a collection")
-    tables = tables_of(job.plan.options["tables"])
+    tables = tables_of(options_of(job)["tables"])
     states = {name: read_table(job, name) for name in tables}
     return Collection(model, tables, states, job.whole_size, job.folder)
 

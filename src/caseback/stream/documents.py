@@ -22,6 +22,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, LoadError, TokensError, did_you_mean
 from caseback.jobs.json_text import parse_json, shortened
 from caseback.jobs.text_file import open_file
+from caseback.model.arguments import checked
 from caseback.model.running.tokens import Tokens
 
 Labels = Mapping[str, int | Sequence[int]]
@@ -32,6 +33,7 @@ TEXT_SUFFIXES = (".txt", ".text", ".md", ".tokens", ".raw")
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 
 
+@checked
 @dataclass(frozen=True)
 class Document:
     """One text, or its token ids, with labels.

@@ -98,6 +98,8 @@ def from_model(model: Model, blocks: Iterable[Block], site: Any, *, batch_tokens
         raise OutOfRange(f"{site} is {len(sites)} sites: name one, such as 'resid_post.0'")
     (at,) = sites
     for block in blocks:
+        if not isinstance(block, Block):
+            raise TokensError(f"a block is a {type(block).__name__}: expected blocks, as blocks_of gives them")
         for tokens, _ in block.batches(batch_tokens):
             yield activations(model, tokens.to(model.device), at)
 

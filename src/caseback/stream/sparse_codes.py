@@ -24,6 +24,7 @@ from torch import Tensor
 
 from caseback.errors import LoadError, OutOfRange, TokensError, WriteError
 from caseback.jobs.budget import limit
+from caseback.jobs.forms import expect_form
 from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
 from caseback.jobs.whole_file import make_folder
 from caseback.model.arguments import checked
@@ -180,11 +181,9 @@ def open_codes(folder: str | Path) -> Codes:
     if facts.get("format") != FORMAT:
         raise LoadError(f"{str(path)!r} is of no version that is known: expected {FORMAT!r}")
     expect_whole(facts, path)
+    expect_form(facts, {"tokens": int, "features": int, "starts": [int], "result_of": str}, path)
     counts = read_tensors(Path(folder) / "counts.safetensors", ["counts"])[0]["counts"]
-    try:
-        return Codes(Path(folder), facts["tokens"], facts["features"], facts["starts"], counts, facts["result_of"])
-    except KeyError as error:
-        raise LoadError(f"{str(path)!r} lacks {error}: write the codes again") from None
+    return Codes(Path(folder), facts["tokens"], facts["features"], facts["starts"], counts, facts["result_of"])
 
 
 def _path(folder: Path, shard: int) -> Path:

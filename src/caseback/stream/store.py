@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -25,12 +25,14 @@ from caseback.errors import ArgumentError, LoadError, OutOfRange, did_you_mean
 from caseback.jobs.job import Job
 from caseback.jobs.safe_files import read_tensors, write_tensors
 from caseback.jobs.whole_file import make_folder
-from caseback.model.anatomy.sites import Site, parse
+from caseback.model.anatomy.sites import Site, as_site
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
-from caseback.stream.job_model import expect_job_of
+from caseback.stream.job_model import expect_job_of, options_of
 from caseback.stream.packing import Block
 from caseback.stream.rows_on_disk import read_block
+
+Stored = Literal["x", "ids", "row", "pos"]
 
 
 def site_folder(site: Site | str) -> str:
@@ -98,6 +100,7 @@ class Store:
     def _path(self, shard: int) -> Path:
         return self.job.beside(shard, site_folder(self.site))
 
+    @checked
     def expect_model(self, model: Model) -> None:
         """Refuse a model other than the one whose activations these are.
 
@@ -107,6 +110,7 @@ class Store:
         """
         expect_job_of(self.job, model, "activations")
 
+    @checked
     def verify(self, shard: int) -> None:
         """Read a whole shard and compare its digest; a shard is verified once, when it is first read.
 
@@ -122,7 +126,8 @@ class Store:
             raise LoadError(f"{str(self._path(shard))!r} is of another job: collect again")
         self._checked.add(shard)
 
-    def shard(self, number: int, rows: slice = slice(None), *, name: str = "x") -> Tensor:
+    @checked
+    def shard(self, number: int, rows: slice = slice(None), *, name: Stored = "x") -> Tensor:
         """Activations (or ``"ids"``, ``"row"``, ``"pos"``) of a shard's tokens, those of a slice alone."""
         self.verify(number)
         try:
@@ -138,12 +143,14 @@ class Store:
         with safe_open(self._path(0), "pt") as file:
             return math.prod(file.get_slice("x").get_shape()[1:])
 
-    def block_of(self, name: str, first: int, count: int) -> Tensor:
+    @checked
+    def block_of(self, name: Stored, first: int, count: int) -> Tensor:
         """``"ids"``, ``"row"`` or ``"pos"`` of tokens one behind another, within one shard."""
         number = bisect_right(self._ends, first)
         start = first - (self._ends[number] - self.job.size(number))
         return self.shard(number, slice(start, start + count), name=name)
 
+    @checked
     def row(self, number: int) -> list[int]:
         """The token ids of a row of the corpus.
 
@@ -159,6 +166,7 @@ class Store:
             raise OutOfRange(f"row {number}: there are {len(self._rows)}")
         return self._rows[number]
 
+    @checked
     def blocks(self, tokens: int) -> Iterator[tuple[int, Tensor]]:
         """All activations in pieces of so many tokens at most, each with the place of its first token."""
         for number in range(self.n_shards):
@@ -167,7 +175,8 @@ class Store:
             for at in range(0, size, tokens):
                 yield first + at, self.shard(number, slice(at, min(size, at + tokens)))
 
-    def at(self, index: Int[Tensor, " token"], *, name: str = "x") -> Tensor:
+    @checked
+    def at(self, index: Int[Tensor, " token"], *, name: Stored = "x") -> Tensor:
         """Activations (or ``"ids"``, ``"row"``, ``"pos"``) at places of the corpus.
 
         Raises
@@ -175,7 +184,11 @@ class Store:
         OutOfRange
             For a place that the corpus does not have.
         """
-        index = torch.as_tensor(index).long()
+        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
+            raise ArgumentError(
+                f"places of shape {tuple(index.shape)}, {index.dtype}: expected a list of whole numbers"
+            )
+        index = index.long().cpu()
         if len(index) and (int(index.min()) < 0 or int(index.max()) >= self.n_tokens):
             raise OutOfRange(f"places {int(index.min())} to {int(index.max())}: there are {self.n_tokens} tokens")
         parts: list[Tensor] = []
@@ -213,8 +226,9 @@ def open_store(folder: str | Path, site: Any) -> Store:
         For a folder without a job, a site that was not stored, or a collection that is not complete.
     """
     job = Job.open(folder)
-    stored = list(job.plan.options.get("activations", []))
-    name = str(Site(*parse(site)) if isinstance(site, str) else Site(*site))
+    stored = options_of(job)["activations"]
+    where = as_site(site)
+    name = str(where)
     if name not in stored:
         raise LoadError(f"{str(folder)!r} holds no activations of {name}. {did_you_mean(name, stored)}")
     left = job.undone()
@@ -222,4 +236,4 @@ def open_store(folder: str | Path, site: Any) -> Store:
         raise LoadError(f"{str(folder)!r} is not complete, {len(left)} of {len(job)} shards are left: run it again")
     if not os.path.isdir(job.folder / site_folder(name)):
         raise LoadError(f"{str(folder)!r} has lost the activations of {name}")
-    return Store(job, Site(*parse(name)))
+    return Store(job, where)

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.model.arguments import checked
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
 from caseback.model.running.tokens import Tokens
@@ -130,6 +131,7 @@ class Prompts:
         """The task's metric on these answers; positive where the model prefers the clean prompt's answer."""
         return self.measured(self.measure)
 
+    @checked
     def measured(self, measure: str, *, corrupt: bool = False) -> Metric:
         """Another metric on the same answers.
 
@@ -169,6 +171,7 @@ class Prompts:
             )
         return [row[0] for row in ids]
 
+    @checked
     def at(self, name: str) -> Int[Tensor, " batch"]:
         """The position of a named word's last token in each example.
 
@@ -198,6 +201,7 @@ class Prompts:
             )
         return at
 
+    @checked
     def to(self, device: torch.device | str) -> Prompts:
         """The same on another device."""
         return replace(self, clean=self.clean.to(device), corrupt=self.corrupt.to(device))

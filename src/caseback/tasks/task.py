@@ -70,6 +70,7 @@ class Task:
         if self.measure not in MEASURES:
             raise CasebackError(f"measure {self.measure!r} is unknown. {did_you_mean(self.measure, MEASURES)}")
 
+    @checked
     def with_fillers(self, **lists: Sequence[Filler] | Callable[[Any], Sequence[Filler]]) -> Task:
         """The same task with other words.
 
@@ -90,6 +91,7 @@ class Task:
                 raise CasebackError(f"{name}: expected {words} words that go together, as in {own[0]!r}, got {odd!r}")
         return replace(self, fillers={**self.fillers, **lists})
 
+    @checked
     def prompts(
         self, model: Any, count: int = 100, *, seed: int = 0, padding: str = "right", bos: bool | None = None
     ) -> Prompts:

@@ -6,10 +6,10 @@ import numpy as np
 import one_at_a_time as alone
 import pytest
 import torch
-from brief_training import briefly_trained
 
 import caseback as cb
 import shelf
+from brief_training import briefly_trained
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.job import Job
 from caseback.jobs.working import drawn_from

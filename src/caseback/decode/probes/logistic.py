@@ -21,9 +21,6 @@ from torch.nn.functional import one_hot
 
 from caseback.decode.probes.standard import Standard
 
-MEMORY = 10
-"""Pairs of steps and changes of the gradient that L-BFGS goes by."""
-
 
 def fit_logistic(
     standard: Standard,
@@ -34,6 +31,7 @@ def fit_logistic(
     start: tuple[Tensor, Tensor] | None = None,
     steps: int = 200,
     tolerance: float | None = None,
+    pairs: int = 10,
 ) -> tuple[Float[Tensor, "site d k"], Float[Tensor, "site k"]]:
     """Weights and intercepts at each site, of standardized features.
 
@@ -53,6 +51,8 @@ def fit_logistic(
         At most so many.
     tolerance
         The largest entry of the gradient at which a site stops; by default 1e-9 in float64 and 1e-5 in float32.
+    pairs
+        How many steps, with what they changed of the gradient, L-BFGS goes by.
     """
     x = standard.centered
     n, d = x.shape[1:]
@@ -97,7 +97,7 @@ def fit_logistic(
         new = gradient(w, z)
         difference = new - g
         curvature = _inner(step, difference)
-        history = [*history[1 - MEMORY :], (step, difference, torch.where(curvature > 0, 1 / curvature, 0))]
+        history = [*history[1 - pairs :], (step, difference, torch.where(curvature > 0, 1 / curvature, 0))]
         g = new
     return w, b
 

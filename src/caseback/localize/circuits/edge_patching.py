@@ -116,6 +116,8 @@ def patch_edges(
         mask = graph.exists
     else:
         listed = only.edges if isinstance(only, Circuit) else [Edge.parse(e) if isinstance(e, str) else e for e in only]
+        if others := [one for one in listed if not isinstance(one, Edge)]:
+            raise CasebackError(f"only= holds {others[0]!r}: expected edges, such as 'L0H1 -> L1H4.k'")
         mask = graph.mask(Circuit(frozenset(listed)))
     pairs = mask.T.nonzero().tolist()
     if not pairs:

@@ -179,6 +179,8 @@ def top_tokens(
         top_tokens(model, direct, [" Barack"]).to_dataframe()       # bigrams, from the weights
     """
     given = [tokens] if isinstance(tokens, str | int) else list(tokens)
+    if not given or k < 1:
+        raise OutOfRange(f"{k} logits for each of {len(given)} tokens: expected 1 or more of both")
     ids = [model.token_id(token, "token") for token in given]
     entries = path.matrix.rows(ids).dense()
     top = entries.topk(min(k, entries.shape[-1]), largest=largest)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -151,6 +151,26 @@ MAPS = ("scores", "pattern")
 def kind_of(name: str) -> SiteKind:
     """What is known of a site by its name; of a module's input or output its dimensions, (pos, feature)."""
     return _OF_MODULE if name.endswith(MODULE_ENDS) else SITES[name]
+
+
+def as_site(given: Any) -> Site:
+    """A site by its name or a pair, where no model is at hand that could say whether it has it.
+
+    Raises
+    ------
+    UnknownSite
+
+    Examples
+    --------
+    >>> as_site("z.5") == as_site(("z", 5)) == Site("z", 5)
+    True
+    """
+    if isinstance(given, str):
+        return Site(*parse(given))
+    match given:
+        case (str(name), int() | None as layer) if not isinstance(layer, bool):
+            return Site(parse(name)[0], layer)
+    raise UnknownSite(f"{given!r} is no site: give a name such as 'resid_post.5' or a pair ('resid_post', 5)")
 
 
 def parse(text: str) -> tuple[str, int | None]:

@@ -33,6 +33,8 @@ def indices_in(index: Index, size: int, what: str, site: str) -> list[int] | Non
 def onto_span(basis: Tensor, x: Tensor) -> Tensor:
     """X's part in the span of some vectors, of which some may be zero or depend on others."""
     rows, wide = torch.atleast_2d(basis), at_least_float32(x)  # half precisions have no decompositions
+    if rows.ndim > 2:
+        raise EditError(f"a basis of shape {tuple(rows.shape)}: expected vectors (k, unit)")
     if rows.shape[-1] != x.shape[-1]:
         raise EditError(f"a basis of vectors of size {rows.shape[-1]} at a site of size {x.shape[-1]}")
     if not len(rows):
@@ -45,7 +47,10 @@ def onto_span(basis: Tensor, x: Tensor) -> Tensor:
         q = torch.linalg.qr(rows.T).Q
         return (wide @ q @ q.T).to(x)
     # not by QR, whose further columns are directions outside the span where vectors depend on others
-    _, sizes, q = torch.linalg.svd(rows, full_matrices=False)
+    try:
+        _, sizes, q = torch.linalg.svd(rows, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        raise EditError("a basis of vectors that are not all finite: expected finite numbers") from None
     q = q * (sizes > sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps)[:, None]  # read nothing back
     return (wide @ q.T @ q).to(x)
 
@@ -124,7 +129,21 @@ def from_run(edit: Edit, source: Run, old: Tensor, where: Where) -> Tensor:
         value = value.gather(-1, keys.clamp(0, value.shape[-1] - 1)[:, None].expand(-1, value.shape[1], -1))
         outside = torch.finfo(old.dtype).min if where.site.name == "scores" else 0.0
         value = value.masked_fill(~inside[:, None], outside)
-    return select(edit, value, where)
+    return fitting(edit, select(edit, value, where), old)
+
+
+def fitting(edit: Edit, value: Tensor, old: Tensor) -> Tensor:
+    """What stands at the address in another run, if there is as much of it: that may be a run of another model."""
+    if value.shape != old.shape:
+        raise EditError(
+            f"{edit.describe()}: the other run has {_times(value)} numbers at each position there, expected "
+            f"{_times(old)}; another model's run can stand in only where sites are of one size"
+        )
+    return value
+
+
+def _times(x: Tensor) -> str:
+    return " x ".join(map(str, x.shape[1:]))
 
 
 def select(edit: Edit, value: Tensor, where: Where) -> Tensor:

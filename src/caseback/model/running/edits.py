@@ -30,7 +30,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site, kind_of
 from caseback.model.argument_kinds import Coerced
 from caseback.model.arguments import checked
-from caseback.model.running.edit_values import from_run, indices_in, onto_span, select, shared_prefix, spread
+from caseback.model.running.edit_values import fitting, from_run, indices_in, onto_span, select, shared_prefix, spread
 from caseback.model.running.frames import Positions, Rows, positions
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ _NUMBERS = {
     "value": "a number or a tensor",
     "factor": "a number or a tensor",
     "basis": "a tensor (k, unit)",
-    "std": "a number",
+    "std": "a number or a tensor",
     "over": "a run or a tensor",
 }
 
@@ -237,14 +237,16 @@ class Mean(Edit):
         # summed in float32 at least: half precision overflows at sums of 65,520
         acts, mask = at_least_float32(self.over[where.site]), self.over.tokens.mask.to(old.device)
         if not self.per_position:
-            return select(self, acts[mask].mean(0).expand(len(old), *acts.shape[2:]).to(old), where)
+            return fitting(self, select(self, acts[mask].mean(0).expand(len(old), *acts.shape[2:]).to(old), where), old)
         tokens = self.over.tokens
         aligned = torch.zeros_like(acts)
         for b, (start, n) in enumerate(zip(tokens.first.tolist(), tokens.lengths.tolist(), strict=True)):
             aligned[b, :n] = acts[b, start : start + n]
         counts = (torch.arange(acts.shape[1]) < tokens.lengths.cpu()[:, None]).sum(0).clamp_min(1).to(old.device)
         mean = aligned.sum(0) / counts.view(-1, *[1] * (acts.ndim - 2))
-        return select(self, mean[where.rows.token.to(mean.device)].to(old), where)
+        if (last := int(where.rows.token.max())) >= (longest := int(tokens.lengths.max())):
+            raise EditError(f"{self.describe()}: the longest prompt of `over` has {longest} tokens, {last + 1} needed")
+        return fitting(self, select(self, mean[where.rows.token.to(mean.device)].to(old), where), old)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,10 +254,10 @@ class Noise(Edit):
     """Add Gaussian noise of a standard deviation; the same ``seed`` gives the same noise at the same position.
 
     A draw does not depend on a prompt's place in the batch, so prompts share theirs; ``seed`` may be several, one per
-    prompt, which gives each its own.
+    prompt, which gives each its own. ``std`` may also have the shape of a value: one for each unit, say.
     """
 
-    std: float
+    std: Any
     seed: int | Sequence[int] = 0
 
     def __post_init__(self) -> None:
@@ -272,7 +274,8 @@ class Noise(Edit):
             key = f"{seed} {where.site} {token}".encode()
             generator = torch.Generator().manual_seed(int(raw_digest(key)[:14], 16))
             noise.append(torch.randn(shape, generator=generator, dtype=torch.float32))
-        return old + self.std * torch.stack(noise).to(old)
+        std = spread(self, self.std, old, where) if isinstance(self.std, Tensor) else self.std
+        return old + std * torch.stack(noise).to(old)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from caseback.errors import CasebackError, SiteAbsent
+from caseback.errors import CasebackError, ResultError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.assembled import assembled
 from caseback.model.anatomy.classes import logits_of
@@ -201,7 +201,12 @@ class Run:
             raise SiteAbsent(f"{site} is no head's own input: expected one of {', '.join(_DERIVED)} with its layer")
         p = self.anatomy.layers[site.layer]
         projection: Projection = getattr(p, _DERIVED[site.name])
-        mine = g.view(*self.tokens.ids.shape, -1)[part][..., projection.rows.to(g.device)]
+        batch = self.tokens.ids.shape
+        if g.ndim < 3 or g.shape[:2] != batch or g[0, 0].numel() <= int(projection.rows.max()):
+            raise ResultError(
+                f"a gradient of shape {tuple(g.shape)}: expected (batch, pos, width), {tuple(batch)} first"
+            )
+        mine = g.view(*batch, -1)[part][..., projection.rows.to(g.device)]
         read = torch.einsum("bphe,hde->bphd", mine, projection.weight().detach())
         if p.attn_norm is None:
             return read

@@ -18,7 +18,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from caseback.errors import CasebackError
 from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.reports.document import DocumentKind
 from caseback.views.page.data import embedded_json
@@ -85,17 +84,11 @@ class Page:
         CasebackError
             If it is not a document of this kind, or cannot be drawn truthfully; the message names the place.
         """
-        self.document.check(document)
         style = "".join(_static(f"{name}.css") for name in self.styles)
         policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
-        try:
+        with self.document.drawing(document):
             title, body = self.title(document), self.tables(document)
             data = None if self.script is None else embedded_json(self.data(document))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise CasebackError(
-                f"{self.document.noun} that cannot be drawn ({type(error).__name__}: {str(error)[:200]}): pass what "
-                f"{self.document.function} returned, unchanged"
-            ) from error
         if self.script is not None:
             script = _static(f"{self.script}.js")
             policy += f"; script-src '{_hash(script)}'"

@@ -18,7 +18,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.attributions import check_attributions
+from caseback.reports.attributions import ATTRIBUTIONS
 from caseback.reports.document import checked
 from caseback.reports.maps import Axis, Map
 from caseback.reports.tokens_text import visible
@@ -70,10 +70,10 @@ def attribution_parts(
     document: Mapping[str, Any], *, width: int = 80, glyphs: Glyphs = UNICODE
 ) -> list[RenderableType]:
     """The parts of ``print_attributions`` as rich renderables, in order."""
-    check_attributions(document)
     width = min(width, _WIDEST)
     views = (_question, _flows, _numbers, _agreement, _faithfulness, _generation, _refused)
-    return [part for view in views for part in view(document, width, glyphs)]
+    with ATTRIBUTIONS.drawing(document):
+        return [part for view in views for part in view(document, width, glyphs)]
 
 
 @checked

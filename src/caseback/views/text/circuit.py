@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.circuit import CIRCUIT
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
@@ -29,6 +30,11 @@ def print_circuit(document: Mapping[str, Any], console: Console | None = None) -
     console
         Where to print; by default a new ``rich`` console on standard output.
 
+    Raises
+    ------
+    CasebackError
+        If it is not a circuit document, or cannot be drawn truthfully.
+
     Examples
     --------
     ::
@@ -36,7 +42,9 @@ def print_circuit(document: Mapping[str, Any], console: Console | None = None) -
         print_circuit(circuit_document(model, prompt, circuit))
     """
     console = console or Console()
-    for part in _parts(document):
+    with CIRCUIT.drawing(document):
+        parts = list(_parts(document))
+    for part in parts:
         console.print(part, highlight=False, markup=False, emoji=False, soft_wrap=isinstance(part, Text))
 
 

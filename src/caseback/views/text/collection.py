@@ -8,7 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 
+__all__ = ["print_collection", "print_similar"]
+
+
+@checked
 def print_collection(facts: dict[str, Any], *, console: Console | None = None) -> None:
     """Print what a collection holds."""
     console = console or Console()
@@ -27,6 +32,7 @@ def print_collection(facts: dict[str, Any], *, console: Console | None = None) -
         console.print(f"activations of {', '.join(facts['activations'])}")
 
 
+@checked
 def print_similar(neighbors: dict[str, Any], *, console: Console | None = None) -> None:
     """Print contexts, the nearest first, and what they have in common."""
     console = console or Console()

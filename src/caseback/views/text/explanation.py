@@ -19,7 +19,7 @@ from rich.text import Text
 from caseback.reports.components_table import leading_method, named_components, ranked_components
 from caseback.reports.document import checked
 from caseback.reports.explain_checks import baseline_words, correlation_words, verdict_of
-from caseback.reports.explain_document import check_explanation
+from caseback.reports.explain_document import EXPLANATION
 from caseback.reports.lens_rows import BEFORE_ANY_LAYER
 from caseback.reports.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
@@ -110,10 +110,10 @@ def explanation_tables(
 
         rich.console.Group(*explanation_tables(explanation))
     """
-    check_explanation(explanation)
-    page = _Page(explanation, min(width, _WIDEST), ASCII if ascii_only else UNICODE)
     views = (_question, _predictions, _lens, _inputs, _components, _patching, _checks)
-    return [part for view in views for part in view(page)]
+    with EXPLANATION.drawing(explanation):
+        page = _Page(explanation, min(width, _WIDEST), ASCII if ascii_only else UNICODE)
+        return [part for view in views for part in view(page)]
 
 
 def _question(page: _Page) -> Iterator[RenderableType]:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from caseback.reports.document import checked
 
+__all__ = ["print_jobs"]
+
+
+@checked
 def print_jobs(jobs: Sequence[dict[str, Any]]) -> None:
     """Print how far jobs are."""
     for job in jobs:

@@ -5,7 +5,7 @@ Spaces and line breaks are visible. The brackets and the number in front say wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
+from caseback.reports.unit import UNITS
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs
 from caseback.views.text.colors import SIGNED
@@ -35,6 +36,11 @@ def print_units(document: Mapping[str, Any], console: Console | None = None, *, 
     ranges
         Also print examples from each unit's whole range.
 
+    Raises
+    ------
+    CasebackError
+        If it is not a document of units, or cannot be drawn truthfully.
+
     Examples
     --------
     ::
@@ -42,25 +48,27 @@ def print_units(document: Mapping[str, Any], console: Console | None = None, *, 
         print_units(unit_document(model, activating, [3]))
     """
     console = console or Console()
-    glyphs = ASCII if console.options.ascii_only else UNICODE
+    with UNITS.drawing(document):
+        lines = list(_lines(document, ASCII if console.options.ascii_only else UNICODE, ranges))
+    for line in lines:
+        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-    def line(text: Text) -> None:
-        console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
+def _lines(document: Mapping[str, Any], glyphs: Glyphs, ranges: bool) -> Iterator[Text]:
     model = visible(document["model"]["name"])
-    line(Text(glyphs.text(f"{document['site']} of {model}: {document['tokens']} tokens"), "bold"))
+    yield Text(glyphs.text(f"{document['site']} of {model}: {document['tokens']} tokens"), "bold")
     for unit in document["units"]:
         most = max((abs(v) for e in unit["examples"] for v in e["values"]), default=0.0)
         fires = f"fires at {percent(unit['frequency'])} of tokens (above {number(document['threshold'])})"
         moments = f"mean {signed(unit['mean'])}, sd {number(unit['std'])}"
-        line(Text(""))
-        line(Text(glyphs.text(f"unit {unit['unit']}  {fires}, {moments}"), style="bold"))
+        yield Text("")
+        yield Text(glyphs.text(f"unit {unit['unit']}  {fires}, {moments}"), style="bold")
         for example in unit["examples"]:
-            line(_example(example, most, glyphs))
+            yield _example(example, most, glyphs)
         for part in unit["ranges"] if ranges else ():
-            line(Text(glyphs.text(f"  {signed(part['low'])} to {signed(part['high'])}"), style="dim"))
+            yield Text(glyphs.text(f"  {signed(part['low'])} to {signed(part['high'])}"), style="dim")
             for example in part["examples"]:
-                line(_example(example, most, glyphs))
+                yield _example(example, most, glyphs)
 
 
 def _example(example: Mapping[str, Any], most: float, glyphs: Glyphs) -> Text:

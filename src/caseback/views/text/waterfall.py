@@ -100,14 +100,12 @@ def span_bar(start: float, end: float, extent: tuple[float, float], width: int, 
     low, high = extent
     cell = (high - low) / width
 
-    def place(x: float) -> int:
-        return min(width - 1, max(0, round((x - low) / cell)))
+    def place(x: float, most: int) -> int:
+        return round(min(most, max(0, (x - low) / cell)))  # what is far off the axis is infinitely many cells away
 
-    first, last = (
-        place(min(start, end)),
-        min(width, max(place(min(start, end)) + 1, round((max(start, end) - low) / cell))),
-    )
-    zero = place(0.0)
+    first = place(min(start, end), width - 1)
+    last = max(first + 1, place(max(start, end), width))
+    zero = place(0.0, width - 1)
     bar = Text(no_wrap=True)
     for i in range(width):
         if first <= i < last:

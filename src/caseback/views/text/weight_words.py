@@ -10,10 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, signed
 
+__all__ = ["print_weights"]
 
+
+@checked
 def print_weights(
     result: xr.Dataset | Mapping[str, xr.Dataset], *, top: int = 10, console: Console | None = None
 ) -> None:

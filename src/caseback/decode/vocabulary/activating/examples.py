@@ -17,6 +17,7 @@ from caseback.decode.vocabulary.activating.tally import EIGHTHS, Tally
 from caseback.decode.vocabulary.activating.units import Units
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
+from caseback.model.arguments import checked
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
 from caseback.stream.tables.ordered_keys import index_of, values_of
@@ -76,6 +77,7 @@ class Activating:
         """Tokens counted."""
         return self.tally.seen
 
+    @checked
     def number(self, unit: int) -> int:
         """Where a unit stands among those that were looked at.
 
@@ -88,6 +90,7 @@ class Activating:
             raise OutOfRange(f"unit {unit} was not collected: {_some(self.names)} were")
         return self.names.index(unit)
 
+    @checked
     def top(self, model: Model | None = None) -> xr.DataArray:
         """The largest activations.
 
@@ -126,12 +129,14 @@ class Activating:
         """Each unit's standard deviation."""
         return (self.tally.moments[1] / max(1, self.n_tokens) - self.mean() ** 2).clamp_min(0).sqrt()
 
+    @checked
     def outstanding(self, n: int) -> list[int]:
         """The units whose strongest token is most standard deviations above their mean, the most first."""
         best = values_of(self.tally.keys[:, :1])[:, 0].double().nan_to_num(0.0)
         scores = torch.where(self.std() > 0, (best - self.mean()) / self.std(), torch.zeros_like(best))
         return [self.names[i] for i in scores.sort(descending=True, stable=True).indices[:n].tolist()]
 
+    @checked
     def quantiles(self, q: Sequence[float]) -> Float[Tensor, "unit q"]:
         """Quantiles from the histogram, each right to its bin (an eighth of an octave; 2^-16 about 0).
 
@@ -148,6 +153,7 @@ class Activating:
             raise OutOfRange(f"quantiles {list(q)}: expected shares from 0 to 1")
         return EIGHTHS.quantiles(self.tally.histogram, wanted)
 
+    @checked
     def examples(
         self, model: Model, unit: int, *, top: int | None = None, before: int = 12, after: int = 6
     ) -> list[Example]:
@@ -167,6 +173,7 @@ class Activating:
         keys = self.tally.keys[self.number(unit)][:top]
         return self.shown(model, unit, [i for i in index_of(keys).tolist() if i >= 0], before, after)
 
+    @checked
     def ranges(
         self, model: Model, unit: int, *, bins: int = 4, each: int = 3, before: int = 12, after: int = 6
     ) -> list[tuple[float, float, list[Example]]]:
@@ -186,6 +193,7 @@ class Activating:
             ranges.append((float(edges[b]), float(edges[b + 1]), self.shown(model, unit, some, before, after)))
         return ranges
 
+    @checked
     def shown(self, model: Model, unit: int, index: Sequence[int], before: int, after: int) -> list[Example]:
         """Places of the corpus with their contexts and a unit's activations in them."""
         if before < 0 or after < 0:
@@ -203,8 +211,10 @@ class Activating:
             examples.append(Example(row, pos, beside[pos - first], first, ids, text, beside))
         return examples
 
+    @checked
     def again(self, model: Model, unit: int, rows: Sequence[int]) -> dict[int, list[float]]:
         """A unit's activations at every token of some rows."""
+        self.number(unit)
         only = Units(self.units.site, (unit,), self.units.directions, self.units.heads)
         by_row: dict[int, list[float]] = {}
         at_once = limit("activation_rows")

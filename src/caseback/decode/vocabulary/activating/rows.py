@@ -32,6 +32,8 @@ class Rows:
         """The row of places in the corpus, and the position in it."""
         _, ends = self._joined()
         at = torch.as_tensor(index).long()
+        if at.numel() and not 0 <= int(at.min()) <= int(at.max()) < self.n_tokens:
+            raise OutOfRange(f"places {int(at.min())} to {int(at.max())}: there are {self.n_tokens} tokens")
         row = torch.searchsorted(ends, at, right=True)
         starts = torch.cat([ends.new_zeros(1), ends])
         return row, at - starts[row]

@@ -48,8 +48,8 @@ def masks_of(
             raise CasebackError("no circuit to run: the list is empty")
         return torch.stack(circuit_masks)
     masks = circuits.bool()
-    if masks.ndim < 4:
-        masks = masks.view(-1, 1, *masks.shape[-2:]) if masks.ndim >= 2 else masks
+    if masks.ndim in (2, 3):
+        masks = masks[:, None] if masks.ndim == 3 else masks[None, None]
     if masks.ndim != 4 or masks.shape[-2:] != graph.exists.shape or masks.shape[1] not in (1, len(places) + 1):
         shape = tuple(graph.exists.shape)
         raise CasebackError(f"masks of shape {tuple(circuits.shape)}: expected (variant, writer, reader), {shape} each")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 from caseback.errors import LoadError, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.forms import expect_form
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
 from caseback.jobs.whole_file import make_folder
@@ -33,6 +35,10 @@ from caseback.model.running.model import Model
 
 FORMAT = 2
 _INDEX, _CURVATURE = "index.json", "curvature.safetensors"
+_FORM = {
+    **{"model": str, "setup": dict, "shards": [{"file": str, "examples": int, "digest": str}], "complete": bool},
+    **{"said": {"split?": int, "pieces?": int, "skipped?": int}, "beside?": [str], "curvature?": [str]},
+}
 
 
 class GradientStore:
@@ -81,6 +87,9 @@ class GradientStore:
         if theirs[0] != FORMAT:
             raise LoadError(f"{str(path)!r} has format {theirs[0]}: expected {FORMAT}. Make the store again")
         expect_whole(index, path)
+        expect_form(index, _FORM, path)
+        if unknown := index["said"].keys() - {count.name for count in fields(CorpusCounts)}:
+            raise LoadError(f"{str(path)!r} cannot be read: said has {min(unknown)!r}")
         if theirs[1] != self.index["model"]:
             raise LoadError(
                 f"the store {str(self.folder)!r} was made with other weights than those of {self.model.name!r}: its "

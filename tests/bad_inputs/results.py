@@ -1,0 +1,190 @@
+"""What one public function gives and another takes: each made by its own door's valid call, when it is first asked for.
+
+Three kinds, of which no door needs a line of its own: an object of a class comes from a function that is annotated to
+return one; the parts of a class that holds data are those of such an object; a document comes from the function that
+its kind names. A result that is labeled by its dimensions alone is named in ``GIVEN_BY``.
+"""
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from caseback.reports.document import DocumentKind
+from caseback.views.page.kinds import PAGES
+
+Giver = str | tuple[str, Any] | list[str]
+"""The end of a door's name; with a key, one thing of what it gives; in a list, several such."""
+
+# who gives what a view draws or a reader reads: by the end of a door's name, an argument and who gives it
+GIVEN_BY: dict[str, dict[str, Giver]] = {
+    "save_subspace": {"subspace": "distributed.das"},
+    "save_jacobian_lens": {"lens": "fit_jacobian_lens"},
+    "merge_jacobian_lenses": {"lenses": ["fit_jacobian_lens", "fit_jacobian_lens"]},
+    "save_tuned_lens": {"lens": "fit_tuned_lens"},
+    "top_tokens": {"path": ("paths.paths", 0)},
+    "share_waterfall": {"shares": "direct_shares.direct_shares"},
+    "taken_back": {"writes": "erased_writes"},
+    "in_common": {"neighbors": "nearest.nearest"},
+    "strongest_places": {"patching": ("explain.explain", "patching")},
+    "ablation_map": {"effects": "ablation.ablate"},
+    "trace_maps": {"result": "causal_trace"},
+    "comparison.comparison": {"scores": "methods.attribute"},
+    "technique_row": {"technique": ("registry.techniques", 0)},
+    "TrainingMethod": {"technique": ("registry.techniques", 0)},
+    "heatmap.write_figure": {"figure": "heatmap.heatmap"},
+    "frontier_markdown": {"table": "frontier_table"},
+    "print_direct_shares": {"shares": "direct_shares.direct_shares"},
+    "print_examples": {"top": "top_examples"},
+    "print_scored": {"scores": "bm25", "top": "top_examples"},
+    "print_ablation": {"effects": "ablation.ablate"},
+    "print_interchanges": {"accuracy": "interchange_map"},
+    "print_patching": {"result": "patching.patch"},
+    "print_trace": {"result": "causal_trace", "maps": "trace_maps"},
+    "print_ioi": {"table": "ioi_table"},
+    "print_judged": {"result": "known_source_test"},
+    "print_patchscope": {"result": "patchscope.patchscope"},
+    "print_task_examples": {"shown": "task_examples"},
+    "print_tasks": {"rows": "task_rows"},
+    "print_techniques": {"rows": "technique_rows"},
+    "print_weights": {"result": "weights_as_words"},
+}
+# a class that functions give several of
+ONE_OF: dict[str, Giver] = {"Sentence": ("conllu", 0)}
+# who writes the file that another reads, and of what where it writes several kinds
+WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
+    "load_mapping": "save_mapping",
+    "load_subspace": "save_subspace",
+    "load_jacobian_lens": "save_jacobian_lens",
+    "load_tuned_lens": "save_tuned_lens",
+    "load_activating": "activating_inputs",
+    "open_store": "collect.collect",
+    "open_collection": "collect.collect",
+    "load_attention_lens": ("save_lens", "lens", "fit_attention_lens"),
+    "load_future_prompt": ("save_lens", "lens", "fit_future_prompt"),
+}
+PLACES = ("path", "folder", "store")
+
+
+class Results:
+    """Results of doors, shared by all that take them.
+
+    Parameters
+    ----------
+    doors
+        Public functions by name.
+    call
+        Calls a door as its valid call does, but for some arguments.
+    room
+        A folder to write in.
+    """
+
+    def __init__(
+        self, doors: Mapping[str, Callable[..., Any]], call: Callable[[str, Mapping[str, Any]], Any], room: Path
+    ):
+        self.doors, self.call, self.room = doors, call, room
+        own = [vars(module) for name, module in sys.modules.items() if name.startswith("caseback.")]
+        self.classes = {name for module in own for name, thing in module.items() if isinstance(thing, type)}
+        self.results: dict[str, Any] = {}
+        self.written: dict[str, Path] = {}
+        self.asked: list[str] = []  # which doors are being called, each for the next
+
+    def arguments(self, door: str, function: Callable[..., Any], own: Mapping[str, Any]) -> dict[str, Any]:
+        """What a valid call of a door takes from others, by name; what is its own, and what cannot be given, is not."""
+        arguments = {name: self.given_by(giver) for name, giver in _row(GIVEN_BY, door, {}).items()}
+        parameters = {} if isinstance(function, type) else _parameters(function)
+        if isinstance(function, type) and type(one := self.of_class(function.__name__)) is function:
+            arguments = parts_of(one) | arguments
+        if (writer := _row(WRITTEN_BY, door, None)) is not None:
+            arguments |= {next(name for name in PLACES if name in parameters): self.written_by(writer)}
+        kind = function.__qualname__.partition(".")[0]
+        if "self" in parameters and kind != "Model" and (one := self.of_class(kind)) is not None:
+            arguments["self"] = one
+        for name, parameter in parameters.items():
+            if name in arguments or name in own or parameter.default is not parameter.empty:
+                continue
+            if name in ("document", "explanation"):
+                arguments[name] = self.given_by(kind_drawn(function).function)
+            elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                one = self.of_class(_class_of(parameter.annotation))
+                arguments |= {} if one is None else {name: one}
+        return arguments
+
+    def of_class(self, name: str) -> Any:
+        """An object of a class, from the first function that returns one and can be called; None where none can."""
+        if name in ONE_OF:
+            return self.given_by(ONE_OF[name])
+        if name not in self.classes:
+            return None
+        for giver in (door for door, function in self.doors.items() if _returns(function) == name):
+            with contextlib.suppress(Exception):  # a door without a valid call is named by who counts them
+                if type(given := self.given_by(giver)).__name__ == name:
+                    return given
+        return None
+
+    def given_by(self, giver: Giver) -> Any:
+        """What a door's valid call gives, made once."""
+        if isinstance(giver, list):
+            return [self.given_by(one) for one in giver]
+        if isinstance(giver, tuple):
+            return self.given_by(giver[0])[giver[1]]
+        door = self._door(giver)
+        if door in self.asked:
+            raise RecursionError(f"{door} takes what it gives")
+        if door not in self.results:
+            self.asked.append(door)
+            try:
+                self.results[door] = self.call(door, {})
+            finally:
+                self.asked.remove(door)
+        return self.results[door]
+
+    def written_by(self, writer: str | tuple[str, str, Giver]) -> Path:
+        """The file, or the folder, that a door's valid call writes."""
+        if (name := str(writer)) not in self.written:
+            end, *of = (writer,) if isinstance(writer, str) else writer
+            otherwise = {} if not of else {of[0]: self.given_by(of[1])}
+            door = self._door(end)
+            place = next(place for place in PLACES if place in _parameters(self.doors[door]))
+            self.written[name] = self.room / f"{end} {len(self.written)}"
+            self.call(door, otherwise | {place: self.written[name]})
+        return self.written[name]
+
+    def _door(self, end: str) -> str:
+        (door,) = [door for door in self.doors if f".{door}".endswith(f".{end}")]
+        return door
+
+
+def parts_of(one: Any) -> dict[str, Any]:
+    """What a thing was made of, as far as it still says so."""
+    held = {name: next((at for at in (name, f"_{name}") if hasattr(one, at)), None) for name in _parameters(type(one))}
+    return {name: getattr(one, at) for name, at in held.items() if at is not None}
+
+
+def kind_drawn(function: Callable[..., Any]) -> DocumentKind:
+    """The kind of document that a function's file names, or is named after; else any."""
+    own = vars(sys.modules[function.__module__]).values()
+    if (named := next((one for one in own if isinstance(one, DocumentKind)), None)) is not None:
+        return named
+    reports = [module for name, module in sys.modules.items() if name.startswith("caseback.reports.")]
+    kinds = {one.kind: one for report in reports for one in vars(report).values() if isinstance(one, DocumentKind)}
+    file = function.__module__.rpartition(".")[2]
+    return kinds[next((kind for kind, page in PAGES.items() if file.startswith(page)), "caseback.circuit")]
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def _row(table: Mapping[str, Any], door: str, without: Any) -> Any:
+    return next((row for end, row in table.items() if f".{door}".endswith(f".{end}")), without)
+
+
+def _class_of(annotation: Any) -> str:
+    return (annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")).strip("'")
+
+
+def _returns(function: Callable[..., Any]) -> str:
+    return _class_of(getattr(function, "__annotations__", {}).get("return", ""))
