@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -176,7 +176,7 @@ class Store:
                 yield first + at, self.shard(number, slice(at, min(size, at + tokens)))
 
     @checked
-    def at(self, index: Int[Tensor, " token"], *, name: Stored = "x") -> Tensor:
+    def at(self, index: Int[Tensor, " token"] | Sequence[int], *, name: Stored = "x") -> Tensor:
         """Activations (or ``"ids"``, ``"row"``, ``"pos"``) at places of the corpus.
 
         Raises
@@ -184,6 +184,7 @@ class Store:
         OutOfRange
             For a place that the corpus does not have.
         """
+        index = index if isinstance(index, Tensor) else torch.tensor(list(index), dtype=torch.int64)
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
             raise ArgumentError(
                 f"places of shape {tuple(index.shape)}, {index.dtype}: expected a list of whole numbers"
