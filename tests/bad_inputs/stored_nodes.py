@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -42,6 +43,7 @@ def doors(folder: Path) -> Iterator[Door]:
     yield from _examples(folder / "examples", model)
     yield from _gradients(folder / "gradients", model)
     yield from _graphs(folder / "graphs")
+    yield from _codes(folder / "codes")
     yield _checkpoint(folder / "ablation.npz", model)
 
 
@@ -91,6 +93,17 @@ def _gradients(folder: Path, model: cb.Model) -> Iterator[Door]:
     compare()
     for file in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         yield _in_place(f"{file.name} of tracin", file, compare, folder)
+
+
+def _codes(folder: Path) -> Iterator[Door]:
+    cb.stream.write_codes(folder, [torch.eye(3), torch.zeros(2, 3)])
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+        yield _in_place(
+            f"{file.name} of open_codes",
+            file,
+            lambda: [cb.stream.open_codes(folder).feature(number) for number in range(3)],
+            folder,
+        )
 
 
 def _graphs(folder: Path) -> Iterator[Door]:

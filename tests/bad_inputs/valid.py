@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 import caseback as cb
 from bad_inputs.results import Results, parts_of
@@ -21,6 +22,7 @@ from caseback.localize.components import logit_attribution
 from caseback.localize.inputs import gradient_x_input
 from caseback.model.circuit import Edge
 from caseback.reports.tables.tasks import task_examples
+from caseback.stream import write_codes
 from caseback.stream.documents import documents
 from caseback.stream.packing import blocks_of, rows_of
 from caseback.views.text.bars import UNICODE
@@ -54,6 +56,10 @@ class Valid:
             torch.tensor([5, 6]),
             torch.tensor([6, 5]),
         )
+        write_codes(room / "codes", [run["resid_post", 0][0].relu()])
+        (room / "vllm").mkdir(exist_ok=True)
+        states = {"hidden_states": run["resid_post", 0].movedim(0, 1).contiguous(), "token_ids": tokens.ids[0]}
+        save_file(states, room / "vllm" / "request.safetensors")
         lens = Lens("translator", (0, 1, 2), torch.zeros(3, 16, 16), torch.zeros(3, 16), 2)
         effects = logit_attribution(model, TEXT, cb.logit_diff(" Mary", " John"))
         edges = edge_attribution(model, TEXT, OTHER, cb.logit_diff(" Mary", " John"))
@@ -245,6 +251,9 @@ class Valid:
                 "site": "resid_post.0",
                 "blocks": list(blocks_of(rows_of(model, documents([TEXT, OTHER]), length=8), 64)),
             },
+            "collect_vllm": {"files": room / "vllm", "layers": [1], "folder": room / "from_vllm"},
+            "from_vllm": {"files": room / "vllm", "layers": [1], "layer": 1},
+            "open_codes": {"folder": room / "codes"},
             "documents.Document": {"content": TEXT},
             "in_words.InWords": {
                 **{"unit": 0, "explanation": "a name", "score": 0.5, "detection": 0.5, "fuzzing": 0.5},

@@ -115,6 +115,8 @@ def collect_vllm(
     OutOfRange
         For a layer that the model does not have.
     """
+    if compare < 0:
+        raise OutOfRange(f"compare {compare}: expected a number of requests, or 0 for none")
     paths = _paths(files)
     sites = [_site(model, layer) for layer in layers]
     if len(set(sites)) < len(sites):
