@@ -196,6 +196,11 @@ def test_a_metric_that_was_sent_measures_the_same(metric):
     assert (arrived.name, arrived.pos, arrived.reads) == (metric.name, metric.pos, metric.reads)
 
 
+def test_a_metric_called_wrongly_is_refused_in_words():
+    with pytest.raises(CasebackError, match="logit: got an unexpected keyword argument 'position'"):
+        cb.logit(3, position=1)
+
+
 def test_a_run_that_was_sent_holds_the_same():
     run = model().run(PROMPTS, read=["resid_post", ("z", 1)], grad=True)
     arrived = pickle.loads(pickle.dumps(run))

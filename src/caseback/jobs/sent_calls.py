@@ -6,10 +6,13 @@ logit_diff(" Mary", " John").bind   ->   (module, "logit_diff", (" Mary", " John
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
+
+from caseback.errors import ArgumentError
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Any)
@@ -44,9 +47,14 @@ def sent_as_a_call(make: Callable[P, R]) -> Callable[P, R]:
     >>> pickle.loads(pickle.dumps(logit(3, pos=1))).pos
     1
     """
+    signature = inspect.signature(make)
 
     @functools.wraps(make)
     def making(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f"{make.__name__}: {error}") from None
         record = make(*args, **kwargs)
         return replace(record, bind=OfACall(record.bind, make.__module__, make.__name__, args, kwargs))
 

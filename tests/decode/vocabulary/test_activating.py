@@ -223,6 +223,8 @@ def test_a_store_of_something_else_is_refused(tmp_path):
         load_activating(tmp_path)
     with pytest.raises(LoadError, match="was made without directions"):
         load_activating(store, directions=torch.eye(3))
+    with pytest.raises(CasebackError, match="directions is the class object"):
+        activating_inputs(model, CORPUS, "mlp_post", layer=1, directions=object)
     with pytest.raises(CasebackError, match="other workers need a folder"):
         activating_inputs(model, CORPUS, "mlp_post", layer=1, workers=2)
     collect(model, CORPUS, "stream_moments", folder=tmp_path / "tables")

@@ -75,6 +75,8 @@ def test_edges_that_cannot_be_patched_are_refused():
         patch_edges(model, CLEAN, CORRUPT, METRIC, [])
     with pytest.raises(CasebackError, match="this model has no edge L9H0 -> logits"):
         patch_edges(model, CLEAN, CORRUPT, METRIC, ["L9H0 -> logits"])
+    with pytest.raises(CasebackError, match="3 is no edge"):
+        patch_edges(model, CLEAN, CORRUPT, METRIC, [3])
     with pytest.raises(TokensError, match="not token-aligned"):
         patch_edges(model, CLEAN, shelf.ids((6, 5)), METRIC, ["embed -> logits"])
     with pytest.raises(CasebackError, match="ablation 'none' is unknown"):

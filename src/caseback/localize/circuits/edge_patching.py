@@ -115,10 +115,7 @@ def patch_edges(
     if only is None:
         mask = graph.exists
     else:
-        listed = only.edges if isinstance(only, Circuit) else [Edge.parse(e) if isinstance(e, str) else e for e in only]
-        if others := [one for one in listed if not isinstance(one, Edge)]:
-            raise CasebackError(f"only= holds {others[0]!r}: expected edges, such as 'L0H1 -> L1H4.k'")
-        mask = graph.mask(Circuit(frozenset(listed)))
+        mask = graph.mask(Circuit(frozenset(only.edges if isinstance(only, Circuit) else map(_edge, only))))
     pairs = mask.T.nonzero().tolist()
     if not pairs:
         raise CasebackError("no edge to patch: give some, such as 'L0H1 -> L1H4.k', or leave out only= for every edge")
@@ -156,6 +153,12 @@ def patch_edges(
         direction=direction,
         patch=ablation,
     )
+
+
+def _edge(given: str | Edge) -> Edge:
+    if not isinstance(given, str | Edge):
+        raise CasebackError(f"{given!r} is no edge: expected an Edge, or its text such as 'L0H1 -> L1H4.k'")
+    return Edge.parse(given) if isinstance(given, str) else given
 
 
 def _base_and_other(

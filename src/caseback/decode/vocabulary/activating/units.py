@@ -134,6 +134,8 @@ def units_of(
             f"{at} has no units: it holds {' x '.join(dims)}. Choose neurons (mlp_post), heads (z, head_out) "
             "or stream dimensions (resid_post)"
         )
+    if isinstance(directions, type):
+        raise CasebackError(f"directions is the class {directions.__name__}: expected a matrix or a function")
     if heads not in ("norm", "flat"):
         raise OutOfRange(f"heads={heads!r}: expected 'norm' or 'flat'")
     if units is not None and (not len(units) or min(units) < 0):
