@@ -25,7 +25,7 @@ from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.job import Job
 from caseback.jobs.launch import launch
 from caseback.jobs.safe_files import read_tensors
-from caseback.jobs.working import advance
+from caseback.jobs.working import advance, threads_of
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
@@ -128,7 +128,7 @@ def collect_vllm(
     listed = fingerprint([[path.name, os.path.getsize(path)] for path in paths])
     options = {"tables": [], "activations": [str(site) for site in sites], "layers": list(layers)}
     depends_on = {"model": digest_of(model), "files": listed}
-    job = begin(folder, blocks, options, depends_on, torch.get_num_threads(), kind=KIND, progress=progress)
+    job = begin(folder, blocks, options, depends_on, threads_of(folder), kind=KIND, progress=progress)
     launch(job, _Taking(paths, list(layers), sites), progress=progress)
     return Collection(model, {}, {}, job.whole_size, job.folder)
 
