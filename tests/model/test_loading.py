@@ -73,7 +73,7 @@ def test_pickled_weights_are_refused_unless_asked_for(folder):
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    assert refused(folder).endswith("its weights are pickled: pass allow_pickle=True to read them")
+    assert refused(folder).endswith("its weights are pickled: pass allow_pickle=True (--allow-pickle) to read them")
     model = cb.load(folder, allow_pickle=True)
     assert model.n_layers == 3
 
@@ -203,7 +203,7 @@ def test_code_beside_a_model_is_not_run_and_nobody_is_asked(folder, answer, monk
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text(OWN_CODE)
     monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-    assert "pass trust_remote_code=True" in refused(folder)
+    assert "pass trust_remote_code=True (--trust-remote-code)" in refused(folder)
     assert not list(folder.glob("**/RAN"))
 
 

@@ -20,7 +20,7 @@ def model_of(of: OfModel) -> Model:
     """The model that a command's options name."""
     from caseback.model.loading.load import load
 
-    return load(of.model, gguf_file=of.gguf)
+    return load(of.model, **of.how)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ stand here.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -22,12 +22,24 @@ from caseback.cli.group import Group
 from caseback.cli.loading import DEFAULT_MODEL
 
 
-class Gguf(Group):
-    """Which of a model's files."""
+class ModelFiles(Group):
+    """Which of a model's files are read, and which may run code."""
 
     gguf: Annotated[
         str | None, Option("--gguf", metavar="FILE", help="Read this file, in GGUF, of the model's folder or hub id.")
     ] = None
+    allow_pickle: Annotated[
+        bool, Option("--allow-pickle", help="Read pickled weights, which can run code: of whom you trust.")
+    ] = False
+    trust_remote_code: Annotated[
+        bool, Option("--trust-remote-code", help="Run the Python code that comes with the model: read it first.")
+    ] = False
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What ``load`` is given of them."""
+        of = {"allow_pickle": self.allow_pickle, "trust_remote_code": self.trust_remote_code}
+        return {"gguf_file": self.gguf, **of}
 
 
 class ModelName(Group):
@@ -36,7 +48,7 @@ class ModelName(Group):
     model: Annotated[str, Option("--model", "-m", help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL
 
 
-class OfModel(Gguf, ModelName):
+class OfModel(ModelFiles, ModelName):
     """Which model, and which of its files."""
 
 

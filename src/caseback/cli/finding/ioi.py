@@ -23,6 +23,6 @@ def ioi(
         from caseback.reports.tables.ioi import ioi_prompts, ioi_table
         from caseback.views.text.ioi import print_ioi
 
-        model, prompts = ioi_prompts(of.model, sample.count, corruption=corruption, seed=sample.seed, gguf_file=of.gguf)
+        model, prompts = ioi_prompts(of.model, sample.count, corruption=corruption, seed=sample.seed, **of.how)
         table = ioi_table(model, prompts, progress=True)
     answer(output, table, text=lambda: print_ioi(table, every=every))

@@ -221,6 +221,7 @@ def _table_frontier(
         table = frontier_table(model_of(of), names, sample.count, **how, progress=True)
     command = f"caseback circuit {' '.join(names)} --frontier --model {of.model}"
     command += "" if of.gguf is None else f" --gguf {of.gguf}"
+    command += " --allow-pickle" * of.allow_pickle + " --trust-remote-code" * of.trust_remote_code
     command += f" --count {sample.count} --seed {sample.seed}"
     plain = {key: table[key] for key in ("model", "tasks", "ioi_heads")}
     answer(output, plain, text=lambda: _put(frontier_markdown(table), path, command))

@@ -6,7 +6,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.loading import quiet
-from caseback.cli.options import Gguf, OneUnit, Output, Top
+from caseback.cli.options import ModelFiles, OneUnit, Output, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -17,7 +17,7 @@ _OF_MLP = ("in", "gate", "out")
 def weights(
     model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.")],
     unit: OneUnit,
-    file: Gguf = Gguf(),
+    files: ModelFiles = ModelFiles(),
     expert: Annotated[int | None, Option(min=0, help="Whose, in a mixture of experts.")] = None,
     matrix: Annotated[
         str | None,
@@ -47,7 +47,7 @@ def weights(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.weight_words import print_weights
 
-        loaded = load(model, gguf_file=file.gguf)
+        loaded = load(model, **files.how)
         how: dict[str, Any] = {"expert": expert, "folded": folded}
         result: Any
         if neuron is not None:

@@ -61,7 +61,10 @@ def base_of(source: Source) -> Source | None:
     if not isinstance(name, str) or not name:
         raise LoadError(f"{str(path)!r} names no base model: expected base_model_name_or_path")
     if not any(source.folder.glob("*.safetensors")) and not source.allow_pickle:
-        raise LoadError(f"{str(source.folder)!r} has no adapter_model.safetensors; allow_pickle=True reads other files")
+        raise LoadError(
+            f"{str(source.folder)!r} has no adapter_model.safetensors; allow_pickle=True (--allow-pickle) reads other "
+            "files"
+        )
     return replace(source, place=name, subfolder="", revision=None)
 
 

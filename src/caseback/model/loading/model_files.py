@@ -70,7 +70,11 @@ def check_folder(folder: Path, allow_pickle: bool) -> None:
         raise LoadError(f"{str(folder)!r} is not a transformers model: its config.json names no model_type")
     if not any(folder.glob("*.safetensors")) and not allow_pickle:
         pickled = any(folder.glob("*.bin"))
-        hint = "its weights are pickled: pass allow_pickle=True to read them" if pickled else "it has no *.safetensors"
+        hint = (
+            "its weights are pickled: pass allow_pickle=True (--allow-pickle) to read them"
+            if pickled
+            else "it has no *.safetensors"
+        )
         raise LoadError(f"{str(folder)!r} has no weights that are safe to load: {hint}{_name_a_gguf(folder)}")
 
 
@@ -104,8 +108,8 @@ def check_index(source: str, revision: str | None, subfolder: str, hub: Mapping[
         raise LoadError(f"the index of {source!r} cannot be read: {error}") from None
     if unsafe:
         raise LoadError(
-            f"the index of {source!r} names {unsafe[0]!r}: expected *.safetensors beside it; pass allow_pickle=True to "
-            "read others"
+            f"the index of {source!r} names {unsafe[0]!r}: expected *.safetensors beside it; pass allow_pickle=True "
+            "(--allow-pickle) to read others"
         )
 
 
@@ -134,5 +138,8 @@ def reason(error: Exception) -> str:
     """The first line of an error, which is the part that a person can use."""
     text = str(error).strip().splitlines()
     if "trust_remote_code" in str(error):
-        return "it comes with Python code of its own, which is not run: read it, and pass trust_remote_code=True"
+        return (
+            "it comes with Python code of its own, which is not run: read it, and pass trust_remote_code=True "
+            "(--trust-remote-code)"
+        )
     return f"{type(error).__name__}: {text[0] if text else 'no reason given'}"

@@ -19,9 +19,7 @@ HAND_MADE = "indirect_object"
 
 
 @checked
-def ioi_prompts(
-    name: str, count: int, *, corruption: str = "abc", seed: int = 0, gguf_file: str | None = None
-) -> tuple[Model, Prompts]:
+def ioi_prompts(name: str, count: int, *, corruption: str = "abc", seed: int = 0, **how: Any) -> tuple[Model, Prompts]:
     """A model, and the task's prompts in words that it knows.
 
     Parameters
@@ -32,11 +30,11 @@ def ioi_prompts(
         How many prompts, and what their draw follows from.
     corruption
         As for ``cb.tasks.ioi``.
-    gguf_file
-        As for ``cb.load``.
+    **how
+        ``gguf_file``, ``allow_pickle`` and ``trust_remote_code``, as for ``cb.load``.
     """
     if name != HAND_MADE:
-        model = load(name, gguf_file=gguf_file)
+        model = load(name, **how)
         return model, ioi(corruption=corruption).prompts(model, count, seed=seed)
     model = build(name).model
     spoken = ioi(corruption=corruption, templates=TEMPLATES).with_fillers(names=NAMES)
