@@ -14,7 +14,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import Tokens, expect_characters
 
 
 def corpus_rows(
@@ -72,6 +72,7 @@ def _cut(model: Model, text: str | list[int], length: int) -> list[list[int]]:
         return []
     if model.tokenizer is None:
         raise CasebackError("this model has no tokenizer: give a corpus of token ids, or load it with tokenizer=")
+    expect_characters(text, repr(text)[:40], TokensError)
     ids = model.tokenizer(text)["input_ids"]
     bare = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     before = ids[: len(ids) - len(bare)] if ids[-len(bare) :] == bare else []

@@ -49,7 +49,7 @@ def onto_span(basis: Tensor, x: Tensor) -> Tensor:
     # not by QR, whose further columns are directions outside the span where vectors depend on others
     try:
         _, sizes, q = torch.linalg.svd(rows, full_matrices=False)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         raise EditError("a basis of vectors that are not all finite: expected finite numbers") from None
     q = q * (sizes > sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps)[:, None]  # read nothing back
     return (wide @ q.T @ q).to(x)
