@@ -23,6 +23,7 @@ from torch import Tensor
 
 from caseback.errors import LoadError
 from caseback.jobs.fingerprint import fingerprints
+from caseback.jobs.forms import expect_form
 from caseback.jobs.json_text import parse_json
 from caseback.jobs.whole_file import expect_writable, whole_file
 
@@ -117,6 +118,7 @@ class Checkpoint:
             _check_seal(self.path)
             with zipfile.ZipFile(self.path) as archive:
                 header = parse_json(archive.read(_HEADER).decode())
+                expect_form(header, {"dtypes": dict, "depends_on": dict, "state": dict}, self.path)
                 tensors = {name: _array(archive, name, dtype) for name, dtype in header["dtypes"].items()}
                 depends_on, state = dict(header["depends_on"]), header["state"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
@@ -129,7 +131,7 @@ class Checkpoint:
             raise LoadError(
                 f"{str(self.path)!r} {self.other}: remove it, or name another file (what differs: {', '.join(differ)})"
             )
-        return Saved(tensors, state)
+        return Saved(_Held(self.path, self.what, tensors), _Held(self.path, self.what, state))
 
     def write(self, tensors: Mapping[str, Tensor | np.ndarray], **state: Any) -> None:
         """Keep tensors and plain values, in place of what was kept before."""
@@ -151,6 +153,17 @@ class Checkpoint:
                         np.lib.format.write_array(file, _plain(value).numpy(), allow_pickle=False)
                 archive.comment = _SEAL + b"0" * _DIGITS
             _seal(draft)
+
+
+class _Held(dict[str, Any]):
+    """What a checkpoint holds; what is asked for and is not there was written by something else."""
+
+    def __init__(self, path: Path, what: str, held: Mapping[str, Any]):
+        super().__init__(held)
+        self.path, self.what = path, what
+
+    def __missing__(self, name: str) -> Any:
+        raise LoadError(f"{str(self.path)!r} is not a {self.what}: it lacks {name!r}; remove it, or name another file")
 
 
 _OF_NUMPY = {torch.from_numpy(np.zeros(0, kind)).dtype for kind in "? b h i l q B e f d F D".split()}

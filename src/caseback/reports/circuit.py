@@ -17,7 +17,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.localize.circuits.judging import Judgement
 from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
@@ -106,6 +106,8 @@ def circuit_document(
     >>> sorted(edge["source"] for edge in document["edges"]), len(document["tokens"])
     (['L0H1', 'embed'], 6)
     """
+    if k < 1 or most < 1:
+        raise OutOfRange(f"{k} tokens for each write and {most} edges: expected 1 or more of each")
     tokens = model.tokens(example)
     if len(tokens) != 1:
         raise CasebackError(f"{len(tokens)} examples given: expected one prompt to read patterns and writes on")

@@ -11,11 +11,13 @@ from typing import Any
 
 from caseback.model.arguments import checked
 from caseback.model.graph.names import Name, head_name
+from caseback.reports.document import drawn_from
 
 __all__ = ["leading_method", "named_components", "ranked_components"]
 
 
 @checked
+@drawn_from("components", "explain")
 def named_components(components: Mapping[str, Any]) -> dict[str, float]:
     """Every component's direct attribution by name, in computation order.
 
@@ -51,6 +53,7 @@ def named_components(components: Mapping[str, Any]) -> dict[str, float]:
 
 
 @checked
+@drawn_from("components", "explain")
 def ranked_components(components: Mapping[str, Any], effects: Mapping[str, float]) -> list[tuple[str, float]]:
     """``named_components`` by the size of their measured effect; equal ones in computation order.
 
@@ -72,6 +75,7 @@ def ranked_components(components: Mapping[str, Any], effects: Mapping[str, float
 
 
 @checked
+@drawn_from("inputs", "explain")
 def leading_method(inputs: Mapping[str, Any]) -> int:
     """Which input method colors the prompt: the one whose highest tokens the metric needs most, as removal measured.
 

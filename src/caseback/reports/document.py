@@ -18,10 +18,41 @@ from caseback.errors import CasebackError
 from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.arguments import checked as checked  # for views too, which import no model
 
-__all__ = ["DocumentKind", "check_finite", "expect_kind"]
+__all__ = ["DocumentKind", "check_finite", "drawn_from", "expect_kind"]
 
 Document = Annotated[Mapping[str, Any], JUDGED_BY_THE_FUNCTION]
 """A document, which ``expect_kind`` refuses in words where it is none."""
+
+
+@contextmanager
+def drawn_from(noun: str, function: str) -> Iterator[None]:
+    """Refuse data in words where whoever draws it, in the block or the decorated function, meets another form.
+
+    Parameters
+    ----------
+    noun, function
+        What messages call the data, with its article, and the function that gives it.
+
+    Raises
+    ------
+    CasebackError
+
+    Examples
+    --------
+    >>> with drawn_from("a row of counts", "count_rows"):
+    ...     print({"token": " a"}["count"])
+    Traceback (most recent call last):
+    caseback.errors.CasebackError: a row of counts that cannot be drawn (KeyError: 'count'): pass what count_rows ...
+    """
+    try:
+        yield
+    except CasebackError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CasebackError(
+            f"{noun} that cannot be drawn ({type(error).__name__}: {str(error)[:200]}): pass what {function} returned, "
+            "unchanged"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -99,7 +130,7 @@ class DocumentKind:
             )
         check_finite(document, self.kind.rpartition(".")[2])
         if self.lengths is not None:
-            with self._unreadable_is_refused():
+            with drawn_from(self.noun, self.function):
                 self.lengths(document)
 
     @contextmanager
@@ -120,20 +151,8 @@ class DocumentKind:
         caseback.errors.CasebackError: a document of counts that cannot be drawn (TypeError: ...
         """
         self.check(document)
-        with self._unreadable_is_refused():
+        with drawn_from(self.noun, self.function):
             yield document
-
-    @contextmanager
-    def _unreadable_is_refused(self) -> Iterator[None]:
-        try:
-            yield
-        except CasebackError:
-            raise
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise CasebackError(
-                f"{self.noun} that cannot be drawn ({type(error).__name__}: {str(error)[:200]}): pass what "
-                f"{self.function} returned, unchanged"
-            ) from error
 
 
 @checked

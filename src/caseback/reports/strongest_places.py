@@ -7,12 +7,14 @@ from typing import Any
 
 from caseback.model.arguments import checked
 from caseback.model.graph.names import head_name
+from caseback.reports.document import drawn_from
 from caseback.reports.tokens_text import visible
 
 __all__ = ["strongest_places"]
 
 
 @checked
+@drawn_from("patching", "explain")
 def strongest_places(patching: Mapping[str, Any], most: int) -> list[tuple[str, str, float]]:
     """The places that restore most or take most away: what is patched, where, how much.
 

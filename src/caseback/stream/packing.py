@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens
+from caseback.model.running.tokens import Tokens, expect_characters
 from caseback.stream.documents import Document
 
 _NONE = torch.zeros(0, dtype=torch.int32)
@@ -265,6 +265,8 @@ def _encoded(model: Model, texts: list[str]) -> list[list[int]]:
         return []
     if model.tokenizer is None:
         raise CasebackError("this model has no tokenizer: give a corpus of token ids, or load it with tokenizer=")
+    for text in texts:
+        expect_characters(text, f"document {repr(text)[:40]}", TokensError)
     return model.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 

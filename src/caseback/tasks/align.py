@@ -15,7 +15,7 @@ import torch
 
 from caseback.errors import TokensError
 from caseback.model.arguments import checked
-from caseback.model.running.tokens import tokenize
+from caseback.model.running.tokens import expect_characters, tokenize
 from caseback.tasks.prompts import Answer, Pair, Prompts
 from caseback.tasks.text import Text
 
@@ -180,6 +180,8 @@ def _cut(tokenizer: Any, texts: list[str], bos: bool | None) -> list[tuple[list[
         raise TokensError(
             f"{type(tokenizer).__name__} cannot tell which characters a token covers: use the fast tokenizer"
         )
+    for text in texts:
+        expect_characters(text, repr(text)[:40], TokensError)
     encoding = tokenizer(texts, add_special_tokens=bos is not False, return_offsets_mapping=True)
     first = tokenizer.bos_token_id if bos else None
     if first is None:

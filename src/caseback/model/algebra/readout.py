@@ -18,7 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import TargetError
+from caseback.jobs.json_text import shortened
 from caseback.model.algebra.writes import Branch, spread
+from caseback.model.anatomy.coerce import are_several
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.stream import expect_sums
@@ -131,6 +133,8 @@ def _ids(model: Model, directions: Directions, batch: int) -> Tensor | None:
         raise TargetError("directions as numbers must be one tensor, (k, d_model) or (batch, k, d_model)")
     if isinstance(given[0], str | int):
         return torch.tensor([model.token_id(token) for token in given], device=model.device)
+    if not all(are_several(row) for row in given):
+        raise TargetError(f"directions hold {shortened(repr(given), 60)}: expected tokens, or a list for each prompt")
     if len(given) != batch or len({len(row) for row in given}) != 1:
         raise TargetError(
             f"{len(given)} lists of {sorted({len(row) for row in given})} tokens for {batch} prompts: "

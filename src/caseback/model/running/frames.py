@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Annotated
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from caseback.errors import OutOfRange
+from caseback.errors import EditError, OutOfRange
 from caseback.model.anatomy.coerce import as_positions
 from caseback.model.argument_kinds import Coerced
 from caseback.model.running.tokens import Tokens
@@ -60,7 +61,10 @@ def positions(pos: Positions, example: int, length: int, *, open_end: bool = Fal
         return range(*pos.indices(length))
     if isinstance(pos, Tensor):
         pos = int(pos[example]) if pos.ndim else int(pos)
-    wanted = [pos] if isinstance(pos, int) else [int(p) for p in pos]
+    try:
+        wanted = [pos] if isinstance(pos, int) else [index(p) for p in pos]
+    except TypeError:
+        raise EditError(f"pos={pos!r}: expected a position, several, or a slice") from None
     for p in wanted:
         if p < -length or (p >= length and not open_end):
             raise OutOfRange(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from caseback.errors import TokensError
 from caseback.model.arguments import checked
-from caseback.model.running.tokens import Tokens, tokenize
+from caseback.model.running.tokens import Tokens, expect_characters, tokenize
 from caseback.tasks.align import tokenizer_of
 from caseback.tasks.formats.treebank import Sentence
 
@@ -89,6 +89,8 @@ def word_tokens(
             f"{type(tokenizer).__name__} cannot tell which characters a token covers: use the fast tokenizer"
         )
     texts = [sentence.text for sentence in sentences]
+    for text in texts:
+        expect_characters(text, repr(text)[:40], TokensError)
     encoding = tokenizer(texts, add_special_tokens=bos is not False, return_offsets_mapping=True)
     start = getattr(tokenizer, "bos_token_id", None)
     context, d_vocab = getattr(model, "context", None), getattr(model, "d_vocab", None) or len(tokenizer)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from caseback.errors import CasebackError
-from caseback.reports.document import checked
+from caseback.reports.document import checked, drawn_from
 from caseback.reports.tokens_text import visible
 
 __all__ = ["embedded_json", "packed", "rounded", "with_visible"]
@@ -42,6 +42,7 @@ def embedded_json(data: Any) -> str:
 
 
 @checked
+@drawn_from("a token", "explain")
 def with_visible(token: Mapping[str, Any]) -> dict[str, Any]:
     """A token with its visible form beside its text."""
     return {**token, "visible": visible(token["text"])}

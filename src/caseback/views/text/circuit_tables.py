@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caseback.errors import CasebackError
-from caseback.reports.document import checked
+from caseback.reports.document import checked, drawn_from
 from caseback.reports.tables.frontier import SHARES, WANTED
 
 __all__ = ["frontier_markdown", "markdown", "organisms_markdown"]
@@ -15,6 +15,7 @@ _WITHIN = 0.1
 
 
 @checked
+@drawn_from("a row of circuits", "on_organisms")
 def organisms_markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """The AUROC of each method against the true edges of organisms, one a row.
 
@@ -37,6 +38,7 @@ def organisms_markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
 
 
 @checked
+@drawn_from("a table of circuits", "frontier_table")
 def frontier_markdown(table: Mapping[str, Any]) -> str:
     """What each method's best edges recover, task by task, and the heads of the smallest IOI circuit.
 

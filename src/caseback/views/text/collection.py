@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.document import checked
+from caseback.reports.document import checked, drawn_from
 
 __all__ = ["print_collection", "print_similar"]
 
 
 @checked
+@drawn_from("facts of a collection", "collection_facts")
 def print_collection(facts: dict[str, Any], *, console: Console | None = None) -> None:
     """Print what a collection holds."""
     console = console or Console()
@@ -33,6 +34,7 @@ def print_collection(facts: dict[str, Any], *, console: Console | None = None) -
 
 
 @checked
+@drawn_from("similar contexts", "similar_contexts")
 def print_similar(neighbors: dict[str, Any], *, console: Console | None = None) -> None:
     """Print contexts, the nearest first, and what they have in common."""
     console = console or Console()

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from caseback.reports.document import checked
+from caseback.reports.document import checked, drawn_from
 from caseback.views.numbers_text import percent, signed
 
 __all__ = ["print_ioi"]
@@ -30,6 +30,7 @@ _ORDERS = {"ABBA": "IO first", "BABA": "S first"}
 
 
 @checked
+@drawn_from("a table of heads", "ioi_table")
 def print_ioi(table: Mapping[str, Any], *, every: bool = False, console: Console | None = None) -> None:
     """Print what ``ioi_table`` gave.
 

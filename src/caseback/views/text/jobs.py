@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from caseback.reports.document import checked
+from caseback.reports.document import checked, drawn_from
 
 __all__ = ["print_jobs"]
 
 
 @checked
+@drawn_from("a row of jobs", "Status.as_dict")
 def print_jobs(jobs: Sequence[dict[str, Any]]) -> None:
     """Print how far jobs are."""
     for job in jobs:

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.document import checked
+from caseback.reports.document import checked, drawn_from
 
 __all__ = ["print_scores"]
 
 
 @checked
+@drawn_from("a row of scores", "as_rows")
 def print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the rows of ``caseback.organisms.evaluate.as_rows`` as a table."""
     table = Table(title="Held-out accuracy", title_justify="left")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.document import checked
+from caseback.reports.document import checked, drawn_from
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import signed
 from caseback.views.text.bars import ASCII, UNICODE
@@ -19,6 +19,7 @@ __all__ = ["print_task_examples", "print_tasks"]
 
 
 @checked
+@drawn_from("a row of tasks", "task_rows")
 def print_tasks(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the rows of ``task_rows`` as a table."""
     table = Table(title=f"Tasks: {len(rows)}", title_justify="left")
@@ -32,6 +33,7 @@ def print_tasks(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @checked
+@drawn_from("a task", "task_examples")
 def print_task_examples(shown: Mapping[str, Any]) -> None:
     """Print what ``task_examples`` gave, and ``model``: prompts with their named positions, answers, metric."""
     console = _console()

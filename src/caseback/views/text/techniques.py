@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.document import checked
+from caseback.reports.document import checked, drawn_from
 
 __all__ = ["print_methods", "print_techniques"]
 
 
 @checked
+@drawn_from("a row of techniques", "technique_rows")
 def print_techniques(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Print the rows of ``technique_rows`` as a table."""
     table = Table(title=f"Techniques: {len(rows)}", title_justify="left")
@@ -31,6 +32,7 @@ def print_techniques(rows: Sequence[Mapping[str, Any]], console: Console | None 
 
 
 @checked
+@drawn_from("a row of methods", "technique_row")
 def print_methods(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print one line for each method: its entry, its name, what it does.
 

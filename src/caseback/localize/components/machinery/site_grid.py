@@ -11,7 +11,7 @@ model's ends, as in causal tracing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,6 +185,8 @@ def places_axis(dim: str, wanted: Any, tokens: Tokens) -> Axis:
         items = [(str(name), place) for name, place in wanted.items()]
     else:
         alone = isinstance(wanted, int | str | slice) or (isinstance(wanted, Tensor) and wanted.ndim == 0)
+        if not alone and not isinstance(wanted, Iterable):
+            raise EditError(f"pos={wanted!r}: expected a position, several, a slice, or a text")
         places: list[Any] = [wanted] if alone else [*wanted]  # pyright: ignore[reportGeneralTypeIssues]
         plain = all(isinstance(place, int) for place in places)
         items = [(place if plain else named(place), place) for place in places]

@@ -24,7 +24,7 @@ from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
 from caseback.model.anatomy.coerce import are_several
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import Tokens, tokenize
+from caseback.model.running.tokens import Tokens, expect_characters, tokenize
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,9 @@ def _lines(model: Model, corpus: Any) -> Iterator[tuple[int, list[int]]]:
         texts = [item for _, item in some if isinstance(item, str)]
         if texts and model.tokenizer is None:
             raise TokensError("this model has no tokenizer: give a corpus of token ids, or load it with tokenizer=")
+        for line, item in some:
+            if isinstance(item, str):
+                expect_characters(item, f"line {line} of the corpus", TokensError)
         tokenized = iter(model.tokenizer(texts)["input_ids"] if texts else [])
         for line, item in some:
             yield line, next(tokenized) if isinstance(item, str) else _ids(model, item, line)
@@ -178,7 +181,8 @@ def queries_of(model: Model, queries: Any) -> list[Example]:
     """
     if isinstance(queries, Tokens):
         queries = [row[mask].tolist() for row, mask in zip(queries.ids, queries.mask, strict=True)]
-    if isinstance(queries, str | tuple) or (isinstance(queries, list) and queries and isinstance(queries[0], int)):
+    pair = isinstance(queries, tuple) and len(queries) == 2
+    if isinstance(queries, str) or pair or (isinstance(queries, list) and queries and isinstance(queries[0], int)):
         queries = [queries]
     if not are_several(queries):
         raise TokensError(
@@ -186,6 +190,8 @@ def queries_of(model: Model, queries: Any) -> list[Example]:
         )
     examples = []
     for number, query in enumerate(queries):
+        if isinstance(query, tuple) and len(query) != 2:
+            raise TokensError(f"query {number} is a tuple of {len(query)}: expected a pair (prompt, completion)")
         prompt, completion = query if isinstance(query, tuple) else (query, None)
         ids, first = _row(model, prompt), 1
         if completion is not None:

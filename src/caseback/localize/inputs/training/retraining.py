@@ -56,6 +56,8 @@ def random_subsets(
     >>> random_subsets(10, 3).sum(1).tolist()
     [5, 5, 5]
     """
+    if n_subsets < 1:
+        raise OutOfRange(f"{n_subsets} subsets: expected 1 or more")
     size = round(share * n_examples)
     if not 0 < size < n_examples:
         raise OutOfRange(f"a share of {share} of {n_examples} examples is {size}: expected some, but not all")
