@@ -63,9 +63,9 @@ def _indicators(y: Tensor, n_classes: int, standard: Standard) -> Float[Tensor, 
 
 
 def _class_means(standard: Standard, y: Tensor, n_classes: int) -> Float[Tensor, "site class d"]:
-    """About the mean of all."""
+    """About the mean of all; 0 for a class without an example, whose share is 0 too."""
     of = _indicators(y, n_classes, standard)
-    return (of / of.sum(0)).T @ standard.centered
+    return (of / of.sum(0).clamp_min(1)).T @ standard.centered
 
 
 def _loaded(matrix: Tensor, diagonal: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ def linear_probe(
     -------
     Probe
         ``table`` has by site: ``accuracy``, its interval ``low`` and ``high``, ``train_accuracy``, ``bits`` (the mean
-        surprise at the label, of a constant guess ``majority_bits``), ``shuffled`` (accuracy of the same probe fitted
+        surprise at the label, of a constant guess ``majority_bits``; of logistic probes and LDA, whose scores are log
+        odds), ``shuffled`` (accuracy of the same probe fitted
         to shuffled labels), with ``types`` ``control`` and ``selectivity``, and the ``penalty``; and ``majority``.
 
     Raises
@@ -252,11 +253,12 @@ def _fitted(
         result[f"right/{name}"] = right[:, held].cpu()
         if name == "task":
             surprise = -log_p[:, held].gather(-1, labels[held].expand(len(x), -1)[..., None])[..., 0]
+            bits = surprise.double().mean(1) / np.log(2)
             result |= {
                 "weight": own,
                 "bias": bias,
                 "train_accuracy": right[:, ~held].double().mean(1),
-                "bits": surprise.double().mean(1) / np.log(2),
+                "bits": bits if method in ("logistic", "lda") else torch.full_like(bits, torch.nan),
             }
     return result
 

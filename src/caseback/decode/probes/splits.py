@@ -58,7 +58,9 @@ def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> 
 def repeated_rows(x: Float[Tensor, "site example d"], test: Bool[Tensor, " example"]) -> int:
     """How many tested examples are the same, at every site, as one that was trained on."""
     # a projection on one random direction in float64 tells apart whatever differs
-    flat = x.movedim(1, 0).flatten(1).double()
     draw = torch.Generator().manual_seed(0)
-    key = flat @ torch.randn(flat.shape[1], generator=draw, dtype=torch.float64).to(flat.device)
+    directions = torch.randn(len(x), x.shape[2], generator=draw, dtype=torch.float64).to(x.device)
+    key = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    for site, direction in zip(x, directions, strict=True):
+        key += site.double() @ direction
     return int(torch.isin(key[test], key[~test]).sum())
