@@ -66,8 +66,8 @@ def _collections(folder: Path, model: cb.Model) -> Iterator[Door]:
     for name, read in readers.items():
         yield _in_place(f"job.json of {name}", folder / "job.json", read, folder)
     for file in sorted(folder.rglob("00000.safetensors")):
-        yield _in_place(f"{file.parent.name} of open_collection", file, readers["open_collection"], folder)
-        yield _in_place(f"{file.parent.name} of open_store", file, readers["open_store"], folder)
+        yield _in_place(f"{file.relative_to(folder)} of open_collection", file, readers["open_collection"], folder)
+        yield _in_place(f"{file.relative_to(folder)} of open_store", file, readers["open_store"], folder)
     broken = shutil.copytree(folder, folder.with_name("broken job"))
     (broken / "shards" / "00000.safetensors").unlink()
     for room, record in (("claims", {"host": "here", "pid": 1}), ("failed", {"error": "e", "shard": 0})):
@@ -82,8 +82,8 @@ def _examples(folder: Path, model: cb.Model) -> Iterator[Door]:
 
     collect()
     for file in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
-        yield _in_place(f"{file.name} of load_activating", file, lambda: load_activating(folder), folder)
-        yield _in_place(f"{file.name} of activating_inputs", file, collect, folder)
+        yield _in_place(f"{file.relative_to(folder)} of load_activating", file, lambda: load_activating(folder), folder)
+        yield _in_place(f"{file.relative_to(folder)} of activating_inputs", file, collect, folder)
 
 
 def _gradients(folder: Path, model: cb.Model) -> Iterator[Door]:
@@ -92,14 +92,14 @@ def _gradients(folder: Path, model: cb.Model) -> Iterator[Door]:
 
     compare()
     for file in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
-        yield _in_place(f"{file.name} of tracin", file, compare, folder)
+        yield _in_place(f"{file.relative_to(folder)} of tracin", file, compare, folder)
 
 
 def _codes(folder: Path) -> Iterator[Door]:
     cb.stream.write_codes(folder, [torch.eye(3), torch.zeros(2, 3)])
     for file in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         yield _in_place(
-            f"{file.name} of open_codes",
+            f"{file.relative_to(folder)} of open_codes",
             file,
             lambda: [cb.stream.open_codes(folder).feature(number) for number in range(3)],
             folder,

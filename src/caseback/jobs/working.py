@@ -98,7 +98,7 @@ def do_shard(job: Job, work: Work, shard: int) -> bool:
         if job.done(shard):
             return True
         try:
-            with drawn_from(job.digest(shard)):
+            with seeded_by(job.digest(shard)):
                 result = work(job, shard)
             job.keep(shard, result)
         except Exception as error:
@@ -153,7 +153,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def drawn_from(digest: str) -> Iterator[None]:
+def seeded_by(digest: str) -> Iterator[None]:
     """Let the global random states of torch, NumPy and Python start from a digest meanwhile.
 
     So that work which draws from them does not depend on what its process did before.
@@ -161,7 +161,7 @@ def drawn_from(digest: str) -> Iterator[None]:
     Examples
     --------
     >>> def draw():
-    ...     with drawn_from("c0ffee"):
+    ...     with seeded_by("c0ffee"):
     ...         return random.random(), float(torch.rand(())), float(np.random.rand())
     >>> draw() == draw()
     True

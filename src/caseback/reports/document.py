@@ -18,7 +18,7 @@ from caseback.errors import CasebackError
 from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.arguments import checked as checked  # for views too, which import no model
 
-__all__ = ["DocumentKind", "check_finite", "drawn_from", "expect_kind"]
+__all__ = ["DocumentKind", "check_finite", "expect_kind"]
 
 Document = Annotated[Mapping[str, Any], JUDGED_BY_THE_FUNCTION]
 """A document, which ``expect_kind`` refuses in words where it is none."""

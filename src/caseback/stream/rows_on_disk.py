@@ -51,7 +51,10 @@ def read_block(folder: Path, number: int, digest: str | None = None) -> Block:
     tensors, metadata = read_tensors(path)
     if digest is not None and metadata.get("block") != digest:
         raise LoadError(f"{str(path)!r} holds other rows than the job is of: make the call that began the job again")
-    return Block.from_tensors(tensors, int(metadata["first_row"]), int(metadata["first_token"]))
+    firsts = [metadata.get(name, "") for name in ("first_row", "first_token")]
+    if not all(first.isdecimal() and len(first) < 19 for first in firsts):
+        raise LoadError(f"{str(path)!r} does not say where its rows begin: write the rows again")
+    return Block.from_tensors(tensors, *map(int, firsts))
 
 
 def split_documents(folder: Path, n_blocks: int) -> dict[str, int]:

@@ -12,7 +12,7 @@ import shelf
 from brief_training import briefly_trained
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.job import Job
-from caseback.jobs.working import drawn_from
+from caseback.jobs.working import seeded_by
 from caseback.localize.inputs import random_subsets, retrained_outcomes
 
 SUBSETS, QUERIES = random_subsets(6, 5), [([5, 6], [7]), ([4], [2, 3])]
@@ -33,7 +33,7 @@ def test_outcomes_in_a_folder_are_those_of_models_trained_by_hand(tmp_path):
     assert len(bytes_in(tmp_path)) == 5
     job = Job.open(tmp_path)
     for variant, subset in enumerate(SUBSETS):
-        with drawn_from(job.digest(variant)):
+        with seeded_by(job.digest(variant)):
             hf = briefly_trained(np.flatnonzero(subset).tolist(), lr=0.1).hf
         by_hand = [alone.log_likelihood(hf, [5, 6, 7], 2), alone.log_likelihood(hf, [4, 2, 3], 1)]
         assert np.allclose(outcomes.values[variant], torch.stack(by_hand).detach().numpy(), atol=1e-6)

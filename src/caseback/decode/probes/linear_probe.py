@@ -163,8 +163,8 @@ def linear_probe(
     names = list(range(len(data))) if sites is None else list(sites)
     if len(names) != len(data):
         raise CasebackError(f"{len(names)} names for {len(data)} sites: expected one for each")
-    if penalty is not None and not (np.isfinite(penalty) and penalty >= 0):
-        raise OutOfRange(f"penalty {penalty}: expected 0 or a positive number")
+    if penalty is not None and not 0 <= penalty <= 1e30:
+        raise OutOfRange(f"penalty {penalty}: expected 0 or a positive number, up to 1e30")
     if n_folds < 2 or resamples < 1:
         raise OutOfRange(f"n_folds {n_folds}, resamples {resamples}: expected at least 2 and 1")
     test = np.zeros(n, dtype=bool)
