@@ -157,7 +157,7 @@ def _check_of_class(kind: Any, name: str, default: Any) -> Check | None:
         return functools.partial(_array, kind.array_type)
     if kind is float:
         infinite = name in _INFINITE or (isinstance(default, float) and math.isinf(default))
-        largest = _LARGEST_RATE if name.endswith("lr") else math.inf
+        largest = _LARGEST_RATE if name.endswith(("lr", "penalty")) else math.inf
         return functools.partial(_number, infinite=infinite, largest=largest)
     if kind is int:
         return functools.partial(_whole, name)

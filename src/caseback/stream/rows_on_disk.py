@@ -51,7 +51,11 @@ def read_block(folder: Path, number: int, digest: str | None = None) -> Block:
     tensors, metadata = read_tensors(path)
     if digest is not None and metadata.get("block") != digest:
         raise LoadError(f"{str(path)!r} holds other rows than the job is of: make the call that began the job again")
-    return Block.from_tensors(tensors, int(metadata["first_row"]), int(metadata["first_token"]))
+    try:
+        first_row, first_token = int(metadata["first_row"]), int(metadata["first_token"])
+    except (KeyError, ValueError) as error:
+        raise LoadError(f"{str(path)!r} does not say where its rows begin ({error}): collect again") from None
+    return Block.from_tensors(tensors, first_row, first_token)
 
 
 def split_documents(folder: Path, n_blocks: int) -> dict[str, int]:
