@@ -67,7 +67,7 @@ INSTEAD = (
     [[0]],
     {"a": None},
     _deep(),
-    "x" * 50_000,
+    "x" * 5_000,
 )
 READERS = ("blimp", "blimp_sentences", "agreement_pairs", "function_vectors", "known_facts", "counterfact", "ravel")
 READERS += ("relations", "mib_mcqa")
@@ -161,7 +161,7 @@ def _command_doors(folder: Path, model: Path, circuit: cb.Circuit) -> Iterator[D
             *judged,
         ],
         ("influence --corpus", records): lambda f: ["Mary went", *of, "--corpus", f, "--method", "bm25"],
-        ("lens --fit", listed): lambda f: [TEXT, *of, "--kind", "tuned", "--fit", f, "--steps", "1"],
+        ("lens --fit", listed): lambda f: [TEXT, *of, "--kind", "translator", "--fit", f],
         ("activating", records): lambda f: [f, *of, "--layer", "0", "--units", "0"],
         ("collect", listed): lambda f: [f, *of, "--tables", "stream_moments"],
     }

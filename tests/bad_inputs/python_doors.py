@@ -149,12 +149,12 @@ def fault_at(door: str, function: Callable[..., Any], given: tuple[str, Any], va
     """Call a door with one bad argument; None where all is well."""
     name, value = given
     arguments, _ = valid_call(door, function, valid)
-    before, state = written_in(valid.room), valid.state()
+    before, state = written_in(valid.room), valid.state_before()
     with _quiet(valid.room):
         _, what = attempt(lambda: call(door, function, arguments | {name: value}, valid))
     shown = " ".join(repr(value).split())
     shown = f"{door}({name}={shown if len(shown) < 120 else shown[:117] + '...'})"
-    if what is None and valid.state() != state:
+    if valid.state() != state and what is None:
         what = "the model, or a random state, is not as it was"
     after = written_in(valid.room)
     left = [p for p in after if p not in before and (p.name.endswith(".part") or after[p] == b"")]

@@ -46,6 +46,7 @@ class Valid:
         self.model, self.room, self.text = model, room, TEXT
         self.calls: dict[str, tuple[dict[str, Any], str | None]] = {}
         self.results: Results | None = None
+        self.left = ""
         room.mkdir(exist_ok=True)
         tokens = model.tokens(TEXT)
         run = model.run(tokens, read=["resid_post", "z"])
@@ -349,8 +350,16 @@ class Valid:
         given = {} if self.results is None else self.results.arguments(door, function, chosen)
         return given | chosen | {name: given[name] for name in given if name not in own}
 
-    def state(self) -> str:
-        """What a call may not change: parameters, flags, hooks, attention, and the caller's random states."""
+    def state_before(self) -> tuple[str, str]:
+        """The state before a call: of the model what the last one left, since looking is what most of a cheap one costs."""
+        return self.left or self._of_model(), _of_random()
+
+    def state(self) -> tuple[str, str]:
+        """What a call may not change: parameters, flags, hooks, attention; and the caller's random states."""
+        self.left = self._of_model()
+        return self.left, _of_random()
+
+    def _of_model(self) -> str:
         hf = self.model.hf
         digest = hashlib.sha256()
         for name, tensor in (*hf.named_parameters(), *hf.named_buffers()):
@@ -360,9 +369,12 @@ class Valid:
             hooks = [len(vars(module).get(kind, ())) for kind in _HOOKS]
             digest.update(f"{name} {module.training} {hooks} {'forward' in vars(module)}".encode())
         digest.update(str(hf.config._attn_implementation).encode())
-        digest.update(torch.get_rng_state().numpy().tobytes())
-        digest.update(repr((random.getstate(), *map(str, np.random.get_state()))).encode())
         return digest.hexdigest()
+
+
+def _of_random() -> str:
+    numpy = random.getstate(), *map(str, np.random.get_state())
+    return hashlib.sha256(torch.get_rng_state().numpy().tobytes() + repr(numpy).encode()).hexdigest()
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -155,9 +155,10 @@ def test_a_learning_rate_is_one_that_single_precision_holds(rate):
     """An optimizer multiplies by it in the parameters' own precision, in which torch refuses it in words of its own."""
 
     @checked
-    def descend(lr: float = 0.1, share: float = 0.5):
-        return lr, share
+    def descend(lr: float = 0.1, penalty: float = 0.1, share: float = 0.5):
+        return lr, penalty, share
 
-    with pytest.raises(OutOfRange, match="expected a number that single precision holds"):
-        descend(lr=rate)
-    assert descend(lr=3e38, share=rate) == (3e38, rate)
+    for name in ("lr", "penalty"):
+        with pytest.raises(OutOfRange, match="expected a number that single precision holds"):
+            descend(**{name: rate})
+    assert descend(lr=3e38, penalty=-3e38, share=rate) == (3e38, -3e38, rate)

@@ -39,7 +39,7 @@ Check = Callable[[Any], Any]
 
 MOST = 10**9
 LARGEST_SEED = 2**63 - 1
-_LARGEST_RATE = (2 - 2**-23) * 2.0**127  # in single precision, in which optimizers multiply by it
+_LARGEST_RATE = (2 - 2**-23) * 2.0**127  # in single precision, in which rates and penalties are multiplied
 LARGEST_EXACT = 2**53  # of the whole numbers that a float is
 # how much is in hand at once: as much as there is memory for
 _BUDGETS = {"max_logits", "token_budget", "memory", "copies", "max_numbers"}
@@ -157,7 +157,7 @@ def _check_of_class(kind: Any, name: str, default: Any) -> Check | None:
         return functools.partial(_array, kind.array_type)
     if kind is float:
         infinite = name in _INFINITE or (isinstance(default, float) and math.isinf(default))
-        largest = _LARGEST_RATE if name.endswith("lr") else math.inf
+        largest = _LARGEST_RATE if name.endswith(("lr", "penalty")) else math.inf
         return functools.partial(_number, infinite=infinite, largest=largest)
     if kind is int:
         return functools.partial(_whole, name)
