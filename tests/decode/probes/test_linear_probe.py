@@ -30,11 +30,6 @@ def planted(n_classes=2, n=600, d=12, sites=3, seed=0, dtype=torch.float64):
     return x.to(dtype), y
 
 
-def as_found(standard, w, b):
-    own = w / standard.scale[..., None]
-    return own, b - (standard.mean[:, None] @ own)[:, 0]
-
-
 def sites_of(x, y, model):
     for site in x.numpy():
         scaler = StandardScaler().fit(site)
@@ -48,7 +43,7 @@ def sites_of(x, y, model):
 def test_logistic_weights_are_scikit_learns(n_classes, l2):
     x, y = planted(n_classes)
     standard = Standard.of(x)
-    w, b = as_found(standard, *fit_logistic(standard, y, n_classes, l2=l2, tolerance=1e-11))
+    w, b = standard.folded(*fit_logistic(standard, y, n_classes, l2=l2, tolerance=1e-11))
     theirs = LogisticRegression(C=1 / (l2 * len(y)), tol=1e-12, max_iter=200, solver="newton-cholesky")
     for own_w, own_b, (their_w, their_b) in zip(w, b, sites_of(x, y, theirs), strict=True):
         scale = np.abs(their_w).max()
@@ -85,11 +80,11 @@ def test_closed_forms_are_scikit_learns(n_classes):
     x, y = planted(n_classes)
     standard, zero = Standard.of(x), torch.zeros(3, dtype=torch.float64)
     penalty = torch.full((3,), 0.3, dtype=torch.float64)
-    w, b = as_found(standard, *fit_ridge(standard, y, n_classes, penalty))
+    w, b = standard.folded(*fit_ridge(standard, y, n_classes, penalty))
     for own_w, own_b, (their_w, their_b) in zip(w, b, sites_of(x, y, RidgeClassifier(alpha=0.3 * len(y))), strict=True):
         np.testing.assert_allclose(own_w, their_w, atol=1e-9 * np.abs(their_w).max())
         np.testing.assert_allclose(own_b, their_b, atol=1e-9)
-    w, b = as_found(standard, *fit_lda(standard, y, n_classes, zero))
+    w, b = standard.folded(*fit_lda(standard, y, n_classes, zero))
     for site, own_w, own_b in zip(x.numpy(), w, b, strict=True):
         lda = LinearDiscriminantAnalysis(solver="lsqr").fit(site, y.numpy())
         z = site @ own_w.numpy() + own_b.numpy()
@@ -97,7 +92,7 @@ def test_closed_forms_are_scikit_learns(n_classes):
         if n_classes > 2:  # scores of classes are known up to what they share
             z, theirs = z - z.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True)
         np.testing.assert_allclose(z, theirs, atol=1e-6 * np.abs(theirs).max())
-    w, b = as_found(standard, *fit_mass_mean(standard, y, n_classes, zero))
+    w, b = standard.folded(*fit_mass_mean(standard, y, n_classes, zero))
     for site, own_w, own_b in zip(x.numpy(), w, b, strict=True):
         z = site @ own_w.numpy() + own_b.numpy()
         own = (z[:, 0] > 0).astype(int) if n_classes == 2 else z.argmax(1)
@@ -108,11 +103,11 @@ def test_mass_mean_is_the_difference_of_means_and_lda_its_whitened_form():
     x, y = planted()
     standard, zero = Standard.of(x), torch.zeros(3, dtype=torch.float64)
     difference = x[:, y == 1].mean(1) - x[:, y == 0].mean(1)
-    assert torch.allclose(as_found(standard, *fit_mass_mean(standard, y, 2, zero))[0][..., 0], difference)
+    assert torch.allclose(standard.folded(*fit_mass_mean(standard, y, 2, zero))[0][..., 0], difference)
     within = sum(
         (y == c).double().mean() * torch.stack([site[y == c].T.cov(correction=0) for site in x]) for c in (0, 1)
     )
-    lda = as_found(standard, *fit_lda(standard, y, 2, zero))[0]
+    lda = standard.folded(*fit_lda(standard, y, 2, zero))[0]
     assert torch.allclose((within @ lda)[..., 0], difference, atol=1e-8 * float(difference.abs().max()))
 
 

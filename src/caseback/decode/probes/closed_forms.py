@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from caseback.decode.probes.standard import Standard
+from caseback.decode.probes.standard import Standard, loaded
 
 Fit = tuple[Float[Tensor, "site d k"], Float[Tensor, "site k"]]
 """Weights and intercepts of standardized features; one column where there are two classes."""
@@ -27,7 +27,7 @@ def fit_ridge(standard: Standard, y: Int[Tensor, " example"], n_classes: int, pe
     target = target[:, 1:] if n_classes == 2 else target
     mean = target.mean(0)
     cross = standard.transposed((target - mean).expand(len(standard.mean), -1, -1)) / len(y)
-    w = torch.linalg.solve(_loaded(standard.gram, penalty), cross)
+    w = torch.linalg.solve(loaded(standard.gram, penalty), cross)
     return w, mean.expand(len(w), -1)
 
 
@@ -49,7 +49,7 @@ def fit_lda(standard: Standard, y: Int[Tensor, " example"], n_classes: int, pena
     whole = standard.gram * scale[..., None] * scale[:, None]
     within = whole - (means.mT * share) @ means
     size = within.diagonal(dim1=1, dim2=2).mean(-1)
-    shrunk = _loaded((1 - penalty)[:, None, None] * within, penalty * size)
+    shrunk = loaded((1 - penalty)[:, None, None] * within, penalty * size)
     if bool((penalty == 0).any()):  # features that hang together leave the matrix singular: the shortest solution
         w = torch.linalg.pinv(shrunk, hermitian=True) @ means.mT
     else:
@@ -66,10 +66,6 @@ def _class_means(standard: Standard, y: Tensor, n_classes: int) -> Float[Tensor,
     """About the mean of all; 0 for a class without an example, whose share is 0 too."""
     of = _indicators(y, n_classes, standard)
     return (of / of.sum(0).clamp_min(1)).T @ standard.centered
-
-
-def _loaded(matrix: Tensor, diagonal: Tensor) -> Tensor:
-    return matrix + diagonal[:, None, None] * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
 
 
 def _one_column(w: Tensor, b: Tensor, n_classes: int) -> Fit:

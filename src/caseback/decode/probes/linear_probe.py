@@ -63,8 +63,7 @@ class Probe:
 
     def scores(self, x: Float[Tensor, "site example d"]) -> Float[Tensor, "site example class"]:
         """Of each class; differences of scores are log odds for logistic probes and LDA."""
-        z = x.to(self.weight) @ self.weight + self.bias[:, None]
-        return torch.cat([torch.zeros_like(z), z], -1) if len(self.classes) == 2 else z
+        return _of_each_class(x.to(self.weight) @ self.weight + self.bias[:, None])
 
     def predict(self, x: Float[Tensor, "site example d"]) -> list[list[Any]]:
         """The likeliest label of each example, by site."""
@@ -246,9 +245,8 @@ def _fitted(
     result = {"penalty": chosen}
     for name, labels in of.items():
         w, b = _fit(standard, labels[~held], n_classes, method, chosen)
-        own = w / standard.scale[..., None]
-        bias = b - (standard.mean[:, None] @ own)[:, 0]
-        log_p = _log_probability(x @ own + bias[:, None])
+        own, bias = standard.folded(w, b)
+        log_p = _of_each_class(x @ own + bias[:, None]).log_softmax(-1)
         right = log_p.argmax(-1) == labels
         result[f"right/{name}"] = right[:, held].cpu()
         if name == "task":
@@ -263,8 +261,9 @@ def _fitted(
     return result
 
 
-def _log_probability(z: Tensor) -> Tensor:
-    return (torch.cat([torch.zeros_like(z), z], -1) if z.shape[-1] == 1 else z).log_softmax(-1)
+def _of_each_class(z: Float[Tensor, "site example k"]) -> Float[Tensor, "site example class"]:
+    """Scores of all classes, the first of two being 0."""
+    return torch.cat([torch.zeros_like(z), z], -1) if z.shape[-1] == 1 else z
 
 
 def _best_penalty(x: Tensor, y: Tensor, n_classes: int, method: str, inner: list[np.ndarray]) -> Float[Tensor, " site"]:
@@ -279,9 +278,8 @@ def _best_penalty(x: Tensor, y: Tensor, n_classes: int, method: str, inner: list
         standard, start = Standard.of(x[:, ~held]), None
         for i, value in enumerate(tried):
             start = _fit(standard, y[~held], n_classes, method, x.new_full((len(x),), value), start)
-            w, b = start
-            z = (x[:, held] - standard.mean[:, None]) @ (w / standard.scale[..., None]) + b[:, None]
-            log_p = _log_probability(z)
+            own, bias = standard.folded(*start)
+            log_p = _of_each_class(x[:, held] @ own + bias[:, None]).log_softmax(-1)
             if method == "ridge":  # its scores are no log odds
                 surprise[i] -= (log_p.argmax(-1) == y[held]).double().mean(1)
             else:

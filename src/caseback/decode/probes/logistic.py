@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from caseback.decode.probes.standard import Standard
+from caseback.decode.probes.standard import Standard, loaded
 
 
 def fit_logistic(
@@ -63,9 +63,7 @@ def fit_logistic(
     k = 1 if binary else n_classes
     bound = 0.25 if binary else 0.5
     target = (y[:, None] if binary else one_hot(y, n_classes)).to(x.dtype)
-    factor = torch.linalg.cholesky(
-        bound * standard.gram + l2[:, None, None] * torch.eye(d, dtype=x.dtype, device=x.device)
-    )
+    factor = torch.linalg.cholesky(loaded(bound * standard.gram, l2))
     if start is None:
         share = torch.bincount(y, minlength=n_classes).to(x.dtype).clamp_min(0.5) / n
         b = (share[1:] / share[:1]).log() if binary else share.log() - share.log().mean()

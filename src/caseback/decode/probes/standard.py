@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.model.algebra.symmetric_product import symmetric_product
+
 
 @dataclass(frozen=True)
 class Standard:
@@ -45,13 +47,12 @@ class Standard:
         """Standardized data, transposed, times values of examples."""
         return (r.mT.contiguous() @ self.centered).mT / self.scale[..., None]
 
+    def folded(self, w: Float[Tensor, "site d k"], b: Float[Tensor, "site k"]) -> tuple[Tensor, Tensor]:
+        """Weights and intercepts of features as they are, of those of standardized ones."""
+        own = w / self.scale[..., None]
+        return own, b - (self.mean[:, None] @ own)[:, 0]
 
-def symmetric_product(x: Float[Tensor, "site example d"], blocks: int = 4) -> Float[Tensor, "site d d"]:
-    """x^T x, of which a block of rows is formed from the diagonal on."""
-    product = x.new_empty(len(x), x.shape[2], x.shape[2])
-    step = max(1, -(-x.shape[2] // blocks))
-    for first in range(0, x.shape[2], step):
-        own = x[..., first : first + step].mT @ x[..., first:]
-        product[:, first : first + step, first:] = own
-        product[:, first:, first : first + step] = own.mT
-    return product
+
+def loaded(matrix: Float[Tensor, "site d d"], diagonal: Float[Tensor, " site"]) -> Float[Tensor, "site d d"]:
+    """A matrix with a number added to its diagonal at each site."""
+    return matrix + diagonal[:, None, None] * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)

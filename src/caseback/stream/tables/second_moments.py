@@ -2,8 +2,7 @@
 
     C = E[x x^T],  uncentered,    covariance = C - E[x] E[x]^T
 
-A matrix of width squared at each layer: choose layers where it is large. A state's ``products`` are whole on and above
-the diagonal only.
+A matrix of width squared at each layer: choose layers where it is large.
 """
 
 from __future__ import annotations
@@ -16,15 +15,13 @@ import torch
 import xarray as xr
 
 from caseback.errors import SiteAbsent
+from caseback.model.algebra.symmetric_product import symmetric_product
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.tables.dataset import dataset
 from caseback.stream.tables.site_shapes import layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
-
-BLOCKS = 4
-"""Of rows of a symmetric product: 10 of 16 products are formed."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +65,13 @@ class SecondMoments(Table):
         for i, site in enumerate(self.sites(seen.model.anatomy)):
             x = seen.wide(site)
             state["sums"][i] += x.sum(0)
-            # what lies below the diagonal is what lies above it: a block of rows has products with what follows only
-            step = max(1, -(-x.shape[1] // BLOCKS))
-            for first in range(0, x.shape[1], step):
-                state["products"][i, first : first + step, first:] += x[:, first : first + step].T @ x[:, first:]
+            state["products"][i] += symmetric_product(x)
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """``mean``, ``second_moment`` and ``covariance``."""
         n, sites = int(state["n"]), self.sites(model.anatomy)
         dim = sites[0].kind.dims[1]
-        mean, upper = state["sums"] / n, state["products"].triu() / n
-        second = upper + upper.triu(1).mT
+        mean, second = state["sums"] / n, state["products"] / n
         arrays = {
             "mean": (mean, ("layer", dim)),
             "second_moment": (second, ("layer", dim, "other")),
