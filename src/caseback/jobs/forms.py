@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import LoadError
+from caseback.jobs.safe_files import expect_whole, read_json
 
 _WORDS = {
     str: "a text",
@@ -41,6 +42,31 @@ def expect_form(data: Any, form: Any, path: str | Path) -> None:
     """
     if (wrong := _difference(data, form, "")) is not None:
         raise LoadError(f"{str(path)!r} cannot be read: {wrong}")
+
+
+def read_record(path: str | Path, version: str, form: Any, noun: str) -> dict[str, Any]:
+    """A record of JSON that says what it is, ``version``, with a digest of its content, and has a form.
+
+    Parameters
+    ----------
+    path
+        The file.
+    version, form
+        What its ``format`` must be, and the form of the whole.
+    noun
+        What messages call what it is of.
+
+    Raises
+    ------
+    LoadError
+        For a file of another version, a changed one, or one of another form.
+    """
+    record = read_json(path)
+    if record.get("format") != version:
+        raise LoadError(f"{str(path)!r} is no {noun} of this version: expected {version!r}")
+    expect_whole(record, path)
+    expect_form(record, form, path)
+    return record
 
 
 def _difference(data: Any, form: Any, place: str) -> str | None:

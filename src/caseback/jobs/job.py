@@ -28,8 +28,8 @@ from torch import Tensor
 from caseback.errors import LoadError
 from caseback.jobs.claims import Claims
 from caseback.jobs.fingerprint import fingerprint
-from caseback.jobs.forms import expect_form
-from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
+from caseback.jobs.forms import read_record
+from caseback.jobs.safe_files import read_json, read_tensors, write_json, write_tensors
 from caseback.jobs.whole_file import make_folder
 
 FORMAT = "caseback job 1"
@@ -165,11 +165,7 @@ class Job:
         path = Path(folder) / "job.json"
         if not os.path.isfile(path):
             raise LoadError(f"{str(folder)!r} holds no job: expected a job.json in it, as caseback collect writes one")
-        record = read_json(path)
-        if record.get("format") != FORMAT:
-            raise LoadError(f"{str(path)!r} is no job of this version: expected {FORMAT!r}")
-        expect_whole(record, path)
-        expect_form(record, _FORM, path)
+        record = read_record(path, FORMAT, _FORM, "job")
         if not 1 <= record["threads"] < 2**31:
             raise LoadError(f"{str(path)!r} cannot be read: threads is {record['threads']}, expected 1 or a few")
         if len(record["sizes"]) not in (0, len(record["shards"])):

@@ -31,6 +31,18 @@ HERE = "here"
 WATCH = 1.0  # seconds between two looks at what is done: each opens a file for every shard that is left
 
 
+def expect_here(workers: int, on: str, *, option: str = "folder") -> None:
+    """Refuse workers where no folder is given that they could share.
+
+    Raises
+    ------
+    CasebackError
+        Naming the option that gives one.
+    """
+    if workers != 1 or on != HERE:
+        raise CasebackError(f"other workers need a folder: give {option}=")
+
+
 def launch(job: Job, work: Work, *, workers: int = 1, on: str = HERE, progress: bool = False) -> None:
     """Do all that is left of a job.
 

@@ -162,7 +162,7 @@ def explain(
         evidence = Evidence(
             model, tokens, metric, run, (t, f), lens, by_path, baseline, shares, effects, ablation, over
         )
-        checks_made = checks(evidence)
+        outcomes = checks(evidence)
         bar.update()
 
     return EXPLANATION.document(
@@ -213,7 +213,7 @@ def explain(
             "entry": ENTRY[ablation],
         },
         patching=restored,
-        checks=checks_made,
+        checks=outcomes,
         provenance=_provenance(model, by_path),
     )
 

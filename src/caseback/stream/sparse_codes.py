@@ -24,12 +24,13 @@ from torch import Tensor
 
 from caseback.errors import LoadError, OutOfRange, TokensError, WriteError
 from caseback.jobs.budget import limit
-from caseback.jobs.forms import expect_form
-from caseback.jobs.safe_files import expect_whole, read_json, read_tensors, write_json, write_tensors
+from caseback.jobs.forms import read_record
+from caseback.jobs.safe_files import read_tensors, write_json, write_tensors
 from caseback.jobs.whole_file import make_folder
 from caseback.model.arguments import checked
 
 FORMAT = "caseback sparse codes 1"
+_FORM = {"tokens": int, "features": int, "starts": [int], "result_of": str}
 
 
 @dataclass
@@ -177,11 +178,7 @@ def open_codes(folder: str | Path) -> Codes:
     path = Path(folder) / "codes.json"
     if not os.path.isfile(path):
         raise LoadError(f"{str(folder)!r} holds no sparse codes: expected a codes.json in it, written last of all")
-    facts = read_json(path)
-    if facts.get("format") != FORMAT:
-        raise LoadError(f"{str(path)!r} is of no version that is known: expected {FORMAT!r}")
-    expect_whole(facts, path)
-    expect_form(facts, {"tokens": int, "features": int, "starts": [int], "result_of": str}, path)
+    facts = read_record(path, FORMAT, _FORM, "store of sparse codes")
     counts = read_tensors(Path(folder) / "counts.safetensors", ["counts"])[0]["counts"]
     return Codes(Path(folder), facts["tokens"], facts["features"], facts["starts"], counts, facts["result_of"])
 

@@ -34,7 +34,7 @@ from caseback.model.running.run import execute
 from caseback.stream.collect import begin
 from caseback.stream.collection import Collection
 from caseback.stream.job_model import digest_of
-from caseback.stream.packing import Block, Row, blocks_of
+from caseback.stream.packing import Row, blocks_of
 from caseback.stream.rows_on_disk import read_block
 from caseback.stream.store import StoredSite
 
@@ -144,7 +144,7 @@ class _Taking:
         return self
 
     def __call__(self, job: Job, shard: int) -> dict[str, Tensor]:
-        block: Block = read_block(job.folder, shard)
+        block = read_block(job.folder, shard, job.plan.shards[shard])
         stores = [StoredSite(block.n_tokens) for _ in self.sites]
         for document, first in zip(block.document.tolist(), block.row_starts.tolist(), strict=True):
             states, ids = _read(self.paths[document], self.layers)

@@ -18,7 +18,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, EditError
 from caseback.jobs.budget import limit
 from caseback.jobs.checkpoint import Checkpoint
-from caseback.jobs.launch import HERE
+from caseback.jobs.launch import HERE, expect_here
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.working import threads_of
 from caseback.model.anatomy.anatomy import Anatomy
@@ -67,8 +67,7 @@ def sweep(
         values = swept_in(folder, work, n_threads=own, workers=workers, on=on, progress=progress)
         ready = work.ready
     else:
-        if workers != 1 or on != HERE:
-            raise CasebackError("other workers need a folder: give folder=")
+        expect_here(workers, on)
         ready = Variants(anatomy, tokens, variants, metric, given)
         values = _swept(ready, metric, token_budget, checkpoint, progress)
     if labels is None:

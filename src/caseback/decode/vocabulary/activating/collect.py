@@ -23,7 +23,7 @@ from caseback.errors import CasebackError, LoadError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.job import Job
-from caseback.jobs.launch import HERE
+from caseback.jobs.launch import HERE, expect_here
 from caseback.jobs.text_file import JSON_SUFFIXES, read_texts
 from caseback.jobs.working import threads_of
 from caseback.model.anatomy.sites import Site, parse
@@ -161,8 +161,7 @@ def activating_inputs(
     corpus = rows_of(model, documents(_texts(texts)), length=asked["length"], least=1)
     blocks = blocks_of(corpus, limit("shard_tokens", given=shard_tokens))
     if store is None:
-        if workers != 1 or on != HERE:
-            raise CasebackError("other workers need a folder: give store=")
+        expect_here(workers, on, option="store")
         rows = Rows()
         state = in_memory(work, _remembered(blocks, rows), kind=KIND, progress=progress).state(KIND)
         return _collection_of(looked, state, rows, {"fingerprint": "", **asked})

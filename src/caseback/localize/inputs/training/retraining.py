@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.job import Job
-from caseback.jobs.launch import HERE, results
+from caseback.jobs.launch import HERE, expect_here, results
 from caseback.jobs.progress import progress_bar
 from caseback.jobs.working import threads_of
 from caseback.localize.inputs.training.retraining_job import KIND, Retraining
@@ -135,8 +135,7 @@ def retrained_outcomes(
         job = Job.begin(folder, work.plan(n_threads), "the retraining")
         shards = results(job, work, workers=workers, on=on, progress=progress)
         return _labelled([shard["outcomes"].numpy() for shard in shards], metric)
-    if workers != 1 or on != HERE:
-        raise CasebackError("other workers need a folder: give folder=")
+    expect_here(workers, on)
     file = Checkpoint(
         checkpoint,
         work.content(),
