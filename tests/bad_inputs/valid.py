@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -373,8 +374,9 @@ class Valid:
 
 
 def _of_random() -> str:
-    numpy = random.getstate(), *map(str, np.random.get_state())
-    return hashlib.sha256(torch.get_rng_state().numpy().tobytes() + repr(numpy).encode()).hexdigest()
+    # as bytes: to print NumPy's 624 numbers took more time than most calls
+    others = pickle.dumps((random.getstate(), np.random.get_state()))
+    return hashlib.sha256(torch.get_rng_state().numpy().tobytes() + others).hexdigest()
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

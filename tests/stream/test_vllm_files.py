@@ -159,3 +159,6 @@ def test_the_command_takes_the_same(files, tmp_path, capsys):
     assert code == 0 and json.loads(output.out)["activations"] == ["resid_pre.0", "resid_post.1", "resid_post.3"]
     code, output = ran("0,2,4", "--tables", "stream_moments")
     assert code != 0 and "leave out --tables" in output.err
+    # nothing that would be ignored is accepted
+    code, output = ran("0,2,4", "--workers", "2", "--interleave", "3", "--max-length", "9")
+    assert code != 0 and "leave out --max-length and --interleave and --workers" in output.err

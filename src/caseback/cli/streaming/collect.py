@@ -50,8 +50,18 @@ def collect(
         model = model_of(of)
         to = {"folder": stored.store, "shard_tokens": shard_tokens, "progress": True}
         if vllm_layers is not None:
-            if chosen or activations:
-                raise CasebackError("vLLM's files are taken as they are: leave out --tables and --activations")
+            others = {
+                "--tables": chosen,
+                "--activations": activations,
+                "--column": column != "text",
+                "--max-length": stored.max_length,
+                "--interleave": interleave != 1,
+                "--workers": launched.workers != 1,
+                "--on": launched.on != "here",
+                "--threads": launched.threads,
+            }
+            if ignored := [option for option, given in others.items() if given]:
+                raise CasebackError(f"vLLM's files are taken as they are: leave out {' and '.join(ignored)}")
             collection = collect_vllm(corpus, model, numbers(vllm_layers, "--vllm-layers") or [], **to)
         else:
             collection = collect_from(
