@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import caseback as cb
-from bad_inputs.outcome import Fault, TookTooLong, fault_of, time_limit, written_in
+from bad_inputs.outcome import Fault, TookTooLong, fault_of, tidy, time_limit, written_in
 from caseback import cli, organisms
 from hostile import HOSTILE
 
@@ -176,12 +176,7 @@ def fault_at(door: str, line: list[str], folder: Path) -> Fault | None:
         ]
         lost = [path for path in before if path not in after or (status != 0 and after[path] != before[path])]
         what = f"left {left} or changed {lost}" if left or lost else None
-    for path in sorted(after, reverse=True):  # the next line finds what the first found
-        if path not in before:
-            path.unlink() if after[path] is not None else path.rmdir()
-    for path, content in before.items():
-        if content is not None and after.get(path) != content:
-            path.write_bytes(content)
+    tidy(before, after)  # the next line finds what the first found
     return None if what is None else Fault(given, what)
 
 

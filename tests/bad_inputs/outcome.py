@@ -98,3 +98,33 @@ def attempt(call: Callable[[], Any]) -> tuple[Any, str | None]:
 def written_in(folder: Path) -> dict[Path, bytes | None]:
     """Every file below a folder with what it holds."""
     return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def tidy(before: dict[Path, bytes | None], after: dict[Path, bytes | None]) -> None:
+    """Remove what a call wrote, and put back what it changed."""
+    for path in sorted(after.keys() - before.keys(), reverse=True):
+        path.unlink() if after[path] is not None else path.rmdir()
+    for path, content in before.items():
+        if content is not None and after.get(path) != content:
+            path.write_bytes(content)
+
+
+def restoring(folder: Path) -> Callable[[], None]:
+    """A function that puts a folder back as it is now.
+
+    Without it, one call may write a page of megabytes where the next one finds its corpus. Only sizes and times are
+    compared, since almost no call changes anything.
+    """
+    before, stats = written_in(folder), _stats(folder)
+
+    def restore() -> None:
+        nonlocal stats
+        if _stats(folder) != stats:
+            tidy(before, written_in(folder))
+            stats = _stats(folder)
+
+    return restore
+
+
+def _stats(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: ((stat := path.stat()).st_size, stat.st_mtime_ns) for path in folder.rglob("*")}

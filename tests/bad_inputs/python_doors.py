@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import caseback as cb
 from bad_inputs import values
 from bad_inputs.examples import arguments_of_example
-from bad_inputs.outcome import Fault, attempt, written_in
+from bad_inputs.outcome import Fault, attempt, tidy, written_in
 from bad_inputs.valid import Valid
 from caseback.decode.vocabulary.activating.examples import Activating
 from caseback.model.registry import techniques
@@ -200,15 +200,6 @@ def _why_not(door: str, function: Callable[..., Any], arguments: dict[str, Any],
     finally:
         tidy(before, written_in(valid.room))
     return None
-
-
-def tidy(before: dict[Path, bytes | None], after: dict[Path, bytes | None]) -> None:
-    """Remove what a call wrote, and put back what it changed."""
-    for path in sorted(after.keys() - before.keys(), reverse=True):
-        path.unlink() if after[path] is not None else path.rmdir()
-    for path, content in before.items():
-        if content is not None and after.get(path) != content:
-            path.write_bytes(content)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import caseback as cb
 from bad_inputs import commands, json_nodes, stored_nodes, values
 from bad_inputs import python_doors as doors_of_python
-from bad_inputs.outcome import Fault
+from bad_inputs.outcome import Fault, restoring
 from bad_inputs.results import Results
 from bad_inputs.valid import Valid
 
@@ -41,9 +41,12 @@ def command_doors(folder: Path) -> Iterator[Door]:
     valid = commands.lines(folder)
     room = folder / "here"
     room.mkdir()
+    restore = restoring(folder / "files")
     for name in commands.doors():
         inputs = commands.bad_lines(name, valid[name], files)
-        yield Door(f"caseback {name}", inputs, lambda line, name=name: commands.fault_at(name, line, room))
+        yield Door(
+            f"caseback {name}", inputs, _with_fresh_files(partial(commands.fault_at, name, folder=room), restore)
+        )
 
 
 def json_doors(folder: Path) -> Iterator[Door]:
@@ -56,12 +59,23 @@ def python_doors(folder: Path) -> Iterator[Door]:
     """Every public function, class and method, with a valid call for each."""
     files = values.write_files(folder / "files_of_functions")
     valid = Valid(cb.load(commands.tiny_folder(folder / "tiny_of_functions")), folder / "room")
+    restore = restoring(folder / "files_of_functions")
     published = doors_of_python.published()
     valid.results = Results(published, partial(doors_of_python.result_of, published, valid), valid.room)
     for name, function in published.items():
         inputs = doors_of_python.inputs_of(name, function, files)
-        fault_of = partial(_fault_of_python, name, function, valid)
+        fault_of = _with_fresh_files(partial(_fault_of_python, name, function, valid), restore)
         yield Door(name, inputs, fault_of, partial(_why_not, name, function, valid))
+
+
+def _with_fresh_files(fault_of: Callable[[Any], Fault | None], restore: Callable[[], None]):
+    def fault_with_fresh_files(given: Any) -> Fault | None:
+        try:
+            return fault_of(given)
+        finally:
+            restore()
+
+    return fault_with_fresh_files
 
 
 def _why_not(name: str, function: Callable[..., Any], valid: Valid) -> str | None:
