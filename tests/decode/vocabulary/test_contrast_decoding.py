@@ -34,9 +34,9 @@ def test_4_3_18_a_step_of_dola_is_as_by_hand(name):
     assert all(not p.layer._forward_hooks for p in model.anatomy.layers)
 
 
-def published(hf, ids, bucket, penalty, steps, alpha=0.1):
-    """DoLa as its authors' code has it, with plain transformers: hidden states from the embedding, 0, on; greedy."""
-    head, norm = hf.get_output_embeddings(), shelf_norm(hf)
+def published(hf, ids, bucket, penalty, steps, alpha=0.1, with_norm=True):
+    """DoLa with plain transformers, greedy: hidden states from the embedding, 0, on; without the norm in its authors'."""
+    head, norm = hf.get_output_embeddings(), shelf_norm(hf) if with_norm else torch.nn.Identity()
     for _ in range(steps):
         out = hf(torch.tensor([ids]), output_hidden_states=True)
         log_p = out.logits[0, -1].log_softmax(-1)
@@ -73,6 +73,19 @@ def test_4_3_18_buckets_and_penalty_are_the_published_ones(name, bucket, states,
             expected = published(model.hf, prompt, states, penalty, steps=6)
         ours = dola(model, [prompt], layers=bucket, repetition_penalty=penalty, max_new_tokens=6)
         assert ours.ids[0].tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_4_3_18_candidates_without_the_final_norm_are_as_in_the_authors_code(name):
+    model = shelf.model(name)
+    differing = 0
+    for prompt in shelf.ids((6, 5, 7, 4), seed=2):
+        with torch.no_grad():
+            expected = published(model.hf, prompt, [0, 1, 2], 1.2, steps=6, with_norm=False)
+        ours = dola(model, [prompt], layers=[-1, 0, 1], norm=False, max_new_tokens=6)
+        assert ours.ids[0].tolist() == expected
+        differing += dola(model, [prompt], layers=[-1, 0, 1], max_new_tokens=6).ids[0].tolist() != expected
+    assert differing  # so the option is heard
 
 
 @pytest.mark.parametrize(

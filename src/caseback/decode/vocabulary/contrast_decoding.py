@@ -3,7 +3,8 @@
     score(v) = log p_strong(v) - log p_weak(v)    for v in V = {v : p_strong(v) >= alpha max p_strong},  -inf elsewhere
 
 DoLa (Chuang et al. 2024) takes as the weak one the logit lens of the candidate layer that is furthest from the output
-in Jensen-Shannon divergence, chosen anew at each step; the penalty of repeated words comes after the contrast.
+in Jensen-Shannon divergence, chosen anew at each step; the penalty of repeated words comes after the contrast. Their
+code's lens leaves the final norm out (``norm=False``).
 Contrastive decoding (Li et al. 2023) takes another, smaller model, and weighs: (1 + beta) log p_strong - beta
 log p_weak. Each is a logits processor of transformers' own ``generate``, so sampling, beams and stopping work as ever,
 and the model stays as it is.
@@ -27,7 +28,7 @@ from caseback.model.running.generate import generate
 from caseback.model.running.model import Model
 from caseback.model.running.passing import Hooks
 from caseback.model.running.tokens import PromptsLike, Tokens
-from caseback.model.running.verify import unembed
+from caseback.model.running.verify import unembed, unembed_normed
 
 
 @technique(
@@ -42,6 +43,7 @@ def dola(
     *,
     layers: str | Sequence[int] = "low",
     alpha: float = 0.1,
+    norm: bool = True,
     repetition_penalty: float = 1.2,
     max_new_tokens: int = 20,
     seed: int | None = None,
@@ -62,6 +64,9 @@ def dola(
         or, where that is tied to the unembedding and so predicts the word itself, two depths later.
     alpha
         Tokens with less than this share of the likeliest token's probability are never generated; 0.1 as published.
+    norm
+        Read candidates through the final norm, as the logit lens does. False reads them by the unembedding alone, as
+        the authors' code and that of transformers do.
     repetition_penalty
         Of transformers; 1.2 as published, since contrast makes repetition likelier. It changes the contrasted scores.
     max_new_tokens, seed, **options
@@ -93,7 +98,7 @@ def dola(
         raise OutOfRange(f"repetition_penalty={repetition_penalty}: expected a number above 0; 1 is none")
     tokens = model.tokens(tokens)
     states = _LastStates(model, candidates)
-    contrast = _Contrast(alpha, lambda ids, log_p: _furthest(model, states.held, log_p))
+    contrast = _Contrast(alpha, lambda ids, log_p: _furthest(model, states.held, log_p, norm))
     penalty = [] if repetition_penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(repetition_penalty)]
     own = options.pop("logits_processor", None) or []
     options["logits_processor"] = LogitsProcessorList([contrast, *penalty, *own])
@@ -199,10 +204,11 @@ class _Contrast(LogitsProcessor):
 
 
 def _furthest(
-    model: Model, states: Float[Tensor, "layer batch d_model"], log_p: Float[Tensor, "batch vocab"]
+    model: Model, states: Float[Tensor, "layer batch d_model"], log_p: Float[Tensor, "batch vocab"], norm: bool
 ) -> Float[Tensor, "batch vocab"]:
     """The candidate layer's log probabilities with the largest Jensen-Shannon divergence, for each prompt."""
-    log_q = at_least_float32(unembed(model.anatomy, states)).log_softmax(-1)
+    logits = unembed(model.anatomy, states) if norm else unembed_normed(model.anatomy, states)
+    log_q = at_least_float32(logits).log_softmax(-1)
     p, q = log_p.exp(), log_q.exp()
     entropy = lambda x: torch.special.entr(x).sum(-1)  # noqa: E731
     js = entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
