@@ -31,7 +31,7 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 @pytest.fixture
 def hooks_only_look(monkeypatch):
     """Let a test's own hooks stay on a model while it is swept: they count what passes and change nothing."""
-    for place in ("sweeping.clean", "running.side_by_side"):
+    for place in ("sweeping.clean", "sweeping.side_by_side"):
         monkeypatch.setattr(f"caseback.model.{place}.expect_no_user_hooks", lambda *_, **__: None)
     monkeypatch.setattr("caseback.model.running.measure.hooked_by_user", lambda *_: None)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from caseback.model.circuit import Circuit
     from caseback.model.loading.load import load
     from caseback.model.registry import techniques
+    from caseback.model.running.affine import Affine
     from caseback.model.running.answer_metrics import answer_log_prob
     from caseback.model.running.edits import (
         Add,
@@ -41,6 +42,7 @@ _HOMES = {
     "circuit": "Circuit",
     "anatomy.sites": "Site",
     "registry": "techniques",
+    "running.affine": "Affine",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
     "loading.load": "load",
     "running.answer_metrics": "answer_log_prob",
@@ -56,6 +58,7 @@ _PACKAGES = ("model", "localize", "decode", "tasks", "stream", "behaviors", "org
 
 __all__ = [
     "Add",
+    "Affine",
     "Apply",
     "CasebackError",
     "Circuit",

@@ -30,6 +30,9 @@ def cases():
         "a mean": cb.Mean("mlp_out", rows[1], layer=0),
         "noise": cb.Noise("embed", 0.2, seed=3),
         "a subspace": cb.Project("resid_post", rows, layer=0, keep=True),
+        "an affine map": cb.Affine("resid_post", rows, rows.flip(0), rows[0], rows[1], layer=0),
+        "one prompt": cb.Zero("z", layer=0, prompt=1),
+        "the given text": cb.Zero("z", layer=0, pos="prompt"),
         "an edge": cb.Knockout(layer=1, head=0, query=-1, key=0),
         "an edge at the pattern": cb.Knockout(layer=1, head=0, query=-1, key=0, renormalise=False),
     }

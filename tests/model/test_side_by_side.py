@@ -5,7 +5,7 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.model.running.side_by_side import side_by_side
+from caseback.model.sweeping.side_by_side import side_by_side
 from exact import exact
 
 READ = ["mlp_out", "z", ("resid_post", -1)]

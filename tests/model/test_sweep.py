@@ -52,6 +52,8 @@ def mixtures(model):
         [cb.Mean("mlp_out", layer=1)],
         [cb.Freeze("attn_out", layer=2), cb.Zero("z", layer=0)],
         [cb.Replace("resid_post", 1.5, layer=2, pos=-1, unit=[0, 3])],
+        [cb.Add("resid_post", 0.7, layer=0, pos=1, prompt=1), cb.Zero("z", layer=1, pos=-1, prompt=[0, -1])],
+        [cb.Affine("mlp_out", torch.ones(1, model.d_model), torch.ones(1, model.d_model), layer=1, pos=[0, 2])],
         [cb.Apply("attn_out", torch.tanh, layer=0, pos=slice(2, 5))],
         [
             cb.Project(

@@ -33,8 +33,8 @@ from caseback.model.running.frames import Positions, positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
-from caseback.model.running.side_by_side import side_by_side
 from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.model.sweeping.side_by_side import side_by_side
 
 MLPS = ("frozen", "recomputed")
 

@@ -63,8 +63,15 @@ def as_indices(value: Any, what: str, error: type[CasebackError] = EditError) ->
     return [as_integer(one, f"one {what} of {_short(each)}", error) for one in each]
 
 
+_FAR = 2**53
+PARTS_OF_A_TEXT = {"prompt": slice(None, _FAR), "generated": slice(_FAR, None)}
+"""Positions in words: those that were given, and those that decoding adds (a start past the end is the end)."""
+
+
 def as_positions(value: Any, what: str = "pos", error: type[CasebackError] = EditError) -> Any:
-    """What names positions: as ``as_indices``, or a tensor (batch,) with one position per prompt."""
+    """What names positions: as ``as_indices``, or in words, or a tensor (batch,) with one position per prompt."""
+    if isinstance(value, str) and value in PARTS_OF_A_TEXT:
+        return PARTS_OF_A_TEXT[value]
     if isinstance(value, Tensor) and value.ndim == 1 and not (value.dtype == torch.bool or value.is_floating_point()):
         return value
     return as_indices(value, what, error)

@@ -29,7 +29,7 @@ def apply_edits(
     """Write edits, each with its owner, into a site's rows; returns a copy, or the very ``x`` if none applies."""
     given = x
     for owner, edit in edits:
-        rows = frame.rows(owner, edit.pos, grow=not edit.tied, height=len(x))
+        rows = frame.rows(owner, edit.pos, prompt=edit.prompt, grow=not edit.tied, height=len(x))
         if rows is None:
             continue
         where = Where(site, rows, x.shape[-1], columns_before(rows))

@@ -6,7 +6,8 @@ stream. A part of the address that is left out means all. Edits of one site appl
 
 Address: ``layer`` int, list or None; ``head`` likewise (key/value heads at ``k``, ``v``, ``k_in``, ``v_in``);
 ``pos`` a prompt's own positions (int, list, slice, or a tensor with one per prompt), the query at ``scores`` and
-``pattern``; ``unit`` the last dimension: neuron, dimension, expert, or the key at ``scores`` and ``pattern``.
+``pattern``, or in words ``"prompt"`` and ``"generated"``: what was given, and what decoding adds; ``unit`` the last
+dimension: neuron, dimension, expert, or the key at ``scores`` and ``pattern``; ``prompt`` prompts of the batch.
 
 A value has the shape of what it replaces, (batch, pos, head, unit) less the parts addressed by an int, or anything
 that broadcasts to it; at ``scores`` and ``pattern`` (batch, head, query, key).
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,20 +26,17 @@ from torch import Tensor
 
 from caseback.errors import EditError
 from caseback.jobs.fingerprint import raw_digest
-from caseback.model.anatomy.coerce import as_indices, as_numbers, as_positions
+from caseback.model.anatomy.coerce import PARTS_OF_A_TEXT, as_indices, as_numbers, as_positions
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site, kind_of
-from caseback.model.argument_kinds import Coerced
 from caseback.model.arguments import checked
 from caseback.model.running.edit_values import fitting, from_run, indices_in, onto_span, select, shared_prefix, spread
-from caseback.model.running.frames import Positions, Rows, positions
+from caseback.model.running.frames import Index, Positions, Rows, positions
 
 if TYPE_CHECKING:
     from caseback.model.anatomy.anatomy import Anatomy
     from caseback.model.running.run import Run
     from caseback.model.running.tokens import Tokens
-
-Index = Annotated[int | Sequence[int] | slice | None, Coerced(as_indices, "a whole number, several, or a slice")]
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class _Address:
     head: Index = None
     pos: Positions = None
     unit: Index = None
+    prompt: Index = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class Edit(_Address):
     """What is true or false of it."""
 
     def __post_init__(self) -> None:
-        for name in ("layer", "head", "unit"):
+        for name in ("layer", "head", "unit", "prompt"):
             object.__setattr__(self, name, as_indices(getattr(self, name), name))
         object.__setattr__(self, "pos", as_positions(self.pos))
         for name in self.flags:
@@ -84,6 +83,11 @@ class Edit(_Address):
     def new(self, old: Float[Tensor, "k *head unit"], where: Where) -> Tensor:
         """What stands at the address afterwards, given what stood there."""
         raise TypeError(f"{type(self).__name__} is an address without an action: use Zero, Replace, Add ...")
+
+    def edits_prompt(self, example: int, n_prompts: int) -> bool:
+        """Whether a prompt of the batch is one that it names."""
+        named = indices_in(self.prompt, n_prompts, "prompt", self.site)
+        return named is None or example in named
 
     @property
     def awaits_clean(self) -> bool:
@@ -104,11 +108,14 @@ class Edit(_Address):
         head = "" if self.head is None else f"H{self.head}"
         pos = "" if self.pos is None else f" pos {_short(self.pos)}"
         unit = "" if self.unit is None else f" unit {_short(self.unit)}"
-        return f"{type(self).__name__} {self.site}{layer}{head}{pos}{unit}"
+        prompt = "" if self.prompt is None else f" prompt {_short(self.prompt)}"
+        return f"{type(self).__name__} {self.site}{layer}{head}{pos}{unit}{prompt}"
 
 
 def _short(value: Any) -> str:
     if isinstance(value, slice):
+        if words := next((words for words, places in PARTS_OF_A_TEXT.items() if places == value), ""):
+            return words
         return f"{value.start or 0}:{'' if value.stop is None else value.stop}"
     values = value.tolist() if isinstance(value, Tensor) else value
     return str(values)
@@ -395,6 +402,8 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
     seeds = getattr(edit, "seed", 0)
     if tokens is not None and isinstance(seeds, Sequence) and len(seeds) != len(tokens):
         raise EditError(f"{edit.describe()}: {len(seeds)} seeds, expected one for each of {len(tokens)} prompts")
+    if tokens is not None:
+        indices_in(edit.prompt, len(tokens), "prompt", name)
     for b, length in enumerate([] if tokens is None else tokens.lengths.tolist()):
         positions(edit.pos, b, length, open_end=open_end)
         if name in MAPS and edit.unit is not None:

@@ -17,13 +17,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from caseback.errors import EditError, OutOfRange
-from caseback.model.anatomy.coerce import as_positions
+from caseback.model.anatomy.coerce import as_indices, as_positions
 from caseback.model.argument_kinds import Coerced
+from caseback.model.running.edit_values import indices_in
 from caseback.model.running.tokens import Tokens
 
 Positions = Annotated[
-    int | Sequence[int] | slice | Tensor | None, Coerced(as_positions, "positions, as numbers or a slice")
+    int | Sequence[int] | slice | Tensor | str | None, Coerced(as_positions, "positions, as numbers or a slice")
 ]
+Index = Annotated[int | Sequence[int] | slice | None, Coerced(as_indices, "a whole number, several, or a slice")]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def positions(pos: Positions, example: int, length: int, *, open_end: bool = Fal
         return range(*pos.indices(length))
     if isinstance(pos, Tensor):
         pos = int(pos[example]) if pos.ndim else int(pos)
+    if isinstance(pos, str):
+        raise EditError(f"pos={pos!r}: expected a position, several, or a slice")
     try:
         wanted = [pos] if isinstance(pos, int) else [index(p) for p in pos]
     except TypeError:
@@ -83,15 +87,25 @@ class Frame:
         for span in self.spans:
             self._owned.setdefault(span.owner, []).append(span)
 
-    def rows(self, owner: int | None, pos: Positions, *, grow: bool = True, height: int | None = None) -> Rows | None:
+    def rows(
+        self,
+        owner: int | None,
+        pos: Positions,
+        *,
+        prompt: Index = None,
+        grow: bool = True,
+        height: int | None = None,
+    ) -> Rows | None:
         """The rows of a variant's tokens at ``pos`` (owner None: of every variant's); None if this layout has none.
 
-        While generating, "all" grows with the text unless ``grow`` is False. ``height`` leaves out spans that begin at
-        that row or later: those of a sweep that have not joined yet.
+        ``prompt`` names prompts of the batch, all by default. While generating, "all" grows with the text unless
+        ``grow`` is False. ``height`` leaves out spans that begin at that row or later: those of a sweep that have not
+        joined yet.
         """
         parts: list[Tensor] = []
+        chosen = indices_in(prompt, len(self.lengths), "prompt", "this batch")
         for span in self.spans if owner is None else self._owned.get(owner, ()):
-            if height is not None and span.row >= height:
+            if height is not None and span.row >= height or chosen is not None and span.example not in chosen:
                 continue
             length, here = self.lengths[span.example], pos
             if grow and self.open_end and (pos is None or (isinstance(pos, slice) and pos.stop is None)):

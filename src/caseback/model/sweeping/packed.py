@@ -183,7 +183,7 @@ class Packed:
         self.unchanged[before:after] = True
         inside = [edit for site, edits in self.session.edits.items() if _may_change(site, layer) for edit in edits]
         for owner, edit in [*((owner, edit) for owner, _, edit in self.door), *inside]:
-            rows = self.session.frame.rows(owner, edit.pos, height=after)
+            rows = self.session.frame.rows(owner, edit.pos, prompt=edit.prompt, height=after)
             if rows is not None:
                 self.unchanged[rows.row] = False
 

@@ -61,6 +61,8 @@ def plan(
         stop = length if bound.columns is None else int(bound.columns[b]) - first[b] + 1
         starts = []
         for _, _, edit in resolved:
+            if not edit.edits_prompt(b, len(lengths)):
+                continue
             wanted = [p for p in positions(edit.pos, b, length) if p >= unchanged(edit, b)]
             if wanted:
                 starts.append(min(wanted))

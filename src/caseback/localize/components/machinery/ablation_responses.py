@@ -27,8 +27,8 @@ from caseback.model.algebra.direct import (
 )
 from caseback.model.graph.units import Component, site_of
 from caseback.model.running.edits import Edit
-from caseback.model.running.side_by_side import side_by_side
 from caseback.model.running.tokens import Tokens
+from caseback.model.sweeping.side_by_side import side_by_side
 
 
 @dataclass(frozen=True)
