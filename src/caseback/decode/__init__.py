@@ -1,12 +1,24 @@
 """What a representation says (the Primer's section 4)."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from caseback.decode.moments import ClassMoments, class_moments
+    from caseback.decode.states import Place, States, read_states
 
 _PARTS = ("probes", "vocabulary")
+_NAMES = {
+    **dict.fromkeys(("ClassMoments", "class_moments"), "moments"),
+    **dict.fromkeys(("Place", "States", "read_states"), "states"),
+}
+
+__all__ = ["ClassMoments", "Place", "States", "class_moments", "read_states"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
     if name in _PARTS:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}: its parts are {', '.join(_PARTS)}")

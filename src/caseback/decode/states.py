@@ -1,0 +1,238 @@
+"""What a model holds of some prompts, at many places at once: what probes, directions and erasers are fitted to.
+
+    x (place, example, d):   one pass over the prompts, whatever number of layers and sites is read
+
+A place is a layer of a site, or one head of it. An example is a prompt, read at one of its positions or averaged over
+several, or a token of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import MAPS, Site
+from caseback.model.arguments import checked
+from caseback.model.running.frames import Positions, batch_frame
+from caseback.model.running.model import Model
+from caseback.model.running.run import Run, execute, sites_read
+from caseback.model.running.tokens import PromptsLike, Tokens
+
+
+class Place(NamedTuple):
+    """A layer of a site, or one head there; ``**place.address`` is an edit's address.
+
+    Examples
+    --------
+    >>> str(Place("z", 3, 1)), Place("resid_post", 2).address
+    ('z.3.1', {'site': 'resid_post', 'layer': 2, 'head': None})
+    """
+
+    site: str
+    layer: int | None = None
+    head: int | None = None
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """What an edit is given of it."""
+        return {"site": self.site, "layer": self.layer, "head": self.head}
+
+    def __str__(self) -> str:
+        return ".".join(str(part) for part in self if part is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What was read.
+
+    Attributes
+    ----------
+    x
+        (place, example, d), in float32 at least.
+    places
+        Of the first dimension.
+    prompt
+        (example,) the prompt that each example is of: groups of tokens that know each other.
+    """
+
+    x: Float[Tensor, "place example d"]
+    places: list[Place]
+    prompt: Int[Tensor, " example"]
+
+    @property
+    def names(self) -> list[str]:
+        """The places in words."""
+        return [str(place) for place in self.places]
+
+    def __repr__(self) -> str:
+        shown = self.names if len(self.places) < 4 else [*self.names[:2], "...", self.names[-1]]
+        return f"States({', '.join(shown)}; {self.x.shape[1]} examples of width {self.x.shape[2]})"
+
+
+def representations(x: Any) -> Float[Tensor, "place example d"]:
+    """What is given as representations: ``States``, an array or tensor of several places or of one.
+
+    Raises
+    ------
+    CasebackError
+        For another shape, numbers that are not finite, and a place at which all examples are the same.
+
+    Examples
+    --------
+    >>> representations([[1.0, 2.0], [3.0, 2.0]]).shape
+    torch.Size([1, 2, 2])
+    """
+    x = x.x if isinstance(x, States) else x.values if isinstance(x, xr.DataArray) else x
+    try:
+        data = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise CasebackError(f"representations are a {type(x).__name__}: expected (place, example, d)") from None
+    data = data[None] if data.ndim == 2 else data
+    if data.ndim != 3 or not data.numel() or data.is_complex():
+        raise CasebackError(f"representations of shape {tuple(data.shape)}: expected numbers (place, example, d)")
+    data = data if data.dtype in (torch.float32, torch.float64) else data.float()
+    if not bool(data.isfinite().all()):
+        place = int((~data.isfinite()).any(2).any(1).nonzero()[0, 0])
+        raise CasebackError(f"place {place} holds numbers that are not finite: leave those examples out")
+    flat = (data == data[:, :1]).all(1).all(1)
+    if bool(flat.any()):
+        place = int(flat.nonzero()[0, 0])
+        raise CasebackError(f"place {place} is the same at every example: nothing can be read from it")
+    return data
+
+
+@checked
+def read_states(
+    model: Model,
+    prompts: PromptsLike,
+    *,
+    sites: str | Sequence[Any] = "resid_post",
+    pos: Positions = -1,
+    reduce: Literal["mean"] | None = None,
+    batch_tokens: int | None = None,
+    progress: bool = False,
+) -> States:
+    """Read some sites of every prompt in one pass.
+
+    Parameters
+    ----------
+    model
+        The model.
+    prompts
+        Prompts, as ``Tokens`` or anything that ``Model.tokens`` takes.
+    sites
+        One or several: ``"resid_post"`` is all its layers, ``"resid_post.5"`` one. At a site with heads each head is a
+        place of its own. All must be of one width.
+    pos
+        Positions of each prompt, counted from its first token, or from its end where negative; by default the last.
+    reduce
+        ``"mean"`` averages the positions of a prompt; without it each token is an example.
+    batch_tokens
+        Tokens of a pass, padding included; by default as the budget has it.
+    progress
+        Whether to show how far it is.
+
+    Returns
+    -------
+    States
+        ``x`` (place, example, d), examples in the order of the prompts.
+
+    Raises
+    ------
+    CasebackError
+        For sites of several widths, maps of attention, and positions that no prompt has.
+
+    Notes
+    -----
+    Layers beyond the last that is read are not run.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> read_states(model, ["the cat", "the old dog"], sites=["embed", "resid_post"])
+    States(embed, resid_post.0, ..., resid_post.3; 2 examples of width 160)
+    """
+    tokens = model.tokens(prompts).padded_on("right")
+    read = list(dict.fromkeys(sites_read(model.anatomy, sites)))
+    for site in read:
+        if site.name in MAPS or site == Site("logits"):
+            raise CasebackError(f"{site} has no vector at each token: expected a site of the stream, a head or an MLP")
+    if not read:
+        raise CasebackError("no sites are given: expected one at least, such as 'resid_post'")
+    budget = batch_tokens or limit("stream_tokens", model.device)
+    parts: list[Tensor] = []
+    prompt: list[Tensor] = []
+    places: list[Place] = []
+    batches = _of_like_length(tokens, budget)
+    for rows in progress_bar(batches, "read", show=progress, unit="batch"):
+        longest = int(tokens.lengths[rows].max())
+        some = Tokens(tokens.ids[rows, :longest], tokens.mask[rows, :longest], [tokens.text[i] for i in rows.tolist()])
+        at = batch_frame(some).rows(None, _of_rows(pos, rows))
+        if at is None:
+            continue
+        run = execute(model.anatomy, some, read=read, logits=False)
+        places, values = _stacked(run, read, at.row.to(model.device))
+        example = at.example
+        if reduce == "mean":
+            values, example = _mean_by(values, example.to(values.device), len(rows))
+        parts.append(values)
+        prompt.append(rows[example.cpu()])
+    if not parts:
+        raise CasebackError(f"no prompt has a token at positions {pos}: nothing is read")
+    order = torch.cat(prompt).argsort(stable=True)
+    return States(torch.cat(parts, 1)[:, order.to(model.device)], places, torch.cat(prompt)[order])
+
+
+def _of_like_length(tokens: Tokens, budget: int) -> list[Int[Tensor, " prompt"]]:
+    """The prompts in batches of like length, none with more tokens than the budget, padding included."""
+    lengths = tokens.lengths.cpu()
+    batches: list[list[int]] = [[]]
+    for i in lengths.argsort(descending=True, stable=True).tolist():
+        longest = int(lengths[batches[-1][0]]) if batches[-1] else 0
+        if batches[-1] and (len(batches[-1]) + 1) * longest > budget:
+            batches.append([])
+        batches[-1].append(i)
+    return [torch.tensor(batch) for batch in batches]
+
+
+def _of_rows(pos: Positions, rows: Int[Tensor, " prompt"]) -> Positions:
+    """Positions of some of the prompts: of a tensor with one for each, theirs."""
+    return pos.cpu()[rows] if isinstance(pos, Tensor) and pos.ndim else pos
+
+
+def _stacked(run: Run, sites: Sequence[Site], rows: Tensor) -> tuple[list[Place], Float[Tensor, "place token d"]]:
+    """Some rows of a run's sites, each head by itself."""
+    places: list[Place] = []
+    values: list[Tensor] = []
+    for site in sites:
+        x = at_least_float32(run[site].flatten(0, 1)[rows])
+        if x.ndim == 3:
+            places += [Place(site.name, site.layer, head) for head in range(x.shape[1])]
+            values.append(x.transpose(0, 1))
+        else:
+            places.append(Place(site.name, site.layer))
+            values.append(x[None])
+    widths = {x.shape[-1]: site for site, x in zip(sites, values, strict=True)}
+    if len(widths) > 1:
+        shown = ", ".join(f"{width} at {site}" for width, site in widths.items())
+        raise CasebackError(f"sites of several widths ({shown}): read those of one width together")
+    return places, torch.cat(values)
+
+
+def _mean_by(x: Float[Tensor, "place token d"], example: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The mean over the tokens of each example that has any."""
+    counts = torch.bincount(example, minlength=n)
+    sums = x.new_zeros(len(x), n, x.shape[2]).index_add_(1, example, x)
+    some = counts.nonzero().squeeze(-1)
+    return sums[:, some] / counts[some, None], some
