@@ -41,9 +41,12 @@ FUTURE_PROMPT = Kind("future prompt", 1, "load_future_prompt", "save_lens")
 MAPPING = Kind("mapping", 1, "load_mapping", "save_mapping")
 SUBSPACE = Kind("subspace", 1, "load_subspace", "save_subspace")
 EDITS = Kind("list of edits", 1, "load_edits", "save_edits")
+DIRECTIONS = Kind("set of directions", 1, "load_directions", "save_directions")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
 
-KINDS = {kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, CIRCUIT)}
+KINDS = {
+    kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, DIRECTIONS, CIRCUIT)
+}
 
 
 def refusal(path: object, file_format: str, wanted: Kind) -> str:

@@ -17,7 +17,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, LoadError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
@@ -192,6 +192,24 @@ def read_states(
         raise CasebackError(f"no prompt has a token at positions {pos}: nothing is read")
     order = torch.cat(prompt).argsort(stable=True)
     return States(torch.cat(parts, 1)[:, order.to(model.device)], places, torch.cat(prompt)[order])
+
+
+def expect_places(model: Model, places: Sequence[Place], width: int, what: str) -> None:
+    """Refuse what was fitted at places that a model does not have, or has in another width.
+
+    Raises
+    ------
+    LoadError
+        For another site, layer, head or width.
+    """
+    try:
+        states = read_states(model, [[1]], sites=[Site(place.site, place.layer) for place in places], pos=0)
+    except CasebackError as error:
+        raise LoadError(f"{what} is of another model: {error}") from None
+    if missing := [place for place in places if place not in states.places]:
+        raise LoadError(f"{what} is of another model: {model.name!r} has no {missing[0]}")
+    if states.x.shape[2] != width:
+        raise LoadError(f"{what} is of width {width}: {places[0]} of {model.name!r} is of width {states.x.shape[2]}")
 
 
 def _of_like_length(tokens: Tokens, budget: int) -> list[Int[Tensor, " prompt"]]:
