@@ -6,7 +6,7 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.decode import Place, class_moments, read_states
+from caseback.decode import Place, class_moments, read_gradients, read_states
 from caseback.errors import CasebackError
 from exact import exact
 
@@ -96,3 +96,16 @@ def test_moments_are_their_definitions_and_parts_add_up():
 def test_half_precision_is_read_wide():
     model = cb.load("meadow")
     assert read_states(model, ["the cat sat"], sites="resid_post.1").x.dtype == torch.float32
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_gradients_are_those_of_a_run_alone(side):
+    model = shelf.model("llama")
+    with exact():
+        tokens, targets = model.tokens(TEXTS, padding=side), [3, 5, 7, 9]
+        read = read_gradients(model, tokens, cb.logit(targets), sites=["resid_post", "embed"], batch_tokens=8)
+        for b, (text, target) in enumerate(zip(TEXTS, targets, strict=True)):
+            run = model.run(text, read=["resid_post", "embed"], grad=True)
+            alone = run.grad(cb.logit(target), ["resid_post", "embed"])
+            wanted = torch.stack([*alone["resid_post"][:, 0, -1], alone["embed"][0, -1]])
+            assert torch.allclose(read.x[:, b], wanted, atol=1e-10)

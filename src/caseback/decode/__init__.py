@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from caseback.decode.moments import ClassMoments, class_moments
-    from caseback.decode.states import Place, States, read_states
+    from caseback.decode.states import Place, States, read_gradients, read_states
 
 _PARTS = ("directions", "probes", "vocabulary")
 _NAMES = {
     **dict.fromkeys(("ClassMoments", "class_moments"), "moments"),
-    **dict.fromkeys(("Place", "States", "read_states"), "states"),
+    **dict.fromkeys(("Place", "States", "read_gradients", "read_states"), "states"),
 }
 
-__all__ = ["ClassMoments", "Place", "States", "class_moments", "read_states"]
+__all__ = ["ClassMoments", "Place", "States", "class_moments", "read_gradients", "read_states"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ several, or a token of a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,8 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.arguments import checked
 from caseback.model.running.frames import Positions, batch_frame
+from caseback.model.running.measure import measured
+from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute, sites_read
 from caseback.model.running.tokens import PromptsLike, Tokens
@@ -163,14 +165,85 @@ def read_states(
     >>> read_states(model, ["the cat", "the old dog"], sites=["embed", "resid_post"])
     States(embed, resid_post.0, ..., resid_post.3; 2 examples of width 160)
     """
+    options = {"pos": pos, "reduce": reduce, "batch_tokens": batch_tokens, "progress": progress}
+
+    def run_of(some: Tokens, rows: Tensor, at: list[Site]) -> Run:
+        return execute(model.anatomy, some, read=at, logits=False)
+
+    return _read(model, model.tokens(prompts).padded_on("right"), sites, run_of, options)
+
+
+@checked
+def read_gradients(
+    model: Model,
+    prompts: PromptsLike,
+    metric: Metric,
+    *,
+    sites: str | Sequence[Any] = "resid_post",
+    pos: Positions = -1,
+    reduce: Literal["mean"] | None = None,
+    batch_tokens: int | None = None,
+    progress: bool = False,
+) -> States:
+    """Read a metric's gradient at some sites of every prompt, as ``read_states`` reads the states there.
+
+    Parameters
+    ----------
+    model
+        The model.
+    prompts
+        Prompts, as ``Tokens`` or anything that ``Model.tokens`` takes.
+    metric
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. It must have a gradient.
+    sites, pos, reduce, progress
+        As in ``read_states``.
+    batch_tokens
+        Tokens of a pass, padding included; by default as the budget has it for gradients.
+
+    Returns
+    -------
+    States
+        ``x`` (place, example, d) is d metric / d state, examples in the order of the prompts.
+
+    Raises
+    ------
+    CasebackError
+        As ``read_states``, and for a metric without gradient.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> read_gradients(model, ["the cat", "the old dog"], cb.logit(" sat"), sites="resid_post.2")
+    States(resid_post.2; 2 examples of width 160)
+    """
     tokens = model.tokens(prompts).padded_on("right")
+
+    def run_of(some: Tokens, rows: Tensor, at: list[Site]) -> Run:
+        run, value = measured(model.anatomy, some, metric.of_rows(tokens, rows), read=at, grad=True)
+        return run.grad(value, at, retain=False)
+
+    budget = batch_tokens or limit("gradient_tokens", model.device)
+    options = {"pos": pos, "reduce": reduce, "batch_tokens": budget, "progress": progress}
+    return _read(model, tokens, sites, run_of, options)
+
+
+def _read(
+    model: Model,
+    tokens: Tokens,
+    sites: str | Sequence[Any],
+    run_of: Callable[[Tokens, Tensor, list[Site]], Run],
+    options: dict[str, Any],
+) -> States:
+    """What runs of batches of like length hold at some sites; the tokens are padded on the right."""
+    pos, reduce, progress = options["pos"], options["reduce"], options["progress"]
     read = list(dict.fromkeys(sites_read(model.anatomy, sites)))
     for site in read:
         if site.name in MAPS or site == Site("logits"):
             raise CasebackError(f"{site} has no vector at each token: expected a site of the stream, a head or an MLP")
     if not read:
         raise CasebackError("no sites are given: expected one at least, such as 'resid_post'")
-    budget = batch_tokens or limit("stream_tokens", model.device)
+    budget = options["batch_tokens"] or limit("stream_tokens", model.device)
     parts: list[Tensor] = []
     prompt: list[Tensor] = []
     places: list[Place] = []
@@ -181,7 +254,7 @@ def read_states(
         at = batch_frame(some).rows(None, _of_rows(pos, rows))
         if at is None:
             continue
-        run = execute(model.anatomy, some, read=read, logits=False)
+        run = run_of(some, rows, read)
         places, values = _stacked(run, read, at.row.to(model.device))
         example = at.example
         if reduce == "mean":
