@@ -142,7 +142,7 @@ def read_states(
     batch_tokens
         Tokens of a pass, padding included; by default as the budget has it.
     progress
-        Whether to show how far it is.
+        Show a progress bar.
 
     Returns
     -------

@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.coerce import are_several
 
 
 def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> tuple[list[Any], np.ndarray]:
@@ -26,6 +27,8 @@ def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> 
     CasebackError
         For another count than ``n``.
     """
+    if not are_several(values) or getattr(values, "is_meta", False):
+        raise CasebackError(f"{what} are a {type(values).__name__}: expected one for each of {n} examples")
     listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
     if len(listed) != n:
         raise CasebackError(f"{len(listed)} {what} for {n} examples: expected one for each")
