@@ -4,7 +4,7 @@
     conditional  I_V(R -> Y | B) = H_V(Y | B, 0) - H_V(Y | B, R)                                 Hewitt et al. 2021
     pointwise    log2 p(y | B, r) - log2 p(y | B)       its mean is the above                    Ethayarajh et al. 2022
 
-Each H is the cross-entropy, on groups that were held out, of logistic regression: an upper bound of the entropy, so that
+Each H is the cross-entropy of logistic regression on groups that were held out: an upper bound of the entropy, so that
 a difference of two may have either sign. Both probes are of one family and are judged on the same examples.
 """
 
@@ -110,22 +110,25 @@ def information_gain(
     random = np.random.default_rng(seed)
     tasks = setting.tasks(None, random)
     inner = setting.inner()
+    shown = beside if conditional else None
     step = max(1, limit("probe_numbers", data.device) // data[0].numel())
-    bits, control_bits, shuffled = {}, {}, torch.zeros(0)
-    chosen = torch.zeros(0)
+    bits: dict[str, Tensor] = {}
+    control_bits: dict[str, Tensor] = {}
+    penalties: dict[str, list[Tensor]] = {"control": [], "x": []}
     for name, labels in tasks.items():
         known = torch.from_numpy(labels).to(data.device)
+        if name == "task":  # the penalty is the task's own, as in linear_probe
+            if beside is not None:
+                penalties["control"] = [_penalty(beside, known, setting, inner, penalty)]
+            penalties["x"] = [
+                _penalty(_beside(some, shown), known, setting, inner, penalty) for some in data.split(step)
+            ]
         if beside is None:
             control_bits[name] = _constant_bits(labels, setting)
         else:
-            control_bits[name] = _surprises(beside, known, setting, inner, penalty)[0]
-        parts = []
-        for some in data.split(step):
-            seen = torch.cat([some, beside.expand(len(some), -1, -1)], 2) if conditional and beside is not None else some
-            parts.append(_surprises(seen, known, setting, inner, penalty))
-        bits[name] = torch.cat([part[0] for part in parts])
-        if name == "task":
-            chosen = torch.cat([part[1] for part in parts])
+            control_bits[name] = _surprises(beside, known, setting, penalties["control"][0])
+        parts = zip(data.split(step), penalties["x"], strict=True)
+        bits[name] = torch.cat([_surprises(_beside(some, shown), known, setting, own) for some, own in parts])
     pointwise = (control_bits["task"] - bits["task"]).numpy()
     shuffled = (control_bits["shuffled"] - bits["shuffled"]).mean(1)
     low, high = interval(pointwise, np.ones(pointwise.shape[1]), setting.held_groups, random, resamples)
@@ -136,7 +139,7 @@ def information_gain(
         "bits": bits["task"].mean(1).numpy(),
         "control_bits": np.full(len(data), float(control_bits["task"].mean())),
         "shuffled": shuffled.numpy(),
-        "penalty": chosen.double().numpy(),
+        "penalty": torch.cat(penalties["x"]).double().cpu().numpy(),
     }
     arrays = {name: ("site", values) for name, values in columns.items()}
     table = xr.Dataset(arrays, {"site": setting.names, "example": np.flatnonzero(setting.test)})
@@ -146,10 +149,10 @@ def information_gain(
 
 
 def _control(control: Any, data: Tensor) -> Float[Tensor, "1 example width"]:
-    values = features(control, "(example, width)")
-    if len(values) != data.shape[1]:
-        raise CasebackError(f"a control of {len(values)} examples for {data.shape[1]}: expected a row for each")
-    return values[None].to(data)
+    values = features(control, "(1, example, width)", "control")
+    if values.shape[:2] != (1, data.shape[1]):
+        raise CasebackError(f"a control of shape {tuple(values.shape[1:])}: expected a row for each of {data.shape[1]}")
+    return values.to(data)
 
 
 def _constant_bits(labels: np.ndarray, setting: Setting) -> Float[Tensor, "1 example"]:
@@ -158,15 +161,22 @@ def _constant_bits(labels: np.ndarray, setting: Setting) -> Float[Tensor, "1 exa
     return torch.from_numpy(-np.log2(share[labels[setting.test]].clip(1e-12)))[None]
 
 
-def _surprises(
+def _beside(x: Float[Tensor, "site example d"], control: Tensor | None) -> Float[Tensor, "site example wider"]:
+    return x if control is None else torch.cat([x, control.expand(len(x), -1, -1)], 2)
+
+
+def _penalty(
     x: Tensor, y: Tensor, setting: Setting, inner: list[np.ndarray], penalty: float | None
-) -> tuple[Float[Tensor, "site held"], Float[Tensor, " site"]]:
-    """Bits of each held-out example's label, and the penalty."""
+) -> Float[Tensor, " site"]:
+    held = setting.held
+    return best_penalty(x[:, ~held], y[~held], len(setting.classes), "logistic", inner, penalty)
+
+
+def _surprises(x: Tensor, y: Tensor, setting: Setting, penalty: Tensor) -> Float[Tensor, "site held"]:
+    """Bits of each held-out example's label."""
     held, n_classes = setting.held, len(setting.classes)
-    known, labels = x[:, ~held], y[~held]
-    chosen = best_penalty(known, labels, n_classes, "logistic", inner, penalty)
-    standard = Standard.of(known)
-    w, b = standard.folded(*fit(standard, labels, n_classes, "logistic", chosen))
+    standard = Standard.of(x[:, ~held])
+    w, b = standard.folded(*fit(standard, y[~held], n_classes, "logistic", penalty))
     log_p = scores_of_classes(x[:, held] @ w + b[:, None]).log_softmax(-1)
     own = log_p.gather(-1, y[held].expand(len(x), -1)[..., None])[..., 0]
-    return -own.double().cpu() / math.log(2), chosen.cpu()
+    return -own.double().cpu() / math.log(2)
