@@ -3,6 +3,7 @@
 from caseback.decode.probes.aggregate import aggregate as aggregate
 from caseback.decode.probes.attention_probe import AttentionProbe as AttentionProbe
 from caseback.decode.probes.attention_probe import attention_probe as attention_probe
+from caseback.decode.probes.baselines import probe_baselines as probe_baselines
 from caseback.decode.probes.information_gain import information_gain as information_gain
 from caseback.decode.probes.layer_profile import layer_profile as layer_profile
 from caseback.decode.probes.linear_probe import Probe as Probe
