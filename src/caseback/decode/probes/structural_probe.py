@@ -90,7 +90,7 @@ def structural_probe(
         one site. A word of several tokens is their mean, or its last.
     y
         For each sentence the heads of its words, counted from 0 within the sentence, -1 for the root: what
-        ``caseback.tasks.conllu`` gives as ``heads``.
+        ``caseback.tasks.formats.conllu`` gives as ``heads``.
     kind
         ``"distance"`` between words or ``"depth"`` below the root.
     rank
