@@ -10,10 +10,9 @@ readable takes an intervention.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,23 +20,22 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.decode.probes.closed_forms import Fit, fit_lda, fit_mass_mean, fit_ridge
+from caseback.decode.probes.calibration import calibration_error, inverse_temperature
 from caseback.decode.probes.judged import table_of
-from caseback.decode.probes.logistic import fit_logistic
-from caseback.decode.probes.splits import folds, numbered, repeated_rows
+from caseback.decode.probes.penalties import (
+    LOG_ODDS,
+    Method,
+    best_penalty,
+    expect_penalty,
+    fit,
+    out_of_fold,
+    scores_of_classes,
+)
+from caseback.decode.probes.setting import Given, Labels, Setting
 from caseback.decode.probes.standard import Standard
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique
-
-Method = Literal["logistic", "ridge", "mass_mean", "lda"]
-PENALTIES: dict[str, tuple[float, ...]] = {
-    "logistic": (1e-1, 1e-2, 1e-3, 1e-4),
-    "ridge": (1e1, 1.0, 1e-1, 1e-2),
-    "mass_mean": (0.0,),
-    "lda": (0.9, 0.5, 0.1, 0.01),
-}
-"""What is tried for each method; the strongest comes first, so that the next begins where it ended."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Probe:
 
     def scores(self, x: Float[Tensor, "site example d"]) -> Float[Tensor, "site example class"]:
         """Of each class; differences of scores are log odds for logistic probes and LDA."""
-        return _of_each_class(x.to(self.weight) @ self.weight + self.bias[:, None])
+        return scores_of_classes(x.to(self.weight) @ self.weight + self.bias[:, None])
 
     def predict(self, x: Float[Tensor, "site example d"]) -> list[list[Any]]:
         """The likeliest label of each example, by site."""
@@ -85,13 +83,14 @@ class Probe:
 )
 def linear_probe(
     x: Any,
-    y: Sequence[Any] | Tensor | np.ndarray,
+    y: Labels,
     *,
     method: Method = "logistic",
-    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
-    types: Sequence[Any] | Tensor | np.ndarray | None = None,
+    groups: Labels | None = None,
+    types: Labels | None = None,
     sites: Sequence[Any] | None = None,
     penalty: float | None = None,
+    temperature: bool = False,
     n_folds: int = 4,
     resamples: int = 1000,
     seed: int = 0,
@@ -118,6 +117,9 @@ def linear_probe(
     penalty
         On the weights; by default the best of ``PENALTIES`` on inner folds. For logistic probes it is 1 / (n C) of
         scikit-learn's C.
+    temperature
+        Divide scores by the temperature that inner folds, each scored by the probe of the others, like best (Guo et
+        al. 2017). It makes log odds of the scores of ridge and mass-mean too, so that these have ``bits``.
     n_folds
         Into how many parts groups are dealt.
     resamples
@@ -128,10 +130,11 @@ def linear_probe(
     Returns
     -------
     Probe
-        ``table`` has by site: ``accuracy``, its interval ``low`` and ``high``, ``train_accuracy``, ``bits`` (the mean
-        surprise at the label, of a constant guess ``majority_bits``; of logistic probes and LDA, whose scores are log
-        odds), ``shuffled`` (accuracy of the same probe fitted
-        to shuffled labels), with ``types`` ``control`` and ``selectivity``, and the ``penalty``; and ``majority``.
+        ``table`` has by site: ``accuracy``, its interval ``low`` and ``high``, ``train_accuracy``, ``shuffled``
+        (accuracy of the same probe fitted to shuffled labels), with ``types`` ``control`` and ``selectivity``, and the
+        ``penalty``. Where scores are log odds (logistic, LDA, or with ``temperature``) also ``bits``, the mean surprise
+        at the label, and ``calibration_error``, the expected one in 15 bins of confidence. ``majority`` and
+        ``majority_bits`` are of a constant guess; ``right`` is of each held-out example.
 
     Raises
     ------
@@ -153,135 +156,59 @@ def linear_probe(
     >>> bool(probe.table.accuracy[1] > 0.95), bool(probe.table.low[0] < 0.6)
     (True, True)
     """
-    data = _features(x)
-    n = data.shape[1]
-    classes, labels = numbered(y, "labels", n)
-    if len(classes) < 2:
-        raise CasebackError(f"all {n} labels are {classes[0]!r}: a probe needs two classes or more")
-    of = None if groups is None else numbered(groups, "groups", n)[1]
-    names = list(range(len(data))) if sites is None else list(sites)
-    if len(names) != len(data):
-        raise CasebackError(f"{len(names)} names for {len(data)} sites: expected one for each")
-    if penalty is not None and not 0 <= penalty <= 1e30:
-        raise OutOfRange(f"penalty {penalty}: expected 0 or a positive number, up to 1e30")
-    if n_folds < 2 or resamples < 1:
-        raise OutOfRange(f"n_folds {n_folds}, resamples {resamples}: expected at least 2 and 1")
-    test = np.zeros(n, dtype=bool)
-    test[folds(labels, of, n_folds, seed)[0]] = True
-    train = np.flatnonzero(~test)
-    held = torch.from_numpy(test).to(data.device)
-    if len(set(labels[train])) < len(classes):
-        missing = next(c for i, c in enumerate(classes) if i not in labels[train])
-        raise CasebackError(f"no example of {missing!r} is left to train on: its examples are in too few groups")
-    repeated = repeated_rows(data, held)
-    if repeated:
-        warnings.warn(
-            f"{repeated} of {int(test.sum())} held-out examples are the same as one that was trained on: name what "
-            "they share as groups, or accuracy is of memory",
-            stacklevel=2,
-        )
-    inner = folds(labels[train], None if of is None else of[train], n_folds, seed)
+    setting = Setting.dealt(Given.of(x, y, groups=groups, sites=sites), n_folds=n_folds, seed=seed)
+    expect_penalty(penalty)
+    if resamples < 1:
+        raise OutOfRange(f"resamples {resamples}: expected at least 1")
     random = np.random.default_rng(seed)
-    tasks = {"task": labels, "shuffled": random.permutation(labels)}
-    if types is not None:
-        distinct, type_of = numbered(types, "types", n)
-        tasks["control"] = random.choice(labels, size=len(distinct))[type_of]
-    parts: list[dict[str, Tensor]] = []
+    tasks = setting.tasks(types, random)
+    inner = setting.inner()
+    data = setting.x
     step = max(1, limit("probe_numbers", data.device) // data[0].numel())
-    for some in data.split(step):
-        parts.append(_fitted(some, tasks, len(classes), method, penalty, held, train, inner))
+    parts = [_fitted(some, setting, tasks, method, penalty, temperature, inner) for some in data.split(step)]
     measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    table = table_of(measured, labels, test, of, names, random, resamples)
-    sizes = {"n_train": len(train), "n_test": int(test.sum()), "repeated": repeated}
-    table.attrs |= {"method": method, "seed": seed, **sizes}
-    return Probe(measured["weight"], measured["bias"], classes, table)
-
-
-def _features(x: Any) -> Float[Tensor, "site example d"]:
-    try:
-        data = torch.as_tensor(x.values if isinstance(x, xr.DataArray) else x)
-    except (TypeError, ValueError, RuntimeError):
-        raise CasebackError(f"representations are a {type(x).__name__}: expected (site, example, d_model)") from None
-    data = data[None] if data.ndim == 2 else data
-    if data.ndim != 3 or not data.numel():
-        raise CasebackError(f"representations of shape {tuple(data.shape)}: expected (site, example, d_model)")
-    data = data if data.dtype in (torch.float32, torch.float64) else data.float()
-    if not bool(data.isfinite().all()):
-        number = int((~data.isfinite()).any(2).any(1).nonzero()[0, 0])
-        raise CasebackError(f"site {number} holds numbers that are not finite: leave those examples out")
-    flat = (data == data[:, :1]).all(1).all(1)
-    if bool(flat.any()):
-        number = int(flat.nonzero()[0, 0])
-        raise CasebackError(f"site {number} is the same at every example: nothing can be read from it")
-    return data
-
-
-def _fit(standard: Standard, y: Tensor, n_classes: int, method: str, penalty: Tensor, start: Fit | None = None) -> Fit:
-    if method == "logistic":
-        return fit_logistic(standard, y, n_classes, l2=penalty, start=start)
-    closed: dict[str, Callable[..., Fit]] = {"ridge": fit_ridge, "mass_mean": fit_mass_mean, "lda": fit_lda}
-    return closed[method](standard, y, n_classes, penalty)
+    weight, bias = measured.pop("weight"), measured.pop("bias")
+    table = table_of(measured, setting, random, resamples)
+    table.attrs["method"] = method
+    return Probe(weight, bias, setting.classes, table)
 
 
 def _fitted(
     x: Tensor,
+    setting: Setting,
     tasks: dict[str, np.ndarray],
-    n_classes: int,
-    method: str,
+    method: Method,
     penalty: float | None,
-    held: Tensor,
-    train: np.ndarray,
+    temperature: bool,
     inner: list[np.ndarray],
 ) -> dict[str, Tensor]:
     """Of some sites: weights, and how many tested examples are right, task by task."""
+    held, n_classes = setting.held, len(setting.classes)
     of = {name: torch.from_numpy(labels).to(x.device) for name, labels in tasks.items()}
-    known = x[:, ~held]
-    chosen = (
-        _best_penalty(known, of["task"][~held], n_classes, method, inner)
-        if penalty is None
-        else x.new_full((len(x),), penalty)
-    )
+    known, own_labels = x[:, ~held], of["task"][~held]
+    chosen = best_penalty(known, own_labels, n_classes, method, inner, penalty)
     standard = Standard.of(known)
     result = {"penalty": chosen}
     for name, labels in of.items():
-        w, b = _fit(standard, labels[~held], n_classes, method, chosen)
-        own, bias = standard.folded(w, b)
-        log_p = _of_each_class(x @ own + bias[:, None]).log_softmax(-1)
+        own, bias = standard.folded(*fit(standard, labels[~held], n_classes, method, chosen))
+        if name == "task" and temperature:
+            sharper = inverse_temperature(out_of_fold(known, own_labels, n_classes, method, chosen, inner), own_labels)
+            own, bias = own * sharper[:, None, None], bias * sharper[:, None]
+            result["temperature"] = 1 / sharper
+        log_p = scores_of_classes(x @ own + bias[:, None]).log_softmax(-1)
         right = log_p.argmax(-1) == labels
         result[f"right/{name}"] = right[:, held].cpu()
         if name == "task":
             surprise = -log_p[:, held].gather(-1, labels[held].expand(len(x), -1)[..., None])[..., 0]
             bits = surprise.double().mean(1) / np.log(2)
+            error = calibration_error(log_p[:, held].amax(-1).exp(), right[:, held])
+            nothing = torch.full_like(bits, torch.nan)
+            speaks = temperature or method in LOG_ODDS
             result |= {
                 "weight": own,
                 "bias": bias,
                 "train_accuracy": right[:, ~held].double().mean(1),
-                "bits": bits if method in ("logistic", "lda") else torch.full_like(bits, torch.nan),
+                "bits": bits if speaks else nothing,
+                "calibration_error": error if speaks else nothing,
             }
     return result
-
-
-def _of_each_class(z: Float[Tensor, "site example k"]) -> Float[Tensor, "site example class"]:
-    """Scores of all classes, the first of two being 0."""
-    return torch.cat([torch.zeros_like(z), z], -1) if z.shape[-1] == 1 else z
-
-
-def _best_penalty(x: Tensor, y: Tensor, n_classes: int, method: str, inner: list[np.ndarray]) -> Float[Tensor, " site"]:
-    """The penalty of the least surprise on inner folds, site by site."""
-    tried = PENALTIES[method]
-    if len(tried) == 1:
-        return x.new_full((len(x),), tried[0])
-    surprise = torch.zeros(len(tried), len(x), dtype=torch.float64, device=x.device)
-    for fold in inner:
-        held = torch.zeros(len(y), dtype=torch.bool, device=x.device)
-        held[torch.from_numpy(fold).to(x.device)] = True
-        standard, start = Standard.of(x[:, ~held]), None
-        for i, value in enumerate(tried):
-            start = _fit(standard, y[~held], n_classes, method, x.new_full((len(x),), value), start)
-            own, bias = standard.folded(*start)
-            log_p = _of_each_class(x[:, held] @ own + bias[:, None]).log_softmax(-1)
-            if method == "ridge":  # its scores are no log odds
-                surprise[i] -= (log_p.argmax(-1) == y[held]).double().mean(1)
-            else:
-                surprise[i] -= log_p.gather(-1, y[held].expand(len(x), -1)[..., None]).double().mean((1, 2))
-    return torch.tensor(tried, dtype=x.dtype, device=x.device)[surprise.argmin(0)]
