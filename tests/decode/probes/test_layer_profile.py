@@ -31,6 +31,18 @@ def test_the_center_is_the_weighted_mean_of_layers():
     assert profile.site.values.tolist() == ["a", "b", "c"]
 
 
+def test_a_layer_that_tells_less_than_the_one_before_adds_nothing():
+    right = np.zeros((4, 10), dtype=bool)
+    for layer, count in enumerate((2, 8, 5, 9)):
+        right[layer, :count] = True
+    table = xr.Dataset({"right": (("site", "example"), right)}, {"site": [0, 1, 2, 3]})
+    profile, plain = layer_profile(table), layer_profile(table, cumulative=False)
+    np.testing.assert_allclose(profile.delta, [0.6, 0, 0.1])
+    assert float(profile.center) == pytest.approx((1 * 6 + 3 * 1) / 7)
+    np.testing.assert_allclose(plain.delta, [0.6, -0.3, 0.4])
+    assert float(plain.center) == pytest.approx((1 * 6 - 2 * 3 + 3 * 4) / 7) and plain.gain == pytest.approx(0.7)
+
+
 def test_without_a_gain_there_is_no_center():
     right = np.ones((3, 10), dtype=bool)
     profile = layer_profile(xr.Dataset({"right": (("site", "example"), right)}, {"site": [0, 1, 2]}))
