@@ -12,10 +12,10 @@ from caseback.errors import CasebackError
 @pytest.mark.parametrize("layer", [1, 3, 5])
 def test_a_feature_that_one_layer_writes_has_its_center_there(layer):
     draw = torch.Generator().manual_seed(layer)
-    y = torch.rand(600, generator=draw) > 0.5
-    x = torch.randn(6, 600, 6, generator=draw)
+    y = torch.rand(2400, generator=draw) > 0.5
+    x = torch.randn(6, 2400, 6, generator=draw)
     x[layer:, :, 2] += 8 * y
-    profile = layer_profile(linear_probe(x, y.tolist(), groups=[i // 4 for i in range(600)]).table)
+    profile = layer_profile(linear_probe(x, y.tolist(), groups=[i // 4 for i in range(2400)]).table)
     assert profile.low <= layer + 0.3 and profile.high >= layer - 0.3 and abs(profile.center - layer) < 0.3
     assert profile.gain > 0.4 and profile.with_gain == 1
     assert profile.delta.values.argmax() == layer - 1

@@ -1,6 +1,6 @@
 """Where in the layers a label becomes readable: the center of gravity of what each layer adds.
 
-    best_l = max of accuracy up to layer l,   Delta_l = best_l - best_(l - 1),   center = sum_l l Delta_l / sum_l Delta_l
+    best_l = max of accuracy up to layer l,  Delta_l = best_l - best_(l - 1),  center = sum_l l Delta_l / sum_l Delta_l
 
 Layer 0 is the baseline, the embedding. With all of the gain at one layer the center is that layer. Tenney et al. 2019.
 """
@@ -38,8 +38,8 @@ def layer_profile(table: xr.Dataset, *, cumulative: bool = True, resamples: int 
     Returns
     -------
     xr.Dataset
-        ``center`` with ``low`` and ``high``, in places among the sites from 0 on; ``gain``, the sum of ``delta`` (site),
-        what each site adds. ``center`` is NaN where there is no gain to divide by, and its interval is of those
+        ``center`` with ``low`` and ``high``, in places among the sites from 0 on; ``gain``, the sum of ``delta``
+        (site), what each site adds. ``center`` is NaN where there is no gain to divide by, and its interval is of those
         resamples that have one, whose share is ``with_gain``.
 
     Raises
@@ -49,8 +49,8 @@ def layer_profile(table: xr.Dataset, *, cumulative: bool = True, resamples: int 
 
     Notes
     -----
-    Entry 4.1.6: the expected layer of Tenney et al. 2019, whose score of layer l is that of a probe of a mix of layers 0
-    to l. Here each probe sees its layer alone, and the best one up to l stands for that mix. Where layers differ by no
+    Entry 4.1.6: the expected layer of Tenney et al. 2019, whose score of layer l is that of a probe of a mix of layers
+    0 to l. Here each probe sees its layer alone, and the best one up to l stands for that mix. Where layers differ by no
     more than chance the best one is chosen by chance too: read ``gain`` first.
 
     Examples
