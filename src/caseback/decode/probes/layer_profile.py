@@ -50,8 +50,8 @@ def layer_profile(table: xr.Dataset, *, cumulative: bool = True, resamples: int 
     Notes
     -----
     Entry 4.1.6: the expected layer of Tenney et al. 2019, whose score of layer l is that of a probe of a mix of layers
-    0 to l. Here each probe sees its layer alone, and the best one up to l stands for that mix. Where layers differ by no
-    more than chance the best one is chosen by chance too: read ``gain`` first.
+    0 to l. Here each probe sees its layer alone, and the best one up to l stands for that mix. Where layers differ by
+    no more than chance the best one is chosen by chance too: read ``gain`` first.
 
     Examples
     --------
