@@ -175,7 +175,8 @@ def attention_probe(
         plain = linear_probe(pooled, y, groups=groups, sites=setting.names, n_folds=n_folds, resamples=1, seed=seed)
         table[name] = plain.table.accuracy
     table.attrs["heads"] = heads
-    return AttentionProbe(*(torch.cat(part) for part in zip(*weights, strict=True)), setting.classes, table)
+    query, value, bias = (torch.cat(part) for part in zip(*weights, strict=True))
+    return AttentionProbe(query, value, bias, setting.classes, table)
 
 
 def pooled_tokens(

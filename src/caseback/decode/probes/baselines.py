@@ -105,7 +105,7 @@ def probe_baselines(
     sources |= {tuple(f"untrained.{layer}" for layer in range(len(states))): states}
     options: dict[str, Any] = {"method": method, "groups": groups, "types": types, "penalty": penalty}
     options |= {"n_folds": n_folds, "resamples": resamples, "seed": seed}
-    tables = []
+    tables: list[xr.Dataset] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for names, x in sources.items():

@@ -48,6 +48,10 @@ class ParsedSentences:
         for n in np.unique(self.lengths[rows]):
             yield np.flatnonzero(self.lengths[rows] == n)
 
+    def words_of(self, rows: np.ndarray) -> Int[np.ndarray, " word"]:
+        """The places of all words of some sentences."""
+        return np.flatnonzero(np.isin(np.repeat(np.arange(len(self.heads)), self.lengths), rows))
+
     def _in_both(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Values of words, or of pairs where there are two dimensions of words, by task and sentence."""
         order = np.stack([self._orders[row] for row in rows])

@@ -54,7 +54,7 @@ def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> 
     if groups is not None and len(set(groups.tolist())) < n_folds:
         raise CasebackError(f"{len(set(groups.tolist()))} groups: expected {n_folds} or more, a part needs one")
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    split = kind(n_folds, shuffle=True, random_state=seed)
+    split = kind(n_folds, shuffle=True, random_state=seed % 2**32)  # as far as its seeds go
     return [test for _, test in split.split(np.zeros(len(y)), y, groups)]
 
 

@@ -213,10 +213,7 @@ def _projected(x: Tensor, weight: Tensor, places: Tensor) -> Float[Tensor, "site
 def _fitted(
     x: Tensor, sentences: ParsedSentences, rows: np.ndarray, validation: np.ndarray, rank: int, options: dict[str, Any]
 ) -> Float[Tensor, "site task d rank"]:
-    trained_on = np.concatenate(
-        [np.arange(sentences.first[r], sentences.first[r] + sentences.lengths[r]) for r in rows]
-    )
-    scale = x[:, torch.from_numpy(trained_on).to(x.device)].std(1, correction=0)
+    scale = x[:, torch.from_numpy(sentences.words_of(rows)).to(x.device)].std(1, correction=0)
     scale = torch.where(scale > 0, scale, 1)
     draw = torch.Generator().manual_seed(options["seed"])
     start = torch.randn(x.shape[-1], rank, generator=draw, dtype=torch.float64).to(x)

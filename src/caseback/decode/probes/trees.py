@@ -37,14 +37,14 @@ def checked_heads(y: Sequence[Sequence[int]]) -> list[np.ndarray]:
 def _one_tree(given: Sequence[int], number: int) -> np.ndarray:
     try:
         raw = np.asarray(given)
-        heads = raw.astype(np.int64)
-        whole = raw.ndim == 1 and len(heads) > 0 and raw.dtype.kind in "iuf" and bool((heads == raw).all())
+        heads: np.ndarray = raw.astype(np.int64)
+        whole = raw.ndim == 1 and len(heads) > 0 and raw.dtype.kind in "iuf" and np.array_equal(heads, raw)
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
         raise CasebackError(f"sentence {number} has heads {str(given)[:60]}: expected a whole number for each word")
     n = len(heads)
-    if heads.min() < -1 or heads.max() >= n or (heads == -1).sum() != 1:
+    if heads.min() < -1 or heads.max() >= n or np.count_nonzero(heads == -1) != 1:
         raise CasebackError(f"sentence {number} has heads {heads.tolist()}: expected one -1, others from 0 to {n - 1}")
     up = np.where(heads < 0, np.arange(n), heads)
     for _ in range(n.bit_length()):  # each time twice as far
