@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.decode.probes.splits import numbered
-from caseback.decode.states import States, representations
+from caseback.decode.representations import representations
+from caseback.decode.states import States
 from caseback.errors import CasebackError
 from caseback.model.algebra.symmetric_product import symmetric_product
 from caseback.model.arguments import checked

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -79,38 +78,6 @@ class States:
     def __repr__(self) -> str:
         shown = self.names if len(self.places) < 4 else [*self.names[:2], "...", self.names[-1]]
         return f"States({', '.join(shown)}; {self.x.shape[1]} examples of width {self.x.shape[2]})"
-
-
-def representations(x: Any) -> Float[Tensor, "place example d"]:
-    """What is given as representations: ``States``, an array or tensor of several places or of one.
-
-    Raises
-    ------
-    CasebackError
-        For another shape, numbers that are not finite, and a place at which all examples are the same.
-
-    Examples
-    --------
-    >>> representations([[1.0, 2.0], [3.0, 2.0]]).shape
-    torch.Size([1, 2, 2])
-    """
-    x = x.x if isinstance(x, States) else x.values if isinstance(x, xr.DataArray) else x
-    try:
-        data = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError):
-        raise CasebackError(f"representations are a {type(x).__name__}: expected (place, example, d)") from None
-    data = data[None] if data.ndim == 2 else data
-    if data.ndim != 3 or not data.numel() or data.is_complex():
-        raise CasebackError(f"representations of shape {tuple(data.shape)}: expected numbers (place, example, d)")
-    data = data if data.dtype in (torch.float32, torch.float64) else data.float()
-    if not bool(data.isfinite().all()):
-        place = int((~data.isfinite()).any(2).any(1).nonzero()[0, 0])
-        raise CasebackError(f"place {place} holds numbers that are not finite: leave those examples out")
-    flat = (data == data[:, :1]).all(1).all(1)
-    if bool(flat.any()):
-        place = int(flat.nonzero()[0, 0])
-        raise CasebackError(f"place {place} is the same at every example: nothing can be read from it")
-    return data
 
 
 @checked

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from caseback.decode.directions.estimators import principal
 from caseback.decode.directions.find import auroc, places_of
-from caseback.decode.states import Place, representations
+from caseback.decode.representations import representations
+from caseback.decode.states import Place
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique

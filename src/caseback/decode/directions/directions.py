@@ -18,7 +18,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.decode.states import Place, States, representations
+from caseback.decode.representations import representations
+from caseback.decode.states import Place, States
 from caseback.errors import CasebackError, EditError, did_you_mean
 from caseback.model.arguments import checked
 from caseback.model.running.edits import Add, Edit, Index, Project

@@ -22,7 +22,8 @@ from caseback.decode.directions.directions import Directions
 from caseback.decode.directions.estimators import read_out
 from caseback.decode.moments import ClassMoments, class_moments
 from caseback.decode.probes.splits import folds, numbered
-from caseback.decode.states import Place, States, representations
+from caseback.decode.representations import representations
+from caseback.decode.states import Place, States
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.sites import as_site
 from caseback.model.registry import technique

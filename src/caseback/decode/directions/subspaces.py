@@ -21,7 +21,7 @@ from caseback.decode.directions.estimators import shrunk
 from caseback.decode.directions.find import places_of
 from caseback.decode.moments import class_moments
 from caseback.decode.probes.splits import numbered
-from caseback.decode.states import representations
+from caseback.decode.representations import representations
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.registry import technique
 from caseback.model.results import labelled

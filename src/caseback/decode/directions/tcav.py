@@ -21,7 +21,8 @@ from torch import Tensor
 
 from caseback.decode.probes.logistic import fit_logistic
 from caseback.decode.probes.standard import Standard
-from caseback.decode.states import States, read_gradients, representations
+from caseback.decode.representations import representations
+from caseback.decode.states import States, read_gradients
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique

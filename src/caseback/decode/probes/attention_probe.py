@@ -23,8 +23,9 @@ from caseback.decode.probes.aggregate import last_place, token_mask
 from caseback.decode.probes.judged import table_of
 from caseback.decode.probes.linear_probe import linear_probe
 from caseback.decode.probes.mlp_probe import measures
-from caseback.decode.probes.setting import Given, Labels, Setting, as_numbers
+from caseback.decode.probes.setting import Given, Labels, Setting
 from caseback.decode.probes.training import expect_training, trained
+from caseback.decode.representations import as_numbers
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from caseback.decode.probes.judged import interval, with_majority
 from caseback.decode.probes.penalties import best_penalty, expect_penalty, fit, scores_of_classes
-from caseback.decode.probes.setting import Given, Labels, Setting, features
+from caseback.decode.probes.setting import Given, Labels, Setting
 from caseback.decode.probes.standard import Standard
+from caseback.decode.representations import representations
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique
@@ -149,7 +150,7 @@ def information_gain(
 
 
 def _control(control: Any, data: Tensor) -> Float[Tensor, "1 example width"]:
-    values = features(control, "(1, example, width)", "control")
+    values = representations(control, "(1, example, width)", "control")
     if values.shape[:2] != (1, data.shape[1]):
         raise CasebackError(f"a control of shape {tuple(values.shape[1:])}: expected a row for each of {data.shape[1]}")
     return values.to(data)

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from caseback.decode.probes.splits import folds, numbered, repeated_rows
+from caseback.decode.representations import representations
+from caseback.decode.states import States
 from caseback.errors import CasebackError, OutOfRange
 
 Labels = Sequence[Any] | Tensor | np.ndarray
@@ -65,13 +66,13 @@ class Given:
         CasebackError
             For one class, counts that differ, numbers that are not finite, and features that never vary.
         """
-        data = features(x, dims)
+        data = representations(x, dims)
         n = data.shape[1]
         classes, labels = numbered(y, "labels", n)
         if len(classes) < 2:
             raise CasebackError(f"all {n} labels are {classes[0]!r}: a probe needs two classes or more")
         of = None if groups is None else numbered(groups, "groups", n)[1]
-        return cls(data, site_names(sites, len(data)), classes, labels, of)
+        return cls(data, site_names(sites, len(data), x), classes, labels, of)
 
     def tasks(self, types: Labels | None, random: np.random.Generator) -> dict[str, np.ndarray]:
         """The labels, the same ones shuffled, and with ``types`` a label drawn for each type (Hewitt & Liang 2019)."""
@@ -155,40 +156,9 @@ class Setting(Given):
         return {"seed": self.seed, **sizes}
 
 
-def site_names(sites: Sequence[Any] | None, count: int) -> list[str]:
-    """A name for each site; by default their numbers."""
-    names = list(range(count)) if sites is None else list(sites)
+def site_names(sites: Sequence[Any] | None, count: int, x: Any = None) -> list[str]:
+    """A name for each site; by default those that ``States`` bring, or numbers."""
+    names = (x.names if isinstance(x, States) else list(range(count))) if sites is None else list(sites)
     if len(names) != count:
         raise CasebackError(f"{len(names)} names for {count} sites: expected one for each")
     return [str(name) for name in names]
-
-
-def features(
-    x: Any, dims: str = "(site, example, d_model)", what: str = "representations"
-) -> Float[Tensor, "site example *d"]:
-    """Representations as a tensor of single or double precision; one site may come without its dimension."""
-    data = as_numbers(x, dims, what)
-    if not bool(data.isfinite().all()):
-        number = int((~data.isfinite()).flatten(1).any(1).nonzero()[0, 0])
-        raise CasebackError(f"{what}: site {number} holds numbers that are not finite: leave those examples out")
-    flat = (data == data[:, :1]).flatten(1).all(1)
-    if bool(flat.any()):
-        number = int(flat.nonzero()[0, 0])
-        raise CasebackError(f"{what}: site {number} is the same at every example: nothing can be read from it")
-    return data
-
-
-def as_numbers(x: Any, dims: str, what: str = "representations") -> Float[Tensor, "site example *d"]:
-    """The same of numbers that may not be finite."""
-    try:
-        data = torch.as_tensor(x.values if isinstance(x, xr.DataArray) else x)
-    except (TypeError, ValueError, RuntimeError):
-        raise CasebackError(f"{what} are a {type(x).__name__}: expected {dims}") from None
-    rank = dims.count(",") + 1
-    data = data[None] if data.ndim == rank - 1 else data
-    if data.ndim != rank or not data.numel():
-        raise CasebackError(f"{what} of shape {tuple(data.shape)}: expected {dims}")
-    if data.is_complex():
-        raise CasebackError(f"{what} are complex numbers: expected real ones, {dims}")
-    data = data.detach()
-    return data if data.dtype in (torch.float32, torch.float64) else data.float()

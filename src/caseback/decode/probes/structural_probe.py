@@ -21,10 +21,11 @@ from torch import Tensor
 
 from caseback.decode.probes.judged import interval
 from caseback.decode.probes.sentences import TASKS, ParsedSentences
-from caseback.decode.probes.setting import Labels, features, site_names
+from caseback.decode.probes.setting import Labels, site_names
 from caseback.decode.probes.splits import folds, numbered
 from caseback.decode.probes.training import expect_training, trained
 from caseback.decode.probes.trees import LENGTHS, checked_heads, rank_correlation, spanning_trees
+from caseback.decode.representations import representations
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique
@@ -142,7 +143,7 @@ def structural_probe(
     >>> float(probe.table.uuas[0]), bool(probe.table.chain < 0.7)
     (1.0, True)
     """
-    data = features(x, "(site, word, d_model)")
+    data = representations(x, "(site, word, d_model)")
     heads = checked_heads(y)
     names = site_names(sites, len(data))
     lengths = np.array([len(h) for h in heads])

@@ -1,0 +1,56 @@
+"""What is given as representations: ``States``, an array or tensor of several places or of one; or refused in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.decode.states import States
+from caseback.errors import CasebackError
+
+
+def representations(
+    x: Any, dims: str = "(site, example, d_model)", what: str = "representations"
+) -> Float[Tensor, "site example *d"]:
+    """Representations as a tensor of single or double precision; one site may come without its dimension.
+
+    Raises
+    ------
+    CasebackError
+        For another shape, numbers that are not finite, and a site at which all examples are the same.
+
+    Examples
+    --------
+    >>> representations([[1.0, 2.0], [3.0, 2.0]]).shape
+    torch.Size([1, 2, 2])
+    """
+    data = as_numbers(x, dims, what)
+    if not bool(data.isfinite().all()):
+        number = int((~data.isfinite()).flatten(1).any(1).nonzero()[0, 0])
+        raise CasebackError(f"{what}: site {number} holds numbers that are not finite: leave those examples out")
+    flat = (data == data[:, :1]).flatten(1).all(1)
+    if bool(flat.any()):
+        number = int(flat.nonzero()[0, 0])
+        raise CasebackError(f"{what}: site {number} is the same at every example: nothing can be read from it")
+    return data
+
+
+def as_numbers(x: Any, dims: str, what: str = "representations") -> Float[Tensor, "site example *d"]:
+    """The same of numbers that may not be finite."""
+    x = x.x if isinstance(x, States) else x.values if isinstance(x, xr.DataArray) else x
+    try:
+        data = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise CasebackError(f"{what} are a {type(x).__name__}: expected {dims}") from None
+    rank = dims.count(",") + 1
+    data = data[None] if data.ndim == rank - 1 else data
+    if data.ndim != rank or not data.numel():
+        raise CasebackError(f"{what} of shape {tuple(data.shape)}: expected {dims}")
+    if data.is_complex():
+        raise CasebackError(f"{what} are complex numbers: expected real ones, {dims}")
+    data = data.detach()
+    return data if data.dtype in (torch.float32, torch.float64) else data.float()
