@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,12 +50,22 @@ def tiny_folder(folder: Path) -> Path:
     return folder
 
 
+def labeled_file(folder: Path) -> Path:
+    """Texts with labels, enough of them to be split."""
+    names, places = {"Mary": "she", "Anna": "she", "John": "he", "Paul": "he"}, ["store", "park", "school", "house"]
+    rows = [{"text": f"{n} went to the {p}", "label": names[n], "group": p} for n in names for p in places]
+    file = folder / "labeled.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
 def lines(folder: Path) -> dict[str, list[str]]:
     """A valid line for every command, cheap to run."""
     model = str(tiny_folder(folder / "tiny"))
     corpus = folder / "corpus.txt"
     corpus.write_text("Mary went to the store.\nJohn gave a drink to Mary.\n" * 4, encoding="utf-8")
     of = ["--model", model]
+    labeled = labeled_file(folder)
     store = folder / "collected"
     collection = cb.stream.collect(cb.load(model), corpus, "stream_moments", activations=["resid_post.0"], folder=store)
     assert collection.n_tokens
@@ -73,6 +84,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "patchscope": [TEXT, *of, "--generate", "1", "--layers", "0"],
         "weights": [model, "--layer", "0", "--head", "0"],
         "activating": [str(corpus), *of, "--layer", "0", "--units", "0"],
+        "probe": [str(labeled), *of, "--no-baselines"],
         "collect": [str(corpus), *of, "--store", str(store), "--tables", "stream_moments", *stored],
         "similar": [str(store), "Mary", *of, "--site", "resid_post:0"],
         "work": [str(store), *of],

@@ -21,6 +21,7 @@ Giver = str | tuple[str, Any] | list[str]
 # who gives what a view draws or a reader reads: by the end of a door's name, an argument and who gives it
 GIVEN_BY: dict[str, dict[str, Giver]] = {
     "save_subspace": {"subspace": "distributed.das"},
+    "save_probe": {"probe": "linear_probe.linear_probe"},
     "save_directions": {"directions": "find.find_directions"},
     "save_jacobian_lens": {"lens": "fit_jacobian_lens"},
     "merge_jacobian_lenses": {"lenses": ["fit_jacobian_lens", "fit_jacobian_lens"]},
@@ -58,6 +59,7 @@ ONE_OF: dict[str, Giver] = {"Sentence": ("conllu", 0)}
 WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_mapping": "save_mapping",
     "load_subspace": "save_subspace",
+    "load_probe": "save_probe",
     "load_directions": "save_directions",
     "load_jacobian_lens": "save_jacobian_lens",
     "load_tuned_lens": "save_tuned_lens",

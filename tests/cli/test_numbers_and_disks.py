@@ -80,6 +80,8 @@ WRITING = [
     ("weights", "--html"),
     ("activating", "--html"),
     ("activating", "--store"),
+    ("probe", "--html"),
+    ("probe", "--save"),
     ("collect", "--store"),
 ]
 

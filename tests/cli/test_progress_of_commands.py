@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from bad_inputs.commands import labeled_file
 from caseback import cli
 from caseback.cli.listing.organisms import organisms
 from caseback.jobs import progress
@@ -24,6 +25,7 @@ COUNTED = {
     "lens": ["lens", PROMPT, "--kind", "tuned", "--fit", "CORPUS", "--steps", "2"],
     "patchscope": ["patchscope", PROMPT],
     "activating": ["activating", "CORPUS", "--layer", "1"],
+    "probe": ["probe", "LABELED"],
     "collect": ["collect", "CORPUS", "--store", "FOLDER", "--tables", "stream_moments"],
     "ioi": ["ioi", "--count", "4"],
     "evaluate": ["organisms", "evaluate", "--count", "2"],
@@ -47,6 +49,7 @@ def corpus(tmp_path):
 
 def run(capsys, arguments, corpus):
     places = {"CORPUS": str(corpus), "FOLDER": str(corpus.parent / "trained")}
+    places["LABELED"] = str(labeled_file(corpus.parent))
     with pytest.raises(SystemExit) as ended:
         cli.main([places.get(word, word) for word in arguments])
     printed = capsys.readouterr()

@@ -32,6 +32,7 @@ from caseback.cli.listing.techniques import techniques
 from caseback.cli.reading.activating import activating
 from caseback.cli.reading.lens import lens
 from caseback.cli.reading.patchscope import patchscope
+from caseback.cli.reading.probe import probe
 from caseback.cli.reading.weights import weights
 from caseback.cli.retired import now_called
 from caseback.cli.streaming.collect import collect
@@ -55,6 +56,7 @@ COMMANDS = (
     patchscope,
     weights,
     activating,
+    probe,
     collect,
     similar,
     work,

@@ -10,6 +10,8 @@ from caseback.decode.probes.linear_probe import Probe as Probe
 from caseback.decode.probes.linear_probe import linear_probe as linear_probe
 from caseback.decode.probes.mdl_probe import mdl_probe as mdl_probe
 from caseback.decode.probes.mlp_probe import mlp_probe as mlp_probe
+from caseback.decode.probes.saved_probes import load_probe as load_probe
+from caseback.decode.probes.saved_probes import save_probe as save_probe
 from caseback.decode.probes.sparse_probe import sparse_probe as sparse_probe
 from caseback.decode.probes.structural_probe import StructuralProbe as StructuralProbe
 from caseback.decode.probes.structural_probe import structural_probe as structural_probe

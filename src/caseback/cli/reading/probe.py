@@ -1,0 +1,70 @@
+"""`caseback probe`: is a label readable from a model's states, where, and more than from words alone?"""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from caseback.cli.answer import answer, say_written
+from caseback.cli.inputs import names_in
+from caseback.cli.loading import model_of, quiet
+from caseback.cli.options import OfModel, OnePos, Output, Save, Seed
+from caseback.cli.with_options import with_options
+
+
+@with_options
+def probe(
+    texts: Annotated[
+        Path,
+        Argument(help="A file of texts with a label each: .jsonl, .json, .parquet, .csv or .tsv.", show_default=False),
+    ],
+    label: Annotated[str, Option(help="The column of the label.")] = "label",
+    text: Annotated[str, Option(help="The column of the text.")] = "text",
+    group: Annotated[
+        str | None, Option(help="A column of what texts share (document, template): no group is on both sides.")
+    ] = None,
+    of: OfModel = OfModel(),
+    sites: Annotated[str, Option(help="Sites, parted by commas: resid_post, mlp_out:3, z ...")] = "resid_post",
+    pos: OnePos = OnePos(-1).worded(pos="The token of each text that is read; by default its last."),
+    mean: Annotated[bool, Option("--mean", help="Read the mean over a text's tokens instead.")] = False,
+    method: Annotated[str, Option(help="logistic, ridge, lda or mass_mean.")] = "logistic",
+    no_baselines: Annotated[
+        bool, Option("--no-baselines", help="Leave out words alone, embeddings and an untrained model.")
+    ] = False,
+    seed: Seed = Seed(),
+    save: Save = Save().worded(save="Write the probe to this file."),
+    output: Output = Output(),
+) -> None:
+    """Fit linear probes for a label at every layer, and judge them on texts that were held out."""
+    with quiet():
+        from caseback.decode.probes import save_probe
+        from caseback.reports.probe import probe_prompts
+        from caseback.tasks.labeled_texts import labeled_texts
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.probe import print_probe
+
+        read = labeled_texts(texts, text=text, label=label, group=group)
+        document, probe = probe_prompts(
+            model_of(of),
+            read.texts,
+            read.labels,
+            groups=read.groups,
+            sites=[site.replace(":", ".") for site in names_in(sites)],
+            pos=pos.pos,
+            reduce="mean" if mean else None,
+            method=method,  # pyright: ignore[reportArgumentType]
+            baselines=not no_baselines,
+            label=label,
+            seed=seed.seed,
+            progress=True,
+        )
+        if save.save is not None:
+            save_probe(probe, save.save)
+    answer(
+        output,
+        document,
+        text=lambda: print_probe(document),
+        page=lambda path: write_page(document, path),
+    )
+    if save.save is not None:
+        say_written(save.save)
