@@ -216,6 +216,8 @@ def test_sites_are_fitted_alike_together_and_apart():
         (lambda x, y: (x, y[:-1]), "599 labels for 600 examples"),
         (lambda x, y: (x[:, :3], [0, 1, 2]), "a class has 1 examples"),
         (lambda x, y: (x.index_fill(1, torch.tensor(5), torch.nan), y), "site 0 holds numbers that are not finite"),
+        (lambda x, y: (1e-200 * x, y), "numbers up to .*: expected from"),
+        (lambda x, y: (1e30 * x.float(), y), "site 0 holds numbers up to .*: expected from"),
         (lambda x, y: (torch.ones_like(x), y), "site 0 is the same at every example"),
         (lambda x, y: (x[0, 0], y), "expected \\(site, example, d_model\\)"),
         (lambda x, y: ("text", y), "expected \\(site, example, d_model\\)"),

@@ -83,7 +83,7 @@ def test_noise_is_at_chance_though_its_best_features_are_chosen(select):
     # chosen with the tested examples in sight they would have .6 to .7
     rows = []
     for seed in range(3):
-        x = noise(4, 400, 1000, seed=seed)
+        x = noise(4, 400, 400, seed=seed)
         y = (noise(400, seed=100 + seed) > 0).tolist()
         rows.append(sparse_probe(x, y, k=(5,), select=select).auroc.values)
     spread = 0.5 / (12 * 25) ** 0.5  # 12 draws of 100 examples
