@@ -26,6 +26,8 @@ def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> 
     CasebackError
         For another count than ``n``.
     """
+    if isinstance(values, Tensor | np.ndarray) and values.ndim != 1:
+        raise CasebackError(f"{what} of shape {tuple(values.shape)}: expected one for each of {n} examples")
     listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
     if len(listed) != n:
         raise CasebackError(f"{len(listed)} {what} for {n} examples: expected one for each")
