@@ -21,7 +21,7 @@ def representations(
     Raises
     ------
     CasebackError
-        For another shape, numbers that are not finite, and a site at which all examples are the same.
+        For another shape, numbers that are not finite or whose squares are none, and a site that never varies.
 
     Examples
     --------
@@ -32,6 +32,15 @@ def representations(
     if not bool(data.isfinite().all()):
         number = int((~data.isfinite()).flatten(1).any(1).nonzero()[0, 0])
         raise CasebackError(f"{what}: site {number} holds numbers that are not finite: leave those examples out")
+    largest = data.abs().flatten(1).amax(1)
+    info = torch.finfo(data.dtype)
+    beyond = (largest > info.max**0.4) | ((largest < info.tiny**0.4) & (largest > 0))
+    if bool(beyond.any()):  # their squares are no numbers
+        number = int(beyond.nonzero()[0, 0])
+        raise CasebackError(
+            f"{what}: site {number} holds numbers up to {float(largest[number]):.1g}: expected from "
+            f"{info.tiny**0.4:.0g} to {info.max**0.4:.0g}, multiply or divide them all"
+        )
     flat = (data == data[:, :1]).flatten(1).all(1)
     if bool(flat.any()):
         number = int(flat.nonzero()[0, 0])

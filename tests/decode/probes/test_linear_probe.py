@@ -213,9 +213,13 @@ def test_sites_are_fitted_alike_together_and_apart():
     ("change", "says"),
     [
         (lambda x, y: (x, [1] * len(y)), "two classes or more"),
+        (lambda x, y: (x, torch.tensor(1.0)), "labels of shape \\(\\)"),
+        (lambda x, y: (x, torch.ones(600, 2)), "labels of shape \\(600, 2\\)"),
         (lambda x, y: (x, y[:-1]), "599 labels for 600 examples"),
         (lambda x, y: (x[:, :3], [0, 1, 2]), "a class has 1 examples"),
         (lambda x, y: (x.index_fill(1, torch.tensor(5), torch.nan), y), "site 0 holds numbers that are not finite"),
+        (lambda x, y: (1e-200 * x, y), "numbers up to .*: expected from"),
+        (lambda x, y: (1e30 * x.float(), y), "site 0 holds numbers up to .*: expected from"),
         (lambda x, y: (torch.ones_like(x), y), "site 0 is the same at every example"),
         (lambda x, y: (x[0, 0], y), "expected \\(site, example, d_model\\)"),
         (lambda x, y: ("text", y), "expected \\(site, example, d_model\\)"),
@@ -244,3 +248,12 @@ def test_options_that_mean_nothing_are_refused_in_words(options, says):
     x, y = planted()
     with pytest.raises(CasebackError, match=says):
         linear_probe(x, y.tolist(), **options)
+
+
+@pytest.mark.parametrize("method", ["logistic", "ridge", "lda"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_that_hang_together_need_no_penalty(method, dtype):
+    x, y = planted(n=200, sites=1)
+    x = torch.cat([x, x, x[..., :1] * 0], -1).to(dtype)
+    probe = linear_probe(x, y.tolist(), method=method, penalty=0.0)
+    assert probe.weight.isfinite().all() and probe.table.accuracy[0] > probe.table.majority

@@ -34,7 +34,7 @@ def test_a_linear_concept_is_compressed_and_labels_at_random_are_not(code):
 def evidence(x, y, precision):
     """-log2 of the integral over the weight and the intercept, by sums on a fine grid."""
     x = (x - x.mean()) / (np.sqrt(((x - x.mean()) ** 2).sum() / (len(x) + 2)))  # two examples more stand at the mean
-    w, b = np.meshgrid(np.linspace(-12, 12, 1201), np.linspace(-8, 8, 801), indexing="ij")
+    w, b = np.meshgrid(np.linspace(-12, 12, 481), np.linspace(-8, 8, 321), indexing="ij")
     log = -precision / 2 * w**2 + 0.5 * math.log(precision / (2 * math.pi))
     log += -np.logaddexp(0, -b) - np.logaddexp(0, b)
     for value, label in zip(x, y, strict=True):
@@ -94,6 +94,12 @@ def test_whole_groups_are_sent():
     x = torch.randn(30, 16, generator=draw)[of][None] + 0.1 * torch.randn(210, 16, generator=draw)
     y = (torch.rand(30, generator=draw) > 0.5)[of].tolist()
     assert mdl_probe(x, y, groups=groups).compression[0] < 1.1 < 2 < mdl_probe(x, y).compression[0]
+
+
+def test_codes_of_one_piece_ask_for_no_portions():
+    x, y = concept(60, 3)
+    for code in ("laplace", "variational"):
+        assert mdl_probe(x, y, code=code, groups=[0] * 60).bits.equals(mdl_probe(x, y, code=code).bits)
 
 
 def test_sites_are_coded_alike_together_and_apart():

@@ -146,6 +146,7 @@ def test_shuffled_trees_are_the_same_trees():
         ([[-1, 0]] * 7, {}, "14 heads for 16 words"),
         ([[-1]] * 16, {}, "all sentences have one word"),
         ([], {}, "one list of heads"),
+        ([[-1, *range(15)]], {}, "1 sentences: expected 8 or more"),
         ([[-1, 0]] * 8, {"rank": 0}, "rank 0"),
         ([[-1, 0]] * 8, {"mask": [True] * 3}, "mask"),
         ([[-1, 0]] * 8, {"mask": [False] * 16}, "mask leaves no word"),

@@ -27,7 +27,8 @@ def fit_ridge(standard: Standard, y: Int[Tensor, " example"], n_classes: int, pe
     target = target[:, 1:] if n_classes == 2 else target
     mean = target.mean(0)
     cross = standard.transposed((target - mean).expand(len(standard.mean), -1, -1)) / len(y)
-    w = torch.linalg.solve(loaded(standard.gram, penalty), cross)
+    # of features that hang together the shortest weights, nearly, where nothing is penalized
+    w = torch.linalg.solve(loaded(standard.gram, penalty.clamp_min(100 * torch.finfo(cross.dtype).eps)), cross)
     return w, mean.expand(len(w), -1)
 
 

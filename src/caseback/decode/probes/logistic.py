@@ -63,7 +63,8 @@ def fit_logistic(
     k = 1 if binary else n_classes
     bound = 0.25 if binary else 0.5
     target = (y[:, None] if binary else one_hot(y, n_classes)).to(x.dtype)
-    factor = torch.linalg.cholesky(loaded(bound * standard.gram, l2))
+    # a guess of the Hessian, which also has to be invertible where features hang together and nothing is penalized
+    factor = torch.linalg.cholesky(loaded(bound * standard.gram, l2.clamp_min(100 * torch.finfo(x.dtype).eps)))
     if start is None:
         share = torch.bincount(y, minlength=n_classes).to(x.dtype).clamp_min(0.5) / n
         b = (share[1:] / share[:1]).log() if binary else share.log() - share.log().mean()

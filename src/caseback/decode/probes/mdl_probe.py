@@ -99,7 +99,7 @@ def mdl_probe(
     random = np.random.default_rng(seed)
     tasks = given.tasks(types, random)
     order, ends = _order(given.groups, n, random)
-    cuts = _cuts(portions, ends, n)
+    cuts = _cuts(portions, ends, n) if code == "online" else []
     data = given.x
     step = max(1, limit("probe_numbers", data.device) // data[0].numel())
     in_order = torch.from_numpy(order).to(data.device)

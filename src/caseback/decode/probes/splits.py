@@ -27,7 +27,7 @@ def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> 
     CasebackError
         For another count than ``n``.
     """
-    if not are_several(values) or getattr(values, "is_meta", False):
+    if not are_several(values) or getattr(values, "is_meta", False) or getattr(values, "ndim", 1) != 1:
         raise CasebackError(f"{what} are a {type(values).__name__}: expected one for each of {n} examples")
     listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
     if len(listed) != n:

@@ -30,6 +30,9 @@ from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique
 
+START = 0.01
+"""A small start: directions that trees say nothing of stay small, and are not there to be unlearned."""
+
 
 @dataclass(frozen=True)
 class StructuralProbe:
@@ -68,7 +71,7 @@ class StructuralProbe:
 )
 def structural_probe(
     x: Any,
-    y: Sequence[Any],
+    y: Sequence[Any] | Tensor | np.ndarray,
     *,
     kind: Literal["distance", "depth"] = "distance",
     rank: int = 64,
@@ -156,6 +159,8 @@ def structural_probe(
         raise OutOfRange(f"rank {rank}: expected from 1 to 65536")
     if n_folds < 2:
         raise OutOfRange(f"n_folds {n_folds}: expected at least 2")
+    if len(heads) < 2 * n_folds:
+        raise CasebackError(f"{len(heads)} sentences: expected {2 * n_folds} or more, twice n_folds")
     expect_training(epochs, batch_size, learning_rate)
     of = None if groups is None else numbered(groups, "groups", len(heads))[1]
     alike = np.zeros(len(heads), dtype=int)
@@ -230,12 +235,12 @@ def _fitted(
             return (difference * weighing).sum((-1, -2)).mean(-1)
         return (difference * (inside / inside.sum(1)[:, None])).sum(-1).mean(-1)
 
-    # a first length at which the probe's numbers are as large as the trees'
+    # a first length at which the probe's numbers are START of the trees'
     places, inside, targets = sentences.padded(rows[: options["batch_size"]], x)
     numbers = _numbers(_projected(x, weight, places), sentences.kind)
     inside = inside[..., None] & inside[:, None] if sentences.kind == "distance" else inside
     ratio = (targets * inside).sum() / len(TASKS) / (numbers * inside).flatten(2).sum(-1).clamp_min(1e-30)
-    own = start * ratio.sqrt()[..., None, None]
+    own = start * (START * ratio).sqrt()[..., None, None]
     (best,) = trained([own], loss, rows, validation, **options)
     return best / scale[:, None, :, None]
 

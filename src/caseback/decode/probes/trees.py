@@ -21,7 +21,7 @@ from caseback.errors import CasebackError
 LENGTHS = range(5, 51)  # of sentences that rank correlations are averaged over (Hewitt & Manning 2019)
 
 
-def checked_heads(y: Sequence[Sequence[int]]) -> list[np.ndarray]:
+def checked_heads(y: Sequence[Sequence[int]] | Tensor | np.ndarray) -> list[np.ndarray]:
     """Heads of each sentence's words, counted from 0 within it, -1 for the root.
 
     Raises
@@ -29,7 +29,8 @@ def checked_heads(y: Sequence[Sequence[int]]) -> list[np.ndarray]:
     CasebackError
         Where they form no tree.
     """
-    if isinstance(y, str | bytes) or not isinstance(y, Sequence | np.ndarray) or not len(y):
+    y = y.tolist() if isinstance(y, Tensor | np.ndarray) else y
+    if isinstance(y, str | bytes) or not isinstance(y, Sequence) or not len(y):
         raise CasebackError(f"heads are a {type(y).__name__}: expected one list of heads for each sentence")
     return [_one_tree(heads, number) for number, heads in enumerate(y)]
 

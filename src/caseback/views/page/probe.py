@@ -91,8 +91,8 @@ def _map(document: Mapping[str, Any]) -> str:
     heads = any(row["head"] is not None for row in layered)
     note = "; of heads the best" if heads else ""
     return (
-        f"<h2>By layer and site</h2><div class='scroll'><table class='map'><caption>Accuracy{note}; layer 0 at the "
-        f"bottom</caption><thead><tr><th>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        "<h2>By layer and site</h2><div class='probe-scroll'><table class='probe-map'>"
+        f"<caption>Accuracy{note}; layer 0 at the bottom</caption><thead><tr><th>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
@@ -109,12 +109,12 @@ def _bars(rows: Sequence[Mapping[str, Any]], majority: float) -> str:
     for row in rows:
         numbers = f"{row['accuracy']:.3f} <small>{row['low']:.3f}–{row['high']:.3f}</small>"
         lines.append(
-            f"<tr><th scope='row'>{html.escape(row['name'])}</th><td class='bar'>{_bar(row, majority)}</td>"
+            f"<tr><th scope='row'>{html.escape(row['name'])}</th><td class='drawn'>{_bar(row, majority)}</td>"
             f"<td>{numbers}</td><td>{row['shuffled']:.3f}</td><td>{row['train_accuracy']:.3f}</td></tr>"
         )
     return (
-        "<div class='scroll'><table class='bars'><thead><tr><th></th><th></th><th>accuracy</th><th>shuffled</th>"
-        f"<th>on training</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        "<div class='probe-scroll'><table class='probe-bars'><thead><tr><th></th><th></th><th>accuracy</th>"
+        f"<th>shuffled</th><th>on training</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
