@@ -92,7 +92,8 @@ def _map(document: Mapping[str, Any]) -> str:
     note = "; of heads the best" if heads else ""
     return (
         "<h2>By layer and site</h2><div class='probe-scroll'><table class='probe-map'>"
-        f"<caption>Accuracy{note}; layer 0 at the bottom</caption><thead><tr><th>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f"<caption>Accuracy{note}; layer 0 at the bottom</caption>"
+        f"<thead><tr><th>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
