@@ -41,9 +41,10 @@ FUTURE_PROMPT = Kind("future prompt", 1, "load_future_prompt", "save_lens")
 MAPPING = Kind("mapping", 1, "load_mapping", "save_mapping")
 SUBSPACE = Kind("subspace", 1, "load_subspace", "save_subspace")
 EDITS = Kind("list of edits", 1, "load_edits", "save_edits")
+ERASER = Kind("eraser", 1, "load_eraser", "save_eraser")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
 
-KINDS = {kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, CIRCUIT)}
+KINDS = {kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, ERASER, CIRCUIT)}
 
 
 def refusal(path: object, file_format: str, wanted: Kind) -> str:
