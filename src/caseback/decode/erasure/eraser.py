@@ -16,8 +16,9 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
-from caseback.decode.erasure.target_moments import Moments
+from caseback.decode.erasure.target_moments import Moments, target_covariance
 from caseback.decode.moments import ClassMoments
 from caseback.decode.states import Place, States
 from caseback.errors import CasebackError
@@ -164,7 +165,9 @@ def fitting(x: Any, places: list[Any], d: int) -> Float[Tensor, "place example d
     """
     if isinstance(x, States):
         if list(x.places) != list(places) and isinstance(places[0], Place):
-            raise CasebackError(f"states of {', '.join(x.names[:4])}: the eraser is of {places[0]} and {len(places)} in all")
+            raise CasebackError(
+                f"states of {', '.join(x.names[:4])}: the eraser is of {places[0]} and {len(places)} in all"
+            )
         x = x.x
     if not isinstance(x, Tensor):
         raise CasebackError(f"what is erased from is a {type(x).__name__}: expected States, or a tensor")
@@ -213,10 +216,10 @@ def eraser_of(
     change = ((left.mT @ left) * (right @ seen)).sum((1, 2))
     variance = covariance.diagonal(dim1=1, dim2=2).sum(1)
     removed = (2 * (left * seen).sum((1, 2)) - change) / variance
-    rest = (cross - left @ (right @ cross)).flatten(1).norm(dim=1) / cross.flatten(1).norm(dim=1)
+    rest = share_left(moments, cross - left @ (right @ cross))
     if not affine:
         change = change + (left @ (right @ mean[..., None])).square().sum((1, 2))
-    checks = {"rank": ranks, "left": rest.nan_to_num(0.0), "removed": removed, "change": change}
+    checks = {"rank": ranks, "left": rest, "removed": removed, "change": change}
     return Eraser(
         left,
         right,
@@ -229,6 +232,13 @@ def eraser_of(
     )
 
 
+def share_left(moments: Moments, rest: Float[Tensor, "place d k"]) -> Float[Tensor, " place"]:
+    """What is left of the covariance with the labels, as a share; of what is 0 but for rounding nothing can be left."""
+    variance = moments.covariance.diagonal(dim1=1, dim2=2).sum(1)
+    least = 1e-9 * (variance * target_covariance(moments).trace()).sqrt()
+    return rest.flatten(1).norm(dim=1) / moments.cross_covariance.flatten(1).norm(dim=1).maximum(least)
+
+
 def warn_of_rest(names: list[str], left: list[float], tolerance: float) -> None:
     """Say where a tolerance on singular values has left covariance with the labels."""
     some = [name for name, share in zip(names, left, strict=True) if share > 0.01]
@@ -238,3 +248,29 @@ def warn_of_rest(names: list[str], left: list[float], tolerance: float) -> None:
             f"with the labels is left, in singular values below svd_tol={tolerance}: a smaller one erases them too",
             stacklevel=3,
         )
+
+
+def joined(parts: list[Eraser], method: str) -> Eraser:
+    """Erasers of several places as one, of the largest of their ranks.
+
+    Raises
+    ------
+    CasebackError
+        For several widths, and where some keep the mean and others do not.
+    """
+    if len({part.proj_left.shape[1] for part in parts}) > 1 or len({part.mean is None for part in parts}) > 1:
+        raise CasebackError("the erasers are of several widths, or not all affine: keep them apart")
+    rank = max(part.proj_left.shape[2] for part in parts)
+    left = [pad(part.proj_left, (0, rank - part.proj_left.shape[2])) for part in parts]
+    right = [pad(part.proj_right, (0, 0, 0, rank - part.proj_right.shape[1])) for part in parts]
+    means = [part.mean for part in parts if part.mean is not None]
+    return Eraser(
+        torch.cat(left),
+        torch.cat(right),
+        torch.cat(means) if means else None,
+        [place for part in parts for place in part.places],
+        method,
+        parts[0].classes,
+        parts[0].provenance,
+        {name: [value for part in parts for value in part.checks[name]] for name in parts[0].checks},
+    )

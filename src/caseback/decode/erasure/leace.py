@@ -86,7 +86,7 @@ def leace(
     >>> x[:, 0] += 3 * y
     >>> eraser = leace(x, y)
     >>> eraser
-    Eraser(leace at 0; rank 1 of 8, removes at most 23.1% of the variance)
+    Eraser(leace at 0; rank 1 of 8, removes at most 29.9% of the variance)
     >>> bool((x[y == 1].mean(0) - x[y == 0].mean(0)).norm() > 2.5)
     True
     >>> r = eraser.apply(x)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.decode.erasure.eraser import addressed, fitting, warn_of_rest
+from caseback.decode.erasure.eraser import addressed, fitting, share_left, warn_of_rest
 from caseback.decode.erasure.shrinkage import optimal_linear_shrinkage
 from caseback.decode.erasure.target_moments import (
     TargetMoments,
@@ -202,8 +202,8 @@ def oracle_leace(
     sigma = optimal_linear_shrinkage(targets, moments.n) if shrinkage else targets * unbiased
     coef = (cross * unbiased) @ torch.linalg.pinv(sigma, atol=svd_tol, rtol=0.0, hermitian=True)
     change = (coef @ targets * coef).sum((1, 2))
-    rest = (cross - coef @ targets).flatten(1).norm(dim=1) / cross.flatten(1).norm(dim=1)
     if not shrinkage:
-        warn_of_rest([str(place) for place in moments.places], rest.nan_to_num(0.0).tolist(), svd_tol)
+        left = share_left(moments, cross - coef @ targets)
+        warn_of_rest([str(place) for place in moments.places], left.tolist(), svd_tol)
     classes = list(moments.classes) if isinstance(moments, ClassMoments) else None
     return OracleEraser(coef, target_mean(moments), list(moments.places), classes, change.tolist())

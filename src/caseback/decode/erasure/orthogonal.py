@@ -1,4 +1,4 @@
-"""Orthogonal projections in closed form: out of the cross-covariance's first singular vectors, or of the class means' span.
+"""Orthogonal projections in closed form: out of the first directions that covary, or of the class means' span.
 
     SAL               P = I - U_k U_k^T,   U_k the first k left singular vectors of C_xz
     mean projection   P = I - Q Q^T,       Q an orthonormal basis of the class means about their mean

@@ -112,7 +112,9 @@ def rlace(
     if not 1 <= k < d:
         raise OutOfRange(f"k {k}: expected 1 to {d - 1}, fewer than the width")
     if min(steps, rows, every) < 1 or not 0 < lr < float("inf") or not 0 <= above < 1:
-        raise OutOfRange(f"steps {steps}, rows {rows}, every {every}, lr {lr}, above {above}: expected positive numbers")
+        raise OutOfRange(
+            f"steps {steps}, rows {rows}, every {every}, lr {lr}, above {above}: expected positive numbers"
+        )
     moments = moments_of(x, y, numeric=False)
     split = split_of(y, data.shape[1], groups, n_folds, seed, data.device)
     size = moments.covariance.diagonal(dim1=1, dim2=2).mean(1).sqrt()

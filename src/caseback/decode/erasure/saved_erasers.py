@@ -1,4 +1,4 @@
-"""Erasers in files: proj_left (place, d, r), proj_right (place, r, d), mean (place, d); sites, method and classes as JSON."""
+"""Erasers in files: proj_left (place, d, r), proj_right (place, r, d), mean (place, d); sites and classes as JSON."""
 
 from __future__ import annotations
 
@@ -83,7 +83,11 @@ def load_eraser(path: str | Path, model: Model | None = None) -> Eraser:
         places = [Place(*p) if isinstance(p, list) else p for p in json.loads(artifact.facts["places"])]
         artifact.expect(layout, place=len(places))
         checks = {name: [float(value) for value in values] for name, values in artifact.checks.items()}
-        if not places or {"rank", "removed", "change"} - set(checks) or {len(v) for v in checks.values()} != {len(places)}:
+        if (
+            not places
+            or {"rank", "removed", "change"} - set(checks)
+            or {len(v) for v in checks.values()} != {len(places)}
+        ):
             raise ValueError("checks")
         return Eraser(
             artifact.tensors["proj_left"],

@@ -19,7 +19,7 @@ def optimal_linear_shrinkage(s: Float[Tensor, "*place d d"], n: float) -> Float[
 
     Examples
     --------
-    >>> s = torch.diag(torch.tensor([4.0, 1.0, 1.0]))
+    >>> s = torch.diag(torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64))
     >>> optimal_linear_shrinkage(s, 20).diagonal().round(decimals=2).tolist()
     [3.4, 1.3, 1.3]
     """

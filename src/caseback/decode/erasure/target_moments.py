@@ -1,6 +1,6 @@
 """Sums over representations and what is to be erased from them, where that is numbers; for classes: ``ClassMoments``.
 
-    C_xx = sum x x^T / n - m m^T        C_xz = sum x z^T / n - m m_z^T        C_zz = sum z z^T / n - m_z m_z^T
+C_xx = sum x x^T / n - m m^T        C_xz = sum x z^T / n - m m_z^T        C_zz = sum z z^T / n - m_z m_z^T
 """
 
 from __future__ import annotations
@@ -136,8 +136,9 @@ def as_targets(z: Any, n: int) -> Float[Tensor, "example k"]:
         For what is no table of finite numbers with ``n`` rows.
     """
     try:
-        numbers = torch.as_tensor(z)
-        numbers = numbers.double() if not numbers.is_complex() else numbers[:0]
+        if isinstance(z, Tensor) and z.is_complex():
+            raise ValueError
+        numbers = torch.as_tensor(z, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise CasebackError("what is to be erased is no numbers: leave numeric=False for labels of classes") from None
     numbers = numbers[:, None] if numbers.ndim == 1 else numbers

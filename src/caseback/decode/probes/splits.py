@@ -6,7 +6,7 @@ group is trained on or tested on, never both; and rows that are the same in both
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> 
     Raises
     ------
     CasebackError
-        For another count than ``n``.
+        For another count than ``n``, and values that are lists.
     """
     listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
     if len(listed) != n:
@@ -32,6 +32,8 @@ def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> 
     try:
         distinct = sorted(set(listed))
     except TypeError:
+        if unusable := [value for value in listed if not isinstance(value, Hashable)]:
+            raise CasebackError(f"{what} hold {unusable[0]!r}: expected one name or number for each example") from None
         distinct = list(dict.fromkeys(listed))
     number = {value: i for i, value in enumerate(distinct)}
     return distinct, np.array([number[value] for value in listed])
