@@ -2,9 +2,9 @@
 
     effect = mean(metric under erasure - metric of the clean run)          selectivity = effect - mean of the controls'
 
-Controls erase random subspaces that hold nothing of the concept, of equal rank, and of equal removed variance. Another
-gives the gold label back: what the erased part says of the label on average is added again, so that an effect that
-remains there is of what went beside the label. That a probe can read a concept does not say that the model uses it
+Controls erase random concepts that have no covariance with this one, of equal rank, and of equal removed variance.
+Another gives the gold label back: what the erased part says of the label on average is added again, so that an effect
+that remains there is of what went beside the label. That a probe can read a concept does not say that the model uses it
 (entry 4.1.7): this does.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from caseback.decode.erasure.eraser import Eraser, addressed
 from caseback.decode.erasure.oracle import oracle_leace, per_prompt
-from caseback.decode.erasure.random_subspaces import random_subspaces
+from caseback.decode.erasure.random_erasers import Factors, random_erasers
 from caseback.decode.erasure.scrub import labels_of
 from caseback.decode.states import Place, States, read_states
 from caseback.errors import CasebackError, OutOfRange
@@ -76,7 +76,7 @@ def amnesic(
     pos
         Positions of each prompt from which it is erased; all by default.
     draws
-        How many random subspaces of each kind.
+        How many random concepts of each kind.
     seed
         Same seed, same result.
     progress
@@ -100,9 +100,10 @@ def amnesic(
 
     Notes
     -----
-    Entries 4.2.8 and 4.1.7: Elazar et al. 2021; equal variance is not theirs. A subspace of equal variance is of equal
-    rank wherever one outside of what is erased holds so much, else of the fewest directions that do. Variances and
-    class means are those of the clean run of these prompts. Where an eraser has several places, a draw is alike at all.
+    Entries 4.2.8 and 4.1.7: Elazar et al. 2021; equal variance, and controls that leave the concept alone, are not
+    theirs. Of equal variance is a random concept of equal rank where as many directions hold twice as much, else of the
+    fewest that do. Variances and class means are those of the clean run of these prompts. At several places a draw is
+    alike.
 
     Examples
     --------
@@ -131,16 +132,16 @@ def amnesic(
         metric = _kl_from_clean(model, prompts)
     variants: list[list[Edit]] = []
     names: list[str] = []
-    removed: dict[str, tuple[float, list[list[float]]]] = {}
+    removed: dict[str, tuple[float, Any]] = {}
     for name, one in erasers.items():
         states = _states_of(model, prompts, one, pos)
-        bases, sizes = _controls(states, one, draws, seed)
+        drawn, sizes = _controls(states, one, draws, seed)
         removed[name] = float(one.removed_of(states.x).square().sum(-1).mean(1).sum()), sizes
         edits = one.edits(pos)
         gold = _given_back(states, listed, len(prompts), one)
         variants += [edits, [*edits, *per_prompt(addressed(one.places), gold, pos, None)]]
         center = None if one.mean is None else states.x.double().mean(1)
-        variants += [_projection(one.places, q, center, pos) for of_kind in bases for q in of_kind]
+        variants += [_edits(one.places, of_kind, i, center, pos) for of_kind in drawn for i in range(draws)]
         names += [name, f"{name}, label given back"]
         names += [f"{name}: {kind} {i}" for kind in CONTROLS for i in range(draws)]
     swept = model.sweep(prompts, variants, metric, labels=names, progress=progress)
@@ -206,8 +207,8 @@ def _states_of(model: Model, tokens: Tokens, eraser: Eraser, pos: Positions) -> 
 
 def _controls(
     states: States, eraser: Eraser, draws: int, seed: int
-) -> tuple[list[Float[Tensor, "draw place d r"]], list[list[float]]]:
-    """Random subspaces of both kinds, and the mean square of what each draw removes.
+) -> tuple[list[Factors], Float[np.ndarray, "control draw"]]:
+    """Erasers of random concepts of both kinds, and the mean square of what each draw removes.
 
     Of a linear eraser, which takes from the mean too, they are of second moments in place of covariances.
     """
@@ -215,12 +216,12 @@ def _controls(
     wanted = eraser.removed_of(x).square().sum(-1).mean(1)
     x = x if eraser.mean is None else x - x.mean(1, keepdim=True)
     covariance = symmetric_product(x) / x.shape[1]
-    bases = [
-        random_subspaces(covariance, eraser.proj_left, removed, draws, torch.Generator().manual_seed(seed))
+    drawn = [
+        random_erasers(covariance, x.shape[1], eraser.proj_left, removed, draws, torch.Generator().manual_seed(seed))
         for removed in (None, wanted)
     ]
-    sizes = [(q * (covariance @ q)).sum((-3, -2, -1)).tolist() for q in bases]
-    return bases, sizes
+    sizes = [((left.mT @ left) * (right @ covariance @ right.mT)).sum((1, 2, 3)) for left, right in drawn]
+    return drawn, torch.stack(sizes).cpu().numpy()
 
 
 def _given_back(states: States, labels: list[Any], n: int, eraser: Eraser) -> Float[Tensor, "place batch d"]:
@@ -233,12 +234,10 @@ def _given_back(states: States, labels: list[Any], n: int, eraser: Eraser) -> Fl
     )
 
 
-def _projection(
-    places: list[Place], q: Float[Tensor, "place d r"], center: Float[Tensor, "place d"] | None, pos: Positions
-) -> list[Edit]:
-    """A random subspace projected out, about the mean where one is given."""
-    centers = [None] * len(q) if center is None else center
+def _edits(places: list[Place], factors: Factors, i: int, center: Any, pos: Positions) -> list[Edit]:
+    """One draw of random concepts erased, about the mean where one is given."""
+    centers = [None] * len(places) if center is None else center
     return [
-        Affine(read=basis.mT, write=-basis.mT, center=mean, pos=pos, **place.address)
-        for place, basis, mean in zip(places, q, centers, strict=True)
+        Affine(read=right, write=-left.mT, center=mean, pos=pos, **place.address)
+        for place, left, right, mean in zip(places, factors[0][i], factors[1][i], centers, strict=True)
     ]
