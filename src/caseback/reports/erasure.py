@@ -119,16 +119,18 @@ def erasure_report(
         raise CasebackError(f"method {method!r} is unknown. {did_you_mean(method, list(METHODS))}")
     if metric == "loss" and not everywhere:
         raise CasebackError(
-            "the loss is of a text's own tokens, which come before what its last position says: erase at every "
-            "position, or measure kl"
+            "the loss is of a text's own tokens, which come before what its last position says: erase everywhere, or "
+            "measure the next token's kl"
         )
     pos = None if everywhere else -1
     tokens = model.tokens(labeled.texts)
     states = read_states(model, tokens, sites=sites, pos=pos, progress=progress)
     of = states.prompt.tolist()
     labels = [labeled.labels[i] for i in of]
-    groups = of if labeled.groups is None else [labeled.groups[i] for i in of]
+    groups = (of if everywhere else None) if labeled.groups is None else [labeled.groups[i] for i in of]
     split = split_of(labels, len(of), groups, 4, seed, torch.device("cpu"))
+    if missing := set(labels) - {label for label, held in zip(labels, split.held.tolist(), strict=True) if held}:
+        raise CasebackError(f"no held-out text is {min(map(str, missing))!r}: give more groups with that label")
     fit = partial(METHODS[method], seed=seed) if method in TRAINED else METHODS[method]
     known = _some(tokens, ~_prompts(states, split.held, len(tokens)))
     rest = _prompts(states, split.held, len(tokens)).nonzero().flatten().tolist()
@@ -139,7 +141,7 @@ def erasure_report(
         states = _ordered(states, eraser.places)
     else:
         own = ~split.held
-        by_group = {"groups": [g for g, mine in zip(groups, own.tolist(), strict=True) if mine]}
+        by_group = {"groups": None if groups is None else [g for g, mine in zip(groups, own, strict=True) if mine]}
         given = States(states.x[:, own], states.places, states.prompt[own])
         few = [label for label, mine in zip(labels, own.tolist(), strict=True) if mine]
         eraser = fit(given, few, **(by_group if method in TRAINED else {}))

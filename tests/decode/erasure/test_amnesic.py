@@ -1,5 +1,7 @@
 """Amnesic probing on planted models: a used feature's erasure is felt, an unused one's is not, and controls are fair."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -25,8 +27,13 @@ UNUSED = [text[-1] // 2 % 2 for text in TEXTS]
 def planted():
     """A decoder without norms. Dimension 0 holds the last token's parity, which the unembedding reads; dimension 1
     whether half of it is even, which nothing behind layer 0 reads or writes."""
-    sizes = {"hidden_size": D, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    hf = CrystalForCausalLM(CrystalConfig(vocab_size=VOCAB, max_position_embeddings=16, **sizes)).double().eval()
+    sizes: dict[str, Any] = {
+        "hidden_size": D,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    hf: Any = CrystalForCausalLM(CrystalConfig(vocab_size=VOCAB, max_position_embeddings=16, **sizes)).double().eval()
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in hf.parameters():

@@ -8,11 +8,8 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Json, Method, OfModel, Save, Seed, Site
+from caseback.cli.options import Columns, Json, Method, OfModel, Save, Seed, Site
 from caseback.cli.with_options import with_options
-from caseback.errors import CasebackError, did_you_mean
-
-MEASURES = ("kl", "loss")
 
 
 @with_options
@@ -21,11 +18,7 @@ def erase(
         Path, Argument(help="Texts with labels: .jsonl, .json, .parquet, .csv or .tsv.", show_default=False)
     ],
     of: OfModel = OfModel(),
-    text: Annotated[str, Option(help="The column of texts.")] = "text",
-    label: Annotated[str, Option(help="The column of labels: what is erased.")] = "label",
-    group: Annotated[
-        str | None, Option(help="The column of groups, which are fitted to or judged on together.")
-    ] = None,
+    columns: Columns = Columns().worded(label="The column of labels: what is erased."),
     site: Site = Site("resid_post").worded(
         site="Where, such as resid_post (all its layers) or resid_post:3; several parted by commas."
     ),
@@ -36,17 +29,15 @@ def erase(
     everywhere: Annotated[
         bool, Option("--everywhere", help="Erase at every position, not only a text's last.")
     ] = False,
-    metric: Annotated[
-        str, Option(help="kl (of the next token from the clean run) or loss (of all tokens, with --everywhere).")
-    ] = "kl",
+    loss: Annotated[
+        bool, Option("--loss", help="Measure the loss of all tokens, not the next token's KL; with --everywhere.")
+    ] = False,
     draws: Annotated[int, Option(min=2, help="Random concepts of each kind that it is compared with.")] = 20,
     seed: Seed = Seed(),
     save: Save = Save().worded(save="Write the eraser to this file."),
     output: Json = Json(),
 ) -> None:
     """Erase a label from states: probes before and after, and what the model loses beside random concepts."""
-    if metric not in MEASURES:
-        raise CasebackError(f"--metric {metric!r} is unknown. {did_you_mean(metric, MEASURES)}")
     sites = [name.replace(":", ".") for name in names_in(site.site)]
     with quiet():
         from caseback.decode.erasure import save_eraser
@@ -54,7 +45,7 @@ def erase(
         from caseback.tasks.labeled_texts import labeled_texts
         from caseback.views.text.erasure import print_erasure
 
-        labeled = labeled_texts(texts, text, label, group)
+        labeled = labeled_texts(texts, columns.text, columns.label, columns.group)
         model = model_of(of)
         document, eraser = erasure_report(
             model,
@@ -63,7 +54,7 @@ def erase(
             method=method.method,
             scrubbed=scrub,
             everywhere=everywhere,
-            metric=metric,
+            metric="loss" if loss else "kl",
             draws=draws,
             seed=seed.seed,
             progress=True,

@@ -50,6 +50,8 @@ def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> 
     fewest = np.bincount(y).min()
     if groups is None and fewest < n_folds:
         raise CasebackError(f"a class has {fewest} examples: expected {n_folds} or more, so that each part has one")
+    if groups is not None and np.bincount(y).max() < n_folds:
+        raise CasebackError(f"no class has more than {np.bincount(y).max()} examples: expected {n_folds} or more")
     if groups is not None and len(set(groups.tolist())) < n_folds:
         raise CasebackError(f"{len(set(groups.tolist()))} groups: expected {n_folds} or more, a part needs one")
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
