@@ -98,7 +98,7 @@ def representations(x: Any) -> Float[Tensor, "place example d"]:
     except (TypeError, ValueError, RuntimeError):
         raise CasebackError(f"representations are a {type(x).__name__}: expected (place, example, d)") from None
     data = data[None] if data.ndim == 2 else data
-    if data.ndim != 3 or not data.numel() or data.is_complex():
+    if data.ndim != 3 or not data.numel() or data.is_complex() or data.is_meta or data.layout != torch.strided:
         raise CasebackError(f"representations of shape {tuple(data.shape)}: expected numbers (place, example, d)")
     data = data if data.dtype in (torch.float32, torch.float64) else data.float()
     if not bool(data.isfinite().all()):

@@ -23,6 +23,7 @@ from caseback.decode.erasure.eraser import Eraser, addressed
 from caseback.decode.erasure.oracle import oracle_leace, per_prompt
 from caseback.decode.erasure.random_erasers import Factors, random_erasers
 from caseback.decode.erasure.scrub import labels_of
+from caseback.decode.probes.splits import listed_values
 from caseback.decode.states import Place, States, read_states
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
@@ -120,7 +121,7 @@ def amnesic(
     (('variant', 'control', 'draw', 'batch'), True)
     """
     prompts = model.tokens(tokens)
-    listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    listed = listed_values(labels, "labels")
     if draws < 2:
         raise OutOfRange(f"draws {draws}: expected at least 2, of which the controls' interval is made")
     if len(listed) != len(prompts):

@@ -7,7 +7,7 @@ Of all maps of x and z with Cov(r, z) = 0 the one with the least change, less th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from caseback.decode.erasure.target_moments import (
     target_mean,
 )
 from caseback.decode.moments import ClassMoments
+from caseback.decode.probes.splits import listed_values
 from caseback.decode.states import States
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.model.registry import technique
@@ -117,14 +118,14 @@ class OracleEraser:
         return per_prompt(addressed(self.places), -self.removed_of(z), pos, prompt)
 
     def _numbers(self, z: Labels) -> Float[Tensor, "example k"]:
-        values = z.tolist() if isinstance(z, Tensor | np.ndarray) else list(z)
+        values = listed_values(z, "labels")
         if self.classes is None:
             numbers = as_targets(values, len(values))
             if numbers.shape[1] != len(self.target_mean):
                 raise CasebackError(f"{numbers.shape[1]} numbers for each example: expected {len(self.target_mean)}")
             return numbers
         order = {label: i for i, label in enumerate(self.classes)}
-        if unknown := [value for value in values if value not in order]:
+        if unknown := [value for value in values if not isinstance(value, Hashable) or value not in order]:
             hint = did_you_mean(str(unknown[0]), [str(label) for label in self.classes])
             raise CasebackError(f"the label {unknown[0]!r} is not among those that were erased. {hint}")
         which = torch.tensor([order[value] for value in values], dtype=torch.long)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from caseback.decode.erasure.eraser import Eraser, joined
 from caseback.decode.erasure.leace import leace
+from caseback.decode.probes.splits import listed_values
 from caseback.decode.states import States, read_states
 from caseback.errors import CasebackError
 from caseback.jobs.progress import progress_bar
@@ -93,7 +94,7 @@ def scrub(
     (['resid_post.0', 'resid_post.1', 'resid_post.2', 'resid_post.3'], 1, True)
     """
     tokens = model.tokens(prompts)
-    listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    listed = listed_values(labels, "labels")
     parts: list[Eraser] = []
     below: list[Any] = []
     for site in progress_bar(_in_order(model, sites), "scrub", show=progress, unit="site"):

@@ -136,7 +136,7 @@ def as_targets(z: Any, n: int) -> Float[Tensor, "example k"]:
         For what is no table of finite numbers with ``n`` rows.
     """
     try:
-        if isinstance(z, Tensor) and z.is_complex():
+        if isinstance(z, Tensor) and (z.is_complex() or z.is_meta or z.layout != torch.strided):
             raise ValueError
         numbers = torch.as_tensor(z, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):

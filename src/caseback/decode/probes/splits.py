@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.coerce import are_several
 
 
 def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> tuple[list[Any], np.ndarray]:
@@ -26,7 +27,7 @@ def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> 
     CasebackError
         For another count than ``n``, and values that are lists.
     """
-    listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
+    listed = listed_values(values, what)
     if len(listed) != n:
         raise CasebackError(f"{len(listed)} {what} for {n} examples: expected one for each")
     try:
@@ -37,6 +38,19 @@ def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> 
         distinct = list(dict.fromkeys(listed))
     number = {value: i for i, value in enumerate(distinct)}
     return distinct, np.array([number[value] for value in listed])
+
+
+def listed_values(values: Sequence[Any] | Tensor | np.ndarray, what: str) -> list[Any]:
+    """Several values as a list.
+
+    Raises
+    ------
+    CasebackError
+        For one value, and tensors that hold none or are sparse.
+    """
+    if not are_several(values) or (isinstance(values, Tensor) and (values.is_meta or values.layout != torch.strided)):
+        raise CasebackError(f"{what} are a {type(values).__name__}: expected several, as a list or a dense tensor")
+    return values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
 
 
 def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> list[np.ndarray]:
@@ -55,7 +69,7 @@ def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> 
     if groups is not None and len(set(groups.tolist())) < n_folds:
         raise CasebackError(f"{len(set(groups.tolist()))} groups: expected {n_folds} or more, a part needs one")
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    split = kind(n_folds, shuffle=True, random_state=seed)
+    split = kind(n_folds, shuffle=True, random_state=seed % 2**32)  # as far as its seeds go
     return [test for _, test in split.split(np.zeros(len(y)), y, groups)]
 
 
