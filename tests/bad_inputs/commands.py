@@ -64,6 +64,10 @@ def lines(folder: Path) -> dict[str, list[str]]:
     model = str(tiny_folder(folder / "tiny"))
     corpus = folder / "corpus.txt"
     corpus.write_text("Mary went to the store.\nJohn gave a drink to Mary.\n" * 4, encoding="utf-8")
+    labeled = folder / "labeled.csv"
+    labeled.write_text(
+        "text,label\n" + "Mary went,she\nJohn went,he\nMary gave,she\nJohn gave,he\n" * 3, encoding="utf-8"
+    )
     of = ["--model", model]
     labeled = labeled_file(folder)
     store = folder / "collected"
@@ -80,6 +84,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "trace": [TEXT, *of, "--subject", "Mary", "--samples", "2"],
         "circuit": ["ioi", *of, "--count", "2", "--sets", "1", "--method", "eap", "--edges", "5"],
         "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
+        "erase": [str(labeled), *of, "--site", "resid_post:0", "--draws", "2"],
         "lens": [TEXT, *of],
         "patchscope": [TEXT, *of, "--generate", "1", "--layers", "0"],
         "weights": [model, "--layer", "0", "--head", "0"],

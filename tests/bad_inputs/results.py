@@ -38,6 +38,7 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "TrainingMethod": {"technique": ("registry.techniques", 0)},
     "heatmap.write_figure": {"figure": "heatmap.heatmap"},
     "frontier_markdown": {"table": "frontier_table"},
+    "print_erasure": {"document": ("erasure_report", 0)},
     "print_direct_shares": {"shares": "direct_shares.direct_shares"},
     "print_examples": {"top": "top_examples"},
     "print_scored": {"scores": "bm25", "top": "top_examples"},
@@ -58,6 +59,7 @@ ONE_OF: dict[str, Giver] = {"Sentence": ("conllu", 0)}
 # who writes the file that another reads, and of what where it writes several kinds
 WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_mapping": "save_mapping",
+    "load_eraser": "save_eraser",
     "load_subspace": "save_subspace",
     "load_probe": "save_probe",
     "load_directions": "save_directions",

@@ -69,6 +69,8 @@ class Valid:
         scored = {Edge.parse("embed -> L0H1.v"): 0.5, Edge.parse("L0H1 -> logits"): -1.0}
         scored_circuit = cb.Circuit(frozenset(scored), scores=scored)
         pairs = cb.tasks.ioi().prompts(model, 2)
+        rows = "Mary went,she\nJohn went,he\nMary gave,she\nJohn gave,he\n" * 3
+        (room / "labeled.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
         save_lens(lens, room / "kept.safetensors")
         cb.save_edits([cb.Zero("z", layer=0, head=0)], room / "edits.safetensors")
         self.by_name: dict[str, Any] = {
@@ -208,6 +210,9 @@ class Valid:
             "Statement": {"text": TEXT, "label": True},
             "examples.Example": {"text": ["a"], "ids": [5], "values": [1.0], "value": 1.0},
             "load_lens": {"path": room / "kept.safetensors", "model": None},
+            "load_eraser": {"model": None},
+            "labeled_texts.labeled_texts": {"path": room / "labeled.csv"},
+            "LabeledTexts": {"texts": [TEXT, OTHER], "labels": ["she", "he"]},
             "load_edits": {"path": room / "edits.safetensors"},
             "Model.run": {"self": model},
             "mediate": {"source": OTHER},

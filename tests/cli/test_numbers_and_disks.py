@@ -75,6 +75,7 @@ WRITING = [
     ("circuit", "--graph"),
     ("circuit", "--graphml"),
     ("align", "--html"),
+    ("erase", "--save"),
     ("lens", "--html"),
     ("patchscope", "--html"),
     ("weights", "--html"),

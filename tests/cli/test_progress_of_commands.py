@@ -22,6 +22,7 @@ COUNTED = {
     "trace": ["trace", PROMPT, "--subject", "Mary", "--samples", "2", "--layers", "1"],
     "circuit": ["circuit", "agreement", "--method", "eap", "--edges", "60", "--count", "2"],
     "align": ["align", "agreement", "--count", "4", "--layers", "2", "--pos=-1", "--epochs", "1", "--held-out", "0.5"],
+    "erase": ["erase", "LABELED", "--site", "resid_post:1", "--draws", "2"],
     "lens": ["lens", PROMPT, "--kind", "tuned", "--fit", "CORPUS", "--steps", "2"],
     "patchscope": ["patchscope", PROMPT],
     "activating": ["activating", "CORPUS", "--layer", "1"],
@@ -48,8 +49,8 @@ def corpus(tmp_path):
 
 
 def run(capsys, arguments, corpus):
-    places = {"CORPUS": str(corpus), "FOLDER": str(corpus.parent / "trained")}
-    places["LABELED"] = str(labeled_file(corpus.parent))
+    labeled = labeled_file(corpus.parent)
+    places = {"CORPUS": str(corpus), "LABELED": str(labeled), "FOLDER": str(corpus.parent / "trained")}
     with pytest.raises(SystemExit) as ended:
         cli.main([places.get(word, word) for word in arguments])
     printed = capsys.readouterr()

@@ -42,13 +42,12 @@ MAPPING = Kind("mapping", 1, "load_mapping", "save_mapping")
 SUBSPACE = Kind("subspace", 1, "load_subspace", "save_subspace")
 EDITS = Kind("list of edits", 1, "load_edits", "save_edits")
 DIRECTIONS = Kind("set of directions", 1, "load_directions", "save_directions")
+ERASER = Kind("eraser", 1, "load_eraser", "save_eraser")
 PROBE = Kind("probe", 1, "load_probe", "save_probe")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
 
-KINDS = {
-    kind.name: kind
-    for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, DIRECTIONS, PROBE, CIRCUIT)
-}
+_ALL = (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, DIRECTIONS, ERASER, PROBE, CIRCUIT)
+KINDS = {kind.name: kind for kind in _ALL}
 
 
 def refusal(path: object, file_format: str, wanted: Kind) -> str:

@@ -24,6 +24,7 @@ from caseback.cli.finding.ioi import ioi
 from caseback.cli.intervening.ablate import ablate
 from caseback.cli.intervening.align import align
 from caseback.cli.intervening.circuit import circuit
+from caseback.cli.intervening.erase import erase
 from caseback.cli.intervening.patch import patch
 from caseback.cli.intervening.trace import trace
 from caseback.cli.listing.organisms import organisms
@@ -52,6 +53,7 @@ COMMANDS = (
     trace,
     circuit,
     align,
+    erase,
     lens,
     patchscope,
     weights,

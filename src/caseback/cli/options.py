@@ -166,6 +166,16 @@ class Units(Group):
     ] = None
 
 
+class Columns(Group):
+    """The columns of a file of labeled texts."""
+
+    text: Annotated[str, Option(help="The column of texts.")] = "text"
+    label: Annotated[str, Option(help="The column of labels.")] = "label"
+    group: Annotated[
+        str | None, Option(help="The column of groups, of which none is both fitted to and judged on.")
+    ] = None
+
+
 class Layers(Group):
     """Some layers."""
 

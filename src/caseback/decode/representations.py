@@ -57,6 +57,8 @@ def as_numbers(x: Any, dims: str, what: str = "representations") -> Float[Tensor
         raise CasebackError(f"{what} are a {type(x).__name__}: expected {dims}") from None
     rank = dims.count(",") + 1
     data = data[None] if data.ndim == rank - 1 else data
+    if data.is_meta or data.layout != torch.strided:
+        raise CasebackError(f"{what} are a tensor that does not hold its numbers: expected {dims}")
     if data.ndim != rank or not data.numel():
         raise CasebackError(f"{what} of shape {tuple(data.shape)}: expected {dims}")
     if data.is_complex():

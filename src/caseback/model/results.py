@@ -31,6 +31,8 @@ DIMS = (
     "site",  # a layer of a site, or a head there, by name
     # of statistics over a corpus: tokens of a kind, intervals of numbers, how a key stands to a query
     *("group", "bin", "relation"),
+    "control",
+    "draw",  # kinds of comparison, and random draws of one
     "other",  # a dimension of vectors a second time, as the columns of a square matrix
 )
 

@@ -8,7 +8,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import OfModel, OnePos, Output, Save, Seed
+from caseback.cli.options import Columns, Method, OfModel, OnePos, Output, Save, Seed, Site
 from caseback.cli.with_options import with_options
 
 
@@ -18,16 +18,14 @@ def probe(
         Path,
         Argument(help="A file of texts with a label each: .jsonl, .json, .parquet, .csv or .tsv.", show_default=False),
     ],
-    label: Annotated[str, Option(help="The column of the label.")] = "label",
-    text: Annotated[str, Option(help="The column of the text.")] = "text",
-    group: Annotated[
-        str | None, Option(help="A column of what texts share (document, template): no group is on both sides.")
-    ] = None,
+    columns: Columns = Columns().worded(label="The column of labels: what is probed for."),
     of: OfModel = OfModel(),
-    sites: Annotated[str, Option(help="Sites, parted by commas: resid_post, mlp_out:3, z ...")] = "resid_post",
+    site: Site = Site("resid_post").worded(
+        site="Where, such as resid_post (all its layers) or z:3 (its heads); several parted by commas."
+    ),
     pos: OnePos = OnePos(-1).worded(pos="The token of each text that is read; by default its last."),
     mean: Annotated[bool, Option("--mean", help="Read the mean over a text's tokens instead.")] = False,
-    method: Annotated[str, Option(help="logistic, ridge, lda or mass_mean.")] = "logistic",
+    method: Method = Method("logistic").worded(method="logistic, ridge, lda or mass_mean."),
     no_baselines: Annotated[
         bool, Option("--no-baselines", help="Leave out words alone, embeddings and an untrained model.")
     ] = False,
@@ -43,18 +41,18 @@ def probe(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.probe import print_probe
 
-        read = labeled_texts(texts, text=text, label=label, group=group)
+        read = labeled_texts(texts, columns.text, columns.label, columns.group)
         document, probe = probe_prompts(
             model_of(of),
             read.texts,
             read.labels,
             groups=read.groups,
-            sites=[site.replace(":", ".") for site in names_in(sites)],
+            sites=[name.replace(":", ".") for name in names_in(site.site)],
             pos=pos.pos,
             reduce="mean" if mean else None,
-            method=method,  # pyright: ignore[reportArgumentType]
+            method=method.method,  # pyright: ignore[reportArgumentType]
             baselines=not no_baselines,
-            label=label,
+            label=columns.label,
             seed=seed.seed,
             progress=True,
         )

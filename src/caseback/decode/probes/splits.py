@@ -6,7 +6,7 @@ group is trained on or tested on, never both; and rows that are the same in both
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,19 +25,32 @@ def numbered(values: Sequence[Any] | Tensor | np.ndarray, what: str, n: int) -> 
     Raises
     ------
     CasebackError
-        For another count than ``n``.
+        For another count than ``n``, and values that are lists.
     """
-    if not are_several(values) or getattr(values, "is_meta", False) or getattr(values, "ndim", 1) != 1:
-        raise CasebackError(f"{what} are a {type(values).__name__}: expected one for each of {n} examples")
-    listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
+    listed = listed_values(values, what)
     if len(listed) != n:
         raise CasebackError(f"{len(listed)} {what} for {n} examples: expected one for each")
     try:
         distinct = sorted(set(listed))
     except TypeError:
+        if unusable := [value for value in listed if not isinstance(value, Hashable)]:
+            raise CasebackError(f"{what} hold {unusable[0]!r}: expected one name or number for each example") from None
         distinct = list(dict.fromkeys(listed))
     number = {value: i for i, value in enumerate(distinct)}
     return distinct, np.array([number[value] for value in listed])
+
+
+def listed_values(values: Sequence[Any] | Tensor | np.ndarray, what: str) -> list[Any]:
+    """Several values as a list.
+
+    Raises
+    ------
+    CasebackError
+        For one value, and tensors that hold none or are sparse.
+    """
+    if not are_several(values) or (isinstance(values, Tensor) and (values.is_meta or values.layout != torch.strided)):
+        raise CasebackError(f"{what} are a {type(values).__name__}: expected several, as a list or a dense tensor")
+    return values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
 
 
 def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> list[np.ndarray]:
@@ -51,6 +64,8 @@ def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> 
     fewest = np.bincount(y).min()
     if groups is None and fewest < n_folds:
         raise CasebackError(f"a class has {fewest} examples: expected {n_folds} or more, so that each part has one")
+    if groups is not None and np.bincount(y).max() < n_folds:
+        raise CasebackError(f"no class has more than {np.bincount(y).max()} examples: expected {n_folds} or more")
     if groups is not None and len(set(groups.tolist())) < n_folds:
         raise CasebackError(f"{len(set(groups.tolist()))} groups: expected {n_folds} or more, a part needs one")
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold

@@ -1,0 +1,87 @@
+"""Linear classifiers of many places at once, and how often they are right on examples that were held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from caseback.decode.probes.closed_forms import Fit, fit_lda, fit_mass_mean, fit_ridge
+from caseback.decode.probes.logistic import fit_logistic
+from caseback.decode.probes.splits import folds, numbered
+from caseback.decode.probes.standard import Standard
+from caseback.errors import CasebackError, OutOfRange
+
+Classifier = Literal["logistic", "ridge", "mass_mean", "lda"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labels, and which examples are held out.
+
+    Attributes
+    ----------
+    labels
+        Classes from 0 on.
+    held
+        Whether an example is held out.
+    n_classes
+        How many.
+    majority
+        How often the class that is most frequent in training is right on held-out examples.
+    """
+
+    labels: Int[Tensor, " example"]
+    held: Bool[Tensor, " example"]
+    n_classes: int
+    majority: float
+
+
+def split_of(y: Any, n: int, groups: Any, n_folds: int, seed: int, device: torch.device) -> Split:
+    """One of so many parts is held out: the first fold of ``linear_probe`` with the same arguments.
+
+    Raises
+    ------
+    CasebackError
+        For one class, counts that differ, too few examples or groups of a class.
+    OutOfRange
+        For fewer than two parts.
+    """
+    if n_folds < 2:
+        raise OutOfRange(f"n_folds {n_folds}: expected at least 2")
+    classes, labels = numbered(y, "labels", n)
+    if len(classes) < 2:
+        raise CasebackError(f"all {n} labels are {classes[0]!r}: erasing needs two classes or more")
+    of = None if groups is None else numbered(groups, "groups", n)[1]
+    held = np.zeros(n, dtype=bool)
+    held[folds(labels, of, n_folds, seed)[0]] = True
+    shares = np.bincount(labels[~held], minlength=len(classes))
+    if not shares.all():
+        missing = classes[int(shares.argmin())]
+        raise CasebackError(f"no example of {missing!r} is left to train on: its examples are in too few groups")
+    majority = float((labels[held] == shares.argmax()).mean())
+    return Split(torch.from_numpy(labels).to(device), torch.from_numpy(held).to(device), len(classes), majority)
+
+
+def classified(
+    x: Float[Tensor, "place example d"], split: Split, classifier: Classifier, penalty: float
+) -> tuple[Float[Tensor, "place d k"], Float[Tensor, " place"]]:
+    """Weights of classifiers of features as they are, and their accuracy on held-out examples."""
+    standard = Standard.of(x[:, ~split.held])
+    own, bias = standard.folded(*_fit(standard, split.labels[~split.held], split.n_classes, classifier, penalty))
+    scores = x[:, split.held] @ own + bias[:, None]
+    guess = (scores[..., 0] > 0).long() if scores.shape[-1] == 1 else scores.argmax(-1)
+    return own, (guess == split.labels[split.held]).double().mean(1)
+
+
+def _fit(standard: Standard, y: Tensor, n_classes: int, classifier: Classifier, penalty: float) -> Fit:
+    of_each = standard.mean.new_full((len(standard.mean),), penalty)
+    if classifier == "logistic":
+        return fit_logistic(standard, y, n_classes, l2=of_each)
+    closed: dict[str, Callable[..., Fit]] = {"ridge": fit_ridge, "mass_mean": fit_mass_mean, "lda": fit_lda}
+    return closed[classifier](standard, y, n_classes, of_each)
