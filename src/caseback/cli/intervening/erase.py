@@ -41,9 +41,9 @@ def erase(
     sites = [name.replace(":", ".") for name in names_in(site.site)]
     with quiet():
         from caseback.decode.erasure import save_eraser
-        from caseback.reports.erasure import erasure_report
+        from caseback.reports.concepts.erasure import erasure_report
         from caseback.tasks.labeled_texts import labeled_texts
-        from caseback.views.text.erasure import print_erasure
+        from caseback.views.text.concepts.erasure import print_erasure
 
         labeled = labeled_texts(texts, columns.text, columns.label, columns.group)
         model = model_of(of)

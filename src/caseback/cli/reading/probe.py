@@ -36,10 +36,10 @@ def probe(
     """Fit linear probes for a label at every layer, and judge them on texts that were held out."""
     with quiet():
         from caseback.decode.probes import save_probe
-        from caseback.reports.probe import probe_prompts
+        from caseback.reports.concepts.probe import probe_prompts
         from caseback.tasks.labeled_texts import labeled_texts
         from caseback.views.page.kinds import write_page
-        from caseback.views.text.probe import print_probe
+        from caseback.views.text.concepts.probe import print_probe
 
         read = labeled_texts(texts, columns.text, columns.label, columns.group)
         document, probe = probe_prompts(

@@ -10,8 +10,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from caseback.reports.concepts.probe import PROBES
 from caseback.reports.document import checked
-from caseback.reports.probe import PROBES
 from caseback.reports.tokens_text import visible
 from caseback.views.page.page import Page
 
@@ -27,7 +27,7 @@ def probe_html(document: Mapping[str, Any]) -> str:
     Parameters
     ----------
     document
-        What ``caseback.reports.probe.probe_document`` returns.
+        What ``caseback.reports.concepts.probe.probe_document`` returns.
 
     Returns
     -------

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from caseback.reports.concepts.probe import PROBES
 from caseback.reports.document import checked
-from caseback.reports.probe import PROBES
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, share_bar

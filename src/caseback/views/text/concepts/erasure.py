@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from caseback.reports.concepts.erasure import ERASURE
 from caseback.reports.document import Document, checked
-from caseback.reports.erasure import ERASURE
 from caseback.views.numbers_text import number, percent, signed
 
 __all__ = ["print_erasure"]

@@ -1,0 +1,1 @@
+"""Documents of concepts in representations: probes, erasers, steering."""

@@ -1,0 +1,1 @@
+"""Probes, erasers and steering in the terminal."""
