@@ -8,6 +8,8 @@ from typing import Any
 
 from caseback.tasks import formats as formats
 from caseback.tasks.align import align as align
+from caseback.tasks.labeled_texts import LabeledTexts as LabeledTexts
+from caseback.tasks.labeled_texts import labeled_texts as labeled_texts
 from caseback.tasks.prompts import Pair as Pair
 from caseback.tasks.prompts import Prompts as Prompts
 from caseback.tasks.sentence_scores import MinimalPair as MinimalPair
