@@ -140,10 +140,17 @@ class Directions:
         values = amount.to(vectors)[..., None] * vectors[:, None] if amount.ndim else amount.to(vectors) * vectors
         if amount.ndim and not isinstance(pos, int):
             values = values[:, :, None]  # (batch, pos, d)
-        return [
-            Add(value=value, pos=pos, prompt=prompt, **place.address)
-            for place, value in zip(self.places, values, strict=True)
-        ]
+        together: dict[tuple[str, int | None, bool], list[int]] = {}
+        for row, place in enumerate(self.places):
+            together.setdefault((place.site, place.layer, place.head is None), []).append(row)
+        edits: list[Edit] = []
+        for (site, layer, whole), rows in together.items():
+            if whole:
+                edits += [Add(site, values[row], layer=layer, pos=pos, prompt=prompt) for row in rows]
+            else:  # heads of a layer in one edit, which is written into their rows at once
+                heads = [self.places[row].head for row in rows]
+                edits.append(Add(site, values[rows].movedim(0, -2), layer=layer, head=heads, pos=pos, prompt=prompt))
+        return edits
 
     def ablation(
         self, *, places: Sequence[Place] | None = None, pos: Positions = None, prompt: Index = None

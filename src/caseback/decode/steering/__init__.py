@@ -1,0 +1,9 @@
+"""Steering: what a model does when something is added to, taken from or learned for its representations."""
+
+from caseback.decode.steering.inference_time import LAST_TOKEN as LAST_TOKEN
+from caseback.decode.steering.inference_time import inference_time_intervention as inference_time_intervention
+from caseback.decode.steering.transport import transport as transport
+from caseback.decode.steering.vectors import activation_addition as activation_addition
+from caseback.decode.steering.vectors import contrastive_addition as contrastive_addition
+from caseback.decode.steering.ablation import directional_ablation as directional_ablation
+from caseback.decode.steering.ablation import orthogonalized as orthogonalized
