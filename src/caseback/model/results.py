@@ -31,6 +31,7 @@ DIMS = (
     # of statistics over a corpus: tokens of a kind, intervals of numbers, how a key stands to a query
     *("group", "bin", "relation"),
     "other",  # a dimension of vectors a second time, as the columns of a square matrix
+    *("dose", "draw"),  # strengths of steering, and random vectors beside it
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

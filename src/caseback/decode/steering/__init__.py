@@ -7,3 +7,7 @@ from caseback.decode.steering.vectors import activation_addition as activation_a
 from caseback.decode.steering.vectors import contrastive_addition as contrastive_addition
 from caseback.decode.steering.ablation import directional_ablation as directional_ablation
 from caseback.decode.steering.ablation import orthogonalized as orthogonalized
+from caseback.decode.steering.dose import dose_response as dose_response
+from caseback.decode.steering.conditional import Condition as Condition
+from caseback.decode.steering.conditional import conditional as conditional
+from caseback.decode.steering.conditional import find_condition as find_condition
