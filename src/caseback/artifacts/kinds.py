@@ -42,10 +42,12 @@ MAPPING = Kind("mapping", 1, "load_mapping", "save_mapping")
 SUBSPACE = Kind("subspace", 1, "load_subspace", "save_subspace")
 EDITS = Kind("list of edits", 1, "load_edits", "save_edits")
 DIRECTIONS = Kind("set of directions", 1, "load_directions", "save_directions")
+REFT = Kind("fine-tuned representation", 1, "load_reft", "save_reft")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
 
 KINDS = {
-    kind.name: kind for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, DIRECTIONS, CIRCUIT)
+    kind.name: kind
+    for kind in (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, DIRECTIONS, REFT, CIRCUIT)
 }
 
 

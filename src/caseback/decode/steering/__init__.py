@@ -11,3 +11,7 @@ from caseback.decode.steering.dose import dose_response as dose_response
 from caseback.decode.steering.conditional import Condition as Condition
 from caseback.decode.steering.conditional import conditional as conditional
 from caseback.decode.steering.conditional import find_condition as find_condition
+from caseback.decode.steering.reft import ReFT as ReFT
+from caseback.decode.steering.reft import fit_reft as fit_reft
+from caseback.decode.steering.saved_reft import load_reft as load_reft
+from caseback.decode.steering.saved_reft import save_reft as save_reft
