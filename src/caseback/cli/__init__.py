@@ -25,6 +25,7 @@ from caseback.cli.intervening.ablate import ablate
 from caseback.cli.intervening.align import align
 from caseback.cli.intervening.circuit import circuit
 from caseback.cli.intervening.patch import patch
+from caseback.cli.intervening.steer import steer
 from caseback.cli.intervening.trace import trace
 from caseback.cli.listing.organisms import organisms
 from caseback.cli.listing.tasks import tasks
@@ -51,6 +52,7 @@ COMMANDS = (
     trace,
     circuit,
     align,
+    steer,
     lens,
     patchscope,
     weights,
