@@ -69,6 +69,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "trace": [TEXT, *of, "--subject", "Mary", "--samples", "2"],
         "circuit": ["ioi", *of, "--count", "2", "--sets", "1", "--method", "eap", "--edges", "5"],
         "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
+        "steer": ["Mary went", *of, "--positive", TEXT, "--negative", OTHER, "--generate", "1"],
         "lens": [TEXT, *of],
         "patchscope": [TEXT, *of, "--generate", "1", "--layers", "0"],
         "weights": [model, "--layer", "0", "--head", "0"],

@@ -75,6 +75,7 @@ WRITING = [
     ("circuit", "--graph"),
     ("circuit", "--graphml"),
     ("align", "--html"),
+    ("steer", "--save"),
     ("lens", "--html"),
     ("patchscope", "--html"),
     ("weights", "--html"),

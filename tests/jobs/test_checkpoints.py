@@ -14,10 +14,10 @@ import torch
 
 import caseback as cb
 import shelf
+from caseback.decode.steering import fit_reft
 from caseback.decode.vocabulary import fit_tuned_lens
 from caseback.decode.vocabulary.activating import activating_inputs
 from caseback.errors import CasebackError, LoadError, WriteError
-from caseback.decode.steering import fit_reft
 from caseback.localize.abstraction import At, Interchanges, boundless_das, das, interchange_training
 from caseback.localize.circuits import acdc, edge_pruning, subnetwork_probing
 from caseback.localize.inputs import gradient_similarity, retrained_outcomes
@@ -157,7 +157,19 @@ FILES = {
     for job, name in [
         *[
             (job, "job")
-            for job in (sweep, tree, search, pruning, probing, rotation, boundaries, proxy, fine_tuning, lens, retraining)
+            for job in (
+                sweep,
+                tree,
+                search,
+                pruning,
+                probing,
+                rotation,
+                boundaries,
+                proxy,
+                fine_tuning,
+                lens,
+                retraining,
+            )
         ],
         (organism, "resume.npz"),
     ]

@@ -67,8 +67,10 @@ def naive(model, r):
     hf.lm_head.weight = torch.nn.Parameter(hf.lm_head.weight.detach().clone())
     unit = r / r.norm()
     with torch.no_grad():
-        for tensor in (hf.model.embed_tokens.weight, *(m.weight.T for layer in hf.model.layers for m in
-                       (layer.self_attn.o_proj, layer.mlp.down_proj))):
+        for tensor in (
+            hf.model.embed_tokens.weight,
+            *(m.weight.T for layer in hf.model.layers for m in (layer.self_attn.o_proj, layer.mlp.down_proj)),
+        ):
             tensor -= (tensor @ unit)[:, None] * unit
     return twin
 

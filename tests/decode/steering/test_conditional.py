@@ -52,7 +52,9 @@ def test_only_prompts_that_meet_it_are_steered(name):
             run, runs = model.run(tokens, edits=edits), [model.run(tokens, edits=e) for e in ([], [edit])]
             for row in range(4):
                 wanted = runs[int(chosen[row])]
-                assert torch.allclose(run.logits[row][tokens.mask[row]], wanted.logits[row][tokens.mask[row]], atol=1e-10)
+                assert torch.allclose(
+                    run.logits[row][tokens.mask[row]], wanted.logits[row][tokens.mask[row]], atol=1e-10
+                )
             whole = model.generate(TEXTS, edits=edits, max_new_tokens=3)
             for row, text in enumerate(TEXTS):
                 alone = model.generate(text, edits=[edit] if chosen[row] else [], max_new_tokens=3)

@@ -117,9 +117,7 @@ def test_steered_decoding_is_a_steered_pass(name):
     with exact():
         found = contrastive_addition(model, HIGH, LOW).at("resid_post.1")
         for pos in (None, "prompt", "generated"):
-            whole, run = model.generate(
-                TEXTS, edits=found.edits(0.7, pos=pos), max_new_tokens=4, read=["resid_post"]
-            )
+            whole, run = model.generate(TEXTS, edits=found.edits(0.7, pos=pos), max_new_tokens=4, read=["resid_post"])
             for row, text in enumerate(TEXTS):
                 ids = whole.ids[row][whole.mask[row]][:-1]
                 part = {None: None, "prompt": slice(0, len(text)), "generated": slice(len(text), None)}[pos]
@@ -183,7 +181,9 @@ def test_heads_are_moved_at_the_last_token_of_each_step_or_at_all():
 
 
 def two_classes(n=200, d=32, seed=0):
-    x = torch.cat([normal(2, n, d, seed=seed) @ normal(2, d, d, seed=1), normal(2, n, d, seed=2) @ normal(2, d, d, seed=3) + 2], 1)
+    x = torch.cat(
+        [normal(2, n, d, seed=seed) @ normal(2, d, d, seed=1), normal(2, n, d, seed=2) @ normal(2, d, d, seed=3) + 2], 1
+    )
     return States(x, [Place("resid_post", 0), Place("resid_post", 1)], torch.arange(2 * n)), ["a"] * n + ["b"] * n
 
 
@@ -220,7 +220,9 @@ def test_transport_is_its_map_in_a_model():
 def test_transport_refuses_what_has_no_map():
     states, labels = two_classes(n=20)
     moments = class_moments(states, labels, each=True)
-    with pytest.raises(CasebackError, match="covariance of class 'a' at resid_post.0 is singular .20 examples of width"):
+    with pytest.raises(
+        CasebackError, match="covariance of class 'a' at resid_post.0 is singular .20 examples of width"
+    ):
         transport(moments)
     assert len(transport(moments, shrinkage=0.1)) == len(transport(moments, covariance=False)) == 2
     with pytest.raises(CasebackError, match="each=True"):

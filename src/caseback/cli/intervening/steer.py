@@ -1,7 +1,6 @@
 """`caseback steer`: what a model writes when a direction is added, how much that does, and what it costs."""
 
-from __future__ import annotations
-
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import measure, prompt_of
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Generate, Ids, Json, Layer, Measured, OfModel, Save, Seed, Site
+from caseback.cli.options import Generate, Ids, Json, Layer, Measured, OfModel, Save, Seed, Site, SteeredTokens
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.text_file import read_texts
@@ -41,7 +40,7 @@ def steer(
     unit: Annotated[
         str, Option(help="Of strengths: norm (1 is a state's mean length) or difference (1 is the classes').")
     ] = "norm",
-    pos: Annotated[str, Option(help="What is steered: all, prompt or generated tokens.")] = "all",
+    tokens: SteeredTokens = SteeredTokens().worded(pos="What is steered: all, prompt or generated tokens."),
     generate: Generate = Generate(20),
     measured: Measured = Measured(),
     plain: Annotated[
@@ -55,10 +54,12 @@ def steer(
 ) -> None:
     """Add a direction to a model's states: continuations side by side, dose and response beside random vectors."""
     _expect_one_source(positive, negative, directions, texts)
-    for name, given, known in (("--unit", unit, UNITS), ("--pos", pos, POS)):
+    for name, given, known in (("--unit", unit, UNITS), ("--pos", tokens.pos, POS)):
         if given not in known:
             raise CasebackError(f"{name} {given!r} is unknown. {did_you_mean(given, known)}")
     strengths = [-0.5, 0.5] if strength is None else list(dict.fromkeys(strength))
+    if odd := [value for value in strengths if not math.isfinite(value)]:
+        raise CasebackError(f"--strength {odd[0]}: expected a finite number")
     if not any(strengths):
         raise CasebackError("--strength 0 adds nothing: give another one")
     given = [prompt_of(prompt, ids.ids) for prompt in prompts]
@@ -69,15 +70,15 @@ def steer(
 
         model = model_of(of)
         if directions is not None:
-            found = load_directions(directions, model=model)
+            every = load_directions(directions, model=model)
         elif texts is not None:
-            found = _of_texts(model, texts, label, toward, site.site)
+            every = _of_texts(model, texts, label, toward, site.site)
         else:
             sides = [[prompt_of(text, ids.ids) for text in side or ()] for side in (positive, negative)]
-            found = _of_pairs(model, *sides, site.site)
+            every = _of_pairs(model, *sides, site.site)
         if save.save is not None:
-            save_directions(found, save.save)
-        here = _at(found, site.site, layer.layer, model.n_layers)
+            save_directions(every, save.save)
+        here = _at(every, site.site, layer.layer, model.n_layers)
         metric, words = measure(model, measured, model.tokens(given))
         document = steering_document(
             model,
@@ -87,7 +88,7 @@ def steer(
             words,
             strengths=strengths,
             unit=unit,
-            where=pos,
+            where=tokens.pos,
             generate=generate.generate,
             plain_text=None if plain is None else _lines(plain),
             seed=seed.seed,
@@ -100,7 +101,9 @@ def steer(
 
 def _expect_one_source(positive: Any, negative: Any, directions: Any, texts: Any) -> None:
     """Refuse no source of a direction, or several."""
-    given = [name for name, value in (("--positive", positive), ("--directions", directions), ("--texts", texts)) if value]
+    given = [
+        name for name, value in (("--positive", positive), ("--directions", directions), ("--texts", texts)) if value
+    ]
     if len(given) > 1:
         raise CasebackError(f"{given[0]} and {given[1]} both say what is added: give one of them")
     if bool(positive) != bool(negative):
@@ -129,15 +132,15 @@ def _of_texts(model: Any, file: Path, label: str, toward: str | None, site: str)
     return find_directions(states, list(given.labels), positive=positive)
 
 
-def _at(found: Any, site: str, layer: int | None, n_layers: int) -> Any:
+def _at(every: Any, site: str, layer: int | None, n_layers: int) -> Any:
     """The directions at one layer: the one that is asked for, the only one, or the middle one."""
     from caseback.decode.states import Place
 
-    if len(found.places) == 1 and layer is None:
-        return found
+    if len(every.places) == 1 and layer is None:
+        return every
     wanted = n_layers // 2 if layer is None else layer
-    heads = [place for place in found.places if place.layer == wanted and place.head is not None]
-    return found.at(heads or Place(site, wanted))
+    heads = [place for place in every.places if place.layer == wanted and place.head is not None]
+    return every.at(heads or Place(site, wanted))
 
 
 def _lines(file: Path) -> list[str]:

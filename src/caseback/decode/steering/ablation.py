@@ -125,7 +125,8 @@ def orthogonalized(model: Model, direction: Directions | Tensor, *, untie: bool 
     >>> direction = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
     >>> without = orthogonalized(model, direction, untie=True)
     >>> stream = without.run("the old dog", read=["resid_post"])["resid_post"]
-    >>> bool((stream @ direction).abs().max() < 1e-3 < (model.run("a", read=["embed"])["embed"] @ direction).abs().max())
+    >>> before = model.run("the old dog", read=["resid_post"])["resid_post"]
+    >>> bool((stream @ direction).abs().max() < 1e-3 < (before @ direction).abs().max())
     True
     """
     unit = unit_of(model, direction)

@@ -4,8 +4,8 @@
 
     cast:    s = cos(h, tanh(P h)), P onto the span of v, as the authors' code has it; its sign is lost
 
-Here "larger" means larger; the authors' code compares by < under that word. What is met is found from the prompts alone, before anything is steered, and nothing is remembered between
-calls: each prompt of a batch is judged by itself.
+Here "larger" means larger; the authors' code compares by < under that word. What is met follows from the prompts
+alone, before anything is steered, and nothing is remembered between calls: each prompt of a batch is judged by itself.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
-from caseback.model.running.edits import Edit, listed
 from caseback.model.running.edit_values import indices_in, onto_span
+from caseback.model.running.edits import Edit, listed
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
 
@@ -86,7 +86,8 @@ class Condition:
         states = _read(model, prompts, [self.place], self.read)
         if states.x.shape[2] != self.basis.shape[1]:
             raise CasebackError(
-                f"the condition is of width {self.basis.shape[1]}, {self.place} of {model.name!r} of {states.x.shape[2]}"
+                f"the condition is of width {self.basis.shape[1]}, {self.place} of {model.name!r} of "
+                f"{states.x.shape[2]}"
             )
         return similarities(states.x[states.places.index(self.place)], self.basis, self.measure)
 
@@ -102,9 +103,7 @@ class Condition:
 
 
 @technique(entry=("B.17",), citation="Lee et al. 2024", cost="one forward of the prompts, up to the place that is read")
-def conditional(
-    model: Model, prompts: PromptsLike, condition: Condition, edits: Edit | Sequence[Edit]
-) -> list[Edit]:
+def conditional(model: Model, prompts: PromptsLike, condition: Condition, edits: Edit | Sequence[Edit]) -> list[Edit]:
     """Restrict edits to those prompts of a batch that meet a condition.
 
     Parameters
@@ -150,7 +149,9 @@ def conditional(
     return chosen
 
 
-@technique(entry=("B.17",), citation="Lee et al. 2024", cost="one forward of the prompts; no model is run for thresholds")
+@technique(
+    entry=("B.17",), citation="Lee et al. 2024", cost="one forward of the prompts; no model is run for thresholds"
+)
 def find_condition(
     model: Model,
     prompts: PromptsLike,
@@ -227,8 +228,8 @@ def find_condition(
     columns = {"f1": f1, "threshold": threshold, "larger": larger}
     table = xr.Dataset({k: ("site", v) for k, v in columns.items()}, {"site": directions.names})
     table.attrs |= {"read": read, "measure": measure, "n": n}
-    found = directions.places[best], directions.detect[best][None], float(threshold[best]), bool(larger[best])
-    return Condition(*found, read, measure, table)
+    basis, side = directions.detect[best][None], bool(larger[best])
+    return Condition(directions.places[best], basis, float(threshold[best]), side, read, measure, table)
 
 
 def similarities(h: Float[Tensor, "example d"], basis: Float[Tensor, "k d"], measure: str) -> Float[Tensor, " example"]:
@@ -260,8 +261,12 @@ def best_thresholds(
     gaps = np.diff(edges, axis=1)
     f1 = np.where(gaps > 0, f1, -1)  # a threshold cannot part what is alike
     inner = np.where((k == 0) | (k == n), 0, gaps)
-    rank = np.lexsort((np.broadcast_to(inner, f1.shape).transpose(1, 0, 2).reshape(len(x), -1),
-                       f1.round(12).transpose(1, 0, 2).reshape(len(x), -1)))[:, -1]
+    rank = np.lexsort(
+        (
+            np.broadcast_to(inner, f1.shape).transpose(1, 0, 2).reshape(len(x), -1),
+            f1.round(12).transpose(1, 0, 2).reshape(len(x), -1),
+        )
+    )[:, -1]
     side, at = np.divmod(rank, n + 1)
     rows = np.arange(len(x))
     threshold = (edges[rows, at] + edges[rows, at + 1]) / 2

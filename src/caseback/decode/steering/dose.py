@@ -75,7 +75,7 @@ def dose_response(
     prompts
         What is steered, up to the prompt's last token.
     metric
-        The behavior: such as ``cb.logit_diff(" happy", " sad")``.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``.
     strengths
         The doses; 0 is always among them.
     unit
@@ -91,9 +91,9 @@ def dose_response(
     batch_tokens
         Tokens of a pass, padding included; by default as the budget has it.
     seed
-        Same seed, same random vectors.
+        Same seed, same result. It draws the random vectors.
     progress
-        Whether to show how far it is.
+        Show a progress bar.
 
     Returns
     -------
@@ -260,7 +260,7 @@ def _on_prompts(
 
 @torch.no_grad()
 def _perplexity(model: Model, tokens: Tokens, cells: Cells, *, budget: int, progress: bool) -> np.ndarray:
-    """exp of the mean surprise over all tokens but each text's first, (vector, dose)."""
+    """Exp of the mean surprise over all tokens but each text's first, (vector, dose)."""
     if int(tokens.lengths.min()) < 2:
         raise TokensError("a plain text of one token has no next token: expected two tokens or more in each")
     last = Site("resid_post", model.anatomy.n_layers - 1)

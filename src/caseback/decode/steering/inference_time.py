@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from caseback.decode.directions.directions import Directions
@@ -78,7 +77,7 @@ def inference_time_intervention(
     seed
         Same seed, same result.
     progress
-        Whether to show how far it is.
+        Show a progress bar.
 
     Returns
     -------
@@ -114,13 +113,13 @@ def inference_time_intervention(
     states = read_states(model, prompts, sites="z", pos=pos, progress=progress)
     how = {"groups": groups, "n_folds": n_folds, "seed": seed}
     way = "mean_difference" if direction == "mass_mean" else "logistic"
-    found = find_directions(states, labels, method=way, positive=positive, **how)
+    every = find_directions(states, labels, method=way, positive=positive, **how)
     accuracy = linear_probe(states.x, labels, sites=states.names, resamples=1, **how).table.accuracy.values
     chosen = np.argsort(-accuracy, kind="stable")[:heads].tolist()
-    theta = (found.write if direction == "mass_mean" else found.detect)[chosen]
+    theta = (every.write if direction == "mass_mean" else every.detect)[chosen]
     theta = theta / theta.norm(dim=1, keepdim=True)
     sigma = (states.x[chosen].double() @ theta[..., None])[..., 0].std(1, unbiased=False)
-    best = found.at([states.names[row] for row in chosen])
+    best = every.at([states.names[row] for row in chosen])
     table = best.table.assign(probe=("site", accuracy[chosen]), sigma=("site", sigma.cpu().numpy()))
     table.attrs |= {"method": f"inference-time intervention, {direction}", "strength": strength}
     return replace(best, write=strength * sigma[:, None] * theta, table=table)

@@ -108,11 +108,11 @@ def where_edited(lengths: Sequence[int], first: int | None, last: int | None) ->
     """
     if first is None or last is None:
         return [{}]
-    found = []
+    addresses = []
     for length in dict.fromkeys(lengths):
         pos = sorted({*range(min(first, length)), *range(max(length - last, 0), length)})
-        found.append({"pos": pos, "prompt": [i for i, n in enumerate(lengths) if n == length]})
-    return found
+        addresses.append({"pos": pos, "prompt": [i for i, n in enumerate(lengths) if n == length]})
+    return addresses
 
 
 @technique(
@@ -165,7 +165,7 @@ def fit_reft(
     progress
         Show a progress bar.
     checkpoint
-        A file to go on from after an interruption.
+        A file that keeps what is done; the same call with it goes on after an interruption.
 
     Returns
     -------
@@ -206,9 +206,9 @@ def fit_reft(
     metric = answer_log_prob(given)
     maps = [_Map(rank, width, variant, seed + i, model) for i in range(len(places))]
 
-    def current(losses: Sequence[float] = ()) -> ReFT:
+    def current() -> ReFT:
         stacked = (torch.stack([getattr(one, name) for one in maps]) for name in ("rows", "weight", "bias"))
-        return ReFT(*stacked, places, variant, first, last, losses)
+        return ReFT(*stacked, places, variant, first, last)
 
     def loss(rows: Tensor, done: float) -> Tensor:
         edits = current()._edits([lengths[i] for i in rows.tolist()])
@@ -221,12 +221,15 @@ def fit_reft(
     plan = Plan(
         epochs=epochs, batch_size=batch_size, warmup=warmup, seed=seed, progress=progress, checkpoint=checkpoint
     )
-    job = {"model": model, "examples": whole, "lengths": lengths, "map": [variant, rank, first, last, *map(str, places)]}
+    job = {
+        "model": model,
+        "examples": whole,
+        "lengths": lengths,
+        "map": [variant, rank, first, last, *map(str, places)],
+    }
     curve = fit([(parameters, lr)], loss, len(lengths), plan, job=job, what="fine-tuning")
-    found = current(curve.loss)
-    return ReFT(
-        found.rows.detach(), found.weight.detach(), found.bias.detach(), places, variant, first, last, list(curve.loss)
-    )
+    reft = current()
+    return ReFT(reft.rows.detach(), reft.weight.detach(), reft.bias.detach(), places, variant, first, last, curve.loss)
 
 
 class _Map(nn.Module):
@@ -257,5 +260,7 @@ def _sites(model: Model, site: str, layers: Sequence[int] | None) -> list[Any]:
     if not chosen:
         raise CasebackError("layers names none: expected one at least")
     if chosen[0].base.name in MAPS or not {"head", "kv_head"}.isdisjoint(chosen[0].kind.dims):
-        raise CasebackError(f"{site!r} is of heads: expected a site with one vector at each token, such as 'resid_post'")
+        raise CasebackError(
+            f"{site!r} is of heads: expected a site with one vector at each token, such as 'resid_post'"
+        )
     return chosen

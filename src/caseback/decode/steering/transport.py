@@ -24,9 +24,7 @@ from caseback.model.running.edits import Add, Edit, Index
 from caseback.model.running.frames import Positions
 
 
-@technique(
-    entry=("4.2.9",), citation="Singh et al. 2024b", cost="three eigendecompositions a place; no model is run"
-)
+@technique(entry=("4.2.9",), citation="Singh et al. 2024b", cost="three eigendecompositions a place; no model is run")
 def transport(
     moments: ClassMoments,
     *,
@@ -90,9 +88,7 @@ def transport(
     if not covariance:
         return [Add(value=value, **at) for value, at in zip(offset, where, strict=True)]
     both = moments.class_covariances
-    maps = transport_map(
-        *(_regular(shrunk(both[:, c], shrinkage), moments, c) for c in (start, end))
-    )
+    maps = transport_map(*(_regular(shrunk(both[:, c], shrinkage), moments, c) for c in (start, end)))
     identity = torch.eye(maps.shape[1]).to(maps)
     return [
         Affine(read=matrix - identity, center=center, offset=moved, **at)
@@ -100,9 +96,7 @@ def transport(
     ]
 
 
-def transport_map(
-    source: Float[Tensor, "place d d"], target: Float[Tensor, "place d d"]
-) -> Float[Tensor, "place d d"]:
+def transport_map(source: Float[Tensor, "place d d"], target: Float[Tensor, "place d d"]) -> Float[Tensor, "place d d"]:
     """A, symmetric, with A S A = T.
 
     Examples

@@ -125,7 +125,7 @@ def contrastive_addition(
     pos
         At which position of each; the last, the answer's, by default.
     progress
-        Whether to show how far it is.
+        Show a progress bar.
 
     Returns
     -------
@@ -192,7 +192,10 @@ def of_pairs(
             "differ before the position that is read"
         )
     norm = torch.cat([high, low], 1).norm(dim=2).mean(1)
-    columns: dict[str, Any] = {"auroc": torch.full((len(places),), torch.nan), "agreement": torch.full_like(norm, torch.nan)}
+    columns: dict[str, Any] = {
+        "auroc": torch.full((len(places),), torch.nan),
+        "agreement": torch.full_like(norm, torch.nan),
+    }
     if n > 1:
         others = (n * mean[:, None] - differences) / (n - 1)
         scores = torch.cat([(others * high).sum(2), (others * low).sum(2)], 1)

@@ -43,8 +43,8 @@ def print_steering(document: Document, *, console: Console | None = None) -> Non
     negative, positive = direction["classes"]
     places = ", ".join(direction["places"][:3]) + (" ..." if len(direction["places"]) > 3 else "")
     judged = [value for value in direction["auroc"] if value is not None]
-    told = f", AUROC {max(judged):.3f}" if judged else ""
-    console.print(Text(f"{positive} less {negative} at {places}{told}; {_unit(document)}"))
+    judgement = f", AUROC {max(judged):.3f}" if judged else ""
+    console.print(Text(f"{positive} less {negative} at {places}{judgement}; {_unit(document)}"))
     for row in document["continuations"]:
         if row["unsteered"] or any(row["steered"]):
             console.print(_continuations(row, document["strengths"]))
