@@ -107,7 +107,7 @@ def test_steering_moves_logits_by_its_product_with_the_unembedding():
         other = find_directions(read_states(model, HIGH + LOW, sites="final_norm"), [0, 1, 0, 1, 0, 1], n_folds=2)
         both = model.run(TEXTS, edits=[*found.edits(), *other.edits(2.0)]).logits
         apart = [model.run(TEXTS, edits=e).logits - plain for e in (found.edits(), other.edits(2.0))]
-        assert torch.allclose(both - plain, sum(apart), atol=1e-10)
+        assert torch.allclose(both - plain, apart[0] + apart[1], atol=1e-10)
         assert torch.equal(model.run(TEXTS, edits=found.edits(0.0)).logits, plain)
 
 
@@ -194,6 +194,7 @@ def test_transport_gives_a_class_the_other_ones_mean_and_covariance():
         edits = transport(moments, source=start, target=end)
         rows = torch.tensor([label == start for label in labels])
         for place, edit in enumerate(edits):
+            assert isinstance(edit, cb.Affine) and edit.center is not None and edit.offset is not None
             x, y = states.x[place, rows], states.x[place, ~rows]
             moved = x + (x - edit.center) @ edit.read.T + edit.offset
             assert torch.allclose(moved.mean(0), y.mean(0), atol=1e-10)
@@ -201,8 +202,9 @@ def test_transport_gives_a_class_the_other_ones_mean_and_covariance():
             # the least change among maps that match: A is symmetric and positive
             map_ = edit.read + torch.eye(32)
             assert torch.allclose(map_, map_.T, atol=1e-8) and torch.linalg.eigvalsh(map_).min() > 0
-    adds = transport(moments, covariance=False)
-    assert torch.allclose(adds[1].value, states.x[1, 200:].mean(0) - states.x[1, :200].mean(0), atol=1e-12)
+    added = transport(moments, covariance=False)[1]
+    assert isinstance(added, cb.Add)
+    assert torch.allclose(added.value, states.x[1, 200:].mean(0) - states.x[1, :200].mean(0), atol=1e-12)
 
 
 def test_transport_is_its_map_in_a_model():
@@ -213,6 +215,7 @@ def test_transport_is_its_map_in_a_model():
         plain = model.run(TEXTS, read=["resid_post"])["resid_post", 0]
         moved = model.run(TEXTS, edits=edits, read=["resid_post"])["resid_post", 0]
     edit = edits[0]
+    assert isinstance(edit, cb.Affine) and edit.center is not None and edit.offset is not None
     mask = model.tokens(TEXTS).mask
     assert torch.allclose(moved[mask], (plain + (plain - edit.center) @ edit.read.T + edit.offset)[mask], atol=1e-9)
 

@@ -74,11 +74,12 @@ def steer(
         elif texts is not None:
             every = _of_texts(model, texts, label, toward, site.site)
         else:
-            sides = [[prompt_of(text, ids.ids) for text in side or ()] for side in (positive, negative)]
-            every = _of_pairs(model, *sides, site.site)
+            high, low = ([prompt_of(text, ids.ids) for text in side or ()] for side in (positive, negative))
+            every = _of_pairs(model, high, low, site.site)
         if save.save is not None:
             save_directions(every, save.save)
         here = _at(every, site.site, layer.layer, model.n_layers)
+        how: dict[str, Any] = {"unit": unit, "where": tokens.pos}
         metric, words = measure(model, measured, model.tokens(given))
         document = steering_document(
             model,
@@ -87,8 +88,7 @@ def steer(
             metric,
             words,
             strengths=strengths,
-            unit=unit,
-            where=tokens.pos,
+            **how,
             generate=generate.generate,
             plain_text=None if plain is None else _lines(plain),
             seed=seed.seed,

@@ -192,6 +192,6 @@ def additions(
         if whole:
             edits += [Add(site, values[row], layer=layer, pos=pos, prompt=prompt) for row in rows]
         else:
-            heads = [places[row].head for row in rows]
+            heads = [head for row in rows if (head := places[row].head) is not None]
             edits.append(Add(site, values[rows].movedim(0, -2), layer=layer, head=heads, pos=pos, prompt=prompt))
     return edits

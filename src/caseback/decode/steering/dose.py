@@ -129,10 +129,10 @@ def dose_response(
     [False, False, True]
     """
     expect_tokens_out(model.anatomy, "a dose's effect on the next token")
-    doses = _doses(strengths)
+    doses = doses_of(strengths)
     if n_random < 0:
         raise OutOfRange(f"n_random={n_random}: expected 0 or more")
-    _expect_before_the_end(model, directions.places)
+    expect_before_the_end(model, directions.places)
     if isinstance(pos, slice) and pos.start is not None and pos.start > 2**31:
         raise CasebackError("pos='generated': doses are measured on given text; leave pos out, or name positions")
     vectors = with_random(directions.vectors(unit), n_random, seed)
@@ -280,7 +280,14 @@ def _perplexity(model: Model, tokens: Tokens, cells: Cells, *, budget: int, prog
     return cells.table((surprise / n_tokens).exp())
 
 
-def _doses(strengths: Sequence[float]) -> np.ndarray:
+def doses_of(strengths: Sequence[float]) -> np.ndarray:
+    """Strengths in order, each once, 0 among them.
+
+    Raises
+    ------
+    OutOfRange
+        For none but 0, and numbers that are not finite.
+    """
     doses = np.array(sorted({0.0, *(float(s) for s in strengths)}))
     if len(doses) < 2 or not np.isfinite(doses).all():
         raise OutOfRange(f"strengths {list(strengths)}: expected finite numbers, at least one of them not 0")
@@ -291,7 +298,13 @@ def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None or np.isnan(value) else value
 
 
-def _expect_before_the_end(model: Model, places: Sequence[Place]) -> None:
+def expect_before_the_end(model: Model, places: Sequence[Place]) -> None:
+    """Refuse places behind the last layer, whose stream is all that is read here.
+
+    Raises
+    ------
+    CasebackError
+    """
     standing: list[Any] = [site.name for site, _ in model.anatomy.standing]
     for name in (*(place.site for place in places), *standing):
         if name in _BEHIND:

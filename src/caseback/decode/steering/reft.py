@@ -29,7 +29,6 @@ from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.running.affine import Affine
 from caseback.model.running.answer_metrics import Answer, answer_ids, answer_log_prob
-from caseback.model.running.edits import Edit
 from caseback.model.running.measure import measured
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
@@ -70,7 +69,7 @@ class ReFT:
     losses: Sequence[float] = ()
 
     @checked
-    def edits(self, model: Model, prompts: PromptsLike) -> list[Edit]:
+    def edits(self, model: Model, prompts: PromptsLike) -> list[Affine]:
         """The edits for a batch of prompts, as ``model.run`` and ``model.generate`` take them.
 
         Which positions are the first and last follows from each prompt's length, so edits are of this batch.
@@ -83,7 +82,7 @@ class ReFT:
         expect_places(model, self.places, self.rows.shape[2], "this fine-tuned representation")
         return self._edits(model.tokens(prompts).lengths.tolist())
 
-    def _edits(self, lengths: Sequence[int]) -> list[Edit]:
+    def _edits(self, lengths: Sequence[int]) -> list[Affine]:
         reads = self.weight if self.variant == "direft" else self.weight - self.rows
         offsets = (self.bias[:, None] @ self.rows)[:, 0]
         parts = [
@@ -207,8 +206,8 @@ def fit_reft(
     maps = [_Map(rank, width, variant, seed + i, model) for i in range(len(places))]
 
     def current() -> ReFT:
-        stacked = (torch.stack([getattr(one, name) for one in maps]) for name in ("rows", "weight", "bias"))
-        return ReFT(*stacked, places, variant, first, last)
+        rows, weight, bias = (torch.stack([getattr(one, name) for one in maps]) for name in ("rows", "weight", "bias"))
+        return ReFT(rows, weight, bias, places, variant, first, last)
 
     def loss(rows: Tensor, done: float) -> Tensor:
         edits = current()._edits([lengths[i] for i in rows.tolist()])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import REFT
@@ -66,9 +67,9 @@ def load_reft(path: str | Path, *, model: Model | None = None) -> ReFT:
         layout = {"rows": "place r d", "weight": "place r d", "bias": "place r"}
         artifact.expect(layout, place=len(places))
         first, last = json.loads(artifact.facts["positions"])
-        variant = artifact.facts["variant"]
-        tensors = (artifact.tensors[name] for name in layout)
-        return ReFT(*tensors, places, variant, first, last, artifact.checks["losses"])  # pyright: ignore[reportArgumentType]
+        rows, weight, bias = (artifact.tensors[name] for name in layout)
+        variant: Any = artifact.facts["variant"]
+        return ReFT(rows, weight, bias, places, variant, first, last, artifact.checks["losses"])
 
     def expect(reft: ReFT) -> None:
         if model is not None:

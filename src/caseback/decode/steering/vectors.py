@@ -154,7 +154,7 @@ def contrastive_addition(
     >>> found.names
     ['resid_post.0', 'resid_post.1', 'resid_post.2', 'resid_post.3']
     """
-    sides = [positive, negative]
+    sides: list[Any] = [positive, negative]
     if questions is not None:
         sides = [model.with_answer(questions, answers) for answers in sides]
     both = [model.tokens(side) for side in sides]
