@@ -2,7 +2,8 @@
 
     python benchmarks/steered_decoding.py [--model FOLDER] [--tokens 32] [--rounds 5] [--threads 1]
 
-Each way is timed between two plain calls of transformers' ``generate`` and divided by them: medians over the rounds.
+Each way is timed between two plain calls of transformers' ``generate`` and divided by them: medians over the rounds,
+wall and CPU time.
 """
 
 import argparse
@@ -16,10 +17,10 @@ import torch
 import caseback as cb
 
 
-def seconds(job) -> float:
-    start = time.perf_counter()
+def clocks(job) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
     job()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def main() -> None:
@@ -50,17 +51,18 @@ def main() -> None:
     }
     transformers()
     print(f"{model}, {chosen.tokens} tokens, {chosen.threads} threads")
-    print(f"{'':30s} {'/ transformers':>15s} {'/ no edit':>10s} {'ms a token':>11s}")
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    print(f"{'':30s} {'/ transformers: wall':>21s} {'CPU':>7s} {'/ no edit: CPU':>15s} {'CPU ms a token':>15s}")
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     for _ in range(chosen.rounds):
         for name, edits in ways.items():
-            before = seconds(transformers)
-            own = seconds(lambda edits=edits: model.generate(tokens, edits=edits, **length))
-            taken[name].append((own, 2 * own / (before + seconds(transformers))))
-    plain = statistics.median(ratio for _, ratio in taken["no edit"])
+            before = clocks(transformers)
+            own = clocks(lambda edits=edits: model.generate(tokens, edits=edits, **length))
+            wall, cpu = (2 * t / (b + a) for t, b, a in zip(own, before, clocks(transformers), strict=True))
+            taken[name].append((wall, cpu, own[1]))
+    plain = statistics.median(cpu for _, cpu, _ in taken["no edit"])
     for name, rounds in taken.items():
-        ratio, own = (statistics.median(column) for column in zip(*((r, t) for t, r in rounds), strict=True))
-        print(f"{name:30s} {ratio:15.3f} {ratio / plain:10.3f} {1000 * own / chosen.tokens:11.2f}")
+        wall, cpu, own = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(f"{name:30s} {wall:21.3f} {cpu:7.3f} {cpu / plain:15.3f} {1000 * own / chosen.tokens:15.2f}")
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def test_a_copy_that_is_kept_is_the_same_when_it_is_read(tmp_path):
         (torch.zeros(32), "a direction of length 0.0"),
         (torch.full((32,), torch.nan), "a direction of length nan"),
         (torch.ones(2, 32), "2 directions: take one"),
+        (torch.ones(32, dtype=torch.bool), "a direction of torch.bool"),
     ],
 )
 def test_what_is_no_direction_is_refused(vector, words):

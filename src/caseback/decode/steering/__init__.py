@@ -8,6 +8,8 @@ from caseback.decode.steering.conditional import find_condition as find_conditio
 from caseback.decode.steering.dose import dose_response as dose_response
 from caseback.decode.steering.inference_time import LAST_TOKEN as LAST_TOKEN
 from caseback.decode.steering.inference_time import inference_time_intervention as inference_time_intervention
+from caseback.decode.steering.persona import TraitJudge as TraitJudge
+from caseback.decode.steering.persona import persona_vector as persona_vector
 from caseback.decode.steering.proxies import steering_scores as steering_scores
 from caseback.decode.steering.reft import ReFT as ReFT
 from caseback.decode.steering.reft import fit_reft as fit_reft

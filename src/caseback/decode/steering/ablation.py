@@ -164,7 +164,9 @@ def unit_of(model: Model, direction: Directions | Tensor) -> Float[Tensor, " d_m
     rows = direction.write if isinstance(direction, Directions) else torch.atleast_2d(direction)
     if len(rows) != 1:
         raise EditError(f"{len(rows)} directions: take one with .at(...)")
-    vector = at_least_float32(rows[0])
+    if rows.dtype == torch.bool or rows.is_complex():
+        raise EditError(f"a direction of {rows.dtype}: expected numbers, one for each dimension of the stream")
+    vector = at_least_float32(rows[0] if rows.is_floating_point() else rows[0].float())
     if vector.shape != (model.d_model,):
         raise EditError(f"a direction of width {vector.numel()}: the stream of {model.name!r} is {model.d_model} wide")
     length = vector.norm()
