@@ -43,6 +43,8 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "print_interchanges": {"accuracy": "interchange_map"},
     "print_patching": {"result": "patching.patch"},
     "print_trace": {"result": "causal_trace", "maps": "trace_maps"},
+    "print_steering": {"document": "steering_document"},
+    "dose_curve": {"document": "steering_document"},
     "print_ioi": {"table": "ioi_table"},
     "print_judged": {"result": "known_source_test"},
     "print_patchscope": {"result": "patchscope.patchscope"},

@@ -76,6 +76,7 @@ WRITING = [
     ("circuit", "--graphml"),
     ("align", "--html"),
     ("steer", "--save"),
+    ("steer", "--html"),
     ("lens", "--html"),
     ("patchscope", "--html"),
     ("weights", "--html"),

@@ -10,6 +10,7 @@ import caseback as cb
 from caseback import cli
 from caseback.decode.directions import load_directions
 from caseback.decode.steering import contrastive_addition
+from caseback.views.figure.dose_curve import dose_curve
 
 GOOD = "Review: The film was great and the show was lovely. Sentiment:"
 BAD = "Review: The film was awful and the show was boring. Sentiment:"
@@ -110,6 +111,20 @@ def test_only_what_is_generated_is_steered(capsys):
     edits = found.edits(2.0, unit="norm", pos="generated")
     whole = model.text(model.generate("The dog was", edits=edits, max_new_tokens=5))[0]
     assert whole == "The dog was" + row["steered"][0]
+
+
+def test_the_page_has_the_numbers_of_the_json_and_no_markup_of_the_texts(capsys, tmp_path):
+    page = tmp_path / "steered.html"
+    prompt = "The <b>dog</b> was"
+    line = [prompt, *PAIR, *TURNED, "--generate", "3", "--strength", "1", "--json", "--html", str(page)]
+    status, out, err = answer(capsys, *line)
+    assert status == 0 and f"written to {page}" in err
+    figure = dose_curve(json.loads(out))
+    dose = json.loads(out)["dose"]
+    drawn = {(trace.name, tuple(trace.y)) for trace in figure.data if trace.type == "scatter"}
+    assert ("steered", tuple(dose["effect"])) in drawn and ("random vectors, mean", tuple(dose["control_kl"])) in drawn
+    text = page.read_text(encoding="utf-8")
+    assert "The <b>dog" not in text and text.count("<main>") == 1
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def _counted():
     "change, words",
     [
         ({"judge": lambda q, a: 3}, "the judge returned 3"),
+        ({"judge": []}, "the judge is a list"),
         ({"judge": lambda q, a: (100.0, 100.0)}, "20 with and 0 without the trait count"),
         ({"judge": lambda q, a: (float("nan"), 100.0)}, "0 with and 0 without"),
         ({"questions": ["Why?"]}, "1 questions"),

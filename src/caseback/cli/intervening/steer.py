@@ -9,7 +9,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import measure, prompt_of
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Generate, Ids, Json, Layer, Measured, OfModel, Save, Seed, Site, SteeredTokens
+from caseback.cli.options import Generate, Ids, Layer, Measured, OfModel, Output, Save, Seed, Site, SteeredTokens
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.text_file import read_texts
@@ -50,7 +50,7 @@ def steer(
     seed: Seed = Seed().worded(seed="What random vectors follow from."),
     save: Save = Save().worded(save="Write the directions of all layers to this file, as .safetensors."),
     ids: Ids = Ids(),
-    output: Json = Json(),
+    output: Output = Output(),
 ) -> None:
     """Add a direction to a model's states: continuations side by side, dose and response beside random vectors."""
     _expect_one_source(positive, negative, directions, texts)
@@ -66,6 +66,8 @@ def steer(
     with quiet():
         from caseback.decode.directions import load_directions, save_directions
         from caseback.reports.steering import steering_document
+        from caseback.views.figure.dose_curve import dose_curve
+        from caseback.views.figure.heatmap import write_figure
         from caseback.views.text.steering import print_steering
 
         model = model_of(of)
@@ -94,7 +96,12 @@ def steer(
             seed=seed.seed,
             progress=True,
         )
-    answer(output, document, text=lambda: print_steering(document))
+    answer(
+        output,
+        document,
+        text=lambda: print_steering(document),
+        page=lambda path: write_figure(dose_curve(document), path),
+    )
     if save.save is not None:
         say_written(save.save)
 

@@ -107,6 +107,8 @@ def persona_vector(
     >>> found.names[-1], found.classes
     ('resid_post.3', ('without', 'with'))
     """
+    if not callable(judge):
+        raise CasebackError(f"the judge is a {type(judge).__name__}: expected a function of a question and an answer")
     if len(questions) < 2 or not positive or not negative:
         raise CasebackError(
             f"{len(questions)} questions, {len(positive)} positive and {len(negative)} negative system prompts: "

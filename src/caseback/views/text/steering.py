@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.document import Document, checked
+from caseback.reports.document import Document, checked, drawn_from
 from caseback.reports.steering import STEERING
 from caseback.views.numbers_text import number, signed
 
@@ -27,6 +27,7 @@ _COLUMNS = {
 
 
 @checked
+@drawn_from("a document of steering", "steering_document")
 def print_steering(document: Document, *, console: Console | None = None) -> None:
     """Print what ``steering_document`` gave.
 
