@@ -18,7 +18,7 @@ def steered():
     model = cb.load("meadow")
     good, bad = ([f"The {noun} was {pair[i]}" for pair in PAIRS for noun in ("film", "game")] for i in (0, 1))
     found = contrastive_addition(model, good, bad)
-    how = {"strengths": [0.5, 1.0], "prefixes": ["Anna was happy. "], "tokens": [" happy", " the"], "generate": 6}
+    how = {"strengths": [0.5, 1.0], "prefixes": ["Anna was happy. "], "words": [" happy", " the"], "generate": 6}
     direction, judge = found.at("resid_post.2"), found.at("resid_post.3")
     return model, direction, judge, steering_scores(model, direction, PROMPTS, judge, **how)
 
@@ -62,7 +62,7 @@ def test_each_score_is_its_formula(steered):
             assert float(here.concept) == concept
             assert float(here.instruction) == pytest.approx(instruction, abs=1e-3)
             assert float(here.fluency) == pytest.approx(fluency, abs=1e-3)
-            assert float(here.tokens) == pytest.approx(share)
+            assert float(here.words) == pytest.approx(share)
             three = (concept, instruction, fluency)
             wanted = 3 / sum(1 / x for x in three) if all(three) else 0.0
             assert float(here.overall) == pytest.approx(wanted, abs=1e-3)
@@ -85,7 +85,7 @@ def test_one_half_chooses_and_the_other_reports(steered):
     [
         ({"prompts": ["The dog"]}, CasebackError, "1 prompts"),
         ({"generate": 0}, OutOfRange, "generate=0|generate"),
-        ({"tokens": ["abcdefgh xyz"]}, TargetError, "tokens"),
+        ({"words": ["abcdefgh xyz"]}, TargetError, "tokens"),
         ({"strengths": [0.0]}, OutOfRange, "not 0"),
     ],
 )

@@ -57,7 +57,7 @@ def steer(
     for name, given, known in (("--unit", unit, UNITS), ("--pos", tokens.pos, POS)):
         if given not in known:
             raise CasebackError(f"{name} {given!r} is unknown. {did_you_mean(given, known)}")
-    strengths = [-0.5, 0.5] if strength is None else list(dict.fromkeys(strength))
+    strengths = [-0.5, 0.5] if strength is None else sorted(set(strength))
     if odd := [value for value in strengths if not math.isfinite(value)]:
         raise CasebackError(f"--strength {odd[0]}: expected a finite number")
     if not any(strengths):

@@ -40,7 +40,7 @@ SCORES = ("concept", "instruction", "fluency")
 
 
 @technique(
-    entry=("B.14",),
+    entry=("4.2.9", "B.14"),
     citation="Wu et al. 2025",
     cost="prompts times doses times 1 + n_random and prefixes: decoding and two forwards of each",
 )
@@ -54,7 +54,7 @@ def steering_scores(
     unit: Literal["difference", "norm"] = "norm",
     prefixes: Sequence[str] = (),
     n_random: int = 1,
-    tokens: Sequence[str] = (),
+    words: Sequence[str] = (),
     generate: int = 32,
     seed: int = 0,
     progress: bool = False,
@@ -75,7 +75,7 @@ def steering_scores(
         Texts put before each prompt in place of steering, among which the best is chosen.
     n_random
         How many random vectors of the direction's length.
-    tokens
+    words
         Words of one token each, whose share of a continuation is counted.
     generate
         How many tokens are generated.
@@ -87,7 +87,7 @@ def steering_scores(
     Returns
     -------
     xr.Dataset
-        ``concept``, ``instruction``, ``fluency``, ``overall`` and ``tokens`` (variant, batch), 0 to 1; ``held_out``
+        ``concept``, ``instruction``, ``fluency``, ``overall`` and ``words`` (variant, batch), 0 to 1; ``held_out``
         (variant,), the mean of ``overall`` over the prompts that did not choose. Variants are ``"unsteered"``,
         ``"steered +0.5"``, ``"random 0 +0.5"``, ``"prefix 0"``; the attribute ``chosen`` names, by method and as JSON,
         the one that was best on the others.
@@ -99,7 +99,7 @@ def steering_scores(
 
     Notes
     -----
-    Entry B.14: Wu et al. 2025 (AxBench), whose ratings are a judge's; these are proxies.
+    Entries 4.2.9 and B.14: Wu et al. 2025 (AxBench), whose ratings are a judge's; these are proxies.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def steering_scores(
         raise OutOfRange(f"n_random={n_random}, generate={generate}: expected at least 0 and 1")
     doses = doses_of(strengths)
     expect_before_the_end(model, [*directions.places, *judge.places])
-    words = torch.tensor([model.token_id(word) for word in tokens], dtype=torch.long)
+    ids = torch.tensor([model.token_id(word) for word in words], dtype=torch.long)
     given = model.tokens(list(prompts))
     n = len(given)
     cells = Cells(directions.places, with_random(directions.vectors(unit), n_random, seed), doses)
@@ -160,11 +160,11 @@ def steering_scores(
 
     scores = torch.stack([positive, instruction, fluency]).view(3, n_rows, n)
     overall = torch.where((scores > 0).all(0), 3 / scores.reciprocal().sum(0), 0.0)
-    share = torch.tensor([float(torch.isin(torch.tensor(new), words).double().mean()) for new in written])
+    share = torch.tensor([float(torch.isin(torch.tensor(new), ids).double().mean()) for new in written])
     names = _names(cells, doses, len(prefixes))
     held_out = overall[:, 1::2].mean(1)
     dims, coords = ["variant", "batch"], {"variant": names, "batch": np.arange(n)}
-    arrays = dict(zip((*SCORES, "overall", "tokens"), (*scores, overall, share.view(n_rows, n)), strict=True))
+    arrays = dict(zip((*SCORES, "overall", "words"), (*scores, overall, share.view(n_rows, n)), strict=True))
     facts = {"unit": unit, "places": directions.names, "judge": judge.names[0], "seed": seed, "generate": generate}
     attrs = labelled(overall, dims, technique=steering_scores, model=model, **facts).attrs
     of: dict[str, list[int]] = {}

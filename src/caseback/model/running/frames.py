@@ -90,7 +90,7 @@ class Frame:
     def __init__(self, spans: Sequence[Span], lengths: Sequence[int], *, open_end: bool = False):
         self.spans, self.lengths, self.open_end = list(spans), list(lengths), open_end
         self._owned: dict[int, list[Span]] = {}
-        self._found: dict[Any, tuple[Any, Rows | None]] = {}
+        self._looked_up: dict[Any, tuple[Any, Rows | None]] = {}
         for span in self.spans:
             self._owned.setdefault(span.owner, []).append(span)
 
@@ -113,9 +113,9 @@ class Frame:
             return self._rows(owner, pos, prompt, grow, height)
         # a step of decoding is short: the same edit at every layer must not look for its rows at each of them
         key = (owner, _key(pos), _key(prompt), grow, height)
-        if key not in self._found:
-            self._found[key] = pos, self._rows(owner, pos, prompt, grow, height)  # a tensor is known while it lives
-        return self._found[key][1]
+        if key not in self._looked_up:
+            self._looked_up[key] = pos, self._rows(owner, pos, prompt, grow, height)  # a tensor is known while it lives
+        return self._looked_up[key][1]
 
     def _rows(self, owner: int | None, pos: Positions, prompt: Index, grow: bool, height: int | None) -> Rows | None:
         parts: list[Tensor] = []

@@ -76,7 +76,11 @@ def dose_curve(document: Document) -> go.Figure:
                 figure.add_trace(trace, row=1, col=column)
         for edge in (dose["doubles_below"], dose["doubles_above"]):
             if edge is not None:
-                figure.add_vline(x=edge, line={"color": "#9ca3af", "dash": "dot", "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType]
+                words = "doubles" if name == "perplexity" else ""
+                at: Any = {"row": 1, "col": column}
+                figure.add_vline(
+                    edge, line={"color": "#9ca3af", "dash": "dot", "width": 1}, annotation_text=words, **at
+                )
     figure.add_trace(_texts(document), row=2, col=1)
     figure.update_xaxes(title="dose")
     figure.update_yaxes(gridcolor="#e5e7eb", showgrid=True)
