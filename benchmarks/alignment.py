@@ -20,8 +20,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import caseback as cb
 from caseback.localize.abstraction import At, Interchanges
 from caseback.localize.abstraction.alignment import seats
-from caseback.localize.abstraction.rotation import Rotation
 from caseback.localize.abstraction.suffixes import Suffixes
+from caseback.model.algebra.rotation import Rotation
 
 
 def seconds(job):

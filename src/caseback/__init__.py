@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from caseback.model.circuit import Circuit
     from caseback.model.loading.load import load
     from caseback.model.registry import techniques
-    from caseback.model.running.affine import Affine
+    from caseback.model.running.affine import Affine, Fade, Rotate, Tilt
     from caseback.model.running.answer_metrics import answer_log_prob
     from caseback.model.running.edits import (
         Add,
@@ -42,7 +42,7 @@ _HOMES = {
     "circuit": "Circuit",
     "anatomy.sites": "Site",
     "registry": "techniques",
-    "running.affine": "Affine",
+    "running.affine": "Affine Fade Rotate Tilt",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
     "loading.load": "load",
     "running.answer_metrics": "answer_log_prob",
@@ -63,6 +63,7 @@ __all__ = [
     "CasebackError",
     "Circuit",
     "Edit",
+    "Fade",
     "Freeze",
     "Knockout",
     "Mean",
@@ -72,10 +73,12 @@ __all__ = [
     "Project",
     "Replace",
     "Resample",
+    "Rotate",
     "Run",
     "Scale",
     "Site",
     "Swap",
+    "Tilt",
     "Tokens",
     "Zero",
     "__version__",

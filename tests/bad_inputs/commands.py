@@ -85,6 +85,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "circuit": ["ioi", *of, "--count", "2", "--sets", "1", "--method", "eap", "--edges", "5"],
         "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
         "erase": [str(labeled), *of, "--site", "resid_post:0", "--draws", "2"],
+        "steer": ["Mary went", *of, "--positive", TEXT, "--negative", OTHER, "--generate", "1"],
         "lens": [TEXT, *of],
         "patchscope": [TEXT, *of, "--generate", "1", "--layers", "0"],
         "weights": [model, "--layer", "0", "--head", "0"],

@@ -21,18 +21,22 @@ from bad_inputs import commands
 from bad_inputs.examples import arguments_of_example
 from bad_inputs.outcome import Fault, attempt
 from bad_inputs.valid import OTHER, TEXT, Valid
+from caseback.decode.steering import contrastive_addition
 from caseback.decode.vocabulary import weights_as_words
 from caseback.decode.vocabulary.activating import activating_inputs
 from caseback.decode.vocabulary.lenses.saved_lenses import load_lens
 from caseback.reports.attributions import compare_attributions
 from caseback.reports.circuit import circuit_document
+from caseback.reports.concepts.steering import steering_document
 from caseback.reports.explain import explain
 from caseback.reports.unit import unit_document
 from caseback.reports.weights import weights_document
 from caseback.tasks import formats
+from caseback.views.figure.dose_curve import dose_curve
 from caseback.views.page.kinds import page_html
 from caseback.views.text.attributions import print_attributions
 from caseback.views.text.circuit import print_circuit
+from caseback.views.text.concepts.steering import print_steering
 from caseback.views.text.explanation import print_explanation
 from caseback.views.text.unit import print_units
 
@@ -117,6 +121,7 @@ def doors(folder: Path) -> Iterator[Door]:
     yield _document_door("JSON of Circuit.from_json", circuit.to_json(), cb.Circuit.from_json)
     model = commands.tiny_folder(folder / "model")
     yield from _drawn_doors(cb.load(model), circuit)
+    yield from _steering_doors(cb.load(model))
     yield from _command_doors(folder, model, circuit)
     yield _file_door(
         "JSON of a model's config", model / "config.json", folder, lambda p: cb.load(_beside(p, model, "config.json"))
@@ -142,6 +147,15 @@ def _drawn_doors(model: cb.Model, circuit: cb.Circuit) -> Iterator[Door]:
             to_nowhere = Console(file=io.StringIO())
             read = functools.partial(in_terminal, console=to_nowhere)
             yield _document_door(f"JSON of {in_terminal.__name__}", document, read)
+
+
+def _steering_doors(model: cb.Model) -> Iterator[Door]:
+    """The document of steering, which a figure draws."""
+    found = contrastive_addition(model, TEXT, OTHER).at("resid_post.0")
+    document = steering_document(model, found, "Mary went", cb.logit(5), "logit", strengths=[0.5], generate=1)
+    read = functools.partial(print_steering, console=Console(file=io.StringIO()))
+    yield _document_door("JSON of print_steering", document, read)
+    yield _document_door("JSON of dose_curve", document, dose_curve)
 
 
 def _command_doors(folder: Path, model: Path, circuit: cb.Circuit) -> Iterator[Door]:

@@ -46,6 +46,8 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "print_interchanges": {"accuracy": "interchange_map"},
     "print_patching": {"result": "patching.patch"},
     "print_trace": {"result": "causal_trace", "maps": "trace_maps"},
+    "print_steering": {"document": "steering_document"},
+    "dose_curve": {"document": "steering_document"},
     "print_ioi": {"table": "ioi_table"},
     "print_judged": {"result": "known_source_test"},
     "print_patchscope": {"result": "patchscope.patchscope"},
@@ -68,6 +70,7 @@ WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_activating": "activating_inputs",
     "open_store": "collect.collect",
     "open_collection": "collect.collect",
+    "load_reft": "save_reft",
     "load_attention_lens": ("save_lens", "lens", "fit_attention_lens"),
     "load_future_prompt": ("save_lens", "lens", "fit_future_prompt"),
 }

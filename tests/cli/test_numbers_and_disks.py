@@ -76,6 +76,8 @@ WRITING = [
     ("circuit", "--graphml"),
     ("align", "--html"),
     ("erase", "--save"),
+    ("steer", "--save"),
+    ("steer", "--html"),
     ("lens", "--html"),
     ("patchscope", "--html"),
     ("weights", "--html"),

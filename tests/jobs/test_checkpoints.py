@@ -14,6 +14,7 @@ import torch
 
 import caseback as cb
 import shelf
+from caseback.decode.steering import fit_reft
 from caseback.decode.vocabulary import fit_tuned_lens
 from caseback.decode.vocabulary.activating import activating_inputs
 from caseback.errors import CasebackError, LoadError, WriteError
@@ -91,6 +92,11 @@ def proxy(given: Given, path: Path) -> None:
     )
 
 
+def fine_tuning(given: Given, path: Path) -> None:
+    answers = [[3], [4]]
+    fit_reft(given.model, given.prompts, answers, rank=1 + given.option, layers=[0], epochs=1, checkpoint=path)
+
+
 def lens(given: Given, path: Path) -> None:
     fit_tuned_lens(
         given.model, given.prompts, recipe="small", steps=1 + given.option, tokens_per_step=8, checkpoint=path
@@ -151,7 +157,19 @@ FILES = {
     for job, name in [
         *[
             (job, "job")
-            for job in (sweep, tree, search, pruning, probing, rotation, boundaries, proxy, lens, retraining)
+            for job in (
+                sweep,
+                tree,
+                search,
+                pruning,
+                probing,
+                rotation,
+                boundaries,
+                proxy,
+                fine_tuning,
+                lens,
+                retraining,
+            )
         ],
         (organism, "resume.npz"),
     ]

@@ -5,7 +5,7 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.errors import EditError
+from caseback.errors import EditError, OutOfRange
 from exact import exact
 
 D = 32
@@ -78,6 +78,15 @@ def test_a_prompt_that_is_not_there_is_refused(model):
         model.run(TEXTS, edits=cb.Zero("z", layer=0, prompt=3))
     with pytest.raises(EditError, match="prompt is 'first': expected"):
         cb.Zero("z", layer=0, prompt="first")  # pyright: ignore[reportArgumentType]
+
+
+def test_positions_need_be_in_the_named_prompts_alone(model):
+    edit = cb.Zero("mlp_out", layer=0, pos=5, prompt=1)
+    with exact():
+        alone = model.run(TEXTS[1], edits=cb.Zero("mlp_out", layer=0, pos=5)).logits[0]
+        assert torch.allclose(model.run(TEXTS, edits=edit).logits[1], alone, atol=1e-10)
+    with pytest.raises(OutOfRange, match="prompt 0 has 4 tokens"):
+        model.run(TEXTS, edits=cb.Zero("mlp_out", layer=0, pos=5, prompt=[0, 1]))
 
 
 @pytest.mark.parametrize("name", shelf.DISTINCT)

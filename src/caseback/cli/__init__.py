@@ -26,6 +26,7 @@ from caseback.cli.intervening.align import align
 from caseback.cli.intervening.circuit import circuit
 from caseback.cli.intervening.erase import erase
 from caseback.cli.intervening.patch import patch
+from caseback.cli.intervening.steer import steer
 from caseback.cli.intervening.trace import trace
 from caseback.cli.listing.organisms import organisms
 from caseback.cli.listing.tasks import tasks
@@ -54,6 +55,7 @@ COMMANDS = (
     circuit,
     align,
     erase,
+    steer,
     lens,
     patchscope,
     weights,

@@ -188,6 +188,12 @@ class Places(Layers):
     pos: Annotated[str | None, Option(help="Positions such as 2-5,-1; all by default.")] = None
 
 
+class SteeredTokens(Group):
+    """Which part of a text is changed."""
+
+    pos: Annotated[str, Option(help="Which tokens: all, prompt or generated.")] = "all"
+
+
 class HeadPlaces(Places):
     """Layers, positions and heads."""
 

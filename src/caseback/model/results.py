@@ -34,6 +34,7 @@ DIMS = (
     "control",
     "draw",  # kinds of comparison, and random draws of one
     "other",  # a dimension of vectors a second time, as the columns of a square matrix
+    *("dose", "draw"),  # strengths of steering, and random vectors beside it
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

@@ -9,8 +9,8 @@ from caseback.errors import CasebackError, EditError, OutOfRange
 from caseback.localize.abstraction import At, boundless_das, interchange_accuracy
 from caseback.localize.abstraction.alignment import seats
 from caseback.localize.abstraction.boundless import SMALLEST, Boundaries
-from caseback.localize.abstraction.rotation import random_rows
 from caseback.localize.abstraction.suffixes import Suffixes
+from caseback.model.algebra.rotation import random_rows
 
 HERE = At("resid_post", layer=0, pos=-1)
 END = At("resid_mid", layer=0, pos=-1)

@@ -8,7 +8,7 @@ from planted_truth import overlap
 import shelf
 from caseback.errors import CasebackError, EditError, LoadError, OutOfRange
 from caseback.localize.abstraction import At, Interchanges, das, das_map, interchange_accuracy
-from caseback.localize.abstraction.rotation import Rotation, random_rows
+from caseback.model.algebra.rotation import Rotation, random_rows
 
 HERE = At("resid_post", layer=0, pos=-1)
 END = At("resid_mid", layer=0, pos=-1)

@@ -12,7 +12,7 @@ from caseback.errors import CasebackError, EditError, OutOfRange, TokensError, U
 from caseback.localize.abstraction import At, CausalModel, Interchanges, interchange_accuracy, interchange_map
 from caseback.localize.abstraction.accuracy import swaps
 from caseback.localize.abstraction.alignment import seats
-from caseback.localize.abstraction.rotation import random_rows
+from caseback.model.algebra.rotation import random_rows
 from caseback.model.prompts.places import placed
 from caseback.organisms.compiled import build
 from exact import exact

@@ -7,8 +7,8 @@ from test_interchange_accuracy import examples, prompts
 import shelf
 from caseback.localize.abstraction import At, das
 from caseback.localize.abstraction.alignment import seats
-from caseback.localize.abstraction.rotation import random_rows
 from caseback.localize.abstraction.suffixes import Suffixes, Unreachable
+from caseback.model.algebra.rotation import random_rows
 from exact import exact
 
 PLACES = {

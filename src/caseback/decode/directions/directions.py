@@ -136,15 +136,15 @@ class Directions:
         amount = torch.as_tensor(strength, dtype=torch.float64)
         if amount.ndim > 1 or not bool(amount.isfinite().all()):
             raise EditError(f"strength {strength}: expected a finite number, or one for each prompt")
-        lengths = self.write.norm(dim=1, keepdim=True)
-        vectors = self.write if unit == "difference" else self.write / lengths * self.norm[:, None]
+        vectors = self.vectors(unit)
         values = amount.to(vectors)[..., None] * vectors[:, None] if amount.ndim else amount.to(vectors) * vectors
-        if amount.ndim and not isinstance(pos, int):
-            values = values[:, :, None]  # (batch, pos, d)
-        return [
-            Add(value=value, pos=pos, prompt=prompt, **place.address)
-            for place, value in zip(self.places, values, strict=True)
-        ]
+        return additions(self.places, values, pos=pos, prompt=prompt)
+
+    def vectors(self, unit: Literal["difference", "norm"] = "difference") -> Float[Tensor, "place d"]:
+        """What a strength of 1 adds."""
+        if unit == "difference":
+            return self.write
+        return self.write / self.write.norm(dim=1, keepdim=True) * self.norm[:, None]
 
     def ablation(
         self, *, places: Sequence[Place] | None = None, pos: Positions = None, prompt: Index = None
@@ -177,3 +177,22 @@ class Directions:
         negative, positive = self.classes
         where = self.names[0] if len(self.places) == 1 else f"{len(self.places)} places, best {self.best}"
         return f"Directions({negative!r} to {positive!r}; {where}, AUROC {float(self.table.auroc.max()):.3f})"
+
+
+def additions(
+    places: Sequence[Place], values: Float[Tensor, "place *batch d"], *, pos: Positions = None, prompt: Index = None
+) -> list[Edit]:
+    """Edits that add a vector at each place, the same for all prompts or one for each; heads of a layer in one."""
+    if values.ndim == 3 and not isinstance(pos, int | Tensor):
+        values = values[:, :, None]  # (batch, pos, d)
+    together: dict[tuple[str, int | None, bool], list[int]] = {}
+    for row, place in enumerate(places):
+        together.setdefault((place.site, place.layer, place.head is None), []).append(row)
+    edits: list[Edit] = []
+    for (site, layer, whole), rows in together.items():
+        if whole:
+            edits += [Add(site, values[row], layer=layer, pos=pos, prompt=prompt) for row in rows]
+        else:
+            heads = [head for row in rows if (head := places[row].head) is not None]
+            edits.append(Add(site, values[rows].movedim(0, -2), layer=layer, head=heads, pos=pos, prompt=prompt))
+    return edits

@@ -56,7 +56,7 @@ def save_directions(directions: Directions, path: str | Path) -> None:
         checks = {str(name): table[name].values.tolist() for name in table.data_vars}
         artifact = Artifact(
             {
-                name: getattr(directions, name).detach().cpu().contiguous()
+                name: getattr(directions, name).detach().cpu().contiguous().clone()  # detect and write may be one
                 for name in ("detect", "write", "bias", "norm")
             },
             facts,

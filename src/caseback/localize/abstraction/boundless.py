@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.training import Plan, fit
 from caseback.localize.abstraction.accuracy import accuracies
 from caseback.localize.abstraction.alignment import At, seats
 from caseback.localize.abstraction.distributed import (
@@ -35,9 +36,8 @@ from caseback.localize.abstraction.distributed import (
     parts,
 )
 from caseback.localize.abstraction.interchanges import Interchanges
-from caseback.localize.abstraction.rotation import Rotation
 from caseback.localize.abstraction.suffixes import Suffixes
-from caseback.localize.abstraction.training import Plan, fit
+from caseback.model.algebra.rotation import Rotation
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.progress import progress_bar
+from caseback.jobs.training import Plan
 from caseback.localize.abstraction.accuracy import grid, mapped, swaps
 from caseback.localize.abstraction.alignment import Alignment, At, Seat, alignment_as_text, seats
 from caseback.localize.abstraction.directions import WAYS, direction
 from caseback.localize.abstraction.distributed import expect_changes, reached
 from caseback.localize.abstraction.interchanges import Interchanges
-from caseback.localize.abstraction.training import Plan
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled

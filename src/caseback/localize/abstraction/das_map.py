@@ -12,12 +12,12 @@ import xarray as xr
 
 from caseback.errors import CasebackError
 from caseback.jobs.progress import progress_bar
+from caseback.jobs.training import Plan
 from caseback.localize.abstraction.accuracy import accuracies, grid, mapped
 from caseback.localize.abstraction.alignment import At, seats
 from caseback.localize.abstraction.distributed import expect_changes, parts, reached
 from caseback.localize.abstraction.interchanges import Interchanges
-from caseback.localize.abstraction.rotation import random_rows
-from caseback.localize.abstraction.training import Plan
+from caseback.model.algebra.rotation import random_rows
 from caseback.model.registry import technique
 from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model

@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.localize.abstraction.rotation import random_rows
+from caseback.model.algebra.rotation import random_rows
 
 WAYS = ("mean difference", "probe", "lda", "pca", "kmeans", "random")
 

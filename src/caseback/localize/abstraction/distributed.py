@@ -19,12 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, EditError
+from caseback.jobs.training import Curve, Plan, fit
 from caseback.localize.abstraction.accuracy import accuracies
 from caseback.localize.abstraction.alignment import At, Seat, seats
 from caseback.localize.abstraction.interchanges import Interchanges
-from caseback.localize.abstraction.rotation import Rotation, random_rows
 from caseback.localize.abstraction.suffixes import Suffixes, Unreachable
-from caseback.localize.abstraction.training import Curve, Plan, fit
+from caseback.model.algebra.rotation import Rotation, random_rows
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit

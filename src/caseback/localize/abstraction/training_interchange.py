@@ -23,11 +23,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from caseback.errors import CasebackError
+from caseback.jobs.training import Plan, fit
 from caseback.localize.abstraction.accuracy import accuracies, interchange_accuracy, swaps
 from caseback.localize.abstraction.alignment import Alignment, At, places_of, seats
 from caseback.localize.abstraction.distributed import expect_changes, job_of, parts
 from caseback.localize.abstraction.interchanges import Interchanges, joined
-from caseback.localize.abstraction.training import Plan, fit
 from caseback.model.anatomy.classes import logits_of
 from caseback.model.anatomy.sites import Site
 from caseback.model.loading.load import load

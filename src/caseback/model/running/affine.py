@@ -1,15 +1,18 @@
-"""An affine edit: what is read of an activation by some vectors is written back into it along others.
+"""Edits that are formulas of the activation: affine maps, and additions that keep lengths, turn or fade.
 
-    x <- x + ((x - center) R^T) W + offset,        R, W (k, unit)
+    Affine     x <- x + ((x - center) R^T) W + offset,        R, W (k, unit)
+    Tilt       x <- |x| (x + v) / |x + v|
+    Rotate     x <- x - Px + |Px| (cos a, sin a) in a plane, or Px turned by a
+    Fade       x <- x + decay^t v,        t = 0, 1, 2 ... at the positions that are addressed
 
 Erasure (LEACE: W = -R's partner, center the mean), fine-tuned representations (LoReFT: R = W' - Q, W = Q) and Gaussian
-transport (MiMiC: all of d rows) are such maps.
+transport (MiMiC: all of d rows) are affine maps. Turning in a plane is angular steering (Vu & Nguyen 2025).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,7 +21,8 @@ from torch import Tensor
 from caseback.errors import EditError
 from caseback.model.anatomy.coerce import as_numbers
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.running.edits import Edit, Where
+from caseback.model.running.edit_values import spread
+from caseback.model.running.edits import Add, Edit, Where
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,3 +73,85 @@ class Affine(Edit):
         if part.shape[-1] != x.shape[-1]:
             raise EditError(f"{self.describe()}: {name} is of width {part.shape[-1]} at a site of width {x.shape[-1]}")
         return torch.as_tensor(part).to(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Tilt(Edit):
+    """Add a value and keep the length that was there: only the direction changes."""
+
+    value: Any
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        wide = at_least_float32(old)
+        moved = wide + spread(self, self.value, wide, where)
+        length = moved.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
+        return (moved * (wide.norm(dim=-1, keepdim=True) / length)).to(old)
+
+
+@dataclass(frozen=True, eq=False)
+class Fade(Add):
+    """Add a value that weakens from position to position by the factor ``decay``.
+
+    The first position that the address names has all of it: with ``pos="generated"``, the first that is generated.
+    """
+
+    decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        decay = as_numbers(self.decay, f"Fade at {self.site!r}: decay", EditError, "a number from 0 to 1")
+        if isinstance(decay, Tensor) or not 0 <= decay <= 1:
+            raise EditError(f"Fade at {self.site!r}: decay is {self.decay}, expected a number from 0 to 1")
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        share = torch.as_tensor(self.decay, dtype=torch.float64) ** where.rows.order
+        return old + share.to(old).view(-1, *[1] * (old.ndim - 1)) * spread(self, self.value, old, where)
+
+
+@dataclass(frozen=True, eq=False)
+class Rotate(Edit):
+    """Turn what lies in a plane, all else and the length staying as they are.
+
+    ``plane`` is two vectors (2, unit), the first being the feature's direction; they are made orthonormal in this
+    order. ``angle`` is in degrees, from the first towards the second: the angle at which the part in the plane stands
+    afterwards, or with ``by=True`` the one by which it is turned. A tensor (batch, 1, 1) has one for each prompt. With
+    ``aligned`` only activations that have some of the first vector are turned.
+    """
+
+    plane: Float[Tensor, "two unit"]
+    angle: Any
+    by: bool = False
+    aligned: bool = False
+    flags: ClassVar[tuple[str, ...]] = ("by", "aligned")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        plane = as_numbers(self.plane, f"Rotate at {self.site!r}: plane", EditError, "a tensor (2, unit)")
+        if not isinstance(plane, Tensor) or plane.ndim != 2 or len(plane) != 2:
+            raise EditError(f"Rotate at {self.site!r}: plane is no tensor of two vectors, expected (2, unit)")
+        spanned = torch.linalg.matrix_rank(plane.double()) if bool(plane.isfinite().all()) else 0
+        if spanned < 2:
+            raise EditError(f"Rotate at {self.site!r}: the two vectors span no plane, expected finite ones apart")
+        object.__setattr__(self, "plane", plane)
+        label = f"Rotate at {self.site!r}: angle"
+        object.__setattr__(self, "angle", as_numbers(self.angle, label, EditError, "degrees"))
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        wide = at_least_float32(old)
+        if self.plane.shape[1] != wide.shape[-1]:
+            width = self.plane.shape[1]
+            raise EditError(f"{self.describe()}: plane is of width {width} at a site of width {wide.shape[-1]}")
+        first, second = self.plane.to(wide)
+        first = first / first.norm()
+        second = second - (second @ first) * first
+        second = second / second.norm()
+        a, b = (wide @ first)[..., None], (wide @ second)[..., None]
+        turn = spread(self, self.angle, wide, where)[..., :1].deg2rad()
+        cos, sin = turn.cos(), turn.sin()
+        if self.by:
+            new_a, new_b = a * cos - b * sin, b * cos + a * sin
+        else:
+            length = torch.cat([a, b], -1).norm(dim=-1, keepdim=True)
+            new_a, new_b = length * cos, length * sin
+        turned = wide + (new_a - a) * first + (new_b - b) * second
+        return (torch.where(a > 0, turned, wide) if self.aligned else turned).to(old)

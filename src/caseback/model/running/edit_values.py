@@ -95,8 +95,11 @@ def spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
         if value.shape[dim] != 1 and int(pick.max()) >= value.shape[dim]:
             what = "prompts" if dim == 0 else "positions"
             raise EditError(f"{edit.describe()}: the value has {value.shape[dim]} {what}, {int(pick.max()) + 1} needed")
-    index = tuple(torch.zeros_like(p) if value.shape[d] == 1 else p for d, p in enumerate(picks))
-    value = value[tuple(i.to(value.device) for i in index)]
+    if all(size == 1 for size in value.shape[: len(picks)]):
+        value = value[(0,) * len(picks)][None]  # the same in every row: nothing to gather
+    else:
+        index = tuple(torch.zeros_like(p) if value.shape[d] == 1 else p for d, p in enumerate(picks))
+        value = value[tuple(i.to(value.device) for i in index)]
     if old.ndim == 3 and not n_head:
         value = value.unsqueeze(1)
     if not n_unit:

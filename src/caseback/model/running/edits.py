@@ -402,9 +402,10 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
     seeds = getattr(edit, "seed", 0)
     if tokens is not None and isinstance(seeds, Sequence) and len(seeds) != len(tokens):
         raise EditError(f"{edit.describe()}: {len(seeds)} seeds, expected one for each of {len(tokens)} prompts")
-    if tokens is not None:
-        indices_in(edit.prompt, len(tokens), "prompt", name)
+    named = None if tokens is None else indices_in(edit.prompt, len(tokens), "prompt", name)
     for b, length in enumerate([] if tokens is None else tokens.lengths.tolist()):
+        if named is not None and b not in named:
+            continue
         positions(edit.pos, b, length, open_end=open_end)
         if name in MAPS and edit.unit is not None:
             positions(edit.unit, b, length, open_end=open_end)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import index
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Int
@@ -48,6 +49,11 @@ class Rows:
     token: Int[Tensor, " k"]
     order: Int[Tensor, " k"]
 
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether they are rows 0, 1, 2 ... without a gap."""
+        return torch.equal(self.row, torch.arange(len(self.row)))
+
 
 def positions(pos: Positions, example: int, length: int, *, open_end: bool = False) -> range | list[int]:
     """The tokens that an edit's ``pos`` names in one prompt, negative ones counted from the end of the prompt.
@@ -84,6 +90,7 @@ class Frame:
     def __init__(self, spans: Sequence[Span], lengths: Sequence[int], *, open_end: bool = False):
         self.spans, self.lengths, self.open_end = list(spans), list(lengths), open_end
         self._owned: dict[int, list[Span]] = {}
+        self._looked_up: dict[Any, tuple[Any, Rows | None]] = {}
         for span in self.spans:
             self._owned.setdefault(span.owner, []).append(span)
 
@@ -102,6 +109,15 @@ class Frame:
         ``grow`` is False. ``height`` leaves out spans that begin at that row or later: those of a sweep that have not
         joined yet.
         """
+        if not self.open_end:
+            return self._rows(owner, pos, prompt, grow, height)
+        # a step of decoding is short: the same edit at every layer must not look for its rows at each of them
+        key = (owner, _key(pos), _key(prompt), grow, height)
+        if key not in self._looked_up:
+            self._looked_up[key] = pos, self._rows(owner, pos, prompt, grow, height)  # a tensor is known while it lives
+        return self._looked_up[key][1]
+
+    def _rows(self, owner: int | None, pos: Positions, prompt: Index, grow: bool, height: int | None) -> Rows | None:
         parts: list[Tensor] = []
         chosen = indices_in(prompt, len(self.lengths), "prompt", "this batch")
         for span in self.spans if owner is None else self._owned.get(owner, ()):
@@ -125,6 +141,15 @@ class Frame:
             parts.append(torch.stack([token - span.first + span.row, example, token, order]))
         rows = torch.cat(parts, -1) if parts else torch.empty(4, 0, dtype=torch.long)
         return Rows(*rows) if rows.shape[-1] else None
+
+
+def _key(address: Any) -> Any:
+    """What tells one part of an address from another."""
+    if isinstance(address, Tensor):
+        return "tensor", id(address)
+    if isinstance(address, slice):
+        return "slice", address.start, address.stop, address.step
+    return tuple(address) if isinstance(address, list) else address
 
 
 def batch_frame(tokens: Tokens) -> Frame:

@@ -1,0 +1,102 @@
+"""Steering in the terminal: continuations side by side, and the table of dose and response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from caseback.reports.concepts.steering import STEERING
+from caseback.reports.document import Document, checked, drawn_from
+from caseback.views.numbers_text import number, signed
+
+__all__ = ["print_steering"]
+
+_BESIDE = 3
+_COLUMNS = {
+    "effect": "effect",
+    "control_effect": "random",
+    "kl": "KL",
+    "control_kl": "random KL",
+    "perplexity": "perplexity",
+    "control_perplexity": "random perplexity",
+}
+
+
+@checked
+@drawn_from("a document of steering", "steering_document")
+def print_steering(document: Document, *, console: Console | None = None) -> None:
+    """Print what ``steering_document`` gave.
+
+    Parameters
+    ----------
+    document
+        The document.
+    console
+        Where to print; by default a new ``rich`` console, which obeys ``NO_COLOR``.
+    """
+    STEERING.check(document)
+    console = console or Console()
+    direction = document["direction"]
+    negative, positive = direction["classes"]
+    places = ", ".join(direction["places"][:3]) + (" ..." if len(direction["places"]) > 3 else "")
+    judged = [value for value in direction["auroc"] if value is not None]
+    judgement = f", AUROC {max(judged):.3f}" if judged else ""
+    console.print(Text(f"{positive} less {negative} at {places}{judgement}; {_unit(document)}"))
+    for row in document["continuations"]:
+        if row["unsteered"] or any(row["steered"]):
+            console.print(_continuations(row, document["strengths"]))
+    console.print(_doses(document))
+    for line in summary(document):
+        console.print(Text(line))
+
+
+def summary(document: Mapping[str, Any]) -> list[str]:
+    """What the curve comes to, in sentences."""
+    dose = document["dose"]
+    lines = []
+    if "perplexity" in dose:
+        ends = [(dose["doubles_below"], "below"), (dose["doubles_above"], "above")]
+        given = [f"at {signed(value)}" for value, _ in ends if value is not None]
+        lines.append(
+            f"Perplexity doubles {' and '.join(given)}." if given else "Perplexity doubles at none of these doses."
+        )
+    rises = "goes one way" if dose["monotone"] else "turns round"
+    return [*lines, f"The effect {rises} up to there." if lines else f"The effect {rises} over these doses."]
+
+
+def _unit(document: Mapping[str, Any]) -> str:
+    size = "a state's mean length" if document["unit"] == "norm" else "the difference of the classes"
+    tokens = {"all": "all tokens", "prompt": "the prompt's tokens", "generated": "generated tokens"}
+    return f"1 is {size}; added to {tokens[document['where']]}"
+
+
+def _continuations(row: Mapping[str, Any], strengths: list[float]) -> Table:
+    names = ["unsteered", *(signed(strength) for strength in strengths)]
+    texts = [Text(text.strip("\n")) for text in (row["unsteered"], *row["steered"])]
+    table = Table(title=Text(row["prompt"], style="bold"), title_justify="left", show_lines=False)
+    if len(texts) <= _BESIDE:
+        for name in names:
+            table.add_column(name, ratio=1)
+        table.add_row(*texts)
+        return table
+    table.add_column("strength", justify="right")
+    table.add_column("continuation", ratio=1)
+    for name, text in zip(names, texts, strict=True):
+        table.add_row(name, text)
+    return table
+
+
+def _doses(document: Mapping[str, Any]) -> Table:
+    dose = document["dose"]
+    shown = [name for name in _COLUMNS if name in dose]
+    table = Table(title=Text(f"Dose and response: {document['metric']}", style="bold"), title_justify="left")
+    for heading in ("dose", *(_COLUMNS[name] for name in shown)):
+        table.add_column(heading, justify="right")
+    for i, value in enumerate(dose["dose"]):
+        cells = ["-" if dose[name][i] is None else number(dose[name][i]) for name in shown]
+        table.add_row(signed(value) if value else "0", *cells)
+    return table

@@ -1,0 +1,161 @@
+"""``caseback steer``: continuations side by side, the dose table, files in and out; one line for a mistake."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import caseback as cb
+from caseback import cli
+from caseback.decode.directions import load_directions
+from caseback.decode.steering import contrastive_addition
+from caseback.views.figure.dose_curve import dose_curve
+
+GOOD = "Review: The film was great and the show was lovely. Sentiment:"
+BAD = "Review: The film was awful and the show was boring. Sentiment:"
+PAIR = ["--positive", GOOD, "--negative", BAD]
+TURNED = ["--target", " positive", "--foil", " negative"]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch, plain):
+    monkeypatch.setenv("COLUMNS", "140")
+
+
+def answer(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["steer", *arguments])
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+def test_continuations_stand_beside_each_other_above_the_curve(capsys):
+    status, out, err = answer(capsys, BAD, *PAIR, *TURNED, "--strength", "1", "--strength=-1", "--generate", "1")
+    assert status == 0, err
+    row = next(line for line in out.splitlines() if " positive" in line and "Review" not in line)
+    assert row.index("negative") < row.index("positive")
+    for words in (
+        "unsteered",
+        "+1.00",
+        "−1.00",
+        "logit of ␣positive less that of ␣negative",
+        "random KL",
+        "perplexity",
+    ):
+        assert words in out
+
+
+def test_json_is_what_the_library_gives(capsys):
+    status, out, err = answer(
+        capsys, BAD, "The dog was", *PAIR, *TURNED, "--layer", "3", "--strength", "1", "--generate", "4", "--json"
+    )
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["direction"]["places"] == ["resid_post.3"] and document["strengths"] == [1.0]
+    model = cb.load("meadow")
+    found = contrastive_addition(model, GOOD, BAD).at("resid_post.3")
+    for row, prompt in zip(document["continuations"], (BAD, "The dog was"), strict=True):
+        for text, edits in ((row["unsteered"], []), (row["steered"][0], found.edits(1.0, unit="norm"))):
+            assert prompt + text == model.text(model.generate(prompt, edits=edits, max_new_tokens=4))[0]
+    effect = cb.logit_diff(" positive", " negative")(
+        model.run([BAD, "The dog was"], edits=found.edits(1.0, unit="norm"))
+    )
+    assert document["dose"]["dose"] == [0.0, 1.0]
+    assert document["dose"]["effect"][1] == pytest.approx(float(effect.mean()), abs=1e-3)
+    assert document["dose"]["monotone"] is True and document["dose"]["n_random"] == 3
+
+
+def test_directions_are_kept_and_used_again(capsys, tmp_path):
+    file = tmp_path / "good.safetensors"
+    line = [BAD, *TURNED, "--generate", "2", "--strength", "0.5", "--json"]
+    status, first, err = answer(capsys, *line, *PAIR, "--save", str(file))
+    assert status == 0 and f"written to {file}" in err
+    assert load_directions(file).names == [f"resid_post.{i}" for i in range(4)]
+    status, again, _ = answer(capsys, *line, "--directions", str(file))
+    assert status == 0
+    assert json.loads(again)["dose"] == json.loads(first)["dose"]
+
+
+def test_labeled_texts_give_a_direction(capsys, tmp_path):
+    file = tmp_path / "texts.jsonl"
+    rows = [(f"{a} + {b} =", "sum") for a in (2, 3, 4) for b in (5, 6)]
+    rows += [(f"The {noun} was", "text") for noun in ("dog", "cat", "boat", "cake", "king", "farmer")]
+    file.write_text("\n".join(json.dumps({"text": text, "kind": kind}) for text, kind in rows))
+    line = ["The dog was", "--texts", str(file), "--label", "kind", "--generate", "0", "--json"]
+    status, out, err = answer(capsys, *line, "--toward", "sum")
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["direction"]["classes"] == ["text", "sum"] and document["direction"]["auroc"] == [1.0]
+    assert "perplexity" not in document["dose"]
+    plain = tmp_path / "plain.txt"
+    plain.write_text("The dog was old.\n\nMary went to the zoo.\n")
+    status, out, _ = answer(capsys, *line, "--plain", str(plain))
+    dose = json.loads(out)["dose"]
+    assert status == 0 and dose["dose"] == [-0.5, 0.0, 0.5]
+    model = cb.load("meadow")
+    texts = model.tokens(["The dog was old.", "Mary went to the zoo."])
+    counts = (texts.lengths - 1).double()
+    surprise = float((cb.loss()(model.run(texts)).double() * counts).sum() / counts.sum())
+    assert dose["perplexity"][1] == pytest.approx(math.exp(surprise), rel=1e-4)
+
+
+def test_only_what_is_generated_is_steered(capsys):
+    status, out, _ = answer(
+        capsys, "The dog was", *PAIR, "--pos", "generated", "--generate", "5", "--json", "--strength", "2"
+    )
+    row = json.loads(out)["continuations"][0]
+    assert status == 0
+    model = cb.load("meadow")
+    found = contrastive_addition(model, GOOD, BAD).at("resid_post.2")
+    edits = found.edits(2.0, unit="norm", pos="generated")
+    whole = model.text(model.generate("The dog was", edits=edits, max_new_tokens=5))[0]
+    assert whole == "The dog was" + row["steered"][0]
+
+
+def test_the_page_has_the_numbers_of_the_json_and_no_markup_of_the_texts(capsys, tmp_path):
+    page = tmp_path / "steered.html"
+    prompt = "The <b>dog</b> was"
+    line = [prompt, *PAIR, *TURNED, "--generate", "3", "--strength", "1", "--json", "--html", str(page)]
+    status, out, err = answer(capsys, *line)
+    assert status == 0 and f"written to {page}" in err
+    figure = dose_curve(json.loads(out))
+    dose = json.loads(out)["dose"]
+    drawn = {(trace.name, tuple(trace.y)) for trace in figure.data if trace.type == "scatter"}
+    assert ("steered", tuple(dose["effect"])) in drawn and ("random vectors, mean", tuple(dose["control_kl"])) in drawn
+    text = page.read_text(encoding="utf-8")
+    assert "The <b>dog" not in text and text.count("<main>") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["The dog"], "nothing says what is added"),
+        (["The dog", "--positive", "a"], "--positive and --negative go together"),
+        (["The dog", "--positive", "a", "--positive", "b", "--negative", "c"], "2 --positive and 1 --negative"),
+        (["The dog", *PAIR, "--directions", "nowhere"], "--positive and --directions both say"),
+        (["The dog", "--directions", "nowhere"], "nowhere"),
+        (["The dog", *PAIR, "--strength", "0"], "--strength 0 adds nothing"),
+        (["The dog", *PAIR, "--strength", "nan"], "--strength"),
+        (["The dog", *PAIR, "--unit", "meter"], "--unit 'meter' is unknown"),
+        (["The dog", *PAIR, "--pos", "end"], "--pos 'end' is unknown"),
+        (["The dog", *PAIR, "--layer", "9"], "no direction at 'resid_post.9'"),
+        (["The dog", *PAIR, "--site", "logits"], "logits"),
+        ([" ", *PAIR], "the prompt is empty"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, arguments, said):
+    status, out, err = answer(capsys, *arguments)
+    assert status == 2 and not out
+    assert err.startswith("caseback: ") and err.count("\n") == 1 and said in err
+
+
+def test_a_direction_of_another_model_is_refused(capsys, tmp_path):
+    from caseback.decode.directions import save_directions
+    from caseback.decode.states import Place
+    from caseback.decode.steering.vectors import of_pairs
+
+    file = tmp_path / "other.safetensors"
+    save_directions(of_pairs(torch.ones(1, 2, 7), torch.zeros(1, 2, 7), [Place("resid_post", 2)]), file)
+    status, _, err = answer(capsys, "The dog", "--directions", str(file))
+    assert status == 2 and "width 7" in err
