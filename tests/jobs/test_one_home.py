@@ -23,6 +23,9 @@ NO_BOUNDS = {"train.py:ROWS"}
 # Rows of a step: they are part of what is trained, not of how much is in hand.
 OF_A_TRAINING = {
     "reft.py:fit_reft",
+    "structural_probe.py:structural_probe",
+    "attention_probe.py:attention_probe",
+    "mlp_probe.py:mlp_probe",
     "attention_lens.py:fit_attention_lens",
     "draws.py:__init__",
     "future_prompt.py:fit_future_prompt",

@@ -31,10 +31,9 @@ DIMS = (
     "site",  # a layer of a site, or a head there, by name
     # of statistics over a corpus: tokens of a kind, intervals of numbers, how a key stands to a query
     *("group", "bin", "relation"),
-    "control",
-    "draw",  # kinds of comparison, and random draws of one
     "other",  # a dimension of vectors a second time, as the columns of a square matrix
-    *("dose", "draw"),  # strengths of steering, and random vectors beside it
+    # of comparisons with chance: kinds of them, and random draws; strengths of steering
+    *("control", "draw", "dose"),
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

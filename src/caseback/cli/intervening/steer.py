@@ -9,7 +9,19 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import measure, prompt_of
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Generate, Ids, Layer, Measured, OfModel, Output, Save, Seed, Site, SteeredTokens
+from caseback.cli.options import (
+    Columns,
+    Generate,
+    Ids,
+    Layer,
+    Measured,
+    OfModel,
+    Output,
+    Save,
+    Seed,
+    Site,
+    SteeredTokens,
+)
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.text_file import read_texts
@@ -30,7 +42,7 @@ def steer(
     texts: Annotated[
         Path | None, Option(help="Labeled texts: .jsonl, .json, .csv, .tsv or .parquet, with columns text and label.")
     ] = None,
-    label: Annotated[str, Option(help="Of --texts: the column of labels.")] = "label",
+    columns: Columns = Columns(),
     toward: Annotated[str | None, Option(help="Of --texts: the label that is added; by default the later one.")] = None,
     layer: Layer = Layer(None).worded(layer="Where it is added; by default the middle layer."),
     site: Site = Site("resid_post").worded(site="Where in the layer: resid_post, mlp_out, attn_out ..."),
@@ -74,7 +86,7 @@ def steer(
         if directions is not None:
             every = load_directions(directions, model=model)
         elif texts is not None:
-            every = _of_texts(model, texts, label, toward, site.site)
+            every = _of_texts(model, texts, columns, toward, site.site)
         else:
             high, low = ([prompt_of(text, ids.ids) for text in side or ()] for side in (positive, negative))
             every = _of_pairs(model, high, low, site.site)
@@ -127,16 +139,16 @@ def _of_pairs(model: Any, positive: list[Any], negative: list[Any], site: str) -
     return contrastive_addition(model, positive, negative, sites=site)
 
 
-def _of_texts(model: Any, file: Path, label: str, toward: str | None, site: str) -> Any:
+def _of_texts(model: Any, file: Path, columns: Columns, toward: str | None, site: str) -> Any:
     """The difference of two labels' texts, each text's states averaged over its tokens."""
     from caseback.decode import read_states
     from caseback.decode.directions import find_directions
     from caseback.tasks.labeled_texts import labeled_texts
 
-    given = labeled_texts(file, label=label)
+    given = labeled_texts(file, columns.text, columns.label, columns.group)
     positive = next((one for one in given.labels if str(one) == toward), toward)
     states = read_states(model, list(given.texts), sites=site, pos=slice(None), reduce="mean", progress=True)
-    return find_directions(states, list(given.labels), positive=positive)
+    return find_directions(states, list(given.labels), groups=given.groups, positive=positive)
 
 
 def _at(every: Any, site: str, layer: int | None, n_layers: int) -> Any:

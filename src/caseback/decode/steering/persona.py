@@ -126,7 +126,7 @@ def persona_vector(
     ]
     counting = []
     for answer in progress_bar(answers, "judged", show=progress, unit="answer"):
-        has, sense = _rated(judge, questions[answer.question], model.text(model.tokens([answer.ids]))[0])
+        has, sense = _rated(judge, str(questions[answer.question]), model.text(model.tokens([answer.ids]))[0])
         if sense >= coherence and (has > trait if answer.kind == "with" else has < trait):
             counting.append(answer)
     counts = {kind: sum(answer.kind == kind for answer in counting) for kind in sides}
