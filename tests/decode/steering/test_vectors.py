@@ -134,6 +134,7 @@ def test_the_head_that_tells_is_chosen_and_moved_by_sigma(monkeypatch):
         states = read_states(model, prompts, **options)
         x = normal(*states.x.shape, seed=5)
         x[7, 1::2] += 4 * torch.eye(x.shape[2], dtype=torch.float64)[3]
+        x[5] = x[5, :1]  # a head that looks at the first token alone
         x[2, 1::2] += 1.5 * torch.eye(x.shape[2], dtype=torch.float64)[1]
         return States(x, states.places, states.prompt)
 
@@ -178,6 +179,9 @@ def test_heads_are_moved_at_the_last_token_of_each_step_or_at_all():
         assert torch.allclose(run["resid_post"], wanted, atol=1e-10)
     with pytest.raises(OutOfRange, match="heads=99: expected 1 to 12"):
         inference_time_intervention(model, prompts, labels, heads=99)
+    same = [[3, *ids[1:]] for ids in prompts]  # whose first token sees itself alone
+    with pytest.raises(OutOfRange, match="only 0 heads differ"):
+        inference_time_intervention(model, same, labels, heads=1, pos=0)
 
 
 def two_classes(n=200, d=32, seed=0):

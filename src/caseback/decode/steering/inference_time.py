@@ -19,7 +19,7 @@ from torch import Tensor
 from caseback.decode.directions.directions import Directions
 from caseback.decode.directions.find import find_directions
 from caseback.decode.probes.linear_probe import linear_probe
-from caseback.decode.states import read_states
+from caseback.decode.states import States, read_states
 from caseback.errors import OutOfRange
 from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
@@ -110,7 +110,9 @@ def inference_time_intervention(
     total = sum(parts.dims.n_heads for parts in model.anatomy.layers)
     if not 1 <= heads <= total:
         raise OutOfRange(f"heads={heads}: expected 1 to {total}, all heads of {model.name!r}")
-    states = read_states(model, prompts, sites="z", pos=pos, progress=progress)
+    states = _that_vary(read_states(model, prompts, sites="z", pos=pos, progress=progress))
+    if heads > len(states.places):
+        raise OutOfRange(f"heads={heads}: only {len(states.places)} heads differ from prompt to prompt at pos={pos}")
     how = {"groups": groups, "n_folds": n_folds, "seed": seed}
     way = "mean_difference" if direction == "mass_mean" else "logistic"
     every = find_directions(states, labels, method=way, positive=positive, **how)
@@ -123,3 +125,10 @@ def inference_time_intervention(
     table = best.table.assign(probe=("site", accuracy[chosen]), sigma=("site", sigma.cpu().numpy()))
     table.attrs |= {"method": f"inference-time intervention, {direction}", "strength": strength}
     return replace(best, write=strength * sigma[:, None] * theta, table=table)
+
+
+def _that_vary(states: States) -> States:
+    """The heads that most prompts move: one that looks at the first token alone says the same of all."""
+    differs = (states.x != states.x[:, :1]).any(2).double().mean(1) >= 0.5
+    places = [place for place, moved in zip(states.places, differs.tolist(), strict=True) if moved]
+    return States(states.x[differs], places, states.prompt)
