@@ -153,7 +153,8 @@ def _steering_doors(model: cb.Model) -> Iterator[Door]:
     """The document of steering, which a figure draws."""
     found = contrastive_addition(model, TEXT, OTHER).at("resid_post.0")
     document = steering_document(model, found, "Mary went", cb.logit(5), "logit", strengths=[0.5], generate=1)
-    read = functools.partial(print_steering, console=Console(file=io.StringIO()))
+    in_terminal: Any = print_steering
+    read = functools.partial(in_terminal, console=Console(file=io.StringIO()))
     yield _document_door("JSON of print_steering", document, read)
     yield _document_door("JSON of dose_curve", document, dose_curve)
 

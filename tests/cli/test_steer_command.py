@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -119,9 +120,9 @@ def test_the_page_has_the_numbers_of_the_json_and_no_markup_of_the_texts(capsys,
     line = [prompt, *PAIR, *TURNED, "--generate", "3", "--strength", "1", "--json", "--html", str(page)]
     status, out, err = answer(capsys, *line)
     assert status == 0 and f"written to {page}" in err
-    figure = dose_curve(json.loads(out))
+    traces: Any = dose_curve(json.loads(out)).data
     dose = json.loads(out)["dose"]
-    drawn = {(trace.name, tuple(trace.y)) for trace in figure.data if trace.type == "scatter"}
+    drawn = {(trace.name, tuple(trace.y)) for trace in traces if trace.type == "scatter"}
     assert ("steered", tuple(dose["effect"])) in drawn and ("random vectors, mean", tuple(dose["control_kl"])) in drawn
     text = page.read_text(encoding="utf-8")
     assert "The <b>dog" not in text and text.count("<main>") == 1

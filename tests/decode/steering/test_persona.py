@@ -1,5 +1,7 @@
 """Persona vectors: means over the answers' own tokens, of those answers that a judge lets count."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from caseback.decode.steering import persona, persona_vector
 from caseback.errors import CasebackError
 
 ASK = ["The dog was", "Tom had a", "The book was", "Mary went to the", "The cat was"]
-HOW = {"rollouts": 4, "generate": 3}
+HOW: Any = {"rollouts": 4, "generate": 3}
 
 
 @pytest.fixture(scope="module")

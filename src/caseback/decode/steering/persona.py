@@ -124,7 +124,8 @@ def persona_vector(
         _Answer(kind, q, front, ids)
         for (kind, q, _), front, ids in zip((one for one in asked for _ in range(rollouts)), fronts, drawn, strict=True)
     ]
-    counting = []
+    counting: list[_Answer] = []
+    answer: _Answer
     for answer in progress_bar(answers, "judged", show=progress, unit="answer"):
         has, sense = _rated(judge, str(questions[answer.question]), model.text(model.tokens([answer.ids]))[0])
         if sense >= coherence and (has > trait if answer.kind == "with" else has < trait):
