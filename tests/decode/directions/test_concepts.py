@@ -1,5 +1,7 @@
 """Consistent directions, words' directions, concept activation vectors, agreement and subspaces on planted concepts."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_pairs_that_are_none_are_refused(change, words):
 
 def with_tables(**tables):
     """A tiny model with words of our own in its embedding or unembedding."""
-    model = shelf.model("llama")
+    model = copy.deepcopy(shelf.model("llama"))  # which other tests share
     hf = model.hf
     with torch.no_grad():
         for name, rows in tables.items():

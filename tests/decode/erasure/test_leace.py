@@ -183,7 +183,7 @@ def test_bad_input_is_refused(function):
     for data, labels, words in (
         (x, [0] * 40, "all (labels|40 labels) are 0"),
         (x, y[:39], "39 labels for 40 examples"),
-        (broken, y, "place 1 holds numbers that are not finite"),
+        (broken, y, "site 1 holds numbers that are not finite"),
         (x[:, :2], [0, 1], "2 examples of 2 classes"),
         (torch.ones(2, 40, 3), y, "the same at every example"),
         (x[0, 0], y, "expected numbers"),

@@ -213,8 +213,8 @@ def test_sites_are_fitted_alike_together_and_apart():
     ("change", "says"),
     [
         (lambda x, y: (x, [1] * len(y)), "two classes or more"),
-        (lambda x, y: (x, torch.tensor(1.0)), "labels of shape \\(\\)"),
-        (lambda x, y: (x, torch.ones(600, 2)), "labels of shape \\(600, 2\\)"),
+        (lambda x, y: (x, torch.tensor(1.0)), "labels are a Tensor: expected several"),
+        (lambda x, y: (x, torch.ones(600, 2)), "labels hold \\[1.0, 1.0\\]: expected one name or number"),
         (lambda x, y: (x, y[:-1]), "599 labels for 600 examples"),
         (lambda x, y: (x[:, :3], [0, 1, 2]), "a class has 1 examples"),
         (lambda x, y: (x.index_fill(1, torch.tensor(5), torch.nan), y), "site 0 holds numbers that are not finite"),
