@@ -186,7 +186,7 @@ def test_bad_input_is_refused(function):
         (broken, y, "site 1 holds numbers that are not finite"),
         (x[:, :2], [0, 1], "2 examples of 2 classes"),
         (torch.ones(2, 40, 3), y, "the same at every example"),
-        (x[0, 0], y, "expected numbers"),
+        (x[0, 0], y, "of shape .12,.: expected"),
         ("text", y, "(representations are|expected a)"),
     ):
         with pytest.raises(CasebackError, match=words):
