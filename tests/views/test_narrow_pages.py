@@ -5,6 +5,7 @@ import inspect
 import pytest
 from browser import BROWSER, browser
 
+from bad_inputs.commands import labeled_file
 from caseback import cli
 
 pytestmark = [
@@ -27,6 +28,8 @@ PAGES = {
     "ablate": ("ablate", CLEAN, "--ablation", "zero"),
     "circuit": ("circuit", "ioi", "--method", "eap", "--edges", "40", "--count", "4"),
     "activating": ("activating", "CORPUS", "--layer", "1", "--units", "0,3"),
+    "probe": ("probe", "LABELED"),
+    "steer": ("steer", CLEAN, "--positive", "Mary was happy", "--negative", "Mary was sad", "--generate", "2"),
     "align": ("align", "ioi", "--pos", "-1", "--layers", "1", "--count", "8", "--epochs", "1"),
     "a head's weights": ("weights", "meadow", "--layer", "2", "--head", "2"),
     "a neuron's weights": ("weights", "meadow", "--layer", "1", "--neuron", "3"),
@@ -63,7 +66,8 @@ def test_every_command_that_writes_a_page_is_here():
 def test_no_page_scrolls_sideways_and_its_text_can_be_read(name, tab, tmp_path):
     page, corpus = tmp_path / "page.html", tmp_path / "corpus.txt"
     corpus.write_text("Mary went to the store.\nThe dog gave it to John in the park.\n", encoding="utf-8")
-    arguments = [str(corpus) if x == "CORPUS" else x for x in PAGES[name]]
+    places = {"CORPUS": str(corpus), "LABELED": str(labeled_file(tmp_path))}
+    arguments = [places.get(x, x) for x in PAGES[name]]
     with pytest.raises(SystemExit) as ended:
         cli.main([*arguments, "--html", str(page)])
     assert ended.value.code == 0

@@ -154,7 +154,10 @@ def class_moments(
     data = representations(x)
     given, labels = numbered(y, "labels", data.shape[1])
     if classes is not None:
-        order = {value: i for i, value in enumerate(classes)}
+        try:
+            order = {value: i for i, value in enumerate(classes)}
+        except TypeError:
+            raise CasebackError(f"classes are {list(classes)}: expected names or numbers") from None
         if unknown := [value for value in given if value not in order]:
             raise CasebackError(f"the label {unknown[0]!r} is not among the classes {list(classes)}")
         labels = np.array([order[given[i]] for i in labels])

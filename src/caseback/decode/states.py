@@ -43,6 +43,20 @@ class Place(NamedTuple):
     layer: int | None = None
     head: int | None = None
 
+    @classmethod
+    def of(cls, text: str) -> Place:
+        """The place of a name, as ``str`` gives it.
+
+        Examples
+        --------
+        >>> Place.of("z.3.1"), Place.of("embed")
+        (Place(site='z', layer=3, head=1), Place(site='embed', layer=None, head=None))
+        """
+        site, *numbers = text.split(".")
+        if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+            return cls(text)  # a module's path
+        return cls(site, *map(int, numbers))
+
     @property
     def address(self) -> dict[str, Any]:
         """What an edit is given of it."""

@@ -8,7 +8,7 @@ the classes are apart along w; beside it stand a random direction and one found 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -115,7 +115,7 @@ def find_directions(
     if len(classes) != 2:
         raise CasebackError(f"{len(classes)} classes ({', '.join(map(repr, classes[:4]))}): expected two")
     if positive is not None:
-        if positive not in classes:
+        if not isinstance(positive, Hashable) or positive not in set(classes):
             raise CasebackError(f"the positive class {positive!r} is not among the labels {classes}")
         if positive == classes[0]:
             classes, labels = classes[::-1], 1 - labels

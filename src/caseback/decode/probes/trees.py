@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 from torch import Tensor
 
+from caseback.decode.probes.splits import listed_values
 from caseback.errors import CasebackError
 
 LENGTHS = range(5, 51)  # of sentences that rank correlations are averaged over (Hewitt & Manning 2019)
@@ -29,7 +30,7 @@ def checked_heads(y: Sequence[Sequence[int]] | Tensor | np.ndarray) -> list[np.n
     CasebackError
         Where they form no tree.
     """
-    y = y.tolist() if isinstance(y, Tensor | np.ndarray) else y
+    y = listed_values(y, "heads") if isinstance(y, Tensor | np.ndarray) else y
     if isinstance(y, str | bytes) or not isinstance(y, Sequence) or not len(y):
         raise CasebackError(f"heads are a {type(y).__name__}: expected one list of heads for each sentence")
     return [_one_tree(heads, number) for number, heads in enumerate(y)]

@@ -110,14 +110,13 @@ def probe_prompts(
     if baselines and reduce is None:
         beside = probe_baselines(model, prompts, labels, pos=pos, **options)
     read = "the mean over all tokens" if reduce == "mean" else f"token {pos}"
-    return probe_document(model, probe, states.places, baselines=beside, label=label, read=read), probe
+    return probe_document(model, probe, baselines=beside, label=label, read=read), probe
 
 
 @checked
 def probe_document(
     model: Model,
     probe: Probe,
-    places: Sequence[Place],
     *,
     baselines: xr.Dataset | None = None,
     label: str = "label",
@@ -130,9 +129,7 @@ def probe_document(
     model
         The model whose states were probed.
     probe
-        What ``linear_probe`` gave.
-    places
-        Of its sites, as ``States`` have them.
+        What ``linear_probe`` gave, of ``States``: its sites are named after their places.
     baselines
         What ``probe_baselines`` gave for the same labels.
     label, read
@@ -144,20 +141,14 @@ def probe_document(
         Plain JSON data: per place its ``accuracy``, the interval ``low`` and ``high``, ``train_accuracy``,
         ``shuffled``, ``bits`` and what else was measured; the same of the ``baselines``; and the ``majority``.
 
-    Raises
-    ------
-    CasebackError
-        For another number of places than the probe has.
-
     Examples
     --------
     ::
 
-        write_page(probe_document(model, linear_probe(states, labels), states.places), "probes.html")
+        write_page(probe_document(model, linear_probe(states, labels)), "probes.html")
     """
     table = probe.table
-    if len(places) != table.sizes["site"]:
-        raise CasebackError(f"{len(places)} places for a probe of {table.sizes['site']}: expected one for each")
+    places = [Place.of(str(name)) for name in table.site.values]
     rows = [
         {"name": str(place), "site": place.site, "layer": place.layer, "head": place.head, **_row(table, i)}
         for i, place in enumerate(places)

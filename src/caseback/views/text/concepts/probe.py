@@ -39,7 +39,7 @@ def print_probe(document: Mapping[str, Any], console: Console | None = None) -> 
     --------
     ::
 
-        print_probe(probe_document(model, probe, states.places))
+        print_probe(probe_document(model, probe))
     """
     console = console or Console()
     with PROBES.drawing(document):
