@@ -59,6 +59,7 @@ def published() -> dict[str, Callable[..., Any]]:
 
     def add(thing: Any) -> None:
         own = str(getattr(thing, "__module__", "")).startswith("caseback") and ".cli" not in thing.__module__
+        own = own and not getattr(thing, "_is_protocol", False)  # of which there are no objects
         if callable(thing) and own and not (isinstance(thing, type) and issubclass(thing, Exception)):
             doors.setdefault(f"{thing.__module__}.{thing.__qualname__}", thing)
 

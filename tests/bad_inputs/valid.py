@@ -205,6 +205,8 @@ class Valid:
                 "bias": lens.bias,
                 "n_layers": 2,
             },
+            "affine.Affine": {"read": torch.eye(16)[:2], "write": torch.eye(16)[:2]},
+            "affine.Rotate": {"plane": torch.eye(16)[:2], "angle": 30.0},
             "steps.Step": {"name": "one", "units": 1, "work": dict},
             "MinimalPair": {"good": TEXT, "bad": OTHER},
             "Statement": {"text": TEXT, "label": True},
