@@ -18,6 +18,7 @@ from caseback.decode import States, read_states
 from caseback.decode.directions import consistent_directions, find_directions
 from caseback.decode.directions.find import auroc
 from caseback.decode.probes import linear_probe
+from caseback.decode.probes.baselines import bag_of_tokens
 from caseback.tasks import formats
 
 EACH = 40  # statements of a relation
@@ -92,7 +93,7 @@ def main() -> None:
         print(f"| {method}: accuracy of pairs, .5 by chance | {names[best]} | {float(right.double().mean()):.3f} | |")
     every = [text for pair in zip(texts(0), texts(1), strict=True) for text in pair]
     baselines = {
-        "words alone (bag of tokens, logistic)": _bag(model, every)[None],
+        "words alone (bag of tokens, logistic)": bag_of_tokens(model.tokens(every), 1000)[None],
         "embeddings alone (their mean, logistic)": read_states(model, every, sites="embed", pos=None, reduce="mean").x,
     }
     for name, data in baselines.items():
@@ -104,14 +105,6 @@ def main() -> None:
 
 def _interleaved(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.stack([a, b], 2).flatten(1, 2)
-
-
-def _bag(model: cb.Model, texts: list[str]) -> torch.Tensor:
-    tokens = model.tokens(texts)
-    distinct, number = tokens.ids.unique(return_inverse=True)
-    counts = torch.zeros(len(tokens), len(distinct))
-    counts.scatter_add_(1, number, tokens.mask.float())
-    return counts[:, counts.sum(0).topk(1000).indices]
 
 
 def _own_probability(model: cb.Model, records: list[dict]) -> np.ndarray:

@@ -248,6 +248,11 @@ def _read(
     return States(torch.cat(parts, 1)[:, order.to(model.device)], places, torch.cat(prompt)[order])
 
 
+def sites_of(places: Sequence[Place]) -> list[Site]:
+    """The sites of some places, each once: what is read for them."""
+    return list(dict.fromkeys(Site(place.site, place.layer) for place in places))
+
+
 def expect_places(model: Model, places: Sequence[Place], width: int, what: str) -> None:
     """Refuse what was fitted at places that a model does not have, or has in another width.
 
@@ -257,7 +262,7 @@ def expect_places(model: Model, places: Sequence[Place], width: int, what: str) 
         For another site, layer, head or width.
     """
     try:
-        states = read_states(model, [[1]], sites=[Site(place.site, place.layer) for place in places], pos=0)
+        states = read_states(model, [[1]], sites=sites_of(places), pos=0)
     except CasebackError as error:
         raise LoadError(f"{what} is of another model: {error}") from None
     if missing := [place for place in places if place not in states.places]:

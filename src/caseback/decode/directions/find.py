@@ -8,7 +8,7 @@ the classes are apart along w; beside it stand a random direction and one found 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from caseback.decode.directions.directions import Directions
 from caseback.decode.directions.estimators import read_out
 from caseback.decode.moments import ClassMoments, class_moments
-from caseback.decode.probes.splits import folds, numbered
+from caseback.decode.probes.splits import folds, numbered, two_classes
 from caseback.decode.representations import representations
 from caseback.decode.states import Place, States
 from caseback.errors import CasebackError, OutOfRange
@@ -111,14 +111,7 @@ def find_directions(
     """
     data = representations(x)
     n = data.shape[1]
-    classes, labels = numbered(y, "labels", n)
-    if len(classes) != 2:
-        raise CasebackError(f"{len(classes)} classes ({', '.join(map(repr, classes[:4]))}): expected two")
-    if positive is not None:
-        if not isinstance(positive, Hashable) or positive not in set(classes):
-            raise CasebackError(f"the positive class {positive!r} is not among the labels {classes}")
-        if positive == classes[0]:
-            classes, labels = classes[::-1], 1 - labels
+    classes, labels = two_classes(y, n, positive)
     if not 0 <= shrinkage <= 1 or not 0 <= penalty <= 1e30:
         raise OutOfRange(f"shrinkage {shrinkage}, penalty {penalty}: expected 0 to 1, and 0 or more")
     if n_folds < 2:

@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import xarray as xr
-
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import DIRECTIONS
 from caseback.decode.directions.directions import Directions
+from caseback.decode.saved_tables import table_of, table_parts
 from caseback.decode.states import Place, expect_places
 from caseback.errors import CasebackError
 from caseback.model.arguments import checked
@@ -47,23 +45,19 @@ def save_directions(directions: Directions, path: str | Path) -> None:
     ...     load_directions(f"{folder}/yes.safetensors").names
     ['resid_post.2']
     """
-    table = directions.table
     try:
         facts = {
             "classes": json.dumps(list(directions.classes), allow_nan=False),
             "places": json.dumps([list(place) for place in directions.places]),
         }
-        checks = {str(name): table[name].values.tolist() for name in table.data_vars}
         artifact = Artifact(
             {
                 name: getattr(directions, name).detach().cpu().contiguous().clone()  # detect and write may be one
                 for name in ("detect", "write", "bias", "norm")
             },
             facts,
-            {str(name): value for name, value in table.attrs.items()},
-            {"dims": {str(name): list(table[name].dims) for name in table.data_vars}, "table": checks},
+            *table_parts(directions.table),
         )
-        json.dumps([artifact.provenance, artifact.checks])
     except (TypeError, ValueError) as error:
         raise CasebackError(f"labels or notes that JSON cannot hold: {error}") from None
     save(artifact, DIRECTIONS, path)
@@ -91,14 +85,11 @@ def load_directions(path: str | Path, *, model: Model | None = None) -> Directio
         layout = {"detect": "place d", "write": "place d", "bias": "place", "norm": "place"}
         artifact.expect(layout, place=len(places))
         negative, positive = json.loads(artifact.facts["classes"])
-        dims, columns = artifact.checks["dims"], artifact.checks["table"]
-        arrays = {name: (dims[name], np.asarray(columns[name])) for name in columns}
-        table = xr.Dataset(arrays, {"site": [str(place) for place in places]}, dict(artifact.provenance))
         return Directions(
             **{name: artifact.tensors[name] for name in layout},
             places=places,
             classes=(negative, positive),
-            table=table,
+            table=table_of(artifact, [str(place) for place in places]),
         )
 
     def expect(directions: Directions) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from caseback.decode.probes.logistic import fit_logistic
 from caseback.decode.probes.standard import Standard
 from caseback.decode.representations import representations
-from caseback.decode.states import States, read_gradients
+from caseback.decode.states import States, read_gradients, sites_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique
@@ -106,8 +106,7 @@ def tcav(
         )
     if n_random < 2 or not 0 < penalty <= 1e30:
         raise OutOfRange(f"n_random {n_random}, penalty {penalty}: expected 2 or more, and a positive number")
-    sites = list(dict.fromkeys((place.site, place.layer) for place in concept.places))
-    gradients = read_gradients(model, prompts, metric, sites=[s if s[1] is not None else s[0] for s in sites], pos=pos)
+    gradients = read_gradients(model, prompts, metric, sites=sites_of(concept.places), pos=pos)
     chosen = [gradients.places.index(place) for place in concept.places]
     gradient = gradients.x[chosen].double()
     draws = np.random.default_rng(seed)

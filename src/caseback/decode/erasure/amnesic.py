@@ -24,7 +24,7 @@ from caseback.decode.erasure.oracle import oracle_leace, per_prompt
 from caseback.decode.erasure.random_erasers import Factors, random_erasers
 from caseback.decode.erasure.scrub import labels_of
 from caseback.decode.probes.splits import listed_values
-from caseback.decode.states import Place, States, read_states
+from caseback.decode.states import Place, States, read_states, sites_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.algebra.symmetric_product import symmetric_product
@@ -189,10 +189,7 @@ def _kl_from_clean(model: Model, tokens: Tokens) -> Metric:
 def _states_of(model: Model, tokens: Tokens, eraser: Eraser, pos: Positions) -> States:
     """The clean run's states at an eraser's places."""
     places = addressed(eraser.places)
-    sites = list(
-        dict.fromkeys((place.site, place.layer) if place.layer is not None else place.site for place in places)
-    )
-    states = read_states(model, tokens, sites=sites, pos=pos)
+    states = read_states(model, tokens, sites=sites_of(places), pos=pos)
     order = {place: i for i, place in enumerate(states.places)}
     if missing := [place for place in places if place not in order]:
         raise CasebackError(

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from caseback.decode.probes.closed_forms import Fit, fit_lda, fit_mass_mean, fit_ridge
-from caseback.decode.probes.logistic import fit_logistic
+from caseback.decode.probes.penalties import Method as Classifier
+from caseback.decode.probes.penalties import fit, scores_of_classes
 from caseback.decode.probes.splits import folds, numbered
 from caseback.decode.probes.standard import Standard
 from caseback.errors import CasebackError, OutOfRange
-
-Classifier = Literal["logistic", "ridge", "mass_mean", "lda"]
 
 
 @dataclass(frozen=True)
@@ -73,15 +70,8 @@ def classified(
 ) -> tuple[Float[Tensor, "place d k"], Float[Tensor, " place"]]:
     """Weights of classifiers of features as they are, and their accuracy on held-out examples."""
     standard = Standard.of(x[:, ~split.held])
-    own, bias = standard.folded(*_fit(standard, split.labels[~split.held], split.n_classes, classifier, penalty))
-    scores = x[:, split.held] @ own + bias[:, None]
-    guess = (scores[..., 0] > 0).long() if scores.shape[-1] == 1 else scores.argmax(-1)
-    return own, (guess == split.labels[split.held]).double().mean(1)
-
-
-def _fit(standard: Standard, y: Tensor, n_classes: int, classifier: Classifier, penalty: float) -> Fit:
     of_each = standard.mean.new_full((len(standard.mean),), penalty)
-    if classifier == "logistic":
-        return fit_logistic(standard, y, n_classes, l2=of_each)
-    closed: dict[str, Callable[..., Fit]] = {"ridge": fit_ridge, "mass_mean": fit_mass_mean, "lda": fit_lda}
-    return closed[classifier](standard, y, n_classes, of_each)
+    fitted = fit(standard, split.labels[~split.held], split.n_classes, classifier, of_each)
+    own, bias = standard.folded(*fitted)
+    guess = scores_of_classes(x[:, split.held] @ own + bias[:, None]).argmax(-1)
+    return own, (guess == split.labels[split.held]).double().mean(1)

@@ -22,8 +22,8 @@ from torch import Tensor
 from caseback.decode.probes.linear_probe import linear_probe
 from caseback.decode.probes.penalties import Method
 from caseback.decode.probes.setting import Labels
+from caseback.decode.states import read_states
 from caseback.errors import CasebackError, OutOfRange
-from caseback.jobs.budget import limit
 from caseback.model.loading.load import load
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -98,10 +98,9 @@ def probe_baselines(
     prompts = model.tokens(tokens)
     if not 1 <= vocabulary <= 2**16:
         raise OutOfRange(f"vocabulary {vocabulary}: expected from 1 to 65536")
-    columns = prompts.column(pos)
     sources = {("bag of tokens",): bag_of_tokens(prompts, vocabulary)[None]}
-    sources |= {("embed",): _states(model, prompts, columns, "embed")}
-    states = _states(untrained(model, seed), prompts, columns, "resid_post")
+    sources |= {("embed",): read_states(model, prompts, sites="embed", pos=pos).x}
+    states = read_states(untrained(model, seed), prompts, sites="resid_post", pos=pos).x
     sources |= {tuple(f"untrained.{layer}" for layer in range(len(states))): states}
     options: dict[str, Any] = {"method": method, "groups": groups, "types": types, "penalty": penalty}
     options |= {"n_folds": n_folds, "resamples": resamples, "seed": seed}
@@ -133,16 +132,3 @@ def untrained(model: Model, seed: int) -> Model:
         except Exception as error:  # a class of anybody's making
             raise CasebackError(f"no {type(model.hf).__name__} could be made from its config alone: {error}") from None
     return load(fresh.to(own.device, own.dtype).eval(), tokenizer=model.tokenizer)
-
-
-def _states(model: Model, tokens: Tokens, columns: Tensor, site: str) -> Float[Tensor, "site example d"]:
-    """A site at one position of each prompt."""
-    at_once = limit("context_prompts")
-    parts = []
-    for first in range(0, len(tokens), at_once):
-        some = slice(first, first + at_once)
-        run = model.run(tokens[some], read=[site])
-        own = columns[some]
-        values = torch.stack([run[name] for name in model.anatomy.sites(site)])
-        parts.append(values[:, torch.arange(len(own), device=values.device), own.to(values.device)])
-    return torch.cat(parts, 1)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import xarray as xr
-
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import PROBE
 from caseback.decode.probes.linear_probe import Probe
+from caseback.decode.saved_tables import table_of, table_parts
 from caseback.errors import CasebackError
 from caseback.model.arguments import checked
 
@@ -53,10 +51,7 @@ def save_probe(probe: Probe, path: str | Path) -> None:
             "classes": json.dumps(list(probe.classes), allow_nan=False),
             "sites": json.dumps(table.site.values.tolist()),
         }
-        columns = {str(name): table[name].values.tolist() for name in table.data_vars}
-        provenance = {str(name): value for name, value in table.attrs.items()}
-        checks = {"dims": {str(name): list(table[name].dims) for name in table.data_vars}, "table": columns}
-        json.dumps([provenance, checks])
+        provenance, checks = table_parts(table)
     except (TypeError, ValueError) as error:
         raise CasebackError(f"labels or notes that JSON cannot hold: {error}") from None
     tensors = {name: getattr(probe, name).detach().cpu().contiguous() for name in _LAYOUT}
@@ -81,10 +76,7 @@ def load_probe(path: str | Path) -> Probe:
     def build(artifact: Artifact) -> Probe:
         sites = json.loads(artifact.facts["sites"])
         artifact.expect(_LAYOUT, site=len(sites))
-        dims, columns = artifact.checks["dims"], artifact.checks["table"]
-        arrays = {name: (dims[name], np.asarray(columns[name], dtype=float)) for name in columns}
-        table = xr.Dataset(arrays, {"site": sites}, dict(artifact.provenance))
         tensors = {name: artifact.tensors[name] for name in _LAYOUT}
-        return Probe(**tensors, classes=json.loads(artifact.facts["classes"]), table=table)
+        return Probe(**tensors, classes=json.loads(artifact.facts["classes"]), table=table_of(artifact, sites))
 
     return load(path, PROBE, build)

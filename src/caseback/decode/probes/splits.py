@@ -53,6 +53,27 @@ def listed_values(values: Sequence[Any] | Tensor | np.ndarray, what: str) -> lis
     return values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
 
 
+def two_classes(
+    values: Sequence[Any] | Tensor | np.ndarray, n: int, positive: Any = None
+) -> tuple[list[Any], np.ndarray]:
+    """The negative class and the positive one, by default the later one sorted; 1 at each example of it, else 0.
+
+    Raises
+    ------
+    CasebackError
+        For another number of classes than two, and a positive class that is neither.
+    """
+    classes, labels = numbered(values, "labels", n)
+    if len(classes) != 2:
+        raise CasebackError(f"{len(classes)} classes ({', '.join(map(repr, classes[:4]))}): expected two")
+    if positive is not None:
+        if not isinstance(positive, Hashable) or positive not in set(classes):
+            raise CasebackError(f"the positive class {positive!r} is not among the labels {classes}")
+        if positive == classes[0]:
+            classes, labels = classes[::-1], 1 - labels
+    return classes, labels
+
+
 def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> list[np.ndarray]:
     """The tested examples of each fold: whole groups, classes in like shares (scikit-learn's stratified folds).
 

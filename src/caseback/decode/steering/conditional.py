@@ -21,11 +21,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.decode.directions.directions import Directions
-from caseback.decode.probes.splits import numbered
-from caseback.decode.states import Place, States, read_states
+from caseback.decode.probes.splits import two_classes
+from caseback.decode.states import Place, States, read_states, sites_of
 from caseback.errors import CasebackError, EditError
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.running.edit_values import indices_in, onto_span
@@ -210,12 +209,7 @@ def find_condition(
     """
     states = _read(model, prompts, directions.places, read)
     n = states.x.shape[1]
-    classes, of = numbered(labels, "labels", n)
-    if len(classes) != 2:
-        raise CasebackError(f"{len(classes)} classes ({', '.join(map(repr, classes[:4]))}): expected two")
-    if positive is not None and positive not in classes:
-        raise CasebackError(f"the positive class {positive!r} is not among the labels {classes}")
-    wanted = of == classes.index(classes[1] if positive is None else positive)
+    wanted = two_classes(labels, n, positive)[1] == 1
     order = [states.places.index(place) for place in directions.places]
     scores = np.stack(
         [
@@ -275,6 +269,5 @@ def best_thresholds(
 
 def _read(model: Model, prompts: PromptsLike, places: Sequence[Place], read: str) -> States:
     """The states at some places, one for each prompt."""
-    sites = list(dict.fromkeys(Site(place.site, place.layer) for place in places))
     how: dict[str, Any] = {"pos": slice(None), "reduce": "mean"} if read == "mean" else {"pos": -1}
-    return read_states(model, prompts, sites=sites, **how)
+    return read_states(model, prompts, sites=sites_of(places), **how)
