@@ -71,6 +71,7 @@ WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "open_store": "collect.collect",
     "open_collection": "collect.collect",
     "load_reft": "save_reft",
+    "load_dictionary": "save_dictionary",
     "load_attention_lens": ("save_lens", "lens", "fit_attention_lens"),
     "load_future_prompt": ("save_lens", "lens", "fit_future_prompt"),
 }

@@ -45,9 +45,23 @@ DIRECTIONS = Kind("set of directions", 1, "load_directions", "save_directions")
 ERASER = Kind("eraser", 1, "load_eraser", "save_eraser")
 PROBE = Kind("probe", 1, "load_probe", "save_probe")
 REFT = Kind("fine-tuned representation", 1, "load_reft", "save_reft")
+DICTIONARY = Kind("dictionary", 1, "load_dictionary", "save_dictionary")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
 
-_ALL = (LENS, ATTENTION_LENS, FUTURE_PROMPT, MAPPING, SUBSPACE, EDITS, DIRECTIONS, ERASER, PROBE, REFT, CIRCUIT)
+_ALL = (
+    LENS,
+    ATTENTION_LENS,
+    FUTURE_PROMPT,
+    MAPPING,
+    SUBSPACE,
+    EDITS,
+    DIRECTIONS,
+    ERASER,
+    PROBE,
+    REFT,
+    DICTIONARY,
+    CIRCUIT,
+)
 KINDS = {kind.name: kind for kind in _ALL}
 
 

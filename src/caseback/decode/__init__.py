@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from caseback.decode.moments import ClassMoments, class_moments
     from caseback.decode.states import Place, States, read_gradients, read_states
 
-_PARTS = ("directions", "erasure", "probes", "steering", "vocabulary")
+_PARTS = ("dictionaries", "directions", "erasure", "probes", "steering", "vocabulary")
 _NAMES = {
     **dict.fromkeys(("ClassMoments", "class_moments"), "moments"),
     **dict.fromkeys(("Place", "States", "read_gradients", "read_states"), "states"),

@@ -1,0 +1,1 @@
+"""Architectures of dictionaries: one file each, registered by its name."""

@@ -1,0 +1,373 @@
+"""One dictionary, of whatever architecture: a state as a few features, each with a row to read and one to write.
+
+    z = W_enc (s x - b_dec) + b_enc                          scores: what each feature reads
+    a = activate(z) where selected, else 0                   codes: what is active, and how much
+    x^ = (a W_dec + b_dec) / s'   (+ W_skip x)               what the active features write
+
+The selection is the architecture's. What dictionaries of one architecture still differ in, and files leave unsaid, is
+declared: ``Facts``. A transcoder is a dictionary whose target is another site than the one that it reads; a skip
+transcoder adds a linear map of its input.
+
+Row i of ``W_enc`` is what feature i reads and row i of ``W_dec`` what it writes: both are (feature, d). Most libraries
+keep the encoder as (d, feature).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from caseback.decode.dictionaries.sparse import Pattern, pattern_of, selected_scores, sparse_decode
+from caseback.errors import ArgumentError, OutOfRange, TokensError
+
+Normalization = Literal["none", "scale", "layer_norm", "unit_norm"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("none", "scale", "layer_norm", "unit_norm")
+
+DENSE_ABOVE = 0.04
+"""The share of active entries from which dense products are faster than sums over bags; measured at d = 768."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a dictionary's weights do not tell.
+
+    Attributes
+    ----------
+    site, target
+        Where it reads and what it reconstructs, such as ``"resid_post.5"``; the target is the site itself but for
+        transcoders. Empty: not known.
+    model
+        The model's name, or its fingerprint. Empty: not known.
+    centered
+        Whether ``b_dec`` is subtracted from what is read.
+    normalization
+        What happens to a state first: ``"none"``; ``"scale"``, one factor for all tokens; ``"layer_norm"``, each
+        token's mean and standard deviation; ``"unit_norm"``, each token scaled to the norm sqrt(d).
+    by_norm
+        Whether features are selected by score times the norm of their row of ``W_dec``, not by score.
+    unit_rows
+        Whether training keeps the rows of ``W_dec`` at norm 1.
+    tokens
+        Which tokens it was trained on, in words (``"no first tokens"``).
+    provenance
+        Anything else that is known of its making; JSON data.
+    """
+
+    site: str = ""
+    target: str = ""
+    model: str = ""
+    centered: bool = True
+    normalization: Normalization = "none"
+    by_norm: bool = False
+    unit_rows: bool = False
+    tokens: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it reconstructs another site than the one it reads."""
+        return self.target not in ("", self.site)
+
+
+class Losses(NamedTuple):
+    """What one training step minimizes, and what it saw.
+
+    Attributes
+    ----------
+    total
+        error + coefficient x penalty + auxiliary.
+    error
+        The squared error, summed over d, mean over tokens, of normalized states.
+    penalty
+        What the coefficient multiplies; 0 where nothing is penalized.
+    auxiliary
+        What revives dead features; 0 where there is none.
+    l0
+        Active features a token.
+    fired
+        (feature), at how many tokens each is active.
+    """
+
+    total: Tensor
+    error: Tensor
+    penalty: Tensor
+    auxiliary: Tensor
+    l0: Tensor
+    fired: Tensor
+
+
+class Dictionary(nn.Module):
+    """What all architectures share; each says how features are selected (see ``architectures``).
+
+    Parameters
+    ----------
+    d_in, n_features, d_out
+        Width of what is read, number of features, width of what is written (``d_in`` unless given).
+    facts
+        What the weights do not tell.
+    skip
+        Whether a linear map of the input is added (skip transcoders).
+    seed
+        Of the random start: unit rows in ``W_dec``, the same in ``W_enc`` where the widths agree, biases 0.
+    dtype
+        Of the weights.
+    """
+
+    architecture: ClassVar[str] = ""
+    signed: ClassVar[bool] = False  # whether codes may be negative
+    options: ClassVar[tuple[str, ...]] = ()  # the names of its constructor's further arguments, kept in files
+
+    W_skip: nn.Parameter | None
+    scale: Tensor
+    out_scale: Tensor
+
+    def __init__(
+        self,
+        d_in: int,
+        n_features: int,
+        d_out: int | None = None,
+        *,
+        facts: Facts | None = None,
+        skip: bool = False,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        for name, size in (("d_in", d_in), ("n_features", n_features), ("d_out", d_out if d_out is not None else d_in)):
+            if size < 1:
+                raise OutOfRange(f"{name} is {size}: expected 1 or more")
+        if facts is not None and facts.normalization not in NORMALIZATIONS:
+            raise ArgumentError(f"normalization {facts.normalization!r}: expected one of {', '.join(NORMALIZATIONS)}")
+        self.d_in, self.n_features, self.d_out = d_in, n_features, d_out or d_in
+        self.facts = facts or Facts()
+        draw = torch.Generator().manual_seed(seed)
+        rows = torch.randn(n_features, self.d_out, generator=draw, dtype=torch.float64)
+        rows = rows / rows.norm(dim=1, keepdim=True)
+        reads = rows
+        if d_in != self.d_out or self.facts.is_transcoder:
+            reads = torch.randn(n_features, d_in, generator=draw, dtype=torch.float64)
+            reads = reads / reads.norm(dim=1, keepdim=True)
+        self.W_enc = nn.Parameter(reads.to(dtype))
+        self.b_enc = nn.Parameter(torch.zeros(n_features, dtype=dtype))
+        self.W_dec = nn.Parameter(rows.to(dtype).clone())
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out, dtype=dtype))
+        self.register_parameter("W_skip", nn.Parameter(torch.zeros(d_in, self.d_out, dtype=dtype)) if skip else None)
+        self.register_buffer("scale", torch.ones((), dtype=dtype))
+        self.register_buffer("out_scale", torch.ones((), dtype=dtype))
+        if self.facts.centered and d_in != self.d_out:
+            self.facts = replace(self.facts, centered=False)
+
+    # what an architecture says -------------------------------------------------------------------------------------
+
+    def keep(self, scores: Float[Tensor, "... feature"]) -> Tensor:
+        """Which features are active where, by their scores; what is not kept is 0. A mask."""
+        raise NotImplementedError
+
+    def activate(self, scores: Tensor, at: Tensor | slice) -> Tensor:
+        """Codes of selected features from their scores: whole rows, or entries of the features ``at``."""
+        return scores
+
+    def select(self, scores: Float[Tensor, "token feature"]) -> Pattern | Tensor:
+        """In training: the entries through which a gradient may pass, as a pattern or a mask."""
+        return self.keep(scores)
+
+    def penalty(self, scores: Tensor, codes: Tensor, at: Tensor | slice, n_tokens: int) -> Tensor:
+        """What a coefficient multiplies in the loss, a mean over tokens; of whole rows or of selected entries."""
+        return codes.new_zeros(())
+
+    def auxiliary(self, x: Tensor, error: Tensor, dead: Tensor | None) -> Tensor:
+        """What else is minimized, so that dead features learn again.
+
+        Parameters
+        ----------
+        x
+            Normalized and centered states.
+        error
+            What the features did not reconstruct, without its gradient.
+        dead
+            A mask of the features that are dead.
+        """
+        return error.new_zeros(())
+
+    def after_step(self) -> None:
+        """Put weights back that a step of the optimizer may not leave as they are."""
+        if self.facts.unit_rows:
+            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+    # what all share ------------------------------------------------------------------------------------------------
+
+    def norms(self) -> Float[Tensor, " feature"]:
+        """The norm of each feature's row of ``W_dec``."""
+        return self.W_dec.norm(dim=1)
+
+    def ranked(self, scores: Tensor) -> Tensor:
+        """What features are selected by: the scores, or scores times norms."""
+        return scores * self.norms() if self.facts.by_norm else scores
+
+    def scores(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... feature"]:
+        """What each feature reads of each state, before any selection."""
+        return linear(self._centered(self._normalized(self._expected(x))), self.W_enc, self.b_enc)
+
+    def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... feature"]:
+        """Codes: what is active, and how much; 0 elsewhere."""
+        scores = self.scores(x)
+        return torch.where(self.keep(scores), self.activate(scores, slice(None)), scores.new_zeros(()))
+
+    def codes(self, x: Float[Tensor, "token d_in"]) -> Tensor:
+        """Codes as a sparse tensor (token, feature), coalesced; without a gradient."""
+        with torch.no_grad():
+            scores = self.scores(x)
+            pattern = pattern_of(self.keep(scores))
+            values = self.activate(scores[pattern.token, pattern.feature], pattern.feature)
+            some = values != 0
+            return pattern.only(some).sparse(values[some])
+
+    def decode(
+        self, codes: Float[Tensor, "... feature"], x: Float[Tensor, "... d_in"] | None = None
+    ) -> Float[Tensor, "... d_out"]:
+        """What codes write, in the units of the target.
+
+        Parameters
+        ----------
+        codes
+            Dense, or sparse rows.
+        x
+            The states that they are codes of: needed where tokens are normalized one by one, or a skip is added.
+
+        Raises
+        ------
+        ArgumentError
+            Where the states are needed and not given.
+        """
+        sparse = codes.layout != torch.strided
+        written = (torch.sparse.mm(codes, self.W_dec) if sparse else codes @ self.W_dec) + self.b_dec
+        return self._restored(written, x)
+
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        """The reconstruction."""
+        return self.decode(self.encode(x), x)
+
+    def losses(
+        self,
+        x: Float[Tensor, "token d_in"],
+        target: Float[Tensor, "token d_out"] | None = None,
+        *,
+        coefficient: float | Tensor = 0.0,
+        dead: Tensor | None = None,
+    ) -> Losses:
+        """What a step minimizes on a batch.
+
+        Where few entries are active, nothing of the size (token, feature) is kept for the backward pass: scores are
+        looked at and dropped, and gradients go through the selected entries.
+
+        Parameters
+        ----------
+        x, target
+            States, and what is to be reconstructed: the states themselves unless given.
+        coefficient
+            Of the penalty.
+        dead
+            A mask of dead features, for the auxiliary loss.
+        """
+        inner = self._normalized(self._expected(x))
+        wanted = inner if target is None else target * self.out_scale
+        if self.W_skip is not None:
+            wanted = wanted - (x @ self.W_skip) * self.out_scale
+        read = self._centered(inner)
+        scores = linear(read, self.W_enc, self.b_enc)
+        with torch.no_grad():
+            selected = self.select(scores)
+        pattern = None
+        if isinstance(selected, Pattern):
+            pattern = selected
+        elif float(selected.sum()) <= DENSE_ABOVE * selected.numel():
+            pattern = pattern_of(selected)
+        if pattern is not None:
+            at: Tensor | slice = pattern.feature
+            z = selected_scores(read, self.W_enc, self.b_enc, scores, pattern)
+            codes = self.activate(z, at)
+        else:
+            assert isinstance(selected, Tensor)
+            at, z = slice(None), scores
+            codes = torch.where(selected, self.activate(scores, at), scores.new_zeros(()))
+        errors, error = self.errors(codes, pattern, wanted)
+        penalty = self.penalty(z, codes, at, len(x))
+        auxiliary = self.auxiliary(read, errors.detach(), dead)
+        with torch.no_grad():
+            active = codes != 0
+            fired = active.sum(0) if pattern is None else pattern.only(active).counts()
+        total = error + coefficient * penalty + auxiliary
+        return Losses(total, error, penalty, auxiliary, fired.sum() / len(x), fired)
+
+    def errors(self, codes: Tensor, pattern: Pattern | None, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """What is not reconstructed at each token, and the loss of it.
+
+        Parameters
+        ----------
+        codes, pattern
+            Codes of the pattern's entries, or whole rows where there is no pattern.
+        wanted
+            What is to be reconstructed, normalized.
+        """
+        written = codes @ self.W_dec if pattern is None else sparse_decode(codes, self.W_dec, pattern)
+        errors = wanted - written - self.b_dec
+        return errors, errors.square().sum(-1).mean()
+
+    def _expected(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.d_in:
+            where = f" at {self.facts.site}" if self.facts.site else ""
+            raise TokensError(f"states of {x.shape[-1]} numbers: this dictionary reads {self.d_in}{where}")
+        return x.to(self.W_enc.dtype)
+
+    def _centered(self, inner: Tensor) -> Tensor:
+        return inner - self.b_dec if self.facts.centered else inner
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        shift, factor = self._factors(x)
+        return (x if shift is None else x - shift) * factor if factor is not None else x
+
+    def _factors(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What is subtracted from each token's state, and what it is then multiplied by."""
+        match self.facts.normalization:
+            case "none":
+                return None, None
+            case "scale":
+                return None, self.scale
+            case "layer_norm":
+                return x.mean(-1, keepdim=True), 1 / (x.std(-1, keepdim=True) + 1e-5)
+            case "unit_norm":
+                return None, self.d_in**0.5 / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+    def _restored(self, written: Tensor, x: Tensor | None) -> Tensor:
+        by_token = self.facts.normalization in ("layer_norm", "unit_norm")
+        if x is None:
+            if by_token or self.W_skip is not None:
+                why = "normalizes each token" if by_token else "adds a map of its input"
+                raise ArgumentError(f"this dictionary {why}: give decode the states too, decode(codes, x)")
+            return written / self.out_scale
+        x = self._expected(x)
+        shift, factor = self._factors(x)
+        if by_token:
+            assert factor is not None
+            written = written / factor + (0 if shift is None else shift)
+        else:
+            written = written / self.out_scale
+        return written if self.W_skip is None else written + x @ self.W_skip
+
+    def own_options(self) -> dict[str, Any]:
+        """The constructor's further arguments, as this dictionary has them."""
+        return {name: getattr(self, name) for name in self.options}
+
+    def extra_repr(self) -> str:
+        where = f"{self.facts.site}" + (f" -> {self.facts.target}" if self.facts.is_transcoder else "")
+        own = "".join(f", {name}={value}" for name, value in self.own_options().items())
+        return f"{self.d_in} -> {self.n_features} features -> {self.d_out}{own}" + (f", {where}" if where else "")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"

@@ -1,0 +1,1 @@
+"""Files of dictionaries: our own, and those that others publish."""
