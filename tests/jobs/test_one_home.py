@@ -191,7 +191,7 @@ def test_paths_are_looked_at_by_functions_that_no_name_breaks():
 def test_json_of_files_is_parsed_in_one_place():
     """What Python's reader gives up on is an error of its own there; metadata that we wrote and checked are no file."""
     own = {"saved_edits.py", "saved_subspaces.py", "saved_lenses.py", "artifact.py", "store.py", "judged.py"}
-    own |= {"saved_directions.py", "saved_erasers.py", "saved_probes.py", "saved_reft.py"}
+    own |= {"saved_directions.py", "saved_erasers.py", "saved_probes.py", "saved_reft.py", "saved_dictionaries.py"}
     own |= {"in_words.py", "attributions.py", "organisms.py"}
     calls = {
         leaf(name)
