@@ -10,6 +10,8 @@ from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
+from caseback.decode.dictionaries.training.recipe import Recipe
+from caseback.decode.dictionaries.training.train import Trained, train_dictionaries
 
 __all__ = [
     "BatchTopK",
@@ -17,11 +19,14 @@ __all__ = [
     "Facts",
     "JumpReLU",
     "Losses",
+    "Recipe",
     "Standard",
     "TopK",
+    "Trained",
     "architecture",
     "architecture_of",
     "architectures",
     "load_dictionary",
     "save_dictionary",
+    "train_dictionaries",
 ]

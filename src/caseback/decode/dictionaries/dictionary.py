@@ -212,7 +212,7 @@ class Dictionary(nn.Module):
 
     def scores(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... feature"]:
         """What each feature reads of each state, before any selection."""
-        return linear(self._centered(self._normalized(self._expected(x))), self.W_enc, self.b_enc)
+        return linear(self._centered(self.normalized(self._expected(x))), self.W_enc, self.b_enc)
 
     def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... feature"]:
         """Codes: what is active, and how much; 0 elsewhere."""
@@ -275,7 +275,7 @@ class Dictionary(nn.Module):
         dead
             A mask of dead features, for the auxiliary loss.
         """
-        inner = self._normalized(self._expected(x))
+        inner = self.normalized(self._expected(x))
         wanted = inner if target is None else target * self.out_scale
         if self.W_skip is not None:
             wanted = wanted - (x @ self.W_skip) * self.out_scale
@@ -328,7 +328,8 @@ class Dictionary(nn.Module):
     def _centered(self, inner: Tensor) -> Tensor:
         return inner - self.b_dec if self.facts.centered else inner
 
-    def _normalized(self, x: Tensor) -> Tensor:
+    def normalized(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
+        """States as the encoder takes them, before the center is subtracted."""
         shift, factor = self._factors(x)
         return (x if shift is None else x - shift) * factor if factor is not None else x
 
