@@ -8,6 +8,7 @@ from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
+from caseback.decode.dictionaries.features.attach import attach, attached, detach
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
 from caseback.decode.dictionaries.training.recipe import Recipe
@@ -26,6 +27,9 @@ __all__ = [
     "architecture",
     "architecture_of",
     "architectures",
+    "attach",
+    "attached",
+    "detach",
     "load_dictionary",
     "save_dictionary",
     "train_dictionaries",

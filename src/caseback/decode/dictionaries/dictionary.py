@@ -253,6 +253,18 @@ class Dictionary(nn.Module):
         """The reconstruction."""
         return self.decode(self.encode(x), x)
 
+    def change(
+        self, coded: Float[Tensor, "... feature"], edited: Float[Tensor, "... feature"], x: Float[Tensor, "... d_in"]
+    ) -> Float[Tensor, "... d_out"]:
+        """What other codes write in place of those of ``x``: as a site of a model, a dictionary adds this alone.
+
+        What it does not reconstruct stays where it is.
+        """
+        written = (edited - coded) @ self.W_dec
+        _, factor = self._factors(self._expected(x))
+        by_token = self.facts.normalization in ("layer_norm", "unit_norm")
+        return written / (factor if by_token else self.out_scale)
+
     def losses(
         self,
         x: Float[Tensor, "token d_in"],

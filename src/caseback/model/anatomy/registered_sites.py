@@ -33,7 +33,15 @@ def _can_be_base(name: str, kind: SiteKind) -> bool:
     return kind.layered and kind.editable and kind.dims[-1] in _WIDTHS and name not in _COMPUTED and kind.view is None
 
 
-def register_site(name: str, base: str, codecs: Mapping[int, Codec], *, dim: str = "feature") -> None:
+def register_site(
+    name: str,
+    base: str,
+    codecs: Mapping[int, Codec],
+    *,
+    dim: str = "feature",
+    written: str | None = None,
+    flat: bool = False,
+) -> None:
     """Add a site to the table for as long as the program runs, or until ``remove_site``.
 
     Parameters
@@ -47,11 +55,17 @@ def register_site(name: str, base: str, codecs: Mapping[int, Codec], *, dim: str
         back. Both are called on a model's own tensors, on its device and in its dtype, and differentiated.
     dim
         What its last dimension is called in results.
+    written
+        Where an edit's difference is added: the base, or a later site of the same layer, as for a transcoder that reads
+        ``"mlp_in"`` and writes ``"mlp_out"``.
+    flat
+        Whether heads are encoded side by side, as one vector.
 
     Raises
     ------
     UnknownSite
-        For a name that is taken or cannot be one, a base that is not one, no layer, or a codec without both directions.
+        For a name that is taken or cannot be one, a base that is not one, no layer, a codec without both directions, or
+        a site to be written that comes before the base.
 
     Examples
     --------
@@ -76,8 +90,16 @@ def register_site(name: str, base: str, codecs: Mapping[int, Codec], *, dim: str
     for layer, codec in codecs.items():
         if not callable(getattr(codec, "encode", None)) or not callable(getattr(codec, "decode", None)):
             raise UnknownSite(f"codec of layer {layer}, {codec!r}, needs the methods encode and decode")
+    written = base if written is None else written
+    order = list(SITES)
+    if written not in bases() or order.index(written) < order.index(base):
+        later = [site for site in bases() if order.index(site) >= order.index(base)]
+        raise UnknownSite(f"{base!r} cannot be encoded and {written!r} written: expected one of {', '.join(later)}")
     kind = SITES[base]
-    SITES[name] = SiteKind((*kind.dims[:-1], dim), True, f"hook_{name}", view=View(base, dict(codecs)))
+    dims = ("pos",) if flat else kind.dims[:-1]
+    if dims != (("pos",) if flat else SITES[written].dims[:-1]):
+        raise UnknownSite(f"{base!r} is of heads and {written!r} is not: give flat=True, which encodes them together")
+    SITES[name] = SiteKind((*dims, dim), True, f"hook_{name}", view=View(base, dict(codecs), written, flat))
 
 
 def remove_site(name: str) -> None:
@@ -94,9 +116,17 @@ def remove_site(name: str) -> None:
 
 
 @contextmanager
-def registered_site(name: str, base: str, codecs: Mapping[int, Codec], *, dim: str = "feature") -> Iterator[str]:
+def registered_site(
+    name: str,
+    base: str,
+    codecs: Mapping[int, Codec],
+    *,
+    dim: str = "feature",
+    written: str | None = None,
+    flat: bool = False,
+) -> Iterator[str]:
     """``register_site`` for as long as a ``with`` block lasts; gives the name."""
-    register_site(name, base, codecs, dim=dim)
+    register_site(name, base, codecs, dim=dim, written=written, flat=flat)
     try:
         yield name
     finally:

@@ -24,21 +24,39 @@ from caseback.errors import UnknownSite, did_you_mean
 class Codec(Protocol):
     """What reads another site in terms of its own, and writes back: a dictionary, a rotation, a probe's subspace."""
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, /) -> Tensor:
         """From the last dimension of the base site to that of the view."""
         ...
 
-    def decode(self, coded: Tensor) -> Tensor:
-        """Back. What it does not give back of x is left where it is when the view is edited."""
+    def decode(self, coded: Tensor, /) -> Tensor:
+        """Back. What it does not give back of x is left where it is when the view is edited.
+
+        A codec that has ``change(coded, edited, x)`` is asked for the difference of the two in place of decode's: where
+        it needs x for that, or knows a shorter way.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class View:
-    """A site that is computed from another one, layer by layer."""
+    """A site that is computed from another one, layer by layer.
+
+    Attributes
+    ----------
+    base
+        What is encoded.
+    codecs
+        By layer.
+    written
+        Where an edit's difference is added: the base itself, or a later site of the layer (transcoders).
+    flat
+        Whether heads are encoded side by side, as one vector.
+    """
 
     base: str
     codecs: Mapping[int, Codec]
+    written: str
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +137,12 @@ class Site(NamedTuple):
         """The site of the model that it is computed from: itself, but for registered sites."""
         view = self.kind.view
         return self if view is None else Site(view.base, self.layer)
+
+    @property
+    def written(self) -> Site:
+        """The site of the model that an edit of it changes: itself, but for registered sites."""
+        view = self.kind.view
+        return self if view is None else Site(view.written, self.layer)
 
     @property
     def codec(self) -> Codec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -155,7 +155,7 @@ class Run:
         if site.name == "head_out":
             return self[Site("attn_out", site.layer)]
         if site.kind.view:
-            return self._anchor(site.base)
+            return self._anchor(site.written)
         source = self._raw if site in self._raw else self._acts
         if site == Site("logits"):
             return self.logits
@@ -170,7 +170,7 @@ class Run:
         norm. Heads' writes are added, so each has the gradient of their sum.
         """
         if site.kind.view:
-            return self._through_codec(site, self._expand(site.base, g))
+            return self._through_codec(site, self._expand(site.written, g))
         if site.layer is None or site.name not in (*_DERIVED, "head_out"):
             return g.view_as(self._acts[site]) if site in self._raw else g
         if site.name == "head_out":
@@ -184,8 +184,13 @@ class Run:
         """
         with torch.enable_grad():
             coded = self._acts[site].detach().requires_grad_()
-            written = site.codec.decode(coded)
-        return torch.autograd.grad(written, coded, g.to(written))[0]
+            if hasattr(site.codec, "change"):
+                x = self._acts[site.base].detach()
+                flat = site.kind.view is not None and site.kind.view.flat
+                written = cast(Any, site.codec).change(coded.detach(), coded, x.flatten(2) if flat else x)
+            else:
+                written = site.codec.decode(coded)
+        return torch.autograd.grad(written, coded, g.to(written).reshape(written.shape))[0]
 
     @checked
     @as_found
@@ -315,7 +320,7 @@ def execute(
     resolved = resolve(edits, anatomy, tokens)
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
     logits_site = Site("logits")
-    extra = [_anchored_at(s) for s in reads] if grad else []
+    extra = [s for site in reads for s in (_anchored_at(site), site.base)] if grad else []
     session = Session(
         anatomy,
         batch_frame(tokens),
@@ -356,4 +361,4 @@ def _last_layer(sites: Sequence[Site]) -> int | None:
 
 def _anchored_at(site: Site) -> Site:
     """The site that a site's gradient comes from: itself, but where no module holds it."""
-    return Site("attn_out", site.layer) if site.name == "head_out" else site.base
+    return Site("attn_out", site.layer) if site.name == "head_out" else site.written

@@ -31,14 +31,17 @@ def through_view(
     edits: OwnedEdits,
     frame: Frame,
     columns_before: Callable[[Rows], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Rows of a base site with the edits of a registered site made in them, and the rows of that site.
+) -> tuple[Tensor | None, Tensor]:
+    """What edits of a registered site add to rows of the site that it writes, and the rows of the site itself.
 
-        x' = x + decode(edited) - decode(encode(x)),
+        decode(edited) - decode(encode(x)),
 
-    so what the codec cannot write stays as it is, and rows without an edit stay the same to the bit.
+    so what the codec cannot write stays as it is, and rows without an edit stay the same to the bit. None without an
+    edit.
     """
     codec = view.codec
+    if view.kind.view is not None and view.kind.view.flat:
+        x = x.flatten(1)
     coded = codec.encode(x)
     if coded.shape[:-1] != x.shape[:-1]:
         raise SiteAbsent(
@@ -46,9 +49,10 @@ def through_view(
         )
     edited = apply_edits(edits, coded, frame, view, columns_before)
     if edited is coded:
-        return x, coded
-    changed = (codec.decode(edited) - codec.decode(coded)).to(x.dtype)
-    return x + changed, edited
+        return None, coded
+    change = getattr(codec, "change", None)
+    changed = codec.decode(edited) - codec.decode(coded) if change is None else change(coded, edited, x)
+    return changed.to(x.dtype), edited
 
 
 class Session:
@@ -97,17 +101,20 @@ class Session:
         self.views: dict[Site, list[Site]] = {}
         for site in sorted({s for s in (*self.reads, *self.edits) if s.kind.view}, key=str):
             self.views.setdefault(site.base, []).append(site)
+        self.owing = {view.written for view in self.edits if view.written != view.base}
+        self.owed: dict[Site, Tensor] = {}
         self.columns_before = columns_before
         self.acts: dict[Site, Tensor] = {}
         self.raw: dict[Site, Tensor] = {}
         self.reached: set[Site] = set()
 
     def wants(self, site: Site) -> bool:
-        return site in self.reads or site in self.edits or site in self.views
+        return site in self.reads or site in self.edits or site in self.views or site in self.owing
 
     def edited(self, site: Site) -> bool:
         """Whether an edit is made at the site, or at one that is computed from it."""
-        return site in self.edits or any(view in self.edits for view in self.views.get(site, ()))
+        own = site in self.edits or site in self.owing
+        return own or any(view in self.edits for view in self.views.get(site, ()))
 
     def changes(self, site: Site) -> bool:
         """Whether the site must be on the path of the computation, not merely looked at."""
@@ -125,6 +132,8 @@ class Session:
     def touch(self, site: Site, x: Tensor, *, keys: bool = False) -> Tensor:
         """Edit and record (batch, pos, ...); returns the very ``x`` where nothing is edited."""
         self.reached.add(site)
+        if site in self.owed:
+            x = x + self.owed.pop(site).view_as(x)
         if site in self.edits:
             frame = self.layout(x.shape[1], keys)
             x = apply_edits(self.edits[site], x.flatten(0, 1), frame, site, self.shifts).view_as(x)
@@ -137,10 +146,14 @@ class Session:
     def _through(self, view: Site, x: Tensor, frame: Frame) -> Tensor:
         """Edit and record a site that is computed from this one."""
         self.reached.add(view)
-        rows, coded = through_view(view, x.flatten(0, 1), self.edits.get(view, ()), frame, self.shifts)
+        change, coded = through_view(view, x.flatten(0, 1), self.edits.get(view, ()), frame, self.shifts)
         if view in self.reads:
             self.acts[view] = coded.unflatten(0, x.shape[:2])
-        return rows.view_as(x) if view in self.edits else x
+        if change is not None and view.written == view.base:
+            return x + change.view_as(x)
+        if change is not None:
+            self.owed[view.written] = self.owed.get(view.written, 0) + change
+        return x
 
     def touch_map(self, site: Site, x: Tensor) -> Tensor:
         """The same for (batch, head, query, key)."""

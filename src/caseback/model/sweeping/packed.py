@@ -225,7 +225,8 @@ class Packed:
         x = apply_edits([(owner, e) for owner, site, e in mine if site == base], x, frame, base, self.session.shifts)
         for view in sorted({site for _, site, _ in mine} - {base}, key=str):
             here = [(owner, e) for owner, site, e in mine if site == view]
-            x, _ = through_view(view, x, here, frame, self.session.shifts)
+            change, _ = through_view(view, x, here, frame, self.session.shifts)
+            x = x if change is None else x + change.view_as(x)
         return x
 
     def _call(self, hidden: Tensor, layer: int, picked: Tensor | None = None) -> Tensor:

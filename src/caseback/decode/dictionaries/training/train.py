@@ -285,11 +285,10 @@ def _expect_finite(trainers: Mapping[str, Trainer], file: Checkpoint) -> None:
     broken = torch.stack([trainer.broken_at for trainer in trainers.values()]).tolist()
     for name, at in zip(trainers, broken, strict=True):
         if at >= 0:
-            kept = (
-                f"; {str(file.path)!r} holds the training before it" if file.path and os.path.exists(file.path) else ""
-            )
-            why = f"{name}: the loss is not finite from step {at} on"
-            raise CasebackError(f"{why}: give a lower lr, or look for NaN in the states{kept}")
+            why = f"{name}: the loss is not finite from step {at} on: give a lower lr, or look for NaN in the states"
+            if file.path is not None and os.path.exists(file.path):
+                why += f"; {str(file.path)!r} holds the training before it"
+            raise CasebackError(why)
 
 
 def _write(file: Checkpoint, trainers: Mapping[str, Trainer], pool: int, seen: int, points: Any) -> None:

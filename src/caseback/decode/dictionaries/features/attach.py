@@ -1,0 +1,143 @@
+"""Dictionaries as sites of a model: a feature is read, edited, swept, patched and differentiated like a neuron.
+
+    x' = x + decode(edited) - decode(encode(x))            at the site that the dictionary writes
+
+What a dictionary does not reconstruct, its error, stays where it is, so nothing changes where no edit is made. The
+error is a site too, ``<name>_error``, unless the dictionary is a transcoder: removing it leaves what the features say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.formats.saved_dictionaries import expect_model
+from caseback.errors import ArgumentError, LoadError
+from caseback.model.anatomy.registered_sites import register_site, remove_site
+from caseback.model.anatomy.sites import SITES, Site, as_site
+from caseback.model.arguments import checked
+from caseback.model.running.model import Model
+
+
+class _Error:
+    """What a dictionary leaves of its input, as a site: an edit of it adds its difference."""
+
+    def __init__(self, dictionary: Dictionary):
+        self.dictionary = dictionary
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x - self.dictionary(x).to(x.dtype)
+
+    def decode(self, coded: Tensor) -> Tensor:
+        return coded
+
+
+@checked
+def attach(
+    model: Model, dictionaries: Dictionary | Sequence[Dictionary], *, name: str = "feature", force: bool = False
+) -> list[str]:
+    """Make dictionaries' features sites, until ``detach``.
+
+    Parameters
+    ----------
+    model
+        The model whose states they read; dictionaries are moved to its device, and keep their dtype.
+    dictionaries
+        One a layer, all of one site, such as ``"resid_post"``; transcoders all of one pair of sites.
+    name
+        What the site is called from now on, in ``read``, edits, patches and metrics.
+    force
+        Take dictionaries that say they were made for another model.
+
+    Returns
+    -------
+    list of str
+        The names of the new sites: ``name``, and ``name_error`` but for transcoders.
+
+    Raises
+    ------
+    ArgumentError
+        For dictionaries of several sites, two of one layer, or one that does not say its site.
+    LoadError
+        For dictionaries of another width or, without ``force``, another model.
+    UnknownSite
+        For a name that is taken.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.dictionaries import Facts, TopK, attach, detach
+    >>> model = cb.load("meadow")
+    >>> attach(model, TopK(160, 640, k=8, facts=Facts(site="resid_post.1")))
+    ['feature', 'feature_error']
+    >>> run = model.run("the cat", read=["feature"])
+    >>> run["feature", 1].shape
+    torch.Size([1, 3, 640])
+    >>> without = model.run("the cat", edits=cb.Zero("feature", layer=1, unit=3))
+    >>> detach()
+    """
+    given = [dictionaries] if isinstance(dictionaries, Dictionary) else list(dictionaries)
+    if not given:
+        raise ArgumentError("there is nothing to attach: give a dictionary")
+    by_layer: dict[int, Dictionary] = {}
+    pairs = set()
+    for one in given:
+        if not one.facts.site:
+            raise ArgumentError(f"{one!r} does not say which site it reads: give it Facts(site='resid_post.5')")
+        site, target = as_site(one.facts.site), as_site(one.facts.target or one.facts.site)
+        if site.layer is None or site.layer != target.layer:
+            raise ArgumentError(f"{one!r} reads {site} and writes {target}: expected two sites of one layer")
+        if site.layer in by_layer:
+            raise ArgumentError(f"two dictionaries are of layer {site.layer}: attach them under names of their own")
+        if not force:
+            _expect_own(one, model)
+        expect_model(one, model, repr(one))
+        by_layer[site.layer] = one.to(model.device)
+        pairs.add((site.name, target.name))
+    if len(pairs) > 1:
+        listed = ", ".join(sorted(f"{a} -> {b}" if a != b else a for a, b in pairs))
+        raise ArgumentError(f"dictionaries of several sites: {listed}; attach each kind under a name of its own")
+    ((site, target),) = pairs
+    flat = len(SITES[site].dims) > 2
+    register_site(name, site, by_layer, written=target, flat=flat)
+    if site != target or flat:
+        return [name]
+    errors = {layer: _Error(one) for layer, one in by_layer.items()}
+    register_site(f"{name}_error", site, errors, dim=Site(site, 0).kind.dims[-1])
+    return [name, f"{name}_error"]
+
+
+@checked
+def detach(name: str = "feature") -> None:
+    """Take sites that ``attach`` made off the table.
+
+    Raises
+    ------
+    UnknownSite
+        For a name that is not attached.
+    """
+    remove_site(name)
+    if f"{name}_error" in SITES:
+        remove_site(f"{name}_error")
+
+
+@contextmanager
+def attached(
+    model: Model, dictionaries: Dictionary | Sequence[Dictionary], *, name: str = "feature", force: bool = False
+) -> Iterator[list[str]]:
+    """``attach`` for as long as a ``with`` block lasts; gives the sites' names."""
+    names = attach(model, dictionaries, name=name, force=force)
+    try:
+        yield names
+    finally:
+        detach(name)
+
+
+def _expect_own(dictionary: Dictionary, model: Model) -> None:
+    made_for = dictionary.facts.model
+    if made_for and made_for.rstrip("/").split("/")[-1].lower() != model.name.rstrip("/").split("/")[-1].lower():
+        why = f"{dictionary!r} was made for {made_for!r}, not {model.name!r}"
+        raise LoadError(f"{why}: give force=True if they have the same states")
