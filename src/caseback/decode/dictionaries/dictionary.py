@@ -261,9 +261,11 @@ class Dictionary(nn.Module):
         What it does not reconstruct stays where it is.
         """
         written = (edited - coded) @ self.W_dec
+        if self.facts.normalization in ("none", "scale"):
+            return written / self.out_scale
         _, factor = self._factors(self._expected(x))
-        by_token = self.facts.normalization in ("layer_norm", "unit_norm")
-        return written / (factor if by_token else self.out_scale)
+        assert factor is not None
+        return written / factor
 
     def losses(
         self,
