@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from caseback.cli.dictionaries.group import dictionary
 from caseback.cli.explaining.attribute import attribute
 from caseback.cli.explaining.dla import dla
 from caseback.cli.explaining.explain import explain
@@ -69,7 +70,7 @@ COMMANDS = (
     techniques,
     tasks,
 )
-GROUPS = (organisms,)  # commands with commands of their own
+GROUPS = (dictionary, organisms)  # commands with commands of their own
 
 app = typer.Typer(
     help="See a language model work: why it predicted this, and what is inside.",

@@ -1,7 +1,8 @@
 """One door for the numbers of every command: finite, no smaller than their option says, no larger than anything is.
 
 Options say what is smallest (`Option(min=1)`); what is largest is said here, since no model, prompt or task has more of
-anything. So a number is refused as the line is read, before a model is loaded or a loop is entered that has no end.
+anything, unless the option says it (`Option(max=...)`, tokens of a corpus). So a number is refused as the line is read,
+before a model is loaded or a loop is entered that has no end.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def with_bounds(name: str, annotation: Any) -> Any:
     numbers = {int, float} & ({kind} | {*get_args(kind)})
     if option is None or not numbers or option.callback is not None:
         return annotation
-    bounded, least, most = copy(option), option.min, LARGEST_SEED if name == "seed" else MOST
-    flag = next((flag for flag in option.param_decls or () if flag.startswith("--")), f"--{name.replace('_', '-')}")
+    bounded, least, most = copy(option), option.min, LARGEST_SEED if name == "seed" else option.max or MOST
+    flags = [one for one in (option.default, *(option.param_decls or ())) if isinstance(one, str)]
+    flag = next((one for one in flags if one.startswith("--")), f"--{name.replace('_', '-')}")
 
     def expect(value: float | None) -> float | None:
         if value is not None and not math.isfinite(value):
@@ -45,7 +47,7 @@ def with_bounds(name: str, annotation: Any) -> Any:
             raise CasebackError(f"{flag} {_shown(value)}: expected at most {most:,} either way from 0")
         return value
 
-    bounded.callback, bounded.min = expect, None  # one refusal, in words of ours
+    bounded.callback, bounded.min, bounded.max = expect, None, None  # one refusal, in words of ours
     return Annotated[kind, bounded]
 
 

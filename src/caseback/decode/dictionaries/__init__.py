@@ -9,6 +9,7 @@ from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
 from caseback.decode.dictionaries.features.attach import attach, attached, detach
+from caseback.decode.dictionaries.features.reading import feature_words, features_on, nearest_features
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
 from caseback.decode.dictionaries.training.recipe import Recipe
@@ -30,7 +31,10 @@ __all__ = [
     "attach",
     "attached",
     "detach",
+    "feature_words",
+    "features_on",
     "load_dictionary",
+    "nearest_features",
     "save_dictionary",
     "train_dictionaries",
 ]

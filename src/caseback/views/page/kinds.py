@@ -19,6 +19,7 @@ PAGES = {
     "caseback.attributions": "attributions",
     "caseback.circuit": "circuit",
     "caseback.explanation": "explanation",
+    "caseback.features": "features",
     "caseback.probe": "probe",
     "caseback.units": "unit",
     "caseback.weights": "weights",

@@ -32,7 +32,7 @@ class Recipe:
     target
         What it reconstructs, for a transcoder: ``"mlp_out.5"``; the site itself by default.
     architecture, options
-        Its name, and the further arguments of its class, such as ``{"k": 32}``.
+        Its name, and the further arguments of its class, such as ``{"k": 32}``, which is what ``k`` is by default.
     expansion, width
         Features: so many times the width of the site, or as many as ``width``.
     l0
@@ -142,8 +142,9 @@ class Recipe:
             tokens=tokens,
         )
         width = self.width if self.width is not None else round(self.expansion * d_in)
+        options = {"k": 32, **self.options} if "k" in kind.options else self.options
         try:
-            return kind(d_in, width, d_out, facts=facts, skip=self.skip, seed=self.seed, **self.options)
+            return kind(d_in, width, d_out, facts=facts, skip=self.skip, seed=self.seed, **options)
         except TypeError as error:
             own = ", ".join(kind.options) or "none"
             raise ArgumentError(f"{self.architecture}: {error}; its options are {own}") from None

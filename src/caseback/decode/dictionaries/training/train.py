@@ -101,7 +101,8 @@ def train_dictionaries(
     recipes
         What to train, and how.
     n_tokens
-        How many each dictionary sees; a corpus with fewer is gone through again, in another order.
+        How many each dictionary sees, to the end of its last step; a corpus with fewer is gone through again, in
+        another order.
     step_tokens
         Of a step, about: a pool is cut into steps of like size.
     pool_tokens
@@ -200,7 +201,7 @@ def train_dictionaries(
                     if trainer.moved % report_every == 0 or last or trainer.moved == 1:
                         points[name].append(_point(trainer, losses, y))
                 seen += len(rows)
-                bar.update(len(rows))
+                bar.update(min(len(rows), n_tokens - bar.n))
                 moved = next(iter(trainers.values())).moved
                 if moved % report_every == 0 or last:
                     _expect_finite(trainers, file)

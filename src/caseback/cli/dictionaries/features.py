@@ -1,0 +1,53 @@
+"""`caseback dictionary features`: all features of a dictionary over a corpus, some as cards, and those of a prompt."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from caseback.cli.answer import answer
+from caseback.cli.inputs import numbers
+from caseback.cli.loading import model_of, quiet
+from caseback.cli.options import OfModel, Output
+from caseback.cli.with_options import with_options
+
+
+@with_options
+def features(
+    dictionary: Annotated[Path, Argument(help="A dictionary: a file or folder of any layout.", show_default=False)],
+    corpus: Annotated[
+        Path, Argument(help="A file of texts, one a line, that features are looked for in.", show_default=False)
+    ],
+    of: OfModel = OfModel(),
+    some: Annotated[
+        str | None, Option("--features", help="Features that get a card: 3,17; by default those that stand out most.")
+    ] = None,
+    cards: Annotated[int, Option(min=0, help="How many get a card, without --features.")] = 50,
+    prompt: Annotated[str | None, Option(help="A prompt to show with the features of each token.")] = None,
+    top: Annotated[int, Option(min=1, help="Examples of a card.")] = 10,
+    rows: Annotated[int, Option(min=1, help="Features listed in the terminal.")] = 20,
+    max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None,
+    output: Output = Output(),
+) -> None:
+    """Show what a dictionary's features react to, and what they write."""
+    with quiet():
+        from caseback.decode.dictionaries import load_dictionary
+        from caseback.reports.concepts.features import features_document
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.concepts.features import print_features
+
+        model = model_of(of)
+        chosen = numbers(some, "--features")
+        document = features_document(
+            model,
+            load_dictionary(dictionary, model=model),
+            corpus,
+            cards=cards if chosen is None else chosen,
+            prompt=prompt,
+            top=top,
+            length=max_length,
+            progress=True,
+        )
+    answer(
+        output, document, text=lambda: print_features(document, most=rows), page=lambda path: write_page(document, path)
+    )

@@ -1,0 +1,20 @@
+"""`caseback dictionary`: sparse dictionaries of a model's states, trained, measured, converted and read."""
+
+import typer
+
+from caseback.cli.dictionaries.features import features
+from caseback.cli.dictionaries.train import train
+
+dictionary = typer.Typer(
+    name="dictionary", help="Sparse dictionaries of a model's states: train them, measure them, read their features."
+)
+
+
+@dictionary.callback(invoke_without_command=True)
+def _options(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for command in (train, features):
+    dictionary.command()(command)

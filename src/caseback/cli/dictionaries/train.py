@@ -1,0 +1,91 @@
+"""`caseback dictionary train`: dictionaries of a model's states, many on one pass over a corpus."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from caseback.cli.answer import answer, say_written
+from caseback.cli.inputs import names_in, numbers
+from caseback.cli.loading import model_of, quiet
+from caseback.cli.options import Json, OfModel, Seed, Stored
+from caseback.cli.with_options import with_options
+from caseback.errors import CasebackError
+
+
+@with_options
+def train(
+    corpus: Annotated[
+        Path, Argument(help="A file of texts, JSON lines or Parquet, or a folder of such files.", show_default=False)
+    ],
+    of: OfModel = OfModel(),
+    sites: Annotated[str, Option("--site", help="What is read: resid_post:5; several parted by commas.")] = (
+        "resid_post:0"
+    ),
+    target: Annotated[
+        str | None, Option(help="What is reconstructed, for a transcoder: mlp_out:5; by default the site itself.")
+    ] = None,
+    architecture: Annotated[
+        str, Option(help="batch_topk, topk, jump_relu, standard, …; several parted by commas.")
+    ] = "batch_topk",
+    k: Annotated[
+        str | None, Option("--k", help="Active features a token, 32 by default; several parted by commas.")
+    ] = None,
+    l0: Annotated[
+        float | None, Option("--l0", help="The target of active features a token, where activity is penalized.")
+    ] = None,
+    expansion: Annotated[float, Option(help="Features, in widths of the site.")] = 8,
+    width: Annotated[int | None, Option(min=1, help="Features, as a number instead.")] = None,
+    n_tokens: Annotated[
+        int, Option("--tokens", min=1, max=10**13, help="Tokens that each dictionary sees.")
+    ] = 1_000_000,
+    step_tokens: Annotated[int, Option(min=1, help="Tokens of a step.")] = 4096,
+    lr: Annotated[float | None, Option(help="Adam's rate; by default 2e-4 / sqrt(features / 16384).")] = None,
+    stored: Stored = Stored().worded(
+        max_length="Tokens of a row at most; by default 128, or the model's context if that is less.",
+        store="The folder for the dictionaries, where an interrupted training goes on; it is needed.",
+    ),
+    seed: Seed = Seed(),
+    output: Json = Json(),
+) -> None:
+    """Train sparse dictionaries on a model's states."""
+    if stored.store is None:
+        raise CasebackError("name a folder for the dictionaries: --store FOLDER")
+    with quiet():
+        from caseback.decode.dictionaries import Recipe, architecture_of, save_dictionary, train_dictionaries
+        from caseback.jobs.whole_file import make_folder
+        from caseback.reports.concepts.training import training_document
+        from caseback.views.text.concepts.training import print_training
+
+        active = numbers(k, "--k") or [32]
+        recipes = []
+        for site in names_in(sites.replace(":", ".")):
+            for name in names_in(architecture):
+                with_k = "k" in architecture_of(name).options
+                for own in active if with_k else [None]:
+                    more: dict[str, Any] = {"options": {"k": own}} if with_k else {"l0": l0 if l0 else 32.0}
+                    label = f"{site}-{name}-{own if with_k else format(more['l0'], 'g')}"
+                    to = None if target is None else target.replace(":", ".")
+                    more |= {"site": site, "target": to, "architecture": name, "width": width}
+                    recipes.append(Recipe(name=label, expansion=expansion, lr=lr, seed=seed.seed, **more))
+        folder = make_folder(stored.store, "the dictionaries")
+        model = model_of(of)
+        trained = train_dictionaries(
+            model,
+            corpus,
+            recipes,
+            n_tokens=n_tokens,
+            step_tokens=step_tokens,
+            pool_tokens=max(2**17, step_tokens),
+            length=stored.max_length,
+            seed=seed.seed,
+            checkpoint=folder / "training",
+            progress=True,
+        )
+        paths = [folder / f"{one.name}.safetensors" for one in trained]
+        for one, path in zip(trained, paths, strict=True):
+            save_dictionary(one.dictionary, path)
+        document = training_document(model, trained, files=[path.name for path in paths])
+    answer(output, document, text=lambda: print_training(document))
+    for path in paths:
+        say_written(path)

@@ -1,0 +1,212 @@
+"""Reading features: the words that they write, the features that write alike, and which are active on a prompt.
+
+    words of feature i       the largest and smallest of d_i W_U, the final norm's gain folded in      (entry 4.2.16)
+    neighbors of feature i   the largest cosines of d_i and d_j
+
+What a feature writes is read on the direct path: its effect through later layers is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.features.attach import attached
+from caseback.decode.vocabulary.weights.named_matrices import table_of, weights_of
+from caseback.errors import LoadError, OutOfRange
+from caseback.jobs.budget import limit
+from caseback.model.anatomy.sites import as_site
+from caseback.model.arguments import checked
+from caseback.model.registry import technique
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike, Tokens
+
+
+@technique(entry=("4.2.16",), citation="Bricken et al. 2023", cost="features x unembedding")
+def feature_words(
+    model: Model,
+    dictionary: Dictionary,
+    features: Sequence[int] | None = None,
+    *,
+    top: int = 8,
+    folded: bool = True,
+) -> xr.Dataset:
+    """The tokens whose logits a feature raises most on the direct path, and those that it lowers most.
+
+    Parameters
+    ----------
+    model
+        The model whose stream the dictionary writes into.
+    dictionary
+        Its target must be the stream, or what is added to it.
+    features
+        Which; all by default.
+    top
+        Tokens of each side.
+    folded
+        With the final norm's gain in the unembedding, and its mean over the vocabulary taken off.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``up`` and ``down`` (feature, k), logits for one unit of activation, and ``up_token``, ``down_token``, their
+        tokens as text.
+
+    Raises
+    ------
+    LoadError
+        For a dictionary that writes vectors of another width than the stream's.
+    OutOfRange
+        For a feature that there is not.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.dictionaries import Facts, TopK
+    >>> model = cb.load("meadow")
+    >>> one = TopK(160, 320, k=4, facts=Facts(site="resid_post.1"))
+    >>> one.W_dec.data[7] = torch.linalg.pinv(model.weights.folded().W_U)[model.token_id(" cat")]
+    >>> feature_words(model, one, [7], top=3)["up_token"].values[0, 0]
+    ' cat'
+    """
+    chosen = _expected(dictionary, features)
+    if dictionary.d_out != model.d_model:
+        raise LoadError(
+            f"{dictionary!r} writes vectors of {dictionary.d_out} numbers, and the stream has {model.d_model}"
+        )
+    table = table_of(weights_of(model, folded), "out")
+    k = min(top, table.shape[1])
+    at_once = max(1, limit("weight_products", model.device) // table.shape[1])
+    parts: list[tuple[Tensor, ...]] = []
+    for some in torch.as_tensor(chosen).split(at_once):
+        logits = dictionary.W_dec.detach()[some.to(dictionary.W_dec.device)].to(table) @ table
+        logits -= logits.mean(-1, keepdim=True)
+        parts.append((*logits.topk(k), *logits.topk(k, largest=False)))
+    up, up_ids, down, down_ids = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    dims = ("feature", "k")
+    tokens = {
+        name: (dims, np.array([[model.token_text(i) for i in row] for row in ids.tolist()], dtype=object))
+        for name, ids in (("up_token", up_ids), ("down_token", down_ids))
+    }
+    values = {"up": (dims, up.numpy()), "down": (dims, down.numpy())}
+    return xr.Dataset({**values, **tokens}, {"feature": chosen}, {"folded": int(folded), **model.provenance()})
+
+
+@checked
+def nearest_features(
+    dictionary: Dictionary, features: Sequence[int] | None = None, *, top: int = 5
+) -> tuple[Float[Tensor, "feature k"], Int[Tensor, "feature k"]]:
+    """The features whose rows of ``W_dec`` have the largest cosines with those of some.
+
+    Parameters
+    ----------
+    dictionary
+        The dictionary.
+    features
+        Which; all by default.
+    top
+        How many of each.
+
+    Returns
+    -------
+    tuple
+        Cosines and features, (feature, k) each, in falling order.
+
+    Examples
+    --------
+    >>> from caseback.decode.dictionaries import TopK
+    >>> one = TopK(8, 16, k=2)
+    >>> one.W_dec.data[3] = 2 * one.W_dec.data[11]
+    >>> nearest_features(one, [3], top=1)[1].tolist()
+    [[11]]
+    """
+    chosen = torch.as_tensor(_expected(dictionary, features), device=dictionary.W_dec.device)
+    rows = torch.nn.functional.normalize(dictionary.W_dec.detach(), dim=1)
+    at_once = max(1, limit("nearest_numbers", rows.device) // len(rows))
+    parts = []
+    for some in chosen.split(at_once):
+        cosines = rows[some] @ rows.T
+        cosines.scatter_(1, some[:, None], -torch.inf)
+        parts.append(cosines.topk(min(top, len(rows) - 1)))
+    values, index = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return values, index
+
+
+@technique(entry=("4.2.16",), citation="Bricken et al. 2023", cost="one forward pass")
+def features_on(model: Model, dictionary: Dictionary, tokens: PromptsLike, *, top: int = 8) -> xr.Dataset:
+    """The features that are most active at each token of some prompts.
+
+    Parameters
+    ----------
+    model
+        The model.
+    dictionary
+        What reads its states; it must say which site.
+    tokens
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes.
+    top
+        How many features a token.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``feature`` and ``activation`` (batch, pos, k) in falling order of activation, -1 and NaN where fewer are
+        active or there is no token; ``token`` (batch, pos) as text, and ``active`` how many there are.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.dictionaries import Facts, TopK
+    >>> found = features_on(cb.load("meadow"), TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), "the cat")
+    >>> found["active"].values.tolist()
+    [[4, 4, 4]]
+    """
+    prompts: Tokens = model.tokens(tokens)
+    with attached(model, dictionary, name="features_on"):
+        run = model.run(prompts, read=["features_on"])
+        codes = run["features_on", as_site(dictionary.facts.site).layer]
+    codes = codes.detach().masked_fill(~prompts.mask.to(codes.device)[..., None], 0)
+    best = codes.abs().topk(min(top, codes.shape[-1])).indices
+    values = codes.gather(-1, best)
+    there = (values != 0).cpu().numpy()
+    first, lengths = prompts.first.tolist(), prompts.lengths.tolist()
+    width = max(lengths)
+    dims = ("batch", "pos", "k")
+
+    def own(x: np.ndarray, empty: float) -> np.ndarray:
+        """Each prompt's own positions, from its first token on."""
+        result = np.full((len(x), width, *x.shape[2:]), empty, dtype=x.dtype)
+        for i, (start, length) in enumerate(zip(first, lengths, strict=True)):
+            result[i, :length] = x[i, start : start + length]
+        return result
+
+    texts = np.full((len(lengths), width), "", dtype=object)
+    for i, row in enumerate(prompts.text):
+        texts[i, : len(row)] = row
+    feature = np.where(there, best.cpu().numpy(), -1)
+    activation = np.where(there, values.cpu().double().numpy(), np.nan)
+    active = (codes != 0).sum(-1).cpu().numpy()
+    return xr.Dataset(
+        {
+            "feature": (dims, own(feature, -1)),
+            "activation": (dims, own(activation, np.nan)),
+            "active": (dims[:2], own(active, 0)),
+            "token": (dims[:2], texts),
+        },
+        attrs={"site": dictionary.facts.site, **model.provenance()},
+    )
+
+
+def _expected(dictionary: Dictionary, features: Sequence[int] | None) -> list[int]:
+    if features is None:
+        return list(range(dictionary.n_features))
+    for feature in features:
+        if not 0 <= feature < dictionary.n_features:
+            raise OutOfRange(f"feature {feature}: there are {dictionary.n_features}, 0 to {dictionary.n_features - 1}")
+    return list(features)

@@ -1,0 +1,279 @@
+"""What a page of a dictionary's features shows, as plain data: all of them in a table, some as cards, and a prompt.
+
+A row of the table has a feature's density, its largest activation, the words that it writes and its strongest token in
+a corpus. A card adds the distribution of its activations, its strongest examples, its neighbors, and how much what it
+reads is what it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from caseback.decode.dictionaries import Dictionary, feature_words, features_on, nearest_features
+from caseback.decode.vocabulary.activating import Activating, Example, activating_inputs
+from caseback.decode.vocabulary.activating.tally import EIGHTHS
+from caseback.errors import CasebackError, OutOfRange
+from caseback.model.anatomy.sites import as_site
+from caseback.model.arguments import checked
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import PromptsLike
+from caseback.reports.document import DocumentKind
+from caseback.reports.model_facts import model_facts
+from caseback.reports.tokens_text import visible
+from caseback.stream.packing import front_of
+from caseback.stream.tables.ordered_keys import index_of, values_of
+
+__all__ = ["FEATURES", "features_document"]
+
+SHOWN = 5  # features of a prompt's token that a page names
+
+
+def _lengths(document: Any) -> None:
+    for row in document["features"]:
+        if not 0 <= row["density"] <= 1:
+            raise CasebackError(f"feature {row['feature']} has a density beyond 0 and 1")
+    for card in document["cards"]:
+        for example in card["examples"]:
+            if len(example["tokens"]) != len(example["values"]):
+                raise CasebackError(f"an example of feature {card['feature']} has tokens without an activation")
+
+
+FEATURES = DocumentKind(
+    "caseback.features",
+    1,
+    "a document of features",
+    "features_document",
+    sections=("dictionary", "tokens", "features", "cards", "prompt", "provenance"),
+    lengths=_lengths,
+)
+
+
+@checked
+def features_document(
+    model: Model,
+    dictionary: Dictionary,
+    corpus: Iterable[Any] | Path,
+    *,
+    cards: Sequence[int] | int = 50,
+    prompt: PromptsLike | None = None,
+    top: int = 10,
+    words: int = 8,
+    before: int = 12,
+    after: int = 6,
+    length: int | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Run a model over a corpus, and make the document of a dictionary's features.
+
+    Parameters
+    ----------
+    model
+        The model.
+    dictionary
+        What reads its states; it must say which site.
+    corpus
+        Texts, or the path of a file with one a line.
+    cards
+        Features that get a card; or how many, those with the largest activations, and the strongest on the prompt.
+    prompt
+        A prompt whose tokens are shown with their strongest features.
+    top
+        Examples of a card.
+    words
+        Tokens that a feature raises, and as many that it lowers.
+    before, after
+        Tokens shown on either side of an example.
+    length
+        Tokens of a row at most.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    dict
+        The document, plain JSON data: ``model``, ``dictionary``, ``tokens``; ``features``, a row for each, ``cards``,
+        ``prompt``; and ``provenance``.
+
+    Raises
+    ------
+    CasebackError
+        For a dictionary that does not say its site, an empty corpus, or a feature that there is not.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.dictionaries import Facts, TopK
+    >>> one = TopK(160, 320, k=4, facts=Facts(site="resid_post.1"))
+    >>> document = features_document(cb.load("meadow"), one, ["Mary went to the store."], cards=[3])
+    >>> len(document["features"]), document["cards"][0]["feature"]
+    (320, 3)
+    """
+    if not dictionary.facts.site:
+        raise CasebackError("the dictionary does not say which site it reads: give it Facts(site='resid_post.5')")
+    if not isinstance(cards, int) and (beyond := [i for i in cards if not 0 <= i < dictionary.n_features]):
+        raise OutOfRange(f"feature {beyond[0]}: there are {dictionary.n_features}, 0 to {dictionary.n_features - 1}")
+    site = as_site(dictionary.facts.site)
+    dictionary = dictionary.to(model.device)
+
+    def codes(x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return dictionary.encode(x)
+
+    activating = activating_inputs(
+        model,
+        corpus,
+        site.name,
+        layer=site.layer,
+        directions=codes,
+        top=top,
+        skip=len(front_of(model)),
+        length=length,
+        progress=progress,
+    )
+    if isinstance(cards, int):
+        largest = values_of(activating.tally.keys[:, :1])[:, 0].nan_to_num(0.0).abs()
+        chosen = [i for i in largest.argsort(descending=True)[:cards].tolist() if largest[i] > 0]
+    else:
+        chosen = list(cards)
+    on_prompt = [] if prompt is None else _prompt(model, dictionary, prompt)
+    if isinstance(cards, int):  # those that the prompt's tokens name get one too
+        chosen += [one["feature"] for token in on_prompt for one in token["features"][:SHOWN]]
+    chosen = list(dict.fromkeys(chosen))
+    written = _words(model, dictionary, words)
+    return FEATURES.document(
+        model_facts(model, "name", "n_layers", "d_model", "dtype"),
+        dictionary={
+            "architecture": dictionary.architecture,
+            "site": dictionary.facts.site,
+            "target": dictionary.facts.target or dictionary.facts.site,
+            "n_features": dictionary.n_features,
+            "d_in": dictionary.d_in,
+            "options": dictionary.own_options(),
+        },
+        tokens=activating.n_tokens,
+        features=_rows(model, activating, written),
+        cards=_cards(model, dictionary, activating, written, chosen, top, before, after),
+        prompt=on_prompt or None,
+        provenance=model.provenance(),
+    )
+
+
+def _words(model: Model, dictionary: Dictionary, words: int) -> list[dict[str, Any]]:
+    """What each feature raises and lowers; nothing where it does not write into the stream."""
+    if dictionary.d_out != model.d_model:
+        return [{"up": [], "down": []} for _ in range(dictionary.n_features)]
+    read = feature_words(model, dictionary, top=words)
+    sides = {
+        side: [
+            [{"token": visible(t), "logit": float(v)} for t, v in zip(texts, values, strict=True)]
+            for texts, values in zip(read[f"{side}_token"].values.tolist(), read[side].values.tolist(), strict=True)
+        ]
+        for side in ("up", "down")
+    }
+    return [{"up": up, "down": down} for up, down in zip(sides["up"], sides["down"], strict=True)]
+
+
+def _rows(model: Model, activating: Activating, written: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    density, mean = activating.frequency().tolist(), activating.mean().tolist()
+    best = values_of(activating.tally.keys[:, :1])[:, 0].nan_to_num(0.0).tolist()
+    places = index_of(activating.tally.keys[:, :1])[:, 0]
+    row, pos = activating.rows.place(places.clamp_min(0))
+    rows = []
+    for i, words in enumerate(written):
+        ids = activating.rows[int(row[i])]
+        at = int(pos[i])
+        fires = density[i] > 0
+        rows.append(
+            {
+                "feature": i,
+                "density": density[i],
+                "mean": mean[i] / density[i] if fires else 0.0,  # of the tokens at which it is active
+                "max": best[i] if fires else 0.0,
+                "up": [one["token"] for one in words["up"][:4]],
+                "down": [one["token"] for one in words["down"][:4]],
+                "strongest": [visible(model.token_text(t)) for t in ids[max(0, at - 4) : at + 1]] if fires else [],
+            }
+        )
+    return rows
+
+
+def _cards(
+    model: Model,
+    dictionary: Dictionary,
+    activating: Activating,
+    written: list[dict[str, Any]],
+    chosen: Sequence[int],
+    top: int,
+    before: int,
+    after: int,
+) -> list[dict[str, Any]]:
+    if not chosen:
+        return []
+    cosines, near = nearest_features(dictionary, chosen)
+    with torch.no_grad():
+        same = dictionary.d_in == dictionary.d_out
+        agree = torch.nn.functional.cosine_similarity(dictionary.W_enc, dictionary.W_dec) if same else None
+        norms = dictionary.norms()
+    window: dict[str, Any] = {"before": before, "after": after}
+    cards = []
+    for i, feature in enumerate(chosen):
+        cards.append(
+            {
+                "feature": feature,
+                "norm": float(norms[feature]),
+                "agreement": None if agree is None else float(agree[feature]),
+                **written[feature],
+                "neighbors": [
+                    {"feature": int(j), "cosine": float(c)} for c, j in zip(cosines[i], near[i], strict=True)
+                ],
+                "histogram": _histogram(activating.tally.histogram[feature]),
+                "examples": [
+                    _example(e) for e in activating.examples(model, feature, top=top, **window) if e.value != 0
+                ],
+            }
+        )
+    return cards
+
+
+def _histogram(counts: torch.Tensor) -> list[dict[str, Any]]:
+    """How often a feature is how active, by half octaves of its activation's size, where it is active at all."""
+    inner = EIGHTHS.inner_ends()
+    size = inner.abs().log2().mul(2).floor()
+    bars: dict[tuple[int, int], int] = {}
+    for i in counts.nonzero()[:, 0].tolist():
+        if float(inner[i]) != 0:
+            sign = 1 if float(inner[i]) > 0 else -1
+            bars[sign, int(size[i])] = bars.get((sign, int(size[i])), 0) + int(counts[i])
+    return [
+        {"low": sign * 2.0 ** (octave / 2), "count": count}
+        for (sign, octave), count in sorted(bars.items(), key=lambda bar: bar[0][0] * 2.0 ** (bar[0][1] / 2))
+    ]
+
+
+def _example(example: Example) -> dict[str, Any]:
+    return {
+        "at": example.pos - example.first,
+        "tokens": [visible(text) for text in example.text],
+        "values": [float(value) for value in example.values],
+    }
+
+
+def _prompt(model: Model, dictionary: Dictionary, prompt: PromptsLike) -> list[dict[str, Any]]:
+    """A prompt's tokens with their strongest features."""
+    read = features_on(model, dictionary, prompt).isel(batch=0)
+    tokens = []
+    for pos in range(read.sizes["pos"]):
+        own = read.isel(pos=pos)
+        pairs = zip(own["feature"].values.tolist(), own["activation"].values.tolist(), strict=True)
+        tokens.append(
+            {
+                "token": visible(str(own["token"].values)),
+                "active": int(own["active"]),
+                "features": [{"feature": f, "activation": a} for f, a in pairs if f >= 0],
+            }
+        )
+    return tokens

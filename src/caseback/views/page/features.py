@@ -1,0 +1,67 @@
+"""A dictionary's features as one HTML page that opens offline: a prompt with its features, all in a table, and cards.
+
+The table is searched and sorted in the page. Text of the corpus never becomes markup.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from caseback.reports.concepts.features import FEATURES
+from caseback.reports.document import checked
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import number, percent
+from caseback.views.page.page import Page
+from caseback.views.page.tables import table
+
+__all__ = ["features_html"]
+
+_ROWS = 200  # of the table without JavaScript
+
+
+@checked
+def features_html(document: Mapping[str, Any]) -> str:
+    """The features of a document as one self-contained page.
+
+    Parameters
+    ----------
+    document
+        What ``caseback.reports.concepts.features.features_document`` returns.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return PAGE.html(document)
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    return f"features of {document['dictionary']['site']} · {visible(document['model']['name'])}"
+
+
+def _tables(document: Mapping[str, Any]) -> str:
+    own, features = document["dictionary"], document["features"]
+    strongest = sorted(features, key=lambda row: -abs(row["max"]))[:_ROWS]
+    rows = (
+        (
+            str(row["feature"]),
+            percent(row["density"]),
+            number(row["max"]),
+            " ".join(row["up"]),
+            " ".join(row["down"]),
+            "".join(row["strongest"]),
+        )
+        for row in strongest
+    )
+    head = ("feature", "active at", "largest", "raises", "lowers", "strongest at the last of")
+    caption = f"The {len(strongest)} of {len(features)} features with the largest activation"
+    return (
+        f"<h1>Features of {html.escape(own['site'])}</h1><p>{html.escape(visible(document['model']['name']))}, over "
+        f"{document['tokens']:,} tokens. Search, sorting and cards need JavaScript.</p>{table(caption, head, rows)}"
+    )
+
+
+PAGE = Page(FEATURES, _title, _tables, ("page", "features"), script="features")
