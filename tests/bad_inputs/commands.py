@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import caseback as cb
 from bad_inputs.outcome import Fault, TookTooLong, fault_of, tidy, time_limit, written_in
 from caseback import cli, organisms
+from caseback.decode.dictionaries import Facts, TopK, save_dictionary
 from hostile import HOSTILE
 
 TEXT = "When Mary and John went to the store, John gave a drink to"
@@ -74,6 +75,9 @@ def lines(folder: Path) -> dict[str, list[str]]:
     collection = cb.stream.collect(cb.load(model), corpus, "stream_moments", activations=["resid_post.0"], folder=store)
     assert collection.n_tokens
     stored = ["--activations", "resid_post:0"]
+    dictionary = folder / "dictionary.safetensors"
+    save_dictionary(TopK(16, 32, k=2, facts=Facts(site="resid_post.0")), dictionary)
+    trained = ["--store", str(folder / "dictionaries"), "--tokens", "64", "--width", "32", "--k", "2"]
     return {
         "explain": [TEXT, *of],
         "attribute": [TEXT, *of, "--method", "gradient_x_input", "--generate", "1"],
@@ -98,6 +102,8 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "ioi": [*of, "--count", "2"],
         "techniques": [],
         "tasks": ["ioi", *of, "--count", "1"],
+        "dictionary train": [str(corpus), *of, *trained],
+        "dictionary features": [str(dictionary), str(corpus), *of, "--cards", "2", "--top", "2"],
         "organisms list": [],
         "organisms path": ["meadow"],
         "organisms train": ["grokking", "--out", str(folder / "trained"), "--steps", "1", "--stop-at", "1"],

@@ -86,6 +86,8 @@ WRITING = [
     ("probe", "--html"),
     ("probe", "--save"),
     ("collect", "--store"),
+    ("dictionary train", "--store"),
+    ("dictionary features", "--html"),
 ]
 
 

@@ -6,7 +6,9 @@ import pytest
 
 from bad_inputs.commands import labeled_file
 from caseback import cli
+from caseback.cli.dictionaries.group import dictionary
 from caseback.cli.listing.organisms import organisms
+from caseback.decode.dictionaries import Facts, TopK, save_dictionary
 from caseback.jobs import progress
 
 pytestmark = pytest.mark.usefixtures("plain")
@@ -32,6 +34,8 @@ COUNTED = {
     "ioi": ["ioi", "--count", "4"],
     "evaluate": ["organisms", "evaluate", "--count", "2"],
     "train": ["organisms", "train", "meadow", "--out", "FOLDER", "--steps", "2"],
+    "dictionary train": ["dictionary", "train", "CORPUS", "--store", "FOLDER", "--tokens", "99", "--width", "64"],
+    "dictionary features": ["dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "2"],
 }
 # what makes a run or two, or lists what is there: the heartbeat alone goes with them
 SHORT = {
@@ -51,7 +55,10 @@ def corpus(tmp_path):
 
 def run(capsys, arguments, corpus):
     labeled = labeled_file(corpus.parent)
-    places = {"CORPUS": str(corpus), "LABELED": str(labeled), "FOLDER": str(corpus.parent / "trained")}
+    file = corpus.parent / "dictionary.safetensors"
+    save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), file)
+    folder = str(corpus.parent / "trained")
+    places = {"CORPUS": str(corpus), "LABELED": str(labeled), "FOLDER": folder, "DICTIONARY": str(file)}
     with pytest.raises(SystemExit) as ended:
         cli.main([places.get(word, word) for word in arguments])
     printed = capsys.readouterr()
@@ -61,6 +68,7 @@ def run(capsys, arguments, corpus):
 
 def test_every_command_is_here():
     commands = {c.__name__ for c in cli.COMMANDS} | {c.callback.__name__ for c in organisms.registered_commands}
+    commands |= {f"dictionary {c.callback.__name__}" for c in dictionary.registered_commands}
     assert commands == {*COUNTED, *SHORT, *NO_MODEL, *OF_A_JOB}
 
 
@@ -73,7 +81,7 @@ def test_a_command_counts_what_it_does(name, capsys, corpus, monkeypatch):
     assert counted, err
     assert name != "explain" or "explain: 2 of 6" in err
     # a corpus is read without knowing where it ends; everything else says how many there are
-    assert name in ("activating", "influence", "lens") or any(of for _, of in counted), err
+    assert name in ("activating", "influence", "lens", "dictionary features") or any(of for _, of in counted), err
 
 
 @pytest.mark.parametrize("name", [*COUNTED, *SHORT])

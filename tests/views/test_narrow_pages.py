@@ -7,6 +7,7 @@ from browser import BROWSER, browser
 
 from bad_inputs.commands import labeled_file
 from caseback import cli
+from caseback.decode.dictionaries import Facts, TopK, save_dictionary
 
 pytestmark = [
     pytest.mark.browser,
@@ -29,6 +30,7 @@ PAGES = {
     "circuit": ("circuit", "ioi", "--method", "eap", "--edges", "40", "--count", "4"),
     "activating": ("activating", "CORPUS", "--layer", "1", "--units", "0,3"),
     "probe": ("probe", "LABELED"),
+    "dictionary": ("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "3", "--prompt", CLEAN),
     "steer": ("steer", CLEAN, "--positive", "Mary was happy", "--negative", "Mary was sad", "--generate", "2"),
     "align": ("align", "ioi", "--pos", "-1", "--layers", "1", "--count", "8", "--epochs", "1"),
     "a head's weights": ("weights", "meadow", "--layer", "2", "--head", "2"),
@@ -59,6 +61,9 @@ def tab():
 
 def test_every_command_that_writes_a_page_is_here():
     writing = {c.__name__ for c in cli.COMMANDS if "html" in inspect.signature(c).parameters}
+    for group in cli.GROUPS:
+        if any("html" in inspect.signature(c.callback).parameters for c in group.registered_commands):
+            writing.add(group.info.name)
     assert writing == {arguments[0] for arguments in PAGES.values()}
 
 
@@ -66,7 +71,9 @@ def test_every_command_that_writes_a_page_is_here():
 def test_no_page_scrolls_sideways_and_its_text_can_be_read(name, tab, tmp_path):
     page, corpus = tmp_path / "page.html", tmp_path / "corpus.txt"
     corpus.write_text("Mary went to the store.\nThe dog gave it to John in the park.\n", encoding="utf-8")
-    places = {"CORPUS": str(corpus), "LABELED": str(labeled_file(tmp_path))}
+    dictionary = tmp_path / "dictionary.safetensors"
+    save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), dictionary)
+    places = {"CORPUS": str(corpus), "LABELED": str(labeled_file(tmp_path)), "DICTIONARY": str(dictionary)}
     arguments = [places.get(x, x) for x in PAGES[name]]
     with pytest.raises(SystemExit) as ended:
         cli.main([*arguments, "--html", str(page)])

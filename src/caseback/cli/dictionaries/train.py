@@ -37,7 +37,7 @@ def train(
     expansion: Annotated[float, Option(help="Features, in widths of the site.")] = 8,
     width: Annotated[int | None, Option(min=1, help="Features, as a number instead.")] = None,
     n_tokens: Annotated[
-        int, Option("--tokens", min=1, max=10**13, help="Tokens that each dictionary sees.")
+        int, Option("--tokens", min=1, max=2**32, help="Tokens that each dictionary sees.")
     ] = 1_000_000,
     step_tokens: Annotated[int, Option(min=1, help="Tokens of a step.")] = 4096,
     lr: Annotated[float | None, Option(help="Adam's rate; by default 2e-4 / sqrt(features / 16384).")] = None,

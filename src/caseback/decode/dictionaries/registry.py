@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.errors import RegistryError, did_you_mean
+from caseback.model.arguments import checked
 
 D = TypeVar("D", bound=type[Dictionary])
 _REGISTERED: dict[str, type[Dictionary]] = {}
@@ -37,6 +38,7 @@ def architectures() -> dict[str, type[Dictionary]]:
     return dict(sorted(_REGISTERED.items()))
 
 
+@checked
 def architecture_of(name: str) -> type[Dictionary]:
     """The class of an architecture.
 

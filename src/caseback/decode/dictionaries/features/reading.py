@@ -75,7 +75,7 @@ def feature_words(
     >>> feature_words(model, one, [7], top=3)["up_token"].values[0, 0]
     ' cat'
     """
-    chosen = _expected(dictionary, features)
+    chosen = _expected(dictionary, features, top)
     if dictionary.d_out != model.d_model:
         raise LoadError(
             f"{dictionary!r} writes vectors of {dictionary.d_out} numbers, and the stream has {model.d_model}"
@@ -126,7 +126,7 @@ def nearest_features(
     >>> nearest_features(one, [3], top=1)[1].tolist()
     [[11]]
     """
-    chosen = torch.as_tensor(_expected(dictionary, features), device=dictionary.W_dec.device)
+    chosen = torch.as_tensor(_expected(dictionary, features, top), device=dictionary.W_dec.device)
     rows = torch.nn.functional.normalize(dictionary.W_dec.detach(), dim=1)
     at_once = max(1, limit("nearest_numbers", rows.device) // len(rows))
     parts = []
@@ -167,6 +167,7 @@ def features_on(model: Model, dictionary: Dictionary, tokens: PromptsLike, *, to
     >>> found["active"].values.tolist()
     [[4, 4, 4]]
     """
+    _expected(dictionary, None, top)
     prompts: Tokens = model.tokens(tokens)
     with attached(model, dictionary, name="features_on"):
         run = model.run(prompts, read=["features_on"])
@@ -203,7 +204,9 @@ def features_on(model: Model, dictionary: Dictionary, tokens: PromptsLike, *, to
     )
 
 
-def _expected(dictionary: Dictionary, features: Sequence[int] | None) -> list[int]:
+def _expected(dictionary: Dictionary, features: Sequence[int] | None, top: int) -> list[int]:
+    if top < 1:
+        raise OutOfRange(f"top is {top}: expected 1 or more")
     if features is None:
         return list(range(dictionary.n_features))
     for feature in features:

@@ -206,7 +206,8 @@ def train_dictionaries(
                 if moved % report_every == 0 or last:
                     _expect_finite(trainers, file)
                     first = next(iter(points.values()))[-1]
-                    bar.set_postfix({name: f"{first[COLUMNS.index(name)]:.3g}" for name in ("explained", "l0", "dead")})
+                    shown = {name: f"{first[COLUMNS.index(name)]:.3g}" for name in ("explained", "l0", "dead")}
+                    bar.set_postfix(shown, refresh=False)
                     if watch is not None:
                         watch({name: _curve(rows) for name, rows in points.items()})
                 if last:
