@@ -76,6 +76,7 @@ WRITING = [
     ("circuit", "--graphml"),
     ("align", "--html"),
     ("erase", "--save"),
+    ("erase", "--html"),
     ("steer", "--save"),
     ("steer", "--html"),
     ("lens", "--html"),
@@ -85,6 +86,8 @@ WRITING = [
     ("activating", "--store"),
     ("probe", "--html"),
     ("probe", "--save"),
+    ("directions", "--html"),
+    ("directions", "--save"),
     ("collect", "--store"),
 ]
 

@@ -1,6 +1,7 @@
 """Directions that concepts have in a representation (the Primer's section 4.2)."""
 
 from caseback.decode.directions.agreement import direction_agreement as direction_agreement
+from caseback.decode.directions.agreement import place_agreement as place_agreement
 from caseback.decode.directions.consistent import Consistent as Consistent
 from caseback.decode.directions.consistent import consistent_directions as consistent_directions
 from caseback.decode.directions.directions import Directions as Directions

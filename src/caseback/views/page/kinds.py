@@ -18,8 +18,11 @@ __all__ = ["PAGES", "page_html", "page_of", "write_page"]
 PAGES = {
     "caseback.attributions": "attributions",
     "caseback.circuit": "circuit",
+    "caseback.directions": "directions",
+    "caseback.erasure": "erasure",
     "caseback.explanation": "explanation",
     "caseback.probe": "probe",
+    "caseback.steering": "steering",
     "caseback.units": "unit",
     "caseback.weights": "weights",
 }
