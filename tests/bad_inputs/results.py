@@ -67,6 +67,7 @@ WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_subspace": "save_subspace",
     "load_probe": "save_probe",
     "load_directions": "save_directions",
+    "load_control_vector": "save_control_vector",
     "load_jacobian_lens": "save_jacobian_lens",
     "load_tuned_lens": "save_tuned_lens",
     "load_activating": "activating_inputs",

@@ -39,7 +39,9 @@ def steer(
         list[str] | None, Option(help="A text that shows what is added; may be repeated, each with its --negative.")
     ] = None,
     negative: Annotated[list[str] | None, Option(help="A text that shows its contrast; may be repeated.")] = None,
-    directions: Annotated[Path | None, Option(help="Directions from a file, as save_directions wrote them.")] = None,
+    directions: Annotated[
+        Path | None, Option(help="Directions from a file, as save_directions wrote them, or a GGUF control vector.")
+    ] = None,
     texts: Annotated[
         Path | None, Option(help="Labeled texts: .jsonl, .json, .csv, .tsv or .parquet, with columns text and label.")
     ] = None,
@@ -77,14 +79,17 @@ def steer(
         raise CasebackError("--strength 0 adds nothing: give another one")
     given = [prompt_of(prompt, ids.ids) for prompt in prompts]
     with quiet():
-        from caseback.decode.directions import load_directions, save_directions
+        from caseback.decode.directions import load_control_vector, load_directions, save_directions
         from caseback.reports.concepts.steering import steering_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.steering import print_steering
 
         model = model_of(of)
         if directions is not None:
-            every = load_directions(directions, model=model)
+            if directions.suffix == ".gguf":
+                every = load_control_vector(directions, model=model, prompts=given)
+            else:
+                every = load_directions(directions, model=model)
         elif texts is not None:
             every = _of_texts(model, texts, columns, toward.toward, site.site)
         else:

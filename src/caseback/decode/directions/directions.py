@@ -143,9 +143,20 @@ class Directions:
         return additions(self.places, values, pos=pos, prompt=prompt)
 
     def vectors(self, unit: Literal["difference", "norm"] = "difference") -> Float[Tensor, "place d"]:
-        """What a strength of 1 adds."""
+        """What a strength of 1 adds.
+
+        Raises
+        ------
+        EditError
+            For ``unit="norm"`` where the mean length of states is not known.
+        """
         if unit == "difference":
             return self.write
+        if not bool(self.norm.isfinite().all()):
+            raise EditError(
+                "these directions came without the states' length: give strengths in unit='difference', or load them "
+                "with model= and prompts= to measure it"
+            )
         return self.write / self.write.norm(dim=1, keepdim=True) * self.norm[:, None]
 
     def ablation(

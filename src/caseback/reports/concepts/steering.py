@@ -154,7 +154,7 @@ def steering_document(
         "classes": [str(name) for name in directions.classes],
         "auroc": [_number(value) for value in directions.table.auroc.values],
         "length": [float(x) for x in directions.write.norm(dim=1)],
-        "norm": [float(x) for x in directions.norm],
+        "norm": [_number(x) for x in directions.norm],
     }
     return STEERING.document(
         model_facts(model),
