@@ -5,8 +5,8 @@
 A BatchTopK dictionary of each of two layers is trained on the model's own kind of text. For each concept (names,
 places, numbers, praise, brackets) the feature that tells best which tokens are about to be of it is found on one half
 of a corpus of other documents, and judged on the other half by F1, beside the best feature for shuffled labels, and
-beside the best neuron. Then the feature is added to prompts that do not ask for the concept, as strong as it ever was, and the
-probability of the concept's tokens compared with that under random features of the same dictionary, as strong.
+beside the best neuron. Then the feature is added to prompts that do not ask for the concept, as strong as it ever was,
+and the probability of the concept's tokens compared with that under random features of the same dictionary, as strong.
 """
 
 import argparse

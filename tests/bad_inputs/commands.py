@@ -95,6 +95,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "weights": [model, "--layer", "0", "--head", "0"],
         "activating": [str(corpus), *of, "--layer", "0", "--units", "0"],
         "probe": [str(labeled), *of, "--no-baselines"],
+        "directions": [str(labeled), *of, "--method", "mean_difference,lda"],
         "collect": [str(corpus), *of, "--store", str(store), "--tables", "stream_moments", *stored],
         "similar": [str(store), "Mary", *of, "--site", "resid_post:0"],
         "work": [str(store), *of],

@@ -32,7 +32,6 @@ from caseback.reports.explain import explain
 from caseback.reports.unit import unit_document
 from caseback.reports.weights import weights_document
 from caseback.tasks import formats
-from caseback.views.figure.dose_curve import dose_curve
 from caseback.views.page.kinds import page_html
 from caseback.views.text.attributions import print_attributions
 from caseback.views.text.circuit import print_circuit
@@ -150,13 +149,13 @@ def _drawn_doors(model: cb.Model, circuit: cb.Circuit) -> Iterator[Door]:
 
 
 def _steering_doors(model: cb.Model) -> Iterator[Door]:
-    """The document of steering, which a figure draws."""
+    """The document of steering, in the terminal and as a page."""
     found = contrastive_addition(model, TEXT, OTHER).at("resid_post.0")
     document = steering_document(model, found, "Mary went", cb.logit(5), "logit", strengths=[0.5], generate=1)
     in_terminal: Any = print_steering
     read = functools.partial(in_terminal, console=Console(file=io.StringIO()))
     yield _document_door("JSON of print_steering", document, read)
-    yield _document_door("JSON of dose_curve", document, dose_curve)
+    yield _document_door("JSON of a page of steering", document, page_html)
 
 
 def _command_doors(folder: Path, model: Path, circuit: cb.Circuit) -> Iterator[Door]:

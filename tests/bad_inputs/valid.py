@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 import pickle
 import random
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 import caseback as cb
 from bad_inputs.results import Results, parts_of
+from caseback.decode.steering import contrastive_addition
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.decode.vocabulary.lenses.saved_lenses import save_lens
 from caseback.localize.abstraction import At, Interchanges
@@ -213,6 +215,10 @@ class Valid:
             "examples.Example": {"text": ["a"], "ids": [5], "values": [1.0], "value": 1.0},
             "load_lens": {"path": room / "kept.safetensors", "model": None},
             "load_eraser": {"model": None},
+            "load_directions": {"model": None},
+            "save_control_vector": {"directions": contrastive_addition(model, TEXT, OTHER, sites="resid_post.1")},
+            "load_tensor_directions": {"path": room / "vector.pt", "allow_pickle": True, "layer": 0},
+            "load_pyreft": {"folder": loreft_folder(room / "loreft"), "allow_pickle": True},
             "labeled_texts.labeled_texts": {"path": room / "labeled.csv"},
             "LabeledTexts": {"texts": [TEXT, OTHER], "labels": ["she", "he"]},
             "load_edits": {"path": room / "edits.safetensors"},
@@ -399,3 +405,15 @@ def _first_of_row(logits: torch.Tensor) -> torch.Tensor:
 
 def _double(x: torch.Tensor) -> torch.Tensor:
     return 2 * x
+
+
+def loreft_folder(folder: Path) -> Path:
+    """A folder as pyreft saves one, of width 16, and a vector beside it."""
+    folder.mkdir(exist_ok=True)
+    key = "layer_0_comp_block_output_unit_pos_nunit_1#0"
+    tensors = {"weight": torch.eye(16)[:2], "bias": torch.ones(2), "rotate_layer": torch.eye(16)[:, :2]}
+    torch.save(tensors, folder / f"intkey_{key}.bin")
+    config = {"representations": [[0, "block_output"]], "sorted_keys": [key]}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    torch.save(torch.ones(16), folder.with_name("vector.pt"))
+    return folder

@@ -30,6 +30,7 @@ COUNTED = {
     "patchscope": ["patchscope", PROMPT],
     "activating": ["activating", "CORPUS", "--layer", "1"],
     "probe": ["probe", "LABELED"],
+    "directions": ["directions", "LABELED"],
     "collect": ["collect", "CORPUS", "--store", "FOLDER", "--tables", "stream_moments"],
     "ioi": ["ioi", "--count", "4"],
     "evaluate": ["organisms", "evaluate", "--count", "2"],

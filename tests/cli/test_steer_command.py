@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -10,8 +9,9 @@ import torch
 import caseback as cb
 from caseback import cli
 from caseback.decode.directions import load_directions
+from caseback.decode.states import read_states
 from caseback.decode.steering import contrastive_addition
-from caseback.views.figure.dose_curve import dose_curve
+from caseback.views.numbers_text import number
 
 GOOD = "Review: The film was great and the show was lovely. Sentiment:"
 BAD = "Review: The film was awful and the show was boring. Sentiment:"
@@ -62,8 +62,8 @@ def test_json_is_what_the_library_gives(capsys):
     effect = cb.logit_diff(" positive", " negative")(
         model.run([BAD, "The dog was"], edits=found.edits(1.0, unit="norm"))
     )
-    assert document["dose"]["dose"] == [0.0, 1.0]
-    assert document["dose"]["effect"][1] == pytest.approx(float(effect.mean()), abs=1e-3)
+    assert document["dose"]["dose"] == [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]
+    assert document["dose"]["effect"][5] == pytest.approx(float(effect.mean()), abs=1e-3)
     assert document["dose"]["monotone"] is True and document["dose"]["n_random"] == 3
 
 
@@ -93,12 +93,12 @@ def test_labeled_texts_give_a_direction(capsys, tmp_path):
     plain.write_text("The dog was old.\n\nMary went to the zoo.\n")
     status, out, _ = answer(capsys, *line, "--plain", str(plain))
     dose = json.loads(out)["dose"]
-    assert status == 0 and dose["dose"] == [-0.5, 0.0, 0.5]
+    assert status == 0 and dose["dose"] == [-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0]
     model = cb.load("meadow")
     texts = model.tokens(["The dog was old.", "Mary went to the zoo."])
     counts = (texts.lengths - 1).double()
     surprise = float((cb.loss()(model.run(texts)).double() * counts).sum() / counts.sum())
-    assert dose["perplexity"][1] == pytest.approx(math.exp(surprise), rel=1e-4)
+    assert dose["perplexity"][3] == pytest.approx(math.exp(surprise), rel=1e-4)
 
 
 def test_only_what_is_generated_is_steered(capsys):
@@ -120,12 +120,42 @@ def test_the_page_has_the_numbers_of_the_json_and_no_markup_of_the_texts(capsys,
     line = [prompt, *PAIR, *TURNED, "--generate", "3", "--strength", "1", "--json", "--html", str(page)]
     status, out, err = answer(capsys, *line)
     assert status == 0 and f"written to {page}" in err
-    traces: Any = dose_curve(json.loads(out)).data
-    dose = json.loads(out)["dose"]
-    drawn = {(trace.name, tuple(trace.y)) for trace in traces if trace.type == "scatter"}
-    assert ("steered", tuple(dose["effect"])) in drawn and ("random vectors, mean", tuple(dose["control_kl"])) in drawn
-    text = page.read_text(encoding="utf-8")
-    assert "The <b>dog" not in text and text.count("<main>") == 1
+    document, text = json.loads(out), page.read_text(encoding="utf-8")
+    dose = document["dose"]
+    for name in ("effect", "kl", "perplexity"):
+        assert text.count(f"<title>1: {number(dose[name][5])}</title>") >= 1
+        assert f"<td>{number(dose[name][5])}</td>" in text
+        low, mean, high = (number(dose[f"control_{name}{end}"][5]) for end in ("_low", "", "_high"))
+        assert f"<td>{mean} <small>{low} to {high}</small></td>" in text
+    assert "The <b>dog" not in text and text.count("<main ") == 1 and "<script" not in text
+    edges = sum(dose[f"doubles_{side}"] is not None for side in ("below", "above"))
+    assert text.count("<path class='edge'") == 3 * edges
+
+
+def test_what_is_written_is_read_back_by_the_model_without_the_direction(capsys):
+    line = [BAD, "The dog was", *PAIR, "--layer", "3", "--strength", "1", "--generate", "4", "--json"]
+    _, out, _ = answer(capsys, *line)
+    rows = json.loads(out)["continuations"]
+    model = cb.load("meadow")
+    found = contrastive_addition(model, GOOD, BAD).at("resid_post.3")
+    gap = float(found.write[0] @ found.detect[0])
+
+    def along(text):
+        """Of each token of a text, in float64."""
+        x = read_states(model, [text], sites="resid_post.3", pos=slice(None)).x[0].double()
+        return (x @ found.detect[0].double() / gap).tolist()
+
+    plain = []  # without each text's first token
+    for prompt in (BAD, "The dog was"):
+        whole = model.generate(prompt, max_new_tokens=4)
+        x = read_states(model, whole, sites="resid_post.3", pos=slice(1, None)).x[0].double()
+        plain += (x @ found.detect[0].double() / gap).tolist()
+    mean = sum(plain) / len(plain)
+    for prompt, row in zip((BAD, "The dog was"), rows, strict=True):
+        for text, read in zip((row["unsteered"], *row["steered"]), row["read"], strict=True):
+            assert "".join(read["tokens"]) == text
+            own = along(prompt + text)[-len(read["tokens"]) :] if text else []
+            assert read["toward"] == pytest.approx([x - mean for x in own], abs=1e-3)
 
 
 @pytest.mark.parametrize(

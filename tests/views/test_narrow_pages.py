@@ -31,6 +31,8 @@ PAGES = {
     "activating": ("activating", "CORPUS", "--layer", "1", "--units", "0,3"),
     "probe": ("probe", "LABELED"),
     "dictionary": ("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "3", "--prompt", CLEAN),
+    "directions": ("directions", "LABELED"),
+    "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),
     "steer": ("steer", CLEAN, "--positive", "Mary was happy", "--negative", "Mary was sad", "--generate", "2"),
     "align": ("align", "ioi", "--pos", "-1", "--layers", "1", "--count", "8", "--epochs", "1"),
     "a head's weights": ("weights", "meadow", "--layer", "2", "--head", "2"),

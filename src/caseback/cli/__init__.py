@@ -33,6 +33,7 @@ from caseback.cli.listing.organisms import organisms
 from caseback.cli.listing.tasks import tasks
 from caseback.cli.listing.techniques import techniques
 from caseback.cli.reading.activating import activating
+from caseback.cli.reading.directions import directions
 from caseback.cli.reading.lens import lens
 from caseback.cli.reading.patchscope import patchscope
 from caseback.cli.reading.probe import probe
@@ -62,6 +63,7 @@ COMMANDS = (
     weights,
     activating,
     probe,
+    directions,
     collect,
     similar,
     work,

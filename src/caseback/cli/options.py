@@ -176,6 +176,18 @@ class Columns(Group):
     ] = None
 
 
+class Toward(Group):
+    """Which of two labels a direction points to."""
+
+    toward: Annotated[str | None, Option(help="The label that directions point to; by default the later one.")] = None
+
+
+class Mean(Group):
+    """Texts as the mean of their tokens."""
+
+    mean: Annotated[bool, Option("--mean", help="Read the mean over a text's tokens instead.")] = False
+
+
 class Layers(Group):
     """Some layers."""
 

@@ -28,7 +28,7 @@ DIMS = (
     *("component", "layer_to", "head_to", "variant", "rank", "k", "expert", "path", "writer", "reader"),
     *("attribution", "attribution_to", "step"),
     "example",  # of a training corpus
-    "site",  # a layer of a site, or a head there, by name
+    *("site", "site_to"),  # a layer of a site, or a head there, by name; the same where two are compared
     # of statistics over a corpus: tokens of a kind, intervals of numbers, how a key stands to a query
     *("group", "bin", "relation"),
     "other",  # a dimension of vectors a second time, as the columns of a square matrix

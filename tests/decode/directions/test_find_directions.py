@@ -197,3 +197,13 @@ def test_directions_are_the_same_after_they_were_kept(of_model, tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(LoadError):
         load_directions(path)
+
+
+def test_the_best_of_places_that_tell_equally_well_is_where_classes_are_farthest_apart():
+    draw = torch.Generator().manual_seed(0)
+    y = torch.arange(80) % 2
+    x = torch.randn(4, 80, 6, generator=draw)
+    for place, size in enumerate((0.0, 20.0, 60.0, 20.0)):
+        x[place, :, 0] += size * y
+    found = find_directions(x, y, sites=[("resid_post", layer) for layer in range(4)])
+    assert found.table.auroc.values[1:].tolist() == [1.0, 1.0, 1.0] and found.best == "resid_post.2"

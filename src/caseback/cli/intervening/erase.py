@@ -8,7 +8,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Columns, Json, Method, OfModel, Save, Seed, Site
+from caseback.cli.options import Columns, Method, OfModel, Output, Save, Seed, Site
 from caseback.cli.with_options import with_options
 
 
@@ -35,7 +35,7 @@ def erase(
     draws: Annotated[int, Option(min=2, help="Random concepts of each kind that it is compared with.")] = 20,
     seed: Seed = Seed(),
     save: Save = Save().worded(save="Write the eraser to this file."),
-    output: Json = Json(),
+    output: Output = Output(),
 ) -> None:
     """Erase a label from states: probes before and after, and what the model loses beside random concepts."""
     sites = [name.replace(":", ".") for name in names_in(site.site)]
@@ -43,6 +43,7 @@ def erase(
         from caseback.decode.erasure import save_eraser
         from caseback.reports.concepts.erasure import erasure_report
         from caseback.tasks.labeled_texts import labeled_texts
+        from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.erasure import print_erasure
 
         labeled = labeled_texts(texts, columns.text, columns.label, columns.group)
@@ -61,6 +62,6 @@ def erase(
         )
         if save.save is not None:
             save_eraser(eraser, save.save, model=model)
-    answer(output, document, text=lambda: print_erasure(document))
+    answer(output, document, text=lambda: print_erasure(document), page=lambda path: write_page(document, path))
     if save.save is not None:
         say_written(save.save)

@@ -21,6 +21,7 @@ from caseback.cli.options import (
     Seed,
     Site,
     SteeredTokens,
+    Toward,
 )
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
@@ -38,12 +39,14 @@ def steer(
         list[str] | None, Option(help="A text that shows what is added; may be repeated, each with its --negative.")
     ] = None,
     negative: Annotated[list[str] | None, Option(help="A text that shows its contrast; may be repeated.")] = None,
-    directions: Annotated[Path | None, Option(help="Directions from a file, as save_directions wrote them.")] = None,
+    directions: Annotated[
+        Path | None, Option(help="Directions from a file, as save_directions wrote them, or a GGUF control vector.")
+    ] = None,
     texts: Annotated[
         Path | None, Option(help="Labeled texts: .jsonl, .json, .csv, .tsv or .parquet, with columns text and label.")
     ] = None,
     columns: Columns = Columns(),
-    toward: Annotated[str | None, Option(help="Of --texts: the label that is added; by default the later one.")] = None,
+    toward: Toward = Toward().worded(toward="Of --texts: the label that is added; by default the later one."),
     layer: Layer = Layer(None).worded(layer="Where it is added; by default the middle layer."),
     site: Site = Site("resid_post").worded(site="Where in the layer: resid_post, mlp_out, attn_out ..."),
     strength: Annotated[
@@ -76,17 +79,19 @@ def steer(
         raise CasebackError("--strength 0 adds nothing: give another one")
     given = [prompt_of(prompt, ids.ids) for prompt in prompts]
     with quiet():
-        from caseback.decode.directions import load_directions, save_directions
+        from caseback.decode.directions import load_control_vector, load_directions, save_directions
         from caseback.reports.concepts.steering import steering_document
-        from caseback.views.figure.dose_curve import dose_curve
-        from caseback.views.figure.heatmap import write_figure
+        from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.steering import print_steering
 
         model = model_of(of)
         if directions is not None:
-            every = load_directions(directions, model=model)
+            if directions.suffix == ".gguf":
+                every = load_control_vector(directions, model=model, prompts=given)
+            else:
+                every = load_directions(directions, model=model)
         elif texts is not None:
-            every = _of_texts(model, texts, columns, toward, site.site)
+            every = _of_texts(model, texts, columns, toward.toward, site.site)
         else:
             high, low = ([prompt_of(text, ids.ids) for text in side or ()] for side in (positive, negative))
             every = _of_pairs(model, high, low, site.site)
@@ -112,7 +117,7 @@ def steer(
         output,
         document,
         text=lambda: print_steering(document),
-        page=lambda path: write_figure(dose_curve(document), path),
+        page=lambda path: write_page(document, path),
     )
     if save.save is not None:
         say_written(save.save)

@@ -8,7 +8,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Columns, Method, OfModel, OnePos, Output, Save, Seed, Site
+from caseback.cli.options import Columns, Mean, Method, OfModel, OnePos, Output, Save, Seed, Site
 from caseback.cli.with_options import with_options
 
 
@@ -24,7 +24,7 @@ def probe(
         site="Where, such as resid_post (all its layers) or z:3 (its heads); several parted by commas."
     ),
     pos: OnePos = OnePos(-1).worded(pos="The token of each text that is read; by default its last."),
-    mean: Annotated[bool, Option("--mean", help="Read the mean over a text's tokens instead.")] = False,
+    mean: Mean = Mean(),
     method: Method = Method("logistic").worded(method="logistic, ridge, lda or mass_mean."),
     no_baselines: Annotated[
         bool, Option("--no-baselines", help="Leave out words alone, embeddings and an untrained model.")
@@ -49,7 +49,7 @@ def probe(
             groups=read.groups,
             sites=[name.replace(":", ".") for name in names_in(site.site)],
             pos=pos.pos,
-            reduce="mean" if mean else None,
+            reduce="mean" if mean.mean else None,
             method=method.method,  # pyright: ignore[reportArgumentType]
             baselines=not no_baselines,
             label=columns.label,

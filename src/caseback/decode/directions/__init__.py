@@ -1,8 +1,12 @@
 """Directions that concepts have in a representation (the Primer's section 4.2)."""
 
 from caseback.decode.directions.agreement import direction_agreement as direction_agreement
+from caseback.decode.directions.agreement import place_agreement as place_agreement
 from caseback.decode.directions.consistent import Consistent as Consistent
 from caseback.decode.directions.consistent import consistent_directions as consistent_directions
+from caseback.decode.directions.control_vectors import load_control_vector as load_control_vector
+from caseback.decode.directions.control_vectors import load_tensor_directions as load_tensor_directions
+from caseback.decode.directions.control_vectors import save_control_vector as save_control_vector
 from caseback.decode.directions.directions import Directions as Directions
 from caseback.decode.directions.find import find_directions as find_directions
 from caseback.decode.directions.saved_directions import load_directions as load_directions

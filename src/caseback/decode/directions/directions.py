@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -64,8 +65,9 @@ class Directions:
 
     @property
     def best(self) -> str:
-        """The place at which held-out examples are told apart best."""
-        return self.names[int(self.table.auroc.values.argmax())]
+        """The place at which held-out examples are told apart best; of several that do so, the farthest apart."""
+        keys = [-self.table[name].values for name in ("separation", "auroc") if name in self.table]
+        return self.names[int(np.lexsort(keys)[0])]  # NaN comes last
 
     def at(self, places: str | Place | Sequence[str | Place]) -> Directions:
         """The directions at one place, or at some.
@@ -141,9 +143,20 @@ class Directions:
         return additions(self.places, values, pos=pos, prompt=prompt)
 
     def vectors(self, unit: Literal["difference", "norm"] = "difference") -> Float[Tensor, "place d"]:
-        """What a strength of 1 adds."""
+        """What a strength of 1 adds.
+
+        Raises
+        ------
+        EditError
+            For ``unit="norm"`` where the mean length of states is not known.
+        """
         if unit == "difference":
             return self.write
+        if not bool(self.norm.isfinite().all()):
+            raise EditError(
+                "these directions came without the states' length: give strengths in unit='difference', or load them "
+                "with model= and prompts= to measure it"
+            )
         return self.write / self.write.norm(dim=1, keepdim=True) * self.norm[:, None]
 
     def ablation(

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from caseback.decode.probes.penalties import Method as Classifier
 from caseback.decode.probes.penalties import fit, scores_of_classes
-from caseback.decode.probes.splits import folds, numbered
+from caseback.decode.probes.splits import held_out, numbered
 from caseback.decode.probes.standard import Standard
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import CasebackError
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,12 @@ def split_of(y: Any, n: int, groups: Any, n_folds: int, seed: int, device: torch
     OutOfRange
         For fewer than two parts.
     """
-    if n_folds < 2:
-        raise OutOfRange(f"n_folds {n_folds}: expected at least 2")
     classes, labels = numbered(y, "labels", n)
     if len(classes) < 2:
         raise CasebackError(f"all {n} labels are {classes[0]!r}: erasing needs two classes or more")
     of = None if groups is None else numbered(groups, "groups", n)[1]
-    held = np.zeros(n, dtype=bool)
-    held[folds(labels, of, n_folds, seed)[0]] = True
-    shares = np.bincount(labels[~held], minlength=len(classes))
-    if not shares.all():
-        missing = classes[int(shares.argmin())]
-        raise CasebackError(f"no example of {missing!r} is left to train on: its examples are in too few groups")
-    majority = float((labels[held] == shares.argmax()).mean())
+    held = held_out(labels, classes, of, n_folds, seed)
+    majority = float((labels[held] == np.bincount(labels[~held]).argmax()).mean())
     return Split(torch.from_numpy(labels).to(device), torch.from_numpy(held).to(device), len(classes), majority)
 
 

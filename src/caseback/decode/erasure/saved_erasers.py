@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import ERASER
 from caseback.decode.erasure.eraser import Eraser
-from caseback.decode.states import Place
+from caseback.decode.states import Place, expect_places
 from caseback.errors import CasebackError, LoadError
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -100,12 +99,11 @@ def load_eraser(path: str | Path, model: Model | None = None) -> Eraser:
             checks,
         )
 
-    return load(path, ERASER, build, None if model is None else lambda eraser: _expect(eraser, model, path))
+    def expect(eraser: Eraser) -> None:
+        if model is None:
+            return
+        if odd := [place for place in eraser.places if not isinstance(place, Place)]:
+            raise LoadError(f"{path} was fitted to representations named {odd[0]!r}, which are no places of a model")
+        expect_places(model, eraser.places, eraser.proj_left.shape[1], str(path))
 
-
-def _expect(eraser: Eraser, model: Model, path: Any) -> None:
-    """Refuse an eraser that cannot be put into a model: a pass of one token shows it, whatever its sites."""
-    try:
-        model.run([[0]], edits=eraser.edits())
-    except CasebackError as error:
-        raise LoadError(f"{path} does not fit {model.name!r}: {error}") from None
+    return load(path, ERASER, build, expect)

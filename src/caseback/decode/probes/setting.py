@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from caseback.decode.probes.splits import folds, numbered, repeated_rows
+from caseback.decode.probes.splits import folds, held_out, numbered, repeated_rows
 from caseback.decode.representations import representations
 from caseback.decode.states import States
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import CasebackError
 
 Labels = Sequence[Any] | Tensor | np.ndarray
 """One for each example."""
@@ -112,15 +112,7 @@ class Setting(Given):
             For too few groups or examples of a class.
         """
         data, classes, labels, of = given.x, given.classes, given.labels, given.groups
-        if n_folds < 2:
-            raise OutOfRange(f"n_folds {n_folds}: expected at least 2")
-        test = np.zeros(len(labels), dtype=bool)
-        test[folds(labels, of, n_folds, seed)[0]] = True
-        missing = sorted(set(range(len(classes))) - set(labels[~test].tolist()))
-        if missing:
-            raise CasebackError(
-                f"no example of {classes[missing[0]]!r} is left to train on: its examples are in too few groups"
-            )
+        test = held_out(labels, classes, of, n_folds, seed)
         repeated = repeated_rows(data.flatten(2), torch.from_numpy(test).to(data.device))
         if repeated:
             warnings.warn(

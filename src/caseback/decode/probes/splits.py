@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.coerce import are_several
 
 
@@ -92,6 +92,34 @@ def folds(y: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> 
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     split = kind(n_folds, shuffle=True, random_state=seed % 2**32)  # as far as its seeds go
     return [test for _, test in split.split(np.zeros(len(y)), y, groups)]
+
+
+def held_out(
+    y: np.ndarray, classes: Sequence[Any], groups: np.ndarray | None, n_folds: int, seed: int
+) -> Bool[np.ndarray, " example"]:
+    """Which examples judge: the first of ``folds``, behind which every class is left to train on.
+
+    Raises
+    ------
+    OutOfRange
+        For fewer than two parts.
+    CasebackError
+        As ``folds``, and for a class whose examples are all held out.
+
+    Examples
+    --------
+    >>> int(held_out(np.array([0, 1] * 4), ["no", "yes"], None, 4, 0).sum())
+    2
+    """
+    if n_folds < 2:
+        raise OutOfRange(f"n_folds {n_folds}: expected at least 2")
+    held = np.zeros(len(y), dtype=bool)
+    held[folds(y, groups, n_folds, seed)[0]] = True
+    if missing := sorted(set(range(len(classes))) - set(y[~held].tolist())):
+        raise CasebackError(
+            f"no example of {classes[missing[0]]!r} is left to train on: its examples are in too few groups"
+        )
+    return held
 
 
 def repeated_rows(x: Float[Tensor, "site example d"], test: Bool[Tensor, " example"]) -> int:

@@ -11,6 +11,7 @@ from caseback.decode.steering.inference_time import inference_time_intervention 
 from caseback.decode.steering.persona import TraitJudge as TraitJudge
 from caseback.decode.steering.persona import persona_vector as persona_vector
 from caseback.decode.steering.proxies import steering_scores as steering_scores
+from caseback.decode.steering.pyreft_files import load_pyreft as load_pyreft
 from caseback.decode.steering.reft import ReFT as ReFT
 from caseback.decode.steering.reft import fit_reft as fit_reft
 from caseback.decode.steering.saved_reft import load_reft as load_reft

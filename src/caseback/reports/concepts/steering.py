@@ -1,7 +1,12 @@
 """Steering, as a document that can be drawn: continuations with and without it, and the curve of dose and response.
 
+    toward(token) = (x . detect - mean) / (write . detect)      x the plain model's state of the token,
+                                                               mean over the unsteered texts but their first tokens
+
 Plain JSON data. Continuations at all strengths are decoded in few batches, the unsteered ones among them; the curve is
-``dose_response``'s, with null where a number does not exist.
+``dose_response``'s, with null where a number does not exist. What is written is read back by the model without the
+direction: ``toward`` says where the text itself lies along it, in units of the distance between the classes, not what
+was added.
 """
 
 from __future__ import annotations
@@ -14,7 +19,9 @@ import torch
 import xarray as xr
 
 from caseback.decode.directions import Directions
+from caseback.decode.states import read_states, sites_of
 from caseback.decode.steering import dose_response
+from caseback.decode.steering.dose import STRENGTHS
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
@@ -30,11 +37,20 @@ __all__ = ["STEERING", "WHERE", "steering_document"]
 WHERE = {"all": None, "prompt": "prompt", "generated": "generated"}
 
 
+FARTHEST = 2.0
+"""Of the strongest strength: how far the curve goes to both sides, since a curve must show where it ends."""
+
+
 def _lengths(document: Mapping[str, Any]) -> None:
     n = len(document["strengths"])
     for row in document["continuations"]:
         if len(row["steered"]) != n:
             raise CasebackError(f"{len(row['steered'])} steered continuations for {n} strengths")
+        if len(row["read"]) != n + 1:
+            raise CasebackError(f"{len(row['read'])} texts that were read for {n} strengths and none")
+        for text in row["read"]:
+            if len(text["tokens"]) != len(text["toward"]):
+                raise CasebackError(f"{len(text['toward'])} numbers for {len(text['tokens'])} tokens")
     doses = len(document["dose"]["dose"])
     for name, values in document["dose"].items():
         if isinstance(values, list) and len(values) != doses:
@@ -64,6 +80,7 @@ def steering_document(
     where: Literal["all", "prompt", "generated"] = "all",
     generate: int = 20,
     plain_text: PromptsLike | None = None,
+    doses: Sequence[float] | None = None,
     n_random: int = 3,
     seed: int = 0,
     progress: bool = False,
@@ -72,8 +89,10 @@ def steering_document(
 
     Parameters
     ----------
-    model, directions, prompts, metric, strengths, unit, n_random, seed, progress
+    model, directions, prompts, metric, unit, n_random, seed, progress
         As for ``dose_response``.
+    strengths
+        At which texts are written.
     words
         The metric in words.
     where
@@ -83,6 +102,16 @@ def steering_document(
         How many tokens are generated.
     plain_text
         Texts whose perplexity is the cost; by default the prompts with their unsteered continuations.
+    doses
+        Strengths of the curve, beside ``strengths`` and 0; by default those of ``dose_response``, stretched to twice
+        the strongest of ``strengths`` on both sides.
+
+    Returns
+    -------
+    dict
+        ``continuations`` has for each prompt the texts, and as ``read`` the tokens of the unsteered one and of each
+        steered one with their ``toward``. ``dose`` has the curve, means over prompts, and for random vectors their
+        mean (``control_effect``) and their band (``control_effect_low``, ``control_effect_high``).
 
     Raises
     ------
@@ -97,32 +126,35 @@ def steering_document(
     >>> found = contrastive_addition(model, "The film was great", "The film was awful").at("resid_post.2")
     >>> document = steering_document(model, found, "The dog was", cb.logit(" happy"), "happy", strengths=[0.5])
     >>> list(document["continuations"][0])
-    ['prompt', 'unsteered', 'steered']
+    ['prompt', 'unsteered', 'steered', 'read']
     """
     tokens = model.tokens(prompts)
     rows = [0.0, *strengths]
     pos = WHERE[where]
-    texts, whole = _continued(model, directions, tokens, rows, unit, pos, generate, progress)
+    ids = _continued(model, directions, tokens, rows, unit, pos, generate, progress)
+    given = model.text(tokens)
+    texts = [[_text(model, whole, given[b]) for b, whole in enumerate(row)] for row in ids]
+    farthest = FARTHEST * max(abs(float(s)) for s in rows)
     curve = dose_response(
         model,
         directions,
         tokens,
         metric,
-        strengths=strengths,
+        strengths=[*rows, *([farthest * s for s in STRENGTHS] if doses is None else doses)],
         unit=unit,
         pos=-1 if where == "generated" else pos,
-        plain_text=whole if plain_text is None and generate else plain_text,
+        plain_text=ids[0] if plain_text is None and generate else plain_text,
         n_random=n_random,
         seed=seed,
         progress=progress,
     )
-    given = model.text(tokens)
+    read = _read_back(model, directions, ids, tokens.lengths.tolist(), progress)
     direction = {
         "places": directions.names,
         "classes": [str(name) for name in directions.classes],
         "auroc": [_number(value) for value in directions.table.auroc.values],
         "length": [float(x) for x in directions.write.norm(dim=1)],
-        "norm": [float(x) for x in directions.norm],
+        "norm": [_number(x) for x in directions.norm],
     }
     return STEERING.document(
         model_facts(model),
@@ -131,7 +163,12 @@ def steering_document(
         where=where,
         strengths=[float(s) for s in strengths],
         continuations=[
-            {"prompt": text, "unsteered": texts[0][b], "steered": [row[b] for row in texts[1:]]}
+            {
+                "prompt": text,
+                "unsteered": texts[0][b],
+                "steered": [row[b] for row in texts[1:]],
+                "read": [row[b] for row in read],
+            }
             for b, text in enumerate(given)
         ],
         metric=words,
@@ -149,28 +186,53 @@ def _continued(
     pos: Any,
     generate: int,
     progress: bool,
-) -> tuple[list[list[str]], list[list[int]]]:
-    """What is written at each strength after each prompt, and the ids of prompts with what follows the first."""
+) -> list[list[list[int]]]:
+    """The ids of each prompt with what is written after it, at each strength."""
     n = len(tokens)
     if not generate:
-        return [[""] * n for _ in rows], []
+        return [[tokens[b].ids[0][tokens[b].mask[0]].tolist() for b in range(n)] for _ in rows]
     amounts = torch.tensor(rows, dtype=torch.float64).repeat_interleave(n)
     prompt = torch.arange(n).repeat(len(rows))
     step = max(1, limit("stream_tokens", model.device) // (tokens.ids.shape[1] + generate))
-    texts: list[str] = []
     ids: list[list[int]] = []
     parts = list(zip(amounts.split(step), prompt.split(step), strict=True))
     for some, at in progress_bar(parts, "continuations", show=progress, unit="batch"):
         batch = Tokens(tokens.ids[at], tokens.mask[at], [tokens.text[i] for i in at.tolist()])
         edits = directions.edits(some, unit=unit, pos=pos)
         whole = model.generate(batch, edits=edits, max_new_tokens=generate)
-        for row, i in enumerate(at.tolist()):
-            own = whole.ids[row][whole.mask[row]]
-            new = Tokens(own[None], torch.ones_like(own[None], dtype=torch.bool), [whole.text[row]])
-            full, given = model.text(new)[0], model.text(tokens[i])[0]
-            texts.append(full[len(given) :] if full.startswith(given) else full)
-            ids.append(own.tolist())
-    return [texts[i * n : (i + 1) * n] for i in range(len(rows))], ids[:n]
+        ids += [row[own].tolist() for row, own in zip(whole.ids, whole.mask, strict=True)]
+    return [ids[i * n : (i + 1) * n] for i in range(len(rows))]
+
+
+def _text(model: Model, ids: list[int], prompt: str) -> str:
+    """What stands after the prompt."""
+    whole = model.text(model.tokens([ids]))[0]
+    return whole[len(prompt) :] if whole.startswith(prompt) else whole
+
+
+def _read_back(
+    model: Model, directions: Directions, ids: list[list[list[int]]], lengths: list[int], progress: bool
+) -> list[list[dict[str, Any]]]:
+    """The tokens after each prompt at each strength, and where the plain model's states of them lie."""
+    texts = [text for row in ids for text in row]
+    sites = sites_of(directions.places)
+    states = read_states(model, model.tokens(texts), sites=sites, pos=slice(None), progress=progress)
+    x = states.x[[states.places.index(place) for place in directions.places]].to(directions.detect)
+    gap = (directions.write * directions.detect).sum(1)
+    toward = ((x @ directions.detect[..., None])[..., 0] / gap[:, None]).mean(0).cpu()  # of several places the mean
+    n_tokens = torch.tensor([len(text) for text in texts])
+    starts = n_tokens.cumsum(0) - n_tokens
+    plain = torch.ones(int(n_tokens[: len(lengths)].sum()), dtype=torch.bool)
+    plain[starts[: len(lengths)]] = len(plain) == len(lengths)  # a text's first token is often an attention sink
+    toward = (toward - toward[: len(plain)][plain].mean()).tolist()
+    rows = []
+    special = set(getattr(model.tokenizer, "all_special_ids", ()))
+    for i, text in enumerate(texts):
+        first = lengths[i % len(lengths)]
+        own = toward[int(starts[i]) + first : int(starts[i]) + len(text)]
+        shown = [(token, x) for token, x in zip(text[first:], own, strict=True) if token not in special]
+        rows.append({"tokens": [model.token_text(token) for token, _ in shown], "toward": [x for _, x in shown]})
+    return [rows[i : i + len(lengths)] for i in range(0, len(rows), len(lengths))]
 
 
 def _curve(curve: xr.Dataset) -> dict[str, Any]:
@@ -180,6 +242,10 @@ def _curve(curve: xr.Dataset) -> dict[str, Any]:
         if name in curve and curve[name].size:
             values = curve[name].mean([dim for dim in curve[name].dims if dim != "dose"])
             columns[name] = [_number(value) for value in values.values]
+            if name.startswith("control"):
+                draws = curve[name].mean([dim for dim in curve[name].dims if dim not in ("dose", "draw")])
+                for end, edge in (("low", draws.min("draw")), ("high", draws.max("draw"))):
+                    columns[f"{name}_{end}"] = [_number(value) for value in edge.values]
     for name in ("doubles_above", "doubles_below"):
         columns[name] = _number(curve[name]) if name in curve else None
     return columns | {"monotone": bool(curve.attrs["monotone"]), "n_random": curve.sizes["draw"]}

@@ -18,9 +18,12 @@ __all__ = ["PAGES", "page_html", "page_of", "write_page"]
 PAGES = {
     "caseback.attributions": "attributions",
     "caseback.circuit": "circuit",
+    "caseback.directions": "directions",
+    "caseback.erasure": "erasure",
     "caseback.explanation": "explanation",
     "caseback.features": "features",
     "caseback.probe": "probe",
+    "caseback.steering": "steering",
     "caseback.units": "unit",
     "caseback.weights": "weights",
 }
