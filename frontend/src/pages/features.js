@@ -155,11 +155,11 @@ function browser(features, carded) {
   );
 }
 
-const chips = (words, kind) =>
+const chips = (words, sign) =>
   h(
     "span",
     { class: "feature-words" },
-    words.map((visible) => tokenChip({ visible }, kind)),
+    words.map((visible) => tokenChip({ visible }, sign > 0 ? "target" : "foil")),
   );
 
 const rowView = (row, carded) =>
@@ -169,8 +169,8 @@ const rowView = (row, carded) =>
     h("td", { class: "num" }, link(row.feature, carded)),
     h("td", { class: "num" }, percent(row.density)),
     h("td", { class: "num", title: exact(row.max) }, number(row.max)),
-    h("td", {}, chips(row.up, "target")),
-    h("td", {}, chips(row.down, "foil")),
+    h("td", {}, chips(row.up, 1)),
+    h("td", {}, chips(row.down, -1)),
     h("td", { class: "mono" }, tokenText(row.strongest.join(""))),
   );
 
@@ -199,7 +199,7 @@ function cardView(card, carded) {
           h("h4", {}, side === "up" ? "raises" : "lowers"),
           chips(
             card[side].map(({ token }) => token),
-            side === "up" ? "target" : "foil",
+            side === "up" ? 1 : -1,
           ),
         ),
       ),

@@ -9,6 +9,7 @@ has anything at block 0. llama.cpp's own generator counts differently: it finds 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,7 +134,7 @@ def load_control_vector(
     """
     gguf = _gguf()
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise LoadError(f"{path} is no file")
     try:
         reader = gguf.GGUFReader(path)
@@ -249,7 +250,7 @@ def unpickled(path: Path) -> Any:
     LoadError
         For another file, or one that holds more than tensors and plain data.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise LoadError(f"{path} is no file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

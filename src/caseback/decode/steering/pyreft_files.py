@@ -8,7 +8,6 @@ The folder does not say which positions are edited: that was an option of the tr
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from caseback.decode.directions.control_vectors import unpickled
 from caseback.decode.states import Place, expect_places
 from caseback.decode.steering.reft import ReFT
 from caseback.errors import CasebackError, LoadError
+from caseback.jobs.json_text import parse_json
 from caseback.jobs.text_file import read_text
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -80,7 +80,7 @@ def load_pyreft(
     if not allow_pickle:
         raise CasebackError(f"{folder} holds pickles: pass allow_pickle=True to read them, with weights_only=True")
     try:
-        config = json.loads(read_text(folder / "config.json"))
+        config = parse_json(read_text(folder / "config.json"))
         shown, keys = config["representations"], config["sorted_keys"]
         kinds = config.get("intervention_types", [])
         places = [_place(entry) for entry in shown]

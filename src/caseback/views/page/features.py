@@ -18,8 +18,6 @@ from caseback.views.page.tables import table
 
 __all__ = ["features_html"]
 
-_ROWS = 200  # of the table without JavaScript
-
 
 @checked
 def features_html(document: Mapping[str, Any]) -> str:
@@ -44,7 +42,7 @@ def _title(document: Mapping[str, Any]) -> str:
 
 def _tables(document: Mapping[str, Any]) -> str:
     own, features = document["dictionary"], document["features"]
-    strongest = sorted(features, key=lambda row: -abs(row["max"]))[:_ROWS]
+    strongest = sorted(features, key=lambda row: -abs(row["max"]))
     rows = (
         (
             str(row["feature"]),
@@ -57,7 +55,7 @@ def _tables(document: Mapping[str, Any]) -> str:
         for row in strongest
     )
     head = ("feature", "active at", "largest", "raises", "lowers", "strongest at the last of")
-    caption = f"The {len(strongest)} of {len(features)} features with the largest activation"
+    caption = f"All {len(features)} features, the largest activation first"
     return (
         f"<h1>Features of {html.escape(own['site'])}</h1><p>{html.escape(visible(document['model']['name']))}, over "
         f"{document['tokens']:,} tokens. Search, sorting and cards need JavaScript.</p>{table(caption, head, rows)}"
