@@ -88,6 +88,12 @@ class JumpReLU(Dictionary):
         super().after_step()
         self.threshold.clamp_min_(0)
 
+    def start_active(self, scores: Tensor, active: float) -> None:
+        """Start all thresholds where so many features a token are active: from near 0 they would take long to rise."""
+        count = round(active * len(scores))
+        if 0 < count < scores.numel():
+            self.threshold.fill_(max(float(self.threshold[0]), float(scores.flatten().topk(count).values.min())))
+
 
 def step(z: Tensor, threshold: Tensor, width: float, *, to_scores: bool = False) -> Tensor:
     """H(z - theta), whose gradient is the kernel's."""

@@ -201,7 +201,7 @@ def train_dictionaries(
                     if trainer.moved % report_every == 0 or last or trainer.moved == 1:
                         points[name].append(_point(trainer, losses, y))
                 seen += len(rows)
-                bar.update(min(len(rows), n_tokens - bar.n))
+                bar.update(min(len(rows), n_tokens - int(bar.n)))
                 moved = next(iter(trainers.values())).moved
                 if moved % report_every == 0 or last:
                     _expect_finite(trainers, file)

@@ -13,9 +13,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.dictionary import Dictionary, Losses
 from caseback.decode.dictionaries.training.recipe import Recipe
 
+MANY = 8.0
+"""Features that are active at the start, in multiples of the target, where thresholds can be set so."""
 AHEAD = 3.0
 """How far the coefficient looks ahead: active features answer late, and it would overshoot."""
 _SCALARS = ("coefficient", "level", "broken_at")
@@ -58,6 +61,8 @@ class Trainer:
                     own.out_scale.copy_(own.scale)
             inner = y * own.out_scale if own.facts.is_transcoder else own.normalized(x)
             own.b_dec.copy_(inner.mean(0))
+            if self.recipe.l0 is not None and isinstance(own, JumpReLU):
+                own.start_active(own.scores(x[:4096]), MANY * self.recipe.l0)
 
     @property
     def dead(self) -> Tensor:
