@@ -34,6 +34,8 @@ DIMS = (
     "other",  # a dimension of vectors a second time, as the columns of a square matrix
     # of comparisons with chance: kinds of them, and random draws; strengths of steering
     *("control", "draw", "dose"),
+    # of sparse dictionaries: several beside each other; of toy models: how rare and how important features are
+    *("dictionary", "sparsity", "importance"),
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold
