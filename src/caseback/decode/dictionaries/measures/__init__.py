@@ -1,0 +1,10 @@
+"""How good a dictionary is: of its states, of the model with it, beside a truth, and in use (entries 4.2.15 to 4.2.23).
+
+No number says it alone. Explained variance and loss recovered are fidelity; whether features are those that the model
+has is known only where a truth was planted; use is measured beside neurons and random dictionaries.
+"""
+
+from caseback.decode.dictionaries.measures.reconstruction import reconstruction_measures
+from caseback.decode.dictionaries.measures.replacement import replacement_measures
+
+__all__ = ["reconstruction_measures", "replacement_measures"]
