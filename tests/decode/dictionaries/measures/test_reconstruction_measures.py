@@ -1,5 +1,7 @@
 """Measures of states: by hand on planted numbers, the same for all sizes of pieces, and the definitions apart."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,8 @@ def test_states_of_one_place_are_taken():
 
 def test_what_cannot_be_measured_is_refused():
     x, one = noise(20, 6), identity(6)
+    states: Any
+    wrong: Any
     for states in (x[:0], noise(20, 5), x[None], [x, noise(3, 5)], "text", [1, 2], x.fill_diagonal_(float("nan"))):
         with pytest.raises(TokensError):
             reconstruction_measures(one, states)

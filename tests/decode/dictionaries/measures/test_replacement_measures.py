@@ -1,5 +1,7 @@
 """What a model loses with a reconstruction: against one edited pass at a time, on several families and paddings."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,8 @@ def test_isotropic_errors_are_as_bad_as_random_ones_and_aimed_ones_worse():
     texts = torch.randint(0, model.d_vocab, (40, 12), generator=draw).tolist()
 
     class Off(Standard):
+        aimed: Any = None
+
         def decode(self, codes, x=None):
             assert x is not None
             error = (
@@ -115,7 +119,7 @@ def test_isotropic_errors_are_as_bad_as_random_ones_and_aimed_ones_worse():
     d = model.d_model
     weights = model.weights.folded()
     aimed = (weights.W_U[:, 3] - weights.W_U[:, 4]).double()
-    several = {}
+    several: dict[str, Any] = {}
     for name, direction in (("random", None), ("aimed", aimed)):
         several[name] = Off(d, 4, dtype=torch.float64, facts=Facts(site=f"resid_post.{model.n_layers - 1}"))
         several[name].aimed = direction

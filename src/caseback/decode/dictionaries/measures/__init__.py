@@ -4,7 +4,18 @@ No number says it alone. Explained variance and loss recovered are fidelity; whe
 has is known only where a truth was planted; use is measured beside neurons and random dictionaries.
 """
 
+from caseback.decode.dictionaries.measures.failures import hedging, planted_absorption
+from caseback.decode.dictionaries.measures.planted import Planted, planted_features
 from caseback.decode.dictionaries.measures.reconstruction import reconstruction_measures
+from caseback.decode.dictionaries.measures.recovery import recovery_measures
 from caseback.decode.dictionaries.measures.replacement import replacement_measures
 
-__all__ = ["reconstruction_measures", "replacement_measures"]
+__all__ = [
+    "Planted",
+    "hedging",
+    "planted_absorption",
+    "planted_features",
+    "reconstruction_measures",
+    "recovery_measures",
+    "replacement_measures",
+]

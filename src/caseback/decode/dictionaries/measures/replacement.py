@@ -1,7 +1,7 @@
 """What the model loses when a dictionary's reconstruction takes the place of its states (entries 4.2.15, 4.2.21).
 
-    recovered = (CE_zero - CE_spliced) / (CE_zero - CE_clean)        raw: CE_spliced - CE_clean
-    KL(p_clean || p_spliced)                                         the same, and its ratio to KL of t + r, |r| = |t - t^|
+    recovered = (CE_zero - CE_spliced) / (CE_zero - CE_clean);       raw: CE_spliced - CE_clean
+    KL(p_clean || p_spliced)         the same, and its ratio to the KL of t + r, r random, |r| = |t - t^|
 
 The same share with the mean state in place of zeros is lower, and a share near 1 can hide half a nat: all are given.
 Errors of dictionaries have done several times the harm of random ones of their length (Gurnee 2024).

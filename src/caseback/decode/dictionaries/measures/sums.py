@@ -92,7 +92,7 @@ class Sums:
         return edge(int((counts < counts[-1] / 2).sum()) + 0.5)
 
     def total(self, up_to: int | None = None) -> dict[str, float]:
-        """The sums of tokens in the bins below ``up_to``, with the squares of the vectors' sums; all bins by default."""
+        """The sums over the bins below ``up_to``, all by default, with the squares of the vectors' sums."""
         numbers = self.numbers[:up_to].sum(0).tolist()
         squares = {name: float(x[:up_to].sum(0).square().sum()) for name, x in self.vectors().items()}
         return dict(zip(NAMES, numbers, strict=True)) | squares
