@@ -10,6 +10,7 @@ from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
+from caseback.decode.dictionaries.toy_models import superposition_phases, toy_superposition
 
 __all__ = [
     "BatchTopK",
@@ -24,4 +25,6 @@ __all__ = [
     "architectures",
     "load_dictionary",
     "save_dictionary",
+    "superposition_phases",
+    "toy_superposition",
 ]
