@@ -270,14 +270,9 @@ def _as_dataset(
     facts: dict[str, Any],
 ) -> xr.Dataset:
     own = {"W": ["feature", "d_model"], "stored": [], "loss": []}
-    arrays = {
-        name: labelled(
-            value.reshape(*shape, *value.shape[1:]),
-            [*dims, *own.get(name, ["feature"])],
-            coords,
-            technique=made_by,
-            **facts,
-        )
-        for name, value in numbers.items()
-    }
+    arrays = {}
+    for name, value in numbers.items():
+        table = value.reshape(*shape, *value.shape[1:])
+        labels = [*dims, *own.get(name, ["feature"])]
+        arrays[name] = labelled(table, labels, coords, technique=made_by, **facts)
     return xr.Dataset(arrays, attrs=arrays["W"].attrs)

@@ -141,7 +141,7 @@ def _table(
     arrays["density"] = ["dictionary", "feature"], density
     with np.errstate(divide="ignore"):
         arrays["density_histogram"] = ["dictionary", "bin"], np.stack([_histogram(d) for d in density])
-    coords = {"dictionary": list(dictionaries), "bin": DENSITY_EDGES[:-1]}
+    coords = {"dictionary": list(dictionaries), "feature": np.arange(density.shape[1]), "bin": DENSITY_EDGES[:-1]}
     of = labelled(density, ["dictionary", "feature"], technique=reconstruction_measures, **attrs).attrs
     return xr.Dataset(arrays, coords, of)
 
