@@ -87,7 +87,7 @@ def test_a_row_is_what_the_two_measures_say_of_it():
     assert table.kind.values.tolist() == ["trained", "frozen decoder", "random"] * 3
     assert table.of.values.tolist() == [name for name in "abc" for _ in range(3)]
     assert table.site.values.tolist() == ["resid_post.1"] * 6 + ["mlp_in.0"] * 3
-    assert bool(table.frontier.sel(dictionary="b")) and not table.frontier[table.kind != "trained"].any()
+    assert not table.frontier[table.kind != "trained"].any() and table.frontier.groupby("site").any().all()
     columns = [name for name in table if table[name].dims == ("dictionary",)]
     assert len(table[columns].to_dataframe()) == 9
     assert np.isnan(table.density.sel(dictionary="c")[20:]).all()
