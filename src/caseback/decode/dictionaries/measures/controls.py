@@ -14,7 +14,8 @@ import copy
 import torch
 from torch import Tensor
 
-from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.architectures.topk import TopK
+from caseback.decode.dictionaries.dictionary import Dictionary, Facts
 from caseback.decode.dictionaries.measures.given import StatesLike, blocks_of, expect_widths, pieces_of, rows_in_hand
 from caseback.errors import OutOfRange, TokensError
 from caseback.jobs.progress import progress_bar
@@ -172,3 +173,37 @@ def _match_l0(dictionary: Dictionary, x: Tensor, l0: float) -> None:
         middle = (low + high) / 2
         dictionary.b_enc.fill_(middle)
         low, high = (middle, high) if _l0(dictionary, x) < l0 else (low, middle)
+
+
+@checked
+def neuron_dictionary(d: int, *, k: int | None = None, facts: Facts | None = None) -> Dictionary:
+    """The coordinates of a site as a dictionary, so that neurons are measured as features are (entry 4.2.23).
+
+    Parameters
+    ----------
+    d
+        Width of the site, such as the number of neurons at ``mlp_post``.
+    k
+        How many of the largest are active at a token; by default all, and nothing is lost.
+    facts
+        Where it reads, as ``Facts(site="mlp_post.3")``.
+
+    Returns
+    -------
+    Dictionary
+        A TopK of ``d`` features that keeps signs, with the identity as both of its matrices.
+
+    Raises
+    ------
+    OutOfRange
+        For a width or ``k`` that is not possible.
+
+    Examples
+    --------
+    >>> x = torch.randn(3, 5)
+    >>> bool((neuron_dictionary(5)(x) == x).all())
+    True
+    """
+    one = TopK(d, d, k=d if k is None else k, relu=False, facts=facts)
+    one.W_enc.data, one.W_dec.data = torch.eye(d), torch.eye(d)
+    return one
