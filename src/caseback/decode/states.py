@@ -228,7 +228,7 @@ def _read(
     parts: list[Tensor] = []
     prompt: list[Tensor] = []
     places: list[Place] = []
-    batches = _of_like_length(tokens, budget)
+    batches = of_like_length(tokens, budget)
     for rows in progress_bar(batches, "read", show=progress, unit="batch"):
         longest = int(tokens.lengths[rows].max())
         some = Tokens(tokens.ids[rows, :longest], tokens.mask[rows, :longest], [tokens.text[i] for i in rows.tolist()])
@@ -271,7 +271,7 @@ def expect_places(model: Model, places: Sequence[Place], width: int, what: str) 
         raise LoadError(f"{what} is of width {width}: {places[0]} of {model.name!r} is of width {states.x.shape[2]}")
 
 
-def _of_like_length(tokens: Tokens, budget: int) -> list[Int[Tensor, " prompt"]]:
+def of_like_length(tokens: Tokens, budget: int) -> list[Int[Tensor, " prompt"]]:
     """The prompts in batches of like length, none with more tokens than the budget, padding included."""
     lengths = tokens.lengths.cpu()
     batches: list[list[int]] = [[]]

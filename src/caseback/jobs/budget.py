@@ -88,6 +88,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "contraction_numbers": Limit(2**24, "numbers", "what writers write, some prompts or positions at a time"),
         "qk_map_entries": Limit(2**23, "entries of attention maps", "one map per query or key that is replaced"),
         "nearest_numbers": Limit(2**24, "numbers", "stored activations and their scores against all vectors"),
+        "feature_scores": Limit(
+            2**24, "scores of tokens and features", "64 MB in float32, and a few times that", 2**28
+        ),
         "probe_numbers": Limit(2**26, "numbers", "representations of sites whose probes are fitted together", 2**30),
         "agreement_signs": Limit(2**24, "signs of pairs", "a rank correlation compares every pair of features"),
         "table_numbers": Limit(

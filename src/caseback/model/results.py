@@ -35,6 +35,8 @@ DIMS = (
     # of comparisons with chance: kinds of them, and random draws; strengths of steering
     *("control", "draw", "dose"),
     "measure",  # several numbers of one thing, by name
+    # of sparse dictionaries: several beside each other; of toy models: how rare and how important features are
+    *("dictionary", "sparsity", "importance"),
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

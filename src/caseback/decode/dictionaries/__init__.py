@@ -12,6 +12,7 @@ from caseback.decode.dictionaries.features.attach import attach, attached, detac
 from caseback.decode.dictionaries.features.reading import feature_words, features_on, nearest_features
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
+from caseback.decode.dictionaries.toy_models import superposition_phases, toy_superposition
 from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.train import Trained, train_dictionaries
 
@@ -37,4 +38,6 @@ __all__ = [
     "nearest_features",
     "save_dictionary",
     "train_dictionaries",
+    "superposition_phases",
+    "toy_superposition",
 ]
