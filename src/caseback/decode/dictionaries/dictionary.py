@@ -114,7 +114,8 @@ class Dictionary(nn.Module):
     skip
         Whether a linear map of the input is added (skip transcoders).
     seed
-        Of the random start: unit rows in ``W_dec``, the same in ``W_enc`` where the widths agree, biases 0.
+        Of the random start: unit rows in ``W_dec``, the same in ``W_enc`` where the widths agree, biases 0. None: all
+        weights 0, for those that are read from a file.
     dtype
         Of the weights.
     """
@@ -135,7 +136,7 @@ class Dictionary(nn.Module):
         *,
         facts: Facts | None = None,
         skip: bool = False,
-        seed: int = 0,
+        seed: int | None = 0,
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
@@ -146,13 +147,12 @@ class Dictionary(nn.Module):
             raise ArgumentError(f"normalization {facts.normalization!r}: expected one of {', '.join(NORMALIZATIONS)}")
         self.d_in, self.n_features, self.d_out = d_in, n_features, d_out or d_in
         self.facts = facts or Facts()
-        draw = torch.Generator().manual_seed(seed)
-        rows = torch.randn(n_features, self.d_out, generator=draw, dtype=torch.float64)
-        rows = rows / rows.norm(dim=1, keepdim=True)
-        reads = rows
-        if d_in != self.d_out or self.facts.is_transcoder:
-            reads = torch.randn(n_features, d_in, generator=draw, dtype=torch.float64)
-            reads = reads / reads.norm(dim=1, keepdim=True)
+        if seed is None:
+            rows, reads = torch.zeros(n_features, self.d_out, dtype=dtype), torch.zeros(n_features, d_in, dtype=dtype)
+        else:
+            rows = reads = _unit_rows(n_features, self.d_out, draw := torch.Generator().manual_seed(seed))
+            if d_in != self.d_out or self.facts.is_transcoder:
+                reads = _unit_rows(n_features, d_in, draw)
         self.W_enc = nn.Parameter(reads.to(dtype))
         self.b_enc = nn.Parameter(torch.zeros(n_features, dtype=dtype))
         self.W_dec = nn.Parameter(rows.to(dtype).clone())
@@ -352,10 +352,12 @@ class Dictionary(nn.Module):
                 raise ArgumentError(f"this dictionary {why}: give decode the states too, decode(codes, x)")
             return written / self.out_scale
         x = self._expected(x)
-        shift, factor = self._factors(x)
-        if by_token:
+        if self.facts.normalization == "layer_norm":  # published ones are restored without the epsilon, so all are
+            written = written * x.std(-1, keepdim=True) + x.mean(-1, keepdim=True)
+        elif by_token:
+            _, factor = self._factors(x)
             assert factor is not None
-            written = written / factor + (0 if shift is None else shift)
+            written = written / factor
         else:
             written = written / self.out_scale
         return written if self.W_skip is None else written + x @ self.W_skip
@@ -371,3 +373,8 @@ class Dictionary(nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _unit_rows(count: int, width: int, draw: torch.Generator) -> Tensor:
+    rows = torch.randn(count, width, generator=draw, dtype=torch.float64)
+    return rows / rows.norm(dim=1, keepdim=True)
