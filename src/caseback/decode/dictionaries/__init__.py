@@ -8,10 +8,12 @@ from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
+from caseback.decode.dictionaries.formats.loading import FORMATS, load, load_set, save
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
 
 __all__ = [
+    "FORMATS",
     "BatchTopK",
     "Dictionary",
     "Facts",
@@ -22,6 +24,9 @@ __all__ = [
     "architecture",
     "architecture_of",
     "architectures",
+    "load",
     "load_dictionary",
+    "load_set",
+    "save",
     "save_dictionary",
 ]
