@@ -1,13 +1,15 @@
-"""Matching pursuit: features are taken from a state one by one, each the best match of what is left (Mallat & Zhang 1993).
+"""Matching pursuit: features are taken from a state one by one, each the best match of what is left (B.10).
 
-    r_0 = x - b_dec        i_t = argmax_i <r_t, d_i>      a_(i_t) += <r_t, d_(i_t)>      r_(t+1) = r_t - <r_t, d_(i_t)> d_(i_t)
+    r_0 = x - b_dec        i = argmax_i <r_t, d_i>        a_i += <r_t, d_i>        r_(t+1) = r_t - <r_t, d_i> d_i
 
 Reading and writing are the same rows, of norm 1: there is no encoder. It stops after k features, where what is left is
-small, has no match, or is matched best by a feature that was taken before (Costa et al. 2025). The gradient is that of
+small, has no match, or is matched best by a feature that was taken before. The gradient is that of
 |r_k|^2 through all steps, with the choices as they are.
 
 All tokens take a step together. Codes answer to each other (what is taken first is taken whole), so no bias or
 threshold tells them, and reconstructions can be better without the features being truer.
+
+Mallat & Zhang 1993; Costa et al. 2025.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class MatchingPursuit(Dictionary):
         super().__init__(*sizes, facts=facts, **options)
         if self.d_in != self.d_out or self.W_skip is not None or facts.is_transcoder:
             raise ArgumentError("matching pursuit reads and writes the same rows: it cannot be a transcoder")
-        if not 1 <= k <= self.n_features or not enough >= 0:
+        if not (1 <= k <= self.n_features or (repeat and k >= 1)) or not enough >= 0:
             raise OutOfRange(f"k {k}, enough {enough}: expected 1 to {self.n_features} features, and enough from 0")
         self.k, self.enough, self.repeat = k, enough, repeat
         del self._parameters["W_enc"]
