@@ -34,6 +34,8 @@ DIMS = (
     "other",  # a dimension of vectors a second time, as the columns of a square matrix
     # of comparisons with chance: kinds of them, and random draws; strengths of steering
     *("control", "draw", "dose"),
+    *("source", "source_to"),  # models or layers that share codes
+    "measure",  # several numbers of one thing, by name
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

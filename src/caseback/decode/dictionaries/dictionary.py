@@ -195,6 +195,21 @@ class Dictionary(nn.Module):
         """
         return error.new_zeros(())
 
+    def guide(self, scores: Tensor, pattern: Pattern | None, wanted: Tensor) -> Tensor:
+        """What else the scores themselves are to do, where codes alone would not teach the encoder.
+
+        Parameters
+        ----------
+        scores, pattern
+            Of the pattern's entries, or whole rows where there is no pattern.
+        wanted
+            What is to be reconstructed, normalized.
+        """
+        return wanted.new_zeros(())
+
+    def at(self, share: float) -> None:
+        """Go to where a training is of which ``share`` is done, 0 to 1; called before each step."""
+
     def after_step(self) -> None:
         """Put weights back that a step of the optimizer may not leave as they are."""
         if self.facts.unit_rows:
@@ -212,7 +227,21 @@ class Dictionary(nn.Module):
 
     def scores(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... feature"]:
         """What each feature reads of each state, before any selection."""
-        return linear(self._centered(self._normalized(self._expected(x))), self.W_enc, self.b_enc)
+        return self.read(self._centered(self.normalized(self._expected(x))))
+
+    def read(self, x: Tensor) -> Float[Tensor, "... feature"]:
+        """Scores of normalized and centered states."""
+        return linear(x, self.W_enc, self.b_enc)
+
+    def read_entries(self, x: Tensor, scores: Tensor, pattern: Pattern) -> Float[Tensor, " entry"]:
+        """The scores of a pattern's entries, with a gradient that is computed for these alone."""
+        return selected_scores(x, self.W_enc, self.b_enc, scores, pattern)
+
+    def write(self, codes: Tensor, pattern: Pattern | None = None) -> Tensor:
+        """What codes write, normalized and without the bias; of dense or sparse rows, or of a pattern's entries."""
+        if pattern is not None:
+            return sparse_decode(codes, self.W_dec, pattern)
+        return codes @ self.W_dec if codes.layout == torch.strided else torch.sparse.mm(codes, self.W_dec)
 
     def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... feature"]:
         """Codes: what is active, and how much; 0 elsewhere."""
@@ -245,9 +274,7 @@ class Dictionary(nn.Module):
         ArgumentError
             Where the states are needed and not given.
         """
-        sparse = codes.layout != torch.strided
-        written = (torch.sparse.mm(codes, self.W_dec) if sparse else codes @ self.W_dec) + self.b_dec
-        return self._restored(written, x)
+        return self._restored(self.write(codes) + self.b_dec, x)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """The reconstruction."""
@@ -275,12 +302,12 @@ class Dictionary(nn.Module):
         dead
             A mask of dead features, for the auxiliary loss.
         """
-        inner = self._normalized(self._expected(x))
+        inner = self.normalized(self._expected(x))
         wanted = inner if target is None else target * self.out_scale
         if self.W_skip is not None:
             wanted = wanted - (x @ self.W_skip) * self.out_scale
         read = self._centered(inner)
-        scores = linear(read, self.W_enc, self.b_enc)
+        scores = self.read(read)
         with torch.no_grad():
             selected = self.select(scores)
         pattern = None
@@ -290,7 +317,7 @@ class Dictionary(nn.Module):
             pattern = pattern_of(selected)
         if pattern is not None:
             at: Tensor | slice = pattern.feature
-            z = selected_scores(read, self.W_enc, self.b_enc, scores, pattern)
+            z = self.read_entries(read, scores, pattern)
             codes = self.activate(z, at)
         else:
             assert isinstance(selected, Tensor)
@@ -298,7 +325,7 @@ class Dictionary(nn.Module):
             codes = torch.where(selected, self.activate(scores, at), scores.new_zeros(()))
         errors, error = self.errors(codes, pattern, wanted)
         penalty = self.penalty(z, codes, at, len(x))
-        auxiliary = self.auxiliary(read, errors.detach(), dead)
+        auxiliary = self.auxiliary(read, errors.detach(), dead) + self.guide(z, pattern, wanted)
         with torch.no_grad():
             active = codes != 0
             fired = active.sum(0) if pattern is None else pattern.only(active).counts()
@@ -315,8 +342,7 @@ class Dictionary(nn.Module):
         wanted
             What is to be reconstructed, normalized.
         """
-        written = codes @ self.W_dec if pattern is None else sparse_decode(codes, self.W_dec, pattern)
-        errors = wanted - written - self.b_dec
+        errors = wanted - self.write(codes, pattern) - self.b_dec
         return errors, errors.square().sum(-1).mean()
 
     def _expected(self, x: Tensor) -> Tensor:
@@ -328,7 +354,8 @@ class Dictionary(nn.Module):
     def _centered(self, inner: Tensor) -> Tensor:
         return inner - self.b_dec if self.facts.centered else inner
 
-    def _normalized(self, x: Tensor) -> Tensor:
+    def normalized(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
+        """States as the encoder takes them, before the center is subtracted."""
         shift, factor = self._factors(x)
         return (x if shift is None else x - shift) * factor if factor is not None else x
 

@@ -53,7 +53,7 @@ class JumpReLU(Dictionary):
         *sizes: Any,
         bandwidth: float = 0.05,
         threshold: float = 0.01,
-        sparsity: Penalty = "quadratic",
+        sparsity: Penalty = "l0",
         l0: float = 32.0,
         steepness: float = 4.0,
         to_scores: bool = False,

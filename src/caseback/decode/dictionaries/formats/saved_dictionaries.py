@@ -73,7 +73,7 @@ def load_dictionary(path: str | Path, *, model: Model | None = None) -> Dictiona
         shape = json.loads(artifact.facts["shape"])
         (d_in, n_features, d_out), options = shape["sizes"], shape["options"]
         facts = Facts(**json.loads(artifact.facts["facts"]))
-        dtype = artifact.tensors["W_enc"].dtype
+        dtype = artifact.tensors["W_dec"].dtype
         kind = architecture_of(artifact.facts["architecture"])
         empty = kind(d_in, n_features, d_out, facts=facts, skip=shape["skip"], dtype=dtype, **options)
         return with_weights(empty, artifact.tensors, path)

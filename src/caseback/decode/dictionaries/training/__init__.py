@@ -1,0 +1,1 @@
+"""Training of dictionaries: many on one stream of a model's states."""

@@ -1,0 +1,238 @@
+"""States to train on, a pool at a time: rows of a corpus in a drawn order, read by one pass of the model, and mixed.
+
+    rows in an order drawn for each epoch, cut where they reach so many tokens:    pool 0 | pool 1 | ...
+    pool i = states of its rows at every site that is asked for, in an order drawn from (seed, i)
+
+Neighbors in a text are alike; a pool holds some thousand rows from all over the corpus. Nothing of a pool depends on
+the pools before it, so a training that goes on reads the pool that it stopped at once more, and sees the same batches.
+Left out are what stands in front of a row, and states whose norm is many times the median: the few sinks of a corpus
+would be most of its squared error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caseback.errors import CasebackError, OutOfRange, TokensError
+from caseback.jobs.budget import limit
+from caseback.model.anatomy.sites import as_site
+from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.stream.job_model import digest_of
+from caseback.stream.packing import Block, Row
+from caseback.stream.rows_on_disk import read_block
+from caseback.stream.store import Store
+
+SINK = 10.0
+"""States beyond so many times the pool's median norm are left out, unless another number is given."""
+
+
+class Pools(Protocol):
+    """Where states come from."""
+
+    def pool(self, number: int) -> dict[str, Tensor]:
+        """States of some tokens by site, (token, d) each, the tokens in the same mixed order."""
+        ...
+
+    def widths(self) -> dict[str, int]:
+        """The numbers a token has at each site."""
+        ...
+
+    def depends_on(self) -> dict[str, Any]:
+        """What the states follow from, for a checkpoint."""
+        ...
+
+
+class ModelPools:
+    """Pools of states as a model gives them.
+
+    Parameters
+    ----------
+    model
+        The model; layers beyond the last site are not run.
+    rows
+        Of the corpus, as ``rows_of`` gives them; they are held as numbers of 4 bytes a token.
+    sites
+        Which.
+    tokens
+        Of a pool.
+    seed
+        Same seed, same result.
+    sink
+        States beyond so many times the median norm are left out; None keeps all.
+    """
+
+    def __init__(
+        self, model: Model, rows: Iterable[Row], sites: Sequence[str], tokens: int, seed: int, sink: float | None = SINK
+    ):
+        self.model, self.tokens, self.seed, self.sink = model, tokens, seed, sink
+        self.sites = [as_site(site) for site in dict.fromkeys(sites)]
+        for site in self.sites:
+            model.anatomy.sites(site)
+        held = list(rows)
+        if not held:
+            raise CasebackError("the corpus is empty: no document has the tokens that a row needs")
+        self.rows = Block.of(held)
+        self.sizes = (self.rows.lengths - self.rows.front).numpy().astype(np.int64)
+        if not self.sizes.sum():
+            raise CasebackError("the corpus has no token beside those that stand in front of rows")
+
+    def pool(self, number: int) -> dict[str, Tensor]:
+        """See ``Pools``."""
+        block = self._block(number)
+        states: dict[str, list[Tensor]] = {str(site): [] for site in self.sites}
+        batch_tokens = limit("stream_tokens", self.model.device)
+        for tokens, rows in block.batches(batch_tokens):
+            own = tokens.to(self.model.device)
+            run = execute(self.model.anatomy, own, read=self.sites, logits=False)
+            keep = own.mask & (own.mask.cumsum(1) > block.front[rows].to(own.mask.device)[:, None])
+            for site in self.sites:
+                states[str(site)].append(run[site.key][keep].flatten(1))
+        joined = {name: torch.cat(parts) for name, parts in states.items()}
+        return _mixed(joined, self.sink, [self.seed, number])
+
+    def _block(self, number: int) -> Block:
+        """The rows of a pool: those between two multiples of its size, in the drawn order of their epoch."""
+        per_epoch = int(self.sizes.sum())
+        first, last = number * self.tokens, (number + 1) * self.tokens
+        rows: list[int] = []
+        for epoch in range(first // per_epoch, (last - 1) // per_epoch + 1):
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes))
+            begins = self.sizes[order].cumsum() - self.sizes[order] + epoch * per_epoch
+            rows += order[(begins >= first) & (begins < last)].tolist()
+        if not rows:
+            longest = int(self.sizes.max())
+            raise OutOfRange(f"pools of {self.tokens} tokens: expected more than the longest row has, {longest}")
+        return _rows(self.rows, rows)
+
+    def widths(self) -> dict[str, int]:
+        """See ``Pools``."""
+        run = self.model.run([[int(self.rows.ids[0])]], read=self.sites)
+        return {str(site): run[site.key][0, 0].numel() for site in self.sites}
+
+    def depends_on(self) -> dict[str, Any]:
+        """See ``Pools``."""
+        rows = [self.rows.ids, self.rows.lengths, self.rows.front]
+        return {"model": digest_of(self.model), "corpus": rows, "pools": [self.tokens, self.seed, self.sink]}
+
+
+class StoredPools:
+    """Pools of states that were stored, see ``stream.collect``: some shards at a time, in a drawn order.
+
+    Parameters
+    ----------
+    stores
+        By site; of one corpus.
+    tokens
+        Of a pool, about: shards are taken whole.
+    seed
+        Same seed, same result.
+    sink
+        States beyond so many times the median norm are left out; None keeps all.
+    """
+
+    def __init__(self, stores: dict[str, Store], tokens: int, seed: int, sink: float | None = SINK):
+        self.stores, self.seed, self.sink = stores, seed, sink
+        first = next(iter(stores.values()))
+        for name, store in stores.items():
+            if store.n_tokens != first.n_tokens or store.n_shards != first.n_shards:
+                raise TokensError(f"the store of {name} has {store.n_tokens:,} tokens, {first!r}: collect both in one")
+        if not first.n_tokens:
+            raise CasebackError(f"{first!r} is empty: there is nothing to train on")
+        self.at_once = max(1, round(tokens * first.n_shards / first.n_tokens))
+
+    def pool(self, number: int) -> dict[str, Tensor]:
+        """See ``Pools``."""
+        n = next(iter(self.stores.values())).n_shards
+        taken = range(number * self.at_once, (number + 1) * self.at_once)
+        orders = {e: np.random.default_rng([self.seed, e]).permutation(n) for e in {i // n for i in taken}}
+        shards = [int(orders[i // n][i % n]) for i in taken]
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.stores}
+        for shard in shards:
+            for name, store in self.stores.items():
+                parts[name].append(store.shard(shard)[_behind_front(store, shard)].flatten(1))
+        return _mixed({name: torch.cat(own) for name, own in parts.items()}, self.sink, [self.seed, number])
+
+    def widths(self) -> dict[str, int]:
+        """See ``Pools``."""
+        return {name: store.width for name, store in self.stores.items()}
+
+    def depends_on(self) -> dict[str, Any]:
+        """See ``Pools``."""
+        jobs = {name: [store.job.digest(i) for i in range(store.n_shards)] for name, store in self.stores.items()}
+        return {"stores": jobs, "pools": [self.at_once, self.seed, self.sink]}
+
+
+class GivenPools:
+    """Pools of states at hand, (token, d) by site: planted ones, or another program's.
+
+    Parameters
+    ----------
+    states
+        By site, the same tokens in each.
+    tokens
+        Of a pool.
+    seed
+        Same seed, same result.
+    """
+
+    def __init__(self, states: dict[str, Tensor], tokens: int, seed: int):
+        sizes = {name: len(x) for name, x in states.items()}
+        if len(set(sizes.values())) != 1 or not all(x.ndim == 2 and len(x) for x in states.values()):
+            shapes = {name: tuple(x.shape) for name, x in states.items()}
+            raise TokensError(f"states of the shapes {shapes}: expected (token, d), as many tokens at each site")
+        for name, x in states.items():
+            if not bool(x.isfinite().all()):
+                raise TokensError(f"states of {name} hold NaN or infinite numbers")
+        self.states, self.tokens, self.seed = states, tokens, seed
+
+    def pool(self, number: int) -> dict[str, Tensor]:
+        """See ``Pools``."""
+        n = len(next(iter(self.states.values())))
+        at = torch.arange(number * self.tokens, (number + 1) * self.tokens)
+        orders = {e: np.random.default_rng([self.seed, e]).permutation(n) for e in (at // n).unique().tolist()}
+        chosen = torch.cat([torch.from_numpy(order)[at[at // n == e] % n] for e, order in orders.items()])
+        return {name: x[chosen] for name, x in self.states.items()}
+
+    def widths(self) -> dict[str, int]:
+        """See ``Pools``."""
+        return {name: x.shape[1] for name, x in self.states.items()}
+
+    def depends_on(self) -> dict[str, Any]:
+        """See ``Pools``."""
+        return {"states": self.states, "pools": [self.tokens, self.seed]}
+
+
+def _behind_front(store: Store, shard: int) -> Tensor:
+    """Which of a shard's tokens are the corpus's own."""
+    block = read_block(store.job.folder, shard)
+    front = block.front.repeat_interleave(block.lengths.long())
+    return store.shard(shard, name="pos") >= front
+
+
+def _rows(block: Block, rows: Sequence[int]) -> Block:
+    chosen = torch.as_tensor(rows)
+    starts = block.row_starts[chosen]
+    lengths = block.lengths[chosen].long()
+    ends = lengths.cumsum(0)
+    place = torch.repeat_interleave(starts - (ends - lengths), lengths) + torch.arange(int(ends[-1]))
+    parts = {name: getattr(block, name)[chosen] for name in ("lengths", "document", "start", "front")}
+    return Block(ids=block.ids[place], **parts)
+
+
+def _mixed(states: dict[str, Tensor], sink: float | None, seed: list[int]) -> dict[str, Tensor]:
+    """In a drawn order, without the sinks of any site."""
+    n = len(next(iter(states.values())))
+    some = torch.ones(n, dtype=torch.bool)
+    for x in states.values():
+        if sink is not None:
+            norms = x.float().norm(dim=1)
+            some &= (norms <= sink * norms.median()).cpu()
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
+    order = order[some[order]]
+    return {name: x[order.to(x.device)] for name, x in states.items()}

@@ -1,0 +1,149 @@
+"""What is to be trained, and how: one ``Recipe`` a dictionary.
+
+    lr(t) = lr min(t / warmup, 1) until the last fifth, then down to 0           lr = 2e-4 / sqrt(F / 2^14)
+    lambda(t + 1) = lambda(t) exp(gain (log L0 / target + 3 trend))              for architectures with a penalty
+
+With a penalty's coefficient given, how many features are active is a by-product of it, of the width and of the data;
+so the target is given, and the coefficient follows (entry 4.2.20 and its correction: past some value the coefficient
+of a JumpReLU moves nothing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from caseback.decode.dictionaries.dictionary import NORMALIZATIONS, Dictionary, Facts, Normalization
+from caseback.decode.dictionaries.registry import architecture_of
+from caseback.errors import ArgumentError, OutOfRange
+from caseback.model.arguments import checked
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One dictionary to be trained.
+
+    Attributes
+    ----------
+    site
+        Where it reads, such as ``"resid_post.5"``.
+    target
+        What it reconstructs, for a transcoder: ``"mlp_out.5"``; the site itself by default.
+    architecture, options
+        Its name, and the further arguments of its class, such as ``{"k": 32}``.
+    expansion, width
+        Features: so many times the width of the site, or as many as ``width``.
+    l0
+        The target of active features a token, for architectures with a penalty.
+    coefficient
+        Of the penalty, in place of a target.
+    gain
+        How fast the coefficient follows the target, a step.
+    k_start
+        Active features a token at the start, for architectures with a ``k``: it falls to ``k`` over half the training,
+        by equal factors. Fewer features die, or share what two should have.
+    lr, betas, clip
+        Of Adam; the rate is 2e-4 / sqrt(F / 2^14) by default (Gao et al. 2024). A first beta of 0 leaves fewer dead
+        features in wide dictionaries (Templeton et al. 2024). ``clip`` bounds the gradient's norm.
+    warmup, decay
+        Shares of the training in which the rate and the coefficient rise, and in which the rate falls.
+    normalization
+        Of states: ``"scale"`` gives all of them the mean norm sqrt(d), so that rates and thresholds mean the same on
+        every model.
+    centered
+        Whether ``b_dec``, which starts at the mean state, is subtracted from what is read; never for transcoders.
+    unit_rows
+        Whether rows of ``W_dec`` keep the norm 1; by default where nothing is penalized.
+    dead_after
+        Tokens without activity after which a feature is dead; a million by default, or a tenth of the training.
+    resample_every
+        Steps after which dead features start again at badly reconstructed states (Bricken et al. 2023); never by
+        default.
+    finish
+        The share of the training, at its end, in which the encoder rests and nothing is penalized: codes that a
+        penalty shrank grow back (Wright & Sharkey 2024).
+    skip
+        Whether a linear map of the input is learned beside (skip transcoders).
+    seed
+        Of the start.
+    name
+        What it is called; by default of site, architecture and width.
+    """
+
+    site: str
+    target: str | None = None
+    architecture: str = "batch_topk"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    expansion: float = 8
+    width: int | None = None
+    l0: float | None = None
+    coefficient: float | None = None
+    gain: float = 0.02
+    k_start: float | None = None
+    lr: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0
+    warmup: float = 0.05
+    decay: float = 0.2
+    normalization: Normalization = "scale"
+    centered: bool = True
+    unit_rows: bool | None = None
+    dead_after: int | None = None
+    resample_every: int | None = None
+    finish: float = 0.0
+    skip: bool = False
+    seed: int = 0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        architecture_of(self.architecture)
+        for name in ("warmup", "decay", "finish"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OutOfRange(f"{name} is {getattr(self, name)}: expected a share of the training, from 0 to 1")
+        for name in ("expansion", "width", "l0", "k_start", "lr", "clip", "dead_after", "resample_every", "gain"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise OutOfRange(f"{name} is {getattr(self, name)}: expected more than 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise OutOfRange(f"betas are {self.betas}: expected two numbers from 0 to less than 1")
+        if self.l0 is not None and self.coefficient is not None:
+            raise ArgumentError("l0 and coefficient are both given: a target makes the coefficient follow, give one")
+        if self.normalization not in NORMALIZATIONS:
+            raise ArgumentError(f"normalization {self.normalization!r}: expected one of {', '.join(NORMALIZATIONS)}")
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        if self.name:
+            return self.name
+        where = self.site if self.target is None else f"{self.site}-{self.target}"
+        width = f"{self.width}" if self.width is not None else f"x{self.expansion:g}"
+        return f"{where}-{self.architecture}-{width}" + (f"-seed{self.seed}" if self.seed else "")
+
+    def start(self, d_in: int, d_out: int, model: str = "", tokens: str = "") -> Dictionary:
+        """The dictionary before training.
+
+        Raises
+        ------
+        ArgumentError
+            For options that the architecture does not have, or lacks.
+        """
+        kind = architecture_of(self.architecture)
+        transcoder = self.target is not None and self.target != self.site
+        unit_rows = self.unit_rows if self.unit_rows is not None else self.l0 is None and self.coefficient is None
+        facts = Facts(
+            site=self.site,
+            target=self.target or self.site,
+            model=model,
+            centered=self.centered and not transcoder,
+            normalization=self.normalization,
+            unit_rows=unit_rows,
+            tokens=tokens,
+        )
+        width = self.width if self.width is not None else round(self.expansion * d_in)
+        try:
+            return kind(d_in, width, d_out, facts=facts, skip=self.skip, seed=self.seed, **self.options)
+        except TypeError as error:
+            own = ", ".join(kind.options) or "none"
+            raise ArgumentError(f"{self.architecture}: {error}; its options are {own}") from None

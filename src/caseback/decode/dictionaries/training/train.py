@@ -1,0 +1,298 @@
+"""Dictionaries trained on one stream: the model runs once over the text, and every dictionary takes its step.
+
+    cost = forward passes up to the last site + steps of all dictionaries
+
+The text is read a pool at a time (see ``pools``); a checkpoint is written between pools, and the same call with it goes
+on from the pool that it stopped at, with the same numbers as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from caseback.decode.dictionaries.dictionary import Dictionary, Losses
+from caseback.decode.dictionaries.training.pools import SINK, GivenPools, ModelPools, Pools, StoredPools
+from caseback.decode.dictionaries.training.recipe import Recipe
+from caseback.decode.dictionaries.training.trainer import Trainer
+from caseback.errors import ArgumentError, CasebackError, OutOfRange
+from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.progress import progress_bar
+from caseback.model.arguments import checked
+from caseback.model.registry import technique
+from caseback.model.results import labelled
+from caseback.model.running.model import Model
+from caseback.stream.documents import Corpus, documents
+from caseback.stream.packing import rows_of
+from caseback.stream.store import Store
+
+COLUMNS = ("tokens", "error", "explained", "l0", "dead", "penalty", "coefficient", "auxiliary")
+SAVE_EVERY = 30.0  # seconds between checkpoints, at least: they cost as much as the optimizer's state is long
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A dictionary and how its training went.
+
+    Attributes
+    ----------
+    name
+        Of its recipe.
+    dictionary
+        What was trained.
+    curve
+        (step, measure): at some steps, of their batch, the tokens seen, the squared error and the share of variance
+        explained of normalized states, active features a token, the share of dead features, penalty, coefficient and
+        auxiliary loss.
+    """
+
+    name: str
+    dictionary: Dictionary
+    curve: xr.DataArray
+
+    def __repr__(self) -> str:
+        last = dict(zip(COLUMNS, self.curve.values[-1].tolist(), strict=True))
+        return (
+            f"Trained({self.name}: {self.dictionary!r}, explained {last['explained']:.3f}, "
+            f"L0 {last['l0']:.1f}, dead {last['dead']:.1%})"
+        )
+
+
+@technique(
+    entry=("4.2.13", "4.2.14", "4.2.17", "4.2.18", "4.2.19", "4.2.20", "B.2", "B.10"),
+    citation="Bricken et al. 2023; Gao et al. 2024",
+    cost="one pass over the tokens up to the last site, and each dictionary's steps",
+)
+def train_dictionaries(
+    model: Model | None,
+    corpus: Corpus | Mapping[str, Store] | Mapping[str, Tensor],
+    recipes: Recipe | Sequence[Recipe],
+    *,
+    n_tokens: int,
+    step_tokens: int = 4096,
+    pool_tokens: int = 2**17,
+    length: int | None = None,
+    bos: bool | None = None,
+    sink: float | None = SINK,
+    report_every: int = 50,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+    watch: Callable[[Mapping[str, xr.DataArray]], None] | None = None,
+) -> list[Trained]:
+    """Train dictionaries on the states that a model has over a corpus.
+
+    Parameters
+    ----------
+    model
+        The model; its weights are not changed. None where states are given.
+    corpus
+        Texts, as ``stream.collect`` takes them; or states, by site: stores that ``collect`` wrote, or tensors
+        (token, d).
+    recipes
+        What to train, and how.
+    n_tokens
+        How many each dictionary sees; a corpus with fewer is gone through again, in another order.
+    step_tokens
+        Of a step, about: a pool is cut into steps of like size.
+    pool_tokens
+        Tokens that are mixed with each other.
+    length, bos
+        Of the corpus's rows; see ``stream.collect``.
+    sink
+        States beyond so many times the median norm are left out, as are tokens that stand in front of rows; None keeps
+        them.
+    report_every
+        Steps between points of the curve.
+    seed
+        Same seed, same result. It draws the order in which states come.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption.
+    progress
+        Show a progress bar.
+    watch
+        Called with the curves so far, by name, whenever there is a new point.
+
+    Returns
+    -------
+    list of Trained
+        In the order of the recipes.
+
+    Raises
+    ------
+    ArgumentError
+        For options that an architecture does not have, or two recipes of one name.
+    CasebackError
+        For an empty corpus, or a loss that is not finite: it says at which step it began, and the checkpoint from
+        before stands.
+    LoadError
+        For a checkpoint of another training, saying what differs.
+
+    Notes
+    -----
+    Entries 4.2.13, 4.2.14 and 4.2.17 to 4.2.20: Bricken et al. 2023; Rajamanoharan et al. 2024a, b; Gao et al. 2024;
+    Bussmann et al. 2024.
+
+    Examples
+    --------
+    >>> states = torch.randn(512, 8, generator=torch.Generator().manual_seed(0)).relu()
+    >>> recipe = Recipe(site="resid_post.0", architecture="topk", options={"k": 4}, width=16, lr=0.01)
+    >>> (one,) = train_dictionaries(None, {"resid_post.0": states}, recipe, n_tokens=20_000, step_tokens=128)
+    >>> bool(one.curve.sel(measure="explained")[-1] > 0.8)
+    True
+    """
+    chosen = [recipes] if isinstance(recipes, Recipe) else list(recipes)
+    _expect(chosen, n_tokens, step_tokens, pool_tokens, report_every)
+    sites = [site for recipe in chosen for site in (recipe.site, recipe.target or recipe.site)]
+    pools = _pools(model, corpus, sites, pool_tokens, seed, length, bos, sink)
+    widths = pools.widths()
+    named = "" if model is None else model.name
+    device = torch.device("cpu") if model is None else model.device
+    trainers = {
+        recipe.label: Trainer(
+            recipe, recipe.start(widths[recipe.site], widths[recipe.target or recipe.site], named).to(device), n_tokens
+        )
+        for recipe in chosen
+    }
+    options = [[asdict(recipe) for recipe in chosen], n_tokens, step_tokens, pool_tokens, report_every, seed]
+    parts = {} if checkpoint is None else pools.depends_on()
+    file = Checkpoint(
+        checkpoint,
+        {**parts, "options": options},
+        what="checkpoint of dictionaries",
+        other="belongs to another training (other recipes, corpus, options or model)",
+    )
+    points: dict[str, list[list[float]]] = {name: [] for name in trainers}
+    number, seen = 0, 0
+    if (saved := file.read()) is not None:
+        number, seen, points = saved.state["pool"], saved.state["seen"], saved.state["points"]
+        for i, trainer in enumerate(trainers.values()):
+            own = {name.removeprefix(f"{i}/"): x for name, x in saved.tensors.items() if name.startswith(f"{i}/")}
+            trainer.restore(own, saved.state["moved"], seen)
+    written = time.monotonic()
+    with progress_bar(
+        total=n_tokens, show=progress, what="training", unit="token", unit_scale=True, initial=min(seen, n_tokens)
+    ) as bar:
+        while seen < n_tokens:
+            pool = {name: x.to(device) for name, x in pools.pool(number).items()}
+            if number == 0:
+                for trainer in trainers.values():
+                    trainer.begin(*_of(pool, trainer.recipe))
+            size = len(next(iter(pool.values())))
+            for rows in torch.arange(size, device=device).tensor_split(max(1, round(size / step_tokens))):
+                last = seen + len(rows) >= n_tokens
+                for name, trainer in trainers.items():
+                    x, y = _of(pool, trainer.recipe, rows)
+                    losses = trainer.step(x, y if trainer.dictionary.facts.is_transcoder else None)
+                    every = trainer.recipe.resample_every
+                    if every and trainer.moved % every == 0 and seen < n_tokens * (1 - trainer.recipe.decay):
+                        x, y = _of(pool, trainer.recipe)
+                        trainer.resample(x, y if trainer.dictionary.facts.is_transcoder else None, trainer.moved)
+                    if trainer.moved % report_every == 0 or last or trainer.moved == 1:
+                        points[name].append(_point(trainer, losses, y))
+                seen += len(rows)
+                bar.update(len(rows))
+                moved = next(iter(trainers.values())).moved
+                if moved % report_every == 0 or last:
+                    _expect_finite(trainers, file)
+                    first = next(iter(points.values()))[-1]
+                    bar.set_postfix({name: f"{first[COLUMNS.index(name)]:.3g}" for name in ("explained", "l0", "dead")})
+                    if watch is not None:
+                        watch({name: _curve(rows) for name, rows in points.items()})
+                if last:
+                    break
+            number += 1
+            if seen >= n_tokens or time.monotonic() - written > SAVE_EVERY:
+                _expect_finite(trainers, file)
+                _write(file, trainers, number, seen, points)
+                written = time.monotonic()
+    return [Trained(name, t.dictionary.eval(), _curve(points[name])) for name, t in trainers.items()]
+
+
+def _pools(
+    model: Model | None,
+    corpus: Any,
+    sites: Sequence[str],
+    pool_tokens: int,
+    seed: int,
+    length: int | None,
+    bos: bool | None,
+    sink: float | None,
+) -> Pools:
+    if isinstance(corpus, Mapping):
+        if missing := [site for site in dict.fromkeys(sites) if site not in corpus]:
+            raise ArgumentError(
+                f"there are no states of {missing[0]}: those given are of {', '.join(corpus) or 'none'}"
+            )
+        own = {site: corpus[site] for site in dict.fromkeys(sites)}
+        if all(isinstance(one, Store) for one in own.values()):
+            if model is not None:
+                for store in own.values():
+                    store.expect_model(model)
+            return StoredPools(own, pool_tokens, seed, sink)
+        return GivenPools(own, pool_tokens, seed)
+    if model is None:
+        raise ArgumentError("a corpus of texts needs the model that reads them: give model, or states by site")
+    rows = rows_of(model, documents(corpus), length=length, bos=bos)
+    return ModelPools(model, rows, sites, pool_tokens, seed, sink)
+
+
+def _expect(recipes: Sequence[Recipe], n_tokens: int, step_tokens: int, pool_tokens: int, report_every: int) -> None:
+    if not recipes:
+        raise ArgumentError("there is nothing to train: give a recipe")
+    names = [recipe.label for recipe in recipes]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ArgumentError(f"two recipes are called {twice[0]!r}: give them names, Recipe(name=...)")
+    for name, value in (("n_tokens", n_tokens), ("step_tokens", step_tokens), ("report_every", report_every)):
+        if value < 1:
+            raise OutOfRange(f"{name} is {value}: expected 1 or more")
+    if pool_tokens < step_tokens:
+        raise OutOfRange(f"pools of {pool_tokens} tokens for steps of {step_tokens}: expected as many or more")
+
+
+def _of(pool: Mapping[str, Tensor], recipe: Recipe, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """States of some of a pool's tokens, in float32 at least, and what they are to become."""
+    x, y = pool[recipe.site][rows], pool[recipe.target or recipe.site][rows]
+    return x.to(torch.promote_types(x.dtype, torch.float32)), y.to(torch.promote_types(y.dtype, torch.float32))
+
+
+def _point(trainer: Trainer, losses: Losses, target: Tensor) -> list[float]:
+    own = trainer.dictionary
+    with torch.no_grad():
+        wanted = target * own.out_scale if own.facts.is_transcoder else own.normalized(target)
+        spread = (wanted - wanted.mean(0)).square().sum(-1).mean()
+        explained = 1 - losses.error / spread
+        dead = trainer.dead.float().mean()
+        numbers = [losses.error, explained, losses.l0, dead, losses.penalty, trainer.coefficient, losses.auxiliary]
+    return [float(trainer.seen), *torch.stack([x.detach().float() for x in numbers]).tolist()]
+
+
+def _curve(points: Sequence[Sequence[float]]) -> xr.DataArray:
+    values = torch.tensor(points, dtype=torch.float64)
+    return labelled(values, ("step", "measure"), {"measure": list(COLUMNS)}, name="training")
+
+
+def _expect_finite(trainers: Mapping[str, Trainer], file: Checkpoint) -> None:
+    broken = torch.stack([trainer.broken_at for trainer in trainers.values()]).tolist()
+    for name, at in zip(trainers, broken, strict=True):
+        if at >= 0:
+            kept = (
+                f"; {str(file.path)!r} holds the training before it" if file.path and os.path.exists(file.path) else ""
+            )
+            why = f"{name}: the loss is not finite from step {at} on"
+            raise CasebackError(f"{why}: give a lower lr, or look for NaN in the states{kept}")
+
+
+def _write(file: Checkpoint, trainers: Mapping[str, Trainer], pool: int, seen: int, points: Any) -> None:
+    tensors = {f"{i}/{name}": x for i, t in enumerate(trainers.values()) for name, x in t.tensors().items()}
+    moved = next(iter(trainers.values())).moved
+    file.write(tensors, pool=pool, seen=seen, moved=moved, points=points)

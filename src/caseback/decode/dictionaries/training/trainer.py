@@ -1,0 +1,179 @@
+"""One dictionary in training: its optimizer, its coefficient, and how long each feature has been silent.
+
+    clock_i = 0 where feature i fired in the step, else clock_i + its tokens          dead: clock_i > dead_after
+
+Nothing is read back from the device in a step: rates follow from the step's number, the coefficient and the clock are
+tensors there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from caseback.decode.dictionaries.dictionary import Dictionary, Losses
+from caseback.decode.dictionaries.training.recipe import Recipe
+
+AHEAD = 3.0
+"""How far the coefficient looks ahead: active features answer late, and it would overshoot."""
+_SCALARS = ("coefficient", "level", "broken_at")
+
+
+class Trainer:
+    """Trains one dictionary, step by step.
+
+    Parameters
+    ----------
+    recipe, dictionary
+        How, and what ``recipe.start`` gave, on its device.
+    tokens
+        How many it will see.
+    """
+
+    def __init__(self, recipe: Recipe, dictionary: Dictionary, tokens: int):
+        self.recipe, self.dictionary, self.tokens = recipe, dictionary, tokens
+        device, width = dictionary.W_enc.device, dictionary.n_features
+        lr = recipe.lr if recipe.lr is not None else 2e-4 / (width / 2**14) ** 0.5
+        self.lr = lr
+        self.optimizer = torch.optim.Adam(dictionary.parameters(), lr=lr, betas=recipe.betas, fused=True)
+        self.dead_after = recipe.dead_after or min(1_000_000, max(1, tokens // 10))
+        self.clock = torch.zeros(width, dtype=torch.int64, device=device)
+        start = recipe.coefficient if recipe.coefficient is not None else 0.0
+        self.coefficient = torch.tensor(float(start), device=device)
+        self.level = torch.tensor(torch.nan, device=device)  # log(L0 / target), smoothed
+        self.k: float | None = getattr(dictionary, "k", None)
+        self.seen, self.moved = 0, 0
+        self.broken_at = torch.tensor(-1, device=device)
+
+    def begin(self, x: Tensor, y: Tensor) -> None:
+        """Set scales and the center from the first states (token, d), before the first step."""
+        own = self.dictionary
+        with torch.no_grad():
+            if own.facts.normalization == "scale":
+                own.scale.copy_(own.d_in**0.5 / x.norm(dim=-1).mean().clamp_min(1e-12))
+                own.out_scale.copy_(own.d_out**0.5 / y.norm(dim=-1).mean().clamp_min(1e-12))
+                if not own.facts.is_transcoder:
+                    own.out_scale.copy_(own.scale)
+            inner = y * own.out_scale if own.facts.is_transcoder else own.normalized(x)
+            own.b_dec.copy_(inner.mean(0))
+
+    @property
+    def dead(self) -> Tensor:
+        """A mask of the features that are dead."""
+        return self.clock > self.dead_after
+
+    def step(self, x: Tensor, y: Tensor | None = None) -> Losses:
+        """One step on a batch of states, and what they are to become where that is another site."""
+        own, recipe = self.dictionary, self.recipe
+        share = self.seen / self.tokens
+        finishing = share >= 1 - recipe.finish
+        self._set_rate(share)
+        self._set_k(share)
+        rising = min(1.0, share / recipe.warmup) if recipe.warmup else 1.0
+        coefficient = self.coefficient * (0.0 if finishing else rising)
+        losses = own.losses(x, y, coefficient=coefficient, dead=self.dead)
+        self.optimizer.zero_grad()
+        losses.total.backward()
+        with torch.no_grad():
+            if finishing:
+                own.W_enc.grad = own.b_enc.grad = None
+            if own.facts.unit_rows and own.W_dec.grad is not None:  # what would only change a row's norm
+                rows, grad = own.W_dec, own.W_dec.grad
+                grad.addcmul_((grad * rows).sum(1, keepdim=True), rows, value=-1)
+            parameters = [p for p in own.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            self.optimizer.step()
+            own.after_step()
+            self._count(losses, len(x))
+            self._follow(losses, started=rising >= 1)
+            bad = ~losses.total.isfinite() & (self.broken_at < 0)
+            self.broken_at = torch.where(bad, self.moved, self.broken_at)
+        self.moved += 1
+        self.seen += len(x)
+        return losses
+
+    def _set_rate(self, share: float) -> None:
+        warm, decay = self.recipe.warmup, self.recipe.decay
+        rise = min(1.0, (share + 1e-3) / (warm + 1e-3))
+        fall = min(1.0, (1 - share) / decay) if decay else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * rise * max(0.0, fall)
+
+    def _set_k(self, share: float) -> None:
+        """K falls from where it starts to the dictionary's own, by equal factors, over half the training."""
+        if self.recipe.k_start is not None and self.k is not None:
+            left = max(0.0, 1 - 2 * share)
+            k = self.k * (self.recipe.k_start / self.k) ** left
+            self.dictionary.k = k if isinstance(self.k, float) else round(k)
+
+    def _count(self, losses: Losses, tokens: int) -> None:
+        self.clock += tokens
+        self.clock.masked_fill_(losses.fired > 0, 0)
+
+    def _follow(self, losses: Losses, *, started: bool) -> None:
+        """Move the coefficient toward the target of active features."""
+        if self.recipe.l0 is None:
+            return
+        if self.moved == 0:  # a tenth of the error to begin with
+            self.coefficient.copy_(0.1 * losses.error / losses.penalty.clamp_min(1e-12))
+        elif started:
+            level = (losses.l0.clamp_min(1e-3) / self.recipe.l0).log()
+            trend = torch.where(self.level.isnan(), 0, level - self.level)  # since about a hundred steps ago
+            self.level.copy_(torch.where(self.level.isnan(), level, self.level + 0.01 * (level - self.level)))
+            self.coefficient.mul_((self.recipe.gain * (level + AHEAD * trend).clamp(-1, 1)).exp())
+
+    def resample(self, x: Tensor, y: Tensor | None, seed: int) -> int:
+        """Start dead features again at states that are badly reconstructed; how many.
+
+        A state is drawn with a probability proportional to its squared error. The feature's row becomes what is left
+        of it, at norm 1, and reads it with a fifth of the mean norm of the others; its bias and what Adam knows of it
+        are 0.
+        """
+        own = self.dictionary
+        with torch.no_grad():
+            some = self.dead.nonzero()[:, 0]
+            if not len(some):
+                return 0
+            errors = (x if y is None else y) - own(x)
+            draw = torch.Generator().manual_seed(seed)
+            weights = errors.square().sum(-1).double().cpu().square()
+            rows = torch.multinomial(weights, len(some), replacement=True, generator=draw).to(x.device)
+            left = errors[rows].to(own.W_dec.dtype)
+            left = left / left.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            reads = left
+            if own.facts.is_transcoder:
+                reads = own.normalized(x[rows])
+                reads = reads / reads.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            alive = own.W_enc[~self.dead]
+            size = 0.2 * alive.norm(dim=1).mean() if len(alive) else own.W_enc.new_ones(())
+            own.W_dec[some], own.W_enc[some], own.b_enc[some] = left, reads * size, 0.0
+            for parameter in (own.W_dec, own.W_enc, own.b_enc):
+                for name in ("exp_avg", "exp_avg_sq"):
+                    self.optimizer.state[parameter][name][some] = 0
+            self.clock[some] = 0
+            return len(some)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a continuation needs."""
+        own = {f"weight.{name}": value for name, value in self.dictionary.state_dict().items()}
+        for name, parameter in self.dictionary.named_parameters():
+            own |= {f"adam.{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
+        return own | {"clock": self.clock, **{name: getattr(self, name) for name in _SCALARS}}
+
+    def restore(self, tensors: Mapping[str, Tensor], moved: int, seen: int) -> None:
+        """Go on from what ``tensors`` gave after so many steps and tokens."""
+        weights = {name[7:]: value for name, value in tensors.items() if name.startswith("weight.")}
+        self.dictionary.load_state_dict(weights)
+        state = {}
+        for i, (name, _) in enumerate(self.dictionary.named_parameters()):
+            held = {key: tensors.get(f"adam.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            state[i] = {key: value for key, value in held.items() if value is not None}
+        known = {i: held for i, held in state.items() if held}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": known})
+        device = self.clock.device
+        self.clock = tensors["clock"].to(device)
+        for name in _SCALARS:
+            setattr(self, name, tensors[name].to(device))
+        self.moved, self.seen = moved, seen

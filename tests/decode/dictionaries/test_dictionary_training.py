@@ -1,0 +1,218 @@
+"""Training: planted features come back, an interrupted training goes on bit for bit, and what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+import caseback as cb
+from caseback.decode.dictionaries import Recipe, train_dictionaries
+from caseback.decode.dictionaries.training.pools import GivenPools, ModelPools, StoredPools
+from caseback.decode.dictionaries.training.trainer import Trainer
+from caseback.errors import ArgumentError, CasebackError, LoadError, OutOfRange
+from caseback.stream import collect
+from caseback.stream.packing import rows_of
+
+TEXTS = ["Mary went to the store and John gave a drink to Mary.", "The cat sat. The dogs run to the red house."] * 6
+SITE = "resid_post.0"
+
+
+def _planted(n: int, d: int, features: int, seed: int, active: int = 2):
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.randn(features, d, generator=draw)
+    rows /= rows.norm(dim=1, keepdim=True)
+    some = torch.rand(n, features, generator=draw).topk(active).indices
+    on = torch.zeros(n, features).scatter(1, some, 1.0)
+    return (on * (1 + torch.rand(n, features, generator=draw))) @ rows, rows
+
+
+def _matched(found: torch.Tensor, rows: torch.Tensor) -> float:
+    cosines = torch.nn.functional.normalize(found, dim=1) @ rows.T
+    return float(cosines[linear_sum_assignment(-cosines.numpy())].mean())
+
+
+def _recipe(**more: Any) -> Recipe:
+    return Recipe(**{"site": SITE, "architecture": "topk", "options": {"k": 2}, "width": 48, "lr": 3e-3, **more})
+
+
+def test_planted_features_come_back_and_those_of_shuffled_states_do_not():
+    x, rows = _planted(60_000, 48, 48, 2)
+    draw = torch.Generator().manual_seed(1)
+    shuffled = torch.stack([column[torch.randperm(len(x), generator=draw)] for column in x.T], 1)
+    options: Any = {"n_tokens": 900_000, "step_tokens": 512, "pool_tokens": 60_000}
+    (one,) = train_dictionaries(None, {SITE: x}, _recipe(k_start=8), **options)
+    (chance,) = train_dictionaries(None, {SITE: shuffled}, _recipe(k_start=8), **options)
+    random = torch.randn(48, 48, generator=draw)
+    assert _matched(one.dictionary.W_dec.detach(), rows) > 0.99
+    assert _matched(chance.dictionary.W_dec.detach(), rows) < _matched(random, rows) + 0.1
+    assert float(one.curve.sel(measure="explained")[-1]) > 0.75
+
+
+@pytest.mark.parametrize("architecture", ["standard", "jump_relu"])
+def test_the_coefficient_follows_a_target(architecture):
+    x, _ = _planted(60_000, 32, 48, 0, active=6)
+    recipe = _recipe(architecture=architecture, options={}, l0=4.0)
+    (one,) = train_dictionaries(None, {SITE: x}, recipe, n_tokens=900_000, step_tokens=512, pool_tokens=60_000)
+    active = (one.dictionary.encode(x) != 0).sum(1).double().mean()
+    assert abs(float(active) / 4 - 1) < 0.1
+
+
+def _recipes() -> list[Recipe]:
+    return [
+        _recipe(site="resid_post.1"),
+        _recipe(site="resid_post.1", architecture="jump_relu", options={}, l0=3.0, resample_every=5),
+        _recipe(site="mlp_in.1", target="mlp_out.1", architecture="batch_topk", skip=True),
+    ]
+
+
+OPTIONS: Any = {"n_tokens": 1200, "step_tokens": 40, "pool_tokens": 120, "report_every": 3}
+
+
+@pytest.mark.parametrize("stop", [1, 11, 20])
+def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, monkeypatch, stop):
+    model = cb.load("meadow")
+    whole = train_dictionaries(model, TEXTS, _recipes(), **OPTIONS)
+    monkeypatch.setattr("caseback.decode.dictionaries.training.train.SAVE_EVERY", 0.0)
+    step, steps = Trainer.step, []
+
+    def interrupted(self, x, y=None):
+        steps.append(1)
+        if len(steps) == 3 * stop:
+            raise KeyboardInterrupt
+        return step(self, x, y)
+
+    path = tmp_path / "training"
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_dictionaries(model, TEXTS, _recipes(), checkpoint=path, **OPTIONS)
+    monkeypatch.setattr(Trainer, "step", step)
+    resumed = train_dictionaries(model, TEXTS, _recipes(), checkpoint=path, **OPTIONS)
+    for one, other in zip(whole, resumed, strict=True):
+        for name, value in one.dictionary.state_dict().items():
+            assert torch.equal(value, other.dictionary.state_dict()[name]), name
+        np.testing.assert_array_equal(one.curve, other.curve)
+
+
+def test_another_training_does_not_go_on_from_a_checkpoint(tmp_path):
+    x, _ = _planted(500, 8, 12, 0)
+    options: Any = {"n_tokens": 500, "step_tokens": 50, "pool_tokens": 250, "checkpoint": tmp_path / "training"}
+    recipe = _recipe(width=12)
+    train_dictionaries(None, {SITE: x}, recipe, **options)
+    with pytest.raises(LoadError, match=r"what differs: options"):
+        train_dictionaries(None, {SITE: x}, _recipe(width=12, lr=0.01), **options)
+    with pytest.raises(LoadError, match=r"what differs: states"):
+        train_dictionaries(None, {SITE: x + 1}, recipe, **options)
+
+
+def test_many_on_one_stream_are_each_what_they_are_alone():
+    model = cb.load("meadow")
+    together = train_dictionaries(model, TEXTS, [_recipe(), _recipe(seed=1), _recipe(site="z.1")], **OPTIONS)
+    (alone,) = train_dictionaries(model, TEXTS, [_recipe(seed=1)], **{**OPTIONS})
+    # sinks are left out of all sites together, of which this model has none
+    torch.testing.assert_close(together[1].dictionary.W_dec, alone.dictionary.W_dec, rtol=1e-4, atol=1e-5)
+    assert together[2].dictionary.d_in == model.anatomy.n_heads * model.anatomy.d_head
+
+
+def test_a_pool_has_each_token_of_its_rows_once_and_none_in_front():
+    model = cb.load("meadow")
+    rows = list(rows_of(model, cb.stream.documents(TEXTS[:2])))
+    pools = ModelPools(model, rows, ["resid_post.2", "embed"], 10_000, seed=0, sink=None)
+    run = model.run([row.ids for row in rows], read=["resid_post.2"])
+    wanted = run["resid_post", 2][run.tokens.mask & (run.tokens.mask.cumsum(1) > 1)]
+    once = pools._block(0)
+    assert sorted(once.document.tolist())[: len(rows)] and len(once) >= len(rows)
+    got = pools.pool(0)["resid_post.2"]
+    n = len(wanted)
+    nearest = torch.cdist(got.double(), wanted.double())
+    assert float(nearest.min(1).values.max()) < 1e-3
+    counts = nearest.argmin(1).bincount(minlength=n)
+    assert int(counts.min()) >= len(got) // n and int(counts.max()) <= len(got) // n + 1
+
+
+def test_stored_states_train_as_those_of_a_model(tmp_path):
+    model = cb.load("meadow")
+    found = collect(model, TEXTS, activations=["resid_post.1"], folder=tmp_path / "states", shard_tokens=64)
+    store = found.store("resid_post.1")
+    pools = StoredPools({"resid_post.1": store}, 64, seed=0, sink=None)
+    assert pools.at_once == 1
+    shards = [store.shard(i)[store.shard(i, name="pos") > 0] for i in range(store.n_shards)]
+    whole = torch.cat(shards)
+    got = torch.cat([pools.pool(i)["resid_post.1"] for i in range(store.n_shards)])
+    torch.testing.assert_close(got.sum(0), whole.sum(0), rtol=1e-4, atol=1e-3)
+    recipe = _recipe(site="resid_post.1")
+    (one,) = train_dictionaries(model, {"resid_post.1": store}, recipe, n_tokens=400, step_tokens=50, pool_tokens=128)
+    assert one.dictionary.facts.model == model.name
+
+
+def test_given_states_come_once_an_epoch():
+    x = torch.arange(10.0)[:, None]
+    pools = GivenPools({SITE: x}, 4, seed=0)
+    seen = torch.cat([pools.pool(i)[SITE] for i in range(5)]).flatten().tolist()
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and seen[:10] != seen[10:]
+
+
+def test_the_last_share_lets_codes_grow_back():
+    """A penalty shrinks codes; with the encoder at rest and no penalty, rows grow until nothing is gained."""
+    x, _ = _planted(40_000, 32, 48, 0)
+    options: Any = {"n_tokens": 600_000, "step_tokens": 512, "pool_tokens": 40_000}
+    bias = []
+    for finish in (0.0, 0.3):
+        recipe = _recipe(architecture="standard", options={}, l0=2.0, finish=finish)
+        (one,) = train_dictionaries(None, {SITE: x}, recipe, **options)
+        y = one.dictionary(x).detach()
+        bias.append(float(y.square().sum() / (y * x).sum()))
+    assert bias[0] < 0.9 and abs(bias[1] - 1) < 0.03
+
+
+def test_resampled_features_learn_again():
+    x, rows = _planted(40_000, 32, 48, 0)
+    recipe = _recipe(architecture="standard", options={}, l0=2.0, dead_after=5_000)
+    trainer = Trainer(recipe, recipe.start(32, 32), 100_000)
+    trainer.begin(x, x)
+    trainer.step(x[:512])
+    trainer.clock[:10] = 10_000
+    with torch.no_grad():
+        trainer.dictionary.b_enc[:10] = -100.0
+    assert trainer.resample(x, None, 0) == 10
+    assert not trainer.dead.any()
+    fired = trainer.step(x).fired
+    assert bool((fired[:10] > 0).any())
+    moments = trainer.optimizer.state[trainer.dictionary.W_enc]["exp_avg"]
+    assert moments[:10].abs().sum() > 0
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where_it_began(tmp_path, monkeypatch):
+    x, _ = _planted(4000, 8, 12, 0)
+    monkeypatch.setattr("caseback.decode.dictionaries.training.train.SAVE_EVERY", 0.0)
+    step = Trainer.step
+
+    def broken(self, states, y=None):
+        return step(self, states * (float("nan") if self.moved == 17 else 1.0), y)
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    options: Any = {"n_tokens": 4000, "step_tokens": 100, "pool_tokens": 1000, "report_every": 10}
+    with pytest.raises(CasebackError, match=r"not finite from step 17 on.*holds the training before it"):
+        train_dictionaries(None, {SITE: x}, _recipe(width=12), checkpoint=tmp_path / "training", **options)
+    monkeypatch.setattr(Trainer, "step", step)
+    (one,) = train_dictionaries(None, {SITE: x}, _recipe(width=12), checkpoint=tmp_path / "training", **options)
+    assert bool(one.dictionary.W_dec.isfinite().all())
+
+
+def test_what_cannot_be_trained_is_refused():
+    x, _ = _planted(500, 8, 12, 0)
+    with pytest.raises(ArgumentError, match=r"its options are k, relu"):
+        train_dictionaries(None, {SITE: x}, _recipe(options={"kk": 2}), n_tokens=100)
+    with pytest.raises(OutOfRange, match=r"k is 99: expected 1 to 48"):
+        train_dictionaries(None, {SITE: x}, _recipe(options={"k": 99}), n_tokens=100)
+    with pytest.raises(ArgumentError, match=r"there are no states of z\.0"):
+        train_dictionaries(None, {SITE: x}, _recipe(site="z.0"), n_tokens=100)
+    with pytest.raises(ArgumentError, match="two recipes are called"):
+        train_dictionaries(None, {SITE: x}, [_recipe(), _recipe()], n_tokens=100)
+    with pytest.raises(CasebackError, match="NaN"):
+        train_dictionaries(None, {SITE: x * float("nan")}, _recipe(), n_tokens=100)
+    with pytest.raises(CasebackError, match="corpus is empty"):
+        train_dictionaries(cb.load("meadow"), [], _recipe(), n_tokens=100)
+    with pytest.raises(ArgumentError, match="l0 and coefficient are both given"):
+        _recipe(l0=2.0, coefficient=1.0)
