@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from caseback.decode.dictionaries.architectures.batch_topk import BatchTopK
+from caseback.decode.dictionaries.architectures.gated import Gated
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
+from caseback.decode.dictionaries.architectures.matryoshka import Matryoshka
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts
@@ -33,14 +35,20 @@ CONFIG, WEIGHTS = "config.json", "ae.pt"
 LONG_TRAINED = 10_000  # batches after which a threshold hardly moves, should training go on
 _LINEAR = {"encoder.weight": "feature d", "encoder.bias": "feature", "decoder.weight": "d feature"}
 _MATRICES = {"W_enc": "d feature", "b_enc": "feature", "W_dec": "feature d", "b_dec": "d"}
+_GATED = {
+    **{name: dims for name, dims in _LINEAR.items() if name != "encoder.bias"},
+    **{"decoder_bias": "d", "r_mag": "feature", "gate_bias": "feature", "mag_bias": "feature"},
+}
 _CLASSES: dict[str, tuple[type[Dictionary], dict[str, str]]] = {
     "AutoEncoder": (Standard, {**_LINEAR, "bias": "d"}),
     "AutoEncoderTopK": (TopK, {**_LINEAR, "b_dec": "d", "k?": "", "threshold?": ""}),
     "BatchTopKSAE": (BatchTopK, {**_LINEAR, "b_dec": "d", "k?": "", "threshold": ""}),
-    "MatryoshkaBatchTopKSAE": (BatchTopK, {**_MATRICES, "k?": "", "threshold": "", "group_sizes?": "group"}),
+    "MatryoshkaBatchTopKSAE": (Matryoshka, {**_MATRICES, "k?": "", "threshold": "", "group_sizes": "group"}),
+    "GatedAutoEncoder": (Gated, _GATED),
     "JumpReluAutoEncoder": (JumpReLU, {**_MATRICES, "threshold": "feature"}),
 }
 _OURS = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec", "bias": "b_dec"}
+_OURS |= {"decoder_bias": "b_dec", "gate_bias": "b_enc", "mag_bias": "b_mag"}
 
 
 def read(files: Files, asked: Asked) -> Dictionary:
@@ -62,26 +70,26 @@ def read(files: Files, asked: Asked) -> Dictionary:
     for name, linear in (("W_enc", "encoder.weight"), ("W_dec", "decoder.weight")):
         rows_are_features = (name == "W_enc") == (linear in held)
         tensors[name] = tensors[name] if rows_are_features else tensors[name].T.contiguous()
-    tensors |= {key: tensors[key] * factor for key in ("b_enc", "b_dec")}
+    tensors |= {key: tensors[key] * factor for key in ("b_enc", "b_dec", "b_mag") if key in tensors}
     sizes_of_groups, k = tensors.pop("group_sizes", None), tensors.pop("k", trainer.get("k"))
     threshold, options = tensors.pop("threshold", None), {}
-    if kind is not Standard and kind is not JumpReLU:
+    if kind in (TopK, BatchTopK, Matryoshka):
         options["k"] = _count(k, files.where)
+    if sizes_of_groups is not None:
+        options["prefixes"] = sizes_of_groups.cumsum(0).tolist()
     if threshold is not None and kind is not TopK:
         threshold = threshold * factor if kind is JumpReLU or float(threshold) >= 0 else threshold
-        tensors["threshold"] = threshold.double() if kind is BatchTopK else threshold.clamp_min(0)
-        if kind is BatchTopK:
+        tensors["threshold"] = threshold.double() if issubclass(kind, BatchTopK) else threshold.clamp_min(0)
+        if issubclass(kind, BatchTopK):
             tensors["batches"] = torch.tensor(LONG_TRAINED if float(threshold) >= 0 else 0)
     provenance = {"format": "dictionary_learning", "trainer": trainer, "buffer": buffer}
-    if sizes_of_groups is not None:
-        provenance["group_sizes"] = sizes_of_groups.tolist()
     if factor != 1.0:
         provenance["folded"] = f"biases times {factor}, the norm of states in an interrupted training"
     facts = Facts(
         site=_site(module, layer, asked),
         model=str(trainer.get("lm_name") or ""),
         centered=kind is not JumpReLU,
-        unit_rows=kind in (TopK, BatchTopK),
+        unit_rows=kind in (TopK, BatchTopK, Matryoshka),
         tokens=f"contexts of {buffer['ctx_len']} tokens" if "ctx_len" in buffer else "",
         provenance=provenance,
     )

@@ -45,6 +45,8 @@ class Files:
         From a name to a path.
     allow_pickle
         Whether pickles may be read.
+    on_disk
+        Whether the source is a folder.
     """
 
     source: str
@@ -53,6 +55,7 @@ class Files:
     fetch: Callable[[str], Path]
     file: str = ""
     allow_pickle: bool = False
+    on_disk: bool = False
 
     @property
     def where(self) -> str:
@@ -96,9 +99,12 @@ class Files:
         return read_json(self.path(name))
 
     def json_above(self, name: str) -> dict[str, Any]:
-        """A JSON object in the folder above, empty where there is none within the source."""
-        above = "/".join(part for part in (*PurePosixPath(self.folder).parts[:-1], name))
-        return read_json(self.fetch(above)) if self.folder and above in self.names else {}
+        """A JSON object in the folder above, which some layouts share among theirs; empty where there is none."""
+        if self.folder:
+            above = str(PurePosixPath(self.folder).parent / name)
+            return read_json(self.fetch(above)) if above in self.names else {}
+        beside = Path(self.source).absolute().parent / name
+        return read_json(beside) if self.on_disk and os.path.isfile(beside) else {}
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a safetensors or npz file, at least float32."""
@@ -168,7 +174,7 @@ def _on_disk(source: str, root: Path, file: str = "") -> Files:
         if file or len(below.parts) > 4:  # deep enough for the deepest layout, and no walk through a whole disk
             folders.clear()
         names += [(below / name).as_posix() for name in files]
-    return Files(source, "", tuple(sorted(names)), lambda name: root / name, file)
+    return Files(source, "", tuple(sorted(names)), lambda name: root / name, file, on_disk=source == str(root))
 
 
 def _hub_address(text: str, revision: str | None, subfolder: str | None) -> tuple[Files, str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from caseback.decode.dictionaries.architectures.cross_layer import CrossLayerTranscoder
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.formats.hook_names import WITHOUT_GAIN, place_of
 from caseback.decode.dictionaries.formats.saved_dictionaries import expect_model
@@ -26,13 +27,14 @@ def expect_fit(dictionary: Dictionary, model: Model, where: str) -> None:
     LoadError
     """
     try:
-        expect_model(dictionary, model, where)
+        if isinstance(dictionary, CrossLayerTranscoder):
+            _expect_layers(dictionary, model, where)
+        else:
+            expect_model(dictionary, model, where)
     except LoadError as error:
         raise LoadError(f"{error}; force=True reads it all the same") from None
     of, own = (_bare(name) for name in (dictionary.facts.model, model.name))
-    if of and not (
-        of == own or own.startswith(f"{of}-") and own.removeprefix(f"{of}-")[:2] not in ("it", "in", "ch", "ba")
-    ):
+    if of and of != own:
         raise LoadError(
             f"{where} is of the model {dictionary.facts.model!r}, and this one is {model.name!r}: force=True reads it "
             "all the same"
@@ -51,22 +53,34 @@ def with_gain(dictionary: Dictionary, model: Model, where: str) -> Dictionary:
     if not facts.provenance.get(WITHOUT_GAIN) or not facts.site:
         return dictionary
     place = place_of(facts.site)
+    layers = range(dictionary.n_layers) if isinstance(dictionary, CrossLayerTranscoder) else [place.layer]
     try:
-        norm = getattr(model.weights, place.name)[place.layer]
+        norms = [getattr(model.weights, place.name)[layer] for layer in layers]
     except (CasebackError, IndexError, AttributeError) as error:
         raise LoadError(f"{where} reads a norm that {model.name!r} has not: {error}") from None
-    if norm is None or norm.beta is not None or not bool((norm.gamma != 0).all()):
+    if any(norm is None or norm.beta is not None or not bool((norm.gamma != 0).all()) for norm in norms):
         raise LoadError(f"{where} reads {facts.site} without its gain, which cannot be divided out in {model.name!r}")
+    gains = torch.stack([norm.gamma.detach().cpu().double() for norm in norms])
+    if gains.shape[1] != dictionary.d_in:
+        raise LoadError(f"{where} reads {dictionary.d_in} numbers, the norm of {model.name!r} gives {gains.shape[1]}")
     with torch.no_grad():
-        gain = norm.gamma.detach().cpu().double()
-        if len(gain) != dictionary.d_in:
-            raise LoadError(f"{where} reads {dictionary.d_in} numbers, and the norm of {model.name!r} has {len(gain)}")
-        dictionary.W_enc.copy_(dictionary.W_enc.double() / gain)
+        rows = gains.repeat_interleave(dictionary.n_features // len(gains), 0)
+        dictionary.W_enc.copy_(dictionary.W_enc.double() / rows)
         if dictionary.W_skip is not None:
-            dictionary.W_skip.copy_(dictionary.W_skip.double() / gain[:, None])
+            dictionary.W_skip.copy_(dictionary.W_skip.double() / gains[0][:, None])
     provenance = {key: value for key, value in facts.provenance.items() if key != WITHOUT_GAIN}
     dictionary.facts = replace(facts, provenance={**provenance, "folded": "the norm's gain, divided out of W_enc"})
     return dictionary
+
+
+def _expect_layers(dictionary: CrossLayerTranscoder, model: Model, where: str) -> None:
+    sizes = (dictionary.n_layers, dictionary.d_in, dictionary.d_out)
+    own = (model.n_layers, model.d_model, model.d_model)
+    if sizes != own:
+        raise LoadError(
+            f"{where} is of {sizes[0]} layers that read {sizes[1]} numbers and write {sizes[2]}: {model.name!r} has "
+            f"{own[0]} of width {own[1]}"
+        )
 
 
 def _bare(name: str) -> str:

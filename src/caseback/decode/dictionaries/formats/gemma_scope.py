@@ -44,7 +44,7 @@ def _read(files: Files, name: str, facts: Facts) -> Dictionary:
     held = files.tensors(name)
     tensors = {f"W_{key[2:]}" if key[:2] in ("w_", "W_") else key: value for key, value in held.items()}
     if getattr(tensors.get("W_dec"), "ndim", 2) == 3:
-        raise LoadError(f"{where} is one layer of a cross-layer transcoder: load_cross_layer reads all of them")
+        raise LoadError(f"{where} is one layer of a cross-layer transcoder: give the folder of all of them")
     expect(tensors, _LAYOUT, where)
     if (skip := tensors.pop("affine_skip_connection", None)) is not None:
         tensors["W_skip"] = skip

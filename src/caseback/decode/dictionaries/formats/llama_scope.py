@@ -1,6 +1,6 @@
 """Llama Scope, and its library's later layout (Llamascopium); dictionaries of one site, read only.
 
-    hyperparams.json, checkpoints/final.safetensors   encoder.weight (feature, d) .bias  decoder.weight (d, feature) .bias
+    hyperparams.json, checkpoints/final.safetensors   encoder.weight (feature, d) .bias, decoder.weight (d, feature)
     config.json, sae_weights.safetensors              the same, log_jumprelu_threshold (feature); or
                                                       W_E (d, feature)  b_E  W_D (feature, d)  b_D,
                                                       activation_function.log_jumprelu_threshold

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from caseback.decode.dictionaries.architectures.several_sources import SeveralSources
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.formats import (
     circuit_tracer,
+    cross_layer,
     dictionary_learning,
     gemma_scope,
     llama_scope,
@@ -31,6 +33,7 @@ from caseback.model.running.model import Model
 
 LAYOUTS: tuple[Layout, ...] = (
     own.LAYOUT,
+    *cross_layer.LAYOUTS,
     saelens.LAYOUT,
     gemma_scope.LAYOUT_1,
     gemma_scope.LAYOUT_2,
@@ -174,7 +177,7 @@ def save(dictionary: Dictionary | list[Dictionary], folder: str | Path, format: 
     folder
         Is there afterwards.
     format
-        ``"saelens"``, ``"sparsify"``, ``"circuit_tracer"`` or ``"caseback"``.
+        ``"saelens"``, ``"sparsify"``, ``"circuit_tracer"``, ``"circuit_tracer_clt"`` or ``"caseback"``.
 
     Raises
     ------
@@ -197,6 +200,9 @@ def save(dictionary: Dictionary | list[Dictionary], folder: str | Path, format: 
     several = isinstance(dictionary, list)
     if several and (format != circuit_tracer.LAYOUT.name or not dictionary):
         raise ArgumentError(f"{format!r} holds one dictionary, and a set one or more: {len(dictionary)} are given")
+    one = dictionary[0] if isinstance(dictionary, list) else dictionary
+    if isinstance(one, SeveralSources) and format not in ("caseback", "circuit_tracer_clt"):
+        raise ArgumentError(f"{format!r} holds dictionaries of one place, and this one is of several: {one!r}")
     place = make_folder(folder, "the dictionary")
     if isinstance(dictionary, list):
         circuit_tracer.write_set(dictionary, place)

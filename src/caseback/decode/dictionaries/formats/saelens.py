@@ -19,8 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caseback.decode.dictionaries.architectures.abs_topk import AbsTopK
 from caseback.decode.dictionaries.architectures.batch_topk import BatchTopK
+from caseback.decode.dictionaries.architectures.folding import as_jump_relu
+from caseback.decode.dictionaries.architectures.gated import Gated
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
+from caseback.decode.dictionaries.architectures.matching_pursuit import MatchingPursuit
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Normalization
@@ -41,6 +45,8 @@ _NORMALIZATIONS: dict[str, Normalization] = {
     "layer_norm": "layer_norm",
     "constant_norm_rescale": "unit_norm",
 }
+_GATED = {"b_enc": "b_gate"}
+_GATE = {"b_gate": "b_enc"}
 _BY_TOKEN = ("layer_norm", "unit_norm")
 # how each is selected, whether it is a transcoder, and whether it has a skip
 _ARCHITECTURES: dict[str, tuple[type[Dictionary], bool, bool]] = {
@@ -48,6 +54,9 @@ _ARCHITECTURES: dict[str, tuple[type[Dictionary], bool, bool]] = {
     "topk": (TopK, False, False),
     "batchtopk": (BatchTopK, False, False),
     "jumprelu": (JumpReLU, False, False),
+    "gated": (Gated, False, False),
+    "abstopk": (AbsTopK, False, False),
+    "matching_pursuit": (MatchingPursuit, False, False),
     "transcoder": (Standard, True, False),
     "skip_transcoder": (Standard, True, True),
     "jumprelu_transcoder": (JumpReLU, True, False),
@@ -88,6 +97,14 @@ def _dictionary(
     rescale: bool,
 ) -> Dictionary:
     layout = {**SHAPES, "W_enc": "d_in feature", "scaling_factor?": "feature"}
+    if kind is MatchingPursuit:
+        layout = {"W_dec": "feature d_out", "b_dec": "d_out"}
+    if kind is Gated:
+        layout = {
+            **{_GATED.get(name, name): dims for name, dims in layout.items()},
+            "b_mag": "feature",
+            "r_mag": "feature",
+        }
     layout |= {"threshold": "feature"} if kind is JumpReLU else {}
     layout |= {"topk_threshold": ""} if kind is BatchTopK else {}
     layout |= {"W_skip": "d_out d_in"} if skip else {}
@@ -95,22 +112,39 @@ def _dictionary(
     factors = tensors.pop("scaling_factor", None)
     if factors is not None and not torch.allclose(factors, torch.ones_like(factors)):
         raise LoadError(f"{files.where} has a scaling_factor for each feature, as fine-tuned ones had: it is not read")
-    tensors["W_enc"] = tensors["W_enc"].T.contiguous()
-    if skip:
-        tensors["W_skip"] = tensors["W_skip"].T.contiguous()
+    tensors = {_GATE.get(name, name): value for name, value in tensors.items()}
+    for name in ("W_enc", "W_skip"):
+        if name in tensors:
+            tensors[name] = tensors[name].T.contiguous()
     if config["normalize_activations"] == "expected_average_only_in":
         tensors = scaled(tensors, _factor(files, config, asked.force))
     options: dict[str, Any] = {}
-    if kind in (TopK, BatchTopK):
+    if kind in (TopK, BatchTopK, AbsTopK):
         options["k"] = _count(k, files.where)
+    if kind is MatchingPursuit:
+        options = _pursuit(config, sizes["d_in"], facts, files.where)
     if kind is JumpReLU:
         tensors["threshold"] = tensors["threshold"].clamp_min(0)  # their ReLU drops what is below 0
     if kind is BatchTopK:
         tensors["threshold"] = tensors.pop("topk_threshold").double()
     if rescale:
+        if kind is BatchTopK:
+            raise LoadError(f"{files.where} is of training, selects by norms and has a threshold: it is not read yet")
         tensors = unit_rows(tensors)
         facts = replace(facts, provenance={**facts.provenance, "folded": "norms of decoder rows"})
     return build(kind, tensors, facts, files.where, **options)
+
+
+def _pursuit(config: Mapping[str, Any], d: int, facts: Facts, where: str) -> dict[str, Any]:
+    if not facts.centered or config["normalize_activations"] == "expected_average_only_in":
+        raise LoadError(f"{where} is a pursuit that subtracts no b_dec, or of scaled states: it is not read")
+    with expect_form(f"{where}/{CONFIG} is no config of matching pursuit"):
+        most, enough = config.get("max_iterations"), float(config.get("residual_threshold", 1e-2))
+        return {
+            "k": d if most is None else int(most),
+            "enough": enough,
+            "repeat": not config.get("stop_on_duplicate_support", True),
+        }
 
 
 def _count(k: Any, where: str) -> Any:
@@ -189,10 +223,14 @@ def write(dictionary: Dictionary, folder: Path) -> None:
             name = "topk"
             config["k"] = dictionary.k
             tensors = unit_rows(tensors) if facts.by_norm else tensors
+        case AbsTopK() if not transcodes and not facts.by_norm:
+            name, config["k"] = "abstopk", dictionary.k
         case JumpReLU() | BatchTopK():
             name = "jumprelu_transcoder" if transcodes else "jumprelu"
-            tensors["threshold"] = _thresholds(dictionary).to(tensors["W_enc"].dtype)
-            tensors.pop("batches", None)
+            tensors, facts = plain(_with_thresholds(dictionary))
+        case Gated() if not transcodes:
+            name = "gated"
+            tensors["b_gate"] = tensors.pop("b_enc")
         case _:
             raise ArgumentError(f"SAELens's layout holds no {dictionary!r}: format='caseback' does")
     if transcodes and facts.normalization in _BY_TOKEN:
@@ -222,16 +260,11 @@ def write(dictionary: Dictionary, folder: Path) -> None:
         draft.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def _thresholds(dictionary: JumpReLU | BatchTopK) -> Tensor:
-    threshold = dictionary.threshold.detach().cpu()
-    if isinstance(dictionary, JumpReLU):
-        if bool((threshold < 0).any()):
-            raise ArgumentError("SAELens's layout drops codes below 0, and this dictionary has thresholds below 0")
-        return threshold
-    norms = (
-        dictionary.norms().detach().cpu().double() if dictionary.facts.by_norm else torch.ones(dictionary.n_features)
-    )
-    return threshold.clamp_min(0) / norms
+def _with_thresholds(dictionary: JumpReLU | BatchTopK) -> JumpReLU:
+    one = dictionary if isinstance(dictionary, JumpReLU) else as_jump_relu(dictionary)
+    if bool((one.threshold < 0).any()):
+        raise ArgumentError("SAELens's layout drops codes below 0, and this dictionary has thresholds below 0")
+    return one
 
 
 def _metadata(facts: Facts, transcodes: bool) -> dict[str, Any]:

@@ -11,7 +11,6 @@ Folds are computed in float64 and stored in the file's precision.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from caseback.artifacts.artifact import Artifact
+from caseback.decode.dictionaries.architectures.folding import folded
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts
 from caseback.decode.dictionaries.formats.saved_dictionaries import with_weights
 from caseback.errors import CasebackError, LoadError
@@ -72,15 +72,16 @@ def build(
     where
         For messages.
     """
-    (n_features, d_in), d_out = tensors["W_enc"].shape, tensors["W_dec"].shape[1]
+    reads = tensors.get("W_enc", tensors["W_dec"])  # matching pursuit reads what it writes
+    d_in, d_out = reads.shape[1], tensors["W_dec"].shape[1]
     try:
         empty = kind(
             d_in,
-            n_features,
+            len(reads),
             d_out,
             facts=facts,
             skip="W_skip" in tensors,
-            dtype=tensors["W_enc"].dtype,
+            dtype=tensors["W_dec"].dtype,
             seed=None,
             **options,
         )
@@ -121,15 +122,10 @@ def recentered(tensors: Mapping[str, Tensor], centered: bool) -> dict[str, Tenso
 
 def plain(dictionary: Dictionary) -> tuple[dict[str, Tensor], Facts]:
     """The weights of a dictionary for a file that knows no scale, and its facts without one."""
-    tensors = {name: value.detach().cpu() for name, value in dictionary.state_dict().items()}
-    by, out_by = float(tensors.pop("scale")), float(tensors.pop("out_scale"))
-    facts = dictionary.facts
-    if facts.normalization in ("none", "scale"):
-        by = by if facts.normalization == "scale" else 1.0
-        if facts.centered and by != out_by:
-            raise CasebackError(f"this centered dictionary reads states times {by} and writes them times {out_by}")
-        tensors, facts = scaled(tensors, by, out_by), replace(facts, normalization="none")
-    return tensors, facts
+    by_token = dictionary.facts.normalization in ("layer_norm", "unit_norm")
+    one = dictionary if by_token else folded(dictionary)
+    tensors = {name: value.detach().cpu() for name, value in one.state_dict().items()}
+    return {name: value for name, value in tensors.items() if name not in ("scale", "out_scale", "batches")}, one.facts
 
 
 def _times(value: Tensor, factor: Tensor | float) -> Tensor:
