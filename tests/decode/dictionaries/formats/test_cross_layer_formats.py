@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 import yaml
-from published_layouts import numbers
 from safetensors.torch import load_file, save_file
 
 from caseback.decode.dictionaries import (
@@ -18,6 +17,7 @@ from caseback.decode.dictionaries import (
     save,
 )
 from caseback.errors import ArgumentError, LoadError
+from published_layouts import numbers
 
 L, D, F = 3, 5, 8
 DTYPE = torch.float64

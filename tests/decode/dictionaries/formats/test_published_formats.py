@@ -3,11 +3,10 @@
 import json
 
 import pytest
-import published_layouts as layouts
 import torch
-from published_layouts import D, F, K
 from safetensors.torch import load_file, save_file
 
+import published_layouts as layouts
 from caseback.decode.dictionaries import (
     AbsTopK,
     BatchTopK,
@@ -22,6 +21,7 @@ from caseback.decode.dictionaries import (
     save,
 )
 from caseback.errors import ArgumentError, LoadError
+from published_layouts import D, F, K
 
 READ = {
     **{

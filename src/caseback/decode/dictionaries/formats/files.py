@@ -227,9 +227,10 @@ def _reason(error: Exception) -> str:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise LoadError(f"{path} cannot be read: it holds one array, expected an archive of several")
+        with archive as held:
             return {name: torch.from_numpy(held[name]) for name in held.files}
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise LoadError(f"{path} cannot be read: {shortened(str(error))}") from None
-    except AttributeError:  # numpy gives an array where the file holds one
-        raise LoadError(f"{path} cannot be read: it holds one array, expected an archive of several") from None

@@ -25,7 +25,7 @@ from caseback.decode.dictionaries.formats.weights import SHAPES, build, expect
 from caseback.errors import LoadError
 
 FIRST, SECOND = "params.npz", "params.safetensors"
-_LAYOUT = {**SHAPES, "W_enc": "d_in feature", "threshold": "feature", "affine_skip_connection?": "d_in d_out"}
+_LAYOUT = {**SHAPES, "W_enc": "d_in feature", "threshold": "feature"}
 _TOKENS = "no first tokens (BOS)"
 
 
@@ -45,7 +45,8 @@ def _read(files: Files, name: str, facts: Facts) -> Dictionary:
     tensors = {f"W_{key[2:]}" if key[:2] in ("w_", "W_") else key: value for key, value in held.items()}
     if getattr(tensors.get("W_dec"), "ndim", 2) == 3:
         raise LoadError(f"{where} is one layer of a cross-layer transcoder: give the folder of all of them")
-    expect(tensors, _LAYOUT, where)
+    skips = bool(facts.provenance.get("affine_connection"))
+    expect(tensors, {**_LAYOUT, f"affine_skip_connection{'' if skips else '?'}": "d_in d_out"}, where)
     if (skip := tensors.pop("affine_skip_connection", None)) is not None:
         tensors["W_skip"] = skip
     tensors["W_enc"] = tensors["W_enc"].T.contiguous()

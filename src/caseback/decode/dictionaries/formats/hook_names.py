@@ -108,15 +108,16 @@ def site_of_module(path: str, model: Model | None = None) -> str:
     ('resid_post.17', 'resid_pre.3')
     """
     module, _, end = path.rpartition(".")
-    if model is not None and end == "output":
+    if model is not None:
         names = [name for name, _ in model.hf.named_modules() if name == module or name.endswith(f".{module}")]
-        if names:
-            return _of_output(model, min(names, key=len))
+        module = min(names, key=len, default=module)
+        if names and end == "output":
+            return _of_output(model, module)
     if module.rpartition(".")[2] in ("embed_tokens", "wte", "embed_in") and end == "output":
         return "embed"
     layer = _LAYER.fullmatch(module)
     name = _PARTS.get((layer[2] or "", end)) if layer else None
-    return f"{name}.{layer[1]}" if layer and name else path
+    return f"{name}.{layer[1]}" if layer and name else f"{module}.{end}"
 
 
 def _of_output(model: Model, module: str) -> str:
