@@ -34,6 +34,7 @@ DIMS = (
     "other",  # a dimension of vectors a second time, as the columns of a square matrix
     # of comparisons with chance: kinds of them, and random draws; strengths of steering
     *("control", "draw", "dose"),
+    *("source", "source_to"),  # models or layers that share codes
     "measure",  # several numbers of one thing, by name
     # of sparse dictionaries: several beside each other; of toy models: how rare and how important features are
     *("dictionary", "sparsity", "importance"),

@@ -3,13 +3,35 @@
 ``Dictionary`` is one of them, of whatever architecture; ``architectures()`` lists these.
 """
 
+from caseback.decode.dictionaries.architectures.abs_topk import AbsTopK
 from caseback.decode.dictionaries.architectures.batch_topk import BatchTopK
+from caseback.decode.dictionaries.architectures.cross_layer import (
+    CrossLayerBatchTopK,
+    CrossLayerJumpReLU,
+    CrossLayerStandard,
+    CrossLayerTopK,
+    CrossLayerTranscoder,
+)
+from caseback.decode.dictionaries.architectures.crosscoders import (
+    BatchTopKCrosscoder,
+    Crosscoder,
+    JumpReLUCrosscoder,
+    StandardCrosscoder,
+    TopKCrosscoder,
+)
+from caseback.decode.dictionaries.architectures.folding import as_jump_relu, folded
+from caseback.decode.dictionaries.architectures.gated import Gated
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
+from caseback.decode.dictionaries.architectures.latent_scaling import latent_scaling
+from caseback.decode.dictionaries.architectures.matching_pursuit import MatchingPursuit
+from caseback.decode.dictionaries.architectures.matryoshka import Matryoshka
+from caseback.decode.dictionaries.architectures.p_annealing import PAnnealing
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
 from caseback.decode.dictionaries.features.attach import attach, attached, detach
 from caseback.decode.dictionaries.features.reading import feature_words, features_on, nearest_features
+from caseback.decode.dictionaries.formats.loading import FORMATS, load, load_set, save
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
 from caseback.decode.dictionaries.toy_models import superposition_phases, toy_superposition
@@ -17,6 +39,25 @@ from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.train import Trained, train_dictionaries
 
 __all__ = [
+    "FORMATS",
+    "AbsTopK",
+    "CrossLayerBatchTopK",
+    "CrossLayerJumpReLU",
+    "CrossLayerStandard",
+    "CrossLayerTopK",
+    "CrossLayerTranscoder",
+    "BatchTopKCrosscoder",
+    "Crosscoder",
+    "JumpReLUCrosscoder",
+    "StandardCrosscoder",
+    "TopKCrosscoder",
+    "as_jump_relu",
+    "folded",
+    "Gated",
+    "latent_scaling",
+    "MatchingPursuit",
+    "Matryoshka",
+    "PAnnealing",
     "BatchTopK",
     "Dictionary",
     "Facts",
@@ -36,6 +77,9 @@ __all__ = [
     "features_on",
     "load_dictionary",
     "nearest_features",
+    "load",
+    "load_set",
+    "save",
     "save_dictionary",
     "train_dictionaries",
     "superposition_phases",

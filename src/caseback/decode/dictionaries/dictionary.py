@@ -114,7 +114,8 @@ class Dictionary(nn.Module):
     skip
         Whether a linear map of the input is added (skip transcoders).
     seed
-        Of the random start: unit rows in ``W_dec``, the same in ``W_enc`` where the widths agree, biases 0.
+        Of the random start: unit rows in ``W_dec``, the same in ``W_enc`` where the widths agree, biases 0. None: all
+        weights 0, for those that are read from a file.
     dtype
         Of the weights.
     """
@@ -135,7 +136,7 @@ class Dictionary(nn.Module):
         *,
         facts: Facts | None = None,
         skip: bool = False,
-        seed: int = 0,
+        seed: int | None = 0,
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
@@ -146,13 +147,12 @@ class Dictionary(nn.Module):
             raise ArgumentError(f"normalization {facts.normalization!r}: expected one of {', '.join(NORMALIZATIONS)}")
         self.d_in, self.n_features, self.d_out = d_in, n_features, d_out or d_in
         self.facts = facts or Facts()
-        draw = torch.Generator().manual_seed(seed)
-        rows = torch.randn(n_features, self.d_out, generator=draw, dtype=torch.float64)
-        rows = rows / rows.norm(dim=1, keepdim=True)
-        reads = rows
-        if d_in != self.d_out or self.facts.is_transcoder:
-            reads = torch.randn(n_features, d_in, generator=draw, dtype=torch.float64)
-            reads = reads / reads.norm(dim=1, keepdim=True)
+        if seed is None:
+            rows, reads = torch.zeros(n_features, self.d_out, dtype=dtype), torch.zeros(n_features, d_in, dtype=dtype)
+        else:
+            rows = reads = _unit_rows(n_features, self.d_out, draw := torch.Generator().manual_seed(seed))
+            if d_in != self.d_out or self.facts.is_transcoder:
+                reads = _unit_rows(n_features, d_in, draw)
         self.W_enc = nn.Parameter(reads.to(dtype))
         self.b_enc = nn.Parameter(torch.zeros(n_features, dtype=dtype))
         self.W_dec = nn.Parameter(rows.to(dtype).clone())
@@ -195,6 +195,21 @@ class Dictionary(nn.Module):
         """
         return error.new_zeros(())
 
+    def guide(self, scores: Tensor, pattern: Pattern | None, wanted: Tensor) -> Tensor:
+        """What else the scores themselves are to do, where codes alone would not teach the encoder.
+
+        Parameters
+        ----------
+        scores, pattern
+            Of the pattern's entries, or whole rows where there is no pattern.
+        wanted
+            What is to be reconstructed, normalized.
+        """
+        return wanted.new_zeros(())
+
+    def at(self, share: float) -> None:
+        """Go to where a training is of which ``share`` is done, 0 to 1; called before each step."""
+
     def after_step(self) -> None:
         """Put weights back that a step of the optimizer may not leave as they are."""
         if self.facts.unit_rows:
@@ -212,7 +227,21 @@ class Dictionary(nn.Module):
 
     def scores(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... feature"]:
         """What each feature reads of each state, before any selection."""
-        return linear(self._centered(self.normalized(self._expected(x))), self.W_enc, self.b_enc)
+        return self.read(self._centered(self.normalized(self._expected(x))))
+
+    def read(self, x: Tensor) -> Float[Tensor, "... feature"]:
+        """Scores of normalized and centered states."""
+        return linear(x, self.W_enc, self.b_enc)
+
+    def read_entries(self, x: Tensor, scores: Tensor, pattern: Pattern) -> Float[Tensor, " entry"]:
+        """The scores of a pattern's entries, with a gradient that is computed for these alone."""
+        return selected_scores(x, self.W_enc, self.b_enc, scores, pattern)
+
+    def write(self, codes: Tensor, pattern: Pattern | None = None) -> Tensor:
+        """What codes write, normalized and without the bias; of dense or sparse rows, or of a pattern's entries."""
+        if pattern is not None:
+            return sparse_decode(codes, self.W_dec, pattern)
+        return codes @ self.W_dec if codes.layout == torch.strided else torch.sparse.mm(codes, self.W_dec)
 
     def encode(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... feature"]:
         """Codes: what is active, and how much; 0 elsewhere."""
@@ -245,9 +274,7 @@ class Dictionary(nn.Module):
         ArgumentError
             Where the states are needed and not given.
         """
-        sparse = codes.layout != torch.strided
-        written = (torch.sparse.mm(codes, self.W_dec) if sparse else codes @ self.W_dec) + self.b_dec
-        return self._restored(written, x)
+        return self._restored(self.write(codes) + self.b_dec, x)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """The reconstruction."""
@@ -294,7 +321,7 @@ class Dictionary(nn.Module):
         if self.W_skip is not None:
             wanted = wanted - (x @ self.W_skip) * self.out_scale
         read = self._centered(inner)
-        scores = linear(read, self.W_enc, self.b_enc)
+        scores = self.read(read)
         with torch.no_grad():
             selected = self.select(scores)
         pattern = None
@@ -304,7 +331,7 @@ class Dictionary(nn.Module):
             pattern = pattern_of(selected)
         if pattern is not None:
             at: Tensor | slice = pattern.feature
-            z = selected_scores(read, self.W_enc, self.b_enc, scores, pattern)
+            z = self.read_entries(read, scores, pattern)
             codes = self.activate(z, at)
         else:
             assert isinstance(selected, Tensor)
@@ -312,7 +339,7 @@ class Dictionary(nn.Module):
             codes = torch.where(selected, self.activate(scores, at), scores.new_zeros(()))
         errors, error = self.errors(codes, pattern, wanted)
         penalty = self.penalty(z, codes, at, len(x))
-        auxiliary = self.auxiliary(read, errors.detach(), dead)
+        auxiliary = self.auxiliary(read, errors.detach(), dead) + self.guide(z, pattern, wanted)
         with torch.no_grad():
             active = codes != 0
             fired = active.sum(0) if pattern is None else pattern.only(active).counts()
@@ -329,8 +356,7 @@ class Dictionary(nn.Module):
         wanted
             What is to be reconstructed, normalized.
         """
-        written = codes @ self.W_dec if pattern is None else sparse_decode(codes, self.W_dec, pattern)
-        errors = wanted - written - self.b_dec
+        errors = wanted - self.write(codes, pattern) - self.b_dec
         return errors, errors.square().sum(-1).mean()
 
     def _expected(self, x: Tensor) -> Tensor:
@@ -367,10 +393,12 @@ class Dictionary(nn.Module):
                 raise ArgumentError(f"this dictionary {why}: give decode the states too, decode(codes, x)")
             return written / self.out_scale
         x = self._expected(x)
-        shift, factor = self._factors(x)
-        if by_token:
+        if self.facts.normalization == "layer_norm":  # published ones are restored without the epsilon, so all are
+            written = written * x.std(-1, keepdim=True) + x.mean(-1, keepdim=True)
+        elif by_token:
+            _, factor = self._factors(x)
             assert factor is not None
-            written = written / factor + (0 if shift is None else shift)
+            written = written / factor
         else:
             written = written / self.out_scale
         return written if self.W_skip is None else written + x @ self.W_skip
@@ -386,3 +414,8 @@ class Dictionary(nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _unit_rows(count: int, width: int, draw: torch.Generator) -> Tensor:
+    rows = torch.randn(count, width, generator=draw, dtype=torch.float64)
+    return rows / rows.norm(dim=1, keepdim=True)

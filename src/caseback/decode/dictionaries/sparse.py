@@ -119,7 +119,17 @@ def selected_scores(
     scores
         All of them; looked at, and not part of the gradient's path.
     """
-    values = scores.detach()[pattern.token, pattern.feature]
+    return with_gradient(scores.detach()[pattern.token, pattern.feature], x, W_enc, b_enc, pattern)
+
+
+def with_gradient(
+    values: Float[Tensor, " entry"],
+    x: Float[Tensor, "token d"],
+    W_enc: Float[Tensor, "feature d"],
+    b_enc: Float[Tensor, " feature"],
+    pattern: Pattern,
+) -> Float[Tensor, " entry"]:
+    """The scores of a pattern's entries, whose values are known, as functions of what they were computed from."""
     return _SelectedScores.apply(x, W_enc, b_enc, values, pattern)  # pyright: ignore[reportReturnType]
 
 

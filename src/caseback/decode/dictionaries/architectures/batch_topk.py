@@ -73,7 +73,7 @@ def _highest(ranked: Tensor, count: int, guess: float) -> tuple[Pattern, Tensor]
     if they are enough, the highest are among them.
     """
     mask = ranked > max(0.0, 0.8 * guess)
-    if int(mask.sum()) < count:
+    if int(mask.count_nonzero()) < count:
         mask = ranked > 0
     pattern = pattern_of(mask)
     values = ranked[pattern.token, pattern.feature]

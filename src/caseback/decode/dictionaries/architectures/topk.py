@@ -37,14 +37,18 @@ class Revived(Dictionary):
         self.k_aux = self.d_out // 2 if k_aux is None else k_aux
         self.aux_coefficient = aux_coefficient
 
+    def highest(self, ranked: Tensor, k: int) -> Tensor:
+        """Which k of each row are highest; of signed codes, largest."""
+        return (ranked.abs() if self.signed else ranked).topk(k, dim=-1, sorted=False).indices
+
     def auxiliary(self, x: Tensor, error: Tensor, dead: Tensor | None) -> Tensor:
         """The share of the error's variance that the best dead features do not reconstruct, times the coefficient."""
         if dead is None or not self.aux_coefficient or not (some := dead.nonzero()[:, 0]).numel():
             return error.new_zeros(())
         scores = linear(x, self.W_enc[some], self.b_enc[some])
-        k = min(max(1, self.k_aux), len(some))
-        best = scores.topk(k, dim=-1, sorted=False).indices
-        codes = torch.zeros_like(scores).scatter(-1, best, scores.gather(-1, best).relu())
+        best = self.highest(scores, min(max(1, self.k_aux), len(some)))
+        kept = scores.gather(-1, best)
+        codes = torch.zeros_like(scores).scatter(-1, best, kept if self.signed else kept.relu())
         left = (error - codes @ self.W_dec[some]).square().sum(-1).mean()
         spread = (error - error.mean(0)).square().sum(-1).mean()
         return self.aux_coefficient * torch.where(spread > 0, left / spread.clamp_min(1e-30), 0)
@@ -71,12 +75,12 @@ class TopK(Revived):
         self.k, self.relu = k, relu
 
     def keep(self, scores: Tensor) -> Tensor:
-        best = self.ranked(scores).topk(self.k, dim=-1, sorted=False).indices
+        best = self.highest(self.ranked(scores), self.k)
         mask = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, True)
         return mask & (scores > 0) if self.relu else mask
 
     def select(self, scores: Tensor) -> Pattern:
-        best = self.ranked(scores).topk(self.k, dim=-1, sorted=False).indices
+        best = self.highest(self.ranked(scores), self.k)
         return pattern_of_rows(best, self.n_features)
 
     def activate(self, scores: Tensor, at: Tensor | slice) -> Tensor:

@@ -15,9 +15,9 @@ from torch import Tensor
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import DICTIONARY
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.formats.hook_names import place_of
 from caseback.decode.dictionaries.registry import architecture_of
 from caseback.errors import CasebackError, LoadError
-from caseback.model.anatomy.sites import as_site
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 
@@ -73,7 +73,7 @@ def load_dictionary(path: str | Path, *, model: Model | None = None) -> Dictiona
         shape = json.loads(artifact.facts["shape"])
         (d_in, n_features, d_out), options = shape["sizes"], shape["options"]
         facts = Facts(**json.loads(artifact.facts["facts"]))
-        dtype = artifact.tensors["W_enc"].dtype
+        dtype = artifact.tensors["W_dec"].dtype
         kind = architecture_of(artifact.facts["architecture"])
         empty = kind(d_in, n_features, d_out, facts=facts, skip=shape["skip"], dtype=dtype, **options)
         return with_weights(empty, artifact.tensors, path)
@@ -115,6 +115,6 @@ def expect_model(dictionary: Dictionary, model: Model, what: str) -> None:
             run = model.run([[1]], read=[name])
         except CasebackError as error:
             raise LoadError(f"{what} is of another model: {error}") from None
-        own = run[as_site(name).key][0, 0].numel()  # heads side by side
+        own = run[place_of(name).key][0, 0].numel()  # heads side by side
         if own != width:
             raise LoadError(f"{what} is of width {width}: {name} of {model.name!r} is of width {own}")

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from caseback.decode.vocabulary.lenses.lens import Lens
-from caseback.errors import CasebackError, LoadError
+from caseback.errors import CasebackError
 from caseback.jobs.fingerprint import raw_digest
 from caseback.jobs.json_text import expect_form
+from caseback.jobs.pickles import read_pickle
 from caseback.jobs.safe_files import read_json, read_tensors
 from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.anatomy.dense import weight_matrix
@@ -153,7 +154,7 @@ def load_jacobian_lens(path: str | Path, model: Model, *, pickle: bool = False) 
     CasebackError
         Where the width is not the model's.
     """
-    held: dict[str, Any] = _unpickled(Path(path), pickle)
+    held: dict[str, Any] = read_pickle(path, pickle, option="pickle=True")
     with expect_form(f"{path} is not a published Jacobian lens"):
         matrices = {int(layer): value.float() for layer, value in held["J"].items()}
         prompts = int(held["n_prompts"])
@@ -200,21 +201,8 @@ def _unembed_hash(model: Model) -> str:
 
 def _tensors(stem: Path, pickle: bool) -> dict[str, Any]:
     safe = stem.with_suffix(".safetensors")
-    return read_tensors(safe)[0] if os.path.isfile(safe) else _unpickled(stem.with_suffix(".pt"), pickle)
-
-
-def _unpickled(path: Path, allowed: bool) -> dict[str, Any]:
-    if not os.path.isfile(path):
-        raise LoadError(f"{path} is absent")
-    if not allowed:
-        raise LoadError(
-            f"{path} is a pickle, which can run code when it is opened: pass pickle=True if you trust where it is from "
-            "(it is then read with weights_only=True)"
-        )
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the pickle makes it raise
-        raise LoadError(f"{path} cannot be read with weights_only=True: {error}") from None
-    if not isinstance(held, dict):
-        raise LoadError(f"{path} holds a {type(held).__name__}: expected a mapping of names to tensors")
-    return held
+    return (
+        read_tensors(safe)[0]
+        if os.path.isfile(safe)
+        else read_pickle(stem.with_suffix(".pt"), pickle, option="pickle=True")
+    )

@@ -1,0 +1,109 @@
+"""States made of known features, and how many of them a dictionary finds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from caseback.decode.dictionaries import Dictionary, JumpReLU
+
+
+class Planted:
+    """States x = sum_i a_i f_i: random unit directions, few of them active in each state.
+
+    Parameters
+    ----------
+    d, n_features, active
+        Width, features, and how many of them are active in a state on average.
+    signed
+        Whether a feature is as often negative as positive.
+    """
+
+    def __init__(self, d: int = 32, n_features: int = 64, active: float = 3, *, signed: bool = False, seed: int = 0):
+        self.draw = torch.Generator().manual_seed(seed)
+        rows = torch.randn(n_features, d, generator=self.draw)
+        self.rows = rows / rows.norm(dim=1, keepdim=True)
+        self.share, self.signed = active / n_features, signed
+
+    def codes(self, n: int) -> Tensor:
+        shape = (n, len(self.rows))
+        on = torch.rand(shape, generator=self.draw) < self.share
+        size = 0.5 + torch.rand(shape, generator=self.draw)
+        sign = torch.rand(shape, generator=self.draw).sub(0.5).sign() if self.signed else 1.0
+        return on * size * sign
+
+    def states(self, n: int) -> Tensor:
+        return self.codes(n) @ self.rows
+
+    def shuffled(self, n: int) -> Tensor:
+        """States whose coordinates come from different states: the same histograms, and no features."""
+        x = self.states(n)
+        return torch.stack([column[torch.randperm(n, generator=self.draw)] for column in x.T], 1)
+
+
+def trained(
+    one: Dictionary,
+    states: Callable[[int], Any],
+    *,
+    steps: int = 1500,
+    n: int = 512,
+    lr: float = 3e-3,
+    coefficient: float = 0.0,
+    dead_after: int = 100,
+    k_start: float | None = None,
+    rise: float = 0.2,
+    resample_every: int = 0,
+) -> Dictionary:
+    """A dictionary after so many steps of Adam, whose rate falls over the last third."""
+    optimizer = torch.optim.Adam(one.parameters(), lr=lr)
+    silent, draw = torch.zeros(one.n_features), torch.Generator().manual_seed(0)
+    k: Any = getattr(one, "k", None)
+    for step in range(steps):
+        share = step / steps
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, 3 * (1 - share))
+        one.at(share)
+        if k is not None and k_start is not None:  # k falls by equal factors over the first half
+            own = k * (k_start / k) ** max(0.0, 1 - 2 * share)
+            one.k = own if isinstance(k, float) else round(own)  # pyright: ignore[reportAttributeAccessIssue]
+        x = states(n)
+        losses = one.losses(x, coefficient=coefficient * min(1.0, share / rise), dead=silent > dead_after)
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        with torch.no_grad():
+            one.after_step()
+        silent = torch.where(losses.fired > 0, 0.0, silent + 1)
+        if resample_every and step % resample_every == 0 and share < 0.7:
+            _resample(one, x, silent > resample_every / 2, draw)
+    return one.eval()
+
+
+@torch.no_grad()
+def _resample(one: Dictionary, x: Tensor, dead: Tensor, draw: torch.Generator) -> None:
+    """Start dead features again at what is left of the states, the worse reconstructed the likelier (Bricken et al. 2023)."""
+    if not dead.any() or dead.all():
+        return
+    errors = x - one(x)
+    rows = errors[torch.multinomial(errors.square().sum(-1).square(), int(dead.sum()), generator=draw)]
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    one.W_dec[dead] = rows * one.W_dec[~dead].norm(dim=1).mean()
+    one.W_enc[dead] = rows * one.W_enc[~dead].norm(dim=1).mean()
+    if one.b_enc is not None:
+        one.b_enc[dead] = 0.0
+    if isinstance(one, JumpReLU):
+        one.threshold[dead] = one.threshold[~dead].mean()
+
+
+def recovered(one: Dictionary, planted: Planted, n: int = 4096) -> float:
+    """The mean cosine of planted features and the rows matched to them one to one; a dead row counts 0."""
+    with torch.no_grad():
+        alive = (one.encode(planted.states(n)) != 0).any(0)
+        rows = one.W_dec / one.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        cosines = planted.rows @ rows.T * alive
+    if planted.signed:
+        cosines = cosines.abs()
+    at = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return float(cosines.numpy()[at].mean())
