@@ -75,7 +75,7 @@ def random_dictionary(dictionary: Dictionary, states: StatesLike, *, seed: int =
         other.W_dec.copy_(rows * dictionary.norms()[:, None])
         other.b_enc.zero_()
         if not other.facts.is_transcoder and other.d_in == other.d_out:
-            other.b_dec.copy_(other._normalized(x).mean(0))
+            other.b_dec.copy_(other.normalized(x).mean(0))
         _match_l0(other, x, _l0(dictionary, x))
     return other
 
@@ -138,7 +138,7 @@ def frozen_decoder(
     target = None if targets is None else torch.cat(list(pieces_of(targets, "targets"))).to(other.W_enc)
     if target is not None and target.shape != (len(x), other.d_out):
         raise TokensError(f"targets of shape {tuple(target.shape)}: expected {(len(x), other.d_out)}")
-    rows, norms = other.W_dec.detach().clone(), other.W_dec.requires_grad
+    rows, learns = other.W_dec.detach().clone(), other.W_dec.requires_grad
     other.W_dec.requires_grad_(False)
     optimizer = torch.optim.Adam([p for p in other.parameters() if p.requires_grad], lr=lr)
     draw = torch.Generator().manual_seed(seed)
@@ -152,7 +152,7 @@ def frozen_decoder(
         with torch.no_grad():
             other.after_step()
             other.W_dec.copy_(rows)
-    other.W_dec.requires_grad_(norms)
+    other.W_dec.requires_grad_(learns)
     return other
 
 
