@@ -186,7 +186,9 @@ def test_errors_of_prefixes_are_weighed():
     torch.testing.assert_close(loss, errors @ torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("options", [{"prefixes": [4, 4, 42]}, {"prefixes": [4, 41]}, {"weights": [1.0]}, {"prefixes": []}])
+@pytest.mark.parametrize(
+    "options", [{"prefixes": [4, 4, 42]}, {"prefixes": [4, 41]}, {"weights": [1.0]}, {"prefixes": []}]
+)
 def test_prefixes_that_are_none_are_refused(options):
     with pytest.raises(OutOfRange, match=r"prefixes|weights"):
         Matryoshka(D, F, k=3, **options)
@@ -278,8 +280,12 @@ def test_a_pursuit_ends_where_enough_is_taken_or_a_feature_comes_again():
     x = torch.tensor([[1.0, 0.3], [0.0, 1.0]], dtype=torch.float64)
     assert one.encode(x)[0].tolist() == [1.0, 0.0]
     again = MatchingPursuit(2, 2, k=50, enough=0.0, repeat=True, dtype=torch.float64)
-    again.W_dec.data = one.W_dec.data
-    torch.testing.assert_close(again(x[:1]), x[:1], atol=1e-6, rtol=0)
+    again.W_dec.data = torch.tensor([[1.0, 0.0], [-0.6, 0.8]], dtype=torch.float64)  # each step undoes some of the last
+    x = torch.tensor([[0.3, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(again(x), x, atol=1e-9, rtol=0)
+    assert again.encode(x)[0].tolist() == pytest.approx([1.05, 1.25])
+    again.repeat = False
+    assert again.encode(x)[0].tolist() == pytest.approx([0.672, 0.62])
 
 
 def _scaled(kind, options, *, uneven: bool, by_norm: bool = False) -> Any:
