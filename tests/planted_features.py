@@ -21,16 +21,28 @@ class Planted:
         Whether a feature is as often negative as positive.
     """
 
-    def __init__(self, d: int = 48, n_features: int = 64, active: int = 3, *, signed: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        d: int = 48,
+        n_features: int = 64,
+        active: int = 3,
+        *,
+        signed: bool = False,
+        varies: bool = False,
+        seed: int = 0,
+    ):
         self.draw = torch.Generator().manual_seed(seed)
         rows = torch.randn(n_features, d, generator=self.draw)
         self.rows = rows / rows.norm(dim=1, keepdim=True)
-        self.active, self.signed = active, signed
+        self.active, self.signed, self.varies = active, signed, varies
 
     def codes(self, n: int) -> Tensor:
         shape = (n, len(self.rows))
-        at = torch.rand(shape, generator=self.draw).topk(self.active, dim=1).indices
-        on = torch.zeros(shape).scatter(1, at, 1.0)
+        chance = torch.rand(shape, generator=self.draw)
+        if self.varies:
+            on = (chance < self.active / len(self.rows)).float()
+        else:
+            on = torch.zeros(shape).scatter(1, chance.topk(self.active, dim=1).indices, 1.0)
         size = 0.5 + torch.rand(shape, generator=self.draw)
         sign = torch.rand(shape, generator=self.draw).sub(0.5).sign() if self.signed else 1.0
         return on * size * sign

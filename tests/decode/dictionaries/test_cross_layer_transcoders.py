@@ -31,7 +31,8 @@ def made(**options: Any) -> CrossLayerTopK:
 
 
 def entries(codes: torch.Tensor) -> tuple[torch.Tensor, Pattern]:
-    return codes.values(), Pattern(*codes.indices(), *codes.shape)
+    token, feature = codes.indices()
+    return codes.values(), Pattern(token, feature, len(codes), codes.shape[1])
 
 
 def test_what_writes_nothing_across_is_a_set_of_transcoders_bit_for_bit():

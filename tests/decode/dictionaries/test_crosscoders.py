@@ -39,7 +39,8 @@ def test_of_one_source_it_is_the_plain_dictionary(kind, cross, options, normaliz
     one = cross(16, 40, n_sources=1, facts=facts, seed=2, dtype=torch.float64, **options)
     x, grads = states(), []
     for each in (plain, one):
-        each.scale.fill_(0.5), each.out_scale.fill_(0.5)
+        for scale in (each.scale, each.out_scale):
+            scale.fill_(0.5)
         own = x if each is plain else x[:, None]
         losses = each.losses(own, coefficient=0.1, dead=torch.arange(40) > 30)
         losses.total.backward()
@@ -51,7 +52,8 @@ def test_of_one_source_it_is_the_plain_dictionary(kind, cross, options, normaliz
 
 def test_sources_are_normalized_and_restored_each_by_itself():
     one = StandardCrosscoder(16, 64, n_sources=2, facts=Facts(normalization="scale"), dtype=torch.float64)
-    one.scale.copy_(torch.tensor([[2.0], [0.1]])), one.out_scale.copy_(one.scale)
+    for scale in (one.scale, one.out_scale):
+        scale.copy_(torch.tensor([[2.0], [0.1]]))
     eye = torch.eye(32, dtype=torch.float64)
     one.W_enc.data = one.W_dec.data = torch.cat([eye, -eye])  # nothing is lost
     x = states(64, 2) * torch.tensor([[1.0], [30.0]]) + 5

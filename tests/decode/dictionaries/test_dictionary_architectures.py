@@ -257,7 +257,8 @@ def test_matching_pursuit_is_one_step_after_the_other():
     one.losses(x).total.backward()
     got = [one.W_dec.grad.clone(), one.b_dec.grad.clone()]
     one.zero_grad()
-    total, codes = 0.0, torch.zeros(16, F, dtype=torch.float64)
+    total: Any = 0.0
+    codes = torch.zeros(16, F, dtype=torch.float64)
     for n, row in enumerate(x):
         left = row - one.b_dec
         for _ in range(4):
@@ -345,8 +346,8 @@ def test_files_give_the_same_function(tmp_path, kind, options):
 
 
 def test_nothing_of_tokens_by_features_waits_for_the_backward_pass():
-    for kind, options in ((Gated, {}), (Matryoshka, {"k": 1}), (CrossLayerTopK, {"n_layers": 2, "k": 2})):
-        one: Any = kind(8, 400, **options)
+    tried: list[Any] = [Gated(8, 400), Matryoshka(8, 400, k=1), CrossLayerTopK(8, 400, n_layers=2, k=2)]
+    for one in tried:
         if isinstance(one, Gated):
             one.b_enc.data -= 2.2
         x = torch.randn(256, *([2] if isinstance(one, CrossLayerTopK) else []), 8)
