@@ -16,20 +16,33 @@ class Planted:
     Parameters
     ----------
     d, n_features, active
-        Width, features, and how many of them are active in a state on average.
+        Width, features, and how many of them are active in each state.
     signed
         Whether a feature is as often negative as positive.
     """
 
-    def __init__(self, d: int = 32, n_features: int = 64, active: float = 3, *, signed: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        d: int = 48,
+        n_features: int = 64,
+        active: int = 3,
+        *,
+        signed: bool = False,
+        varies: bool = False,
+        seed: int = 0,
+    ):
         self.draw = torch.Generator().manual_seed(seed)
         rows = torch.randn(n_features, d, generator=self.draw)
         self.rows = rows / rows.norm(dim=1, keepdim=True)
-        self.share, self.signed = active / n_features, signed
+        self.active, self.signed, self.varies = active, signed, varies
 
     def codes(self, n: int) -> Tensor:
         shape = (n, len(self.rows))
-        on = torch.rand(shape, generator=self.draw) < self.share
+        chance = torch.rand(shape, generator=self.draw)
+        if self.varies:
+            on = (chance < self.active / len(self.rows)).float()
+        else:
+            on = torch.zeros(shape).scatter(1, chance.topk(self.active, dim=1).indices, 1.0)
         size = 0.5 + torch.rand(shape, generator=self.draw)
         sign = torch.rand(shape, generator=self.draw).sub(0.5).sign() if self.signed else 1.0
         return on * size * sign
@@ -56,7 +69,10 @@ def trained(
     rise: float = 0.2,
     resample_every: int = 0,
 ) -> Dictionary:
-    """A dictionary after so many steps of Adam, whose rate falls over the last third."""
+    """A dictionary after so many steps of Adam, whose rate falls over the last third.
+
+    ``states`` gives states, or states and their targets.
+    """
     optimizer = torch.optim.Adam(one.parameters(), lr=lr)
     silent, draw = torch.zeros(one.n_features), torch.Generator().manual_seed(0)
     k: Any = getattr(one, "k", None)
@@ -68,8 +84,9 @@ def trained(
         if k is not None and k_start is not None:  # k falls by equal factors over the first half
             own = k * (k_start / k) ** max(0.0, 1 - 2 * share)
             one.k = own if isinstance(k, float) else round(own)  # pyright: ignore[reportAttributeAccessIssue]
-        x = states(n)
-        losses = one.losses(x, coefficient=coefficient * min(1.0, share / rise), dead=silent > dead_after)
+        given = states(n)
+        x, y = given if isinstance(given, tuple) else (given, None)
+        losses = one.losses(x, y, coefficient=coefficient * min(1.0, share / rise), dead=silent > dead_after)
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()

@@ -257,7 +257,8 @@ def test_matching_pursuit_is_one_step_after_the_other():
     one.losses(x).total.backward()
     got = [one.W_dec.grad.clone(), one.b_dec.grad.clone()]
     one.zero_grad()
-    total, codes = 0.0, torch.zeros(16, F, dtype=torch.float64)
+    total: Any = 0.0
+    codes = torch.zeros(16, F, dtype=torch.float64)
     for n, row in enumerate(x):
         left = row - one.b_dec
         for _ in range(4):
@@ -280,8 +281,12 @@ def test_a_pursuit_ends_where_enough_is_taken_or_a_feature_comes_again():
     x = torch.tensor([[1.0, 0.3], [0.0, 1.0]], dtype=torch.float64)
     assert one.encode(x)[0].tolist() == [1.0, 0.0]
     again = MatchingPursuit(2, 2, k=50, enough=0.0, repeat=True, dtype=torch.float64)
-    again.W_dec.data = one.W_dec.data
-    torch.testing.assert_close(again(x[:1]), x[:1], atol=1e-6, rtol=0)
+    again.W_dec.data = torch.tensor([[1.0, 0.0], [-0.6, 0.8]], dtype=torch.float64)  # each step undoes some of the last
+    x = torch.tensor([[0.3, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(again(x), x, atol=1e-9, rtol=0)
+    assert again.encode(x)[0].tolist() == pytest.approx([1.05, 1.25])
+    again.repeat = False
+    assert again.encode(x)[0].tolist() == pytest.approx([0.672, 0.62])
 
 
 def _scaled(kind, options, *, uneven: bool, by_norm: bool = False) -> Any:
@@ -341,8 +346,8 @@ def test_files_give_the_same_function(tmp_path, kind, options):
 
 
 def test_nothing_of_tokens_by_features_waits_for_the_backward_pass():
-    for kind, options in ((Gated, {}), (Matryoshka, {"k": 1}), (CrossLayerTopK, {"n_layers": 2, "k": 2})):
-        one: Any = kind(8, 400, **options)
+    tried: list[Any] = [Gated(8, 400), Matryoshka(8, 400, k=1), CrossLayerTopK(8, 400, n_layers=2, k=2)]
+    for one in tried:
         if isinstance(one, Gated):
             one.b_enc.data -= 2.2
         x = torch.randn(256, *([2] if isinstance(one, CrossLayerTopK) else []), 8)

@@ -113,8 +113,8 @@ class CrossLayerTranscoder(SeveralSources):
         if self.shared and out.unique().numel() > 1:
             raise ArgumentError("rows that all layers share cannot be divided by another scale at each")
         rows = [out[-reach:].repeat(self.per_layer, 1) for reach in self.reach]
-        self.W_dec /= torch.cat(rows)
-        self.b_dec /= out
+        self.W_dec.div_(torch.cat(rows))
+        self.b_dec.div_(out)
 
     def read(self, x: Float[Tensor, "... layer d_in"]) -> Float[Tensor, "... feature"]:
         rows = self.W_enc.view(self.n_layers, self.per_layer, self.d_in)
@@ -135,7 +135,8 @@ class CrossLayerTranscoder(SeveralSources):
             return written.view(*codes.shape[:-1], self.n_layers, self.d_out)
         if pattern is None:
             codes = codes.coalesce()
-            pattern, codes = Pattern(*codes.indices(), *codes.shape), codes.values()
+            (token, feature), (n, width) = codes.indices(), codes.shape
+            pattern, codes = Pattern(token, feature, n, width), codes.values()
         layer = pattern.feature // self.per_layer
         order = layer.argsort(stable=True)  # by layer, then by token
         counts = torch.bincount(layer, minlength=self.n_layers).tolist()

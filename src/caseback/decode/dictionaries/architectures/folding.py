@@ -83,17 +83,17 @@ def _fold_norms(own: Dictionary) -> None:
     norms = own.norms()
     if not (norms > 0).all():
         norms = torch.where(norms > 0, norms, 1)  # a feature that writes nothing
-    own.W_enc *= norms[:, None]
-    own.b_enc *= norms
+    own.W_enc.mul_(norms[:, None])
+    own.b_enc.mul_(norms)
     if isinstance(own, CrossLayerTranscoder):
-        own.W_dec /= own.by_row(norms)[:, None]
+        own.W_dec.div_(own.by_row(norms)[:, None])
     else:
-        own.W_dec /= norms[:, None]
+        own.W_dec.div_(norms[:, None])
     match own:
         case JumpReLU():
-            own.threshold *= norms
+            own.threshold.mul_(norms)
         case Gated():
-            own.b_mag *= norms
+            own.b_mag.mul_(norms)
         case _:
             pass
     own.facts = replace(own.facts, by_norm=False)
@@ -102,26 +102,26 @@ def _fold_norms(own: Dictionary) -> None:
 def _fold_scale(own: Dictionary) -> None:
     scale, out = own.scale, own.out_scale
     if own.facts.centered and not torch.equal(scale, out):  # what is subtracted is not what is added then
-        own.b_enc -= own.W_enc @ own.b_dec
+        own.b_enc.sub_(own.W_enc @ own.b_dec)
         own.facts = replace(own.facts, centered=False)
     if isinstance(own, BatchTopK) and own.facts.by_norm:
-        own.threshold /= out.unique().double().squeeze()
+        own.threshold.div_(out.unique().double().squeeze())
     match own:
         case CrossLayerTranscoder():
-            own.W_enc *= scale.repeat_interleave(own.per_layer, 0)
+            own.W_enc.mul_(scale.repeat_interleave(own.per_layer, 0))
             own.fold_out(out)
         case MatchingPursuit():  # rows are read and written: codes are divided by the scale
-            own.b_dec /= scale
+            own.b_dec.div_(scale)
             own.enough = own.enough / float(scale)
         case Crosscoder():
             sides = (scale.expand(-1, own.d_in).flatten(), out.expand(-1, own.d_in).flatten())
-            own.W_enc *= sides[0]
-            own.W_dec /= sides[1]
-            own.b_dec /= sides[1]
+            own.W_enc.mul_(sides[0])
+            own.W_dec.div_(sides[1])
+            own.b_dec.div_(sides[1])
         case _:
-            own.W_enc *= scale
-            own.W_dec /= out
-            own.b_dec /= out
+            own.W_enc.mul_(scale)
+            own.W_dec.div_(out)
+            own.b_dec.div_(out)
     for each in (own.scale, own.out_scale):
         each.fill_(1)
     own.facts = replace(own.facts, normalization="none", unit_rows=False)

@@ -88,7 +88,7 @@ def latent_scaling(
     rows = crosscoder.rows().double()
     products = {name: rows.new_zeros(n, n, width) for name in ("error", "reconstruction")}
     squares, active, tokens = rows.new_zeros(width), torch.zeros(width, dtype=torch.int64, device=rows.device), 0
-    for x in states.split(AT_ONCE) if isinstance(states, Tensor) else states:
+    for x in states.split(AT_ONCE) if isinstance(states, Tensor) and states.ndim == 3 else states:
         codes = crosscoder.codes(x)
         feature, values = codes.indices()[1], codes.values().double()
         written = crosscoder.write(codes)
