@@ -59,6 +59,14 @@ def test_the_coefficient_follows_a_target(architecture):
     assert abs(float(active) / 4 - 1) < 0.1
 
 
+def test_alone_as_many_features_are_active_as_in_a_batch():
+    x, _ = _planted(60_000, 32, 48, 0, active=6)
+    recipe = _recipe(architecture="batch_topk", options={"k": 4.5})
+    (one,) = train_dictionaries(None, {SITE: x[:50_000]}, recipe, n_tokens=200_000, step_tokens=512, pool_tokens=50_000)
+    active = (one.dictionary.encode(x[50_000:]) != 0).sum(1).double().mean()
+    assert abs(float(active) / 4.5 - 1) < 0.03
+
+
 def _recipes() -> list[Recipe]:
     return [
         _recipe(site="resid_post.1"),

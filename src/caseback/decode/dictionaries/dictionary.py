@@ -210,6 +210,9 @@ class Dictionary(nn.Module):
     def at(self, share: float) -> None:
         """Go to where a training is of which ``share`` is done, 0 to 1; called before each step."""
 
+    def settle(self, x: Tensor) -> None:
+        """Set from states (token, d_in), when training is over, what encoding a token alone needs."""
+
     def after_step(self) -> None:
         """Put weights back that a step of the optimizer may not leave as they are."""
         if self.facts.unit_rows:

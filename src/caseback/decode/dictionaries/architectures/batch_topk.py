@@ -59,6 +59,14 @@ class BatchTopK(Revived):
     def activate(self, scores: Tensor, at: Tensor | slice) -> Tensor:
         return scores.relu()
 
+    def settle(self, x: Tensor) -> None:
+        """Put the threshold where k features a token are active: the average lags behind weights that still move."""
+        pieces = [self.ranked(self.scores(some)).relu() for some in x.split(4096)]
+        high = torch.cat([piece[piece > 0.5 * self.threshold.to(piece.dtype)] for piece in pieces])
+        count = round(self.k * len(x))
+        if 0 < count < len(high):
+            self.threshold.copy_(high.topk(count + 1).values.min())
+
     def _remember(self, smallest: Tensor) -> None:
         self.batches += 1
         before = 1 - self.decay ** (self.batches - 1).double()

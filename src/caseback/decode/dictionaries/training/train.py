@@ -35,6 +35,7 @@ from caseback.stream.packing import rows_of
 from caseback.stream.store import Store
 
 COLUMNS = ("tokens", "error", "explained", "l0", "dead", "penalty", "coefficient", "auxiliary")
+SETTLE = 2**15  # tokens from which thresholds are set at the end
 SAVE_EVERY = 30.0  # seconds between checkpoints, at least: they cost as much as the optimizer's state is long
 
 
@@ -213,6 +214,10 @@ def train_dictionaries(
                 if last:
                     break
             number += 1
+            if seen >= n_tokens:
+                with torch.no_grad():
+                    for trainer in trainers.values():
+                        trainer.dictionary.settle(_of(pool, trainer.recipe, slice(SETTLE))[0])
             if seen >= n_tokens or time.monotonic() - written > SAVE_EVERY:
                 _expect_finite(trainers, file)
                 _write(file, trainers, number, seen, points)

@@ -76,6 +76,7 @@ class Trainer:
         finishing = share >= 1 - recipe.finish
         self._set_rate(share)
         self._set_k(share)
+        own.at(share)
         rising = min(1.0, share / recipe.warmup) if recipe.warmup else 1.0
         coefficient = self.coefficient * (0.0 if finishing else rising)
         losses = own.losses(x, y, coefficient=coefficient, dead=self.dead)
