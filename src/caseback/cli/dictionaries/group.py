@@ -2,6 +2,7 @@
 
 import typer
 
+from caseback.cli.dictionaries.evaluate import evaluate
 from caseback.cli.dictionaries.features import features
 from caseback.cli.dictionaries.train import train
 
@@ -16,5 +17,6 @@ def _options(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-for command in (train, features):
-    dictionary.command()(command)
+dictionary.command("train")(train)
+dictionary.command("eval")(evaluate)
+dictionary.command("features")(features)

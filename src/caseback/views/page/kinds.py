@@ -20,6 +20,7 @@ PAGES = {
     "caseback.circuit": "circuit",
     "caseback.directions": "directions",
     "caseback.erasure": "erasure",
+    "caseback.dictionaries": "dictionaries",
     "caseback.explanation": "explanation",
     "caseback.features": "features",
     "caseback.probe": "probe",

@@ -1,0 +1,49 @@
+"""`caseback dictionary eval`: what dictionaries are worth, on text that they were not trained on."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from caseback.cli.answer import answer
+from caseback.cli.loading import model_of, quiet
+from caseback.cli.options import OfModel, Output, Seed
+from caseback.cli.with_options import with_options
+
+
+@with_options
+def evaluate(
+    corpus: Annotated[
+        Path, Argument(help="A file of texts that none of them was trained on, or a folder.", show_default=False)
+    ],
+    dictionaries: Annotated[
+        list[Path], Argument(help="Dictionaries: files or folders of any layout.", show_default=False)
+    ],
+    of: OfModel = OfModel(),
+    rows: Annotated[int, Option(min=1, help="Rows of the corpus that are measured.")] = 200,
+    frozen: Annotated[
+        bool, Option("--frozen", help="Also train encoders on random decoders that stay as they are, beside each.")
+    ] = False,
+    max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None,
+    seed: Seed = Seed(),
+    output: Output = Output(),
+) -> None:
+    """Measure dictionaries: active features, variance explained, what the model loses with them in place."""
+    with quiet():
+        from caseback.decode.dictionaries import load_dictionary
+        from caseback.reports.concepts.dictionaries import dictionaries_document
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.concepts.dictionaries import print_dictionaries
+
+        model = model_of(of)
+        document = dictionaries_document(
+            model,
+            {path.stem: load_dictionary(path, model=model) for path in dictionaries},
+            corpus,
+            rows=rows,
+            frozen=frozen,
+            length=max_length,
+            seed=seed.seed,
+            progress=True,
+        )
+    answer(output, document, text=lambda: print_dictionaries(document), page=lambda path: write_page(document, path))

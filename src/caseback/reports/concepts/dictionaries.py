@@ -1,0 +1,129 @@
+"""What dictionaries are worth, as plain data: a row for each, with a random and a frozen-decoder one beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from caseback.decode.dictionaries import Dictionary
+from caseback.decode.dictionaries.measures import compare_dictionaries
+from caseback.errors import CasebackError, OutOfRange
+from caseback.model.arguments import checked
+from caseback.model.running.model import Model
+from caseback.reports.document import DocumentKind
+from caseback.reports.model_facts import model_facts
+from caseback.stream.documents import documents
+from caseback.stream.packing import rows_of
+
+__all__ = ["DICTIONARIES", "dictionaries_document"]
+
+MEASURES = (
+    *("l0", "explained_variance", "explained_variance_tokens", "explained_variance_of_error", "cosine"),
+    *("relative_bias", "dead_share", "nearest_row", "encoder_agreement"),
+    *("ce_increase", "ce_recovered", "kl", "kl_ratio"),
+)
+
+
+def _lengths(document: Any) -> None:
+    for row in document["rows"]:
+        if missing := [name for name in MEASURES if name not in row]:
+            raise CasebackError(f"the row of {row['name']!r} lacks {missing[0]}")
+
+
+DICTIONARIES = DocumentKind(
+    "caseback.dictionaries",
+    1,
+    "a document of measured dictionaries",
+    "dictionaries_document",
+    sections=("rows", "tokens", "skipped", "ce_clean", "definition", "provenance"),
+    lengths=_lengths,
+)
+
+
+@checked
+def dictionaries_document(
+    model: Model,
+    dictionaries: Mapping[str, Dictionary],
+    corpus: Iterable[Any] | Path,
+    *,
+    rows: int = 200,
+    frozen: bool = False,
+    length: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Measure dictionaries on text that none of them was trained on, and make the document of it.
+
+    Parameters
+    ----------
+    model
+        The model.
+    dictionaries
+        By name; each says its site.
+    corpus
+        Texts, or the path of a file of them.
+    rows
+        Rows of tokens that are measured; with ``frozen`` as many more train the frozen decoders' encoders.
+    frozen
+        Whether a dictionary whose decoder is random and stays so is trained and measured beside each.
+    length
+        Tokens of a row at most; 128 by default, or the model's context where that is shorter.
+    seed
+        Same seed, same result.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    dict
+        The document, plain JSON data: ``model``, ``rows`` with the measures of ``compare_dictionaries``, ``tokens``,
+        what was ``skipped``, the model's own loss ``ce_clean``, which ``definition`` of explained variance comes first,
+        and ``provenance``.
+
+    Raises
+    ------
+    CasebackError
+        As ``compare_dictionaries``; and for a corpus with too few rows.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.dictionaries import Facts, TopK
+    >>> one = TopK(160, 320, k=8, facts=Facts(site="resid_post.2"))
+    >>> document = dictionaries_document(cb.load("meadow"), {"new": one}, ["Mary went to the store.", "the cat sat"])
+    >>> [row["name"] for row in document["rows"]]
+    ['new', 'new, random']
+    """
+    if rows < 1:
+        raise OutOfRange(f"rows is {rows}: expected 1 or more")
+    if not dictionaries:
+        raise CasebackError("there is nothing to measure: give a dictionary")
+    taken = [row.ids for row in islice(rows_of(model, documents(corpus), length=length), rows * (2 if frozen else 1))]
+    training = taken[len(taken) // 2 :] if frozen else None
+    judged = taken[: len(taken) // 2] if frozen else taken
+    if not judged:
+        raise CasebackError("the corpus has too few rows: give more text")
+    table = compare_dictionaries(model, dictionaries, judged, train_prompts=training, seed=seed, progress=progress)
+    measured = []
+    for i, name in enumerate(table.dictionary.values.tolist()):
+        numbers = {measure: float(table[measure].values[i]) for measure in MEASURES}
+        facts = {
+            "name": name,
+            "kind": str(table["kind"].values[i]),
+            "of": str(table["of"].values[i]),
+            "site": str(table["site"].values[i]),
+            "frontier": bool(table["frontier"].values[i]),
+        }
+        measured.append(facts | {key: x if math.isfinite(x) else None for key, x in numbers.items()})
+    return DICTIONARIES.document(
+        model_facts(model, "name", "n_layers", "d_model", "dtype"),
+        rows=measured,
+        tokens=int(table.attrs["tokens"]),
+        skipped=str(table.attrs["skipped"]),
+        ce_clean=float(table.attrs["ce_clean"]),
+        definition="over the corpus, without tokens many times longer than the median",
+        provenance=model.provenance(),
+    )

@@ -1,0 +1,71 @@
+"""What dictionaries are worth, in the terminal: a table with a row for each, and the random ones beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from caseback.reports.concepts.dictionaries import DICTIONARIES
+from caseback.reports.document import checked
+from caseback.views.numbers_text import number, percent, signed
+
+__all__ = ["print_dictionaries"]
+
+COLUMNS = (
+    ("l0", "active", number),
+    ("explained_variance", "explained", percent),
+    ("ce_increase", "+ CE", signed),
+    ("ce_recovered", "recovered", percent),
+    ("kl_ratio", "KL / random", number),
+    ("dead_share", "silent", percent),
+)
+
+
+@checked
+def print_dictionaries(document: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the measures of dictionaries.
+
+    Parameters
+    ----------
+    document
+        What ``dictionaries_document`` returns.
+    console
+        Where to print; by default a new ``rich`` console, which obeys ``NO_COLOR``.
+
+    Raises
+    ------
+    CasebackError
+        If it is not a document of measured dictionaries, or cannot be drawn truthfully.
+
+    Examples
+    --------
+    ::
+
+        print_dictionaries(dictionaries_document(model, {"mine": dictionary}, texts))
+    """
+    console = console or Console()
+    with DICTIONARIES.drawing(document):
+        lines = list(_lines(document))
+    for line in lines:
+        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _lines(document: Mapping[str, Any]) -> Iterator[Text]:
+    yield Text(
+        f"{document['model']['name']}: {document['tokens']:,} tokens, without {document['skipped']}; its own loss is "
+        f"{document['ce_clean']:.3f} nats"
+    )
+    width = max(len(row["name"]) for row in document["rows"])
+    yield Text(f"{'':{width}} " + " ".join(f"{title:>11}" for _, title, _ in COLUMNS))
+    for row in document["rows"]:
+        cells = " ".join(f"{'—' if row[key] is None else shown(row[key]):>11}" for key, _, shown in COLUMNS)
+        mark = " *" if row["frontier"] else ""
+        yield Text(f"{row['name']:{width}} {cells}{mark}", style="" if row["kind"] == "trained" else "dim")
+    yield Text(
+        f"explained: {document['definition']}. + CE: what the loss of the next token gains when the reconstruction "
+        "stands in for the states; recovered: its share of what zeros cost. KL / random: against errors as long in "
+        "random directions. *: no other of its site has fewer active and a smaller loss."
+    )
