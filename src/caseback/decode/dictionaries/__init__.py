@@ -30,6 +30,7 @@ from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
 from caseback.decode.dictionaries.formats.loading import FORMATS, load, load_set, save
+from caseback.decode.dictionaries.formats.published import published
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
 from caseback.decode.dictionaries.training.recipe import Recipe
@@ -70,6 +71,7 @@ __all__ = [
     "load",
     "load_dictionary",
     "load_set",
+    "published",
     "save",
     "save_dictionary",
     "train_dictionaries",
