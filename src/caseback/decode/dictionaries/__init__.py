@@ -30,6 +30,13 @@ from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
 from caseback.decode.dictionaries.formats.loading import FORMATS, load, load_set, save
+from caseback.decode.dictionaries.formats.neuronpedia import (
+    FeatureExample,
+    FeatureRecord,
+    read_feature,
+    write_dashboards,
+    write_features,
+)
 from caseback.decode.dictionaries.formats.published import published
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
@@ -38,6 +45,8 @@ from caseback.decode.dictionaries.training.train import Trained, train_dictionar
 
 __all__ = [
     "FORMATS",
+    "FeatureExample",
+    "FeatureRecord",
     "AbsTopK",
     "CrossLayerBatchTopK",
     "CrossLayerJumpReLU",
@@ -72,7 +81,10 @@ __all__ = [
     "load_dictionary",
     "load_set",
     "published",
+    "read_feature",
     "save",
     "save_dictionary",
+    "write_dashboards",
+    "write_features",
     "train_dictionaries",
 ]

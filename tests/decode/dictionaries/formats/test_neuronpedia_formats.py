@@ -6,7 +6,7 @@ import math
 import pytest
 
 from caseback.decode.dictionaries.formats.neuronpedia import (
-    Example,
+    FeatureExample,
     FeatureRecord,
     read_feature,
     write_dashboards,
@@ -16,7 +16,7 @@ from caseback.errors import ArgumentError, LoadError
 
 
 def _record(index: int) -> FeatureRecord:
-    texts = [Example([" a", " b", " ü"], [0.0, 1.5, 0.25], 1), Example([" c"], [0.5], 0, True)]
+    texts = [FeatureExample([" a", " b", " ü"], [0.0, 1.5, 0.25], 1), FeatureExample([" c"], [0.5], 0, True)]
     return FeatureRecord(
         index=index,
         examples={"Top activations": texts, "Interval 0": texts[1:]},
@@ -92,6 +92,10 @@ def test_dashboards_come_in_batches(tmp_path):
 
 
 def test_examples_that_do_not_fit_and_numbers_that_are_none(tmp_path):
-    for wrong in (Example(["a"], [1.0, 2.0], 0), Example(["a"], [1.0], 1), Example(["a"], [math.nan], 0)):
+    for wrong in (
+        FeatureExample(["a"], [1.0, 2.0], 0),
+        FeatureExample(["a"], [1.0], 1),
+        FeatureExample(["a"], [math.nan], 0),
+    ):
         with pytest.raises(ArgumentError):
             write_features([FeatureRecord(index=0, examples={"x": [wrong]})], tmp_path, transcoder="t")

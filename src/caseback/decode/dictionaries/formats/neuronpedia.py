@@ -24,7 +24,7 @@ _ROWS = ("neuron_alignment", "correlated_neurons", "correlated_features")
 
 
 @dataclass(frozen=True)
-class Example:
+class FeatureExample:
     """One text at which a feature is looked at.
 
     Attributes
@@ -68,7 +68,7 @@ class FeatureRecord:
     """
 
     index: int
-    examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    examples: Mapping[str, Sequence[FeatureExample]] = field(default_factory=dict)
     promotes: Sequence[tuple[str, float]] = ()
     suppresses: Sequence[tuple[str, float]] = ()
     smallest: float = 0.0
@@ -94,7 +94,7 @@ def write_features(records: Sequence[FeatureRecord], folder: str | Path, *, tran
     Examples
     --------
     >>> import tempfile
-    >>> text = Example([" the", " cat"], [0.0, 2.5], 1)
+    >>> text = FeatureExample([" the", " cat"], [0.0, 2.5], 1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_features([FeatureRecord(index=7, examples={"Top": [text]}, largest=2.5)], folder, transcoder="cats")
     ...     read_feature(f"{folder}/7.json").examples["Top"][0].activations
@@ -134,7 +134,7 @@ def read_feature(path: str | Path) -> FeatureRecord:
     with expect_form(f"{path} holds no feature"):
         examples = {
             str(each["quantile_name"]): [
-                Example(
+                FeatureExample(
                     [str(token) for token in one["tokens"]],
                     [float(value) for value in one["tokens_acts_list"]],
                     int(one["train_token_ind"]),
@@ -232,7 +232,7 @@ def _dashboard(record: FeatureRecord, shared: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _example(one: Example, record: FeatureRecord) -> dict[str, Any]:
+def _example(one: FeatureExample, record: FeatureRecord) -> dict[str, Any]:
     if len(one.tokens) != len(one.activations) or not 0 <= one.at < len(one.tokens):
         raise ArgumentError(
             f"an example of feature {record.index} has {len(one.tokens)} tokens, {len(one.activations)} codes and was "

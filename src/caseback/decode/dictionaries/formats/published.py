@@ -6,10 +6,10 @@ Each row is one repository of the hub: ``release``, ``repository``, ``model``, `
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from importlib.resources import files
 
+from caseback.jobs.json_text import parse_json
 from caseback.model.arguments import checked
 
 
@@ -38,4 +38,4 @@ def published(model: str | None = None) -> list[dict[str, object]]:
 @cache
 def _table() -> tuple[dict[str, object], ...]:
     text = (files("caseback.decode.dictionaries.formats") / "published.json").read_text(encoding="utf-8")
-    return tuple(json.loads(text))
+    return tuple(parse_json(text))
