@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import caseback as cb
 from bad_inputs.results import Results, parts_of
+from caseback.decode.dictionaries import FeatureExample, FeatureRecord, JumpReLU, TopK, save, write_features
 from caseback.decode.steering import contrastive_addition
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.decode.vocabulary.lenses.saved_lenses import save_lens
@@ -74,6 +75,10 @@ class Valid:
         rows = "Mary went,she\nJohn went,he\nMary gave,she\nJohn gave,he\n" * 3
         (room / "labeled.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
         save_lens(lens, room / "kept.safetensors")
+        save(dictionary := TopK(8, 16, k=2), room / "published")
+        save([JumpReLU(8, 16)], room / "transcoders", format="circuit_tracer")
+        record = FeatureRecord(index=3, examples={"Top": [FeatureExample([" a"], [1.0], 0)]})
+        write_features([record], room / "features", transcoder="t")
         cb.save_edits([cb.Zero("z", layer=0, head=0)], room / "edits.safetensors")
         self.by_name: dict[str, Any] = {
             "model": model,
@@ -213,6 +218,19 @@ class Valid:
             "MinimalPair": {"good": TEXT, "bad": OTHER},
             "Statement": {"text": TEXT, "label": True},
             "examples.Example": {"text": ["a"], "ids": [5], "values": [1.0], "value": 1.0},
+            "loading.load": {"source": room / "published", "model": None, "format": "saelens", "subfolder": None},
+            "loading.load_set": {"source": room / "transcoders", "model": None, "subfolder": None},
+            "loading.save": {"dictionary": dictionary, "folder": room / "saved", "format": "saelens"},
+            "write_dashboards": {
+                "records": [record],
+                "folder": room / "dashboards",
+                "dictionary": "d",
+                "model": "m",
+                "layer": 1,
+            },
+            "FeatureExample": {"tokens": [" a"], "activations": [1.0], "at": 0},
+            "write_features": {"records": [record], "folder": room / "features"},
+            "read_feature": {"path": room / "features" / "3.json"},
             "load_lens": {"path": room / "kept.safetensors", "model": None},
             "load_eraser": {"model": None},
             "load_directions": {"model": None},

@@ -32,6 +32,14 @@ from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
 from caseback.decode.dictionaries.features.attach import attach, attached, detach
 from caseback.decode.dictionaries.features.reading import feature_words, features_on, nearest_features
 from caseback.decode.dictionaries.formats.loading import FORMATS, load, load_set, save
+from caseback.decode.dictionaries.formats.neuronpedia import (
+    FeatureExample,
+    FeatureRecord,
+    read_feature,
+    write_dashboards,
+    write_features,
+)
+from caseback.decode.dictionaries.formats.published import published
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
 from caseback.decode.dictionaries.toy_models import superposition_phases, toy_superposition
@@ -40,6 +48,8 @@ from caseback.decode.dictionaries.training.train import Trained, train_dictionar
 
 __all__ = [
     "FORMATS",
+    "FeatureExample",
+    "FeatureRecord",
     "AbsTopK",
     "CrossLayerBatchTopK",
     "CrossLayerJumpReLU",
@@ -79,8 +89,12 @@ __all__ = [
     "nearest_features",
     "load",
     "load_set",
+    "published",
+    "read_feature",
     "save",
     "save_dictionary",
+    "write_dashboards",
+    "write_features",
     "train_dictionaries",
     "superposition_phases",
     "toy_superposition",

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import published_layouts as layouts
 from caseback.decode.dictionaries import (
+    FORMATS,
     AbsTopK,
     BatchTopK,
     Dictionary,
@@ -18,6 +19,7 @@ from caseback.decode.dictionaries import (
     TopK,
     load,
     load_set,
+    published,
     save,
 )
 from caseback.errors import ArgumentError, LoadError
@@ -294,3 +296,44 @@ def test_our_own_layout_holds_all(tmp_path):
     save(one, tmp_path / "a", format="caseback")
     for path in (tmp_path / "a", tmp_path / "a" / "dictionary.safetensors"):
         torch.testing.assert_close(load(path).encode(_states()), one.encode(_states()), rtol=0, atol=0)
+
+
+def test_a_pursuit_of_saelens_has_no_encoder(tmp_path):
+    path = tmp_path / "a"
+    path.mkdir()
+    rows = layouts.numbers(F, D, seed=150)
+    rows, center = rows / rows.norm(dim=1, keepdim=True), layouts.numbers(D, seed=151)
+    save_file({"W_dec": rows, "b_dec": center}, path / "sae_weights.safetensors")
+    config = {
+        "architecture": "matching_pursuit",
+        "d_in": D,
+        "d_sae": F,
+        "apply_b_dec_to_input": True,
+        "max_iterations": 4,
+    }
+    config |= {"residual_threshold": 0.5, "normalize_activations": "none", "metadata": {"sae_lens_version": "6.50.0"}}
+    (path / "cfg.json").write_text(json.dumps({**config, "stop_on_duplicate_support": False}))
+    one, x = load(path), _states()
+    wanted = torch.zeros(len(x), F, dtype=torch.float64)
+    for token, state in enumerate(x):
+        left = state - center
+        for _ in range(4):
+            best = (rows @ left).argmax()
+            size = (rows @ left)[best].relu()
+            wanted[token, best] += size
+            left = left - size * rows[best]
+            if left.norm() < 0.5:
+                break
+    torch.testing.assert_close(one.encode(x), wanted, rtol=0, atol=1e-12)
+    (path / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(LoadError, match="second time"):
+        load(path)
+
+
+def test_published_releases_are_of_layouts_that_are_read():
+    rows = published()
+    assert {row["format"] for row in rows} <= set(FORMATS)
+    assert len({row["repository"] for row in rows}) == len(rows) > 50
+    assert all(set(row) == {"release", "repository", "model", "format", "sites", "widths", "example"} for row in rows)
+    assert {row["model"] for row in published("GEMMA-2-2b")} == {"google/gemma-2-2b"}
+    assert published("no such model") == []

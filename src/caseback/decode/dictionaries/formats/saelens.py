@@ -138,13 +138,13 @@ def _dictionary(
 def _pursuit(config: Mapping[str, Any], d: int, facts: Facts, where: str) -> dict[str, Any]:
     if not facts.centered or config["normalize_activations"] == "expected_average_only_in":
         raise LoadError(f"{where} is a pursuit that subtracts no b_dec, or of scaled states: it is not read")
+    if config.get("stop_on_duplicate_support", True):
+        raise LoadError(
+            f"{where} is a pursuit that takes a feature a second time and then ends, which no architecture here does"
+        )
     with expect_form(f"{where}/{CONFIG} is no config of matching pursuit"):
         most, enough = config.get("max_iterations"), float(config.get("residual_threshold", 1e-2))
-        return {
-            "k": d if most is None else int(most),
-            "enough": enough,
-            "repeat": not config.get("stop_on_duplicate_support", True),
-        }
+        return {"k": d if most is None else int(most), "enough": enough, "repeat": True}
 
 
 def _count(k: Any, where: str) -> Any:
