@@ -16,7 +16,16 @@ from safetensors.torch import save_file
 
 import caseback as cb
 from bad_inputs.results import Results, parts_of
-from caseback.decode.dictionaries import FeatureExample, FeatureRecord, JumpReLU, TopK, save, write_features
+from caseback.decode.dictionaries import (
+    Facts,
+    FeatureExample,
+    FeatureRecord,
+    JumpReLU,
+    Recipe,
+    TopK,
+    save,
+    write_features,
+)
 from caseback.decode.steering import contrastive_addition
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.decode.vocabulary.lenses.saved_lenses import save_lens
@@ -76,6 +85,7 @@ class Valid:
         (room / "labeled.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
         save_lens(lens, room / "kept.safetensors")
         save(dictionary := TopK(8, 16, k=2), room / "published")
+        own = TopK(16, 32, k=2, facts=Facts(site="resid_post.0"))
         save([JumpReLU(8, 16)], room / "transcoders", format="circuit_tracer")
         record = FeatureRecord(index=3, examples={"Top": [FeatureExample([" a"], [1.0], 0)]})
         write_features([record], room / "features", transcoder="t")
@@ -220,6 +230,18 @@ class Valid:
             "examples.Example": {"text": ["a"], "ids": [5], "values": [1.0], "value": 1.0},
             "loading.load": {"source": room / "published", "model": None, "format": "saelens", "subfolder": None},
             "loading.load_set": {"source": room / "transcoders", "model": None, "subfolder": None},
+            "dictionaries.architectures.": {"d_in": 16, "n_features": 32, "k": 2, "n_sources": 2, "n_layers": 2},
+            "dictionary.Dictionary": {"d_in": 16, "n_features": 32},
+            "dictionary.Losses": dict.fromkeys(
+                ("total", "error", "penalty", "auxiliary", "l0", "fired"), torch.zeros(())
+            ),
+            "attach.attach": {"dictionaries": own, "name": "seen"},
+            "save_dictionary": {"dictionary": own},
+            "architecture_of": {"name": "topk"},
+            "recipe.Recipe": {"site": "resid_post.0"},
+            "train.Trained": {"dictionary": own, "curve": effects},
+            "train_dictionaries": {"corpus": [TEXT, OTHER], "recipes": [Recipe(site="resid_post.0", width=32)]},
+            "reading.": {"dictionary": own},
             "loading.save": {"dictionary": dictionary, "folder": room / "saved", "format": "saelens"},
             "write_dashboards": {
                 "records": [record],

@@ -91,6 +91,7 @@ WRITING = [
     ("collect", "--store"),
     ("dictionary train", "--store"),
     ("dictionary features", "--html"),
+    ("dictionary eval", "--html"),
 ]
 
 

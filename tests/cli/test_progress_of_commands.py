@@ -36,6 +36,7 @@ COUNTED = {
     "evaluate": ["organisms", "evaluate", "--count", "2"],
     "train": ["organisms", "train", "meadow", "--out", "FOLDER", "--steps", "2"],
     "dictionary train": ["dictionary", "train", "CORPUS", "--store", "FOLDER", "--tokens", "99", "--width", "64"],
+    "dictionary evaluate": ["dictionary", "eval", "CORPUS", "DICTIONARY"],
     "dictionary features": ["dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "2"],
 }
 # what makes a run or two, or lists what is there: the heartbeat alone goes with them
@@ -43,7 +44,7 @@ SHORT = {
     "dla": ["dla", PROMPT],
     "weights": ["weights", "meadow", "--layer", "1", "--head", "0"],
 }
-NO_MODEL = {"techniques", "tasks", "list_", "path_"}
+NO_MODEL = {"techniques", "tasks", "list_", "path_", "dictionary convert", "dictionary listing"}
 OF_A_JOB = {"similar", "work", "jobs"}  # begun by collect: test_stream_commands
 
 

@@ -30,6 +30,7 @@ PAGES = {
     "circuit": ("circuit", "ioi", "--method", "eap", "--edges", "40", "--count", "4"),
     "activating": ("activating", "CORPUS", "--layer", "1", "--units", "0,3"),
     "probe": ("probe", "LABELED"),
+    "dictionaries": ("dictionary", "eval", "CORPUS", "DICTIONARY"),
     "dictionary": ("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "3", "--prompt", CLEAN),
     "directions": ("directions", "LABELED"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),

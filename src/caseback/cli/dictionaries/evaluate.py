@@ -30,7 +30,7 @@ def evaluate(
 ) -> None:
     """Measure dictionaries: active features, variance explained, what the model loses with them in place."""
     with quiet():
-        from caseback.decode.dictionaries import load_dictionary
+        from caseback.decode.dictionaries import load
         from caseback.reports.concepts.dictionaries import dictionaries_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.dictionaries import print_dictionaries
@@ -38,7 +38,7 @@ def evaluate(
         model = model_of(of)
         document = dictionaries_document(
             model,
-            {path.stem: load_dictionary(path, model=model) for path in dictionaries},
+            {path.stem: load(path, model=model) for path in dictionaries},
             corpus,
             rows=rows,
             frozen=frozen,

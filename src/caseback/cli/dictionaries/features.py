@@ -31,7 +31,7 @@ def features(
 ) -> None:
     """Show what a dictionary's features react to, and what they write."""
     with quiet():
-        from caseback.decode.dictionaries import load_dictionary
+        from caseback.decode.dictionaries import load
         from caseback.reports.concepts.features import features_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.features import print_features
@@ -40,7 +40,7 @@ def features(
         chosen = numbers(some, "--features")
         document = features_document(
             model,
-            load_dictionary(dictionary, model=model),
+            load(dictionary, model=model),
             corpus,
             cards=cards if chosen is None else chosen,
             prompt=prompt,

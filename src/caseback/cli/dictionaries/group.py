@@ -2,8 +2,10 @@
 
 import typer
 
+from caseback.cli.dictionaries.convert import convert
 from caseback.cli.dictionaries.evaluate import evaluate
 from caseback.cli.dictionaries.features import features
+from caseback.cli.dictionaries.listing import listing
 from caseback.cli.dictionaries.train import train
 
 dictionary = typer.Typer(
@@ -20,3 +22,5 @@ def _options(context: typer.Context) -> None:
 dictionary.command("train")(train)
 dictionary.command("eval")(evaluate)
 dictionary.command("features")(features)
+dictionary.command("convert")(convert)
+dictionary.command("list")(listing)
