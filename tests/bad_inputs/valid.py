@@ -230,15 +230,19 @@ class Valid:
             "examples.Example": {"text": ["a"], "ids": [5], "values": [1.0], "value": 1.0},
             "loading.load": {"source": room / "published", "model": None, "format": "saelens", "subfolder": None},
             "loading.load_set": {"source": room / "transcoders", "model": None, "subfolder": None},
-            "dictionaries.architectures.": {"d_in": 16, "n_features": 32, "k": 2, "n_sources": 2, "n_layers": 2},
-            "dictionary.Dictionary": {"d_in": 16, "n_features": 32},
+            "dictionaries.architectures.": {
+                **{"d_in": 16, "n_features": 32, "k": 2, "n_sources": 2, "n_layers": 2, "skip": False, "d_out": None},
+                **{"threshold": 0.1, "facts": None, "seed": 0},
+            },
+            "dictionary.Dictionary": {"d_in": 16, "n_features": 32, "skip": False},
             "dictionary.Losses": dict.fromkeys(
                 ("total", "error", "penalty", "auxiliary", "l0", "fired"), torch.zeros(())
             ),
             "attach.attach": {"dictionaries": own, "name": "seen"},
             "save_dictionary": {"dictionary": own},
             "architecture_of": {"name": "topk"},
-            "recipe.Recipe": {"site": "resid_post.0"},
+            "recipe.Recipe": {"site": "resid_post.0", "skip": False, "target": None, "name": "one"},
+            "attach.attached": {"dictionaries": own, "name": "looked_at"},
             "train.Trained": {"dictionary": own, "curve": effects},
             "train_dictionaries": {"corpus": [TEXT, OTHER], "recipes": [Recipe(site="resid_post.0", width=32)]},
             "reading.": {"dictionary": own},

@@ -23,6 +23,10 @@ NO_BOUNDS = {"train.py:ROWS"}
 # Rows of a step: they are part of what is trained, not of how much is in hand.
 OF_A_TRAINING = {
     "reft.py:fit_reft",
+    "controls.py:frozen_decoder",
+    "reconstruction.py:reconstruction_measures",
+    "toy_models.py:superposition_phases",
+    "toy_models.py:toy_superposition",
     "structural_probe.py:structural_probe",
     "attention_probe.py:attention_probe",
     "mlp_probe.py:mlp_probe",

@@ -25,6 +25,7 @@ from torch.nn.functional import linear
 
 from caseback.decode.dictionaries.sparse import Pattern, pattern_of, selected_scores, sparse_decode
 from caseback.errors import ArgumentError, OutOfRange, TokensError
+from caseback.model.arguments import checked
 
 Normalization = Literal["none", "scale", "layer_norm", "unit_norm"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("none", "scale", "layer_norm", "unit_norm")
@@ -102,6 +103,7 @@ class Losses(NamedTuple):
     fired: Tensor
 
 
+@checked
 class Dictionary(nn.Module):
     """What all architectures share; each says how features are selected (see ``architectures``).
 
@@ -420,5 +422,8 @@ class Dictionary(nn.Module):
 
 
 def _unit_rows(count: int, width: int, draw: torch.Generator) -> Tensor:
-    rows = torch.randn(count, width, generator=draw, dtype=torch.float64)
+    try:
+        rows = torch.randn(count, width, generator=draw, dtype=torch.float64)
+    except RuntimeError:  # torch's words for what no memory holds
+        raise OutOfRange(f"{count:,} features of {width:,} numbers: there is no memory for them") from None
     return rows / rows.norm(dim=1, keepdim=True)

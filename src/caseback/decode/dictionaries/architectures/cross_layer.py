@@ -31,10 +31,12 @@ from caseback.decode.dictionaries.dictionary import Facts
 from caseback.decode.dictionaries.registry import architecture
 from caseback.decode.dictionaries.sparse import Pattern, pattern_of_rows, sparse_decode, with_gradient
 from caseback.errors import ArgumentError, OutOfRange
+from caseback.model.arguments import checked
 
 OWN = ("n_layers", "start_across", "shared")
 
 
+@checked
 class CrossLayerTranscoder(SeveralSources):
     """A dictionary of all layers' MLPs.
 

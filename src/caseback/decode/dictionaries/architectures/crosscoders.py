@@ -27,8 +27,10 @@ from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Facts, Losses
 from caseback.decode.dictionaries.registry import architecture
 from caseback.errors import ArgumentError
+from caseback.model.arguments import checked
 
 
+@checked
 class Crosscoder(SeveralSources):
     """A dictionary of several sources' states.
 

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from caseback.decode.dictionaries.architectures.crosscoders import Crosscoder
 from caseback.errors import ArgumentError, OutOfRange
+from caseback.jobs.budget import limit
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 
-AT_ONCE = 4096
 """Tokens at once where all are given as one tensor."""
 
 
@@ -88,7 +88,10 @@ def latent_scaling(
     rows = crosscoder.rows().double()
     products = {name: rows.new_zeros(n, n, width) for name in ("error", "reconstruction")}
     squares, active, tokens = rows.new_zeros(width), torch.zeros(width, dtype=torch.int64, device=rows.device), 0
-    for x in states.split(AT_ONCE) if isinstance(states, Tensor) and states.ndim == 3 else states:
+    at_once = max(1, limit("feature_scores", rows.device) // width)
+    for x in states.split(at_once) if isinstance(states, Tensor) and states.ndim == 3 else states:
+        if not isinstance(x, Tensor) or x.layout != torch.strided:
+            raise ArgumentError(f"states hold a {type(x).__name__}: expected tensors (token, source, d)")
         codes = crosscoder.codes(x)
         feature, values = codes.indices()[1], codes.values().double()
         written = crosscoder.write(codes)
@@ -155,6 +158,8 @@ def _expected(
         raise ArgumentError(f"sources {names}: expected {n} different names")
     if not all(bound >= 0 for bound in below):
         raise OutOfRange(f"below {below}: expected two numbers from 0")
+    if isinstance(states, Tensor) and states.layout != torch.strided:
+        raise ArgumentError("states are a sparse tensor: expected a dense one (token, source, d)")
     if isinstance(states, Tensor) and not states.isfinite().all():
         raise ArgumentError("there are states that are not finite: expected numbers")
     return names

@@ -147,8 +147,8 @@ def _judged(
     }  # fmt: skip
 
 
-def _f1(hits: Tensor, said: Tensor, true: Tensor) -> Tensor:
-    return 2 * hits.double() / (said + true).clamp_min(1)
+def _f1(hits: Tensor, claimed: Tensor, true: Tensor) -> Tensor:
+    return 2 * hits.double() / (claimed + true).clamp_min(1)
 
 
 @technique(

@@ -33,7 +33,7 @@ def random_dictionary(dictionary: Dictionary, states: StatesLike, *, seed: int =
     states
         (token, d_in): its mean becomes the bias, and the L0 is matched on them, the first block of them in pieces.
     seed
-        Same seed, same directions.
+        Same seed, same result. It draws the directions.
 
     Returns
     -------
@@ -135,7 +135,10 @@ def frozen_decoder(
         raise OutOfRange(f"steps {steps}, batch_size {batch_size}, lr {lr}: expected 1 or more, and a rate above 0")
     other = random_dictionary(dictionary, states, seed=seed)
     x = torch.cat(list(pieces_of(states))).to(other.W_enc)
-    target = None if targets is None else torch.cat(list(pieces_of(targets, "targets"))).to(other.W_enc)
+    wanted = None if targets is None else list(pieces_of(targets, "targets"))
+    if wanted is not None and not wanted:
+        raise TokensError("there are no targets: expected as many as states")
+    target = None if wanted is None else torch.cat(wanted).to(other.W_enc)
     if target is not None and target.shape != (len(x), other.d_out):
         raise TokensError(f"targets of shape {tuple(target.shape)}: expected {(len(x), other.d_out)}")
     rows, learns = other.W_dec.detach().clone(), other.W_dec.requires_grad
