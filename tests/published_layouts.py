@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,7 +142,7 @@ def gemma_scope(folder: Path, dtype: torch.dtype, names: str = "W_", embedding: 
     place = "embedding" if embedding else "layer_20"
     folder = folder / "gemma-scope-2b-pt-res" / place / "width_16k" / "average_l0_71"
     folder.mkdir(parents=True)
-    held = {key.replace("W_", names): value.numpy() for key, value in w.items()}
+    held: dict[str, Any] = {key.replace("W_", names): value.numpy() for key, value in w.items()}
     np.savez(folder / "params.npz", **held, threshold=theta.numpy())
     root = D**0.5 if embedding else 1.0
 

@@ -130,7 +130,7 @@ def test_pickles_are_read_on_request_and_run_nothing(tmp_path):
             return (open, (str(tmp_path / "ran"), "w"))
 
     for name in ("ae.pt", "layer0.sae.pt"):
-        (tmp_path / name).write_bytes(pickle.dumps({"W_enc": Bomb()}))
+        (tmp_path / name).write_bytes(pickle.dumps({"W_enc": Bomb()}, protocol=2))
         with pytest.raises(LoadError, match="weights_only"):
             load(tmp_path / name, allow_pickle=True)
     assert not (tmp_path / "ran").exists()
@@ -169,6 +169,7 @@ def test_a_norm_without_its_gain_is_read_through_the_models_own(tmp_path, family
     model = shelf.model(family)
     d = model.d_model
     one = JumpReLU(d, 12, facts=Facts(site="mlp_norm.1", target="mlp_out.1"), skip=True, dtype=torch.float64)
+    assert one.W_skip is not None
     one.W_skip.data.normal_()
     save(one, tmp_path / "a")
     config = json.loads((tmp_path / "a" / "cfg.json").read_text())
