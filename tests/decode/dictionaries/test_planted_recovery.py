@@ -18,7 +18,6 @@ from caseback.decode.dictionaries import (
     Facts,
     Gated,
     JumpReLU,
-    MatchingPursuit,
     Matryoshka,
     PAnnealing,
     Standard,
@@ -37,7 +36,6 @@ ROWS: dict[type[Dictionary], tuple[dict[str, Any], dict[str, Any], float]] = {
     PAnnealing: ({}, {"coefficient": 0.4}, 0.95),
     Matryoshka: ({"k": 2, "weights": [1.0, 1.0, 1.0, 1.0, 12.0], **UNIT}, {}, 0.95),
     AbsTopK: ({"k": 2, **UNIT}, {}, 0.95),
-    MatchingPursuit: ({"k": 2}, {}, 0.95),
 }
 HOW: dict[str, Any] = {"steps": 1000, "lr": 1e-2, "dead_after": 10, "resample_every": 50}
 
