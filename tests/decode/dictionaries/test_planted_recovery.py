@@ -2,8 +2,9 @@
 
 64 directions in 48 dimensions, two of them active in each state; for the gate three on average, since where as many are
 active in each state its penalty is content with two features that share a row (.98). Matryoshka's first features must
-do for all of them where nothing is general, so the whole width weighs most here (.95 with equal weights). States whose coordinates were shuffled are the
-chance level: the same histograms, and no features.
+do for all of them where nothing is general, so the whole width weighs most here (.95 with equal weights). Matching
+pursuit is not among them: it finds .93 to .96, whatever the rate. States whose coordinates were shuffled are the chance
+level: the same histograms, and no features.
 """
 
 from typing import Any
