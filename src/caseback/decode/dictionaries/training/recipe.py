@@ -131,6 +131,8 @@ class Recipe:
         """
         kind = architecture_of(self.architecture)
         transcoder = self.target is not None and self.target != self.site
+        if transcoder and self.normalization in ("layer_norm", "unit_norm"):
+            raise ArgumentError(f"a transcoder cannot be trained with {self.normalization}: give 'scale' or 'none'")
         unit_rows = self.unit_rows if self.unit_rows is not None else self.l0 is None and self.coefficient is None
         facts = Facts(
             site=self.site,

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.dictionary import Dictionary, Losses
 from caseback.decode.dictionaries.training.recipe import Recipe
+from caseback.errors import ArgumentError
 
 MANY = 8.0
 """Features that are active at the start, in multiples of the target, where thresholds can be set so."""
@@ -37,6 +38,8 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, dictionary: Dictionary, tokens: int):
         self.recipe, self.dictionary, self.tokens = recipe, dictionary, tokens
+        if (recipe.resample_every is not None or recipe.finish) and len(self._encoder()) < 2:
+            raise ArgumentError(f"{recipe.architecture} has no encoder of its own: leave out resample_every and finish")
         device, width = dictionary.W_enc.device, dictionary.n_features
         lr = recipe.lr if recipe.lr is not None else 2e-4 / (width / 2**14) ** 0.5
         self.lr = lr
@@ -84,7 +87,8 @@ class Trainer:
         losses.total.backward()
         with torch.no_grad():
             if finishing:
-                own.W_enc.grad = own.b_enc.grad = None
+                for parameter in self._encoder().values():
+                    parameter.grad = None
             if own.facts.unit_rows and own.W_dec.grad is not None:  # what would only change a row's norm
                 rows, grad = own.W_dec, own.W_dec.grad
                 grad.addcmul_((grad * rows).sum(1, keepdim=True), rows, value=-1)
@@ -99,6 +103,10 @@ class Trainer:
         self.moved += 1
         self.seen += len(x)
         return losses
+
+    def _encoder(self) -> dict[str, nn.Parameter]:
+        """What a feature reads by, where that is not what it writes."""
+        return {name: p for name, p in self.dictionary.named_parameters() if name in ("W_enc", "b_enc")}
 
     def _set_rate(self, share: float) -> None:
         warm, decay = self.recipe.warmup, self.recipe.decay
