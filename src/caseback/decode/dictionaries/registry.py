@@ -14,6 +14,7 @@ D = TypeVar("D", bound=type[Dictionary])
 _REGISTERED: dict[str, type[Dictionary]] = {}
 
 
+@checked
 def architecture(name: str) -> Callable[[D], D]:
     """Register a class under the name that files and commands call it by."""
 

@@ -60,7 +60,7 @@ class JumpReLU(Dictionary):
         **options: Any,
     ):
         super().__init__(*sizes, **options)
-        if not bandwidth > 0 or not l0 > 0 or not threshold >= 0:
+        if not bandwidth > 0 or not l0 > 0 or not 0 <= threshold < 1e30:
             raise OutOfRange(
                 f"bandwidth {bandwidth}, l0 {l0}, threshold {threshold}: expected more than 0, and a threshold from 0"
             )

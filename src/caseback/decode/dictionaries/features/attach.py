@@ -124,6 +124,7 @@ def detach(name: str = "feature") -> None:
         remove_site(f"{name}_error")
 
 
+@checked
 @contextmanager
 def attached(
     model: Model, dictionaries: Dictionary | Sequence[Dictionary], *, name: str = "feature", force: bool = False
