@@ -63,8 +63,7 @@ def _body(document: Mapping[str, Any]) -> str:
     rows = document["rows"]
     head = ["", *(_WORDS[name] for name in MEASURES)]
     lines = [
-        (visible(row["name"]), [cell("—" if row[name] is None else number(row[name])) for name in MEASURES])
-        for row in rows
+        (row["name"], [cell("—" if row[name] is None else number(row[name])) for name in MEASURES]) for row in rows
     ]
     trained = [row for row in rows if row["kind"] == "trained"]
     return frame(
@@ -115,7 +114,7 @@ def _scatter(rows: Sequence[Mapping[str, Any]]) -> str:
     for row, a, b in zip(shown, x, y, strict=True):
         across, down = place(a, b)
         kind = "dot" if row["kind"] == "trained" else "dot open"
-        words = f"{visible(row['name'])}: {number(row['l0'])} active, {number(row['ce_increase'])} nats"
+        words = f"{row['name']}: {number(row['l0'])} active, {number(row['ce_increase'])} nats"
         parts.append(
             f"<circle class='{kind}' cx='{across:.1f}' cy='{down:.1f}' r='5'><title>{html.escape(words)}</title>"
             "</circle>"

@@ -1,0 +1,72 @@
+"""``caseback dictionary``: what one command writes, the next reads; JSON and pages say the same."""
+
+import json
+
+import pytest
+
+from caseback import cli
+from caseback.decode.dictionaries import load
+
+pytestmark = pytest.mark.usefixtures("plain")
+TEXTS = ["Mary went to the store and John gave a drink to Mary.", "The cat sat. The dogs run to the red house."]
+
+
+def answered(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["dictionary", *arguments])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    return printed.out
+
+
+def refused(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["dictionary", *arguments])
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and printed.err.count("\n") == 1, printed.err
+    return printed.err
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    file = tmp_path / "corpus.txt"
+    file.write_text("\n".join(TEXTS * 10), encoding="utf-8")
+    return file
+
+
+def test_trained_measured_read_and_converted(capsys, corpus, tmp_path):
+    folder, page = tmp_path / "trained", tmp_path / "page.html"
+    options = ["--site", "resid_post:1", "--architecture", "batch_topk,standard", "--k", "4,8", "--width", "320"]
+    asked = ["train", str(corpus), *options, "--l0", "5", "--tokens", "600", "--step-tokens", "100"]
+    trained = json.loads(answered(capsys, *asked, "--store", str(folder), "--json"))
+    names = ["resid_post.1-batch_topk-4", "resid_post.1-batch_topk-8", "resid_post.1-standard-5"]
+    assert [one["name"] for one in trained["dictionaries"]] == names
+    again = answered(capsys, *asked, "--store", str(folder))
+    assert "batch_topk-4" in again and "measure dictionaries on other text" in again
+    files = [str(folder / f"{name}.safetensors") for name in names]
+
+    measured = json.loads(answered(capsys, "eval", str(corpus), *files[:2], "--rows", "8", "--json"))
+    assert [row["kind"] for row in measured["rows"]] == ["trained", "random"] * 2
+    assert abs(measured["rows"][0]["l0"] - 4) < 1
+    text = answered(capsys, "eval", str(corpus), files[0], "--rows", "8", "--html", str(page))
+    assert "recovered" in text and "<svg" in page.read_text(encoding="utf-8")
+
+    found = json.loads(
+        answered(capsys, "features", files[1], str(corpus), "--features", "3,5", "--prompt", TEXTS[0], "--json")
+    )
+    assert [card["feature"] for card in found["cards"]] == [3, 5] and len(found["features"]) == 320
+    most = max(found["features"], key=lambda row: row["max"])
+    assert f"{most['feature']:7}" in answered(capsys, "features", files[1], str(corpus), "--rows", "1")
+
+    answered(capsys, "convert", files[0], str(tmp_path / "saelens"))
+    other = load(tmp_path / "saelens")
+    assert other.n_features == 320 and other.facts.site == "resid_post.1"
+    assert json.loads(answered(capsys, "list", "--model", "gemma-2-2b", "--json"))
+
+
+def test_what_cannot_be_done_is_one_line(capsys, corpus, tmp_path):
+    assert "--store FOLDER" in refused(capsys, "train", str(corpus))
+    assert "no architecture is called 'tokp'" in refused(
+        capsys, "train", str(corpus), "--architecture", "tokp", "--store", str(tmp_path / "a")
+    )
+    assert "no such" in refused(capsys, "features", "no such", str(corpus))
