@@ -64,9 +64,9 @@ def board_measures(
     -------
     xr.Dataset
         By ``dictionary``: ``coverage``, the mean over properties of the best F1 of a feature at its best level (the
-        lowest of equals), chosen on the first tokens and judged on the others; ``reconstruction``, the F1 of a whole board at a token, mean over
-        tokens that have one. By ``dictionary`` and ``feature`` (a property): ``f1``, ``best_feature``, ``best_level``,
-        ``precision`` of that feature, and ``classifiers``, how many features are precise.
+        lowest of equals), chosen on the first tokens and judged on the others; ``reconstruction``, the F1 of a whole
+        board at a token, mean over tokens that have one. By ``dictionary`` and ``feature`` (a property): ``f1``,
+        ``best_feature``, ``best_level``, ``precision`` of that feature, and ``classifiers``, how many are precise.
 
     Raises
     ------
@@ -146,8 +146,8 @@ def _judged(
     }  # fmt: skip
 
 
-def _f1(hits: Tensor, said: Tensor, true: Tensor) -> Tensor:
-    return 2 * hits.double() / (said + true).clamp_min(1)
+def _f1(hits: Tensor, guesses: Tensor, true: Tensor) -> Tensor:
+    return 2 * hits.double() / (guesses + true).clamp_min(1)
 
 
 @technique(

@@ -69,7 +69,7 @@ def feature_classes(
     n_random
         Random directions that are sorted beside them; 0 for none.
     seed
-        Same seed, same directions.
+        Same seed, same result. It draws the random directions.
 
     Returns
     -------
