@@ -16,7 +16,14 @@ from torch import Tensor
 
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts
-from caseback.decode.dictionaries.measures.given import StatesLike, blocks_of, expect_widths, pieces_of, rows_in_hand
+from caseback.decode.dictionaries.measures.given import (
+    StatesLike,
+    blocks_of,
+    expect_widths,
+    pieces_of,
+    rows_in_hand,
+    whole,
+)
 from caseback.errors import OutOfRange, TokensError
 from caseback.jobs.progress import progress_bar
 from caseback.model.arguments import checked
@@ -134,8 +141,8 @@ def frozen_decoder(
     if steps < 1 or batch_size < 1 or not lr > 0:
         raise OutOfRange(f"steps {steps}, batch_size {batch_size}, lr {lr}: expected 1 or more, and a rate above 0")
     other = random_dictionary(dictionary, states, seed=seed)
-    x = torch.cat(list(pieces_of(states))).to(other.W_enc)
-    target = None if targets is None else torch.cat(list(pieces_of(targets, "targets"))).to(other.W_enc)
+    x = whole(states).to(other.W_enc)
+    target = None if targets is None else whole(targets, "targets").to(other.W_enc)
     if target is not None and target.shape != (len(x), other.d_out):
         raise TokensError(f"targets of shape {tuple(target.shape)}: expected {(len(x), other.d_out)}")
     rows, norms = other.W_dec.detach().clone(), other.W_dec.requires_grad
