@@ -26,6 +26,7 @@ from caseback.decode.dictionaries import (
     save,
     write_features,
 )
+from caseback.decode.dictionaries.measures import planted_features
 from caseback.decode.steering import contrastive_addition
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.decode.vocabulary.lenses.saved_lenses import save_lens
@@ -141,6 +142,12 @@ class Valid:
             "fn": _first_logit,
             "function": _double,
             "basis": torch.eye(16)[:2],
+            "dictionaries": {"one": TopK(16, 20, k=3, facts=Facts(site="resid_post.0"))},
+            "dictionary": TopK(16, 20, k=3, facts=Facts(site="resid_post.0")),
+            "states": torch.randn(40, 16, generator=torch.Generator().manual_seed(0)),
+            "planted": planted_features(16, 4, 40, probabilities=[0.5] * 4, parents=[-1, 0, -1, -1]),
+            "features": torch.eye(16)[:2],
+            "slots": {"who": [0, 1] * 20},
             "vectors": torch.eye(16)[:2],
             "threshold": 0.1,
             "n_edges": 3,

@@ -18,7 +18,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from caseback.decode.dictionaries.measures.given import Dictionaries, StatesLike, named, pieces_of, table_of_codes
+from caseback.decode.dictionaries.measures.given import Dictionaries, StatesLike, named, table_of_codes, whole
 from caseback.decode.dictionaries.measures.probing import codes_of
 from caseback.decode.probes.setting import Labels
 from caseback.decode.probes.splits import numbered
@@ -68,6 +68,7 @@ def board_measures(
         board at a token, mean over tokens that have one. By ``dictionary`` and ``feature`` (a property): ``f1``,
         ``best_feature``, ``best_level``, ``precision`` of that feature, and ``classifiers``, how many features are
         precise.
+        ``best_feature``, ``best_level``, ``precision`` of that feature, and ``classifiers``, how many are precise.
 
     Raises
     ------
@@ -89,10 +90,7 @@ def board_measures(
     if not levels or not all(0 <= t < 1 for t in levels) or not 0 < precision <= 1 or not 0 < train_share < 1:
         raise OutOfRange(f"levels {levels}, precision {precision}, train_share {train_share}: expected them in 0 to 1")
     several = named(dictionaries)
-    pieces = list(pieces_of(states))
-    if not pieces:
-        raise TokensError("there are no states: expected one token at least")
-    x, truth = torch.cat(pieces), table_of_codes(board, "the board") != 0
+    x, truth = whole(states), table_of_codes(board, "the board") != 0
     if len(truth) != len(x):
         raise TokensError(f"a board of {len(truth)} tokens for {len(x)} states: expected one row each")
     cut = round(train_share * len(x))
@@ -151,6 +149,10 @@ def _f1(hits: Tensor, claimed: Tensor, true: Tensor) -> Tensor:
     return 2 * hits.double() / (claimed + true).clamp_min(1)
 
 
+def _f1(hits: Tensor, guesses: Tensor, true: Tensor) -> Tensor:
+    return 2 * hits.double() / (guesses + true).clamp_min(1)
+
+
 @technique(
     entry=("4.2.22",),
     citation="Makelov et al. 2024",
@@ -185,14 +187,13 @@ def supervised_dictionary(states: StatesLike, slots: Mapping[str, Labels]) -> xr
     >>> bool(table.explained_variance[-1] > 0.99), table.direction.shape
     (True, (6, 6))
     """
-    pieces = list(pieces_of(states))
-    if not pieces or not slots:
-        raise ArgumentError("no states or no slots: expected a state an example, and values for each by slot")
-    x = torch.cat(pieces).double()
+    if not slots:
+        raise ArgumentError("there are no slots: expected a value for each example, by the slot's name")
+    x = whole(states).double()
     mean = x.mean(0)
     centered = x - mean
-    whole = centered.square().sum()
-    if not float(whole) > 0:
+    total = centered.square().sum()
+    if not float(total) > 0:
         raise ArgumentError("all states are the same: nothing is to be explained")
     directions, names, values, explained = [], [], [], []
     left = centered
@@ -205,7 +206,7 @@ def supervised_dictionary(states: StatesLike, slots: Mapping[str, Labels]) -> xr
         names += [name] * len(distinct)
         values += [str(value) for value in distinct]
         left = left - rows[row]
-        explained.append(float(1 - left.square().sum() / whole))
+        explained.append(float(1 - left.square().sum() / total))
     coords = {"slot": ("feature", names), "value": ("feature", values)}
     table = labelled(torch.cat(directions), ["feature", "d_model"], coords, technique=supervised_dictionary)
     arrays = {"direction": table, "mean": ("d_model", mean.cpu().numpy()), "explained_variance": ("k", explained)}

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts
-from caseback.decode.dictionaries.measures.given import StatesLike, blocks_of, expect_widths, pieces_of, rows_in_hand
+from caseback.decode.dictionaries.measures.given import (
+    StatesLike,
+    blocks_of,
+    expect_widths,
+    pieces_of,
+    rows_in_hand,
+    whole,
+)
 from caseback.errors import OutOfRange, TokensError
 from caseback.jobs.progress import progress_bar
 from caseback.model.arguments import checked
@@ -139,6 +146,8 @@ def frozen_decoder(
     if wanted is not None and not wanted:
         raise TokensError("there are no targets: expected as many as states")
     target = None if wanted is None else torch.cat(wanted).to(other.W_enc)
+    x = whole(states).to(other.W_enc)
+    target = None if targets is None else whole(targets, "targets").to(other.W_enc)
     if target is not None and target.shape != (len(x), other.d_out):
         raise TokensError(f"targets of shape {tuple(target.shape)}: expected {(len(x), other.d_out)}")
     rows, learns = other.W_dec.detach().clone(), other.W_dec.requires_grad

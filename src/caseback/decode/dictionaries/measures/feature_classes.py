@@ -70,6 +70,7 @@ def feature_classes(
         Random directions that are sorted beside them; 0 for none.
     seed
         Same seed, same result. It draws the directions.
+        Same seed, same result. It draws the random directions.
 
     Returns
     -------

@@ -80,6 +80,20 @@ def pieces_of(states: StatesLike, what: str = "states") -> Iterator[Float[Tensor
             yield piece.detach()
 
 
+def whole(states: StatesLike, what: str = "states") -> Float[Tensor, "token d"]:
+    """All states together.
+
+    Raises
+    ------
+    TokensError
+        As ``pieces_of``, and for none.
+    """
+    pieces = list(pieces_of(states, what))
+    if not pieces:
+        raise TokensError(f"there are no {what}: expected one token at least")
+    return torch.cat(pieces)
+
+
 def blocks_of(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
     """The same tokens in blocks of ``size``, the last one shorter.
 

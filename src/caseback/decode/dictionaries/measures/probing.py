@@ -19,7 +19,7 @@ from torch import Tensor
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.measures.controls import random_dictionary
-from caseback.decode.dictionaries.measures.given import Dictionaries, StatesLike, named, pieces_of, rows_in_hand
+from caseback.decode.dictionaries.measures.given import Dictionaries, StatesLike, named, rows_in_hand, whole
 from caseback.decode.probes.linear_probe import linear_probe
 from caseback.decode.probes.setting import Labels
 from caseback.decode.probes.sparse_probe import sparse_probe
@@ -86,10 +86,7 @@ def probe_features(
     """
     several = named(dictionaries)
     prompt = states.prompt if isinstance(states, States) else None
-    pieces = list(pieces_of(states))
-    if not pieces:
-        raise TokensError("there are no states: expected one token at least")
-    x = torch.cat(pieces)
+    x = whole(states)
     if random:
         several = {
             name: each
