@@ -252,7 +252,7 @@ class Valid:
             "attach.attached": {"dictionaries": own, "name": "looked_at"},
             "train.Trained": {"dictionary": own, "curve": effects},
             "train_dictionaries": {"corpus": [TEXT, OTHER], "recipes": [Recipe(site="resid_post.0", width=32)]},
-            "reading.": {"dictionary": own},
+            "reading.": {"dictionary": own, "features": [1]},
             "loading.save": {"dictionary": dictionary, "folder": room / "saved", "format": "saelens"},
             "write_dashboards": {
                 "records": [record],

@@ -66,8 +66,6 @@ def board_measures(
         By ``dictionary``: ``coverage``, the mean over properties of the best F1 of a feature at its best level (the
         lowest of equals), chosen on the first tokens and judged on the others; ``reconstruction``, the F1 of a whole
         board at a token, mean over tokens that have one. By ``dictionary`` and ``feature`` (a property): ``f1``,
-        ``best_feature``, ``best_level``, ``precision`` of that feature, and ``classifiers``, how many features are
-        precise.
         ``best_feature``, ``best_level``, ``precision`` of that feature, and ``classifiers``, how many are precise.
 
     Raises
@@ -143,10 +141,6 @@ def _judged(
         "coverage": f1.mean(), "reconstruction": whole, "f1": f1, "best_feature": feature, "best_level": level,
         "precision": own_precision, "classifiers": classifiers,
     }  # fmt: skip
-
-
-def _f1(hits: Tensor, claimed: Tensor, true: Tensor) -> Tensor:
-    return 2 * hits.double() / (claimed + true).clamp_min(1)
 
 
 def _f1(hits: Tensor, guesses: Tensor, true: Tensor) -> Tensor:

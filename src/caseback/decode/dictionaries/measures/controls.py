@@ -40,7 +40,7 @@ def random_dictionary(dictionary: Dictionary, states: StatesLike, *, seed: int =
     states
         (token, d_in): its mean becomes the bias, and the L0 is matched on them, the first block of them in pieces.
     seed
-        Same seed, same result. It draws the directions.
+        Same seed, same directions.
 
     Returns
     -------
@@ -141,11 +141,6 @@ def frozen_decoder(
     if steps < 1 or batch_size < 1 or not lr > 0:
         raise OutOfRange(f"steps {steps}, batch_size {batch_size}, lr {lr}: expected 1 or more, and a rate above 0")
     other = random_dictionary(dictionary, states, seed=seed)
-    x = torch.cat(list(pieces_of(states))).to(other.W_enc)
-    wanted = None if targets is None else list(pieces_of(targets, "targets"))
-    if wanted is not None and not wanted:
-        raise TokensError("there are no targets: expected as many as states")
-    target = None if wanted is None else torch.cat(wanted).to(other.W_enc)
     x = whole(states).to(other.W_enc)
     target = None if targets is None else whole(targets, "targets").to(other.W_enc)
     if target is not None and target.shape != (len(x), other.d_out):

@@ -69,7 +69,6 @@ def feature_classes(
     n_random
         Random directions that are sorted beside them; 0 for none.
     seed
-        Same seed, same result. It draws the directions.
         Same seed, same result. It draws the random directions.
 
     Returns
