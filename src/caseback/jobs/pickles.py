@@ -12,6 +12,22 @@ from caseback.errors import LoadError
 from caseback.jobs.json_text import shortened
 
 
+def unpickled(path: str | Path) -> Any:
+    """What a ``torch.save`` file holds, with no code run; for callers that were asked to read it.
+
+    Raises
+    ------
+    LoadError
+        For no file, another one, or one that holds more than tensors and plain data.
+    """
+    if not os.path.isfile(path):
+        raise LoadError(f"{path} is absent")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the pickle makes it raise
+        raise LoadError(f"{path} cannot be read with weights_only=True: {shortened(str(error))}") from None
+
+
 def read_pickle(path: str | Path, allowed: bool, *, option: str) -> dict[str, Any]:
     """A mapping of names that ``torch.save`` wrote.
 
@@ -29,17 +45,12 @@ def read_pickle(path: str | Path, allowed: bool, *, option: str) -> dict[str, An
     LoadError
         For a pickle that was not asked for, that cannot be read or that holds no mapping.
     """
-    if not os.path.isfile(path):
-        raise LoadError(f"{path} is absent")
-    if not allowed:
+    if not allowed and os.path.isfile(path):
         raise LoadError(
             f"{path} is a pickle, which can run code when it is opened: pass {option} if you trust where it is from "
             "(it is then read with weights_only=True)"
         )
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the pickle makes it raise
-        raise LoadError(f"{path} cannot be read with weights_only=True: {shortened(str(error))}") from None
+    held = unpickled(path)
     if not isinstance(held, dict):
         raise LoadError(f"{path} holds a {type(held).__name__}: expected a mapping of names to tensors")
     return held

@@ -218,7 +218,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (Evil(), "cannot be read as tensors"),
+        (Evil(), "cannot be read with weights_only=True"),
         ([1, 2], "a list"),
         (torch.zeros(2, 2, 2), "expected a vector"),
         ({"a": torch.ones(2)}, "'a'"),

@@ -131,5 +131,5 @@ def test_files_that_do_not_fit_are_refused(model, tmp_path):
         with pytest.raises(LoadError, match=says):
             load_pyreft(tmp_path / "a", allow_pickle=True)
     file.unlink()
-    with pytest.raises(LoadError, match="is no file"):
+    with pytest.raises(LoadError, match="is absent"):
         load_pyreft(tmp_path / "a", allow_pickle=True)

@@ -24,6 +24,7 @@ from torch import Tensor
 from caseback.decode.directions.directions import Directions
 from caseback.decode.states import Place, expect_places, read_states, sites_of
 from caseback.errors import CasebackError, LoadError
+from caseback.jobs.pickles import unpickled
 from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -240,23 +241,6 @@ def load_tensor_directions(
     if site != "resid_post":
         raise CasebackError(f"hidden_states=True counts the stream's states: leave out site={site!r}")
     return _directions({at - 1: vector for at, vector in rows.items()}, site, model, prompts, path, facts)
-
-
-def unpickled(path: Path) -> Any:
-    """What a ``torch.save`` file holds, with no code run.
-
-    Raises
-    ------
-    LoadError
-        For another file, or one that holds more than tensors and plain data.
-    """
-    if not os.path.isfile(path):
-        raise LoadError(f"{path} is no file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what the file's bytes lead to
-        first = str(error).strip().split("\n")[0][:200]
-        raise LoadError(f"{path} cannot be read as tensors: {type(error).__name__}: {first}") from None
 
 
 def _directions(

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caseback.decode.directions.control_vectors import unpickled
 from caseback.decode.states import Place, expect_places
 from caseback.decode.steering.reft import ReFT
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.json_text import parse_json
+from caseback.jobs.pickles import unpickled
 from caseback.jobs.text_file import read_text
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
