@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from caseback.reports.concepts.dictionaries import DICTIONARIES, MEASURES
-from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number
 from caseback.views.page.concept_parts import cell, frame, lead, note, rows_table
 from caseback.views.page.curve_svg import ticks
 from caseback.views.page.page import Page
-
-__all__ = ["dictionaries_html"]
 
 _WORDS = {
     "l0": "active",
@@ -36,23 +33,6 @@ _WORDS = {
     "kl_ratio": "KL / random",
 }
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 300, 56, 34
-
-
-@checked
-def dictionaries_html(document: Mapping[str, Any]) -> str:
-    """The measured dictionaries of a document as one self-contained page.
-
-    Parameters
-    ----------
-    document
-        What ``caseback.reports.concepts.dictionaries.dictionaries_document`` returns.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
-    return PAGE.html(document)
 
 
 def _title(document: Mapping[str, Any]) -> str:

@@ -10,30 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from caseback.reports.concepts.features import FEATURES
-from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
 from caseback.views.page.page import Page
 from caseback.views.page.tables import table
-
-__all__ = ["features_html"]
-
-
-@checked
-def features_html(document: Mapping[str, Any]) -> str:
-    """The features of a document as one self-contained page.
-
-    Parameters
-    ----------
-    document
-        What ``caseback.reports.concepts.features.features_document`` returns.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
-    return PAGE.html(document)
 
 
 def _title(document: Mapping[str, Any]) -> str:
