@@ -5,7 +5,7 @@ import json
 import pytest
 
 from caseback import cli
-from caseback.decode.dictionaries import load
+from caseback.decode.dictionaries import Facts, TopK, load, save_dictionary
 
 pytestmark = pytest.mark.usefixtures("plain")
 TEXTS = ["Mary went to the store and John gave a drink to Mary.", "The cat sat. The dogs run to the red house."]
@@ -70,3 +70,8 @@ def test_what_cannot_be_done_is_one_line(capsys, corpus, tmp_path):
         capsys, "train", str(corpus), "--architecture", "tokp", "--store", str(tmp_path / "a")
     )
     assert "no such" in refused(capsys, "features", "no such", str(corpus))
+    other = TopK(160, 32, k=2, facts=Facts(site="resid_post.1", model="google/gemma-2-2b"))
+    save_dictionary(other, tmp_path / "other.safetensors")
+    asked = ["features", str(tmp_path / "other.safetensors"), str(corpus), "--cards", "0", "--prompt", "the cat"]
+    assert "is of the model 'google/gemma-2-2b'" in refused(capsys, *asked)
+    assert "resid_post.1" in answered(capsys, *asked, "--force")

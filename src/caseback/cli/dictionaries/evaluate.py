@@ -24,6 +24,7 @@ def evaluate(
     frozen: Annotated[
         bool, Option("--frozen", help="Also train encoders on random decoders that stay as they are, beside each.")
     ] = False,
+    force: Annotated[bool, Option("--force", help="Read dictionaries of a model of another name.")] = False,
     max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None,
     seed: Seed = Seed(),
     output: Output = Output(),
@@ -38,7 +39,7 @@ def evaluate(
         model = model_of(of)
         document = dictionaries_document(
             model,
-            {path.stem: load(path, model=model) for path in dictionaries},
+            {path.stem: load(path, model=model, force=force) for path in dictionaries},
             corpus,
             rows=rows,
             frozen=frozen,

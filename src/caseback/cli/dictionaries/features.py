@@ -26,6 +26,7 @@ def features(
     prompt: Annotated[str | None, Option(help="A prompt to show with the features of each token.")] = None,
     top: Annotated[int, Option(min=1, help="Examples of a card.")] = 10,
     rows: Annotated[int, Option(min=1, help="Features listed in the terminal.")] = 20,
+    force: Annotated[bool, Option("--force", help="Read dictionaries of a model of another name.")] = False,
     max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None,
     output: Output = Output(),
 ) -> None:
@@ -40,7 +41,7 @@ def features(
         chosen = numbers(some, "--features")
         document = features_document(
             model,
-            load(dictionary, model=model),
+            load(dictionary, model=model, force=force),
             corpus,
             cards=cards if chosen is None else chosen,
             prompt=prompt,

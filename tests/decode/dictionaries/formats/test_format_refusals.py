@@ -161,6 +161,7 @@ def test_a_dictionary_of_another_model_is_refused_unless_forced(tmp_path):
         with pytest.raises(LoadError, match=f"{says}.*force=True"):
             load(tmp_path / name, model=model)
         assert load(tmp_path / name, model=model, force=True).n_features == 8
+        assert load(tmp_path / name, model=model, force=True).facts.model in ("", model.name)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

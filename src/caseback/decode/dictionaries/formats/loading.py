@@ -77,7 +77,8 @@ def load(
     model
         The model whose states are to be read. Places, widths and its name are held against it.
     force
-        Read a dictionary that does not fit ``model``, or that expects scaled states and does not say by how much.
+        Read a dictionary that does not fit ``model``, or that expects scaled states and does not say by how much. It
+        is then ``model``'s, and ``provenance["made_for"]`` says whose it was.
 
     Returns
     -------
@@ -215,6 +216,9 @@ def _fitted(dictionary: Dictionary, files: Files, asked: Asked) -> Dictionary:
         return dictionary
     if not asked.force:
         expect_fit(dictionary, asked.model, files.where)
+    elif (made_for := dictionary.facts.model) not in ("", asked.model.name):  # whoever uses it next need not ask again
+        provenance = {**dictionary.facts.provenance, "made_for": made_for}
+        dictionary.facts = replace(dictionary.facts, model=asked.model.name, provenance=provenance)
     return with_gain(dictionary, asked.model, files.where)
 
 
