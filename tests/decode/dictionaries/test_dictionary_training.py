@@ -8,7 +8,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import caseback as cb
-from caseback.decode.dictionaries import Recipe, train_dictionaries
+from caseback.decode.dictionaries import (
+    Recipe,
+    latent_scaling,
+    load_dictionary,
+    save_dictionary,
+    train_dictionaries,
+)
 from caseback.decode.dictionaries.training.pools import GivenPools, ModelPools, StoredPools
 from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.errors import ArgumentError, CasebackError, LoadError, OutOfRange
@@ -65,6 +71,41 @@ def test_alone_as_many_features_are_active_as_in_a_batch():
     (one,) = train_dictionaries(None, {SITE: x[:50_000]}, recipe, n_tokens=200_000, step_tokens=512, pool_tokens=50_000)
     active = (one.dictionary.encode(x[50_000:]) != 0).sum(1).double().mean()
     assert abs(float(active) / 4.5 - 1) < 0.03
+
+
+def test_a_crosscoder_trains_on_several_sites_and_finds_what_is_of_one():
+    x, _ = _planted(40_000, 32, 24, 0)
+    own, _ = _planted(40_000, 32, 8, 1, active=1)
+    states = {"base": 3 * x, "chat": 5 * (x + own)}
+    recipe = Recipe(site=["base", "chat"], architecture="batch_topk_crosscoder", options={"k": 3}, width=32, lr=3e-3)
+    (one,) = train_dictionaries(None, states, recipe, n_tokens=600_000, step_tokens=512, pool_tokens=40_000)
+    crosscoder: Any = one.dictionary
+    lengths = crosscoder.scale.flatten() * torch.stack([s.norm(dim=1).mean() for s in states.values()])
+    torch.testing.assert_close(lengths, torch.full((2,), 32**0.5), rtol=1e-2, atol=0)
+    assert float(one.curve.sel(measure="explained")[-1]) > 0.8
+    pair = torch.stack(list(states.values()), 1)
+    kinds = latent_scaling(crosscoder, pair, sources=["base", "chat"]).kind.values.tolist()
+    assert kinds.count("only chat") >= 6 and kinds.count("shared") >= 16 and "only base" not in kinds
+
+
+def test_a_cross_layer_transcoder_trains_on_all_layers(tmp_path):
+    model = cb.load("meadow")
+    layers = range(model.n_layers)
+    recipe = Recipe(
+        site=[f"mlp_in.{i}" for i in layers],
+        target=[f"mlp_out.{i}" for i in layers],
+        architecture="cross_layer_batch_topk",
+        options={"k": 16},
+        expansion=2,
+    )
+    options: Any = {**OPTIONS, "n_tokens": 4000, "checkpoint": tmp_path / "training"}
+    (one,) = train_dictionaries(model, TEXTS, recipe, **options)
+    assert one.dictionary.n_features == 2 * 160 * model.n_layers and one.dictionary.facts.site == "mlp_in"
+    assert float(one.curve.sel(measure="explained")[-1]) > float(one.curve.sel(measure="explained")[0])
+    (again,) = train_dictionaries(model, TEXTS, recipe, **options)
+    torch.testing.assert_close(one.dictionary.W_dec, again.dictionary.W_dec, rtol=0, atol=0)
+    save_dictionary(one.dictionary, tmp_path / "clt.safetensors")
+    assert load_dictionary(tmp_path / "clt.safetensors").facts.provenance["sites"] == list(recipe.sites)
 
 
 def _recipes() -> list[Recipe]:
@@ -222,5 +263,7 @@ def test_what_cannot_be_trained_is_refused():
         train_dictionaries(None, {SITE: x * float("nan")}, _recipe(), n_tokens=100)
     with pytest.raises(CasebackError, match="corpus is empty"):
         train_dictionaries(cb.load("meadow"), [], _recipe(), n_tokens=100)
+    with pytest.raises(ArgumentError, match="topk reads one site, and 2 are given"):
+        train_dictionaries(None, {SITE: x, "other": x}, _recipe(site=[SITE, "other"]), n_tokens=100)
     with pytest.raises(ArgumentError, match="l0 and coefficient are both given"):
         _recipe(l0=2.0, coefficient=1.0)

@@ -19,9 +19,9 @@ def train(
         Path, Argument(help="A file of texts, JSON lines or Parquet, or a folder of such files.", show_default=False)
     ],
     of: OfModel = OfModel(),
-    sites: Annotated[str, Option("--site", help="What is read: resid_post:5; several parted by commas.")] = (
-        "resid_post:0"
-    ),
+    sites: Annotated[
+        str, Option("--site", help="What is read: resid_post:5; several parted by commas, sources of one joined by +.")
+    ] = "resid_post:0",
     target: Annotated[
         str | None, Option(help="What is reconstructed, for a transcoder: mlp_out:5; by default the site itself.")
     ] = None,
@@ -65,8 +65,8 @@ def train(
                 for own in active if with_k else [None]:
                     more: dict[str, Any] = {"options": {"k": own}} if with_k else {"l0": l0 if l0 else 32.0}
                     label = f"{site}-{name}-{own if with_k else format(more['l0'], 'g')}"
-                    to = None if target is None else target.replace(":", ".")
-                    more |= {"site": site, "target": to, "architecture": name, "width": width}
+                    to = None if target is None else _sources(target.replace(":", "."))
+                    more |= {"site": _sources(site), "target": to, "architecture": name, "width": width}
                     recipes.append(Recipe(name=label, expansion=expansion, lr=lr, seed=seed.seed, **more))
         folder = make_folder(stored.store, "the dictionaries")
         model = model_of(of)
@@ -89,3 +89,8 @@ def train(
     answer(output, document, text=lambda: print_training(document))
     for path in paths:
         say_written(path)
+
+
+def _sources(text: str) -> str | list[str]:
+    """A site, or the sources of a crosscoder or a cross-layer transcoder."""
+    return text.split("+") if "+" in text else text

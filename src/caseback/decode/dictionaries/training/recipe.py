@@ -10,8 +10,8 @@ of a JumpReLU moves nothing).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from caseback.decode.dictionaries.dictionary import NORMALIZATIONS, Dictionary, Facts, Normalization
@@ -28,13 +28,15 @@ class Recipe:
     Attributes
     ----------
     site
-        Where it reads, such as ``"resid_post.5"``.
+        Where it reads, such as ``"resid_post.5"``; for crosscoders and cross-layer transcoders a list, in the order of
+        their sources.
     target
-        What it reconstructs, for a transcoder: ``"mlp_out.5"``; the site itself by default.
+        What it reconstructs, for a transcoder: ``"mlp_out.5"``, or a list; the site itself by default.
     architecture, options
         Its name, and the further arguments of its class, such as ``{"k": 32}``, which is what ``k`` is by default.
     expansion, width
-        Features: so many times the width of the site, or as many as ``width``.
+        Features: so many times the width of the site (a cross-layer transcoder has as many for each layer), or as
+        many as ``width`` in all.
     l0
         The target of active features a token, for architectures with a penalty.
     coefficient
@@ -72,8 +74,8 @@ class Recipe:
         What it is called; by default of site, architecture and width.
     """
 
-    site: str
-    target: str | None = None
+    site: str | Sequence[str]
+    target: str | Sequence[str] | None = None
     architecture: str = "batch_topk"
     options: Mapping[str, Any] = field(default_factory=dict)
     expansion: float = 8
@@ -105,6 +107,8 @@ class Recipe:
         for name in ("expansion", "width", "l0", "k_start", "lr", "clip", "dead_after", "resample_every", "gain"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise OutOfRange(f"{name} is {getattr(self, name)}: expected more than 0")
+        if not self.sites or len(self.sites) != len(self.targets):
+            raise ArgumentError(f"sites {list(self.sites)} and targets {list(self.targets)}: expected as many of each")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise OutOfRange(f"betas are {self.betas}: expected two numbers from 0 to less than 1")
         if self.l0 is not None and self.coefficient is not None:
@@ -113,11 +117,23 @@ class Recipe:
             raise ArgumentError(f"normalization {self.normalization!r}: expected one of {', '.join(NORMALIZATIONS)}")
 
     @property
+    def sites(self) -> tuple[str, ...]:
+        """Where it reads: one site, or one a source."""
+        return (self.site,) if isinstance(self.site, str) else tuple(self.site)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What it reconstructs: one site, or one a source."""
+        if self.target is None:
+            return self.sites
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
+
+    @property
     def label(self) -> str:
         """What it is called."""
         if self.name:
             return self.name
-        where = self.site if self.target is None else f"{self.site}-{self.target}"
+        where = "+".join(self.sites) if self.target is None else f"{'+'.join(self.sites)}-{'+'.join(self.targets)}"
         width = f"{self.width}" if self.width is not None else f"x{self.expansion:g}"
         return f"{where}-{self.architecture}-{width}" + (f"-seed{self.seed}" if self.seed else "")
 
@@ -130,13 +146,13 @@ class Recipe:
             For options that the architecture does not have, or lacks.
         """
         kind = architecture_of(self.architecture)
-        transcoder = self.target is not None and self.target != self.site
+        transcoder = self.targets != self.sites
         if transcoder and self.normalization in ("layer_norm", "unit_norm"):
             raise ArgumentError(f"a transcoder cannot be trained with {self.normalization}: give 'scale' or 'none'")
         unit_rows = self.unit_rows if self.unit_rows is not None else self.l0 is None and self.coefficient is None
         facts = Facts(
-            site=self.site,
-            target=self.target or self.site,
+            site=_place(self.sites),
+            target=_place(self.targets),
             model=model,
             centered=self.centered and not transcoder,
             normalization=self.normalization,
@@ -144,9 +160,27 @@ class Recipe:
             tokens=tokens,
         )
         width = self.width if self.width is not None else round(self.expansion * d_in)
+        if isinstance(self.site, str):
+            sources = {}
+        elif "n_sources" in kind.options:
+            sources, facts = {"n_sources": len(self.sites)}, replace(facts, by_norm=True)
+        elif "n_layers" in kind.options:
+            sources, width = {"n_layers": len(self.sites)}, width * (1 if self.width is not None else len(self.sites))
+        else:
+            raise ArgumentError(f"{self.architecture} reads one site, and {len(self.sites)} are given")
+        if sources:
+            facts = replace(facts, provenance={"sites": list(self.sites), "targets": list(self.targets)})
         options = {"k": 32, **self.options} if "k" in kind.options else self.options
         try:
-            return kind(d_in, width, d_out, facts=facts, skip=self.skip, seed=self.seed, **options)
+            return kind(d_in, width, d_out, facts=facts, skip=self.skip, seed=self.seed, **sources, **options)
         except TypeError as error:
             own = ", ".join(kind.options) or "none"
             raise ArgumentError(f"{self.architecture}: {error}; its options are {own}") from None
+
+
+def _place(sites: Sequence[str]) -> str:
+    """A site, or of several layers' what they have in common: its name without the layer, or nothing."""
+    if len(sites) == 1:
+        return sites[0]
+    names = {site.rpartition(".")[0] for site in sites}
+    return names.pop() if len(names) == 1 else ""

@@ -154,14 +154,16 @@ def train_dictionaries(
     """
     chosen = [recipes] if isinstance(recipes, Recipe) else list(recipes)
     _expect(chosen, n_tokens, step_tokens, pool_tokens, report_every)
-    sites = [site for recipe in chosen for site in (recipe.site, recipe.target or recipe.site)]
+    sites = [site for recipe in chosen for site in (*recipe.sites, *recipe.targets)]
     pools = _pools(model, corpus, sites, pool_tokens, seed, length, bos, sink)
     widths = pools.widths()
     named = "" if model is None else model.name
     device = torch.device("cpu") if model is None else model.device
     trainers = {
         recipe.label: Trainer(
-            recipe, recipe.start(widths[recipe.site], widths[recipe.target or recipe.site], named).to(device), n_tokens
+            recipe,
+            recipe.start(_width(widths, recipe.sites), _width(widths, recipe.targets), named).to(device),
+            n_tokens,
         )
         for recipe in chosen
     }
@@ -268,15 +270,28 @@ def _expect(recipes: Sequence[Recipe], n_tokens: int, step_tokens: int, pool_tok
 
 def _of(pool: Mapping[str, Tensor], recipe: Recipe, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
     """States of some of a pool's tokens, in float32 at least, and what they are to become."""
-    x, y = pool[recipe.site][rows], pool[recipe.target or recipe.site][rows]
-    return x.to(torch.promote_types(x.dtype, torch.float32)), y.to(torch.promote_types(y.dtype, torch.float32))
+    pair = []
+    several = not isinstance(recipe.site, str)
+    for sites in (recipe.sites, recipe.targets):
+        parts = [pool[site][rows] for site in sites]
+        x = torch.stack(parts, 1) if several else parts[0]
+        pair.append(x.to(torch.promote_types(x.dtype, torch.float32)))
+    return pair[0], pair[1]
+
+
+def _width(widths: Mapping[str, int], sites: Sequence[str]) -> int:
+    own = {site: widths[site] for site in sites}
+    if len(set(own.values())) > 1:
+        listed = ", ".join(f"{site} {width}" for site, width in own.items())
+        raise ArgumentError(f"sources of several widths: {listed}; expected one")
+    return own[sites[0]]
 
 
 def _point(trainer: Trainer, losses: Losses, target: Tensor) -> list[float]:
     own = trainer.dictionary
     with torch.no_grad():
         wanted = target * own.out_scale if own.facts.is_transcoder else own.normalized(target)
-        spread = (wanted - wanted.mean(0)).square().sum(-1).mean()
+        spread = (wanted - wanted.mean(0)).flatten(1).square().sum(-1).mean()
         explained = 1 - losses.error / spread
         dead = trainer.dead.float().mean()
         numbers = [losses.error, explained, losses.l0, dead, losses.penalty, trainer.coefficient, losses.auxiliary]

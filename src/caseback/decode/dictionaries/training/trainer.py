@@ -58,8 +58,9 @@ class Trainer:
         own = self.dictionary
         with torch.no_grad():
             if own.facts.normalization == "scale":
-                own.scale.copy_(own.d_in**0.5 / x.norm(dim=-1).mean().clamp_min(1e-12))
-                own.out_scale.copy_(own.d_out**0.5 / y.norm(dim=-1).mean().clamp_min(1e-12))
+                for scale, states, width in ((own.scale, x, own.d_in), (own.out_scale, y, own.d_out)):
+                    length = states.norm(dim=-1).mean(0).clamp_min(1e-12)  # of each source
+                    scale.copy_((width**0.5 / length).view_as(scale))
                 if not own.facts.is_transcoder:
                     own.out_scale.copy_(own.scale)
             inner = y * own.out_scale if own.facts.is_transcoder else own.normalized(x)
