@@ -42,6 +42,8 @@ def test_trained_measured_read_and_converted(capsys, corpus, tmp_path):
     names = ["resid_post.1-batch_topk-4", "resid_post.1-batch_topk-8", "resid_post.1-standard-5"]
     assert [one["name"] for one in trained["dictionaries"]] == names
     again = answered(capsys, *asked, "--store", str(folder))
+    assert answered(capsys, *asked, "--store", str(folder), "--html", str(page)) == again
+    assert "variance explained" in page.read_text(encoding="utf-8")
     assert "batch_topk-4" in again and "measure dictionaries on other text" in again
     files = [str(folder / f"{name}.safetensors") for name in names]
 

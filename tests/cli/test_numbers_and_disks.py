@@ -90,6 +90,7 @@ WRITING = [
     ("directions", "--save"),
     ("collect", "--store"),
     ("dictionary train", "--store"),
+    ("dictionary train", "--html"),
     ("dictionary features", "--html"),
     ("dictionary eval", "--html"),
 ]

@@ -30,6 +30,7 @@ PAGES = {
     "circuit": ("circuit", "ioi", "--method", "eap", "--edges", "40", "--count", "4"),
     "activating": ("activating", "CORPUS", "--layer", "1", "--units", "0,3"),
     "probe": ("probe", "LABELED"),
+    "training": ("dictionary", "train", "CORPUS", "--store", "STORE", "--tokens", "200", "--step-tokens", "20"),
     "dictionaries": ("dictionary", "eval", "CORPUS", "DICTIONARY"),
     "dictionary": ("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "3", "--prompt", CLEAN),
     "directions": ("directions", "LABELED"),
@@ -77,6 +78,7 @@ def test_no_page_scrolls_sideways_and_its_text_can_be_read(name, tab, tmp_path):
     dictionary = tmp_path / "dictionary.safetensors"
     save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), dictionary)
     places = {"CORPUS": str(corpus), "LABELED": str(labeled_file(tmp_path)), "DICTIONARY": str(dictionary)}
+    places["STORE"] = str(tmp_path / "trained")
     arguments = [places.get(x, x) for x in PAGES[name]]
     with pytest.raises(SystemExit) as ended:
         cli.main([*arguments, "--html", str(page)])

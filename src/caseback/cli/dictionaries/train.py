@@ -1,5 +1,6 @@
 """`caseback dictionary train`: dictionaries of a model's states, many on one pass over a corpus."""
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,9 +9,11 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in, numbers
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Json, OfModel, Seed, Stored
+from caseback.cli.options import OfModel, Output, Seed, Stored
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
+
+EVERY = 5.0  # seconds between two writings of the page
 
 
 @with_options
@@ -46,15 +49,16 @@ def train(
         store="The folder for the dictionaries, where an interrupted training goes on; it is needed.",
     ),
     seed: Seed = Seed(),
-    output: Json = Json(),
+    output: Output = Output().worded(html="Write a page of the curves to this file, again and again while it lasts."),
 ) -> None:
     """Train sparse dictionaries on a model's states."""
     if stored.store is None:
         raise CasebackError("name a folder for the dictionaries: --store FOLDER")
     with quiet():
-        from caseback.decode.dictionaries import Recipe, architecture_of, save_dictionary, train_dictionaries
+        from caseback.decode.dictionaries import Recipe, Trained, architecture_of, save_dictionary, train_dictionaries
         from caseback.jobs.whole_file import make_folder
         from caseback.reports.concepts.training import training_document
+        from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.training import print_training
 
         active = numbers(k, "--k") or [32]
@@ -70,6 +74,13 @@ def train(
                     recipes.append(Recipe(name=label, expansion=expansion, lr=lr, seed=seed.seed, **more))
         folder = make_folder(stored.store, "the dictionaries")
         model = model_of(of)
+        shown = [0.0]
+
+        def show(so_far: list[Trained]) -> None:
+            if output.html is not None and time.monotonic() - shown[0] > EVERY:
+                write_page(training_document(model, so_far), output.html)
+                shown[0] = time.monotonic()
+
         trained = train_dictionaries(
             model,
             corpus,
@@ -81,12 +92,13 @@ def train(
             seed=seed.seed,
             checkpoint=folder / "training",
             progress=True,
+            watch=None if output.html is None else show,
         )
         paths = [folder / f"{one.name}.safetensors" for one in trained]
         for one, path in zip(trained, paths, strict=True):
             save_dictionary(one.dictionary, path)
         document = training_document(model, trained, files=[path.name for path in paths])
-    answer(output, document, text=lambda: print_training(document))
+    answer(output, document, text=lambda: print_training(document), page=lambda path: write_page(document, path))
     for path in paths:
         say_written(path)
 

@@ -25,6 +25,7 @@ PAGES = {
     "caseback.features": "features",
     "caseback.probe": "probe",
     "caseback.steering": "steering",
+    "caseback.training": "training",
     "caseback.units": "unit",
     "caseback.weights": "weights",
 }

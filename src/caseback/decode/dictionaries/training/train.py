@@ -88,7 +88,7 @@ def train_dictionaries(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = False,
-    watch: Callable[[Mapping[str, xr.DataArray]], None] | None = None,
+    watch: Callable[[list[Trained]], None] | None = None,
 ) -> list[Trained]:
     """Train dictionaries on the states that a model has over a corpus.
 
@@ -122,7 +122,7 @@ def train_dictionaries(
     progress
         Show a progress bar.
     watch
-        Called with the curves so far, by name, whenever there is a new point.
+        Called with all dictionaries as they are, and their curves so far, whenever there is a new point.
 
     Returns
     -------
@@ -212,7 +212,7 @@ def train_dictionaries(
                     shown = {name: f"{first[COLUMNS.index(name)]:.3g}" for name in ("explained", "l0", "dead")}
                     bar.set_postfix(shown, refresh=False)
                     if watch is not None:
-                        watch({name: _curve(rows) for name, rows in points.items()})
+                        watch([Trained(name, t.dictionary, _curve(points[name])) for name, t in trainers.items()])
                 if last:
                     break
             number += 1
