@@ -52,10 +52,10 @@ def _charts(curve: Mapping[str, Sequence[float]]) -> str:
     at = [*range(0, len(tokens) - 1, step), len(tokens) - 1]
     drawn = [
         f"<figure class='chart'><h3>{words}</h3>"
-        f"{curve_svg(words, [tokens[i] for i in at], [curve[name][i] for i in at])}</figure>"
+        f"{curve_svg(words, [tokens[i] / 1000 for i in at], [curve[name][i] for i in at])}</figure>"
         for name, words in _CURVES.items()
     ]
-    return f"<div class='charts'>{''.join(drawn)}</div>{note(f'By tokens. At the last: {last}.')}"
+    return f"<div class='charts'>{''.join(drawn)}</div>{note(f'By thousands of tokens. At the last: {last}.')}"
 
 
 PAGE = Page(TRAINING, _title, _body, ("page", "concept"))
