@@ -8,6 +8,7 @@ both moments it moves Gaussian states least in the mean square. Matching the mea
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -131,7 +132,7 @@ def _classes(moments: ClassMoments, source: Any, target: Any) -> tuple[int, int]
     if source is None and target is None and len(classes) == 2:
         return 0, 1
     for name, given in (("source", source), ("target", target)):
-        if given not in classes:
+        if not isinstance(given, Hashable) or given not in set(classes):
             listed = [str(c) for c in classes]
             raise CasebackError(f"{name}={given!r} is not among the classes. {did_you_mean(str(given), listed)}")
     if source == target:
