@@ -22,6 +22,7 @@ from typing import Any
 
 import caseback
 from caseback.errors import CasebackError
+from caseback.model.anatomy.sites import SITES
 
 SECONDS = 20  # of computing; of waiting, which a busy machine may make anybody do, six times as long
 ON_PURPOSE = (ValueError, TypeError, KeyError, IndexError)
@@ -110,15 +111,18 @@ def tidy(before: dict[Path, bytes | None], after: dict[Path, bytes | None]) -> N
 
 
 def restoring(folder: Path) -> Callable[[], None]:
-    """A function that puts a folder back as it is now.
+    """A function that puts a folder, and the table of sites, back as they are now.
 
-    Without it, one call may write a page of megabytes where the next one finds its corpus. Only sizes and times are
-    compared, since almost no call changes anything.
+    Without it, one call may write a page of megabytes where the next one finds its corpus, or leave a site that the
+    next one reads. Only sizes and times are compared, since almost no call changes anything.
     """
-    before, stats = written_in(folder), _stats(folder)
+    before, stats, sites = written_in(folder), _stats(folder), dict(SITES)
 
     def restore() -> None:
         nonlocal stats
+        if sites.keys() != SITES.keys():
+            SITES.clear()
+            SITES.update(sites)
         if _stats(folder) != stats:
             tidy(before, written_in(folder))
             stats = _stats(folder)
