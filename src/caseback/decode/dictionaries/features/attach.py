@@ -79,12 +79,12 @@ def attach(
     >>> without = model.run("the cat", edits=cb.Zero("feature", layer=1, unit=3))
     >>> detach()
     """
-    given = [dictionaries] if isinstance(dictionaries, Dictionary) else list(dictionaries)
-    if not given:
+    several = [dictionaries] if isinstance(dictionaries, Dictionary) else list(dictionaries)
+    if not several:
         raise ArgumentError("there is nothing to attach: give a dictionary")
     by_layer: dict[int, Dictionary] = {}
     pairs = set()
-    for one in given:
+    for one in several:
         if not one.facts.site:
             raise ArgumentError(f"{one!r} does not say which site it reads: give it Facts(site='resid_post.5')")
         site, target = as_site(one.facts.site), as_site(one.facts.target or one.facts.site)

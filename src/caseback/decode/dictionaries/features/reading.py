@@ -23,6 +23,7 @@ from caseback.errors import LoadError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.sites import as_site
 from caseback.model.arguments import checked
+from caseback.model.prompts.per_token import aligned
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike, Tokens
@@ -172,32 +173,19 @@ def features_on(model: Model, dictionary: Dictionary, tokens: PromptsLike, *, to
     with attached(model, dictionary, name="features_on"):
         run = model.run(prompts, read=["features_on"])
         codes = run["features_on", as_site(dictionary.facts.site).layer]
-    codes = codes.detach().masked_fill(~prompts.mask.to(codes.device)[..., None], 0)
-    best = codes.abs().topk(min(top, codes.shape[-1])).indices
-    values = codes.gather(-1, best)
-    there = (values != 0).cpu().numpy()
-    first, lengths = prompts.first.tolist(), prompts.lengths.tolist()
-    width = max(lengths)
-    dims = ("batch", "pos", "k")
-
-    def own(x: np.ndarray, empty: float) -> np.ndarray:
-        """Each prompt's own positions, from its first token on."""
-        result = np.full((len(x), width, *x.shape[2:]), empty, dtype=x.dtype)
-        for i, (start, length) in enumerate(zip(first, lengths, strict=True)):
-            result[i, :length] = x[i, start : start + length]
-        return result
-
-    texts = np.full((len(lengths), width), "", dtype=object)
+    codes = aligned(codes.detach().masked_fill(~prompts.mask.to(codes.device)[..., None], 0), prompts).cpu()
+    width = int(prompts.lengths.max())
+    best = codes[:, :width].abs().topk(min(top, codes.shape[-1])).indices
+    values = codes[:, :width].gather(-1, best)
+    texts = np.full((len(prompts), width), "", dtype=object)
     for i, row in enumerate(prompts.text):
         texts[i, : len(row)] = row
-    feature = np.where(there, best.cpu().numpy(), -1)
-    activation = np.where(there, values.cpu().double().numpy(), np.nan)
-    active = (codes != 0).sum(-1).cpu().numpy()
+    dims = ("batch", "pos", "k")
     return xr.Dataset(
         {
-            "feature": (dims, own(feature, -1)),
-            "activation": (dims, own(activation, np.nan)),
-            "active": (dims[:2], own(active, 0)),
+            "feature": (dims, torch.where(values != 0, best, -1).numpy()),
+            "activation": (dims, torch.where(values != 0, values.double(), torch.nan).numpy()),
+            "active": (dims[:2], (codes[:, :width] != 0).sum(-1).numpy()),
             "token": (dims[:2], texts),
         },
         attrs={"site": dictionary.facts.site, **model.provenance()},

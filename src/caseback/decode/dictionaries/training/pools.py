@@ -24,6 +24,7 @@ from caseback.model.anatomy.sites import as_site
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 from caseback.stream.job_model import digest_of
+from caseback.stream.one_pass import places
 from caseback.stream.packing import Block, Row
 from caseback.stream.rows_on_disk import read_block
 from caseback.stream.store import Store
@@ -102,7 +103,7 @@ class ModelPools:
         first, last = number * self.tokens, (number + 1) * self.tokens
         rows: list[int] = []
         for epoch in range(first // per_epoch, (last - 1) // per_epoch + 1):
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.sizes))
+            order = _order(len(self.sizes), self.seed, epoch)
             begins = self.sizes[order].cumsum() - self.sizes[order] + epoch * per_epoch
             rows += order[(begins >= first) & (begins < last)].tolist()
         if not rows:
@@ -149,9 +150,7 @@ class StoredPools:
     def pool(self, number: int) -> dict[str, Tensor]:
         """See ``Pools``."""
         n = next(iter(self.stores.values())).n_shards
-        taken = range(number * self.at_once, (number + 1) * self.at_once)
-        orders = {e: np.random.default_rng([self.seed, e]).permutation(n) for e in {i // n for i in taken}}
-        shards = [int(orders[i // n][i % n]) for i in taken]
+        shards = _taken(n, number * self.at_once, self.at_once, self.seed).tolist()
         parts: dict[str, list[Tensor]] = {name: [] for name in self.stores}
         for shard in shards:
             for name, store in self.stores.items():
@@ -194,9 +193,7 @@ class GivenPools:
     def pool(self, number: int) -> dict[str, Tensor]:
         """See ``Pools``."""
         n = len(next(iter(self.states.values())))
-        at = torch.arange(number * self.tokens, (number + 1) * self.tokens)
-        orders = {e: np.random.default_rng([self.seed, e]).permutation(n) for e in (at // n).unique().tolist()}
-        chosen = torch.cat([torch.from_numpy(order)[at[at // n == e] % n] for e, order in orders.items()])
+        chosen = torch.from_numpy(_taken(n, number * self.tokens, self.tokens, self.seed))
         return {name: x[chosen] for name, x in self.states.items()}
 
     def widths(self) -> dict[str, int]:
@@ -208,6 +205,18 @@ class GivenPools:
         return {"states": self.states, "pools": [self.tokens, self.seed]}
 
 
+def _order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """In which order an epoch goes through n things."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def _taken(n: int, first: int, count: int, seed: int) -> np.ndarray:
+    """Which of n things come from the ``first`` on, epoch after epoch."""
+    epochs = range(first // n, (first + count - 1) // n + 1)
+    start = first - epochs[0] * n
+    return np.concatenate([_order(n, seed, epoch) for epoch in epochs])[start : start + count]
+
+
 def _behind_front(store: Store, shard: int) -> Tensor:
     """Which of a shard's tokens are the corpus's own."""
     block = read_block(store.job.folder, shard)
@@ -217,10 +226,7 @@ def _behind_front(store: Store, shard: int) -> Tensor:
 
 def _rows(block: Block, rows: Sequence[int]) -> Block:
     chosen = torch.as_tensor(rows)
-    starts = block.row_starts[chosen]
-    lengths = block.lengths[chosen].long()
-    ends = lengths.cumsum(0)
-    place = torch.repeat_interleave(starts - (ends - lengths), lengths) + torch.arange(int(ends[-1]))
+    place = torch.from_numpy(places(block.row_starts[chosen].numpy(), block.lengths[chosen].long().numpy()))
     parts = {name: getattr(block, name)[chosen] for name in ("lengths", "document", "start", "front")}
     return Block(ids=block.ids[place], **parts)
 
@@ -233,6 +239,8 @@ def _mixed(states: dict[str, Tensor], sink: float | None, seed: list[int]) -> di
         if sink is not None:
             norms = x.float().norm(dim=1)
             some &= (norms <= sink * norms.median()).cpu()
+    if not bool(some.any()):
+        raise TokensError(f"none of {n} states of {', '.join(states)} can be trained on: NaN or infinite numbers")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
     order = order[some[order]]
     return {name: x[order.to(x.device)] for name, x in states.items()}

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from caseback.decode.dictionaries.dictionary import NORMALIZATIONS, Dictionary, Facts, Normalization
+from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Normalization
 from caseback.decode.dictionaries.registry import architecture_of
 from caseback.errors import ArgumentError, OutOfRange
 from caseback.model.arguments import checked
@@ -113,8 +113,6 @@ class Recipe:
             raise OutOfRange(f"betas are {self.betas}: expected two numbers from 0 to less than 1")
         if self.l0 is not None and self.coefficient is not None:
             raise ArgumentError("l0 and coefficient are both given: a target makes the coefficient follow, give one")
-        if self.normalization not in NORMALIZATIONS:
-            raise ArgumentError(f"normalization {self.normalization!r}: expected one of {', '.join(NORMALIZATIONS)}")
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -176,53 +176,51 @@ def train_dictionaries(
         other="belongs to another training (other recipes, corpus, options or model)",
     )
     points: dict[str, list[list[float]]] = {name: [] for name in trainers}
-    number, seen = 0, 0
+    first, number = next(iter(trainers.values())), 0  # all have made as many steps
     if (saved := file.read()) is not None:
-        number, seen, points = saved.state["pool"], saved.state["seen"], saved.state["points"]
+        number, points = saved.state["pool"], saved.state["points"]
         for i, trainer in enumerate(trainers.values()):
             own = {name.removeprefix(f"{i}/"): x for name, x in saved.tensors.items() if name.startswith(f"{i}/")}
-            trainer.restore(own, saved.state["moved"], seen)
+            trainer.restore(own, saved.state["moved"], saved.state["seen"])
     written = time.monotonic()
     with progress_bar(
-        total=n_tokens, show=progress, what="training", unit="token", unit_scale=True, initial=min(seen, n_tokens)
+        total=n_tokens, show=progress, what="training", unit="token", unit_scale=True, initial=min(first.seen, n_tokens)
     ) as bar:
-        while seen < n_tokens:
+        while first.seen < n_tokens:
             pool = {name: x.to(device) for name, x in pools.pool(number).items()}
             if number == 0:
                 for trainer in trainers.values():
                     trainer.begin(*_of(pool, trainer.recipe))
-            size = len(next(iter(pool.values())))
-            for rows in torch.arange(size, device=device).tensor_split(max(1, round(size / step_tokens))):
-                last = seen + len(rows) >= n_tokens
+            for rows in _steps(len(next(iter(pool.values()))), step_tokens):
+                before = first.seen
+                last = before + rows.stop - rows.start >= n_tokens
                 for name, trainer in trainers.items():
                     x, y = _of(pool, trainer.recipe, rows)
-                    losses = trainer.step(x, y if trainer.dictionary.facts.is_transcoder else None)
+                    losses = trainer.step(x, y)
                     every = trainer.recipe.resample_every
-                    if every and trainer.moved % every == 0 and seen < n_tokens * (1 - trainer.recipe.decay):
-                        x, y = _of(pool, trainer.recipe)
-                        trainer.resample(x, y if trainer.dictionary.facts.is_transcoder else None, trainer.moved)
+                    if every and trainer.moved % every == 0 and before < n_tokens * (1 - trainer.recipe.decay):
+                        trainer.resample(*_of(pool, trainer.recipe), trainer.moved)
                     if trainer.moved % report_every == 0 or last or trainer.moved == 1:
                         points[name].append(_point(trainer, losses, y))
-                seen += len(rows)
-                bar.update(min(len(rows), n_tokens - int(bar.n)))
-                moved = next(iter(trainers.values())).moved
-                if moved % report_every == 0 or last:
+                bar.update(min(first.seen - before, n_tokens - int(bar.n)))
+                if first.moved % report_every == 0 or last:
                     _expect_finite(trainers, file)
-                    first = next(iter(points.values()))[-1]
-                    shown = {name: f"{first[COLUMNS.index(name)]:.3g}" for name in ("explained", "l0", "dead")}
-                    bar.set_postfix(shown, refresh=False)
+                    newest = dict(zip(COLUMNS, next(iter(points.values()))[-1], strict=True))
+                    bar.set_postfix(
+                        {name: f"{newest[name]:.3g}" for name in ("explained", "l0", "dead")}, refresh=False
+                    )
                     if watch is not None:
                         watch([Trained(name, t.dictionary, _curve(points[name])) for name, t in trainers.items()])
                 if last:
                     break
             number += 1
-            if seen >= n_tokens:
+            if first.seen >= n_tokens:
                 with torch.no_grad():
                     for trainer in trainers.values():
                         trainer.dictionary.settle(_of(pool, trainer.recipe, slice(SETTLE))[0])
-            if seen >= n_tokens or time.monotonic() - written > SAVE_EVERY:
+            if first.seen >= n_tokens or time.monotonic() - written > SAVE_EVERY:
                 _expect_finite(trainers, file)
-                _write(file, trainers, number, seen, points)
+                _write(file, trainers, number, points)
                 written = time.monotonic()
     return [Trained(name, t.dictionary.eval(), _curve(points[name])) for name, t in trainers.items()]
 
@@ -268,15 +266,22 @@ def _expect(recipes: Sequence[Recipe], n_tokens: int, step_tokens: int, pool_tok
         raise OutOfRange(f"pools of {pool_tokens} tokens for steps of {step_tokens}: expected as many or more")
 
 
-def _of(pool: Mapping[str, Tensor], recipe: Recipe, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+def _steps(size: int, step_tokens: int) -> list[slice]:
+    """A pool cut into steps of like size."""
+    cut = torch.arange(size).tensor_split(max(1, round(size / step_tokens)))
+    return [slice(int(rows[0]), int(rows[-1]) + 1) for rows in cut]
+
+
+def _of(pool: Mapping[str, Tensor], recipe: Recipe, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
     """States of some of a pool's tokens, in float32 at least, and what they are to become."""
-    pair = []
-    several = not isinstance(recipe.site, str)
-    for sites in (recipe.sites, recipe.targets):
+
+    def at(sites: Sequence[str]) -> Tensor:
         parts = [pool[site][rows] for site in sites]
-        x = torch.stack(parts, 1) if several else parts[0]
-        pair.append(x.to(torch.promote_types(x.dtype, torch.float32)))
-    return pair[0], pair[1]
+        x = parts[0] if isinstance(recipe.site, str) else torch.stack(parts, 1)
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    x = at(recipe.sites)
+    return x, x if recipe.targets == recipe.sites else at(recipe.targets)
 
 
 def _width(widths: Mapping[str, int], sites: Sequence[str]) -> int:
@@ -313,7 +318,7 @@ def _expect_finite(trainers: Mapping[str, Trainer], file: Checkpoint) -> None:
             raise CasebackError(why)
 
 
-def _write(file: Checkpoint, trainers: Mapping[str, Trainer], pool: int, seen: int, points: Any) -> None:
+def _write(file: Checkpoint, trainers: Mapping[str, Trainer], pool: int, points: Any) -> None:
     tensors = {f"{i}/{name}": x for i, t in enumerate(trainers.values()) for name, x in t.tensors().items()}
-    moved = next(iter(trainers.values())).moved
-    file.write(tensors, pool=pool, seen=seen, moved=moved, points=points)
+    first = next(iter(trainers.values()))
+    file.write(tensors, pool=pool, seen=first.seen, moved=first.moved, points=points)

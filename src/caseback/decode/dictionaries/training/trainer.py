@@ -2,8 +2,8 @@
 
     clock_i = 0 where feature i fired in the step, else clock_i + its tokens          dead: clock_i > dead_after
 
-Nothing is read back from the device in a step: rates follow from the step's number, the coefficient and the clock are
-tensors there.
+The trainer reads nothing back from the device in a step: rates follow from the tokens seen, the coefficient and the
+clock are tensors there. (A dictionary whose active entries vary in number, or some of which are dead, asks how many.)
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Trainer:
         return self.clock > self.dead_after
 
     def step(self, x: Tensor, y: Tensor | None = None) -> Losses:
-        """One step on a batch of states, and what they are to become where that is another site."""
+        """One step on a batch of states, and for transcoders what they are to become."""
         own, recipe = self.dictionary, self.recipe
         share = self.seen / self.tokens
         finishing = share >= 1 - recipe.finish
@@ -83,7 +83,7 @@ class Trainer:
         own.at(share)
         rising = min(1.0, share / recipe.warmup) if recipe.warmup else 1.0
         coefficient = self.coefficient * (0.0 if finishing else rising)
-        losses = own.losses(x, y, coefficient=coefficient, dead=self.dead)
+        losses = own.losses(x, y if own.facts.is_transcoder else None, coefficient=coefficient, dead=self.dead)
         self.optimizer.zero_grad()
         losses.total.backward()
         with torch.no_grad():
