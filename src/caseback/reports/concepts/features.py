@@ -130,7 +130,7 @@ def features_document(
         layer=site.layer,
         directions=codes,
         top=top,
-        skip=len(front_of(model)),
+        skip=max(1, len(front_of(model))),  # the first token is a sink, with or without one in front
         length=length,
         progress=progress,
     )
