@@ -202,3 +202,14 @@ def test_the_kinds_of_a_vocabulary_are_those_of_its_entries():
     assert all(int(bits[token]) & 1 for token in special)
     assert int(bits[model.tokenizer(" Mary", add_special_tokens=False)["input_ids"][0]]) == kinds_of_text(" Mary")
     assert not token_kinds(shelf.model("llama")).any()
+
+
+def test_a_folder_gives_its_files_by_name_as_they_are_met(tmp_path):
+    for name in ("b/2.txt", "a/1.txt", "3.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    (tmp_path / "b" / "circle").symlink_to(tmp_path, target_is_directory=True)
+    given = documents(tmp_path)
+    assert next(given).content == "3.txt"
+    (tmp_path / "a" / "1.txt").write_text("written after the first was read", encoding="utf-8")
+    assert [document.content for document in given] == ["written after the first was read", "b/2.txt"]

@@ -151,14 +151,31 @@ def records_of(path: Path) -> Iterator[Any]:
         For what is absent, of another kind, or damaged.
     """
     if os.path.isdir(path):
-        inside = sorted(child for child in path.rglob("*") if _kind(child) is not None and os.path.isfile(child))
-        if not inside:
-            raise LoadError(f"{str(path)!r} holds no text: expected files named .txt, .jsonl, .json or .parquet")
-        for child in inside:
+        empty = True
+        for child in _texts_in(path):
+            empty = False
             yield from records_of(child)
+        if empty:
+            raise LoadError(f"{str(path)!r} holds no text: expected files named .txt, .jsonl, .json or .parquet")
         return
     kind = _kind(path) or _lines
     yield from kind(path)
+
+
+def _texts_in(folder: Path) -> Iterator[Path]:
+    """Files of text in a folder and those below it, by name, as they are met: of a whole disk the first comes at once.
+
+    Folders that are links, which may lead in circles, and those that may not be opened are passed by.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _texts_in(Path(entry.path))
+        elif _kind(Path(entry.path)) is not None and entry.is_file():
+            yield Path(entry.path)
 
 
 def _kind(path: Path) -> Any:
