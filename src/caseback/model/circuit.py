@@ -3,7 +3,7 @@
 A node is a component at all positions or at one named position; an edge says that a later node reads what an
 earlier one wrote, a head through its query, key or value:
 
-    embed   L0H3   MLP 1   L1N17   logits        L2H0@end        L0H1 -> L1H4.k        L0H1 -> L1KV0.k
+    embed   L0H3   MLP 1   L1N17   L1F9   logits        L2H0@end        L0H1 -> L1H4.k        L0H1 -> L1KV0.k
 
 Where several query heads share a key/value head, keys and values are read by that shared head, ``L1KV0``.
 
@@ -27,7 +27,7 @@ from caseback.errors import CasebackError
 from caseback.jobs.json_text import expect_form
 from caseback.jobs.whole_file import whole_file
 from caseback.model.arguments import checked
-from caseback.model.graph.names import Name, parse_name
+from caseback.model.graph.names import WRITTEN_AT, Name, parse_name
 
 SLOTS = ("q", "k", "v")
 
@@ -40,16 +40,20 @@ class Node:
     ----------
     kind
         ``"embed"``, ``"pos_embed"``, ``"head"``, ``"kv_head"`` (shared keys and values), ``"mlp"``, ``"neuron"``,
-        ``"feature"`` or ``"logits"``.
+        ``"feature"``, ``"error"`` (what a dictionary leaves), ``"bias"`` or ``"logits"``.
     layer, index
-        Its layer, and its number among the layer's heads, neurons or features; -1 where it has none.
+        Its layer, and its number among the layer's heads, neurons or features; -1 where it has none. Of ``"logits"``
+        a token's id, or -1 for all.
     pos
         A position, by number or by a task's name for it; empty for all positions.
+    site
+        Where a feature, an error or a bias is written: ``"resid_pre"``, ``"attn_out"``, ``"resid_mid"`` or
+        ``"resid_post"``; empty for the MLP's output.
 
     Examples
     --------
     >>> Node.parse("L2H0@end")
-    Node(kind='head', layer=2, index=0, pos='end')
+    Node(kind='head', layer=2, index=0, pos='end', site='')
     >>> str(Node("neuron", 1, 17))
     'L1N17'
     """
@@ -58,6 +62,7 @@ class Node:
     layer: int = -1
     index: int = -1
     pos: str = ""
+    site: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Node:
@@ -71,14 +76,16 @@ class Node:
         return cls(*parse_name(text))
 
     def __str__(self) -> str:
-        return str(Name(self.kind, self.layer, self.index, self.pos))
+        return str(Name(self.kind, self.layer, self.index, self.pos, self.site))
 
     @property
     def depth(self) -> tuple[int, int]:
         """Where it stands in the order of computation: embeddings, then each layer's heads and MLP, then logits."""
         if self.kind == "logits":
             return (1_000_000, 0)
-        return (self.layer, {"head": 1, "kv_head": 1, "embed": 0, "pos_embed": 0}.get(self.kind, 2))
+        if self.site:
+            return (self.layer, WRITTEN_AT.index(self.site))
+        return (self.layer, {"head": 1, "kv_head": 1, "embed": 0, "pos_embed": 0}.get(self.kind, 3))
 
 
 @dataclass(frozen=True, order=True)
@@ -343,7 +350,7 @@ def _bare(part: Any) -> Any:
 def _order(part: Node | Edge) -> tuple:
     if isinstance(part, Edge):
         return (*_order(part.target), part.slot, *_order(part.source))
-    return (*part.depth, part.index, part.pos, part.kind)
+    return (*part.depth, part.index, part.pos, part.kind, part.site)
 
 
 def _score(scores: Mapping, part: Node | Edge) -> dict[str, float]:
