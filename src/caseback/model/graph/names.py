@@ -97,7 +97,7 @@ def parse_name(text: str) -> Name:
     if match is None:
         raise CasebackError(
             f"{text!r} names no component: expected embed, pos_embed, logits, a head such as L3H2, an MLP such as "
-            "'MLP 4', a neuron such as L4N17, a feature such as L4F1042 or L4F1042:resid_post, an error such as L4E or a "
+            "'MLP 4', a neuron such as L4N17, a feature such as L4F1042 or L4F1042:attn_out, an error such as L4E or a "
             "token's logit such as logits[262], with '@position' after it where there is one"
         )
     if match["end"]:
