@@ -40,15 +40,15 @@ class Node:
     ----------
     kind
         ``"embed"``, ``"pos_embed"``, ``"head"``, ``"kv_head"`` (shared keys and values), ``"mlp"``, ``"neuron"``,
-        ``"feature"``, ``"error"`` (what a dictionary leaves), ``"bias"`` or ``"logits"``.
+        ``"feature"``, ``"error"`` (what a dictionary leaves), ``"bias"`` (all that biases add) or ``"logits"``.
     layer, index
         Its layer, and its number among the layer's heads, neurons or features; -1 where it has none. Of ``"logits"``
         a token's id, or -1 for all.
     pos
         A position, by number or by a task's name for it; empty for all positions.
     site
-        Where a feature, an error or a bias is written: ``"resid_pre"``, ``"attn_out"``, ``"resid_mid"`` or
-        ``"resid_post"``; empty for the MLP's output.
+        Where a feature or an error is written: ``"resid_pre"``, ``"attn_out"``, ``"resid_mid"`` or ``"resid_post"``;
+        empty for the MLP's output.
 
     Examples
     --------
@@ -85,7 +85,7 @@ class Node:
             return (1_000_000, 0)
         if self.site:
             return (self.layer, WRITTEN_AT.index(self.site))
-        return (self.layer, {"head": 1, "kv_head": 1, "embed": 0, "pos_embed": 0}.get(self.kind, 3))
+        return (self.layer, {"head": 1, "kv_head": 1, "embed": 0, "pos_embed": 0, "bias": 0}.get(self.kind, 3))
 
 
 @dataclass(frozen=True, order=True)

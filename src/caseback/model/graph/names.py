@@ -1,13 +1,13 @@
 """Names of components: the one place that writes and reads them.
 
     embed   pos_embed   logits      the ends of the model
+    bias                            all that biases add
     logits[262]                     the logit of one token
     L3H2    L3KV0                   a head; keys and values that several heads share
     MLP 3                           an MLP
     L3N17   L3F1042                 a neuron of it; a feature of a dictionary that writes where it does
     L3F1042:attn_out                a feature of a dictionary that writes at another site of the layer
     L3E     L3E:resid_post          what such a dictionary leaves of the site that it writes: its error
-    L3B     L3B:attn_out            what biases add there
     L2H0@end                        any of them at one position, by number or by a task's name for it
 
 Results, circuits, edits, pages and commands use these. ``MLP 3 N17``, which older saved circuits have, is read too.
@@ -21,14 +21,14 @@ from typing import NamedTuple
 from caseback.errors import CasebackError
 
 LETTERS = {"head": "H", "kv_head": "KV", "neuron": "N", "feature": "F"}
-WHOLE = {"error": "E", "bias": "B"}
+WHOLE = {"error": "E"}
 """Kinds of which there is one at a site of a layer."""
 WRITTEN_AT = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-"""The sites that a feature, an error or a bias may be written at, in the order of computation."""
+"""The sites that a feature or an error may be written at, in the order of computation."""
 _KINDS = {letter: kind for kind, letter in (LETTERS | WHOLE).items()}
 _NAME = re.compile(
-    r"(?P<end>embed|pos_embed|logits)|logits\[(?P<token>\d+)\]|"
-    r"L(?P<layer>\d+)(?:(?P<letter>H|KV|N|F)(?P<index>\d+)|(?P<whole>[EB]))(?::(?P<site>\w+))?|"
+    r"(?P<end>embed|pos_embed|bias|logits)|logits\[(?P<token>\d+)\]|"
+    r"L(?P<layer>\d+)(?:(?P<letter>H|KV|N|F)(?P<index>\d+)|(?P<whole>E))(?::(?P<site>\w+))?|"
     r"MLP (?P<mlp>\d+)( (?P<unit>[NF])(?P<number>\d+))?"
 )
 
@@ -36,7 +36,7 @@ _NAME = re.compile(
 class Name(NamedTuple):
     """A component's kind, its layer and its number there (-1 where it has none), and a position, empty for all.
 
-    ``site`` is where a feature, an error or a bias is written, empty for the MLP's output. A token's logit has the
+    ``site`` is where a feature or an error is written, empty for the MLP's output. A token's logit has the
     token's id for its number.
 
     Examples
@@ -108,7 +108,7 @@ def parse_name(text: str) -> Name:
         kind, site = _KINDS[match["letter"] or match["whole"]], match["site"] or ""
         if site and (kind not in ("feature", *WHOLE) or site not in WRITTEN_AT):
             raise CasebackError(
-                f"{text!r} names no component: only features, errors and biases are at a site, one of "
+                f"{text!r} names no component: only features and errors are at a site, one of "
                 f"{', '.join(WRITTEN_AT)}"
             )
         site = "" if site == "mlp_out" else site
