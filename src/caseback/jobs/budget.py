@@ -86,6 +86,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "flow_numbers": Limit(2**24, "numbers", "what each head carries between some positions"),
         "circuit_numbers": Limit(2**26, "numbers", "what writers carry in several circuits run together"),
         "contraction_numbers": Limit(2**24, "numbers", "what writers write, some prompts or positions at a time"),
+        "graph_numbers": Limit(
+            2**26, "numbers", "what readers of an attribution graph read at every position, some at a time", 2**30
+        ),
         "qk_map_entries": Limit(2**23, "entries of attention maps", "one map per query or key that is replaced"),
         "nearest_numbers": Limit(2**24, "numbers", "stored activations and their scores against all vectors"),
         "feature_scores": Limit(

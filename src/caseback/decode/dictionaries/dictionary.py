@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -298,6 +298,46 @@ class Dictionary(nn.Module):
         _, factor = self._factors(self._expected(x))
         assert factor is not None
         return written / factor
+
+    def slopes(self, feature: Int[Tensor, " entry"]) -> Float[Tensor, " entry"]:
+        """How much a code grows with its score, where the feature is active."""
+        return torch.ones(len(feature), dtype=self.W_enc.dtype, device=self.W_enc.device)
+
+    def reads(
+        self, x: Float[Tensor, "token d_in"], token: Int[Tensor, " entry"], feature: Int[Tensor, " entry"]
+    ) -> Float[Tensor, "entry d_in"]:
+        """What active features read of the states of some tokens: their codes' slopes there, all factors held."""
+        rows = self.W_enc[feature] * self.slopes(feature)[:, None]
+        match self.facts.normalization:
+            case "none":
+                return rows
+            case "scale":
+                return rows * self.scale
+        _, factor = self._factors(self._expected(x))
+        assert factor is not None
+        rows = rows * factor[token]
+        return rows - rows.mean(-1, keepdim=True) if self.facts.normalization == "layer_norm" else rows
+
+    def writes(
+        self, x: Float[Tensor, "token d_in"], token: Int[Tensor, " entry"], feature: Int[Tensor, " entry"]
+    ) -> Float[Tensor, "entry 1 d_out"]:
+        """What one unit of some features writes at some tokens, in the units of the target."""
+        rows = self.W_dec[feature]
+        match self.facts.normalization:
+            case "none" | "scale":
+                return (rows / self.out_scale)[:, None]
+            case "layer_norm":
+                return (rows * self._expected(x).std(-1, keepdim=True)[token])[:, None]
+        _, factor = self._factors(self._expected(x))
+        assert factor is not None
+        return (rows / factor[token])[:, None]
+
+    def rest(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_out"]:
+        """What is written that no feature writes, but for the skip's map of the states."""
+        like = {"dtype": self.W_dec.dtype, "device": self.W_dec.device}
+        none = torch.sparse_coo_tensor(size=(len(x), self.n_features), check_invariants=False, **like)
+        written = self.decode(none, x)
+        return written if self.W_skip is None else written - self._expected(x) @ self.W_skip
 
     def losses(
         self,

@@ -94,6 +94,42 @@ class CrossLayerTranscoder(SeveralSources):
         """What each feature of a layer writes there and at each layer after it; one row if that is shared."""
         return self._blocks()[layer].unflatten(-1, (self.reach[layer], self.d_out))
 
+    def reads(self, x: Float[Tensor, "token layer d_in"], token: Tensor, feature: Tensor) -> Tensor:
+        """As of one layer's dictionary, each feature of its own layer's states."""
+        rows, layer = self.W_enc[feature] * self.slopes(feature)[:, None], feature // self.per_layer
+        if self.facts.normalization == "none":
+            return rows
+        _, factor = self._factors(self._expected(x))
+        assert factor is not None
+        rows = rows * factor.expand(len(x), -1, -1)[token, layer]
+        return rows - rows.mean(-1, keepdim=True) if self.facts.normalization == "layer_norm" else rows
+
+    def writes(
+        self, x: Float[Tensor, "token layer d_in"], token: Tensor, feature: Tensor
+    ) -> Float[Tensor, "entry target d_out"]:
+        """What one unit of some features of one layer writes to that layer and each after it.
+
+        Raises
+        ------
+        ArgumentError
+            For features of several layers, which write to different numbers of them.
+        """
+        layers = (feature // self.per_layer).unique().tolist()
+        if len(layers) > 1:
+            raise ArgumentError(f"features of layers {layers}: ask for those of one layer at a time")
+        if not layers:
+            return self.W_dec.new_zeros(0, 1, self.d_out)
+        (layer,) = layers
+        rows = self.decoder(layer)[feature - layer * self.per_layer].expand(-1, self.n_layers - layer, -1)
+        match self.facts.normalization:
+            case "none" | "scale":
+                return rows / self.out_scale.expand(self.n_layers, 1)[layer:]
+            case "layer_norm":
+                return rows * self._expected(x).std(-1, keepdim=True)[token, layer:]
+        _, factor = self._factors(self._expected(x))
+        assert factor is not None
+        return rows / factor[token, layer:]
+
     def _blocks(self) -> list[Tensor]:
         parts = self.W_dec.split([self.per_layer * reach for reach in self.reach])
         return [part.view(self.per_layer, -1) for part in parts]

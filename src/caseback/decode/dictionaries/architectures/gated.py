@@ -48,6 +48,9 @@ class Gated(Dictionary):
     def activate(self, scores: Tensor, at: Tensor | slice) -> Tensor:
         return (self.r_mag[at].exp() * (scores - self.b_enc[at]) + self.b_mag[at]).relu()
 
+    def slopes(self, feature: Tensor) -> Tensor:
+        return self.r_mag[feature].exp()
+
     def penalty(self, scores: Tensor, codes: Tensor, at: Tensor | slice, n_tokens: int) -> Tensor:
         gate = scores.relu()
         return (gate if self.facts.unit_rows else gate * self.norms()[at]).sum() / n_tokens

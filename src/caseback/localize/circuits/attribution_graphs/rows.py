@@ -1,0 +1,168 @@
+"""Rows of an attribution graph: what each reader reads, split among all who wrote it.
+
+    row_t,s = (r_t pulled down to where s writes) . (what s writes)        sum_s row_t,s + biases = value_t
+
+The readers' directions go down through the layers together, from the last to the first: a reader joins at its own
+layer, and at each layer all sources there are contracted with all readers above in one product. Nothing of the size
+readers x sources x positions is formed, and readers are taken some at a time where positions x readers x d_model would
+not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from caseback.jobs.budget import limit
+from caseback.localize.circuits.attribution_graphs.frozen import Frozen
+from caseback.localize.circuits.attribution_graphs.sources import Replacement
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Directions of the stream at places.
+
+    Attributes
+    ----------
+    layer, pos
+        Where each reads: the stream before that layer's MLP, or after the last layer for the number of layers.
+    rows
+        (row, d_model), what it reads.
+    value
+        (row), what it is on the prompt: its row and its biases sum to this.
+    """
+
+    layer: Int[Tensor, " row"]
+    pos: Int[Tensor, " row"]
+    rows: Float[Tensor, "row d_model"]
+    value: Float[Tensor, " row"]
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    def __getitem__(self, some: slice | Tensor) -> Readers:
+        return Readers(self.layer[some], self.pos[some], self.rows[some], self.value[some])
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of some readers.
+
+    Attributes
+    ----------
+    units
+        By layer, (row, entry): through each active unit there.
+    errors
+        (row, layer, pos): through what units leave of each MLP.
+    embed
+        (row, pos): through each embedding.
+    bias
+        (row): through all biases.
+    """
+
+    units: dict[int, Float[Tensor, "row entry"]]
+    errors: Float[Tensor, "row layer pos"]
+    embed: Float[Tensor, "row pos"]
+    bias: Float[Tensor, " row"]
+
+
+def readers_of(replaced: Replacement, layer: int, entries: Int[Tensor, " some"]) -> Readers:
+    """Some active units of a layer as readers."""
+    sources = replaced.sources[layer]
+    layers = torch.full_like(sources.pos[entries], layer)
+    return Readers(layers, sources.pos[entries], sources.reads(entries), sources.value[entries])
+
+
+def joined(parts: list[Readers]) -> Readers:
+    """Readers of several layers as one."""
+    return Readers(*(torch.cat([getattr(part, name) for part in parts]) for name in ("layer", "pos", "rows", "value")))
+
+
+def in_parts(replaced: Replacement, readers: Readers) -> Iterator[tuple[Tensor, Readers]]:
+    """Readers some at a time, those of later layers first, with their numbers."""
+    order = readers.layer.argsort(descending=True, stable=True)
+    network = replaced.network
+    heads = max(p.dims.n_heads * p.d_z for p in network.model.anatomy.layers)
+    numbers = network.n_positions * (network.model.d_model + 2 * heads)
+    for some in order.split(max(1, limit("graph_numbers", network.model.device) // numbers)):
+        yield some, readers[some]
+
+
+@torch.no_grad()
+def split(replaced: Replacement, readers: Readers, errors: Float[Tensor, "layer pos d_model"]) -> Split:
+    """What each of some readers reads, among all who wrote it.
+
+    Parameters
+    ----------
+    replaced
+        The network.
+    readers
+        Those of later layers first.
+    errors
+        What is left of each MLP's write.
+    """
+    network = replaced.network
+    n, rows = network.n_positions, len(readers)
+    above = readers.rows.new_zeros(n, rows, network.model.d_model)
+    units = {
+        layer: readers.rows.new_zeros(rows, len(sources.pos)) for layer, sources in replaced.sources.items()
+    }
+    through_errors = readers.rows.new_zeros(rows, network.n_layers, n)
+    numbers, here = torch.bincount(readers.layer, minlength=network.n_layers + 1).tolist(), 0
+
+    def join(layer: int) -> int:
+        """Put the readers of a layer among those of later ones; how many there are now."""
+        new = slice(here, here + numbers[layer])
+        above[readers.pos[new], torch.arange(new.start, new.stop, device=above.device)] += readers.rows[new]
+        return new.stop
+
+    here = join(network.n_layers)
+    for layer in reversed(range(network.n_layers)):
+        active = above[:, :here]
+        for of, sources in replaced.sources.items():
+            if here and layer in sources.reached():
+                units[of][:here] += sources.contract(active, layer)
+        through_errors[:here, layer] = torch.einsum("prd,pd->rp", active, errors[layer])
+        skip = replaced.pull_skip(layer, active)
+        if network.parallel(layer):
+            active += network.attention[layer].pull(active) + (0 if skip is None else skip)
+            here = join(layer)
+        else:
+            active += 0 if skip is None else skip
+            here = join(layer)
+            above[:, :here] += network.attention[layer].pull(above[:, :here])
+    embed = torch.einsum("prd,pd->rp", above, network.at("resid_pre", 0))
+    return Split(units, through_errors, embed, biases(replaced, readers))
+
+
+@torch.no_grad()
+def constant_streams(replaced: Replacement) -> Float[Tensor, "layer pos d_model"]:
+    """What biases have added to the stream before each layer's MLP, and after the last layer."""
+    network = replaced.network
+    stream = torch.zeros_like(network.at("resid_pre", 0))[:, None]
+    streams = []
+    for layer in range(network.n_layers):
+        attention = network.attention[layer].push(stream, biases=True)
+        read = stream if network.parallel(layer) else stream + attention
+        streams.append(read[:, 0])
+        stream = stream + attention
+        if layer in replaced.rest:
+            written = replaced.rest[layer].clone()
+            written[: replaced.after] = 0
+            stream = stream + written[:, None]
+            skip = replaced.skipped(layer, read, biases=True)
+            stream = stream if skip is None else stream + skip
+    return torch.stack([*streams, stream[:, 0]])
+
+
+def biases(replaced: Replacement, readers: Readers) -> Float[Tensor, " row"]:
+    """What of each reader's value is due to biases: those on the way, and its own."""
+    network = replaced.network
+    read = [network.at("mlp_in", layer) for layer in range(network.n_layers)]
+    streams = torch.stack([*read, network.at("resid_post", network.n_layers - 1)])
+    sent = streams - constant_streams(replaced)
+    return readers.value - (readers.rows * sent[readers.layer, readers.pos]).sum(-1)
