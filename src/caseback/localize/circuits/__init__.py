@@ -1,5 +1,10 @@
 """§3.2 Circuits: edges between components, found, run and judged."""
 
+from caseback.localize.circuits.attribution_graphs.attribute import attribution_graph as attribution_graph
+from caseback.localize.circuits.attribution_graphs.influence import edge_influence as edge_influence
+from caseback.localize.circuits.attribution_graphs.influence import graph_scores as graph_scores
+from caseback.localize.circuits.attribution_graphs.influence import node_influence as node_influence
+from caseback.localize.circuits.attribution_graphs.influence import prune_graph as prune_graph
 from caseback.localize.circuits.completeness import completeness as completeness
 from caseback.localize.circuits.curve import faithfulness_curve as faithfulness_curve
 from caseback.localize.circuits.edge_attribution import edge_attribution as edge_attribution

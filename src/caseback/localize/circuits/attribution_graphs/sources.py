@@ -130,11 +130,10 @@ class Neurons:
         value, into = self.value[entries], at_least_float32(weights.W_in[layer].detach())[:, index].T
         slope = _over(value, through)
         rows = slope[:, None] * into
-        if network.model.anatomy.layers[layer].w_gate is not None or network.model.anatomy.layers[layer].gate_up:
-            if self.gate == "half":
-                by_gate = _over(value, network.at("mlp_gate", layer)[pos, index])
-                gates = at_least_float32(weights.W_gate[layer].detach())[:, index].T
-                rows = (rows + by_gate[:, None] * gates) / 2
+        if "mlp_gate" not in network.model.anatomy.lacks and self.gate == "half":
+            by_gate = _over(value, network.at("mlp_gate", layer)[pos, index])
+            gates = at_least_float32(weights.W_gate[layer].detach())[:, index].T
+            rows = (rows + by_gate[:, None] * gates) / 2
         norm, scale = network.mlp_norm(layer)
         return rows if norm is None else norm.pull(rows, scale[pos])
 

@@ -1,0 +1,299 @@
+"""Rows are exact sums of what the model computed, whatever stands in MLPs' places; influence is conserved."""
+
+import numpy as np
+import pytest
+import torch
+
+import caseback as cb
+import shelf
+from caseback.decode.dictionaries import CrossLayerTopK, Facts, Gated, JumpReLU, TopK
+from caseback.errors import ArgumentError, CasebackError, LoadError, OutOfRange, SiteAbsent, TargetError, TokensError
+from caseback.jobs import budget
+from caseback.localize.circuits import attribution_graph, edge_influence, graph_scores, node_influence, prune_graph
+from caseback.localize.circuits.attribution_graphs.frozen import Frozen
+from caseback.localize.circuits.attribution_graphs.rows import readers_of
+from caseback.localize.circuits.attribution_graphs.sources import replacement, sites_of
+from caseback.model.backward.rules import Rules
+from exact import exact
+
+DENSE = "gpt2 opt gpt_neox falcon gptj cohere llama qwen3 gemma2 olmo2 granite mpt_clipped bloom phi stablelm crystal".split()
+MIXED = "mixtral gpt_oss granitemoe".split()
+PROMPT = shelf.ids((7,))
+
+
+def normed(model):
+    return "mlp_in" if "mlp_norm" in model.anatomy.lacks else "mlp_norm"
+
+
+def transcoders(model, kind="topk", site=None, width=24, **facts):
+    d, made, site = model.d_model, [], site or normed(model)
+    for layer in range(model.n_layers):
+        own = Facts(site=f"{site}.{layer}", target=f"mlp_out.{layer}", **facts)
+        options = {"facts": own, "dtype": torch.float64, "seed": layer}
+        if kind == "topk":
+            one = TopK(d, width, k=4, **options)
+        elif kind == "skip":
+            one = TopK(d, width, k=4, skip=True, **options)
+        elif kind == "gated":
+            one = Gated(d, width, **options)
+        else:
+            one = JumpReLU(d, width, **options)
+        draw = torch.Generator().manual_seed(layer)
+        with torch.no_grad():
+            for parameter in one.parameters():
+                noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+                parameter.add_(0.1 * noise)
+        made.append(one)
+    return made
+
+
+def across(model, **more):
+    one = CrossLayerTopK(
+        model.d_model, 12 * model.n_layers, n_layers=model.n_layers, k=6, dtype=torch.float64,
+        facts=Facts(site=normed(model), target="mlp_out"), **more,
+    )  # fmt: skip
+    with torch.no_grad():
+        one.b_dec.add_(0.1)
+    return one
+
+
+KINDS = {
+    "neurons": lambda model: "neurons",
+    "topk": transcoders,
+    "skip": lambda model: transcoders(model, "skip"),
+    "gated": lambda model: transcoders(model, "gated", site="mlp_in"),
+    "jump_relu": lambda model: transcoders(model, "jump_relu", normalization="layer_norm"),
+    "across": across,
+    "across_shared": lambda model: across(model, shared=True),
+}
+
+
+@pytest.mark.parametrize("name", [*DENSE, *MIXED])
+@pytest.mark.parametrize("kind", KINDS)
+def test_b_4_a_row_sums_to_what_its_reader_is(name, kind):
+    model = shelf.model(name)
+    with exact():
+        graph = attribution_graph(model, PROMPT, KINDS[kind](model), first=1, most_logits=3)
+        logits = model.run(PROMPT).logits[0, -1]
+    assert graph.gap < 1e-9
+    units = graph.reader_kind != "logits"
+    if kind == "neurons" and name in MIXED:
+        assert graph.without_units == model.n_layers and not units.any()
+    else:
+        assert units.sum() > 4
+        mine = graph.activation.sel(writer=graph.reader[units].values).values
+        np.testing.assert_allclose(graph.value[units].values, mine, atol=1e-9)
+    if model.anatomy.logit_softcap is None:
+        ids = graph.reader_index[~units].values
+        np.testing.assert_allclose(graph.value[~units].values, (logits[ids] - logits.mean()).numpy(), atol=1e-8)
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("kind", ["topk", "neurons", "across"])
+def test_b_4_products_through_heads_are_gradients_of_the_frozen_model(name, kind):
+    """The other way to the same numbers: MLPs' writes held, rules hold patterns and denominators, torch goes back."""
+    model = shelf.model(name)
+    if name in ("mpt_clipped",):
+        pytest.skip("clipped values have a slope of their own here, torch's is 0 or 1")
+    dictionaries = KINDS[kind](model)
+    with exact():
+        graph = attribution_graph(model, PROMPT, dictionaries, first=1, most_logits=2, max_nodes=100_000)
+        network = Frozen(model, PROMPT, sites_of(model, dictionaries if kind != "across" else [dictionaries]))
+        replaced = replacement(network, dictionaries if kind != "across" else [dictionaries], "half", 1)
+        held = [cb.Replace("mlp_out", network.run["mlp_out", i], layer=i) for i in range(model.n_layers)]
+        rules = Rules(norm="held", softmax="held", product="gradient", activation="gradient")
+        run = model.run(PROMPT, read=["mlp_in", "resid_post", ("resid_pre", 0)], edits=held, grad=True, rules=rules)
+        streams = [run["resid_post", i] for i in range(model.n_layers)]
+        start = run["resid_pre", 0]
+        last = model.n_layers - 1
+        some = torch.arange(len(replaced.sources[last].pos))[::5]
+        readers = readers_of(replaced, last, some)
+        names = graph.reader.values[(graph.reader_layer == last) & (graph.reader_kind != "logits")][some.numpy()]
+        for reader, row, pos in zip(names, readers.rows, readers.pos, strict=True):
+            read = run["mlp_in", last][0, pos] @ row
+            grads = torch.autograd.grad(read, [start, *streams[:last]], retain_graph=True, allow_unused=True)
+            own = graph.weight.sel(reader=reader)
+            expected = (grads[0][0] * start[0]).sum(-1).detach()
+            np.testing.assert_allclose(own[graph.kind.values == "embed"].values, expected.numpy(), atol=1e-9)
+            for layer in range(last):
+                sources, total = replaced.sources[layer], 0
+                for target in sources.reached():
+                    if target < last:
+                        every = torch.arange(len(sources.pos))
+                        above = grads[1 + target][0].double()
+                        each = torch.stack([(sources.written(every[i : i + 1], target) * above).sum() for i in every])
+                        total = total + each.detach()
+                units = (graph.layer.values == layer) & np.isin(graph.kind.values, ("feature", "neuron"))
+                np.testing.assert_allclose(own[units].values, total.numpy(), atol=1e-9)
+
+
+def test_a_limit_on_numbers_changes_no_row():
+    model = shelf.model("gemma2")
+    with exact():
+        whole = attribution_graph(model, PROMPT, transcoders(model), first=0)
+        with budget.override(graph_numbers=1):
+            parts = attribution_graph(model, PROMPT, transcoders(model), first=0)
+    np.testing.assert_allclose(parts.weight.values, whole.weight.values, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["topk", "across", "neurons"])
+def test_units_left_out_count_as_errors_and_rows_stay_exact(kind):
+    model = shelf.model("llama")
+    with exact():
+        whole = attribution_graph(model, PROMPT, KINDS[kind](model), first=0)
+        some = attribution_graph(model, PROMPT, KINDS[kind](model), first=0, max_nodes=15)
+    assert some.gap < 1e-9 and some.dropped == whole.sizes["reader"] - len(whole.reader[whole.reader_kind == "logits"]) - 15
+    both = some.reader.values
+    shared = some.writer.values[~np.isin(some.kind.values, ("error", "bias"))]
+    np.testing.assert_allclose(
+        some.weight.sel(reader=both, writer=shared).values, whole.weight.sel(reader=both, writer=shared).values, atol=1e-12
+    )
+    np.testing.assert_allclose(some.weight.sel(writer="bias"), whole.weight.sel(writer="bias", reader=both), atol=1e-9)
+    # those of most influence are taken: the least of them in the last layer has more than any that was left out there
+    last, influence = model.n_layers - 1, node_influence(whole, biases=True)
+    of_last = whole.writer.values[(whole.layer.values == last) & np.isin(whole.kind.values, ("feature", "neuron"))]
+    taken = np.isin(of_last, some.writer.values)
+    if taken.any() and not taken.all():
+        values = influence.sel(writer=of_last).values
+        assert values[taken].min() >= values[~taken].max()
+
+
+def test_neurons_have_no_error_and_dictionaries_that_are_exact_have_none():
+    model = shelf.model("llama")
+    with exact():
+        graph = attribution_graph(model, PROMPT, "neurons", first=0)
+        errors = graph.weight.values[:, graph.kind.values == "error"]
+    assert abs(errors).max() < 1e-10
+    assert graph_scores(graph)["replacement"] == pytest.approx(1, abs=1e-9)
+
+
+def test_neurons_of_a_layer_sum_to_its_mlp():
+    """As in the graph of heads and MLPs: an MLP's share of a reader is the sum of its neurons' and its biases'."""
+    model = shelf.model("gpt2")
+    with exact():
+        fine = attribution_graph(model, PROMPT, "neurons", first=0, targets=[3])
+        coarse = attribution_graph(model, PROMPT, "neurons", first=0, targets=[3], max_nodes=0)
+    def of(graph, layer):
+        here = (graph.layer.values == layer) & (graph.kind.values != "embed")
+        return graph.weight.values[-1][here].sum()
+
+    for layer in range(model.n_layers):
+        assert of(fine, layer) == pytest.approx(of(coarse, layer), abs=1e-9)
+
+
+@pytest.mark.parametrize("biases", [True, False])
+def test_influence_is_conserved_and_an_edges_sums_to_its_writers(biases):
+    model = shelf.model("llama_biased")
+    graph = attribution_graph(model, PROMPT, transcoders(model), first=1, mass=0.5)
+    influence = node_influence(graph, biases=biases)
+    leaves = ~np.isin(graph.kind.values, ("feature", "neuron"))
+    total = float(graph.target_weight.sum())
+    assert float(influence[leaves].sum()) == pytest.approx(total, rel=1e-5)
+    np.testing.assert_allclose(edge_influence(graph, biases=biases).sum("reader"), influence, atol=1e-6)
+
+
+def test_influence_is_the_sum_over_paths():
+    """By hand: t reads a (3) and x (1); a reads x (1) and its error (-1)."""
+    graph = attribution_graph(shelf.model("llama"), PROMPT, "neurons", max_nodes=1, targets=[3], first=0)
+    kinds, readers = graph.kind.values, graph.reader.values
+    weight = np.zeros(graph["weight"].shape)
+    unit = list(graph.writer.values).index(readers[0])
+    x, error = int(np.flatnonzero(kinds == "embed")[0]), int(np.flatnonzero(kinds == "error")[0])
+    weight[1, unit], weight[1, x] = 3, 1
+    weight[0, x], weight[0, error] = 1, -1
+    made = graph.assign(weight=(("reader", "writer"), weight))
+    influence = node_influence(made).values
+    assert influence[[unit, x, error]].tolist() == pytest.approx([0.75, 0.25 + 0.375, 0.375])
+    scores = graph_scores(made)
+    assert scores["replacement"] == pytest.approx(0.625)
+    # the target is complete, the unit half; with leaves: (1 + .375 + 1) / (1 + .75 + 1)
+    assert scores["completeness"] == pytest.approx((1 + 0.375) / 1.75)
+    assert scores["completeness_with_leaves"] == pytest.approx((1 + 0.375 + 1) / 2.75)
+
+
+def test_pruning_at_1_keeps_all_that_is_read_and_smaller_shares_keep_less():
+    model = shelf.model("llama")
+    graph = attribution_graph(model, PROMPT, "neurons", first=1, mass=0.5)
+    whole, small = prune_graph(graph, node=1, edge=1), prune_graph(graph, node=0.6, edge=0.8)
+    influence = node_influence(graph)
+    assert set(whole.writer.values) == {*graph.writer.values[influence.values > 0], "bias"}
+    assert set(small.writer.values) < set(whole.writer.values)
+    assert set(small.reader.values) <= set(graph.reader.values)
+    units = small.writer.values[small.kind.values == "neuron"]
+    assert set(units) == set(small.reader.values[small.reader_kind.values != "logits"])
+    assert (small.weight.sel(writer=units) != 0).any("reader").all()
+    with pytest.raises(OutOfRange, match="no unit is left"):
+        prune_graph(attribution_graph(model, PROMPT, "neurons", max_nodes=0))
+
+
+def test_a_foil_takes_the_place_of_the_mean():
+    model = shelf.model("llama")
+    with exact():
+        graph = attribution_graph(model, PROMPT, "neurons", targets=[3, 5], foil=8, max_nodes=5)
+        logits = model.run(PROMPT).logits[0, -1]
+    np.testing.assert_allclose(graph.value[-2:].values, (logits[[3, 5]] - logits[8]).numpy(), atol=1e-9)
+    assert graph.target_weight.values[-2:].tolist() == [0.5, 0.5]
+
+
+def test_a_prompt_of_one_token_and_half_precision():
+    model = cb.load(shelf.model("llama").hf.to(torch.bfloat16), tokenizer=shelf.model("llama").tokenizer)
+    try:
+        graph = attribution_graph(model, [[5]], "neurons", max_nodes=10)
+        assert graph.weight.dtype == np.float32 and np.isfinite(graph.weight.values).all()
+    finally:
+        model.hf.to(torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda m: attribution_graph(m, [[1, 2], [3, 4]]), TokensError, "2 prompts: an attribution graph is of one"),
+        (lambda m: attribution_graph(m, PROMPT, "neuron"), ArgumentError, "expected transcoders or 'neurons'"),
+        (lambda m: attribution_graph(m, PROMPT, []), ArgumentError, "an empty list cannot stand"),
+        (lambda m: attribution_graph(m, PROMPT, 3), ArgumentError, "3 cannot stand in the place of an MLP"),
+        (lambda m: attribution_graph(m, PROMPT, targets=[]), TargetError, "no target given"),
+        (lambda m: attribution_graph(m, PROMPT, targets=[3, 3]), TargetError, "given twice"),
+        (lambda m: attribution_graph(m, PROMPT, targets=[10**6]), CasebackError, "1000000"),
+        (lambda m: attribution_graph(m, PROMPT, mass=0), OutOfRange, "mass=0"),
+        (lambda m: attribution_graph(m, PROMPT, gate="open"), ArgumentError, "gate 'open' is unknown"),
+        (
+            lambda m: attribution_graph(m, PROMPT, TopK(m.d_model, 8, k=2, facts=Facts(site="resid_post.1"))),
+            ArgumentError,
+            "reads resid_post.1 and writes resid_post.1: a graph's features stand in the place of an MLP",
+        ),
+        (
+            lambda m: attribution_graph(m, PROMPT, [*transcoders(m), *transcoders(m)]),
+            ArgumentError,
+            "two dictionaries stand in the place of layer 0's MLP",
+        ),
+        (
+            lambda m: attribution_graph(
+                m, PROMPT, TopK(m.d_model + 1, 8, k=2, facts=Facts(site="mlp_in.1", target="mlp_out.1"))
+            ),
+            LoadError,
+            "is of width",
+        ),
+        (
+            lambda m: attribution_graph(
+                m, PROMPT, TopK(m.d_model, 8, k=2, facts=Facts(site="mlp_in.9", target="mlp_out.9"))
+            ),
+            LoadError,
+            "the model has layers 0 to",
+        ),
+    ],
+)  # fmt: skip
+def test_what_makes_no_graph_is_refused(call, error, says):
+    with pytest.raises(error, match=says):
+        call(shelf.model("llama"))
+
+
+def test_a_family_whose_values_are_not_linear_is_refused():
+    with pytest.raises(SiteAbsent, match="has no attribution graph"):
+        attribution_graph(shelf.model("deepseek_v2"), PROMPT)
+
+
+def test_layers_without_a_dictionary_are_errors_and_said_to_be():
+    model = shelf.model("llama")
+    graph = attribution_graph(model, PROMPT, transcoders(model)[:1], first=0)
+    assert graph.without_units == model.n_layers - 1
+    assert set(graph.layer.values[graph.kind.values == "feature"]) == {0}
