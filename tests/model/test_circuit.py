@@ -15,7 +15,22 @@ from caseback.model.graph.attribution_graph import (
     to_attribution_graph,
 )
 
-NAMES = ["embed", "pos_embed", "logits", "L0H11", "L4KV1", "MLP 3", "L3N120", "L0F7", "L2H0@end", "embed@S1+1"]
+NAMES = [
+    "embed",
+    "pos_embed",
+    "logits",
+    "L0H11",
+    "L4KV1",
+    "MLP 3",
+    "L3N120",
+    "L0F7",
+    "L0F7:resid_post@3",
+    "L1E:attn_out",
+    "bias",
+    "logits[17]@8",
+    "L2H0@end",
+    "embed@S1+1",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,8 +155,12 @@ def test_anothers_attribution_graph_is_read_as_features_at_positions():
     data = {"metadata": {"prompt": "x", "scan": "m"}, "nodes": nodes}
     data["links"] = [{"source": a, "target": b, "weight": w} for a, b, w in links]
     read = from_attribution_graph(data)
-    assert read == Circuit.of("embed@1 -> MLP 0 F7@1", "MLP 0 F7@1 -> logits@2", "MLP 1@2 -> logits@2")
-    assert read.scores[Edge.parse("MLP 0 F7@1 -> logits@2")] == -1.5
+    edges = ["embed@1 -> L0F7@1", "L0F7@1 -> logits[9]@2", "L0F7@1 -> logits[8]@2", "L1E@2 -> logits[9]@2"]
+    assert read == Circuit.of(*edges)
+    assert [read.scores[Edge.parse(edge)] for edge in edges] == [2.0, 0.5, -1.5, 1.0]
+    assert read.about["targets"] == {"logits[9]@2": 0.0, "logits[8]@2": 0.0}
+    with pytest.raises(CasebackError, match="schema version 7: version 1 can be read"):
+        from_attribution_graph({**data, "metadata": {"schema_version": 7}})
 
 
 def test_graphs_that_cannot_be_written_or_read_are_refused(tmp_path):

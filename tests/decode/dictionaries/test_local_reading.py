@@ -52,7 +52,9 @@ def jacobian(dictionary, x, token, feature):
     try:
         leaf = x.clone().requires_grad_()
         codes = dictionary.encode(leaf)
-        rows = [torch.autograd.grad(codes[t, f], leaf, retain_graph=True)[0][t] for t, f in zip(token, feature)]
+        rows = [
+            torch.autograd.grad(codes[t, f], leaf, retain_graph=True)[0][t] for t, f in zip(token, feature, strict=True)
+        ]
     finally:
         dictionary.normalized = normalized
     return torch.stack(rows)

@@ -1,19 +1,43 @@
 """Rows are exact sums of what the model computed, whatever stands in MLPs' places; influence is conserved."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import caseback as cb
 import shelf
 from caseback.decode.dictionaries import CrossLayerTopK, Facts, Gated, JumpReLU, TopK
-from caseback.errors import ArgumentError, CasebackError, LoadError, OutOfRange, SiteAbsent, TargetError, TokensError
+from caseback.errors import (
+    ArgumentError,
+    CasebackError,
+    LoadError,
+    OutOfRange,
+    ResultError,
+    SiteAbsent,
+    TargetError,
+    TokensError,
+)
 from caseback.jobs import budget
-from caseback.localize.circuits import attribution_graph, edge_influence, graph_scores, node_influence, prune_graph
+from caseback.localize.circuits import (
+    attribution_graph,
+    circuit_graph,
+    edge_influence,
+    graph_circuit,
+    graph_effects,
+    graph_scores,
+    load_graph,
+    node_influence,
+    prune_graph,
+    save_graph,
+)
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.rows import readers_of
 from caseback.localize.circuits.attribution_graphs.sources import replacement, sites_of
 from caseback.model.backward.rules import Rules
+from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
 from exact import exact
 
 DENSE = "gpt2 opt gpt_neox falcon gptj cohere llama qwen3 gemma2 olmo2 granite mpt_clipped bloom phi stablelm crystal".split()
@@ -142,11 +166,16 @@ def test_units_left_out_count_as_errors_and_rows_stay_exact(kind):
     with exact():
         whole = attribution_graph(model, PROMPT, KINDS[kind](model), first=0)
         some = attribution_graph(model, PROMPT, KINDS[kind](model), first=0, max_nodes=15)
-    assert some.gap < 1e-9 and some.dropped == whole.sizes["reader"] - len(whole.reader[whole.reader_kind == "logits"]) - 15
+    assert (
+        some.gap < 1e-9
+        and some.dropped == whole.sizes["reader"] - len(whole.reader[whole.reader_kind == "logits"]) - 15
+    )
     both = some.reader.values
     shared = some.writer.values[~np.isin(some.kind.values, ("error", "bias"))]
     np.testing.assert_allclose(
-        some.weight.sel(reader=both, writer=shared).values, whole.weight.sel(reader=both, writer=shared).values, atol=1e-12
+        some.weight.sel(reader=both, writer=shared).values,
+        whole.weight.sel(reader=both, writer=shared).values,
+        atol=1e-12,
     )
     np.testing.assert_allclose(some.weight.sel(writer="bias"), whole.weight.sel(writer="bias", reader=both), atol=1e-9)
     # those of most influence are taken: the least of them in the last layer has more than any that was left out there
@@ -173,6 +202,7 @@ def test_neurons_of_a_layer_sum_to_its_mlp():
     with exact():
         fine = attribution_graph(model, PROMPT, "neurons", first=0, targets=[3])
         coarse = attribution_graph(model, PROMPT, "neurons", first=0, targets=[3], max_nodes=0)
+
     def of(graph, layer):
         here = (graph.layer.values == layer) & (graph.kind.values != "embed")
         return graph.weight.values[-1][here].sum()
@@ -297,3 +327,101 @@ def test_layers_without_a_dictionary_are_errors_and_said_to_be():
     graph = attribution_graph(model, PROMPT, transcoders(model)[:1], first=0)
     assert graph.without_units == model.n_layers - 1
     assert set(graph.layer.values[graph.kind.values == "feature"]) == {0}
+
+
+def test_a_graph_is_the_same_graph_after_a_circuit_and_a_viewers_file(tmp_path):
+    model = shelf.model("llama")
+    graph = prune_graph(attribution_graph(model, PROMPT, transcoders(model), first=1, mass=0.5), node=0.9)
+    save_graph(graph, tmp_path / "one.json", model=model)
+    for read in (circuit_graph(graph_circuit(graph)), load_graph(tmp_path / "one.json")):
+        xr.testing.assert_allclose(
+            read.weight.reset_coords(drop=True), graph.weight.reset_coords(drop=True).sortby("writer").sel(
+                reader=read.reader.values, writer=read.writer.values)
+        )  # fmt: skip
+        assert graph_scores(read) == pytest.approx(graph_scores(graph))
+        np.testing.assert_allclose(read.activation.sel(writer=graph.writer.values), graph.activation, atol=1e-6)
+        assert read.id.values.tolist() == PROMPT[0]
+
+
+def test_a_viewers_file_has_what_viewers_require(tmp_path):
+    """The published schema: ids that are told apart, features paired with layers, logits above the last layer."""
+    model = shelf.model("llama")
+    graph = prune_graph(attribution_graph(model, PROMPT, transcoders(model), first=1, most_logits=2), node=0.95)
+    save_graph(graph, tmp_path / "one.json", model=model)
+    data = json.loads((tmp_path / "one.json").read_text())
+    needed = {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"}
+    assert all(needed <= set(node) for node in data["nodes"])
+    ids = [node["node_id"] for node in data["nodes"]]
+    assert len(set(ids)) == len(ids) == graph.sizes["writer"] + 2 - 1  # logits are none of the writers, biases no node
+    kinds = {node["feature_type"] for node in data["nodes"]}
+    assert kinds <= {"embedding", "cross layer transcoder", "mlp reconstruction error", "logit"}
+    logits = [node for node in data["nodes"] if node["feature_type"] == "logit"]
+    assert {node["layer"] for node in logits} == {str(model.n_layers + 1)}
+    assert sum(node["token_prob"] for node in logits) == pytest.approx(float(graph.target_weight.sum()))
+    feature = next(node for node in data["nodes"] if node["feature_type"] == "cross layer transcoder")
+    layer, index, pos = map(int, feature["node_id"].split("_"))
+    assert feature["feature"] == (layer + index) * (layer + index + 1) // 2 + index and feature["ctx_idx"] == pos
+    held = sorted(node["influence"] for node in data["nodes"] if node["influence"] is not None)
+    assert 0 < held[0] <= held[-1] <= 1 + 1e-6
+    assert data["metadata"]["schema_version"] == 1 and data["metadata"]["prompt_tokens"]
+
+
+def test_a_circuit_of_heads_is_no_attribution_graph():
+    with pytest.raises(ResultError, match="is no attribution graph"):
+        circuit_graph(cb.Circuit.of("embed -> L0H1.v", "L0H1 -> logits"))
+    with pytest.raises(ResultError, match="is no attribution graph: it has no"):
+        node_influence(xr.Dataset())
+
+
+def test_in_a_linear_model_a_graph_says_what_every_intervention_does():
+    """No norms, attention uniform, MLPs linear: along all paths of all units, to the last digit."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 12, "num_attention_heads": 2, "num_hidden_layers": 3}
+    hf = CrystalForCausalLM(CrystalConfig(**sizes, hidden_act="linear", initializer_range=0.3)).double().eval()
+    for layer in hf.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
+    model = cb.load(hf)
+    graph = attribution_graph(model, [[3, 1, 4, 1, 5]], "neurons", first=0, max_nodes=10_000, most_logits=3)
+    units = graph.reader.values[graph.reader_kind == "neuron"]
+    for factor in (0.0, -1.0, 2.5):
+        groups = {**{name: [name] for name in units[::9]}, "several": units[:40].tolist(), "word": ["embed@2"]}
+        effects = graph_effects(model, graph, groups=groups, factor=factor)
+        for other in ("measured", "measured_held"):
+            np.testing.assert_allclose(effects.predicted, effects[other], atol=1e-9)
+        assert abs(effects.measured).max() > 1e-3 and abs(effects.predicted - effects.direct).max() > 1e-4
+    assert effects.attrs["correlation"] == pytest.approx(1)
+
+
+def test_predictions_run_along_all_paths():
+    """An MLP of one slope, or nearly: what is added little by little passes on as the graph says."""
+    model = shelf.model("crystal")
+    with exact():
+        graph = attribution_graph(model, PROMPT, "neurons", first=0, max_nodes=10_000, targets=[3])
+        names = graph.reader.values[(graph.reader_layer == 0) & (graph.reader_kind == "neuron")][:6]
+        effects = graph_effects(model, graph, groups=names.tolist(), factor=0.5)
+        # by hand, from the last layer down: the series (I - W / a)^-1
+        rows, value = graph.weight.values, graph.value.values
+        places = {name: i for i, name in enumerate(graph.writer.values)}
+        change = np.zeros((len(names), len(places)))
+        for i, name in enumerate(names):
+            change[i, places[name]] = -0.5
+        for reader, row, a in zip(graph.reader.values[:-1], rows[:-1], value[:-1], strict=True):
+            change[:, places[reader]] += change @ row / a
+    np.testing.assert_allclose(effects.predicted.values[:, 0], change @ rows[-1], atol=1e-9)
+    assert abs(effects.predicted - effects.direct).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda m, g: graph_effects(m, g, groups=["L9N1@0"]), ArgumentError, "is no unit or embedding of this graph"),
+        (lambda m, g: graph_effects(m, g, groups={"a": []}), ArgumentError, "a group has no nodes"),
+        (lambda m, g: graph_effects(m, g, factor=float("nan")), OutOfRange, "factor=nan"),
+        (lambda m, g: graph_effects(m, g, transcoders(m)), ResultError, "give the model and dictionaries"),
+        (lambda m, g: graph_effects(shelf.model("gpt2"), g), ResultError, "give the model and dictionaries"),
+    ],
+)
+def test_effects_of_what_is_not_in_the_graph_are_refused(call, error, says):
+    model = shelf.model("llama")
+    with pytest.raises(error, match=says):
+        call(model, attribution_graph(model, PROMPT, "neurons", max_nodes=10))

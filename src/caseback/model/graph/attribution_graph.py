@@ -3,8 +3,11 @@
 The file of circuit-tracer's and Neuronpedia's viewers: ``metadata`` with the prompt, ``nodes`` with a layer and a token
 each, weighted ``links``, and ``qParams``, a saved state of the view. Its nodes are features at one position. A head is
 written as an attention feature ("lorsa"), an MLP or neuron as a transcoder feature; a node at all positions stands at
-the last token. What the format has no place for (slots, names, roles) is written under keys of our own, which viewers
-ignore, so that what is read back is the same circuit.
+the last token. What the format has no place for (slots, names, roles, biases) is written under keys of our own, which
+viewers ignore, so that what is read back is the same circuit.
+
+The ids of errors that others write, ``0_{layer}_{position}``, are also those of features of layer 0. Ours stand among
+the features of their own layer, behind all that there can be.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from caseback.jobs.json_text import expect_form, parse_json
 from caseback.jobs.text_file import read_text
 from caseback.jobs.whole_file import whole_file
 from caseback.model.circuit import Circuit, Edge, Node
+from caseback.version import __version__
 
 SCHEMA_VERSION = 1
-_FIRST = {"head": 0, "kv_head": 10_000, "mlp": 20_000, "neuron": 30_000, "feature": 0}
-_TYPES = {"head": "lorsa", "kv_head": "lorsa", "embed": "embedding", "pos_embed": "embedding", "logits": "logit"}
 _TRANSCODER, _ERROR = "cross layer transcoder", "mlp reconstruction error"
+_FIRST = {"head": 0, "kv_head": 10_000, "mlp": 20_000, "neuron": 30_000, "feature": 0, "error": 2**24}
+_TYPES = {"head": "lorsa", "kv_head": "lorsa", "embed": "embedding", "pos_embed": "embedding", "logits": "logit"}
+_TYPES |= {"error": _ERROR}
 
 
 def to_attribution_graph(
@@ -38,6 +43,8 @@ def to_attribution_graph(
     answer: str = "",
     prob: float = 0.0,
     positions: Mapping[str, int] | None = None,
+    facts: Mapping[Node, Mapping[str, Any]] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A circuit on a prompt as plain data in the viewers' format.
 
@@ -55,6 +62,11 @@ def to_attribution_graph(
         The token at the logits and its probability, for the node's label.
     positions
         Where the positions that nodes name are, by name; numbers and ``"end"`` need no entry.
+    facts
+        More of nodes, or other values of what is written by itself: ``activation``, ``influence``, ``clerp`` (the
+        label), ``token_prob``, and of an embedding its token's ``id``.
+    metadata
+        More of the graph, such as ``pruning_settings``.
 
     Raises
     ------
@@ -69,12 +81,15 @@ def to_attribution_graph(
     """
     if not tokens:
         raise CasebackError("the prompt has no tokens: a graph's nodes need some to stand at")
-    at = {node: _column(node, len(tokens), positions or {}) for node in sorted(circuit.nodes)}
+    drawn = [node for node in sorted(circuit.nodes) if node.kind != "bias"]
+    at = {node: _column(node, len(tokens), positions or {}) for node in drawn}
+    facts = facts or {}
     weights = {edge: float(circuit.scores.get(edge, 0.0)) for edge in circuit.edges}
     influence = _influence(circuit, weights)
     nodes, names = [], {}
-    for node in sorted(circuit.nodes, key=lambda node: (*node.depth, node.kind, node.index, at[node], node.pos)):
-        entry = _node(node, at[node], layers, answer, prob)
+    for node in sorted(drawn, key=lambda node: (*node.depth, node.kind, node.index, at[node], node.pos)):
+        own = dict(facts.get(node, {}))
+        entry = _node(node, at[node], layers, answer, own.get("token_prob", prob), own.pop("id", None))
         # Several named places may be one token: the later ones get a number of their own.
         same = sum(other == entry["node_id"] for other in names.values())
         if same:
@@ -83,11 +98,13 @@ def to_attribution_graph(
         role = circuit.roles.get(node)
         entry["clerp"] = f"{entry['clerp']} · {role}" if role else entry["clerp"]
         score = circuit.scores.get(node)
-        entry |= {"influence": influence.get(node), "activation": None if score is None else float(score)}
+        entry |= {"influence": influence.get(node), "activation": None if score is None else float(score), **own}
+        entry |= {"run_idx": 0, "reverse_ctx_idx": 0}
         nodes.append({**entry, "caseback": str(node)})
     links = [
         {"source": names[edge.source], "target": names[edge.target], "weight": weights[edge], "slot": edge.slot}
         for edge in sorted(circuit.edges, key=lambda e: (*e.target.depth, str(e.target), e.slot, str(e.source)))
+        if edge.source in names
     ]
     groups: dict[str, list[str]] = {}
     for node, role in circuit.roles.items():
@@ -101,7 +118,8 @@ def to_attribution_graph(
             "prompt": "".join(tokens),
             "node_threshold": 1.0,
             "schema_version": SCHEMA_VERSION,
-            "info": {"generator": {"name": "caseback"}},
+            "info": {"generator": {"name": "caseback", "version": __version__}},
+            **(metadata or {}),
         },
         "qParams": {
             "pinnedIds": [],
@@ -120,8 +138,8 @@ def from_attribution_graph(data: Mapping[str, Any]) -> Circuit:
     """A circuit from data in the viewers' format.
 
     What ``to_attribution_graph`` made is read back as it was. In files of others, a feature becomes a node such as
-    ``L3F1042@5`` and a reconstruction error one such as ``MLP 3@5``; all logits of a position become one node, which
-    keeps the largest link.
+    ``L3F1042@5``, a reconstruction error one such as ``L3E@5`` and a logit one such as ``logits[262]@8``. Nodes'
+    activations are their scores, and ``about`` has the logits' probabilities.
 
     Raises
     ------
@@ -149,6 +167,13 @@ def _circuit_of(data: Mapping[str, Any]) -> Circuit:
     for given in data["nodes"]:
         nodes[str(given["node_id"])] = _read(given)
     scores: dict[Node | Edge, float] = {}
+    probabilities: dict[str, float] = {}
+    for given in data["nodes"]:
+        node = nodes[str(given["node_id"])]
+        if given.get("activation") is not None and node.kind == "feature":
+            scores[node] = float(given["activation"])
+        if node.kind == "logits":
+            probabilities[str(node)] = float(given.get("token_prob") or 0.0)
     for link in data["links"]:
         ends = str(link["source"]), str(link["target"])
         unknown = [end for end in ends if end not in nodes]
@@ -157,7 +182,11 @@ def _circuit_of(data: Mapping[str, Any]) -> Circuit:
         edge = Edge(nodes[ends[0]], nodes[ends[1]])
         weight = float(link["weight"])
         scores[edge] = weight if abs(weight) > abs(scores.get(edge, 0.0)) else scores.get(edge, weight)
-    about = {"prompt": str(data["metadata"].get("prompt", "")), "model": str(data["metadata"].get("scan", ""))}
+    known, version = data["metadata"], data["metadata"].get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise CasebackError(f"this graph is of schema version {version!r}: version {SCHEMA_VERSION} can be read")
+    about: dict[str, Any] = {"prompt": str(known.get("prompt", "")), "model": str(known.get("scan", ""))}
+    about |= {"tokens": [str(token) for token in known.get("prompt_tokens") or ()], "targets": probabilities}
     edges = frozenset(part for part in scores if isinstance(part, Edge))
     return Circuit(edges, frozenset(nodes.values()), scores, about=about)
 
@@ -200,15 +229,16 @@ def load_attribution_graph(path: str | Path) -> Circuit:
     return from_attribution_graph(data)
 
 
-def _node(node: Node, column: int, layers: int, answer: str, prob: float) -> dict[str, Any]:
+def _node(node: Node, column: int, layers: int, answer: str, prob: float, token: int | None) -> dict[str, Any]:
     """One node's entry, without what its label gets besides."""
     name = str(replace(node, pos=""))
     kind = _TYPES.get(node.kind, _TRANSCODER)
     if kind == "embedding":
-        number = 0 if node.kind == "embed" else 1
+        number = (0 if node.kind == "embed" else 1) if token is None else token
         entry = {"node_id": f"E_{number}_{column}", "feature": None, "layer": "E"}
     elif kind == "logit":
-        entry = {"node_id": f"{layers + 1}_0_{column}", "feature": 0, "layer": str(layers + 1)}
+        number = max(node.index, 0)
+        entry = {"node_id": f"{layers + 1}_{number}_{column}", "feature": number, "layer": str(layers + 1)}
         name = f'Output "{answer}" (p={prob:.3f})' if answer else name
     else:
         number = _FIRST[node.kind] + max(node.index, 0)
@@ -259,9 +289,9 @@ def _read(given: Mapping[str, Any]) -> Node:
         if kind == "embedding":
             return Node("embed", pos=pos)
         if kind == "logit":
-            return Node("logits", pos=pos)
+            return Node("logits", index=int(parts[1]), pos=pos)
         if kind == _ERROR:
-            return Node("mlp", int(given["layer"]), pos=pos)
+            return Node("error", int(given["layer"]), pos=pos)
         if kind == _TRANSCODER:
             return Node("feature", int(given["layer"]), int(parts[1]), pos)
     except (ValueError, IndexError, TypeError) as error:

@@ -108,8 +108,7 @@ def parse_name(text: str) -> Name:
         kind, site = _KINDS[match["letter"] or match["whole"]], match["site"] or ""
         if site and (kind not in ("feature", *WHOLE) or site not in WRITTEN_AT):
             raise CasebackError(
-                f"{text!r} names no component: only features and errors are at a site, one of "
-                f"{', '.join(WRITTEN_AT)}"
+                f"{text!r} names no component: only features and errors are at a site, one of {', '.join(WRITTEN_AT)}"
             )
         site = "" if site == "mlp_out" else site
         return Name(kind, int(match["layer"]), int(match["index"] or -1), pos, site)

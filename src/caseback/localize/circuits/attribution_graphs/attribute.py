@@ -24,7 +24,13 @@ from caseback.errors import ArgumentError, OutOfRange, TargetError, did_you_mean
 from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.rows import Readers, in_parts, joined, readers_of, split
-from caseback.localize.circuits.attribution_graphs.sources import GATES, Gate, Replacement, replacement, sites_of
+from caseback.localize.circuits.attribution_graphs.sources import (
+    GATES,
+    Replacement,
+    listed_dictionaries,
+    replacement,
+    sites_of,
+)
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.coerce import are_several
 from caseback.model.anatomy.dense import bias_of
@@ -120,7 +126,7 @@ def attribution_graph(
             "probability, 1 or more logits, 0 or more nodes, and a position"
         )
     expect_tokens_out(model.anatomy, "an attribution graph")
-    listed = _listed(dictionaries)
+    listed = listed_dictionaries(dictionaries)
     with torch.no_grad():
         network = Frozen(model, tokens, sites_of(model, listed))
         after = _first(network) if first is None else min(first, network.n_positions)
@@ -139,19 +145,6 @@ def attribution_graph(
             kept = [one.units[layer][:, entries] for layer, entries in sorted(chosen.items())]
             rows = _placed(rows, len(every), some, _in_order(one, kept, sorted(chosen)))
     return _labelled(replaced, chosen, every, rows, ids, foil, weights, active, gate)
-
-
-def _listed(dictionaries: Any) -> Any:
-    if isinstance(dictionaries, str):
-        if dictionaries != "neurons":
-            raise ArgumentError(f"dictionaries={dictionaries!r}: expected transcoders or 'neurons'")
-        return dictionaries
-    listed = list(dictionaries) if are_several(dictionaries) else [dictionaries]
-    lacking = [one for one in listed if not all(hasattr(one, name) for name in ("facts", "encode", "reads", "writes"))]
-    if lacking or not listed:
-        what = repr(lacking[0]) if lacking else "an empty list"
-        raise ArgumentError(f"{what} cannot stand in the place of an MLP: expected transcoders or 'neurons'")
-    return listed
 
 
 def _first(network: Frozen) -> int:
@@ -208,11 +201,10 @@ def _chosen(
     When a layer's turn comes, all that read it and count have been split, so its influence is known. A layer gets the
     share of what is left of ``most`` that its units have of all influence on units so far.
     """
-    network = replaced.network
     nothing = {layer: s.pos.new_zeros(0) for layer, s in replaced.sources.items()}
     errors = replaced.errors(nothing)
     whole = errors.clone()
-    for layer, sources in replaced.sources.items():
+    for sources in replaced.sources.values():
         for target in sources.reached():
             whole[target] -= sources.written(torch.arange(len(sources.pos), device=sources.pos.device), target)
     influence = {layer: s.value.new_zeros(len(s.pos)) for layer, s in replaced.sources.items()}
@@ -316,7 +308,10 @@ def _labelled(
         attrs=weight.attrs,
     )
     texts = network.tokens.text[0]
-    return dataset.assign_coords(pos=np.arange(n), token=("pos", np.array(texts, dtype=object)))
+    ids_of_prompt = network.tokens.ids[0].cpu().numpy()
+    return dataset.assign_coords(
+        pos=np.arange(n), token=("pos", np.array(texts, dtype=object)), id=("pos", ids_of_prompt)
+    )
 
 
 def _columns(dim: str, names: list[Name]) -> dict[str, Any]:

@@ -4,8 +4,8 @@
     MLP         x_q += m_q                                                    m: given, not computed
 
 A direction that is read of the stream above a layer is pulled down to one of the stream below it by a product with the
-transposes, for many directions at once: no graph is kept and no forward pass is copied. A write is pushed up in the same
-way. Clipped values keep the slope that they have on the prompt, norms behind attention their denominator.
+transposes, for many directions at once: no graph is kept and no forward pass is copied. A write is pushed up likewise.
+Clipped values keep the slope that they have on the prompt, norms behind attention their denominator.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.jobs.budget import limit
-from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.sources import Replacement
 
 
@@ -108,9 +107,7 @@ def split(replaced: Replacement, readers: Readers, errors: Float[Tensor, "layer 
     network = replaced.network
     n, rows = network.n_positions, len(readers)
     above = readers.rows.new_zeros(n, rows, network.model.d_model)
-    units = {
-        layer: readers.rows.new_zeros(rows, len(sources.pos)) for layer, sources in replaced.sources.items()
-    }
+    units = {layer: readers.rows.new_zeros(rows, len(sources.pos)) for layer, sources in replaced.sources.items()}
     through_errors = readers.rows.new_zeros(rows, network.n_layers, n)
     numbers, here = torch.bincount(readers.layer, minlength=network.n_layers + 1).tolist(), 0
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from torch import Tensor
 from caseback.errors import ArgumentError, LoadError
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen, Rows
 from caseback.model.algebra.writes import mlp_branch
+from caseback.model.anatomy.coerce import are_several
 from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site, as_site
@@ -208,6 +209,26 @@ class Replacement:
             for target in sources.reached():
                 left[target] -= sources.written(chosen[layer], target)
         return left
+
+
+def listed_dictionaries(dictionaries: Any) -> Any:
+    """What stands in MLPs' places, as a list; or ``"neurons"``.
+
+    Raises
+    ------
+    ArgumentError
+        For what cannot.
+    """
+    if isinstance(dictionaries, str):
+        if dictionaries != "neurons":
+            raise ArgumentError(f"dictionaries={dictionaries!r}: expected transcoders or 'neurons'")
+        return dictionaries
+    listed = list(dictionaries) if are_several(dictionaries) else [dictionaries]
+    lacking = [one for one in listed if not all(hasattr(one, name) for name in ("facts", "encode", "reads", "writes"))]
+    if lacking or not listed:
+        what = repr(lacking[0]) if lacking else "an empty list"
+        raise ArgumentError(f"{what} cannot stand in the place of an MLP: expected transcoders or 'neurons'")
+    return listed
 
 
 def sites_of(model: Model, dictionaries: Sequence[FeatureDictionary] | str | None) -> tuple[Site, ...]:
