@@ -1,6 +1,7 @@
 """Rows are exact sums of what the model computed, whatever stands in MLPs' places; influence is conserved."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,14 +29,18 @@ from caseback.localize.circuits import (
     graph_circuit,
     graph_effects,
     graph_scores,
+    head_loadings,
     load_graph,
     node_influence,
     prune_graph,
     save_graph,
 )
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
+from caseback.localize.circuits.attribution_graphs.heads import contracted
+from caseback.localize.circuits.attribution_graphs.restored import errors_of, readers_in, replaced_of
 from caseback.localize.circuits.attribution_graphs.rows import readers_of
 from caseback.localize.circuits.attribution_graphs.sources import replacement, sites_of
+from caseback.localize.circuits.attribution_graphs.streams import own_writes, streams
 from caseback.model.backward.rules import Rules
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
 from exact import exact
@@ -425,3 +430,33 @@ def test_effects_of_what_is_not_in_the_graph_are_refused(call, error, says):
     model = shelf.model("llama")
     with pytest.raises(error, match=says):
         call(model, attribution_graph(model, PROMPT, "neurons", max_nodes=10))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "gpt_neox", "llama", "cohere"])
+@pytest.mark.parametrize("kind", ["topk", "skip", "across", "neurons"])
+def test_b_5_loadings_are_what_is_lost_without_a_head(name, kind):
+    """And forward products, the other way round, give the same weights."""
+    model = shelf.model(name)
+    dictionaries = KINDS[kind](model)
+    with exact():
+        graph = attribution_graph(model, PROMPT, dictionaries, first=1, most_logits=2, max_nodes=40)
+        every = model.n_layers * model.n_heads
+        heads = head_loadings(model, graph, dictionaries, top=every)
+        replaced = replaced_of(model, graph, dictionaries)
+        order, readers = readers_in(replaced, graph)
+        names = heads.writer.values.tolist()
+        errors = errors_of(replaced, names)
+        written = own_writes(replaced, names, errors)
+        weights = graph.weight.sel(writer=names).values
+        np.testing.assert_allclose(contracted(readers, streams(replaced, written)), weights[order], atol=1e-9)
+        # each head's values taken out of the frozen network
+        for layer, head in ((0, 0), (1, 1)):
+            attention = replaced.network.attention[layer]
+            pattern = attention.pattern.clone()
+            pattern[head] = 0
+            replaced.network.attention[layer] = replace(attention, pattern=pattern)
+            without = contracted(readers, streams(replaced, written)).numpy()
+            replaced.network.attention[layer] = attention
+            own = np.where(heads["head"].values == f"L{layer}H{head}", heads.loading.values, 0).sum(-1)
+            np.testing.assert_allclose(own[order], weights[order] - without, atol=1e-9)
+        assert abs(heads.direct).max() > 1e-3

@@ -6,6 +6,7 @@ from caseback.localize.circuits.attribution_graphs.as_circuit import load_graph 
 from caseback.localize.circuits.attribution_graphs.as_circuit import save_graph as save_graph
 from caseback.localize.circuits.attribution_graphs.attribute import attribution_graph as attribution_graph
 from caseback.localize.circuits.attribution_graphs.effects import graph_effects as graph_effects
+from caseback.localize.circuits.attribution_graphs.heads import head_loadings as head_loadings
 from caseback.localize.circuits.attribution_graphs.influence import edge_influence as edge_influence
 from caseback.localize.circuits.attribution_graphs.influence import graph_scores as graph_scores
 from caseback.localize.circuits.attribution_graphs.influence import node_influence as node_influence

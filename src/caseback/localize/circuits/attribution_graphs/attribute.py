@@ -20,7 +20,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.errors import ArgumentError, OutOfRange, TargetError, did_you_mean
+from caseback.errors import ArgumentError, OutOfRange, did_you_mean
 from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.rows import Readers, in_parts, joined, readers_of, split
@@ -31,11 +31,9 @@ from caseback.localize.circuits.attribution_graphs.sources import (
     replacement,
     sites_of,
 )
+from caseback.localize.circuits.attribution_graphs.targets import logit_readers, targets_of
 from caseback.model.anatomy.classes import expect_tokens_out
-from caseback.model.anatomy.coerce import are_several
-from caseback.model.anatomy.dense import bias_of
 from caseback.model.anatomy.feature_reads import FeatureDictionary
-from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.graph.names import Name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -131,8 +129,8 @@ def attribution_graph(
         network = Frozen(model, tokens, sites_of(model, listed))
         after = _first(network) if first is None else min(first, network.n_positions)
         replaced = replacement(network, listed, gate, after)
-        ids, weights = _targets(network, targets, foil, mass, most_logits)
-        logits = _logit_readers(network, ids, None if foil is None else model.token_id(foil))
+        ids, weights = targets_of(network, targets, foil, mass, most_logits)
+        logits = logit_readers(network, ids, None if foil is None else model.token_id(foil))
         active = sum(len(sources.pos) for sources in replaced.sources.values())
         everything = {layer: torch.arange(len(s.pos), device=s.pos.device) for layer, s in replaced.sources.items()}
         chosen = everything if active <= max_nodes else _chosen(replaced, logits, weights, max_nodes, progress)
@@ -152,45 +150,6 @@ def _first(network: Frozen) -> int:
     tokenizer = network.model.anatomy.tokenizer
     special = set(getattr(tokenizer, "all_special_ids", ()) or ())
     return int(network.n_positions > 1 and int(network.tokens.ids[0, 0]) in special)
-
-
-def _targets(
-    network: Frozen, targets: Any, foil: Any, mass: float, most: int
-) -> tuple[Int[Tensor, " target"], Float[Tensor, " target"]]:
-    """Ids of the tokens explained, and how much each counts."""
-    model = network.model
-    probabilities = at_least_float32(network.run.logits[0, -1]).softmax(-1)
-    if targets is None:
-        best = probabilities.topk(min(most, len(probabilities)))
-        before = best.values.cumsum(0) - best.values
-        count = int((before < mass).sum())
-        return best.indices[:count], best.values[:count]
-    several = list(targets) if are_several(targets) else [targets]
-    if not several:
-        raise TargetError("no target given: expected tokens, or None for the likeliest")
-    ids = torch.tensor([model.token_id(one) for one in several], device=probabilities.device)
-    if len(ids.unique()) < len(ids):
-        raise TargetError(f"a target is given twice among {several}")
-    weights = probabilities[ids]
-    return ids, weights if foil is None and len(ids) > 1 else torch.full_like(weights, 1 / len(ids))
-
-
-def _logit_readers(network: Frozen, ids: Int[Tensor, " target"], foil: int | None) -> Readers:
-    """The targets' logits, less the mean logit or the foil's, as readers of the last stream."""
-    model = network.model
-    W_U, bias = at_least_float32(model.weights.W_U.detach()), bias_of(model.anatomy.unembed)
-    other = W_U.mean(1) if foil is None else W_U[:, foil]
-    rows = (W_U[:, ids].T - other) * model.anatomy.logit_scale
-    constant = rows.new_zeros(len(ids))
-    if bias is not None:
-        bias = at_least_float32(bias.detach())
-        constant = (bias[ids] - (bias.mean() if foil is None else bias[foil])) * model.anatomy.logit_scale
-    norm, scale = network.final_norm()
-    last = network.at("resid_post", network.n_layers - 1)[-1]
-    value = (last if norm is None else norm(last)) @ rows.T + constant
-    rows = rows if norm is None else norm.pull(rows, scale[-1])
-    places = torch.full_like(ids, network.n_layers), torch.full_like(ids, network.n_positions - 1)
-    return Readers(*places, rows.to(last.dtype), value.to(last.dtype))
 
 
 def _chosen(
@@ -295,6 +254,7 @@ def _labelled(
         "first": replaced.after,
         "gate": gate if any(s.kind == "neuron" for s in replaced.sources.values()) else None,
         "foil": None if foil is None else model.token_text(model.token_id(foil)),
+        "foil_id": None if foil is None else model.token_id(foil),
     }
     weight = labelled(rows, ["reader", "writer"], coords, name="weight", **attrs)
     counts = np.concatenate([np.zeros(len(units)), weights.cpu().double().numpy()])

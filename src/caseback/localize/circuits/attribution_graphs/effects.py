@@ -18,15 +18,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from caseback.errors import ArgumentError, OutOfRange, ResultError
+from caseback.errors import ArgumentError, OutOfRange
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.influence import shares_of
-from caseback.localize.circuits.attribution_graphs.sources import (
-    Replacement,
-    listed_dictionaries,
-    replacement,
-    sites_of,
-)
+from caseback.localize.circuits.attribution_graphs.restored import place_of, replaced_of
+from caseback.localize.circuits.attribution_graphs.sources import Replacement
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.graph.names import parse_name
 from caseback.model.prompts.copies import repeated
@@ -34,47 +30,6 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Add, Replace
 from caseback.model.running.model import Model
-
-
-def replaced_of(model: Model, graph: xr.Dataset, dictionaries: Any) -> Replacement:
-    """The frozen network that a graph was computed from.
-
-    Raises
-    ------
-    ResultError
-        Where the model or the dictionaries are not those of the graph.
-    """
-    shares_of(graph)
-    if "id" not in graph.coords:
-        raise ResultError("this graph does not hold its prompt's tokens: make it anew with attribution_graph")
-    listed = listed_dictionaries(dictionaries)
-    with torch.no_grad():
-        network = Frozen(model, [graph["id"].values.tolist()], sites_of(model, listed))
-        replaced = replacement(network, listed, graph.attrs.get("gate") or "half", int(graph.attrs["first"]))
-    units = graph.isel(writer=np.isin(graph["kind"].values, ("feature", "neuron")))
-    for name, activation in zip(units["writer"].values.tolist(), units["activation"].values.tolist(), strict=True):
-        here = value_of(replaced, name)
-        if here is None or abs(here - activation) > 1e-2 * max(1.0, abs(activation)):
-            raise ResultError(
-                f"{name} is {here} here and {activation} in the graph: give the model and dictionaries it was made with"
-            )
-    return replaced
-
-
-def place_of(replaced: Replacement, name: str) -> tuple[int, int] | None:
-    """The layer of a unit and its entry there; None where it is not active."""
-    node = parse_name(name)
-    sources = replaced.sources.get(node.layer)
-    if sources is None or node.kind != sources.kind:
-        return None
-    at = ((sources.pos == int(node.pos)) & (sources.index == node.index)).nonzero()
-    return (node.layer, int(at[0])) if len(at) else None
-
-
-def value_of(replaced: Replacement, name: str) -> float | None:
-    """How active a unit is."""
-    place = place_of(replaced, name)
-    return None if place is None else float(replaced.sources[place[0]].value[place[1]])
 
 
 @technique(
@@ -213,8 +168,8 @@ def _done(
     several = repeated(network.tokens, len(named))
     ids = torch.as_tensor(graph["reader_index"].values[graph["reader_kind"].values == "logits"])
     logits = [at_least_float32(run.logits[:, -1].detach()).cpu() for run in _runs(model, network, several, edits)]
-    foil = graph.attrs.get("foil")
-    other = [x.mean(-1, keepdim=True) if foil is None else x[:, [model.token_id(foil)]] for x in logits]
+    foil = graph.attrs.get("foil_id")
+    other = [x.mean(-1, keepdim=True) if foil is None else x[:, [int(foil)]] for x in logits]
     changed, clean = (x[:, ids] - y for x, y in zip(logits, other, strict=True))
     return (changed - clean).double()
 

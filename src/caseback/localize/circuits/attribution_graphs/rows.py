@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.jobs.budget import limit
+from caseback.localize.circuits.attribution_graphs.frozen import Rows
 from caseback.localize.circuits.attribution_graphs.sources import Replacement
 
 
@@ -105,10 +106,30 @@ def split(replaced: Replacement, readers: Readers, errors: Float[Tensor, "layer 
         What is left of each MLP's write.
     """
     network = replaced.network
-    n, rows = network.n_positions, len(readers)
-    above = readers.rows.new_zeros(n, rows, network.model.d_model)
-    units = {layer: readers.rows.new_zeros(rows, len(sources.pos)) for layer, sources in replaced.sources.items()}
-    through_errors = readers.rows.new_zeros(rows, network.n_layers, n)
+    like, rows = readers.rows, len(readers)
+    units = {layer: like.new_zeros(rows, len(sources.pos)) for layer, sources in replaced.sources.items()}
+    through_errors = like.new_zeros(rows, network.n_layers, network.n_positions)
+    above = like.new_zeros(network.n_positions, rows, network.model.d_model)
+    for layer, active, _ in downward(replaced, readers, above):
+        here = active.shape[1]
+        for of, sources in replaced.sources.items():
+            if here and layer in sources.reached():
+                units[of][:here] += sources.contract(active, layer)
+        through_errors[:here, layer] = torch.einsum("prd,pd->rp", active, errors[layer])
+    embed = torch.einsum("prd,pd->rp", above, network.at("resid_pre", 0))
+    return Split(units, through_errors, embed, biases(replaced, readers))
+
+
+def downward(replaced: Replacement, readers: Readers, above: Rows) -> Iterator[tuple[int, Rows, Rows]]:
+    """Pull readers' directions down, layer by layer; ``above``, zeros at first, holds those below the first at the end.
+
+    Yields
+    ------
+    tuple
+        A layer; what is read of the stream after it; what is read of what its attention writes. Of the readers that
+        have joined so far, which come first: those of later layers.
+    """
+    network = replaced.network
     numbers, here = torch.bincount(readers.layer, minlength=network.n_layers + 1).tolist(), 0
 
     def join(layer: int) -> int:
@@ -119,21 +140,19 @@ def split(replaced: Replacement, readers: Readers, errors: Float[Tensor, "layer 
 
     here = join(network.n_layers)
     for layer in reversed(range(network.n_layers)):
-        active = above[:, :here]
-        for of, sources in replaced.sources.items():
-            if here and layer in sources.reached():
-                units[of][:here] += sources.contract(active, layer)
-        through_errors[:here, layer] = torch.einsum("prd,pd->rp", active, errors[layer])
-        skip = replaced.pull_skip(layer, active)
+        after = above[:, :here]
+        skip = replaced.pull_skip(layer, after)
         if network.parallel(layer):
-            active += network.attention[layer].pull(active) + (0 if skip is None else skip)
+            yield layer, after, after
+            above[:, :here] += network.attention[layer].pull(after) + (0 if skip is None else skip)
             here = join(layer)
         else:
-            active += 0 if skip is None else skip
+            if skip is not None:
+                after = after.clone()
+                above[:, :here] += skip
             here = join(layer)
+            yield layer, after, above[:, :here]
             above[:, :here] += network.attention[layer].pull(above[:, :here])
-    embed = torch.einsum("prd,pd->rp", above, network.at("resid_pre", 0))
-    return Split(units, through_errors, embed, biases(replaced, readers))
 
 
 @torch.no_grad()

@@ -79,7 +79,8 @@ class Features:
         starts = counts.cumsum(0) - counts
         self._most = int(counts.max()) if len(self.pos) else 0
         self._slot = torch.arange(len(self.pos), device=self.pos.device) - starts[self.pos]
-        self._writes = self.dictionary.writes(self.states, self.pos, self.index + self.offset).to(self.value.dtype)
+        writes = self.dictionary.writes(self.states, self.pos, self.index + self.offset)
+        self._writes = writes.detach().to(self.value.dtype)
 
     def reached(self) -> range:
         return range(self.layer, self.layer + self._writes.shape[1])
@@ -93,7 +94,7 @@ class Features:
 
     def reads(self, entries: Int[Tensor, " some"]) -> Float[Tensor, "some d_model"]:
         rows = self.dictionary.reads(self.states, self.pos[entries], self.index[entries] + self.offset)
-        rows = rows.to(self.value.dtype)
+        rows = rows.detach().to(self.value.dtype)
         norm, scale = self.network.mlp_norm(self.layer)
         return norm.pull(rows, scale[self.pos[entries]]) if self.normed and norm is not None else rows
 
