@@ -35,6 +35,7 @@ DIMS = (
     # of comparisons with chance: kinds of them, and random draws; strengths of steering
     *("control", "draw", "dose"),
     *("source", "source_to"),  # models or layers that share codes
+    *("query_writer", "key_writer"),  # whose writes meet in a score
     "measure",  # several numbers of one thing, by name
     # of sparse dictionaries: several beside each other; of toy models: how rare and how important features are
     *("dictionary", "sparsity", "importance"),

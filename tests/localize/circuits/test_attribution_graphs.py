@@ -33,6 +33,7 @@ from caseback.localize.circuits import (
     load_graph,
     node_influence,
     prune_graph,
+    query_key_attribution,
     save_graph,
 )
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
@@ -41,8 +42,10 @@ from caseback.localize.circuits.attribution_graphs.restored import errors_of, re
 from caseback.localize.circuits.attribution_graphs.rows import readers_of
 from caseback.localize.circuits.attribution_graphs.sources import replacement, sites_of
 from caseback.localize.circuits.attribution_graphs.streams import own_writes, streams
+from caseback.model.algebra.scalings import score_scalings
 from caseback.model.backward.rules import Rules
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
+from caseback.organisms.compiled import programs
 from exact import exact
 
 DENSE = "gpt2 opt gpt_neox falcon gptj cohere llama qwen3 gemma2 olmo2 granite mpt_clipped bloom phi stablelm crystal".split()
@@ -460,3 +463,45 @@ def test_b_5_loadings_are_what_is_lost_without_a_head(name, kind):
             own = np.where(heads["head"].values == f"L{layer}H{head}", heads.loading.values, 0).sum(-1)
             np.testing.assert_allclose(own[order], weights[order] - without, atol=1e-9)
         assert abs(heads.direct).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gemma2", "gpt_neox", "falcon_alibi", "gpt_neo", "cohere"])
+def test_b_5_a_score_is_the_sum_over_pairs_of_writers(name):
+    """Rotations, biases, norms of queries and keys and grouped heads included."""
+    model = shelf.model(name)
+    dictionaries = transcoders(model)
+    with exact():
+        graph = attribution_graph(model, PROMPT, dictionaries, first=1, most_logits=2)
+        run = model.run(PROMPT, read=["q", "k"])
+        layer, head = model.n_layers - 1, model.n_heads - 1
+        for some in (graph, graph.isel(writer=slice(0, 12))):
+            every = query_key_attribution(model, some, f"L{layer}H{head}", dictionaries, query=4, centered=False)
+            assert every.attrs["gap"] < 1e-9 and every.dims == ("query_writer", "key_writer", "key")
+        q, k = run["q", layer][0, 4, head], run["k", layer][0, :5, head * run["k", layer].shape[2] // model.n_heads]
+        scaling = score_scalings(model.anatomy)[layer]
+        np.testing.assert_allclose(every.sum(["query_writer", "key_writer"]), (k @ q) * scaling, atol=1e-9)
+        centered = query_key_attribution(model, graph, f"L{layer}H{head}", dictionaries, query=4)
+        assert abs(centered.sum("key")).max() < 1e-9
+        one = query_key_attribution(model, graph, f"L{layer}H{head}", dictionaries, query=4, key=2)
+    np.testing.assert_allclose(one, centered.sel(key=2), atol=1e-12)
+    if name in ("gpt2", "llama", "qwen3", "gpt_neox", "gpt_neo"):  # no soft-cap, no position bias
+        scores = model.run(PROMPT, read=["scores"])["scores", layer][0, head, 4, :5]
+        seen = scores > -1e30  # others lie outside of a window
+        np.testing.assert_allclose(((k @ q) * scaling)[seen], scores[seen], atol=1e-5)
+
+
+def test_b_5_a_planted_induction_head_looks_because_of_the_word_before():
+    """The pair behind its attention: the word at the query, and the same word, copied from one place before the key."""
+    organism = programs.induction()
+    words = ["a", "b", "c", "d", "a"]
+    graph = attribution_graph(
+        organism.model, organism.ids([words]).tolist(), "neurons", first=0, max_nodes=0, targets="b"
+    )
+    (looks,) = (
+        node
+        for node in organism.circuit.nodes
+        if node.kind == "head" and organism.circuit.roles.get(node) != "previous token" and node.layer > 0
+    )
+    pairs = query_key_attribution(organism.model, graph, str(looks), "neurons", key=2)
+    strongest = pairs.stack(pair=("query_writer", "key_writer")).to_series().idxmax()
+    assert strongest == ("embed@5", "embed@1")

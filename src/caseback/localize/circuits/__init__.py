@@ -11,6 +11,7 @@ from caseback.localize.circuits.attribution_graphs.influence import edge_influen
 from caseback.localize.circuits.attribution_graphs.influence import graph_scores as graph_scores
 from caseback.localize.circuits.attribution_graphs.influence import node_influence as node_influence
 from caseback.localize.circuits.attribution_graphs.influence import prune_graph as prune_graph
+from caseback.localize.circuits.attribution_graphs.queries import query_key_attribution as query_key_attribution
 from caseback.localize.circuits.completeness import completeness as completeness
 from caseback.localize.circuits.curve import faithfulness_curve as faithfulness_curve
 from caseback.localize.circuits.edge_attribution import edge_attribution as edge_attribution

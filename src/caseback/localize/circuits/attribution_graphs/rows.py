@@ -156,15 +156,18 @@ def downward(replaced: Replacement, readers: Readers, above: Rows) -> Iterator[t
 
 
 @torch.no_grad()
-def constant_streams(replaced: Replacement) -> Float[Tensor, "layer pos d_model"]:
-    """What biases have added to the stream before each layer's MLP, and after the last layer."""
+def constant_streams(
+    replaced: Replacement,
+) -> tuple[Float[Tensor, "layer pos d_model"], Float[Tensor, "layer pos d_model"]]:
+    """What biases have added to the stream before each layer's attention and MLP, and after the last layer."""
     network = replaced.network
     stream = torch.zeros_like(network.at("resid_pre", 0))[:, None]
-    streams = []
+    before, at_mlp = [], []
     for layer in range(network.n_layers):
+        before.append(stream[:, 0])
         attention = network.attention[layer].push(stream, biases=True)
         read = stream if network.parallel(layer) else stream + attention
-        streams.append(read[:, 0])
+        at_mlp.append(read[:, 0])
         stream = stream + attention
         if layer in replaced.rest:
             written = replaced.rest[layer].clone()
@@ -172,7 +175,7 @@ def constant_streams(replaced: Replacement) -> Float[Tensor, "layer pos d_model"
             stream = stream + written[:, None]
             skip = replaced.skipped(layer, read, biases=True)
             stream = stream if skip is None else stream + skip
-    return torch.stack([*streams, stream[:, 0]])
+    return torch.stack([*before, stream[:, 0]]), torch.stack([*at_mlp, stream[:, 0]])
 
 
 def biases(replaced: Replacement, readers: Readers) -> Float[Tensor, " row"]:
@@ -180,5 +183,5 @@ def biases(replaced: Replacement, readers: Readers) -> Float[Tensor, " row"]:
     network = replaced.network
     read = [network.at("mlp_in", layer) for layer in range(network.n_layers)]
     streams = torch.stack([*read, network.at("resid_post", network.n_layers - 1)])
-    sent = streams - constant_streams(replaced)
+    sent = streams - constant_streams(replaced)[1]
     return readers.value - (readers.rows * sent[readers.layer, readers.pos]).sum(-1)
