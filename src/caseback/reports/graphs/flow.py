@@ -79,7 +79,7 @@ def flow_graph_document(
     >>> import caseback as cb
     >>> document = flow_graph_document(cb.load("meadow"), "Mary gave the ball to")
     >>> document["nodes"]["name"][0], document["targets"][0]["text"] == document["predictions"][0]["text"]
-    ('logits[7]@5', True)
+    ('logits[1127]@5', True)
     """
     tokens = model.tokens(prompt)
     if len(tokens) != 1:

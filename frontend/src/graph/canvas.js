@@ -1,0 +1,353 @@
+// The graph on three canvases, one above the other: edges, nodes with names, and what is looked at. A pointer that moves
+// repaints only the last, a slider the others, with as few strokes as there are colors and widths.
+
+import { h } from "../kit/dom.js";
+import { painted, variable } from "../kit/theme.js";
+import { hideTip, showTip } from "../kit/tooltip.js";
+import { layout } from "./layout.js";
+
+const WIDTHS = [0.5, 0.7, 1, 1.5, 2.2, 3.2]; // of edges, by strength
+const OPACITY = [0.1, 0.16, 0.26, 0.42, 0.62, 0.85];
+const NEAR = 11; // pixels within which a node is meant, and an edge
+const NEAR_EDGE = 4;
+const SIGNS = [0, -1, 1];
+
+const bucket = (strength) => Math.min(WIDTHS.length - 1, Math.floor(WIDTHS.length * Math.sqrt(strength)));
+
+/**
+ * options: graph, tokens [{visible}], label(i) → text, tip(i) and edgeTip(e) → nodes,
+ *   onSelect(i | null), onPin(i), say(i) → text read aloud
+ * Returns {element, draw(drawn, {selected, pinned}), neighbours: none, where(i)}.
+ */
+export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect, onPin }) {
+  const layers = ["edges", "nodes", "over"].map((name) => h("canvas", { class: `graph-${name}`, "aria-hidden": "true" }));
+  const [edgeCanvas, , overCanvas] = layers;
+  const stack = h("div", { class: "graph-stack" }, layers);
+  const scroller = h(
+    "div",
+    { class: "graph-scroll", tabindex: 0, role: "application", "aria-roledescription": "graph", "aria-label": "The graph, layers upwards and tokens from left to right. Up and down go along the heaviest edges, left and right along the row, p pins, Escape lets go." },
+    stack,
+  );
+  const live = h("div", { class: "unseen", "aria-live": "polite" });
+  const element = h("div", { class: "graph-view" }, scroller, live);
+  let drawn = null,
+    laid = null,
+    state = { selected: null, pinned: new Set() },
+    hovered = null,
+    hoveredEdge = null,
+    queued = false,
+    colors = {};
+  const most = Math.max(...graph.nodes.influence, 1e-30);
+
+  function prepare() {
+    const room = scroller.clientWidth || 900;
+    laid = layout(graph, drawn, tokens.length, room);
+    const ratio = devicePixelRatio || 1;
+    stack.style.setProperty("width", `${laid.width}px`);
+    stack.style.setProperty("height", `${laid.height}px`);
+    for (const canvas of layers) {
+      canvas.width = Math.round(laid.width * ratio);
+      canvas.height = Math.round(laid.height * ratio);
+      canvas.style.setProperty("width", `${laid.width}px`);
+      canvas.style.setProperty("height", `${laid.height}px`);
+      canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
+    }
+  }
+
+  function curve(path, e) {
+    const { x, y } = laid;
+    const [from, to] = [graph.edges.source[e], graph.edges.target[e]];
+    const middle = (y[from] + y[to]) / 2;
+    path.moveTo(x[from], y[from]);
+    path.bezierCurveTo(x[from], middle, x[to], middle, x[to], y[to]);
+  }
+
+  const stroke = (sign) => (sign === 0 ? colors.seq : sign < 0 ? colors.foil : colors.target);
+
+  function paintEdges() {
+    const context = edgeCanvas.getContext("2d");
+    context.clearRect(0, 0, laid.width, laid.height);
+    const paths = new Map();
+    for (const e of drawn.edges) {
+      const key = bucket(graph.strength[e]) * 3 + graph.signs[e] + 1;
+      if (!paths.has(key)) paths.set(key, new Path2D());
+      curve(paths.get(key), e);
+    }
+    WIDTHS.forEach((width, at) => {
+      for (const sign of SIGNS) {
+        const path = paths.get(at * 3 + sign + 1);
+        if (!path) continue;
+        context.globalAlpha = OPACITY[at];
+        context.lineWidth = width;
+        context.strokeStyle = stroke(sign);
+        context.stroke(path);
+      }
+    });
+  }
+
+  const isSquare = (kind) => kind === "embed" || kind === "pos_embed" || kind === "mlp" || kind === "logits" || kind === "attention" || kind === "head";
+
+  function shape(context, i, grow = 0) {
+    const kind = graph.nodes.kind[i];
+    const { x, y, pitch } = laid;
+    const least = kind === "stream_mid" ? 0.16 : 0.24;
+    const size = pitch * (kind === "logits" ? 0.5 : least + (kind === "stream_mid" ? 0.1 : 0.24) * Math.sqrt(graph.nodes.influence[i] / most)) + grow;
+    context.beginPath();
+    if (kind === "error" || kind === "bias") {
+      context.moveTo(x[i], y[i] - 1.25 * size);
+      context.lineTo(x[i] + 1.25 * size, y[i]);
+      context.lineTo(x[i], y[i] + 1.25 * size);
+      context.lineTo(x[i] - 1.25 * size, y[i]);
+      context.closePath();
+    } else if (isSquare(kind)) context.rect(x[i] - size, y[i] - size, 2 * size, 2 * size);
+    else context.arc(x[i], y[i], size, 0, 2 * Math.PI);
+    return size;
+  }
+
+  function paintNode(context, i) {
+    const kind = graph.nodes.kind[i];
+    const value = graph.effects[i];
+    const size = shape(context, i);
+    const plain = kind === "error" || kind === "bias";
+    const color = plain ? colors["ink-3"] : kind === "embed" || kind === "pos_embed" ? colors.ink : !graph.signed && kind !== "logits" ? colors.seq : value === 0 ? colors["ink-3"] : stroke(value < 0 ? -1 : 1);
+    context.globalAlpha = drawn.reached[i] || state.pinned.has(i) ? 1 : 0.28;
+    context.fillStyle = plain || kind === "mlp" || kind === "stream_mid" ? colors.paper : color;
+    context.strokeStyle = color;
+    context.lineWidth = 1.1;
+    context.fill();
+    context.stroke();
+    if (kind === "error") {
+      // hatched: what no feature accounts for
+      context.save();
+      context.clip();
+      context.lineWidth = 0.8;
+      context.beginPath();
+      for (let at = -2 * size; at < 2.5 * size; at += 2.4) {
+        context.moveTo(laid.x[i] + at - 1.25 * size, laid.y[i] + 1.25 * size);
+        context.lineTo(laid.x[i] + at + 1.25 * size, laid.y[i] - 1.25 * size);
+      }
+      context.stroke();
+      context.restore();
+    }
+    if (state.pinned.has(i)) {
+      shape(context, i, 3);
+      context.strokeStyle = colors.ink;
+      context.lineWidth = 1.6;
+      context.stroke();
+    }
+  }
+
+  function clipped(context, text, room) {
+    if (context.measureText(text).width <= room) return text;
+    let end = Math.max(1, Math.floor((text.length * room) / context.measureText(text).width));
+    while (end > 1 && context.measureText(`${text.slice(0, end)}…`).width > room) end--;
+    return `${text.slice(0, end)}…`;
+  }
+
+  function paintNodes() {
+    const context = layers[1].getContext("2d");
+    context.clearRect(0, 0, laid.width, laid.height);
+    context.globalAlpha = 1;
+    const sans = variable("--sans");
+    const mono = variable("--mono");
+    context.textBaseline = "middle";
+    context.font = `11px ${sans}`;
+    context.fillStyle = colors["ink-3"];
+    context.textAlign = "right";
+    const last = laid.rows.length ? laid.rows[laid.rows.length - 1] : null;
+    const every = Math.ceil(14 / Math.max(1, laid.rows.length > 1 ? laid.rows[0].y - laid.rows[1].y : 14));
+    laid.rows.forEach(({ layer, y }, r) => {
+      const name = layer < 0 ? "embed" : last && layer === last.layer && graph.sinks.some((i) => graph.nodes.layer[i] === layer && graph.nodes.kind[i] === "logits") ? "logits" : String(layer);
+      if (r % every === 0 || r === laid.rows.length - 1) context.fillText(name, 38, y);
+    });
+    // the tokens, upright where they have the room
+    context.fillStyle = colors["ink-2"];
+    context.font = `12px ${mono}`;
+    for (const { pos, x, width } of laid.columns) {
+      const text = pos < 0 ? "all" : tokens[pos].visible;
+      context.save();
+      context.translate(x, laid.foot + 10);
+      if (context.measureText(text).width > width - 6) {
+        context.rotate(-Math.PI / 3);
+        context.textAlign = "right";
+        context.fillText(clipped(context, text, 66), 0, 0);
+      } else {
+        context.textAlign = "center";
+        context.fillText(text, 0, 4);
+      }
+      context.restore();
+    }
+    const rowOf = new Map();
+    for (let i = 0; i < graph.size; i++) {
+      if (!drawn.nodes[i]) continue;
+      paintNode(context, i);
+      const key = `${laid.y[i]} ${graph.nodes.pos[i]}`;
+      rowOf.set(key, (rowOf.get(key) ?? 0) + 1);
+    }
+    // names where a node stands alone in its line, on the side that is free
+    context.font = `${Math.max(9, Math.min(11, laid.pitch))}px ${sans}`;
+    context.textAlign = "left";
+    context.fillStyle = colors["ink-2"];
+    context.globalAlpha = 1;
+    const widthOf = new Map(laid.columns.map(({ pos, width }) => [pos, width]));
+    for (let i = 0; i < graph.size; i++) {
+      if (!drawn.reached[i] || !["stream", "feature", "neuron", "logits"].includes(graph.nodes.kind[i])) continue;
+      if (rowOf.get(`${laid.y[i]} ${graph.nodes.pos[i]}`) > 1 && graph.nodes.kind[i] !== "logits") continue;
+      const room = widthOf.get(graph.nodes.pos[i] ?? -1) / 2 - laid.pitch * 0.5;
+      const text = label(i);
+      if (!text || room < 20) continue;
+      if (graph.nodes.kind[i] === "logits" && rowOf.get(`${laid.y[i]} ${graph.nodes.pos[i]}`) > 1) continue;
+      context.fillText(clipped(context, text, room), laid.x[i] + laid.pitch * 0.65, laid.y[i]);
+    }
+  }
+
+  function paintOver() {
+    const context = overCanvas.getContext("2d");
+    context.clearRect(0, 0, laid.width, laid.height);
+    const looked = hovered ?? state.selected;
+    edgeCanvas.classList.toggle("far", looked !== null || hoveredEdge !== null);
+    const listed = looked === null ? (hoveredEdge === null ? [] : [hoveredEdge]) : drawn.edges.filter((e) => graph.edges.source[e] === looked || graph.edges.target[e] === looked);
+    const ends = new Set();
+    for (const e of listed) {
+      context.globalAlpha = 0.95;
+      context.lineWidth = WIDTHS[bucket(graph.strength[e])] + 0.5;
+      context.strokeStyle = stroke(graph.signs[e]);
+      const path = new Path2D();
+      curve(path, e);
+      context.stroke(path);
+      ends.add(graph.edges.source[e]).add(graph.edges.target[e]);
+    }
+    context.globalAlpha = 1;
+    for (const i of ends) if (drawn.nodes[i]) paintNode(context, i);
+    for (const i of new Set([hovered, state.selected])) {
+      if (i === null || Number.isNaN(laid.x[i])) continue;
+      paintNode(context, i);
+      shape(context, i, 4);
+      context.strokeStyle = colors.seq;
+      context.lineWidth = 2.4;
+      context.stroke();
+    }
+  }
+
+  const queue = () => {
+    if (queued) return;
+    queued = true;
+    requestAnimationFrame(() => {
+      queued = false;
+      paintOver();
+    });
+  };
+
+  function paint() {
+    colors = Object.fromEntries(["target", "foil", "seq", "ink", "ink-2", "ink-3", "paper"].map((name) => [name, variable(`--${name}`)]));
+    if (!drawn || !scroller.isConnected) return;
+    prepare();
+    paintEdges();
+    paintNodes();
+    paintOver();
+  }
+
+  function nodeAt(px, py) {
+    let [best, nearest] = [null, NEAR * NEAR];
+    for (let i = 0; i < graph.size; i++) {
+      if (!drawn.nodes[i]) continue;
+      const away = (laid.x[i] - px) ** 2 + (laid.y[i] - py) ** 2;
+      if (away < nearest) [best, nearest] = [i, away];
+    }
+    return best;
+  }
+
+  function edgeAt(px, py) {
+    const { x, y } = laid;
+    const listed = state.selected === null ? drawn.edges : drawn.edges.filter((e) => graph.edges.source[e] === state.selected || graph.edges.target[e] === state.selected);
+    let [best, nearest] = [null, NEAR_EDGE];
+    for (const e of listed) {
+      const [from, to] = [graph.edges.source[e], graph.edges.target[e]];
+      const [low, high] = [Math.max(y[from], y[to]), Math.min(y[from], y[to])];
+      if (py > low + 2 || py < high - 2) continue;
+      // the curve falls steadily, so that one height meets it once: y(t) = a + (b - a)(1.5 t - 1.5 t² + t³)
+      const want = y[from] === y[to] ? 0.5 : (py - y[from]) / (y[to] - y[from]);
+      let [a, b] = [0, 1];
+      for (let n = 0; n < 12; n++) {
+        const t = (a + b) / 2;
+        if (1.5 * t - 1.5 * t * t + t * t * t < want) a = t;
+        else b = t;
+      }
+      const t = (a + b) / 2;
+      const at = x[from] + (x[to] - x[from]) * (3 * t * t - 2 * t * t * t);
+      const away = Math.abs(at - px) - bucket(graph.strength[e]) / 4;
+      if (away < nearest) [best, nearest] = [e, away];
+    }
+    return best;
+  }
+
+  const at = (event) => {
+    const box = overCanvas.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  };
+  overCanvas.addEventListener("pointermove", (event) => {
+    const found = nodeAt(...at(event));
+    const edge = found === null ? edgeAt(...at(event)) : null;
+    if (found !== hovered || edge !== hoveredEdge) {
+      [hovered, hoveredEdge] = [found, edge];
+      queue();
+    }
+    if (found !== null) showTip(tip(found), event.clientX, event.clientY);
+    else if (edge !== null) showTip(edgeTip(edge), event.clientX, event.clientY);
+    else hideTip();
+  });
+  overCanvas.addEventListener("pointerleave", () => {
+    hovered = hoveredEdge = null;
+    hideTip();
+    queue();
+  });
+  overCanvas.addEventListener("click", (event) => {
+    const found = nodeAt(...at(event));
+    if (found !== null && (event.ctrlKey || event.metaKey || event.shiftKey)) onPin(found);
+    else onSelect(found);
+  });
+
+  function neighbour(key) {
+    const { selected } = state;
+    const listed = [...drawn.nodes.keys()].filter((i) => drawn.nodes[i]);
+    if (selected === null || !drawn.nodes[selected]) return graph.sinks.find((i) => drawn.nodes[i]) ?? listed[0] ?? null;
+    if (key === "ArrowUp" || key === "ArrowDown") {
+      const [edges, end] = key === "ArrowUp" ? [graph.out[selected], "target"] : [graph.into[selected], "source"];
+      const here = new Set(drawn.edges);
+      const edge = edges.find((e) => here.has(e));
+      return edge === undefined ? selected : graph.edges[end][edge];
+    }
+    const row = listed.filter((i) => laid.y[i] === laid.y[selected]).sort((a, b) => laid.x[a] - laid.x[b]);
+    return row[row.indexOf(selected) + (key === "ArrowRight" ? 1 : -1)] ?? selected;
+  }
+  scroller.addEventListener("keydown", (event) => {
+    if (event.key.startsWith("Arrow")) {
+      event.preventDefault();
+      const to = neighbour(event.key);
+      if (to !== null) onSelect(to);
+    } else if (event.key === "Escape") onSelect(null);
+    else if (event.key === "p" && state.selected !== null && !event.ctrlKey && !event.metaKey) onPin(state.selected);
+    else return;
+    if (state.selected !== null) live.textContent = say(state.selected);
+  });
+
+  let wide = 0;
+  new ResizeObserver(() => {
+    if (scroller.clientWidth === wide) return;
+    wide = scroller.clientWidth;
+    paint();
+  }).observe(scroller);
+  painted(paint);
+
+  return {
+    element,
+    draw(next, chosen) {
+      const same = next === drawn && chosen.pinned === state.pinned;
+      [drawn, state] = [next, chosen];
+      if (same) paintOver();
+      else paint();
+    },
+    /** Where a node stands, in pixels of the graph. */
+    where: (i) => [laid.x[i], laid.y[i]],
+  };
+}
