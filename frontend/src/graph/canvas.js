@@ -12,12 +12,15 @@ const NEAR = 11; // pixels within which a node is meant, and an edge
 const NEAR_EDGE = 4;
 const SIGNS = [0, -1, 1];
 
-const bucket = (strength) => Math.min(WIDTHS.length - 1, Math.floor(WIDTHS.length * Math.sqrt(strength)));
+const AT_ONCE = [Infinity, Infinity, Infinity, 16, 16, 16]; // in a stroke: wide ones that cross are slow to fill together
+const IN_MOTION = 4000; // edges drawn while a slider moves; the faintest follow when it rests
+const REST = 140; // milliseconds
+const LEGIBLE = 34; // pixels of a name that is cut off
 
 /**
  * options: graph, tokens [{visible}], label(i) → text, tip(i) and edgeTip(e) → nodes,
  *   onSelect(i | null), onPin(i), say(i) → text read aloud
- * Returns {element, draw(drawn, {selected, pinned}), neighbours: none, where(i)}.
+ * Returns {element, draw(drawn, {selected, pinned}, inMotion), where(i)}.
  */
 export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect, onPin }) {
   const layers = ["edges", "nodes", "over"].map((name) => h("canvas", { class: `graph-${name}`, "aria-hidden": "true" }));
@@ -36,8 +39,15 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
     hovered = null,
     hoveredEdge = null,
     queued = false,
+    resting = 0,
     colors = {};
   const most = Math.max(...graph.nodes.influence, 1e-30);
+  // Of shares that a stream takes over nearly whole, those from another position are what there is to see.
+  const step = graph.edges.source.map((source, e) => {
+    const level = Math.min(WIDTHS.length - 1, Math.floor(WIDTHS.length * Math.sqrt(graph.strength[e])));
+    const moves = !graph.signed && graph.nodes.pos[source] !== graph.nodes.pos[graph.edges.target[e]];
+    return moves ? Math.min(WIDTHS.length - 1, level + 2) : level;
+  });
 
   function prepare() {
     const room = scroller.clientWidth || 900;
@@ -64,25 +74,28 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
 
   const stroke = (sign) => (sign === 0 ? colors.seq : sign < 0 ? colors.foil : colors.target);
 
-  function paintEdges() {
+  /** Draws the faintest first; in motion only as many of the strongest as are drawn at once. Returns whether that is all. */
+  function paintEdges(inMotion) {
     const context = edgeCanvas.getContext("2d");
     context.clearRect(0, 0, laid.width, laid.height);
-    const paths = new Map();
-    for (const e of drawn.edges) {
-      const key = bucket(graph.strength[e]) * 3 + graph.signs[e] + 1;
-      if (!paths.has(key)) paths.set(key, new Path2D());
-      curve(paths.get(key), e);
-    }
-    WIDTHS.forEach((width, at) => {
-      for (const sign of SIGNS) {
-        const path = paths.get(at * 3 + sign + 1);
-        if (!path) continue;
-        context.globalAlpha = OPACITY[at];
-        context.lineWidth = width;
+    const alike = WIDTHS.map(() => new Map(SIGNS.map((sign) => [sign, []])));
+    for (const e of drawn.edges) alike[step[e]].get(graph.signs[e]).push(e);
+    const sizes = alike.map((bySign) => [...bySign.values()].reduce((sum, { length }) => sum + length, 0));
+    let from = 0;
+    while (inMotion && from < WIDTHS.length - 1 && sizes.slice(from).reduce((a, b) => a + b, 0) > IN_MOTION) from++;
+    for (let at = from; at < WIDTHS.length; at++) {
+      context.globalAlpha = OPACITY[at];
+      context.lineWidth = WIDTHS[at];
+      for (const [sign, listed] of alike[at]) {
         context.strokeStyle = stroke(sign);
-        context.stroke(path);
+        for (let start = 0; start < listed.length; start += AT_ONCE[at]) {
+          const path = new Path2D();
+          for (const e of listed.slice(start, start + AT_ONCE[at])) curve(path, e);
+          context.stroke(path);
+        }
       }
-    });
+    }
+    return from === 0;
   }
 
   const isSquare = (kind) => kind === "embed" || kind === "pos_embed" || kind === "mlp" || kind === "logits" || kind === "attention" || kind === "head";
@@ -185,18 +198,28 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
       rowOf.set(key, (rowOf.get(key) ?? 0) + 1);
     }
     // names where a node stands alone in its line, on the side that is free
-    context.font = `${Math.max(9, Math.min(11, laid.pitch))}px ${sans}`;
+    context.font = `${Math.max(10, Math.min(11, laid.pitch))}px ${sans}`;
     context.textAlign = "left";
     context.fillStyle = colors["ink-2"];
     context.globalAlpha = 1;
+    const logits = [...drawn.nodes.keys()].filter((i) => drawn.nodes[i] && graph.nodes.kind[i] === "logits");
+    for (const i of logits) {
+      context.save();
+      context.translate(laid.x[i], laid.y[i] - laid.pitch * 0.75);
+      context.font = `12px ${mono}`;
+      context.fillStyle = colors.ink;
+      context.textAlign = "right";
+      if (logits.length > 1) context.rotate(Math.PI / 4);
+      context.fillText(clipped(context, label(i), logits.length > 1 ? 66 : 150), logits.length > 1 ? 0 : laid.pitch, logits.length > 1 ? 0 : -5);
+      context.restore();
+    }
     const widthOf = new Map(laid.columns.map(({ pos, width }) => [pos, width]));
     for (let i = 0; i < graph.size; i++) {
-      if (!drawn.reached[i] || !["stream", "feature", "neuron", "logits"].includes(graph.nodes.kind[i])) continue;
-      if (rowOf.get(`${laid.y[i]} ${graph.nodes.pos[i]}`) > 1 && graph.nodes.kind[i] !== "logits") continue;
+      if (!drawn.reached[i] || !["stream", "feature", "neuron"].includes(graph.nodes.kind[i])) continue;
+      if (rowOf.get(`${laid.y[i]} ${graph.nodes.pos[i]}`) > 1) continue;
       const room = widthOf.get(graph.nodes.pos[i] ?? -1) / 2 - laid.pitch * 0.5;
       const text = label(i);
-      if (!text || room < 20) continue;
-      if (graph.nodes.kind[i] === "logits" && rowOf.get(`${laid.y[i]} ${graph.nodes.pos[i]}`) > 1) continue;
+      if (!text || (room < LEGIBLE && context.measureText(text).width > room)) continue;
       context.fillText(clipped(context, text, room), laid.x[i] + laid.pitch * 0.65, laid.y[i]);
     }
   }
@@ -204,13 +227,14 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
   function paintOver() {
     const context = overCanvas.getContext("2d");
     context.clearRect(0, 0, laid.width, laid.height);
-    const looked = hovered ?? state.selected;
+    const chosen = state.selected !== null && drawn.nodes[state.selected] ? state.selected : null;
+    const looked = hovered ?? chosen;
     edgeCanvas.classList.toggle("far", looked !== null || hoveredEdge !== null);
     const listed = looked === null ? (hoveredEdge === null ? [] : [hoveredEdge]) : drawn.edges.filter((e) => graph.edges.source[e] === looked || graph.edges.target[e] === looked);
     const ends = new Set();
     for (const e of listed) {
       context.globalAlpha = 0.95;
-      context.lineWidth = WIDTHS[bucket(graph.strength[e])] + 0.5;
+      context.lineWidth = WIDTHS[step[e]] + 0.5;
       context.strokeStyle = stroke(graph.signs[e]);
       const path = new Path2D();
       curve(path, e);
@@ -219,7 +243,7 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
     }
     context.globalAlpha = 1;
     for (const i of ends) if (drawn.nodes[i]) paintNode(context, i);
-    for (const i of new Set([hovered, state.selected])) {
+    for (const i of new Set([hovered, chosen])) {
       if (i === null || Number.isNaN(laid.x[i])) continue;
       paintNode(context, i);
       shape(context, i, 4);
@@ -238,11 +262,12 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
     });
   };
 
-  function paint() {
+  function paint(inMotion = false) {
+    clearTimeout(resting);
     colors = Object.fromEntries(["target", "foil", "seq", "ink", "ink-2", "ink-3", "paper"].map((name) => [name, variable(`--${name}`)]));
     if (!drawn || !scroller.isConnected) return;
     prepare();
-    paintEdges();
+    if (!paintEdges(inMotion)) resting = setTimeout(() => paintEdges(false), REST);
     paintNodes();
     paintOver();
   }
@@ -275,7 +300,7 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
       }
       const t = (a + b) / 2;
       const at = x[from] + (x[to] - x[from]) * (3 * t * t - 2 * t * t * t);
-      const away = Math.abs(at - px) - bucket(graph.strength[e]) / 4;
+      const away = Math.abs(at - px) - WIDTHS[step[e]] / 2;
       if (away < nearest) [best, nearest] = [e, away];
     }
     return best;
@@ -337,15 +362,16 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
     wide = scroller.clientWidth;
     paint();
   }).observe(scroller);
-  painted(paint);
+  painted(() => paint());
 
   return {
     element,
-    draw(next, chosen) {
+    /** `inMotion` while a slider moves. */
+    draw(next, chosen, inMotion) {
       const same = next === drawn && chosen.pinned === state.pinned;
       [drawn, state] = [next, chosen];
       if (same) paintOver();
-      else paint();
+      else paint(inMotion);
     },
     /** Where a node stands, in pixels of the graph. */
     where: (i) => [laid.x[i], laid.y[i]],

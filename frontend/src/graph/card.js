@@ -108,6 +108,7 @@ export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
         h("h3", { class: "node-name" }, nodes.name[i]),
         h("button", { type: "button", class: "plain", "aria-pressed": String(pinned), on: { click: () => onPin(i) } }, pinned ? "unpin" : "pin"),
       ),
+      isShown(i) ? null : h("p", { class: "note" }, "Hidden by the sliders, or leads to no target that they show."),
       nodes.text[i] ? h("p", { class: "node-text" }, tokenText(see(nodes.text[i]))) : null,
       h("dl", { class: "node-numbers" }, numbers(i).map(([name, value]) => [h("dt", {}, name), h("dd", { class: "num" }, value)])),
       h("div", { class: "word-sides" }, chips(nodes.words[i]?.down.length ? "raises" : "reads as", nodes.words[i]?.up, 1), chips("lowers", nodes.words[i]?.down, -1)),
@@ -117,7 +118,39 @@ export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
     );
   }
 
+  const plain = (i) => nodes.kind[i] === "error" || nodes.kind[i] === "bias";
+  const sideOf = (i) => (plain(i) ? "unexplained" : !graph.signed || graph.effects[i] === 0 ? "seq" : graph.effects[i] < 0 ? "foil" : "target");
+
+  // What moves from one position to another: of streams without a sign the rest is nearly all the way up.
+  function moves() {
+    const reach = (e) => nodes.influence[edges.target[e]] * graph.strength[e];
+    const best = edges.source.map((_, e) => e).filter((e) => nodes.pos[edges.source[e]] !== nodes.pos[edges.target[e]]);
+    best.sort((a, b) => reach(b) - reach(a));
+    const most = reach(best[0]) || 1;
+    return [
+      h("h3", {}, "What moves between positions"),
+      h("p", { class: "note" }, "By the part of all routes that goes along it."),
+      h(
+        "ol",
+        { class: "bars edges graph-edge-list" },
+        best.slice(0, 12).map((e) => {
+          const go = () => onSelect(edges.target[e]);
+          return h(
+            "li",
+            { class: "link", tabindex: 0, on: { click: go, keydown: (event) => event.key === "Enter" && go() } },
+            h("span", { class: "bar-name" }, place(edges.source[e]), " → ", place(edges.target[e])),
+            h("span", { class: "bar-track" }, h("span", { class: "bar seq", style: { width: `${(100 * reach(e)) / most}%` } })),
+            h("span", { class: "bar-value" }, percent(reach(e))),
+            h("span", { class: "edge-heads faint" }, `layer ${nodes.layer[edges.target[e]]}, through ${heads(e)}`),
+          );
+        }),
+      ),
+    ];
+  }
+
   function overview() {
+    const walk = h("p", { class: "note" }, "Click a node for its card; Shift-click or p pins it. Arrow keys walk along edges and rows.");
+    if (!graph.signed && edges.source.some((source, e) => nodes.pos[source] !== nodes.pos[edges.target[e]])) return [moves(), walk];
     const best = nodes.influence.map((_, i) => i).filter((i) => !graph.always[i]).sort((a, b) => nodes.influence[b] - nodes.influence[a]).slice(0, 14);
     const most = Math.max(...best.map((i) => nodes.influence[i]), 1e-30);
     return [
@@ -130,12 +163,12 @@ export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
             "li",
             { class: "link", tabindex: 0, on: { click: () => onSelect(i), keydown: (event) => event.key === "Enter" && onSelect(i) } },
             h("span", { class: "bar-name", title: named(i) }, h("span", { class: "mono" }, nodes.name[i]), nodes.text[i] ? h("span", { class: "faint" }, " ", tokenText(see(nodes.text[i]))) : null),
-            h("span", { class: "bar-track" }, h("span", { class: `bar ${graph.effects[i] === 0 || !graph.signed ? "seq" : graph.effects[i] < 0 ? "foil" : "target"}`, style: { width: `${(100 * nodes.influence[i]) / most}%` } })),
+            h("span", { class: "bar-track" }, h("span", { class: `bar ${sideOf(i)}`, style: { width: `${(100 * nodes.influence[i]) / most}%` } })),
             h("span", { class: "bar-value" }, number(nodes.influence[i])),
           ),
         ),
       ),
-      h("p", { class: "note" }, "Click a node for its card; Shift-click or p pins it. Arrow keys walk along edges and rows."),
+      walk,
     ];
   }
 

@@ -2,12 +2,15 @@
 
 const LEFT = 46; // room for the layers' names
 const RIGHT = 18;
-const TOP = 34;
+const TOP = 30;
+const LOGITS = 20; // between logits, whose names stand at a slant
+const NAMES = 44; // and above, for the names of several logits
 const BOTTOM = 74; // room for the tokens
 const NARROWEST = 26; // a column
-const TALLEST = 1000; // of all rows, unless lines would be closer than that
-const PITCH = [8, 13]; // between lines of nodes, from the closest to the widest
-const BETWEEN = 1.1; // lines left free between rows
+const TALLEST = 1150; // of all rows, unless lines would be closer than that
+const PITCH = [9, 13]; // between lines of nodes, from the closest to the widest
+const BETWEEN = [1.1, 3.6]; // lines left free between rows
+const LOWEST = 430; // of all rows, if there is so much to leave free
 const ALL_COLUMNS = 40; // of a longer prompt only positions from which something is shown have a column
 
 // In a row of streams the one after attention stands lowest, the MLP above it to the side, the one after both on top.
@@ -55,16 +58,19 @@ export function layout({ nodes, size }, drawn, nTokens, room) {
     });
     return Array.from(lines, (count) => count ?? 0);
   });
-  const total = linesOf.flat().reduce((a, b) => a + b, 0) + BETWEEN * layers.length;
+  const lines = linesOf.flat().reduce((a, b) => a + b, 0);
+  const between = Math.max(BETWEEN[0], Math.min(BETWEEN[1], (LOWEST / PITCH[1] - lines) / layers.length));
+  const total = lines + between * layers.length;
   const pitch = Math.max(PITCH[0], Math.min(PITCH[1], TALLEST / total));
-  const height = TOP + BOTTOM + total * pitch;
+  const several = drawn.nodes.reduce((sum, on, i) => sum + (on && nodes.kind[i] === "logits" ? 1 : 0), 0) > 1;
+  const height = TOP + (several ? NAMES : 0) + BOTTOM + total * pitch;
   const [x, y] = [new Float32Array(size).fill(NaN), new Float32Array(size).fill(NaN)];
   const rows = [];
   let bottom = height - BOTTOM;
   layers.forEach((layer, r) => {
     const levels = linesOf[r];
     const tall = levels.reduce((a, b) => a + b, 0) * pitch;
-    rows.push({ layer, y: bottom - tall / 2, top: bottom - tall - (BETWEEN * pitch) / 2, bottom: bottom + (BETWEEN * pitch) / 2 });
+    rows.push({ layer, y: bottom - tall / 2 });
     const from = levels.map((_, level) => levels.slice(0, level).reduce((a, b) => a + b, 0));
     for (const column of columns) {
       for (const [level, list] of cells.get(`${layer} ${column.pos}`) ?? []) {
@@ -73,14 +79,14 @@ export function layout({ nodes, size }, drawn, nTokens, room) {
         list.forEach((i, at) => {
           const line = Math.floor(at / most);
           const here = Math.min(most, list.length - line * most);
-          const step = Math.min(PITCH[1], (column.width - 6) / here);
+          const step = Math.min(nodes.kind[i] === "logits" ? LOGITS : PITCH[1], (column.width - 6) / here);
           const aside = nodes.kind[i] === "mlp" && levels.length > 1 ? 0.85 * pitch : 0;
           x[i] = column.x + aside + ((at % most) - (here - 1) / 2) * step;
           y[i] = bottom - (from[level] + line + 0.5) * pitch;
         });
       }
     }
-    bottom -= tall + BETWEEN * pitch;
+    bottom -= tall + between * pitch;
   });
   return { x, y, columns, rows, width: left + RIGHT, height, pitch, foot: height - BOTTOM };
 }

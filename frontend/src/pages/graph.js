@@ -27,7 +27,7 @@ function sections(doc) {
   const begun = {
     node: doc.thresholds.node,
     edge: doc.thresholds.edge,
-    pinned: new Set(doc.supernodes.flatMap(({ nodes }) => nodes)),
+    pinned: new Set(doc.supernodes.length ? [...doc.supernodes.flatMap(({ nodes }) => nodes), ...graph.sinks] : []),
     groups: doc.supernodes.map(({ name, nodes }) => ({ name, nodes })),
     selected: null,
   };
@@ -77,13 +77,24 @@ function sections(doc) {
     if (drawn === null || "node" in changed || "edge" in changed || "pinned" in changed) drawn = shown(graph, state, state.pinned);
     nodeSlider.tell(state.node, `${count(drawn.count)} of ${count(graph.size)}`);
     edgeSlider.tell(state.edge, `${count(drawn.edges.length)} of ${count(doc.edges.source.length)}`);
-    canvas.draw(drawn, state);
+    canvas.draw(drawn, state, "node" in changed || "edge" in changed);
     if ("pinned" in changed || "groups" in changed) pins.show(state.pinned, state.groups);
     card.show(state.selected);
   }
 
-  const nodeSlider = slider("nodes", linear("of the influence"), (node) => change({ node }));
-  const edgeSlider = slider("edges", doc.about.edge_slider === "weight" ? byWeight(doc) : linear("of the weight"), (edge) => change({ edge }));
+  // a slider may speak more often than the screen is drawn
+  let moving = null;
+  function move(next) {
+    if (moving === null)
+      requestAnimationFrame(() => {
+        const to = moving;
+        moving = null;
+        change(to);
+      });
+    moving = { ...moving, ...next };
+  }
+  const nodeSlider = slider("nodes", linear("of the influence"), (node) => move({ node }));
+  const edgeSlider = slider("edges", doc.about.edge_slider === "weight" ? byWeight(doc) : linear("of the weight"), (edge) => move({ edge }));
   addEventListener("hashchange", () => {
     state = read(location.hash.slice(1), graph.size, begun);
     show({ node: state.node, pinned: state.pinned, groups: state.groups });
