@@ -35,7 +35,7 @@ def flow_graph_document(
     prompt: PromptsLike,
     *,
     threshold: float = 0.04,
-    least: float = 0.01,
+    least: float | None = None,
     pos: int = -1,
     k: int = 6,
     progress: bool = False,
@@ -51,7 +51,7 @@ def flow_graph_document(
     threshold
         Where the slider of edges starts: lighter edges are hidden. The paper shows 0.04.
     least
-        Edges of at most this weight are not in the graph at all.
+        Edges of at most this weight are not in the graph at all; by default 0.01, or ``threshold`` if that is less.
     pos
         The position whose prediction is explained.
     k
@@ -84,6 +84,7 @@ def flow_graph_document(
     tokens = model.tokens(prompt)
     if len(tokens) != 1:
         raise CasebackError(f"{len(tokens)} prompts given: expected one")
+    least = min(0.01, threshold) if least is None else least
     if not 0 <= least <= threshold < 1:
         raise OutOfRange(f"least={least}, threshold={threshold}: expected 0 <= least <= threshold < 1")
     routes = flow_routes(model, tokens, threshold=least, renormalise=False, pos=pos, progress=progress)
