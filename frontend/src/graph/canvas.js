@@ -11,6 +11,7 @@ const OPACITY = [0.1, 0.16, 0.26, 0.42, 0.62, 0.85];
 const NEAR = 11; // pixels within which a node is meant, and an edge
 const NEAR_EDGE = 4;
 const SIGNS = [0, -1, 1];
+const COLORS = "target foil seq ink ink-2 ink-3 paper".split(" ");
 
 const AT_ONCE = [Infinity, Infinity, Infinity, 16, 16, 16]; // in a stroke: wide ones that cross are slow to fill together
 const IN_MOTION = 4000; // edges drawn while a slider moves; the faintest follow when it rests
@@ -264,7 +265,7 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
 
   function paint(inMotion = false) {
     clearTimeout(resting);
-    colors = Object.fromEntries(["target", "foil", "seq", "ink", "ink-2", "ink-3", "paper"].map((name) => [name, variable(`--${name}`)]));
+    colors = Object.fromEntries(COLORS.map((name) => [name, variable(`--${name}`)]));
     if (!drawn || !scroller.isConnected) return;
     prepare();
     if (!paintEdges(inMotion)) resting = setTimeout(() => paintEdges(false), REST);
@@ -337,10 +338,10 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
     const listed = [...drawn.nodes.keys()].filter((i) => drawn.nodes[i]);
     if (selected === null || !drawn.nodes[selected]) return graph.sinks.find((i) => drawn.nodes[i]) ?? listed[0] ?? null;
     if (key === "ArrowUp" || key === "ArrowDown") {
-      const [edges, end] = key === "ArrowUp" ? [graph.out[selected], "target"] : [graph.into[selected], "source"];
+      const up = key === "ArrowUp";
       const here = new Set(drawn.edges);
-      const edge = edges.find((e) => here.has(e));
-      return edge === undefined ? selected : graph.edges[end][edge];
+      const edge = (up ? graph.out : graph.into)[selected].find((e) => here.has(e));
+      return edge === undefined ? selected : (up ? graph.edges.target : graph.edges.source)[edge];
     }
     const row = listed.filter((i) => laid.y[i] === laid.y[selected]).sort((a, b) => laid.x[a] - laid.x[b]);
     return row[row.indexOf(selected) + (key === "ArrowRight" ? 1 : -1)] ?? selected;

@@ -44,7 +44,8 @@ export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
 
   const heads = (e) => (edges.heads[e] ?? []).slice(0, NAMED).map(([name, share]) => `${name} ${percent(Math.abs(share))}`).join(", ");
 
-  function list(title, found, end) {
+  /** Edges with what is at their other `end`. */
+  function list(end, title, found) {
     if (!found.length) return null;
     const most = Math.max(...found.map((e) => Math.abs(edges.weight[e])), 1e-30);
     return [
@@ -113,8 +114,8 @@ export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
       h("dl", { class: "node-numbers" }, numbers(i).map(([name, value]) => [h("dt", {}, name), h("dd", { class: "num" }, value)])),
       h("div", { class: "word-sides" }, chips(nodes.words[i]?.down.length ? "raises" : "reads as", nodes.words[i]?.up, 1), chips("lowers", nodes.words[i]?.down, -1)),
       examples(i),
-      list("From", graph.into[i], "source"),
-      list("To", graph.out[i], "target"),
+      list("source", "From", graph.into[i]),
+      list("target", "To", graph.out[i]),
     );
   }
 

@@ -7,7 +7,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import prompt_of
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ids, Method, OfModel, OnePos, Output, Top
+from caseback.cli.options import Ids, Method, OfModel, OnePos, Output, Threshold, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
 
@@ -19,8 +19,8 @@ def graph(
     prompt: Annotated[str, Argument(help="The prompt, such as 'The Eiffel Tower is in'.", show_default=False)],
     of: OfModel = OfModel(),
     by: Method = Method("flow").worded(method="flow: information flow routes."),
-    threshold: Annotated[float, Option(help="Of flow: edges of lighter weight are hidden at first.")] = 0.04,
-    least: Annotated[float | None, Option(help="Of flow: edges of lighter weight are left out; by default 0.01.")] = None,
+    cut: Threshold = Threshold().worded(threshold="Of flow: lighter edges are hidden at first; by default 0.04."),
+    least: Annotated[float | None, Option(help="Of flow: lighter edges are left out; by default 0.01.")] = None,
     pos: OnePos = OnePos().worded(pos="The position whose prediction is explained; by default the last."),
     top: Top = Top(5).worded(top="How many of the strongest paths are listed."),
     ids: Ids = Ids(),
@@ -36,9 +36,8 @@ def graph(
         from caseback.views.text.graph import print_graph
 
         model = model_of(of)
-        document = flow_graph_document(
-            model, model.tokens([given]), threshold=threshold, least=least, pos=pos.pos, progress=True
-        )
+        how = {} if cut.threshold is None else {"threshold": cut.threshold}
+        document = flow_graph_document(model, model.tokens([given]), **how, least=least, pos=pos.pos, progress=True)
     answer(
         output,
         document,

@@ -135,11 +135,11 @@ def strongest_paths(document: Mapping[str, Any], most: int = 5) -> list[Path]:
         for i in into[node]:
             ways[edges["source"][i]] += [(shares[i] * way[0], node, at) for at, way in enumerate(ways[node])]
     begun = [(*way, node) for node in range(n_nodes) if not into[node] for way in ways[node] if way[1] >= 0]
-    found = []
+    paths = []
     for strength, following, at, node in heapq.nlargest(most, begun, key=lambda way: abs(way[0])):
         path = [node]
         while following >= 0:
             path.append(following)
             _, following, at = ways[following][at]
-        found.append(Path(tuple(path), float(strength)))
-    return [path for path in found if path.strength]
+        paths.append(Path(tuple(path), float(strength)))
+    return [path for path in paths if path.strength]

@@ -14,7 +14,7 @@ from caseback.views.page.data import rounded
 from caseback.views.page.page import Page
 from caseback.views.page.tables import table
 
-_ROWS = 60  # nodes, and edges, of the tables
+_LISTED = 60  # nodes, and edges, of the tables
 
 
 def _title(document: Mapping[str, Any]) -> str:
@@ -52,8 +52,8 @@ def _tables(document: Mapping[str, Any]) -> str:
         (visible(target["text"]), percent(target["probability"]), signed(target["weight"]))
         for target in document["targets"]
     ]
-    strongest = sorted(range(len(names)), key=lambda i: -nodes["influence"][i])[:_ROWS]
-    heaviest = sorted(range(len(edges["weight"])), key=lambda e: -abs(edges["weight"][e]))[:_ROWS]
+    strongest = sorted(range(len(names)), key=lambda i: -nodes["influence"][i])[:_LISTED]
+    heaviest = sorted(range(len(edges["weight"])), key=lambda e: -abs(edges["weight"][e]))[:_LISTED]
     scores = [(score["name"], number(score["value"]), score["words"]) for score in document["scores"]]
     tried = [
         (row["name"], number(row["factor"]), signed(row["predicted"]), signed(row["measured"]))

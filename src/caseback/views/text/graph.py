@@ -1,4 +1,4 @@
-"""The graph behind a prediction in the terminal: scores, warnings, the strongest nodes by layer and the strongest paths."""
+"""The graph behind a prediction in the terminal: scores, warnings, the strongest nodes of each layer and paths."""
 
 from __future__ import annotations
 
