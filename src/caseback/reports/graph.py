@@ -230,7 +230,15 @@ def graph_document(
     if k < 1:
         raise OutOfRange(f"k={k}: expected at least 1 prediction")
     for name, columns, needed in (("nodes", nodes, "influence"), ("edges", edges, "weight")):
-        _expect(isinstance(columns, Mapping) and needed in columns, f"whose {name} have no column {needed}", "one")
+        given = isinstance(columns, Mapping) and isinstance(columns.get(needed), Sequence)
+        _expect(given, f"whose {name} have no column {needed}", "one")
+    start = {"node": 0.8, "edge": 0.98} if thresholds is None else thresholds
+    for name, facts in (("about", about), ("thresholds", start)):
+        _expect(isinstance(facts, Mapping), f"whose {name} is {facts!r:.80}", "values by name")
+    rows = {"targets": targets, "scores": scores, "supernodes": supernodes}
+    rows |= {"interventions": interventions, "warnings": warnings}
+    for name, listed in rows.items():
+        _expect(isinstance(listed, list | tuple), f"whose {name} are {listed!r:.80}", "a list")
     nodes = {"share": cumulative_shares(nodes["influence"]), **nodes}
     edges = {"share": cumulative_shares(edges["weight"]), **edges}
     nothing = [None] * len(nodes["influence"])
@@ -248,13 +256,9 @@ def graph_document(
             {"text": model.token_text(i), "prob": p}
             for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ],
-        targets=list(targets),
         nodes=nodes,
         edges=edges,
-        thresholds={"node": 0.8, "edge": 0.98} if thresholds is None else dict(thresholds),
-        scores=list(scores),
-        supernodes=list(supernodes),
-        interventions=list(interventions),
-        warnings=list(warnings),
+        thresholds=dict(start),
+        **{name: list(listed) for name, listed in rows.items()},
         provenance=dict(model.provenance()),
     )

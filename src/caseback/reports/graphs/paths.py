@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from caseback.errors import CasebackError
-from caseback.reports.document import checked
+from caseback.errors import CasebackError, OutOfRange
+from caseback.reports.document import checked, drawn_from
 
 __all__ = ["Path", "effects", "from_the_top", "strongest_paths"]
 
@@ -28,19 +28,22 @@ class Path(NamedTuple):
 
 
 @checked
+@drawn_from("a graph", "graph_document")
 def from_the_top(n_nodes: int, sources: Sequence[int], targets: Sequence[int]) -> list[int]:
     """The nodes in an order in which each stands behind all that it feeds.
 
     Raises
     ------
     CasebackError
-        If edges form a circle.
+        If edges form a circle, or end nowhere.
 
     Examples
     --------
     >>> from_the_top(3, [0, 1], [1, 2])
     [2, 1, 0]
     """
+    if n_nodes < 0 or any(not 0 <= end < n_nodes for end in (*sources, *targets)):
+        raise CasebackError(f"edges between nodes that there are not: expected ends from 0 to {n_nodes - 1}")
     readers = np.bincount(np.asarray(sources, dtype=np.int64), minlength=n_nodes)
     feeding: list[list[int]] = [[] for _ in range(n_nodes)]
     for source, target in zip(sources, targets, strict=True):
@@ -82,6 +85,7 @@ def _explained(document: Mapping[str, Any]) -> dict[int, float]:
 
 
 @checked
+@drawn_from("a graph", "graph_document")
 def effects(document: Mapping[str, Any]) -> list[float]:
     """How each node bears on the targets: above 0 where it supports them, below 0 where it speaks against them.
 
@@ -94,6 +98,11 @@ def effects(document: Mapping[str, Any]) -> list[float]:
     -------
     list of float
         One number per node, v above; a target has its weight.
+
+    Raises
+    ------
+    CasebackError
+        For what is no graph.
     """
     edges, n_nodes = document["edges"], len(document["nodes"]["name"])
     value = np.zeros(n_nodes)
@@ -110,6 +119,7 @@ def effects(document: Mapping[str, Any]) -> list[float]:
 
 
 @checked
+@drawn_from("a graph", "graph_document")
 def strongest_paths(document: Mapping[str, Any], most: int = 5) -> list[Path]:
     """The strongest paths from nodes that nothing feeds to the targets, the strongest first.
 
@@ -119,7 +129,16 @@ def strongest_paths(document: Mapping[str, Any], most: int = 5) -> list[Path]:
         As for ``effects``.
     most
         How many paths.
+
+    Raises
+    ------
+    OutOfRange
+        For no paths.
+    CasebackError
+        For what is no graph.
     """
+    if most < 1:
+        raise OutOfRange(f"most={most}: expected at least 1 path")
     nodes, edges = document["nodes"], document["edges"]
     n_nodes = len(nodes["name"])
     # the best ways down from each node to a target: (strength, next node, which of its ways)
