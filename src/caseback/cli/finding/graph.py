@@ -19,7 +19,7 @@ def graph(
     prompt: Annotated[str, Argument(help="The prompt, such as 'The Eiffel Tower is in'.", show_default=False)],
     of: OfModel = OfModel(),
     by: Method = Method("flow").worded(method="flow: information flow routes."),
-    cut: Threshold = Threshold().worded(threshold="Of flow: lighter edges are hidden at first; by default 0.04."),
+    cut: Threshold = Threshold(0.04).worded(threshold="Of flow: lighter edges are hidden at first."),
     least: Annotated[float | None, Option(help="Of flow: lighter edges are left out; by default 0.01.")] = None,
     pos: OnePos = OnePos().worded(pos="The position whose prediction is explained; by default the last."),
     top: Top = Top(5).worded(top="How many of the strongest paths are listed."),
@@ -29,6 +29,7 @@ def graph(
     """Draw what led to a prediction: a graph by layer and position, with sliders, cards and pins."""
     if by.method not in METHODS:
         raise CasebackError(f"no method is called {by.method!r}. {did_you_mean(by.method, METHODS)}")
+    assert cut.threshold is not None
     given = prompt_of(prompt, ids.ids)
     with quiet():
         from caseback.reports.graphs.flow import flow_graph_document
@@ -36,8 +37,9 @@ def graph(
         from caseback.views.text.graph import print_graph
 
         model = model_of(of)
-        how = {} if cut.threshold is None else {"threshold": cut.threshold}
-        document = flow_graph_document(model, model.tokens([given]), **how, least=least, pos=pos.pos, progress=True)
+        document = flow_graph_document(
+            model, model.tokens([given]), threshold=cut.threshold, least=least, pos=pos.pos, progress=True
+        )
     answer(
         output,
         document,

@@ -102,7 +102,7 @@ def flow_graph_document(
     parts = _parts(model, routes)
     parts[(("stream", model.n_layers - 1, end), top)] = {"": 1.0}
     places = dict.fromkeys([top, *(node for ends in parts for node in reversed(ends))])
-    order = sorted(places, key=lambda node: (-node[1], list(_ORDER).index(node[0]), node[2]))
+    order = sorted(places, key=lambda node: (-node[1], _ORDER.index(node[0]), node[2]))
     number = {node: i for i, node in enumerate(order)}
     words = [_words(lens, node) for node in order]
     nodes: dict[str, Any] = {
@@ -149,7 +149,7 @@ def flow_graph_document(
 
 
 _Node = tuple[str, int, int]
-_ORDER = ("logits", "stream", "mlp", "stream_mid", "embed")
+_ORDER = ["logits", "stream", "mlp", "stream_mid", "embed"]
 
 
 def _name(node: _Node) -> str:
