@@ -10,6 +10,7 @@ const WIDTHS = [0.5, 0.7, 1, 1.5, 2.2, 3.2]; // of edges, by strength
 const OPACITY = [0.1, 0.16, 0.26, 0.42, 0.62, 0.85];
 const NEAR = 11; // pixels within which a node is meant, and an edge
 const NEAR_EDGE = 4;
+const EDGE = 40; // of the window, within which a node is out of sight
 const SIGNS = [0, -1, 1];
 const COLORS = "target foil seq ink ink-2 ink-3 paper".split(" ");
 
@@ -21,7 +22,7 @@ const LEGIBLE = 34; // pixels of a name that is cut off
 /**
  * options: graph, tokens [{visible}], label(i) → text, tip(i) and edgeTip(e) → nodes,
  *   onSelect(i | null), onPin(i), say(i) → text read aloud
- * Returns {element, draw(drawn, {selected, pinned}, inMotion), where(i)}.
+ * Returns {element, draw(drawn, {selected, pinned}, inMotion), lead(i), tell()}.
  */
 export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect, onPin }) {
   const layers = ["edges", "nodes", "over"].map((name) => h("canvas", { class: `graph-${name}`, "aria-hidden": "true" }));
@@ -350,12 +351,24 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
     if (event.key.startsWith("Arrow")) {
       event.preventDefault();
       const to = neighbour(event.key);
-      if (to !== null) onSelect(to);
-    } else if (event.key === "Escape") onSelect(null);
-    else if (event.key === "p" && state.selected !== null && !event.ctrlKey && !event.metaKey) onPin(state.selected);
-    else return;
-    if (state.selected !== null) live.textContent = say(state.selected);
+      if (to === null) return;
+      onSelect(to);
+      reveal(to);
+      tell();
+    }
   });
+
+  function reveal(i) {
+    if (!drawn.nodes[i]) return;
+    const at = stack.getBoundingClientRect().top + laid.y[i];
+    if (at < EDGE || at > innerHeight - EDGE) scrollBy({ top: at - innerHeight / 2 });
+    const [x, left, wide] = [laid.x[i], scroller.scrollLeft, scroller.clientWidth];
+    if (x < left || x > left + wide) scroller.scrollLeft = x - wide / 2;
+  }
+
+  const tell = () => {
+    if (state.selected !== null) live.textContent = say(state.selected);
+  };
 
   let wide = 0;
   new ResizeObserver(() => {
@@ -374,7 +387,12 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
       if (same) paintOver();
       else paint(inMotion);
     },
-    /** Where a node stands, in pixels of the graph. */
-    where: (i) => [laid.x[i], laid.y[i]],
+    /** Brings a node into the window, and the keys to the graph. */
+    lead(i) {
+      scroller.focus({ preventScroll: true });
+      reveal(i);
+    },
+    /** Reads the chosen node aloud. */
+    tell,
   };
 }

@@ -35,8 +35,9 @@ export function layout({ nodes, size }, drawn, nTokens, room) {
   const layers = [...new Set([...cells.keys()].map((key) => Number(key.split(" ")[0])))].sort((a, b) => a - b);
 
   // as wide as its fullest cell asks for, if there is room for all
-  const full = (pos) => Math.max(1, ...layers.flatMap((layer) => [...(cells.get(`${layer} ${pos}`)?.values() ?? [])].map((list) => list.length)));
-  const asked = positions.map((pos) => 10 + full(pos) * PITCH[1]);
+  const apart = (i) => (nodes.kind[i] === "logits" ? LOGITS : PITCH[1]);
+  const full = (pos) => Math.max(PITCH[1], ...layers.flatMap((layer) => [...(cells.get(`${layer} ${pos}`)?.values() ?? [])].map((list) => list.length * apart(list[0]))));
+  const asked = positions.map((pos) => 10 + full(pos));
   const inner = Math.max(room - LEFT - RIGHT, positions.length * NARROWEST);
   const sum = asked.reduce((a, b) => a + b, 0);
   const over = asked.map((width) => Math.max(0, width - NARROWEST));
@@ -79,7 +80,7 @@ export function layout({ nodes, size }, drawn, nTokens, room) {
         list.forEach((i, at) => {
           const line = Math.floor(at / most);
           const here = Math.min(most, list.length - line * most);
-          const step = Math.min(nodes.kind[i] === "logits" ? LOGITS : PITCH[1], (column.width - 6) / here);
+          const step = Math.min(apart(i), (column.width - 6) / here);
           const aside = nodes.kind[i] === "mlp" && levels.length > 1 ? 0.85 * pitch : 0;
           x[i] = column.x + aside + ((at % most) - (here - 1) / 2) * step;
           y[i] = bottom - (from[level] + line + 0.5) * pitch;

@@ -34,7 +34,7 @@ function sections(doc) {
   let state = read(location.hash.slice(1), graph.size, begun);
   let drawn = null;
 
-  const card = cards(doc, graph, see, { isPinned: (i) => state.pinned.has(i), onPin: pin, onSelect: select, isShown: (i) => Boolean(drawn?.nodes[i]) });
+  const card = cards(doc, graph, see, { isPinned: (i) => state.pinned.has(i), onPin: pin, onSelect: lead, isShown: (i) => Boolean(drawn?.nodes[i]) });
   const canvas = graphCanvas({
     graph,
     tokens,
@@ -46,7 +46,7 @@ function sections(doc) {
     onPin: pin,
   });
   const pins = pinnedView(doc, graph, see, {
-    onSelect: (i) => select(i),
+    onSelect: lead,
     onUnpin: (nodes) => change({ pinned: new Set([...state.pinned].filter((i) => !nodes.includes(i))) }),
     onClear: () => change({ pinned: new Set(), groups: [] }),
     onGroup(nodes, name) {
@@ -61,6 +61,10 @@ function sections(doc) {
 
   function select(i) {
     change({ selected: i });
+  }
+  function lead(i) {
+    select(i);
+    canvas.lead(i);
   }
   function pin(i) {
     const pinned = new Set(state.pinned);
@@ -100,7 +104,12 @@ function sections(doc) {
     show({ node: state.node, pinned: state.pinned, groups: state.groups });
   });
   addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && state.selected !== null && !event.target.closest?.("input")) select(null);
+    if (state.selected === null || event.ctrlKey || event.metaKey || event.target.closest?.("input")) return;
+    if (event.key === "Escape") select(null);
+    if (event.key === "p") {
+      pin(state.selected);
+      canvas.tell();
+    }
   });
   // the canvas has a width once the page stands in the document
   queueMicrotask(() => show({ pinned: state.pinned, groups: state.groups }));
