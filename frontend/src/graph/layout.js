@@ -38,12 +38,16 @@ export function layout({ nodes, size }, drawn, nTokens, room) {
   const apart = (i) => (nodes.kind[i] === "logits" ? LOGITS : PITCH[1]);
   const full = (pos) => Math.max(PITCH[1], ...layers.flatMap((layer) => [...(cells.get(`${layer} ${pos}`)?.values() ?? [])].map((list) => list.length * apart(list[0]))));
   const asked = positions.map((pos) => 10 + full(pos));
-  const inner = Math.max(room - LEFT - RIGHT, positions.length * NARROWEST);
+  // logits have names, so they stand in one line as long as there are few
+  const logits = (pos) => layers.reduce((sum, layer) => sum + ([...(cells.get(`${layer} ${pos}`)?.values() ?? [])].flat().filter((i) => nodes.kind[i] === "logits").length), 0);
+  const least = positions.map((pos) => Math.max(NARROWEST, Math.min(6, logits(pos)) * LOGITS));
+  const sumLeast = least.reduce((a, b) => a + b, 0);
+  const inner = Math.max(room - LEFT - RIGHT, sumLeast);
   const sum = asked.reduce((a, b) => a + b, 0);
-  const over = asked.map((width) => Math.max(0, width - NARROWEST));
+  const over = asked.map((width, c) => Math.max(0, width - least[c]));
   const sumOver = over.reduce((a, b) => a + b, 0) || 1;
-  const spare = inner - positions.length * NARROWEST;
-  const widths = asked.map((width, c) => (sum <= inner ? width + (inner - sum) / positions.length : NARROWEST + (spare * over[c]) / sumOver));
+  const spare = inner - sumLeast;
+  const widths = asked.map((width, c) => (sum <= inner ? width + (inner - sum) / positions.length : least[c] + (spare * over[c]) / sumOver));
   const columns = [];
   let left = LEFT;
   positions.forEach((pos, c) => {
