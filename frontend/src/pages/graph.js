@@ -16,7 +16,7 @@ const STEPS = 200; // of a slider
 
 const METHODS = {
   flow: ["Information flow routes", "Primer 3.2.28"],
-  attribution: ["Attribution graph", "Primer 3.2.30"],
+  attribution: ["Attribution graph", "B.4"],
   "feature circuit": ["Feature circuit", "Primer 3.2.29"],
 };
 
