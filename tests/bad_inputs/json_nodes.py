@@ -29,6 +29,7 @@ from caseback.reports.attributions import compare_attributions
 from caseback.reports.circuit import circuit_document
 from caseback.reports.concepts.steering import steering_document
 from caseback.reports.explain import explain
+from caseback.reports.graphs.flow import flow_graph_document
 from caseback.reports.unit import unit_document
 from caseback.reports.weights import weights_document
 from caseback.tasks import formats
@@ -37,6 +38,7 @@ from caseback.views.text.attributions import print_attributions
 from caseback.views.text.circuit import print_circuit
 from caseback.views.text.concepts.steering import print_steering
 from caseback.views.text.explanation import print_explanation
+from caseback.views.text.graph import print_graph
 from caseback.views.text.unit import print_units
 
 GONE = object()
@@ -134,6 +136,7 @@ def _drawn_doors(model: cb.Model, circuit: cb.Circuit) -> Iterator[Door]:
     collected = activating_inputs(model, [TEXT, OTHER], "mlp_post", layer=0, units=[0])
     drawn: list[tuple[Any, Callable[[Any], None] | None]] = [
         (circuit_document(model, TEXT, circuit, counterfactual=OTHER), print_circuit),
+        (flow_graph_document(model, TEXT), print_graph),
         (explain(model, TEXT, corrupt=OTHER), print_explanation),
         (compare_attributions(model, TEXT, generate=1), print_attributions),
         (unit_document(model, collected, [0]), print_units),

@@ -50,6 +50,8 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "print_directions": {"document": ("directions_report", 0)},
     "directions_html": {"document": ("directions_report", 0)},
     "erasure_html": {"document": ("erasure_report", 0)},
+    "paths.effects": {"document": "flow_graph_document"},
+    "strongest_paths": {"document": "flow_graph_document"},
     "print_ioi": {"table": "ioi_table"},
     "print_judged": {"result": "known_source_test"},
     "print_patchscope": {"result": "patchscope.patchscope"},

@@ -289,6 +289,15 @@ class Valid:
             "path_patch": {"receivers": ["L1H0.q"]},
             "find_circuit": {"threshold": None, "edges": 3},
             "task_circuit": {"threshold": None, "edges": 3},
+            "graph_document": {
+                "about": {"method": "flow"},
+                "targets": [],
+                "nodes": {"name": ["a", "b"], "kind": ["embed", "logits"], "layer": [-1, 2], "pos": [0, 0]}
+                | {"influence": [0.5, 1.0]},
+                "edges": {"source": [0], "target": [1], "weight": [0.5]},
+            },
+            "from_the_top": {"n_nodes": 3, "sources": [0, 1], "targets": [1, 2]},
+            "graphs.paths.Path": {"nodes": (0, 1), "strength": 0.5},
             "lime.lime": {"samples": 32},
             "kernel_shap": {"samples": 32},
             "component_model": {"samples": 32},

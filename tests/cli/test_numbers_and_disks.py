@@ -74,6 +74,7 @@ WRITING = [
     ("circuit", "--html"),
     ("circuit", "--graph"),
     ("circuit", "--graphml"),
+    ("graph", "--html"),
     ("align", "--html"),
     ("erase", "--save"),
     ("erase", "--html"),

@@ -42,6 +42,7 @@ COUNTED = {
 # what makes a run or two, or lists what is there: the heartbeat alone goes with them
 SHORT = {
     "dla": ["dla", PROMPT],
+    "graph": ["graph", PROMPT],
     "weights": ["weights", "meadow", "--layer", "1", "--head", "0"],
 }
 NO_MODEL = {"techniques", "tasks", "list_", "path_", "dictionary convert", "dictionary listing"}

@@ -28,6 +28,7 @@ PAGES = {
     "trace": ("trace", CLEAN, "--subject", "Mary", "--samples", "2"),
     "ablate": ("ablate", CLEAN, "--ablation", "zero"),
     "circuit": ("circuit", "ioi", "--method", "eap", "--edges", "40", "--count", "4"),
+    "graph": ("graph", CLEAN),
     "activating": ("activating", "CORPUS", "--layer", "1", "--units", "0,3"),
     "probe": ("probe", "LABELED"),
     "training": ("dictionary", "train", "CORPUS", "--store", "STORE", "--tokens", "200", "--step-tokens", "20"),

@@ -21,6 +21,7 @@ from caseback.cli.explaining.attribute import attribute
 from caseback.cli.explaining.dla import dla
 from caseback.cli.explaining.explain import explain
 from caseback.cli.explaining.influence import influence
+from caseback.cli.finding.graph import graph
 from caseback.cli.finding.ioi import ioi
 from caseback.cli.intervening.ablate import ablate
 from caseback.cli.intervening.align import align
@@ -55,6 +56,7 @@ COMMANDS = (
     ablate,
     trace,
     circuit,
+    graph,
     align,
     erase,
     steer,

@@ -236,6 +236,12 @@ class Method(Group):
     method: Annotated[str, Option(help="By which method; --list names them.")]
 
 
+class Threshold(Group):
+    """How light an edge may be."""
+
+    threshold: Annotated[float | None, Option(help="Edges of less are cut.")] = None
+
+
 class Methods(Group):
     """Methods side by side."""
 

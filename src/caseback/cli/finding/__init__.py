@@ -1,1 +1,1 @@
-"""Where known mechanisms are in a model."""
+"""Where known mechanisms are in a model, and what led to a prediction."""

@@ -10,7 +10,19 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.files import writable
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ablation, Json, Judging, Listed, Method, OfModel, Output, Resume, Sample, Save
+from caseback.cli.options import (
+    Ablation,
+    Json,
+    Judging,
+    Listed,
+    Method,
+    OfModel,
+    Output,
+    Resume,
+    Sample,
+    Save,
+    Threshold,
+)
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -29,7 +41,7 @@ def circuit(
     by: Method = Method("eap-ig").worded(method="eap, eap-ig, acdc, exact ...; --list names them."),
     listed: Listed = Listed().worded(listed="No task: name the methods."),
     edges: Annotated[str | None, Option(help="How many, or a share such as 0.05 or 5%; by default 10%.")] = None,
-    threshold: Annotated[float | None, Option(help="Of acdc; by default as --edges asks.")] = None,
+    cut: Threshold = Threshold().worded(threshold="Of acdc; by default as --edges asks."),
     how: Annotated[str, Option(help="top or greedy: how edges are chosen by score.")] = "top",
     ablation: Ablation = Ablation("resample").worded(ablation="What cut edges carry: resample, mean, zero or optimal."),
     sample: Sample = Sample(count=40).worded(count="Prompts to find it on, at least 2, and as many to judge it on."),
@@ -93,7 +105,7 @@ def circuit(
             tasks[0],
             method=by.method,
             edges=share,
-            threshold=threshold,
+            threshold=cut.threshold,
             how=how,
             ablation=ablation.ablation,
             count=sample.count,

@@ -18,6 +18,7 @@ from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.circuits.edge_attribution import edge_attribution
 from caseback.localize.circuits.edge_patching import patch_edges
 from caseback.localize.circuits.edge_removal import acdc
+from caseback.localize.circuits.information_flow import flow_attribution
 from caseback.localize.circuits.selecting import count_of, select
 from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit
@@ -60,6 +61,19 @@ class Method:
         return " ".join((self.function.__doc__ or "").strip().split("\n\n")[0].split())
 
 
+def _flow(
+    model: Model,
+    clean: PromptsLike,
+    corrupt: PromptsLike | None,
+    metric: Metric,
+    *,
+    inputs: tuple[str, ...] = ("embed",),
+    progress: bool = False,
+) -> xr.DataArray:
+    """Score every edge by how much of what its reader reads was written by its writer, on the clean prompts alone."""
+    return flow_attribution(model, clean, inputs=inputs, progress=progress)
+
+
 METHODS = {
     method.name: method
     for method in (
@@ -69,6 +83,7 @@ METHODS = {
         Method("eap-ends", edge_attribution, {"along": "ends"}),
         Method("exact", patch_edges),
         Method("acdc", acdc),
+        Method("flow", _flow),
     )
 }
 
@@ -78,7 +93,7 @@ def methods() -> dict[str, Method]:
 
     Examples
     --------
-    >>> {"eap", "eap-ig", "exact", "acdc"} <= set(methods())
+    >>> {"eap", "eap-ig", "exact", "acdc", "flow"} <= set(methods())
     True
     """
     known = {method.function for method in METHODS.values()}

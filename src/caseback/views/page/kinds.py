@@ -23,6 +23,7 @@ PAGES = {
     "caseback.dictionaries": "dictionaries",
     "caseback.explanation": "explanation",
     "caseback.features": "features",
+    "caseback.graph": "graph",
     "caseback.probe": "probe",
     "caseback.steering": "steering",
     "caseback.training": "training",

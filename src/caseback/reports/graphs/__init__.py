@@ -1,0 +1,1 @@
+"""What graphs of a prompt are made from, and what is read off any of them."""

@@ -1,0 +1,102 @@
+"""The graph behind a prediction as one HTML page that opens offline: by layer and position, with sliders and cards."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from caseback.reports.graph import GRAPH
+from caseback.reports.graphs.paths import effects, strongest_paths
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import number, percent, signed
+from caseback.views.page.data import rounded
+from caseback.views.page.page import Page
+from caseback.views.page.tables import table
+
+_LISTED = 60  # nodes, and edges, of the tables
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    targets = " ".join(visible(target["text"]) for target in document["targets"])
+    return f"what leads to {targets or 'a prediction'} · {visible(document['model']['name'])}"
+
+
+def _texts(document: Mapping[str, Any]) -> Iterator[str]:
+    """Every token's text that the page shows."""
+    for name in ("tokens", "predictions", "targets"):
+        yield from (token["text"] for token in document[name])
+    nodes = document["nodes"]
+    yield from nodes["text"]
+    for words in nodes["words"]:
+        if words is not None:
+            yield from (*words["up"], *words["down"])
+    for examples in nodes["examples"]:
+        for example in examples or ():
+            yield from example["tokens"]
+
+
+def _data(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as the script reads it: also how nodes bear on the targets, and texts that must be made visible."""
+    shown = {text: visible(text) for text in dict.fromkeys(_texts(document)) if text and visible(text) != text}
+    return rounded({**document, "effects": effects(document), "visible": shown})
+
+
+def _tables(document: Mapping[str, Any]) -> str:
+    nodes, edges, model = document["nodes"], document["edges"], visible(document["model"]["name"])
+    names = [
+        f"{name} {visible(text)}" if text else name for name, text in zip(nodes["name"], nodes["text"], strict=True)
+    ]
+    prompt = "".join(visible(token["text"]) for token in document["tokens"])
+    targets = [
+        (visible(target["text"]), percent(target["probability"]), signed(target["weight"]))
+        for target in document["targets"]
+    ]
+    strongest = sorted(range(len(names)), key=lambda i: -nodes["influence"][i])[:_LISTED]
+    heaviest = sorted(range(len(edges["weight"])), key=lambda e: -abs(edges["weight"][e]))[:_LISTED]
+    scores = [(score["name"], number(score["value"]), score["words"]) for score in document["scores"]]
+    tried = [
+        (row["name"], number(row["factor"]), signed(row["predicted"]), signed(row["measured"]))
+        for row in document["interventions"]
+    ]
+    words = (nodes["words"][i] or {"up": [], "down": []} for i in strongest)
+    parts = [
+        table("What it explains", ("token", "probability", "weight"), targets),
+        table("Scores", ("score", "value", "meaning"), scores) if scores else "",
+        table(
+            f"The most influential of {len(names)} nodes",
+            ("node", "influence", "raises or reads as", "lowers"),
+            [
+                (names[i], number(nodes["influence"][i]), *(" ".join(map(visible, own[way])) for way in ("up", "down")))
+                for i, own in zip(strongest, words, strict=True)
+            ],
+        ),
+        table(
+            f"The heaviest of {len(edges['weight'])} edges",
+            ("from", "to", "weight", "heads"),
+            [
+                (
+                    names[edges["source"][e]],
+                    names[edges["target"][e]],
+                    signed(edges["weight"][e]),
+                    ", ".join(f"{name} {percent(abs(share))}" for name, share in edges["heads"][e] or ()),
+                )
+                for e in heaviest
+            ],
+        ),
+        table(
+            "The strongest paths",
+            ("path", "strength"),
+            [(" → ".join(names[i] for i in path.nodes), signed(path.strength)) for path in strongest_paths(document)],
+        ),
+        table("Interventions", ("what", "times", "predicted", "measured"), tried) if tried else "",
+    ]
+    warnings = "".join(f"<li>{html.escape(text)}</li>" for text in document["warnings"])
+    return (
+        f"<h1>{html.escape(_title(document))}</h1><p>{html.escape(model)} on <bdi>{html.escape(prompt)}</bdi>, by "
+        f"{html.escape(document['about']['method'])}. The graph itself needs JavaScript.</p><ul>{warnings}</ul>"
+        + "".join(parts)
+    )
+
+
+PAGE = Page(GRAPH, _title, _tables, ("page", "circuit", "features", "graph"), script="graph", data=_data)
