@@ -168,14 +168,14 @@ def _texts_in(folder: Path) -> Iterator[Path]:
     Folders that are links, which may lead in circles, and those that may not be opened are passed by.
     """
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        names = sorted(os.listdir(folder))
     except OSError:
         return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _texts_in(Path(entry.path))
-        elif _kind(Path(entry.path)) is not None and entry.is_file():
-            yield Path(entry.path)
+    for child in (folder / name for name in names):
+        if os.path.isdir(child) and not os.path.islink(child):
+            yield from _texts_in(child)
+        elif _kind(child) is not None and os.path.isfile(child):
+            yield child
 
 
 def _kind(path: Path) -> Any:
