@@ -425,8 +425,8 @@ def test_predictions_run_along_all_paths():
         (lambda m, g: graph_effects(m, g, groups=["L9N1@0"]), ArgumentError, "is no unit or embedding of this graph"),
         (lambda m, g: graph_effects(m, g, groups={"a": []}), ArgumentError, "a group has no nodes"),
         (lambda m, g: graph_effects(m, g, factor=float("nan")), OutOfRange, "factor=nan"),
-        (lambda m, g: graph_effects(m, g, transcoders(m)), ResultError, "give the model and dictionaries"),
-        (lambda m, g: graph_effects(shelf.model("gpt2"), g), ResultError, "give the model and dictionaries"),
+        (lambda m, g: graph_effects(m, g, transcoders(m)), ResultError, "give the model and the dictionaries"),
+        (lambda m, g: graph_effects(shelf.model("gpt2"), g), ResultError, "give the model and the dictionaries"),
     ],
 )
 def test_effects_of_what_is_not_in_the_graph_are_refused(call, error, says):

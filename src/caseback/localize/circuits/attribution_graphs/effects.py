@@ -21,7 +21,7 @@ from torch import Tensor
 from caseback.errors import ArgumentError, OutOfRange
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.influence import shares_of
-from caseback.localize.circuits.attribution_graphs.restored import place_of, replaced_of
+from caseback.localize.circuits.attribution_graphs.restored import places_of, replaced_of
 from caseback.localize.circuits.attribution_graphs.sources import Replacement
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.graph.names import parse_name
@@ -147,18 +147,14 @@ def _done(
         return added.setdefault(layer, like.new_zeros(len(named), n, model.d_model))
 
     for i, names in enumerate(named.values()):
-        by_layer: dict[int, list[int]] = {}
         for name in names:
             node = parse_name(name)
             if node.kind == "embed":
                 at(-1)[i, int(node.pos)] += (factor - 1) * network.at("resid_pre", 0)[int(node.pos)]
-            elif (place := place_of(replaced, name)) is not None:
-                by_layer.setdefault(place[0], []).append(place[1])
-        for layer, entries in by_layer.items():
+        for layer, (_, entries) in places_of(replaced, names).items():
             sources = replaced.sources[layer]
-            some = torch.tensor(entries, device=sources.pos.device)
             for target in sources.reached():
-                at(target)[i] += (factor - 1) * sources.written(some, target)
+                at(target)[i] += (factor - 1) * sources.written(entries, target)
     edits: list[Any] = [
         Add("resid_pre", value, layer=0) if layer < 0 else Add("mlp_out", value, layer=layer)
         for layer, value in sorted(added.items())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import ResultError
@@ -22,7 +22,7 @@ from caseback.localize.circuits.attribution_graphs.sources import (
     sites_of,
 )
 from caseback.localize.circuits.attribution_graphs.targets import logit_readers
-from caseback.model.graph.names import parse_name
+from caseback.model.graph.names import Name, parse_name
 from caseback.model.running.model import Model
 
 
@@ -41,52 +41,71 @@ def replaced_of(model: Model, graph: xr.Dataset, dictionaries: Any) -> Replaceme
     with torch.no_grad():
         network = Frozen(model, [graph["id"].values.tolist()], sites_of(model, listed))
         replaced = replacement(network, listed, graph.attrs.get("gate") or "half", int(graph.attrs["first"]))
-    units = graph.isel(writer=np.isin(graph["kind"].values, ("feature", "neuron")))
-    for name, activation in zip(units["writer"].values.tolist(), units["activation"].values.tolist(), strict=True):
-        here = value_of(replaced, name)
-        if here is None or abs(here - activation) > 1e-2 * max(1.0, abs(activation)):
-            raise ResultError(
-                f"{name} is {here} here and {activation} in the graph: give the model and dictionaries it was made with"
-            )
+    kinds = np.isin(graph["kind"].values, ("feature", "neuron"))
+    names, activation = graph["writer"].values[kinds].tolist(), graph["activation"].values[kinds]
+    for layer, (at, entries) in places_of(replaced, names).items():
+        here = replaced.sources[layer].value[entries].cpu().numpy()
+        wrong = np.flatnonzero(np.abs(here - activation[at]) > 1e-2 * np.maximum(1, np.abs(activation[at])))
+        if len(wrong):
+            name, was = names[at[wrong[0]]], activation[at[wrong[0]]]
+            raise _another(f"{name} is {here[wrong[0]]:.4g} here and {was:.4g} in the graph")
     return replaced
 
 
-def place_of(replaced: Replacement, name: str) -> tuple[int, int] | None:
-    """The layer of a unit and its entry there; None where it is not active."""
-    node = parse_name(name)
-    sources = replaced.sources.get(node.layer)
-    if sources is None or node.kind != sources.kind:
-        return None
-    at = ((sources.pos == int(node.pos)) & (sources.index == node.index)).nonzero()
-    return (node.layer, int(at[0])) if len(at) else None
+def _another(why: str) -> ResultError:
+    return ResultError(f"{why}: give the model and the dictionaries that it was made with")
 
 
-def value_of(replaced: Replacement, name: str) -> float | None:
-    """How active a unit is."""
-    place = place_of(replaced, name)
-    return None if place is None else float(replaced.sources[place[0]].value[place[1]])
+def places_of(
+    replaced: Replacement, names: Sequence[str]
+) -> dict[int, tuple[Int[np.ndarray, " unit"], Int[Tensor, " unit"]]]:
+    """Where units stand: by layer, their numbers among the names, and their entries among the layer's active units.
+
+    Raises
+    ------
+    ResultError
+        For a unit that is not active there.
+    """
+    by_layer: dict[int, list[tuple[int, int, int]]] = {}
+    for number, name in enumerate(names):
+        node = parse_name(name)
+        if node.kind not in ("feature", "neuron"):
+            continue
+        if (sources := replaced.sources.get(node.layer)) is None or sources.kind != node.kind:
+            raise _another(f"{name} is no unit here")
+        by_layer.setdefault(node.layer, []).append((number, int(node.pos), node.index))
+    places = {}
+    for layer, rows in by_layer.items():
+        sources = replaced.sources[layer]
+        number, pos, index = torch.tensor(rows).T
+        width = int(max(index.max(), sources.index.max() if len(sources.index) else 0)) + 1
+        keys, wanted = (sources.pos * width + sources.index).cpu(), pos * width + index
+        entries = torch.searchsorted(keys, wanted).clamp_max(max(0, len(keys) - 1))
+        missing = wanted[keys[entries] != wanted] if len(keys) else wanted
+        if len(missing):
+            at, unit = divmod(int(missing[0]), width)
+            raise _another(f"{Name(sources.kind, layer, unit, str(at))} is not active here")
+        places[layer] = number.numpy(), entries.to(sources.pos.device)
+    return places
 
 
 def errors_of(replaced: Replacement, names: Sequence[str]) -> Float[Tensor, "layer pos d_model"]:
     """What each MLP writes that none of the named units does."""
-    chosen: dict[int, list[int]] = {layer: [] for layer in replaced.sources}
-    for place in map(lambda name: place_of(replaced, name), names):
-        if place is not None:
-            chosen[place[0]].append(place[1])
-    device = replaced.network.at("resid_pre", 0).device
-    return replaced.errors({layer: torch.tensor(some, device=device).long() for layer, some in chosen.items()})
+    places = places_of(replaced, names)
+    nothing = {layer: sources.pos[:0] for layer, sources in replaced.sources.items()}
+    return replaced.errors(nothing | {layer: entries for layer, (_, entries) in places.items()})
 
 
 def readers_in(replaced: Replacement, graph: xr.Dataset) -> tuple[Tensor, Readers]:
     """A graph's readers, those of later layers first, and the places that they have in the graph."""
     device = replaced.network.at("resid_pre", 0).device
-    parts = []
-    for name in graph["reader"].values.tolist():
-        if (place := place_of(replaced, name)) is not None:
-            parts.append(readers_of(replaced, place[0], torch.tensor([place[1]], device=device)))
+    places = places_of(replaced, graph["reader"].values.tolist())
+    parts = [readers_of(replaced, layer, entries) for layer, (_, entries) in places.items()]
+    numbers = [torch.as_tensor(at, device=device) for at, _ in places.values()]
     targets = graph["reader_kind"].values == "logits"
     ids = torch.as_tensor(graph["reader_index"].values[targets], device=device)
     foil = graph.attrs.get("foil_id")
     every = joined([*parts, logit_readers(replaced.network, ids, None if foil is None else int(foil))])
+    number = torch.cat([*numbers, torch.as_tensor(np.flatnonzero(targets), device=device)])
     order = every.layer.argsort(descending=True, stable=True)
-    return order, every[order]
+    return number[order], every[order]

@@ -11,7 +11,7 @@ activation n = act(g) u, with u and g linear in the stream, is split as relevanc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -52,6 +52,10 @@ class Sources(Protocol):
 
     def reads(self, entries: Int[Tensor, " some"]) -> Float[Tensor, "some d_model"]:
         """The direction of the stream that each reads."""
+        ...
+
+    def each_written(self, entries: Int[Tensor, " some"], layer: int) -> Float[Tensor, "some d_model"]:
+        """What each writes to a layer."""
         ...
 
     def written(self, entries: Int[Tensor, " some"], layer: int) -> Float[Tensor, "pos d_model"]:
@@ -98,8 +102,11 @@ class Features:
         norm, scale = self.network.mlp_norm(self.layer)
         return norm.pull(rows, scale[self.pos[entries]]) if self.normed and norm is not None else rows
 
+    def each_written(self, entries: Int[Tensor, " some"], layer: int) -> Float[Tensor, "some d_model"]:
+        return self._writes[entries, layer - self.layer] * self.value[entries, None]
+
     def written(self, entries: Int[Tensor, " some"], layer: int) -> Float[Tensor, "pos d_model"]:
-        own = self._writes[entries, layer - self.layer] * self.value[entries, None]
+        own = self.each_written(entries, layer)
         return own.new_zeros(self.network.n_positions, own.shape[1]).index_add_(0, self.pos[entries], own)
 
 
@@ -144,6 +151,10 @@ class Neurons:
         codes = self.value.new_zeros(self.network.n_positions, width)
         codes[self.pos[entries], self.index[entries]] = self.value[entries]
         return self._branch.push(codes @ self._branch.weight)
+
+    def each_written(self, entries: Int[Tensor, " some"], layer: int) -> Float[Tensor, "some d_model"]:
+        rows, scale = self._branch.weight[self.index[entries]] * self.value[entries, None], self._branch.scale
+        return replace(self._branch, scale=None if scale is None else scale[self.pos[entries]]).push(rows)
 
 
 def _over(value: Tensor, by: Tensor) -> Tensor:

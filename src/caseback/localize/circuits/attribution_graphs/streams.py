@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from caseback.localize.circuits.attribution_graphs.frozen import Rows
-from caseback.localize.circuits.attribution_graphs.restored import place_of
+from caseback.localize.circuits.attribution_graphs.restored import places_of
 from caseback.localize.circuits.attribution_graphs.sources import Replacement
 from caseback.model.graph.names import parse_name
 
@@ -52,10 +52,12 @@ def own_writes(replaced: Replacement, names: Sequence[str], errors: Tensor) -> d
             at(-1)[int(node.pos), column] = start[int(node.pos)]
         elif node.kind in ("error", "mlp"):
             at(node.layer)[int(node.pos), column] = errors[node.layer, int(node.pos)]
-        elif (place := place_of(replaced, name)) is not None:
-            sources, some = replaced.sources[place[0]], torch.tensor([place[1]], device=start.device)
-            for target in sources.reached():
-                at(target)[:, column] += sources.written(some, target)
+    for layer, (columns, entries) in places_of(replaced, names).items():
+        sources = replaced.sources[layer]
+        for target in sources.reached():
+            at(target)[sources.pos[entries], torch.as_tensor(columns, device=start.device)] += sources.each_written(
+                entries, target
+            )
     return written
 
 
