@@ -6,8 +6,12 @@ import pytest
 
 import caseback as cb
 from caseback.cli import main
+from caseback.decode.dictionaries import Facts, TopK, save
+from caseback.localize.circuits import attribution_graph, load_graph
+from caseback.reports.graphs.attribution import attribution_graph_document
 from caseback.reports.graphs.flow import flow_graph_document
 
+FLOW = ("--method", "flow")
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 
@@ -22,23 +26,51 @@ def run(capsys, *arguments):
 
 def test_the_command_gives_what_the_library_gives(capsys, tmp_path):
     page = tmp_path / "graph.html"
-    status, out, _ = run(capsys, PROMPT, "--json", "--threshold", "0.1", "--least", "0.05", "--html", str(page))
+    status, out, _ = run(capsys, PROMPT, *FLOW, "--json", "--threshold", "0.1", "--least", "0.05", "--html", str(page))
     document = json.loads(out)
     assert status == 0 and page.read_text("utf-8").startswith("<!doctype html>")
     assert document == json.loads(json.dumps(flow_graph_document(cb.load("meadow"), PROMPT, threshold=0.1, least=0.05)))
-    status, out, _ = run(capsys, PROMPT, "--top", "2")
+    status, out, _ = run(capsys, PROMPT, *FLOW, "--top", "2")
     assert status == 0 and "What leads to ␣Mary" in out and out.count("logits[") == 2
-    status, out, _ = run(capsys, "5,1,2", "--ids", "--pos", "1", "--json")
+    status, out, _ = run(capsys, "5,1,2", *FLOW, "--ids", "--pos", "1", "--json")
     assert status == 0 and json.loads(out)["nodes"]["name"][0].endswith("@1")
+
+
+def test_the_command_draws_attribution_and_writes_it_for_other_viewers(capsys, tmp_path):
+    transcoders = [
+        TopK(160, 320, k=8, relu=False, seed=i, facts=Facts(site=f"mlp_norm.{i}", target=f"mlp_out.{i}"))
+        for i in range(4)
+    ]
+    save(transcoders, tmp_path / "set", format="circuit_tracer")
+    viewed, page = tmp_path / "viewed.json", tmp_path / "graph.html"
+    options = ("--target", " Mary", "--foil", " John", "--max-nodes", "60", "--effects", "3")
+    more = ("--dictionaries", str(tmp_path / "set"), "--save", str(viewed), "--html", str(page), "--json")
+    status, out, _ = run(capsys, PROMPT, *options, *more)
+    document = json.loads(out)
+    assert status == 0 and page.read_text("utf-8").startswith("<!doctype html>")
+    whole = attribution_graph(cb.load("meadow"), PROMPT, transcoders, targets=" Mary", foil=" John", max_nodes=60)
+    expected = attribution_graph_document(cb.load("meadow"), PROMPT, transcoders, graph=whole, interventions=3)
+    assert document["nodes"]["name"] == expected["nodes"]["name"] and len(document["interventions"]) == 3
+    assert [target["text"] for target in document["targets"]] == [" Mary", " John"]
+    kinds = set(load_graph(viewed)["kind"].values.tolist())
+    assert "feature" in kinds and "error" in kinds
+    status, out, _ = run(capsys, PROMPT, *options)
+    assert status == 0 and "What leads to ␣Mary" in out and "Interventions" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ((PROMPT, "--method", "flows"), "no method is called 'flows'. Did you mean flow?"),
-        ((PROMPT, "--pos", "99"), "position 99"),
-        ((PROMPT, "--threshold", "2"), "expected 0 <= least <= threshold < 1"),
+        ((PROMPT, *FLOW, "--pos", "99"), "position 99"),
+        ((PROMPT, *FLOW, "--threshold", "2"), "expected 0 <= least <= threshold < 1"),
         (("  ",), "the prompt is empty"),
+        ((PROMPT, *FLOW, "--target", " Mary"), "are for --method attribution"),
+        ((PROMPT, "--pos", "3"), "explains the last position"),
+        ((PROMPT, "--target", " Mary", "--foil", " Mary"), "the foil ' Mary' is a target"),
+        ((PROMPT, "--gate", "shut"), "gate 'shut' is unknown"),
+        ((PROMPT, "--max-nodes", "0", "--effects", "0"), "no unit is left"),
+        ((PROMPT, "--dictionaries", "nowhere"), "nowhere"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, says):

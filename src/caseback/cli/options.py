@@ -341,6 +341,15 @@ class OnKnownSources(Group):
     )
 
 
+class Dictionaries(Group):
+    """Dictionaries whose features are nodes."""
+
+    dictionaries: Annotated[
+        list[Path] | None,
+        Option(help="A dictionary, one for each layer and site, or a set of them; give it again for each."),
+    ] = None
+
+
 class Judging(Group):
     """How much is judged."""
 

@@ -1,48 +1,110 @@
 """`caseback graph`: what led to a prediction, by layer and position, as a graph."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from caseback.cli.answer import answer
+from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import prompt_of
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ids, Method, OfModel, OnePos, Output, Threshold, Top
+from caseback.cli.options import (
+    Contrast,
+    Dictionaries,
+    Ids,
+    Method,
+    OfModel,
+    OnePos,
+    Output,
+    Save,
+    Threshold,
+    Top,
+)
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, did_you_mean
 
-METHODS = ("flow",)
+METHODS = ("attribution", "flow")
 
 
 @with_options
 def graph(
     prompt: Annotated[str, Argument(help="The prompt, such as 'The Eiffel Tower is in'.", show_default=False)],
     of: OfModel = OfModel(),
-    by: Method = Method("flow").worded(method="flow: information flow routes."),
+    by: Method = Method("attribution").worded(
+        method="attribution: of features or neurons through frozen attention; flow: information flow routes."
+    ),
+    contrast: Contrast = Contrast().worded(
+        target="The token explained; by default the likeliest ones.",
+        foil="Explain the target's logit less this token's; by default less the mean.",
+    ),
+    of_features: Dictionaries = Dictionaries().worded(
+        dictionaries="Of attribution: transcoders, a file or a set's folder each; by default neurons are nodes."
+    ),
+    max_nodes: Annotated[int, Option(min=0, help="Of attribution: units that are split further.")] = 500,
+    node: Annotated[float, Option(help="Of attribution: the share of influence whose nodes are shown.")] = 0.8,
+    edge: Annotated[float, Option(help="Of attribution: the share of influence whose edges are shown.")] = 0.98,
+    gate: Annotated[str, Option(help="Of attribution: half or frozen, how gated neurons are split.")] = "half",
+    effects: Annotated[int, Option(min=0, help="Of attribution: strongest units taken out of the model.")] = 10,
     cut: Threshold = Threshold(0.04).worded(threshold="Of flow: lighter edges are hidden at first."),
     least: Annotated[float | None, Option(help="Of flow: lighter edges are left out; by default 0.01.")] = None,
-    pos: OnePos = OnePos().worded(pos="The position whose prediction is explained; by default the last."),
+    pos: OnePos = OnePos().worded(pos="Of flow: the position whose prediction is explained; by default the last."),
     top: Top = Top(5).worded(top="How many of the strongest paths are listed."),
     ids: Ids = Ids(),
+    save: Save = Save().worded(save="Of attribution: write the graph as other viewers read it, to this file."),
     output: Output = Output(),
 ) -> None:
     """Draw what led to a prediction: a graph by layer and position, with sliders, cards and pins."""
     if by.method not in METHODS:
         raise CasebackError(f"no method is called {by.method!r}. {did_you_mean(by.method, METHODS)}")
+    if by.method == "flow" and (save.save or of_features.dictionaries or contrast.target or contrast.foil):
+        raise CasebackError("--save, --dictionaries, --target and --foil are for --method attribution")
+    if by.method == "attribution" and pos.pos != -1:
+        raise CasebackError(f"--pos {pos.pos}: a graph by attribution explains the last position; shorten the prompt")
     assert cut.threshold is not None
     given = prompt_of(prompt, ids.ids)
     with quiet():
+        from caseback.localize.circuits import attribution_graph, prune_graph, save_graph
+        from caseback.reports.graphs.attribution import attribution_graph_document
         from caseback.reports.graphs.flow import flow_graph_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.graph import print_graph
 
         model = model_of(of)
-        document = flow_graph_document(
-            model, model.tokens([given]), threshold=cut.threshold, least=least, pos=pos.pos, progress=True
-        )
+        tokens = model.tokens([given])
+        if by.method == "flow":
+            document = flow_graph_document(
+                model, tokens, threshold=cut.threshold, least=least, pos=pos.pos, progress=True
+            )
+        else:
+            dictionaries = _loaded(of_features.dictionaries, model)
+            asked = {"targets": contrast.target, "foil": contrast.foil, "max_nodes": max_nodes, "gate": gate}
+            whole = attribution_graph(model, tokens, dictionaries, **asked, progress=True)
+            shares = {"node": node, "edge": edge}
+            document = attribution_graph_document(
+                model, tokens, dictionaries, graph=whole, interventions=effects, **shares
+            )
+            if save.save is not None:
+                save_graph(prune_graph(whole, **shares), save.save, model=model)
     answer(
         output,
         document,
         text=lambda: print_graph(document, top=top.top),
         page=lambda path: write_page(document, path),
     )
+    if save.save is not None:
+        say_written(save.save)
+
+
+def _loaded(paths: list[Path] | None, model: Any) -> Any:
+    """Dictionaries from files, folders and sets; neurons where none is given."""
+    from caseback.decode.dictionaries import load, load_set
+
+    if not paths:
+        return "neurons"
+    every = []
+    for path in paths:
+        try:
+            every += load_set(path, model=model).values()
+        except CasebackError:
+            every.append(load(path, model=model))
+    return every

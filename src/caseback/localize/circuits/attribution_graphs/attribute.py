@@ -34,6 +34,7 @@ from caseback.localize.circuits.attribution_graphs.sources import (
 from caseback.localize.circuits.attribution_graphs.targets import logit_readers, targets_of
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.feature_reads import FeatureDictionary
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.graph.names import Name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -74,7 +75,8 @@ def attribution_graph(
         What MLPs are replaced by: transcoders, one a layer; a cross-layer transcoder; or ``"neurons"``. A layer without
         one is all error.
     targets
-        The tokens whose logits are explained, each less the mean over the vocabulary. None: the likeliest ones.
+        The tokens whose logits are explained, each less the mean over the vocabulary. None: the likeliest ones, or
+        with a foil the likeliest.
     foil
         A token; of each target the logit less the foil's is explained instead.
     mass, most_logits
@@ -94,10 +96,11 @@ def attribution_graph(
     xarray.Dataset
         ``weight`` (reader, writer): how much of what a reader is was written by each. Writers are embeddings, units,
         errors (before ``first`` whole MLPs) and ``bias``, in the order of computation, with ``kind``, ``layer``,
-        ``pos`` and ``index``; readers are units and logits. ``activation`` (writer): how active a unit is, NaN for
-        others. ``value`` (reader): what its row sums to. ``target_weight`` (reader): a target's probability, 0 for
-        units; with a foil or given targets 1 shared among them. The attribute ``gap`` is the most by which a row misses
-        its value, ``dropped`` how many active units are no readers.
+        ``pos_of`` and ``index``; readers are units and logits. ``activation`` (writer): how active a unit is, NaN for
+        others. ``value`` (reader): what its row sums to. ``target_weight`` (reader): a target's probability, or 1 if it
+        is the only one that was asked for, 0 for units; with a foil 1 shared among targets. ``probability`` (reader): a
+        target's, NaN for units. The attribute ``gap`` is the most by which a row misses its value, ``dropped`` how many
+        active units are no readers.
 
     Raises
     ------
@@ -269,6 +272,8 @@ def _labelled(
     )
     texts = network.tokens.text[0]
     ids_of_prompt = network.tokens.ids[0].cpu().numpy()
+    chances = at_least_float32(network.run.logits[0, -1]).softmax(-1)[ids].double().cpu().numpy()
+    dataset["probability"] = "reader", np.concatenate([np.full(len(units), np.nan), chances])
     return dataset.assign_coords(
         pos=np.arange(n), token=("pos", np.array(texts, dtype=object)), id=("pos", ids_of_prompt)
     )

@@ -27,6 +27,11 @@ def targets_of(
     """Ids of the tokens explained, and how much each counts."""
     model = network.model
     probabilities = at_least_float32(network.run.logits[0, -1]).softmax(-1)
+    other = None if foil is None else model.token_id(foil)
+    if targets is None and other is not None:  # the first choice that is not the foil
+        best = probabilities.topk(min(2, len(probabilities))).indices
+        ids = best[best != other][:1]
+        return ids, torch.ones_like(probabilities[ids])
     if targets is None:
         best = probabilities.topk(min(most, len(probabilities)))
         before = best.values.cumsum(0) - best.values
@@ -38,6 +43,8 @@ def targets_of(
     ids = torch.tensor([model.token_id(one) for one in several], device=probabilities.device)
     if len(ids.unique()) < len(ids):
         raise TargetError(f"a target is given twice among {several}")
+    if other is not None and bool((ids == other).any()):
+        raise TargetError(f"the foil {foil!r} is a target: their difference is 0")
     weights = probabilities[ids]
     return ids, weights if foil is None and len(ids) > 1 else torch.full_like(weights, 1 / len(ids))
 
