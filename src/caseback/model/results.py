@@ -36,6 +36,7 @@ DIMS = (
     *("control", "draw", "dose"),
     *("source", "source_to"),  # models or layers that share codes
     "measure",  # several numbers of one thing, by name
+    "entry",  # of a sparse result: one of the places that hold something
     # of sparse dictionaries: several beside each other; of toy models: how rare and how important features are
     *("dictionary", "sparsity", "importance"),
 )
