@@ -133,7 +133,7 @@ def feature_effects(
     Entries.none().aggregated(aggregation)
     kept, sums, coords = [], [], []
     for first, runs in batches(model, clean, corrupt, metric, places, method, direction, batch_size, progress):
-        entries, estimated, errors = measured_effects(runs, method, steps, rule, threshold)
+        entries, estimated, errors, _ = measured_effects(runs, method, steps, rule, threshold)
         entries = entries.of_prompts_from(first).aggregated(aggregation)
         kept.append(entries if top is None else entries.strongest(top))
         total = runs.with_all_changed()
@@ -188,15 +188,17 @@ def batches(
         rows = slice(start, start + at_once)
         theirs = other if other is None or len(other) == 1 else other[rows]
         mine = metric.of_rows(tokens, rows)
-        grad = method == "attribution"
+        grad = method != "integrated_gradients"
         yield start, TwoRuns.of(model, tokens[rows], theirs, mine, places, direction=direction, grad=grad)
 
 
 def measured_effects(
     runs: TwoRuns, method: str, steps: int, rule: str, above: float
-) -> tuple[Entries, Tensor, Tensor]:
-    """The effects above a threshold, and over (site, batch) the sum of all of them and that of the errors."""
-    gradients = {} if method == "exact" else gradients_of(runs, method, steps, rule)
+) -> tuple[Entries, Tensor, Tensor, dict[Site, Tensor]]:
+    """The effects above a threshold; over (site, batch) the sum of all and of errors'; the gradients they are made of."""
+    gradients: dict[Site, Tensor] = {}
+    if method != "exact":
+        gradients = runs.averaged(steps, rule) if method == "integrated_gradients" else runs.gradients()
     groups = list(groups_of(runs.places))
     parts, n = [], len(runs.tokens)
     sums, errors = torch.zeros(len(groups), n, dtype=torch.float64), torch.zeros(len(groups), n, dtype=torch.float64)
@@ -211,12 +213,7 @@ def measured_effects(
         sums[at] += total
         errors[at] += total if place.kind == "error" else 0
         parts.append(Entries.of(index, effects, above))
-    return Entries.joined(parts), sums, errors
-
-
-def gradients_of(runs: TwoRuns, method: str, steps: int, rule: str) -> dict[Site, Tensor]:
-    """The metric's gradient at each written site."""
-    return runs.averaged(steps, rule) if method == "integrated_gradients" else runs.gradients()
+    return Entries.joined(parts), sums, errors, gradients
 
 
 def _columns(places: Sequence[Place], entries: Entries) -> dict[str, Any]:

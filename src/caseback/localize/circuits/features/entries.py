@@ -59,13 +59,7 @@ class Entries:
             raise CasebackError(f"aggregation {how!r} is unknown. {did_you_mean(how, AGGREGATIONS)}")
         if how == "none" or not len(self):
             return self
-        keys = torch.stack([self.place, self.prompt, self.unit], 1)
-        nodes, at = keys.unique(dim=0, return_inverse=True)
-        effect = self.effect.new_zeros(len(nodes))
-        if how == "sum":
-            effect.index_add_(0, at, self.effect)
-        else:
-            effect = torch.as_tensor(_largest(self.effect.numpy(), at.numpy(), len(nodes)))
+        nodes, effect = reduced(torch.stack([self.place, self.prompt, self.unit], 1), self.effect, how)
         return Entries(nodes[:, 0], nodes[:, 1], torch.full((len(nodes),), -1), nodes[:, 2], effect)
 
     @classmethod
@@ -86,13 +80,16 @@ class Entries:
         return cls(torch.full((len(unit),), index), prompt.cpu(), pos.cpu(), unit.cpu(), there)
 
 
-def _largest(effect: np.ndarray, at: np.ndarray, count: int) -> np.ndarray:
-    """Of each group the number that is largest in size."""
-    order = np.lexsort((np.abs(effect), at))
-    last = np.append(np.flatnonzero(np.diff(at[order])), len(order) - 1)
-    largest = np.zeros(count)
-    largest[at[order][last]] = effect[order][last]
-    return largest
+def reduced(
+    keys: Int[Tensor, "entry part"], values: Float[Tensor, " entry"], how: str
+) -> tuple[Int[Tensor, "group part"], Float[Tensor, " group"]]:
+    """Values of equal keys as one: their ``"sum"``, or the ``"max"`` in size with its sign; ``"none"`` sums too."""
+    groups, at = keys.unique(dim=0, return_inverse=True)
+    if how != "max":
+        return groups, values.new_zeros(len(groups)).index_add_(0, at, values)
+    order = np.lexsort((values.abs().numpy(), at.numpy()))
+    ends = np.append(np.flatnonzero(np.diff(at.numpy()[order])), len(order) - 1)  # the last of each group is the largest
+    return groups, values[torch.as_tensor(order[ends])]
 
 
 def effects_of(place: Place, change: Tensor, gradient: Tensor, x: Tensor) -> Float[Tensor, "batch pos unit"]:
