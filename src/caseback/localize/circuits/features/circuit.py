@@ -1,8 +1,8 @@
 """Sparse feature circuits: the nodes of large effect, and the direct edges between them (PRIMER 3.2.29).
 
-    nodes   |IE| > T_N    at each position of each prompt, before any sum
-    edges   |E(u -> d)| > T_E, likewise, between nodes that passed
-    then    scores: summed (or the largest) over positions, averaged over prompts
+nodes   |IE| > T_N    at each position of each prompt, before any sum
+edges   |E(u -> d)| > T_E, likewise, between nodes that passed
+then    scores: summed (or the largest) over positions, averaged over prompts
 """
 
 from __future__ import annotations
@@ -203,10 +203,7 @@ def _edges_by_name(
     places: Sequence[Place], entries: Entries, edges: Edges, aggregation: str
 ) -> tuple[list[str], Tensor]:
     """Edges between nodes by name, each prompt's reduced over positions; a name for each prompt that has the edge."""
-    if aggregation != "none":
-        named = replace(entries, pos=torch.full_like(entries.pos, -1))
-    else:
-        named = entries
+    named = entries if aggregation == "none" else replace(entries, pos=torch.full_like(entries.pos, -1))
     columns = torch.stack([named.place, named.unit, named.pos], 1)
     nodes, at = columns.unique(dim=0, return_inverse=True)
     into = torch.where(edges.downstream == WHOLE, WHOLE, at[edges.downstream]) if len(at) else edges.downstream

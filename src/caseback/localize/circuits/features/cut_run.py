@@ -99,10 +99,9 @@ class CutRun:
         live = [(out, weight) for out, weight in zip(outputs, weights, strict=True) if out.requires_grad]
         if not live:
             return {}
-        leaves = [self.passed[site].leaf for site in sites]
-        assert all(leaf is not None for leaf in leaves)
-        outs, grads = zip(*live, strict=True)
-        gradients = torch.autograd.grad(outs, leaves, grads, retain_graph=True, allow_unused=True)  # pyright: ignore[reportArgumentType]
+        leaves = [leaf for site in sites if (leaf := self.passed[site].leaf) is not None]
+        outs, grads = [out for out, _ in live], [weight for _, weight in live]
+        gradients = torch.autograd.grad(outs, leaves, grads, retain_graph=True, allow_unused=True)
         return {
             site: self.passed[site].by_position(g, self.shape)
             for site, g in zip(sites, gradients, strict=True)

@@ -44,7 +44,7 @@ METHODS = ("attribution", "integrated_gradients", "exact")
     role="component effect",
     entry=("3.2.29", "3.2.15"),
     citation="Marks et al. 2024",
-    cost="2 forwards + 1 backward; integrated gradients: steps x (forward + backward) for each site; exact: 1 run a node",
+    cost="2 forwards + 1 backward; integrated gradients: steps x as much for each site; exact: 1 run a node",
 )
 def feature_effects(
     model: Model,
@@ -72,7 +72,7 @@ def feature_effects(
     model
         The model, with dictionaries attached (``caseback.decode.dictionaries.attach``).
     clean, corrupt
-        Prompts and their counterfactuals, token-aligned, one or one per prompt. With corrupt None nodes are set to zero.
+        Prompts and their counterfactuals, token-aligned, one or one per prompt. Corrupt None: nodes are set to zero.
     metric
         What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. But for ``"exact"`` it must have a
         gradient.
@@ -195,7 +195,7 @@ def batches(
 def measured_effects(
     runs: TwoRuns, method: str, steps: int, rule: str, above: float
 ) -> tuple[Entries, Tensor, Tensor, dict[Site, Tensor]]:
-    """The effects above a threshold; over (site, batch) the sum of all and of errors'; the gradients they are made of."""
+    """Effects above a threshold; over (site, batch) the sum of all and of errors'; the gradients behind them."""
     gradients: dict[Site, Tensor] = {}
     if method != "exact":
         gradients = runs.averaged(steps, rule) if method == "integrated_gradients" else runs.gradients()

@@ -88,7 +88,9 @@ def reduced(
     if how != "max":
         return groups, values.new_zeros(len(groups)).index_add_(0, at, values)
     order = np.lexsort((values.abs().numpy(), at.numpy()))
-    ends = np.append(np.flatnonzero(np.diff(at.numpy()[order])), len(order) - 1)  # the last of each group is the largest
+    ends = np.append(
+        np.flatnonzero(np.diff(at.numpy()[order])), len(order) - 1
+    )  # the last of each group is the largest
     return groups, values[torch.as_tensor(order[ends])]
 
 

@@ -144,6 +144,11 @@ def places_of(model: Model, sites: str | Sequence[Any]) -> list[Place]:
                 f"{other} and {place.site} both write at {place.written}: their nodes would have the same names; "
                 "give one of them"
             )
+    for written, group in groups_of(places).items():
+        if len({place.is_view for place in group if place.kind != "error"}) > 1:
+            raise SiteAbsent(
+                f"{written} is given whole and as a dictionary's features: give one of them, or nodes overlap"
+            )
     return sorted(places, key=_order)
 
 

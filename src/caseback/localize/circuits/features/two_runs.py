@@ -50,7 +50,9 @@ class TwoRuns:
     pair: RunPair
 
     @classmethod
-    def of(cls, model: Model, clean: Tokens, corrupt: Tokens | None, metric: Metric, places: Sequence[Place], **how: Any):
+    def of(
+        cls, model: Model, clean: Tokens, corrupt: Tokens | None, metric: Metric, places: Sequence[Place], **how: Any
+    ):
         """Run both; ``how`` has ``direction`` and ``grad``, as for ``run_pair``."""
         reads = dict.fromkeys(site for place in places for site in (place.base, place.written))
         return cls(model, places, metric, run_pair(model, clean, corrupt, metric, list(reads), **how))
