@@ -135,7 +135,7 @@ def places_of(model: Model, sites: str | Sequence[Any]) -> list[Place]:
     if not chosen:
         raise SiteAbsent("no site is given: expected some, such as 'feature' and 'feature_error', or 'mlp_post'")
     places = [Place(site, _kind(site)) for site in chosen]
-    places += _uncovered(model, places)
+    places += _uncovered(model, places, [one for one in given if isinstance(one, str)])
     names: dict[tuple[str, Site], Site] = {}
     for place in places:
         other = names.setdefault((place.kind, place.written), place.site)
@@ -183,17 +183,12 @@ def is_error(site: Site) -> bool:
     return site.kind.view is not None and site.name.endswith("_error")
 
 
-def _uncovered(model: Model, places: Sequence[Place]) -> list[Place]:
-    """Layers that have no dictionary of a site whose errors are asked for by name; a layer's number is a choice."""
-    chosen = {place.site for place in places}
-    whole: dict[Site, Place] = {}
-    for name in dict.fromkeys(place.site.name for place in places if place.kind == "error"):
-        every = set(model.anatomy.sites(name))
-        if every <= chosen:
-            at = next(iter(every)).written.name
-            whole |= {site: Place(site, "error") for site in model.anatomy.sites(at)}
+def _uncovered(model: Model, places: Sequence[Place], names: Sequence[str]) -> list[Place]:
+    """Layers that have no dictionary of a site whose errors are asked for by name alone."""
+    at = {place.written.name for place in places if place.kind == "error" and place.site.name in names}
     covered = {place.written for place in places}
-    return [place for site, place in whole.items() if site not in covered]
+    every = [site for name in sorted(at) for site in model.anatomy.sites(name)]
+    return [Place(site, "error") for site in every if site not in covered]
 
 
 def groups_of(places: Sequence[Place]) -> dict[Site, list[Place]]:
