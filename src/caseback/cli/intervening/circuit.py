@@ -30,6 +30,13 @@ def circuit(
     listed: Listed = Listed().worded(listed="No task: name the methods."),
     edges: Annotated[str | None, Option(help="How many, or a share such as 0.05 or 5%; by default 10%.")] = None,
     threshold: Annotated[float | None, Option(help="Of acdc; by default as --edges asks.")] = None,
+    nodes: Annotated[
+        str, Option(help="What nodes are: heads (and MLPs), neurons (and heads), or features of --dictionaries.")
+    ] = "heads",
+    dictionaries: Annotated[
+        list[Path] | None, Option(help="A dictionary, one for each layer and site; give it again for each.")
+    ] = None,
+    top: Annotated[int, Option(min=1, help="Nodes, with --nodes features or neurons.")] = 60,
     how: Annotated[str, Option(help="top or greedy: how edges are chosen by score.")] = "top",
     ablation: Ablation = Ablation("resample").worded(ablation="What cut edges carry: resample, mean, zero or optimal."),
     sample: Sample = Sample(count=40).worded(count="Prompts to find it on, at least 2, and as many to judge it on."),
@@ -75,6 +82,15 @@ def circuit(
         return
     if len(tasks) > 1:
         raise CasebackError(f"{len(tasks)} tasks given: expected one, or --frontier to table several")
+    if nodes != "heads" or dictionaries:
+        for path, option in ((load, "--load"), (compare, "--compare"), (graph, "--graph"), (output.html, "--html")):
+            if path is not None:
+                raise CasebackError(f"{option} {str(path)!r}: circuits of {nodes} are printed, or written by --save")
+        _of_nodes(
+            *(tasks[0], of, nodes, dictionaries or [], top),
+            *(by.method, ablation.ablation, sample, save.save, graphml, output),
+        )
+        return
     with quiet():
         from caseback.model.circuit import Circuit
         from caseback.reports.task_circuit import task_circuit
@@ -132,6 +148,48 @@ def circuit(
         )
     if result.interrupted:
         raise typer.Abort
+
+
+def _of_nodes(
+    task: str,
+    of: OfModel,
+    nodes: str,
+    dictionaries: list[Path],
+    top: int,
+    method: str,
+    ablation: str,
+    sample: Sample,
+    save: Path | None,
+    graphml: Path | None,
+    output: Json,
+) -> None:
+    """A circuit of features or neurons."""
+    with quiet():
+        from caseback.decode.dictionaries import load
+        from caseback.model.circuit import Circuit
+        from caseback.reports.node_circuit import node_circuit
+        from caseback.views.text.node_circuit import print_node_circuit
+
+        def keep(circuit: Circuit) -> None:
+            for path, write in ((save, circuit.save), (graphml, circuit.to_graphml)):
+                if path is not None:
+                    write(path)
+
+        model = model_of(of)
+        result = node_circuit(
+            model,
+            task,
+            nodes=nodes,
+            dictionaries=[load(path, model=model) for path in dictionaries],
+            method=method,
+            top=top,
+            ablation=ablation,
+            count=sample.count,
+            seed=sample.seed,
+            before_judging=keep,
+            progress=True,
+        )
+    answer(output, result.document, text=lambda: print_node_circuit(result.document))
 
 
 def _say_judgement(judgement: "Judgement") -> None:
