@@ -29,7 +29,9 @@ def main() -> None:
     texts = [d.text for i, kind in enumerate(KINDS) for d in documents(kind, 400, seed=i, heldout=False)]
     options = {"architecture": "batch_topk", "options": {"k": 16}, "width": 1280}
     recipes = [
-        Recipe(site=f"{site}.{layer}", **options) for site in ("mlp_out", "resid_post") for layer in range(model.n_layers)
+        Recipe(site=f"{site}.{layer}", **options)
+        for site in ("mlp_out", "resid_post")
+        for layer in range(model.n_layers)
     ]
     began = time.perf_counter()
     ones = [one.dictionary for one in train_dictionaries(model, texts, recipes, n_tokens=given.tokens)]

@@ -1,4 +1,4 @@
-"""The circuit of a task in features, neurons or heads: found on some of its prompts, judged on others, as a document."""
+"""The circuit of a task in features, neurons or heads: found on some prompts, judged on others, as a document."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def node_circuit(
             "completeness": float(judged["completeness"][w, i]),
         }
         for i in range(len(circuits))
-        for w, way in enumerate(judged.measure.values)
+        for w, way in enumerate(judged.measure.values if dictionaries else judged.measure.values[:1])
     ]
     document = NODE_CIRCUIT.document(
         model_facts(model, "name", "d_model"),
