@@ -8,7 +8,7 @@ from caseback import cli
 from caseback.decode.dictionaries import Facts, TopK, save_dictionary
 from caseback.model.circuit import Circuit
 
-FEW = ["agreement", "--count", "2", "--method", "eap", "--top", "6"]
+FEW = ["agreement", "--count", "2", "--method", "eap", "--strongest", "6"]
 
 
 def run(*arguments):

@@ -335,6 +335,18 @@ class OnKnownSources(Group):
     )
 
 
+class Grain(Group):
+    """What the nodes of a circuit are."""
+
+    nodes: Annotated[
+        str, Option(help="What nodes are: heads (and MLPs), neurons (and heads), or features of --dictionaries.")
+    ] = "heads"
+    dictionaries: Annotated[
+        list[Path] | None, Option(help="A dictionary, one for each layer and site; give it again for each.")
+    ] = None
+    strongest: Annotated[int, Option(min=1, help="How many nodes, with --nodes features or neurons.")] = 60
+
+
 class Judging(Group):
     """How much is judged."""
 

@@ -96,8 +96,8 @@ def node_circuit(
     Examples
     --------
     >>> import caseback as cb
-    >>> found = node_circuit(cb.load("meadow"), "agreement", nodes="heads", top=8, count=4)
-    >>> len(found.document["nodes"]), sorted(found.document["judgement"][0])
+    >>> result = node_circuit(cb.load("meadow"), "agreement", nodes="heads", top=8, count=4)
+    >>> len(result.document["nodes"]), sorted(result.document["judgement"][0])
     (8, ['completeness', 'errors', 'faithfulness', 'nodes', 'way'])
     """
     for given, known, what in ((nodes, tuple(GRAINS), "nodes"), (method, tuple(METHODS), "method")):

@@ -10,7 +10,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.files import writable
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ablation, Json, Judging, Listed, Method, OfModel, Output, Resume, Sample, Save
+from caseback.cli.options import Ablation, Grain, Json, Judging, Listed, Method, OfModel, Output, Resume, Sample, Save
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -30,13 +30,7 @@ def circuit(
     listed: Listed = Listed().worded(listed="No task: name the methods."),
     edges: Annotated[str | None, Option(help="How many, or a share such as 0.05 or 5%; by default 10%.")] = None,
     threshold: Annotated[float | None, Option(help="Of acdc; by default as --edges asks.")] = None,
-    nodes: Annotated[
-        str, Option(help="What nodes are: heads (and MLPs), neurons (and heads), or features of --dictionaries.")
-    ] = "heads",
-    dictionaries: Annotated[
-        list[Path] | None, Option(help="A dictionary, one for each layer and site; give it again for each.")
-    ] = None,
-    top: Annotated[int, Option(min=1, help="Nodes, with --nodes features or neurons.")] = 60,
+    grain: Grain = Grain(),
     how: Annotated[str, Option(help="top or greedy: how edges are chosen by score.")] = "top",
     ablation: Ablation = Ablation("resample").worded(ablation="What cut edges carry: resample, mean, zero or optimal."),
     sample: Sample = Sample(count=40).worded(count="Prompts to find it on, at least 2, and as many to judge it on."),
@@ -82,14 +76,13 @@ def circuit(
         return
     if len(tasks) > 1:
         raise CasebackError(f"{len(tasks)} tasks given: expected one, or --frontier to table several")
-    if nodes != "heads" or dictionaries:
+    if grain.nodes != "heads" or grain.dictionaries:
         for path, option in ((load, "--load"), (compare, "--compare"), (graph, "--graph"), (output.html, "--html")):
             if path is not None:
-                raise CasebackError(f"{option} {str(path)!r}: circuits of {nodes} are printed, or written by --save")
-        _of_nodes(
-            *(tasks[0], of, nodes, dictionaries or [], top),
-            *(by.method, ablation.ablation, sample, save.save, graphml, output),
-        )
+                raise CasebackError(
+                    f"{option} {str(path)!r}: circuits of {grain.nodes} are printed, or written by --save"
+                )
+        _of_nodes(tasks[0], of, grain, by.method, ablation.ablation, sample, save.save, graphml, output)
         return
     with quiet():
         from caseback.model.circuit import Circuit
@@ -153,9 +146,7 @@ def circuit(
 def _of_nodes(
     task: str,
     of: OfModel,
-    nodes: str,
-    dictionaries: list[Path],
-    top: int,
+    grain: Grain,
     method: str,
     ablation: str,
     sample: Sample,
@@ -179,10 +170,10 @@ def _of_nodes(
         result = node_circuit(
             model,
             task,
-            nodes=nodes,
-            dictionaries=[load(path, model=model) for path in dictionaries],
+            nodes=grain.nodes,
+            dictionaries=[load(path, model=model) for path in grain.dictionaries or []],
             method=method,
-            top=top,
+            top=grain.strongest,
             ablation=ablation,
             count=sample.count,
             seed=sample.seed,

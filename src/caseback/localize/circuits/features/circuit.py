@@ -118,10 +118,10 @@ def feature_circuit(
         members = _Members(places, aggregation, node_threshold, members.strongest(top))
     carried = _Sums()
     for runs, entries, gradients in effects():
-        kept = members.add(entries, len(runs.tokens))
-        if edges and len(kept):
-            at = EdgeFinder(runs, kept, gradients).edges(edge_threshold, progress=progress)
-            carried.add(*_edges_by_name(places, kept, at, aggregation))
+        passed = members.add(entries, len(runs.tokens))
+        if edges and len(passed):
+            at = EdgeFinder(runs, passed, gradients).edges(edge_threshold, progress=progress)
+            carried.add(*_edges_by_name(places, passed, at, aggregation))
     if not members.sums.of:
         raise CasebackError(
             f"no node's effect is larger than {node_threshold}: the largest is {members.largest[1]:.3g}, of "
@@ -130,11 +130,11 @@ def feature_circuit(
     scores: dict[Node | Edge, float] = {
         Node.parse(name): total / members.n_prompts for name, total in members.sums.of.items()
     }
-    found = {Edge.parse(name): total / members.n_prompts for name, total in carried.of.items()}
+    between = {Edge.parse(name): total / members.n_prompts for name, total in carried.of.items()}
     return Circuit(
-        frozenset(found),
+        frozenset(between),
         frozenset(node for node in scores if isinstance(node, Node)),
-        scores | found,
+        scores | between,
         about={
             "method": method,
             **({"steps": steps, "rule": rule} if method == "integrated_gradients" else {}),
@@ -182,12 +182,13 @@ class _Members:
             first = entries.strongest(1)
             size = float(first.effect.abs())
             self.largest = max(self.largest, (names_of(self.places, first)[0], size), key=lambda pair: pair[1])
-        kept = entries.only(entries.effect.abs() > self.threshold)
+        passed = entries.only(entries.effect.abs() > self.threshold)
         if self.only is not None:
-            kept = kept.only(torch.tensor([name in self.only for name in self._names(kept)], dtype=torch.bool))
-        whole = kept.aggregated(self.aggregation)
+            named = [name in self.only for name in self._names(passed)]
+            passed = passed.only(torch.tensor(named, dtype=torch.bool))
+        whole = passed.aggregated(self.aggregation)
         self.sums.add(names_of(self.places, whole), whole.effect)
-        return kept
+        return passed
 
     def _names(self, entries: Entries) -> list[str]:
         if self.aggregation != "none":

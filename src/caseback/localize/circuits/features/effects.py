@@ -131,15 +131,15 @@ def feature_effects(
         raise OutOfRange(f"threshold={threshold}, top={top}: expected a threshold of 0 or more, and 1 or more entries")
     places = places_of(model, sites)
     Entries.none().aggregated(aggregation)
-    kept, sums, coords = [], [], []
+    parts, sums, coords = [], [], []
     for first, runs in batches(model, clean, corrupt, metric, places, method, direction, batch_size, progress):
         entries, estimated, errors, _ = measured_effects(runs, method, steps, rule, threshold)
         entries = entries.of_prompts_from(first).aggregated(aggregation)
-        kept.append(entries if top is None else entries.strongest(top))
+        parts.append(entries if top is None else entries.strongest(top))
         total = runs.with_all_changed()
         sums.append(torch.stack([estimated, errors, total, estimated - total]))
         coords.append(runs.pair.coords())
-    entries = Entries.joined(kept)
+    entries = Entries.joined(parts)
     entries = entries.strongest(len(entries) if top is None else top)
     how: dict[str, Any] = {"technique": feature_effects, "model": model, "metric": metric.name, "method": method}
     how |= {"direction": direction, "patch": "zero" if corrupt is None else "resample", "threshold": threshold}

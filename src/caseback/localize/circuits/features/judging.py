@@ -20,6 +20,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.circuits.features.outside import NodeRuns
 from caseback.localize.circuits.features.places import gaps_of, places_of
+from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Node
 from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
@@ -110,11 +111,11 @@ def feature_faithfulness(
     runs = NodeRuns.of(model, clean, corrupt, metric, places, ablation, over)
     own = runs.masks([sorted(circuit.nodes) for circuit in listed])
     is_error = [place.kind == "error" for place in places]
-    kept = [torch.ones_like(m) if error else m for m, error in zip(own, is_error, strict=True)]
+    with_all = [torch.ones_like(m) if error else m for m, error in zip(own, is_error, strict=True)]
     without = [torch.zeros_like(m) if error else m for m, error in zip(own, is_error, strict=True)]
     whole = runs.whole()
     values, empties, rests = [], [], []
-    for way, masks in enumerate((own, kept, without)) if any(is_error) else [(0, own)]:
+    for way, masks in enumerate((own, with_all, without)) if any(is_error) else [(0, own)]:
         # with all errors kept, they are kept in the empty circuit and outside of it as well
         always = [error and way == 1 for error in is_error]
         empty = [torch.full_like(m[:1], on) for m, on in zip(masks, always, strict=True)]
@@ -150,6 +151,7 @@ def _share(metrics: Tensor, empty: Tensor, whole: Tensor) -> Tensor:
     return (metrics.mean(-1) - floor) / (whole.mean() - floor)
 
 
+@checked
 def strongest_nodes(circuit: Circuit, count: int) -> Circuit:
     """The ``count`` nodes of largest score in size, errors and edges left out; ties go to the earlier node.
 

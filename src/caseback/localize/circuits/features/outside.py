@@ -58,9 +58,9 @@ class Outside(Edit):
         value = at_least_float32(_value(place, x, where.site))
         n_circuits, n_pos, _ = members.shape
         rows = where.rows
-        kept = members[rows.example % n_circuits, rows.token.clamp(max=n_pos - 1)].to(value.device)
+        stays = members[rows.example % n_circuits, rows.token.clamp(max=n_pos - 1)].to(value.device)
         other = others(rows.example // n_circuits, rows.token).to(value)
-        change = torch.where(kept[..., None], torch.zeros_like(value), other - value)
+        change = torch.where(stays[..., None], torch.zeros_like(value), other - value)
         if where.site == place.site and place.is_view:  # a transcoder's own codes
             return change.squeeze(-1).to(x.dtype)
         return place.written_by(change, x)

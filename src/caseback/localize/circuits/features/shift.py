@@ -60,9 +60,11 @@ def shift(
     model
         The model, with dictionaries attached.
     tokens
-        Prompts on which label and shortcut are as good as independent: a balanced test set.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. A balanced test set, on which label and shortcut
+        are as good as independent.
     metric
-        The classifier's score, per prompt: ``cb.activation(site, direction=...)`` for a linear probe, or any other.
+        What is measured, per prompt: such as ``cb.logit_diff(target, foil)``. The classifier's score, which of a linear
+        probe is ``cb.activation(site, direction=...)``.
     labels, shortcut
         (batch), 0 or 1: what the classifier should tell, and what it should not use.
     nodes
