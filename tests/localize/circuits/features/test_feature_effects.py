@@ -168,7 +168,7 @@ def test_what_is_refused_is_said():
         attached(model, random_dictionaries(model, "resid_post"), name="twin"),
     ):
         for error, says, how in (
-            (TokensError, "", {"corrupt": shelf.ids((6, 5))}),
+            (TokensError, "token-aligned", {"corrupt": shelf.ids((6, 5))}),
             (SiteAbsent, "same names", {"sites": ["feature", "twin"]}),
             (SiteAbsent, "no parts that are nodes", {"sites": "resid_pre"}),
             (SiteAbsent, "no site is given", {"sites": []}),
