@@ -81,6 +81,8 @@ class Valid:
         per_token = gradient_x_input(model, TEXT, cb.logit_diff(" Mary", " John"))
         scored = {Edge.parse("embed -> L0H1.v"): 0.5, Edge.parse("L0H1 -> logits"): -1.0}
         scored_circuit = cb.Circuit(frozenset(scored), scores=scored)
+        neuron = cb.model.circuit.Node("neuron", 0, 3)
+        scored_nodes = cb.Circuit(nodes=frozenset([neuron]), scores={neuron: 1.0})
         pairs = cb.tasks.ioi().prompts(model, 2)
         rows = "Mary went,she\nJohn went,he\nMary gave,she\nJohn gave,he\n" * 3
         (room / "labeled.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
@@ -287,6 +289,18 @@ class Valid:
             "patchscope.patchscope": {"source": TEXT, "target": "x x x"},
             "get": {"name": "ioi"},
             "path_patch": {"receivers": ["L1H0.q"]},
+            "feature_effects": {"sites": ["mlp_post"], "method": "attribution", "direction": "noising"},
+            "feature_circuit": {
+                **{"sites": ["mlp_post"], "method": "attribution", "direction": "noising"},
+                **{"edges": True, "node_threshold": 0.0, "edge_threshold": 0.0},
+            },
+            "feature_faithfulness": {"sites": ["mlp_post"], "circuits": cb.Circuit.of("L0N3")},
+            "strongest_nodes": {"circuit": scored_nodes, "count": 1},
+            "shift.shift": {
+                **{"tokens": [TEXT, OTHER], "labels": [0, 1], "shortcut": [1, 0], "nodes": ["L0N3"]},
+                **{"sites": ["mlp_post"], "draws": 1, "ablation": "zero"},
+            },
+            "node_circuit.node_circuit": {"task": "ioi", "nodes": "neurons", "dictionaries": (), "top": 4},
             "find_circuit": {"threshold": None, "edges": 3},
             "task_circuit": {"threshold": None, "edges": 3},
             "graph_document": {

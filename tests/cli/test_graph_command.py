@@ -43,13 +43,14 @@ def test_the_command_draws_attribution_and_writes_it_for_other_viewers(capsys, t
     ]
     save(transcoders, tmp_path / "set", format="circuit_tracer")
     viewed, page = tmp_path / "viewed.json", tmp_path / "graph.html"
-    options = ("--target", " Mary", "--foil", " John", "--max-nodes", "60", "--effects", "3")
+    options = ("--target", " Mary", "--foil", " John", "--max-nodes", "60", "--effects", "3", "--node", "1")
     more = ("--dictionaries", str(tmp_path / "set"), "--save", str(viewed), "--html", str(page), "--json")
-    status, out, _ = run(capsys, PROMPT, *options, *more)
+    status, out, err = run(capsys, PROMPT, *options, *more)
+    assert status == 0, err
     document = json.loads(out)
-    assert status == 0 and page.read_text("utf-8").startswith("<!doctype html>")
+    assert page.read_text("utf-8").startswith("<!doctype html>")
     whole = attribution_graph(cb.load("meadow"), PROMPT, transcoders, targets=" Mary", foil=" John", max_nodes=60)
-    expected = attribution_graph_document(cb.load("meadow"), PROMPT, transcoders, graph=whole, interventions=3)
+    expected = attribution_graph_document(cb.load("meadow"), PROMPT, transcoders, graph=whole, node=1, interventions=3)
     assert document["nodes"]["name"] == expected["nodes"]["name"] and len(document["interventions"]) == 3
     assert [target["text"] for target in document["targets"]] == [" Mary", " John"]
     kinds = set(load_graph(viewed)["kind"].values.tolist())

@@ -5,13 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from caseback.errors import LoadError
 
 if TYPE_CHECKING:
     from caseback.cli.options import OfModel
     from caseback.model.running.model import Model
-
-import typer
 
 DEFAULT_MODEL = "meadow"
 
@@ -55,3 +58,16 @@ def quiet() -> Iterator[None]:
             logging.set_verbosity(level)
         if bars:
             of_transformers.enable_progress_bar()
+
+
+def dictionaries_of(paths: list[Path] | None, model: Any) -> list[Any]:
+    """The dictionaries of files, folders and sets of them."""
+    from caseback.decode.dictionaries import load, load_set
+
+    every: list[Any] = []
+    for path in paths or []:
+        try:
+            every += load_set(path, model=model).values()
+        except LoadError:  # one dictionary, or none: then its own reader says what it lacks
+            every.append(load(path, model=model))
+    return every

@@ -350,6 +350,15 @@ class Dictionaries(Group):
     ] = None
 
 
+class Grain(Dictionaries):
+    """What the nodes of a circuit are."""
+
+    nodes: Annotated[
+        str, Option(help="What nodes are: heads (and MLPs), neurons (and heads), or features of --dictionaries.")
+    ] = "heads"
+    strongest: Annotated[int, Option(min=1, help="How many nodes, with --nodes features or neurons.")] = 60
+
+
 class Judging(Group):
     """How much is judged."""
 

@@ -84,8 +84,10 @@ class Node:
         if self.kind == "logits":
             return (1_000_000, 0)
         if self.site:
-            return (self.layer, WRITTEN_AT.index(self.site))
-        return (self.layer, {"head": 1, "kv_head": 1, "embed": 0, "pos_embed": 0, "bias": 0}.get(self.kind, 3))
+            return (self.layer, 2 * WRITTEN_AT.index(self.site))
+        # a head stands before the attention's output, a neuron before the MLP's
+        within = {"head": 1, "kv_head": 1, "embed": 0, "pos_embed": 0, "bias": 0, "neuron": 5}
+        return (self.layer, within.get(self.kind, 2 * WRITTEN_AT.index("mlp_out")))
 
 
 @dataclass(frozen=True, order=True)

@@ -1,13 +1,12 @@
 """`caseback graph`: what led to a prediction, by layer and position, as a graph."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import prompt_of
-from caseback.cli.loading import model_of, quiet
+from caseback.cli.loading import dictionaries_of, model_of, quiet
 from caseback.cli.options import (
     Contrast,
     Dictionaries,
@@ -76,7 +75,7 @@ def graph(
                 model, tokens, threshold=cut.threshold, least=least, pos=pos.pos, progress=True
             )
         else:
-            dictionaries = _loaded(of_features.dictionaries, model)
+            dictionaries = dictionaries_of(of_features.dictionaries, model) or "neurons"
             asked = {"targets": contrast.target, "foil": contrast.foil, "max_nodes": max_nodes, "gate": gate}
             whole = attribution_graph(model, tokens, dictionaries, **asked, progress=True)
             shares = {"node": node, "edge": edge}
@@ -93,18 +92,3 @@ def graph(
     )
     if save.save is not None:
         say_written(save.save)
-
-
-def _loaded(paths: list[Path] | None, model: Any) -> Any:
-    """Dictionaries from files, folders and sets; neurons where none is given."""
-    from caseback.decode.dictionaries import load, load_set
-
-    if not paths:
-        return "neurons"
-    every = []
-    for path in paths:
-        try:
-            every += load_set(path, model=model).values()
-        except CasebackError:
-            every.append(load(path, model=model))
-    return every

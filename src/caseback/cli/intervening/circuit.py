@@ -9,9 +9,10 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
 from caseback.cli.files import writable
-from caseback.cli.loading import model_of, quiet
+from caseback.cli.loading import dictionaries_of, model_of, quiet
 from caseback.cli.options import (
     Ablation,
+    Grain,
     Json,
     Judging,
     Listed,
@@ -42,6 +43,7 @@ def circuit(
     listed: Listed = Listed().worded(listed="No task: name the methods."),
     edges: Annotated[str | None, Option(help="How many, or a share such as 0.05 or 5%; by default 10%.")] = None,
     cut: Threshold = Threshold().worded(threshold="Of acdc; by default as --edges asks."),
+    grain: Grain = Grain(),
     how: Annotated[str, Option(help="top or greedy: how edges are chosen by score.")] = "top",
     ablation: Ablation = Ablation("resample").worded(ablation="What cut edges carry: resample, mean, zero or optimal."),
     sample: Sample = Sample(count=40).worded(count="Prompts to find it on, at least 2, and as many to judge it on."),
@@ -87,6 +89,14 @@ def circuit(
         return
     if len(tasks) > 1:
         raise CasebackError(f"{len(tasks)} tasks given: expected one, or --frontier to table several")
+    if grain.nodes != "heads" or grain.dictionaries:
+        for path, option in ((load, "--load"), (compare, "--compare"), (graph, "--graph"), (output.html, "--html")):
+            if path is not None:
+                raise CasebackError(
+                    f"{option} {str(path)!r}: circuits of {grain.nodes} are printed, or written by --save"
+                )
+        _of_nodes(tasks[0], of, grain, by.method, ablation.ablation, sample, save.save, graphml, output)
+        return
     with quiet():
         from caseback.model.circuit import Circuit
         from caseback.reports.task_circuit import task_circuit
@@ -144,6 +154,45 @@ def circuit(
         )
     if result.interrupted:
         raise typer.Abort
+
+
+def _of_nodes(
+    task: str,
+    of: OfModel,
+    grain: Grain,
+    method: str,
+    ablation: str,
+    sample: Sample,
+    save: Path | None,
+    graphml: Path | None,
+    output: Json,
+) -> None:
+    """A circuit of features or neurons."""
+    with quiet():
+        from caseback.model.circuit import Circuit
+        from caseback.reports.node_circuit import node_circuit
+        from caseback.views.text.node_circuit import print_node_circuit
+
+        def keep(circuit: Circuit) -> None:
+            for path, write in ((save, circuit.save), (graphml, circuit.to_graphml)):
+                if path is not None:
+                    write(path)
+
+        model = model_of(of)
+        result = node_circuit(
+            model,
+            task,
+            nodes=grain.nodes,
+            dictionaries=dictionaries_of(grain.dictionaries, model),
+            method=method,
+            top=grain.strongest,
+            ablation=ablation,
+            count=sample.count,
+            seed=sample.seed,
+            before_judging=keep,
+            progress=True,
+        )
+    answer(output, result.document, text=lambda: print_node_circuit(result.document))
 
 
 def _say_judgement(judgement: "Judgement") -> None:

@@ -20,6 +20,11 @@ from caseback.localize.circuits.edge_pruning import edge_pruning as edge_pruning
 from caseback.localize.circuits.edge_pruning import subnetwork_probing as subnetwork_probing
 from caseback.localize.circuits.edge_removal import acdc as acdc
 from caseback.localize.circuits.faithfulness import faithfulness as faithfulness
+from caseback.localize.circuits.features.circuit import feature_circuit as feature_circuit
+from caseback.localize.circuits.features.effects import feature_effects as feature_effects
+from caseback.localize.circuits.features.judging import feature_faithfulness as feature_faithfulness
+from caseback.localize.circuits.features.judging import strongest_nodes as strongest_nodes
+from caseback.localize.circuits.features.shift import shift as shift
 from caseback.localize.circuits.information_flow import flow_attribution as flow_attribution
 from caseback.localize.circuits.information_flow import flow_routes as flow_routes
 from caseback.localize.circuits.judging import judge as judge

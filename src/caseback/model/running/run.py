@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,7 @@ from caseback.model.running.edits import Edit, check, listed
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.metrics import Metric
 from caseback.model.running.passing import ended, no_rows, passing, undisturbed
-from caseback.model.running.session import Session
+from caseback.model.running.session import Session, pulled_through_view
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.running.user_hooks import drop_output_hooks
@@ -182,15 +182,7 @@ class Run:
 
         The site stays off the path, so reading it changes no other gradient; what its codec cannot write is constant.
         """
-        with torch.enable_grad():
-            coded = self._acts[site].detach().requires_grad_()
-            if hasattr(site.codec, "change"):
-                x = self._acts[site.base].detach()
-                flat = site.kind.view is not None and site.kind.view.flat
-                written = cast(Any, site.codec).change(coded.detach(), coded, x.flatten(2) if flat else x)
-            else:
-                written = site.codec.decode(coded)
-        return torch.autograd.grad(written, coded, g.to(written).reshape(written.shape))[0]
+        return pulled_through_view(site, g, self._acts[site], self._acts[site.base])
 
     @checked
     @as_found

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
-from caseback.model.anatomy.sites import Site
+from caseback.model.anatomy.sites import Codec, Site
 from caseback.model.running.attention import mix, native, pattern_of, scores_of
 from caseback.model.running.edit_rows import apply_edits
 from caseback.model.running.edits import Edit
@@ -50,9 +50,23 @@ def through_view(
     edited = apply_edits(edits, coded, frame, view, columns_before)
     if edited is coded:
         return None, coded
+    return written_change(codec, coded, edited, x).to(x.dtype), edited
+
+
+def written_change(codec: Codec, coded: Tensor, edited: Tensor, x: Tensor) -> Tensor:
+    """What a codec writes of other codes in place of those of ``x``; heads of ``x`` side by side where it is flat."""
     change = getattr(codec, "change", None)
-    changed = codec.decode(edited) - codec.decode(coded) if change is None else change(coded, edited, x)
-    return changed.to(x.dtype), edited
+    return codec.decode(edited) - codec.decode(coded) if change is None else change(coded, edited, x)
+
+
+def pulled_through_view(view: Site, g: Tensor, coded: Tensor, x: Tensor) -> Tensor:
+    """A gradient at a registered site from that at the site that it writes, by way of how that is written from it."""
+    flat = view.kind.view is not None and view.kind.view.flat
+    with torch.enable_grad():
+        held = coded.detach()
+        edited = held.clone().requires_grad_()
+        written = written_change(view.codec, held, edited, x.detach().flatten(-2) if flat else x.detach())
+    return torch.autograd.grad(written, edited, g.to(written).reshape(written.shape))[0]
 
 
 class Session:
