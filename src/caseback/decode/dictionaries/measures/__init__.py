@@ -4,6 +4,7 @@ No number says it alone. Explained variance and loss recovered are fidelity; whe
 has is known only where a truth was planted; use is measured beside neurons and random dictionaries.
 """
 
+from caseback.decode.dictionaries.measures.absorption import absorption, first_letter_absorption
 from caseback.decode.dictionaries.measures.board import board_measures, supervised_dictionary
 from caseback.decode.dictionaries.measures.controls import frozen_decoder, neuron_dictionary, random_dictionary
 from caseback.decode.dictionaries.measures.failures import hedging, planted_absorption
@@ -17,9 +18,11 @@ from caseback.decode.dictionaries.measures.replacement import replacement_measur
 
 __all__ = [
     "Planted",
+    "absorption",
     "board_measures",
     "compare_dictionaries",
     "feature_classes",
+    "first_letter_absorption",
     "frozen_decoder",
     "hedging",
     "neuron_dictionary",
