@@ -32,6 +32,7 @@ from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
 from caseback.decode.dictionaries.explanations.explain import explain_features
 from caseback.decode.dictionaries.features.attach import attach, attached, detach
 from caseback.decode.dictionaries.features.digest import dictionary_digest
+from caseback.decode.dictionaries.features.prompt_factors import neuron_factors
 from caseback.decode.dictionaries.features.reading import feature_words, features_on, nearest_features
 from caseback.decode.dictionaries.formats.loading import FORMATS, load, load_set, save
 from caseback.decode.dictionaries.formats.neuronpedia import (
@@ -99,6 +100,7 @@ __all__ = [
     "features_on",
     "load_dictionary",
     "nearest_features",
+    "neuron_factors",
     "load",
     "load_set",
     "published",
