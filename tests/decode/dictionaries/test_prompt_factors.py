@@ -44,7 +44,9 @@ def test_factors_are_of_the_neurons_of_the_prompt(name, part):
     assert explained > 0.3 and (np.diff(np.linalg.norm(w, axis=0)) <= 1e-12).all()
     assert factors.neuron_layer.values.tolist() == [2] * (a.shape[1] // 2) + [0] * (a.shape[1] // 2)
     first = int(h[0].argmax())
-    assert factors.top_neuron.values[0, 0] == f"L{factors.neuron_layer.values[first]}N{factors.neuron_index.values[first]}"
+    assert (
+        factors.top_neuron.values[0, 0] == f"L{factors.neuron_layer.values[first]}N{factors.neuron_index.values[first]}"
+    )
 
 
 def test_one_neuron_alone_writes_its_own_words():

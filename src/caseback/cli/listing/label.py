@@ -16,7 +16,9 @@ def label(
     file: Annotated[Path, Argument(help="The file of notes; written where there is none.", show_default=False)],
     unit: Annotated[
         str | None,
-        Argument(help="L3H2, MLP 4, L3N17 or L3F1042:resid_post; without, what is there is listed.", show_default=False),
+        Argument(
+            help="L3H2, MLP 4, L3N17 or L3F1042:resid_post; without, what is there is listed.", show_default=False
+        ),
     ] = None,
     words: Annotated[
         str | None, Argument(metavar="LABEL", help="What it is, in a few words.", show_default=False)

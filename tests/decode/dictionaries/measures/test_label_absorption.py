@@ -97,7 +97,7 @@ def test_what_cannot_be_judged_is_refused():
         absorption(dictionary(0), x, labels[1:])
     with pytest.raises(CasebackError, match="1 classes"):
         absorption(dictionary(0), x, ["a"] * len(x))
-    with pytest.raises(OutOfRange, match="held_out 1"):
+    with pytest.raises(OutOfRange, match="held_out is 1"):
         absorption(dictionary(0), x, labels, held_out=1)
     model = shelf.model("llama")
     with pytest.raises(ArgumentError, match="several sites"):

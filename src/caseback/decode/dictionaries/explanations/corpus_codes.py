@@ -71,7 +71,9 @@ def corpus_tokens(model: Model, corpus: Corpus, length: int | None) -> CorpusTok
     ids, own = block.ids.numpy().astype(np.int64)[place], row[place]
     counted_before = np.r_[False, (np.diff(place) == 1) & (np.diff(own) == 0)] if len(place) else np.zeros(0, bool)
     if len(np.unique(block.document.numpy()[own])) < 2:
-        raise CasebackError("the corpus has fewer than two documents with tokens enough: expected one to fit, one to test")
+        raise CasebackError(
+            "the corpus has fewer than two documents with tokens enough: expected one to fit, one to test"
+        )
     return CorpusTokens(block, place, ids, np.where(counted_before, np.roll(ids, 1), -1), own)
 
 

@@ -215,9 +215,7 @@ def _listed(
     codes = sparse.csr_matrix(codes.multiply(codes > sparse.csr_matrix(codes > 0).multiply(level * largest)))
     starts = np.zeros(len(training), dtype=bool)
     starts[tokens.windows(window)] = True
-    fit, test = (
-        Part(asked.holds[side], codes[side], np.flatnonzero(starts[side])) for side in (training, ~training)
-    )
+    fit, test = (Part(asked.holds[side], codes[side], np.flatnonzero(starts[side])) for side in (training, ~training))
     best, gains = fit_lists(fit, rules, least_gain)
     neighbors = near_features(fit, near)
     seen = np.asarray(((fit.in_window @ (fit.codes > 0)) > 0).sum(0)).ravel()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.jobs.fingerprint import fingerprint
+from caseback.model.anatomy.sites import as_site
 from caseback.model.arguments import checked
 from caseback.model.graph.names import WRITTEN_AT, Name
-from caseback.model.anatomy.sites import as_site
 
 
 @checked

@@ -10,6 +10,10 @@ from caseback.decode.dictionaries.measures.controls import frozen_decoder, neuro
 from caseback.decode.dictionaries.measures.failures import hedging, planted_absorption
 from caseback.decode.dictionaries.measures.feature_classes import feature_classes
 from caseback.decode.dictionaries.measures.pareto import compare_dictionaries
+from caseback.decode.dictionaries.measures.perturbation import (
+    spurious_correlation_removal,
+    targeted_probe_perturbation,
+)
 from caseback.decode.dictionaries.measures.planted import Planted, planted_features
 from caseback.decode.dictionaries.measures.probing import probe_features
 from caseback.decode.dictionaries.measures.reconstruction import reconstruction_measures
@@ -33,5 +37,7 @@ __all__ = [
     "reconstruction_measures",
     "recovery_measures",
     "replacement_measures",
+    "spurious_correlation_removal",
     "supervised_dictionary",
+    "targeted_probe_perturbation",
 ]

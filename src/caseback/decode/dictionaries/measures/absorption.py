@@ -13,7 +13,6 @@ main features are chosen by the difference of class means, and that states are c
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,19 +20,18 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from torch import Tensor
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.measures.decoder_rows import unit_rows
 from caseback.decode.dictionaries.measures.given import Dictionaries, StatesLike, expect_widths, named, whole
+from caseback.decode.dictionaries.measures.label_probes import Probe, classes_of, held_out_tokens, probe_of
 from caseback.decode.dictionaries.measures.probing import codes_of
 from caseback.decode.dictionaries.measures.replacement import splice_of
 from caseback.decode.probes.setting import Labels
 from caseback.decode.states import read_states
-from caseback.errors import ArgumentError, CasebackError, OutOfRange, TokensError
+from caseback.errors import ArgumentError, CasebackError, OutOfRange
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -109,22 +107,22 @@ def absorption(
     >>> bool(0.3 < table.absorption.sel(group="yes")[0] < 0.7), bool(table.probe_f1.min() == 1)
     (True, True)
     """
-    if not 0 < held_out < 1 or not 0 <= split_gain <= 1:
-        raise OutOfRange(f"held_out {held_out}, split_gain {split_gain}: expected shares from 0 to 1")
+    if not 0 <= split_gain <= 1:
+        raise OutOfRange(f"split_gain is {split_gain}: expected a share from 0 to 1")
     if most_main < 1 or absorbers < 1:
         raise OutOfRange(f"most_main {most_main}, absorbers {absorbers}: expected 1 or more")
     several, x = named(dictionaries), whole(states)
     expect_widths(several, x.shape[1], x.shape[1])
-    classes, y = _classes(labels, len(x))
-    held = _held(y, held_out, seed)
+    classes, y = classes_of(labels, len(x))
+    held = held_out_tokens(y, held_out, seed)
     x = x.double().cpu()
     x = x - x[~held].mean(0)
-    probes = [_probe(x.numpy(), y == c, held) for c in range(len(classes))]
+    probes = [probe_of(x[~held].numpy(), y[~held] == c) for c in range(len(classes))]
     rows: dict[str, list[list[float]]] = {name: [] for name in _NAMES}
     for one in several.values():
         codes = codes_of(one, whole(states).to(one.W_enc)).double().cpu()
         each = [
-            _of_class(one, codes, x, y == c, held, *probe, most_main, split_gain, absorbers)
+            _of_class(one, codes, x, y == c, held, probe, most_main, split_gain, absorbers)
             for c, probe in enumerate(probes)
         ]
         for name, column in zip(_NAMES, zip(*each, strict=True), strict=True):
@@ -234,59 +232,20 @@ def _words(model: Model, words: Sequence[str] | None) -> list[tuple[int, str]]:
     return [(model.token_id(text), text) for text in dict.fromkeys(own)]
 
 
-def _classes(labels: Labels, n: int) -> tuple[list[Any], np.ndarray]:
-    given = labels.tolist() if hasattr(labels, "tolist") else list(labels)  # type: ignore[union-attr]
-    if len(given) != n:
-        raise TokensError(f"{len(given)} labels for {n} states: expected a label for each")
-    classes = sorted(set(given), key=lambda label: (str(type(label)), label))
-    y = np.array([classes.index(label) for label in given])
-    if len(classes) < 2 or int(np.bincount(y).min()) < 4:
-        raise CasebackError(
-            f"{len(classes)} classes, the rarest of {int(np.bincount(y).min()) if n else 0} tokens: expected two or "
-            "more, of 4 or more each"
-        )
-    return classes, y
-
-
-def _held(y: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """A share of each class's tokens, one at least on either side."""
-    random = np.random.default_rng(seed)
-    held = np.zeros(len(y), dtype=bool)
-    for c in range(int(y.max()) + 1):
-        own = random.permutation(np.flatnonzero(y == c))
-        held[own[: min(len(own) - 1, max(1, round(share * len(own))))]] = True
-    return held
-
-
-def _logistic(x: np.ndarray, y: np.ndarray) -> LogisticRegression:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(class_weight="balanced", max_iter=500).fit(x, y)
-
-
-def _probe(x: np.ndarray, y: np.ndarray, held: np.ndarray) -> tuple[Tensor, np.ndarray, float]:
-    """A class's direction of norm 1, where the probe sees it, and its F1 on what was held out."""
-    scale = x[~held].std(0)
-    scale[scale == 0] = 1
-    fitted = _logistic(x[~held] / scale, y[~held])
-    guess = fitted.predict(x / scale)
-    direction = torch.from_numpy(fitted.coef_[0] / scale)
-    return direction / direction.norm().clamp_min(1e-300), guess, float(f1_score(y[held], guess[held]))
-
-
 def _of_class(
     dictionary: Dictionary,
     codes: Float[Tensor, "token feature"],
     x: Float[Tensor, "token d"],
     y: np.ndarray,
     held: np.ndarray,
-    direction: Tensor,
-    guess: np.ndarray,
-    f1: float,
+    probe: Probe,
     most_main: int,
     split_gain: float,
     absorbers: int,
 ) -> tuple[float, ...]:
+    guess = probe.sees(x.numpy())
+    f1 = float(f1_score(y[held], guess[held]))
+    direction = torch.from_numpy(probe.w / max(float(np.linalg.norm(probe.w)), 1e-300))
     main = _main(codes, y, held, most_main, split_gain)
     known = torch.from_numpy(np.flatnonzero(held & y & guess))
     if not len(known):
@@ -316,8 +275,7 @@ def _main(codes: Tensor, y: np.ndarray, held: np.ndarray, most: int, gain: float
     best = 0.0
     for k in range(1, len(order) + 1):
         few = codes[:, order[:k]].numpy()
-        few = few / np.where(few.std(0) > 0, few.std(0), 1)
-        own = float(f1_score(y[held], _logistic(few[~held], y[~held]).predict(few[held])))
+        own = float(f1_score(y[held], probe_of(few[~held], y[~held]).sees(few[held])))
         if k > 1 and own - best <= gain:
             return order[: k - 1]
         best = own
