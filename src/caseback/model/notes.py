@@ -162,8 +162,8 @@ class Notes:
             own = by_key.get((note.unit, note.by))
             if own is not None and own.edition == note.edition and own != note:
                 raise ArgumentError(
-                    f"{note.by or 'nobody'} says {own.label!r} of {note.unit} here and {note.label!r} there, and neither "
-                    "is the later: put one of them again"
+                    f"{note.by or 'nobody'} says {own.label!r} of {note.unit} here and {note.label!r} there, and "
+                    "neither is the later: put one of them again"
                 )
             if own is None or own.edition < note.edition:
                 by_key[note.unit, note.by] = note

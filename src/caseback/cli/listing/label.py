@@ -1,7 +1,7 @@
 """`caseback label`: notes that people keep on a model's units, in one small file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
@@ -69,11 +69,13 @@ def label(
     answer(output, shown, text=lambda: print_notes(shown))
 
 
-def _export(notes, features, model: str, folder: Path) -> None:
+def _export(notes: Any, features: Any, model: str, folder: Path) -> None:
+    """The features' labels in Neuronpedia's form."""
     from caseback.decode.dictionaries import explanations_of_notes, write_explanations
     from caseback.model.anatomy.sites import as_site
 
     site = as_site(features.facts.target or features.facts.site)
-    explained = explanations_of_notes(notes, site.layer, site.name)
-    write_explanations(explained, folder, model=model, layer=site.layer, dictionary=features.architecture)
+    layer = 0 if site.layer is None else site.layer
+    explained = explanations_of_notes(notes, layer, site.name)
+    write_explanations(explained, folder, model=model, layer=layer, dictionary=features.architecture)
     say_written(folder)

@@ -18,11 +18,15 @@ Both are expectations over all windows and tokens, not over a sample of them: 1/
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from caseback.jobs.budget import limit
+
+Sparse = Any
+"""A matrix of scipy, whose annotations know neither shapes nor products."""
 
 _SET_BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
@@ -41,12 +45,12 @@ class Part:
         The first token of each window.
     """
 
-    holds: sparse.csr_matrix
-    codes: sparse.csr_matrix
+    holds: Sparse
+    codes: Sparse
     starts: np.ndarray
 
     @property
-    def in_window(self) -> sparse.csr_matrix:
+    def in_window(self) -> Sparse:
         """(window, token)."""
         n = self.holds.shape[0]
         window = np.repeat(np.arange(len(self.starts)), np.diff(np.append(self.starts, n)))
@@ -57,7 +61,7 @@ def fit_lists(part: Part, rules: int, least_gain: float) -> tuple[np.ndarray, np
     """Lists of conditions, (feature, rule), -1 where there are no more, and what each gained."""
     windows = part.in_window
     with_condition = _bits(windows @ part.holds)
-    fires = sparse.csr_matrix(part.codes > 0, dtype=np.int32)
+    fires: Sparse = sparse.csr_matrix(part.codes > 0, dtype=np.int32)
     taken = _bits(windows @ fires)  # windows that are not quiet, or called already
     n_fires = np.asarray(fires.sum(0)).ravel()
     n_quiet = len(part.starts) - _SET_BITS[taken].sum(1, dtype=np.int64)
@@ -66,7 +70,7 @@ def fit_lists(part: Part, rules: int, least_gain: float) -> tuple[np.ndarray, np
     # the product of a block has at most as many entries as its firings have conditions
     entries = n_fires * max(1, part.holds.nnz // max(1, part.holds.shape[0]))
     for some in _blocks(entries, limit("feature_scores")):
-        left = sparse.csr_matrix(fires[:, some])
+        left: Sparse = sparse.csr_matrix(fires[:, some])
         for rule in range(rules):
             best, gain = _best(part, left, with_condition, taken[some], n_fires[some], n_quiet[some], least_gain)
             there = np.flatnonzero(best >= 0)
@@ -81,7 +85,7 @@ def fit_lists(part: Part, rules: int, least_gain: float) -> tuple[np.ndarray, np
 
 def _best(
     part: Part,
-    left: sparse.csr_matrix,
+    left: Sparse,
     with_condition: np.ndarray,
     taken: np.ndarray,
     n_fires: np.ndarray,
@@ -146,7 +150,7 @@ def judge_lists(part: Part, chosen: np.ndarray, near: np.ndarray, bins: int) -> 
         Windows in which a feature fires are taken apart by strength, as many in each.
     """
     n_tokens, n_features = part.codes.shape
-    fires_in = sparse.csc_matrix(part.in_window @ (part.codes > 0).astype(np.int32))
+    fires_in: Sparse = sparse.csc_matrix(part.in_window @ (part.codes > 0).astype(np.int32))
     columns: list[tuple[np.ndarray, ...]] = []
     for some in _blocks(np.full(n_features, max(1, n_tokens)), limit("feature_scores")):
         called = np.zeros((n_tokens, some.stop - some.start), dtype=bool)
@@ -176,7 +180,7 @@ def judge_lists(part: Part, chosen: np.ndarray, near: np.ndarray, bins: int) -> 
 
 def near_features(part: Part, k: int) -> np.ndarray:
     """(feature, k), the features that most often fire at the same tokens: the largest cosines; -1 where none does."""
-    fires = sparse.csr_matrix(part.codes > 0, dtype=np.float64)
+    fires: Sparse = sparse.csr_matrix(part.codes > 0, dtype=np.float64)
     norms = np.sqrt(np.asarray(fires.sum(0)).ravel())
     near = np.full((fires.shape[1], k), -1)
     for some in _blocks(np.full(fires.shape[1], fires.shape[1]), limit("feature_scores")):
@@ -202,16 +206,16 @@ def _by_strength(called: np.ndarray, peak: np.ndarray, bins: int) -> np.ndarray:
     return np.stack([_share(ranked, fires & (bin_of == number)) for number in range(bins)], 1)
 
 
-def _bits(matrix: sparse.spmatrix) -> np.ndarray:
+def _bits(matrix: Sparse) -> np.ndarray:
     """(column, byte), in which rows a column is not 0, eight of them a byte."""
-    columns = sparse.csc_matrix(matrix)
+    columns: Sparse = sparse.csc_matrix(matrix)
     bits = np.zeros((columns.shape[1], -(-columns.shape[0] // 8)), dtype=np.uint8)
     column = np.repeat(np.arange(columns.shape[1]), np.diff(columns.indptr))
     np.bitwise_or.at(bits, (column, columns.indices // 8), np.left_shift(1, columns.indices % 8).astype(np.uint8))
     return bits
 
 
-def _columns(matrix: sparse.spmatrix, chosen: np.ndarray) -> sparse.csc_matrix:
+def _columns(matrix: Sparse, chosen: np.ndarray) -> Sparse:
     """Columns of a matrix; empty ones for -1."""
     n = matrix.shape[1]
     there = np.flatnonzero(chosen >= 0)

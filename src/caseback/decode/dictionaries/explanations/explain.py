@@ -10,7 +10,7 @@ is an honest lower bound: it sees no further than one token back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -242,7 +242,7 @@ def _another(own: np.ndarray, seed: int) -> np.ndarray:
     return following
 
 
-def _sentence(rules: Sequence[str]) -> str:
+def _sentence(rules: Iterable[str]) -> str:
     return ", or ".join(rule for rule in rules if rule) or "nothing that one token tells"
 
 

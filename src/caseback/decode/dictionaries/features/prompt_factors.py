@@ -1,6 +1,6 @@
 """Nonnegative factors of a prompt's neurons: which neurons are active together, at which tokens.
 
-    A ~ W H,   A (pos, neuron) = max(a, 0) or |a|,   W (pos, factor) >= 0,   H (factor, neuron) >= 0,   |A - W H|^2 least
+    A ~ W H,   A (pos, neuron) = max(a, 0) or |a|,   W (pos, factor), H (factor, neuron) >= 0,   |A - W H|^2 least
 
 Nothing is trained on a corpus: it is a first look at one prompt, and factors of another prompt are others. Rows of H
 have the norm 1, so W says how active a factor is; a factor writes  sum over neurons of  H W_out,  with the sign that
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -73,8 +73,8 @@ def neuron_factors(
     xr.Dataset
         ``activation`` (component, pos), 0 at skipped tokens, ``weight`` (component, neuron), all layers' neurons one
         behind another, with ``neuron_layer`` and ``neuron_index`` beside; the largest factor first. ``top_neuron``
-        (component, rank) as names, ``up_token`` and ``up`` (component, k), the words whose logits a factor raises most on
-        the direct path for an activation of 1. ``share`` (component), of all squares what goes without it; attribute
+        (component, rank) as names, ``up_token`` and ``up`` (component, k), the words whose logits a factor raises most
+        on the direct path for an activation of 1. ``share`` (component), of all squares what goes without it; attribute
         ``explained``, 1 - |A - W H|^2 / |A|^2.
 
     Raises
@@ -106,7 +106,7 @@ def neuron_factors(
     if not chosen or len(set(chosen)) != len(chosen):
         raise OutOfRange(f"layers {chosen}: expected one or more, each once")
     weights = weights_of(model, True)
-    writes = [matrix_of(model, weights, "out", layer) for layer in chosen]
+    writes: list[Any] = [matrix_of(model, weights, "out", layer) for layer in chosen]
     run = model.run(tokens, read=[("mlp_post", layer) for layer in chosen])
     signed = torch.cat([run["mlp_post", layer][0] for layer in chosen], -1).detach().double().cpu()
     signed = signed[tokens.mask[0].cpu()]
@@ -119,11 +119,11 @@ def neuron_factors(
     sign = np.sign(w.T @ signed.numpy()[skip:]) if part == "absolute" else 1.0
     sizes = [len(each) for each in writes]
     ends = np.cumsum(sizes)
-    direction = sum(
-        torch.from_numpy((sign * h)[:, end - size : end]).to(each) @ each  # type: ignore[union-attr]
+    direction: Any = sum(
+        torch.from_numpy((sign * h)[:, end - size : end]).to(each) @ each
         for each, size, end in zip(writes, sizes, ends, strict=True)
     )
-    logits = direction @ table_of(weights, "out")  # type: ignore[operator]
+    logits = direction @ table_of(weights, "out")
     logits = logits - logits.mean(-1, keepdim=True)
     up = logits.topk(min(top, logits.shape[-1]))
     of_layer, index = np.repeat(chosen, sizes), np.concatenate([np.arange(size) for size in sizes])
@@ -157,9 +157,10 @@ def neuron_factors(
 
 def _factors(a: np.ndarray, n: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """W and H, rows of H of norm 1, the factor with the largest activations first."""
+    options: dict[str, Any] = {"init": "nndsvda", "max_iter": steps, "tol": 1e-6, "random_state": seed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = NMF(n, init="nndsvda", max_iter=steps, tol=1e-6, random_state=seed)
+        fitted = NMF(**{"n_components": n, **options})
         w = fitted.fit_transform(a)
     h = fitted.components_
     norms = np.linalg.norm(h, axis=1)

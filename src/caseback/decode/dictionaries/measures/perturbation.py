@@ -81,7 +81,8 @@ def targeted_probe_perturbation(
     --------
     >>> from caseback.decode.dictionaries.measures import neuron_dictionary
     >>> y = torch.arange(300) % 3
-    >>> states = torch.nn.functional.one_hot(y, 6) + 0.1 * torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    >>> noise = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    >>> states = torch.nn.functional.one_hot(y, 6) + 0.1 * noise
     >>> table = targeted_probe_perturbation(neuron_dictionary(6), states, y.tolist(), n_features=[1])
     >>> bool(table.intended[0, 0] > 0.4), bool(table.unintended[0, 0] < 0.1)
     (True, True)
