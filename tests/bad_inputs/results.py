@@ -41,6 +41,7 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "print_erasure": {"document": ("erasure_report", 0)},
     "print_direct_shares": {"shares": "direct_shares.direct_shares"},
     "print_examples": {"top": "top_examples"},
+    "print_factors": {"factors": "neuron_factors"},
     "print_scored": {"scores": "bm25", "top": "top_examples"},
     "print_ablation": {"effects": "ablation.ablate"},
     "print_interchanges": {"accuracy": "interchange_map"},

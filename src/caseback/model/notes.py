@@ -82,6 +82,8 @@ class Notes:
     dictionary: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.notes, tuple):
+            raise ArgumentError(f"notes are a {type(self.notes).__name__}: expected a tuple of them")
         known: set[tuple[str, str]] = set()
         for note in self.notes:
             if not isinstance(note, Note):

@@ -1,5 +1,6 @@
 """`caseback label`: notes that people keep on a model's units, in one small file."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ def label(
         str | None, Argument(metavar="LABEL", help="What it is, in a few words.", show_default=False)
     ] = None,
     note: Annotated[str, Option(help="More words.")] = "",
-    by: Annotated[str, Option(help="Who says so; each has one note on a unit.")] = "",
+    author: Annotated[str, Option(help="Who says so; each has one note on a unit.")] = "",
     withdraw: Annotated[bool, Option("--withdraw", help="Take the note back.")] = False,
     dictionary: Annotated[
         Path | None, Option(help="The dictionary whose features are meant; notes on another are refused.")
@@ -48,7 +49,7 @@ def label(
         from caseback.model.notes import Notes
         from caseback.views.text.notes import print_notes
 
-        notes = Notes.load(file) if file.exists() or unit is None else Notes()
+        notes = Notes.load(file) if os.path.exists(file) or unit is None else Notes()
         before = notes
         if unit is not None or merge is not None or export is not None:
             model = model_of(of)
@@ -59,7 +60,7 @@ def label(
             if merge is not None:
                 notes = notes.merged(Notes.load(merge))
             if unit is not None:
-                notes = notes.withdraw(unit, by=by) if withdraw else notes.put(unit, words or "", note, by=by)
+                notes = notes.withdraw(unit, by=author) if withdraw else notes.put(unit, words or "", note, by=author)
             notes.expect(model, digest)
             if features is not None and export is not None:
                 _export(notes, features, model.name, export)

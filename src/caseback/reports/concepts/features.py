@@ -164,7 +164,7 @@ def features_document(
         chosen += [one["feature"] for token in on_prompt for one in token["features"][:SHOWN]]
     chosen = list(dict.fromkeys(chosen))
     written = _words(model, dictionary, words)
-    said = [[] if notes is None else _notes(notes, dictionary, i) for i in range(dictionary.n_features)]
+    noted = [[] if notes is None else _notes(notes, dictionary, i) for i in range(dictionary.n_features)]
     explained = _explained(model, dictionary, corpus, chosen, length, progress) if explain and chosen else {}
     return FEATURES.document(
         model_facts(model, "name", "n_layers", "d_model", "dtype"),
@@ -179,10 +179,10 @@ def features_document(
         tokens=activating.n_tokens,
         features=[
             row | {"label": ", ".join(note["label"] for note in own)}
-            for row, own in zip(_rows(model, activating, written), said, strict=True)
+            for row, own in zip(_rows(model, activating, written), noted, strict=True)
         ],
         cards=[
-            card | {"notes": said[card["feature"]], "explanation": explained.get(card["feature"])}
+            card | {"notes": noted[card["feature"]], "explanation": explained.get(card["feature"])}
             for card in _cards(model, dictionary, activating, written, chosen, top, before, after)
         ],
         prompt=on_prompt or None,

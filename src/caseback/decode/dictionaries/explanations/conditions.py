@@ -101,7 +101,7 @@ def _kind(bit: int, kinds: np.ndarray) -> tuple[np.ndarray, Callable[[int], str]
 def _classes(words: Sequence[str], of: Callable[[str], str]) -> tuple[np.ndarray, list[str]]:
     """Words by what a function makes of them; -1 where that is empty."""
     numbers: dict[str, int] = {}
-    own = [numbers.setdefault(made, len(numbers)) if (made := of(word)) else -1 for word in words]
+    own = [numbers.setdefault(part, len(numbers)) if (part := of(word)) else -1 for word in words]
     return np.array(own, dtype=np.int64), list(numbers)
 
 
