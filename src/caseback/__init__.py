@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from caseback.model.anatomy.sites import Site
     from caseback.model.circuit import Circuit
     from caseback.model.loading.load import load
+    from caseback.model.notes import Note, Notes
     from caseback.model.registry import techniques
     from caseback.model.running.affine import Affine, Fade, Rotate, Tilt
     from caseback.model.running.answer_metrics import answer_log_prob
@@ -45,6 +46,7 @@ _HOMES = {
     "running.affine": "Affine Fade Rotate Tilt",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
     "loading.load": "load",
+    "notes": "Note Notes",
     "running.answer_metrics": "answer_log_prob",
     "running.metrics": "Metric function kl log_prob logit logit_diff loss prob prob_diff",
     "running.model": "Model",
@@ -70,6 +72,8 @@ __all__ = [
     "Metric",
     "Model",
     "Noise",
+    "Note",
+    "Notes",
     "Project",
     "Replace",
     "Resample",

@@ -104,6 +104,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "work": [str(store), *of],
         "jobs": [str(store)],
         "ioi": [*of, "--count", "2"],
+        "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],
         "techniques": [],
         "tasks": ["ioi", *of, "--count", "1"],
         "dictionary train": [str(corpus), *of, *trained],

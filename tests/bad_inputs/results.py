@@ -42,6 +42,7 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "print_node_circuit": {"document": ("node_circuit.node_circuit", 1)},
     "print_direct_shares": {"shares": "direct_shares.direct_shares"},
     "print_examples": {"top": "top_examples"},
+    "print_factors": {"factors": "neuron_factors"},
     "print_scored": {"scores": "bm25", "top": "top_examples"},
     "print_ablation": {"effects": "ablation.ablate"},
     "print_interchanges": {"accuracy": "interchange_map"},

@@ -19,11 +19,13 @@ from bad_inputs.results import Results, parts_of
 from caseback.decode.dictionaries import (
     Facts,
     FeatureExample,
+    FeatureExplanation,
     FeatureRecord,
     JumpReLU,
     Recipe,
     TopK,
     save,
+    write_explanations,
     write_features,
 )
 from caseback.decode.dictionaries.measures import planted_features
@@ -89,6 +91,10 @@ class Valid:
         save_lens(lens, room / "kept.safetensors")
         save(dictionary := TopK(8, 16, k=2), room / "published")
         own = TopK(16, 32, k=2, facts=Facts(site="resid_post.0"))
+        notes = cb.Notes().put("L0H1", "repeats names", by="ann")
+        notes.save(room / "notes.json")
+        explained = FeatureExplanation(3, "names")
+        write_explanations([explained], room / "explanations", model="m", layer=0, dictionary="d")
         save([JumpReLU(8, 16)], room / "transcoders", format="circuit_tracer")
         record = FeatureRecord(index=3, examples={"Top": [FeatureExample([" a"], [1.0], 0)]})
         write_features([record], room / "features", transcoder="t")
@@ -255,6 +261,26 @@ class Valid:
             "train.Trained": {"dictionary": own, "curve": effects},
             "train_dictionaries": {"corpus": [TEXT, OTHER], "recipes": [Recipe(site="resid_post.0", width=32)]},
             "reading.": {"dictionary": own, "features": [1]},
+            "explain_features": {"dictionary": own, "rules": 2, "window": 4, "least_windows": 1, "features": [1]},
+            "neuron_factors": {"n_factors": 2, "steps": 20},
+            "first_letter_absorption": {"dictionaries": own, "n_words": 150, "shots": 1},
+            "absorption.absorption": {"labels": [0, 1] * 20, "held_out": 0.3},
+            "perturbation.": {
+                **{"labels": [0, 1] * 20, "spurious": [0, 0, 1, 1] * 10, "n_features": [2], "held_out": 0.3}
+            },
+            "Note": {"unit": "L0H1", "label": "repeats names"},
+            "notes.Notes": {"notes": (cb.Note("L0H1", "ann", "repeats names"),), "model": "", "dictionary": ""},
+            "Notes.": {
+                **{"self": notes, "other": notes, "unit": "L0H1", "label": "a head", "by": "ann", "dictionary": ""},
+                "path": room / "notes.json",
+            },
+            "explanations_of_notes": {"notes": notes},
+            "FeatureExplanation": {"index": 3, "description": "names"},
+            "write_explanations": {
+                **{"explanations": [explained], "folder": room / "explanations", "model": "m", "dictionary": "d"},
+            },
+            "read_explanations": {"path": room / "explanations"},
+            "print_notes": {"notes": {"model": "m", "notes": [{"unit": "L0H1", "label": "a", "text": "", "by": ""}]}},
             "loading.save": {"dictionary": dictionary, "folder": room / "saved", "format": "saelens"},
             "write_dashboards": {
                 "records": [record],

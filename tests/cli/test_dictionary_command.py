@@ -5,7 +5,7 @@ import json
 import pytest
 
 from caseback import cli
-from caseback.decode.dictionaries import Facts, TopK, load, save_dictionary
+from caseback.decode.dictionaries import Facts, TopK, load, read_explanations, save_dictionary
 
 pytestmark = pytest.mark.usefixtures("plain")
 TEXTS = ["Mary went to the store and John gave a drink to Mary.", "The cat sat. The dogs run to the red house."]
@@ -77,3 +77,51 @@ def test_what_cannot_be_done_is_one_line(capsys, corpus, tmp_path):
     asked = ["features", str(tmp_path / "other.safetensors"), str(corpus), "--cards", "0", "--prompt", "the cat"]
     assert "is of the model 'google/gemma-2-2b'" in refused(capsys, *asked)
     assert "resid_post.1" in answered(capsys, *asked, "--force")
+
+
+def test_labels_are_shown_with_the_features_that_they_are_on(capsys, corpus, tmp_path):
+    dictionary, notes, page = tmp_path / "one.safetensors", tmp_path / "notes.json", tmp_path / "page.html"
+    save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), dictionary)
+    label = ["label", str(notes)]
+
+    def labelled(*arguments: str, status: int = 0):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*label, *arguments])
+        printed = capsys.readouterr()
+        assert ended.value.code == status, printed.err
+        return printed
+
+    labelled(
+        "L1F3:resid_post", "<b>names</b>", "--note", "of people", "--author", "ann", "--dictionary", str(dictionary)
+    )
+    labelled("L1H0", "a head", "--author", "bob")
+    shown = json.loads(labelled("--json").out)
+    assert [(one["unit"], one["label"]) for one in shown["notes"]] == [
+        ("L1F3:resid_post", "<b>names</b>"),
+        ("L1H0", "a head"),
+    ]
+    assert "L1H0  a head  (bob)" in labelled().out
+    asked = ["features", str(dictionary), str(corpus), "--features", "3,5", "--notes", str(notes), "--explain"]
+    found = json.loads(answered(capsys, *asked, "--json"))
+    assert found["features"][3]["label"] == "<b>names</b>" and found["features"][5]["label"] == ""
+    assert found["cards"][0]["notes"] == [{"label": "<b>names</b>", "text": "of people", "by": "ann"}]
+    assert found["cards"][1]["notes"] == [] and found["cards"][0]["explanation"]["text"]
+    text = answered(capsys, *asked, "--html", str(page))
+    assert "note    <b>names</b> (ann) of people" in text and "fires at" in text
+    assert "<b>names</b>" not in page.read_text(encoding="utf-8")
+
+    labelled("--dictionary", str(dictionary), "--export", str(tmp_path / "out"))
+    assert [(one.index, one.description) for one in read_explanations(tmp_path / "out")] == [(3, "<b>names</b>")]
+    other = tmp_path / "other.safetensors"
+    save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1"), seed=1), other)
+    assert "notes on the dictionary" in refused(capsys, "features", str(other), str(corpus), "--notes", str(notes))
+    theirs = tmp_path / "theirs.json"
+    notes.rename(theirs)
+    labelled("L1H0", "--withdraw", "--author", "bob", status=2)
+    labelled("--merge", str(theirs), status=2)  # there is no file yet
+    labelled("L1H1", "another", "--merge", str(theirs))
+    assert len(json.loads(labelled("--json").out)["notes"]) == 3
+    labelled("L1H0", "--withdraw", "--author", "bob")
+    assert len(json.loads(labelled("--merge", str(theirs), "--json").out)["notes"]) == 2
+    for wrong in (["--withdraw"], ["L1H0"], ["L1H0", "x", "--withdraw"], ["L9H0", "x"], ["L1H0", " "], ["y", "x"]):
+        assert labelled(*wrong, status=2).err.count("\n") == 1

@@ -44,6 +44,7 @@ SHORT = {
     "dla": ["dla", PROMPT],
     "graph": ["graph", PROMPT],
     "weights": ["weights", "meadow", "--layer", "1", "--head", "0"],
+    "label": ["label", "FOLDER", "L1H0", "a head"],
 }
 NO_MODEL = {"techniques", "tasks", "list_", "path_", "dictionary convert", "dictionary listing"}
 OF_A_JOB = {"similar", "work", "jobs"}  # begun by collect: test_stream_commands

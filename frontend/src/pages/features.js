@@ -110,7 +110,7 @@ function browser(features, carded) {
   const text = new Map(
     features.map((row) => [
       row.feature,
-      `${row.feature} ${row.up.join(" ")} ${row.down.join(" ")} ${row.strongest.join("")}`.replaceAll("␣", " ").toLowerCase(),
+      `${row.feature} ${row.label ?? ""} ${row.up.join(" ")} ${row.down.join(" ")} ${row.strongest.join("")}`.replaceAll("␣", " ").toLowerCase(),
     ]),
   );
   const draw = () => {
@@ -136,6 +136,7 @@ function browser(features, carded) {
     draw();
   });
   const heads = ["feature", "active at", "largest", "raises", "lowers", "strongest at the last of"];
+  if (features.some(({ label }) => label)) heads.push("note");
   return part(
     "features",
     "All features",
@@ -172,7 +173,25 @@ const rowView = (row, carded) =>
     h("td", {}, chips(row.up, 1)),
     h("td", {}, chips(row.down, -1)),
     h("td", { class: "mono" }, tokenText(row.strongest.join(""))),
+    row.label && h("td", {}, row.label),
   );
+
+function explanationView({ text, detection, fuzzing, ...of }) {
+  const beside = (score, other) => `${score.toFixed(2)}${other === null ? "" : ` (${other.toFixed(2)})`}`;
+  return h(
+    "p",
+    {},
+    "Fires at ",
+    h("span", { class: "mono" }, tokenText(text)),
+    h(
+      "span",
+      { class: "faint" },
+      detection === null
+        ? ", in too few windows to be judged."
+        : `: detection ${beside(detection, of.detection_of_another)}, fuzzing ${beside(fuzzing, of.fuzzing_of_another)}.`,
+    ),
+  );
+}
 
 function cardView(card, carded) {
   const most = Math.max(...card.examples.flatMap(({ values }) => values.map(Math.abs)), 1e-30);
@@ -181,6 +200,10 @@ function cardView(card, carded) {
     "section",
     { class: "feature-card", id: `feature-${card.feature}`, tabindex: -1, "aria-label": `feature ${card.feature}` },
     h("h3", {}, `Feature ${card.feature}`),
+    (card.notes ?? []).map(({ label, text, by }) =>
+      h("p", {}, h("b", {}, label), by && h("span", { class: "faint" }, ` ${by}`), text && ` ${text}`),
+    ),
+    card.explanation && explanationView(card.explanation),
     h(
       "p",
       { class: "note" },
@@ -247,6 +270,10 @@ const READING = [
   [
     "Raises, lowers",
     "The largest and smallest products of a feature’s row with the unembedding, the final norm’s gain folded in. Effects through later layers are not in them.",
+  ],
+  [
+    "Fires at",
+    "Conditions on a token and the one before, fitted on half of the documents. Detection and fuzzing are balanced accuracies on the other half: which windows, and which tokens of them. 0.5 is chance; in brackets, with another feature’s conditions.",
   ],
   [
     "Examples",

@@ -47,6 +47,7 @@ PROBE = Kind("probe", 1, "load_probe", "save_probe")
 REFT = Kind("fine-tuned representation", 1, "load_reft", "save_reft")
 DICTIONARY = Kind("dictionary", 1, "load_dictionary", "save_dictionary")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
+NOTES = Kind("set of notes", 1, "Notes.load", "Notes.save")
 
 _ALL = (
     LENS,
@@ -61,6 +62,7 @@ _ALL = (
     REFT,
     DICTIONARY,
     CIRCUIT,
+    NOTES,
 )
 KINDS = {kind.name: kind for kind in _ALL}
 

@@ -30,6 +30,7 @@ from caseback.cli.intervening.erase import erase
 from caseback.cli.intervening.patch import patch
 from caseback.cli.intervening.steer import steer
 from caseback.cli.intervening.trace import trace
+from caseback.cli.listing.label import label
 from caseback.cli.listing.organisms import organisms
 from caseback.cli.listing.tasks import tasks
 from caseback.cli.listing.techniques import techniques
@@ -71,6 +72,7 @@ COMMANDS = (
     work,
     jobs,
     ioi,
+    label,
     techniques,
     tasks,
 )

@@ -26,6 +26,10 @@ def features(
     prompt: Annotated[str | None, Option(help="A prompt to show with the features of each token.")] = None,
     top: Annotated[int, Option(min=1, help="Examples of a card.")] = 10,
     rows: Annotated[int, Option(min=1, help="Features listed in the terminal.")] = 20,
+    explain: Annotated[
+        bool, Option("--explain", help="Say on each card at which tokens the feature fires, and how far that holds.")
+    ] = False,
+    notes: Annotated[Path | None, Option(help="A file of people's notes, as caseback label writes it.")] = None,
     force: Annotated[bool, Option("--force", help="Read dictionaries of a model of another name.")] = False,
     max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None,
     output: Output = Output(),
@@ -33,6 +37,7 @@ def features(
     """Show what a dictionary's features react to, and what they write."""
     with quiet():
         from caseback.decode.dictionaries import load
+        from caseback.model.notes import Notes
         from caseback.reports.concepts.features import features_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.features import print_features
@@ -47,6 +52,8 @@ def features(
             prompt=prompt,
             top=top,
             length=max_length,
+            explain=explain,
+            notes=None if notes is None else Notes.load(notes),
             progress=True,
         )
     answer(

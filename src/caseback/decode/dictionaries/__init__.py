@@ -29,7 +29,10 @@ from caseback.decode.dictionaries.architectures.p_annealing import PAnnealing
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
+from caseback.decode.dictionaries.explanations.explain import explain_features
 from caseback.decode.dictionaries.features.attach import attach, attached, detach
+from caseback.decode.dictionaries.features.digest import dictionary_digest
+from caseback.decode.dictionaries.features.prompt_factors import neuron_factors
 from caseback.decode.dictionaries.features.reading import feature_words, features_on, nearest_features
 from caseback.decode.dictionaries.formats.loading import FORMATS, load, load_set, save
 from caseback.decode.dictionaries.formats.neuronpedia import (
@@ -38,6 +41,12 @@ from caseback.decode.dictionaries.formats.neuronpedia import (
     read_feature,
     write_dashboards,
     write_features,
+)
+from caseback.decode.dictionaries.formats.neuronpedia_explanations import (
+    FeatureExplanation,
+    explanations_of_notes,
+    read_explanations,
+    write_explanations,
 )
 from caseback.decode.dictionaries.formats.published import published
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
@@ -49,6 +58,7 @@ from caseback.decode.dictionaries.training.train import Trained, train_dictionar
 __all__ = [
     "FORMATS",
     "FeatureExample",
+    "FeatureExplanation",
     "FeatureRecord",
     "AbsTopK",
     "CrossLayerBatchTopK",
@@ -83,17 +93,23 @@ __all__ = [
     "attach",
     "attached",
     "detach",
+    "dictionary_digest",
+    "explain_features",
+    "explanations_of_notes",
     "feature_words",
     "features_on",
     "load_dictionary",
     "nearest_features",
+    "neuron_factors",
     "load",
     "load_set",
     "published",
+    "read_explanations",
     "read_feature",
     "save",
     "save_dictionary",
     "write_dashboards",
+    "write_explanations",
     "write_features",
     "train_dictionaries",
     "superposition_phases",

@@ -7,18 +7,28 @@ reads is what it writes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from caseback.decode.dictionaries import Dictionary, feature_words, features_on, nearest_features
+from caseback.decode.dictionaries import (
+    Dictionary,
+    dictionary_digest,
+    explain_features,
+    feature_words,
+    features_on,
+    nearest_features,
+)
+from caseback.decode.dictionaries.features.digest import feature_name
 from caseback.decode.vocabulary.activating import Activating, Example, activating_inputs
 from caseback.decode.vocabulary.activating.tally import EIGHTHS
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.sites import as_site
 from caseback.model.arguments import checked
+from caseback.model.notes import Notes
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
 from caseback.reports.document import DocumentKind
@@ -65,6 +75,8 @@ def features_document(
     before: int = 12,
     after: int = 6,
     length: int | None = None,
+    explain: bool = False,
+    notes: Notes | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Run a model over a corpus, and make the document of a dictionary's features.
@@ -89,6 +101,11 @@ def features_document(
         Tokens shown on either side of an example.
     length
         Tokens of a row at most.
+    explain
+        Whether cards say at which tokens a feature fires, and how far that holds: ``explain_features``, with the
+        options that it has by default.
+    notes
+        What people say of features, from ``Notes.load``.
     progress
         Show a progress bar.
 
@@ -101,7 +118,8 @@ def features_document(
     Raises
     ------
     CasebackError
-        For a dictionary that does not say its site, an empty corpus, or a feature that there is not.
+        For a dictionary that does not say its site, an empty corpus, a feature that there is not, or notes on another
+        model or dictionary.
 
     Examples
     --------
@@ -116,6 +134,8 @@ def features_document(
         raise CasebackError("the dictionary does not say which site it reads: give it Facts(site='resid_post.5')")
     if not isinstance(cards, int) and (beyond := [i for i in cards if not 0 <= i < dictionary.n_features]):
         raise OutOfRange(f"feature {beyond[0]}: there are {dictionary.n_features}, 0 to {dictionary.n_features - 1}")
+    if notes is not None:
+        notes.expect(model, dictionary_digest(dictionary))
     site = as_site(dictionary.facts.site)
     dictionary = dictionary.to(model.device)
 
@@ -144,6 +164,8 @@ def features_document(
         chosen += [one["feature"] for token in on_prompt for one in token["features"][:SHOWN]]
     chosen = list(dict.fromkeys(chosen))
     written = _words(model, dictionary, words)
+    noted = [[] if notes is None else _notes(notes, dictionary, i) for i in range(dictionary.n_features)]
+    explained = _explained(model, dictionary, corpus, chosen, length, progress) if explain and chosen else {}
     return FEATURES.document(
         model_facts(model, "name", "n_layers", "d_model", "dtype"),
         dictionary={
@@ -155,11 +177,40 @@ def features_document(
             "options": dictionary.own_options(),
         },
         tokens=activating.n_tokens,
-        features=_rows(model, activating, written),
-        cards=_cards(model, dictionary, activating, written, chosen, top, before, after),
+        features=[
+            row | {"label": ", ".join(note["label"] for note in own)}
+            for row, own in zip(_rows(model, activating, written), noted, strict=True)
+        ],
+        cards=[
+            card | {"notes": noted[card["feature"]], "explanation": explained.get(card["feature"])}
+            for card in _cards(model, dictionary, activating, written, chosen, top, before, after)
+        ],
         prompt=on_prompt or None,
         provenance=model.provenance(),
     )
+
+
+def _notes(notes: Notes, dictionary: Dictionary, feature: int) -> list[dict[str, str]]:
+    name = feature_name(dictionary, feature)
+    return [{"label": note.label, "text": note.text, "by": note.by} for note in notes.of(name)] if name else []
+
+
+def _explained(
+    model: Model, dictionary: Dictionary, corpus: Any, chosen: Sequence[int], length: int | None, progress: bool
+) -> dict[int, dict[str, Any]]:
+    """At which tokens features fire, each with its scores beside those of another feature's list; None without one."""
+    table = explain_features(
+        model, dictionary, corpus, features=chosen, controls=False, length=length, progress=progress
+    )
+    names = ("detection", "detection_of_another", "fuzzing", "fuzzing_of_another")
+    columns = [table[name].values.tolist() for name in names]
+    scores = [
+        {name: x if math.isfinite(x) else None for name, x in zip(names, row, strict=True)}
+        for row in zip(*columns, strict=True)
+    ]
+    # conditions show their spaces in quotes
+    texts = [visible(text).replace("␣", " ") for text in table["explanation"].values.tolist()]
+    return {i: {"text": text, **row} for i, text, row in zip(chosen, texts, scores, strict=True)}
 
 
 def _words(model: Model, dictionary: Dictionary, words: int) -> list[dict[str, Any]]:

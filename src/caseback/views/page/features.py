@@ -31,10 +31,11 @@ def _tables(document: Mapping[str, Any]) -> str:
             " ".join(row["up"]),
             " ".join(row["down"]),
             "".join(row["strongest"]),
+            row.get("label", ""),
         )
         for row in strongest
     )
-    head = ("feature", "active at", "largest", "raises", "lowers", "strongest at the last of")
+    head = ("feature", "active at", "largest", "raises", "lowers", "strongest at the last of", "note")
     caption = f"All {len(features)} features, the largest activation first"
     return (
         f"<h1>Features of {html.escape(own['site'])}</h1><p>{html.escape(visible(document['model']['name']))}, over "

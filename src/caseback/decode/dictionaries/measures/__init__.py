@@ -4,11 +4,16 @@ No number says it alone. Explained variance and loss recovered are fidelity; whe
 has is known only where a truth was planted; use is measured beside neurons and random dictionaries.
 """
 
+from caseback.decode.dictionaries.measures.absorption import absorption, first_letter_absorption
 from caseback.decode.dictionaries.measures.board import board_measures, supervised_dictionary
 from caseback.decode.dictionaries.measures.controls import frozen_decoder, neuron_dictionary, random_dictionary
 from caseback.decode.dictionaries.measures.failures import hedging, planted_absorption
 from caseback.decode.dictionaries.measures.feature_classes import feature_classes
 from caseback.decode.dictionaries.measures.pareto import compare_dictionaries
+from caseback.decode.dictionaries.measures.perturbation import (
+    spurious_correlation_removal,
+    targeted_probe_perturbation,
+)
 from caseback.decode.dictionaries.measures.planted import Planted, planted_features
 from caseback.decode.dictionaries.measures.probing import probe_features
 from caseback.decode.dictionaries.measures.reconstruction import reconstruction_measures
@@ -17,9 +22,11 @@ from caseback.decode.dictionaries.measures.replacement import replacement_measur
 
 __all__ = [
     "Planted",
+    "absorption",
     "board_measures",
     "compare_dictionaries",
     "feature_classes",
+    "first_letter_absorption",
     "frozen_decoder",
     "hedging",
     "neuron_dictionary",
@@ -30,5 +37,7 @@ __all__ = [
     "reconstruction_measures",
     "recovery_measures",
     "replacement_measures",
+    "spurious_correlation_removal",
     "supervised_dictionary",
+    "targeted_probe_perturbation",
 ]

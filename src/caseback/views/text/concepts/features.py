@@ -68,6 +68,7 @@ def _lines(document: Mapping[str, Any], most: int) -> Iterator[Text]:
             f" {percent(row['density']):>8} {number(row['max']):>8}  ",
             (f"{' '.join(row['up']):40.40}", "dark_orange"),
             f" {''.join(row['strongest'])}",
+            (f"  {row['label']}" if row.get("label") else "", "italic"),
         )
     if len(features) > most:
         yield Text(f"… and {len(features) - most} more: --html writes a page with all of them")
@@ -75,10 +76,29 @@ def _lines(document: Mapping[str, Any], most: int) -> Iterator[Text]:
         yield from _card(card)
 
 
+def _scores(one: Mapping[str, Any]) -> str:
+    """How well a list of conditions detects and marks, beside another feature's list."""
+    if one["detection"] is None:
+        return "in too few windows to be judged"
+    scores = []
+    for name in ("detection", "fuzzing"):
+        other = one[f"{name}_of_another"]
+        beside = "" if other is None else f" (another's list {other:.2f})"
+        scores.append(f"{name} {one[name]:.2f}{beside}")
+    return ", ".join(scores)
+
+
 def _card(card: Mapping[str, Any]) -> Iterator[Text]:
     yield Text("")
+    label = "; ".join(note["label"] for note in card.get("notes") or ())
     near = ", ".join(f"{one['feature']} ({one['cosine']:.2f})" for one in card["neighbors"])
-    yield Text.assemble((f"feature {card['feature']}", "bold"), f"  near {near}")
+    yield Text.assemble((f"feature {card['feature']}", "bold"), f"  {label}".rstrip(), f"  near {near}")
+    for note in card.get("notes") or ():
+        words = [note["label"], f"({note['by']})" if note["by"] else "", note["text"]]
+        yield Text(f"  note    {' '.join(' '.join(words).split())}")
+    if (one := card.get("explanation")) is not None:
+        yield Text(f"  fires at {one['text']}")
+        yield Text(f"           {_scores(one)}")
     for side, color in (("up", "dark_orange"), ("down", "blue")):
         words = "  ".join(f"{one['token']} {one['logit']:+.2f}" for one in card[side])
         yield Text.assemble(f"  {'raises' if side == 'up' else 'lowers':7}", (words, color))
