@@ -170,8 +170,8 @@ def _of_nodes(
     """A circuit of features or neurons."""
     with quiet():
         from caseback.model.circuit import Circuit
-        from caseback.reports.node_circuit import node_circuit
-        from caseback.views.text.node_circuit import print_node_circuit
+        from caseback.reports.graphs.node_circuit import node_circuit
+        from caseback.views.text.graphs.node_circuit import print_node_circuit
 
         def keep(circuit: Circuit) -> None:
             for path, write in ((save, circuit.save), (graphml, circuit.to_graphml)):
