@@ -130,6 +130,10 @@ class Neurons:
         pulled = self._branch.pull(above)
         pulled = pulled if self._branch.scale is None else pulled / self._branch.scale[:, None]
         products = pulled @ self._branch.weight.T
+        n, rows, width = products.shape
+        whole = len(self.pos) % width == 0 and len(self.pos) // width  # positions, where no neuron is 0
+        if whole and int(self.pos[0]) == n - whole:
+            return products[n - whole :].transpose(0, 1).reshape(rows, -1).mul_(self.value)
         return products[self.pos, :, self.index].T * self.value
 
     def reads(self, entries: Int[Tensor, " some"]) -> Float[Tensor, "some d_model"]:
