@@ -164,7 +164,7 @@ def node_circuit(
         foil=None if first.foil is None else _first(first.foil),
         dictionaries=dictionaries,
         scores=[
-            {"name": "faithfulness", "value": row["faithfulness"], "words": f"{_RECOVERED}; {row["way"]}"}
+            {"name": "faithfulness", "value": row["faithfulness"], "words": f"{_RECOVERED}; {row['way']}"}
             for row in rows[: len(rows) // len(circuits)]
         ],
     )
