@@ -1,6 +1,7 @@
 """Virtual weights are the dense products of what is written and read, expectations the dense sums; blocks change nothing."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ F64 = torch.float64
 
 
 def dictionary(model, site, target="", width=20, seed=0, kind=TopK, **facts):
-    options = {"k": 5} if kind is TopK else {}
+    options: dict[str, Any] = {"k": 5} if kind is TopK else {}
     own = Facts(site=site, target=target, **facts)
     return kind(model.d_model, width, dtype=F64, seed=seed, facts=own, **options)
 
@@ -141,7 +142,7 @@ def test_3_2_30_a_cross_layer_feature_writes_at_every_layer_before_the_reader(na
         for late in range(model.n_layers):
             rows = source.W_enc[12 * late : 12 * (late + 1)]
             for early in range(late):
-                written = 0
+                written = torch.zeros(12, model.d_model, dtype=F64)
                 for between in range(early, late):
                     own = source.decoder(early)[:, 0 if shared else between - early]
                     written = written + own
@@ -276,9 +277,8 @@ def test_what_has_no_weights_is_refused():
     with pytest.raises(ArgumentError, match="reads nothing that"):
         virtual_weights(model, late, early)
     with pytest.raises(ArgumentError, match="both source and target"):
-        virtual_weights(model, dictionary(model, "resid_post.0"), one := dictionary(model, "resid_post.0")) and (
-            virtual_weights(model, one, one)
-        )
+        one = dictionary(model, "resid_post.0")
+        virtual_weights(model, one, one)
     with pytest.raises(ArgumentError, match="is no dictionary"):
         virtual_weights(model, "neurons", late)
     with pytest.raises(ArgumentError, match="does not say"):

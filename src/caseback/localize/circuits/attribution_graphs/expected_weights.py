@@ -76,9 +76,9 @@ def expected_weights(
     xarray.Dataset
         (feature, k) as ``virtual`` has them: ``weight``, ``source``, ``era`` and ``twera``, and ``together``, at how
         many tokens both are active. By ``feature``: ``active``, at how many tokens the target is, and ``interference``,
-        the share of its |V| that pairs hold which were never active together. ``twera`` and ``interference`` are NaN for
-        targets that were never active. The attribute ``interference`` is that share of all others' |V|, NaN if none
-        was active; ``n_tokens`` is how many tokens were counted.
+        the share of its |V| that pairs hold which were never active together. ``twera`` and ``interference`` are NaN
+        for targets that were never active. The attribute ``interference`` is that share of all others' |V|, NaN if
+        none was active; ``n_tokens`` is how many tokens were counted.
 
     Raises
     ------

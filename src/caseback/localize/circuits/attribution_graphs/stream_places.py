@@ -3,8 +3,9 @@
     written = w      read = N^T r      through head h:  read = N^T W_V W_O post^T c r
 
 N and post are the norms before and behind attention or an MLP with their gains and centering, c the family's multiplier
-of writes; what features write at ``attn_out`` and ``mlp_out`` is behind both. What depends on a prompt is left out: the denominators of norms, and the factors of a dictionary that normalizes each
-token, which is taken at a state of mean 0 and mean square 1.
+of writes; what features write at ``attn_out`` and ``mlp_out`` is behind both. What depends on a prompt is left out: the
+denominators of norms, and the factors of a dictionary that normalizes each token, which is taken at a state of mean 0
+and mean square 1.
 
 The stream is counted by the writes that it holds: 2l before layer l, one more behind its attention, two behind its MLP.
 """

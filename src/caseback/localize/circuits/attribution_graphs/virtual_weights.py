@@ -55,8 +55,8 @@ def virtual_weights(
     top
         How many sources are listed of each target, those of the largest |V|.
     through
-        A head, such as ``"L3H2"``: what is read through its OV matrix, as if it attended to the source alone. None: what
-        is read of the stream directly.
+        A head, such as ``"L3H2"``: what is read through its OV matrix, as if it attended to the source alone. None:
+        what is read of the stream directly.
     progress
         Show a progress bar.
 
