@@ -322,6 +322,8 @@ def test_what_has_no_expectation_is_refused():
         expected_weights(model, found * np.nan, early, late, texts)
     with pytest.raises(ArgumentError, match="give the dictionaries that they are of"):
         expected_weights(model, found, transcoder(model, 0, width=6), late, texts)
+    with pytest.raises(ArgumentError, match="source_site=mlp_out.0"):
+        expected_weights(model, found, late, early, texts)
     with pytest.raises(TokensError, match="no token of the corpus counts"):
         expected_weights(model, found, early, late, [])
     with pytest.raises(TokensError, match="no token of the corpus counts"):

@@ -21,6 +21,7 @@ from caseback.errors import ArgumentError, OutOfRange, ResultError, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.attribution_graphs.stream_places import Features, features_of
+from caseback.localize.circuits.attribution_graphs.virtual_weights import sites_of_weights
 from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -137,7 +138,8 @@ def expected_weights(
         raise TokensError(
             f"no token of the corpus counts: the first {skip_first} of each row, and special ones, do not"
         )
-    return _labelled(model, virtual, weight, sums, skip_first, skip_special)
+    how = {**sites_of_weights(source, target), "skip_first": skip_first, "skip_special": skip_special}
+    return _labelled(model, virtual, weight, sums, how)
 
 
 class _Sums:
@@ -184,6 +186,9 @@ def _given(virtual: Any, source: Any, target: Any, device: Any) -> tuple[Tensor,
             f"these weights are through {virtual.attrs['through']}, which joins two positions: expectations are over "
             "features at one token. Give virtual_weights without through"
         )
+    for name, site in sites_of_weights(source, target).items():
+        if virtual.attrs.get(name, site) != site:
+            raise ArgumentError(f"virtual weights have {name}={virtual.attrs[name]}, the dictionary given {site}")
     weight, number = (np.asarray(virtual[name].values) for name in ("weight", "source"))
     if weight.dtype.kind != "f" or not np.isfinite(weight).all() or number.dtype.kind not in "iu":
         raise ResultError("virtual weights must be finite numbers, and their sources whole ones")
@@ -214,9 +219,7 @@ def _codes(dictionary: FeatureDictionary, states: Tensor) -> Float[Tensor, "toke
     return dictionary.encode(states).detach()
 
 
-def _labelled(
-    model: Model, virtual: xr.Dataset, weight: Tensor, sums: _Sums, skip_first: int, skip_special: bool
-) -> xr.Dataset:
+def _labelled(model: Model, virtual: xr.Dataset, weight: Tensor, sums: _Sums, how: dict[str, Any]) -> xr.Dataset:
     plain, weighted, together, active, total = (
         each.cpu() for each in (sums.plain, sums.weighted, sums.together, sums.active, sums.total)
     )
@@ -227,12 +230,9 @@ def _labelled(
     attrs = {
         "technique": expected_weights,
         "model": model,
-        "source_site": virtual.attrs.get("source_site"),
-        "target_site": virtual.attrs.get("target_site"),
+        **how,
         "n_tokens": sums.n_tokens,
         "interference": float(alone[was].sum() / size[was].sum()),
-        "skip_first": skip_first,
-        "skip_special": skip_special,
     }
     era = labelled(weight * plain / sums.n_tokens, ["feature", "k"], name="era", **attrs)
     pair = ("feature", "k")

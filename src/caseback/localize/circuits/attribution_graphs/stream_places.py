@@ -106,7 +106,7 @@ def features_of(model: Model, one: Any, side: str) -> list[Features]:
     """
     expect_sums(model.anatomy, "a weight between features")
     if not all(hasattr(one, name) for name in ("facts", "encode", "reads", "writes", "n_features")):
-        raise ArgumentError(f"{side}={one!r} is no dictionary of features")
+        raise ArgumentError(f"{side}={one!r} is no dictionary of features: expected one dictionary")
     given = one.facts.site, one.facts.target or one.facts.site
     if not all(given):
         raise ArgumentError(f"{one!r} does not say which site it reads: give it Facts(site='resid_post.5')")

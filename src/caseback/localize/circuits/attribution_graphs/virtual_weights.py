@@ -22,6 +22,7 @@ from caseback.errors import ArgumentError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.attribution_graphs.stream_places import Features, Head, features_of, head_of
+from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -125,14 +126,18 @@ def virtual_weights(
     attrs = {
         "technique": virtual_weights,
         "model": model,
-        "source_site": str(source.facts.target or source.facts.site),
-        "target_site": str(target.facts.site),
+        **sites_of_weights(source, target),
         "through": through,
         "source_features": sum(one.count for one in sources),
     }
     labelled_weight = labelled(weight, ["feature", "k"], name="weight", **attrs)
     held = {"weight": labelled_weight, "source": (("feature", "k"), number.cpu().numpy())}
     return xr.Dataset(held, attrs=labelled_weight.attrs)
+
+
+def sites_of_weights(source: FeatureDictionary, target: FeatureDictionary) -> dict[str, str]:
+    """Where the source writes and the target reads, as attributes of results."""
+    return {"source_site": source.facts.target or source.facts.site, "target_site": target.facts.site}
 
 
 def _precedes(source: Features, target: Features, head: Head | None) -> bool:
