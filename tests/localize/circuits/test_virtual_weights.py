@@ -160,6 +160,19 @@ def test_3_2_30_a_dictionary_that_normalizes_tokens_is_taken_where_it_leaves_the
     np.testing.assert_allclose(filled(virtual_weights(model, source, unit, top=20), 20), plain, atol=1e-10)
 
 
+@pytest.mark.parametrize("through", [None, "L1H0"])
+def test_dictionaries_may_be_narrower_than_the_model_and_each_other(through):
+    model = shelf.model("gemma2")
+    source, target = dictionary(model, "resid_pre.0", seed=1), dictionary(model, "resid_post.1", seed=2)
+    exactly = filled(virtual_weights(model, source, target, top=20, through=through), 20)
+    for first, second in ((torch.float32, F64), (F64, torch.bfloat16), (torch.bfloat16, torch.float32)):
+        pair = [dictionary(model, "resid_pre.0", seed=1), dictionary(model, "resid_post.1", seed=2)]
+        narrow = [one.to(kind) for one, kind in zip(pair, (first, second), strict=True)]
+        found = virtual_weights(model, *narrow, top=20, through=through)
+        np.testing.assert_allclose(filled(found, 20), exactly, atol=0.02 * abs(exactly).max())
+        assert np.isfinite(expected_weights(model, found.assign_attrs(through=""), *narrow, shelf.ids((6,))).era).all()
+
+
 def test_blocks_change_nothing():
     model = shelf.model("gpt2")
     source, target = across(model), transcoder(model, model.n_layers - 1, seed=3)

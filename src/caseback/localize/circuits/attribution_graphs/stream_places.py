@@ -154,7 +154,8 @@ class Head:
 
     def pull(self, rows: Float[Tensor, "feature d_model"]) -> Float[Tensor, "feature d_model"]:
         """Directions read of the stream above it as directions of the stream that it reads."""
-        rows = self.branch.pull(rows) @ self.branch.weight.T @ self.values.T
+        kind = torch.promote_types(rows.dtype, self.values.dtype)
+        rows = self.branch.pull(rows.to(kind)) @ self.branch.weight.T.to(kind) @ self.values.T.to(kind)
         norm = self.model.anatomy.layers[self.layer].attn_norm
         return rows if norm is None else self.model.anatomy.norms[norm].pull(rows, rows.new_ones(1))
 
