@@ -33,7 +33,7 @@ from caseback.decode.steering import contrastive_addition
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.decode.vocabulary.lenses.saved_lenses import save_lens
 from caseback.localize.abstraction import At, Interchanges
-from caseback.localize.circuits import edge_attribution
+from caseback.localize.circuits import edge_attribution, virtual_weights
 from caseback.localize.components import logit_attribution
 from caseback.localize.inputs import gradient_x_input
 from caseback.model.circuit import Edge
@@ -91,6 +91,8 @@ class Valid:
         save_lens(lens, room / "kept.safetensors")
         save(dictionary := TopK(8, 16, k=2), room / "published")
         own = TopK(16, 32, k=2, facts=Facts(site="resid_post.0"))
+        of_mlp = [Facts(site=f"mlp_in.{layer}", target=f"mlp_out.{layer}") for layer in (0, 1)]
+        transcoders = [TopK(16, 20, k=3, facts=facts) for facts in of_mlp]
         notes = cb.Notes().put("L0H1", "repeats names", by="ann")
         notes.save(room / "notes.json")
         explained = FeatureExplanation(3, "names")
@@ -337,6 +339,11 @@ class Valid:
                 "edges": {"source": [0], "target": [1], "weight": [0.5]},
             },
             "from_the_top": {"n_nodes": 3, "sources": [0, 1], "targets": [1, 2]},
+            "virtual_weights": {"source": transcoders[0], "target": transcoders[1]},
+            "expected_weights": {
+                **{"source": transcoders[0], "target": transcoders[1], "texts": [TEXT, OTHER]},
+                "virtual": virtual_weights(model, *transcoders, top=3),
+            },
             "graphs.paths.Path": {"nodes": (0, 1), "strength": 0.5},
             "lime.lime": {"samples": 32},
             "kernel_shap": {"samples": 32},

@@ -94,6 +94,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "feature_scores": Limit(
             2**24, "scores of tokens and features", "64 MB in float32, and a few times that", 2**28
         ),
+        "virtual_weights": Limit(2**22, "weights between features", "the largest of a block are looked for", 2**28),
         "probe_numbers": Limit(2**26, "numbers", "representations of sites whose probes are fitted together", 2**30),
         "agreement_signs": Limit(2**24, "signs of pairs", "a rank correlation compares every pair of features"),
         "table_numbers": Limit(
