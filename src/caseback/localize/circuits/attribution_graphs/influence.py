@@ -199,7 +199,7 @@ def prune_graph(graph: xr.Dataset, *, node: float = 0.8, edge: float = 0.98, bia
     writers = edges.any(0)
     readers = torch.where(units, writers[shares.node] & edges.any(1), True)
     if not bool((readers & units).any()):
-        raise OutOfRange(f"node={node}, edge={edge}: no unit is left. Give larger shares")
+        raise OutOfRange(f"node={node}, edge={edge}: no unit is left. Give larger shares, or a graph of more nodes")
     biased = is_bias & torch.tensor(not biases)
     weight = np.where((edges | biased).numpy(), graph["weight"].values, 0)
     small = graph.assign(weight=(("reader", "writer"), weight), influence=("writer", influence.numpy()))
