@@ -89,7 +89,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "ablate": [TEXT, *of],
         "trace": [TEXT, *of, "--subject", "Mary", "--samples", "2"],
         "circuit": ["ioi", *of, "--count", "2", "--sets", "1", "--method", "eap", "--edges", "5"],
-        "graph": [TEXT, *of],
+        "graph": [TEXT, *of, "--node", "1", "--max-nodes", "20", "--effects", "2"],
         "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
         "erase": [str(labeled), *of, "--site", "resid_post:0", "--draws", "2"],
         "steer": ["Mary went", *of, "--positive", TEXT, "--negative", OTHER, "--generate", "1"],

@@ -38,7 +38,7 @@ from caseback.views.text.attributions import print_attributions
 from caseback.views.text.circuit import print_circuit
 from caseback.views.text.concepts.steering import print_steering
 from caseback.views.text.explanation import print_explanation
-from caseback.views.text.graph import print_graph
+from caseback.views.text.graphs.graph import print_graph
 from caseback.views.text.unit import print_units
 
 GONE = object()

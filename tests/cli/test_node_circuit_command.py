@@ -29,7 +29,9 @@ def dictionaries(tmp_path):
 
 def test_features_are_found_judged_printed_and_saved(capsys, tmp_path, dictionaries):
     saved = tmp_path / "circuit.json"
-    assert run(*FEW, "--nodes", "features", *dictionaries, "--save", saved) == 0
+    page = tmp_path / "circuit.html"
+    assert run(*FEW, "--nodes", "features", *dictionaries, "--save", saved, "--html", page) == 0
+    assert page.read_text("utf-8").startswith("<!doctype html>")
     printed = capsys.readouterr().out
     assert "features by attribution" in printed and "no dictionary covers" in printed
     assert all(way in printed for way in ("errors of the circuit", "all errors", "no errors"))
@@ -55,7 +57,7 @@ def test_neurons_as_json(capsys):
         (["--nodes", "features"], "features need dictionaries"),
         (["--nodes", "neuron"], "expected one of features, neurons, heads"),
         (["--nodes", "neurons", "--method", "acdc"], "expected one of eap, eap-ig, exact"),
-        (["--nodes", "neurons", "--html", "page.html"], "written by --save"),
+        (["--nodes", "neurons", "--graph", "graph.json"], "drawn (--html) or saved (--save)"),
         (["--nodes", "features", "--dictionaries", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
 )

@@ -75,6 +75,7 @@ WRITING = [
     ("circuit", "--graph"),
     ("circuit", "--graphml"),
     ("graph", "--html"),
+    ("graph", "--save"),
     ("align", "--html"),
     ("erase", "--save"),
     ("erase", "--html"),

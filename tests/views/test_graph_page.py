@@ -19,7 +19,7 @@ from caseback.reports.graph import GRAPH
 from caseback.reports.graphs.flow import flow_graph_document
 from caseback.reports.graphs.paths import strongest_paths
 from caseback.views.page.kinds import page_html, write_page
-from caseback.views.text.graph import print_graph
+from caseback.views.text.graphs.graph import print_graph
 from hostile import HOSTILE
 from planted_graph import planted_graph
 

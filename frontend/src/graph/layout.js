@@ -31,7 +31,8 @@ export function layout({ nodes, size }, drawn, nTokens, room) {
     if (!cell.has(level)) cell.set(level, []);
     cell.get(level).push(i);
   }
-  const positions = [...(used.has(-1) ? [-1] : []), ...Array.from({ length: nTokens }, (_, pos) => pos).filter((pos) => nTokens <= ALL_COLUMNS || used.has(pos))];
+  const anywhere = nodes.pos.some((pos) => pos !== null && pos >= 0); // a circuit of all positions needs no tokens
+  const positions = [...(used.has(-1) ? [-1] : []), ...Array.from({ length: nTokens }, (_, pos) => pos).filter((pos) => (nTokens <= ALL_COLUMNS && anywhere) || used.has(pos))];
   const layers = [...new Set([...cells.keys()].map((key) => Number(key.split(" ")[0])))].sort((a, b) => a - b);
 
   // as wide as its fullest cell asks for, if there is room for all

@@ -66,7 +66,7 @@ def graph(
         from caseback.reports.graphs.attribution import attribution_graph_document
         from caseback.reports.graphs.flow import flow_graph_document
         from caseback.views.page.kinds import write_page
-        from caseback.views.text.graph import print_graph
+        from caseback.views.text.graphs.graph import print_graph
 
         model = model_of(of)
         tokens = model.tokens([given])
@@ -76,14 +76,21 @@ def graph(
             )
         else:
             dictionaries = dictionaries_of(of_features.dictionaries, model) or "neurons"
-            asked = {"targets": contrast.target, "foil": contrast.foil, "max_nodes": max_nodes, "gate": gate}
-            whole = attribution_graph(model, tokens, dictionaries, **asked, progress=True)
-            shares = {"node": node, "edge": edge}
+            whole = attribution_graph(
+                model,
+                tokens,
+                dictionaries,
+                targets=contrast.target,
+                foil=contrast.foil,
+                max_nodes=max_nodes,
+                gate=gate,
+                progress=True,
+            )
             document = attribution_graph_document(
-                model, tokens, dictionaries, graph=whole, interventions=effects, **shares
+                model, tokens, dictionaries, graph=whole, node=node, edge=edge, interventions=effects
             )
             if save.save is not None:
-                save_graph(prune_graph(whole, **shares), save.save, model=model)
+                save_graph(prune_graph(whole, node=node, edge=edge), save.save, model=model)
     answer(
         output,
         document,

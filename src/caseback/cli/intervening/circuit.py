@@ -90,10 +90,10 @@ def circuit(
     if len(tasks) > 1:
         raise CasebackError(f"{len(tasks)} tasks given: expected one, or --frontier to table several")
     if grain.nodes != "heads" or grain.dictionaries:
-        for path, option in ((load, "--load"), (compare, "--compare"), (graph, "--graph"), (output.html, "--html")):
+        for path, option in ((load, "--load"), (compare, "--compare"), (graph, "--graph")):
             if path is not None:
                 raise CasebackError(
-                    f"{option} {str(path)!r}: circuits of {grain.nodes} are printed, or written by --save"
+                    f"{option} {str(path)!r}: circuits of {grain.nodes} are printed, drawn (--html) or saved (--save)"
                 )
         _of_nodes(tasks[0], of, grain, by.method, ablation.ablation, sample, save.save, graphml, output)
         return
@@ -165,13 +165,14 @@ def _of_nodes(
     sample: Sample,
     save: Path | None,
     graphml: Path | None,
-    output: Json,
+    output: Output,
 ) -> None:
     """A circuit of features or neurons."""
     with quiet():
         from caseback.model.circuit import Circuit
-        from caseback.reports.node_circuit import node_circuit
-        from caseback.views.text.node_circuit import print_node_circuit
+        from caseback.reports.graphs.node_circuit import node_circuit
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.graphs.node_circuit import print_node_circuit
 
         def keep(circuit: Circuit) -> None:
             for path, write in ((save, circuit.save), (graphml, circuit.to_graphml)):
@@ -192,7 +193,12 @@ def _of_nodes(
             before_judging=keep,
             progress=True,
         )
-    answer(output, result.document, text=lambda: print_node_circuit(result.document))
+    answer(
+        output,
+        result.document,
+        text=lambda: print_node_circuit(result.document),
+        page=lambda path: write_page(result.graph, path),
+    )
 
 
 def _say_judgement(judgement: "Judgement") -> None:

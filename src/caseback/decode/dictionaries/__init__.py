@@ -28,8 +28,9 @@ from caseback.decode.dictionaries.architectures.matryoshka import Matryoshka
 from caseback.decode.dictionaries.architectures.p_annealing import PAnnealing
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
+from caseback.decode.dictionaries.dictionary import Dictionary, Losses
 from caseback.decode.dictionaries.explanations.explain import explain_features
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.features.attach import attach, attached, detach
 from caseback.decode.dictionaries.features.digest import dictionary_digest
 from caseback.decode.dictionaries.features.prompt_factors import neuron_factors

@@ -14,66 +14,21 @@ keep the encoder as (d, feature).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from caseback.decode.dictionaries.facts import NORMALIZATIONS, Facts
 from caseback.decode.dictionaries.sparse import Pattern, pattern_of, selected_scores, sparse_decode
 from caseback.errors import ArgumentError, OutOfRange, TokensError
 from caseback.model.arguments import checked
 
-Normalization = Literal["none", "scale", "layer_norm", "unit_norm"]
-NORMALIZATIONS: tuple[Normalization, ...] = ("none", "scale", "layer_norm", "unit_norm")
-
 DENSE_ABOVE = 0.04
 """The share of active entries from which dense products are faster than sums over bags; measured at d = 768."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What a dictionary's weights do not tell.
-
-    Attributes
-    ----------
-    site, target
-        Where it reads and what it reconstructs, such as ``"resid_post.5"``; the target is the site itself but for
-        transcoders. Empty: not known.
-    model
-        The model's name, or its fingerprint. Empty: not known.
-    centered
-        Whether ``b_dec`` is subtracted from what is read.
-    normalization
-        What happens to a state first: ``"none"``; ``"scale"``, one factor for all tokens; ``"layer_norm"``, each
-        token's mean and standard deviation; ``"unit_norm"``, each token scaled to the norm sqrt(d).
-    by_norm
-        Whether features are selected by score times the norm of their row of ``W_dec``, not by score.
-    unit_rows
-        Whether training keeps the rows of ``W_dec`` at norm 1.
-    tokens
-        Which tokens it was trained on, in words (``"no first tokens"``).
-    provenance
-        Anything else that is known of its making; JSON data.
-    """
-
-    site: str = ""
-    target: str = ""
-    model: str = ""
-    centered: bool = True
-    normalization: Normalization = "none"
-    by_norm: bool = False
-    unit_rows: bool = False
-    tokens: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_transcoder(self) -> bool:
-        """Whether it reconstructs another site than the one it reads."""
-        return self.target not in ("", self.site)
 
 
 class Losses(NamedTuple):

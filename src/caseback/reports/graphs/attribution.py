@@ -114,12 +114,12 @@ def attribution_graph_document(
     ]
     number = {name: i for i, name in enumerate(names)}
     nodes = _nodes(model, graph, shown, names, dictionaries, k)
-    rows, columns = np.nonzero(shown["weight"].values)
+    rows, columns = (places.tolist() for places in np.nonzero(shown["weight"].values))
     passing = edge_influence(shown).values[rows, columns]
     heads = head_loadings(model, shown, dictionaries, top=3)
     readers = [number[name] for name in shown["reader"].values.tolist()]
     edges = {
-        "source": columns.tolist(),
+        "source": columns,
         "target": [readers[row] for row in rows],
         "weight": shown["weight"].values[rows, columns].astype(float).tolist(),
         "share": cumulative_shares(passing.tolist()),

@@ -27,7 +27,7 @@ from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.architectures.several_sources import SeveralSources, expect_sources
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
-from caseback.decode.dictionaries.dictionary import Facts
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.registry import architecture
 from caseback.decode.dictionaries.sparse import Pattern, pattern_of_rows, sparse_decode, with_gradient
 from caseback.errors import ArgumentError, OutOfRange

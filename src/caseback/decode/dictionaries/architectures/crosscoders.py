@@ -24,7 +24,8 @@ from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.architectures.several_sources import SeveralSources, expect_sources
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
-from caseback.decode.dictionaries.dictionary import Facts, Losses
+from caseback.decode.dictionaries.dictionary import Losses
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.registry import architecture
 from caseback.errors import ArgumentError
 from caseback.model.arguments import checked

@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Losses
+from caseback.decode.dictionaries.dictionary import Dictionary, Losses
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.registry import architecture
 from caseback.decode.dictionaries.sparse import Pattern
 from caseback.errors import ArgumentError, OutOfRange

@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 from scipy import sparse
 
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.explanations.conditions import Conditions, conditions_of
 from caseback.decode.dictionaries.explanations.corpus_codes import (
     CorpusTokens,
@@ -33,6 +33,7 @@ from caseback.decode.dictionaries.explanations.decision_lists import (
     judge_lists,
     near_features,
 )
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.features.reading import feature_words
 from caseback.decode.dictionaries.measures.controls import neuron_dictionary, random_dictionary
 from caseback.decode.dictionaries.measures.replacement import splice_of

@@ -19,7 +19,8 @@ import yaml
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.formats.files import Files, open_files, within
 from caseback.decode.dictionaries.formats.hook_names import WITHOUT_GAIN, hook_of_site, place_of, site_of_hook
 from caseback.decode.dictionaries.formats.layout import Asked, Layout

@@ -28,7 +28,8 @@ from caseback.decode.dictionaries.architectures.cross_layer import (
     CrossLayerTranscoder,
 )
 from caseback.decode.dictionaries.architectures.folding import as_jump_relu
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.formats.circuit_tracer import CONFIG, config_of
 from caseback.decode.dictionaries.formats.files import Files
 from caseback.decode.dictionaries.formats.hook_names import WITHOUT_GAIN, hook_of_site, place_of, site_of_hook

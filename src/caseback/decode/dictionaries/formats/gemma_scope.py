@@ -17,7 +17,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.formats.files import Files
 from caseback.decode.dictionaries.formats.hook_names import WITHOUT_GAIN, site_of_module
 from caseback.decode.dictionaries.formats.layout import Asked, Layout

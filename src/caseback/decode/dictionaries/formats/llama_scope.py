@@ -23,7 +23,8 @@ from torch import Tensor
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.formats.files import Files
 from caseback.decode.dictionaries.formats.hook_names import WITHOUT_GAIN, site_of_hook
 from caseback.decode.dictionaries.formats.layout import Asked, Layout

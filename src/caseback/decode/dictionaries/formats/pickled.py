@@ -19,7 +19,8 @@ from torch import Tensor
 
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.formats.files import PICKLES, Files
 from caseback.decode.dictionaries.formats.layout import Asked, Layout
 from caseback.decode.dictionaries.formats.weights import build, expect

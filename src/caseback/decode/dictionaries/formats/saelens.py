@@ -27,7 +27,8 @@ from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.architectures.matching_pursuit import MatchingPursuit
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Normalization
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts, Normalization
 from caseback.decode.dictionaries.formats.files import Files
 from caseback.decode.dictionaries.formats.hook_names import WITHOUT_GAIN, hook_of_site, site_of_hook
 from caseback.decode.dictionaries.formats.layout import Asked, Layout

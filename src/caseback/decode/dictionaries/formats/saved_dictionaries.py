@@ -14,7 +14,8 @@ from torch import Tensor
 
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import DICTIONARY
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.formats.hook_names import place_of
 from caseback.decode.dictionaries.registry import architecture_of
 from caseback.errors import CasebackError, LoadError

@@ -15,7 +15,8 @@ from pathlib import Path
 from torch import Tensor
 
 from caseback.decode.dictionaries.architectures.topk import TopK
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.formats.files import Files
 from caseback.decode.dictionaries.formats.hook_names import hookpoint_of_site, site_of_module
 from caseback.decode.dictionaries.formats.layout import Asked, Layout

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from caseback.artifacts.artifact import Artifact
 from caseback.decode.dictionaries.architectures.folding import folded
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.formats.saved_dictionaries import with_weights
 from caseback.errors import CasebackError, LoadError
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from caseback.decode.dictionaries.architectures.topk import TopK
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.measures.given import (
     StatesLike,
     blocks_of,

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from caseback.decode.dictionaries.dictionary import Dictionary, Facts, Normalization
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.facts import Facts, Normalization
 from caseback.decode.dictionaries.registry import architecture_of
 from caseback.errors import ArgumentError, OutOfRange
 from caseback.model.arguments import checked

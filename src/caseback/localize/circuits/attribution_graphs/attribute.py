@@ -45,7 +45,7 @@ Dictionaries = FeatureDictionary | Sequence[FeatureDictionary] | Literal["neuron
 
 
 @technique(
-    entry=("B.4", "3.2.30"),
+    entry=("3.2.30", "B.4"),
     citation="Ameisen et al. 2025, Lindsey et al. 2025, Dunefsky et al. 2024",
     cost="one forward + a product through OV a layer for every reader",
 )
@@ -70,7 +70,7 @@ def attribution_graph(
     model
         The model.
     tokens
-        One prompt.
+        Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. One, whose last token is predicted from.
     dictionaries
         What MLPs are replaced by: transcoders, one a layer; a cross-layer transcoder; or ``"neurons"``. A layer without
         one is all error.
@@ -145,8 +145,8 @@ def attribution_graph(
         rows = torch.empty(0)
         for some, part in progress_bar(list(in_parts(replaced, every)), "rows", unit="part", show=progress):
             one = split(replaced, part, errors)
-            kept = [one.units[layer][:, entries] for layer, entries in sorted(chosen.items())]
-            rows = _placed(rows, len(every), some, _in_order(one, kept, sorted(chosen)))
+            units = [one.units[layer][:, entries] for layer, entries in sorted(chosen.items())]
+            rows = _placed(rows, len(every), some, _in_order(one, units, sorted(chosen)))
     return _labelled(replaced, chosen, every, rows, ids, foil, weights, active, gate)
 
 

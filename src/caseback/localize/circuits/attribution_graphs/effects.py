@@ -94,8 +94,8 @@ def graph_effects(
     place = {name: i for i, name in enumerate(graph["writer"].values.tolist())}
     for i, names in enumerate(named.values()):
         members[i, [place[name] for name in names]] = factor - 1
-    predicted, direct = _said(graph, members)
-    measured, held = (_done(replaced, named, factor, graph, hold) for hold in (False, True))
+    predicted, direct = _predicted(graph, members)
+    measured, held = (_measured(replaced, named, factor, graph, hold) for hold in (False, True))
     targets = graph["reader_kind"].values == "logits"
     coords = {"component": list(named), "vocab": graph["reader_index"].values[targets]}
     attrs = {"technique": graph_effects, "model": model, "factor": factor, "foil": graph.attrs.get("foil")}
@@ -123,7 +123,7 @@ def _groups(graph: xr.Dataset, groups: Any) -> dict[str, list[str]]:
     return named
 
 
-def _said(graph: xr.Dataset, members: Tensor) -> tuple[Tensor, Tensor]:
+def _predicted(graph: xr.Dataset, members: Tensor) -> tuple[Tensor, Tensor]:
     """Changes of targets along all paths, and along edges from the groups alone; (group, target)."""
     rows, node = torch.as_tensor(graph["weight"].values).double(), shares_of(graph).node
     units, value = node >= 0, torch.as_tensor(graph["value"].values)
@@ -140,7 +140,7 @@ def _said(graph: xr.Dataset, members: Tensor) -> tuple[Tensor, Tensor]:
     raise ResultError(CIRCLE)
 
 
-def _done(
+def _measured(
     replaced: Replacement, named: Mapping[str, list[str]], factor: float, graph: xr.Dataset, hold: bool
 ) -> Tensor:
     """Changes of targets in the model; (group, target)."""

@@ -134,7 +134,7 @@ class Neurons:
         pulled = self._branch.pull(above)
         pulled = pulled if self._branch.scale is None else pulled / self._branch.scale[:, None]
         products = (pulled @ self._branch.weight.T)[self._after :].transpose(0, 1).flatten(1)
-        return (products if self._entry is None else products[:, self._entry]) * self.value
+        return (products if self._entry is None else products[:, self._entry]).mul_(self.value)
 
     def reads(self, entries: Int[Tensor, " some"]) -> Float[Tensor, "some d_model"]:
         network, layer = self.network, self.layer

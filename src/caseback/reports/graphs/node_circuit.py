@@ -15,6 +15,7 @@ from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge, Node
 from caseback.model.running.model import Model
 from caseback.reports.document import DocumentKind
+from caseback.reports.graphs.of_circuit import circuit_graph_document
 from caseback.reports.model_facts import model_facts
 from caseback.tasks import get
 
@@ -25,6 +26,7 @@ GRAINS = {"features": (), "neurons": ("z", "mlp_post"), "heads": ("z", "mlp_out"
 METHODS = {"eap": "attribution", "eap-ig": "integrated_gradients", "exact": "exact"}
 """The command's names of methods as those of effects."""
 SIZES = (4, 8, 16, 32, 64, 128, 256)
+_RECOVERED = "of the metric on other prompts, all nodes outside replaced"
 NODE_CIRCUIT = DocumentKind(
     "caseback.node_circuit",
     1,
@@ -35,10 +37,11 @@ NODE_CIRCUIT = DocumentKind(
 
 
 class NodeCircuit(NamedTuple):
-    """A circuit and its document."""
+    """A circuit, its document, and that of its graph on a prompt of the task, which is what a page draws."""
 
     circuit: Circuit
     document: dict[str, Any]
+    graph: dict[str, Any]
 
 
 @checked
@@ -86,7 +89,7 @@ def node_circuit(
     Returns
     -------
     NodeCircuit
-        The circuit and its document, plain JSON data.
+        The circuit, its document and its graph's, plain JSON data.
 
     Raises
     ------
@@ -152,7 +155,27 @@ def node_circuit(
         judgement=rows,
         provenance=dict(model.provenance()),
     )
-    return NodeCircuit(circuit, document)
+    first = finding.metric.of_rows(finding.clean, slice(0, 1))
+    graph = circuit_graph_document(
+        model,
+        finding.clean[:1],
+        circuit,
+        target=_first(first.target),
+        foil=None if first.foil is None else _first(first.foil),
+        dictionaries=dictionaries,
+        scores=[
+            {"name": "faithfulness", "value": row["faithfulness"], "words": f"{_RECOVERED}; {row['way']}"}
+            for row in rows[: len(rows) // len(circuits)]
+        ],
+    )
+    return NodeCircuit(circuit, document, graph)
+
+
+def _first(tokens: Any) -> int:
+    """A prompt's answer, or the first of several."""
+    while not isinstance(tokens, int):
+        tokens = tokens[0]
+    return tokens
 
 
 def _ranked(circuit: Circuit, kind: type) -> list[Any]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from caseback.reports.document import checked
-from caseback.reports.node_circuit import NODE_CIRCUIT
+from caseback.reports.graphs.node_circuit import NODE_CIRCUIT
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, signed
 

@@ -1,0 +1,1 @@
+"""Graphs and circuits of features in the terminal."""

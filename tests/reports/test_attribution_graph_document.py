@@ -1,0 +1,106 @@
+"""The document of an attribution graph says what the graph says, and warns where it should not be believed."""
+
+import numpy as np
+import pytest
+
+import caseback as cb
+import shelf
+from caseback.decode.dictionaries import Facts, TopK
+from caseback.errors import OutOfRange
+from caseback.localize.circuits import attribution_graph, graph_effects, graph_scores, head_loadings, prune_graph
+from caseback.reports.graphs.attribution import attribution_graph_document
+from caseback.reports.graphs.paths import effects
+
+PROMPT = "Mary gave the ball to"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cb.load("meadow")
+
+
+@pytest.fixture(scope="module")
+def graph(model):
+    return attribution_graph(model, PROMPT, "neurons", targets=" John", foil=" Mary", max_nodes=200)
+
+
+@pytest.fixture(scope="module")
+def document(model, graph):
+    return attribution_graph_document(model, PROMPT, graph=graph, interventions=4)
+
+
+def test_nodes_and_edges_are_the_graphs(document, graph):
+    nodes, edges = document["nodes"], document["edges"]
+    for source, target, weight in zip(edges["source"], edges["target"], edges["weight"], strict=True):
+        own = graph.weight.sel(writer=nodes["name"][source], reader=nodes["name"][target])
+        assert weight == pytest.approx(float(own), abs=1e-5)
+    small = prune_graph(graph, node=0.9, edge=0.995)
+    assert {name for name in nodes["name"] if not name.startswith("logits")} == set(small.writer.values) - {"bias"}
+    shown = np.array(nodes["share"])
+    assert (shown >= 0).all() and (shown <= 1).all() and "bias" not in nodes["kind"]
+    assert [score["value"] for score in document["scores"]] == pytest.approx(list(graph_scores(graph).values()))
+
+
+def test_a_foil_has_the_opposite_weight_and_what_supports_it_is_against_the_target(document):
+    target, foil = document["targets"]
+    assert (target["text"], foil["text"], foil["weight"]) == (" John", " Mary", -target["weight"])
+    sign = effects(document)
+    at = document["nodes"]["name"].index("embed@1")  # the word Mary
+    assert sign[at] < 0
+
+
+def test_interventions_are_measured(model, graph, document):
+    rows = document["interventions"]
+    names = [row["name"].removeprefix("without ") for row in rows]
+    again = graph_effects(model, graph, groups=names)
+    np.testing.assert_allclose([row["measured"] for row in rows], again.measured.values[:, 0], atol=1e-5)
+    assert [document["nodes"]["name"][row["nodes"][0]] for row in rows] == names
+
+
+def test_heads_of_an_edge_are_shares_with_the_way_past_them(model, graph, document):
+    heads = head_loadings(model, prune_graph(graph, node=0.9, edge=0.995), top=3)
+    nodes, edges = document["nodes"], document["edges"]
+    for source, target, listed in list(zip(edges["source"], edges["target"], edges["heads"], strict=True))[::50]:
+        if listed is None:
+            continue
+        assert sum(abs(share) for _, share in listed) == pytest.approx(1, abs=1e-5)
+        own = heads.sel(writer=nodes["name"][source], reader=nodes["name"][target])
+        named = [name for name, _ in listed if name != "skip"]
+        assert named == [name for name in own["head"].values.tolist() if name]
+
+
+def test_words_are_what_a_unit_writes(model):
+    """A feature that writes one token's column promotes that token."""
+    transcoders = [
+        TopK(160, 320, k=8, seed=i, facts=Facts(site=f"mlp_norm.{i}", target=f"mlp_out.{i}")) for i in range(4)
+    ]
+    column = model.weights.W_U[:, model.token_id(" ball")].detach() * model.weights.final_norm.gamma
+    transcoders[3].W_dec.data[:] = column
+    found = attribution_graph_document(model, PROMPT, transcoders, node=1, edge=1, interventions=0, k=1)
+    nodes = found["nodes"]
+    last = [words for name, words in zip(nodes["name"], nodes["words"], strict=True) if name.startswith("L3F")]
+    assert last and all(words["up"] == [" ball"] for words in last)
+
+
+def test_warnings_where_errors_carry_it_and_layers_have_no_dictionary(model):
+    one = TopK(160, 320, k=8, facts=Facts(site="mlp_norm.1", target="mlp_out.1"))
+    found = attribution_graph_document(model, PROMPT, one, node=1, edge=1, interventions=0)
+    assert any("3 layers have no dictionary" in line for line in found["warnings"])
+    assert any(line.startswith("Errors carry most of it") for line in found["warnings"])
+    assert found["interventions"] == []
+
+
+def test_a_document_holds_no_more_than_it_may(model, graph):
+    found = attribution_graph_document(model, PROMPT, graph=graph, interventions=0, most_nodes=20, most_edges=50)
+    kinds = found["nodes"]["kind"]
+    assert len(kinds) - kinds.count("embed") - kinds.count("logits") <= 20 and len(found["edges"]["weight"]) <= 50
+    for wrong in ({"interventions": -1}, {"most_nodes": 0}, {"most_edges": 0}, {"k": 0}):
+        with pytest.raises(OutOfRange, match="expected 0 or more interventions"):
+            attribution_graph_document(model, PROMPT, graph=graph, **wrong)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt_neox", "qwen3"])
+def test_families_have_documents(name):
+    model = shelf.model(name)
+    found = attribution_graph_document(model, shelf.ids((7,)), max_nodes=30, interventions=2)
+    assert found["about"]["method"] == "attribution" and len(found["interventions"]) == 2
