@@ -331,6 +331,9 @@ class Valid:
             "node_circuit.node_circuit": {"task": "ioi", "nodes": "neurons", "dictionaries": (), "top": 4},
             "find_circuit": {"threshold": None, "edges": 3},
             "task_circuit": {"threshold": None, "edges": 3},
+            "attribution_graph": {"targets": " Mary", "max_nodes": 20},
+            "query_key_attribution": {"head": "L1H0"},
+            "prune_graph": {"node": 1.0},
             "graph_document": {
                 "about": {"method": "flow"},
                 "targets": [],

@@ -128,6 +128,17 @@ def test_the_error_is_what_features_do_not_say():
     torch.testing.assert_close(without, spliced, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_codes_of_another_dtype_are_written_too(dtype):
+    model = shelf.model("llama")
+    one = _one(model, "resid", 1)
+    x, step = torch.randn(3, model.d_model, dtype=torch.float64), torch.zeros(3, one.n_features, dtype=torch.float64)
+    step[:, 2] = 0.5
+    expected = one.change(torch.zeros_like(step), step, x)
+    other = one.to(dtype).change(torch.zeros_like(step), step, x)
+    torch.testing.assert_close(other.double(), expected, rtol=1e-2, atol=1e-3)
+
+
 def test_patching_takes_features():
     model = shelf.model(shelf.FEW[0])
     one = _one(model, "resid", 1)

@@ -14,6 +14,7 @@ from caseback.decode.dictionaries import CrossLayerTopK, Facts, Gated, JumpReLU,
 from caseback.errors import (
     ArgumentError,
     CasebackError,
+    EditError,
     LoadError,
     OutOfRange,
     ResultError,
@@ -39,9 +40,10 @@ from caseback.localize.circuits import (
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.heads import contracted
 from caseback.localize.circuits.attribution_graphs.restored import errors_of, readers_in, replaced_of
-from caseback.localize.circuits.attribution_graphs.rows import readers_of
+from caseback.localize.circuits.attribution_graphs.rows import in_parts, readers_of
 from caseback.localize.circuits.attribution_graphs.sources import replacement, sites_of
 from caseback.localize.circuits.attribution_graphs.streams import own_writes, streams
+from caseback.localize.circuits.attribution_graphs.targets import logit_readers
 from caseback.model.algebra.scalings import score_scalings
 from caseback.model.backward.rules import Rules
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
@@ -505,3 +507,123 @@ def test_b_5_a_planted_induction_head_looks_because_of_the_word_before():
     pairs = query_key_attribution(organism.model, graph, str(looks), "neurons", key=2)
     strongest = pairs.stack(pair=("query_writer", "key_writer")).to_series().idxmax()
     assert strongest == ("embed@5", "embed@1")
+
+
+def nan_at(graph, name):
+    bad = graph.copy(deep=True)
+    bad[name][(-1,) * bad[name].ndim] = np.nan
+    return bad
+
+
+def in_a_circle(graph):
+    return graph.assign(weight=graph.weight * 0 + 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda graph: nan_at(graph, "weight"), "NaN or infinity in 'weight'"),
+        (lambda graph: nan_at(graph, "target_weight"), "NaN or infinity in 'target_weight'"),
+        (in_a_circle, "in a circle"),
+        (lambda graph: graph.drop_vars("token"), "it has no token"),
+        (lambda graph: graph.drop_vars("reader"), "it has no reader"),
+    ],
+)
+@pytest.mark.parametrize("use", [node_influence, prune_graph, graph_scores])
+def test_what_is_no_graph_is_refused_and_does_not_hang(spoil, says, use):
+    graph = attribution_graph(shelf.model("gpt2"), PROMPT, first=1, most_logits=2, max_nodes=20)
+    with pytest.raises(ResultError, match=says):
+        use(spoil(graph))
+
+
+def test_effects_need_values_and_a_graph_without_circles():
+    model = shelf.model("gpt2")
+    graph = attribution_graph(model, PROMPT, first=1, most_logits=2, max_nodes=20)
+    with pytest.raises(ResultError, match="what its readers are"):
+        graph_effects(model, nan_at(graph, "value"))
+    with pytest.raises(ResultError, match="circle"):
+        graph_effects(model, in_a_circle(graph))
+    with pytest.raises(ResultError, match="tokens and first"):
+        graph_effects(model, graph.drop_attrs())
+
+
+def test_the_order_of_dimensions_is_no_matter():
+    model = shelf.model("gpt2")
+    graph = attribution_graph(model, PROMPT, first=1, most_logits=2, max_nodes=20)
+    turned = graph.transpose("writer", "reader", "pos")
+    assert graph_circuit(turned) == graph_circuit(graph)
+    assert prune_graph(turned, node=0.9).identical(prune_graph(graph, node=0.9))
+    assert graph_effects(model, turned).equals(graph_effects(model, graph))
+
+
+def test_a_graph_with_a_foil_comes_back_from_netcdf_and_from_a_file(tmp_path):
+    model = cb.load("meadow")
+    graph = attribution_graph(model, "Mary gave the ball to", targets=" John", foil=" Mary", max_nodes=20)
+    graph.to_netcdf(tmp_path / "graph.nc")
+    stored = xr.load_dataset(tmp_path / "graph.nc")
+    save_graph(stored, tmp_path / "graph.json", model=model)
+    back = load_graph(tmp_path / "graph.json")
+    effects = graph_effects(model, graph, groups=["embed@1"])
+    for other in (stored, back):
+        again = graph_effects(model, other, groups=["embed@1"])
+        np.testing.assert_allclose(again.measured, effects.measured, rtol=1e-6)
+        np.testing.assert_allclose(again.predicted, effects.predicted, rtol=1e-6)
+    (label,) = [n["clerp"] for n in json.loads((tmp_path / "graph.json").read_text())["nodes"] if n["is_target_logit"]]
+    assert label.endswith(f"(p={float(graph.probability[-1]):.3f})")  # and not the weight, which is 1
+    assert float(back.probability[-1]) == pytest.approx(float(graph.probability[-1]))
+
+
+def test_a_node_named_twice_is_cut_once():
+    model = shelf.model("gpt2")
+    graph = attribution_graph(model, PROMPT, first=1, most_logits=2, max_nodes=20)
+    once, twice = (graph_effects(model, graph, groups={"one": names}) for names in ("embed@2", ["embed@2"] * 2))
+    assert once.equals(twice)
+
+
+def test_effects_are_measured_before_a_soft_cap():
+    model = shelf.model("gemma2")
+    cap = model.anatomy.logit_softcap
+    with exact():
+        graph = attribution_graph(model, PROMPT, first=0, targets=[5], max_nodes=20)
+        effects = graph_effects(model, graph, groups=["embed@6"])
+        run = [model.run(PROMPT, edits=e) for e in ([], [cb.Zero("resid_pre", layer=0, pos=6)])]
+    clean, cut = (cap * torch.atanh(one.logits[0, -1] / cap) for one in run)
+    expected = (cut[5] - cut.mean()) - (clean[5] - clean.mean())
+    assert effects.measured.item() == pytest.approx(float(expected), abs=1e-6)
+    assert abs(float(clean[5] - run[0].logits[0, -1, 5])) > 1e-3
+
+
+def test_the_padding_of_one_prompt_is_no_part_of_it():
+    model = shelf.model("llama")
+    graph = attribution_graph(model, PROMPT, first=1, most_logits=2, max_nodes=20)
+    for side in ("left", "right"):
+        padded = model.tokens([shelf.ids((7,))[0], shelf.ids((9,))[0]]).padded_on(side)[0]
+        assert padded.padded
+        assert attribution_graph(model, padded, first=1, most_logits=2, max_nodes=20).equals(graph)
+
+
+def test_a_graph_under_edits_is_exact_or_refused():
+    model = shelf.model("llama")
+    with exact():
+        for site in ("mlp_out", "mlp_post", "pattern"):
+            under = model.edited(cb.Scale(site, 0.5, layer=1))
+            assert attribution_graph(under, PROMPT, first=0, most_logits=2).gap < 1e-9
+    for site in ("z", "v", "attn_out", "resid_post"):
+        with pytest.raises(EditError, match=f"{site}.1 is edited"):
+            attribution_graph(model.edited(cb.Scale(site, 0.5, layer=1)), PROMPT)
+
+
+def test_dictionaries_without_a_site_are_refused():
+    model = shelf.model("llama")
+    with pytest.raises(ArgumentError, match="does not say which site"):
+        attribution_graph(model, PROMPT, TopK(model.d_model, 12, k=2))
+
+
+def test_rows_are_taken_some_at_a_time_where_units_are_many():
+    model = shelf.model("llama")
+    one = replacement(Frozen(model, PROMPT, sites_of(model, "neurons")), "neurons", "half", 0)
+    every = logit_readers(one.network, torch.arange(20), None)
+    units = sum(len(sources.pos) for sources in one.sources.values())
+    with budget.override(graph_numbers=4 * units):
+        parts = list(in_parts(one, every))
+    assert max(len(some) for some, _ in parts) <= 4

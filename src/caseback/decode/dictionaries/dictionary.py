@@ -247,7 +247,7 @@ class Dictionary(nn.Module):
 
         What it does not reconstruct stays where it is.
         """
-        written = (edited - coded) @ self.W_dec
+        written = (edited - coded).to(self.W_dec.dtype) @ self.W_dec
         if self.facts.normalization in ("none", "scale"):
             return written / self.out_scale
         _, factor = self._factors(self._expected(x))

@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, Self
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -35,6 +36,10 @@ class FeatureDictionary(Protocol):
 
     @property
     def facts(self) -> Places: ...
+
+    def to(self, device: torch.device, /) -> Self:
+        """The same on a device."""
+        ...
 
     def encode(self, x: Tensor) -> Float[Tensor, "token feature"]:
         """How active each feature is."""

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import ResultError
+from caseback.localize.circuits.attribution_graphs.form import attrs_of, expect_graph
 from caseback.localize.circuits.attribution_graphs.influence import cumulative, graph_scores, shares_of
 from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge, Node
@@ -23,7 +24,7 @@ from caseback.model.graph.attribution_graph import (
 )
 from caseback.model.running.model import Model
 
-_KEPT = ("prompt", "model", "foil", "gate", "first", "gap", "node_share", "edge_share")
+_KEPT = ("prompt", "model", "foil", "foil_id", "gate", "first", "gap", "node_share", "edge_share")
 
 
 @checked
@@ -54,7 +55,7 @@ def graph_circuit(graph: xr.Dataset) -> Circuit:
     >>> "embed@1" in circuit
     True
     """
-    shares_of(graph)
+    graph = expect_graph(graph)
     writers, readers = (list(map(Node.parse, graph[dim].values.tolist())) for dim in ("writer", "reader"))
     weight = graph["weight"].values
     scores: dict[Node | Edge, float] = {}
@@ -63,14 +64,16 @@ def graph_circuit(graph: xr.Dataset) -> Circuit:
     edges = frozenset(edge for edge in scores if isinstance(edge, Edge))
     units = zip(writers, graph["activation"].values.tolist(), strict=True)
     scores |= {node: value for node, value in units if np.isfinite(value)}
-    targets = {
-        str(node): float(value)
-        for node, value in zip(readers, graph["target_weight"].values, strict=True)
-        if node.kind == "logits"
-    }
-    about: dict[str, Any] = {key: graph.attrs[key] for key in _KEPT if key in graph.attrs}
-    about |= {"tokens": graph["token"].values.tolist(), "ids": graph["id"].values.tolist(), "targets": targets}
-    about |= {"values": {str(node): float(v) for node, v in zip(readers, graph["value"].values, strict=True)}}
+
+    def of_readers(name: str, kinds: tuple[str, ...]) -> dict[str, float]:
+        values = zip(readers, graph[name].values.tolist(), strict=True)
+        return {str(node): value for node, value in values if node.kind in kinds and np.isfinite(value)}
+
+    about = {key: value for key, value in attrs_of(graph).items() if key in _KEPT}
+    about |= {"tokens": graph["token"].values.tolist(), "targets": of_readers("target_weight", ("logits",))}
+    about |= {"ids": graph["id"].values.tolist()} if "id" in graph.coords else {}
+    about |= {"probabilities": of_readers("probability", ("logits",))} if "probability" in graph else {}
+    about |= {"values": of_readers("value", ("feature", "neuron", "logits"))}
     return Circuit(edges, frozenset((*writers, *readers)), scores, about=about)
 
 
@@ -108,7 +111,7 @@ def circuit_graph(circuit: Circuit) -> xr.Dataset:
     for edge, score in circuit.scores.items():
         if isinstance(edge, Edge) and edge in circuit.edges and edge.target in row:
             weight[row[edge.target], column[edge.source]] = score
-    values = circuit.about.get("values", {})
+    values, probabilities = circuit.about.get("values", {}), circuit.about.get("probabilities", targets)
 
     def beside(dim: str, nodes: list[Node], prefix: str = "") -> dict[str, Any]:
         columns = {"kind": "kind", "layer": "layer", "index": "index"}
@@ -128,6 +131,7 @@ def circuit_graph(circuit: Circuit) -> xr.Dataset:
             "activation": ("writer", activation),
             "value": ("reader", [float(values.get(str(node), "nan")) for node in readers]),
             "target_weight": ("reader", [float(targets.get(str(node), 0.0)) for node in readers]),
+            "probability": ("reader", [float(probabilities.get(str(node), "nan")) for node in readers]),
         },
         coords,
         {key: circuit.about[key] for key in _KEPT if key in circuit.about},
@@ -164,17 +168,18 @@ def save_graph(graph: xr.Dataset, path: str | Path, *, model: Model, slug: str =
     shares = shares_of(graph)
     held = cumulative(shares.influence()).tolist()
     facts: dict[Node, dict[str, Any]] = {}
-    ids = graph["id"].values.tolist()
+    ids = circuit.about.get("ids")
     for name, share in zip(graph["writer"].values.tolist(), held, strict=True):
         node = Node.parse(name)
         facts[node] = {"influence": share}
         if node.kind == "embed":
-            facts[node] |= {"id": ids[int(node.pos)], "clerp": f'"{graph["token"].values[int(node.pos)]}"'}
-    for name, probability in circuit.about["targets"].items():
+            facts[node] |= {"clerp": f'"{graph["token"].values[int(node.pos)]}"'}
+            facts[node] |= {} if ids is None else {"id": ids[int(node.pos)]}
+    for name, probability in circuit.about.get("probabilities", circuit.about["targets"]).items():
         node = Node.parse(name)
         text = model.token_text(node.index)
         facts[node] = {"token_prob": probability, "clerp": f'Output "{text}" (p={probability:.3f})'}
-    shares_kept = {key: graph.attrs[key] for key in ("node_share", "edge_share") if key in graph.attrs}
+    shares_kept = {key: circuit.about[key] for key in ("node_share", "edge_share") if key in circuit.about}
     save_attribution_graph(
         to_attribution_graph(
             circuit,

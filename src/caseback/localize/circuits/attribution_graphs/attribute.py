@@ -108,6 +108,8 @@ def attribution_graph(
         For dictionaries that do not stand in the place of MLPs, or of another width.
     TargetError
         For targets that are no tokens of this model.
+    EditError
+        For a model under edits of values, of what heads write or of the stream.
     SiteAbsent
         For families whose values are not linear in the stream.
 

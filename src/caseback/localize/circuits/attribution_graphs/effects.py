@@ -18,8 +18,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from caseback.errors import ArgumentError, OutOfRange
-from caseback.localize.circuits.attribution_graphs.frozen import Frozen
+from caseback.errors import ArgumentError, OutOfRange, ResultError
+from caseback.localize.circuits.attribution_graphs.form import CIRCLE, expect_graph
 from caseback.localize.circuits.attribution_graphs.influence import shares_of
 from caseback.localize.circuits.attribution_graphs.restored import places_of, replaced_of
 from caseback.localize.circuits.attribution_graphs.sources import Replacement
@@ -62,9 +62,9 @@ def graph_effects(
     -------
     xarray.Dataset
         By (component, vocab), a group and a target: ``predicted``, the change of the target's logit (less the mean, or
-        the foil's) along all paths of the graph; ``direct``, along edges from the group alone; ``measured``, in the
-        model; ``measured_held``, with attention patterns held as the graph has them. The attribute ``correlation`` is
-        that of predicted and measured over groups and targets.
+        the foil's; before any soft-cap) along all paths of the graph; ``direct``, along edges from the group alone;
+        ``measured``, in the model; ``measured_held``, with attention patterns held as the graph has them. The attribute
+        ``correlation`` is that of predicted and measured over groups and targets.
 
     Raises
     ------
@@ -85,6 +85,9 @@ def graph_effects(
     """
     if not np.isfinite(factor):
         raise OutOfRange(f"factor={factor}: expected a number, 0 to take a group out")
+    graph = expect_graph(graph)
+    if not np.isfinite(graph["value"].values).all():
+        raise ResultError("this graph does not hold what its readers are: make it anew with attribution_graph")
     replaced = replaced_of(model, graph, dictionaries)
     named = _groups(graph, groups)
     members = torch.zeros(len(named), graph.sizes["writer"], dtype=torch.float64)
@@ -110,7 +113,8 @@ def _groups(graph: xr.Dataset, groups: Any) -> dict[str, list[str]]:
     kinds = dict(zip(graph["writer"].values.tolist(), graph["kind"].values.tolist(), strict=True))
     if groups is None:
         groups = [name for name, kind in kinds.items() if kind in ("feature", "neuron")]
-    named = {str(k): list(v) for k, v in groups.items()} if isinstance(groups, Mapping) else {g: [g] for g in groups}
+    several = groups.items() if isinstance(groups, Mapping) else ((name, [name]) for name in groups)
+    named = {str(key): list(dict.fromkeys([names] if isinstance(names, str) else names)) for key, names in several}
     if not named or not all(named.values()):
         raise ArgumentError("a group has no nodes: expected names such as 'L3F1042@5' or 'embed@0'")
     for name in (name for names in named.values() for name in names):
@@ -126,12 +130,14 @@ def _predicted(graph: xr.Dataset, members: Tensor) -> tuple[Tensor, Tensor]:
     per_unit = torch.where(value == 0, 0.0, 1 / torch.where(value == 0, 1.0, value))
     targets = torch.as_tensor(graph["reader_kind"].values == "logits")
     changes, passing = torch.zeros_like(members), members
-    while bool(passing.any()):
+    for _ in range(len(node) + 1):  # no path is longer
+        if not bool(passing.any()):
+            return changes @ rows[targets].T, members @ rows[targets].T
         changes += passing
         into = passing @ rows[units].T * per_unit[units]
         passing = torch.zeros_like(members)
         passing[:, node[units]] = into
-    return changes @ rows[targets].T, members @ rows[targets].T
+    raise ResultError(CIRCLE)
 
 
 def _measured(
@@ -163,13 +169,18 @@ def _measured(
         edits += [Replace("pattern", network.run["pattern", i], layer=i) for i in range(network.n_layers)]
     several = repeated(network.tokens, len(named))
     ids = torch.as_tensor(graph["reader_index"].values[graph["reader_kind"].values == "logits"])
-    logits = [at_least_float32(run.logits[:, -1].detach()).cpu() for run in _runs(model, network, several, edits)]
+    runs = model.run(several, edits=edits), network.run
+    logits = [_uncapped(model, run.logits[:, -1].detach()).cpu() for run in runs]
     foil = graph.attrs.get("foil_id")
     other = [x.mean(-1, keepdim=True) if foil is None else x[:, [int(foil)]] for x in logits]
     changed, clean = (x[:, ids] - y for x, y in zip(logits, other, strict=True))
     return (changed - clean).double()
 
 
-def _runs(model: Model, network: Frozen, several: Any, edits: list[Any]):
-    yield model.run(several, edits=edits)
-    yield network.run
+def _uncapped(model: Model, logits: Tensor) -> Tensor:
+    """Logits as they are before a soft-cap: those that a graph explains."""
+    logits, cap = at_least_float32(logits), model.anatomy.logit_softcap
+    if cap is None:
+        return logits
+    most = 1 - torch.finfo(logits.dtype).eps
+    return cap * torch.atanh((logits / cap).clamp(-most, most))

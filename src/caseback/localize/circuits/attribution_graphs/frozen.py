@@ -16,7 +16,7 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import SiteAbsent, TokensError
+from caseback.errors import EditError, SiteAbsent, TokensError
 from caseback.model.algebra.writes import Branch, attention_branch
 from caseback.model.anatomy.norms import Norm, at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -25,6 +25,10 @@ from caseback.model.backward.linearised import value_slopes
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 from caseback.model.running.tokens import PromptsLike
+
+_OUTSIDE = {"embed", "pos_embed", "q", "k", "scores", "pattern"}
+_OUTSIDE |= {"mlp_pre", "mlp_gate", "mlp_post", "mlp_out"}
+"""Sites that are given, not computed: a model under edits of these has a graph."""
 
 Rows = Float[Tensor, "pos row d_model"]
 """Directions, or streams, at every position: positions first, since attention mixes these."""
@@ -112,12 +116,20 @@ class Frozen:
     ------
     TokensError
         For several prompts.
+    EditError
+        For a model under edits of what is linear here: values, what heads write, the stream.
     SiteAbsent
         For families whose values are not linear in the stream, or whose heads do not write z W_O.
     """
 
     def __init__(self, model: Model, tokens: PromptsLike, also: tuple[Site, ...] = ()):
         anatomy = model.anatomy
+        moved = [site.written for site, _ in anatomy.standing if site.written.name not in _OUTSIDE]
+        if moved:
+            raise EditError(
+                f"an attribution graph is of writes as the model makes them, and {moved[0]} is edited: edit what MLPs "
+                "write, embeddings, queries, keys or attention patterns"
+            )
         expect_sums(anatomy, "an attribution graph")
         for lacking in ("v_in", "z"):
             if lacking in anatomy.lacks:
@@ -127,6 +139,7 @@ class Frozen:
         prompts = model.tokens(tokens)
         if len(prompts) != 1:
             raise TokensError(f"{len(prompts)} prompts: an attribution graph is of one")
+        prompts = prompts.padded_on("left")  # of one prompt, no padding is left
         reads = [("resid_pre", 0), ("resid_post", -1), "attn_in", "pattern", "v", "z", "mlp_in", "mlp_out", *also]
         self.model = model
         self.run: Run = model.run(prompts, read=reads)

@@ -22,6 +22,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import OutOfRange, ResultError
+from caseback.localize.circuits.attribution_graphs.form import CIRCLE, expect_graph
 from caseback.model.arguments import checked
 
 
@@ -46,11 +47,13 @@ class Shares(NamedTuple):
         """(writer), the series."""
         total = self.rows.new_zeros(self.rows.shape[1])
         units, passing = self.node >= 0, self.targets
-        while bool(passing.any()):
+        for _ in range(len(units) + 1):  # no path is longer
+            if not bool(passing.any()):
+                return total
             into = passing @ self.rows
             total += into
             passing = torch.where(units, into[self.node], 0.0)
-        return total
+        raise ResultError(CIRCLE)
 
     def of_readers(self, influence: Tensor) -> Tensor:
         """(reader), what passes through each reader, the targets' own weight included."""
@@ -65,10 +68,7 @@ def shares_of(graph: xr.Dataset, biases: bool = False) -> Shares:
     ResultError
         For what is no attribution graph.
     """
-    lacking = {"weight", "target_weight"} - set(getattr(graph, "data_vars", ()))
-    lacking |= {"kind", "reader_kind"} - set(getattr(graph, "coords", ()))
-    if lacking:
-        raise ResultError(f"this is no attribution graph: it has no {', '.join(sorted(lacking))}")
+    graph = expect_graph(graph)
     rows = torch.as_tensor(graph["weight"].values).abs()
     rows = rows if biases else rows * torch.as_tensor(graph["kind"].values != "bias")
     rows = rows / rows.sum(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
@@ -171,6 +171,7 @@ def prune_graph(graph: xr.Dataset, *, node: float = 0.8, edge: float = 0.98, bia
     """
     if not 0 < node <= 1 or not 0 < edge <= 1:
         raise OutOfRange(f"node={node}, edge={edge}: expected shares above 0 and up to 1")
+    graph = expect_graph(graph)
     shares = shares_of(graph, biases)
     influence = shares.influence()
     kind = graph["kind"].values
@@ -198,7 +199,7 @@ def prune_graph(graph: xr.Dataset, *, node: float = 0.8, edge: float = 0.98, bia
     writers = edges.any(0)
     readers = torch.where(units, writers[shares.node] & edges.any(1), True)
     if not bool((readers & units).any()):
-        raise OutOfRange(f"node={node}, edge={edge}: no unit is left. Give larger shares")
+        raise OutOfRange(f"node={node}, edge={edge}: no unit is left. Give larger shares, or a graph of more nodes")
     biased = is_bias & torch.tensor(not biases)
     weight = np.where((edges | biased).numpy(), graph["weight"].values, 0)
     small = graph.assign(weight=(("reader", "writer"), weight), influence=("writer", influence.numpy()))

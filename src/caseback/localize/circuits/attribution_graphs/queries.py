@@ -22,7 +22,6 @@ from torch import Tensor
 from caseback.errors import ArgumentError, OutOfRange, SiteAbsent
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.restored import errors_of, replaced_of
-from caseback.localize.circuits.attribution_graphs.rows import constant_streams
 from caseback.localize.circuits.attribution_graphs.sources import Replacement
 from caseback.localize.circuits.attribution_graphs.streams import own_writes, streams
 from caseback.model.algebra.scalings import score_scalings
@@ -112,7 +111,7 @@ def query_key_attribution(
     names = [name for name in graph["writer"].values.tolist() if name != "bias" and parse_name(name).layer < node.layer]
     with torch.no_grad():
         own = _streams_before(replaced, names, node.layer)
-        constant = constant_streams(replaced)[0][node.layer]
+        constant = replaced.constants[0][node.layer]
         rest = network.at("attn_in", node.layer) - own.sum(1) - constant
         parts = torch.cat([own, rest[:, None], constant[:, None]], 1)
         q, k = _read(network, node.layer, node.index)

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import ResultError
+from caseback.localize.circuits.attribution_graphs.form import expect_graph
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
-from caseback.localize.circuits.attribution_graphs.influence import shares_of
 from caseback.localize.circuits.attribution_graphs.rows import Readers, joined, readers_of
 from caseback.localize.circuits.attribution_graphs.sources import (
     Replacement,
@@ -34,9 +34,9 @@ def replaced_of(model: Model, graph: xr.Dataset, dictionaries: Any) -> Replaceme
     ResultError
         Where the model or the dictionaries are not those of the graph.
     """
-    shares_of(graph)
-    if "id" not in graph.coords:
-        raise ResultError("this graph does not hold its prompt's tokens: make it anew with attribution_graph")
+    expect_graph(graph)
+    if "id" not in graph.coords or "first" not in graph.attrs:
+        raise ResultError("this graph does not hold its prompt's tokens and first: make it anew with attribution_graph")
     listed = listed_dictionaries(dictionaries)
     with torch.no_grad():
         network = Frozen(model, [graph["id"].values.tolist()], sites_of(model, listed))

@@ -4,8 +4,8 @@
 
 The readers' directions go down through the layers together, from the last to the first: a reader joins at its own
 layer, and at each layer all sources there are contracted with all readers above in one product. Nothing of the size
-readers x sources x positions is formed, and readers are taken some at a time where positions x readers x d_model would
-not fit.
+readers x sources x positions is formed, and readers are taken some at a time where readers x positions x d_model, or
+readers x sources, would not fit.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def in_parts(replaced: Replacement, readers: Readers) -> Iterator[tuple[Tensor, 
     network = replaced.network
     heads = max(p.dims.n_heads * p.d_z for p in network.model.anatomy.layers)
     numbers = network.n_positions * (network.model.d_model + 2 * heads)
+    numbers += sum(len(sources.pos) for sources in replaced.sources.values())
     for some in order.split(max(1, limit("graph_numbers", network.model.device) // numbers)):
         yield some, readers[some]
 
@@ -155,33 +156,10 @@ def downward(replaced: Replacement, readers: Readers, above: Rows) -> Iterator[t
             above[:, :here] += network.attention[layer].pull(above[:, :here])
 
 
-@torch.no_grad()
-def constant_streams(
-    replaced: Replacement,
-) -> tuple[Float[Tensor, "layer pos d_model"], Float[Tensor, "layer pos d_model"]]:
-    """What biases have added to the stream before each layer's attention and MLP, and after the last layer."""
-    network = replaced.network
-    stream = torch.zeros_like(network.at("resid_pre", 0))[:, None]
-    before, at_mlp = [], []
-    for layer in range(network.n_layers):
-        before.append(stream[:, 0])
-        attention = network.attention[layer].push(stream, biases=True)
-        read = stream if network.parallel(layer) else stream + attention
-        at_mlp.append(read[:, 0])
-        stream = stream + attention
-        if layer in replaced.rest:
-            written = replaced.rest[layer].clone()
-            written[: replaced.after] = 0
-            stream = stream + written[:, None]
-            skip = replaced.skipped(layer, read, biases=True)
-            stream = stream if skip is None else stream + skip
-    return torch.stack([*before, stream[:, 0]]), torch.stack([*at_mlp, stream[:, 0]])
-
-
 def biases(replaced: Replacement, readers: Readers) -> Float[Tensor, " row"]:
     """What of each reader's value is due to biases: those on the way, and its own."""
     network = replaced.network
     read = [network.at("mlp_in", layer) for layer in range(network.n_layers)]
     streams = torch.stack([*read, network.at("resid_post", network.n_layers - 1)])
-    sent = streams - constant_streams(replaced)[1]
+    sent = streams - replaced.constants[1]
     return readers.value - (readers.rows * sent[readers.layer, readers.pos]).sum(-1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
@@ -122,6 +123,9 @@ class Neurons:
         self.pos, self.index = post[after:].nonzero(as_tuple=True)
         self.pos = self.pos + after
         self.value = post[self.pos, self.index]
+        self._after = after
+        # where the value is never 0 all neurons are active, and there is nothing to pick out
+        self._entry = None if len(self.pos) == post[after:].numel() else (self.pos - after) * post.shape[1] + self.index
 
     def reached(self) -> range:
         return range(self.layer, self.layer + 1)
@@ -129,12 +133,8 @@ class Neurons:
     def contract(self, above: Rows, layer: int) -> Float[Tensor, "row entry"]:
         pulled = self._branch.pull(above)
         pulled = pulled if self._branch.scale is None else pulled / self._branch.scale[:, None]
-        products = pulled @ self._branch.weight.T
-        n, rows, width = products.shape
-        whole = len(self.pos) % width == 0 and len(self.pos) // width  # positions, where no neuron is 0
-        if whole and int(self.pos[0]) == n - whole:
-            return products[n - whole :].transpose(0, 1).reshape(rows, -1).mul_(self.value)
-        return products[self.pos, :, self.index].T * self.value
+        products = (pulled @ self._branch.weight.T)[self._after :].transpose(0, 1).flatten(1)
+        return (products if self._entry is None else products[:, self._entry]).mul_(self.value)
 
     def reads(self, entries: Int[Tensor, " some"]) -> Float[Tensor, "some d_model"]:
         network, layer = self.network, self.layer
@@ -188,6 +188,26 @@ class Replacement:
     rest: Mapping[int, Float[Tensor, "pos d_model"]]
     skips: Mapping[int, tuple[Float[Tensor, "d_model d_model"], bool]]
     after: int
+
+    @cached_property
+    def constants(self) -> tuple[Float[Tensor, "layer pos d_model"], Float[Tensor, "layer pos d_model"]]:
+        """What biases have added to the stream before each layer's attention and MLP, and after the last layer."""
+        network = self.network
+        stream = torch.zeros_like(network.at("resid_pre", 0))[:, None]
+        before, at_mlp = [], []
+        for layer in range(network.n_layers):
+            before.append(stream[:, 0])
+            attention = network.attention[layer].push(stream, biases=True)
+            read = stream if network.parallel(layer) else stream + attention
+            at_mlp.append(read[:, 0])
+            stream = stream + attention
+            if layer in self.rest:
+                written = self.rest[layer].clone()
+                written[: self.after] = 0
+                stream = stream + written[:, None]
+                skip = self.skipped(layer, read, biases=True)
+                stream = stream if skip is None else stream + skip
+        return torch.stack([*before, stream[:, 0]]), torch.stack([*at_mlp, stream[:, 0]])
 
     def skipped(self, layer: int, streams: Rows, *, biases: bool = False) -> Rows | None:
         """What a skip makes of streams; None where there is none."""
@@ -253,7 +273,8 @@ def sites_of(model: Model, dictionaries: Sequence[FeatureDictionary] | str | Non
         gate = ("mlp_gate",) if "mlp_gate" not in model.anatomy.lacks else ()
         with_neurons = [i for i, p in enumerate(model.anatomy.layers) if p.w_out is not None]
         return tuple(Site(name, i) for name in ("mlp_pre", "mlp_post", *gate) for i in with_neurons)
-    names = {as_site(one.facts.site).name for one in dictionaries or () if not isinstance(one, str)}
+    own = [one.facts.site for one in dictionaries or () if not isinstance(one, str)]
+    names = {as_site(site).name for site in own if site}
     return tuple(Site(name, layer) for name in names for layer in range(model.n_layers))
 
 
@@ -282,7 +303,9 @@ def replacement(
             rest[layer] = torch.zeros_like(network.at("mlp_out", layer)) if constant is None else constant
         return Replacement(network, sources, rest, skips, after)
     for one in dictionaries:
-        across = getattr(one, "n_layers", 0)
+        if not one.facts.site:
+            raise ArgumentError(f"{one!r} does not say which site it reads: give it Facts(site=..., target=...)")
+        one, across = one.to(network.model.device), getattr(one, "n_layers", 0)
         site, target = as_site(one.facts.site), as_site(one.facts.target or one.facts.site)
         _expect_place(network, one, site, target, across)
         layers = range(network.n_layers) if across else [site.layer or 0]
