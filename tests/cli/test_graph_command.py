@@ -70,7 +70,7 @@ def test_the_command_draws_attribution_and_writes_it_for_other_viewers(capsys, t
         ((PROMPT, "--pos", "3"), "explains the last position"),
         ((PROMPT, "--target", " Mary", "--foil", " Mary"), "the foil ' Mary' is a target"),
         ((PROMPT, "--gate", "shut"), "gate 'shut' is unknown"),
-        ((PROMPT, "--max-nodes", "0", "--effects", "0"), "no unit is left"),
+        ((PROMPT, "--max-nodes", "0"), "expected at least 1"),
         ((PROMPT, "--dictionaries", "nowhere"), "nowhere"),
     ],
 )

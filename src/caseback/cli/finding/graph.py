@@ -39,7 +39,7 @@ def graph(
     of_features: Dictionaries = Dictionaries().worded(
         dictionaries="Of attribution: transcoders, a file or a set's folder each; by default neurons are nodes."
     ),
-    max_nodes: Annotated[int, Option(min=0, help="Of attribution: units that are split further.")] = 500,
+    max_nodes: Annotated[int, Option(min=1, help="Of attribution: units that are split further.")] = 500,
     node: Annotated[float, Option(help="Of attribution: the share of influence whose nodes are shown.")] = 0.8,
     edge: Annotated[float, Option(help="Of attribution: the share of influence whose edges are shown.")] = 0.98,
     gate: Annotated[str, Option(help="Of attribution: half or frozen, how gated neurons are split.")] = "half",

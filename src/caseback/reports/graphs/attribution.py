@@ -269,6 +269,12 @@ def _about(graph: xr.Dataset, shown: xr.Dataset, effects: xr.Dataset | None) -> 
 
 def _warnings(graph: xr.Dataset, scores: dict[str, float], effects: xr.Dataset | None) -> list[str]:
     attrs, sentences = graph.attrs, []
+    largest = float(np.abs(graph["value"].values).max())
+    if attrs["gap"] > 0.01 * largest:
+        sentences.append(
+            f"Rows miss what their readers are by up to {attrs['gap']:.3g}, of at most {largest:.3g}: the model computes "
+            "in few digits. Load it with dtype float32 for an exact graph."
+        )
     if scores["replacement"] < 0.5:
         sentences.append(
             f"Errors carry most of it: {1 - scores['replacement']:.0%} of what leads to the targets begins at what the "

@@ -244,7 +244,7 @@ def graph_scores(graph: xr.Dataset, *, biases: bool = False) -> dict[str, float]
     >>> from caseback.localize.circuits import attribution_graph, graph_scores
     >>> model = cb.load("meadow")
     >>> graph = attribution_graph(model, "Mary gave the ball to", targets=" John", max_nodes=20_000)
-    >>> round(graph_scores(graph)["replacement"], 4)
+    >>> round(graph_scores(graph)["replacement"], 6)
     1.0
     """
     shares = shares_of(graph, biases)
