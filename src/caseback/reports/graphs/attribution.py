@@ -272,8 +272,8 @@ def _warnings(graph: xr.Dataset, scores: dict[str, float], effects: xr.Dataset |
     largest = float(np.abs(graph["value"].values).max())
     if attrs["gap"] > 0.01 * largest:
         sentences.append(
-            f"Rows miss what their readers are by up to {attrs['gap']:.3g}, of at most {largest:.3g}: the model computes "
-            "in few digits. Load it with dtype float32 for an exact graph."
+            f"Rows miss what their readers are by up to {attrs['gap']:.3g}, of at most {largest:.3g}: the model "
+            "computes in few digits. Load it with dtype float32 for an exact graph."
         )
     if scores["replacement"] < 0.5:
         sentences.append(
