@@ -5,8 +5,8 @@ import pytest
 
 import caseback as cb
 import shelf
-from caseback.decode.dictionaries import Facts, TopK
-from caseback.errors import OutOfRange
+from caseback.decode.dictionaries import Facts, TopK, dictionary_digest
+from caseback.errors import ArgumentError, OutOfRange
 from caseback.localize.circuits import attribution_graph, graph_effects, graph_scores, head_loadings, prune_graph
 from caseback.reports.graphs.attribution import attribution_graph_document
 from caseback.reports.graphs.paths import effects
@@ -104,3 +104,29 @@ def test_families_have_documents(name):
     model = shelf.model(name)
     found = attribution_graph_document(model, shelf.ids((7,)), max_nodes=30, interventions=2)
     assert found["about"]["method"] == "attribution" and len(found["interventions"]) == 2
+
+
+def test_what_people_call_units_stands_on_nodes(model, graph):
+    strongest = next(n for n in graph.writer.values if n.startswith("L3N")).partition("@")[0]
+    notes = cb.Notes(model="meadow").put(strongest, "ends of stories", by="ann").put(strongest, "stops", by="bob")
+    found = attribution_graph_document(model, PROMPT, graph=graph, node=1, edge=1, interventions=0, notes=notes)
+    texts = {text for name, text in _texts(found) if name.partition("@")[0] == strongest}
+    assert texts == {"ends of stories; stops"}
+    with pytest.raises(ArgumentError, match="other"):
+        attribution_graph_document(model, PROMPT, graph=graph, notes=cb.Notes(model="other"))
+
+
+def test_notes_on_a_dictionary_are_of_its_own_layer(model):
+    every = [TopK(160, 320, k=8, seed=i, facts=Facts(site=f"mlp_norm.{i}", target=f"mlp_out.{i}")) for i in range(4)]
+    whole = attribution_graph_document(model, PROMPT, every, node=1, edge=1, interventions=0)
+    first = next(name for name, _ in _texts(whole) if name.startswith("L2F")).partition("@")[0]
+    digest = dictionary_digest(every[2])
+    notes = cb.Notes(model="meadow", dictionary=digest).put(first, "a name").put(first.replace("L2", "L1"), "another")
+    found = attribution_graph_document(model, PROMPT, every, node=1, edge=1, interventions=0, notes=[notes])
+    assert {text for _, text in _texts(found) if text in ("a name", "another")} == {"a name"}
+    with pytest.raises(ArgumentError, match="not among those of this graph"):
+        attribution_graph_document(model, PROMPT, every[:2], notes=notes)
+
+
+def _texts(document):
+    return list(zip(document["nodes"]["name"], document["nodes"]["text"], strict=True))

@@ -1,5 +1,6 @@
 """`caseback graph`: what led to a prediction, by layer and position, as a graph."""
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -44,6 +45,9 @@ def graph(
     edge: Annotated[float, Option(help="Of attribution: the share of influence whose edges are shown.")] = 0.98,
     gate: Annotated[str, Option(help="Of attribution: half or frozen, how gated neurons are split.")] = "half",
     effects: Annotated[int, Option(min=0, help="Of attribution: strongest units taken out of the model.")] = 10,
+    notes: Annotated[
+        list[Path] | None, Option(help="Of attribution: a file of people's notes, as caseback label writes it.")
+    ] = None,
     cut: Threshold = Threshold(0.04).worded(threshold="Of flow: lighter edges are hidden at first."),
     least: Annotated[float | None, Option(help="Of flow: lighter edges are left out; by default 0.01.")] = None,
     pos: OnePos = OnePos().worded(pos="Of flow: the position whose prediction is explained; by default the last."),
@@ -63,6 +67,7 @@ def graph(
     given = prompt_of(prompt, ids.ids)
     with quiet():
         from caseback.localize.circuits import attribution_graph, prune_graph, save_graph
+        from caseback.model.notes import Notes
         from caseback.reports.graphs.attribution import attribution_graph_document
         from caseback.reports.graphs.flow import flow_graph_document
         from caseback.views.page.kinds import write_page
@@ -87,7 +92,14 @@ def graph(
                 progress=True,
             )
             document = attribution_graph_document(
-                model, tokens, dictionaries, graph=whole, node=node, edge=edge, interventions=effects
+                model,
+                tokens,
+                dictionaries,
+                graph=whole,
+                node=node,
+                edge=edge,
+                interventions=effects,
+                notes=[Notes.load(path) for path in notes or []],
             )
             if save.save is not None:
                 save_graph(prune_graph(whole, node=node, edge=edge), save.save, model=model)

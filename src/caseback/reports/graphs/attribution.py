@@ -6,14 +6,16 @@ warns where errors carry the influence or where what was measured does not follo
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 
+from caseback.decode.dictionaries import dictionary_digest
 from caseback.decode.vocabulary.weights.named_matrices import table_of, weights_of
-from caseback.errors import OutOfRange
+from caseback.errors import ArgumentError, OutOfRange
 from caseback.localize.circuits import (
     attribution_graph,
     edge_influence,
@@ -24,7 +26,11 @@ from caseback.localize.circuits import (
     prune_graph,
 )
 from caseback.localize.circuits.attribution_graphs.restored import places_of, replaced_of
+from caseback.localize.circuits.attribution_graphs.sources import listed_dictionaries
+from caseback.model.anatomy.sites import as_site
 from caseback.model.arguments import checked
+from caseback.model.graph.names import parse_name
+from caseback.model.notes import Notes
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
 from caseback.reports.graph import cumulative_shares, graph_document
@@ -54,6 +60,7 @@ def attribution_graph_document(
     most_nodes: int = 1000,
     most_edges: int = 20_000,
     k: int = 6,
+    notes: Notes | Sequence[Notes] = (),
     graph: xr.Dataset | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -71,6 +78,8 @@ def attribution_graph_document(
         What a page holds at most.
     k
         Tokens of each unit's words, and predictions listed.
+    notes
+        What people say of the model's neurons, or of a dictionary's features: labels of nodes.
     graph
         The graph, if it is there already.
     progress
@@ -86,6 +95,8 @@ def attribution_graph_document(
     ------
     OutOfRange
         For shares outside 0 to 1, fewer than one node or edge, and where pruning leaves no unit.
+    ArgumentError
+        For notes on another model, or on a dictionary that is not among these.
     CasebackError
         As ``attribution_graph``.
 
@@ -102,6 +113,7 @@ def attribution_graph_document(
             f"interventions={interventions}, most_nodes={most_nodes}, most_edges={most_edges}, k={k}: expected 0 or "
             "more interventions and 1 or more of the others"
         )
+    labels = _labels(model, dictionaries, [notes] if isinstance(notes, Notes) else list(notes))
     if graph is None:
         options = {"targets": targets, "foil": foil, "max_nodes": max_nodes, "gate": gate, "progress": progress}
         graph = attribution_graph(model, prompt, dictionaries, **options)
@@ -113,7 +125,7 @@ def attribution_graph_document(
         *shown["reader"].values[shown["reader_kind"].values == "logits"].tolist(),
     ]
     number = {name: i for i, name in enumerate(names)}
-    nodes = _nodes(model, graph, shown, names, dictionaries, k)
+    nodes = _nodes(model, graph, shown, names, dictionaries, labels, k)
     rows, columns = (places.tolist() for places in np.nonzero(shown["weight"].values))
     passing = edge_influence(shown).values[rows, columns]
     heads = head_loadings(model, shown, dictionaries, top=3)
@@ -163,7 +175,13 @@ def _pairs(graph: xr.Dataset, *names: str) -> Any:
 
 
 def _nodes(
-    model: Model, graph: xr.Dataset, shown: xr.Dataset, names: list[str], dictionaries: Any, k: int
+    model: Model,
+    graph: xr.Dataset,
+    shown: xr.Dataset,
+    names: list[str],
+    dictionaries: Any,
+    labels: Mapping[str, str],
+    k: int,
 ) -> dict[str, Any]:
     """Columns of the nodes: writers, then logits."""
     influence = node_influence(graph)
@@ -187,12 +205,32 @@ def _nodes(
         "influence": [*(every[name] for name in names[:writers]), *(targets[name] for name in logits)],
         "share": [*(shares[name] for name in names[:writers]), *[0.0] * len(ids)],
         "text": [
-            *(tokens[pos] if kind == "embed" else "" for kind, pos in zip(kinds, at, strict=True)),
+            *(
+                tokens[pos] if kind == "embed" else labels.get(name.partition("@")[0], "")
+                for name, kind, pos in zip(names[:writers], kinds, at, strict=True)
+            ),
             *map(model.token_text, ids),
         ],
         "words": [*_words(model, graph, names[:writers], dictionaries, k), *[None] * len(ids)],
         "probability": [*[None] * writers, *(chances[name] for name in logits)],
     }
+
+
+def _labels(model: Model, dictionaries: Any, notes: Sequence[Notes]) -> dict[str, str]:
+    """What people call units, by the units' names; of features each dictionary's notes name its own layer's."""
+    every = listed_dictionaries(dictionaries)
+    layers = {} if isinstance(every, str) else {dictionary_digest(one): as_site(one.facts.site).layer for one in every}
+    labels: dict[str, list[str]] = {}
+    for one in notes:
+        own = one.dictionary
+        if own and own not in layers:
+            raise ArgumentError("notes are on a dictionary that is not among those of this graph: leave them out")
+        one.expect(model, own)
+        for note in one:
+            unit = parse_name(note.unit)
+            if unit.kind != "feature" or layers.get(own) in (None, unit.layer):
+                labels.setdefault(note.unit, []).append(note.label)
+    return {unit: "; ".join(dict.fromkeys(names)) for unit, names in labels.items()}
 
 
 @torch.no_grad()
