@@ -17,13 +17,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import ArgumentError, OutOfRange, did_you_mean
 from caseback.jobs.progress import progress_bar
+from caseback.localize.circuits.attribution_graphs.choosing import most_influential
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
-from caseback.localize.circuits.attribution_graphs.rows import Readers, in_parts, joined, readers_of, split
+from caseback.localize.circuits.attribution_graphs.rows import (
+    Readers,
+    Split,
+    in_parts,
+    joined,
+    readers_of,
+    split,
+)
 from caseback.localize.circuits.attribution_graphs.sources import (
     GATES,
     Replacement,
@@ -137,8 +145,9 @@ def attribution_graph(
         ids, weights = targets_of(network, targets, foil, mass, most_logits)
         logits = logit_readers(network, ids, None if foil is None else model.token_id(foil))
         active = sum(len(sources.pos) for sources in replaced.sources.values())
-        everything = {layer: torch.arange(len(s.pos), device=s.pos.device) for layer, s in replaced.sources.items()}
-        chosen = everything if active <= max_nodes else _chosen(replaced, logits, weights, max_nodes, progress)
+        chosen = replaced.every_unit()
+        if active > max_nodes:
+            chosen = most_influential(replaced, logits, weights, max_nodes, progress=progress)
         readers = [readers_of(replaced, layer, entries) for layer, entries in sorted(chosen.items()) if len(entries)]
         every = joined([*readers, logits])
         errors = replaced.errors(chosen)
@@ -157,46 +166,7 @@ def _first(network: Frozen) -> int:
     return int(network.n_positions > 1 and int(network.tokens.ids[0, 0]) in special)
 
 
-def _chosen(
-    replaced: Replacement, logits: Readers, weights: Float[Tensor, " target"], most: int, progress: bool
-) -> dict[int, Int[Tensor, " some"]]:
-    """Of each layer the units of most influence on the targets, from the last layer down.
-
-    When a layer's turn comes, all that read it and count have been split, so its influence is known. A layer gets the
-    share of what is left of ``most`` that its units have of all influence on units so far.
-    """
-    nothing = {layer: s.pos.new_zeros(0) for layer, s in replaced.sources.items()}
-    errors = replaced.errors(nothing)
-    whole = errors.clone()
-    for sources in replaced.sources.values():
-        for target in sources.reached():
-            whole[target] -= sources.written(torch.arange(len(sources.pos), device=sources.pos.device), target)
-    influence = {layer: s.value.new_zeros(len(s.pos)) for layer, s in replaced.sources.items()}
-
-    def add(readers: Readers, counts: Tensor) -> None:
-        for some, part in in_parts(replaced, readers):
-            one = split(replaced, part, whole)
-            sizes = [*(u.abs() for u in one.units.values()), one.errors.flatten(1).abs(), one.embed.abs()]
-            total = sum(size.sum(1) for size in sizes) + one.bias.abs()
-            share = counts[some] / torch.as_tensor(total).clamp_min(torch.finfo(counts.dtype).tiny)
-            for layer, units in one.units.items():
-                influence[layer] += share @ units.abs()
-
-    add(logits, weights.to(logits.rows.dtype))
-    chosen, left = dict(nothing), most
-    for layer in progress_bar(sorted(replaced.sources, reverse=True), "choosing", unit="layer", show=progress):
-        own = influence[layer]
-        below = sum(float(influence[lower].sum()) for lower in replaced.sources if lower < layer)
-        mine = float(own.sum())
-        count = min(left, len(own), round(left * mine / (mine + below)) if mine + below else 0)
-        chosen[layer] = own.topk(count).indices.sort().values
-        left -= count
-        if count:
-            add(readers_of(replaced, layer, chosen[layer]), own[chosen[layer]])
-    return chosen
-
-
-def _in_order(one: Any, units: list[Tensor], layers: list[int]) -> Float[Tensor, "row writer"]:
+def _in_order(one: Split, units: list[Tensor], layers: list[int]) -> Float[Tensor, "row writer"]:
     """A row's shares in the order of writers: embeddings, each layer's units and errors, biases."""
     by_layer = dict(zip(layers, units, strict=True))
     parts = [one.embed]

@@ -232,6 +232,10 @@ class Replacement:
         norm, scale = self.network.mlp_norm(layer)
         return norm.pull(below, scale[:, None]) if normed and norm is not None else below
 
+    def every_unit(self) -> dict[int, Int[Tensor, " entry"]]:
+        """By layer, the entries of all active units."""
+        return {layer: torch.arange(len(s.pos), device=s.pos.device) for layer, s in self.sources.items()}
+
     def errors(self, chosen: Mapping[int, Int[Tensor, " some"]]) -> Float[Tensor, "layer pos d_model"]:
         """What each MLP writes that the chosen units, biases and skips do not."""
         network = self.network
