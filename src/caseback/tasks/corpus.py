@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.running.model import Model
@@ -56,3 +60,10 @@ def corpus_rows(
     rows = (row.ids for row in rows_of(model, documents(texts), length=length, least=least, ahead=batch))
     while chunk := list(islice(rows, batch)):
         yield model.tokens(chunk)
+
+
+def counted_tokens(model: Model, tokens: Tokens, skip_first: int, skip_special: bool) -> Bool[Tensor, "batch pos"]:
+    """Real tokens but each row's first ones and, if asked for, special ones."""
+    taken = tokens.mask & (tokens.position_ids >= skip_first)
+    special = getattr(model.tokenizer, "all_special_ids", []) if skip_special else []
+    return taken & ~torch.isin(tokens.ids, torch.tensor(special, dtype=tokens.ids.dtype, device=tokens.ids.device))

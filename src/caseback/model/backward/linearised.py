@@ -145,6 +145,11 @@ def _normed(model: Model, module: Any, stream: Tensor, parts: Parts, biased: boo
     return _with_bias(normed, norm.beta) if biased else normed
 
 
+def secant(value: Tensor, at: Tensor) -> Tensor:
+    """The slope of the line through 0 that has a value at a place; 0 at 0."""
+    return torch.where(at == 0, 0.0, value / torch.where(at == 0, 1.0, at))
+
+
 def value_slopes(model: Model, run: Run, layer: int) -> Float[Tensor, "batch pos head d_head"]:
     """What clipping makes of the values (MPT, OLMo), a slope like any other; 1 where they are as projected."""
     p, weights = model.anatomy.layers[layer], Weights(model.anatomy)
@@ -176,7 +181,7 @@ def _attention(
 def _mlp(model: Model, run: Run, layer: int, parts: Parts, biased: bool) -> Parts:
     p, weights = model.anatomy.layers[layer], Weights(model.anatomy)
     pre, neurons = (at_least_float32(run[name, layer]) for name in ("mlp_pre", "mlp_post"))
-    slope = torch.where(pre == 0, 0.0, neurons / torch.where(pre == 0, 1.0, pre))
+    slope = secant(neurons, pre)
     branch, w_in = mlp_branch(model.anatomy, layer, neurons), at_least_float32(weights.W_in[layer])
     read = _normed(model, p.mlp_norm, run["mlp_in", layer], parts, biased)
     out = torch.zeros_like(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import ArgumentError, CasebackError, OutOfRange
 from caseback.model.graph.names import Name, parse_name
 from caseback.model.running.model import Model
 
@@ -127,3 +127,18 @@ def _parsed(text: str) -> Component:
     if name.kind == "neuron":
         return Neuron(name.layer, name.index)
     return name.layer, None if name.kind == "mlp" else name.index
+
+
+def head_named(model: Model, name: Any) -> tuple[int, int]:
+    """The layer and the number of a head of the model, by its name.
+
+    Raises
+    ------
+    ArgumentError
+        For what names no head of this model.
+    """
+    node = parse_name(name) if isinstance(name, str) else Name("")
+    known = node.kind == "head" and not node.pos and 0 <= node.layer < model.n_layers
+    if not known or node.index >= model.anatomy.layers[node.layer].dims.n_heads:
+        raise ArgumentError(f"{name!r} is no head of this model: expected such as 'L0H0'")
+    return node.layer, node.index

@@ -25,7 +25,6 @@ from caseback.decode.dictionaries.measures.replacement import (
     Splice,
     flat,
     passes,
-    replaced_tokens,
     replacement_measures,
     splice_of,
 )
@@ -36,6 +35,7 @@ from caseback.model.results import labelled
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 from caseback.model.running.tokens import PromptsLike
+from caseback.tasks.corpus import counted_tokens
 
 KINDS = ("trained", "frozen decoder", "random")
 
@@ -141,7 +141,7 @@ def compare_dictionaries(
 
 def _batches(model: Model, prompts: PromptsLike, budget: int, *, skip_first: int, skip_special: bool) -> list[Batch]:
     tokens = model.tokens(prompts)
-    taken = replaced_tokens(model, tokens, skip_first, skip_special)
+    taken = counted_tokens(model, tokens, skip_first, skip_special)
     if not bool(taken.any()):
         raise TokensError(f"no token is left behind the first {skip_first} of each prompt: give longer ones")
     return list(passes(tokens, taken, taken, budget))

@@ -102,7 +102,7 @@ def targeted_probe_perturbation(
         for c, probe in enumerate(probes):
             order = _most_effect(codes, rows, probe, y == c, ~held)
             for column, n in enumerate(n_features):
-                without = states_[held] - codes[held][:, order[:n]] @ rows[order[:n]]
+                without = _without(states_[held], codes[held], rows, order[:n])
                 own = [_accuracy(p.sees(without), case) for p, case in zip(probes, cases, strict=True)]
                 lost[row, column, c] = clean - own
     same = np.eye(len(classes), dtype=bool)
@@ -201,7 +201,7 @@ def spurious_correlation_removal(
         codes, rows = _codes_and_rows(one, x)
         order = _most_effect(codes, rows, other, s == 1, ~held)
         for column, n in enumerate(n_features):
-            without = states_[held] - codes[held][:, order[:n]] @ rows[order[:n]]
+            without = _without(states_[held], codes[held], rows, order[:n])
             reached[row, column] = accuracy(biased, without)
     scores = (reached - low) / (high - low) if high != low else np.full_like(reached, np.nan)
     dims = ["dictionary", "k"]
@@ -221,6 +221,11 @@ def _most_effect(codes: np.ndarray, rows: np.ndarray, probe: Probe, case: np.nda
     """Features by how much they move a probe towards a class where it is, beyond where it is not."""
     difference = codes[known & case].mean(0) - codes[known & ~case].mean(0)
     return np.argsort(-difference * (rows @ probe.w), kind="stable")
+
+
+def _without(states: np.ndarray, codes: np.ndarray, rows: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """States less what some features write there."""
+    return states - codes[:, features] @ rows[features]
 
 
 def _accuracy(sees: np.ndarray, case: np.ndarray) -> float:

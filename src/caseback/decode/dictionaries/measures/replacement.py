@@ -38,6 +38,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.verify import unembed
+from caseback.tasks.corpus import counted_tokens
 
 
 @technique(
@@ -120,7 +121,7 @@ def replacement_measures(
         raise OutOfRange(f"skip_first {skip_first}, n_random {n_random}: expected 0 or more")
     spliced = {name: splice_of(model, name, one) for name, one in named(dictionaries).items()}
     tokens = model.tokens(prompts)
-    taken = replaced_tokens(model, tokens, skip_first, skip_special)
+    taken = counted_tokens(model, tokens, skip_first, skip_special)
     counted = taken & _has_next(tokens)
     if not bool(counted.any()):
         raise TokensError(
@@ -182,13 +183,6 @@ def splice_of(model: Model, name: str, dictionary: Dictionary) -> Splice:
             raise ArgumentError(f"{name!r} is of {given}, which are {len(several)} sites: expected one, with its layer")
         sites += several
     return Splice(dictionary, *sites)
-
-
-def replaced_tokens(model: Model, tokens: Tokens, skip_first: int, skip_special: bool) -> Bool[Tensor, "batch pos"]:
-    """Real tokens but the first ones and special ones."""
-    taken = tokens.mask & (tokens.position_ids >= skip_first)
-    special = getattr(model.tokenizer, "all_special_ids", []) if skip_special else []
-    return taken & ~torch.isin(tokens.ids, torch.tensor(special, dtype=tokens.ids.dtype, device=tokens.ids.device))
 
 
 def _has_next(tokens: Tokens) -> Bool[Tensor, "batch pos"]:

@@ -11,8 +11,7 @@ not asked. ``measured_effects`` compares what a graph says with what interventio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,15 +40,12 @@ from caseback.localize.circuits.attribution_graphs.sources import (
 )
 from caseback.localize.circuits.attribution_graphs.targets import logit_readers, targets_of
 from caseback.model.anatomy.classes import expect_tokens_out
-from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.graph.names import Name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
-
-Dictionaries = FeatureDictionary | Sequence[FeatureDictionary] | Literal["neurons"]
 
 
 @technique(

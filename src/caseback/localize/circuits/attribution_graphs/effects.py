@@ -19,7 +19,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import ArgumentError, OutOfRange, ResultError
-from caseback.localize.circuits.attribution_graphs.form import CIRCLE, expect_graph
+from caseback.localize.circuits.attribution_graphs.form import along_all_paths, expect_graph
 from caseback.localize.circuits.attribution_graphs.influence import shares_of
 from caseback.localize.circuits.attribution_graphs.restored import places_of, replaced_of
 from caseback.localize.circuits.attribution_graphs.sources import Replacement
@@ -129,15 +129,14 @@ def _predicted(graph: xr.Dataset, members: Tensor) -> tuple[Tensor, Tensor]:
     units, value = node >= 0, torch.as_tensor(graph["value"].values)
     per_unit = torch.where(value == 0, 0.0, 1 / torch.where(value == 0, 1.0, value))
     targets = torch.as_tensor(graph["reader_kind"].values == "logits")
-    changes, passing = torch.zeros_like(members), members
-    for _ in range(len(node) + 1):  # no path is longer
-        if not bool(passing.any()):
-            return changes @ rows[targets].T, members @ rows[targets].T
-        changes += passing
-        into = passing @ rows[units].T * per_unit[units]
-        passing = torch.zeros_like(members)
-        passing[:, node[units]] = into
-    raise ResultError(CIRCLE)
+
+    def step(passing: Tensor) -> Tensor:
+        into = torch.zeros_like(members)
+        into[:, node[units]] = passing @ rows[units].T * per_unit[units]
+        return into
+
+    changes = along_all_paths(members, step, len(node))
+    return changes @ rows[targets].T, members @ rows[targets].T
 
 
 def _measured(

@@ -27,9 +27,8 @@ from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
-from caseback.model.running.tokens import Tokens
 from caseback.stream.documents import Corpus
-from caseback.tasks.corpus import corpus_rows
+from caseback.tasks.corpus import corpus_rows, counted_tokens
 
 
 @technique(
@@ -125,7 +124,7 @@ def expected_weights(
             unit="batch",
             show=progress,
         ):
-            counted = _counted(model, tokens, skip_first, skip_special)
+            counted = counted_tokens(model, tokens, skip_first, skip_special)
             if not bool(counted.any()):
                 continue
             run = execute(model.anatomy, tokens, read=places, logits=False)
@@ -199,13 +198,6 @@ def _given(virtual: Any, source: Any, target: Any, device: Any) -> tuple[Tensor,
             f"{target.n_features} features and {source!r} {source.n_features}: give the dictionaries that they are of"
         )
     return torch.tensor(weight, dtype=torch.float64), torch.tensor(number, dtype=torch.long, device=device)
-
-
-def _counted(model: Model, tokens: Tokens, skip_first: int, skip_special: bool) -> Bool[Tensor, "batch pos"]:
-    """Real tokens but the first ones and special ones."""
-    counted = tokens.mask & (tokens.position_ids >= skip_first)
-    listed = getattr(model.tokenizer, "all_special_ids", []) if skip_special else []
-    return counted & ~torch.isin(tokens.ids, torch.tensor(listed, dtype=tokens.ids.dtype, device=tokens.ids.device))
 
 
 def _states(run: Run, groups: list[Features], counted: Bool[Tensor, "batch pos"]) -> Float[Tensor, "token ..."]:

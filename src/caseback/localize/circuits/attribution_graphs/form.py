@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 from caseback.errors import ResultError
 
-CIRCLE = "this is no attribution graph: its units read each other in a circle"
 _WEIGHTS = ("weight", "target_weight")
 _COORDS = {"writer", "kind", "layer", "pos_of", "index", "reader", "reader_kind", "reader_index", "token"}
 
@@ -35,3 +37,19 @@ def expect_graph(graph: xr.Dataset) -> xr.Dataset:
 def attrs_of(graph: xr.Dataset) -> dict[str, Any]:
     """What a graph says of itself, in Python's own numbers: those of a file are NumPy's."""
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in graph.attrs.items()}
+
+
+def along_all_paths(start: Tensor, step: Callable[[Tensor], Tensor], longest: int) -> Tensor:
+    """Start + step(start) + step(step(start)) + ..., which ends where units do not read each other in a circle.
+
+    Raises
+    ------
+    ResultError
+        Where something still passes after so many steps as the longest path can have.
+    """
+    total, passing = torch.zeros_like(start), start
+    for _ in range(longest + 1):
+        if not bool(passing.any()):
+            return total
+        total, passing = total + passing, step(passing)
+    raise ResultError("this is no attribution graph: its units read each other in a circle")

@@ -21,8 +21,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from caseback.errors import OutOfRange, ResultError
-from caseback.localize.circuits.attribution_graphs.form import CIRCLE, expect_graph
+from caseback.errors import OutOfRange
+from caseback.localize.circuits.attribution_graphs.form import along_all_paths, expect_graph
 from caseback.model.arguments import checked
 
 
@@ -43,21 +43,18 @@ class Shares(NamedTuple):
     targets: Tensor
     node: Tensor
 
+    def passing(self) -> Tensor:
+        """(reader), what passes through each reader along all paths, the targets' own weight included."""
+        units = self.node >= 0
+
+        def step(passing: Tensor) -> Tensor:
+            return torch.where(units, (passing @ self.rows)[self.node], 0.0)
+
+        return along_all_paths(self.targets, step, len(units))
+
     def influence(self) -> Tensor:
         """(writer), the series."""
-        total = self.rows.new_zeros(self.rows.shape[1])
-        units, passing = self.node >= 0, self.targets
-        for _ in range(len(units) + 1):  # no path is longer
-            if not bool(passing.any()):
-                return total
-            into = passing @ self.rows
-            total += into
-            passing = torch.where(units, into[self.node], 0.0)
-        raise ResultError(CIRCLE)
-
-    def of_readers(self, influence: Tensor) -> Tensor:
-        """(reader), what passes through each reader, the targets' own weight included."""
-        return torch.where(self.node >= 0, influence[self.node], 0.0) + self.targets
+        return self.passing() @ self.rows
 
 
 def shares_of(graph: xr.Dataset, biases: bool = False) -> Shares:
@@ -127,7 +124,7 @@ def edge_influence(graph: xr.Dataset, *, biases: bool = False) -> xr.DataArray:
         (reader, writer): over readers it sums to the influence of the writer.
     """
     shares = shares_of(graph, biases)
-    values = shares.rows * shares.of_readers(shares.influence())[:, None]
+    values = shares.rows * shares.passing()[:, None]
     coords = {"reader": graph["reader"].values, "writer": graph["writer"].values}
     return xr.DataArray(values.numpy(), coords, ["reader", "writer"], name="influence", attrs=graph.attrs)
 
@@ -183,7 +180,7 @@ def prune_graph(graph: xr.Dataset, *, node: float = 0.8, edge: float = 0.98, bia
     rows = shares.rows * (readers[:, None] & writers)
     rows = rows / rows.sum(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
     within = Shares(rows, shares.targets, shares.node)
-    passing = rows * within.of_readers(within.influence())[:, None]
+    passing = rows * within.passing()[:, None]
     edges = _fewest(passing.flatten(), edge).view_as(passing)
     # units that nobody reads, or that read nobody, go with their edges until none is left over
     while True:
@@ -248,12 +245,12 @@ def graph_scores(graph: xr.Dataset, *, biases: bool = False) -> dict[str, float]
     1.0
     """
     shares = shares_of(graph, biases)
-    influence = shares.influence()
+    passing = shares.passing()
+    influence = passing @ shares.rows
     kind = graph["kind"].values
     error = torch.as_tensor(kind == "error")
     leaf = torch.as_tensor(np.isin(kind, ("embed", "pos_embed", "mlp")))
     from_prompt, from_errors = float(influence[leaf].sum()), float(influence[error].sum())
-    passing = shares.of_readers(influence)
     complete = 1 - shares.rows[:, error].sum(1)
     readers, leaves = float(passing.sum()), float(influence[leaf | error].sum())
     units = float((passing * complete).sum())

@@ -19,7 +19,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import ArgumentError, OutOfRange, SiteAbsent
+from caseback.errors import OutOfRange, SiteAbsent
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.restored import errors_of, replaced_of
 from caseback.localize.circuits.attribution_graphs.sources import Replacement
@@ -27,7 +27,8 @@ from caseback.localize.circuits.attribution_graphs.streams import own_writes, st
 from caseback.model.algebra.scalings import score_scalings
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.backward.rules import Rules
-from caseback.model.graph.names import parse_name
+from caseback.model.graph.names import head_name, parse_name
+from caseback.model.graph.units import head_named
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -94,10 +95,7 @@ def query_key_attribution(
     >>> pairs.dims, float(pairs.attrs["gap"]) < 1e-3
     (('query_writer', 'key_writer'), True)
     """
-    node = parse_name(head) if isinstance(head, str) else None
-    known = node is not None and node.kind == "head" and not node.pos and 0 <= node.layer < model.n_layers
-    if node is None or not known or node.index >= model.anatomy.layers[node.layer].dims.n_heads:
-        raise ArgumentError(f"{head!r} is no head of this model: expected such as 'L0H0'")
+    layer, index = head_named(model, head)
     for lacking in ("q_in", "k_in"):
         if lacking in model.anatomy.lacks:
             raise SiteAbsent(f"this model's scores are not split: {model.anatomy.lacks[lacking]}")
@@ -108,25 +106,31 @@ def query_key_attribution(
         raise OutOfRange(
             f"query={query}, key={key}: expected positions of a prompt of {n}, the key not after the query"
         )
-    names = [name for name in graph["writer"].values.tolist() if name != "bias" and parse_name(name).layer < node.layer]
+    names = [name for name in graph["writer"].values.tolist() if name != "bias" and parse_name(name).layer < layer]
     with torch.no_grad():
-        own = _streams_before(replaced, names, node.layer)
-        constant = replaced.constants[0][node.layer]
-        rest = network.at("attn_in", node.layer) - own.sum(1) - constant
+        own = _streams_before(replaced, names, layer)
+        constant = replaced.constants[0][layer]
+        rest = network.at("attn_in", layer) - own.sum(1) - constant
         parts = torch.cat([own, rest[:, None], constant[:, None]], 1)
-        q, k = _read(network, node.layer, node.index)
+        q, k = _read(network, layer, index)
         queries = parts[at] @ q.maps[at].T
         keys = torch.einsum("ksd,ked->kse", parts[: at + 1], k.maps[: at + 1])
         queries[-1] += q.constants[at]
         keys[:, -1] += k.constants[: at + 1]
-        scaling = score_scalings(model.anatomy)[node.layer]
+        scaling = score_scalings(model.anatomy)[layer]
         terms = torch.einsum("ie,kje->ijk", queries, keys) * scaling
         true = k.values[: at + 1] @ q.values[at] * scaling
         gap = float((terms.sum((0, 1)) - true).abs().max())
         terms = terms - terms.mean(-1, keepdim=True) if centered else terms
     dims = ["query_writer", "key_writer"]
     coords: dict[str, Any] = {dim: [*names, "rest", "bias"] for dim in dims}
-    attrs = {"technique": query_key_attribution, "model": model, "head": str(node), "query": at, "centered": centered}
+    attrs = {
+        "technique": query_key_attribution,
+        "model": model,
+        "head": head_name(layer, index),
+        "query": at,
+        "centered": centered,
+    }
     if to is not None:
         return labelled(terms[..., to], dims, coords, name="score", key=to, gap=gap, **attrs)
     return labelled(terms, [*dims, "key"], {**coords, "key": np.arange(at + 1)}, name="score", gap=gap, **attrs)

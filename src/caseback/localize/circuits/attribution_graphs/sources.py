@@ -26,6 +26,7 @@ from caseback.model.anatomy.coerce import are_several
 from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site, as_site
+from caseback.model.backward.linearised import secant
 from caseback.model.running.model import Model
 
 Gate = Literal["half", "frozen"]
@@ -141,10 +142,10 @@ class Neurons:
         pos, index, weights = self.pos[entries], self.index[entries], network.model.weights
         through = network.at("mlp_pre", layer)[pos, index]
         value, into = self.value[entries], at_least_float32(weights.W_in[layer].detach())[:, index].T
-        slope = _over(value, through)
+        slope = secant(value, through)
         rows = slope[:, None] * into
         if "mlp_gate" not in network.model.anatomy.lacks and self.gate == "half":
-            by_gate = _over(value, network.at("mlp_gate", layer)[pos, index])
+            by_gate = secant(value, network.at("mlp_gate", layer)[pos, index])
             gates = at_least_float32(weights.W_gate[layer].detach())[:, index].T
             rows = (rows + by_gate[:, None] * gates) / 2
         norm, scale = network.mlp_norm(layer)
@@ -159,10 +160,6 @@ class Neurons:
     def each_written(self, entries: Int[Tensor, " some"], layer: int) -> Float[Tensor, "some d_model"]:
         rows, scale = self._branch.weight[self.index[entries]] * self.value[entries, None], self._branch.scale
         return replace(self._branch, scale=None if scale is None else scale[self.pos[entries]]).push(rows)
-
-
-def _over(value: Tensor, by: Tensor) -> Tensor:
-    return torch.where(by == 0, 0.0, value / torch.where(by == 0, 1.0, by))
 
 
 @dataclass(frozen=True)
@@ -271,14 +268,13 @@ def listed_dictionaries(dictionaries: Any) -> Any:
     return listed
 
 
-def sites_of(model: Model, dictionaries: Sequence[FeatureDictionary] | str | None) -> tuple[Site, ...]:
+def sites_of(model: Model, dictionaries: Sequence[FeatureDictionary] | str) -> tuple[Site, ...]:
     """What a run must read besides for these replacements."""
-    if dictionaries == "neurons":
+    if isinstance(dictionaries, str):
         gate = ("mlp_gate",) if "mlp_gate" not in model.anatomy.lacks else ()
         with_neurons = [i for i, p in enumerate(model.anatomy.layers) if p.w_out is not None]
         return tuple(Site(name, i) for name in ("mlp_pre", "mlp_post", *gate) for i in with_neurons)
-    own = [one.facts.site for one in dictionaries or () if not isinstance(one, str)]
-    names = {as_site(site).name for site in own if site}
+    names = {as_site(one.facts.site).name for one in dictionaries if one.facts.site}
     return tuple(Site(name, layer) for name in names for layer in range(model.n_layers))
 
 

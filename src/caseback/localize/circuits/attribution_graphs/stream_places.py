@@ -27,7 +27,7 @@ from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site, as_site
 from caseback.model.anatomy.stream import expect_sums
-from caseback.model.graph.names import parse_name
+from caseback.model.graph.units import head_named
 from caseback.model.running.model import Model
 
 STREAM = ("resid_pre", "attn_in", "resid_mid", "mlp_in", "resid_post")
@@ -170,21 +170,21 @@ def head_of(model: Model, name: Any) -> Head:
     SiteAbsent
         For families whose values are not linear in the stream, or whose heads do not write z W_O.
     """
-    node = parse_name(name) if isinstance(name, str) else None
-    known = node is not None and node.kind == "head" and not node.pos and 0 <= node.layer < model.n_layers
-    if node is None or not known or node.index >= model.anatomy.layers[node.layer].dims.n_heads:
-        raise ArgumentError(f"through={name!r} is no head of this model: expected such as 'L0H0', or None")
-    anatomy, layer = model.anatomy, node.layer
+    try:
+        layer, index = head_named(model, name)
+    except ArgumentError as error:
+        raise ArgumentError(f"through={error}, or None") from None
+    anatomy = model.anatomy
     p = anatomy.layers[layer]
     if "v_in" in anatomy.lacks or anatomy.head_site == "head_out":
         why = anatomy.lacks.get("v_in") or f"{anatomy.family.before_o} stands before W_O"
         raise SiteAbsent(f"heads of this model ({anatomy.model_type}) are no matrices: {why}")
     values = at_least_float32(model.weights.W_V[layer].detach())
-    own = at_least_float32(weight_matrix(p.o).detach()).unflatten(0, (p.dims.n_heads, p.d_z))[node.index]
+    own = at_least_float32(weight_matrix(p.o).detach()).unflatten(0, (p.dims.n_heads, p.d_z))[index]
     post = None if p.attn_post_norm is None else anatomy.norms[p.attn_post_norm]
     branch = Branch(own, None, anatomy.residual_scale, post, None)
     above = _depth(model, Site("attn_out", layer))
-    value = values[node.index * len(values) // p.dims.n_heads]
+    value = values[index * len(values) // p.dims.n_heads]
     return Head(model, layer, value, branch, _depth(model, Site("attn_in", layer)), above)
 
 
