@@ -16,24 +16,17 @@ from safetensors.torch import save_file
 
 import caseback as cb
 from bad_inputs.results import Results, parts_of
+from bad_inputs.valid_dictionaries import OTHER, TEXT, calls_of_dictionaries
 from caseback.decode.dictionaries import (
     Facts,
-    FeatureExample,
-    FeatureExplanation,
-    FeatureRecord,
-    JumpReLU,
-    Recipe,
     TopK,
-    save,
-    write_explanations,
-    write_features,
 )
 from caseback.decode.dictionaries.measures import planted_features
 from caseback.decode.steering import contrastive_addition
 from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.decode.vocabulary.lenses.saved_lenses import save_lens
 from caseback.localize.abstraction import At, Interchanges
-from caseback.localize.circuits import edge_attribution, virtual_weights
+from caseback.localize.circuits import edge_attribution
 from caseback.localize.components import logit_attribution
 from caseback.localize.inputs import gradient_x_input
 from caseback.model.circuit import Edge
@@ -42,9 +35,6 @@ from caseback.stream import write_codes
 from caseback.stream.documents import documents
 from caseback.stream.packing import blocks_of, rows_of
 from caseback.views.text.bars import UNICODE
-
-TEXT = "Mary and John went"
-OTHER = "Mary and Tom went"
 
 
 class Valid:
@@ -89,17 +79,6 @@ class Valid:
         rows = "Mary went,she\nJohn went,he\nMary gave,she\nJohn gave,he\n" * 3
         (room / "labeled.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
         save_lens(lens, room / "kept.safetensors")
-        save(dictionary := TopK(8, 16, k=2), room / "published")
-        own = TopK(16, 32, k=2, facts=Facts(site="resid_post.0"))
-        of_mlp = [Facts(site=f"mlp_in.{layer}", target=f"mlp_out.{layer}") for layer in (0, 1)]
-        transcoders = [TopK(16, 20, k=3, facts=facts) for facts in of_mlp]
-        notes = cb.Notes().put("L0H1", "repeats names", by="ann")
-        notes.save(room / "notes.json")
-        explained = FeatureExplanation(3, "names")
-        write_explanations([explained], room / "explanations", model="m", layer=0, dictionary="d")
-        save([JumpReLU(8, 16)], room / "transcoders", format="circuit_tracer")
-        record = FeatureRecord(index=3, examples={"Top": [FeatureExample([" a"], [1.0], 0)]})
-        write_features([record], room / "features", transcoder="t")
         cb.save_edits([cb.Zero("z", layer=0, head=0)], room / "edits.safetensors")
         self.by_name: dict[str, Any] = {
             "model": model,
@@ -245,55 +224,6 @@ class Valid:
             "MinimalPair": {"good": TEXT, "bad": OTHER},
             "Statement": {"text": TEXT, "label": True},
             "examples.Example": {"text": ["a"], "ids": [5], "values": [1.0], "value": 1.0},
-            "loading.load": {"source": room / "published", "model": None, "format": "saelens", "subfolder": None},
-            "loading.load_set": {"source": room / "transcoders", "model": None, "subfolder": None},
-            "dictionaries.architectures.": {
-                **{"d_in": 16, "n_features": 32, "k": 2, "n_sources": 2, "n_layers": 2, "skip": False, "d_out": None},
-                **{"threshold": 0.1, "facts": None, "seed": 0},
-            },
-            "dictionary.Dictionary": {"d_in": 16, "n_features": 32, "skip": False},
-            "dictionary.Losses": dict.fromkeys(
-                ("total", "error", "penalty", "auxiliary", "l0", "fired"), torch.zeros(())
-            ),
-            "attach.attach": {"dictionaries": own, "name": "seen"},
-            "save_dictionary": {"dictionary": own},
-            "architecture_of": {"name": "topk"},
-            "recipe.Recipe": {"site": "resid_post.0", "skip": False, "target": None, "name": "one"},
-            "attach.attached": {"dictionaries": own, "name": "looked_at"},
-            "train.Trained": {"dictionary": own, "curve": effects},
-            "train_dictionaries": {"corpus": [TEXT, OTHER], "recipes": [Recipe(site="resid_post.0", width=32)]},
-            "reading.": {"dictionary": own, "features": [1]},
-            "explain_features": {"dictionary": own, "rules": 2, "window": 4, "least_windows": 1, "features": [1]},
-            "neuron_factors": {"n_factors": 2, "steps": 20},
-            "first_letter_absorption": {"dictionaries": own, "n_words": 150, "shots": 1},
-            "absorption.absorption": {"labels": [0, 1] * 20, "held_out": 0.3},
-            "perturbation.": {
-                **{"labels": [0, 1] * 20, "spurious": [0, 0, 1, 1] * 10, "n_features": [2], "held_out": 0.3}
-            },
-            "Note": {"unit": "L0H1", "label": "repeats names"},
-            "notes.Notes": {"notes": (cb.Note("L0H1", "ann", "repeats names"),), "model": "", "dictionary": ""},
-            "Notes.": {
-                **{"self": notes, "other": notes, "unit": "L0H1", "label": "a head", "by": "ann", "dictionary": ""},
-                "path": room / "notes.json",
-            },
-            "explanations_of_notes": {"notes": notes},
-            "FeatureExplanation": {"index": 3, "description": "names"},
-            "write_explanations": {
-                **{"explanations": [explained], "folder": room / "explanations", "model": "m", "dictionary": "d"},
-            },
-            "read_explanations": {"path": room / "explanations"},
-            "print_notes": {"notes": {"model": "m", "notes": [{"unit": "L0H1", "label": "a", "text": "", "by": ""}]}},
-            "loading.save": {"dictionary": dictionary, "folder": room / "saved", "format": "saelens"},
-            "write_dashboards": {
-                "records": [record],
-                "folder": room / "dashboards",
-                "dictionary": "d",
-                "model": "m",
-                "layer": 1,
-            },
-            "FeatureExample": {"tokens": [" a"], "activations": [1.0], "at": 0},
-            "write_features": {"records": [record], "folder": room / "features"},
-            "read_feature": {"path": room / "features" / "3.json"},
             "load_lens": {"path": room / "kept.safetensors", "model": None},
             "load_eraser": {"model": None},
             "load_directions": {"model": None},
@@ -342,11 +272,6 @@ class Valid:
                 "edges": {"source": [0], "target": [1], "weight": [0.5]},
             },
             "from_the_top": {"n_nodes": 3, "sources": [0, 1], "targets": [1, 2]},
-            "virtual_weights": {"source": transcoders[0], "target": transcoders[1]},
-            "expected_weights": {
-                **{"source": transcoders[0], "target": transcoders[1], "texts": [TEXT, OTHER]},
-                "virtual": virtual_weights(model, *transcoders, top=3),
-            },
             "graphs.paths.Path": {"nodes": (0, 1), "strength": 0.5},
             "lime.lime": {"samples": 32},
             "kernel_shap": {"samples": 32},
@@ -439,6 +364,7 @@ class Valid:
             "load_jacobian_lens": {"pickle": True},
             "print_task_examples": {"shown": task_examples(model, cb.tasks.ioi(), 1) | {"model": "tiny"}},
         }
+        self.by_door |= calls_of_dictionaries(model, room, effects)
         # options that make a call cheaper
         self.cheap = {
             "steps",
