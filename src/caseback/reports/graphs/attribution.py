@@ -326,6 +326,6 @@ def _warnings(graph: xr.Dataset, scores: dict[str, float], effects: xr.Dataset |
     if np.isfinite(correlation) and correlation < 0.5:
         sentences.append(
             f"What was measured without the strongest units follows what the graph says only weakly (correlation "
-            f"{correlation:.2f}): attention and norms, which stand still here, answer to them too."
+            f"{correlation:.2f}). Attention and norms stand still in the graph, and not in the model."
         )
     return sentences
