@@ -6,6 +6,7 @@
     induction        the token after the nearest earlier same token
     word_start       the first token of the query's word    same_word        every earlier token of the query's word
     previous_word    the last token of the word before
+    to:NAME          the token at the position in the row that the corpus's label NAME gives; -1 for none
 
 A relation is a function of marks that gives queries and keys as numbers of tokens; ``@relation`` adds one.
 """
@@ -55,10 +56,34 @@ def relation(name: str) -> Callable[[Relation], Relation]:
     return register
 
 
+TO = "to:"
+"""What the name of a relation that labels give begins with."""
+
+
+def pairs_of(name: str, marks: Marks) -> Pairs:
+    """The queries and keys of a relation.
+
+    Raises
+    ------
+    CasebackError
+        For a label that the corpus lacks, or that points behind its token or out of its row.
+    """
+    if not name.startswith(TO):
+        return RELATIONS[name](marks)
+    label = name.removeprefix(TO)
+    if label not in marks.labels:
+        raise CasebackError(f"relation {name!r} needs label {label!r}. {did_you_mean(label, marks.labels)}")
+    to = marks.labels[label]
+    if bool((to > marks.position).any()):
+        raise CasebackError(f"label {label!r} points behind its token: expected earlier positions of the row, or -1")
+    query = where(to >= 0)
+    return query, query - marks.position[query] + to[query]
+
+
 def expect_relations(names: tuple[str, ...]) -> None:
     """Refuse names that are no relations."""
     for name in names:
-        if name not in RELATIONS:
+        if name not in RELATIONS and not (name.startswith(TO) and name != TO):
             raise CasebackError(f"no relation is called {name!r}. {did_you_mean(name, RELATIONS)}")
 
 

@@ -21,7 +21,7 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.marks import Marks
 from caseback.stream.tables.attention.allowed_keys import allowed_keys, distinct
-from caseback.stream.tables.attention.relation_pairs import RELATIONS, expect_relations
+from caseback.stream.tables.attention.relation_pairs import RELATIONS, expect_relations, pairs_of
 from caseback.stream.tables.dataset import dataset, mean_and_variance
 from caseback.stream.tables.site_shapes import layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
@@ -77,7 +77,7 @@ class AttentionRelations(Table):
     def _pairs(self, marks: Marks) -> _Pairs:
         queries, keys, numbers = [], [], []
         for number, name in enumerate(self.relations):
-            query, key = RELATIONS[name](marks)
+            query, key = pairs_of(name, marks)
             some = marks.position[query] >= self.skip
             query, key = query[some], key[some]
             order = query.argsort(stable=True)

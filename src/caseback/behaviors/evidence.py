@@ -1,0 +1,222 @@
+"""What looks read: tables of one pass over text and of short passes over streams of random tokens, and the weights.
+
+Text is split by documents into two folds, random streams into eight; half of the folds are for ranking units, half for
+scoring them. Every pass is a job of ``caseback.stream``: with a folder it resumes and takes workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from caseback.behaviors.kinds import Kind
+from caseback.behaviors.synthetic import STREAMS, streams
+from caseback.errors import CasebackError, SiteAbsent
+from caseback.model.graph.names import Name
+from caseback.model.running.model import Model
+from caseback.stream.collect import collect
+from caseback.stream.collection import Collection
+from caseback.stream.documents import Corpus, documents
+from caseback.stream.tables.registry import TABLES, TableLike
+
+TEXT = "text"
+TABLE_OPTIONS: dict[str, dict[str, Any]] = {
+    "attention_relations": {"relations": ("previous", "current", "to:same", "to:next")},
+}
+"""Options of tables over random streams."""
+
+
+@dataclass
+class Evidence:
+    """What was measured of one model, for looks to reduce.
+
+    Attributes
+    ----------
+    model
+        The model.
+    collections
+        By stream (``"text"`` and those of ``synthetic.STREAMS``) one collection a fold.
+    n_tokens
+        How many tokens of text were read.
+    missing
+        Why a table is not there, by its name.
+    seed
+        Random directions and permutations of looks are drawn with it.
+    """
+
+    model: Model
+    collections: dict[str, list[Collection]]
+    n_tokens: int
+    missing: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+    @cached_property
+    def heads(self) -> list[tuple[int, int]]:
+        """Every head, layer by layer."""
+        layers = self.model.anatomy.layers
+        return [(layer, head) for layer in range(len(layers)) for head in range(layers[layer].dims.n_heads)]
+
+    @cached_property
+    def neurons(self) -> list[tuple[int, int]]:
+        """Every neuron, layer by layer."""
+        widths = [self.model.weights.W_out[layer].shape[0] for layer in range(self.model.n_layers)]
+        return [(layer, neuron) for layer, width in enumerate(widths) for neuron in range(width)]
+
+    def names(self, sort: str) -> list[str]:
+        """The names of all units of a sort."""
+        units = {"head": self.heads, "neuron": self.neurons}.get(sort)
+        if units is None:
+            raise CasebackError(f"units of sort {sort!r} have no names here: expected 'head' or 'neuron'")
+        return [str(Name(sort, layer, index)) for layer, index in units]
+
+    def folds(self, stream: str, table: str) -> list[xr.Dataset]:
+        """A table's results, a fold each.
+
+        Raises
+        ------
+        SiteAbsent
+            For a table that the model does not have, with the reason.
+        """
+        if table in self.missing:
+            raise SiteAbsent(self.missing[table])
+        if stream not in self.collections:
+            raise CasebackError(f"no stream {stream!r} was read: expected one of {', '.join(self.collections)}")
+        key = (stream, table)
+        if key not in self._results:
+            self._results[key] = [collection[table] for collection in self.collections[stream]]
+        return self._results[key]
+
+    @cached_property
+    def _results(self) -> dict[tuple[str, str], list[xr.Dataset]]:
+        return {}
+
+    def by_head(self, stream: str, table: str, variable: str, **where: Any) -> Float[np.ndarray, "head fold"]:
+        """One number of every head by fold: a variable of a table, at a place in its other dimensions."""
+        parts = [fold[variable].sel(where) if where else fold[variable] for fold in self.folds(stream, table)]
+        return np.stack([part.transpose("layer", "head").values.reshape(-1) for part in parts], axis=1)
+
+    def by_layer(self, stream: str, table: str, variable: str, **where: Any) -> Float[np.ndarray, "head fold"]:
+        """The same of a number that all heads of a layer share."""
+        parts = [fold[variable].sel(where).values for fold in self.folds(stream, table)]
+        layer = [layer for layer, _ in self.heads]
+        return np.stack([np.broadcast_to(part, (self.model.n_layers,))[layer] for part in parts], axis=1)
+
+
+def needed(kinds: Iterable[Kind]) -> dict[str, list[str]]:
+    """The tables that kinds read, by stream."""
+    union: dict[str, list[str]] = {}
+    for one in kinds:
+        for stream, tables in one.needs.items():
+            own = union.setdefault(stream, [])
+            own.extend(table for table in tables if table not in own)
+    return union
+
+
+def collect_evidence(
+    model: Model,
+    corpus: Corpus | None,
+    needs: Mapping[str, Sequence[str]],
+    *,
+    n_tokens: int | None = None,
+    length: int | None = None,
+    folder: Path | None = None,
+    workers: int = 1,
+    seed: int = 0,
+    progress: bool = False,
+) -> Evidence:
+    """Run the passes that tables need.
+
+    Parameters
+    ----------
+    model
+        The model.
+    corpus
+        Documents, as ``collect`` takes them; None leaves out whatever needs text.
+    needs
+        Tables by stream; see ``needed``.
+    n_tokens
+        Stop the text after about so many tokens; by default it is read to its end.
+    length
+        Tokens per row of text.
+    folder
+        Where passes are kept as jobs, so that they resume and take ``workers``.
+    seed
+        Same seed, same result. Draws the random tokens.
+    progress
+        Show progress bars.
+
+    Raises
+    ------
+    CasebackError
+        For a corpus of fewer than two documents.
+    """
+    missing = {}
+    anatomy = model.anatomy
+    for name in dict.fromkeys(name for names in needs.values() for name in names):
+        why = TABLES[name]().absent(anatomy)
+        if why is not None:
+            missing[name] = why
+
+    def present(stream: str) -> list[TableLike]:
+        options = TABLE_OPTIONS if stream != TEXT else {}
+        return [{name: options.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
+
+    collections: dict[str, list[Collection]] = {}
+    read = 0
+    if corpus is not None and present(TEXT):
+        parts = two_folds(documents(corpus), model, n_tokens)
+        collections[TEXT] = []
+        for number, part in enumerate(parts):
+            at = None if folder is None else folder / f"text-{number}"
+            given = {"folder": at, "workers": workers, "length": length, "progress": progress}
+            collections[TEXT].append(collect(model, part, present(TEXT), **given))
+        read = sum(collection.n_tokens for collection in collections[TEXT])
+    synthetic = [name for name in STREAMS if present(name)]
+    if synthetic:
+        rows = streams(model, seed=seed)
+        for name in synthetic:
+            collections[name] = [collect(model, fold, present(name), bos=False) for fold in rows[name]]
+    return Evidence(model, collections, read, missing, seed)
+
+
+def two_folds(given: Iterator[Any], model: Model, n_tokens: int | None) -> tuple[list[Any], list[Any]]:
+    """Documents in turn to either fold, until both have about so many tokens in all.
+
+    Raises
+    ------
+    CasebackError
+        For fewer than two documents.
+    """
+    held: list[Any] = []
+    so_far = 0
+    while (n_tokens is None or so_far < n_tokens) and (some := list(islice(given, 64))):
+        held += some
+        so_far += sum(_size(document.content, model) for document in some)
+    if len(held) < 2:
+        raise CasebackError(
+            f"a corpus of {len(held)} documents: expected two at least, since units are ranked on half of the "
+            "documents and scored on the other half"
+        )
+    return [as_given(d) for d in held[::2]], [as_given(d) for d in held[1::2]]
+
+
+def as_given(document: Any) -> Any:
+    """A document as ``collect`` takes it again."""
+    return (document.content, dict(document.labels)) if document.labels else document.content
+
+
+def _size(content: Any, model: Model) -> int:
+    if not isinstance(content, str):
+        return len(content)
+    # a token has about four characters; a pass over the tokenizer only to count would cost as much as the reading
+    return max(1, len(content) // 4)
+
+

@@ -1,0 +1,171 @@
+"""Kinds of units: how each is looked for, what the control is, and which intervention proves it.
+
+    score      what the look finds, less what attention spread evenly (or chance) would give
+    control    the same number where the relation is absent, on the same model
+    band       what the best of all units reaches on the control by chance: quantile .95
+    seen       score > max(band, threshold)
+    proved     seen, and the intervention moves its metric further in the expected direction than .95 of matched units
+
+Looks reduce what ``Evidence`` holds and never run the model. Units are ranked on one half of the documents and scored
+on the other; the band is of the first half's control, so the second half's control says how many labels are false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from caseback.errors import CasebackError, did_you_mean
+from caseback.model.findings import band_of_best
+
+if TYPE_CHECKING:
+    from caseback.behaviors.evidence import Evidence
+
+Sort = Literal["head", "neuron", "expert", "dimension"]
+"""What a unit is."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look says of every unit, (unit) each, in the order of ``Evidence.names``.
+
+    Attributes
+    ----------
+    ranked_by
+        The score on the half of the documents that units are ranked on.
+    score
+        The score on the other half.
+    control
+        The score on the other half where the relation is absent.
+    band
+        What the best unit reaches by chance on the first half's control; one number, or one a unit.
+    beside
+        More numbers by name, each (unit), for a unit's card.
+    """
+
+    ranked_by: Float[np.ndarray, " unit"]
+    score: Float[np.ndarray, " unit"]
+    control: Float[np.ndarray, " unit"]
+    band: float | Float[np.ndarray, " unit"]
+    beside: Mapping[str, Float[np.ndarray, " unit"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of unit.
+
+    Attributes
+    ----------
+    name
+        What such a unit is called: ``"induction"``.
+    sort
+        What the unit is.
+    entry, citation
+        The Primer's entry, and who described it.
+    looks_at
+        What the score is, in words.
+    control_is
+        What the control is, in words.
+    threshold
+        The least score of a label.
+    needs
+        What of ``Evidence`` the look reads: names of tables by stream.
+    look
+        The reduction.
+    proof
+        The experiment that proves it (a name in ``proofs.EXPERIMENTS``), empty where there is none.
+    sign
+        Which way ablating such a unit moves the experiment's metric: -1 down, 1 up, 0 hardly at all.
+    """
+
+    name: str
+    sort: Sort
+    entry: str
+    citation: str
+    looks_at: str
+    control_is: str
+    threshold: float
+    needs: Mapping[str, tuple[str, ...]]
+    look: Callable[[Evidence], Look]
+    proof: str = ""
+    sign: int = -1
+
+
+KINDS: dict[str, Kind] = {}
+"""Every kind by its name."""
+
+
+def kind(
+    name: str,
+    sort: Sort,
+    *,
+    entry: str,
+    citation: str,
+    looks_at: str,
+    control_is: str,
+    threshold: float,
+    needs: Mapping[str, tuple[str, ...]],
+    proof: str = "",
+    sign: int = -1,
+) -> Callable[[Callable[[Evidence], Look]], Callable[[Evidence], Look]]:
+    """Register a look as that of a kind; the parameters are the attributes of ``Kind``."""
+
+    def register(look: Callable[[Evidence], Look]) -> Callable[[Evidence], Look]:
+        if name in KINDS:
+            raise CasebackError(f"a kind is called {name!r} already: choose another name")
+        KINDS[name] = Kind(
+            name, sort, entry, citation, looks_at, control_is, threshold, dict(needs), look, proof, sign
+        )
+        return look
+
+    return register
+
+
+def kinds_of(given: Sequence[str] | str | None) -> list[Kind]:
+    """Kinds by their names, or all of them.
+
+    Raises
+    ------
+    CasebackError
+        For a name that is none.
+    """
+    names = list(KINDS) if given is None else [given] if isinstance(given, str) else list(given)
+    for name in names:
+        if name not in KINDS:
+            raise CasebackError(f"no kind is called {name!r}. {did_you_mean(str(name), KINDS, most=8)}")
+    return [KINDS[name] for name in dict.fromkeys(names)]
+
+
+def halves(values: Float[np.ndarray, "unit fold"]) -> tuple[np.ndarray, np.ndarray]:
+    """The folds that units are ranked on, and those that they are scored on."""
+    middle = values.shape[1] // 2
+    return values[:, :middle], values[:, middle:]
+
+
+def look_at(
+    score: Float[np.ndarray, "unit fold"], control: Float[np.ndarray, "unit fold"], **beside: np.ndarray
+) -> Look:
+    """A look from scores and controls by fold: means of the halves, and the band of the first half's control."""
+    ranked_by, scored = halves(score)
+    first, second = halves(control)
+    means = {name: values.mean(1) for name, values in beside.items()}
+    return Look(ranked_by.mean(1), scored.mean(1), second.mean(1), band_of_best(first), means)
+
+
+def labels(look: Look, threshold: float) -> np.ndarray:
+    """Which units have the label: past the band and the threshold."""
+    return look.score > np.maximum(look.band, threshold)
+
+
+def false_labels(look: Look, threshold: float) -> int:
+    """How many units would have the label on the control."""
+    return int((look.control > np.maximum(look.band, threshold)).sum())
+
+
+def beside_of(look: Look, unit: int) -> dict[str, Any]:
+    """The further numbers of one unit."""
+    return {name: float(values[unit]) for name, values in look.beside.items()}
