@@ -225,7 +225,8 @@ def atlas_of(
             missing[kind.name] = str(error)
     by_name = {kind.name: kind for kind in kinds}
     chosen = {name: _best(look, top) for name, look in looks.items()}
-    outcomes, unproved = _proved(evidence, chosen, by_name, progress) if proofs else ({}, {})
+    past_of = {name: np.flatnonzero(labels(look, by_name[name].threshold)).tolist() for name, look in looks.items()}
+    outcomes, unproved = _proved(evidence, chosen, past_of, by_name, progress) if proofs else ({}, {})
     reports, findings, scores = [], [], {}
     for kind in kinds:
         if kind.name in missing:
@@ -264,7 +265,11 @@ def _best(look: Look, top: int) -> list[int]:
 
 
 def _proved(
-    evidence: Evidence, chosen: Mapping[str, Sequence[int]], kinds: Mapping[str, Kind], progress: bool
+    evidence: Evidence,
+    chosen: Mapping[str, Sequence[int]],
+    labelled: Mapping[str, Sequence[int]],
+    kinds: Mapping[str, Kind],
+    progress: bool,
 ) -> tuple[dict[tuple[str, int], Outcome], dict[str, str]]:
     """Outcomes by kind and unit, and why an experiment could not be run."""
     outcomes: dict[tuple[str, int], Outcome] = {}
@@ -274,7 +279,8 @@ def _proved(
         if not own:
             continue
         try:
-            outcomes |= prove(evidence, recipe.make(evidence), own, kinds, progress=progress)
+            past = {kind: labelled[kind] for kind in own}
+            outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, progress=progress)
         except SiteAbsent as error:
             unproved[name] = str(error)
     return outcomes, unproved
@@ -290,7 +296,13 @@ def _finding(kind: Kind, look: Look, unit: int, name: str, labelled: bool, outco
     beside = {key: float(values[unit]) for key, values in look.beside.items()}
     shown: dict[str, Any] = {"ranked by": float(look.ranked_by[unit]), **beside}
     if outcome is not None:
-        shown |= {"error of the effect": outcome.spread, "matched units": outcome.bound}
+        shown |= {
+            "error of the effect": outcome.error,
+            "matched units": outcome.bound,
+            "all of the kind": outcome.together,
+            "matched sets": outcome.together_bound,
+            "restores": outcome.restores,
+        }
     return Finding(
         component=name,
         kind=kind.name,
@@ -300,5 +312,5 @@ def _finding(kind: Kind, look: Look, unit: int, name: str, labelled: bool, outco
         effect=None if outcome is None else outcome.effect,
         unit="" if outcome is None else kind.proof,
         grade="unseen" if not labelled else "proved" if proved else "seen",
-        draw=shown,
+        draw={key: value for key, value in shown.items() if value is not None},
     )

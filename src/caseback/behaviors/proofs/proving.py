@@ -1,16 +1,22 @@
 """All candidates' proofs, one sweep an experiment, beside units that are like them.
 
-    matched(c) = the 20 units, no candidates of the kind, nearest in |layer - layer_c| / L + |log size - log size_c|
-    proved     : sign x effect(c) > quantile .95 of sign x effect(matched)      for sign -1 or 1
+    matched(c)   the 20 units without a label of the experiment nearest in |layer - layer_c| / L + |log size - log size_c|
+    alone        sign x effect(c) > quantile .95 of sign x effect(matched)      for sign -1 or 1
                  |effect(c)| < quantile .05 of |effect(matched)|                for sign 0
+    restores     effect(G without c) - effect(G), as a share of -effect(G),     G all units with the kind's label
 
-A head's size is sqrt E||z W_O||^2 over text.
+Units of a kind make up for one another: each of five induction heads may be dispensable, and all of them are not. So
+all that have the label are replaced together, beside random sets of units matched to them one by one; where that goes
+further than .95 of those sets, a unit that brings back a tenth of the effect by itself is proved too.
+
+A head's size is sqrt E||z W_O||^2, a neuron's its standard deviation times ||w_out||.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +28,9 @@ from caseback.behaviors.proofs.experiments import Experiment, Unit
 from caseback.model.anatomy.norms import at_least_float32
 
 MATCHED = 20
+SETS = 20
+RESTORED = 0.1
+"""The share of a group's effect that a unit must bring back by itself."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +40,25 @@ class Outcome:
     Attributes
     ----------
     effect
-        Mean over prompts, in the experiment's unit.
-    spread
+        Of the unit alone, the mean over prompts, in the experiment's unit.
+    error
         Its standard error over prompts.
     bound
         The effect that matched units reach: past it (below it, for sign 0) the unit is proved.
+    together, together_bound
+        The effect of all units with the label, and that of random sets; None where fewer than two have it.
+    restores
+        The share of ``together`` that the unit brings back by itself; None likewise.
     proved
-        Whether it is.
+        Whether it is, alone or among its kind.
     """
 
     effect: float
-    spread: float
+    error: float
     bound: float
+    together: float | None
+    together_bound: float | None
+    restores: float | None
     proved: bool
 
 
@@ -68,22 +84,62 @@ def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
 
 
 def matched_units(
-    evidence: Evidence, sort: str, unit: int, candidates: Sequence[int], size: np.ndarray, n: int = MATCHED
+    evidence: Evidence, sort: str, unit: int, without: Sequence[int], size: np.ndarray, n: int = MATCHED
 ) -> list[int]:
-    """The units nearest to one in depth and size, candidates left out."""
+    """The units nearest to one in depth and size, some left out."""
     units = evidence.heads if sort == "head" else evidence.neurons
     layer = np.array([layer for layer, _ in units])
     logs = np.log(np.maximum(size, np.finfo(float).tiny))
     distance = np.abs(layer - layer[unit]) / evidence.model.n_layers + np.abs(logs - logs[unit])
-    distance[list(candidates)] = np.inf
+    distance[[*without, unit]] = np.inf
     order = np.argsort(distance, kind="stable")
     return [int(i) for i in order[:n] if np.isfinite(distance[i])]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which sets of units are replaced for the candidates of one kind."""
+
+    kind: Kind
+    matched: dict[int, list[int]]
+    """Of each candidate, and of each unit with the label."""
+    group: list[int]
+    sets: list[list[int]]
+
+    @property
+    def replaced(self) -> list[tuple[int, ...]]:
+        """Every set that the sweep has to measure."""
+        alone = [(i,) for unit, others in self.matched.items() for i in (unit, *others)]
+        if len(self.group) < 2:
+            return alone
+        rest = [tuple(i for i in self.group if i != unit) for unit in self.matched if unit in self.group]
+        return [*alone, tuple(self.group), *rest, *map(tuple, self.sets)]
+
+
+def _plan(
+    evidence: Evidence, kind: Kind, chosen: Sequence[int], group: Sequence[int], labelled: Sequence[int], size: Any
+) -> _Plan:
+    matched = {unit: matched_units(evidence, kind.sort, unit, [*labelled, *chosen], size) for unit in chosen}
+    sets: list[list[int]] = []
+    if len(group) > 1 and kind.sign:
+        rng = np.random.default_rng(evidence.seed)
+        near = {unit: matched_units(evidence, kind.sort, unit, [*labelled], size) for unit in group}
+        for _ in range(SETS):
+            drawn: list[int] = []
+            for unit in group:
+                free = [i for i in near[unit] if i not in drawn]
+                drawn += [int(rng.choice(free))] if free else []
+            sets.append(sorted(drawn))
+        if any(len(one) < len(group) for one in sets):
+            sets = []  # too few units without the label to draw sets as large from
+    return _Plan(kind, matched, sorted(group) if sets else [], sets)
 
 
 def prove(
     evidence: Evidence,
     experiment: Experiment,
     candidates: Mapping[str, Sequence[int]],
+    labelled: Mapping[str, Sequence[int]],
     kinds: Mapping[str, Kind],
     *,
     progress: bool = False,
@@ -98,6 +154,8 @@ def prove(
         The experiment.
     candidates
         Numbers of units, by kind.
+    labelled
+        Numbers of all units with the label, by kind.
     kinds
         The kinds by name.
     progress
@@ -109,37 +167,50 @@ def prove(
         Outcomes by kind and unit.
     """
     size: dict[str, np.ndarray] = {}
-    beside: dict[tuple[str, int], list[int]] = {}
-    wanted: dict[Unit, int] = {}
+    plans = []
     for name, chosen in candidates.items():
-        sort = kinds[name].sort
-        if sort not in size:
-            size[sort] = sizes(evidence, sort)
-        for unit in chosen:
-            beside[name, unit] = matched_units(evidence, sort, unit, chosen, size[sort])
-            for i in (unit, *beside[name, unit]):
-                wanted.setdefault(_unit(evidence, sort, i), len(wanted))
-    swept = evidence.model.sweep(
-        experiment.tokens, [experiment.replaced(unit) for unit in wanted], experiment.metric, progress=progress
-    )
-    effects = (swept.values - swept["clean"].values) / experiment.scale
-    mean, error = effects.mean(1), effects.std(1) / np.sqrt(effects.shape[1])
-    outcomes = {}
-    for (name, unit), matched in beside.items():
         kind = kinds[name]
-        at = wanted[_unit(evidence, kind.sort, unit)]
-        others = np.array([mean[wanted[_unit(evidence, kind.sort, i)]] for i in matched])
-        effect = float(mean[at])
-        if not len(others):
-            bound, proved = float("nan"), False
-        elif kind.sign == 0:
-            bound = float(np.quantile(np.abs(others), 0.05))
-            proved = abs(effect) < bound
-        else:
-            bound = kind.sign * float(np.quantile(kind.sign * others, 0.95))
-            proved = kind.sign * effect > max(kind.sign * bound, 0.0)
-        outcomes[name, unit] = Outcome(effect, float(error[at]), bound, bool(proved))
-    return outcomes
+        if kind.sort not in size:
+            size[kind.sort] = sizes(evidence, kind.sort)
+        same_sort = [i for other, units in labelled.items() if kinds[other].sort == kind.sort for i in units]
+        plans.append(_plan(evidence, kind, chosen, labelled[name], same_sort, size[kind.sort]))
+    sets = {(plan.kind.sort, units): None for plan in plans for units in plan.replaced}
+    variants = [[experiment.replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
+    swept = evidence.model.sweep(experiment.tokens, variants, experiment.metric, progress=progress)
+    effects = (swept.values - swept["clean"].values) / experiment.scale
+    of = dict(zip(sets, effects, strict=True))
+    return {
+        (plan.kind.name, unit): _outcome(plan, unit, {units: x for (sort, units), x in of.items() if sort == plan.kind.sort})
+        for plan in plans
+        for unit in plan.matched
+    }
+
+
+def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray]) -> Outcome:
+    sign = plan.kind.sign
+    own = of[unit,]
+    effect, error = float(own.mean()), float(own.std() / np.sqrt(len(own)))
+    others = np.array([of[i,].mean() for i in plan.matched[unit]])
+    if not len(others):
+        return Outcome(effect, error, float("nan"), None, None, None, False)
+    if sign == 0:
+        bound = float(np.quantile(np.abs(others), 0.05))
+        return Outcome(effect, error, bound, None, None, None, abs(effect) < bound)
+    bound = sign * float(np.quantile(sign * others, 0.95))
+    alone = sign * effect > max(sign * bound, 2 * error)
+    if not plan.group:
+        return Outcome(effect, error, bound, None, None, None, alone)
+    together = of[tuple(plan.group)]
+    random = np.array([of[tuple(units)].mean() for units in plan.sets])
+    together_bound = sign * float(np.quantile(sign * random, 0.95))
+    restores = None
+    among = False
+    if unit in plan.group:
+        rest = of[tuple(i for i in plan.group if i != unit)]
+        restores = float((together - rest).mean() / together.mean()) if together.mean() else 0.0
+        certain = sign * (together - rest).mean() > 2 * (together - rest).std() / np.sqrt(len(rest))
+        among = bool(sign * together.mean() > max(sign * together_bound, 0.0) and restores >= RESTORED and certain)
+    return Outcome(effect, error, bound, float(together.mean()), together_bound, restores, alone or among)
 
 
 def _unit(evidence: Evidence, sort: str, index: int) -> Unit:
