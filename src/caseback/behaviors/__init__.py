@@ -10,3 +10,5 @@ from caseback.behaviors.indirect_object import find_ioi_heads as find_ioi_heads
 from caseback.behaviors.indirect_object import ioi_by_order as ioi_by_order
 from caseback.behaviors.indirect_object import ioi_heads as ioi_heads
 from caseback.behaviors.kinds import KINDS as KINDS
+from caseback.behaviors.saved_atlas import load_atlas as load_atlas
+from caseback.behaviors.saved_atlas import save_atlas as save_atlas
