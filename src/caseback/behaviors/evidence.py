@@ -228,5 +228,3 @@ def _size(content: Any, model: Model) -> int:
         return len(content)
     # a token has about four characters; a pass over the tokenizer only to count would cost as much as the reading
     return max(1, len(content) // 4)
-
-

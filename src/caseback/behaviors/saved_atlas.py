@@ -1,7 +1,7 @@
 """An atlas in a folder: what was found as JSON, and every look at every unit as a table for machines.
 
-    FOLDER/atlas.json       kinds, candidates, what it is of
-    FOLDER/units.csv        unit, kind, score, control, ranked_by, band: a line for every unit and kind
+FOLDER/atlas.json       kinds, candidates, what it is of
+FOLDER/units.csv        unit, kind, score, control, ranked_by, band: a line for every unit and kind
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def _sampled(evidence: Evidence) -> tuple[list[int], list[int]]:
     return ids[:WORDS], ids
 
 
-def percentiles(written: Float[Tensor, "layer head token target"], own: Sequence[int]) -> Float[np.ndarray, "head token"]:
+def percentiles(
+    written: Float[Tensor, "layer head token target"], own: Sequence[int]
+) -> Float[np.ndarray, "head token"]:
     """The share of targets that each token's own target exceeds."""
     at = torch.as_tensor(list(own), device=written.device)
     value = written.gather(-1, at.expand(written.shape[:-1])[..., None])

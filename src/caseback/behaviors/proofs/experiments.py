@@ -25,11 +25,11 @@ from caseback.errors import CasebackError, SiteAbsent, TokensError
 from caseback.model.running.answer_metrics import answer_log_prob
 from caseback.model.running.edits import Edit, Replace, Resample
 from caseback.model.running.metrics import Metric, kl
-from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.tasks.task import Task
 
 PROMPTS = 32
+COPIES = 8
 Unit = tuple[str, int, int]
 """Its sort (``"head"`` or ``"neuron"``), its layer, its number there."""
 
@@ -73,7 +73,7 @@ class Recipe:
 def second_copy(evidence: Evidence) -> Experiment:
     """A random span again: how likely is its second half?"""
     model = evidence.model
-    rows = [ids for fold in streams(model, rows=PROMPTS // 2, seed=evidence.seed + 1)["repeated"] for ids, _ in fold]
+    rows = [ids for fold in streams(model, rows=COPIES, seed=evidence.seed + 1)["repeated"] for ids, _ in fold]
     labels = streams(model, rows=1, seed=evidence.seed + 1)["repeated"][0][0][1]
     span = sum(place >= 0 for place in labels["same"])
     answers = [ids[-span + 1 :] for ids in rows]

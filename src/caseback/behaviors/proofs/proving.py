@@ -1,6 +1,7 @@
 """All candidates' proofs, one sweep an experiment, beside units that are like them.
 
-    matched(c)   the 20 units without a label of the experiment nearest in |layer - layer_c| / L + |log size - log size_c|
+    matched(c)   the 20 units nearest in |layer - layer_c| / L + |log size - log size_c|, of a pool of 40 without any of
+                 the experiment's labels, into which candidates put their nearest in turn
     alone        sign x effect(c) > quantile .95 of sign x effect(matched)      for sign -1 or 1
                  |effect(c)| < quantile .05 of |effect(matched)|                for sign 0
     restores     effect(G without c) - effect(G), as a share of -effect(G),     G all units with the kind's label
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from caseback.behaviors.proofs.experiments import Experiment, Unit
 from caseback.model.anatomy.norms import at_least_float32
 
 MATCHED = 20
+POOL = 40
 SETS = 20
 RESTORED = 0.1
 """The share of a group's effect that a unit must bring back by itself."""
@@ -83,17 +84,45 @@ def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
     return np.concatenate([deviation[i] * row for i, row in enumerate(rows)])
 
 
-def matched_units(
-    evidence: Evidence, sort: str, unit: int, without: Sequence[int], size: np.ndarray, n: int = MATCHED
-) -> list[int]:
-    """The units nearest to one in depth and size, some left out."""
-    units = evidence.heads if sort == "head" else evidence.neurons
-    layer = np.array([layer for layer, _ in units])
-    logs = np.log(np.maximum(size, np.finfo(float).tiny))
-    distance = np.abs(layer - layer[unit]) / evidence.model.n_layers + np.abs(logs - logs[unit])
-    distance[[*without, unit]] = np.inf
-    order = np.argsort(distance, kind="stable")
-    return [int(i) for i in order[:n] if np.isfinite(distance[i])]
+class Likeness:
+    """How like units of a sort are to each other, in depth and size.
+
+    Parameters
+    ----------
+    evidence
+        What was measured.
+    sort
+        Of which units.
+    labelled
+        Units that are no control: they have one of the experiment's labels.
+    """
+
+    def __init__(self, evidence: Evidence, sort: str, labelled: Sequence[int]):
+        units = evidence.heads if sort == "head" else evidence.neurons
+        self._depth = np.array([layer for layer, _ in units]) / evidence.model.n_layers
+        self._log = np.log(np.maximum(sizes(evidence, sort), np.finfo(float).tiny))
+        self._free = np.ones(len(units), dtype=bool)
+        self._free[list(labelled)] = False
+
+    def nearest(self, unit: int, among: Sequence[int] | None = None) -> list[int]:
+        """The units that may be its controls, the nearest first."""
+        own = np.flatnonzero(self._free) if among is None else np.asarray(among, dtype=int)
+        distance = np.abs(self._depth[own] - self._depth[unit]) + np.abs(self._log[own] - self._log[unit])
+        order = np.argsort(distance, kind="stable")
+        return [int(i) for i in own[order] if i != unit]
+
+    def pool(self, candidates: Sequence[int], size: int = POOL) -> list[int]:
+        """Controls for all candidates: each in turn puts its nearest that is not there yet."""
+        queues = [iter(self.nearest(unit)) for unit in candidates]
+        pool: dict[int, None] = {}
+        while queues and len(pool) < size:
+            for queue in list(queues):
+                fresh = next((i for i in queue if i not in pool and i not in candidates), None)
+                if fresh is None:
+                    queues.remove(queue)
+                elif len(pool) < size:
+                    pool[fresh] = None
+        return list(pool)
 
 
 @dataclass(frozen=True)
@@ -117,13 +146,13 @@ class _Plan:
 
 
 def _plan(
-    evidence: Evidence, kind: Kind, chosen: Sequence[int], group: Sequence[int], labelled: Sequence[int], size: Any
+    kind: Kind, chosen: Sequence[int], group: Sequence[int], like: Likeness, pool: Sequence[int], seed: int
 ) -> _Plan:
-    matched = {unit: matched_units(evidence, kind.sort, unit, [*labelled, *chosen], size) for unit in chosen}
+    matched = {unit: like.nearest(unit, pool)[:MATCHED] for unit in chosen}
     sets: list[list[int]] = []
     if len(group) > 1 and kind.sign:
-        rng = np.random.default_rng(evidence.seed)
-        near = {unit: matched_units(evidence, kind.sort, unit, [*labelled], size) for unit in group}
+        rng = np.random.default_rng(seed)
+        near = {unit: like.nearest(unit)[:MATCHED] for unit in group}
         for _ in range(SETS):
             drawn: list[int] = []
             for unit in group:
@@ -166,24 +195,20 @@ def prove(
     dict
         Outcomes by kind and unit.
     """
-    size: dict[str, np.ndarray] = {}
     plans = []
-    for name, chosen in candidates.items():
-        kind = kinds[name]
-        if kind.sort not in size:
-            size[kind.sort] = sizes(evidence, kind.sort)
-        same_sort = [i for other, units in labelled.items() if kinds[other].sort == kind.sort for i in units]
-        plans.append(_plan(evidence, kind, chosen, labelled[name], same_sort, size[kind.sort]))
+    for sort in dict.fromkeys(kinds[name].sort for name in candidates):
+        own = {name: units for name, units in candidates.items() if kinds[name].sort == sort}
+        like = Likeness(evidence, sort, [i for name in own for i in labelled[name]])
+        pool = like.pool(list(dict.fromkeys(unit for units in own.values() for unit in units)))
+        plans += [_plan(kinds[name], units, labelled[name], like, pool, evidence.seed) for name, units in own.items()]
     sets = {(plan.kind.sort, units): None for plan in plans for units in plan.replaced}
     variants = [[experiment.replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
     swept = evidence.model.sweep(experiment.tokens, variants, experiment.metric, progress=progress)
     effects = (swept.values - swept["clean"].values) / experiment.scale
-    of = dict(zip(sets, effects, strict=True))
-    return {
-        (plan.kind.name, unit): _outcome(plan, unit, {units: x for (sort, units), x in of.items() if sort == plan.kind.sort})
-        for plan in plans
-        for unit in plan.matched
-    }
+    of: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
+    for (sort, units), effect in zip(sets, effects, strict=True):
+        of.setdefault(sort, {})[units] = effect
+    return {(plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort]) for plan in plans for unit in plan.matched}
 
 
 def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray]) -> Outcome:

@@ -147,7 +147,8 @@ def _depth(counts: Sequence[int]) -> str:
     """Labels by layer as bars, from the first layer to the last."""
     most, step = max([1, *counts]), 4
     bars = "".join(
-        f"<rect class='fill' x='{i * step}' y='{14 - 14 * n / most:.1f}' width='{step - 1}' height='{14 * n / most:.1f}'/>"
+        f"<rect class='fill' x='{i * step}' y='{14 - 14 * n / most:.1f}' width='{step - 1}' "
+        f"height='{14 * n / most:.1f}'/>"
         for i, n in enumerate(counts)
         if n
     )
