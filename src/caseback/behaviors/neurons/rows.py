@@ -1,0 +1,80 @@
+"""What neurons write, and units to compare them with: the same layer's rows in another basis.
+
+    control row = g W_out / sqrt(m),    g a vector of m normal numbers
+
+Control rows have the second moment of the layer's own, so whatever a layer writes much of they write too; what only the
+basis of neurons has is gone. With G = (W_out^T W_out / m)^(1/2) they are normal numbers times G, d x d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.behaviors.evidence import Evidence
+from caseback.behaviors.kinds import Look
+from caseback.errors import SiteAbsent
+
+Rows = Float[Tensor, "row d_model"]
+Measure = Callable[[int, Rows], Tensor]
+"""Of a layer and rows that are written there: (row,), or (row, 2) where units are ranked and scored on other halves."""
+
+
+def neuron_layers(evidence: Evidence) -> list[int]:
+    """Layers that have neurons.
+
+    Raises
+    ------
+    SiteAbsent
+        For a model without any.
+    """
+    if not evidence.neuron_layers:
+        raise SiteAbsent("this model has no neurons of its own: each expert has its own")
+    return evidence.neuron_layers
+
+
+def written(evidence: Evidence) -> Iterator[tuple[int, Rows]]:
+    """Each layer and its W_out, as it reaches the stream."""
+    for layer in neuron_layers(evidence):
+        yield layer, evidence.folded.W_out[layer]
+
+
+def in_another_basis(rows: Rows, n: int, draw: torch.Generator) -> Rows:
+    """So many rows of the same second moment.
+
+    Examples
+    --------
+    >>> rows = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    >>> turned = in_another_basis(rows, 10_000, torch.Generator().manual_seed(0))
+    >>> (turned.T @ turned / 10_000 - rows.T @ rows / 2).abs().max().item() < 0.2
+    True
+    """
+    values, vectors = torch.linalg.eigh((rows.T @ rows / len(rows)).double())
+    root = (vectors * values.clamp_min(0).sqrt()).to(rows)
+    return torch.randn(n, rows.shape[1], generator=draw, dtype=rows.dtype).to(rows.device) @ root.T
+
+
+def look_at_rows(evidence: Evidence, measure: Measure, beside: Mapping[str, Measure] | None = None) -> Look:
+    """A look at what neurons write, against as many rows in another basis for the band, and others for the control."""
+    draw = torch.Generator().manual_seed(evidence.seed)
+    parts: list[list[Tensor]] = [[], [], []]
+    more: dict[str, list[Tensor]] = {name: [] for name in beside or {}}
+    for layer, rows in written(evidence):
+        others = [in_another_basis(rows, len(rows), draw) for _ in range(2)]
+        for part, some in zip(parts, (rows, *others), strict=True):
+            values = measure(layer, some)
+            part.append(values if values.ndim == 2 else values[:, None].expand(-1, 2))
+        for name, own in (beside or {}).items():
+            more[name].append(own(layer, rows))
+    score, first, second = (torch.cat(part).cpu().double().numpy() for part in parts)
+    shown = {name: torch.cat(values).cpu().double().numpy() for name, values in more.items()}
+    return Look(score[:, 0], score[:, 1], second[:, 1], best(first[:, 0]), shown)
+
+
+def best(control: Float[np.ndarray, " unit"]) -> float:
+    """The best of all units on one control: the band where there is a single one, but of very many units."""
+    return float(np.nanmax(control, initial=0.0))
