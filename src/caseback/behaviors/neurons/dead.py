@@ -24,8 +24,8 @@ def size_999(evidence: Evidence) -> np.ndarray:
     """(unit, fold): the 999th thousandth of |a| over all tokens and neurons of the unit's layer, to half an octave."""
     sizes = []
     for table in evidence.folds(TEXT, "neuron_histograms"):
-        own = table.transpose("layer", "neuron", "bin")
-        counts, lower = own["count"].values.sum(1), own["lower"].values
+        own, lower = table["count"].transpose("layer", "neuron", "bin"), table["lower"].values
+        counts = own.values.sum(1)
         middle = counts.shape[1] // 2
         # bins lie alike on either side of the one about 0
         folded = counts[:, middle:].copy()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
-from caseback.behaviors.neurons.by_groups import explained_by_mark, groups_of, in_deviations
+from caseback.behaviors.neurons.by_groups import FEWEST, explained_by_mark, groups_of, in_deviations
 from caseback.behaviors.neurons.rows import best, neuron_layers
 from caseback.errors import CasebackError
 from caseback.stream.marks import KINDS
@@ -34,8 +34,9 @@ def _look(group: str, permuted: str) -> Callable[[Evidence], Look]:
     def look(evidence: Evidence) -> Look:
         neuron_layers(evidence)
         marked, others = (groups_of(evidence, [name]) for name in (group, permuted))
-        if not all(fold.n[0] for fold in marked):
-            raise CasebackError(f"no token of the text is of the group {group!r}")
+        fewest = min(min(fold.n[0], fold.total - fold.n[0]) for fold in marked)
+        if fewest < FEWEST:
+            raise CasebackError(f"{fewest:.0f} tokens of a half are {group!r} or are not: expected {FEWEST} of either")
         ranked_by, score = (explained_by_mark(fold) for fold in (marked[0], marked[-1]))
         first, second = (explained_by_mark(fold) for fold in (others[0], others[-1]))
         return Look(ranked_by, score, second, best(first), {"deviations": in_deviations(marked[-1])})

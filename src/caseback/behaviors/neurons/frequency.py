@@ -13,7 +13,7 @@ from torch import Tensor
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.rows import look_at_rows
-from caseback.behaviors.neurons.unembedding import cosines
+from caseback.behaviors.neurons.unembedding import Cosines
 
 
 def log_unigrams(evidence: Evidence) -> Tensor:
@@ -38,6 +38,6 @@ def log_unigrams(evidence: Evidence) -> Tensor:
 )
 def token_frequency(evidence: Evidence) -> Look:
     """Writing along the unigrams."""
-    folded, over = evidence.folded, log_unigrams(evidence)
-    signed = {"cosine": lambda _, rows: cosines(folded, rows, over)[:, -1]}
-    return look_at_rows(evidence, lambda _, rows: cosines(folded, rows, over).abs()[:, [0, -1]], signed)
+    cosines = Cosines(evidence.folded, log_unigrams(evidence))
+    signed = {"cosine": lambda _, rows: cosines(rows)[:, -1]}
+    return look_at_rows(evidence, lambda _, rows: cosines(rows).abs()[:, [0, -1]], signed)

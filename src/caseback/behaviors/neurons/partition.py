@@ -14,7 +14,7 @@ from torch import Tensor
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.rows import look_at_rows
-from caseback.behaviors.neurons.unembedding import cosines
+from caseback.behaviors.neurons.unembedding import Cosines
 from caseback.errors import CasebackError
 from caseback.stream.marks import KINDS, token_kinds
 
@@ -54,14 +54,7 @@ def classes(evidence: Evidence) -> dict[str, Tensor]:
 def partition(evidence: Evidence) -> Look:
     """One class of tokens against the others."""
     by_name = classes(evidence)
-    over = torch.stack(list(by_name.values()), 1)
-
-    def explained(_: int, rows: Tensor) -> Tensor:
-        # centered classes are as long as V q (1 - q): the squared cosine is the share
-        return cosines(evidence.folded, rows, over).square()
-
-    beside = {
-        name: lambda layer, rows, i=i: cosines(evidence.folded, rows, over[:, [i]])[:, 0]
-        for i, name in enumerate(by_name)
-    }
-    return look_at_rows(evidence, lambda layer, rows: explained(layer, rows).amax(1), beside)
+    cosines = Cosines(evidence.folded, torch.stack(list(by_name.values()), 1))
+    beside = {name: lambda _, rows, i=i: cosines(rows)[:, i] for i, name in enumerate(by_name)}
+    # a centered class has length sqrt(V q (1 - q)): the squared cosine is the share
+    return look_at_rows(evidence, lambda _, rows: cosines(rows).square().amax(1), beside)

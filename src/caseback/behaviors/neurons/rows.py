@@ -3,7 +3,9 @@
     control row = g W_out / sqrt(m),    g a vector of m normal numbers
 
 Control rows have the second moment of the layer's own, so whatever a layer writes much of they write too; what only the
-basis of neurons has is gone. With G = (W_out^T W_out / m)^(1/2) they are normal numbers times G, d x d.
+basis of neurons has is gone. With L L^T = W_out^T W_out / m they are d normal numbers times L^T. Where a measure is of
+what neurons write at their activations, rows are those of diag(activation) W_out, as of activations that were rotated
+within the layer.
 """
 
 from __future__ import annotations
@@ -50,29 +52,58 @@ def in_another_basis(rows: Rows, n: int, draw: torch.Generator) -> Rows:
     --------
     >>> rows = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
     >>> turned = in_another_basis(rows, 10_000, torch.Generator().manual_seed(0))
-    >>> (turned.T @ turned / 10_000 - rows.T @ rows / 2).abs().max().item() < 0.2
+    >>> bool((turned.T @ turned / 10_000 - rows.T @ rows / 2).abs().max() < 0.2)
     True
     """
-    values, vectors = torch.linalg.eigh((rows.T @ rows / len(rows)).double())
-    root = (vectors * values.clamp_min(0).sqrt()).to(rows)
+    second = (rows.T @ rows / len(rows)).double()
+    size = second.diagonal()
+    # rows of a centering norm span a direction less than there are
+    size += 1e-9 * size.mean() + torch.finfo(size.dtype).tiny
+    root = torch.linalg.cholesky(second).to(rows)
     return torch.randn(n, rows.shape[1], generator=draw, dtype=rows.dtype).to(rows.device) @ root.T
 
 
-def look_at_rows(evidence: Evidence, measure: Measure, beside: Mapping[str, Measure] | None = None) -> Look:
-    """A look at what neurons write, against as many rows in another basis for the band, and others for the control."""
+def look_at_rows(
+    evidence: Evidence,
+    measure: Measure,
+    beside: Mapping[str, Measure] | None = None,
+    activation: Float[np.ndarray, "unit fold"] | None = None,
+) -> Look:
+    """A look at what neurons write, against as many rows in another basis for the band, and others for the control.
+
+    Parameters
+    ----------
+    evidence
+        Whose neurons.
+    measure
+        Of a layer's rows.
+    beside
+        Further numbers, of the rows themselves.
+    activation
+        Multiplies each neuron's row before it is measured, by fold.
+    """
+    layers = np.array([layer for layer, _ in evidence.neurons])
     draw = torch.Generator().manual_seed(evidence.seed)
     parts: list[list[Tensor]] = [[], [], []]
     more: dict[str, list[Tensor]] = {name: [] for name in beside or {}}
     for layer, rows in written(evidence):
-        others = [in_another_basis(rows, len(rows), draw) for _ in range(2)]
-        for part, some in zip(parts, (rows, *others), strict=True):
-            values = measure(layer, some)
-            part.append(values if values.ndim == 2 else values[:, None].expand(-1, 2))
-        for name, own in (beside or {}).items():
-            more[name].append(own(layer, rows))
+        halves = [rows]
+        if activation is not None:
+            own = torch.as_tensor(activation[layers == layer]).to(rows)
+            halves = [own[:, [fold]] * rows for fold in (0, -1)]
+        parts[0].append(_both([measure(layer, some) for some in halves]))
+        for part in parts[1:]:
+            part.append(_both([measure(layer, in_another_basis(some, len(some), draw)) for some in halves]))
+        for name, number in (beside or {}).items():
+            more[name].append(number(layer, halves[-1]))
     score, first, second = (torch.cat(part).cpu().double().numpy() for part in parts)
     shown = {name: torch.cat(values).cpu().double().numpy() for name, values in more.items()}
     return Look(score[:, 0], score[:, 1], second[:, 1], best(first[:, 0]), shown)
+
+
+def _both(values: list[Tensor]) -> Float[Tensor, "row 2"]:
+    """What a row is ranked by and what it scores."""
+    return torch.stack([own if own.ndim == 1 else own[:, i] for i, own in ((0, values[0]), (-1, values[-1]))], 1)
 
 
 def best(control: Float[np.ndarray, " unit"]) -> float:

@@ -10,7 +10,6 @@ hundred million parameters may have none.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from caseback.behaviors.evidence import TEXT, Evidence
@@ -24,7 +23,7 @@ from caseback.behaviors.neurons.rows import look_at_rows, neuron_layers
     entry="5.1.12",
     citation="Sun et al. 2024, Yu et al. 2024",
     looks_at="the largest number written into one dimension, over the stream's 999th thousandth after the layer",
-    control_is="the layer's output rows in another basis, at the same activations",
+    control_is="the same writes of the layer in another basis",
     threshold=50,
     needs={TEXT: ("neuron_moments", "stream_moments")},
     proof="plain text",
@@ -36,10 +35,9 @@ def super_weight(evidence: Evidence) -> Look:
     largest = np.abs(np.stack(list(ends))).max(0)
     unit_layer = np.array([layer for layer, _ in evidence.neurons])
     sizes = np.stack([fold["size_999"].sel(layer=layers).values for fold in evidence.folds(TEXT, "stream_moments")], 1)
-    over = {layer: torch.as_tensor(largest[unit_layer == layer] / sizes[i]) for i, layer in enumerate(layers)}
+    over = largest / sizes[np.searchsorted(layers, unit_layer)]
 
-    def score(layer: int, rows: Tensor) -> Tensor:
-        return rows.abs().amax(1)[:, None].cpu() * over[layer][:, [0, -1]]
+    def score(_: int, rows: Tensor) -> Tensor:
+        return rows.abs().amax(1)
 
-    beside = {"dimension": lambda _, rows: rows.abs().argmax(1), "weight": lambda _, rows: rows.abs().amax(1)}
-    return look_at_rows(evidence, score, beside)
+    return look_at_rows(evidence, score, {"dimension": lambda _, rows: rows.abs().argmax(1)}, over)

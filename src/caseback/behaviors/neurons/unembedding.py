@@ -55,12 +55,24 @@ def logit_variance(
     return ((rows @ product) * rows).sum(1).clamp_min(0) / folded.W_U.shape[1]
 
 
-def cosines(
-    folded: Folded, rows: Float[Tensor, "row d_model"], over: Float[Tensor, "vocab k"]
-) -> Float[Tensor, "row k"]:
-    """Cosines between what rows add to the logits and numbers of every vocabulary entry, both centered."""
-    u = folded.W_U
-    over = (over - over.mean(0)).to(u)
-    length = (logit_variance(folded, rows) * u.shape[1]).sqrt()[:, None] * over.double().norm(dim=0)
-    dots = rows.double() @ (u @ over).double()
-    return torch.where(length > 0, dots / length.clamp_min(torch.finfo(length.dtype).tiny), 0.0)
+class Cosines:
+    """Cosines between what rows add to the logits and numbers of every vocabulary entry, both centered.
+
+    Attributes
+    ----------
+    folded
+        Weights whose logits are centered.
+    over
+        The numbers.
+    """
+
+    def __init__(self, folded: Folded, over: Float[Tensor, "vocab k"]):
+        over = (over - over.mean(0)).to(folded.W_U)
+        self.folded = folded
+        self.target = (folded.W_U @ over).double() / over.double().norm(dim=0)
+
+    def __call__(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row k"]:
+        """(row, k), in float64; 0 of rows that add nothing."""
+        length = (logit_variance(self.folded, rows) * self.folded.W_U.shape[1]).sqrt()[:, None]
+        dots = rows.double() @ self.target
+        return torch.where(length > 0, dots / length.clamp_min(torch.finfo(length.dtype).tiny), 0.0)
