@@ -26,9 +26,12 @@ from caseback.model.running.model import Model
 from caseback.stream.collect import collect
 from caseback.stream.collection import Collection
 from caseback.stream.documents import Corpus, documents
+from caseback.stream.packing import rows_of
 from caseback.stream.tables.registry import TABLES, TableLike
 
 TEXT = "text"
+PROMPTS = 32
+PROMPT_TOKENS = 64
 TABLE_OPTIONS: dict[str, dict[str, Any]] = {
     "attention_relations": {"relations": ("previous", "current", "to:same", "to:next")},
 }
@@ -68,6 +71,10 @@ class Evidence:
     n_tokens: int
     missing: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    prompts: list[list[int]] = field(default_factory=list)
+    """Some rows of text for experiments, as ids."""
+    computed: dict[Any, Any] = field(default_factory=dict)
+    """What several looks share, by a key of their own."""
 
     @cached_property
     def heads(self) -> list[tuple[int, int]]:
@@ -199,7 +206,7 @@ def collect_evidence(
         return [{name: options.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
 
     collections: dict[str, list[Collection]] = {}
-    read = 0
+    read, prompts = 0, []
     if corpus is not None and present(TEXT):
         parts = two_folds(documents(corpus), model, n_tokens)
         collections[TEXT] = []
@@ -208,12 +215,15 @@ def collect_evidence(
             given = {"folder": at, "workers": workers, "length": length, "progress": progress}
             collections[TEXT].append(collect(model, part, present(TEXT), **given))
         read = sum(collection.n_tokens for collection in collections[TEXT])
+        room = min(PROMPT_TOKENS, model.context or PROMPT_TOKENS)
+        rows = rows_of(model, documents(parts[1]), length=room, least=room // 2)
+        prompts = [row.ids for row in islice(rows, PROMPTS)]
     synthetic = [name for name in STREAMS if present(name)]
     if synthetic:
         rows = streams(model, seed=seed)
         for name in synthetic:
             collections[name] = [collect(model, fold, present(name), bos=False) for fold in rows[name]]
-    return Evidence(model, collections, read, missing, seed)
+    return Evidence(model, collections, read, missing, seed, prompts)
 
 
 def two_folds(given: Iterator[Any], model: Model, n_tokens: int | None) -> tuple[list[Any], list[Any]]:

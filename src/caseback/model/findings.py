@@ -4,8 +4,8 @@
     score     how strongly it does what that kind does
     control   the same score where the relation is absent, on the same model
     band      what the best of all components reaches there by chance (the 95 % quantile over resampled prompts)
-    effect    how much of the behavior it causes, measured by intervention
-    grade     "seen": the score is past the band; "proved": the effect is there too
+    effect    how much of the behavior it causes, measured by intervention; None where it was not measured
+    grade     "seen": the score is past the band; "proved": the effect is there too; "unseen": it is within the band
 
 Patterns alone show no function, so nothing is proved without an intervention. The control for a pattern is not a random
 model but the same model on input without the relation.
@@ -22,8 +22,8 @@ from jaxtyping import Float
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 
-Grade = Literal["seen", "proved"]
-GRADES: tuple[Grade, ...] = ("seen", "proved")
+Grade = Literal["unseen", "seen", "proved"]
+GRADES: tuple[Grade, ...] = ("unseen", "seen", "proved")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Finding:
     component
         Its name, as ``caseback.model.graph.names`` writes it.
     unit
-        What the effect is measured in: ``"logit difference"``.
+        What the effect is measured in: ``"logit difference"``; empty where no effect was measured.
     draw
         What a page shows of it: plain data by name.
     """
@@ -45,7 +45,7 @@ class Finding:
     score: float
     control: float
     band: float
-    effect: float
+    effect: float | None
     unit: str
     grade: Grade
     draw: Mapping[str, Any] = field(default_factory=dict)
@@ -163,4 +163,4 @@ def graded(score: float, band: float, effect: float, least: float) -> Grade | No
 
 def ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Strongest effect first, whatever its sign; ties by name."""
-    return tuple(sorted(findings, key=lambda f: (-abs(f.effect), f.component)))
+    return tuple(sorted(findings, key=lambda f: (-abs(f.effect or 0.0), f.component)))

@@ -1,0 +1,316 @@
+"""The atlas of a model: which units are of a known kind, seen and proved, with the control beside every score.
+
+    one pass over text, short passes over random tokens, weights  ->  looks at every unit
+    the best candidates of every kind                             ->  proofs, one sweep an experiment
+
+A kind that the model or the input does not allow is left out, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from caseback.behaviors.evidence import TEXT, Evidence, collect_evidence, needed
+from caseback.behaviors.kinds import Kind, Look, false_labels, kinds_of, labels
+from caseback.behaviors.proofs import EXPERIMENTS, Outcome, prove
+from caseback.errors import CasebackError, SiteAbsent
+from caseback.model.findings import Finding, Findings
+from caseback.model.registry import technique
+from caseback.model.running.model import Model
+from caseback.stream.documents import Corpus
+
+
+@dataclass(frozen=True)
+class KindReport:
+    """What was found of one kind.
+
+    Attributes
+    ----------
+    kind
+        Its name.
+    sort
+        What the units are.
+    entry, citation, looks_at, control_is, threshold
+        As of ``Kind``.
+    band
+        What the best unit reaches by chance (the largest, where units have bands of their own).
+    labelled
+        How many units have the label.
+    false_labels
+        How many would have it on the control.
+    units
+        How many units there are.
+    experiment
+        What proves it, empty where nothing does; and in ``unproved`` why it was not run.
+    missing
+        Why the kind was not looked for; empty where it was.
+    unproved
+        Why no proof was run; empty where one was.
+    """
+
+    kind: str
+    sort: str
+    entry: str
+    citation: str
+    looks_at: str
+    control_is: str
+    threshold: float
+    band: float | None = None
+    labelled: int = 0
+    false_labels: int = 0
+    units: int = 0
+    experiment: str = ""
+    missing: str = ""
+    unproved: str = ""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """What an atlas holds.
+
+    Attributes
+    ----------
+    kinds
+        One report a kind.
+    candidates
+        The best units of every kind with their grades, "unseen" among them.
+    scores
+        Every look at every unit: by kind a frame of ``unit``, ``score``, ``control``, ``ranked_by``, ``band``.
+    about
+        Of which model, of how many tokens, and how it was made.
+    """
+
+    kinds: tuple[KindReport, ...]
+    candidates: Findings
+    scores: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def findings(self) -> Findings:
+        """The candidates that have a label."""
+        return Findings(tuple(f for f in self.candidates if f.grade != "unseen"), self.candidates.about)
+
+    def of(self, component: str) -> tuple[Finding, ...]:
+        """A unit's labels, the proved ones first, the others by how far their score is past the band."""
+        own = [f for f in self.findings if f.component == component]
+        return tuple(sorted(own, key=lambda f: (f.grade != "proved", f.band - f.score)))
+
+    def labels(self) -> dict[str, list[str]]:
+        """Every label of every unit, candidates or not: the kinds by unit."""
+        by_unit: dict[str, list[str]] = {}
+        for report in self.kinds:
+            frame = self.scores.get(report.kind)
+            if frame is None:
+                continue
+            past = frame[frame.score > np.maximum(frame.band, report.threshold)]
+            for unit in past.unit:
+                by_unit.setdefault(unit, []).append(report.kind)
+        return by_unit
+
+
+@technique(
+    entry=("5.1.1", "5.1.4", "5.1.5", "5.1.6", "5.1.7", "5.1.8", "5.1.10"),
+    citation="Elhage et al. 2021, Olsson et al. 2022, Gurnee et al. 2024",
+    cost="one forward per token of text, and sweeps of the candidates",
+)
+def atlas(
+    model: Model,
+    corpus: Corpus | None = None,
+    *,
+    kinds: Sequence[str] | str | None = None,
+    n_tokens: int | None = None,
+    length: int | None = None,
+    top: int = 5,
+    proofs: bool = True,
+    folder: str | Path | None = None,
+    workers: int = 1,
+    seed: int = 0,
+    progress: bool = False,
+) -> Atlas:
+    """What is inside a model: its heads and neurons by known kinds, each with its control and its proof.
+
+    Parameters
+    ----------
+    model
+        The model.
+    corpus
+        Plain text, as ``caseback.stream.collect`` takes it. Without it, kinds that need text are left out.
+    kinds
+        Names of kinds; by default all (``caseback.behaviors.KINDS``).
+    n_tokens
+        Stop the text after about so many tokens; by default it is read to its end.
+    length
+        Tokens per row of text; 128 by default, or the context where that is shorter.
+    top
+        How many candidates of each kind go to its proof.
+    proofs
+        Whether proofs are run.
+    folder
+        Where the pass over text is kept as a job, so that it resumes, and may have ``workers``.
+    workers
+        How many processes read the text.
+    seed
+        Same seed, same result. It draws random tokens and resamples controls.
+    progress
+        Show progress bars.
+
+    Returns
+    -------
+    Atlas
+
+    Raises
+    ------
+    CasebackError
+        For an unknown kind, a corpus of one document, fewer than one candidate.
+
+    References
+    ----------
+    Ferrando et al. 2024, "A primer on the inner workings of transformer-based language models", section 5.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> found = atlas(cb.load("meadow"), kinds=["induction"], top=1)
+    >>> [(f.component, f.kind, f.grade) for f in found.findings]
+    [('L2H0', 'induction', 'proved')]
+    """
+    if top < 1:
+        raise CasebackError(f"top={top}: expected 1 candidate of each kind at least")
+    wanted = kinds_of(kinds)
+    needs = needed(wanted)
+    if proofs:
+        for one in wanted:
+            for stream, tables in EXPERIMENTS[one.proof].needs.items() if one.proof else ():
+                own = needs.setdefault(stream, [])
+                own.extend(table for table in (*tables, *_moments(one.sort)) if table not in own)
+    evidence = collect_evidence(
+        model,
+        corpus,
+        needs,
+        n_tokens=n_tokens,
+        length=length,
+        folder=None if folder is None else Path(folder),
+        workers=workers,
+        seed=seed,
+        progress=progress,
+    )
+    return atlas_of(evidence, wanted, top=top, proofs=proofs, progress=progress)
+
+
+def _moments(sort: str) -> tuple[str, ...]:
+    """The table that units of a sort are matched by."""
+    return ("head_moments",) if sort == "head" else ("neuron_moments",) if sort == "neuron" else ()
+
+
+def atlas_of(
+    evidence: Evidence, kinds: Sequence[Kind], *, top: int = 5, proofs: bool = True, progress: bool = False
+) -> Atlas:
+    """The atlas that evidence gives; see ``atlas``."""
+    looks: dict[str, Look] = {}
+    missing: dict[str, str] = {}
+    for kind in kinds:
+        absent = [stream for stream in kind.needs if stream not in evidence.collections]
+        if absent == [TEXT] and not evidence.n_tokens and not evidence.missing:
+            missing[kind.name] = "no text was given"
+            continue
+        try:
+            looks[kind.name] = kind.look(evidence)
+        except SiteAbsent as error:
+            missing[kind.name] = str(error)
+    by_name = {kind.name: kind for kind in kinds}
+    chosen = {name: _best(look, top) for name, look in looks.items()}
+    past_of = {name: np.flatnonzero(labels(look, by_name[name].threshold)).tolist() for name, look in looks.items()}
+    outcomes, unproved = _proved(evidence, chosen, past_of, by_name, progress) if proofs else ({}, {})
+    reports, findings, scores = [], [], {}
+    for kind in kinds:
+        if kind.name in missing:
+            reports.append(_report(kind, missing=missing[kind.name]))
+            continue
+        look, names = looks[kind.name], evidence.names(kind.sort)
+        past = labels(look, kind.threshold)
+        reports.append(
+            _report(
+                kind,
+                band=float(np.max(look.band)),
+                labelled=int(past.sum()),
+                false_labels=false_labels(look, kind.threshold),
+                units=len(names),
+                unproved=unproved.get(kind.proof, "") if kind.proof else "no intervention is known here",
+            )
+        )
+        band = np.broadcast_to(look.band, look.score.shape)
+        columns = {"unit": names, "score": look.score, "control": look.control, "ranked_by": look.ranked_by}
+        scores[kind.name] = pd.DataFrame({**columns, "band": band})
+        for unit in chosen[kind.name]:
+            outcome = outcomes.get((kind.name, unit))
+            findings.append(_finding(kind, look, unit, names[unit], bool(past[unit]), outcome))
+    about = dict(evidence.model.provenance()) | {
+        "layers": evidence.model.n_layers,
+        "heads": len(evidence.heads),
+        "tokens": evidence.n_tokens,
+        "seed": evidence.seed,
+    }
+    return Atlas(tuple(reports), Findings(tuple(findings), about), scores, about)
+
+
+def _best(look: Look, top: int) -> list[int]:
+    """The units that the first half ranks highest."""
+    return [int(i) for i in np.argsort(-look.ranked_by, kind="stable")[:top]]
+
+
+def _proved(
+    evidence: Evidence,
+    chosen: Mapping[str, Sequence[int]],
+    labelled: Mapping[str, Sequence[int]],
+    kinds: Mapping[str, Kind],
+    progress: bool,
+) -> tuple[dict[tuple[str, int], Outcome], dict[str, str]]:
+    """Outcomes by kind and unit, and why an experiment could not be run."""
+    outcomes: dict[tuple[str, int], Outcome] = {}
+    unproved: dict[str, str] = {}
+    for name, recipe in EXPERIMENTS.items():
+        own = {kind: units for kind, units in chosen.items() if kinds[kind].proof == name}
+        if not own:
+            continue
+        try:
+            past = {kind: labelled[kind] for kind in own}
+            outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, progress=progress)
+        except SiteAbsent as error:
+            unproved[name] = str(error)
+    return outcomes, unproved
+
+
+def _report(kind: Kind, **results: Any) -> KindReport:
+    same = ("sort", "entry", "citation", "looks_at", "control_is", "threshold")
+    return KindReport(kind.name, **{name: getattr(kind, name) for name in same}, experiment=kind.proof, **results)
+
+
+def _finding(kind: Kind, look: Look, unit: int, name: str, labelled: bool, outcome: Outcome | None) -> Finding:
+    proved = outcome is not None and outcome.proved
+    beside = {key: float(values[unit]) for key, values in look.beside.items()}
+    shown: dict[str, Any] = {"ranked by": float(look.ranked_by[unit]), **beside}
+    if outcome is not None:
+        shown |= {
+            "error of the effect": outcome.error,
+            "matched units": outcome.bound,
+            "all of the kind": outcome.together,
+            "matched sets": outcome.together_bound,
+            "restores": outcome.restores,
+        }
+    return Finding(
+        component=name,
+        kind=kind.name,
+        score=float(look.score[unit]),
+        control=float(look.control[unit]),
+        band=float(np.broadcast_to(look.band, look.score.shape)[unit]),
+        effect=None if outcome is None else outcome.effect,
+        unit="" if outcome is None else kind.proof,
+        grade="unseen" if not labelled else "proved" if proved else "seen",
+        draw={key: value for key, value in shown.items() if value is not None},
+    )

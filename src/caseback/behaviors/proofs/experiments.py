@@ -1,0 +1,147 @@
+"""Experiments that a label must survive: prompts, a metric on them, and what stands in a unit's place.
+
+    second copy    log probability of the second half of a repeated span, nats a token; mean over unrepeated tokens
+    named twice    logit difference of indirect objects; the run in which nobody is named twice
+    succession     logit difference of the next member of a series; the run of another place in it
+    plain text     KL from the unedited predictions, nats; mean over text
+
+effect = metric with the unit replaced - metric as it is. Means are taken where the relation is absent, so that what a
+unit always writes stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback import tasks
+from caseback.behaviors.evidence import TEXT, Evidence
+from caseback.behaviors.synthetic import streams
+from caseback.errors import CasebackError, SiteAbsent, TokensError
+from caseback.model.running.answer_metrics import answer_log_prob
+from caseback.model.running.edits import Edit, Replace, Resample
+from caseback.model.running.metrics import Metric, kl
+from caseback.model.running.model import Model
+from caseback.model.running.tokens import Tokens
+from caseback.tasks.task import Task
+
+PROMPTS = 32
+Unit = tuple[str, int, int]
+"""Its sort (``"head"`` or ``"neuron"``), its layer, its number there."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Prompts, a metric, and what replaces a unit.
+
+    Attributes
+    ----------
+    name
+        What kinds call it.
+    tokens
+        The prompts.
+    metric
+        What is measured of each prompt.
+    unit
+        What an effect is measured in.
+    replaced
+        The edit that takes a unit's contribution out.
+    scale
+        What an effect is divided by.
+    """
+
+    name: str
+    tokens: Tokens
+    metric: Metric
+    unit: str
+    replaced: Callable[[Unit], Edit]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an experiment is made, and the tables that it needs by stream."""
+
+    make: Callable[[Evidence], Experiment]
+    needs: dict[str, tuple[str, ...]]
+
+
+def second_copy(evidence: Evidence) -> Experiment:
+    """A random span again: how likely is its second half?"""
+    model = evidence.model
+    rows = [ids for fold in streams(model, rows=PROMPTS // 2, seed=evidence.seed + 1)["repeated"] for ids, _ in fold]
+    labels = streams(model, rows=1, seed=evidence.seed + 1)["repeated"][0][0][1]
+    span = sum(place >= 0 for place in labels["same"])
+    answers = [ids[-span + 1 :] for ids in rows]
+    return Experiment(
+        "second copy",
+        model.tokens(rows),
+        answer_log_prob(answers),
+        "nats a token",
+        _by_means(evidence, "fresh"),
+        span - 1,
+    )
+
+
+def plain_text(evidence: Evidence) -> Experiment:
+    """Text: do predictions change at all?"""
+    model = evidence.model
+    if TEXT not in evidence.collections:
+        raise SiteAbsent("no text was read")
+    tokens = model.tokens(evidence.prompts)
+    return Experiment("plain text", tokens, kl(model.run(tokens)), "nats", _by_means(evidence, TEXT))
+
+
+def _of_task(name: str, task: Callable[[], Task]) -> Callable[[Evidence], Experiment]:
+    def make(evidence: Evidence) -> Experiment:
+        model = evidence.model
+        try:
+            prompts = task().prompts(model, PROMPTS, seed=evidence.seed)
+        except (TokensError, CasebackError) as error:
+            raise SiteAbsent(f"the task {name} does not fit this tokenizer: {error}") from error
+        runs = {}
+
+        def replaced(unit: Unit) -> Edit:
+            sort, layer, index = unit
+            site = {"head": "z", "neuron": "mlp_post"}[sort]
+            if site not in runs:
+                runs[site] = model.run(prompts.corrupt, read=[site])
+            return Resample(site, layer=layer, source=runs[site], **_address(unit))
+
+        return Experiment(name, prompts.clean, prompts.measured("logit_diff"), "logits", replaced)
+
+    return make
+
+
+def _address(unit: Unit) -> dict[str, int]:
+    sort, _, index = unit
+    return {"head": index} if sort == "head" else {"unit": index}
+
+
+def _by_means(evidence: Evidence, stream: str) -> Callable[[Unit], Edit]:
+    """Means of a stream in a unit's place."""
+    means: dict[str, Float[Tensor, "layer ..."]] = {}
+
+    def replaced(unit: Unit) -> Edit:
+        sort, layer, index = unit
+        if sort not in means:
+            table = {"head": "head_moments", "neuron": "neuron_moments"}[sort]
+            parts = [torch.as_tensor(fold["mean"].values) for fold in evidence.folds(stream, table)]
+            means[sort] = torch.stack(parts).mean(0)
+        site = {"head": "z", "neuron": "mlp_post"}[sort]
+        return Replace(site, layer=layer, value=means[sort][layer, index], **_address(unit))
+
+    return replaced
+
+
+EXPERIMENTS: dict[str, Recipe] = {
+    "second copy": Recipe(second_copy, {"fresh": ("head_moments",)}),
+    "plain text": Recipe(plain_text, {TEXT: ("head_moments",)}),
+    "named twice": Recipe(_of_task("named twice", lambda: tasks.ioi(corruption="abc")), {TEXT: ("head_moments",)}),
+    "succession": Recipe(_of_task("succession", tasks.successor), {TEXT: ("head_moments",)}),
+}
+"""Every experiment by its name."""

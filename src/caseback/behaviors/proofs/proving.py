@@ -1,0 +1,218 @@
+"""All candidates' proofs, one sweep an experiment, beside units that are like them.
+
+    matched(c)   the 20 units without a label of the experiment nearest in |layer - layer_c| / L + |log size - log size_c|
+    alone        sign x effect(c) > quantile .95 of sign x effect(matched)      for sign -1 or 1
+                 |effect(c)| < quantile .05 of |effect(matched)|                for sign 0
+    restores     effect(G without c) - effect(G), as a share of -effect(G),     G all units with the kind's label
+
+Units of a kind make up for one another: each of five induction heads may be dispensable, and all of them are not. So
+all that have the label are replaced together, beside random sets of units matched to them one by one; where that goes
+further than .95 of those sets, a unit that brings back a tenth of the effect by itself is proved too.
+
+A head's size is sqrt E||z W_O||^2, a neuron's its standard deviation times ||w_out||.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from caseback.behaviors.evidence import TEXT, Evidence
+from caseback.behaviors.kinds import Kind
+from caseback.behaviors.proofs.experiments import Experiment, Unit
+from caseback.model.anatomy.norms import at_least_float32
+
+MATCHED = 20
+SETS = 20
+RESTORED = 0.1
+"""The share of a group's effect that a unit must bring back by itself."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a unit's proof gave.
+
+    Attributes
+    ----------
+    effect
+        Of the unit alone, the mean over prompts, in the experiment's unit.
+    error
+        Its standard error over prompts.
+    bound
+        The effect that matched units reach: past it (below it, for sign 0) the unit is proved.
+    together, together_bound
+        The effect of all units with the label, and that of random sets; None where fewer than two have it.
+    restores
+        The share of ``together`` that the unit brings back by itself; None likewise.
+    proved
+        Whether it is, alone or among its kind.
+    """
+
+    effect: float
+    error: float
+    bound: float
+    together: float | None
+    together_bound: float | None
+    restores: float | None
+    proved: bool
+
+
+def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
+    """How large each unit's write is, for matching."""
+    stream = TEXT if TEXT in evidence.collections else "fresh"
+    if sort == "head":
+        moments = torch.as_tensor(
+            np.mean([fold["second_moment"].values for fold in evidence.folds(stream, "head_moments")], axis=0)
+        )
+        out = []
+        for layer in range(evidence.model.n_layers):
+            write = at_least_float32(evidence.model.weights.W_O[layer].detach()).to(moments)
+            out.append(torch.einsum("hio,hjo,hij->h", write, write, moments[layer]))
+        return torch.cat(out).clamp_min(0).sqrt().cpu().numpy()
+    folds = evidence.folds(stream, "neuron_moments")
+    deviation = np.sqrt(np.mean([fold["variance"].values for fold in folds], axis=0))
+    rows = [
+        at_least_float32(evidence.model.weights.W_out[i].detach()).norm(dim=1).cpu().numpy()
+        for i in range(evidence.model.n_layers)
+    ]
+    return np.concatenate([deviation[i] * row for i, row in enumerate(rows)])
+
+
+def matched_units(
+    evidence: Evidence, sort: str, unit: int, without: Sequence[int], size: np.ndarray, n: int = MATCHED
+) -> list[int]:
+    """The units nearest to one in depth and size, some left out."""
+    units = evidence.heads if sort == "head" else evidence.neurons
+    layer = np.array([layer for layer, _ in units])
+    logs = np.log(np.maximum(size, np.finfo(float).tiny))
+    distance = np.abs(layer - layer[unit]) / evidence.model.n_layers + np.abs(logs - logs[unit])
+    distance[[*without, unit]] = np.inf
+    order = np.argsort(distance, kind="stable")
+    return [int(i) for i in order[:n] if np.isfinite(distance[i])]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which sets of units are replaced for the candidates of one kind."""
+
+    kind: Kind
+    matched: dict[int, list[int]]
+    """Of each candidate, and of each unit with the label."""
+    group: list[int]
+    sets: list[list[int]]
+
+    @property
+    def replaced(self) -> list[tuple[int, ...]]:
+        """Every set that the sweep has to measure."""
+        alone = [(i,) for unit, others in self.matched.items() for i in (unit, *others)]
+        if len(self.group) < 2:
+            return alone
+        rest = [tuple(i for i in self.group if i != unit) for unit in self.matched if unit in self.group]
+        return [*alone, tuple(self.group), *rest, *map(tuple, self.sets)]
+
+
+def _plan(
+    evidence: Evidence, kind: Kind, chosen: Sequence[int], group: Sequence[int], labelled: Sequence[int], size: Any
+) -> _Plan:
+    matched = {unit: matched_units(evidence, kind.sort, unit, [*labelled, *chosen], size) for unit in chosen}
+    sets: list[list[int]] = []
+    if len(group) > 1 and kind.sign:
+        rng = np.random.default_rng(evidence.seed)
+        near = {unit: matched_units(evidence, kind.sort, unit, [*labelled], size) for unit in group}
+        for _ in range(SETS):
+            drawn: list[int] = []
+            for unit in group:
+                free = [i for i in near[unit] if i not in drawn]
+                drawn += [int(rng.choice(free))] if free else []
+            sets.append(sorted(drawn))
+        if any(len(one) < len(group) for one in sets):
+            sets = []  # too few units without the label to draw sets as large from
+    return _Plan(kind, matched, sorted(group) if sets else [], sets)
+
+
+def prove(
+    evidence: Evidence,
+    experiment: Experiment,
+    candidates: Mapping[str, Sequence[int]],
+    labelled: Mapping[str, Sequence[int]],
+    kinds: Mapping[str, Kind],
+    *,
+    progress: bool = False,
+) -> dict[tuple[str, int], Outcome]:
+    """Run one experiment for the candidates of all kinds that it proves.
+
+    Parameters
+    ----------
+    evidence
+        What was measured.
+    experiment
+        The experiment.
+    candidates
+        Numbers of units, by kind.
+    labelled
+        Numbers of all units with the label, by kind.
+    kinds
+        The kinds by name.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    dict
+        Outcomes by kind and unit.
+    """
+    size: dict[str, np.ndarray] = {}
+    plans = []
+    for name, chosen in candidates.items():
+        kind = kinds[name]
+        if kind.sort not in size:
+            size[kind.sort] = sizes(evidence, kind.sort)
+        same_sort = [i for other, units in labelled.items() if kinds[other].sort == kind.sort for i in units]
+        plans.append(_plan(evidence, kind, chosen, labelled[name], same_sort, size[kind.sort]))
+    sets = {(plan.kind.sort, units): None for plan in plans for units in plan.replaced}
+    variants = [[experiment.replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
+    swept = evidence.model.sweep(experiment.tokens, variants, experiment.metric, progress=progress)
+    effects = (swept.values - swept["clean"].values) / experiment.scale
+    of = dict(zip(sets, effects, strict=True))
+    return {
+        (plan.kind.name, unit): _outcome(plan, unit, {units: x for (sort, units), x in of.items() if sort == plan.kind.sort})
+        for plan in plans
+        for unit in plan.matched
+    }
+
+
+def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray]) -> Outcome:
+    sign = plan.kind.sign
+    own = of[unit,]
+    effect, error = float(own.mean()), float(own.std() / np.sqrt(len(own)))
+    others = np.array([of[i,].mean() for i in plan.matched[unit]])
+    if not len(others):
+        return Outcome(effect, error, float("nan"), None, None, None, False)
+    if sign == 0:
+        bound = float(np.quantile(np.abs(others), 0.05))
+        return Outcome(effect, error, bound, None, None, None, abs(effect) < bound)
+    bound = sign * float(np.quantile(sign * others, 0.95))
+    alone = sign * effect > max(sign * bound, 2 * error)
+    if not plan.group:
+        return Outcome(effect, error, bound, None, None, None, alone)
+    together = of[tuple(plan.group)]
+    random = np.array([of[tuple(units)].mean() for units in plan.sets])
+    together_bound = sign * float(np.quantile(sign * random, 0.95))
+    restores = None
+    among = False
+    if unit in plan.group:
+        rest = of[tuple(i for i in plan.group if i != unit)]
+        restores = float((together - rest).mean() / together.mean()) if together.mean() else 0.0
+        certain = sign * (together - rest).mean() > 2 * (together - rest).std() / np.sqrt(len(rest))
+        among = bool(sign * together.mean() > max(sign * together_bound, 0.0) and restores >= RESTORED and certain)
+    return Outcome(effect, error, bound, float(together.mean()), together_bound, restores, alone or among)
+
+
+def _unit(evidence: Evidence, sort: str, index: int) -> Unit:
+    layer, number = (evidence.heads if sort == "head" else evidence.neurons)[index]
+    return (sort, layer, number)
