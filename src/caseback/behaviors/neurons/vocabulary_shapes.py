@@ -12,7 +12,6 @@ over a sample of it: with 4,096 tokens a kurtosis of 10 is known to about a thir
 from __future__ import annotations
 
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,12 +23,10 @@ from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.rows import best, in_another_basis, written
 from caseback.errors import SiteAbsent
 from caseback.jobs.budget import limit
-from caseback.model.algebra.folding import Folded
 
 SAMPLE = 4096
 ONE_OF = 8
 """One control row for so many neurons."""
-_shapes: WeakKeyDictionary[Folded, tuple[np.ndarray, np.ndarray, np.ndarray]] = WeakKeyDictionary()
 
 
 def shapes(rows: Float[Tensor, "row d_model"], table: Float[Tensor, "d_model vocab"]) -> Float[Tensor, "row 2"]:
@@ -58,10 +55,9 @@ def shapes(rows: Float[Tensor, "row d_model"], table: Float[Tensor, "d_model voc
 
 def every_shape(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(unit, 2) skew and kurtosis of all neurons, then of two draws of control rows; held, as two kinds read it."""
-    folded = evidence.folded
-    if folded not in _shapes:
+    if __name__ not in evidence.computed:
         draw = torch.Generator().manual_seed(evidence.seed)
-        table = folded.W_U
+        table = evidence.folded.W_U
         n = table.shape[1]
         sample = table[:, torch.randperm(n, generator=draw)[:SAMPLE].sort().values.to(table.device)]
         parts: list[list[Tensor]] = [[], [], []]
@@ -74,9 +70,8 @@ def every_shape(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]
             )
             for part, values in zip(parts, (own, first, second.repeat(ONE_OF, 1)[: len(rows)]), strict=True):
                 part.append(values)
-        own, first, second = (torch.cat(part).cpu().numpy() for part in parts)
-        _shapes[folded] = own, first, second
-    return _shapes[folded]
+        evidence.computed[__name__] = tuple(torch.cat(part).cpu().numpy() for part in parts)
+    return evidence.computed[__name__]
 
 
 def mean_signs(evidence: Evidence) -> Float[np.ndarray, "unit fold"]:
