@@ -57,4 +57,4 @@ def partition(evidence: Evidence) -> Look:
     cosines = Cosines(evidence.folded, torch.stack(list(by_name.values()), 1))
     beside = {name: lambda _, rows, i=i: cosines(rows)[:, i] for i, name in enumerate(by_name)}
     # a centered class has length sqrt(V q (1 - q)): the squared cosine is the share
-    return look_at_rows(evidence, lambda _, rows: cosines(rows).square().amax(1), beside)
+    return look_at_rows(evidence, lambda _, rows: cosines(rows).square().amax(1), beside, power=1)

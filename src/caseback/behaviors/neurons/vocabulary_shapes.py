@@ -20,13 +20,13 @@ from torch import Tensor
 
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
-from caseback.behaviors.neurons.rows import best, in_another_basis, written
+from caseback.behaviors.neurons.rows import UNITS, best, in_another_basis, written
 from caseback.errors import SiteAbsent
 from caseback.jobs.budget import limit
 
 SAMPLE = 4096
 ONE_OF = 8
-"""One control row for so many neurons."""
+"""One control row for so many neurons, where there are many."""
 
 
 def shapes(rows: Float[Tensor, "row d_model"], table: Float[Tensor, "d_model vocab"]) -> Float[Tensor, "row 2"]:
@@ -61,14 +61,15 @@ def every_shape(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         n = table.shape[1]
         sample = table[:, torch.randperm(n, generator=draw)[:SAMPLE].sort().values.to(table.device)]
         parts: list[list[Tensor]] = [[], [], []]
+        one_of = ONE_OF if len(evidence.neurons) > UNITS else 1
         for layer, rows in written(evidence):
             whole = 3 * layer >= 2 * evidence.model.n_layers
-            some = -(-len(rows) // ONE_OF)
+            some = -(-len(rows) // one_of)
             others = [in_another_basis(rows, some, draw) for _ in range(2)]
             own, first, second = shapes(torch.cat([rows, *others]), table if whole else sample).split(
                 [len(rows), some, some]
             )
-            for part, values in zip(parts, (own, first, second.repeat(ONE_OF, 1)[: len(rows)]), strict=True):
+            for part, values in zip(parts, (own, first, second.repeat(one_of, 1)[: len(rows)]), strict=True):
                 part.append(values)
         evidence.computed[__name__] = tuple(torch.cat(part).cpu().numpy() for part in parts)
     return evidence.computed[__name__]
