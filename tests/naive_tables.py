@@ -94,15 +94,20 @@ def mean(values, axis=0):
 
 def stream_moments(corpus, site="resid_post"):
     found = defaultdict(list)
+    later = np.array([i >= 4 for _, i in corpus.tokens])
+    found["later_n"] = later.sum()
     for layer in layers_of(corpus, site):
         x = corpus.flat(site, layer)
         norms = np.sqrt((x**2).sum(-1))
-        found["mean"].append(x.mean(0))
-        found["variance"].append(x.var(0))
-        found["second_moment"].append((x**2).mean(0))
-        found["cosine"].append((x / norms[..., None]).mean(0))
-        found["largest"].append(np.abs(x).max(0))
-        found["norm"].append(norms.mean(0))
+        for prefix, some in (("", later | True), ("later_", later)):
+            own, lengths = x[some], norms[some]
+            found[f"{prefix}mean"].append(mean(own))
+            found[f"{prefix}variance"].append(mean((own - mean(own)) ** 2))
+            found[f"{prefix}second_moment"].append(mean(own**2))
+            found[f"{prefix}cosine"].append(mean(own / lengths[..., None]))
+            found[f"{prefix}largest"].append(np.abs(own).max(0, initial=0))
+            found[f"{prefix}norm"].append(mean(lengths))
+            found[f"{prefix}log_norm"].append(mean(np.log(lengths)))
         sizes = np.sort(np.abs(x).flatten())
         for name, share in (("median_size", 0.5), ("size_999", 0.999)):
             value = sizes[math.ceil(share * len(sizes)) - 1]
@@ -181,16 +186,17 @@ def neuron_histograms(corpus, site="mlp_post"):
     return found | {"lower": edges[:-1]}
 
 
-def neuron_groups(corpus, site="mlp_post", groups=("any", "position", "kinds", "previous_kinds", "repeats")):
+def neuron_groups(corpus, site="mlp_post", groups=("any", "position", "kinds", "previous_kinds", "repeats"), skip=0):
     found = defaultdict(list)
+    members = [np.array([t for t in some if corpus.tokens[t][1] >= skip], int) for some in corpus.members(groups)]
     for layer in layers_of(corpus, site):
         x = corpus.flat(site, layer)
         for name, value in (("mean", x), ("fires", x > 0)):
-            found[name].append([mean(value[some]) for some in corpus.members(groups)])
+            found[name].append([mean(value[some]) for some in members])
         found["variance"].append(
-            [mean((x[some] - mean(x[some])) ** 2) if len(some) else mean(x[some]) for some in corpus.members(groups)]
+            [mean((x[some] - mean(x[some])) ** 2) if len(some) else mean(x[some]) for some in members]
         )
-    return found | {"n": [len(some) for some in corpus.members(groups)]}
+    return found | {"n": [len(some) for some in members]}
 
 
 def neuron_windows(corpus, site="mlp_post", k=20, per_document=True):

@@ -19,7 +19,8 @@ from jaxtyping import Float
 
 from caseback.behaviors.kinds import Kind
 from caseback.behaviors.synthetic import STREAMS, streams
-from caseback.errors import CasebackError, SiteAbsent
+from caseback.errors import CasebackError, SiteAbsent, UnknownSite
+from caseback.model.algebra.folding import Folded
 from caseback.model.graph.names import Name
 from caseback.model.running.model import Model
 from caseback.stream.collect import collect
@@ -35,6 +36,16 @@ TABLE_OPTIONS: dict[str, dict[str, Any]] = {
     "attention_relations": {"relations": ("previous", "current", "to:same", "to:next")},
 }
 """Options of tables over random streams."""
+TEXT_OPTIONS: dict[str, dict[str, Any]] = {
+    "neuron_groups": {
+        "groups": (
+            *("any", "position", "kinds", "previous_kinds", "repeats"),
+            *("permuted_kinds", "permuted_position"),
+        ),
+        "skip": 4,
+    },
+}
+"""Options of tables over text: neurons are compared on permuted marks, and without the tokens that heads rest on."""
 
 
 @dataclass
@@ -74,8 +85,21 @@ class Evidence:
     @cached_property
     def neurons(self) -> list[tuple[int, int]]:
         """Every neuron, layer by layer."""
-        widths = [self.model.weights.W_out[layer].shape[0] for layer in range(self.model.n_layers)]
-        return [(layer, neuron) for layer, width in enumerate(widths) for neuron in range(width)]
+        widths = {layer: len(self.model.weights.W_out[layer]) for layer in self.neuron_layers}
+        return [(layer, neuron) for layer, width in widths.items() for neuron in range(width)]
+
+    @cached_property
+    def neuron_layers(self) -> list[int]:
+        """The layers that have neurons of their own, not only experts with theirs."""
+        try:
+            return [site.layer for site in self.model.anatomy.sites("mlp_post") if site.layer is not None]
+        except (SiteAbsent, UnknownSite):
+            return []
+
+    @cached_property
+    def folded(self) -> Folded:
+        """The weights with norms folded in and logits centered over the vocabulary."""
+        return self.model.weights.folded(centre_vocab=True)
 
     def names(self, sort: str) -> list[str]:
         """The names of all units of a sort."""
@@ -115,6 +139,11 @@ class Evidence:
         parts = [fold[variable].sel(where).values for fold in self.folds(stream, table)]
         layer = [layer for layer, _ in self.heads]
         return np.stack([np.broadcast_to(part, (self.model.n_layers,))[layer] for part in parts], axis=1)
+
+    def by_neuron(self, stream: str, table: str, variable: str, **where: Any) -> Float[np.ndarray, "neuron fold"]:
+        """One number of every neuron by fold."""
+        parts = [fold[variable].sel(where) if where else fold[variable] for fold in self.folds(stream, table)]
+        return np.stack([part.transpose("layer", "neuron").values.reshape(-1) for part in parts], axis=1)
 
 
 def needed(kinds: Iterable[Kind]) -> dict[str, list[str]]:
@@ -173,7 +202,7 @@ def collect_evidence(
             missing[name] = why
 
     def present(stream: str) -> list[TableLike]:
-        options = TABLE_OPTIONS if stream != TEXT else {}
+        options = TABLE_OPTIONS if stream != TEXT else TEXT_OPTIONS
         return [{name: options.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
 
     collections: dict[str, list[Collection]] = {}

@@ -31,7 +31,7 @@ READ = {
 }
 OPTIONS = {
     "neuron_windows": [{"k": 3}, {"k": 5, "per_document": False}],
-    "neuron_groups": [{}, {"groups": ("any", "frequency", "label:kind:3")}],
+    "neuron_groups": [{}, {"groups": ("any", "frequency", "label:kind:3")}, {"groups": ("any", "position"), "skip": 3}],
     "reservoir": [{"size": 11, "seed": 3}],
     "output_statistics": [{}, {"per_token": True, "groups": ("previous_kinds",)}],
     "token_counts": [{}, {"n": 1}, {"n": 3}],
@@ -165,6 +165,11 @@ def test_mean_queries_and_keys_are_those_before_rotation(family):
             )
             for name, n in (("q", dims.n_heads), ("k", dims.n_kv_heads))
         }
+        # a row of its first token alone has its key
+        firsts = [row[:1] for row in corpus.rows]
+        expected["first"] = torch.stack(
+            [before_rotation(family, firsts, "k", i, dims.d_head, dims.n_kv_heads) for i in range(model.n_layers)]
+        )
         for way in ({"batch_tokens": 30}, {"batch_tokens": 50, "side": "left", "splits": (2,)}):
             assert_is(table.result(merged(corpus, table, **way), model), expected)
 
@@ -178,3 +183,22 @@ def test_states_are_tensors_that_name_no_layer_twice():
     for table in (kind() for kind in TABLES.values()):
         if table.absent(model.anatomy) is None:
             assert all(isinstance(value, torch.Tensor) for value in table.empty(model).values())
+
+
+def test_permuted_marks_are_those_of_another_token_of_the_row_however_rows_are_batched():
+    model = shelf.model("gpt2")
+    corpus = naive.corpus_of(model, read=[], lengths=[9, 1, 12, 30])
+    table = TABLES["neuron_groups"](groups=("kinds", "permuted_kinds", "position", "permuted_position"))
+    ways = [{"batch_tokens": n, "side": side} for n, side in ((10**6, "right"), (30, "left"), (1, "right"))]
+    whole, *others = (merged(corpus, table, **way) for way in ways)
+    for other in (*others, merged(corpus, table, (1, 3), batch_tokens=40)):
+        for name, value in whole.items():
+            torch.testing.assert_close(other[name], value, msg=name)
+    n = table.result(whole, model)["n"]
+    groups = [str(name) for name in n["group"].values if not str(name).startswith("permuted")]
+    assert (n.sel(group=groups).values == n.sel(group=[f"permuted {name}" for name in groups]).values).all()
+    means = table.result(whole, model)["mean"]
+    letters = [name for name in groups if 5 < int(n.sel(group=name)) < 40]
+    assert letters and all(
+        not np.allclose(means.sel(group=name), means.sel(group=f"permuted {name}")) for name in letters
+    )

@@ -3,7 +3,8 @@
     mean = S1 / n,    second moment = S2 / n,    norms: sum of |x|, and sum of x_d / |x|, the cosine with axis d
 
 A massive activation is one that is far above the sizes of the layer's other numbers: of these, all dimensions
-together, a histogram tells the median and the 999th thousandth.
+together, a histogram tells the median and the 999th thousandth. All sums are also formed without the first tokens of
+each row, whose stream is often of another size altogether.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from caseback.stream.tables.table import Seen, State, Table
 
 EIGHTHS = MagnitudeBins(low=-16, octaves=32, sub=3)
 _QUANTILES = (0.5, 0.999)
+LATER = 4
+"""From this position on tokens count as later ones."""
+_SUMS = ("n", "sums", "squares", "cosines", "norms", "log_norms")
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,9 @@ class StreamMoments(Table):
 
     name: ClassVar[str] = "stream_moments"
     rules: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("n", "sums", "squares", "cosines", "norms", "sizes"), "sum"),
+        **dict.fromkeys((*_SUMS, *(f"later/{name}" for name in _SUMS), "sizes"), "sum"),
         "largest": "max",
+        "later/largest": "max",
     }
 
     def sites(self, anatomy: Anatomy) -> list[Site]:
@@ -53,43 +58,73 @@ class StreamMoments(Table):
         sites = self.sites(model.anatomy)
         shape = (len(sites), *shape_of(model, sites, self.name))
         numbers = {name: torch.zeros(shape, dtype=torch.float64) for name in ("sums", "squares", "cosines", "largest")}
+        norms = {name: torch.zeros(shape[:-1], dtype=torch.float64) for name in ("norms", "log_norms")}
+        every = {"n": torch.zeros((), dtype=torch.int64), **numbers, **norms}
         return {
-            "n": torch.zeros((), dtype=torch.int64),
-            **numbers,
-            "norms": torch.zeros(shape[:-1], dtype=torch.float64),
+            **every,
+            **{f"later/{name}": x.clone() for name, x in every.items()},
             "sizes": torch.zeros(len(sites), EIGHTHS.n, dtype=torch.int64),
         }
 
     def add(self, state: State, seen: Seen) -> None:
+        later = seen.marks.position >= LATER
         state["n"] += len(seen.index)
+        state["later/n"] += later.sum()
         for i, site in enumerate(self.sites(seen.model.anatomy)):
-            for _, x in in_slices(seen.wide(site)):
-                norm = torch.linalg.vector_norm(x, dim=-1)
-                sizes = x.abs()
-                state["sums"][i] += x.sum(0)
-                state["squares"][i] += x.square().sum(0)
-                state["cosines"][i] += (x / norm.clamp_min(torch.finfo(x.dtype).tiny)[..., None]).sum(0)
-                torch.maximum(state["largest"][i], sizes.amax(0), out=state["largest"][i])
-                state["norms"][i] += norm.sum(0)
-                state["sizes"][i] += torch.bincount(EIGHTHS.of(sizes).flatten(), minlength=EIGHTHS.n)
+            for some, x in in_slices(seen.wide(site)):
+                _enter(state, "", i, x)
+                _enter(state, "later/", i, x[later[some]])
+                state["sizes"][i] += torch.bincount(EIGHTHS.of(x.abs()).flatten(), minlength=EIGHTHS.n)
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """``mean``, ``variance``, ``second_moment``, ``cosine`` and ``largest`` by dimension, ``norm`` by layer.
 
+        ``log_norm`` is the mean of log |x|. Each is there a second time as ``later_mean`` ..., NaN where no row is
+        longer than the tokens that are left out; how many tokens they are of is ``later_n``.
         ``median_size`` and ``size_999`` are of |x| over all dimensions, each right to an eighth of an octave.
         """
         n, sites = int(state["n"]), self.sites(model.anatomy)
         dims = ("layer", *sites[0].kind.dims[1:])
-        mean, variance = mean_and_variance(state["sums"], state["squares"], n)
         median, far = EIGHTHS.quantiles(state["sizes"], torch.tensor(_QUANTILES)).unbind(-1)
         arrays: dict[str, tuple[Tensor, tuple[str, ...]]] = {
-            "mean": (mean, dims),
-            "variance": (variance, dims),
-            "second_moment": (state["squares"] / n, dims),
-            "cosine": (state["cosines"] / n, dims),
-            "largest": (state["largest"], dims),
-            "norm": (state["norms"] / n, dims[:-1]),
+            **_moments(state, "", dims),
+            **{f"later_{name}": x for name, x in _moments(state, "later/", dims).items()},
+            "later_n": (state["later/n"], ()),
             "median_size": (median, ("layer",)),
             "size_999": (far, ("layer",)),
         }
         return dataset(model, arrays, {"layer": [site.layer for site in sites]}, site=self.site, n=n, **attrs)
+
+
+def _enter(state: State, prefix: str, i: int, x: Tensor) -> None:
+    """Let some tokens enter the sums of a layer."""
+    if not len(x):
+        return
+    norm = torch.linalg.vector_norm(x, dim=-1)
+    safe = norm.clamp_min(torch.finfo(x.dtype).tiny)
+    new = {
+        "sums": x.sum(0),
+        "squares": x.square().sum(0),
+        "cosines": (x / safe[..., None]).sum(0),
+        "norms": norm.sum(0),
+        "log_norms": safe.log().sum(0),
+    }
+    for name, value in new.items():
+        state[prefix + name][i] += value
+    largest = state[f"{prefix}largest"][i]
+    torch.maximum(largest, x.abs().amax(0), out=largest)
+
+
+def _moments(state: State, prefix: str, dims: tuple[str, ...]) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+    of = {name: state[prefix + name] for name in (*_SUMS, "largest")}
+    n = of["n"].double()
+    mean, variance = mean_and_variance(of["sums"], of["squares"], n)
+    return {
+        "mean": (mean, dims),
+        "variance": (variance, dims),
+        "second_moment": (of["squares"] / n, dims),
+        "cosine": (of["cosines"] / n, dims),
+        "largest": (of["largest"], dims),
+        "norm": (of["norms"] / n, dims[:-1]),
+        "log_norm": (of["log_norms"] / n, dims[:-1]),
+    }

@@ -8,6 +8,8 @@ kinds               each bit of the token's text (``KINDS``)
 previous_kinds      each bit of the token before it; none at a row's first
 repeats             whether the row has the same token earlier
 frequency           bins of a factor of ten, 0 the commonest; see ``with_frequency``
+permuted_kinds      the bits of some other token of the row, and its position's bin: groups of the same sizes with
+permuted_position   no relation to the token, for comparison
 label:NAME:N        each value below N of a label of the corpus
 """
 
@@ -55,12 +57,30 @@ def _previous_bits(marks: Marks) -> Tensor:
     return _bits(torch.where(marks.position > 0, before, 0))
 
 
+def _permuted(marks: Marks) -> Tensor:
+    """For each token another of its row, by a hash of document, position and token that no batching changes."""
+    mask = 2**32 - 1
+    mixed = (marks.position * 2654435761 + marks.document * 2246822519 + marks.current * 3266489917) & mask
+    for shift, factor in ((15, 2221713035), (13, 3935559000)):
+        mixed = ((mixed ^ (mixed >> shift)) * (factor | 1)) & mask
+    # rows stand one behind another, so the tokens of a row in another order stand in its own places
+    return (marks.row * (mask + 1) + (mixed ^ (mixed >> 16))).argsort(stable=True)
+
+
 _KNOWN: dict[str, tuple[Callable[[], list[str]], Callable[[Marks], Tensor]]] = {
     "any": (lambda: ["any"], lambda marks: torch.ones_like(marks.position, dtype=torch.bool)[:, None]),
     "position": (_position_names, lambda marks: _of_number(position_bins(marks.position), len(_STARTS))),
     "kinds": (lambda: list(KINDS), lambda marks: _bits(marks.kinds)),
     "previous_kinds": (lambda: [f"after {kind}" for kind in KINDS], _previous_bits),
     "repeats": (lambda: ["repeats"], lambda marks: (marks.repeat > 0)[:, None]),
+    "permuted_kinds": (
+        lambda: [f"permuted {kind}" for kind in KINDS],
+        lambda marks: _bits(marks.kinds[_permuted(marks)]),
+    ),
+    "permuted_position": (
+        lambda: [f"permuted {name}" for name in _position_names()],
+        lambda marks: _of_number(position_bins(marks.position[_permuted(marks)]), len(_STARTS)),
+    ),
     "frequency": (
         lambda: [f"frequency 1e-{i}" for i in range(FREQUENCIES)],
         lambda marks: _of_number(marks.frequency, FREQUENCIES),

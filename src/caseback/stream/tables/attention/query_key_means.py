@@ -3,7 +3,8 @@
     E[q] = (1 / n) sum over p of (sum of q at position p) T_p^-1,    and the same of k
 
 Sites ``q`` and ``k`` are as they enter attention: rotated, and normed where the family does that. Here they are turned
-back to position 0, so that the score expected at distance D is E[q] T_D E[k]^T.
+back to position 0, so that the score expected at distance D is E[q] T_D E[k]^T. The key of a row's first token, at which many
+heads rest, is averaged by itself too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class QueryKeyMeans(Table):
     """Mean query and key of every head, turned back to position 0."""
 
     name: ClassVar[str] = "query_key_means"
-    rules: ClassVar[Mapping[str, str]] = {"n": "sum", "q": "sum", "k": "sum"}
+    rules: ClassVar[Mapping[str, str]] = dict.fromkeys(("n", "q", "k", "rows", "first"), "sum")
 
     def sites(self, anatomy: Anatomy) -> list[Site]:
         try:
@@ -44,11 +45,15 @@ class QueryKeyMeans(Table):
         for name in ("q", "k"):
             sites = layered(model.anatomy, name, self.name)
             state[name] = torch.zeros(len(sites), *shape_of(model, sites, self.name), dtype=torch.float64)
-        return state
+        return state | {"rows": torch.zeros((), dtype=torch.int64), "first": torch.zeros_like(state["k"])}
 
     def add(self, state: State, seen: Seen) -> None:
         position, width = seen.marks.position, seen.tokens.shape[1]
         state["n"] += len(position)
+        first = position == 0
+        state["rows"] += first.sum()
+        for i, site in enumerate(layered(seen.model.anatomy, "k", self.name)):
+            state["first"][i] += seen.wide(site)[first].sum(0)
         turns = turns_back(seen.model.anatomy, width)
         for name in ("q", "k"):
             for i, site in enumerate(layered(seen.model.anatomy, name, self.name)):
@@ -60,11 +65,12 @@ class QueryKeyMeans(Table):
                 state[name][i] += torch.einsum("phd,pde->he", by_position, turn.to(x))
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
-        """``q`` by head and ``k`` by key/value head."""
+        """``q`` by head, ``k`` by key/value head, and ``first``, the same of rows' first tokens alone."""
         n = int(state["n"])
         arrays = {
             "q": (state["q"] / n, ("layer", "head", "d_head")),
             "k": (state["k"] / n, ("layer", "kv_head", "d_head")),
+            "first": (state["first"] / int(state["rows"]), ("layer", "kv_head", "d_head")),
         }
         layers = list(range(model.anatomy.n_layers))
         return dataset(model, arrays, {"layer": layers}, n=n, **attrs)

@@ -33,10 +33,13 @@ class NeuronGroups(Table):
         A layered site of one number per unit.
     groups
         Which groups of tokens; see ``token_groups``.
+    skip
+        So many tokens at each row's beginning are left out: the first one's activations are often of another size.
     """
 
     site: str = "mlp_post"
     groups: tuple[str, ...] = ("any", "position", "kinds", "previous_kinds", "repeats")
+    skip: int = 0
 
     name: ClassVar[str] = "neuron_groups"
     rules: ClassVar[Mapping[str, str]] = dict.fromkeys(("n", "sums", "squares", "firings"), "sum")
@@ -53,6 +56,7 @@ class NeuronGroups(Table):
     def add(self, state: State, seen: Seen) -> None:
         sites = self.sites(seen.model.anatomy)
         groups = group_matrix(seen.marks, self.groups, seen.wide(sites[0]).dtype)
+        groups *= (seen.marks.position >= self.skip)[:, None]
         state["n"] += groups.sum(0).long()
         for i, site in enumerate(sites):
             for some, x in in_slices(seen.wide(site)):

@@ -1,0 +1,117 @@
+"""All facts of the stream that tables and weights give, each with its control; what is missing says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from caseback.behaviors.evidence import TEXT, Evidence
+from caseback.behaviors.stream import bigrams, norms, outliers
+from caseback.behaviors.stream.fact import Fact, Numbers
+from caseback.errors import CasebackError
+
+STREAM_NEEDS: dict[str, tuple[str, ...]] = {TEXT: ("stream_moments", "token_counts")}
+"""The tables that facts read, by stream."""
+
+
+class _Way(NamedTuple):
+    """How a fact is measured: what ``Fact`` says of it, and the function."""
+
+    name: str
+    entry: str
+    citation: str
+    what: str
+    control_is: str
+    measure: Callable[[Evidence], tuple[Numbers, Numbers]]
+
+
+_WAYS = (
+    _Way(
+        "bigrams on the direct path",
+        "5.3.1",
+        "Elhage et al. 2021",
+        "rank correlation of embedding times unembedding with the text's bigrams",
+        "first tokens shuffled; unigrams in place of the model",
+        bigrams.direct_bigrams,
+    ),
+    _Way(
+        "frequency bias",
+        "5.3.2",
+        "Kobayashi et al. 2023",
+        "correlation of what the head adds to every prediction with the text's log unigrams",
+        "unigrams shuffled",
+        bigrams.frequency_bias,
+    ),
+    _Way(
+        "norm growth",
+        "5.3.3",
+        "Heimersheim and Turner 2023",
+        "mean log norm of the stream by layer, and factors by which it and the writing matrices grow a layer",
+        "factors by which the reading matrices grow a layer",
+        norms.growth,
+    ),
+    _Way(
+        "erasing writes",
+        "5.3.4",
+        "Elhage et al. 2021, Dao et al. 2023",
+        "share of neurons that take out what they read, and mean sign of heads' eigenvalues, by layer",
+        "random writing matrices",
+        norms.erasure,
+    ),
+    _Way(
+        "anisotropy",
+        "5.3.6",
+        "Ethayarajh 2019, Timkey and van Schijndel 2021",
+        "mean cosine of pairs of tokens by layer, and the share of it that the strongest dimensions give",
+        "the same stream in another basis",
+        outliers.anisotropy,
+    ),
+    _Way(
+        "rogue dimensions",
+        "5.3.6",
+        "Kovaleva et al. 2021",
+        "dimensions whose mean is more than 3 deviations from the others', without rows' first tokens",
+        "the same stream in another basis",
+        outliers.rogue_dimensions,
+    ),
+    _Way(
+        "massive activations",
+        "5.1.12",
+        "Sun et al. 2024",
+        "largest number of the stream by layer, its dimension, and how often the median size it is",
+        "the median dimension's largest",
+        outliers.massive_activations,
+    ),
+    _Way(
+        "dark bands",
+        "5.1.11",
+        "Cancedda 2024",
+        "share of the mean stream in the twentieth of directions that the unembedding reads least, by layer",
+        "a random direction",
+        outliers.dark_bands,
+    ),
+)
+
+
+def stream_facts(evidence: Evidence) -> dict[str, Fact]:
+    """Every fact by its name.
+
+    Parameters
+    ----------
+    evidence
+        Tables of ``STREAM_NEEDS``, and the weights.
+
+    Returns
+    -------
+    dict[str, Fact]
+        One that cannot be measured has ``missing``, which says why.
+    """
+    facts = {}
+    for way in _WAYS:
+        about = {"name": way.name, "entry": way.entry, "citation": way.citation, "what": way.what}
+        try:
+            values, control = way.measure(evidence)
+            facts[way.name] = Fact(**about, values=values, control=control, control_is=way.control_is)
+        except CasebackError as error:
+            facts[way.name] = Fact(**about, missing=str(error))
+    return facts
