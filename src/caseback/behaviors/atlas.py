@@ -215,10 +215,6 @@ def atlas_of(
     looks: dict[str, Look] = {}
     missing: dict[str, str] = {}
     for kind in kinds:
-        absent = [stream for stream in kind.needs if stream not in evidence.collections]
-        if absent == [TEXT] and not evidence.n_tokens and not evidence.missing:
-            missing[kind.name] = "no text was given"
-            continue
         try:
             looks[kind.name] = kind.look(evidence)
         except SiteAbsent as error:

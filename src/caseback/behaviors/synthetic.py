@@ -21,6 +21,7 @@ from caseback.stream.packing import front_of
 from caseback.tasks.standard.repeats import ordinary_tokens
 
 FOLDS = 8
+LEAST = 4
 STREAMS = ("repeated", "shuffled", "fresh")
 Labeled = tuple[list[int], dict[str, list[int]]]
 """Token ids, and labels with one value for each."""
@@ -32,13 +33,13 @@ def span_of(model: Model, ids: Sequence[int]) -> int:
     Raises
     ------
     TokensError
-        Where not even eight fit.
+        Where not even four fit.
     """
     room = model.context
     span = min(50, len(ids) // 2, (room - len(front_of(model))) // 2 if room else 50)
-    if span < 8:
+    if span < LEAST:
         raise TokensError(
-            f"{len(ids)} ordinary tokens and a context of {room}: expected room for two different spans of 8"
+            f"{len(ids)} ordinary tokens and a context of {room}: expected room for two different spans of {LEAST}"
         )
     return span
 

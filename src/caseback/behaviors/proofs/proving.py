@@ -217,7 +217,7 @@ def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray]) -
     effect, error = float(own.mean()), float(own.std() / np.sqrt(len(own)))
     others = np.array([of[i,].mean() for i in plan.matched[unit]])
     if not len(others):
-        return Outcome(effect, error, float("nan"), None, None, None, False)
+        others = np.zeros(1)  # all other units have a label themselves: there is only no effect to compare with
     if sign == 0:
         bound = float(np.quantile(np.abs(others), 0.05))
         return Outcome(effect, error, bound, None, None, None, abs(effect) < bound)
