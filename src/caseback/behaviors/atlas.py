@@ -19,7 +19,7 @@ import pandas as pd
 from caseback.behaviors.evidence import TEXT, Evidence, collect_evidence, needed
 from caseback.behaviors.kinds import Kind, Look, false_labels, kinds_of, labels
 from caseback.behaviors.proofs import EXPERIMENTS, Outcome, prove
-from caseback.errors import CasebackError, SiteAbsent
+from caseback.errors import CasebackError, SiteAbsent, TokensError
 from caseback.model.findings import Finding, Findings
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -277,7 +277,7 @@ def _proved(
         try:
             past = {kind: labelled[kind] for kind in own}
             outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, progress=progress)
-        except SiteAbsent as error:
+        except (SiteAbsent, TokensError) as error:
             unproved[name] = str(error)
     return outcomes, unproved
 

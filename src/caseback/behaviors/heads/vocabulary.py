@@ -31,12 +31,15 @@ TAIL = 0.05
 FOLDS = 4
 WORDS = 400
 SAMPLE = 4000
+LEAST = 20
 
 
 def _sampled(evidence: Evidence) -> tuple[list[int], list[int]]:
     """Tokens looked at, and a sample of the vocabulary that holds them."""
     rng = np.random.default_rng(evidence.seed)
     ids = rng.permutation(ordinary_tokens(evidence.model))[:SAMPLE].tolist()
+    if len(ids) < LEAST:
+        raise SiteAbsent(f"a vocabulary of {len(ids)} ordinary tokens: expected {LEAST}, of which 5 % are one or more")
     return ids[:WORDS], ids
 
 
