@@ -172,7 +172,9 @@ def test_a_neuron_that_fires_late_in_the_row():
         table[:] = 0
         table[:, 11] = torch.where(torch.arange(len(table)) >= 16, 3.0, -3.0)
         model.weights.W_in[1][:, 6] = torch.eye(model.d_model).double()[11] * 2
-        model.weights.W_out[1][6] = 0  # or later neurons would fire by place too
+        model.weights.W_out[1][6] = 0  # or later neurons would fire by place too, as they do behind attention
+        for layer in range(model.n_layers):
+            model.weights.W_O[layer][:] = 0
         table[:4, 12] = 50  # where heads would rest: no neuron is one of place for that
     evidence = evidence_of(model)
     assert found(evidence, "position") == {"L1N6"}

@@ -14,7 +14,7 @@ import numpy as np
 
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
-from caseback.behaviors.neurons.rows import best, neuron_layers
+from caseback.behaviors.neurons.rows import best, by_layer, neuron_layers
 from caseback.errors import SiteAbsent
 
 CAP = 9.0
@@ -65,4 +65,4 @@ def dead(evidence: Evidence) -> Look:
     for one in layers:
         control[layer == one] = np.median(powers[layer == one], axis=0)
     seen = np.full(len(powers), 3 / max(evidence.n_tokens, 1))
-    return Look(powers[:, 0], powers[:, -1], control[:, -1], best(control[:, 0]), {"fires on less than": seen})
+    return Look(powers[:, 0], powers[:, -1], control[:, -1], best(by_layer(evidence, control[:, 0])), {"fires on less than": seen})

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.by_groups import FEWEST, explained_by_mark, groups_of, in_deviations
-from caseback.behaviors.neurons.rows import best, neuron_layers
+from caseback.behaviors.neurons.rows import best, by_layer, neuron_layers
 from caseback.errors import CasebackError
 from caseback.stream.marks import KINDS
 
@@ -39,7 +39,7 @@ def _look(group: str, permuted: str) -> Callable[[Evidence], Look]:
             raise CasebackError(f"{fewest:.0f} tokens of a half are {group!r} or are not: expected {FEWEST} of either")
         ranked_by, score = (explained_by_mark(fold) for fold in (marked[0], marked[-1]))
         first, second = (explained_by_mark(fold) for fold in (others[0], others[-1]))
-        return Look(ranked_by, score, second, best(first), {"deviations": in_deviations(marked[-1])})
+        return Look(ranked_by, score, second, best(by_layer(evidence, first)), {"deviations": in_deviations(marked[-1])})
 
     return look
 

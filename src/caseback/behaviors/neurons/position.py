@@ -13,7 +13,7 @@ import numpy as np
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.by_groups import Groups, explained_by_bins, groups_of, information
-from caseback.behaviors.neurons.rows import best, neuron_layers
+from caseback.behaviors.neurons.rows import best, by_layer, neuron_layers
 
 
 def rank_of_place(groups: Groups) -> np.ndarray:
@@ -44,4 +44,4 @@ def position(evidence: Evidence) -> Look:
         explained_by_bins(fold) for fold in (own[0], own[-1], others[0], others[-1])
     )
     beside = {"nats": information(own[-1]), "monotone": rank_of_place(own[-1])}
-    return Look(ranked_by, score, second, best(first), beside)
+    return Look(ranked_by, score, second, best(by_layer(evidence, first)), beside)

@@ -10,7 +10,7 @@ within the layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -107,9 +107,10 @@ def look_at_rows(
             part.append(_both([measure_in_turn(measure, layer, some, len(rows)) for some in others]))
         for name, number in (beside or {}).items():
             more[name].append(number(layer, halves[-1]))
-    score, first, second = (torch.cat(part).cpu().double().numpy() for part in parts)
+    score, second = (torch.cat(part).cpu().double().numpy() for part in (parts[0], parts[2]))
+    first = [part[:, 0].cpu().double().numpy() for part in parts[1]]
     shown = {name: torch.cat(values).cpu().double().numpy() for name, values in more.items()}
-    return Look(score[:, 0], score[:, 1], second[:, 1], best(first[:, 0], power, draws), shown)
+    return Look(score[:, 0], score[:, 1], second[:, 1], best(first, power, draws), shown)
 
 
 def measure_in_turn(measure: Measure, layer: int, rows: Rows, step: int) -> Tensor:
@@ -122,32 +123,48 @@ def _both(values: list[Tensor]) -> Float[Tensor, "row 2"]:
     return torch.stack([own if own.ndim == 1 else own[:, i] for i, own in ((0, values[0]), (-1, values[-1]))], 1)
 
 
-def best(control: Float[np.ndarray, " unit"], power: int = 1, draws: int = 1) -> float:
+def by_layer(evidence: Evidence, values: Float[np.ndarray, " unit"]) -> list[Float[np.ndarray, " unit"]]:
+    """One number a neuron, in parts of a layer."""
+    layers = [layer for layer, _ in evidence.neurons]
+    return [values[np.equal(layers, layer)] for layer in evidence.neuron_layers]
+
+
+def best(control: Sequence[Float[np.ndarray, " unit"]], power: int = 1, draws: int = 1) -> float:
     """What the best of all units stays below by chance in 95 % of cases.
 
-        q^r = x_(k+1)^r + beta log(k / .0513 n),    beta the mean of the k largest x^r less x_(k+1)^r
+        sum over layers of k exp(-(q^r - u) / beta) = .0513 n,    u = x_(k+1)^r,  beta the mean of the k largest x^r less u
 
-    Where the tail of x^r falls exponentially, so many units of n draws are beyond q that in 95 % of single draws none
-    is. At least the best of one draw; of 20 draws the second best, without a fit.
+    Layers are unlike, so each has a tail of its own, in which x^r falls exponentially; so many units of n draws are then
+    beyond q that in 95 % of single draws none is.
 
     Parameters
     ----------
     control
-        One number a unit of every draw; what is below 0 counts as 0.
+        By layer one number for each unit of every draw; what is below 0 counts as 0.
     power
         r: 1 for shares of variance, whose tails are like those of squares; 2 for products, as those of normal numbers.
     draws
-        How many times all units were drawn.
+        How many times all units were drawn. From one draw q is its best at least.
 
     Examples
     --------
-    >>> draws = np.random.default_rng(0).exponential(size=(200, 5000))
-    >>> bool(0.9 < np.mean(draws[:-1].max(1) <= best(draws[-1])) < 1)
+    >>> draws = np.random.default_rng(0).exponential(size=(200, 2, 2000)) * [[1.0], [2.0]]
+    >>> bool(0.9 < np.mean(draws[1:].max((1, 2)) <= best(list(draws[0]))) < 1)
     True
     """
-    x = np.sort(np.maximum(np.nan_to_num(control), 0))[::-1] ** power
-    k = min(50, len(x) // 20)
-    expected = BEYOND * draws
-    if k < 1 or expected >= 1:
-        return float(x[int(expected)] ** (1 / power))
-    return float(max(x[draws - 1], x[k] + (x[:k].mean() - x[k]) * np.log(k / expected)) ** (1 / power))
+    lower, spread, many = [], [], []
+    for values in control:
+        x = np.sort(np.maximum(np.nan_to_num(values), 0))[::-1] ** power
+        k = max(1, min(50, len(x) // 20))
+        u = x[min(k, len(x) - 1)]
+        lower.append(u)
+        spread.append(max(float((x[:k] - u).mean()), 1e-12 * max(float(x[0]), 1e-12)))
+        many.append(k)
+    u, beta, k = np.array(lower), np.array(spread), np.array(many)
+    low, high = float(u.max()), float((u + beta * np.log(k.sum() / (BEYOND * draws) + 1)).max())
+    for _ in range(60):
+        q = (low + high) / 2
+        beyond = (k * np.exp(-np.maximum(q - u, 0) / beta)).sum()
+        low, high = (q, high) if beyond > BEYOND * draws else (low, q)
+    top = max(float(np.nan_to_num(values).max(initial=0)) for values in control) if draws == 1 else 0.0
+    return max(top, high ** (1 / power))

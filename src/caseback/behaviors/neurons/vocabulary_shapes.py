@@ -20,7 +20,7 @@ from torch import Tensor
 
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
-from caseback.behaviors.neurons.rows import UNITS, best, in_another_basis, written
+from caseback.behaviors.neurons.rows import UNITS, best, by_layer, in_another_basis, written
 from caseback.errors import SiteAbsent
 from caseback.jobs.budget import limit
 
@@ -69,8 +69,9 @@ def every_shape(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]
             own, first, second = shapes(torch.cat([rows, *others]), table if whole else sample).split(
                 [len(rows), some, some]
             )
-            for part, values in zip(parts, (own, first, second.repeat(one_of, 1)[: len(rows)]), strict=True):
-                part.append(values)
+            parts[0].append(own)
+            for part, values in zip(parts[1:], (first, second), strict=True):
+                part.append(values.repeat(one_of, 1)[: len(rows)])
         evidence.computed[__name__] = tuple(torch.cat(part).cpu().numpy() for part in parts)
     return evidence.computed[__name__]
 
@@ -104,7 +105,7 @@ def _look(rises: bool) -> Callable[[Evidence], Look]:
         ranked_by, scored = (score(skew[:, fold], own[:, 1]) for fold in (0, -1))
         beside = {"skew": own[:, 0], "kurtosis": own[:, 1], "mean sign": sign[:, -1]}
         # rows in another basis have no activations: either sign is as good
-        return Look(ranked_by, scored, score(*second.T), best(score(*first.T)), beside)
+        return Look(ranked_by, scored, score(*second.T), best(by_layer(evidence, score(*first.T))), beside)
 
     return look
 
