@@ -15,6 +15,7 @@ import pandas as pd
 from caseback.artifacts.artifact import load_json, save_json
 from caseback.artifacts.kinds import ATLAS
 from caseback.behaviors.atlas import Atlas, KindReport
+from caseback.behaviors.stream import Fact
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.arguments import checked
@@ -52,6 +53,7 @@ def _plain(atlas: Atlas) -> dict[str, Any]:
         "about": dict(atlas.about),
         "kinds": [asdict(report) for report in atlas.kinds],
         "candidates": atlas.candidates.to_json(),
+        "facts": [fact.to_json() for fact in atlas.facts],
     }
 
 
@@ -74,10 +76,11 @@ def load_atlas(folder: str | Path) -> Atlas:
     try:
         reports = tuple(KindReport(**one) for one in data["kinds"])
         candidates, about = Findings.from_json(data["candidates"]), dict(data["about"])
+        facts = tuple(Fact(**one) for one in data["facts"])
         table = pd.read_csv(at / "units.csv")
         scores = {str(kind): part.drop(columns="kind") for kind, part in table[COLUMNS].groupby("kind", sort=False)}
     except (KeyError, TypeError, ValueError, OSError, CasebackError) as error:
         raise LoadError(f"{str(folder)!r} holds no whole atlas ({error}): make it again") from error
     if odd := sorted(set(scores) ^ {report.kind for report in reports if not report.missing}):
         raise LoadError(f"{str(folder)!r}: its two files are of different atlases ({odd[0]!r} is in one of them)")
-    return Atlas(reports, candidates, scores, about)
+    return Atlas(reports, candidates, scores, facts, about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -28,7 +29,7 @@ ATLAS = DocumentKind(
     1,
     "a document of an atlas",
     "atlas_document",
-    sections=("kinds", "candidates", "units", "layers"),
+    sections=("kinds", "candidates", "units", "layers", "facts"),
     lengths=_expect_known_kinds,
 )
 
@@ -47,7 +48,8 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
     dict
         ``model`` says what it is of; ``kinds`` has a row for each kind, as of ``KindReport``; ``candidates`` the best
         units of every kind, as of ``Finding``; ``units`` every head that has a label, with its ``labels`` and which of
-        them are ``proved``; ``layers`` how many units of each kind have the label, layer by layer.
+        them are ``proved``; ``layers`` how many units of each kind have the label, layer by layer; ``facts`` those of the
+        stream, as of ``Fact``, None for a number that does not exist.
 
     Examples
     --------
@@ -73,5 +75,15 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         kinds=[asdict(report) for report in atlas.kinds],
         candidates=atlas.candidates.to_json()["findings"],
         units=units,
+        facts=[_finite(fact.to_json()) for fact in atlas.facts],
         layers=[{"kind": kind, "counts": counts} for kind, counts in layers.items()],
     )
+
+
+def _finite(value: Any) -> Any:
+    """Plain data with None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -59,11 +59,9 @@ def in_another_basis(rows: Rows, n: int, draw: torch.Generator) -> Rows:
     >>> bool((turned.T @ turned / 10_000 - rows.T @ rows / 2).abs().max() < 0.2)
     True
     """
-    second = (rows.T @ rows / len(rows)).double()
-    size = second.diagonal()
-    # rows of a centering norm span a direction less than there are
-    size += 1e-9 * size.mean() + torch.finfo(size.dtype).tiny
-    root = torch.linalg.cholesky(second).to(rows)
+    # rows of a centering norm span a direction less than there are, so there is no Cholesky factor
+    sizes, directions = torch.linalg.eigh(rows.double().T @ rows.double() / len(rows))
+    root = (directions * sizes.clamp_min(0).sqrt()).to(rows)
     return torch.randn(n, rows.shape[1], generator=draw, dtype=rows.dtype).to(rows.device) @ root.T
 
 

@@ -78,13 +78,9 @@ def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
             write = at_least_float32(evidence.model.weights.W_O[layer].detach()).to(moments)
             out.append(torch.einsum("hio,hjo,hij->h", write, write, moments[layer]))
         return torch.cat(out).clamp_min(0).sqrt().cpu().numpy()
-    folds = evidence.folds(stream, "neuron_moments")
-    deviation = np.sqrt(np.mean([fold["variance"].values for fold in folds], axis=0))
-    rows = [
-        at_least_float32(evidence.model.weights.W_out[i].detach()).norm(dim=1).cpu().numpy()
-        for i in range(evidence.model.n_layers)
-    ]
-    return np.concatenate([deviation[i] * row for i, row in enumerate(rows)])
+    variance = evidence.by_neuron(stream, "neuron_moments", "mlp_post_variance").mean(1)
+    rows = [at_least_float32(evidence.model.weights.W_out[i].detach()).norm(dim=1) for i in evidence.neuron_layers]
+    return np.sqrt(variance) * torch.cat(rows).cpu().numpy()
 
 
 class Likeness:

@@ -58,6 +58,8 @@ def _body(document: Mapping[str, Any]) -> str:
         parts += ["<h2>Not looked for</h2>", rows_table(["kind", "why"], rows)]
     parts += ["<h2>Candidates</h2>", note(_CANDIDATES)]
     parts += [_candidates(document, kind) for kind in looked]
+    if document["facts"]:
+        parts += ["<h2>The stream</h2>", note(_FACTS), *map(_fact, document["facts"])]
     return frame("What is inside {}?", visible(str(facts["name"])), *parts)
 
 
@@ -74,6 +76,9 @@ _CANDIDATES = (
     "changes by when the unit is replaced, with its standard error; like units: the bound that units of like depth and "
     "size reach. Restores: of what all units with the label carry together, the share that this one brings back alone."
 )
+
+
+_FACTS = "From the first layer, left, to the last. The number beside a curve is the last layer's."
 
 
 def letters(kinds: Sequence[str]) -> dict[str, str]:
@@ -187,6 +192,35 @@ def _candidates(document: Mapping[str, Any], kind: Mapping[str, Any]) -> str:
             table = table.replace(f"<th scope='row'>{safe}</th>", f"<th scope='row' id='{safe}'>{safe}</th>", 1)
     words = f"Score: {kind['looks_at']}. Control: {kind['control_is']}. {kind['citation']}."
     return f"<h3>{html.escape(kind['kind'])}</h3>{note(words)}{table}"
+
+
+def _fact(fact: Mapping[str, Any]) -> str:
+    title = f"<h3>{html.escape(fact['name'])} {html.escape(fact['entry'])}</h3>"
+    if fact["missing"]:
+        return title + note(f"Not measured: {fact['missing']}")
+    rows = [(name, [_numbers(value)]) for name, value in fact["values"].items()]
+    controls = [(f"control: {name}", [_numbers(value)]) for name, value in fact["control"].items()]
+    faint = [False] * len(rows) + [True] * len(controls)
+    words = f"{fact['what']}. Control: {fact['control_is']}. {fact['citation']}."
+    return title + note(words[0].upper() + words[1:]) + rows_table(["", ""], rows + controls, faint=faint)
+
+
+def _numbers(value: Any) -> str:
+    """A number, or a line of numbers by layer between their least and largest."""
+    if not isinstance(value, list):
+        return cell("–" if value is None else number(value))
+    there = [(i, x) for i, x in enumerate(value) if x is not None]
+    if not there:
+        return cell("–")
+    low, high = min(x for _, x in there), max(x for _, x in there)
+    step, room = 200 / max(1, len(value) - 1), max(high - low, 1e-12)
+    points = " ".join(f"{i * step:.1f},{22 - 20 * (x - low) / room:.1f}" for i, x in there)
+    words = html.escape(f"from {number(low)} to {number(high)}")
+    return (
+        f"<td title='{words}'><svg class='band-of' viewBox='0 0 200 24' width='200' height='24' role='img' "
+        f"aria-label='{words}'><polyline points='{points}' fill='none' stroke='currentColor' stroke-width='1.5'/>"
+        f"</svg> {html.escape(number(there[-1][1]))}</td>"
+    )
 
 
 PAGE = Page(ATLAS, _title, _body, styles=("page", "concept"))

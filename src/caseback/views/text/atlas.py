@@ -41,6 +41,14 @@ def print_atlas(document: Document, *, console: Console | None = None) -> None:
             own = [one for one in document["candidates"] if one["kind"] == kind["kind"]]
             if own:
                 console.print(_candidates(own))
+        for fact in document["facts"]:
+            console.print()
+            title = f"{fact['name']} ({fact['entry']}): "
+            words = f"not measured: {fact['missing']}" if fact["missing"] else fact["what"]
+            console.print(title + words, highlight=False, markup=False)
+            for where, numbers in (("", fact["values"]), ("control: ", fact["control"])):
+                for name, value in numbers.items():
+                    console.print(f"   {where}{name}  {_by_layer(value)}", highlight=False, markup=False)
 
 
 def _headline(kind: Mapping[str, Any]) -> str:
@@ -68,3 +76,11 @@ def _candidates(own: list[Mapping[str, Any]]) -> Table:
             one["grade"],
         )
     return table
+
+
+def _by_layer(value: Any) -> str:
+    """A number, or the numbers of the first, the middle and the last layer."""
+    if not isinstance(value, list):
+        return "–" if value is None else number(value)
+    places = sorted({0, len(value) // 2, len(value) - 1}) if value else []
+    return ", ".join(f"layer {i}: {'–' if value[i] is None else number(value[i])}" for i in places)
