@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from caseback.behaviors.evidence import TEXT, Evidence, collect_evidence, needed
+from caseback.behaviors.evidence import Evidence, collect_evidence, needed
 from caseback.behaviors.kinds import Kind, Look, false_labels, kinds_of, labels
 from caseback.behaviors.proofs import EXPERIMENTS, Outcome, prove
 from caseback.behaviors.stream import STREAM_NEEDS, Fact, stream_facts
