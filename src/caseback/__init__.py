@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from caseback.model.running.metrics import Metric, function, kl, log_prob, logit, logit_diff, loss, prob, prob_diff
     from caseback.model.running.model import Model
+    from caseback.model.running.of_input import Codebook, SideTerm
     from caseback.model.running.run import Run
     from caseback.model.running.saved_edits import load_edits, save_edits
     from caseback.model.running.site_metrics import activation
@@ -50,13 +51,14 @@ _HOMES = {
     "running.answer_metrics": "answer_log_prob",
     "running.metrics": "Metric function kl log_prob logit logit_diff loss prob prob_diff",
     "running.model": "Model",
+    "running.of_input": "Codebook SideTerm",
     "running.run": "Run",
     "running.site_metrics": "activation",
     "running.saved_edits": "load_edits save_edits",
     "running.tokens": "Tokens",
 }
 _NAMES = {name: f"caseback.model.{home}" for home, names in _HOMES.items() for name in names.split()}
-_PACKAGES = ("model", "localize", "decode", "tasks", "stream", "behaviors", "organisms", "reports", "views")
+_PACKAGES = ("model", "localize", "decode", "edit", "tasks", "stream", "behaviors", "organisms", "reports", "views")
 
 __all__ = [
     "Add",
@@ -64,6 +66,7 @@ __all__ = [
     "Apply",
     "CasebackError",
     "Circuit",
+    "Codebook",
     "Edit",
     "Fade",
     "Freeze",
@@ -80,6 +83,7 @@ __all__ = [
     "Rotate",
     "Run",
     "Scale",
+    "SideTerm",
     "Site",
     "Swap",
     "Tilt",

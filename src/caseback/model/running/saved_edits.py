@@ -22,10 +22,12 @@ from caseback.errors import EditError
 from caseback.model.arguments import checked
 from caseback.model.running.affine import Affine, Fade, Rotate, Tilt
 from caseback.model.running.edits import Add, Edit, Mean, Noise, Project, Replace, Scale, Zero, listed
+from caseback.model.running.of_input import Codebook, SideTerm
 from caseback.model.running.run import Run
 
 ACTIONS = {
-    action.__name__: action for action in (Zero, Replace, Add, Scale, Mean, Noise, Project, Affine, Tilt, Fade, Rotate)
+    action.__name__: action
+    for action in (Zero, Replace, Add, Scale, Mean, Noise, Project, Affine, Tilt, Fade, Rotate, SideTerm, Codebook)
 }
 """The edits that hold by themselves."""
 
