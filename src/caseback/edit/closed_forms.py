@@ -65,7 +65,9 @@ def null_space(moment: Float[Tensor, "neuron neuron"], share: float) -> Float[Te
     held = sizes.clamp_min(0).cumsum(0) / sizes.clamp_min(0).sum()
     n = int((held <= share).sum())
     if not n:
-        raise EditError(f"no direction holds a share of {share} of the keys' second moment or less: give a larger share")
+        raise EditError(
+            f"no direction holds a share of {share} of the keys' second moment or less: give a larger share"
+        )
     return vectors[:, :n]
 
 

@@ -1,7 +1,7 @@
 """A fact to be written into a model, with all that the edit is judged by.
 
-    prompt.format(subject) -> true  becomes  prompt.format(subject) -> new
-    paraphrases -> new,      neighbors -> what they are,      portability -> what follows from the new fact
+prompt.format(subject) -> true  becomes  prompt.format(subject) -> new
+paraphrases -> new,      neighbors -> what they are,      portability -> what follows from the new fact
 """
 
 from __future__ import annotations
@@ -183,7 +183,9 @@ def relation_facts(
         raise EditError(f"the wordings are {texts!r}: expected texts with {{}} once each")
     objects = sorted({attribute for _, attribute in pairs})
     if len(objects) < 2:
-        raise EditError(f"this relation has {len(objects)} object: expected two or more, one of which is the new answer")
+        raise EditError(
+            f"this relation has {len(objects)} object: expected two or more, one being the new answer"
+        )
     wanted = len(pairs) if count is None else count
     if not 1 <= wanted <= len(pairs):
         raise EditError(f"{wanted} facts were asked for, and this relation has {len(pairs)}")
@@ -218,6 +220,6 @@ def _relation(relation: str | Mapping[str, Any]) -> tuple[list[Question], list[s
         pairs = [(str(sample["subject"]), str(sample["object"])) for sample in relation["samples"]]
         return list(dict.fromkeys(pairs)), list(relation["prompt_templates"])
     except (KeyError, TypeError) as error:
-        raise EditError(f"this relation lacks {error}: expected samples with subject and object, and prompt_templates") from None
-
-
+        raise EditError(
+            f"this relation lacks {error}: expected samples with subject and object, and prompt_templates"
+        ) from None

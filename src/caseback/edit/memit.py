@@ -102,9 +102,9 @@ def memit(
     >>> import caseback as cb
     >>> from caseback.edit import key_moments
     >>> model = cb.load("meadow")
-    >>> moments = key_moments(model, ["Mary went to the store.", "the dog ran to the park"] * 9, [1, 2])
+    >>> moments = key_moments(model, ["Mary went to the store.", "the dog ran to the park"] * 9, [0, 1])
     >>> facts = [Fact("The capital of {} is", c, "Rome", t) for c, t in [("France", "Paris"), ("Spain", "Madrid")]]
-    >>> edit = memit(model, facts, [1, 2], moments=moments, weight=10.0, ridge=1e-2, contexts=["The dog ran."])
+    >>> edit = memit(model, facts, [0, 1], moments=moments, weight=10.0, ridge=1e-2, contexts=["The dog ran."])
     >>> [text.split()[-1] for text in model.text(edit.on(model).generate([f.text for f in facts], max_new_tokens=1))]
     ['Rome', 'Rome']
     """
@@ -265,7 +265,9 @@ def _spread(
         keys[layer], _ = keys_in(now, facts, layer, texts, bare_share=0.5 if texts else 1.0)
         (present,) = states_at(now, bare, [end])
         residual = (target - present) / (len(at) - i)
-        edits.append(SideTerm(write_site(model, layer).name, _before_a_norm(now, layer, residual), read(layer, keys[layer])))
+        edits.append(
+            SideTerm(write_site(model, layer).name, _before_a_norm(now, layer, residual), read(layer, keys[layer]))
+        )
         now = model.edited(joined(edits))
     (present,) = states_at(now, bare, [end])
     missed = (target - present).norm(dim=-1) / delta.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny).to(start)
@@ -281,6 +283,6 @@ def _before_a_norm(model: Model, layer: int, residual: Tensor) -> Tensor:
     if model.anatomy.layers[layer].mlp_post_norm is not None:
         raise EditError(
             f"a norm stands behind layer {layer}'s MLP output matrix ({model.anatomy.model_type}), so a change of the "
-            "stream does not say what the matrix should write: edit single facts with rome, whose value stands before it"
+            "stream does not say what the matrix should write: edit single facts with rome, before that norm"
         )
     return residual / model.anatomy.residual_scale

@@ -98,7 +98,7 @@ def rome(
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> fact = Fact("The capital of {} is", "France", "Rome", "Paris")
-    >>> edit, = rome(model, [fact], 1, contexts=["The dog ran."])
+    >>> edit, = rome(model, [fact], 0, contexts=["The dog ran."])
     >>> model.text(edit.on(model).generate(fact.text, max_new_tokens=1))[0]
     'The capital of France is Rome'
     """

@@ -49,6 +49,8 @@ class Search:
         A fact whose loss is below it is left alone.
     replaced
         Whether the value takes the place of what stood there, from zero on, in place of being added.
+    at_end
+        Whether that is at the prompt's last token, in place of the subject's.
     """
 
     steps: int = 20
@@ -58,6 +60,7 @@ class Search:
     clamp: float = 4.0
     enough: float = 0.05
     replaced: bool = False
+    at_end: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -122,15 +125,15 @@ def _blocks(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> lis
     return blocks
 
 
-def _asked(model: Model, facts: Sequence[Fact], contexts: Sequence[str], kl: float) -> _Asked:
-    prompts = in_contexts(model, facts, contexts)
+def _asked(model: Model, facts: Sequence[Fact], contexts: Sequence[str], search: Search) -> _Asked:
+    prompts, kl = in_contexts(model, facts, contexts), search.kl
     per_fact = 1 + len(contexts)
     ids, at, fact, piece, share = [], [], [], [], []
     for f, pieces in enumerate(pieces_of(model, [one.new for one in facts])):
         for i in range(f * per_fact, (f + 1) * per_fact):
             for j, token in enumerate(pieces):
                 ids.append(prompts.ids[i] + pieces[:j])
-                at.append(prompts.at[i])
+                at.append(len(prompts.ids[i]) - 1 if search.at_end else prompts.at[i])
                 fact.append(f)
                 piece.append(token)
                 share.append(1 / (per_fact * len(pieces)))
@@ -147,7 +150,7 @@ def _asked(model: Model, facts: Sequence[Fact], contexts: Sequence[str], kl: flo
 def _block(
     model: Model, facts: Sequence[Fact], site: Site, start: Tensor, contexts: Sequence[str], search: Search
 ) -> tuple[Tensor, Tensor]:
-    asked = _asked(model, facts, contexts, search.kl)
+    asked = _asked(model, facts, contexts, search)
     tokens = model.tokens(asked.rows.ids)
     device = tokens.ids.device
     owner = torch.tensor(asked.fact, device=device)
@@ -181,7 +184,7 @@ def _block(
     delta = torch.zeros_like(start).requires_grad_()
     optimizer = torch.optim.Adam([delta], lr=search.lr)
     done, losses = torch.zeros(len(facts), dtype=torch.bool, device=device), torch.zeros(len(facts)).to(start)
-    for _ in range(search.steps + 1):
+    for step in range(search.steps + 1):
         going = [s for s in segments if not done[owner[s.example]]]
         put = (Replace if search.replaced else Add)(site.name, delta[owner], layer=_layer(site), pos=at)
         values, rows = _measured(model, clean, going, put, bound)
@@ -191,7 +194,7 @@ def _block(
             raise CasebackError("the loss of a value is not finite: lower lr")
         losses = torch.where(done, losses, loss.detach())
         done = done | (loss.detach() < search.enough)
-        if bool(done.all()) or _ == search.steps:
+        if bool(done.all()) or step == search.steps:
             break
         optimizer.zero_grad()
         loss.sum().backward()

@@ -79,9 +79,7 @@ class Codebook(Edit):
     def new(self, old: Tensor, where: Where) -> Tensor:
         x = at_least_float32(_entered(self, where, self.keys.shape[1]))
         if self.values.shape[1] != old.shape[-1]:
-            raise EditError(
-                f"{self.describe()}: values are of width {self.values.shape[1]}, expected {old.shape[-1]}"
-            )
+            raise EditError(f"{self.describe()}: values are of width {self.values.shape[1]}, expected {old.shape[-1]}")
         exactly = "donot_use_mm_for_euclid_dist"  # the fast way loses half the digits of a small distance
         distance, nearest = torch.cdist(x, self.keys.to(x), compute_mode=exactly).min(-1)
         inside = distance <= self.radii.to(x)[nearest]
