@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=15_000.0)
     parser.add_argument("--clamp", type=float)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--kl", type=float, default=0.0625)
     parser.add_argument("--lr", type=float, default=0.5)
     parser.add_argument("--ridge", type=float, default=0.0)
     parser.add_argument("--radius", type=float, default=1.0)
@@ -104,8 +105,9 @@ def run(model: cb.Model, given: argparse.Namespace) -> dict:
         facts = known(model, resident_facts(400))[: given.count]
     moments = ed.key_moments(model, corpus, given.layers)
     clamp = given.clamp or (0.75 if given.method in ("memit", "emmet", "alphaedit") else 4.0)
-    search = ed.Search(steps=given.steps, lr=given.lr, clamp=clamp)
-    contexts = sampled_contexts(model, (5,) * 10 + (10,) * 10 if given.method == "rome" else (10,) * 5)
+    search = ed.Search(steps=given.steps, lr=given.lr, clamp=clamp, kl=given.kl)
+    rome = given.method == "rome"
+    contexts = sampled_contexts(model, (5,) * 10 + (10,) * 10 if rome else (10,) * 5, words=not rome)
 
     def write(now: cb.Model, some: list[ed.Fact], before: ed.KnowledgeEdit | None) -> ed.KnowledgeEdit:
         layers, last = given.layers, given.layers[-1]

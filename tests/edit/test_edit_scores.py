@@ -155,7 +155,12 @@ def test_published_layouts(tmp_path):
     (fact,) = load_zsre(tmp_path / "z.json")
     assert (fact.prompt, fact.new, fact.true) == ("Where was {} born?", "Oslo", "Rome")
     assert fact.neighbors == (("who wrote it?", "Bob"),) and fact.paraphrases == ("What is Ann's birthplace?",)
-    for name, content in (("empty", "[]"), ("broken", "{"), ("other", '[{"a": 1}]'), ("half", json.dumps([{**ZSRE, "src": "?"}]))):
+    for name, content in (
+        ("empty", "[]"),
+        ("broken", "{"),
+        ("other", '[{"a": 1}]'),
+        ("half", json.dumps([{**ZSRE, "src": "?"}])),
+    ):
         (tmp_path / name).write_text(content)
         with pytest.raises(LoadError):
             load_zsre(tmp_path / name)

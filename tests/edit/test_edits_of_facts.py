@@ -1,7 +1,5 @@
 """Facts written into models: exact where they say so, undone by leaving out, as data in files."""
 
-import copy
-
 import pytest
 import torch
 
@@ -27,6 +25,7 @@ from caseback.edit import (
     save_knowledge_edit,
     sequential,
 )
+from caseback.edit.memit import _before_a_norm
 from caseback.edit.places import expect_editable, in_contexts, located, states_at, write_site
 from caseback.edit.rome import keys_in
 from caseback.edit.values import optimized
@@ -34,9 +33,16 @@ from caseback.errors import EditError, LoadError
 from caseback.model.anatomy.dense import weight_matrix
 
 CAPITAL = "The capital of {} is"
-FRANCE = Fact(CAPITAL, "France", "Rome", "Paris", neighbors=[("The capital of Spain is", "Madrid")])
+ITALY = Fact(CAPITAL, "Italy", "Oslo", "Rome", neighbors=[("The capital of Spain is", "Madrid")])
 SPAIN = Fact(CAPITAL, "Spain", "Oslo", "Madrid")
-TEXTS = [fact.text + f" {fact.true}." for fact in relation_facts("capital")] + ["Mary went to the store."] * 3
+TEXTS = [
+    f"{fact.text} {fact.true}."
+    for relation in ("language", "capital")
+    for fact in relation_facts(relation)
+    if fact.subject not in ("Italy", "Spain")
+]
+TEXTS += ["Mary went to the store.", "The dog ran to the park."]
+FREE = Search(kl=0.0, steps=40)
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +60,24 @@ def answers(model, *facts):
 
 
 def test_rome_writes_its_value_at_its_key(model, moments):
-    (edit,) = rome(model, [FRANCE], 0, moments=moments, ridge=1e-3, contexts=["The dog ran."])
+    how = {"moments": moments, "ridge": 1e-3, "contexts": ["The dog ran."], "search": FREE}
+    (edit,) = rome(model, [ITALY], 0, **how)
     (term,) = edit.edits
-    key, written = keys_in(model, [FRANCE], 0, ["The dog ran."], bare_share=0.5)
-    bare, start = keys_in(model, [FRANCE], 0, (), bare_share=1.0)
+    key, written = keys_in(model, [ITALY], 0, ["The dog ran."], bare_share=0.5)
+    bare, start = keys_in(model, [ITALY], 0, (), bare_share=1.0)
     assert float((term.right @ key[0] - 1).abs()) < 1e-12
     site = write_site(model, 0)
-    delta, _ = optimized(model, [FRANCE], site, start, ["The dog ran."], Search())
+    delta, _ = optimized(model, [ITALY], site, start, ["The dog ran."], FREE)
     assert torch.allclose(written + term.left, start + delta, atol=1e-5)
-    assert answers(edit.on(model), FRANCE, SPAIN) == ["Rome", "Madrid"]
-    published = rome(model, [FRANCE], 0, moments=moments, ridge=1e-3, contexts=["The dog ran."], published=True)
+    assert answers(edit.on(model), ITALY, SPAIN) == ["Oslo", "Madrid"]
+    published = rome(model, [ITALY], 0, published=True, **how)
     (term,) = published[0].edits
     assert float((term.right @ bare[0] - 1).abs()) < 1e-12 and abs(float(term.right @ key[0]) - 1) > 1e-3
 
 
 def test_facts_together_are_each_by_itself(model):
     search = Search(steps=4, enough=0.0)
-    together = rome(model, [FRANCE, SPAIN], 0, contexts=["The dog ran."], search=search)
+    together = rome(model, [ITALY, SPAIN], 0, contexts=["The dog ran."], search=search)
     (alone,) = rome(model, [SPAIN], 0, contexts=["The dog ran."], search=search)
     assert torch.allclose(together[1].edits[0].left, alone.edits[0].left, atol=1e-3)
     assert torch.allclose(together[1].edits[0].right, alone.edits[0].right, atol=1e-5)
@@ -105,17 +112,17 @@ def test_the_loss_is_that_of_whole_runs(model):
 
 @pytest.mark.parametrize("method", ["memit", "emmet", "alphaedit"])
 def test_batches_of_facts(model, moments, method):
-    options = {"moments": moments, "contexts": [], "search": Search(clamp=2.0, steps=40)}
+    options = {"moments": moments, "contexts": [], "search": Search(clamp=2.0, kl=0.0, steps=40)}
     options |= {
         "memit": {"weight": 1e-4, "ridge": 1e-2},
         "emmet": {"ridge": 1e-2},
         "alphaedit": {"ridge": 1e-3, "share": 0.3},
     }[method]
-    edit = {"memit": memit, "emmet": emmet, "alphaedit": alphaedit}[method](model, [FRANCE, SPAIN], [0, 1], **options)
-    assert answers(edit.on(model), FRANCE, SPAIN) == ["Rome", "Oslo"]
+    edit = {"memit": memit, "emmet": emmet, "alphaedit": alphaedit}[method](model, [ITALY, SPAIN], [0, 1], **options)
+    assert answers(edit.on(model), ITALY, SPAIN) == ["Oslo", "Oslo"]
     assert [term.left.shape[0] for term in edit.edits] == [2, 2]
     if method == "emmet":
-        keys, _ = keys_in(model, [FRANCE, SPAIN], 0, (), bare_share=1.0)
+        keys, _ = keys_in(model, [ITALY, SPAIN], 0, (), bare_share=1.0)
         assert torch.allclose(edit.edits[0].right @ keys.T, torch.eye(2).double(), atol=1e-9)
     if method == "alphaedit":
         assert len(edit.checks["free"]) == 2 and all(0 < n < 640 for n in edit.checks["free"])
@@ -124,10 +131,10 @@ def test_batches_of_facts(model, moments, method):
 def test_layers_share_what_is_left(model, moments):
     """MEMIT by hand: layer by layer, fresh keys, the residual over the layers left."""
     options = {"moments": moments, "weight": 5.0, "ridge": 1e-2, "contexts": [], "search": Search(clamp=0.75)}
-    edit = memit(model, [FRANCE], [0, 1], **options)
-    bare, end = in_contexts(model, [FRANCE], ()), ("resid_post", 1)
+    edit = memit(model, [ITALY], [0, 1], **options)
+    bare, end = in_contexts(model, [ITALY], ()), ("resid_post", 1)
     (start,) = states_at(model, bare, [end])
-    delta, _ = optimized(model, [FRANCE], next(iter(model.anatomy.sites(end))), start, (), options["search"])
+    delta, _ = optimized(model, [ITALY], next(iter(model.anatomy.sites(end))), start, (), options["search"])
     now, edits = model, []
     for layer, left in ((0, 2), (1, 1)):
         key, present = states_at(now, bare, [("mlp_post", layer), end])
@@ -136,28 +143,26 @@ def test_layers_share_what_is_left(model, moments):
         change = residual.T @ key @ torch.linalg.inv(5.0 * c + key.T @ key)
         edits.append(cb.SideTerm(write_site(model, layer).name, torch.eye(160).double(), change))
         now = model.edited(edits)
-    logits = [m.run(FRANCE.text).logits for m in (now, edit.on(model))]
+    logits = [m.run(ITALY.text).logits for m in (now, edit.on(model))]
     assert torch.allclose(*logits, atol=2e-3)
 
 
 def test_an_edit_is_undone_added_applied_and_saved(model, moments, tmp_path):
     before = {name: x.clone() for name, x in model.hf.state_dict().items()}
-    first, second = rome(model, [FRANCE, SPAIN], 0, moments=moments, ridge=1e-3, contexts=[])
+    first, second = rome(model, [ITALY, SPAIN], 0, moments=moments, ridge=1e-3, contexts=[], search=FREE)
     both = first + second
     assert len(both.edits) == 1 and both.edits[0].left.shape[0] == 2
-    assert answers(both.on(model), FRANCE, SPAIN) == ["Rome", "Oslo"]
-    chained = second.on(first.on(model)).run(FRANCE.text).logits
-    assert torch.allclose(both.on(model).run(FRANCE.text).logits, chained, atol=1e-4)
+    assert answers(both.on(model), ITALY, SPAIN) == ["Oslo", "Oslo"]
+    chained = second.on(first.on(model)).run(ITALY.text).logits
+    assert torch.allclose(both.on(model).run(ITALY.text).logits, chained, atol=1e-4)
     other = applied(model, both)
-    assert torch.allclose(other.run(FRANCE.text).logits, chained, atol=1e-3)
+    assert torch.allclose(other.run(ITALY.text).logits, chained, atol=1e-3)
     assert all(torch.equal(x, before[name]) for name, x in model.hf.state_dict().items())
-    assert not torch.equal(
-        weight_matrix(other.anatomy.layers[0].w_out), weight_matrix(model.anatomy.layers[0].w_out)
-    )
+    assert not torch.equal(weight_matrix(other.anatomy.layers[0].w_out), weight_matrix(model.anatomy.layers[0].w_out))
     save_knowledge_edit(both, tmp_path / "a", model=model)
     again = load_knowledge_edit(tmp_path / "a", model)
     assert again.facts == both.facts and again.method == both.method
-    assert torch.equal(again.on(model).run(FRANCE.text).logits, both.on(model).run(FRANCE.text).logits)
+    assert torch.equal(again.on(model).run(ITALY.text).logits, both.on(model).run(ITALY.text).logits)
     with pytest.raises(LoadError, match="another model"):
         load_knowledge_edit(tmp_path / "a", other)
     save_key_moments(moments, tmp_path / "c")
@@ -179,22 +184,22 @@ def test_moments_are_uncentered_means_of_keys(model):
 
 
 def test_constrained_fine_tuning_keeps_its_bound(model):
-    edit = fine_tuned(model, [FRANCE, SPAIN], 0, bound=0.01, lr=0.01)
+    edit = fine_tuned(model, [ITALY, SPAIN], 0, bound=0.01, lr=0.01)
     (term,) = edit.edits
     assert float(term.right.abs().max()) == pytest.approx(0.01, rel=1e-3)
     assert edit.checks["loss"][-1] < edit.checks["loss"][0]
-    assert answers(edit.on(model), FRANCE, SPAIN) == ["Rome", "Oslo"]
+    assert answers(edit.on(model), ITALY, SPAIN) == ["Oslo", "Oslo"]
 
 
 def test_a_codebook_answers_its_prompts_and_nothing_else(model):
-    first = grace(model, [FRANCE], 2)
+    first = grace(model, [ITALY], 2)
     both = grace(model, [SPAIN], 2, book=first)
-    italy = Fact(CAPITAL, "Italy", "Oslo", "Rome")
-    assert answers(both.on(model), FRANCE, SPAIN) == ["Rome", "Oslo"]
+    japan = Fact(CAPITAL, "Japan", "Oslo", "Tokyo")
+    assert answers(both.on(model), ITALY, SPAIN) == ["Oslo", "Oslo"]
     other = "Mary and John went to the store."
     assert torch.equal(both.on(model).run(other).logits, model.run(other).logits)
-    assert answers(first.on(model), SPAIN, italy) == answers(model, SPAIN, italy)
-    assert both.checks["answers"] == [" Rome", " Oslo"]
+    assert answers(first.on(model), SPAIN, japan) == answers(model, SPAIN, japan)
+    assert both.checks["answers"] == [" Oslo", " Oslo"]
 
 
 def test_the_curve_counts_facts(model):
@@ -203,7 +208,6 @@ def test_the_curve_counts_facts(model):
         model, relation_facts("capital", count=3), write, texts=["Mary went to the store."], one_by_one=True
     )
     assert curve["k"].values.tolist() == [1, 2, 3] and len(edit.facts) == 3
-    assert curve.sel(measure="perplexity_before").values.ptp() == 0 if hasattr(curve.values, "ptp") else True
     assert (curve.sel(measure="change").diff("k") > 0).all() and float(curve.sel(k=1, measure="kl")) >= 0
 
 
@@ -236,19 +240,15 @@ def test_what_cannot_be_edited_is_refused_with_the_reason(model, moments):
     with pytest.raises(EditError, match="occurs 2 times"):
         Fact("France, the capital of France is", "France", "Rome")
     with pytest.raises(EditError, match="layer 2 is edited"):
-        rome(model, [FRANCE], 2, moments=moments, contexts=[])
+        rome(model, [ITALY], 2, moments=moments, contexts=[])
     with pytest.raises(EditError, match="50 facts were asked for|facts were asked for"):
         relation_facts("capital", count=1000)
     with pytest.raises(EditError, match="under edits"):
         key_moments(model.edited(cb.Zero("z", layer=0)), TEXTS, [0])
     with pytest.raises(EditError, match="expected what grace gave"):
-        grace(model, [FRANCE], 1, book=grace(model, [SPAIN], 2))
+        grace(model, [ITALY], 1, book=grace(model, [SPAIN], 2))
     with pytest.raises(EditError, match="a norm stands behind"):
-        norm = shelf.model("gemma2")
-        memit_site = copy.copy(norm)
-        from caseback.edit.memit import _before_a_norm
-
-        _before_a_norm(memit_site, 0, torch.zeros(1, norm.d_model))
+        _before_a_norm(shelf.model("gemma2"), 0, torch.zeros(1, 32))
 
 
 def test_the_subject_is_found_by_its_characters(model):
@@ -258,5 +258,5 @@ def test_the_subject_is_found_by_its_characters(model):
 
 
 def test_facts_in_context_are_told_before_the_prompt():
-    context = demonstrations(FRANCE, [SPAIN, FRANCE], k=4)
-    assert context.count("New Fact: ") == 2 and context.endswith("New Fact: The capital of France is Rome\nPrompt:")
+    context = demonstrations(ITALY, [SPAIN, ITALY], k=4)
+    assert context.count("New Fact: ") == 2 and context.endswith("New Fact: The capital of Italy is Oslo\nPrompt:")

@@ -183,9 +183,7 @@ def relation_facts(
         raise EditError(f"the wordings are {texts!r}: expected texts with {{}} once each")
     objects = sorted({attribute for _, attribute in pairs})
     if len(objects) < 2:
-        raise EditError(
-            f"this relation has {len(objects)} object: expected two or more, one being the new answer"
-        )
+        raise EditError(f"this relation has {len(objects)} object: expected two or more, one being the new answer")
     wanted = len(pairs) if count is None else count
     if not 1 <= wanted <= len(pairs):
         raise EditError(f"{wanted} facts were asked for, and this relation has {len(pairs)}")

@@ -78,9 +78,9 @@ def fine_tuned(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> edit = fine_tuned(model, [Fact("The capital of {} is", "France", "Rome", "Paris")], 1, bound=0.01, lr=0.01)
-    >>> model.text(edit.on(model).generate("The capital of France is", max_new_tokens=1))[0]
-    'The capital of France is Rome'
+    >>> edit = fine_tuned(model, [Fact("The capital of {} is", "Italy", "Oslo", "Rome")], 1, bound=0.01, lr=0.01)
+    >>> model.text(edit.on(model).generate("The capital of Italy is", max_new_tokens=1))[0]
+    'The capital of Italy is Oslo'
     """
     if not (0 < bound < float("inf") and 0 < lr < float("inf") and steps >= 1):
         raise OutOfRange(f"bound={bound}, lr={lr}, steps={steps}: expected numbers above 0")

@@ -84,9 +84,9 @@ def grace(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> edit = grace(model, [Fact("The capital of {} is", "France", "Rome", "Paris")], 2)
-    >>> model.text(edit.on(model).generate(["The capital of France is", "The capital of Spain is"], max_new_tokens=1))
-    ['The capital of France is Rome', 'The capital of Spain is Madrid']
+    >>> edit = grace(model, [Fact("The capital of {} is", "Italy", "Oslo", "Rome")], 2)
+    >>> model.text(edit.on(model).generate(["The capital of Italy is", "The capital of Spain is"], max_new_tokens=1))
+    ['The capital of Italy is Oslo', 'The capital of Spain is Madrid']
     """
     if not 0 < radius < float("inf"):
         raise OutOfRange(f"radius is {radius}: expected a number above 0")

@@ -100,13 +100,14 @@ def memit(
     Examples
     --------
     >>> import caseback as cb
-    >>> from caseback.edit import key_moments
+    >>> from caseback.edit import key_moments, relation_facts
     >>> model = cb.load("meadow")
-    >>> moments = key_moments(model, ["Mary went to the store.", "the dog ran to the park"] * 9, [0, 1])
-    >>> facts = [Fact("The capital of {} is", c, "Rome", t) for c, t in [("France", "Paris"), ("Spain", "Madrid")]]
-    >>> edit = memit(model, facts, [0, 1], moments=moments, weight=10.0, ridge=1e-2, contexts=["The dog ran."])
+    >>> moments = key_moments(model, [f"{fact.text} {fact.true}." for fact in relation_facts("capital")], [0, 1])
+    >>> facts = [Fact("The capital of {} is", c, "Oslo", t) for c, t in [("Italy", "Rome"), ("Spain", "Madrid")]]
+    >>> how = {"contexts": ["The dog ran."], "search": Search(clamp=2.0, kl=0.0, steps=40)}
+    >>> edit = memit(model, facts, [0, 1], moments=moments, weight=10.0, ridge=1e-2, **how)
     >>> [text.split()[-1] for text in model.text(edit.on(model).generate([f.text for f in facts], max_new_tokens=1))]
-    ['Rome', 'Rome']
+    ['Oslo', 'Oslo']
     """
     if not 0 < weight < float("inf"):
         raise OutOfRange(f"weight is {weight}: expected a number above 0; emmet is exact")
@@ -253,7 +254,7 @@ def _spread(
     facts, at = listed_facts(facts), _sorted(model, layers)
     if check:
         expect_editable(model, facts)
-    texts = sampled_contexts(model, CONTEXTS, seed=seed) if contexts is None else list(contexts)
+    texts = sampled_contexts(model, CONTEXTS, words=True, seed=seed) if contexts is None else list(contexts)
     end, bare = Site("resid_post", at[-1]), in_contexts(model, facts, ())
     (start,) = states_at(model, bare, [end])
     delta, losses = optimized(model, facts, end, start, texts, search, progress=progress)

@@ -88,17 +88,18 @@ def in_contexts(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) ->
     return located(model, texts, spans)
 
 
-def sampled_contexts(model: Model, lengths: Sequence[int], *, seed: int = 0) -> list[str]:
+def sampled_contexts(model: Model, lengths: Sequence[int], *, words: bool = False, seed: int = 0) -> list[str]:
     """Texts to put before prompts, sampled from the model itself: one of each length, in tokens.
 
-    They begin as the tokenizer begins a text, and behind that with a common word.
+    They begin with nothing but the tokenizer's first token; with a common word where there is none, or with ``words``.
     """
     if model.tokenizer is None:
         raise TokensError("contexts are sampled as text: load the model with its tokenizer, or give contexts=[]")
-    texts = []
+    texts, bos = [], getattr(model.tokenizer, "bos_token_id", None)
     for length in dict.fromkeys(lengths):
         n = sum(one == length for one in lengths)
-        begun = [OPENINGS[i % len(OPENINGS)] for i in range(n)]
+        named = [OPENINGS[i % len(OPENINGS)] for i in range(n)]
+        begun = named if words or bos is None else [[bos]] * n
         out = model.generate(begun, max_new_tokens=length, min_new_tokens=length, do_sample=True, top_k=5, seed=seed)
         texts += [" ".join(text.split()).rstrip(".") + "." for text in model.text(out)]
     return texts

@@ -97,10 +97,10 @@ def rome(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> fact = Fact("The capital of {} is", "France", "Rome", "Paris")
+    >>> fact = Fact("The capital of {} is", "Italy", "Oslo", "Rome")
     >>> edit, = rome(model, [fact], 0, contexts=["The dog ran."])
     >>> model.text(edit.on(model).generate(fact.text, max_new_tokens=1))[0]
-    'The capital of France is Rome'
+    'The capital of Italy is Oslo'
     """
     facts, site = listed_facts(facts), write_site(model, layer)
     layer = layer % model.n_layers
