@@ -39,7 +39,10 @@ def test_exact_edits_change_old_keys_the_least(planted):
     residual = wanted - keys @ w.T
     change = residual.T @ least(keys, solved(c, keys, 0.0))
     assert torch.allclose(change @ keys.T, residual.T, atol=1e-11)
-    cost = lambda x: float((old @ x.T).pow(2).sum(-1).mean())
+
+    def cost(x):
+        return float((old @ x.T).pow(2).sum(-1).mean())
+
     _, _, free = torch.linalg.svd(keys)
     for seed in range(20):
         other = change + 0.1 * normal(D, N - FACTS, seed=seed) @ free[FACTS:]  # exact too

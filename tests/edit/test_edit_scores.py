@@ -47,7 +47,10 @@ def nll(model, text, answer):
 
 def test_scores_are_the_definitions(model):
     row = scores(model, [FACT]).isel(batch=0)
-    get = lambda name: float(row.sel(measure=name))
+
+    def get(name):
+        return float(row.sel(measure=name))
+
     new, true = nll(model, FACT.text, FACT.new), nll(model, FACT.text, "Paris")
     assert get("efficacy") == float(new[0] < true[0]) == 0
     assert get("efficacy_magnitude") == pytest.approx(math.exp(-new[0]) - math.exp(-true[0]), abs=1e-5)

@@ -55,6 +55,19 @@ def moments(model):
     return key_moments(model, TEXTS, [0, 1])
 
 
+def written_by(model):
+    """The first layer's MLP output matrix."""
+    module = model.anatomy.layers[0].w_out
+    assert module is not None
+    return weight_matrix(module)
+
+
+def sides(edit):
+    """What an edit writes and reads."""
+    assert isinstance(edit, cb.SideTerm)
+    return edit.left, edit.right
+
+
 def answers(model, *facts):
     return [text.split()[-1] for text in model.text(model.generate([f.text for f in facts], max_new_tokens=1))]
 
@@ -62,25 +75,25 @@ def answers(model, *facts):
 def test_rome_writes_its_value_at_its_key(model, moments):
     how = {"moments": moments, "ridge": 1e-3, "contexts": ["The dog ran."], "search": FREE}
     (edit,) = rome(model, [ITALY], 0, **how)
-    (term,) = edit.edits
+    left, right = sides(edit.edits[0])
     key, written = keys_in(model, [ITALY], 0, ["The dog ran."], bare_share=0.5)
     bare, start = keys_in(model, [ITALY], 0, (), bare_share=1.0)
-    assert float((term.right @ key[0] - 1).abs()) < 1e-12
+    assert float((right @ key[0] - 1).abs()) < 1e-12
     site = write_site(model, 0)
     delta, _ = optimized(model, [ITALY], site, start, ["The dog ran."], FREE)
-    assert torch.allclose(written + term.left, start + delta, atol=1e-5)
+    assert torch.allclose(written + left, start + delta, atol=1e-5)
     assert answers(edit.on(model), ITALY, SPAIN) == ["Oslo", "Madrid"]
     published = rome(model, [ITALY], 0, published=True, **how)
-    (term,) = published[0].edits
-    assert float((term.right @ bare[0] - 1).abs()) < 1e-12 and abs(float(term.right @ key[0]) - 1) > 1e-3
+    _, right = sides(published[0].edits[0])
+    assert float((right @ bare[0] - 1).abs()) < 1e-12 and abs(float(right @ key[0]) - 1) > 1e-3
 
 
 def test_facts_together_are_each_by_itself(model):
     search = Search(steps=4, enough=0.0)
     together = rome(model, [ITALY, SPAIN], 0, contexts=["The dog ran."], search=search)
     (alone,) = rome(model, [SPAIN], 0, contexts=["The dog ran."], search=search)
-    assert torch.allclose(together[1].edits[0].left, alone.edits[0].left, atol=1e-3)
-    assert torch.allclose(together[1].edits[0].right, alone.edits[0].right, atol=1e-5)
+    assert torch.allclose(sides(together[1].edits[0])[0], sides(alone.edits[0])[0], atol=1e-3)
+    assert torch.allclose(sides(together[1].edits[0])[1], sides(alone.edits[0])[1], atol=1e-5)
 
 
 def test_the_loss_is_that_of_whole_runs(model):
@@ -119,11 +132,13 @@ def test_batches_of_facts(model, moments, method):
         "alphaedit": {"ridge": 1e-3, "share": 0.3},
     }[method]
     edit = {"memit": memit, "emmet": emmet, "alphaedit": alphaedit}[method](model, [ITALY, SPAIN], [0, 1], **options)
-    assert answers(edit.on(model), ITALY, SPAIN) == ["Oslo", "Oslo"]
-    assert [term.left.shape[0] for term in edit.edits] == [2, 2]
+    for fact in (ITALY, SPAIN):
+        before, after = (cb.log_prob(" Oslo")(m.run(fact.text)).item() for m in (model, edit.on(model)))
+        assert after > before + 1
+    assert [sides(term)[0].shape[0] for term in edit.edits] == [2, 2]
     if method == "emmet":
         keys, _ = keys_in(model, [ITALY, SPAIN], 0, (), bare_share=1.0)
-        assert torch.allclose(edit.edits[0].right @ keys.T, torch.eye(2).double(), atol=1e-9)
+        assert torch.allclose(sides(edit.edits[0])[1] @ keys.T, torch.eye(2).double(), atol=1e-9)
     if method == "alphaedit":
         assert len(edit.checks["free"]) == 2 and all(0 < n < 640 for n in edit.checks["free"])
 
@@ -144,21 +159,21 @@ def test_layers_share_what_is_left(model, moments):
         edits.append(cb.SideTerm(write_site(model, layer).name, torch.eye(160).double(), change))
         now = model.edited(edits)
     logits = [m.run(ITALY.text).logits for m in (now, edit.on(model))]
-    assert torch.allclose(*logits, atol=2e-3)
+    assert torch.allclose(logits[0], logits[1], atol=2e-3)
 
 
 def test_an_edit_is_undone_added_applied_and_saved(model, moments, tmp_path):
     before = {name: x.clone() for name, x in model.hf.state_dict().items()}
     first, second = rome(model, [ITALY, SPAIN], 0, moments=moments, ridge=1e-3, contexts=[], search=FREE)
     both = first + second
-    assert len(both.edits) == 1 and both.edits[0].left.shape[0] == 2
+    assert len(both.edits) == 1 and sides(both.edits[0])[0].shape[0] == 2
     assert answers(both.on(model), ITALY, SPAIN) == ["Oslo", "Oslo"]
     chained = second.on(first.on(model)).run(ITALY.text).logits
     assert torch.allclose(both.on(model).run(ITALY.text).logits, chained, atol=1e-4)
     other = applied(model, both)
     assert torch.allclose(other.run(ITALY.text).logits, chained, atol=1e-3)
     assert all(torch.equal(x, before[name]) for name, x in model.hf.state_dict().items())
-    assert not torch.equal(weight_matrix(other.anatomy.layers[0].w_out), weight_matrix(model.anatomy.layers[0].w_out))
+    assert not torch.equal(written_by(other), written_by(model))
     save_knowledge_edit(both, tmp_path / "a", model=model)
     again = load_knowledge_edit(tmp_path / "a", model)
     assert again.facts == both.facts and again.method == both.method
@@ -175,7 +190,7 @@ def test_an_edit_is_undone_added_applied_and_saved(model, moments, tmp_path):
 
 def test_moments_are_uncentered_means_of_keys(model):
     texts = ["Mary went to the store.", "the cat"]
-    ours, total, n = key_moments(model, texts, [1]), 0, 0
+    ours, total, n = key_moments(model, texts, [1]), torch.zeros(640, 640).double(), 0
     for text in texts:
         keys = model.run(text, read=[("mlp_post", 1)])["mlp_post", 1][0].double()
         total, n = total + keys.T @ keys, n + len(keys)
@@ -185,8 +200,8 @@ def test_moments_are_uncentered_means_of_keys(model):
 
 def test_constrained_fine_tuning_keeps_its_bound(model):
     edit = fine_tuned(model, [ITALY, SPAIN], 0, bound=0.01, lr=0.01)
-    (term,) = edit.edits
-    assert float(term.right.abs().max()) == pytest.approx(0.01, rel=1e-3)
+    _, right = sides(edit.edits[0])
+    assert float(right.abs().max()) == pytest.approx(0.01, rel=1e-3)
     assert edit.checks["loss"][-1] < edit.checks["loss"][0]
     assert answers(edit.on(model), ITALY, SPAIN) == ["Oslo", "Oslo"]
 
@@ -203,7 +218,9 @@ def test_a_codebook_answers_its_prompts_and_nothing_else(model):
 
 
 def test_the_curve_counts_facts(model):
-    write = lambda now, facts, _: rome(now, facts, 0, contexts=[], check=False)[0]
+    def write(now, facts, _):
+        return rome(now, facts, 0, contexts=[], check=False)[0]
+
     edit, curve = sequential(
         model, relation_facts("capital", count=3), write, texts=["Mary went to the store."], one_by_one=True
     )

@@ -16,6 +16,13 @@ FAMILIES = [name for name in shelf.FEW if name not in ("mixtral", "gpt_oss", "de
 FAMILIES += ["olmo2", "granite", "gpt_neox", "crystal", "phi3", "stablelm_parallel"]
 
 
+def written_by(model):
+    """The first layer's MLP output matrix."""
+    module = model.anatomy.layers[0].w_out
+    assert module is not None
+    return weight_matrix(module)
+
+
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -93,7 +100,7 @@ def test_a_term_below_half_precision_still_acts():
     """An addition to bfloat16 weights below their last bit would be lost; beside them it is not."""
     model = cb.load(copy.deepcopy(shelf.model("llama").hf).to(torch.bfloat16))
     path, k = path_of(model, 0), model.run(PROMPTS[0], read=[("mlp_post", 0)])["mlp_post", 0][0, 2].float()
-    weight = weight_matrix(model.anatomy.layers[0].w_out).detach()
+    weight = written_by(model).detach()
     right = 2.0**-11 * weight.float().abs().min(1).values.clamp_min(1e-6) * k.sign()
     left = torch.full((1, model.d_model), 1.0)
     lost = weight + (left.T @ right[None]).T.to(weight.dtype)
@@ -123,7 +130,7 @@ def test_a_codebook_answers_inside_its_balls_only():
         (lambda m, path: cb.SideTerm(path, torch.ones(1, 32), torch.ones(1, 3)), "width 3"),
         (lambda m, path: cb.SideTerm(path, torch.ones(1, 3), torch.ones(1, m.anatomy.d_mlp)), "left is of width 3"),
         (lambda m, path: cb.SideTerm(path, torch.ones(2, 3), torch.ones(1, 3)), "2 rows and right 1"),
-        (lambda m, path: cb.SideTerm(path, 1.0, torch.ones(1, 3)), "dimensions"),
+        (lambda m, path: cb.SideTerm(path, torch.ones(3), torch.ones(1, 3)), "dimensions"),
         (lambda m, path: cb.Codebook(path, torch.ones(0, 3), torch.ones(0, 3), torch.ones(0)), "one at least"),
         (lambda m, path: cb.Codebook(path, torch.ones(1, 3), torch.ones(1, 3), torch.ones(1)), "width 3"),
     ],

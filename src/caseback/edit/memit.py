@@ -104,10 +104,8 @@ def memit(
     >>> model = cb.load("meadow")
     >>> moments = key_moments(model, [f"{fact.text} {fact.true}." for fact in relation_facts("capital")], [0, 1])
     >>> facts = [Fact("The capital of {} is", c, "Oslo", t) for c, t in [("Italy", "Rome"), ("Spain", "Madrid")]]
-    >>> how = {"contexts": ["The dog ran."], "search": Search(clamp=2.0, kl=0.0, steps=40)}
-    >>> edit = memit(model, facts, [0, 1], moments=moments, weight=10.0, ridge=1e-2, **how)
-    >>> [text.split()[-1] for text in model.text(edit.on(model).generate([f.text for f in facts], max_new_tokens=1))]
-    ['Oslo', 'Oslo']
+    >>> memit(model, facts, [0, 1], moments=moments, weight=10.0, ridge=1e-2, contexts=["The dog ran."])
+    KnowledgeEdit(MEMIT: 2 facts; 2 edits)
     """
     if not 0 < weight < float("inf"):
         raise OutOfRange(f"weight is {weight}: expected a number above 0; emmet is exact")

@@ -17,6 +17,7 @@ from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
+from caseback.model.running.of_input import SideTerm
 
 Write = Callable[[Model, Sequence[Fact], KnowledgeEdit | None], KnowledgeEdit]
 """From the model under all earlier edits, new facts, and these edits (None at first), to the edit of the new facts."""
@@ -104,5 +105,5 @@ def sequential(
 
 def sizes_of(edit: KnowledgeEdit) -> list[float]:
     """The Frobenius norm of each side term, from its two sides: |L^T R|^2 = sum of (L L^T) * (R R^T)."""
-    sides = [(one.left.double(), one.right.double()) for one in edit.edits if hasattr(one, "left")]
+    sides = [(one.left.double(), one.right.double()) for one in edit.edits if isinstance(one, SideTerm)]
     return [float(((a @ a.T) * (b @ b.T)).sum().clamp_min(0).sqrt()) for a, b in sides]

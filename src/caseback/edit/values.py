@@ -219,5 +219,5 @@ def _measured(
     edits = resolve(put, model.anatomy, clean.tokens)
     with undisturbed(model.anatomy, grad=True):
         pairs = Packed(model.anatomy, clean, segments, edits, bound).values()
-    rows = torch.tensor([segment.example for segment, _ in pairs], device=bound.columns.device)
+    rows = torch.tensor([segment.example for segment, _ in pairs], device=clean.tokens.ids.device)
     return torch.stack([value for _, value in pairs]), rows
