@@ -218,6 +218,11 @@ class Valid:
                 "bias": lens.bias,
                 "n_layers": 2,
             },
+            "of_input.SideTerm": {
+                "site": "model.layers.0.mlp.down_proj.output",
+                "left": torch.ones(1, 16),
+                "right": torch.ones(1, 32),
+            },
             "affine.Affine": {"read": torch.eye(16)[:2], "write": torch.eye(16)[:2]},
             "affine.Rotate": {"plane": torch.eye(16)[:2], "angle": 30.0},
             "steps.Step": {"name": "one", "units": 1, "work": dict},
