@@ -12,7 +12,7 @@ from caseback.edit.knowledge_edit import KnowledgeEdit
 from caseback.edit.rome import listed_facts
 from caseback.edit.scores import MEASURES, scores, summary
 from caseback.edit.side_effects import on_plain_text
-from caseback.errors import OutOfRange
+from caseback.errors import EditError
 from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -74,8 +74,6 @@ def sequential(
     ([1, 2, 3], 3)
     """
     facts = listed_facts(facts)
-    if len(facts) < 1:
-        raise OutOfRange("no facts: expected one or more")
     counts = sorted({*(2**i for i in range(len(facts).bit_length()) if 2**i <= len(facts)), len(facts)})
     sofar: KnowledgeEdit | None = None
     names = [*MEASURES, "change", *(["kl", "perplexity_before", "perplexity_after"] if texts else [])]
@@ -86,6 +84,8 @@ def sequential(
             for some in [[fact] for fact in new] if one_by_one else [new]:
                 now = model if sofar is None else sofar.on(model)
                 edit = write(now, some, sofar)
+                if not isinstance(edit, KnowledgeEdit):
+                    raise EditError(f"write gave a {type(edit).__name__}: expected a KnowledgeEdit, as rome(...)[0] is")
                 sofar = edit if sofar is None else sofar + edit
                 bar.update(len(some))
             assert sofar is not None

@@ -24,6 +24,7 @@ from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
+from caseback.model.arguments import checked
 from caseback.model.running.edits import Add, Edit, Replace
 from caseback.model.running.metrics import Bound
 from caseback.model.running.model import Model
@@ -35,6 +36,7 @@ from caseback.model.sweeping.packed import Packed, Segment
 from caseback.model.sweeping.segments import entry_layer
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """How values are looked for.
