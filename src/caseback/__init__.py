@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from caseback.model.loading.load import load
     from caseback.model.notes import Note, Notes
     from caseback.model.registry import techniques
-    from caseback.model.running.affine import Affine, Fade, Rotate, Tilt
+    from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
     from caseback.model.running.answer_metrics import answer_log_prob
     from caseback.model.running.edits import (
         Add,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     )
     from caseback.model.running.metrics import Metric, function, kl, log_prob, logit, logit_diff, loss, prob, prob_diff
     from caseback.model.running.model import Model
-    from caseback.model.running.of_input import Codebook, SideTerm
     from caseback.model.running.run import Run
     from caseback.model.running.saved_edits import load_edits, save_edits
     from caseback.model.running.site_metrics import activation
@@ -44,14 +43,13 @@ _HOMES = {
     "circuit": "Circuit",
     "anatomy.sites": "Site",
     "registry": "techniques",
-    "running.affine": "Affine Fade Rotate Tilt",
+    "running.affine": "Affine Codebook Fade Rotate SideTerm Tilt",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
     "loading.load": "load",
     "notes": "Note Notes",
     "running.answer_metrics": "answer_log_prob",
     "running.metrics": "Metric function kl log_prob logit logit_diff loss prob prob_diff",
     "running.model": "Model",
-    "running.of_input": "Codebook SideTerm",
     "running.run": "Run",
     "running.site_metrics": "activation",
     "running.saved_edits": "load_edits save_edits",

@@ -33,8 +33,8 @@ def calls_of_editing(model: cb.Model, room: Path) -> dict[str, dict[str, Any]]:
     asked = {"src": "Where is Mary?", "subject": "Mary", "alt": "here", "answers": ["there"]}
     (room / "zsre.json").write_text(json.dumps([asked]), encoding="utf-8")
     return {
-        "of_input.SideTerm": {"site": site, "left": torch.ones(1, 16), "right": torch.ones(1, width)},
-        "of_input.Codebook": {
+        "affine.SideTerm": {"site": site, "left": torch.ones(1, 16), "right": torch.ones(1, width)},
+        "affine.Codebook": {
             "site": site,
             "keys": torch.ones(1, width),
             "values": torch.ones(1, 16),

@@ -18,10 +18,10 @@ from caseback.edit.rome import keys_in, listed_facts
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
+from caseback.model.running.affine import SideTerm
 from caseback.model.running.answer_metrics import answer_log_prob
 from caseback.model.running.measure import measured
 from caseback.model.running.model import Model
-from caseback.model.running.of_input import SideTerm
 
 
 @technique(

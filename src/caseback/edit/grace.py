@@ -21,8 +21,8 @@ from caseback.edit.rome import listed_facts
 from caseback.edit.values import Search, optimized
 from caseback.errors import EditError, OutOfRange
 from caseback.model.registry import technique
+from caseback.model.running.affine import Codebook
 from caseback.model.running.model import Model
-from caseback.model.running.of_input import Codebook
 
 SEARCH = Search(steps=50, lr=1.0, kl=0.0, decay=0.0, replaced=True, at_end=True)
 

@@ -54,11 +54,11 @@ def demonstrations(fact: Fact, others: Sequence[Fact], *, k: int = 16) -> str:
         raise OutOfRange(f"k is {k}: expected 0 demonstrations or more")
     usable = [one for one in others if one.subject != fact.subject]
     shown = [usable[i] for i in nearest_texts(fact.text, [one.text for one in usable], k)]
-    blocks = [f"New Fact: {_told(one)}\nPrompt: {' '.join(_shown(one, i))}\n\n" for i, one in enumerate(shown)]
-    return "".join(blocks) + f"New Fact: {_told(fact)}\nPrompt:"
+    blocks = [f"New Fact: {_statement(one)}\nPrompt: {' '.join(_shown(one, i))}\n\n" for i, one in enumerate(shown)]
+    return "".join(blocks) + f"New Fact: {_statement(fact)}\nPrompt:"
 
 
-def _told(fact: Fact) -> str:
+def _statement(fact: Fact) -> str:
     return f"{fact.text}{spaced(fact.new)}"
 
 

@@ -20,6 +20,7 @@ from caseback.artifacts.kinds import KEY_MOMENTS
 from caseback.edit.places import write_site
 from caseback.errors import CasebackError, EditError, LoadError
 from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.json_text import parse_json
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -153,7 +154,7 @@ def load_key_moments(path: str | Path, model: Model) -> KeyMoments:
     """
 
     def build(artifact: Artifact) -> KeyMoments:
-        layers = [int(layer) for layer in json.loads(artifact.facts["layers"])]
+        layers = [int(layer) for layer in parse_json(artifact.facts["layers"])]
         artifact.expect({"moment": "layer neuron other"}, layer=len(layers))
         facts = artifact.facts
         return KeyMoments(layers, artifact.tensors["moment"], int(facts["n_tokens"]), facts["model"], facts["corpus"])

@@ -21,13 +21,14 @@ from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import KNOWLEDGE_EDIT
 from caseback.edit.facts import Fact
 from caseback.errors import EditError, LoadError
+from caseback.jobs.json_text import parse_json
 from caseback.model.anatomy.assembled import assembled
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.arguments import checked
+from caseback.model.running.affine import Codebook, SideTerm
 from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
-from caseback.model.running.of_input import Codebook, SideTerm
 
 
 @checked
@@ -208,9 +209,9 @@ def load_knowledge_edit(path: str | Path, model: Model) -> KnowledgeEdit:
     def build(artifact: Artifact) -> KnowledgeEdit:
         tensors = artifact.tensors
         edits = []
-        for i, (kind, site) in enumerate(json.loads(artifact.facts["edits"])):
+        for i, (kind, site) in enumerate(parse_json(artifact.facts["edits"])):
             edits.append(_ACTIONS[kind](site, *(tensors[f"{i}.{name}"] for name in _PARTS[kind])))
-        facts = [Fact(**data) for data in json.loads(artifact.facts["facts"])]
+        facts = [Fact(**data) for data in parse_json(artifact.facts["facts"])]
         keys = {int(name[5:]): x for name, x in tensors.items() if name.startswith("keys.")}
         digests.append(artifact.facts["model"])
         return KnowledgeEdit(edits, facts, artifact.facts["method"], keys, dict(artifact.checks))

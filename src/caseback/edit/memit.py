@@ -24,9 +24,9 @@ from caseback.edit.values import Search, optimized
 from caseback.errors import EditError, OutOfRange
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
+from caseback.model.running.affine import SideTerm
 from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
-from caseback.model.running.of_input import SideTerm
 
 CONTEXTS = (10,) * 5
 SEARCH = Search(clamp=0.75)

@@ -24,8 +24,8 @@ from caseback.edit.values import Search, optimized
 from caseback.errors import EditError
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
+from caseback.model.running.affine import SideTerm
 from caseback.model.running.model import Model
-from caseback.model.running.of_input import SideTerm
 
 CONTEXTS = (5,) * 10 + (10,) * 10
 

@@ -16,8 +16,8 @@ from caseback.errors import EditError
 from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.results import labelled
+from caseback.model.running.affine import SideTerm
 from caseback.model.running.model import Model
-from caseback.model.running.of_input import SideTerm
 
 Write = Callable[[Model, Sequence[Fact], KnowledgeEdit | None], KnowledgeEdit]
 """From the model under all earlier edits, new facts, and these edits (None at first), to the edit of the new facts."""

@@ -169,10 +169,10 @@ def _block(
         stays = (token < 0).nonzero()[:, 0]
         if not len(stays):
             return surprise
-        kept = rows[stays].tolist()
-        if kept[0] not in before:
-            before.update(zip(kept, log_p[stays].detach(), strict=True))
-        was = torch.stack([before[row] for row in kept])
+        staying = rows[stays].tolist()
+        if staying[0] not in before:
+            before.update(zip(staying, log_p[stays].detach(), strict=True))
+        was = torch.stack([before[row] for row in staying])
         moved = (was.exp() * (was - log_p[stays])).sum(-1)
         return surprise.index_copy(0, stays, moved)
 

@@ -20,9 +20,8 @@ from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import EDITS
 from caseback.errors import EditError
 from caseback.model.arguments import checked
-from caseback.model.running.affine import Affine, Fade, Rotate, Tilt
+from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
 from caseback.model.running.edits import Add, Edit, Mean, Noise, Project, Replace, Scale, Zero, listed
-from caseback.model.running.of_input import Codebook, SideTerm
 from caseback.model.running.run import Run
 
 ACTIONS = {
