@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -109,7 +110,7 @@ def run(model: cb.Model, given: argparse.Namespace) -> dict:
     rome = given.method == "rome"
     contexts = sampled_contexts(model, (5,) * 10 + (10,) * 10 if rome else (10,) * 5, words=not rome)
 
-    def write(now: cb.Model, some: list[ed.Fact], before: ed.KnowledgeEdit | None) -> ed.KnowledgeEdit:
+    def write(now: cb.Model, some: Sequence[ed.Fact], before: ed.KnowledgeEdit | None) -> ed.KnowledgeEdit:
         layers, last = given.layers, given.layers[-1]
         spread = {"moments": moments, "contexts": contexts, "search": search, "check": False}
         if given.method == "rome":
@@ -136,12 +137,13 @@ def run(model: cb.Model, given: argparse.Namespace) -> dict:
         out["curve"] = {int(k): {n: round(float(curve.sel(k=k, measure=n)), 3) for n in chosen} for k in curve["k"]}
     else:
         before = ed.summary(ed.scores(model, facts))
-        rows, kls = [], []
+        rows: list[xr.DataArray] = []
+        kls = []
         for fact in facts:
             after = write(model, [fact], None).on(model)
             rows.append(ed.scores(after, [fact]))
             kls.append(float(ed.on_plain_text(model, after, held_out[:20]).sel(measure="kl")))
-        after = ed.summary(xr.concat(rows, "batch"))
+        after = ed.summary(xr.concat(rows, dim="batch"))
         for name, table in (("before", before), ("after", after)):
             out[name] = {str(m): round(float(table.sel(measure=m)), 3) for m in table["measure"].values}
         out["kl on plain text"] = sum(kls) / len(kls)
