@@ -88,6 +88,8 @@ WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "open_store": "collect.collect",
     "open_collection": "collect.collect",
     "load_reft": "save_reft",
+    "load_key_moments": "save_key_moments",
+    "load_knowledge_edit": "save_knowledge_edit",
     "load_dictionary": "save_dictionary",
     "load_graph": "save_graph",
     "load_attention_lens": ("save_lens", "lens", "fit_attention_lens"),
