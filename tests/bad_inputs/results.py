@@ -78,6 +78,7 @@ ONE_OF: dict[str, Giver] = {"Sentence": ("conllu", 0)}
 WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_mapping": "save_mapping",
     "load_eraser": "save_eraser",
+    "load_atlas": "save_atlas",
     "load_subspace": "save_subspace",
     "load_probe": "save_probe",
     "load_directions": "save_directions",

@@ -31,6 +31,7 @@ from caseback.model.anatomy.norms import at_least_float32
 MATCHED = 20
 POOL = 40
 SETS = 20
+ALONE, AMONG = "alone", "among its kind"
 SMALLEST = 0.05
 """The least effect that proves anything, as a share of what the metric loses where the relation is absent."""
 RESTORED = 0.1
@@ -54,7 +55,7 @@ class Outcome:
     restores
         The share of ``together`` that the unit brings back by itself; None likewise.
     proved
-        Whether it is, alone or among its kind.
+        ``"alone"``, ``"among its kind"``, or empty where it is not.
     """
 
     effect: float
@@ -63,7 +64,7 @@ class Outcome:
     together: float | None
     together_bound: float | None
     restores: float | None
-    proved: bool
+    proved: str
 
 
 def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
@@ -224,11 +225,11 @@ def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], l
         others = np.zeros(1)  # all other units have a label themselves: there is only no effect to compare with
     if sign == 0:
         bound = float(np.quantile(np.abs(others), 0.05))
-        return Outcome(effect, error, bound, None, None, None, abs(effect) < bound)
+        return Outcome(effect, error, bound, None, None, None, ALONE if abs(effect) < bound else "")
     bound = sign * float(np.quantile(sign * others, 0.95))
     alone = sign * effect > max(sign * bound, 2 * error, least)
     if not plan.group:
-        return Outcome(effect, error, bound, None, None, None, alone)
+        return Outcome(effect, error, bound, None, None, None, ALONE if alone else "")
     together = of[tuple(plan.group)]
     random = np.array([of[tuple(units)].mean() for units in plan.sets])
     together_bound = sign * float(np.quantile(sign * random, 0.95))
@@ -239,7 +240,8 @@ def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], l
         restores = float((together - rest).mean() / together.mean()) if together.mean() else 0.0
         certain = sign * (together - rest).mean() > 2 * (together - rest).std() / np.sqrt(len(rest))
         among = bool(sign * together.mean() > max(sign * together_bound, least) and restores >= RESTORED and certain)
-    return Outcome(effect, error, bound, float(together.mean()), together_bound, restores, alone or among)
+    proved = ALONE if alone else AMONG if among else ""
+    return Outcome(effect, error, bound, float(together.mean()), together_bound, restores, proved)
 
 
 def _unit(evidence: Evidence, sort: str, index: int) -> Unit:
