@@ -59,7 +59,8 @@ def in_another_basis(rows: Rows, n: int, draw: torch.Generator) -> Rows:
     >>> bool((turned.T @ turned / 10_000 - rows.T @ rows / 2).abs().max() < 0.2)
     True
     """
-    second = (rows.T @ rows / len(rows)).double()
+    wide = rows.double()
+    second = wide.T @ wide / len(rows)
     size = second.diagonal()
     # rows of a centering norm span a direction less than there are
     size += 1e-9 * size.mean() + torch.finfo(size.dtype).tiny

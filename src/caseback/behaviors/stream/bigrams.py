@@ -1,9 +1,10 @@
 """What the stream says without any layer: bigrams on the direct path, and the head's bias to frequent words.
 
-    5.3.1    rank correlation of (W_E W_U)_ab with log P(b | a),  over pairs that occur 5 times at least
+    5.3.1    rank correlation of (W_E W_U)_ab with log (n_ab + 1),  over pairs that occur 5 times at least
     5.3.2    r(beta W_U + b_U, log unigram),  and with the mean of the final norm's output in place of beta
 
-Both with the final norm folded into W_U and logits centered over the vocabulary.
+Both with the final norm folded into W_U and logits centered over the vocabulary. So are the log counts of each first
+token's successors: then neither says how frequent the first token is.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ def direct_bigrams(evidence: Evidence) -> tuple[Numbers, Numbers]:
         For a text in which too few pairs are often enough.
     """
     pairs, counts, unigrams = pair_counts(evidence)
+    n_vocab = evidence.folded.W_U.shape[1]
+    logs = np.log(counts + 1)
+    logs = logs - np.bincount(pairs[:, 0], logs, n_vocab)[pairs[:, 0]] / n_vocab
     often = counts >= OFTEN
     if often.sum() < FEWEST:
         raise CasebackError(f"{often.sum()} pairs of tokens occur {OFTEN} times: expected {FEWEST} at least")
-    pairs, counts = pairs[often], counts[often]
-    log_p = np.log(counts / unigrams[pairs[:, 0]])
+    pairs, log_p = pairs[often], logs[often]
     w_e, w_u = evidence.folded.W_E, evidence.folded.W_U
     step = max(1, limit("weight_products", w_e.device) // w_e.shape[1])
 
