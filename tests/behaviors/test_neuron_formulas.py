@@ -125,8 +125,7 @@ def test_what_moves_attention_to_the_first_token_is_the_mean_of_the_scores_diffe
     inverse = torch.linalg.pinv(model.weights.W_Q[2][2])
     turns = [inverse @ model.weights.qk(2, 2, p).left for p in range(64)]
     differences = [
-        query @ turns[p] @ first - torch.stack([query @ turns[d] @ mean for d in range(p)]).mean()
-        for p in range(4, 64)
+        query @ turns[p] @ first - torch.stack([query @ turns[d] @ mean for d in range(p)]).mean() for p in range(4, 64)
     ]
     expected = torch.stack(differences).mean() / (float(scale) * len(query) ** 0.5)
     assert (write @ direction).item() == pytest.approx(expected.item(), rel=1e-3)

@@ -129,6 +129,7 @@ def test_a_text_of_the_direct_path_s_bigrams_is_on_it_and_its_unigrams_in_the_bi
     folded = model.weights.folded(centre_vocab=True)
     logits = folded.W_E @ folded.W_U
     p = (1.5 * logits / logits.std()).softmax(1).numpy()
+
     def draw(rng, n):
         row = [int(rng.integers(1, zoo.VOCAB))]
         while len(row) < n:

@@ -48,6 +48,7 @@ REFT = Kind("fine-tuned representation", 1, "load_reft", "save_reft")
 DICTIONARY = Kind("dictionary", 1, "load_dictionary", "save_dictionary")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
 NOTES = Kind("set of notes", 1, "Notes.load", "Notes.save")
+ATLAS = Kind("atlas", 1, "load_atlas", "save_atlas")
 
 _ALL = (
     LENS,
@@ -63,6 +64,7 @@ _ALL = (
     DICTIONARY,
     CIRCUIT,
     NOTES,
+    ATLAS,
 )
 KINDS = {kind.name: kind for kind in _ALL}
 

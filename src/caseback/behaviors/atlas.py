@@ -9,7 +9,7 @@ A kind that the model or the input does not allow is left out, with the reason.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import pandas as pd
 from caseback.behaviors.evidence import TEXT, Evidence, collect_evidence, needed
 from caseback.behaviors.kinds import Kind, Look, false_labels, kinds_of, labels
 from caseback.behaviors.proofs import EXPERIMENTS, Outcome, prove
-from caseback.errors import CasebackError, SiteAbsent
+from caseback.behaviors.stream import STREAM_NEEDS, Fact, stream_facts
+from caseback.errors import CasebackError
 from caseback.model.findings import Finding, Findings
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -82,6 +83,8 @@ class Atlas:
         The best units of every kind with their grades, "unseen" among them.
     scores
         Every look at every unit: by kind a frame of ``unit``, ``score``, ``control``, ``ranked_by``, ``band``.
+    facts
+        Facts of the stream, each with its control, or why it is missing.
     about
         Of which model, of how many tokens, and how it was made.
     """
@@ -89,6 +92,7 @@ class Atlas:
     kinds: tuple[KindReport, ...]
     candidates: Findings
     scores: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    facts: tuple[Fact, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -142,7 +146,7 @@ def atlas(
     corpus
         Plain text, as ``caseback.stream.collect`` takes it. Without it, kinds that need text are left out.
     kinds
-        Names of kinds; by default all (``caseback.behaviors.KINDS``).
+        Names of kinds (``caseback.behaviors.KINDS``); by default all, and facts of the stream.
     n_tokens
         Stop the text after about so many tokens; by default it is read to its end.
     length
@@ -184,11 +188,11 @@ def atlas(
         raise CasebackError(f"top={top}: expected 1 candidate of each kind at least")
     wanted = kinds_of(kinds)
     needs = needed(wanted)
-    if proofs:
-        for one in wanted:
-            for stream, tables in EXPERIMENTS[one.proof].needs.items() if one.proof else ():
-                own = needs.setdefault(stream, [])
-                own.extend(table for table in (*tables, *_moments(one.sort)) if table not in own)
+    for one in wanted if proofs else ():
+        if one.proof in EXPERIMENTS:
+            _add(needs, EXPERIMENTS[one.proof].needs, *_moments(one.sort))
+    if kinds is None:
+        _add(needs, STREAM_NEEDS)
     evidence = collect_evidence(
         model,
         corpus,
@@ -200,7 +204,15 @@ def atlas(
         seed=seed,
         progress=progress,
     )
-    return atlas_of(evidence, wanted, top=top, proofs=proofs, progress=progress)
+    facts = tuple(stream_facts(evidence).values()) if kinds is None else ()
+    return replace(atlas_of(evidence, wanted, top=top, proofs=proofs, progress=progress), facts=facts)
+
+
+def _add(needs: dict[str, list[str]], more: Mapping[str, Sequence[str]], *also: str) -> None:
+    """Put further tables to those that streams need."""
+    for stream, tables in more.items():
+        own = needs.setdefault(stream, [])
+        own.extend(table for table in (*tables, *also) if table not in own)
 
 
 def _moments(sort: str) -> tuple[str, ...]:
@@ -215,13 +227,9 @@ def atlas_of(
     looks: dict[str, Look] = {}
     missing: dict[str, str] = {}
     for kind in kinds:
-        absent = [stream for stream in kind.needs if stream not in evidence.collections]
-        if absent == [TEXT] and not evidence.n_tokens and not evidence.missing:
-            missing[kind.name] = "no text was given"
-            continue
         try:
             looks[kind.name] = kind.look(evidence)
-        except SiteAbsent as error:
+        except CasebackError as error:  # the model has no such part, or the text too little of what is looked for
             missing[kind.name] = str(error)
     by_name = {kind.name: kind for kind in kinds}
     chosen = {name: _best(look, top) for name, look in looks.items()}
@@ -241,7 +249,7 @@ def atlas_of(
                 labelled=int(past.sum()),
                 false_labels=false_labels(look, kind.threshold),
                 units=len(names),
-                unproved=unproved.get(kind.proof, "") if kind.proof else "no intervention is known here",
+                unproved=unproved.get(kind.proof, "") if kind.proof in EXPERIMENTS else "no intervention is built",
             )
         )
         band = np.broadcast_to(look.band, look.score.shape)
@@ -256,7 +264,7 @@ def atlas_of(
         "tokens": evidence.n_tokens,
         "seed": evidence.seed,
     }
-    return Atlas(tuple(reports), Findings(tuple(findings), about), scores, about)
+    return Atlas(tuple(reports), Findings(tuple(findings), about), scores, about=about)
 
 
 def _best(look: Look, top: int) -> list[int]:
@@ -281,7 +289,7 @@ def _proved(
         try:
             past = {kind: labelled[kind] for kind in own}
             outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, progress=progress)
-        except SiteAbsent as error:
+        except CasebackError as error:
             unproved[name] = str(error)
     return outcomes, unproved
 

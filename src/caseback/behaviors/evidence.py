@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from caseback.behaviors.kinds import Kind
 from caseback.behaviors.synthetic import STREAMS, streams
-from caseback.errors import CasebackError, SiteAbsent, UnknownSite
+from caseback.errors import CasebackError, SiteAbsent, TokensError, UnknownSite
 from caseback.model.algebra.folding import Folded
 from caseback.model.graph.names import Name
 from caseback.model.running.model import Model
@@ -61,7 +61,7 @@ class Evidence:
     n_tokens
         How many tokens of text were read.
     missing
-        Why a table is not there, by its name.
+        Why a table or a stream is not there, by its name.
     seed
         Random directions and permutations of looks are drawn with it.
     """
@@ -119,7 +119,7 @@ class Evidence:
         if table in self.missing:
             raise SiteAbsent(self.missing[table])
         if stream not in self.collections:
-            raise CasebackError(f"no stream {stream!r} was read: expected one of {', '.join(self.collections)}")
+            raise SiteAbsent(self.missing.get(stream, "no text was given" if stream == TEXT else f"no {stream!r}"))
         key = (stream, table)
         if key not in self._results:
             self._results[key] = [collection[table] for collection in self.collections[stream]]
@@ -219,10 +219,13 @@ def collect_evidence(
         rows = rows_of(model, documents(parts[1]), length=room, least=room // 2)
         prompts = [row.ids for row in islice(rows, PROMPTS)]
     synthetic = [name for name in STREAMS if present(name)]
-    if synthetic:
-        rows = streams(model, seed=seed)
-        for name in synthetic:
-            collections[name] = [collect(model, fold, present(name), bos=False) for fold in rows[name]]
+    try:
+        rows = streams(model, seed=seed) if synthetic else {}
+    except TokensError as error:
+        rows, missing = {}, missing | dict.fromkeys(synthetic, str(error))
+    for name, folds in rows.items():
+        if name in synthetic:
+            collections[name] = [collect(model, fold, present(name), bos=False) for fold in folds]
     return Evidence(model, collections, read, missing, seed, prompts)
 
 
@@ -257,5 +260,3 @@ def _size(content: Any, model: Model) -> int:
         return len(content)
     # a token has about four characters; a pass over the tokenizer only to count would cost as much as the reading
     return max(1, len(content) // 4)
-
-

@@ -117,9 +117,7 @@ def kind(
     def register(look: Callable[[Evidence], Look]) -> Callable[[Evidence], Look]:
         if name in KINDS:
             raise CasebackError(f"a kind is called {name!r} already: choose another name")
-        KINDS[name] = Kind(
-            name, sort, entry, citation, looks_at, control_is, threshold, dict(needs), look, proof, sign
-        )
+        KINDS[name] = Kind(name, sort, entry, citation, looks_at, control_is, threshold, dict(needs), look, proof, sign)
         return look
 
     return register

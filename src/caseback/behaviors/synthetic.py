@@ -4,9 +4,9 @@
     shuffled    r1 ... rk  a permutation    every token stood before, at no fixed distance
     fresh       r1 ... rk  k others         no token stood before: the control
 
-Each begins as the tokenizer begins a text. Labels of the second half: ``same``, where the token stood before, and ``next``, the place behind that; in ``fresh`` they
-name the places that ``repeated`` would. In ``shuffled``, ``stripe`` is the place that ``repeated`` would name. Rows are
-in folds, half of which units are ranked on and half scored on.
+Each begins as the tokenizer begins a text. Labels of the second half: ``same``, where the token stood before, and
+``next``, the place behind that; in ``fresh`` they name the places that ``repeated`` would. Rows are in folds, half of
+which units are ranked on and half scored on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from caseback.stream.packing import front_of
 from caseback.tasks.standard.repeats import ordinary_tokens
 
 FOLDS = 8
+LEAST = 4
 STREAMS = ("repeated", "shuffled", "fresh")
 Labeled = tuple[list[int], dict[str, list[int]]]
 """Token ids, and labels with one value for each."""
@@ -32,13 +33,13 @@ def span_of(model: Model, ids: Sequence[int]) -> int:
     Raises
     ------
     TokensError
-        Where not even eight fit.
+        Where not even four fit.
     """
     room = model.context
     span = min(50, len(ids) // 2, (room - len(front_of(model))) // 2 if room else 50)
-    if span < 8:
+    if span < LEAST:
         raise TokensError(
-            f"{len(ids)} ordinary tokens and a context of {room}: expected room for two different spans of 8"
+            f"{len(ids)} ordinary tokens and a context of {room}: expected room for two different spans of {LEAST}"
         )
     return span
 
@@ -62,12 +63,12 @@ def streams(model: Model, ids: Sequence[int] | None = None, *, rows: int = 64, s
     dict[str, list[list]]
         By stream a list of folds, each a corpus for ``collect`` with ``bos=False``.
     """
-    ids = np.asarray(ordinary_tokens(model) if ids is None else ids)
-    span = span_of(model, ids.tolist())
+    ordinary = list(ordinary_tokens(model) if ids is None else ids)
+    span = span_of(model, ordinary)
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[Labeled]] = {name: [] for name in STREAMS}
     for _ in range(rows):
-        tokens = rng.choice(ids, 2 * span, replace=False)
+        tokens = rng.choice(ordinary, 2 * span, replace=False)
         first, others = tokens[:span], tokens[span:]
         order = rng.permutation(span)
         drawn["repeated"].append(_row(model, first, first, np.arange(span)))
@@ -85,6 +86,5 @@ def _row(model: Model, first: np.ndarray, second: np.ndarray, stood: np.ndarray)
     labels = {
         "same": [*before, *(stood + lead).tolist()],
         "next": [*before, *np.where(in_first, stood + 1 + lead, -1).tolist()],
-        "stripe": [*before, *(np.minimum(np.arange(len(first)) + 1, len(first) - 1) + lead).tolist()],
     }
     return [*front, *first.tolist(), *second.tolist()], labels

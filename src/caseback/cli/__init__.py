@@ -21,6 +21,7 @@ from caseback.cli.explaining.attribute import attribute
 from caseback.cli.explaining.dla import dla
 from caseback.cli.explaining.explain import explain
 from caseback.cli.explaining.influence import influence
+from caseback.cli.finding.atlas import atlas
 from caseback.cli.finding.graph import graph
 from caseback.cli.finding.ioi import ioi
 from caseback.cli.intervening.ablate import ablate
@@ -50,6 +51,7 @@ from caseback.version import __version__
 
 COMMANDS = (
     explain,
+    atlas,
     attribute,
     influence,
     dla,

@@ -194,10 +194,24 @@ def front_of(model: Model, bos: bool | None = None) -> list[int]:
 
 
 def _put_before(tokenizer: Any) -> list[int]:
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    ids = tokenizer("a")["input_ids"]
+    text = next((text for text in ("a", *_words(tokenizer)) if _knows(tokenizer, text)), "a")
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text)["input_ids"]
     at = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)
     return list(ids[:at])
+
+
+def _words(tokenizer: Any) -> Iterator[str]:
+    """Texts of the vocabulary: a small one may not know any letter."""
+    special = set(tokenizer.all_special_ids)
+    return (tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in special)
+
+
+def _knows(tokenizer: Any, text: str) -> bool:
+    try:
+        return bool(tokenizer(text, add_special_tokens=False)["input_ids"])
+    except (TokensError, ValueError, KeyError):
+        return False
 
 
 def rows_of(

@@ -1,1 +1,6 @@
-"""Heads by what they attend to and what they write (entries 5.1.1 to 5.1.12), a kind or a few of them a file."""
+"""Heads by what they attend to and what they write (entries 5.1.1 to 5.1.10), a kind or a few of them a file."""
+
+from caseback.behaviors.heads import positional as positional
+from caseback.behaviors.heads import repeats as repeats
+from caseback.behaviors.heads import sinks as sinks
+from caseback.behaviors.heads import vocabulary as vocabulary

@@ -3,7 +3,8 @@
     e_t = stream after layer 0 of the token by itself,    row_h(t) = norm(e_t) W_OV^h W_U
 
 The first MLP changes what an embedding says more than any later layer does, so circuits are read from behind it. The
-token stands alone, so layer 0's attention looks at itself; heads of layer 0 read embeddings. Norms are folded into the weights; a row's scale is free.
+token stands alone, so layer 0's attention looks at itself; heads of layer 0 read embeddings. Norms are folded into the
+weights; a row's scale is free.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ def early_words(model: Model, ids: Sequence[int]) -> Float[Tensor, "token d_mode
     return torch.cat(parts)
 
 
-def written_words(
-    model: Model, ids: Sequence[int], targets: Sequence[int]
-) -> Float[Tensor, "layer head token target"]:
+def written_words(model: Model, ids: Sequence[int], targets: Sequence[int]) -> Float[Tensor, "layer head token target"]:
     """What every head writes to the logits of some tokens when it looks at others, up to a scale for each of these.
 
     Parameters

@@ -12,6 +12,8 @@ looks at what is already predicted, which the proof asks: without it, repeated t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.heads.early_words import written_words
 from caseback.behaviors.kinds import Look, kind, look_at
-from caseback.errors import SiteAbsent
+from caseback.errors import SiteAbsent, TokensError
 from caseback.tasks.facts import SERIES
 from caseback.tasks.standard.repeats import ordinary_tokens
 
@@ -29,16 +31,21 @@ TAIL = 0.05
 FOLDS = 4
 WORDS = 400
 SAMPLE = 4000
+LEAST = 20
 
 
 def _sampled(evidence: Evidence) -> tuple[list[int], list[int]]:
     """Tokens looked at, and a sample of the vocabulary that holds them."""
     rng = np.random.default_rng(evidence.seed)
     ids = rng.permutation(ordinary_tokens(evidence.model))[:SAMPLE].tolist()
+    if len(ids) < LEAST:
+        raise SiteAbsent(f"a vocabulary of {len(ids)} ordinary tokens: expected {LEAST}, of which 5 % are one or more")
     return ids[:WORDS], ids
 
 
-def percentiles(written: Float[Tensor, "layer head token target"], own: Sequence[int]) -> Float[np.ndarray, "head token"]:
+def percentiles(
+    written: Float[Tensor, "layer head token target"], own: Sequence[int]
+) -> Float[np.ndarray, "head token"]:
     """The share of targets that each token's own target exceeds."""
     at = torch.as_tensor(list(own), device=written.device)
     value = written.gather(-1, at.expand(written.shape[:-1])[..., None])
@@ -106,18 +113,21 @@ def single_members(evidence: Evidence) -> list[list[int]]:
     tokenizer = evidence.model.tokenizer
     runs: list[list[int]] = []
     for members, _ in SERIES.values() if tokenizer is not None else ():
-        run: list[int] = []
-        for member in members:
-            ids = tokenizer(f" {member}", add_special_tokens=False)["input_ids"]
-            if len(ids) == 1:
-                run.append(ids[0])
-            else:
-                break
-        if len(run) >= 6:
-            runs.append(run)
+        ids = list(takewhile(lambda one: one is not None, (_single(tokenizer, member) for member in members)))
+        if len(ids) >= 6:
+            runs.append([token for token in ids if token is not None])
     if not runs:
         raise SiteAbsent("no ordered series of six words that are one token each in this tokenizer")
     return runs
+
+
+def _single(tokenizer: Any, word: str) -> int | None:
+    """A word's token, with its leading space; None where it has several or none."""
+    try:
+        ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+    except TokensError:
+        return None
+    return ids[0] if len(ids) == 1 else None
 
 
 @kind(

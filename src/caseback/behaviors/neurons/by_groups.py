@@ -1,7 +1,7 @@
 """How much of a neuron's variance groups of tokens explain, from the sums of the table ``neuron_groups``.
 
-    one mark      q (1 - q) (m1 - m0)^2 / Var = 1 - [q Var1 + (1 - q) Var0] / Var,    q the share of tokens that have it
-    several bins  eta^2 = sum_g n_g (m_g - m)^2 / (n Var),    without what chance gives:  1 - (1 - eta^2) (n - 1) / (n - g)
+one mark      q (1 - q) (m1 - m0)^2 / Var = 1 - [q Var1 + (1 - q) Var0] / Var,    q the share of tokens that have it
+several bins  eta^2 = sum_g n_g (m_g - m)^2 / (n Var),    without what chance gives:  1 - (1 - eta^2) (n - 1) / (n - g)
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def groups_of(evidence: Evidence, names: Sequence[str]) -> list[Groups]:
         own = table.transpose("layer", "neuron", "group")
         total = float(own["n"].sel(group="any"))
         if total < 2 * FEWEST:
-            raise CasebackError(f"{total:.0f} tokens stand past the first of their rows: expected {2 * FEWEST} at least")
+            raise CasebackError(
+                f"{total:.0f} tokens stand past the first of their rows: expected {2 * FEWEST} at least"
+            )
         some, every = own.sel(group=list(names)), own.sel(group="any")
 
         def by_group(of: np.ndarray) -> np.ndarray:
@@ -80,7 +82,8 @@ def explained_by_mark(groups: Groups) -> Float[np.ndarray, " unit"]:
 
     Examples
     --------
-    >>> one = Groups(np.array([50.0]), 100.0, np.array([[1.0, 0.5]]), np.zeros((1, 2)), np.array([0.5, 0.5]), np.ones(2) / 4)
+    >>> half = np.array([0.5, 0.5])
+    >>> one = Groups(np.array([50.0]), 100.0, np.array([[1.0, 0.5]]), np.zeros((1, 2)), half, half**2)
     >>> explained_by_mark(one).tolist()
     [1.0, 0.0]
     """

@@ -65,4 +65,10 @@ def dead(evidence: Evidence) -> Look:
     for one in layers:
         control[layer == one] = np.median(powers[layer == one], axis=0)
     seen = np.full(len(powers), 3 / max(evidence.n_tokens, 1))
-    return Look(powers[:, 0], powers[:, -1], control[:, -1], best(by_layer(evidence, control[:, 0])), {"fires on less than": seen})
+    return Look(
+        powers[:, 0],
+        powers[:, -1],
+        control[:, -1],
+        best(by_layer(evidence, control[:, 0])),
+        {"fires on less than": seen},
+    )

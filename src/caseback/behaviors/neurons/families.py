@@ -39,7 +39,9 @@ def _look(group: str, permuted: str) -> Callable[[Evidence], Look]:
             raise CasebackError(f"{fewest:.0f} tokens of a half are {group!r} or are not: expected {FEWEST} of either")
         ranked_by, score = (explained_by_mark(fold) for fold in (marked[0], marked[-1]))
         first, second = (explained_by_mark(fold) for fold in (others[0], others[-1]))
-        return Look(ranked_by, score, second, best(by_layer(evidence, first)), {"deviations": in_deviations(marked[-1])})
+        return Look(
+            ranked_by, score, second, best(by_layer(evidence, first)), {"deviations": in_deviations(marked[-1])}
+        )
 
     return look
 

@@ -40,8 +40,6 @@ def position(evidence: Evidence) -> Look:
     every = [str(name) for name in evidence.folds(TEXT, "neuron_groups")[0]["group"].values]
     bins = [name for name in every if name.startswith("position ")]
     own, others = (groups_of(evidence, names) for names in (bins, [f"permuted {name}" for name in bins]))
-    ranked_by, score, first, second = (
-        explained_by_bins(fold) for fold in (own[0], own[-1], others[0], others[-1])
-    )
+    ranked_by, score, first, second = (explained_by_bins(fold) for fold in (own[0], own[-1], others[0], others[-1]))
     beside = {"nats": information(own[-1]), "monotone": rank_of_place(own[-1])}
     return Look(ranked_by, score, second, best(by_layer(evidence, first)), beside)

@@ -133,10 +133,10 @@ def by_layer(evidence: Evidence, values: Float[np.ndarray, " unit"]) -> list[Flo
 def best(control: Sequence[Float[np.ndarray, " unit"]], power: int = 1, draws: int = 1) -> float:
     """What the best of all units stays below by chance in 95 % of cases.
 
-        sum over layers of k exp(-(q^r - u) / beta) = .0513 n,    u = x_(k+1)^r,  beta the mean of the k largest x^r less u
+        sum over layers of k exp(-(q^r - u) / beta) = .0513 n,    u = x_(k+1)^r,  beta = mean of the k largest x^r - u
 
-    Layers are unlike, so each has a tail of its own, in which x^r falls exponentially; so many units of n draws are then
-    beyond q that in 95 % of single draws none is.
+    Layers are unlike, so each has a tail of its own, in which x^r falls exponentially; so many units of n draws are
+    then beyond q that in 95 % of single draws none is.
 
     Parameters
     ----------

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from caseback import tasks
@@ -25,11 +24,11 @@ from caseback.errors import CasebackError, SiteAbsent, TokensError
 from caseback.model.running.answer_metrics import answer_log_prob
 from caseback.model.running.edits import Edit, Replace, Resample
 from caseback.model.running.metrics import Metric, kl
-from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.tasks.task import Task
 
 PROMPTS = 32
+COPIES = 8
 Unit = tuple[str, int, int]
 """Its sort (``"head"`` or ``"neuron"``), its layer, its number there."""
 
@@ -73,7 +72,7 @@ class Recipe:
 def second_copy(evidence: Evidence) -> Experiment:
     """A random span again: how likely is its second half?"""
     model = evidence.model
-    rows = [ids for fold in streams(model, rows=PROMPTS // 2, seed=evidence.seed + 1)["repeated"] for ids, _ in fold]
+    rows = [ids for fold in streams(model, rows=COPIES, seed=evidence.seed + 1)["repeated"] for ids, _ in fold]
     labels = streams(model, rows=1, seed=evidence.seed + 1)["repeated"][0][0][1]
     span = sum(place >= 0 for place in labels["same"])
     answers = [ids[-span + 1 :] for ids in rows]
@@ -124,14 +123,21 @@ def _address(unit: Unit) -> dict[str, int]:
 
 def _by_means(evidence: Evidence, stream: str) -> Callable[[Unit], Edit]:
     """Means of a stream in a unit's place."""
-    means: dict[str, Float[Tensor, "layer ..."]] = {}
+    means: dict[str, dict[tuple[int, int], Tensor]] = {}
+
+    def of_heads() -> dict[tuple[int, int], Tensor]:
+        parts = [fold["mean"].values for fold in evidence.folds(stream, "head_moments")]
+        mean = torch.as_tensor(sum(parts) / len(parts))
+        return {(layer, head): mean[layer, head] for layer, head in evidence.heads}
+
+    def of_neurons() -> dict[tuple[int, int], Tensor]:
+        mean = torch.as_tensor(evidence.by_neuron(stream, "neuron_moments", "mlp_post_mean").mean(1))
+        return dict(zip(evidence.neurons, mean, strict=True))
 
     def replaced(unit: Unit) -> Edit:
         sort, layer, index = unit
         if sort not in means:
-            table = {"head": "head_moments", "neuron": "neuron_moments"}[sort]
-            parts = [torch.as_tensor(fold["mean"].values) for fold in evidence.folds(stream, table)]
-            means[sort] = torch.stack(parts).mean(0)
+            means[sort] = of_heads() if sort == "head" else of_neurons()
         site = {"head": "z", "neuron": "mlp_post"}[sort]
         return Replace(site, layer=layer, value=means[sort][layer, index], **_address(unit))
 

@@ -1,7 +1,9 @@
 """All candidates' proofs, one sweep an experiment, beside units that are like them.
 
-    matched(c)   the 20 units without a label of the experiment nearest in |layer - layer_c| / L + |log size - log size_c|
-    alone        sign x effect(c) > quantile .95 of sign x effect(matched)      for sign -1 or 1
+    matched(c)   the 20 units nearest in |layer - layer_c| / L + |log size - log size_c|, of a pool of 40 without any of
+                 the experiment's labels, into which candidates put their nearest in turn
+    alone        sign x effect(c) > quantile .95 of sign x effect(matched), two of its standard errors, and a hundredth
+                 of the unedited metric                                         for sign -1 or 1
                  |effect(c)| < quantile .05 of |effect(matched)|                for sign 0
     restores     effect(G without c) - effect(G), as a share of -effect(G),     G all units with the kind's label
 
@@ -16,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,10 @@ from caseback.behaviors.proofs.experiments import Experiment, Unit
 from caseback.model.anatomy.norms import at_least_float32
 
 MATCHED = 20
+POOL = 40
 SETS = 20
+SMALLEST = 0.01
+"""The least effect that proves anything, as a share of the unedited metric."""
 RESTORED = 0.1
 """The share of a group's effect that a unit must bring back by itself."""
 
@@ -74,26 +78,50 @@ def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
             write = at_least_float32(evidence.model.weights.W_O[layer].detach()).to(moments)
             out.append(torch.einsum("hio,hjo,hij->h", write, write, moments[layer]))
         return torch.cat(out).clamp_min(0).sqrt().cpu().numpy()
-    folds = evidence.folds(stream, "neuron_moments")
-    deviation = np.sqrt(np.mean([fold["variance"].values for fold in folds], axis=0))
-    rows = [
-        at_least_float32(evidence.model.weights.W_out[i].detach()).norm(dim=1).cpu().numpy()
-        for i in range(evidence.model.n_layers)
-    ]
-    return np.concatenate([deviation[i] * row for i, row in enumerate(rows)])
+    variance = evidence.by_neuron(stream, "neuron_moments", "mlp_post_variance").mean(1)
+    rows = [at_least_float32(evidence.model.weights.W_out[i].detach()).norm(dim=1) for i in evidence.neuron_layers]
+    return np.sqrt(variance) * torch.cat(rows).cpu().numpy()
 
 
-def matched_units(
-    evidence: Evidence, sort: str, unit: int, without: Sequence[int], size: np.ndarray, n: int = MATCHED
-) -> list[int]:
-    """The units nearest to one in depth and size, some left out."""
-    units = evidence.heads if sort == "head" else evidence.neurons
-    layer = np.array([layer for layer, _ in units])
-    logs = np.log(np.maximum(size, np.finfo(float).tiny))
-    distance = np.abs(layer - layer[unit]) / evidence.model.n_layers + np.abs(logs - logs[unit])
-    distance[[*without, unit]] = np.inf
-    order = np.argsort(distance, kind="stable")
-    return [int(i) for i in order[:n] if np.isfinite(distance[i])]
+class Likeness:
+    """How like units of a sort are to each other, in depth and size.
+
+    Parameters
+    ----------
+    evidence
+        What was measured.
+    sort
+        Of which units.
+    labelled
+        Units that are no control: they have one of the experiment's labels.
+    """
+
+    def __init__(self, evidence: Evidence, sort: str, labelled: Sequence[int]):
+        units = evidence.heads if sort == "head" else evidence.neurons
+        self._depth = np.array([layer for layer, _ in units]) / evidence.model.n_layers
+        self._log = np.log(np.maximum(sizes(evidence, sort), np.finfo(float).tiny))
+        self._free = np.ones(len(units), dtype=bool)
+        self._free[list(labelled)] = False
+
+    def nearest(self, unit: int, among: Sequence[int] | None = None) -> list[int]:
+        """The units that may be its controls, the nearest first."""
+        own = np.flatnonzero(self._free) if among is None else np.asarray(among, dtype=int)
+        distance = np.abs(self._depth[own] - self._depth[unit]) + np.abs(self._log[own] - self._log[unit])
+        order = np.argsort(distance, kind="stable")
+        return [int(i) for i in own[order] if i != unit]
+
+    def pool(self, candidates: Sequence[int], size: int = POOL) -> list[int]:
+        """Controls for all candidates: each in turn puts its nearest that is not there yet."""
+        queues = [iter(self.nearest(unit)) for unit in candidates]
+        pool: dict[int, None] = {}
+        while queues and len(pool) < size:
+            for queue in list(queues):
+                fresh = next((i for i in queue if i not in pool and i not in candidates), None)
+                if fresh is None:
+                    queues.remove(queue)
+                elif len(pool) < size:
+                    pool[fresh] = None
+        return list(pool)
 
 
 @dataclass(frozen=True)
@@ -117,13 +145,13 @@ class _Plan:
 
 
 def _plan(
-    evidence: Evidence, kind: Kind, chosen: Sequence[int], group: Sequence[int], labelled: Sequence[int], size: Any
+    kind: Kind, chosen: Sequence[int], group: Sequence[int], like: Likeness, pool: Sequence[int], seed: int
 ) -> _Plan:
-    matched = {unit: matched_units(evidence, kind.sort, unit, [*labelled, *chosen], size) for unit in chosen}
+    matched = {unit: like.nearest(unit, pool)[:MATCHED] for unit in chosen}
     sets: list[list[int]] = []
     if len(group) > 1 and kind.sign:
-        rng = np.random.default_rng(evidence.seed)
-        near = {unit: matched_units(evidence, kind.sort, unit, [*labelled], size) for unit in group}
+        rng = np.random.default_rng(seed)
+        near = {unit: like.nearest(unit)[:MATCHED] for unit in group}
         for _ in range(SETS):
             drawn: list[int] = []
             for unit in group:
@@ -166,38 +194,35 @@ def prove(
     dict
         Outcomes by kind and unit.
     """
-    size: dict[str, np.ndarray] = {}
     plans = []
-    for name, chosen in candidates.items():
-        kind = kinds[name]
-        if kind.sort not in size:
-            size[kind.sort] = sizes(evidence, kind.sort)
-        same_sort = [i for other, units in labelled.items() if kinds[other].sort == kind.sort for i in units]
-        plans.append(_plan(evidence, kind, chosen, labelled[name], same_sort, size[kind.sort]))
+    for sort in dict.fromkeys(kinds[name].sort for name in candidates):
+        own = {name: units for name, units in candidates.items() if kinds[name].sort == sort}
+        like = Likeness(evidence, sort, [i for name in own for i in labelled[name]])
+        pool = like.pool(list(dict.fromkeys(unit for units in own.values() for unit in units)))
+        plans += [_plan(kinds[name], units, labelled[name], like, pool, evidence.seed) for name, units in own.items()]
     sets = {(plan.kind.sort, units): None for plan in plans for units in plan.replaced}
     variants = [[experiment.replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
     swept = evidence.model.sweep(experiment.tokens, variants, experiment.metric, progress=progress)
     effects = (swept.values - swept["clean"].values) / experiment.scale
-    of = dict(zip(sets, effects, strict=True))
-    return {
-        (plan.kind.name, unit): _outcome(plan, unit, {units: x for (sort, units), x in of.items() if sort == plan.kind.sort})
-        for plan in plans
-        for unit in plan.matched
-    }
+    least = SMALLEST * abs(float(swept["clean"].values.mean())) / experiment.scale
+    of: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
+    for (sort, units), effect in zip(sets, effects, strict=True):
+        of.setdefault(sort, {})[units] = effect
+    return {(plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort], least) for plan in plans for unit in plan.matched}
 
 
-def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray]) -> Outcome:
+def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], least: float) -> Outcome:
     sign = plan.kind.sign
     own = of[unit,]
     effect, error = float(own.mean()), float(own.std() / np.sqrt(len(own)))
     others = np.array([of[i,].mean() for i in plan.matched[unit]])
     if not len(others):
-        return Outcome(effect, error, float("nan"), None, None, None, False)
+        others = np.zeros(1)  # all other units have a label themselves: there is only no effect to compare with
     if sign == 0:
         bound = float(np.quantile(np.abs(others), 0.05))
         return Outcome(effect, error, bound, None, None, None, abs(effect) < bound)
     bound = sign * float(np.quantile(sign * others, 0.95))
-    alone = sign * effect > max(sign * bound, 2 * error)
+    alone = sign * effect > max(sign * bound, 2 * error, least)
     if not plan.group:
         return Outcome(effect, error, bound, None, None, None, alone)
     together = of[tuple(plan.group)]

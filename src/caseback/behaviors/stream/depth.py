@@ -1,6 +1,6 @@
 """Where in depth units of a kind are (PRIMER 5.2.20): by layer the share that has the label, with its interval.
 
-    share = k / m,    Wilson's interval at 95 %:  (p + z^2 / 2m +- z sqrt(p (1 - p) / m + z^2 / 4 m^2)) / (1 + z^2 / m)
+share = k / m,    Wilson's interval at 95 %:  (p + z^2 / 2m +- z sqrt(p (1 - p) / m + z^2 / 4 m^2)) / (1 + z^2 / m)
 """
 
 from __future__ import annotations

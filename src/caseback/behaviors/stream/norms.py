@@ -1,8 +1,8 @@
 """How the stream grows (5.3.3), and what is taken out of it again (5.3.4).
 
-    growth     exp of the slope of E log |x| over layers, with rows' first tokens and without;  of |W_O|, |W_out| too
-    erasure    by layer the share of neurons with cos(w_in, w_out) < -1/2, and of heads
-               sum of Re lambda / sum of |lambda| over the eigenvalues of W_V W_O: -1 takes out, 1 adds, what it reads
+growth     exp of the slope of E log |x| over layers, with rows' first tokens and without;  of |W_O|, |W_out| too
+erasure    by layer the share of neurons with cos(w_in, w_out) < -1/2, and of heads
+sum of Re lambda / sum of |lambda| over the eigenvalues of W_V W_O: -1 takes out, 1 adds, what it reads
 """
 
 from __future__ import annotations

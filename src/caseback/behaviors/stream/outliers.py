@@ -1,7 +1,7 @@
 """Dimensions and tokens that stand out: anisotropy, rogue dimensions (5.3.6), massive activations (5.1.12), and what
 the unembedding hardly reads (5.1.11).
 
-    anisotropy  A = E cos(x_i, x_j) over pairs of tokens = (n |u|^2 - 1) / (n - 1),    u = E x / |x|;  of dimension k: u_k^2
+    anisotropy  A = E cos(x_i, x_j) over pairs of tokens = (n |u|^2 - 1) / (n - 1),    u = E x / |x|;  dimension k has u_k^2
     rogue       |mean_k| more than 3 deviations of all dimensions' means from their mean
     massive     max |x_k| > 100 and 1000 times the median size;  or 50 times the 999th thousandth in 3 layers or more
     dark        share of |m|^2 in the lowest twentieth of W_U's singular directions,   m the mean stream
@@ -94,7 +94,7 @@ def massive(largest: np.ndarray, median: np.ndarray, far: np.ndarray) -> np.ndar
 
 
 def dark_bands(evidence: Evidence) -> tuple[Numbers, Numbers]:
-    """Shares of the mean stream that the unembedding hardly reads, by layer, at first tokens and at others; of chance."""
+    """Shares of the mean stream that the unembedding hardly reads, by layer, at first tokens and others; of chance."""
     tables = evidence.folds(TEXT, "stream_moments")
     folded = evidence.folded
     product = squares(folded)

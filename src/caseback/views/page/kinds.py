@@ -16,6 +16,7 @@ __all__ = ["PAGES", "page_html", "page_of", "write_page"]
 
 # kind of document: the file beside this one whose ``PAGE`` draws it
 PAGES = {
+    "caseback.atlas": "atlas",
     "caseback.attributions": "attributions",
     "caseback.circuit": "circuit",
     "caseback.directions": "directions",

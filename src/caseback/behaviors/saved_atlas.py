@@ -1,0 +1,86 @@
+"""An atlas in a folder: what was found as JSON, and every look at every unit as a table for machines.
+
+FOLDER/atlas.json       kinds, candidates, what it is of
+FOLDER/units.csv        unit, kind, score, control, ranked_by, band: a line for every unit and kind
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from caseback.artifacts.artifact import load_json, save_json
+from caseback.artifacts.kinds import ATLAS
+from caseback.behaviors.atlas import Atlas, KindReport
+from caseback.behaviors.stream import Fact
+from caseback.errors import CasebackError, LoadError
+from caseback.jobs.whole_file import make_folder, whole_file
+from caseback.model.arguments import checked
+from caseback.model.findings import Findings
+
+COLUMNS = ["unit", "kind", "score", "control", "ranked_by", "band"]
+
+
+@checked
+def save_atlas(atlas: Atlas, folder: str | Path) -> None:
+    """Write an atlas to a folder.
+
+    Parameters
+    ----------
+    atlas
+        What ``atlas`` gave.
+    folder
+        Made where it does not exist; an atlas in it is replaced.
+
+    Raises
+    ------
+    WriteError
+        Where it cannot be written.
+    """
+    at = make_folder(folder, "the atlas")
+    frames = [frame.assign(kind=kind)[COLUMNS] for kind, frame in atlas.scores.items()]
+    table = pd.concat(frames) if frames else pd.DataFrame(columns=COLUMNS)
+    with whole_file(at / "units.csv") as draft:
+        table.to_csv(draft, index=False)
+    save_json(_plain(atlas), ATLAS, at / "atlas.json")
+
+
+def _plain(atlas: Atlas) -> dict[str, Any]:
+    return {
+        "about": dict(atlas.about),
+        "kinds": [asdict(report) for report in atlas.kinds],
+        "candidates": atlas.candidates.to_json(),
+        "facts": [fact.to_json() for fact in atlas.facts],
+    }
+
+
+@checked
+def load_atlas(folder: str | Path) -> Atlas:
+    """Read what ``save_atlas`` wrote.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+
+    Raises
+    ------
+    LoadError
+        Where there is none, or a file of it is damaged or does not fit the other.
+    """
+    at = Path(folder)
+    data = load_json(at / "atlas.json", ATLAS)
+    try:
+        reports = tuple(KindReport(**one) for one in data["kinds"])
+        candidates, about = Findings.from_json(data["candidates"]), dict(data["about"])
+        facts = tuple(Fact(**one) for one in data["facts"])
+        table = pd.read_csv(at / "units.csv")
+        scores = {str(kind): part.drop(columns="kind") for kind, part in table[COLUMNS].groupby("kind", sort=False)}
+    except (KeyError, TypeError, ValueError, OSError, CasebackError) as error:
+        raise LoadError(f"{str(folder)!r} holds no whole atlas ({error}): make it again") from error
+    if odd := sorted(set(scores) ^ {report.kind for report in reports if not report.missing}):
+        raise LoadError(f"{str(folder)!r}: its two files are of different atlases ({odd[0]!r} is in one of them)")
+    return Atlas(reports, candidates, scores, facts, about)

@@ -1,0 +1,89 @@
+"""An atlas as a document: kinds with their controls, candidates with their proofs, and a map of heads by label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from caseback.behaviors.atlas import Atlas
+from caseback.errors import CasebackError
+from caseback.model.arguments import checked
+from caseback.model.graph.names import parse_name
+from caseback.reports.document import DocumentKind
+
+__all__ = ["ATLAS", "atlas_document"]
+
+
+def _expect_known_kinds(document: Mapping[str, Any]) -> None:
+    """Refuse candidates and labels of kinds that the document does not describe."""
+    known = {kind["kind"] for kind in document["kinds"]}
+    named = {one["kind"] for one in document["candidates"]} | {k for unit in document["units"] for k in unit["labels"]}
+    if odd := sorted(named - known):
+        raise CasebackError(f"candidates or units are labeled {odd[0]!r}, a kind that the document does not describe")
+
+
+ATLAS = DocumentKind(
+    "caseback.atlas",
+    1,
+    "a document of an atlas",
+    "atlas_document",
+    sections=("kinds", "candidates", "units", "layers", "facts"),
+    lengths=_expect_known_kinds,
+)
+
+
+@checked
+def atlas_document(atlas: Atlas) -> dict[str, Any]:
+    """An atlas as plain data.
+
+    Parameters
+    ----------
+    atlas
+        What ``caseback.behaviors.atlas`` or ``load_atlas`` gave.
+
+    Returns
+    -------
+    dict
+        ``model`` says what it is of; ``kinds`` has a row for each kind, as of ``KindReport``; ``candidates`` the best
+        units of every kind, as of ``Finding``; ``units`` every head that has a label, with its ``labels`` and which of
+        them are ``proved``; ``layers`` how many units of each kind have the label, layer by layer; ``facts`` those of the
+        stream, as of ``Fact``, None for a number that does not exist.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> atlas = cb.behaviors.atlas(cb.load("meadow"), kinds=["induction"], top=1)
+    >>> [unit["name"] for unit in atlas_document(atlas)["units"]][0]
+    'L2H0'
+    """
+    n_layers = int(atlas.about.get("layers", 0))
+    proved = {(f.component, f.kind) for f in atlas.candidates if f.grade == "proved"}
+    units, layers = [], {report.kind: [0] * n_layers for report in atlas.kinds if not report.missing}
+    for name, labels in atlas.labels().items():
+        parsed = parse_name(name)
+        for kind in labels:
+            layers[kind][parsed.layer] += 1
+        if parsed.kind == "head":
+            own = {"name": name, "layer": parsed.layer, "head": parsed.index, "labels": labels}
+            units.append(own | {"proved": [kind for kind in labels if (name, kind) in proved]})
+    units.sort(key=lambda unit: (unit["layer"], unit["head"]))
+    facts = {name: value for name, value in atlas.about.items() if value is not None}
+    return ATLAS.document(
+        {"name": facts.get("model", "a model"), **facts},
+        kinds=[asdict(report) for report in atlas.kinds],
+        candidates=atlas.candidates.to_json()["findings"],
+        units=units,
+        facts=[_finite(fact.to_json()) for fact in atlas.facts],
+        layers=[{"kind": kind, "counts": counts} for kind, counts in layers.items()],
+    )
+
+
+def _finite(value: Any) -> Any:
+    """Plain data with None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

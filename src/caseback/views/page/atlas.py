@@ -1,0 +1,226 @@
+"""An atlas as one HTML page that opens offline: a map of heads by label, kinds with their controls, candidates' cards.
+
+The page has no script. Every labeled head and every candidate has an address (``#L2H0``), so that one can point at it.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from caseback.reports.atlas import ATLAS
+from caseback.reports.document import checked
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import number, signed
+from caseback.views.page.concept_parts import cell, frame, lead, note, rows_table
+from caseback.views.page.page import Page
+
+__all__ = ["atlas_html"]
+
+
+@checked
+def atlas_html(document: Mapping[str, Any]) -> str:
+    """A document of an atlas as one self-contained page.
+
+    Parameters
+    ----------
+    document
+        What ``caseback.reports.atlas.atlas_document`` returns.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return PAGE.html(document)
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    return f"Atlas of {visible(str(document['model']['name']))}"
+
+
+def _body(document: Mapping[str, Any]) -> str:
+    facts = document["model"]
+    looked = [kind for kind in document["kinds"] if not kind["missing"]]
+    proved = [one for one in document["candidates"] if one["grade"] == "proved"]
+    words = (
+        f"{facts.get('layers')} layers, {facts.get('heads')} heads, {facts.get('tokens', 0):,} tokens of text. "
+        f"{len(looked)} kinds were looked for; {len(document['units'])} heads have a label, and "
+        f"{len({one['component'] for one in proved})} units have one that an intervention proves."
+    )
+    parts = [lead(words)]
+    if any(kind["sort"] == "head" for kind in looked):
+        parts += ["<h2>Heads by label</h2>", note(_KEY), _map(document), _legend(document)]
+    parts += ["<h2>Kinds</h2>", note(_KINDS), _kinds(document)]
+    if missing := [kind for kind in document["kinds"] if kind["missing"]]:
+        rows = [(kind["kind"], [cell(kind["missing"], more="class='words'")]) for kind in missing]
+        parts += ["<h2>Not looked for</h2>", rows_table(["kind", "why"], rows)]
+    parts += ["<h2>Candidates</h2>", note(_CANDIDATES)]
+    parts += [_candidates(document, kind) for kind in looked]
+    if document["facts"]:
+        parts += ["<h2>The stream</h2>", note(_FACTS), *map(_fact, document["facts"])]
+    return frame("What is inside {}?", visible(str(facts["name"])), *parts)
+
+
+_KEY = (
+    "Layers upwards. A letter is a label; full: proved by an intervention, pale: seen, past the band of chance and the "
+    "threshold. A head may have several labels, the proved ones first."
+)
+_KINDS = (
+    "Label: units whose score is past the band of the best unit by chance and past the threshold. On the control: how "
+    "many would have it where the relation is absent, on documents that the band is not from."
+)
+_CANDIDATES = (
+    "The units that half of the documents rank highest, scored on the other half. Effect: what the experiment's metric "
+    "changes by when the unit is replaced, with its standard error; like units: the bound that units of like depth and "
+    "size reach. Restores: of what all units with the label carry together, the share that this one brings back alone."
+)
+
+
+_FACTS = "From the first layer, left, to the last. The number beside a curve is the last layer's."
+
+
+def letters(kinds: Sequence[str]) -> dict[str, str]:
+    """One or two letters for every kind, no two alike."""
+    taken: dict[str, str] = {}
+    for kind in kinds:
+        words = kind.replace("-", " ").split()
+        initials = "".join(word[0] for word in words[:2]).capitalize()
+        options = [words[0][0].upper(), initials, *(words[0][:n].capitalize() for n in (2, 3, 4))]
+        free = [option for option in options if option not in taken.values()]
+        taken[kind] = free[0] if free else f"K{len(taken)}"
+    return taken
+
+
+def _heads(document: Mapping[str, Any]) -> list[str]:
+    return [kind["kind"] for kind in document["kinds"] if kind["sort"] == "head" and not kind["missing"]]
+
+
+def _map(document: Mapping[str, Any]) -> str:
+    short = letters(_heads(document))
+    by_place = {(unit["layer"], unit["head"]): unit for unit in document["units"]}
+    n_layers = int(document["model"].get("layers", 0))
+    width = 1 + max((unit["head"] for unit in document["units"]), default=0)
+    width = max(width, -(-int(document["model"].get("heads", 0)) // max(1, n_layers)))
+    lines = []
+    for layer in reversed(range(n_layers)):
+        cells = [_place(by_place.get((layer, head)), short) for head in range(width)]
+        lines.append(f"<tr><th scope='row'>{layer}</th>{''.join(cells)}</tr>")
+    head = "".join(f"<th scope='col'>{number}</th>" for number in range(width))
+    return (
+        "<div class='sideways'><table class='map'><caption>layers by heads</caption>"
+        f"<thead><tr><th>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _place(unit: Mapping[str, Any] | None, short: Mapping[str, str]) -> str:
+    if unit is None:
+        return cell("")
+    labels = sorted(unit["labels"], key=lambda kind: kind not in unit["proved"])
+    words = ", ".join(f"{kind} ({'proved' if kind in unit['proved'] else 'seen'})" for kind in labels)
+    shade = "s9" if unit["proved"] else "s3"
+    shown = html.escape(" ".join(short[kind] for kind in labels if kind in short))
+    title = html.escape(f"{unit['name']}: {words}")
+    return f"<td class='{shade}' title='{title}'><a href='#{html.escape(unit['name'])}'>{shown}</a></td>"
+
+
+def _legend(document: Mapping[str, Any]) -> str:
+    named = [f"<b>{letter}</b> {html.escape(kind)}" for kind, letter in letters(_heads(document)).items()]
+    return f"<p class='note'>{' · '.join(named)}</p>"
+
+
+def _kinds(document: Mapping[str, Any]) -> str:
+    counts = {row["kind"]: row["counts"] for row in document["layers"]}
+    rows = []
+    for kind in document["kinds"]:
+        if kind["missing"]:
+            continue
+        cells = [
+            cell(f"{kind['labelled']}", small=f"of {kind['units']} {kind['sort']}s"),
+            cell(f"{kind['false_labels']}"),
+            cell(number(kind["band"])),
+            cell(number(kind["threshold"])),
+            _depth(counts[kind["kind"]]),
+            cell(kind["experiment"] if not kind["unproved"] else "–", title=kind["unproved"]),
+        ]
+        rows.append((f"{kind['kind']} {kind['entry']}", cells))
+    return rows_table(["kind", "label", "on the control", "band", "threshold", "by layer", "proved by"], rows)
+
+
+def _depth(counts: Sequence[int]) -> str:
+    """Labels by layer as bars, from the first layer to the last."""
+    most, step = max([1, *counts]), 4
+    bars = "".join(
+        f"<rect class='fill' x='{i * step}' y='{14 - 14 * n / most:.1f}' width='{step - 1}' "
+        f"height='{14 * n / most:.1f}'/>"
+        for i, n in enumerate(counts)
+        if n
+    )
+    width = max(1, len(counts) * step)
+    words = ", ".join(f"layer {i}: {n}" for i, n in enumerate(counts) if n) or "none"
+    return (
+        f"<td><svg class='bar-of' viewBox='0 0 {width} 14' width='{width}' height='14' role='img' "
+        f"aria-label='{html.escape(words)}'><rect class='track' width='{width}' height='14'/>{bars}</svg></td>"
+    )
+
+
+def _candidates(document: Mapping[str, Any], kind: Mapping[str, Any]) -> str:
+    own = [one for one in document["candidates"] if one["kind"] == kind["kind"]]
+    first_of = {one["component"]: one for one in reversed(document["candidates"])}
+    rows = []
+    for one in own:
+        draw = one["draw"]
+        effect, bound, restores = one["effect"], draw.get("matched units"), draw.get("restores")
+        error = draw.get("error of the effect")
+        cells = [
+            cell(number(one["score"])),
+            cell(number(one["control"])),
+            cell("" if effect is None else signed(effect), small="" if error is None else f"± {number(error)}"),
+            cell("" if bound is None else signed(bound)),
+            cell("" if restores is None else f"{100 * restores:.0f} %"),
+            cell(one["grade"], more="class='s6'" if one["grade"] == "proved" else ""),
+        ]
+        rows.append((one["component"], cells, first_of[one["component"]] is one))
+    table = rows_table(
+        ["unit", "score", "control", "effect", "like units", "restores", "verdict"],
+        [(name, cells) for name, cells, _ in rows],
+    )
+    for name, _, first in rows:
+        if first:
+            safe = html.escape(name)
+            table = table.replace(f"<th scope='row'>{safe}</th>", f"<th scope='row' id='{safe}'>{safe}</th>", 1)
+    words = f"Score: {kind['looks_at']}. Control: {kind['control_is']}. {kind['citation']}."
+    return f"<h3>{html.escape(kind['kind'])}</h3>{note(words)}{table}"
+
+
+def _fact(fact: Mapping[str, Any]) -> str:
+    title = f"<h3>{html.escape(fact['name'])} {html.escape(fact['entry'])}</h3>"
+    if fact["missing"]:
+        return title + note(f"Not measured: {fact['missing']}")
+    rows = [(name, [_numbers(value)]) for name, value in fact["values"].items()]
+    controls = [(f"control: {name}", [_numbers(value)]) for name, value in fact["control"].items()]
+    faint = [False] * len(rows) + [True] * len(controls)
+    words = f"{fact['what']}. Control: {fact['control_is']}. {fact['citation']}."
+    return title + note(words[0].upper() + words[1:]) + rows_table(["", ""], rows + controls, faint=faint)
+
+
+def _numbers(value: Any) -> str:
+    """A number, or a line of numbers by layer between their least and largest."""
+    if not isinstance(value, list):
+        return cell("–" if value is None else number(value))
+    there = [(i, x) for i, x in enumerate(value) if x is not None]
+    if not there:
+        return cell("–")
+    low, high = min(x for _, x in there), max(x for _, x in there)
+    step, room = 200 / max(1, len(value) - 1), max(high - low, 1e-12)
+    points = " ".join(f"{i * step:.1f},{22 - 20 * (x - low) / room:.1f}" for i, x in there)
+    words = html.escape(f"from {number(low)} to {number(high)}")
+    return (
+        f"<td title='{words}'><svg class='band-of' viewBox='0 0 200 24' width='200' height='24' role='img' "
+        f"aria-label='{words}'><polyline points='{points}' fill='none' stroke='currentColor' stroke-width='1.5'/>"
+        f"</svg> {html.escape(number(there[-1][1]))}</td>"
+    )
+
+
+PAGE = Page(ATLAS, _title, _body, styles=("page", "concept"))
