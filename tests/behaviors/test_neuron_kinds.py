@@ -272,5 +272,5 @@ def test_models_and_corpora_that_lack_something_say_so():
         KINDS["partition"].look(evidence_of(model, needs={TEXT: ("token_counts",)}))
     with pytest.raises(CasebackError, match="stand past the first of their rows"):
         KINDS["digits"].look(evidence_of(model, [[1, 2, 3], [4, 5, 6]]))
-    with pytest.raises(CasebackError, match="no stream 'text'"):
+    with pytest.raises(CasebackError, match="no text was given"):
         KINDS["dead"].look(cb.behaviors.evidence.collect_evidence(model, None, {}))

@@ -160,3 +160,5 @@ def test_missing_tables_and_streams_give_reasons():
     facts = stream_facts(evidence_of(fresh("llama"), needs={TEXT: ("token_counts",)}))
     assert all(facts[name].missing for name in ("norm growth", "anisotropy", "massive activations", "dark bands"))
     assert not facts["erasing writes"].missing
+    short = facts_of(fresh("llama"), corpus(length=4))
+    assert all("longer rows" in short[name].missing for name in ("norm growth", "anisotropy", "frequency bias"))

@@ -135,7 +135,8 @@ def _enough(groups: Groups) -> np.ndarray:
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    return -sum(np.where(q > 0, q * np.log(np.where(q > 0, q, 1)), 0) for q in (p, 1 - p))
+    own, other = (np.where(q > 0, q * np.log(np.where(q > 0, q, 1)), 0) for q in (p, 1 - p))
+    return -(own + other)
 
 
 def _share(between: np.ndarray, variance: np.ndarray) -> np.ndarray:
