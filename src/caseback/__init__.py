@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from caseback.model.loading.load import load
     from caseback.model.notes import Note, Notes
     from caseback.model.registry import techniques
-    from caseback.model.running.affine import Affine, Fade, Rotate, Tilt
+    from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
     from caseback.model.running.answer_metrics import answer_log_prob
     from caseback.model.running.edits import (
         Add,
@@ -43,7 +43,7 @@ _HOMES = {
     "circuit": "Circuit",
     "anatomy.sites": "Site",
     "registry": "techniques",
-    "running.affine": "Affine Fade Rotate Tilt",
+    "running.affine": "Affine Codebook Fade Rotate SideTerm Tilt",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
     "loading.load": "load",
     "notes": "Note Notes",
@@ -56,7 +56,7 @@ _HOMES = {
     "running.tokens": "Tokens",
 }
 _NAMES = {name: f"caseback.model.{home}" for home, names in _HOMES.items() for name in names.split()}
-_PACKAGES = ("model", "localize", "decode", "tasks", "stream", "behaviors", "organisms", "reports", "views")
+_PACKAGES = ("model", "localize", "decode", "edit", "tasks", "stream", "behaviors", "organisms", "reports", "views")
 
 __all__ = [
     "Add",
@@ -64,6 +64,7 @@ __all__ = [
     "Apply",
     "CasebackError",
     "Circuit",
+    "Codebook",
     "Edit",
     "Fade",
     "Freeze",
@@ -80,6 +81,7 @@ __all__ = [
     "Rotate",
     "Run",
     "Scale",
+    "SideTerm",
     "Site",
     "Swap",
     "Tilt",

@@ -91,6 +91,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "circuit": ["ioi", *of, "--count", "2", "--sets", "1", "--method", "eap", "--edges", "5"],
         "graph": [TEXT, *of, "--node", "1", "--max-nodes", "20", "--effects", "2"],
         "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
+        "atlas": [model, "--kinds", "copying", "--top", "1", "--no-proofs"],
         "erase": [str(labeled), *of, "--site", "resid_post:0", "--draws", "2"],
         "steer": ["Mary went", *of, "--positive", TEXT, "--negative", OTHER, "--generate", "1"],
         "lens": [TEXT, *of],

@@ -78,6 +78,7 @@ ONE_OF: dict[str, Giver] = {"Sentence": ("conllu", 0)}
 WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_mapping": "save_mapping",
     "load_eraser": "save_eraser",
+    "load_atlas": "save_atlas",
     "load_subspace": "save_subspace",
     "load_probe": "save_probe",
     "load_directions": "save_directions",
@@ -88,6 +89,8 @@ WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "open_store": "collect.collect",
     "open_collection": "collect.collect",
     "load_reft": "save_reft",
+    "load_key_moments": "save_key_moments",
+    "load_knowledge_edit": "save_knowledge_edit",
     "load_dictionary": "save_dictionary",
     "load_graph": "save_graph",
     "load_attention_lens": ("save_lens", "lens", "fit_attention_lens"),

@@ -77,6 +77,8 @@ WRITING = [
     ("graph", "--html"),
     ("graph", "--save"),
     ("align", "--html"),
+    ("atlas", "--html"),
+    ("atlas", "--out"),
     ("erase", "--save"),
     ("erase", "--html"),
     ("steer", "--save"),

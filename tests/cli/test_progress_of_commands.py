@@ -24,6 +24,7 @@ COUNTED = {
     "trace": ["trace", PROMPT, "--subject", "Mary", "--samples", "2", "--layers", "1"],
     "circuit": ["circuit", "agreement", "--method", "eap", "--edges", "60", "--count", "2"],
     "align": ["align", "agreement", "--count", "4", "--layers", "2", "--pos=-1", "--epochs", "1", "--held-out", "0.5"],
+    "atlas": ["atlas", "meadow", "--kinds", "induction", "--top", "1"],
     "erase": ["erase", "LABELED", "--site", "resid_post:1", "--draws", "2"],
     "steer": ["steer", PROMPT, "--positive", "the dog was happy", "--negative", "the dog was sad"],
     "lens": ["lens", PROMPT, "--kind", "tuned", "--fit", "CORPUS", "--steps", "2"],

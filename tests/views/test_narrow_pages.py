@@ -35,6 +35,7 @@ PAGES = {
     "dictionaries": ("dictionary", "eval", "CORPUS", "DICTIONARY"),
     "dictionary": ("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "3", "--prompt", CLEAN),
     "directions": ("directions", "LABELED"),
+    "atlas": ("atlas", "meadow", "--kinds", "induction,copying,dead", "--top", "2"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),
     "steer": ("steer", CLEAN, "--positive", "Mary was happy", "--negative", "Mary was sad", "--generate", "2"),
     "align": ("align", "ioi", "--pos", "-1", "--layers", "1", "--count", "8", "--epochs", "1"),

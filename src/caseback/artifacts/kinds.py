@@ -47,6 +47,8 @@ PROBE = Kind("probe", 1, "load_probe", "save_probe")
 REFT = Kind("fine-tuned representation", 1, "load_reft", "save_reft")
 DICTIONARY = Kind("dictionary", 1, "load_dictionary", "save_dictionary")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
+KEY_MOMENTS = Kind("second moment of keys", 1, "load_key_moments", "save_key_moments")
+KNOWLEDGE_EDIT = Kind("edit of facts", 1, "load_knowledge_edit", "save_knowledge_edit")
 NOTES = Kind("set of notes", 1, "Notes.load", "Notes.save")
 ATLAS = Kind("atlas", 1, "load_atlas", "save_atlas")
 
@@ -63,6 +65,8 @@ _ALL = (
     REFT,
     DICTIONARY,
     CIRCUIT,
+    KEY_MOMENTS,
+    KNOWLEDGE_EDIT,
     NOTES,
     ATLAS,
 )

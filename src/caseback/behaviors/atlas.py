@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from caseback.behaviors.evidence import TEXT, Evidence, collect_evidence, needed
+from caseback.behaviors.evidence import Evidence, collect_evidence, needed
 from caseback.behaviors.kinds import Kind, Look, false_labels, kinds_of, labels
 from caseback.behaviors.proofs import EXPERIMENTS, Outcome, prove
 from caseback.behaviors.stream import STREAM_NEEDS, Fact, stream_facts
@@ -300,7 +300,7 @@ def _report(kind: Kind, **results: Any) -> KindReport:
 
 
 def _finding(kind: Kind, look: Look, unit: int, name: str, labelled: bool, outcome: Outcome | None) -> Finding:
-    proved = outcome is not None and outcome.proved
+    proved = outcome.proved if outcome is not None and labelled else ""
     beside = {key: float(values[unit]) for key, values in look.beside.items()}
     shown: dict[str, Any] = {"ranked by": float(look.ranked_by[unit]), **beside}
     if outcome is not None:
@@ -310,6 +310,7 @@ def _finding(kind: Kind, look: Look, unit: int, name: str, labelled: bool, outco
             "all of the kind": outcome.together,
             "matched sets": outcome.together_bound,
             "restores": outcome.restores,
+            "proved": proved or None,
         }
     return Finding(
         component=name,

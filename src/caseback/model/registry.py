@@ -25,7 +25,7 @@ from caseback.model.running.undo import as_found
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Where techniques live. Names rather than imports: `model` must not depend on the folders above it.
-PACKAGES = ("caseback.model", "caseback.localize", "caseback.decode", "caseback.behaviors")
+PACKAGES = ("caseback.model", "caseback.localize", "caseback.decode", "caseback.edit", "caseback.behaviors")
 
 _ENTRY = re.compile(r"[2-6](\.[1-9][0-9]*){1,2}|B\.[1-9][0-9]*")
 _registered: dict[tuple[str, str], "Technique"] = {}

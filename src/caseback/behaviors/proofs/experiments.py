@@ -24,6 +24,7 @@ from caseback.errors import CasebackError, SiteAbsent, TokensError
 from caseback.model.running.answer_metrics import answer_log_prob
 from caseback.model.running.edits import Edit, Replace, Resample
 from caseback.model.running.metrics import Metric, kl
+from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.tasks.task import Task
 
@@ -51,6 +52,8 @@ class Experiment:
         The edit that takes a unit's contribution out.
     scale
         What an effect is divided by.
+    worth
+        How much the metric falls where the relation is absent, in the effect's unit; 0 where there is no relation.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Experiment:
     unit: str
     replaced: Callable[[Unit], Edit]
     scale: float = 1.0
+    worth: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,18 +76,18 @@ class Recipe:
 def second_copy(evidence: Evidence) -> Experiment:
     """A random span again: how likely is its second half?"""
     model = evidence.model
-    rows = [ids for fold in streams(model, rows=COPIES, seed=evidence.seed + 1)["repeated"] for ids, _ in fold]
-    labels = streams(model, rows=1, seed=evidence.seed + 1)["repeated"][0][0][1]
-    span = sum(place >= 0 for place in labels["same"])
-    answers = [ids[-span + 1 :] for ids in rows]
-    return Experiment(
-        "second copy",
-        model.tokens(rows),
-        answer_log_prob(answers),
-        "nats a token",
-        _by_means(evidence, "fresh"),
-        span - 1,
-    )
+    drawn = streams(model, rows=COPIES, seed=evidence.seed + 1)
+    labeled, others = ([row for fold in drawn[name] for row in fold] for name in ("repeated", "fresh"))
+    n = sum(place >= 0 for place in labeled[0][1]["same"]) - 1
+    tokens, metric = _ending(model, [ids for ids, _ in labeled], n)
+    control, same = _ending(model, [ids for ids, _ in others], n)
+    worth = float(metric(model.run(tokens)).mean() - same(model.run(control)).mean()) / n
+    return Experiment("second copy", tokens, metric, "nats a token", _by_means(evidence, "fresh"), n, worth)
+
+
+def _ending(model: Model, rows: list[list[int]], n: int) -> tuple[Tokens, Metric]:
+    """Rows, and the log probability of their last n tokens."""
+    return model.tokens(rows), answer_log_prob([ids[-n:] for ids in rows])
 
 
 def plain_text(evidence: Evidence) -> Experiment:
@@ -111,7 +115,9 @@ def _of_task(name: str, task: Callable[[], Task]) -> Callable[[Evidence], Experi
                 runs[site] = model.run(prompts.corrupt, read=[site])
             return Resample(site, layer=layer, source=runs[site], **_address(unit))
 
-        return Experiment(name, prompts.clean, prompts.measured("logit_diff"), "logits", replaced)
+        metric = prompts.measured("logit_diff")
+        worth = float((metric(model.run(prompts.clean)) - metric(model.run(prompts.corrupt))).mean())
+        return Experiment(name, prompts.clean, metric, "logits", replaced, worth=worth)
 
     return make
 

@@ -2,8 +2,8 @@
 
     matched(c)   the 20 units nearest in |layer - layer_c| / L + |log size - log size_c|, of a pool of 40 without any of
                  the experiment's labels, into which candidates put their nearest in turn
-    alone        sign x effect(c) > quantile .95 of sign x effect(matched), two of its standard errors, and a hundredth
-                 of the unedited metric                                         for sign -1 or 1
+    alone        sign x effect(c) > quantile .95 of sign x effect(matched), two of its standard errors, and a twentieth
+                 of what the relation is worth to the metric                    for sign -1 or 1
                  |effect(c)| < quantile .05 of |effect(matched)|                for sign 0
     restores     effect(G without c) - effect(G), as a share of -effect(G),     G all units with the kind's label
 
@@ -31,8 +31,9 @@ from caseback.model.anatomy.norms import at_least_float32
 MATCHED = 20
 POOL = 40
 SETS = 20
-SMALLEST = 0.01
-"""The least effect that proves anything, as a share of the unedited metric."""
+ALONE, AMONG = "alone", "among its kind"
+SMALLEST = 0.05
+"""The least effect that proves anything, as a share of what the metric loses where the relation is absent."""
 RESTORED = 0.1
 """The share of a group's effect that a unit must bring back by itself."""
 
@@ -54,7 +55,7 @@ class Outcome:
     restores
         The share of ``together`` that the unit brings back by itself; None likewise.
     proved
-        Whether it is, alone or among its kind.
+        ``"alone"``, ``"among its kind"``, or empty where it is not.
     """
 
     effect: float
@@ -63,7 +64,7 @@ class Outcome:
     together: float | None
     together_bound: float | None
     restores: float | None
-    proved: bool
+    proved: str
 
 
 def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
@@ -204,11 +205,15 @@ def prove(
     variants = [[experiment.replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
     swept = evidence.model.sweep(experiment.tokens, variants, experiment.metric, progress=progress)
     effects = (swept.values - swept["clean"].values) / experiment.scale
-    least = SMALLEST * abs(float(swept["clean"].values.mean())) / experiment.scale
+    least = SMALLEST * abs(experiment.worth)
     of: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
     for (sort, units), effect in zip(sets, effects, strict=True):
         of.setdefault(sort, {})[units] = effect
-    return {(plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort], least) for plan in plans for unit in plan.matched}
+    return {
+        (plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort], least)
+        for plan in plans
+        for unit in plan.matched
+    }
 
 
 def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], least: float) -> Outcome:
@@ -220,11 +225,11 @@ def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], l
         others = np.zeros(1)  # all other units have a label themselves: there is only no effect to compare with
     if sign == 0:
         bound = float(np.quantile(np.abs(others), 0.05))
-        return Outcome(effect, error, bound, None, None, None, abs(effect) < bound)
+        return Outcome(effect, error, bound, None, None, None, ALONE if abs(effect) < bound else "")
     bound = sign * float(np.quantile(sign * others, 0.95))
     alone = sign * effect > max(sign * bound, 2 * error, least)
     if not plan.group:
-        return Outcome(effect, error, bound, None, None, None, alone)
+        return Outcome(effect, error, bound, None, None, None, ALONE if alone else "")
     together = of[tuple(plan.group)]
     random = np.array([of[tuple(units)].mean() for units in plan.sets])
     together_bound = sign * float(np.quantile(sign * random, 0.95))
@@ -234,8 +239,9 @@ def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], l
         rest = of[tuple(i for i in plan.group if i != unit)]
         restores = float((together - rest).mean() / together.mean()) if together.mean() else 0.0
         certain = sign * (together - rest).mean() > 2 * (together - rest).std() / np.sqrt(len(rest))
-        among = bool(sign * together.mean() > max(sign * together_bound, 0.0) and restores >= RESTORED and certain)
-    return Outcome(effect, error, bound, float(together.mean()), together_bound, restores, alone or among)
+        among = bool(sign * together.mean() > max(sign * together_bound, least) and restores >= RESTORED and certain)
+    proved = ALONE if alone else AMONG if among else ""
+    return Outcome(effect, error, bound, float(together.mean()), together_bound, restores, proved)
 
 
 def _unit(evidence: Evidence, sort: str, index: int) -> Unit:

@@ -25,14 +25,19 @@ def apply_edits(
     frame: Frame,
     site: Site,
     columns_before: Callable[[Rows], Tensor],
+    entered: Float[Tensor, "row in"] | None = None,
 ) -> Tensor:
-    """Write edits, each with its owner, into a site's rows; returns a copy, or the very ``x`` if none applies."""
+    """Write edits, each with its owner, into a site's rows; returns a copy, or the very ``x`` if none applies.
+
+    ``entered`` is what entered the module whose output the site is, where an edit follows from it.
+    """
     given = x
     for owner, edit in edits:
         rows = frame.rows(owner, edit.pos, prompt=edit.prompt, grow=not edit.tied, height=len(x))
         if rows is None:
             continue
-        where = Where(site, rows, x.shape[-1], columns_before(rows))
+        of_rows = entered[rows.row.to(entered.device)] if edit.of_input and entered is not None else None
+        where = Where(site, rows, x.shape[-1], columns_before(rows), of_rows)
         if edit.head is None and edit.unit is None and len(rows.row) == len(x) and rows.in_order:
             written = _new(edit, x, where)  # the whole tensor: nothing to pick out and put back
             if x.requires_grad and not written.requires_grad:

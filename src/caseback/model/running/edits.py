@@ -48,6 +48,8 @@ class Where:
     width: int
     n_columns_before: Tensor
     """Padded columns before each row's prompt, which shift keys at ``scores`` and ``pattern``."""
+    entered: Tensor | None = None
+    """What entered the module in these rows, (row, in), for edits that are ``of_input``."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,6 +68,8 @@ class Edit(_Address):
     site: str
     tied: ClassVar[bool] = False
     """Tied to another run's positions, so it does not reach past the prompt while generating."""
+    of_input: ClassVar[bool] = False
+    """Whether it is of a module's output by its path, and follows from what entered the module."""
     flags: ClassVar[tuple[str, ...]] = ()
     """What is true or false of it."""
 
@@ -391,6 +395,11 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
     if not kind.editable:
         instead = "expert" if name == "router" else name.removesuffix(".scale")
         raise EditError(f"{name!r} is read-only: edit {instead!r} instead")
+    if edit.of_input and not name.endswith(".output"):
+        raise EditError(
+            f"{type(edit).__name__} acts at the output of a module that it sees the input of: expected its path, such "
+            f"as 'model.layers.3.mlp.down_proj.output', not {name!r}"
+        )
     if not kind.layered and edit.layer is not None:
         raise EditError(f"{name!r} is not in a layer: leave out layer={edit.layer}")
     if edit.head is not None and "head" not in kind.dims and "kv_head" not in kind.dims:

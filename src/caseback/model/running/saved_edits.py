@@ -20,12 +20,13 @@ from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import EDITS
 from caseback.errors import EditError
 from caseback.model.arguments import checked
-from caseback.model.running.affine import Affine, Fade, Rotate, Tilt
+from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
 from caseback.model.running.edits import Add, Edit, Mean, Noise, Project, Replace, Scale, Zero, listed
 from caseback.model.running.run import Run
 
 ACTIONS = {
-    action.__name__: action for action in (Zero, Replace, Add, Scale, Mean, Noise, Project, Affine, Tilt, Fade, Rotate)
+    action.__name__: action
+    for action in (Zero, Replace, Add, Scale, Mean, Noise, Project, Affine, Tilt, Fade, Rotate, SideTerm, Codebook)
 }
 """The edits that hold by themselves."""
 

@@ -87,6 +87,8 @@ class Session:
         Column of the first key that attention sees (not 0 once a sliding window has dropped some).
     lead
         (batch, pos) of the tensors now passing.
+    entered
+        What entered the module whose output a site is, (row, in), at sites with edits that follow from it.
     """
 
     beside = True
@@ -119,6 +121,7 @@ class Session:
         self.owed: dict[Site, Tensor] = {}
         self.columns_before = columns_before
         self.acts: dict[Site, Tensor] = {}
+        self.entered: dict[Site, Tensor] = {}
         self.raw: dict[Site, Tensor] = {}
         self.reached: set[Site] = set()
 
@@ -150,7 +153,8 @@ class Session:
             x = x + self.owed.pop(site).view_as(x)
         if site in self.edits:
             frame = self.layout(x.shape[1], keys)
-            x = apply_edits(self.edits[site], x.flatten(0, 1), frame, site, self.shifts).view_as(x)
+            rows, entered = x.flatten(0, 1), self.entered.pop(site, None)
+            x = apply_edits(self.edits[site], rows, frame, site, self.shifts, entered).view_as(x)
         for view in self.views.get(site, ()):
             x = self._through(view, x, self.layout(x.shape[1], keys))
         if site in self.reads:

@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
@@ -85,8 +85,16 @@ def _wire_module(session: Session, site: Site, hooks: Hooks) -> None:
             )
         return touch_own(session, site, x)
 
+    def at_output(_: nn.Module, args: tuple, __: Any) -> None:
+        if not args:
+            raise SiteAbsent(f"{site}: the module is called with no input by position, which an edit of it needs")
+        session.entered[site] = args[0].reshape(-1, args[0].shape[-1])
+
+    module = session.anatomy.module_at(site)
+    if any(edit.of_input for _, edit in session.edits.get(site, ())):
+        hooks.after(module, at_output)
     hook = hooks.on_input if site.name.endswith(".input") else hooks.on_output
-    hook(session.anatomy.module_at(site), at_module)
+    hook(module, at_module)
 
 
 def _wire_ends(anatomy: Anatomy, session: Session, hooks: Hooks) -> None:

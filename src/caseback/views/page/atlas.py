@@ -179,7 +179,7 @@ def _candidates(document: Mapping[str, Any], kind: Mapping[str, Any]) -> str:
             cell("" if effect is None else signed(effect), small="" if error is None else f"± {number(error)}"),
             cell("" if bound is None else signed(bound)),
             cell("" if restores is None else f"{100 * restores:.0f} %"),
-            cell(one["grade"], more="class='s6'" if one["grade"] == "proved" else ""),
+            cell(one["grade"], small=draw.get("proved", ""), more="class='s6'" if one["grade"] == "proved" else ""),
         ]
         rows.append((one["component"], cells, first_of[one["component"]] is one))
     table = rows_table(

@@ -73,7 +73,7 @@ def _candidates(own: list[Mapping[str, Any]]) -> Table:
             number(one["band"]),
             effect,
             "" if bound is None else signed(bound),
-            one["grade"],
+            " ".join([one["grade"], one["draw"].get("proved", "")]).strip(),
         )
     return table
 
