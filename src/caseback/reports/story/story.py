@@ -71,6 +71,7 @@ def story_of(
     story: dict[str, Any] = {
         "target": {"id": target, "text": model.token_text(target)},
         "foil": {"id": foil, "text": model.token_text(foil)},
+        "n_layers": model.n_layers,
         "measured": 0 if search is None else len(search.rows),
         "preference": preference(
             *(model, tokens, metric, float(final[-1, target] - final[-1, foil]), search, one, depth, seed)

@@ -68,13 +68,13 @@ class Traces:
     Attributes
     ----------
     stream
-        (layer, pos), the share that the stream before a layer brings back.
+        (layer, pos), the share that the stream before a layer brings back; the last row is what the logits read.
     parts
         All heads and MLPs, in the order of computation.
     clean_run, corrupt_run
         The runs that parts were taken from.
-    change
-        m - m'.
+    clean, corrupt
+        m and m'.
     """
 
     stream: Float[np.ndarray, "layer pos"]
@@ -111,8 +111,9 @@ def traced(model: Model, clean: Tokens, corrupt: Tokens, metric: Metric) -> Trac
     of_clean, of_corrupt = float(noised["clean"][0]), float(denoised["clean"][0])
     change = of_clean - of_corrupt
     regained = (denoised.values[:, 0] - of_corrupt) / change
-    stream = np.zeros((model.n_layers, len(clean.text[0])))
+    stream = np.zeros((model.n_layers + 1, len(clean.text[0])))
     stream[tuple(np.array(places).T)] = regained[: len(places)]
+    stream[-1, -1] = 1.0  # the metric reads the last token alone
     lost = (of_clean - noised.values[:, 0]) / change
     direct = _direct(model, clean, corrupt, metric, change)
     parts = []
@@ -137,7 +138,7 @@ def hops(stream: Float[np.ndarray, "layer pos"]) -> list[Hop]:
             if len(run):
                 listed.append(Hop(pos, int(run[0]), int(run[-1]), float(column[run].max())))
     # what carries it in one layer out of many is a passing sum rather than a place
-    lasting = [hop for hop in listed if hop.last > hop.first or len(stream) < 8]
+    lasting = [hop for hop in listed if hop.last > hop.first or len(stream) <= 8]
     return sorted(lasting, key=lambda hop: (hop.last, hop.first, hop.pos))
 
 

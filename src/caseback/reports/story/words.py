@@ -86,14 +86,16 @@ def _way(story: Mapping[str, Any], tokens: Sequence[str]) -> list[dict[str, Any]
         return [{"text": text + f"{thresholds.HOP:.2f} of it.", "evidence": ["hops"]}]
     shown = hops[: MOST_NAMED - 1] + hops[-1:] if len(hops) > MOST_NAMED else hops
     steps = [
-        f"at {visible(tokens[hop['pos']])} ({hop['pos']}) {_layers(hop)}, where it brings back {hop['share']:.2f}"
+        f"at {visible(tokens[hop['pos']])} ({hop['pos']}) {_layers(hop, story['n_layers'])} ({hop['share']:.2f})"
         for hop in shown
     ]
     text = f"In the stream it is {', then '.join(steps)}."
     return [{"text": text, "evidence": [f"hops[{hops.index(hop)}]" for hop in shown]}]
 
 
-def _layers(hop: Mapping[str, Any]) -> str:
+def _layers(hop: Mapping[str, Any], n_layers: int) -> str:
+    if hop["last"] == n_layers:
+        return "in the end" if hop["first"] == n_layers else f"from layer {hop['first']} to the end"
     if hop["first"] == hop["last"]:
         return f"before layer {hop['first']}"
     return f"before layers {hop['first']} to {hop['last']}"
