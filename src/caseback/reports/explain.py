@@ -175,14 +175,14 @@ def explain(
         effects = _effects(model, tokens, metric, shares, ablation, over, most, progress)
         claimed = shares.sel(component=effects.component)
         bar.update()
-        story = None
+        story, traces = None, None
         if deep is not None:
             with counted(model, len(tokens.text[0])) as work:
-                story = story_of(model, tokens, t, f, search, one, deep)
+                story, traces = story_of(model, tokens, t, f, search, one, deep)
             section = _lens(lens)
             story |= {"depth": depth, "forwards": sum(measured) + work.forwards}
             story["sentences"] = sentences(story, tokens.text[0], section)
-        restored = None if corrupt is None else patching(model, tokens, corrupt, metric, progress=progress)
+        restored = None if corrupt is None else patching(model, tokens, corrupt, metric, traces=traces, short=short, progress=progress)
         bar.update()
         baseline = by_path.attrs["baseline"] if baseline is None else baseline
         evidence = Evidence(

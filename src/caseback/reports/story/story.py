@@ -61,8 +61,8 @@ def story_of(
     depth: Depth,
     *,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Measure the story of a target against a foil, as plain data without its sentences.
+) -> tuple[dict[str, Any], Traces | None]:
+    """Measure the story of a target against a foil, as plain data without its sentences, and what was exchanged for it.
 
     Nothing but the preference is measured where the model does not prefer the target, or nothing moves the answer.
     """
@@ -85,7 +85,7 @@ def story_of(
         "checks": [],
     }
     if one is None or not story["preference"]["prefers"]:
-        return story
+        return story, None
     clean, corrupt = (float(metric(model.run(t))[0]) for t in (tokens, one.tokens))
     story["counterfactual"] = _described(one) | {"clean": clean, "corrupt": corrupt}
     others = [] if search is None else [o for o in search.all if o.moves and o.pos != one.pos or o.foil != one.foil]
@@ -111,7 +111,7 @@ def story_of(
         log_prob = final.float().log_softmax(-1)
         pairs = fresh_pairs(model, tokens, search.words, one, target, log_prob, depth.fresh, seed=seed)
         story["checks"] = tried(model, tokens, target, traces, named, pairs, others[: depth.others], mask)
-    return story
+    return story, traces
 
 
 def preference(
