@@ -1,9 +1,10 @@
 """``explain``: why did the model predict this and not that? One prompt, one document, and checks of its claims.
 
-Its head is the causal story (``reports.story``); the sections behind it are evidence of other kinds. It asks what each layer already knew (logit lens), which input tokens count (gradient x input, integrated gradients),
-which components wrote the answer (direct logit attribution) and what happens without them (ablation), all for one
-metric: the logit difference of target and foil at the prompt's end. The document is plain data, so the report, the
-terminal and JSON show the same numbers.
+Its head is the causal story (``reports.story``); the sections behind it are evidence of other kinds: what each layer
+already knew (logit lens), which input tokens count (gradient x input, integrated gradients), which components wrote the
+answer (direct logit attribution) and what happens without them (ablation), all for one metric: the logit difference of
+target and foil at the prompt's end. The document is plain data, so the report, the terminal and JSON show the same
+numbers.
 """
 
 from __future__ import annotations
@@ -182,7 +183,11 @@ def explain(
             section = _lens(lens)
             story |= {"depth": depth, "forwards": sum(measured) + work.forwards}
             story["sentences"] = sentences(story, tokens.text[0], section)
-        restored = None if corrupt is None else patching(model, tokens, corrupt, metric, traces=traces, short=short, progress=progress)
+        restored = (
+            None
+            if corrupt is None
+            else patching(model, tokens, corrupt, metric, traces=traces, short=short, progress=progress)
+        )
         bar.update()
         baseline = by_path.attrs["baseline"] if baseline is None else baseline
         evidence = Evidence(

@@ -62,7 +62,9 @@ def patching(
         if site not in maps:
             found = patch(model, tokens, other, metric, site=site, by=("layer", "pos"), progress=progress)
             maps[site] = found.recovery.isel(batch=0).values.tolist()
-    clean, corrupted, heads = _heads(model, tokens, other, metric, progress) if traces is None else _traced(model, traces)
+    clean, corrupted, heads = (
+        _heads(model, tokens, other, metric, progress) if traces is None else _traced(model, traces)
+    )
     return {
         "corrupt": [{"id": i, "text": text} for i, text in zip(other.ids[0].tolist(), other.text[0], strict=True)],
         "clean_metric": clean,

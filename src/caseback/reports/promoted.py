@@ -1,4 +1,4 @@
-"""What a write promotes: read through the final norm, frozen where the run has it, and the unembedding, less the mean."""
+"""What a write promotes: read through the final norm, frozen as in the run, and the unembedding, less the mean."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
     size     = tokens changed + words not in the prompt + (surprise + lead) / 10
     score    = effect / size, halved where the foil is not of the target's kind
 
-Surprise is how much less likely a word is where it now stands; lead is by how much logit the target leads the foil after
-the prompt, since a foil that was never in question says that the version asks something else.
+Surprise is how much less likely a word is where it now stands; lead is by how much logit the target leads the foil
+after the prompt, since a foil that was never in question says that the version asks something else.
 
 A version replaces a word by one that may stand there (``alternatives``), at one place or wherever it is said, or
 exchanges two like words. All stand token against token. One sweep over replaced embeddings measures the target under
@@ -146,7 +146,9 @@ def find(
         score = effect / size * (1.0 if same else 0.5)
         one = rows_of(model, rows[i][None])
         found.append(
-            Counterfactual(one, changes, way, f, model.token_text(f), *margins, effect, size, score, bool(moves))
+            Counterfactual(
+                *(one, changes, way, f, model.token_text(f), margins[0], margins[1], effect, size, score, bool(moves))
+            )
         )
     found.sort(key=lambda one: (not one.moves, -one.score))
     single = [w if len(changes) == 1 else -1 for changes, _, w, _ in versions]

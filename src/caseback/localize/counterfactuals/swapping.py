@@ -60,8 +60,8 @@ def swapped(model: Model, prompt: PromptsLike, swap: str) -> Tokens:
     for word, pieces in put:
         if len(pieces) != len(word.ids):
             raise TokensError(
-                f"swap {swap!r}: {word.text!r} is {len(word.ids)} tokens and what is to stand there {len(pieces)}: take "
-                "words of one length, or give the whole counterfactual with --corrupt"
+                f"swap {swap!r}: {word.text!r} is {len(word.ids)} tokens and what is to stand there {len(pieces)}: "
+                "take words of one length, or give the whole counterfactual with --corrupt"
             )
         ids[list(word.pos)] = pieces
     return rows_of(model, ids[None])

@@ -14,7 +14,8 @@ from caseback.errors import CasebackError, did_you_mean
 class Depth:
     """How many of each: words tried in a place, shuffled prompts, parts that are named, sizes of circuits, random
     circuits beside each, prompts and counterfactuals that the story is tried on, and components ablated; at how many
-    points integrated gradients end; whether input methods are left without their comparison."""
+    points integrated gradients end; whether input methods are left without their comparison.
+    """
 
     k: int
     shuffled: int
@@ -30,7 +31,7 @@ class Depth:
 
 _SIZES = (0.001, 0.003, 0.01, 0.03, 0.1)
 DEPTHS = {
-    "quick": Depth(5, 8, 6, (), 0, 0, 0, 48, 16, True),
+    "quick": Depth(5, 8, 8, (), 0, 0, 0, 48, 16, True),
     "normal": Depth(8, 16, 8, _SIZES, 3, 3, 1, 512, None, False),
     "deep": Depth(12, 32, 12, (*_SIZES, 0.2, 0.3), 5, 8, 3, 2048, None, False),
 }

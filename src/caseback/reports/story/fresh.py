@@ -56,7 +56,9 @@ def fresh_pairs(
     listed = alternatives(model, tokens, words, log_prob, 4 * count + 8)
     own = {word.ids for word in words} | set(roles)
     options = {
-        ids: list(dict.fromkeys(o.ids for i in places if words[i].ids == ids for o in listed.get(i, ()) if o.ids not in own))
+        ids: list(
+            dict.fromkeys(o.ids for i in places if words[i].ids == ids for o in listed.get(i, ()) if o.ids not in own)
+        )
         for ids in {words[i].ids for i in places}
     }
     changed = {change.word.ids: change.ids for change in one.changes}

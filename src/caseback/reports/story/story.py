@@ -178,9 +178,7 @@ def _given(
 def _described(one: Counterfactual) -> dict[str, Any]:
     return {
         "way": one.way,
-        "changes": [
-            {"pos": list(c.word.pos), "old": c.word.text, "new": c.text} for c in one.changes
-        ],
+        "changes": [{"pos": list(c.word.pos), "old": c.word.text, "new": c.text} for c in one.changes],
         "tokens": [
             {"id": i, "text": text} for i, text in zip(one.tokens.ids[0].tolist(), one.tokens.text[0], strict=True)
         ],

@@ -100,7 +100,12 @@ def traced(model: Model, clean: Tokens, corrupt: Tokens, metric: Metric) -> Trac
     differs = (clean.ids[0] != corrupt.ids[0]).nonzero()[:, 0].tolist()
     places = [(layer, p) for layer in layers for p in range(differs[0], len(clean.text[0]))]
     units = [
-        *((layer, h) for layer in layers if has(of_heads, layer) for h in range(model.anatomy.layers[layer].dims.n_heads)),
+        *(
+            (layer, h)
+            for layer in layers
+            if has(of_heads, layer)
+            for h in range(model.anatomy.layers[layer].dims.n_heads)
+        ),
         *((layer, -1) for layer in layers if has("mlp_out", layer)),
     ]
     units.sort(key=lambda unit: (unit[0], unit[1] < 0, unit[1]))
@@ -166,4 +171,6 @@ def _direct(model: Model, clean: Tokens, corrupt: Tokens, metric: Metric, change
         effects = path_patch(model, clean, corrupt, metric, receivers=["logits"])
     except CasebackError:  # a family whose stream is no sum of writes
         return {}
-    return {str(name): -float(effect) / change for name, effect in zip(effects.writer.values, effects[:, 0], strict=True)}
+    return {
+        str(name): -float(effect) / change for name, effect in zip(effects.writer.values, effects[:, 0], strict=True)
+    }

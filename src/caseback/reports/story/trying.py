@@ -1,10 +1,10 @@
 """Does the story hold elsewhere? The same measurements on fresh prompts of the pattern and under other counterfactuals.
 
-    the same parts carry it     of the parts named, how many are among as many that carry most there
-    noising them takes it away  what is lost when all of them carry the counterfactual's values together, beside as many
-                                random parts of the same layers
-    the circuit keeps it        what the circuit recovers there
-    another counterfactual      of the parts named, how many are among as many that carry most under it
+the same parts carry it     of the parts named, how many are among as many that carry most there
+noising them takes it away  what is lost when all of them carry the counterfactual's values together, beside as many
+random parts of the same layers
+the circuit keeps it        what the circuit recovers there
+another counterfactual      of the parts named, how many are among as many that carry most under it
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def _together(model: Model, fresh: Fresh, traces: Traces, carriers: Sequence[Par
     for _ in range(_DRAWS):
         group: list[Part] = []
         for part in carriers:
-            alike = [o for o in traces.parts if (o.head < 0) == (part.head < 0) and o.name not in names and o not in group]
+            alike = [
+                o for o in traces.parts if (o.head < 0) == (part.head < 0) and o.name not in names and o not in group
+            ]
             if alike:
                 near = sorted(alike, key=lambda o: abs(o.layer - part.layer))[: max(1, model.n_heads)]
                 group.append(near[int(rng.integers(len(near)))])

@@ -151,7 +151,7 @@ def _circuit(story: Mapping[str, Any]) -> list[dict[str, Any]]:
     if circuit["faithful"]:
         text = f"A circuit of {size} recovers {circuit['recovered']:.2f} of it when run alone{chance}."
     else:
-        text = f"No circuit that was tried keeps it: the nearest, of {size}, recovers {circuit['recovered']:.2f}{chance}."
+        text = f"No circuit tried keeps it: the nearest, of {size}, recovers {circuit['recovered']:.2f}{chance}."
     return [{"text": text, "evidence": ["circuit"]}]
 
 

@@ -75,9 +75,15 @@ def _story(explanation: Mapping[str, Any]) -> list[str]:
     story = explanation["story"]
     if story is None:
         return []
+    tokens = explanation["tokens"]
     paragraph = " ".join(html.escape(sentence["text"]) for sentence in story["sentences"])
     hops = (
-        (str(hop["pos"]), visible(explanation["tokens"][hop["pos"]]["text"]), f"{hop['first']}–{hop['last']}", f"{hop['share']:.3f}")
+        (
+            str(hop["pos"]),
+            visible(tokens[hop["pos"]]["text"]),
+            f"{hop['first']}–{hop['last']}",
+            f"{hop['share']:.3f}",
+        )
         for hop in story["hops"]
     )
     parts = (

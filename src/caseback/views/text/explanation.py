@@ -165,7 +165,9 @@ def _story(page: _Page) -> Iterator[RenderableType]:
     if others:
         yield _note(page, f"next best: {', '.join(others)}")
     if story["parts"]:
-        table = _table(("part", "left"), ("denoising", "right"), ("noising", "right"), ("direct", "right"), ("", "left"))
+        table = _table(
+            ("part", "left"), ("denoising", "right"), ("noising", "right"), ("direct", "right"), ("", "left")
+        )
         for part in story["parts"]:
             direct = "" if part["direct"] is None else signed(part["direct"])
             numbers = (signed(part["denoising"]), signed(part["noising"]), direct)
