@@ -57,7 +57,7 @@ def of_organisms(count: int) -> None:
         print(f"{name:16}{len(rows):7}{found:7}{named:13}{right:15}{len(seen):10} of {len(true)}")
 
 
-def of_tasks(name: str, chosen: list[str], count: int) -> None:
+def of_tasks(name: str, chosen: list[str], count: int, depth: str) -> None:
     """The table of a model's behaviors."""
     model = cb.load(name)
     print("task             prompts  prefers  found  parts  checks held, weak, failed  most often named")
@@ -69,7 +69,7 @@ def of_tasks(name: str, chosen: list[str], count: int) -> None:
         for b in range(count):
             foil = prompts.foil[b][0] if prompts.foil[b] else None
             tokens = prompts.clean[b : b + 1].padded_on("right")
-            story = told(model, tokens, prompts.target[b][0], foil)
+            story = told(model, tokens, prompts.target[b][0], foil, depth)
             prefers += story["preference"]["prefers"]
             found += story["counterfactual"] is not None
             parts += len(story["parts"])
@@ -87,11 +87,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5)
     parser.add_argument("--model", default="meadow")
     parser.add_argument("--tasks", default=",".join((*TASKS, *CHANCE, HELD_OUT)))
+    parser.add_argument("--depth", choices=tuple(DEPTHS), default="normal")
     given = parser.parse_args()
     if given.what == "organisms":
         of_organisms(given.count)
     else:
-        of_tasks(given.model, given.tasks.split(","), given.count)
+        of_tasks(given.model, given.tasks.split(","), given.count, given.depth)
 
 
 if __name__ == "__main__":

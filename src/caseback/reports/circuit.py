@@ -22,6 +22,7 @@ from caseback.jobs.budget import limit
 from caseback.localize.circuits.judging import Judgement
 from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
+from caseback.model.algebra.promoted import promoted
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge, Node
@@ -31,7 +32,6 @@ from caseback.model.running.run import Run
 from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
-from caseback.reports.promoted import promoted
 
 __all__ = ["CIRCUIT", "circuit_document"]
 

@@ -60,8 +60,8 @@ def patching(
         maps["resid_pre"] = traces.stream[:-1].tolist()
     for site in sites:
         if site not in maps:
-            found = patch(model, tokens, other, metric, site=site, by=("layer", "pos"), progress=progress)
-            maps[site] = found.recovery.isel(batch=0).values.tolist()
+            swept = patch(model, tokens, other, metric, site=site, by=("layer", "pos"), progress=progress)
+            maps[site] = swept.recovery.isel(batch=0).values.tolist()
     clean, corrupted, heads = (
         _heads(model, tokens, other, metric, progress) if traces is None else _traced(model, traces)
     )

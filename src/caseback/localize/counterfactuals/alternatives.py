@@ -64,9 +64,9 @@ def alternatives(
         mine = sorted(own, key=surprise)[: max(1, k // 2)]
         turns = zip_longest(*(sorted(source, key=surprise) for source in sources))
         others = [ids for turn in turns for ids in turn if ids is not None and ids not in own and ids != word.ids]
-        said = {ids: text for source in (*sources, own) for ids, text in source.items()}
+        written = {ids: text for source in (*sources, own) for ids, text in source.items()}
         taken = list(dict.fromkeys([*mine, *others]))[:k]
-        listed[w] = [Alternative(ids, said[ids], ids in own, surprise(ids)) for ids in taken]
+        listed[w] = [Alternative(ids, written[ids], ids in own, surprise(ids)) for ids in taken]
     return {w: rows for w, rows in listed.items() if rows}
 
 
@@ -113,8 +113,10 @@ def _fellows(model: Model, word: Word, text: Callable[[int], str]) -> list[dict[
     spelled = []
     for part in parts:
         others = [space + other for other in dict.fromkeys(part) if other != bare and kind_of(other) == word.kind]
-        same = ((ids, said) for ids, said in _spelled(model.tokenizer, word.text, others) if len(ids) == len(word.ids))
-        spelled.append({ids: said for ids, said in same if "".join(map(text, ids)) == said})
+        same = (
+            (ids, written) for ids, written in _spelled(model.tokenizer, word.text, others) if len(ids) == len(word.ids)
+        )
+        spelled.append({ids: written for ids, written in same if "".join(map(text, ids)) == written})
     return spelled
 
 
@@ -125,17 +127,17 @@ def _spelled(tokenizer, before: str, texts: Sequence[str]) -> Iterator[tuple[tup
     encode = lambda listed: tokenizer(list(listed), add_special_tokens=False)["input_ids"]  # noqa: E731
     if not texts[0][0].isspace():
         known = tokenizer.get_vocab()
-        single = [said for said in texts if said in known]
-        yield from (((int(known[said]),), said) for said in single)
+        single = [written for written in texts if written in known]
+        yield from (((int(known[written]),), written) for written in single)
         return
     try:
         # the word itself is put before it, since it is one that the tokenizer knows
-        start, *rows = encode([before.strip(), *(before.strip() + said for said in texts)])
+        start, *rows = encode([before.strip(), *(before.strip() + written for written in texts)])
     except TokensError:
         return
-    for said, ids in zip(texts, rows, strict=True):
+    for written, ids in zip(texts, rows, strict=True):
         if ids[: len(start)] == start:
-            yield tuple(ids[len(start) :]), said
+            yield tuple(ids[len(start) :]), written
 
 
 def _guesses(
@@ -173,11 +175,11 @@ def _guesses(
     return guesses
 
 
-def _fits(word: Word, said: str, model: Model) -> bool:
+def _fits(word: Word, written: str, model: Model) -> bool:
     """Whether a token may begin another word of this one's kind."""
     if model.tokenizer is None:
         return True
-    space = said[: len(said) - len(said.lstrip())]
-    bare = said.strip()
+    space = written[: len(written) - len(written.lstrip())]
+    bare = written.strip()
     joins = word.content and bare.lower() in JOINING and len(bare) > 1
-    return space == word.shape[2] and bare.isalnum() and kind_of(said) == word.kind and not joins
+    return space == word.shape[2] and bare.isalnum() and kind_of(written) == word.kind and not joins

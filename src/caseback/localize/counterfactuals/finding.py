@@ -104,9 +104,9 @@ def find(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> found = find(model, "When Mary and John went to the store, John gave a drink to")
-    >>> found.best.foil_text, [str(change) for change in found.best.changes]
-    (' John', ['John → Mary (position 11)'])
+    >>> search = find(model, "When Mary and John went to the store, John gave a drink to")
+    >>> search.best.foil_text, [str(change) for change in search.best.changes]
+    (' John', ['Mary → John (position 2)'])
     """
     expect_tokens_out(model.anatomy, "counterfactuals")
     if min(k, most, read) < 1 or not 0 < least <= 1:
@@ -133,7 +133,7 @@ def find(
     telling = np.argsort([-fall / version[3] for fall, version in zip(drop, versions, strict=True)], kind="stable")
     telling = [int(i) for i in telling if versions[i][0][0].word.content][:read]
     answers = model.run(rows_of(model, rows[telling])).logits[:, -1].detach() if telling else final[None][:0]
-    found = []
+    looked_at = []
     for i, after in zip(telling, answers, strict=True):
         changes, way, _, size = versions[i]
         choice = int(after.argmax())
@@ -145,14 +145,14 @@ def find(
         size += SURPRISE * max(0.0, margins[0])
         score = effect / size * (1.0 if same else 0.5)
         one = rows_of(model, rows[i][None])
-        found.append(
+        looked_at.append(
             Counterfactual(
                 *(one, changes, way, f, model.token_text(f), margins[0], margins[1], effect, size, score, bool(moves))
             )
         )
-    found.sort(key=lambda one: (not one.moves, -one.score))
+    looked_at.sort(key=lambda one: (not one.moves, -one.score))
     single = [w if len(changes) == 1 else -1 for changes, _, w, _ in versions]
-    return Counterfactuals(tokens, t, model.token_text(t), tuple(found), tuple(words), rows, np.array(single), drop)
+    return Counterfactuals(tokens, t, model.token_text(t), tuple(looked_at), tuple(words), rows, np.array(single), drop)
 
 
 def measure_versions(

@@ -147,9 +147,9 @@ class Counterfactuals:
     __repr__ = __str__
 
 
-def _table(found: Sequence[Counterfactual]) -> list[str]:
+def _table(listed: Sequence[Counterfactual]) -> list[str]:
     rows = [("", "change", "answer then", "logit difference", "effect", "size")]
-    for i, one in enumerate(found):
+    for i, one in enumerate(listed):
         changed = ", ".join(map(str, one.changes))
         margins = f"{one.clean:+.2f} → {one.corrupt:+.2f}"
         mark = "▸" if i == 0 else ""

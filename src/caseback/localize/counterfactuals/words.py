@@ -42,7 +42,7 @@ class Word:
     kind
         What it is; see above.
     content
-        Whether a change of it is a change of what is said.
+        Whether a change of it is a change of what is bare.
     """
 
     pos: tuple[int, ...]
@@ -86,14 +86,14 @@ def words_of(model: Model, tokens: Tokens) -> list[Word]:
     special = set(tokenizer.all_special_ids)
     whole = _of_whole_words(tokenizer, ids, text)
     words: list[Word] = []
-    for p, (i, said) in enumerate(zip(ids, text, strict=True)):
-        kind = "special" if i in special else kind_of(said)
+    for p, (i, bare) in enumerate(zip(ids, text, strict=True)):
+        kind = "special" if i in special else kind_of(bare)
         before = words[-1] if words else None
-        if before is not None and not whole and _continues(before, said, kind):
-            joined = before.text + said
+        if before is not None and not whole and _continues(before, bare, kind):
+            joined = before.text + bare
             words[-1] = Word((*before.pos, p), (*before.ids, i), joined, kind_of(joined), True)
         else:
-            words.append(Word((p,), (i,), said, kind, True))
+            words.append(Word((p,), (i,), bare, kind, True))
     letters = [word.text.strip() for word in words if word.kind in ("word", "name")]
     # where most words are single letters, these are no articles
     joins = JOINING if sum(len(word) == 1 for word in letters) * 2 < len(letters) else frozenset()
@@ -141,7 +141,7 @@ def _is_content(word: Word, joins: frozenset[str]) -> bool:
 
 def _of_whole_words(tokenizer, ids: Sequence[int], text: Sequence[str]) -> bool:
     """Whether every token is a word, which the tokenizer sets apart when it writes them."""
-    spaces = sum(any(c.isspace() for c in said) for said in text)
+    spaces = sum(any(c.isspace() for c in bare) for bare in text)
     return len(ids) > 1 and not spaces and " " in tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
 

@@ -81,20 +81,20 @@ def fresh_pairs(
         answers.append([mapping.get((i,), (i,))[0] if (i,) in mapping else None for i in (target, one.foil)])
     first, second = rows_of(model, np.stack(clean_rows)), rows_of(model, np.stack(corrupt_rows))
     after = [model.run(part).logits[:, -1].detach().double().cpu() for part in (first, second)]
-    kept, targets, foils, values = [], [], [], []
+    taken, targets, foils, values = [], [], [], []
     for b, (t, f) in enumerate(answers):
         t = int(after[0][b].argmax()) if t is None else t
         f = int(after[1][b].argmax()) if f is None else f
         margins = [float(part[b, t] - part[b, f]) for part in after]
-        new = all(not np.array_equal(clean_rows[b], clean_rows[k]) for k in kept)
-        if t != f and margins[0] > 0 > margins[1] and new and len(kept) < count:
-            kept.append(b)
+        new = all(not np.array_equal(clean_rows[b], clean_rows[k]) for k in taken)
+        if t != f and margins[0] > 0 > margins[1] and new and len(taken) < count:
+            taken.append(b)
             targets.append(t)
             foils.append(f)
             values.append(margins)
-    if not kept:
+    if not taken:
         return None
-    pick = lambda rows: rows_of(model, np.stack([rows[b] for b in kept]))  # noqa: E731
+    pick = lambda rows: rows_of(model, np.stack([rows[b] for b in taken]))  # noqa: E731
     table = np.array(values)
     metric = logit_diff(targets, foils)
     return Fresh(pick(clean_rows), pick(corrupt_rows), metric, table[:, 0], table[:, 1], len(answers))
@@ -108,10 +108,10 @@ def _roles(words: Sequence[Word], one: Counterfactual, target: int) -> set[Ids]:
 def _mapped(
     row: np.ndarray, words: Sequence[Word], mapping: Mapping[Ids, Ids], stands: Mapping[tuple[int, ...], Ids]
 ) -> np.ndarray:
-    made = row.copy()
+    row_of_ids = row.copy()
     for word in words:
         ids = stands.get(word.pos, word.ids)
         new = mapping.get(ids)
         if new is not None and len(new) == len(word.pos):
-            made[list(word.pos)] = new
-    return made
+            row_of_ids[list(word.pos)] = new
+    return row_of_ids

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from caseback.localize.circuits.machinery.writes import heads_of
+from caseback.model.algebra.promoted import promoted
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
-from caseback.reports.promoted import promoted
 from caseback.reports.story import thresholds
 from caseback.reports.story.traces import Part
 
@@ -32,7 +32,7 @@ def readings(
     reads = [*((anatomy.head_site, layer) for layer in layers), *(("pattern", layer) for layer in patterned)]
     run = model.run(tokens, read=[*reads, ("resid_post", last)])
     final = at_least_float32(run["resid_post", last].detach())[0]
-    told = {}
+    by_head = {}
     for part in heads:
         at = int(np.abs(lost[part.name]).argmax())
         write = heads_of(model, run, part.layer)[0, at, part.head]
@@ -42,8 +42,8 @@ def readings(
             weights = run["pattern", part.layer][0, part.head, at].detach().double().cpu().numpy()
             best = np.argsort(-weights, kind="stable")[:SHOWN]
             looks = [{"pos": int(p), "weight": float(weights[p])} for p in best if weights[p] >= thresholds.LOOKS]
-        told[part.name] = {"at": at, "share_there": float(lost[part.name][at]), "looks": looks, "writes": words}
-    return told
+        by_head[part.name] = {"at": at, "share_there": float(lost[part.name][at]), "looks": looks, "writes": words}
+    return by_head
 
 
 def _words(model: Model, logits: Any) -> list[dict[str, Any]]:

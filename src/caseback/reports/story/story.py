@@ -95,11 +95,11 @@ def story_of(
     traces = traced(model, tokens, one.tokens, metric)
     named = traces.named[: depth.parts]
     heads = [part for part in named if part.head >= 0]
-    told = readings(model, tokens, heads, by_position(model, tokens, metric, traces, heads))
+    by_head = readings(model, tokens, heads, by_position(model, tokens, metric, traces, heads))
     repairs = _repairs(model, tokens, metric, named)
     story["hops"] = [vars(hop) for hop in hops(traces.stream)]
     story["stream"] = traces.stream.tolist()
-    story["parts"] = [_of_part(part, told, repairs) for part in named]
+    story["parts"] = [_of_part(part, by_head, repairs) for part in named]
     story["left_out"] = max(0, len(traces.named) - len(named))
     mask = None
     if depth.sizes and not model.anatomy.family.unsummed:
@@ -127,7 +127,7 @@ def preference(
     """Whether the margin of target over foil is more than what unrelated changes of the prompt give or take.
 
     ``low`` and ``high`` are the mean less and plus two standard deviations of shuffled prompts, in which the last token
-    and special ones stay. ``wobble`` is the upper quartile of what single other words move it by, those left out that
+    and special ones stay. ``wobble`` is the median of what single other words move it by, those left out that
     the counterfactual changes or that are like them. A margin above the first or the second is a preference.
     """
     special = special_tokens(model, tokens)[0]
@@ -149,7 +149,7 @@ def preference(
             shuffled = values[: len(rows)]
             low, high = (float(shuffled.mean() + sign * 2 * shuffled.std()) for sign in (-1, 1))
         if len(unrelated):
-            wobble = float(np.quantile(np.abs(values[len(rows) :] - value), 0.75))
+            wobble = float(np.median(np.abs(values[len(rows) :] - value)))
     prefers = value > 0 and (value > high or value > wobble)
     return {"value": value, "low": low, "high": high, "wobble": wobble, "prefers": bool(prefers)}
 
@@ -243,8 +243,8 @@ def _repairs(model: Model, tokens: Tokens, metric: Metric, named: Sequence[Part]
     return repairs
 
 
-def _of_part(part: Part, told: Mapping[str, Any], repairs: Mapping[str, Any]) -> dict[str, Any]:
-    seen = told.get(part.name, {"at": None, "share_there": None, "looks": [], "writes": []})
+def _of_part(part: Part, by_head: Mapping[str, Any], repairs: Mapping[str, Any]) -> dict[str, Any]:
+    seen = by_head.get(part.name, {"at": None, "share_there": None, "looks": [], "writes": []})
     return {
         "name": part.name,
         "layer": part.layer,

@@ -59,9 +59,9 @@ def tried(
         )
         rows.append(_row("noising them breaks fresh prompts", lost, thresholds.SAME, detail))
     if fresh is not None and mask is not None:
-        kept = recovered_by(model, fresh.clean, fresh.corrupt, fresh.metric, mask)
-        detail = f"what the circuit recovers on {len(kept)} fresh prompts, mean"
-        rows.append(_row("the circuit on fresh prompts", kept, thresholds.FAITHFUL, detail))
+        regained = recovered_by(model, fresh.clean, fresh.corrupt, fresh.metric, mask)
+        detail = f"what the circuit recovers on {len(regained)} fresh prompts, mean"
+        rows.append(_row("the circuit on fresh prompts", regained, thresholds.FAITHFUL, detail))
     for one in others:
         if not carriers:
             break

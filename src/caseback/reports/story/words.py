@@ -49,14 +49,14 @@ def sentences(story: Mapping[str, Any], tokens: Sequence[str], lens: Mapping[str
                 "evidence": ["counterfactual"],
             }
         ]
-    made = [_moved(story, target)]
-    made += _words(story)
-    made += _way(story, tokens)
-    made += _carriers(story, tokens)
-    made += _opponents(story)
-    made += _circuit(story)
-    made += _lens(story, lens)
-    return made
+    lines = [_moved(story, target)]
+    lines += _words(story)
+    lines += _way(story, tokens)
+    lines += _carriers(story, tokens)
+    lines += _opponents(story)
+    lines += _circuit(story)
+    lines += _lens(story, lens)
+    return lines
 
 
 def _moved(story: Mapping[str, Any], target: str) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _carriers(story: Mapping[str, Any], tokens: Sequence[str]) -> list[dict[str,
     if not carriers:
         text = f"No single head or MLP carries it: none alone moves {thresholds.PART:.2f} of it."
         return [{"text": text, "evidence": ["parts"]}]
-    told = []
+    clauses = []
     for part in carriers[:MOST_NAMED]:
         clause = f"{part['name']} ({part['share']:.2f}"
         if part["direct"] is not None and part["direct"] >= thresholds.DIRECT * abs(part["share"]):
@@ -118,9 +118,9 @@ def _carriers(story: Mapping[str, Any], tokens: Sequence[str]) -> list[dict[str,
             clause += f"{visible(tokens[look['pos']])} ({look['pos']})"
         if part["writes"] and part["direct"] is not None and part["direct"] >= thresholds.PART:
             clause += f" and writing {visible(part['writes'][0]['text'])}"
-        told.append(clause)
-    more = len(carriers) - len(told)
-    text = f"Exchanged alone, these carry most: {'; '.join(told)}{f'; and {more} more' if more > 0 else ''}."
+        clauses.append(clause)
+    more = len(carriers) - len(clauses)
+    text = f"Exchanged alone, these carry most: {'; '.join(clauses)}{f'; and {more} more' if more > 0 else ''}."
     return [{"text": text, "evidence": [f"parts.{part['name']}" for part in carriers[:MOST_NAMED]]}]
 
 
