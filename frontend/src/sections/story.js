@@ -92,7 +92,7 @@ function picture(doc, width) {
   }
   const dots = [];
   for (const one of story.parts) {
-    const side = one.role === "carrier" ? "target" : "foil";
+    const side = one.share > 0 ? "target" : "foil";
     const x = one.at === null ? at.beside : at.x(one.at);
     const y = at.y(one.layer) - at.step / 2;
     for (const look of one.looks) {
