@@ -6,11 +6,11 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from caseback.reports.components_table import ranked_components
 from caseback.reports.document import checked
 from caseback.reports.explain_checks import verdict_of
-from caseback.reports.lens_rows import BEFORE_ANY_LAYER
-from caseback.reports.strongest_places import strongest_places
+from caseback.reports.tables.components_table import ranked_components
+from caseback.reports.tables.lens_rows import BEFORE_ANY_LAYER
+from caseback.reports.tables.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
 from caseback.views.page.tables import table
 

@@ -16,12 +16,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.components_table import leading_method, named_components, ranked_components
 from caseback.reports.document import checked
 from caseback.reports.explain_checks import baseline_words, correlation_words, verdict_of
 from caseback.reports.explain_document import EXPLANATION
-from caseback.reports.lens_rows import BEFORE_ANY_LAYER
-from caseback.reports.strongest_places import strongest_places
+from caseback.reports.tables.components_table import leading_method, named_components, ranked_components
+from caseback.reports.tables.lens_rows import BEFORE_ANY_LAYER
+from caseback.reports.tables.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, share_bar, signed_bar
