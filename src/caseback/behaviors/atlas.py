@@ -21,6 +21,7 @@ from caseback.behaviors.kinds import Kind, Look, false_labels, kinds_of, labels
 from caseback.behaviors.proofs import EXPERIMENTS, Outcome, prove
 from caseback.behaviors.stream import STREAM_NEEDS, Fact, stream_facts
 from caseback.errors import CasebackError
+from caseback.jobs.launch import HERE
 from caseback.model.findings import Finding, Findings
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -134,6 +135,8 @@ def atlas(
     proofs: bool = True,
     folder: str | Path | None = None,
     workers: int = 1,
+    on: str = HERE,
+    threads: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Atlas:
@@ -157,12 +160,12 @@ def atlas(
         Whether proofs are run.
     folder
         Where the pass over text is kept as a job, so that it resumes, and may have ``workers``.
-    workers
-        How many processes read the text.
+    workers, on, threads
+        Where that pass runs; see ``caseback.jobs.launch``.
     seed
         Same seed, same result. It draws random tokens and resamples controls.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------
@@ -201,6 +204,8 @@ def atlas(
         length=length,
         folder=None if folder is None else Path(folder),
         workers=workers,
+        on=on,
+        threads=threads,
         seed=seed,
         progress=progress,
     )

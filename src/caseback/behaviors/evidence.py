@@ -20,6 +20,7 @@ from jaxtyping import Float
 from caseback.behaviors.kinds import Kind
 from caseback.behaviors.synthetic import STREAMS, streams
 from caseback.errors import CasebackError, SiteAbsent, TokensError, UnknownSite
+from caseback.jobs.launch import HERE
 from caseback.model.algebra.folding import Folded
 from caseback.model.graph.names import Name
 from caseback.model.running.model import Model
@@ -165,6 +166,8 @@ def collect_evidence(
     length: int | None = None,
     folder: Path | None = None,
     workers: int = 1,
+    on: str = HERE,
+    threads: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Evidence:
@@ -183,11 +186,13 @@ def collect_evidence(
     length
         Tokens per row of text.
     folder
-        Where passes are kept as jobs, so that they resume and take ``workers``.
+        Where the pass over text is kept as a job, so that it resumes and may have workers.
+    workers, on, threads
+        Where it runs; see ``caseback.jobs.launch``.
     seed
         Same seed, same result. Draws the random tokens.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Raises
     ------
@@ -212,8 +217,8 @@ def collect_evidence(
         collections[TEXT] = []
         for number, part in enumerate(parts):
             at = None if folder is None else folder / f"text-{number}"
-            given = {"folder": at, "workers": workers, "length": length, "progress": progress}
-            collections[TEXT].append(collect(model, part, present(TEXT), **given))
+            given = {"folder": at, "workers": workers, "on": on, "threads": threads, "length": length}
+            collections[TEXT].append(collect(model, part, present(TEXT), **given, progress=progress))
         read = sum(collection.n_tokens for collection in collections[TEXT])
         room = min(PROMPT_TOKENS, model.context or PROMPT_TOKENS)
         rows = rows_of(model, documents(parts[1]), length=room, least=room // 2)

@@ -284,10 +284,27 @@ class Sample(Seed):
     count: Annotated[int, Option(min=1, help="How many prompts are drawn.")] = 100
 
 
-class Stored(Group):
-    """A corpus read in pieces, and a folder for what was collected from it."""
+class Texts(Group):
+    """Texts in a file or a folder."""
+
+    corpus: Annotated[Path | None, Option(help="Texts, one a line, or JSON (.json, .jsonl).")] = None
+
+
+class Out(Group):
+    """A folder for a result of several files."""
+
+    out: Annotated[Path | None, Option(help="The folder to write; an interrupted run found there goes on.")] = None
+
+
+class MaxLength(Group):
+    """A corpus read in pieces."""
 
     max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None
+
+
+class Stored(MaxLength):
+    """A corpus read in pieces, and a folder for what was collected from it."""
+
     store: Annotated[
         Path | None, Option(help="A folder that keeps what was collected from the corpus, to go on from.")
     ] = None

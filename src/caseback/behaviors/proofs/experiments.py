@@ -29,7 +29,6 @@ from caseback.model.running.tokens import Tokens
 from caseback.tasks.task import Task
 
 PROMPTS = 32
-COPIES = 8
 Unit = tuple[str, int, int]
 """Its sort (``"head"`` or ``"neuron"``), its layer, its number there."""
 
@@ -76,7 +75,7 @@ class Recipe:
 def second_copy(evidence: Evidence) -> Experiment:
     """A random span again: how likely is its second half?"""
     model = evidence.model
-    drawn = streams(model, rows=COPIES, seed=evidence.seed + 1)
+    drawn = streams(model, rows=PROMPTS // 4, seed=evidence.seed + 1)
     labeled, others = ([row for fold in drawn[name] for row in fold] for name in ("repeated", "fresh"))
     n = sum(place >= 0 for place in labeled[0][1]["same"]) - 1
     tokens, metric = _ending(model, [ids for ids, _ in labeled], n)

@@ -1,13 +1,12 @@
 """`caseback influence`: which lines of a training corpus bear on a prediction."""
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Json, Listed, Method, OfModel, Stored, Top
+from caseback.cli.options import Json, Listed, Method, OfModel, Stored, Texts, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 from caseback.jobs.text_file import read_texts
@@ -16,10 +15,9 @@ from caseback.jobs.text_file import read_texts
 @with_options
 def influence(
     query: Annotated[str | None, Argument(help="The text whose likelihood is explained.", show_default=False)] = None,
-    corpus: Annotated[
-        Path | None,
-        Option(help="Training texts, one a line, or JSON (.json, .jsonl); not needed where --store is complete."),
-    ] = None,
+    texts: Texts = Texts().worded(
+        corpus="Training texts, one a line, or JSON (.json, .jsonl); not needed where --store is complete."
+    ),
     completion: Annotated[
         str | None, Option(help="What follows the query, of which alone the likelihood is explained.")
     ] = None,
@@ -50,9 +48,9 @@ def influence(
         return
     if query is None:
         raise CasebackError("no query given: expected a text, or --list to name the methods")
-    if corpus is None and stored.store is None:
+    if texts.corpus is None and stored.store is None:
         raise CasebackError("no corpus: give --corpus FILE, or --store with the folder of one that was read before")
-    lines = None if corpus is None else read_texts(corpus, "--corpus")
+    lines = None if texts.corpus is None else read_texts(texts.corpus, "--corpus")
     with quiet():
         from caseback.localize.inputs import top_examples
         from caseback.reports.training_texts import bearing_scores, training_methods

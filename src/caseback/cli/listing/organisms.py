@@ -12,7 +12,7 @@ import typer
 
 from caseback.cli.answer import answer, say_written
 from caseback.cli.loading import quiet
-from caseback.cli.options import Json, Sample, Seed, Steps, Threads
+from caseback.cli.options import Json, Out, Sample, Seed, Steps, Threads
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.json_text import parse_json
@@ -64,7 +64,7 @@ def path_(name: Annotated[str, typer.Argument(help="A bundled model.")]) -> None
 @with_options
 def train(
     name: Annotated[str, typer.Argument(help="The organism to train.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; an interrupted run found there goes on.")],
+    to: Out = Out(),
     seed: Seed = Seed().worded(seed="What training follows from."),
     steps: Steps = Steps().worded(steps="Length of the schedule; by default the organism's."),
     stop_at: Annotated[int | None, typer.Option(min=1, help="Stop after this step, to go on later.")] = None,
@@ -74,6 +74,8 @@ def train(
     from caseback.organisms.trainers import trainer
 
     trains = trainer(name)
+    if (out := to.out) is None:
+        raise CasebackError("no folder to write: give --out FOLDER")
     if os.path.isfile(out):
         raise CasebackError(f"cannot train into {str(out)!r}: it is a file, expected a folder")
     with quiet(), _bar(name) as tell:
