@@ -105,10 +105,16 @@ def test_every_option_that_writes_is_tried():
         (door, p.opts[0])
         for door in commands.doors()
         for p in commands.parameters(door)
-        if p.opts[0] in ("--html", "--save", "--graph", "--graphml", "--store", "--checkpoint")
+        if p.opts[0] in ("--html", "--save", "--graph", "--graphml", "--store", "--checkpoint", "--out")
     }
     # `lens --save` needs --fit; `influence --store` a method of gradients; `align` keeps files in a folder
-    rest = {("lens", "--save"), ("influence", "--store"), ("align", "--checkpoint"), ("circuit", "--checkpoint")}
+    rest = {
+        ("lens", "--save"),
+        ("influence", "--store"),
+        ("align", "--checkpoint"),
+        ("circuit", "--checkpoint"),
+        ("organisms train", "--out"),
+    }
     assert known == {*WRITING} | rest
 
 

@@ -83,6 +83,7 @@ def story_of(
         "parts": [],
         "circuit": None,
         "checks": [],
+        "unmeasured": {},
     }
     if one is None or not story["preference"]["prefers"]:
         return story, None
@@ -96,7 +97,9 @@ def story_of(
     named = traces.named[: depth.parts]
     heads = [part for part in named if part.head >= 0]
     by_head = readings(model, tokens, heads, by_position(model, tokens, metric, traces, heads))
-    repairs = _repairs(model, tokens, metric, named)
+    repairs, why = _repairs(model, tokens, metric, named)
+    reasons = {"direct effects": traces.indirect, "self-repair": why}
+    story["unmeasured"] |= {what: reason for what, reason in reasons.items() if reason}
     story["hops"] = [vars(hop) for hop in hops(traces.stream)]
     story["stream"] = traces.stream.tolist()
     story["parts"] = [_of_part(part, by_head, repairs) for part in named]
@@ -105,8 +108,8 @@ def story_of(
     if depth.sizes and not model.anatomy.family.unsummed:
         try:
             story["circuit"], mask = smallest_circuit(model, tokens, one.tokens, metric, depth, seed)
-        except CasebackError:  # a metric that is flat between the two, as of organisms whose attention is saturated
-            story["circuit"], mask = None, None
+        except CasebackError as error:  # a metric that is flat between the two: attention is saturated
+            story["unmeasured"]["a circuit"] = str(error)
     if depth.fresh and search is not None:
         log_prob = final.float().log_softmax(-1)
         pairs = fresh_pairs(model, tokens, search.words, one, target, log_prob, depth.fresh, seed=seed)
@@ -216,18 +219,20 @@ def _words(
     return sorted(rows, key=lambda row: -row["share"])
 
 
-def _repairs(model: Model, tokens: Tokens, metric: Metric, named: Sequence[Part]) -> Mapping[str, list[dict[str, Any]]]:
-    """For each part that acts on the logits: which later parts make up for it when it is silenced."""
+def _repairs(
+    model: Model, tokens: Tokens, metric: Metric, named: Sequence[Part]
+) -> tuple[Mapping[str, list[dict[str, Any]]], str]:
+    """For each part that acts on the logits, which later parts make up for it when it is silenced; or why not."""
     direct = [part for part in named if part.direct is not None and abs(part.direct) >= thresholds.PART]
     if not direct:
-        return {}
+        return {}, ""
     names = [part.name for part in direct]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             result = self_repair(model, tokens, metric, components=names, kind="zero").isel(batch=0)
-    except CasebackError:  # no sums, or a metric behind a soft-cap
-        return {}
+    except CasebackError as error:  # no sums, or a metric behind a soft-cap
+        return {}, str(error)
     repairs: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         lost = float(result.direct.sel(component=name))
@@ -240,7 +245,7 @@ def _repairs(model: Model, tokens: Tokens, metric: Metric, named: Sequence[Part]
             if float(gain) / lost >= thresholds.REPAIR
         ]
         repairs[name] = sorted(rows, key=lambda row: -row["share"])
-    return repairs
+    return repairs, ""
 
 
 def _of_part(part: Part, by_head: Mapping[str, Any], repairs: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,8 @@ class Traces:
         The runs that parts were taken from.
     clean, corrupt
         m and m'.
+    indirect
+        Why no direct effects were measured; empty where they were.
     """
 
     stream: Float[np.ndarray, "layer pos"]
@@ -83,6 +85,7 @@ class Traces:
     corrupt_run: Run
     clean: float
     corrupt: float
+    indirect: str = ""
 
     @property
     def named(self) -> list[Part]:
@@ -120,12 +123,12 @@ def traced(model: Model, clean: Tokens, corrupt: Tokens, metric: Metric) -> Trac
     stream[tuple(np.array(places).T)] = regained[: len(places)]
     stream[-1, -1] = 1.0  # the metric reads the last token alone
     lost = (of_clean - noised.values[:, 0]) / change
-    direct = _direct(model, clean, corrupt, metric, change)
+    direct, why = _direct(model, clean, corrupt, metric, change)
     parts = []
     for (layer, h), gain, loss in zip(units, regained[len(places) :], lost, strict=True):
         name = str(Name("mlp", layer)) if h < 0 else head_name(layer, h)
         parts.append(Part(name, layer, h, float(gain), float(loss), direct.get(name)))
-    return Traces(stream, tuple(parts), here, there, of_clean, of_corrupt)
+    return Traces(stream, tuple(parts), here, there, of_clean, of_corrupt, why)
 
 
 def hops(stream: Float[np.ndarray, "layer pos"]) -> list[Hop]:
@@ -166,11 +169,13 @@ def _of(source: Run, unit: tuple[int, int], of_heads: str) -> Edit:
     return Resample("mlp_out", source, layer=layer) if h < 0 else Resample(of_heads, source, layer=layer, head=h)
 
 
-def _direct(model: Model, clean: Tokens, corrupt: Tokens, metric: Metric, change: float) -> dict[str, float]:
+def _direct(
+    model: Model, clean: Tokens, corrupt: Tokens, metric: Metric, change: float
+) -> tuple[dict[str, float], str]:
+    """Direct effects by name as shares of the change, or why there are none."""
     try:
         effects = path_patch(model, clean, corrupt, metric, receivers=["logits"])
-    except CasebackError:  # a family whose stream is no sum of writes
-        return {}
-    return {
-        str(name): -float(effect) / change for name, effect in zip(effects.writer.values, effects[:, 0], strict=True)
-    }
+    except CasebackError as error:  # a family whose stream is no sum of writes
+        return {}, str(error)
+    writers = zip(effects.writer.values, effects[:, 0], strict=True)
+    return {str(name): -float(effect) / change for name, effect in writers}, ""

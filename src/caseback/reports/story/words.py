@@ -1,4 +1,4 @@
-"""The story in words: at most seven sentences by rules, each with the evidence that it rests on.
+"""The story in words: at most eight sentences by rules, each with the evidence that it rests on.
 
 A sentence is left out where its threshold is not met; nothing is said that has no number. Evidence names the section
 of the document and the row in it: ``hops[2]``, ``parts.L3H1``.
@@ -32,14 +32,13 @@ def sentences(story: Mapping[str, Any], tokens: Sequence[str], lens: Mapping[str
     if not story["preference"]["prefers"]:
         band = story["preference"]
         foil = visible(story["foil"]["text"])
-        return [
-            {
-                "text": f"The model does not prefer {target} to {foil} here: their logits differ by "
-                f"{band['value']:+.2f}, and by {band['low']:+.2f} to {band['high']:+.2f} when the prompt's tokens are "
-                f"shuffled; other words move them by {band['wobble']:.2f}.",
-                "evidence": ["preference"],
-            }
-        ]
+        verb = "does not prefer" if band["value"] <= 0 else "hardly prefers"
+        text = (
+            f"The model {verb} {target} to {foil} here: their logits differ by {band['value']:+.2f}, and by "
+            f"{band['low']:+.2f} to {band['high']:+.2f} when the prompt's tokens are shuffled; other words move them "
+            f"by {band['wobble']:.2f}. So no part is named."
+        )
+        return [{"text": text, "evidence": ["preference"]}]
     if story["counterfactual"] is None:
         count = story["measured"]
         return [
@@ -56,6 +55,7 @@ def sentences(story: Mapping[str, Any], tokens: Sequence[str], lens: Mapping[str
     lines += _opponents(story)
     lines += _circuit(story)
     lines += _lens(story, lens)
+    lines += _unmeasured(story)
     return lines
 
 
@@ -164,6 +164,13 @@ def _lens(story: Mapping[str, Any], lens: Mapping[str, Any] | None) -> list[dict
         return []
     text = f"Read by the lens, {visible(story['target']['text'])} leads by at least half of that from layer "
     return [{"text": text + f"{lens['layers'][low[-1] + 1]} on.", "evidence": ["lens"]}]
+
+
+def _unmeasured(story: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not story["unmeasured"]:
+        return []
+    reasons = "; ".join(f"{what} ({why.rstrip('.')})" for what, why in story["unmeasured"].items())
+    return [{"text": f"Not measured: {reasons}.", "evidence": ["unmeasured"]}]
 
 
 def _listed(items: Sequence[str]) -> str:
