@@ -254,6 +254,23 @@ class Listed(Group):
     listed: Annotated[bool, Option("--list", help="Name the methods, and do nothing else.")] = False
 
 
+class Subject(Group):
+    """What a prompt speaks of."""
+
+    subject: Annotated[
+        str, Option(help="The text in the prompt that gets noise (positions with --ids).", show_default=False)
+    ]
+
+
+class CorpusFile(Group):
+    """A file of texts."""
+
+    corpus: Annotated[
+        Path | None,
+        Option(help="Training texts, one a line, or JSON (.json, .jsonl); not needed where --store is complete."),
+    ] = None
+
+
 class Steps(Group):
     """How long something is trained."""
 
