@@ -29,6 +29,7 @@ from caseback.decode.vocabulary.lenses.saved_lenses import save_lens
 from caseback.localize.abstraction import At, Interchanges
 from caseback.localize.circuits import edge_attribution
 from caseback.localize.components import logit_attribution
+from caseback.localize.counterfactuals import Change, Word
 from caseback.localize.inputs import gradient_x_input
 from caseback.model.circuit import Edge
 from caseback.reports.tables.tasks import task_examples
@@ -361,7 +362,19 @@ class Valid:
             "Prompts.measured": {"self": pairs[:1], "measure": "logit_diff"},
             "Prompts.to": {"device": "cpu"},
             "strongest_places": {"most": 2},
-            "explain.explain": {"corrupt": OTHER},
+            "explain.explain": {"corrupt": OTHER, "depth": "quick"},
+            "words.Word": vars(word := Word((0,), (1,), "a", "id", True)),
+            "results.Change": {"word": word, "text": "b", "ids": (2,)},
+            "results.Counterfactual": {
+                **{
+                    "tokens": model.tokens(TEXT),
+                    "changes": (Change(word, "b", (2,)),),
+                    "way": "replacement",
+                    "foil": 1,
+                },
+                **{"foil_text": "b", "clean": 1.0, "corrupt": -1.0, "effect": 0.5, "size": 1.0, "score": 0.5},
+                "moves": True,
+            },
             "load_tuned_lens": {"pickle": True},
             "load_jacobian_lens": {"pickle": True},
             "print_task_examples": {"shown": task_examples(model, cb.tasks.ioi(), 1) | {"model": "tiny"}},

@@ -254,14 +254,14 @@ def test_rows_in_another_basis_have_no_labels(family):
         assert found(evidence, name) == set(), name
 
 
-def test_in_the_control_the_band_is_passed_about_once_in_twenty():
+def test_the_band_is_seldom_passed_in_the_control():
     passed = 0
     for seed in range(6):
         for family in FAMILIES[:3]:
             evidence = evidence_of(fresh(family, seed=seed), corpus(10), {TEXT: ("token_counts",)})
             passed += sum(labeled(evidence, name)[1] > 0 for name in ("entropy", "token frequency"))
-    # of 36; more than 6 would come once in some hundred times
-    assert passed <= 6
+    # of 36, of which about two are expected; with the largest of one draw for a band it would be half
+    assert passed <= 8
 
 
 def test_models_and_corpora_that_lack_something_say_so():
@@ -272,5 +272,5 @@ def test_models_and_corpora_that_lack_something_say_so():
         KINDS["partition"].look(evidence_of(model, needs={TEXT: ("token_counts",)}))
     with pytest.raises(CasebackError, match="stand past the first of their rows"):
         KINDS["digits"].look(evidence_of(model, [[1, 2, 3], [4, 5, 6]]))
-    with pytest.raises(CasebackError, match="no stream 'text'"):
+    with pytest.raises(CasebackError, match="no text was given"):
         KINDS["dead"].look(cb.behaviors.evidence.collect_evidence(model, None, {}))

@@ -108,7 +108,6 @@ def test_bad_input_ends_with_one_line_and_status_2(capsys, tmp_path):
         ("patch", CLEAN, CORRUPT, "--target", " a", "--foil", " a"): "choose two tokens",
         ("patch", CLEAN, CORRUPT, "--html", str(tmp_path / "no" / "x.html")): "there is no folder",
         ("patch", CLEAN, ""): "the prompt is empty",
-        ("patch", CLEAN): "Missing argument",
         ("ablate", CLEAN, "--ablation", "zer"): "Did you mean zero",
         ("ablate", CLEAN, "--components", "L9H0"): "this model has layers 0 to 3",
         ("ablate", CLEAN, "--ablation", "resample"): "needs corrupt=",

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,11 +19,14 @@ from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.inputs.gradients.gradients import gradient_x_input
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
 from caseback.reports import explain_checks
-from caseback.reports.explain import explain
+from caseback.reports.explain import explain as whole
 from caseback.reports.explain_checks import correlation_words, rank_correlation
 from caseback.reports.explain_document import check_explanation
 from caseback.views.page.explanation import report_html
 from exact import exact
+
+# the sections behind the story, which has tests of its own
+explain = partial(whole, depth="none")
 
 PROMPT = "Tom and Lily went to the park. Lily gave the ball to"
 # whatever else an explanation finds, these hold to rounding

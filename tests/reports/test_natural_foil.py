@@ -30,7 +30,7 @@ def choices(model, prompt, k=2):
 
 
 def explained(model, **options):
-    document = explain(model, CLEAN, steps=1, **options)
+    document = explain(model, CLEAN, steps=1, depth="none", **options)
     return document["target"]["text"], document["foil"]["text"]
 
 

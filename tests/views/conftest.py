@@ -173,6 +173,7 @@ def synthetic_explanation(texts=None, n_layers=12, n_heads=12, seed=0, target=" 
         },
         "heads": heads,
         "ablations": {"kind": "mean", "rows": ablated, "spearman": 0.874, "entry": "3.2.9"},
+        "story": None,
         "patching": _patching(rng, ids, texts, n_layers, n_heads),
         "checks": [
             {

@@ -16,8 +16,8 @@ from caseback.decode.vocabulary import (
     token_identity,
 )
 from caseback.errors import CasebackError, OutOfRange
-from caseback.reports.lens_modes import modes_of
-from caseback.reports.lens_rows import by_unit, rows_of
+from caseback.reports.tables.lens_modes import modes_of
+from caseback.reports.tables.lens_rows import by_unit, rows_of
 from caseback.views.figure.lens_curves import lens_curves
 from caseback.views.figure.lens_grid import lens_grid
 from caseback.views.text.lens import print_lens

@@ -9,6 +9,7 @@ import { header } from "../sections/header.js";
 import { inputsView } from "../sections/inputs.js";
 import { lensView } from "../sections/lens.js";
 import { patchingView } from "../sections/patching.js";
+import { storyView } from "../sections/story.js";
 
 const READING = [
   [
@@ -32,6 +33,7 @@ const READING = [
 
 page((doc) => [
   ...header(doc),
+  storyView(doc),
   lensView(doc),
   inputsView(doc),
   componentsView(doc),

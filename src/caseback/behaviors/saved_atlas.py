@@ -78,7 +78,8 @@ def load_atlas(folder: str | Path) -> Atlas:
         candidates, about = Findings.from_json(data["candidates"]), dict(data["about"])
         facts = tuple(Fact(**one) for one in data["facts"])
         table = pd.read_csv(at / "units.csv")
-        scores = {str(kind): part.drop(columns="kind") for kind, part in table[COLUMNS].groupby("kind", sort=False)}
+        by_kind = pd.DataFrame(table[COLUMNS]).groupby("kind", sort=False)
+        scores = {str(kind): pd.DataFrame(part.drop(columns="kind")) for kind, part in by_kind}
     except (KeyError, TypeError, ValueError, OSError, CasebackError) as error:
         raise LoadError(f"{str(folder)!r} holds no whole atlas ({error}): make it again") from error
     if odd := sorted(set(scores) ^ {report.kind for report in reports if not report.missing}):

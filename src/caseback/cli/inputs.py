@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from caseback.errors import CasebackError, did_you_mean
@@ -103,3 +104,21 @@ def measure(model: Model, measured: Measured, *prompts: Tokens) -> tuple[Metric,
     metric: Any = getattr(metrics, measured.metric)
     words = metric_words(model, measured.metric, target, foil)
     return metric(target, foil) if measured.metric == "logit_diff" else metric(target), words
+
+
+def found_counterfactual(model: Any, prompt: Any, target: Any = None, foil: Any = None) -> Any:
+    """A prompt's counterfactual where none was given, which a line on stderr names.
+
+    Raises
+    ------
+    CasebackError
+        Where nothing that was tried moves the answer.
+    """
+    from caseback.localize.counterfactuals import find
+
+    search = find(model, prompt, target=target, foil=foil)
+    best = search.best
+    if best is None:
+        raise CasebackError(f"no counterfactual given, and none was found ({search}): give one")
+    print(f"counterfactual, {best}", file=sys.stderr)
+    return best.tokens

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_PARTS = ("abstraction", "circuits", "components", "inputs")
+_PARTS = ("abstraction", "circuits", "components", "counterfactuals", "inputs")
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from caseback.jobs.budget import limit
 from caseback.localize.circuits.judging import Judgement
 from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
-from caseback.model.anatomy.dense import weight_matrix
+from caseback.model.algebra.promoted import promoted
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge, Node
@@ -207,21 +207,13 @@ def _edges(circuit: Circuit, other: Circuit | None, most: int) -> list[dict[str,
 
 def _readings(model: Model, graph: Graph, run: Run, k: int) -> dict[str, Any]:
     """What every write promotes and suppresses at every position, as indices into one list of token texts."""
-    anatomy = model.anatomy
     own = run.tokens.mask[0]
     final = at_least_float32(run["resid_post", model.n_layers - 1].detach())[0][own]
-    norm = None if anatomy.final_norm is None else anatomy.norms[anatomy.final_norm]
-    scale = None if norm is None else norm.scale(final)
-    unembed = at_least_float32(weight_matrix(anatomy.unembed).detach())
-    if anatomy.unembed_project is not None:
-        unembed = at_least_float32(weight_matrix(anatomy.unembed_project).detach()) @ unembed
     texts: dict[int, int] = {}
     nodes: dict[str, list[Any]] = {}
 
     def read(parts: Float[Tensor, "pos d_model"]) -> list[Any]:
-        x = parts if norm is None or scale is None else norm.frozen(parts, scale)
-        logits = (x @ unembed) * anatomy.logit_scale
-        logits = logits - logits.mean(-1, keepdim=True)
+        logits = promoted(model, parts, final)
         ends = logits.topk(k), (-logits).topk(k)
         readings = []
         for at in range(len(parts)):

@@ -1,9 +1,10 @@
 """``explain``: why did the model predict this and not that? One prompt, one document, and checks of its claims.
 
-It asks what each layer already knew (logit lens), which input tokens count (gradient x input, integrated gradients),
-which components wrote the answer (direct logit attribution) and what happens without them (ablation), all for one
-metric: the logit difference of target and foil at the prompt's end. The document is plain data, so the report, the
-terminal and JSON show the same numbers.
+Its head is the causal story (``reports.story``); the sections behind it are evidence of other kinds: what each layer
+already knew (logit lens), which input tokens count (gradient x input, integrated gradients), which components wrote the
+answer (direct logit attribution) and what happens without them (ablation), all for one metric: the logit difference of
+target and foil at the prompt's end. The document is plain data, so the report, the terminal and JSON show the same
+numbers.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ from caseback.reports.explain_checks import Evidence, checks, rank_correlation
 from caseback.reports.explain_document import EXPLANATION
 from caseback.reports.explain_patching import patching
 from caseback.reports.model_facts import model_facts
+from caseback.reports.story.counting import counted
+from caseback.reports.story.depths import depth_of
+from caseback.reports.story.story import found_for, story_of
+from caseback.reports.story.words import sentences
 
 __all__ = ["explain"]
 
@@ -63,6 +68,7 @@ def explain(
     baseline: Any = None,
     steps: int | None = None,
     max_steps: int | None = None,
+    depth: str = "normal",
     progress: bool = False,
 ) -> dict[str, Any]:
     """Explain why a model predicts ``target`` rather than ``foil`` after a prompt.
@@ -75,11 +81,11 @@ def explain(
         One prompt: text, a list of token ids, or ``Tokens``.
     target, foil
         The token explained and the one it is contrasted with, text or id; by default the model's first choice, and its
-        first choice after ``corrupt``, or where that is the target or there is no counterfactual, its first choice
-        other than the target.
+        first choice after the counterfactual, or where that is the target or there is no counterfactual, its first
+        choice other than the target.
     corrupt
-        A token-aligned counterfactual of the prompt. With it the explanation also shows where the clean prompt's
-        activations restore its answer.
+        A token-aligned counterfactual of the prompt, on which the story and the map of where the answer comes back
+        rest. By default one is found (``cb.localize.counterfactuals.find``), unless ``depth`` is ``"none"``.
     heads
         How many heads to show with their attention patterns: those with the largest attribution and effect.
     k
@@ -96,6 +102,9 @@ def explain(
         As for ``integrated_gradients``: by default at most 64 points, laid where the metric changes. Given ``steps``
         are doubled up to ``max_steps`` (by default 8 times as many) while the completeness gap is above 2 % of the
         logit difference (or of 1, if that is larger).
+    depth
+        How much of the causal story is measured: ``"quick"`` leaves out its circuit and its checks on other prompts,
+        and keeps the other sections short; ``"normal"``; ``"deep"`` tries more of everything; ``"none"`` has no story.
     progress
         Show a progress bar.
 
@@ -135,7 +144,15 @@ def explain(
     tokens = tokens.padded_on("right") if tokens.padded else tokens
     run = model.run(tokens)
     final = run.logits[0, int(tokens.column(-1)[0])].detach()
-    other = None
+    deep = depth_of(depth)
+    other, search, one, measured = None, None, None, []
+    if deep is not None:
+        given = None if corrupt is None else model.tokens(corrupt)
+        with counted(model, len(tokens.text[0])) as work:
+            search, one = found_for(model, tokens, target, foil, given, deep)
+        measured.append(work.forwards)
+        if one is not None and corrupt is None:
+            corrupt = one.tokens
     if corrupt is not None and foil is None:
         counterfactual = model.tokens(corrupt)
         if len(counterfactual) == 1:
@@ -144,19 +161,33 @@ def explain(
     metric = logit_diff(t, f)
     value = float(metric(run)[0])
 
+    most = most_ablated if deep is None else min(most_ablated, deep.ablated)
     with progress_bar(total=_PARTS, what="explain", unit="part", show=progress) as bar:
         lens = logit_lens(model, tokens, targets=[t, f], k=k)
         bar.update()
         by_gradient = gradient_x_input(model, tokens, metric)
-        by_path = _by_path(model, tokens, metric, baseline, _path_steps(steps, max_steps, value))
+        ends = deep.points if deep is not None and max_steps is None else max_steps
+        by_path = _by_path(model, tokens, metric, baseline, _path_steps(steps, ends, value))
         bar.update()
-        compared = _compared(model, tokens, metric, by_gradient, by_path)
+        short = deep is not None and deep.short
+        compared = None if short else _compared(model, tokens, metric, by_gradient, by_path)
         bar.update()
         shares = logit_attribution(model, tokens, metric).isel(batch=0)
-        effects = _effects(model, tokens, metric, shares, ablation, over, most_ablated, progress)
+        effects = _effects(model, tokens, metric, shares, ablation, over, most, progress)
         claimed = shares.sel(component=effects.component)
         bar.update()
-        restored = None if corrupt is None else patching(model, tokens, corrupt, metric, progress=progress)
+        story, traces = None, None
+        if deep is not None:
+            with counted(model, len(tokens.text[0])) as work:
+                story, traces = story_of(model, tokens, t, f, search, one, deep)
+            section = _lens(lens)
+            story |= {"depth": depth, "forwards": sum(measured) + work.forwards}
+            story["sentences"] = sentences(story, tokens.text[0], section)
+        restored = (
+            None
+            if corrupt is None
+            else patching(model, tokens, corrupt, metric, traces=traces, short=short, progress=progress)
+        )
         bar.update()
         baseline = by_path.attrs["baseline"] if baseline is None else baseline
         evidence = Evidence(
@@ -212,6 +243,7 @@ def explain(
             "spearman": rank_correlation(claimed.values, effects.values),
             "entry": ENTRY[ablation],
         },
+        story=story,
         patching=restored,
         checks=outcomes,
         provenance=_provenance(model, by_path),

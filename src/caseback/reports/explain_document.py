@@ -15,7 +15,7 @@ from caseback.reports.document import Document, DocumentKind
 __all__ = ["EXPLANATION", "KIND", "VERSION", "check_explanation"]
 
 KIND = "caseback.explanation"
-VERSION = 2
+VERSION = 3
 
 _LENS_GRIDS = "top_text top_prob target_prob target_rank foil_prob foil_rank entropy kl".split()
 
@@ -75,8 +75,26 @@ def _check_lengths(explanation: Mapping[str, Any]) -> None:
         _expect(head["pattern"], n, f"heads[{index}].pattern", "one row per query token")
         for query, row in enumerate(head["pattern"]):
             _expect(row, n, f"heads[{index}].pattern[{query}]", "one entry per key token")
+    if explanation["story"] is not None:
+        _check_story(explanation["story"], n, n_layers)
     if explanation["patching"] is not None:
         _check_patching(explanation["patching"], n, n_layers, n_heads)
+
+
+def _check_story(story: Mapping[str, Any], n: int, n_layers: int) -> None:
+    if story["counterfactual"] is not None:
+        _expect(story["counterfactual"]["tokens"], n, "story.counterfactual.tokens", "one entry per token")
+    for name, row in (("hops", "pos"), ("parts", "at")):
+        for index, item in enumerate(story[name]):
+            if item[row] is not None and not 0 <= item[row] < n:
+                raise CasebackError(f"explanation.story.{name}[{index}].{row} is {item[row]}, expected 0 to {n - 1}")
+    for index, hop in enumerate(story["hops"]):
+        if not 0 <= hop["first"] <= hop["last"] <= n_layers:
+            raise CasebackError(f"explanation.story.hops[{index}] is from {hop['first']} to {hop['last']}")
+    for index, part in enumerate(story["parts"]):
+        for look in part["looks"]:
+            if not 0 <= look["pos"] < n:
+                raise CasebackError(f"explanation.story.parts[{index}] looks at {look['pos']}, expected 0 to {n - 1}")
 
 
 def _check_patching(patching: Mapping[str, Any], n: int, n_layers: int, n_heads: int) -> None:
@@ -102,7 +120,7 @@ EXPLANATION = DocumentKind(
     "explain",
     sections=(
         *("prompt", "tokens", "position", "target", "foil", "metric", "predictions", "lens", "inputs", "components"),
-        *("heads", "ablations", "patching", "checks", "provenance"),
+        *("heads", "ablations", "story", "patching", "checks", "provenance"),
     ),
     lengths=_check_lengths,
 )

@@ -58,8 +58,8 @@ def _own_and_other(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
     if key not in evidence.computed:
         words, sample = _sampled(evidence)
         written = written_words(evidence.model, words, sample)
-        own = np.arange(len(words))
-        evidence.computed[key] = (percentiles(written, own), percentiles(written, np.roll(own, 1)))
+        own = list(range(len(words)))
+        evidence.computed[key] = (percentiles(written, own), percentiles(written, own[-1:] + own[:-1]))
     return evidence.computed[key]
 
 

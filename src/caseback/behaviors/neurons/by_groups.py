@@ -82,7 +82,8 @@ def explained_by_mark(groups: Groups) -> Float[np.ndarray, " unit"]:
 
     Examples
     --------
-    >>> one = Groups(np.array([50.0]), 100.0, np.array([[1.0, 0.5]]), np.zeros((1, 2)), np.array([0.5, 0.5]), np.ones(2) / 4)
+    >>> half = np.array([0.5, 0.5])
+    >>> one = Groups(np.array([50.0]), 100.0, np.array([[1.0, 0.5]]), np.zeros((1, 2)), half, half**2)
     >>> explained_by_mark(one).tolist()
     [1.0, 0.0]
     """
@@ -134,7 +135,8 @@ def _enough(groups: Groups) -> np.ndarray:
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    return -sum(np.where(q > 0, q * np.log(np.where(q > 0, q, 1)), 0) for q in (p, 1 - p))
+    own, other = (np.where(q > 0, q * np.log(np.where(q > 0, q, 1)), 0) for q in (p, 1 - p))
+    return -(own + other)
 
 
 def _share(between: np.ndarray, variance: np.ndarray) -> np.ndarray:

@@ -59,9 +59,12 @@ def in_another_basis(rows: Rows, n: int, draw: torch.Generator) -> Rows:
     >>> bool((turned.T @ turned / 10_000 - rows.T @ rows / 2).abs().max() < 0.2)
     True
     """
-    # rows of a centering norm span a direction less than there are, so there is no Cholesky factor
-    sizes, directions = torch.linalg.eigh(rows.double().T @ rows.double() / len(rows))
-    root = (directions * sizes.clamp_min(0).sqrt()).to(rows)
+    wide = rows.double()
+    second = wide.T @ wide / len(rows)
+    size = second.diagonal()
+    # rows of a centering norm span a direction less than there are
+    size += 1e-9 * size.mean() + torch.finfo(size.dtype).tiny
+    root = torch.linalg.cholesky(second).to(rows)
     return torch.randn(n, rows.shape[1], generator=draw, dtype=rows.dtype).to(rows.device) @ root.T
 
 
@@ -130,10 +133,10 @@ def by_layer(evidence: Evidence, values: Float[np.ndarray, " unit"]) -> list[Flo
 def best(control: Sequence[Float[np.ndarray, " unit"]], power: int = 1, draws: int = 1) -> float:
     """What the best of all units stays below by chance in 95 % of cases.
 
-        sum over layers of k exp(-(q^r - u) / beta) = .0513 n,    u = x_(k+1)^r,  beta the mean of the k largest x^r less u
+        sum over layers of k exp(-(q^r - u) / beta) = .0513 n,    u = x_(k+1)^r,  beta = mean of the k largest x^r - u
 
-    Layers are unlike, so each has a tail of its own, in which x^r falls exponentially; so many units of n draws are then
-    beyond q that in 95 % of single draws none is.
+    Layers are unlike, so each has a tail of its own, in which x^r falls exponentially; so many units of n draws are
+    then beyond q that in 95 % of single draws none is.
 
     Parameters
     ----------

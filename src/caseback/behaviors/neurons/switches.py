@@ -62,10 +62,8 @@ def towards_first(evidence: Evidence) -> Float[Tensor, "fold layer head d_model"
         for layer in range(1, model.n_layers):
             w_q = folded.W_Q[layer].double()
             first, others = (torch.as_tensor(keys[name].sel(layer=layer).values).to(w_q) for name in ("first", "k"))
-            if (turn := turns[layer]) is None:
-                gap = first - others
-            else:
-                gap = first @ turn[0].mT - others @ turn[1].mT
+            turn = turns[layer]
+            gap = first - others if turn is None else first @ turn[0].mT - others @ turn[1].mT
             gap = gap.repeat_interleave(len(w_q) // len(gap), 0)
             before = list(stream["layer"].values).index(layer - 1)
             layers.append(torch.einsum("hde,he->hd", w_q, gap) / (scale[before] * w_q.shape[-1] ** 0.5))

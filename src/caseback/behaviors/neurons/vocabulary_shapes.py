@@ -4,9 +4,10 @@
     prediction     kurtosis > 10 and skew > 0: few tokens rise
     suppression    kurtosis > 10 and skew < -1: few tokens fall
 
-Where the MLP is gated its activations have either sign: the skew is then turned by the sign that two thirds of the large
-activations have, those above the neuron's root mean square, and is 0 where they do not agree. The last third of the layers is measured over the whole vocabulary, the others
-over a sample of it: with 4,096 tokens a kurtosis of 10 is known to about a third.
+Where the MLP is gated its activations have either sign: the skew is then turned by the sign that two thirds of the
+large activations have, those above the neuron's root mean square, and is 0 where they do not agree. The last third of
+the layers is measured over the whole vocabulary, the others over a sample of it: with 4,096 tokens a kurtosis of 10 is
+known to about a third.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from caseback.behaviors.evidence import TEXT, Evidence
@@ -108,10 +109,10 @@ def stream_facts(evidence: Evidence) -> dict[str, Fact]:
     """
     facts = {}
     for way in _WAYS:
-        about = {"name": way.name, "entry": way.entry, "citation": way.citation, "what": way.what}
+        about = Fact(way.name, way.entry, way.citation, way.what)
         try:
             values, control = way.measure(evidence)
-            facts[way.name] = Fact(**about, values=values, control=control, control_is=way.control_is)
+            facts[way.name] = replace(about, values=values, control=control, control_is=way.control_is)
         except CasebackError as error:
-            facts[way.name] = Fact(**about, missing=str(error))
+            facts[way.name] = replace(about, missing=str(error))
     return facts

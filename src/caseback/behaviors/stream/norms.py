@@ -9,17 +9,33 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.stream.fact import Numbers
-from caseback.errors import SiteAbsent
+from caseback.errors import CasebackError, SiteAbsent
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.stream.tables.residual import LATER
+
+
+def moments(evidence: Evidence) -> list[xr.Dataset]:
+    """The stream's moments, one a half of the text.
+
+    Raises
+    ------
+    CasebackError
+        Where rows are so short that nothing stands past their first tokens.
+    """
+    tables = evidence.folds(TEXT, "stream_moments")
+    if not all(float(table["later_n"]) for table in tables):
+        raise CasebackError(f"no row of a half of the text has more than {LATER} tokens: choose longer rows")
+    return tables
 
 
 def growth(evidence: Evidence) -> tuple[Numbers, Numbers]:
     """Mean log |x| by layer and its growth a layer; beside it the growth of the matrices that write, and that read."""
-    tables = evidence.folds(TEXT, "stream_moments")
+    tables = moments(evidence)
     values: dict[str, float | list[float]] = {}
     for prefix, words in (("", "all tokens"), ("later_", "without first tokens")):
         logs = np.mean([table[f"{prefix}log_norm"].values for table in tables], 0)

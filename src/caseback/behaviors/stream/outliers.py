@@ -1,7 +1,7 @@
 """Dimensions and tokens that stand out: anisotropy, rogue dimensions (5.3.6), massive activations (5.1.12), and what
 the unembedding hardly reads (5.1.11).
 
-    anisotropy  A = E cos(x_i, x_j) over pairs of tokens = (n |u|^2 - 1) / (n - 1),    u = E x / |x|;  of dimension k: u_k^2
+    anisotropy  A = E cos(x_i, x_j) over pairs of tokens = (n |u|^2 - 1) / (n - 1),    u = E x / |x|;  of which u_k^2
     rogue       |mean_k| more than 3 deviations of all dimensions' means from their mean
     massive     max |x_k| > 100 and 1000 times the median size;  or 50 times the 999th thousandth in 3 layers or more
     dark        share of |m|^2 in the lowest twentieth of W_U's singular directions,   m the mean stream
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import xarray as xr
 
-from caseback.behaviors.evidence import TEXT, Evidence
+from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.neurons.unembedding import squares
 from caseback.behaviors.stream.fact import Numbers
+from caseback.behaviors.stream.norms import moments
 from caseback.errors import CasebackError
 
 WAYS = (("", "all tokens"), ("later_", "without first tokens"))
@@ -33,7 +34,7 @@ def anisotropy(evidence: Evidence) -> tuple[Numbers, Numbers]:
     """
     values: dict[str, list[float]] = {}
     control: dict[str, list[float]] = {}
-    tables = evidence.folds(TEXT, "stream_moments")
+    tables = moments(evidence)
     for prefix, words in WAYS:
         n, unit = _mean(tables, prefix, "cosine")
         if n < 2:
@@ -51,7 +52,7 @@ def anisotropy(evidence: Evidence) -> tuple[Numbers, Numbers]:
 
 def rogue_dimensions(evidence: Evidence) -> tuple[Numbers, Numbers]:
     """How many dimensions have outlying means by layer, and those that have in a quarter of the layers."""
-    _, mean = _mean(evidence.folds(TEXT, "stream_moments"), "later_", "mean")
+    _, mean = _mean(moments(evidence), "later_", "mean")
     turned = _in_another_basis(mean, evidence.seed)
     values, control = ({"dimensions by layer": _outlying(x).sum(1).astype(float).tolist()} for x in (mean, turned))
     for into, x in ((values, mean), (control, turned)):
@@ -62,7 +63,7 @@ def rogue_dimensions(evidence: Evidence) -> tuple[Numbers, Numbers]:
 
 def massive_activations(evidence: Evidence) -> tuple[Numbers, Numbers]:
     """Each layer's largest number, where it is, and how far it stands out; at rows' first tokens and at others."""
-    tables = evidence.folds(TEXT, "stream_moments")
+    tables = moments(evidence)
     values: dict[str, list[float]] = {}
     median = np.max([table["median_size"].values for table in tables], 0)
     far = np.max([table["size_999"].values for table in tables], 0)
@@ -94,8 +95,8 @@ def massive(largest: np.ndarray, median: np.ndarray, far: np.ndarray) -> np.ndar
 
 
 def dark_bands(evidence: Evidence) -> tuple[Numbers, Numbers]:
-    """Shares of the mean stream that the unembedding hardly reads, by layer, at first tokens and at others; of chance."""
-    tables = evidence.folds(TEXT, "stream_moments")
+    """Shares of the mean stream that the unembedding hardly reads, by layer, at first tokens and others; of chance."""
+    tables = moments(evidence)
     folded = evidence.folded
     product = squares(folded)
     if folded.centred:

@@ -87,7 +87,7 @@ def attribute(
 def _list(output: Json) -> None:
     from caseback.localize.inputs import input_methods
     from caseback.reports.tables.techniques import technique_row
-    from caseback.views.text.techniques import print_methods
+    from caseback.views.text.listings.techniques import print_methods
 
     rows = [technique_row(technique) | {"name": name} for name, technique in input_methods().items()]
     answer(output, rows, text=lambda: print_methods(rows))

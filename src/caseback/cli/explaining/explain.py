@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.inputs import continuation_of, prompt_of, token_in
@@ -17,29 +17,42 @@ def explain(
     prompt: Annotated[str | None, Argument(help="The text whose next token is explained.", show_default=False)] = None,
     of: OfModel = OfModel(),
     contrast: Contrast = Contrast().worded(
-        foil="Its contrast; by default the answer to --corrupt, or the model's next choice."
+        foil="Its contrast; by default the answer to the counterfactual, or the model's next choice."
     ),
     counterfactual: Counterfactual = Counterfactual(),
+    swap: Annotated[
+        str | None, Option(help="Two words whose exchange is the counterfactual, such as Mary:John.")
+    ] = None,
+    depth: Annotated[
+        str, Option(help="How much of the causal story is measured: quick, normal, deep or none.")
+    ] = "normal",
     ablation: Ablation = Ablation("zero").worded(ablation="What stands in for an ablated component: zero or mean."),
     ids: Ids = Ids(),
     output: Output = Output(),
 ) -> None:
-    """Explain why the model predicts a token: inputs, components, layers, and checks."""
+    """Explain why the model predicts a token: the causal story, inputs, components, layers, and checks."""
     if prompt is None:
         raise CasebackError("no prompt given: expected a text, or --ids and token ids such as 5,1,2")
     given = prompt_of(prompt, ids.ids)
     with quiet():
+        from caseback.localize.counterfactuals.swapping import swapped
         from caseback.reports.explain import explain as explained
         from caseback.views.page.kinds import write_page
         from caseback.views.text.explanation import print_explanation
 
         model = model_of(of)
+        corrupt = continuation_of(counterfactual.corrupt, ids.ids)
+        if swap is not None:
+            if corrupt is not None:
+                raise CasebackError("both --corrupt and --swap given: each is the counterfactual")
+            corrupt = swapped(model, given, swap)
         document = explained(
             model,
             given,
             target=token_in(model, contrast.target),
             foil=token_in(model, contrast.foil),
-            corrupt=continuation_of(counterfactual.corrupt, ids.ids),
+            corrupt=corrupt,
+            depth=depth,
             ablation=ablation.ablation,
             progress=True,
         )

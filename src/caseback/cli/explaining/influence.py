@@ -79,7 +79,7 @@ def _list(output: Json) -> None:
     with quiet():
         from caseback.reports.tables.techniques import technique_row
         from caseback.reports.training_texts import training_methods
-        from caseback.views.text.techniques import print_methods
+        from caseback.views.text.listings.techniques import print_methods
 
         rows = [
             technique_row(method.technique) | {"name": name, "summary": method.title}

@@ -42,7 +42,7 @@ def atlas(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.atlas import print_atlas
 
-        found = atlas_of(
+        measured = atlas_of(
             model_of(OfModel(model=model, **vars(files))),
             corpus,
             kinds=None if kinds is None else names_in(kinds),
@@ -56,8 +56,8 @@ def atlas(
             progress=True,
         )
         if out is not None:
-            save_atlas(found, out)
-        document = atlas_document(found)
+            save_atlas(measured, out)
+        document = atlas_document(measured)
     answer(output, document, text=lambda: print_atlas(document), page=lambda path: write_page(document, path))
     if out is not None:
         say_written(out)

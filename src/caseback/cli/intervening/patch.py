@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import measure, numbers, prompt_of
+from caseback.cli.inputs import found_counterfactual, measure, numbers, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import By, HeadPlaces, Ids, Measured, OfModel, Output, Resume, Site, Top, Units, Window
 from caseback.cli.with_options import with_options
@@ -14,7 +14,10 @@ from caseback.cli.with_options import with_options
 @with_options
 def patch(
     clean: Annotated[str, Argument(help="The prompt.", show_default=False)],
-    corrupt: Annotated[str, Argument(help="Its counterfactual, token against token.", show_default=False)],
+    corrupt: Annotated[
+        str | None,
+        Argument(help="Its counterfactual, token against token; by default one is found.", show_default=False),
+    ] = None,
     of: OfModel = OfModel(),
     measured: Measured = Measured().worded(
         foil="Its contrast; by default the model's first choice after the counterfactual."
@@ -32,13 +35,18 @@ def patch(
 ) -> None:
     """Patch parts of one run into another: a map of what each brings back (or takes away)."""
     assert window.window is not None
-    pair = prompt_of(clean, ids.ids), prompt_of(corrupt, ids.ids)
+    given = prompt_of(clean, ids.ids)
     with quiet():
         from caseback.localize.components.patching import patch as patched
         from caseback.model.prompts.pairs import pairs
 
         model = model_of(of)
-        tokens = pairs(model, *pair)
+        if corrupt is not None:
+            other = prompt_of(corrupt, ids.ids)
+        else:
+            target, foil = (token_in(model, token) for token in (measured.target, measured.foil))
+            other = found_counterfactual(model, given, target, foil)
+        tokens = pairs(model, given, other)
         metric, words = measure(model, measured, *tokens)
         result = patched(
             model,

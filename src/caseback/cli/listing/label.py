@@ -47,7 +47,7 @@ def label(
     with quiet():
         from caseback.decode.dictionaries import dictionary_digest, load
         from caseback.model.notes import Notes
-        from caseback.views.text.notes import print_notes
+        from caseback.views.text.listings.notes import print_notes
 
         notes = Notes.load(file) if os.path.exists(file) or unit is None else Notes()
         before = notes

@@ -102,7 +102,7 @@ def evaluate(
         return
     with quiet():
         from caseback.organisms.evaluate import BEHAVIORS, as_rows, scores
-        from caseback.views.text.organisms import print_scores
+        from caseback.views.text.listings.organisms import print_scores
 
         measured = scores(folder, sample.count, sample.seed, _tracked(BEHAVIORS))
         if write:

@@ -23,7 +23,7 @@ def tasks(
     with quiet():
         from caseback.reports.tables.tasks import task_examples, task_rows
         from caseback.tasks import get
-        from caseback.views.text.tasks import print_task_examples, print_tasks
+        from caseback.views.text.listings.tasks import print_task_examples, print_tasks
 
         if name is None:
             rows = task_rows()

@@ -18,7 +18,7 @@ def techniques(
 ) -> None:
     """List the techniques: entry in the Primer, name, role, cost, authors."""
     from caseback.reports.tables.techniques import technique_rows
-    from caseback.views.text.techniques import print_techniques
+    from caseback.views.text.listings.techniques import print_techniques
 
     rows = technique_rows(role)
     answer(output, rows, text=lambda: print_techniques(rows))

@@ -62,7 +62,7 @@ def lens(
     given = prompt_of(prompt, ids.ids)
     with quiet():
         from caseback.decode.vocabulary import logit_lens, read_lens, save_lens
-        from caseback.reports.lens_rows import by_unit
+        from caseback.reports.tables.lens_rows import by_unit
         from caseback.views.figure.heatmap import write_figure
         from caseback.views.figure.lens_grid import lens_grid
         from caseback.views.text.lens import print_lens

@@ -17,7 +17,7 @@ def jobs(
 ) -> None:
     """Tell how far jobs are: what is done, who works on what, and what failed."""
     from caseback.jobs.status import statuses
-    from caseback.views.text.jobs import print_jobs
+    from caseback.views.text.listings.jobs import print_jobs
 
     each = [status.as_dict() for status in statuses(folder)]
     answer(output, each, text=lambda: print_jobs(each))

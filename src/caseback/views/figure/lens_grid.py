@@ -18,8 +18,8 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from caseback.reports.document import checked
-from caseback.reports.lens_modes import Mode, chosen, modes_of
-from caseback.reports.lens_rows import Rows, by_unit, rows_of, rows_with_answers
+from caseback.reports.tables.lens_modes import Mode, chosen, modes_of
+from caseback.reports.tables.lens_rows import Rows, by_unit, rows_of, rows_with_answers
 from caseback.reports.tokens_text import visible
 from caseback.views.figure.lines import line_of
 from caseback.views.numbers_text import number, percent

@@ -117,8 +117,27 @@ def page_data(explanation: Mapping[str, Any]) -> dict[str, Any]:
             **page["patching"],
             "corrupt": [with_visible(token) for token in page["patching"]["corrupt"]],
         }
+    if page["story"] is not None:
+        page["story"] = _story(page["story"])
     page["heads"] = [{**head, "pattern": packed(head.get("pattern"))} for head in explanation["heads"]]
     return rounded(page)
+
+
+def _story(story: Mapping[str, Any]) -> dict[str, Any]:
+    """The story with visible texts; the map of the stream is drawn from ``patching``, and is left out."""
+    page = {key: value for key, value in story.items() if key != "stream"}
+    page["parts"] = [{**part, "writes": [with_visible(word) for word in part["writes"]]} for part in story["parts"]]
+    page["words"] = [with_visible(word) for word in story["words"]]
+    page["runners_up"] = [_counterfactual(other) for other in story["runners_up"]]
+    if story["counterfactual"] is not None:
+        page["counterfactual"] = _counterfactual(story["counterfactual"])
+    return page
+
+
+def _counterfactual(one: Mapping[str, Any]) -> dict[str, Any]:
+    changes = [{**change, "old": visible(change["old"]), "new": visible(change["new"])} for change in one["changes"]]
+    tokens = [with_visible(token) for token in one["tokens"]]
+    return {**one, "changes": changes, "tokens": tokens, "answer": with_visible(one["answer"])}
 
 
 def _title(explanation: Mapping[str, Any]) -> str:
@@ -126,4 +145,4 @@ def _title(explanation: Mapping[str, Any]) -> str:
     return f"Why {target} and not {foil}? · {visible(explanation['model']['name'])}"
 
 
-PAGE = Page(EXPLANATION, _title, static_tables, script="explanation", data=page_data)
+PAGE = Page(EXPLANATION, _title, static_tables, ("page", "explanation"), script="explanation", data=page_data)

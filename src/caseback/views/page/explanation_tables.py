@@ -6,11 +6,11 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from caseback.reports.components_table import ranked_components
 from caseback.reports.document import checked
 from caseback.reports.explain_checks import verdict_of
-from caseback.reports.lens_rows import BEFORE_ANY_LAYER
-from caseback.reports.strongest_places import strongest_places
+from caseback.reports.tables.components_table import ranked_components
+from caseback.reports.tables.lens_rows import BEFORE_ANY_LAYER
+from caseback.reports.tables.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
 from caseback.views.page.tables import table
 
@@ -37,6 +37,7 @@ def static_tables(explanation: Mapping[str, Any]) -> str:
         f"<p>{html.escape(visible(explanation['model']['name']))}: logit difference {metric:+.4f}. "
         "The figures of this page need JavaScript; these are its main numbers.</p>",
         f"<pre dir='auto'>{html.escape(_lines(explanation['prompt']))}</pre>",
+        *_story(explanation),
         table(
             "Next token",
             ("token", "probability", "logit"),
@@ -68,6 +69,34 @@ def static_tables(explanation: Mapping[str, Any]) -> str:
         _checks(explanation),
     ]
     return "\n".join(parts)
+
+
+def _story(explanation: Mapping[str, Any]) -> list[str]:
+    story = explanation["story"]
+    if story is None:
+        return []
+    tokens = explanation["tokens"]
+    paragraph = " ".join(html.escape(sentence["text"]) for sentence in story["sentences"])
+    hops = (
+        (
+            str(hop["pos"]),
+            visible(tokens[hop["pos"]]["text"]),
+            f"{hop['first']}–{hop['last']}",
+            f"{hop['share']:.3f}",
+        )
+        for hop in story["hops"]
+    )
+    parts = (
+        (part["name"], part["role"], *(f"{part[name]:+.3f}" for name in ("denoising", "noising")))
+        for part in story["parts"]
+    )
+    checks = ((check["name"], _VERDICTS[verdict_of(check)], f"{check['value']:.3f}") for check in story["checks"])
+    return [
+        f"<p>{paragraph}</p>",
+        table("Places that carry it", ("position", "token", "before layers", "share"), hops),
+        table("Parts that carry it", ("part", "role", "denoising", "noising"), parts),
+        table("Elsewhere", ("check", "held", "value"), checks),
+    ]
 
 
 def _inputs(explanation: Mapping[str, Any]) -> str:

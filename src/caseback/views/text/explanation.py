@@ -16,12 +16,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from caseback.reports.components_table import leading_method, named_components, ranked_components
 from caseback.reports.document import checked
 from caseback.reports.explain_checks import baseline_words, correlation_words, verdict_of
 from caseback.reports.explain_document import EXPLANATION
-from caseback.reports.lens_rows import BEFORE_ANY_LAYER
-from caseback.reports.strongest_places import strongest_places
+from caseback.reports.tables.components_table import leading_method, named_components, ranked_components
+from caseback.reports.tables.lens_rows import BEFORE_ANY_LAYER
+from caseback.reports.tables.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.text.bars import ASCII, UNICODE, Glyphs, share_bar, signed_bar
@@ -110,7 +110,7 @@ def explanation_tables(
 
         rich.console.Group(*explanation_tables(explanation))
     """
-    views = (_question, _predictions, _lens, _inputs, _components, _patching, _checks)
+    views = (_question, _story, _predictions, _lens, _inputs, _components, _patching, _checks)
     with EXPLANATION.drawing(explanation):
         page = _Page(explanation, min(width, _WIDEST), ASCII if ascii_only else UNICODE)
         return [part for view in views for part in view(page)]
@@ -146,6 +146,35 @@ def _prompt(page: _Page) -> Text:
         text = page.glyphs.text(visible(token["text"]).replace("␣", " "))
         prompt.append(text, style=f"bold {color}".strip() if share > 0.65 else color)
     return prompt
+
+
+def _story(page: _Page) -> Iterator[RenderableType]:
+    """The paragraph, both versions of the prompt, the parts that carry it, and whether it held elsewhere."""
+    story = page.explanation["story"]
+    if story is None:
+        return
+    yield _heading(page, "What happened", f"{story['depth']}, as much as {story['forwards']:.0f} plain forwards")
+    for sentence in story["sentences"]:
+        yield Padding(page.text(sentence["text"]), (0, 0, 0, 2))
+    one = story["counterfactual"]
+    if one is None:
+        return
+    changed = ", ".join(f"{visible(c['old'])} {page.glyphs.text('→')} {visible(c['new'])}" for c in one["changes"])
+    yield _note(page, f"counterfactual ({one['way']}): {changed}; --corrupt or --swap gives another")
+    others = [f"{visible(c['old'])} to {visible(c['new'])}" for o in story["runners_up"] for c in o["changes"][:1]]
+    if others:
+        yield _note(page, f"next best: {', '.join(others)}")
+    if story["parts"]:
+        table = _table(
+            ("part", "left"), ("denoising", "right"), ("noising", "right"), ("direct", "right"), ("", "left")
+        )
+        for part in story["parts"]:
+            direct = "" if part["direct"] is None else signed(part["direct"])
+            numbers = (signed(part["denoising"]), signed(part["noising"]), direct)
+            table.add_row(part["name"], *map(page.glyphs.text, numbers), part["role"])
+        yield table
+    for check in story["checks"]:
+        yield _note(page, f"{verdict_of(check)}: {check['name']}, {check['value']:.2f} ({check['detail']})")
 
 
 def _predictions(page: _Page) -> Iterator[RenderableType]:

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from caseback.reports.document import checked
-from caseback.reports.lens_modes import chosen, modes_of
-from caseback.reports.lens_rows import BEFORE_ANY_LAYER, by_unit, rows_of, rows_with_answers
+from caseback.reports.tables.lens_modes import chosen, modes_of
+from caseback.reports.tables.lens_rows import BEFORE_ANY_LAYER, by_unit, rows_of, rows_with_answers
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
 from caseback.views.text.bars import ASCII, UNICODE

@@ -3,8 +3,8 @@
     E[q] = (1 / n) sum over p of (sum of q at position p) T_p^-1,    and the same of k
 
 Sites ``q`` and ``k`` are as they enter attention: rotated, and normed where the family does that. Here they are turned
-back to position 0, so that the score expected at distance D is E[q] T_D E[k]^T. The key of a row's first token, at which many
-heads rest, is averaged by itself too.
+back to position 0, so that the score expected at distance D is E[q] T_D E[k]^T. The key of a row's first token, at
+which many heads rest, is averaged by itself too.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.model.arguments import checked
-from caseback.reports.lens_rows import by_unit
+from caseback.reports.tables.lens_rows import by_unit
 from caseback.reports.tokens_text import visible
 
 __all__ = ["Mode", "chosen", "modes_of"]

@@ -1,0 +1,53 @@
+"""How much a story measures, by the depth asked for.
+
+Quick leaves out the circuit and the checks on other prompts; deep has more of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caseback.errors import CasebackError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How many of each: words tried in a place, shuffled prompts, parts that are named, sizes of circuits, random
+    circuits beside each, prompts and counterfactuals that the story is tried on, and components ablated; at how many
+    points integrated gradients end; whether input methods are left without their comparison.
+    """
+
+    k: int
+    shuffled: int
+    parts: int
+    sizes: tuple[float, ...]
+    random: int
+    fresh: int
+    others: int
+    ablated: int
+    points: int | None
+    short: bool
+
+
+_SIZES = (0.001, 0.003, 0.01, 0.03, 0.1)
+DEPTHS = {
+    "quick": Depth(5, 8, 8, (), 0, 0, 0, 48, 16, True),
+    "normal": Depth(8, 16, 8, _SIZES, 3, 3, 1, 512, None, False),
+    "deep": Depth(12, 32, 12, (*_SIZES, 0.2, 0.3), 5, 8, 3, 2048, None, False),
+}
+NONE = "none"
+
+
+def depth_of(name: str) -> Depth | None:
+    """A depth by its name; None where no story is asked for.
+
+    Raises
+    ------
+    CasebackError
+        For another name.
+    """
+    if name == NONE:
+        return None
+    if name not in DEPTHS:
+        raise CasebackError(f"depth {name!r} is unknown. {did_you_mean(name, (*DEPTHS, NONE))}")
+    return DEPTHS[name]

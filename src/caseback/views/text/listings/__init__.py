@@ -1,0 +1,1 @@
+"""What commands list, in the terminal: techniques, tasks, organisms, jobs, notes."""

@@ -1,0 +1,116 @@
+"""The story: its shares are those of patching, it names the planted parts and no others, and says nothing unmeasured."""
+
+import json
+
+import numpy as np
+import pytest
+
+import caseback as cb
+import shelf
+from caseback.errors import CasebackError, TokensError
+from caseback.localize.components.patching import patch
+from caseback.organisms.compiled import build
+from caseback.reports.explain import explain
+from caseback.reports.explain_document import check_explanation
+from caseback.reports.story.depths import DEPTHS
+from caseback.reports.story.story import found_for, story_of
+from caseback.reports.story.traces import hops, traced
+from caseback.reports.story.words import sentences
+from caseback.views.page.explanation import report_html
+from exact import exact
+
+IOI = "When Mary and John went to the store, John gave a drink to"
+OTHER = "When Mary and John went to the store, Mary gave a drink to"
+
+
+def story(model, prompt, depth="quick"):
+    tokens = model.tokens(prompt)
+    search, one = found_for(model, tokens, None, None, None, DEPTHS[depth])
+    assert search is not None and one is not None
+    return story_of(model, tokens, search.target, one.foil, search, one, DEPTHS[depth])[0]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt_neox", "mixtral"])
+def test_shares_are_those_of_patching(name):
+    model, prompt = shelf.model(name), shelf.ids((6,))[0]
+    other = [*prompt[:2], 3, *prompt[3:]]
+    with exact():
+        metric = cb.logit_diff(4, 7)
+        traces = traced(model, model.tokens(prompt), model.tokens(other), metric)
+        for direction in ("denoising", "noising"):
+            heads = patch(model, prompt, other, metric, site="z", by=("layer", "head"), direction=direction).recovery
+            for part in (part for part in traces.parts if part.head >= 0):
+                share = float(heads[part.layer, part.head, 0])
+                share = share if direction == "denoising" else 1 - share
+                assert getattr(part, direction) == pytest.approx(share, abs=1e-8)
+        stream = patch(model, prompt, other, metric, by=("layer", "pos")).recovery.values[..., 0]
+        assert np.allclose(traces.stream[:-1], stream, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("indirect_object", "Friends John and Mary found a ball . John gave it to"),
+        ("recall", "p a q b r c q"),
+        ("induction", "a b c d a"),
+        ("rank", "c a d b"),
+        ("and_gate", "1 1 ="),
+        ("or_gate", "1 0 ="),
+        ("backup_head", "1 ="),
+    ],
+)
+def test_only_true_parts_of_organisms_are_named(name, prompt):
+    organism = build(name)
+    told = story(organism.model, prompt)
+    true = {str(node) for node in organism.circuit.roles}
+    named = {part["name"] for part in told["parts"]}
+    assert named and named <= true
+    assert told["hops"][-1]["pos"] == len(prompt.split())
+
+
+def test_helpers_and_opponents_of_the_written_circuit():
+    told = story(build("indirect_object").model, "Friends John and Mary found a ball . John gave it to")
+    roles = {part["name"]: part["role"] for part in told["parts"]}
+    assert roles["L4H0"] == "opponent" and roles["L2H1"] == "carrier"
+    backup = story(build("backup_head").model, "1 =")["parts"][0]
+    assert backup["name"] == "L0H0" and [row["name"] for row in backup["repaired_by"]] == ["L1H0"]
+
+
+def test_hops_are_runs_of_layers():
+    stream = np.zeros((10, 3))
+    stream[:4, 0], stream[3, 1], stream[4:, 2] = 1, 0.9, 0.5
+    assert [(hop.pos, hop.first, hop.last) for hop in hops(stream)] == [(0, 0, 3), (2, 4, 9)]
+
+
+def test_the_whole_of_it_is_a_document_with_sentences_and_evidence():
+    document = explain(cb.load("meadow"), IOI, corrupt=OTHER, depth="quick", steps=4, max_steps=4)
+    check_explanation(json.loads(json.dumps(document, allow_nan=False)))
+    told = document["story"]
+    assert told["counterfactual"]["corrupt"] < 0 < told["counterfactual"]["clean"] and told["forwards"] > 1
+    assert 3 <= len(told["sentences"]) <= 7 and all(sentence["evidence"] for sentence in told["sentences"])
+    assert document["patching"]["maps"][0]["recovery"] == told["stream"][:-1]
+    assert report_html(document)
+
+
+def test_what_the_model_does_not_prefer_is_said_and_no_part_is_named():
+    document = explain(cb.load("meadow"), IOI, target=" John", foil=" Mary", depth="quick", steps=2, max_steps=2)
+    told = document["story"]
+    assert not told["preference"]["prefers"] and told["parts"] == [] and len(told["sentences"]) == 1
+    assert "does not prefer" in told["sentences"][0]["text"]
+
+
+def test_silence_below_a_threshold():
+    model = cb.load("meadow")
+    told = story(model, IOI) | {"parts": [], "hops": [], "words": []}
+    said = " ".join(sentence["text"] for sentence in sentences(told, model.tokens(IOI).text[0], None))
+    assert "No single head" in said and "No single place" in said and "Replacing" not in said
+
+
+def test_bad_input_is_refused():
+    model = cb.load("meadow")
+    with pytest.raises(CasebackError, match="depth"):
+        explain(model, IOI, depth="quik")
+    with pytest.raises(TokensError, match="not token-aligned"):
+        explain(model, IOI, corrupt=IOI + " the", depth="quick")
+    with pytest.raises(CasebackError, match="same"):
+        explain(model, IOI, corrupt=IOI, depth="quick")
