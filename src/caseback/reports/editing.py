@@ -142,7 +142,8 @@ def _answers(
     tokens = model.tokens(texts)
     whole = model.generate(tokens, max_new_tokens=generate)
     new = [ids[mask][int(n) :] for ids, mask, n in zip(whole.ids, whole.mask, tokens.mask.sum(-1), strict=True)]
-    says = ["".join(map(model.token_text, row.tolist())) for row in new]
+    end = getattr(model.tokenizer, "eos_token_id", None)
+    says = ["".join(model.token_text(i) for i in row.tolist() if i != end) for row in new]
     ranks = _ranks(model, texts, [[answer, fresh] for _, _, answer, _, fresh in asked])
     return [
         {

@@ -1,6 +1,5 @@
 """`caseback influence`: which lines of a training corpus bear on a prediction."""
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option

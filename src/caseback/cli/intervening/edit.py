@@ -198,8 +198,8 @@ def _facts_of(file: Path, count: int) -> list[Any]:
         if isinstance(first, dict) and key in first:
             return load(file, limit=count)
     raise CasebackError(
-        f"--facts {file} is in no layout that is known: expected a list of records with requested_rewrite (CounterFact) "
-        "or src (zsRE)"
+        f"--facts {file} is in no layout that is known: expected a list of records with requested_rewrite "
+        "(CounterFact) or src (zsRE)"
     )
 
 

@@ -45,7 +45,12 @@ def editing_html(document: Mapping[str, Any]) -> str:
 
 def _about(document: Mapping[str, Any]) -> str:
     facts = document["facts"]
-    return f"{visible(facts[0]['text'])}{visible(facts[0]['new'])}" if len(facts) == 1 else f"{len(facts)} facts"
+    return f"{_spoken(facts[0]['text'])}{_spoken(facts[0]['new'])}" if len(facts) == 1 else f"{len(facts)} facts"
+
+
+def _spoken(text: str) -> str:
+    """A text in one line, its spaces as they are."""
+    return visible(text).replace("␣", " ")
 
 
 def _title(document: Mapping[str, Any]) -> str:
@@ -103,7 +108,7 @@ def _prompts(rows: list[Mapping[str, Any]]) -> str:
             for when in ("before", "after")
         ]
         right = cell("yes" if row["after"]["exact"] else "no")
-        lines.append((visible(row["text"]), [cell(visible(row["answer"])), bar, *written, right]))
+        lines.append((_spoken(row["text"]), [cell(visible(row["answer"])), bar, *written, right]))
     return rows_table(["", "wanted", "likely", "before", "after", "right"], lines)
 
 

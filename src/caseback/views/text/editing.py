@@ -38,8 +38,8 @@ def print_editing(document: Document, *, console: Console | None = None) -> None
             markup=False,
         )
         for fact in document["facts"]:
-            true = "" if fact["true"] is None else f"{visible(fact['true'])} → "
-            console.print(f"\n{visible(fact['text'])}: {true}{visible(fact['new'])}", highlight=False, markup=False)
+            true = "" if fact["true"] is None else f"{_spoken(fact['true'])} →"
+            console.print(f"\n{_spoken(fact['text'])}:{true}{_spoken(fact['new'])}", highlight=False, markup=False)
             console.print(_prompts(fact["prompts"]))
         measures = _table("measure", "before", "after")
         for name, values in document["summary"].items():
@@ -71,14 +71,19 @@ def _prompts(rows: list[Mapping[str, Any]]) -> Table:
             cells += [visible(row[when]["says"]), str(row[when]["rank"])]
         right = "yes" if row["after"]["exact"] else "no"
         table.add_row(
-            Text(f"{row['group']}: {visible(row['text'])}"), *map(Text, (visible(row["answer"]), *cells, right))
+            Text(f"{row['group']}: {_spoken(row['text'])}"), *map(Text, (visible(row["answer"]), *cells, right))
         )
     return table
+
+
+def _spoken(text: str) -> str:
+    """A text in one line, its spaces as they are."""
+    return visible(text).replace("␣", " ")
 
 
 def _table(first: str, *titles: str) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column(first)
     for title in titles:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     return table
