@@ -24,6 +24,8 @@ _ASKED = {
     "paraphrase": "Other wordings",
     "neighborhood": "Neighbors, which are to stay",
 }
+_WAYS = {"": "likelier than its rival", "_magnitude": "by", "_accuracy": "teacher-forced", "_exact": "generated"}
+_NOTHING = {"before": None, "after": None}
 
 
 @checked
@@ -83,7 +85,12 @@ def _body(document: Mapping[str, Any]) -> str:
             "that of its first piece among all tokens. Beside it stands what the model writes."
         ),
     )
-    parts += ["<h2>Measures</h2>", _measures(document["summary"]), "<h2>What changed</h2>", _changes(document)]
+    parts += [
+        "<h2>Measures, before → after</h2>",
+        _measures(document["summary"]),
+        "<h2>What changed</h2>",
+        _changes(document),
+    ]
     if (side := document["plain_text"]) is not None:
         parts += ["<h2>Plain text</h2>", _side(side)]
     return frame("What does writing {} do?", _about(document), *parts)
@@ -113,17 +120,19 @@ def _prompts(rows: list[Mapping[str, Any]]) -> str:
 
 
 def _measures(summary: Mapping[str, Any]) -> str:
-    return rows_table(
-        ["", "before", "after"],
-        [
-            (
-                name.replace("_", " "),
-                [cell("–" if values[w] is None else number(values[w])) for w in ("before", "after")],
-            )
-            for name, values in summary.items()
-            if values["after"] is not None
-        ],
-    )
+    """A row a group, a column a way of scoring; the score S, which has no group, below."""
+    groups = [*GROUPS, "portability"]
+    lines = []
+    for name in (*groups, "score"):
+        columns = [summary.get(f"{name}{way}", _NOTHING) for way in _WAYS]
+        if any(values["after"] is not None for values in columns):
+            lines.append((name, [cell(_then(values)) for values in columns]))
+    return rows_table(["", *_WAYS.values()], lines)
+
+
+def _then(values: Mapping[str, Any]) -> str:
+    before, after = ("–" if values[when] is None else number(values[when]) for when in ("before", "after"))
+    return "" if values["before"] is values["after"] is None else f"{before} → {after}"
 
 
 def _changes(document: Mapping[str, Any]) -> str:
