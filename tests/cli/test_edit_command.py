@@ -57,11 +57,12 @@ def test_the_document_says_what_the_edited_model_does(capsys, model, tmp_path):
         ("neighborhood", " Madrid", " Oslo"),
         ("neighborhood", " Italian", " Oslo"),
     ]
-    new = model.tokens([" Oslo"]).ids[0, -1]
+    pieces = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    new = pieces(" Oslo")[0]
     for row in fact["prompts"]:
         for when, m in (("before", model), ("after", edit.on(model))):
             logits = m.run(row["text"]).logits[0, -1]
-            wanted = model.tokens([row["answer"]]).ids[0]
+            wanted = pieces(row["answer"])
             assert row[when]["new_rank"] == int((logits > logits[new]).sum()) + 1
             assert row[when]["rank"] == int((logits > logits[wanted[0]]).sum()) + 1
             if len(wanted) == 1:
@@ -97,7 +98,7 @@ def test_the_norm_is_that_of_the_change_in_full(model):
     document = editing_document(model, edit, plain_text=["Mary went to the store."], generate=1)
     (change,) = document["changes"]
     norm = float(change_of(edit.edits[0]).norm())
-    own = float(weight_matrix(model.hf.transformer.h[1].mlp.c_proj).double().norm())
+    own = float(weight_matrix(model.hf.transformer.h[1].mlp.c_proj).detach().double().norm())
     assert change["norm"] == pytest.approx(norm) and change["share"] == pytest.approx(norm / own)
     asked = document["facts"][0]["prompts"][0]
     assert asked["against"] is None and asked["before"]["against_log_prob"] is None  # no true answer was given
