@@ -93,6 +93,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
         "atlas": [model, "--kinds", "copying", "--top", "1", "--no-proofs"],
         "erase": [str(labeled), *of, "--site", "resid_post:0", "--draws", "2"],
+        "edit": ["Mary went", *of, "--subject", "Mary", "--new", "to", "--no-check", "--steps", "1", "--generate", "1"],
         "steer": ["Mary went", *of, "--positive", TEXT, "--negative", OTHER, "--generate", "1"],
         "lens": [TEXT, *of],
         "patchscope": [TEXT, *of, "--generate", "1", "--layers", "0"],

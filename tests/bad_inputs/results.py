@@ -39,6 +39,7 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "heatmap.write_figure": {"figure": "heatmap.heatmap"},
     "frontier_markdown": {"table": "frontier_table"},
     "print_erasure": {"document": ("erasure_report", 0)},
+    "print_editing": {"document": "editing_document"},
     "print_node_circuit": {"document": ("node_circuit.node_circuit", 1)},
     "print_direct_shares": {"shares": "direct_shares.direct_shares"},
     "print_examples": {"top": "top_examples"},

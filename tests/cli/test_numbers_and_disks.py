@@ -81,6 +81,8 @@ WRITING = [
     ("atlas", "--out"),
     ("erase", "--save"),
     ("erase", "--html"),
+    ("edit", "--save"),
+    ("edit", "--html"),
     ("steer", "--save"),
     ("steer", "--html"),
     ("lens", "--html"),

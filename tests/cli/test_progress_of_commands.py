@@ -26,6 +26,7 @@ COUNTED = {
     "align": ["align", "agreement", "--count", "4", "--layers", "2", "--pos=-1", "--epochs", "1", "--held-out", "0.5"],
     "atlas": ["atlas", "meadow", "--kinds", "induction", "--top", "1"],
     "erase": ["erase", "LABELED", "--site", "resid_post:1", "--draws", "2"],
+    "edit": ["edit", "The capital of {} is", "--subject", "Italy", "--new", "Oslo", "--layers", "1"],
     "steer": ["steer", PROMPT, "--positive", "the dog was happy", "--negative", "the dog was sad"],
     "lens": ["lens", PROMPT, "--kind", "tuned", "--fit", "CORPUS", "--steps", "2"],
     "patchscope": ["patchscope", PROMPT],

@@ -27,6 +27,7 @@ from caseback.cli.finding.ioi import ioi
 from caseback.cli.intervening.ablate import ablate
 from caseback.cli.intervening.align import align
 from caseback.cli.intervening.circuit import circuit
+from caseback.cli.intervening.edit import edit
 from caseback.cli.intervening.erase import erase
 from caseback.cli.intervening.patch import patch
 from caseback.cli.intervening.steer import steer
@@ -63,6 +64,7 @@ COMMANDS = (
     align,
     erase,
     steer,
+    edit,
     lens,
     patchscope,
     weights,

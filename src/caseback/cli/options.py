@@ -254,6 +254,23 @@ class Listed(Group):
     listed: Annotated[bool, Option("--list", help="Name the methods, and do nothing else.")] = False
 
 
+class Subject(Group):
+    """What a prompt speaks of."""
+
+    subject: Annotated[
+        str, Option(help="The text in the prompt that gets noise (positions with --ids).", show_default=False)
+    ]
+
+
+class CorpusFile(Group):
+    """A file of texts."""
+
+    corpus: Annotated[
+        Path | None,
+        Option(help="Training texts, one a line, or JSON (.json, .jsonl); not needed where --store is complete."),
+    ] = None
+
+
 class Steps(Group):
     """How long something is trained."""
 
@@ -282,12 +299,6 @@ class Sample(Seed):
     """Prompts drawn from a task."""
 
     count: Annotated[int, Option(min=1, help="How many prompts are drawn.")] = 100
-
-
-class Texts(Group):
-    """Texts in a file or a folder."""
-
-    corpus: Annotated[Path | None, Option(help="Texts, one a line, or JSON (.json, .jsonl).")] = None
 
 
 class Out(Group):

@@ -6,7 +6,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Json, Listed, Method, OfModel, Stored, Texts, Top
+from caseback.cli.options import CorpusFile, Json, Listed, Method, OfModel, Stored, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 from caseback.jobs.text_file import read_texts
@@ -15,9 +15,7 @@ from caseback.jobs.text_file import read_texts
 @with_options
 def influence(
     query: Annotated[str | None, Argument(help="The text whose likelihood is explained.", show_default=False)] = None,
-    texts: Texts = Texts().worded(
-        corpus="Training texts, one a line, or JSON (.json, .jsonl); not needed where --store is complete."
-    ),
+    texts: CorpusFile = CorpusFile(),
     completion: Annotated[
         str | None, Option(help="What follows the query, of which alone the likelihood is explained.")
     ] = None,
@@ -48,9 +46,10 @@ def influence(
         return
     if query is None:
         raise CasebackError("no query given: expected a text, or --list to name the methods")
-    if texts.corpus is None and stored.store is None:
+    corpus = texts.corpus
+    if corpus is None and stored.store is None:
         raise CasebackError("no corpus: give --corpus FILE, or --store with the folder of one that was read before")
-    lines = None if texts.corpus is None else read_texts(texts.corpus, "--corpus")
+    lines = None if corpus is None else read_texts(corpus, "--corpus")
     with quiet():
         from caseback.localize.inputs import top_examples
         from caseback.reports.training_texts import bearing_scores, training_methods

@@ -7,7 +7,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Launched, MaxLength, ModelFiles, OfModel, Out, Output, Seed, Texts, Top
+from caseback.cli.options import CorpusFile, Launched, MaxLength, ModelFiles, OfModel, Out, Output, Seed, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -16,7 +16,9 @@ from caseback.errors import CasebackError
 def atlas(
     model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.", show_default=False)],
     files: ModelFiles = ModelFiles(),
-    texts: Texts = Texts().worded(corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files."),
+    texts: CorpusFile = CorpusFile().worded(
+        corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files."
+    ),
     kinds: Annotated[str | None, Option(help="Kinds to look for, parted by commas; by default all.")] = None,
     tokens: Annotated[int | None, Option(min=1, help="Stop the text after about so many tokens.")] = None,
     length: MaxLength = MaxLength(),

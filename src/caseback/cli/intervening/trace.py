@@ -7,16 +7,14 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import measure, numbers, prompt_of
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ids, Layers, Measured, OfModel, Output, Resume, Seed, Top, Window
+from caseback.cli.options import Ids, Layers, Measured, OfModel, Output, Resume, Seed, Subject, Top, Window
 from caseback.cli.with_options import with_options
 
 
 @with_options
 def trace(
     prompt: Annotated[str, Argument(help="The prompt, such as 'The Eiffel Tower is in'.", show_default=False)],
-    subject: Annotated[
-        str, Option(help="The text in the prompt that gets noise (positions with --ids).", show_default=False)
-    ],
+    subject: Subject,
     of: OfModel = OfModel(),
     measured: Measured = Measured(metric="prob"),
     sigma: Annotated[float | None, Option(help="The noise; by default 3 x the embeddings' deviation.")] = None,
@@ -44,7 +42,7 @@ def trace(
             model,
             tokens,
             metric,
-            subject=numbers(subject, "--subject") if ids.ids else subject,
+            subject=numbers(subject.subject, "--subject") if ids.ids else subject.subject,
             sigma=sigma,
             samples=samples,
             window=window.window,

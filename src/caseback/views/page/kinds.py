@@ -20,6 +20,7 @@ PAGES = {
     "caseback.attributions": "attributions",
     "caseback.circuit": "circuit",
     "caseback.directions": "directions",
+    "caseback.editing": "editing",
     "caseback.erasure": "erasure",
     "caseback.dictionaries": "dictionaries",
     "caseback.explanation": "explanation",
