@@ -158,7 +158,8 @@ def test_the_page_has_every_prompt_and_nothing_as_markup(model):
     assert "<b>capital" not in page and "&lt;b&gt;capital" in page and "The people &amp; of" in page
     for row in document["facts"][0]["prompts"]:
         for when in ("before", "after"):
-            assert f"rank {row[when]['rank']}, new {row[when]['new_rank']}" in page
+            new = f", new {row[when]['new_rank']}" if row["group"] == "neighborhood" else ""
+            assert f"rank {row[when]['rank']}{new}<" in page
     assert REMARK in page
     with pytest.raises(CasebackError, match="cannot be drawn"):
         editing_html(document | {"facts": [{}]})
