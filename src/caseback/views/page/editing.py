@@ -82,7 +82,8 @@ def _body(document: Mapping[str, Any]) -> str:
         2,
         note(
             "Bars: how likely the wanted answer is, per piece, teacher-forced; pale before, full after. Its rank is "
-            "that of its first piece among all tokens; neighbors have the new answer's too. Beside it stands what the model writes."
+            "that of its first piece among all tokens; neighbors have the new answer's too. Beside it stands what the "
+            "model writes."
         ),
     )
     parts += [
