@@ -105,6 +105,16 @@ def test_the_norm_is_that_of_the_change_in_full(model):
     assert document["summary"]["efficacy"]["after"] is None
 
 
+def test_a_neighbor_that_has_the_new_answer_is_beside_no_other(model):
+    same = Fact("The capital of {} is", "Italy", "Oslo", "Rome", neighbors=[("The capital of Norway is", " Oslo")])
+    more = Fact("The capital of {} is", "Italy", "Oslo", "Rome", neighbors=[("The capital of Spain is", "Madrid")])
+    document = editing_document(model, fine_tuned(model, [same], 1, steps=1), generate=1)
+    assert [row["against"] for row in document["facts"][0]["prompts"]] == [" Rome", None]
+    assert document["summary"]["neighborhood"] == {"before": None, "after": None}
+    assert document["summary"]["neighborhood_exact"]["before"] is not None
+    assert scores(model, [same, more]).sel(measure="neighborhood").values[1] == 1
+
+
 def test_a_codebook_changes_no_matrix_and_is_drawn(capsys, tmp_path):
     page = tmp_path / "page.html"
     status, out, err = run(capsys, *FACT, "--method", "grace", "--html", str(page))
@@ -148,7 +158,8 @@ def test_the_page_has_every_prompt_and_nothing_as_markup(model):
     assert "<b>capital" not in page and "&lt;b&gt;capital" in page and "The people &amp; of" in page
     for row in document["facts"][0]["prompts"]:
         for when in ("before", "after"):
-            assert f"rank {row[when]['rank']}, new {row[when]['new_rank']}" in page
+            new = f", new {row[when]['new_rank']}" if row["group"] == "neighborhood" else ""
+            assert f"rank {row[when]['rank']}{new}<" in page
     assert REMARK in page
     with pytest.raises(CasebackError, match="cannot be drawn"):
         editing_html(document | {"facts": [{}]})

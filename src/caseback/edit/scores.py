@@ -22,7 +22,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from caseback.edit.facts import Fact, Question
+from caseback.edit.facts import Fact, Question, spaced
 from caseback.edit.places import pieces_of
 from caseback.edit.rome import listed_facts
 from caseback.errors import EditError
@@ -163,7 +163,8 @@ def _questions(fact: Fact, part: str) -> list[tuple[str, str, str | None]]:
     if part == "paraphrases":
         return [(text, fact.new, fact.true) for text in fact.paraphrases]
     if part == "neighbors":
-        return [(text, own, fact.new) for text, own in fact.neighbors]
+        # an answer beside itself says nothing
+        return [(text, own, None if spaced(own) == spaced(fact.new) else fact.new) for text, own in fact.neighbors]
     return [(text, answer, None) for text, answer in fact.portability]
 
 

@@ -58,12 +58,12 @@ def editing_document(
     -------
     dict
         The document. ``facts`` has of each its ``prompts``, with ``group``, ``text``, the ``answer`` that is wanted,
-        what it is compared with (``against``; the neighbors' is the new answer), and ``before`` and ``after``: the mean
-        log probability per piece of ``answer`` and ``against``, ``rank`` of the answer's first piece (1 is the model's
-        first choice), ``new_rank`` of the new answer's, ``exact`` (whether the greedy continuation begins with the
-        answer) and ``says``, that continuation. ``summary`` has the measures of ``caseback.edit.scores``, ``changes``
-        the norm of what each matrix gets beside the matrix's own, and ``plain_text`` what ``on_plain_text`` measures.
-        What there is nothing of is None.
+        what it is compared with (``against``; the neighbors' is the new answer, None where that is their own), and
+        ``before`` and ``after``: the mean log probability per piece of ``answer`` and ``against``, ``rank`` of the
+        answer's first piece (1 is the model's first choice), ``new_rank`` of the new answer's, ``exact`` (whether the
+        greedy continuation begins with the answer) and ``says``, that continuation. ``summary`` has the measures of
+        ``caseback.edit.scores``, ``changes`` the norm of what each matrix gets beside the matrix's own, and
+        ``plain_text`` what ``on_plain_text`` measures. What there is nothing of is None.
 
     Raises
     ------
@@ -123,10 +123,11 @@ def editing_document(
 def _asked(fact: Fact) -> list[tuple[str, str, str, str | None]]:
     """Prompts with group, wanted answer and what it is compared with."""
     new, true = spaced(fact.new), None if fact.true is None else spaced(fact.true)
+    owns = [(text, spaced(own)) for text, own in fact.neighbors]
     return [
         ("efficacy", fact.text, new, true),
         *(("paraphrase", text, new, true) for text in fact.paraphrases),
-        *(("neighborhood", text, spaced(own), new) for text, own in fact.neighbors),
+        *(("neighborhood", text, own, None if own == new else new) for text, own in owns),
     ]
 
 

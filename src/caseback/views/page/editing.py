@@ -82,7 +82,8 @@ def _body(document: Mapping[str, Any]) -> str:
         2,
         note(
             "Bars: how likely the wanted answer is, per piece, teacher-forced; pale before, full after. Its rank is "
-            "that of its first piece among all tokens. Beside it stands what the model writes."
+            "that of its first piece among all tokens; neighbors have the new answer's too. Beside it stands what the "
+            "model writes."
         ),
     )
     parts += [
@@ -110,13 +111,15 @@ def _prompts(rows: list[Mapping[str, Any]]) -> str:
             "<td><svg class='bar-of' viewBox='0 0 120 14' width='120' height='14' role='img' "
             f"aria-label='{p[0]:.3f}, then {p[1]:.3f}'><rect class='track' width='120' height='14'/>{drawn}</svg></td>"
         )
-        written = [
-            cell(visible(row[when]["says"]), small=f"rank {row[when]['rank']}, new {row[when]['new_rank']}")
-            for when in ("before", "after")
-        ]
+        written = [cell(_spoken(row[when]["says"]), small=_ranks(row, when)) for when in ("before", "after")]
         right = cell("yes" if row["after"]["exact"] else "no")
-        lines.append((_spoken(row["text"]), [cell(visible(row["answer"])), bar, *written, right]))
+        lines.append((_spoken(row["text"]), [cell(_spoken(row["answer"])), bar, *written, right]))
     return rows_table(["", "wanted", "likely", "before", "after", "right"], lines)
+
+
+def _ranks(row: Mapping[str, Any], when: str) -> str:
+    new = f", new {row[when]['new_rank']}" if row["group"] == "neighborhood" else ""
+    return f"rank {row[when]['rank']}{new}"
 
 
 def _measures(summary: Mapping[str, Any]) -> str:
