@@ -165,7 +165,7 @@ def test_an_atlas_comes_back_from_its_folder(meadow, tmp_path):
     back = load_atlas(tmp_path / "meadow")
     assert json.dumps(atlas_document(back)) == json.dumps(atlas_document(found))
     assert back.labels() == found.labels()
-    (tmp_path / "meadow" / "units.csv").write_text("unit,kind\n")
+    (tmp_path / "meadow" / "units.csv.gz").write_text("unit,kind\n")
     with pytest.raises(LoadError, match="no whole atlas"):
         load_atlas(tmp_path / "meadow")
 

@@ -1,7 +1,7 @@
 """An atlas in a folder: what was found as JSON, and every look at every unit as a table for machines.
 
-FOLDER/atlas.json       kinds, candidates, what it is of
-FOLDER/units.csv        unit, kind, score, control, ranked_by, band: a line for every unit and kind
+FOLDER/atlas.json       kinds, candidates, facts, what it is of
+FOLDER/units.csv.gz     unit, kind, score, control, ranked_by, band: a line for every unit and kind
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.arguments import checked
 from caseback.model.findings import Findings
 
+UNITS = "units.csv.gz"
 COLUMNS = ["unit", "kind", "score", "control", "ranked_by", "band"]
 
 
@@ -43,8 +44,9 @@ def save_atlas(atlas: Atlas, folder: str | Path) -> None:
     at = make_folder(folder, "the atlas")
     frames = [frame.assign(kind=kind)[COLUMNS] for kind, frame in atlas.scores.items()]
     table = pd.concat(frames) if frames else pd.DataFrame(columns=COLUMNS)
-    with whole_file(at / "units.csv") as draft:
-        table.to_csv(draft, index=False)
+    with whole_file(at / UNITS) as draft:
+        # no time in its header, so that the same atlas is the same bytes
+        table.to_csv(draft, index=False, float_format="%.7g", compression={"method": "gzip", "mtime": 0})
     save_json(_plain(atlas), ATLAS, at / "atlas.json")
 
 
@@ -77,7 +79,7 @@ def load_atlas(folder: str | Path) -> Atlas:
         reports = tuple(KindReport(**one) for one in data["kinds"])
         candidates, about = Findings.from_json(data["candidates"]), dict(data["about"])
         facts = tuple(Fact(**one) for one in data["facts"])
-        table = pd.read_csv(at / "units.csv")
+        table = pd.read_csv(at / UNITS, compression="gzip")
         by_kind = pd.DataFrame(table[COLUMNS]).groupby("kind", sort=False)
         scores = {str(kind): pd.DataFrame(part.drop(columns="kind")) for kind, part in by_kind}
     except (KeyError, TypeError, ValueError, OSError, CasebackError) as error:

@@ -27,6 +27,7 @@ from caseback.behaviors.neurons.rows import look_at_rows, neuron_layers
     threshold=50,
     needs={TEXT: ("neuron_moments", "stream_moments")},
     proof="plain text",
+    sign=1,
 )
 def super_weight(evidence: Evidence) -> Look:
     """One weight that makes a massive activation."""

@@ -53,6 +53,8 @@ class Experiment:
         What an effect is divided by.
     worth
         How much the metric falls where the relation is absent, in the effect's unit; 0 where there is no relation.
+    room
+        How much it can rise at most; None where there is no end.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Experiment:
     replaced: Callable[[Unit], Edit]
     scale: float = 1.0
     worth: float = 0.0
+    room: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ def second_copy(evidence: Evidence) -> Experiment:
     n = sum(place >= 0 for place in labeled[0][1]["same"]) - 1
     tokens, metric = _ending(model, [ids for ids, _ in labeled], n)
     control, same = _ending(model, [ids for ids, _ in others], n)
-    worth = float(metric(model.run(tokens)).mean() - same(model.run(control)).mean()) / n
-    return Experiment("second copy", tokens, metric, "nats a token", _by_means(evidence, "fresh"), n, worth)
+    as_it_is, without = (float(of(model.run(t)).mean()) / n for of, t in ((metric, tokens), (same, control)))
+    by_means = _by_means(evidence, "fresh")
+    return Experiment("second copy", tokens, metric, "nats a token", by_means, n, as_it_is - without, -as_it_is)
 
 
 def _ending(model: Model, rows: list[list[int]], n: int) -> tuple[Tokens, Metric]:

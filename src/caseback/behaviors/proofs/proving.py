@@ -3,7 +3,7 @@
     matched(c)   the 20 units nearest in |layer - layer_c| / L + |log size - log size_c|, of a pool of 40 without any of
                  the experiment's labels, into which candidates put their nearest in turn
     alone        sign x effect(c) > quantile .95 of sign x effect(matched), two of its standard errors, and a twentieth
-                 of what the relation is worth to the metric                    for sign -1 or 1
+                 of what the relation is worth to the metric (for sign 1: of what it can rise, where that is less)
                  |effect(c)| < quantile .05 of |effect(matched)|                for sign 0
     restores     effect(G without c) - effect(G), as a share of -effect(G),     G all units with the kind's label
 
@@ -205,12 +205,13 @@ def prove(
     variants = [[experiment.replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
     swept = evidence.model.sweep(experiment.tokens, variants, experiment.metric, progress=progress)
     effects = (swept.values - swept["clean"].values) / experiment.scale
-    least = SMALLEST * abs(experiment.worth)
+    least = {-1: SMALLEST * abs(experiment.worth), 0: 0.0}
+    least[1] = least[-1] if experiment.room is None else min(least[-1], SMALLEST * experiment.room)
     of: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
     for (sort, units), effect in zip(sets, effects, strict=True):
         of.setdefault(sort, {})[units] = effect
     return {
-        (plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort], least)
+        (plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort], least[plan.kind.sign])
         for plan in plans
         for unit in plan.matched
     }

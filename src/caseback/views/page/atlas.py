@@ -6,7 +6,7 @@ The page has no script. Every labeled head and every candidate has an address (`
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from caseback.reports.atlas import ATLAS
@@ -57,7 +57,10 @@ def _body(document: Mapping[str, Any]) -> str:
         rows = [(kind["kind"], [cell(kind["missing"], more="class='words'")]) for kind in missing]
         parts += ["<h2>Not looked for</h2>", rows_table(["kind", "why"], rows)]
     parts += ["<h2>Candidates</h2>", note(_CANDIDATES)]
-    parts += [_candidates(document, kind) for kind in looked]
+    named = {unit["name"] for unit in document["units"]}
+    parts += [_candidates(document, kind, named) for kind in looked]
+    if document["units"]:
+        parts += ["<h2>Every labeled head</h2>", _units(document["units"])]
     if document["facts"]:
         parts += ["<h2>The stream</h2>", note(_FACTS), *map(_fact, document["facts"])]
     return frame("What is inside {}?", visible(str(facts["name"])), *parts)
@@ -165,9 +168,26 @@ def _depth(counts: Sequence[int]) -> str:
     )
 
 
-def _candidates(document: Mapping[str, Any], kind: Mapping[str, Any]) -> str:
+def _units(units: Sequence[Mapping[str, Any]]) -> str:
+    """Heads with all their labels, each at its address."""
+    rows = []
+    for unit in units:
+        words = ", ".join(f"{kind} (proved)" if kind in unit["proved"] else kind for kind in unit["labels"])
+        rows.append((unit["name"], [cell(words, more="class='words'")]))
+    return _with_addresses(rows_table(["head", "labels"], rows), [unit["name"] for unit in units])
+
+
+def _with_addresses(table: str, names: Sequence[str]) -> str:
+    """The table with an id at each named row."""
+    for name in map(html.escape, names):
+        table = table.replace(f"<th scope='row'>{name}</th>", f"<th scope='row' id='{name}'>{name}</th>", 1)
+    return table
+
+
+def _candidates(document: Mapping[str, Any], kind: Mapping[str, Any], named: Set[str]) -> str:
     own = [one for one in document["candidates"] if one["kind"] == kind["kind"]]
     first_of = {one["component"]: one for one in reversed(document["candidates"])}
+    addressed = [n for one in own if first_of[n := one["component"]] is one and n not in named]
     rows = []
     for one in own:
         draw = one["draw"]
@@ -181,15 +201,9 @@ def _candidates(document: Mapping[str, Any], kind: Mapping[str, Any]) -> str:
             cell("" if restores is None else f"{100 * restores:.0f} %"),
             cell(one["grade"], small=draw.get("proved", ""), more="class='s6'" if one["grade"] == "proved" else ""),
         ]
-        rows.append((one["component"], cells, first_of[one["component"]] is one))
-    table = rows_table(
-        ["unit", "score", "control", "effect", "like units", "restores", "verdict"],
-        [(name, cells) for name, cells, _ in rows],
-    )
-    for name, _, first in rows:
-        if first:
-            safe = html.escape(name)
-            table = table.replace(f"<th scope='row'>{safe}</th>", f"<th scope='row' id='{safe}'>{safe}</th>", 1)
+        rows.append((one["component"], cells))
+    titles = ["unit", "score", "control", "effect", "like units", "restores", "verdict"]
+    table = _with_addresses(rows_table(titles, rows), addressed)
     words = f"Score: {kind['looks_at']}. Control: {kind['control_is']}. {kind['citation']}."
     return f"<h3>{html.escape(kind['kind'])}</h3>{note(words)}{table}"
 
