@@ -15,6 +15,7 @@ from caseback.behaviors.synthetic import FOLDS, streams
 from caseback.errors import CasebackError, LoadError
 from caseback.organisms.compiled import build
 from caseback.reports.atlas import atlas_document
+from caseback.reports.explain import explain
 from caseback.stream import collect
 from zoo import tiny
 
@@ -168,6 +169,16 @@ def test_an_atlas_comes_back_from_its_folder(meadow, tmp_path):
     (tmp_path / "meadow" / "units.csv.gz").write_text("unit,kind\n")
     with pytest.raises(LoadError, match="no whole atlas"):
         load_atlas(tmp_path / "meadow")
+
+
+def test_explain_says_what_parts_are_known_for(meadow):
+    prompt = "When Mary and John went to the store, John gave a drink to"
+    found = atlas(meadow, kinds=["induction", "copying"], top=1, proofs=False)
+    story = explain(meadow, prompt, depth="quick", steps=4, atlas=found)["story"]
+    known = {part["name"]: part["known"] for part in story["parts"]}
+    assert known and known == {name: [f"{f.kind} ({f.grade})" for f in found.of(name)] for name in known}
+    with pytest.raises(CasebackError, match="of another model: its model is 'meadow'"):
+        explain(cb.load(tiny("gpt2")), [1, 2, 3], atlas=found)
 
 
 def test_what_cannot_be_looked_for_says_why(meadow):

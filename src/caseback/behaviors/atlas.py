@@ -22,6 +22,7 @@ from caseback.behaviors.proofs import EXPERIMENTS, Outcome, prove
 from caseback.behaviors.stream import STREAM_NEEDS, Fact, stream_facts
 from caseback.errors import CasebackError
 from caseback.jobs.launch import HERE
+from caseback.model.arguments import checked
 from caseback.model.findings import Finding, Findings
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -105,6 +106,28 @@ class Atlas:
         """A unit's labels, the proved ones first, the others by how far their score is past the band."""
         own = [f for f in self.findings if f.component == component]
         return tuple(sorted(own, key=lambda f: (f.grade != "proved", f.band - f.score)))
+
+    @checked
+    def expect_of(self, model: Model) -> None:
+        """Refuse another model than the atlas is of.
+
+        Parameters
+        ----------
+        model
+            The model.
+
+        Raises
+        ------
+        CasebackError
+            Naming what differs.
+        """
+        own = model.provenance()
+        for name in ("model", "revision", "family", "model_class", "edits"):
+            if self.about.get(name) != own.get(name):
+                raise CasebackError(
+                    f"this atlas is of another model: its {name} is {self.about.get(name)!r}, of this one it is "
+                    f"{own.get(name)!r}. Make the atlas of this model"
+                )
 
     def labels(self) -> dict[str, list[str]]:
         """Every label of every unit, candidates or not: the kinds by unit."""

@@ -17,6 +17,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from caseback.behaviors.atlas import Atlas
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
@@ -69,6 +70,7 @@ def explain(
     steps: int | None = None,
     max_steps: int | None = None,
     depth: str = "normal",
+    atlas: Atlas | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Explain why a model predicts ``target`` rather than ``foil`` after a prompt.
@@ -105,6 +107,8 @@ def explain(
     depth
         How much of the causal story is measured: ``"quick"`` leaves out its circuit and its checks on other prompts,
         and keeps the other sections short; ``"normal"``; ``"deep"`` tries more of everything; ``"none"`` has no story.
+    atlas
+        The model's atlas: what the story's parts are known for stands beside them.
     progress
         Show a progress bar.
 
@@ -121,7 +125,7 @@ def explain(
     TargetError
         For a target or foil that is not one token, or if the two are the same.
     CasebackError
-        If the counterfactual has the same logit difference.
+        If the counterfactual has the same logit difference, or the atlas is of another model.
 
     Examples
     --------
@@ -138,6 +142,8 @@ def explain(
         raise CasebackError(f"ablation {ablation!r}: one prompt can be ablated by {' or '.join(map(repr, ENTRY))}")
     if heads < 0 or k < 1 or most_ablated < 1:
         raise OutOfRange(f"heads={heads}, k={k}, most_ablated={most_ablated}: expected 0, 1 and 1 or more")
+    if atlas is not None:
+        atlas.expect_of(model)
     tokens = model.tokens(prompt)
     if len(tokens) != 1:
         raise TokensError(f"{len(tokens)} prompts given: explain takes one at a time")
@@ -181,6 +187,8 @@ def explain(
             with counted(model, len(tokens.text[0])) as work:
                 story, traces = story_of(model, tokens, t, f, search, one, deep)
             section = _lens(lens)
+            for part in story["parts"]:
+                part["known"] = [f"{f.kind} ({f.grade})" for f in atlas.of(part["name"])] if atlas else []
             story |= {"depth": depth, "forwards": sum(measured) + work.forwards}
             story["sentences"] = sentences(story, tokens.text[0], section)
         restored = (

@@ -1,5 +1,6 @@
 """`caseback explain`: why the model predicted this token and not that one, with checks of every claim."""
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -26,6 +27,9 @@ def explain(
     depth: Annotated[
         str, Option(help="How much of the causal story is measured: quick, normal, deep or none.")
     ] = "normal",
+    atlas: Annotated[
+        Path | None, Option(help="The model's atlas (caseback atlas --out FOLDER): what parts are known for.")
+    ] = None,
     ablation: Ablation = Ablation("zero").worded(ablation="What stands in for an ablated component: zero or mean."),
     ids: Ids = Ids(),
     output: Output = Output(),
@@ -35,11 +39,13 @@ def explain(
         raise CasebackError("no prompt given: expected a text, or --ids and token ids such as 5,1,2")
     given = prompt_of(prompt, ids.ids)
     with quiet():
+        from caseback.behaviors import load_atlas
         from caseback.localize.counterfactuals.swapping import swapped
         from caseback.reports.explain import explain as explained
         from caseback.views.page.kinds import write_page
         from caseback.views.text.explanation import print_explanation
 
+        known = None if atlas is None else load_atlas(atlas)
         model = model_of(of)
         corrupt = continuation_of(counterfactual.corrupt, ids.ids)
         if swap is not None:
@@ -53,6 +59,7 @@ def explain(
             foil=token_in(model, contrast.foil),
             corrupt=corrupt,
             depth=depth,
+            atlas=known,
             ablation=ablation.ablation,
             progress=True,
         )

@@ -108,7 +108,8 @@ def _carriers(story: Mapping[str, Any], tokens: Sequence[str]) -> list[dict[str,
         return [{"text": text, "evidence": ["parts"]}]
     clauses = []
     for part in carriers[:MOST_NAMED]:
-        clause = f"{part['name']} ({part['share']:.2f}"
+        known = f", known for {_listed(part['known'])}," if part.get("known") else ""
+        clause = f"{part['name']}{known} ({part['share']:.2f}"
         if part["direct"] is not None and part["direct"] >= thresholds.DIRECT * abs(part["share"]):
             clause += ", directly on the logits"
         clause += ")"

@@ -171,7 +171,8 @@ def _story(page: _Page) -> Iterator[RenderableType]:
         for part in story["parts"]:
             direct = "" if part["direct"] is None else signed(part["direct"])
             numbers = (signed(part["denoising"]), signed(part["noising"]), direct)
-            table.add_row(part["name"], *map(page.glyphs.text, numbers), part["role"])
+            role = ", ".join([part["role"], *part.get("known", ())])
+            table.add_row(part["name"], *map(page.glyphs.text, numbers), role)
         yield table
     for check in story["checks"]:
         yield _note(page, f"{verdict_of(check)}: {check['name']}, {check['value']:.2f} ({check['detail']})")
