@@ -8,7 +8,7 @@ import torch
 
 import zoo
 from caseback.behaviors.evidence import TEXT
-from caseback.behaviors.stream import STREAM_NEEDS, stream_facts
+from caseback.behaviors.stream.facts import STREAM_NEEDS, stream_facts
 from caseback.behaviors.stream.norms import eigenvalue_sign
 from planted_neurons import corpus, evidence_of, fresh
 

@@ -18,8 +18,10 @@ import pandas as pd
 
 from caseback.behaviors.evidence import Evidence, collect_evidence, needed
 from caseback.behaviors.kinds import Kind, Look, false_labels, kinds_of, labels
-from caseback.behaviors.proofs import EXPERIMENTS, Outcome, prove
-from caseback.behaviors.stream import STREAM_NEEDS, Fact, stream_facts
+from caseback.behaviors.proofs.experiments import EXPERIMENTS
+from caseback.behaviors.proofs.proving import Outcome, prove
+from caseback.behaviors.stream.fact import Fact
+from caseback.behaviors.stream.facts import STREAM_NEEDS, stream_facts
 from caseback.errors import CasebackError
 from caseback.jobs.launch import HERE
 from caseback.model.arguments import checked
@@ -208,7 +210,7 @@ def atlas(
     >>> import caseback as cb
     >>> found = atlas(cb.load("meadow"), kinds=["induction"], top=1)
     >>> [(f.component, f.kind, f.grade) for f in found.findings]
-    [('L2H0', 'induction', 'proved')]
+    [('L2H2', 'induction', 'proved')]
     """
     if top < 1:
         raise CasebackError(f"top={top}: expected 1 candidate of each kind at least")

@@ -15,7 +15,7 @@ import pandas as pd
 from caseback.artifacts.artifact import load_json, save_json
 from caseback.artifacts.kinds import ATLAS
 from caseback.behaviors.atlas import Atlas, KindReport
-from caseback.behaviors.stream import Fact
+from caseback.behaviors.stream.fact import Fact
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.arguments import checked
