@@ -169,7 +169,7 @@ def relation_facts(
     Raises
     ------
     EditError
-        For an unknown relation, fewer facts than asked, or data of another layout.
+        For an unknown relation, fewer facts than asked, fewer than no neighbors, or data of another layout.
 
     Examples
     --------
@@ -187,6 +187,8 @@ def relation_facts(
     wanted = len(pairs) if count is None else count
     if not 1 <= wanted <= len(pairs):
         raise EditError(f"{wanted} facts were asked for, and this relation has {len(pairs)}")
+    if neighbors < 0:
+        raise EditError(f"neighbors={neighbors}: expected 0 or more")
     rng = random.Random(seed)
     facts = []
     for subject, true in rng.sample(pairs, len(pairs))[:wanted]:
