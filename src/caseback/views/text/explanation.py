@@ -172,7 +172,7 @@ def _story(page: _Page) -> Iterator[RenderableType]:
             direct = "" if part["direct"] is None else signed(part["direct"])
             numbers = (signed(part["denoising"]), signed(part["noising"]), direct)
             role = ", ".join([part["role"], *part.get("known", ())])
-            table.add_row(part["name"], *map(page.glyphs.text, numbers), role)
+            table.add_row(page.text(part["name"]), *map(page.glyphs.text, numbers), page.text(role))
         yield table
     for check in story["checks"]:
         yield _note(page, f"{verdict_of(check)}: {check['name']}, {check['value']:.2f} ({check['detail']})")
