@@ -116,6 +116,7 @@ def test_induction_heads_of_meadow_are_proved_together_where_one_is_dispensable(
         alone, together = abs(head.effect), abs(head.draw["all of the kind"])
         assert alone < 0.1 < together and head.draw["restores"] > 0.1
         assert together > abs(head.draw["matched sets"]) and head.grade == "proved"
+        assert head.unit == "nats a token"
 
 
 def test_streams_stand_in_the_relations_that_they_name(meadow):

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from caseback.behaviors.evidence import Evidence, collect_evidence, needed
-from caseback.behaviors.kinds import Kind, Look, false_labels, kinds_of, labels
+from caseback.behaviors.kinds import Kind, Look, beside_of, beyond, false_labels, kinds_of, labels
 from caseback.behaviors.proofs.experiments import EXPERIMENTS
 from caseback.behaviors.proofs.proving import Outcome, prove
 from caseback.behaviors.stream.fact import Fact
@@ -138,8 +138,7 @@ class Atlas:
             frame = self.scores.get(report.kind)
             if frame is None:
                 continue
-            past = frame[frame.score > np.maximum(frame.band, report.threshold)]
-            for unit in past.unit:
+            for unit in frame.unit[beyond(frame.score, frame.band, report.threshold)]:
                 by_unit.setdefault(unit, []).append(report.kind)
         return by_unit
 
@@ -215,12 +214,11 @@ def atlas(
     if top < 1:
         raise CasebackError(f"top={top}: expected 1 candidate of each kind at least")
     wanted = kinds_of(kinds)
-    needs = needed(wanted)
-    for one in wanted if proofs else ():
-        if one.proof in EXPERIMENTS:
-            _add(needs, EXPERIMENTS[one.proof].needs, *_moments(one.sort))
-    if kinds is None:
-        _add(needs, STREAM_NEEDS)
+    needs = needed(
+        *(one.needs for one in wanted),
+        *(_of_proof(one) for one in wanted if proofs and one.proof in EXPERIMENTS),
+        STREAM_NEEDS if kinds is None else {},
+    )
     evidence = collect_evidence(
         model,
         corpus,
@@ -238,16 +236,10 @@ def atlas(
     return replace(atlas_of(evidence, wanted, top=top, proofs=proofs, progress=progress), facts=facts)
 
 
-def _add(needs: dict[str, list[str]], more: Mapping[str, Sequence[str]], *also: str) -> None:
-    """Put further tables to those that streams need."""
-    for stream, tables in more.items():
-        own = needs.setdefault(stream, [])
-        own.extend(table for table in (*tables, *also) if table not in own)
-
-
-def _moments(sort: str) -> tuple[str, ...]:
-    """The table that units of a sort are matched by."""
-    return ("head_moments",) if sort == "head" else ("neuron_moments",) if sort == "neuron" else ()
+def _of_proof(kind: Kind) -> dict[str, tuple[str, ...]]:
+    """The tables that a kind's experiment needs, and those that its units are matched by."""
+    moments = {"head": ("head_moments",), "neuron": ("neuron_moments",)}.get(kind.sort, ())
+    return {stream: (*tables, *moments) for stream, tables in EXPERIMENTS[kind.proof].needs.items()}
 
 
 def atlas_of(
@@ -263,15 +255,15 @@ def atlas_of(
             missing[kind.name] = str(error)
     by_name = {kind.name: kind for kind in kinds}
     chosen = {name: _best(look, top) for name, look in looks.items()}
-    past_of = {name: np.flatnonzero(labels(look, by_name[name].threshold)).tolist() for name, look in looks.items()}
-    outcomes, unproved = _proved(evidence, chosen, past_of, by_name, progress) if proofs else ({}, {})
+    past_of = {name: labels(look, by_name[name].threshold) for name, look in looks.items()}
+    labelled = {name: np.flatnonzero(past).tolist() for name, past in past_of.items()}
+    outcomes, unproved = _proved(evidence, chosen, labelled, by_name, progress) if proofs else ({}, {})
     reports, findings, scores = [], [], {}
     for kind in kinds:
         if kind.name in missing:
             reports.append(_report(kind, missing=missing[kind.name]))
             continue
-        look, names = looks[kind.name], evidence.names(kind.sort)
-        past = labels(look, kind.threshold)
+        look, names, past = looks[kind.name], evidence.names(kind.sort), past_of[kind.name]
         reports.append(
             _report(
                 kind,
@@ -331,8 +323,7 @@ def _report(kind: Kind, **results: Any) -> KindReport:
 
 def _finding(kind: Kind, look: Look, unit: int, name: str, labelled: bool, outcome: Outcome | None) -> Finding:
     proved = outcome.proved if outcome is not None and labelled else ""
-    beside = {key: float(values[unit]) for key, values in look.beside.items()}
-    shown: dict[str, Any] = {"ranked by": float(look.ranked_by[unit]), **beside}
+    shown: dict[str, Any] = {"ranked by": float(look.ranked_by[unit]), **beside_of(look, unit)}
     if outcome is not None:
         shown |= {
             "error of the effect": outcome.error,
@@ -349,7 +340,7 @@ def _finding(kind: Kind, look: Look, unit: int, name: str, labelled: bool, outco
         control=float(look.control[unit]),
         band=float(np.broadcast_to(look.band, look.score.shape)[unit]),
         effect=None if outcome is None else outcome.effect,
-        unit="" if outcome is None else kind.proof,
+        unit="" if outcome is None else outcome.unit,
         grade="unseen" if not labelled else "proved" if proved else "seen",
         draw={key: value for key, value in shown.items() if value is not None},
     )

@@ -6,7 +6,7 @@ scoring them. Every pass is a job of ``caseback.stream``: with a folder it resum
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -17,7 +17,6 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from caseback.behaviors.kinds import Kind
 from caseback.behaviors.synthetic import STREAMS, streams
 from caseback.errors import CasebackError, SiteAbsent, TokensError, UnknownSite
 from caseback.jobs.launch import HERE
@@ -147,11 +146,17 @@ class Evidence:
         return np.stack([part.transpose("layer", "neuron").values.reshape(-1) for part in parts], axis=1)
 
 
-def needed(kinds: Iterable[Kind]) -> dict[str, list[str]]:
-    """The tables that kinds read, by stream."""
+def needed(*needs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Tables by stream that several need, each once.
+
+    Examples
+    --------
+    >>> needed({"text": ["a"]}, {"text": ["b", "a"], "fresh": ["a"]})
+    {'text': ['a', 'b'], 'fresh': ['a']}
+    """
     union: dict[str, list[str]] = {}
-    for one in kinds:
-        for stream, tables in one.needs.items():
+    for one in needs:
+        for stream, tables in one.items():
             own = union.setdefault(stream, [])
             own.extend(table for table in tables if table not in own)
     return union

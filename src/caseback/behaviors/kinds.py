@@ -154,14 +154,19 @@ def look_at(
     return Look(ranked_by.mean(1), scored.mean(1), second.mean(1), band_of_best(first), means)
 
 
+def beyond(values: Any, band: Any, threshold: float) -> Any:
+    """Which values make a label: those past the band and the threshold."""
+    return values > np.maximum(band, threshold)
+
+
 def labels(look: Look, threshold: float) -> np.ndarray:
-    """Which units have the label: past the band and the threshold."""
-    return look.score > np.maximum(look.band, threshold)
+    """Which units have the label."""
+    return beyond(look.score, look.band, threshold)
 
 
 def false_labels(look: Look, threshold: float) -> int:
     """How many units would have the label on the control."""
-    return int((look.control > np.maximum(look.band, threshold)).sum())
+    return int(beyond(look.control, look.band, threshold).sum())
 
 
 def beside_of(look: Look, unit: int) -> dict[str, Any]:

@@ -151,12 +151,12 @@ def explain(
     run = model.run(tokens)
     final = run.logits[0, int(tokens.column(-1)[0])].detach()
     deep = depth_of(depth)
-    other, search, one, measured = None, None, None, []
+    other, search, one, searched = None, None, None, 0.0
     if deep is not None:
         given = None if corrupt is None else model.tokens(corrupt)
         with counted(model, len(tokens.text[0])) as work:
             search, one = found_for(model, tokens, target, foil, given, deep)
-        measured.append(work.forwards)
+        searched = work.forwards
         if one is not None and corrupt is None:
             corrupt = one.tokens
     if corrupt is not None and foil is None:
@@ -182,15 +182,15 @@ def explain(
         effects = _effects(model, tokens, metric, shares, ablation, over, most, progress)
         claimed = shares.sel(component=effects.component)
         bar.update()
+        knew = _lens(lens)
         story, traces = None, None
         if deep is not None:
             with counted(model, len(tokens.text[0])) as work:
                 story, traces = story_of(model, tokens, t, f, search, one, deep)
-            section = _lens(lens)
             for part in story["parts"]:
                 part["known"] = [f"{f.kind} ({f.grade})" for f in atlas.of(part["name"])] if atlas else []
-            story |= {"depth": depth, "forwards": sum(measured) + work.forwards}
-            story["sentences"] = sentences(story, tokens.text[0], section)
+            story |= {"depth": depth, "forwards": searched + work.forwards}
+            story["sentences"] = sentences(story, tokens.text[0], knew)
         restored = (
             None
             if corrupt is None
@@ -213,7 +213,7 @@ def explain(
         foil={"id": f, "text": model.token_text(f)},
         metric={"name": metric.name, "value": value},
         predictions=_predictions(model, final),
-        lens=_lens(lens),
+        lens=knew,
         inputs={
             "methods": [
                 {

@@ -1,11 +1,10 @@
 """Heads that rest on the row's first token (PRIMER 5.1.10).
 
     sink     mean a(i, first) over queries i >= 4, less its uniform share, in text
-    no-op    sink, and what comes from there is small:  value-weighted share of the first token < .5 of its attention
 
-What a resting head adds is to do with its values: a head may look at the first token and write something from there
-at every token. The proof is therefore that replacing what the head writes by its mean changes the predictions less than
-the same of heads like it. The control is attention to the row's fifth token, which is as fixed a place.
+A head may look at the first token and write something from there at every token. The proof is therefore that replacing
+what the head writes by its mean changes the predictions less than the same of heads like it. The control is attention
+to the token four back.
 """
 
 from __future__ import annotations

@@ -44,8 +44,10 @@ class Outcome:
 
     Attributes
     ----------
+    unit
+        What effects are measured in.
     effect
-        Of the unit alone, the mean over prompts, in the experiment's unit.
+        Of the unit alone, the mean over prompts.
     error
         Its standard error over prompts.
     bound
@@ -58,6 +60,7 @@ class Outcome:
         ``"alone"``, ``"among its kind"``, or empty where it is not.
     """
 
+    unit: str
     effect: float
     error: float
     bound: float
@@ -211,13 +214,15 @@ def prove(
     for (sort, units), effect in zip(sets, effects, strict=True):
         of.setdefault(sort, {})[units] = effect
     return {
-        (plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort], least[plan.kind.sign])
+        (plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort], least[plan.kind.sign], experiment.unit)
         for plan in plans
         for unit in plan.matched
     }
 
 
-def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], least: float) -> Outcome:
+def _outcome(
+    plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], least: float, measured_in: str
+) -> Outcome:
     sign = plan.kind.sign
     own = of[unit,]
     effect, error = float(own.mean()), float(own.std() / np.sqrt(len(own)))
@@ -226,11 +231,11 @@ def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], l
         others = np.zeros(1)  # all other units have a label themselves: there is only no effect to compare with
     if sign == 0:
         bound = float(np.quantile(np.abs(others), 0.05))
-        return Outcome(effect, error, bound, None, None, None, ALONE if abs(effect) < bound else "")
+        return Outcome(measured_in, effect, error, bound, None, None, None, ALONE if abs(effect) < bound else "")
     bound = sign * float(np.quantile(sign * others, 0.95))
     alone = sign * effect > max(sign * bound, 2 * error, least)
     if not plan.group:
-        return Outcome(effect, error, bound, None, None, None, ALONE if alone else "")
+        return Outcome(measured_in, effect, error, bound, None, None, None, ALONE if alone else "")
     together = of[tuple(plan.group)]
     random = np.array([of[tuple(units)].mean() for units in plan.sets])
     together_bound = sign * float(np.quantile(sign * random, 0.95))
@@ -242,7 +247,7 @@ def _outcome(plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], l
         certain = sign * (together - rest).mean() > 2 * (together - rest).std() / np.sqrt(len(rest))
         among = bool(sign * together.mean() > max(sign * together_bound, least) and restores >= RESTORED and certain)
     proved = ALONE if alone else AMONG if among else ""
-    return Outcome(effect, error, bound, float(together.mean()), together_bound, restores, proved)
+    return Outcome(measured_in, effect, error, bound, float(together.mean()), together_bound, restores, proved)
 
 
 def _unit(evidence: Evidence, sort: str, index: int) -> Unit:

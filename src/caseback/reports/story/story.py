@@ -89,8 +89,8 @@ def story_of(
         return story, None
     clean, corrupt = (float(metric(model.run(t))[0]) for t in (tokens, one.tokens))
     story["counterfactual"] = _described(one) | {"clean": clean, "corrupt": corrupt}
-    others = [] if search is None else [o for o in search.all if o.moves and o.pos != one.pos or o.foil != one.foil]
-    others = [o for o in others if o.moves]
+    unlike = lambda o: o.pos != one.pos or o.foil != one.foil  # noqa: E731
+    others = [] if search is None else [o for o in search.all if o.moves and unlike(o)]
     story["runners_up"] = [_described(other) for other in others[:RUNNERS_UP]]
     story["words"] = [] if search is None else _words(model, tokens, search, metric, clean - corrupt)
     traces = traced(model, tokens, one.tokens, metric)
