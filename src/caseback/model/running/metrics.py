@@ -268,6 +268,12 @@ def log_prob(target: Target, *, pos: Position = -1) -> Metric:
     return _of_all_vocab("log_prob", target, pos, lambda x: x.log_softmax(-1))
 
 
+@sent_as_a_call
+def is_first(target: Target, *, pos: Position = -1) -> Metric:
+    """1 where no token has a higher logit than the target, else 0. It has no gradient."""
+    return _of_all_vocab("is_first", target, pos, lambda x: (x >= x.amax(-1, keepdim=True)).to(x))
+
+
 Several = str | int | Sequence[str | int] | Sequence[Sequence[str | int]]
 
 
