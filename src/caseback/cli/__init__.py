@@ -22,8 +22,8 @@ from caseback.cli.explaining.dla import dla
 from caseback.cli.explaining.explain import explain
 from caseback.cli.explaining.influence import influence
 from caseback.cli.finding.atlas import atlas
+from caseback.cli.finding.behavior import behavior
 from caseback.cli.finding.graph import graph
-from caseback.cli.finding.ioi import ioi
 from caseback.cli.intervening.ablate import ablate
 from caseback.cli.intervening.align import align
 from caseback.cli.intervening.circuit import circuit
@@ -42,7 +42,7 @@ from caseback.cli.reading.lens import lens
 from caseback.cli.reading.patchscope import patchscope
 from caseback.cli.reading.probe import probe
 from caseback.cli.reading.weights import weights
-from caseback.cli.retired import now_called
+from caseback.cli.retired import command_now, now_called
 from caseback.cli.streaming.collect import collect
 from caseback.cli.streaming.jobs import jobs
 from caseback.cli.streaming.similar import similar
@@ -75,7 +75,7 @@ COMMANDS = (
     similar,
     work,
     jobs,
-    ioi,
+    behavior,
     label,
     techniques,
     tasks,
@@ -149,7 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):  # a token that a terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        _expect_text(sys.argv[1:] if arguments is None else arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        _expect_text(given)
+        if (moved := command_now(given)) is not None:
+            raise CasebackError(moved)
         status = app(args=arguments, prog_name="caseback", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:

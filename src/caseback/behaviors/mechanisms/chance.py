@@ -1,6 +1,6 @@
 """How well a model does a task, beside the same logits under other prompts' answers.
 
-    chance   metric with the answers of the prompts dealt out anew, 200 times; the band is its 95 % quantile
+chance   metric with the answers of the prompts dealt out anew, 200 times; the band is its 95 % quantile
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ INDUCTION = Behavior(
     tasks.induction,
     (
         Role("induction", "moves what followed the last token's first mention", "end", "B", by=DIRECT),
-        Role("previous token", "tells a token which one stands before it", "B", "A", ("end", "A")),
+        Role("previous token", "tells a token which one stands before it", "B", "A", ("end", "end-2")),
     ),
     "5.1.6",
     "Olsson et al. 2022",
@@ -166,7 +166,9 @@ MULTIPLE_CHOICE = Behavior(
     "A question and lettered options: which letter?",
     tasks.multiple_choice,
     (
-        Role("correct letter", "moves the right option's letter", "end", "right letter", ("end", "wrong letter"), DIRECT),
+        Role(
+            "correct letter", "moves the right option's letter", "end", "right letter", ("end", "wrong letter"), DIRECT
+        ),
         Role("content gatherer", "looks at the right option", "end", "right option", ("end", "wrong option")),
     ),
     "5.4.8",

@@ -21,6 +21,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.behaviors.mechanisms.report import LACKING
 from caseback.behaviors.mechanisms.shots import SHOT, Shots, Words, halves, shots_of
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.model.graph.names import head_name
@@ -112,8 +113,8 @@ def function_vector(
         How many heads are summed; 10 in the paper. At most a quarter of all.
     without
         The prompts that effects are measured on: ``"shuffled"``, with the examples' second halves dealt out anew, as in
-        the paper, or ``"zero-shot"``, for functions that the kind of answer gives away. By default those of the two
-        under which the answers are less likely.
+        the paper, or ``"zero-shot"``. By default shuffled ones, unless these lack nothing: where the kind of answer gives
+        the function away, they are answered as well as the others.
     by
         ``"prob"``, as in the paper, or ``"log_prob"``, which also shows effects where the answer is sure or hopeless.
     seed
@@ -153,7 +154,7 @@ def function_vector(
     if top < 1:
         raise OutOfRange(f"top is {top}: expected 1 head or more")
     found = finding(model, pairs, prompts=prompts, shots=shots, shot=shot, seed=seed)
-    without = without or min(WITHOUT, key=lambda kind: float(found.log_prob(model.run(found.without(kind))).mean()))
+    without = without or _lacking(model, found)
     run = model.run(found.prompts.clean, read=["z", "head_out"])
     effects = indirect_effects(model, run, found, without, by, progress=progress).mean("batch")
     layers = [(i, h) for i in range(model.n_layers) for h in range(model.anatomy.layers[i].dims.n_heads)]
@@ -163,7 +164,15 @@ def function_vector(
     rows, columns = torch.arange(len(found)), found.prompts.clean.column(-1)
     vector = torch.stack([run["head_out", i][rows, columns, h].mean(0) for i, h in chosen]).sum(0)
     layer, swept = best_layer(model, found, [vector] * model.n_layers, adds=True, progress=progress)
-    about = {"shots": shots, "shot": shot, "prompts": len(found), "without": without, "by": by, "seed": seed, "cut": found.cut}
+    about = {
+        "shots": shots,
+        "shot": shot,
+        "prompts": len(found),
+        "without": without,
+        "by": by,
+        "seed": seed,
+        "cut": found.cut,
+    }
     names = tuple(head_name(*head) for head in chosen)
     return FunctionVector(vector, layer, True, names, effects, swept, about)
 
@@ -225,6 +234,14 @@ def finding(model: Model, pairs: Words, *, prompts: int, shots: int, shot: str, 
         raise OutOfRange(f"prompts is {prompts}: expected 4 or more")
     own, _ = halves(pairs, shots, seed)
     return shots_of(model, own, own, prompts, shots, shot, seed)
+
+
+def _lacking(model: Model, found: Shots) -> str:
+    """Shuffled prompts, unless their answers are as likely as with the examples in order."""
+    shown, shuffled = (
+        float(found.log_prob(model.run(tokens)).mean()) for tokens in (found.prompts.clean, found.prompts.corrupt)
+    )
+    return WITHOUT[shown - shuffled < LACKING]
 
 
 def indirect_effects(

@@ -114,7 +114,7 @@ def behavior(
     drawn = (task or own.task()).prompts(model, 2 * prompts, seed=seed)
     selection, held_out = drawn[:prompts], drawn[prompts:]
     judged = margin(model, held_out, seed=seed)
-    about = {**model.provenance(), "seed": seed}
+    about = {**model.provenance(), "seed": seed, "parts": len(parts_of(model, "head"))}
     report = BehaviorReport(
         own.name,
         own.about,
@@ -208,7 +208,9 @@ def _judged(
     """The findings of a role on held-out prompts, and the fall when all proved ones are exchanged, beside random sets."""
     if not candidates:
         return [], (None, None)
-    pool = _like(candidates, [part for part in parts if part not in others]) or [p for p in parts if p not in candidates]
+    pool = _like(candidates, [part for part in parts if part not in others]) or [
+        p for p in parts if p not in candidates
+    ]
     falls = scene.falls(role, [[part] for part in (*candidates, *pool)], proved)
     random = falls[len(candidates) :].mean(1)
     chance = float(np.quantile(random, 0.95)) if len(random) else float("inf")

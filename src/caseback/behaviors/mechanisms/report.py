@@ -9,6 +9,10 @@ from typing import Any
 from caseback.model.findings import Findings
 
 
+LACKING = 0.1
+"""Nats by which examples must make answers likelier, or prompts without them lack nothing."""
+
+
 @dataclass(frozen=True)
 class Margin:
     """How well the model does the task on held-out prompts.
@@ -105,10 +109,15 @@ class Transfer:
     by: Mapping[str, Mapping[str, float | None]]
 
     @property
-    def carries(self) -> bool:
-        """Whether the answer is likelier than without, than under random vectors and than under the other task's."""
-        of = self.by["log_prob"]
-        return all(of["with"] > of[name] for name in ("without", "band", "other") if of[name] is not None)  # type: ignore[operator]
+    def carries(self) -> bool | None:
+        """Whether the answer is likelier than without, than under random vectors and than under the other task's.
+
+        None where the prompts lack nothing that examples would give: the answer is as likely without them.
+        """
+        of = {name: value for name, value in self.by["log_prob"].items() if value is not None}
+        if of["shown"] - of["without"] < LACKING:
+            return None
+        return all(of["with"] > of[name] for name in ("without", "band", "other") if name in of)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Prompts of a behavior with both runs, and what is measured of a model's parts on them.
 
-    look(part)   mean attention from ``at`` to ``to``
-    fall(part)   metric(clean) - metric(clean, the part's output at ``at`` from the corrupt run)     one sweep for all
+look(part)   mean attention from ``at`` to ``to``
+fall(part)   metric(clean) - metric(clean, the part's output at ``at`` from the corrupt run)     one sweep for all
 """
 
 from __future__ import annotations

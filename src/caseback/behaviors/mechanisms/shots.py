@@ -98,7 +98,9 @@ def shots_of(model: Model, asked: Words, shown: Words, count: int, shots: int, s
     TokensError
         If fewer than four can be told apart by this tokenizer.
     """
-    if any(shot.count(field) != 1 for field in ("{input}", "{output}")) or shot.index("{input}") > shot.index("{output}"):
+    if any(shot.count(field) != 1 for field in ("{input}", "{output}")) or shot.index("{input}") > shot.index(
+        "{output}"
+    ):
         raise CasebackError(f"shot {shot!r}: expected a text with {{input}} and, after it, {{output}}, once each")
     rng, pairs = random.Random(f"shots {seed}"), []
     query = shot[: shot.index("{output}")].rstrip()

@@ -100,7 +100,8 @@ def function_behavior(
     pair = judging.prompts.pairs[0]
     example = {"clean": pair.clean.text, "corrupt": pair.corrupt.text}
     example |= {"target": model.token_text(judging.prompts.target[0][0]), "foil": ""}
-    about = {**model.provenance(), **how, "cut": judging.cut}
+    n_heads = sum(layer.dims.n_heads for layer in model.anatomy.layers)
+    about = {**model.provenance(), **how, "cut": judging.cut, "parts": n_heads}
     report = BehaviorReport(
         f"function-vector: {name}",
         "Pairs of words show a function, and a last first half asks for it.",
