@@ -136,7 +136,7 @@ def function_words(model: Model, name: str) -> list[tuple[str, str]]:
     ('France', 'Paris')
     """
     if name in FUNCTIONS:
-        return single(model, FUNCTIONS[name])
+        return single(model, [(given, output) for given, output in FUNCTIONS[name]])
     if not os.path.isfile(name):
         raise CasebackError(
             f"{name!r} is neither a file nor a function that is known: expected a JSON file of pairs with 'input' and "

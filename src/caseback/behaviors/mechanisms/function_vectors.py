@@ -113,8 +113,8 @@ def function_vector(
         How many heads are summed; 10 in the paper. At most a quarter of all.
     without
         The prompts that effects are measured on: ``"shuffled"``, with the examples' second halves dealt out anew, as in
-        the paper, or ``"zero-shot"``. By default shuffled ones, unless these lack nothing: where the kind of answer gives
-        the function away, they are answered as well as the others.
+        the paper, or ``"zero-shot"``. By default shuffled ones, unless they are answered as well as the others, since
+        the kind of answer gives the function away.
     by
         ``"prob"``, as in the paper, or ``"log_prob"``, which also shows effects where the answer is sure or hopeless.
     seed

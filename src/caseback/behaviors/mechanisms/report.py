@@ -8,7 +8,6 @@ from typing import Any
 
 from caseback.model.findings import Findings
 
-
 LACKING = 0.1
 """Nats by which examples must make answers likelier, or prompts without them lack nothing."""
 

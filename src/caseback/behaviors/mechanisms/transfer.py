@@ -1,6 +1,6 @@
-"""Whether vectors of a function carry it to prompts that do not show it, beside random vectors and another function's.
+"""Whether vectors of a function carry it to prompts that do not show it, beside random ones and another function's.
 
-    carries    log p(answer | v) > log p(answer),   > quantile .95 over 100 random vectors of v's norm,   > the other's v
+    carries    log p(answer | v) > log p(answer),  > quantile .95 of 100 random vectors of v's norm,  > the other's v
 
 Heads and layer are chosen on one half of the pairs, and all that is scored asks about the other half.
 """
@@ -8,6 +8,7 @@ Heads and layer are chosen on one half of the pairs, and all that is scored asks
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -129,13 +130,7 @@ def function_behavior(
         for on in reversed(WITHOUT)
     ]
     heads, role = _heads(model, pairs, judging, vectors["function vector"], how, progress)
-    done = {name: getattr(report, name) for name in ("behavior", "about", "entry", "citation", "prompts", "example")}
-    return (
-        BehaviorReport(
-            **done, margin=judged, roles=(role,), heads=heads, transfers=tuple(transfers), about_model=about
-        ),
-        vectors,
-    )
+    return replace(report, roles=(role,), heads=heads, transfers=tuple(transfers)), vectors
 
 
 def _at_layer(model: Model, pairs: Sequence[tuple[str, str]], layer: int, **how: object) -> Tensor:
@@ -200,14 +195,13 @@ def _heads(
     band = float(np.quantile(random, 0.95))
     findings = []
     for head in own:
-        at = {"layer": head.layer, "head": head.index}
-        effect, spread = float(mean.sel(**at)), float(error.sel(**at))
+        effect, spread = (float(of.sel(layer=head.layer, head=head.index)) for of in (mean, error))
         proved = effect > max(band, 2 * spread, LEAST)
         findings.append(
             Finding(
                 component=head_name(head.layer, head.index),
                 kind=ROLE,
-                score=float(found.effects.sel(**at)),
+                score=float(found.effects.sel(layer=head.layer, head=head.index)),
                 control=float(random.mean()),
                 band=band,
                 effect=effect,

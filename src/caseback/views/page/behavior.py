@@ -25,8 +25,8 @@ _HEADS = (
     "intervention, with its standard error; random: the 95 % quantile of parts of like depth. All on held-out prompts."
 )
 _PLACES = (
-    "What of the margin is lost, as a share, where one place of the stream is exchanged for the counterfactual's before "
-    "a layer, and nothing else is."
+    "What of the margin is lost, as a share, where one place of the stream is the counterfactual's before a layer, and "
+    "nothing else is."
 )
 _TRANSFERS = (
     "Of prompts without the function: the answer without the vector, with it, under random vectors of its norm (95 % "

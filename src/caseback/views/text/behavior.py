@@ -107,9 +107,10 @@ def behavior_words(one: Mapping[str, Any]) -> str:
     """
     margin = one["margin"]
     verdict = "present" if one["present"] else "absent, so no head is named"
+    right = f"{margin['right'] * 100:.0f}%"
     return (
         f"{margin['measure']} {signed(margin['clean'])} ± {number(margin['error'])} on {one['prompts'][1]} held-out "
-        f"prompts, right on {margin['right'] * 100:.0f}%; with shuffled answers up to {signed(margin['band'])}: {verdict}"
+        f"prompts, right on {right}; with shuffled answers up to {signed(margin['band'])}: {verdict}"
     )
 
 
