@@ -105,7 +105,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "similar": [str(store), "Mary", *of, "--site", "resid_post:0"],
         "work": [str(store), *of],
         "jobs": [str(store)],
-        "ioi": [*of, "--count", "2"],
+        "behavior": ["function-vector", "--task", "capital", "--count", "4", "--shots", "2"],
         "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],
         "techniques": [],
         "tasks": ["ioi", *of, "--count", "1"],

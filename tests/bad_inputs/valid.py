@@ -191,6 +191,8 @@ class Valid:
             "values": torch.ones(1, 4),
             "how": "sum",
         }
+        of_words = {"pairs": [(str(i), str(i + 1)) for i in range(20)], "prompts": 4, "shots": 2}
+        of_words |= {"shot": "{input}: {output}\n", "without": "shuffled", "by": "prob"}
         # where a name means something else
         self.by_door: dict[str, dict[str, Any]] = {
             "Circuit.": {"self": circuit, "other": circuit, "count": 2},
@@ -327,7 +329,15 @@ class Valid:
                 "made_by": "f",
             },
             "check_finite": {"value": [1.0], "place": "a"},
-            "ioi_prompts": {"name": "meadow"},
+            "model_and_words": {"name": "meadow"},
+            "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
+            "function_words": {"name": "capital"},
+            **dict.fromkeys(("function_vectors.function_vector", "function_vectors.task_vector"), of_words),
+            "function_behavior": {**of_words, "other": None, "name": "digits", "draws": 2},
+            "role.Role": {"name": "mover", "about": "moves", "at": "end", "to": "IO", "sign": 1, "control": None}
+            | {"by": "total", "sort": "head"},
+            "role.Behavior": {"name": "mine", "about": "asks", "task": cb.tasks.ioi, "roles": (), "entry": "5.4.4"}
+            | {"citation": "Ann 2024", "places": ("end",), "extra": {}},
             "data.packed": {"pattern": torch.eye(2).numpy()},
             "with_visible": {"token": {"text": " Mary", "id": 5}},
             "align.align": {"pairs": pairs.pairs},

@@ -36,6 +36,7 @@ PAGES = {
     "dictionary": ("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "3", "--prompt", CLEAN),
     "directions": ("directions", "LABELED"),
     "atlas": ("atlas", "meadow", "--kinds", "induction,copying,dead", "--top", "2"),
+    "behavior": ("behavior", "induction", "agreement", "--count", "8"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),
     "edit": (
         "edit",

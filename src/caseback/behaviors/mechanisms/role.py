@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.model.arguments import checked
 from caseback.tasks.prompts import Prompts
 from caseback.tasks.task import Task
 
@@ -30,6 +31,7 @@ Look = tuple[str, str]
 Sign = int | Callable[[Prompts], Float[np.ndarray, " batch"]]
 
 
+@checked
 @dataclass(frozen=True)
 class Role:
     """What some parts of a model do in a behavior.
@@ -86,6 +88,7 @@ class Role:
         return np.full(len(prompts), float(self.sign)) if isinstance(self.sign, int) else self.sign(prompts)
 
 
+@checked
 @dataclass(frozen=True)
 class Behavior:
     """A task, and who does what in it.
