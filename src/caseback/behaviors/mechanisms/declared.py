@@ -38,8 +38,8 @@ def _numbered(kind: str, by: str, *, foil: bool = False) -> Place:
 
 def _index(pair: Pair, names: list[str], foil: bool) -> int:
     answer = str((pair.foil if foil else pair.target)[0]).strip()
-    said = [pair.clean.text[slice(*pair.clean.spans[name])].strip() for name in names]
-    return said.index(answer)
+    words = [pair.clean.text[slice(*pair.clean.spans[name])].strip() for name in names]
+    return words.index(answer)
 
 
 IOI = Behavior(

@@ -120,7 +120,7 @@ def function_vector(
     seed
         Same seed, same result. Splits the pairs and draws examples.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------
@@ -143,35 +143,35 @@ def function_vector(
     >>> import caseback as cb
     >>> from caseback.tasks.standard.shots import FUNCTIONS
     >>> model = cb.load("meadow")
-    >>> found = function_vector(model, FUNCTIONS["first_letter"], prompts=8)
-    >>> found.vector.shape == (model.d_model,), len(found.heads)
+    >>> vector = function_vector(model, FUNCTIONS["first_letter"], prompts=8)
+    >>> vector.vector.shape == (model.d_model,), len(vector.heads)
     (True, 5)
-    >>> run = model.run("store:", edits=found.edit)
+    >>> run = model.run("store:", edits=vector.edit)
     """
     for name, given, known in (("without", without, WITHOUT), ("by", by, MEASURES)):
         if given is not None and given not in known:
             raise CasebackError(f"{name} {given!r} is unknown. {did_you_mean(given, known)}")
     if top < 1:
         raise OutOfRange(f"top is {top}: expected 1 head or more")
-    found = finding(model, pairs, prompts=prompts, shots=shots, shot=shot, seed=seed)
-    without = without or _lacking(model, found)
-    run = model.run(found.prompts.clean, read=["z", "head_out"])
-    effects = indirect_effects(model, run, found, without, by, progress=progress).mean("batch")
+    few = finding(model, pairs, prompts=prompts, shots=shots, shot=shot, seed=seed)
+    without = without or _lacking(model, few)
+    run = model.run(few.prompts.clean, read=["z", "head_out"])
+    effects = indirect_effects(model, run, few, without, by, progress=progress).mean("batch")
     layers = [(i, h) for i in range(model.n_layers) for h in range(model.anatomy.layers[i].dims.n_heads)]
     scores = np.array([float(effects.sel(layer=i, head=h)) for i, h in layers])
     best = np.argsort(-scores, kind="stable")[: min(top, max(1, len(layers) // 4))]
     chosen = [layers[i] for i in best]
-    rows, columns = torch.arange(len(found)), found.prompts.clean.column(-1)
+    rows, columns = torch.arange(len(few)), few.prompts.clean.column(-1)
     vector = torch.stack([run["head_out", i][rows, columns, h].mean(0) for i, h in chosen]).sum(0)
-    layer, swept = best_layer(model, found, [vector] * model.n_layers, adds=True, progress=progress)
+    layer, swept = best_layer(model, few, [vector] * model.n_layers, adds=True, progress=progress)
     about = {
         "shots": shots,
         "shot": shot,
-        "prompts": len(found),
+        "prompts": len(few),
         "without": without,
         "by": by,
         "seed": seed,
-        "cut": found.cut,
+        "cut": few.cut,
     }
     names = tuple(head_name(*head) for head in chosen)
     return FunctionVector(vector, layer, True, names, effects, swept, about)
@@ -215,16 +215,16 @@ def task_vector(
     --------
     >>> import caseback as cb
     >>> from caseback.tasks.standard.shots import FUNCTIONS
-    >>> found = task_vector(cb.load("meadow"), FUNCTIONS["first_letter"], prompts=8)
-    >>> found.adds, found.heads
+    >>> vector = task_vector(cb.load("meadow"), FUNCTIONS["first_letter"], prompts=8)
+    >>> vector.adds, vector.heads
     (False, ())
     """
-    found = finding(model, pairs, prompts=prompts, shots=shots, shot=shot, seed=seed)
-    run = model.run(found.prompts.clean, read=[SITE])
-    rows, columns = torch.arange(len(found)), found.prompts.clean.column(-1)
+    few = finding(model, pairs, prompts=prompts, shots=shots, shot=shot, seed=seed)
+    run = model.run(few.prompts.clean, read=[SITE])
+    rows, columns = torch.arange(len(few)), few.prompts.clean.column(-1)
     means = [run[SITE, layer][rows, columns].mean(0) for layer in range(model.n_layers)]
-    layer, swept = best_layer(model, found, means, adds=False, progress=progress)
-    about = {"shots": shots, "shot": shot, "prompts": len(found), "seed": seed, "cut": found.cut}
+    layer, swept = best_layer(model, few, means, adds=False, progress=progress)
+    about = {"shots": shots, "shot": shot, "prompts": len(few), "seed": seed, "cut": few.cut}
     return FunctionVector(means[layer], layer, False, (), None, swept, about)
 
 
@@ -236,10 +236,10 @@ def finding(model: Model, pairs: Words, *, prompts: int, shots: int, shot: str, 
     return shots_of(model, own, own, prompts, shots, shot, seed)
 
 
-def _lacking(model: Model, found: Shots) -> str:
+def _lacking(model: Model, few: Shots) -> str:
     """Shuffled prompts, unless their answers are as likely as with the examples in order."""
     shown, shuffled = (
-        float(found.log_prob(model.run(tokens)).mean()) for tokens in (found.prompts.clean, found.prompts.corrupt)
+        float(few.log_prob(model.run(tokens)).mean()) for tokens in (few.prompts.clean, few.prompts.corrupt)
     )
     return WITHOUT[shown - shuffled < LACKING]
 

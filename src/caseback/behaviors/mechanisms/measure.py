@@ -63,7 +63,7 @@ def behavior(
     seed
         Same seed, same result. Draws prompts, shuffled answers and random parts.
     progress
-        Show progress bars.
+        Show a progress bar.
 
     Returns
     -------

@@ -125,8 +125,8 @@ def function_behavior(
         others["function vector"] = function_vector(model, other, **how, **options, progress=progress).vector
         others["task vector"] = _at_layer(model, other, vectors["task vector"].layer, **how)
     transfers = [
-        _transfer(model, judging, kind, found, others[kind], on, draws, seed, progress)
-        for kind, found in vectors.items()
+        _transfer(model, judging, kind, vector, others[kind], on, draws, seed, progress)
+        for kind, vector in vectors.items()
         for on in reversed(WITHOUT)
     ]
     heads, role = _heads(model, pairs, judging, vectors["function vector"], how, progress)
@@ -135,17 +135,17 @@ def function_behavior(
 
 def _at_layer(model: Model, pairs: Sequence[tuple[str, str]], layer: int, **how: object) -> Tensor:
     """The task vector of a function at a given layer."""
-    found = finding(model, pairs, **how)  # type: ignore[arg-type]
-    run = model.run(found.prompts.clean, read=[("resid_post", layer)])
-    rows = torch.arange(len(found))
-    return run["resid_post", layer][rows, found.prompts.clean.column(-1)].mean(0)
+    few = finding(model, pairs, **how)  # type: ignore[arg-type]
+    run = model.run(few.prompts.clean, read=[("resid_post", layer)])
+    rows = torch.arange(len(few))
+    return run["resid_post", layer][rows, few.prompts.clean.column(-1)].mean(0)
 
 
 def _transfer(
     model: Model,
     on: Shots,
     kind: str,
-    found: FunctionVector,
+    vector: FunctionVector,
     other: Tensor | None,
     prompts: str,
     draws: int,
@@ -153,12 +153,11 @@ def _transfer(
     progress: bool,
 ) -> Transfer:
     """What a vector does to held-out prompts, and what random ones and the other function's do there."""
-    vector = found.vector
     rng = torch.Generator().manual_seed(seed)
-    random = torch.randn(draws, len(vector), generator=rng).to(vector)
-    random *= vector.norm() / random.norm(dim=1, keepdim=True)
+    random = torch.randn(draws, len(vector.vector), generator=rng).to(vector.vector)
+    random *= vector.vector.norm() / random.norm(dim=1, keepdim=True)
     others = [] if other is None else [other]
-    edits = [put(one, found.layer, adds=found.adds) for one in (vector, *others, *random)]
+    edits = [put(one, vector.layer, adds=vector.adds) for one in (vector.vector, *others, *random)]
     shown = model.run(on.prompts.clean)
     by = {}
     for name in ("log_prob", "accuracy"):
@@ -172,24 +171,24 @@ def _transfer(
             "other": float(means[1]) if others else None,
             "shown": float(metric(shown).double().mean()),
         }
-    return Transfer(kind, prompts, found.layer, by)
+    return Transfer(kind, prompts, vector.layer, by)
 
 
 def _heads(
-    model: Model, pairs: Sequence[tuple[str, str]], on: Shots, found: FunctionVector, how: dict, progress: bool
+    model: Model, pairs: Sequence[tuple[str, str]], on: Shots, vector: FunctionVector, how: dict, progress: bool
 ) -> tuple[Findings, RoleReport]:
     """The vector's heads on held-out prompts, beside heads that are not in it."""
-    assert found.effects is not None
-    measure, without = str(found.about["by"]), str(found.about["without"])
+    assert vector.effects is not None
+    measure, without = str(vector.about["by"]), str(vector.about["without"])
     shown = finding(model, pairs, **how)
     run = model.run(shown.prompts.clean, read=["z"])
     effects = indirect_effects(model, run, on, without, measure, progress=progress)
     mean, several = effects.mean("batch"), np.sqrt(effects.sizes["batch"])
     error = effects.std("batch", ddof=1) / several
-    own = [parse_name(name) for name in found.heads]
+    own = [parse_name(name) for name in vector.heads]
     depths = np.array([head.layer for head in own])
     rest = [(i, h) for i in range(model.n_layers) for h in range(model.anatomy.layers[i].dims.n_heads)]
-    rest = [(i, h) for i, h in rest if head_name(i, h) not in found.heads]
+    rest = [(i, h) for i, h in rest if head_name(i, h) not in vector.heads]
     rest.sort(key=lambda at: int(np.abs(depths - at[0]).min()))
     random = np.array([float(mean.sel(layer=i, head=h)) for i, h in rest[:RANDOM]])
     band = float(np.quantile(random, 0.95))
@@ -201,7 +200,7 @@ def _heads(
             Finding(
                 component=head_name(head.layer, head.index),
                 kind=ROLE,
-                score=float(found.effects.sel(layer=head.layer, head=head.index)),
+                score=float(vector.effects.sel(layer=head.layer, head=head.index)),
                 control=float(random.mean()),
                 band=band,
                 effect=effect,
