@@ -1,6 +1,7 @@
 """Who has a role: candidates on some prompts, and what becomes of them on others.
 
-    chosen   looks past what the best of all heads does where the relation is absent; of these, the largest falls
+    seen     look > .1  and  look - control > t(1 - .05 / heads) standard errors of the paired difference over prompts
+    chosen   of the heads that are seen, those of the largest falls
     alone    sign x fall > quantile .95 of parts of like depth, a twentieth of the metric's fall to the corrupt run, and
              two of its standard errors
     among    all candidates with the look, exchanged at once, are past random sets as large and that twentieth, and the
@@ -15,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import t as student
 
 from caseback.behaviors.mechanisms.role import Role
 from caseback.behaviors.mechanisms.scene import Part, Scene, name_of
-from caseback.model.findings import Finding, band_of_best
+from caseback.model.findings import Finding
 
 RANDOM = 20
 """How many other parts a candidate is compared with, and how many random sets a group is."""
@@ -41,16 +43,15 @@ class Together(NamedTuple):
     count: frozenset[Part] = frozenset()
 
 
-def chosen(role: Role, scene: Scene, parts: Sequence[Part], proved: Proved, top: int, seed: int) -> list[Part]:
+def chosen(role: Role, scene: Scene, parts: Sequence[Part], proved: Proved, top: int) -> list[Part]:
     """The parts that look as a role does and whose exchange moves the metric its way the most.
 
     At most a quarter of all parts are, so that others are left to compare them with.
     """
     able = list(parts)
     if role.to:
-        bar = max(band_of_best(scene.control(role), seed=seed), LEAST_LOOK)
-        looks = scene.look(role.at, role.to).mean(1)
-        able = [part for part, look in zip(parts, looks, strict=True) if look > bar]
+        looks, _, bands = _looks(role, scene)
+        able = [part for part, look, band in zip(parts, looks, bands, strict=True) if look > band]
     falls = scene.falls(role, [[part] for part in able], proved).mean(1)
     most = min(top, max(1, len(parts) // 4))
     return [able[i] for i in np.argsort(-falls, kind="stable")[:most] if falls[i] > 0]
@@ -78,7 +79,7 @@ def judged(
     proved
         Names of parts that are proved in the roles before it.
     seed
-        Draws random sets and resamples prompts.
+        Draws random sets.
     """
     if not candidates:
         return [], Together()
@@ -86,12 +87,11 @@ def judged(
     own, random = falls[: len(candidates)], falls[len(candidates) :].mean(1)
     chance = float(np.quantile(random, 0.95))
     means, errors = own.mean(1), own.std(1, ddof=1) / np.sqrt(own.shape[1])
-    scores, controls, bar = means, np.full(len(candidates), random.mean()), chance
+    scores, controls, bands = means, np.full(len(candidates), random.mean()), np.full(len(candidates), chance)
     if role.to:
-        rows, control = [parts.index(part) for part in candidates], scene.control(role)
-        scores, controls = scene.look(role.at, role.to).mean(1)[rows], control.mean(1)[rows]
-        bar = max(band_of_best(control, seed=seed), LEAST_LOOK)
-    seen = scores > bar
+        rows = [parts.index(part) for part in candidates]
+        scores, controls, bands = (numbers[rows] for numbers in _looks(role, scene))
+    seen = scores > bands
     together = _together(role, scene, [part for part, yes in zip(candidates, seen, strict=True) if yes], pool, seed)
     alone = means > np.maximum(max(chance, SMALLEST * abs(scene.gap)), 2 * errors)
     among = np.array([part in together.count for part in candidates]) & (means > 2 * errors)
@@ -112,7 +112,7 @@ def judged(
                 kind=role.name,
                 score=float(scores[i]),
                 control=float(controls[i]),
-                band=bar,
+                band=float(bands[i]),
                 effect=float(means[i]),
                 unit=unit,
                 grade="proved" if way else "seen" if seen[i] else "unseen",
@@ -120,6 +120,18 @@ def judged(
             )
         )
     return findings, together
+
+
+def _looks(role: Role, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every head's mean look, the same where the relation is absent, and the band past which it is more than that.
+
+    Each head is its own control: other heads may look at the control's place for good reasons.
+    """
+    look, control = scene.look(role.at, role.to), scene.control(role)
+    n_heads, n = look.shape
+    errors = (look - control).std(1, ddof=1) / np.sqrt(n)
+    bands = control.mean(1) + float(student.ppf(1 - 0.05 / n_heads, n - 1)) * errors
+    return look.mean(1), control.mean(1), np.maximum(bands, LEAST_LOOK)
 
 
 def _together(role: Role, scene: Scene, group: Sequence[Part], pool: Sequence[Part], seed: int) -> Together:

@@ -141,7 +141,7 @@ def _roles(
         if len(parts) < 2:
             reports.append(replace(report, missing=f"of {role.sort}s there are {len(parts)}, and none to compare with"))
             continue
-        candidates = chosen(role, choosing, parts, proved, top, seed)
+        candidates = chosen(role, choosing, parts, proved, top)
         at_place = taken.setdefault((role.at, role.sort), [])
         at_place += candidates
         own_findings, together = judged(
