@@ -59,7 +59,7 @@ def test_a_model_that_was_not_trained_has_no_behavior_and_no_head_is_named(untra
 
 
 def test_the_trained_model_has_behaviors_that_it_has_learned(meadow):
-    reports = {name: behavior(meadow, name, prompts=12, places=False) for name in BEHAVIORS}
+    reports = {name: behavior(meadow, name, places=False) for name in BEHAVIORS}
     assert all(report.present for report in reports.values())
     assert reports["multiple_choice"].proved("content gatherer")[0] == "L3H2"
     assert set(reports["induction"].proved("previous token")) == {"L0H2", "L1H4"}

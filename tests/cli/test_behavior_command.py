@@ -38,7 +38,7 @@ def test_the_hand_made_circuit_is_reported(capsys):
 def test_several_behaviors_are_compared_and_drawn(capsys, tmp_path):
     page = tmp_path / "page.html"
     status, out, err = run(capsys, "behavior", "induction", "agreement", "--count", "8", "--html", str(page))
-    assert status == 0 and "induction and agreement:" in out and str(page) in err
+    assert status == 0 and "induction and agreement: L2H0" in out and str(page) in err
     drawn = page.read_text()
     assert "<script" not in drawn
     assert "previous token" in drawn and "Jaccard" in drawn

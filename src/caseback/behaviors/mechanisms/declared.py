@@ -219,7 +219,7 @@ SENTIMENT = Behavior(
     "A review with two adjectives: praise or blame?",
     tasks.sentiment,
     (
-        Role("summary reader", "reads the token behind the second adjective", "end", "summary", ("end", "work")),
+        Role("summary reader", "reads the token behind the adjective, not it", "end", "summary", ("end", "second")),
         Role("adjective reader", "reads the second adjective itself", "end", "second", ("end", "work")),
         Role("summary writer", "writes the sentiment behind the adjective", "summary", "second", ("summary", "work")),
     ),

@@ -69,7 +69,7 @@ def _body(document: Mapping[str, Any]) -> str:
         parts.append(_summary(behaviors))
     for one in behaviors:
         parts += _behavior(one)
-    pairs = [pair for pair in document["overlaps"] if pair["jaccard"] is not None]
+    pairs = [pair for pair in document["overlaps"] if pair["shared"]]
     if pairs:
         parts += ["<h2>Proved heads in common</h2>", _overlaps(pairs)]
     return frame("Who does {}?", _names(document), *parts)

@@ -58,14 +58,14 @@ def print_behavior(document: Document, *, console: Console | None = None) -> Non
                     by = [f"{words} {shown(of[key])}" for key, words in _BY.items() if of[key] is not None]
                     say(f"   {name}: {', '.join(by)}")
         if document["overlaps"]:
-            say("\nproved heads in common:")
-            for pair in document["overlaps"]:
-                if pair["jaccard"] is not None:
-                    say(
-                        f"   {pair['first']} and {pair['second']}: {len(pair['shared'])} of {pair['sizes'][0]} and "
-                        f"{pair['sizes'][1]}, Jaccard {pair['jaccard']:.2f} (chance {pair['chance']:.2f}, band "
-                        f"{pair['band']:.2f}, p {number(pair['p'])})"
-                    )
+            sharing = [pair for pair in document["overlaps"] if pair["shared"]]
+            say(f"\nproved heads in common: {len(sharing)} of {len(document['overlaps'])} pairs of behaviors have some")
+            for pair in sharing:
+                say(
+                    f"   {pair['first']} and {pair['second']}: {', '.join(pair['shared'])} of {pair['sizes'][0]} and "
+                    f"{pair['sizes'][1]}, Jaccard {pair['jaccard']:.2f} (chance {pair['chance']:.2f}, band "
+                    f"{pair['band']:.2f}, p {number(pair['p'])})"
+                )
 
 
 @checked
