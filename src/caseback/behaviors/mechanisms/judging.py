@@ -1,7 +1,7 @@
 """Who has a role: candidates on some prompts, and what becomes of them on others.
 
-    seen     look > .1  and  look - control > t(1 - .05 / heads) standard errors of the paired difference over prompts
-    chosen   of the heads that are seen, those of the largest falls
+    seen     look > .1  and  look - control > t(1 - .05 / n) standard errors of the paired difference over prompts
+    chosen   of the heads that are seen with n = 1, those of the largest falls; on other prompts n is how many they are
     alone    sign x fall > quantile .95 of parts of like depth, a twentieth of the metric's fall to the corrupt run, and
              two of its standard errors
     among    all candidates with the look, exchanged at once, are past random sets as large and that twentieth, and the
@@ -50,7 +50,7 @@ def chosen(role: Role, scene: Scene, parts: Sequence[Part], proved: Proved, top:
     """
     able = list(parts)
     if role.to:
-        looks, _, bands = _looks(role, scene)
+        looks, _, bands = _looks(role, scene, 1)
         able = [part for part, look, band in zip(parts, looks, bands, strict=True) if look > band]
     falls = scene.falls(role, [[part] for part in able], proved).mean(1)
     most = min(top, max(1, len(parts) // 4))
@@ -90,7 +90,7 @@ def judged(
     scores, controls, bands = means, np.full(len(candidates), random.mean()), np.full(len(candidates), chance)
     if role.to:
         rows = [parts.index(part) for part in candidates]
-        scores, controls, bands = (numbers[rows] for numbers in _looks(role, scene))
+        scores, controls, bands = (numbers[rows] for numbers in _looks(role, scene, len(candidates)))
     seen = scores > bands
     together = _together(role, scene, [part for part, yes in zip(candidates, seen, strict=True) if yes], pool, seed)
     alone = means > np.maximum(max(chance, SMALLEST * abs(scene.gap)), 2 * errors)
@@ -122,15 +122,15 @@ def judged(
     return findings, together
 
 
-def _looks(role: Role, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _looks(role: Role, scene: Scene, tested: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every head's mean look, the same where the relation is absent, and the band past which it is more than that.
 
     Each head is its own control: other heads may look at the control's place for good reasons.
     """
     look, control = scene.look(role.at, role.to), scene.control(role)
-    n_heads, n = look.shape
+    n = look.shape[1]
     errors = (look - control).std(1, ddof=1) / np.sqrt(n)
-    bands = control.mean(1) + float(student.ppf(1 - 0.05 / n_heads, n - 1)) * errors
+    bands = control.mean(1) + float(student.ppf(1 - 0.05 / tested, n - 1)) * errors
     return look.mean(1), control.mean(1), np.maximum(bands, LEAST_LOOK)
 
 

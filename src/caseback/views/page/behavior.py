@@ -21,9 +21,9 @@ __all__ = ["behavior_html"]
 
 _HEADS = (
     "Score: mean attention to the role's place, or the effect where it has none; control: the same where the relation "
-    "is absent, and the band past which it is more than that, for so many heads. Effect: how far the task's measure "
-    "falls under the role's intervention, with its standard error; random: the 95 % quantile of parts of like depth. "
-    "All on held-out prompts."
+    "is absent, and the band past which it is more than that, with so many candidates. Effect: how far the task's "
+    "measure falls under the role's intervention, with its standard error; random: the 95 % quantile of parts of like "
+    "depth. All on held-out prompts."
 )
 _PLACES = (
     "What of the margin is lost, as a share, where one place of the stream is the counterfactual's before a layer, and "
