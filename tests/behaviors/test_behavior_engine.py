@@ -6,6 +6,7 @@ import string
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import caseback as cb
 from caseback.behaviors import BEHAVIORS, Behavior, Role, behavior, overlap
@@ -156,6 +157,15 @@ def test_overlap_is_that_of_random_sets(giving):
     jaccards = np.array(drawn) / (2 * sizes - np.array(drawn))
     assert same.chance == pytest.approx(jaccards.mean(), abs=0.01)
     assert same.p == pytest.approx(np.mean(np.array(drawn) >= sizes), abs=0.01)
+
+
+@pytest.mark.parametrize("cut", ["whole", "digits"])
+def test_the_decade_is_where_the_two_years_differ(meadow, assets, cut):
+    model = meadow if cut == "whole" else AutoTokenizer.from_pretrained(assets / "models" / "stories3M")
+    prompts = cb.tasks.greater_than().prompts(model, 6)
+    at = BEHAVIORS["greater_than"].at(prompts, "decade") + prompts.clean.first.cpu()
+    rows = torch.arange(6)
+    assert bool((prompts.clean.ids[rows, at] != prompts.corrupt.ids[rows, at]).all())
 
 
 def test_names_of_parts():

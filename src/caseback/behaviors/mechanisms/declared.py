@@ -82,12 +82,14 @@ GREATER_THAN = Behavior(
     "A span of years ends later than it began.",
     tasks.greater_than,
     (
-        Role("year reader", "brings the first year to the end", "end", "year", control=("end", "noun")),
+        Role("year reader", "brings the first year to the end", "end", "decade", control=("end", "noun")),
         Role("year comparer", "an MLP that raises later years", "end", by=DIRECT, sort="mlp"),
     ),
     "5.4.5",
     "Hanna et al. 2023",
-    ("noun", "year", "end"),
+    ("noun", "decade", "end"),
+    # where a tokenizer cuts years into digits, the counterfactual's differs in the first of the last two
+    {"decade": lambda prompts: prompts.at("year.first")},
 )
 
 SUCCESSOR = Behavior(
