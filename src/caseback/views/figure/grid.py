@@ -145,7 +145,8 @@ class Grid:
 
     def upper_first(self, values: np.ndarray) -> np.ndarray:
         """Values whose first row is that of the grid as the image has them."""
-        return np.ascontiguousarray(values[::-1]) if self.upwards else values
+        # a copy, since torch reads no array that runs backwards
+        return values[::-1].copy() if self.upwards else values
 
     def told(self, x: float, y: float, shown: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
         """What the script needs to say what a cell holds.
