@@ -175,5 +175,5 @@ class Figure:
 
 def _in_light(svg: str) -> str:
     """The drawing with its variables replaced by their light values, for a program that knows neither."""
-    light = dict(re.findall(r"(--[\w-]+):(#[0-9a-f]{3,6})", svg.partition("@")[0]))
+    light = dict(re.findall(r"(--[\w-]+):\s*(#[0-9a-f]{3,6})", svg.partition("@")[0]))
     return re.sub(r"var\((--[\w-]+)\)", lambda name: light.get(name[1], "#1a1e22"), svg)

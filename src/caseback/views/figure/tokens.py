@@ -31,8 +31,8 @@ def tokens(
     Parameters
     ----------
     scores
-        A labeled result over ``pos`` (or ``key``) with its tokens, as the attributions of ``localize.inputs`` return it,
-        of one prompt or several; or numbers, with ``texts``.
+        A labeled result over ``pos`` (or ``key``) with its tokens, as the attributions of ``localize.inputs`` return
+        it, of one prompt or several; or numbers, with ``texts``.
     texts
         The tokens, for scores that have none of their own.
     batch

@@ -1,0 +1,8 @@
+"""The table of how objects show themselves, for views, which import no model."""
+
+from __future__ import annotations
+
+from caseback.model.display import displays as displays
+from caseback.model.display import drawer_of as drawer_of
+
+__all__ = ["displays", "drawer_of"]
