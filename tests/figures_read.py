@@ -1,6 +1,7 @@
 """What a figure holds, read back: numbers as its script reads them, images pixel by pixel."""
 
 import base64
+import gzip
 import zlib
 
 import numpy as np
@@ -8,9 +9,14 @@ import numpy as np
 from caseback.views.figure.shades import MISSING
 
 
+def integers_of(text):
+    """Integers of 16 bits."""
+    return np.frombuffer(gzip.decompress(base64.b64decode(text)), "<i2")
+
+
 def numbers_of(packed):
     """The numbers that the page's script reads."""
-    whole = np.frombuffer(base64.b64decode(packed["q"]), "<i2").astype(float)
+    whole = integers_of(packed["q"]).astype(float)
     return np.where(whole == MISSING, np.nan, whole * packed["unit"])
 
 

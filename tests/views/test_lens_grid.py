@@ -1,6 +1,5 @@
 """The lens grid shows the result's own numbers in every mode, and the followed tokens' ranks below."""
 
-import base64
 import io
 import re
 
@@ -25,7 +24,7 @@ from caseback.views.figure.lens_curves import lens_curves
 from caseback.views.figure.lens_grid import lens_grid
 from caseback.views.numbers_text import number
 from caseback.views.text.lens import print_lens
-from figures_read import numbers_of, pixels_of
+from figures_read import integers_of, numbers_of, pixels_of
 
 PROMPTS = ["Mary went to the store", "the cat"]
 
@@ -84,7 +83,7 @@ def test_curves_follow_the_ranks_of_followed_tokens(lens):
 
 def test_the_pointer_has_the_likeliest_tokens(lens):
     words = lens_grid(lens).maps[0]["words"]
-    index = np.frombuffer(base64.b64decode(words["i"]), "<i2").reshape(lens["top_text"].values[:, 0].shape)
+    index = integers_of(words["i"]).reshape(lens["top_text"].values[:, 0].shape)
     texts = np.array(words["list"])[index]
     assert (texts == np.vectorize(visible)(lens["top_text"].values[:, 0])).all()
     close(numbers_of(words["p"]).reshape(texts.shape), lens["top_prob"].values[:, 0])

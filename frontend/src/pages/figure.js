@@ -5,8 +5,11 @@ const MISSING = -32768;
 const NS = "http://www.w3.org/2000/svg";
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const whole = (text) => new Int16Array(bytes(text).buffer);
-const numbers = ({ unit, q }) => Array.from(whole(q), (i) => (i === MISSING ? NaN : i * unit));
+async function whole(text) {
+  const stream = new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Int16Array(await new Response(stream).arrayBuffer());
+}
+const numbers = async ({ unit, q }) => Array.from(await whole(q), (i) => (i === MISSING ? NaN : i * unit));
 
 /** A number as people read it, with a true minus sign. */
 function shown(value, kind) {
@@ -18,15 +21,18 @@ function shown(value, kind) {
   return (kind === "signed" && value > 0 ? "+" : "") + digits.replaceAll("-", "−");
 }
 
-function live(figure) {
+async function live(figure) {
   figure.dataset.live = "";
   const svg = figure.querySelector("svg");
   const source = figure.querySelector('script[type="application/json"]');
   if (!svg || !source) return;
   const { maps, modes } = JSON.parse(source.textContent);
   for (const map of maps) {
-    for (const one of map.shown) one.values = numbers(one);
-    if (map.words) Object.assign(map.words, { at: whole(map.words.i), share: numbers(map.words.p) });
+    for (const one of map.shown) {
+      one.values = await numbers(one);
+      if (one.spread) one.off = await numbers(one.spread);
+    }
+    if (map.words) Object.assign(map.words, { at: await whole(map.words.i), share: await numbers(map.words.p) });
   }
   let mode = 0;
 
@@ -60,7 +66,7 @@ function live(figure) {
     return lines.filter(Boolean).join("\n");
   }
 
-  const spread = (one, cell) => (one.spread ? ` ± ${shown((one.off ??= numbers(one.spread))[cell], "")} sd` : "");
+  const spread = (one, cell) => (one.off ? ` ± ${shown(one.off[cell], "")} sd` : "");
 
   let place = null;
   function point(next) {

@@ -4,5 +4,3 @@ from __future__ import annotations
 
 from caseback.model.display import displays as displays
 from caseback.model.display import drawer_of as drawer_of
-
-__all__ = ["displays", "drawer_of"]

@@ -145,8 +145,8 @@ class Grid:
 
     def upper_first(self, values: np.ndarray) -> np.ndarray:
         """Values whose first row is that of the grid as the image has them."""
-        # a copy, since torch reads no array that runs backwards
-        return values[::-1].copy() if self.upwards else values
+        # a copy, since torch takes no array that runs backwards or cannot be written to
+        return np.array(values[::-1] if self.upwards else values)
 
     def told(self, x: float, y: float, shown: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
         """What the script needs to say what a cell holds.
@@ -168,7 +168,7 @@ class Grid:
     def numbers(name: str, values: np.ndarray, kind: str = "", spread: np.ndarray | None = None) -> dict[str, Any]:
         """A number of every cell under a name: ``signed``, a ``rank``, a ``share`` of 1, or any."""
         beside = {} if spread is None else {"spread": packed_numbers(spread)}
-        return {"name": name, "kind": kind, **packed_numbers(values), **beside}
+        return {"name": name, "kind": kind, **packed_numbers(np.array(values)), **beside}
 
 
 @checked

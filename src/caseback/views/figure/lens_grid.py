@@ -9,8 +9,9 @@ layer to layer. Heads and neurons have one row each.
 
 from __future__ import annotations
 
-import base64
+import html
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from caseback.reports.tables.lens_rows import Rows, by_unit, rows_of, rows_with_
 from caseback.reports.tokens_text import visible
 from caseback.views.figure.curves import legend, panel
 from caseback.views.figure.figure import Figure
-from caseback.views.figure.grid import Grid, scale_bar
-from caseback.views.figure.shades import image_of, packed_numbers
+from caseback.views.figure.grid import Grid
+from caseback.views.figure.shades import image_of, packed_integers, packed_numbers
 from caseback.views.figure.svg import clipped, element, text
 from caseback.views.numbers_text import number
 
@@ -78,7 +79,7 @@ def lens_grid(lens: xr.Dataset, *, title: str = "", mode: str = "top", batch: in
     grid = Grid(rows.labels, tokens, rows.axis, "position", True, 70.0, 24.0)
     x, y = grid.left + grid.beyond, 40.0
     wide, high = grid.size
-    parts = [element("rect", x=x, y=y, width=wide, height=high, class_="ground")]
+    parts = [_strip(x), element("rect", x=x, y=y, width=wide, height=high, class_="ground")]
     answering = np.array(rows_with_answers(lens))
     for i, each in enumerate(modes):
         parts.append(_shades(each, i, grid, columns, answering, x, y))
@@ -116,23 +117,16 @@ def _shades(
     sure = np.where(answering[:, None] | ~np.isfinite(values), np.clip(sure, 0.0, None), 0.0)
     image = grid.image(x, y, image_of(grid.upper_first(sure), most, opaque=_OPAQUE))
     hidden = {} if number_of == 0 else {"display": "none"}
-    bar = scale_bar(x, 2, most, words, opaque=_OPAQUE) if mode.name == "top" else _downwards(x, most, words, mode.ranks)
-    return element("g", image, bar, data_mode=number_of, **hidden)
+    ends = ("0", "1") if mode.name == "top" else (f"{round(10**most):,}", "1") if mode.ranks else (number(most), "0")
+    said = (text(ends[0], x, 23, class_="small soft"), text(ends[1], x + 150, 23, class_="small soft end"))
+    return element("g", image, *said, text(words, x + 160, 11, class_="small soft"), data_mode=number_of, **hidden)
 
 
-def _downwards(x: float, most: float, words: str, ranks: bool) -> str:
-    """A scale whose full shade stands for the least number, at its right end."""
+def _strip(x: float) -> str:
+    """The shades of every mode's scale, the surest on the right."""
     steps = image_of(np.linspace(0.0, 1.0, 61)[None], 1.0, opaque=_OPAQUE)
-    ends = (f"{round(10**most):,}", "1") if ranks else (number(most), "0")
-    return "".join(
-        (
-            element("rect", x=x, y=2, width=150, height=9, class_="ground"),
-            element("image", href=steps, x=x, y=2, width=150, height=9, preserveAspectRatio="none"),
-            text(ends[0], x, 23, class_="small soft"),
-            text(ends[1], x + 150, 23, class_="small soft end"),
-            text(words, x + 160, 11, class_="small soft"),
-        )
-    )
+    size = {"x": x, "y": 2, "width": 150, "height": 9}
+    return element("rect", **size, class_="ground") + element("image", href=steps, **size, preserveAspectRatio="none")
 
 
 def _words(one: xr.Dataset, columns: list[int], grid: Grid, x: float, y: float) -> list[str]:
@@ -141,17 +135,18 @@ def _words(one: xr.Dataset, columns: list[int], grid: Grid, x: float, y: float) 
     parts = []
     for row in range(len(grid.rows)):
         cells = [
-            element(
-                "tspan",
-                clipped(visible(str(likeliest[row, column])), _LETTERS).replace("&", "&amp;").replace("<", "&lt;"),
-                x=x + grid.wide * (at + 0.5),
-            )
+            f"<tspan x='{x + grid.wide * (at + 0.5):g}'>{html.escape(_cell(str(likeliest[row, column])))}</tspan>"
             for at, column in enumerate(columns)
             if np.isfinite(one["entropy"].values[row, column])
         ]
         middle = y + grid.high * (len(grid.rows) - row - 0.5) + 4
         parts.append(element("text", *cells, y=middle, class_="mono small mid"))
     return parts
+
+
+@lru_cache(maxsize=1 << 14)
+def _cell(token: str) -> str:
+    return clipped(visible(token), _LETTERS)
 
 
 def _likeliest(one: xr.Dataset, columns: list[int]) -> Mapping[str, Any]:
@@ -164,14 +159,10 @@ def _likeliest(one: xr.Dataset, columns: list[int]) -> Mapping[str, Any]:
     words = {"list": list(names), "k": texts.shape[-1], "p": packed_numbers(shares)}
     if len(names) > 32767:  # what the script's numbers hold
         return {}
-    told: dict[str, Any] = {"words": words | {"i": _sixteen_bits(index)}}
+    told: dict[str, Any] = {"words": words | {"i": packed_integers(index)}}
     if "said" in one:
         told["notes"] = [f"said: {visible(str(text))}" for text in one["said"].values[:, columns].ravel().tolist()]
     return told
-
-
-def _sixteen_bits(index: np.ndarray) -> str:
-    return base64.b64encode(index.astype("<i2").tobytes()).decode("ascii")
 
 
 def _trajectories(one: xr.Dataset, column: int, token: str, rows: Rows, top: float, wide: float) -> tuple[str, float]:

@@ -11,6 +11,7 @@ image is right on light paper and on dark. 64 layers by 64 tokens take 2 kB, as 
 from __future__ import annotations
 
 import base64
+import gzip
 import struct
 import zlib
 
@@ -19,7 +20,7 @@ import numpy as np
 from caseback.errors import CasebackError
 from caseback.reports.document import checked
 
-__all__ = ["FOIL", "MISSING", "SEQUENTIAL", "TARGET", "image_of", "packed_numbers"]
+__all__ = ["FOIL", "MISSING", "SEQUENTIAL", "TARGET", "image_of", "packed_integers", "packed_numbers"]
 
 TARGET, FOIL, SEQUENTIAL = (217, 108, 20), (52, 118, 196), (34, 138, 146)
 _GRAY = (128, 128, 128)
@@ -69,7 +70,8 @@ def image_of(values: np.ndarray, most: float, *, signed: bool = False, opaque: f
         palette = [(SEQUENTIAL, (i - 1) / 254) for i in range(1, 256)]
     index = np.where(np.isnan(values), 0, index).astype(np.uint8)
     colors = [*_GRAY, *(part for color, _ in palette for part in color)]
-    alphas = [45, *(round(255 * opaque * shade) for _, shade in palette)]
+    full = 255 * min(max(opaque, 0.0), 1.0)
+    alphas = [45, *(round(full * shade) for _, shade in palette)]
     rows, columns = index.shape
     lines = np.concatenate([np.zeros((rows, 1), np.uint8), index], axis=1).tobytes()
     header = struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)
@@ -80,7 +82,7 @@ def image_of(values: np.ndarray, most: float, *, signed: bool = False, opaque: f
 
 @checked
 def packed_numbers(values: np.ndarray) -> dict[str, object]:
-    """Numbers for the script that shows them: 16-bit integers in base64, and what one is worth.
+    """Numbers for the script that shows them: 16-bit integers, gzipped, in base64, and what one is worth.
 
     Parameters
     ----------
@@ -89,14 +91,35 @@ def packed_numbers(values: np.ndarray) -> dict[str, object]:
 
     Examples
     --------
-    >>> packed_numbers(np.array([1.0, -0.5]))
-    {'unit': 3.0518509475997192e-05, 'q': '/38AwA=='}
+    >>> sorted(packed_numbers(np.array([1.0, -0.5])))
+    ['q', 'unit']
     """
     values = np.asarray(values, dtype=np.float64)
     finite = np.abs(values[np.isfinite(values)])
     unit = float(finite.max()) / _MOST if finite.size and finite.max() > 0 else 1.0
     whole = np.where(np.isfinite(values), np.rint(np.nan_to_num(values) / unit), MISSING).astype("<i2")
-    return {"unit": unit, "q": base64.b64encode(whole.tobytes()).decode("ascii")}
+    return {"unit": unit, "q": packed_integers(whole)}
+
+
+@checked
+def packed_integers(values: np.ndarray) -> str:
+    """Integers of 16 bits, gzipped, in base64; the same ones give the same text.
+
+    Raises
+    ------
+    CasebackError
+        For integers of more bits.
+
+    Examples
+    --------
+    >>> packed_integers(np.array([1, 2]))[:5]
+    'H4sIA'
+    """
+    values = np.asarray(values)
+    if values.dtype.kind not in "iu" or (values.size and np.abs(values.astype(np.int64)).max() > -MISSING):
+        raise CasebackError("numbers of a figure are packed as integers of 16 bits, and these are none")
+    # no time stamp, so that the same figure gives the same bytes
+    return base64.b64encode(gzip.compress(values.astype("<i2").tobytes(), 9, mtime=0)).decode("ascii")
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -22,7 +22,7 @@ from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.reports.document import DocumentKind, checked
 from caseback.views.page.data import embedded_json
 
-__all__ = ["Page", "shell", "static"]
+__all__ = ["Page", "shell"]
 
 _SHELL = Template("""<!doctype html>
 <html lang="en">
@@ -139,7 +139,6 @@ def shell(title: str, body: str, *, style: str, script: str = "", schemes: str =
     )
 
 
-@checked
 def static(name: str) -> str:
     """A file of ``views/static``, as text."""
     return (files("caseback.views") / "static" / name).read_text(encoding="utf-8")
