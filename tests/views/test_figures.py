@@ -15,9 +15,9 @@ from sklearn.decomposition import PCA
 import caseback as cb
 import zoo
 from caseback.errors import CasebackError, OutOfRange
-from caseback.reports.attention_maps import attention_of_layer, score_by_dimension
-from caseback.reports.circuit_parts import circuit_parts
-from caseback.reports.projection import principal_plane
+from caseback.reports.figures.attention_maps import attention_of_layer, score_by_dimension
+from caseback.reports.figures.circuit_parts import circuit_parts
+from caseback.reports.figures.projection import principal_plane
 from caseback.views.figure.figure import Figure
 from figures_read import numbers_of
 from hostile import HOSTILE

@@ -14,8 +14,8 @@ from caseback.errors import CasebackError
 from caseback.reports.maps import as_map
 from caseback.reports.result_json import result_json
 from caseback.views.figure.heatmap import heatmap
+from caseback.views.figure.page import write_figure
 from caseback.views.figure.shades import FOIL, TARGET, image_of, packed_numbers
-from caseback.views.page.figure import write_figure
 from caseback.views.text.heatmap import print_map
 from figures_read import numbers_of, pixels_of
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from caseback.errors import CasebackError
 from caseback.reports.tokens_text import visible
 from caseback.reports.waterfall import waterfall
+from caseback.views.figure.page import write_figure
 from caseback.views.figure.waterfall import waterfall_figure
-from caseback.views.page.figure import write_figure
 from caseback.views.text.bars import ASCII, UNICODE
 from caseback.views.text.waterfall import print_waterfall, span_bar
 from hostile import HOSTILE

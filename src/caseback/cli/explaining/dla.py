@@ -33,8 +33,8 @@ def dla(
     with quiet():
         from caseback.localize.components.erasure import erased_writes
         from caseback.reports.direct_shares import SPLITS, direct_shares, expect_split, share_waterfall
+        from caseback.views.figure.page import write_figure
         from caseback.views.figure.waterfall import waterfall_figure
-        from caseback.views.page.figure import write_figure
         from caseback.views.text.direct_shares import print_direct_shares
 
         expect_split(by, "--by")

@@ -37,7 +37,7 @@ def ablate(
         from caseback.localize.components.ablation import ablate as ablated
         from caseback.reports.maps import ablation_map
         from caseback.views.figure.heatmap import heatmap
-        from caseback.views.page.figure import write_figure
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.interventions import print_ablation
 
         model = model_of(of)

@@ -47,7 +47,7 @@ def align(
         from caseback.reports.maps import as_map
         from caseback.tasks.task import get
         from caseback.views.figure.heatmap import heatmap
-        from caseback.views.page.figure import write_figure
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.interventions import print_interchanges
 
         model = model_of(of)

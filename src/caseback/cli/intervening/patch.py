@@ -65,7 +65,7 @@ def patch(
         )
         from caseback.reports.maps import as_map
         from caseback.views.figure.heatmap import heatmap
-        from caseback.views.page.figure import write_figure
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.interventions import print_patching
 
     brought = "take away" if direction == "noising" else "bring back"

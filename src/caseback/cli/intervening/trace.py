@@ -33,7 +33,7 @@ def trace(
         from caseback.localize.components.tracing import causal_trace
         from caseback.reports.maps import trace_maps
         from caseback.views.figure.heatmap import heatmap
-        from caseback.views.page.figure import write_figure
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.interventions import print_trace
 
         model = model_of(of)

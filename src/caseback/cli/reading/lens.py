@@ -64,7 +64,7 @@ def lens(
         from caseback.decode.vocabulary import logit_lens, read_lens, save_lens
         from caseback.reports.tables.lens_rows import by_unit
         from caseback.views.figure.lens_grid import lens_grid
-        from caseback.views.page.figure import write_figure
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.lens import print_lens
 
         model = model_of(of)

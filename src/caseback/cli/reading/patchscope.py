@@ -48,7 +48,7 @@ def patchscope(
         from caseback.decode.vocabulary import patchscope as scope
         from caseback.model.loading.load import load
         from caseback.views.figure.lens_grid import lens_grid
-        from caseback.views.page.figure import write_figure
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.patchscope import print_patchscope
 
         model = model_of(of)

@@ -56,7 +56,7 @@ def show(x: Any, *, title: str = "") -> Figure | Cell | DocumentCell:
     >>> show(cb.load("meadow")).summary.title
     'Model meadow'
     >>> show(np.eye(3))
-    Figure(186 × 158; .save('figure.html'), .svg, .data)
+    Figure(240 × 146; .save('figure.html'), .svg, .data)
     """
     if isinstance(x, Figure | Cell | DocumentCell):
         return x.titled(title) if isinstance(x, Figure) and title else x

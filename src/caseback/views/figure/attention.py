@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from caseback.errors import OutOfRange
-from caseback.reports.attention_maps import attention_of_layer, score_by_dimension
 from caseback.reports.document import checked
+from caseback.reports.figures.attention_maps import attention_of_layer, score_by_dimension
 from caseback.reports.tokens_text import visible
 from caseback.views.figure.figure import Figure
 from caseback.views.figure.grid import Grid, scale_bar
@@ -64,7 +64,7 @@ def attention(
     >>> import caseback as cb
     >>> run = cb.load("meadow").run("the cat and the dog", read=["pattern", "q", "k"])
     >>> attention(run, layer=0, head=1, query=-1, key=2).modes
-    ['L0H1', 'L0H0', 'L0H2', 'L0H3', 'L0H4', 'L0H5', 'L0H6', 'L0H7']
+    ['L0H1', 'L0H0', 'L0H2', 'L0H3', 'L0H4']
     """
     patterns = attention_of_layer(run, layer, batch=batch)  # type: ignore[arg-type]  # a view imports no Run
     n_heads, n = patterns.sizes["head"], patterns.sizes["query"]
@@ -90,7 +90,7 @@ def attention(
         at = left + (h % columns) * (_THUMBNAIL + _APART), y + (h // columns) * (_THUMBNAIL + 22)
         parts.append(_thumbnail(images[order.index(h)], f"H{h}", order.index(h), *at))
     bottom = max(y + high + grid.below, y + math.ceil(n_heads / columns) * (_THUMBNAIL + 22))
-    told = grid.told(x, y, [grid.numbers(f"L{layer}H{h}", values[h], "share") for h in order], only=True)
+    cells = grid.for_script(x, y, [grid.numbers(f"L{layer}H{h}", values[h], "share") for h in order], only=True)
     width = left + columns * (_THUMBNAIL + _APART)
     caption = ""
     if (query is None) != (key is None):
@@ -104,7 +104,7 @@ def attention(
         bottom += 150
         width = max(width, x + max(wide, 360.0) + 40)
     names = [f"L{layer}H{h}" for h in order]
-    return Figure("".join(parts), width, bottom + 6, title, patterns, [told], names, caption)
+    return Figure("".join(parts), width, bottom + 6, title, patterns, [cells], names, caption)
 
 
 def _thumbnail(image: str, name: str, mode: int, x: float, y: float) -> str:

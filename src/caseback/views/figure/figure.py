@@ -140,7 +140,7 @@ class Figure:
         elif path.suffix.lower() == ".svg":
             content = self.svg.encode("utf-8")
         else:
-            from caseback.views.page.figure import figure_html
+            from caseback.views.figure.page import figure_html
 
             content = figure_html(self).encode("utf-8")
         with whole_file(path) as draft:

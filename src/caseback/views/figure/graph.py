@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from caseback.errors import CasebackError
-from caseback.reports.circuit_parts import circuit_parts
 from caseback.reports.document import checked
+from caseback.reports.figures.circuit_parts import circuit_parts
 from caseback.views.figure.figure import Figure
 from caseback.views.figure.svg import clipped, element, text, width_of
 from caseback.views.numbers_text import signed

@@ -148,7 +148,7 @@ class Grid:
         # a copy, since torch takes no array that runs backwards or cannot be written to
         return np.array(values[::-1] if self.upwards else values)
 
-    def told(self, x: float, y: float, shown: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+    def for_script(self, x: float, y: float, shown: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
         """What the script needs to say what a cell holds.
 
         Parameters

@@ -68,7 +68,7 @@ def heatmap(
     left = max(grid.left + grid.beyond for grid in grids)
     # panels with equal columns share their labels
     alike = len({tuple(grid.columns) for grid in grids}) == 1
-    drawn, told, y = [scale_bar(left, 2, most, value, is_signed=True)], [], 42.0
+    drawn, cells, y = [scale_bar(left, 2, most, value, is_signed=True)], [], 42.0
     for i, (name, grid, one) in enumerate(zip(panels, grids, panels.values(), strict=True)):
         if name:
             drawn.append(text(name, left, y + 4, class_="strong"))
@@ -77,16 +77,17 @@ def heatmap(
         drawn.append(
             grid.drawn(left, y, image_of(grid.upper_first(one.values), most, signed=True), labels_below=labels)
         )
-        told.append(grid.told(left, y, [grid.numbers(value, one.values, "signed", one.spread)]))
+        cells.append(grid.for_script(left, y, [grid.numbers(value, one.values, "signed", one.spread)]))
         y += grid.size[1] + (grid.below if labels else 0) + 14
     wide = max(max(grid.size[0] for grid in grids), 166 + width_of(value, 11), *(width_of(name, 13) for name in panels))
     several = max(one.n for one in panels.values())
     caption = f"Means of {several} prompts." if several > 1 else ""
-    return Figure("".join(drawn), left + wide + 8, y - 8, title, maps, told, caption=caption)
+    return Figure("".join(drawn), left + wide + 8, y - 8, title, maps, cells, caption=caption)
 
 
 def _grid(one: Map) -> Grid:
     n_rows, n_columns = one.values.shape
     names = ["position" if name == "pos" else name for name in (one.rows.name, one.columns.name)]
     wide, high = np.clip([_ROOM / n_columns, 480 / n_rows], [11, 8], [34, 22]).tolist()
-    return Grid(one.rows.labels, one.columns.labels, *names, of_layers(one.rows), round(wide, 1), round(high, 1))
+    sides = one.rows.labels, one.columns.labels, names[0], names[1]
+    return Grid(*sides, of_layers(one.rows), round(wide, 1), round(high, 1))

@@ -14,7 +14,7 @@ from caseback.views.figure.figure import Figure
 __all__ = ["lens_curves"]
 
 _NAMES = {"kl": "KL(model ‖ lens), nats", "bias": "bias, nats", "agreement": "agreement"}
-_WIDE, _HIGH, _LEFT = 260.0, 190.0, 52.0
+_ACROSS, _HIGH, _LEFT = 260.0, 190.0, 52.0
 
 
 @checked
@@ -50,8 +50,8 @@ def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str = "") -> Figur
     parts = []
     for i, (statistic, words) in enumerate(_NAMES.items()):
         lines = {name: quality[statistic].values.tolist() for name, quality in measured.items()}
-        x = _LEFT + i * (_WIDE + _LEFT)
-        parts.append(panel(lines, layers, x=x, y=24, wide=_WIDE, high=_HIGH, title=words, axis="after layer"))
-    width = len(_NAMES) * (_WIDE + _LEFT)
+        x = _LEFT + i * (_ACROSS + _LEFT)
+        parts.append(panel(lines, layers, x=x, y=24, wide=_ACROSS, high=_HIGH, title=words, axis="after layer"))
+    width = len(_NAMES) * (_ACROSS + _LEFT)
     names, high = legend(list(measured), _LEFT, _HIGH + 66, width - _LEFT)
     return Figure("".join(parts) + names, width, _HIGH + 70 + high, title, measured)

@@ -86,7 +86,7 @@ def lens_grid(lens: xr.Dataset, *, title: str = "", mode: str = "top", batch: in
     parts += [grid.gaps(x, y), *_words(one, columns, grid, x, y)]
     parts += [*grid.row_labels(x, y), *grid.column_labels(x, y + high)]
     shown = [grid.numbers(each.title, each.values[:, columns], "rank" if each.ranks else "") for each in modes]
-    told = grid.told(
+    cells = grid.for_script(
         x, y, [s for s, each in zip(shown, modes, strict=True) if each.name != "top"], **_likeliest(one, columns)
     )
     height = y + high + grid.below + 8
@@ -95,7 +95,7 @@ def lens_grid(lens: xr.Dataset, *, title: str = "", mode: str = "top", batch: in
         parts.append(drawn)
         height += more
     width = max(x + wide + 8, x + 400.0)
-    return Figure("".join(parts), width, height, title, lens, [told], [each.name for each in modes])
+    return Figure("".join(parts), width, height, title, lens, [cells], [each.name for each in modes])
 
 
 def _shades(
@@ -118,8 +118,10 @@ def _shades(
     image = grid.image(x, y, image_of(grid.upper_first(sure), most, opaque=_OPAQUE))
     hidden = {} if number_of == 0 else {"display": "none"}
     ends = ("0", "1") if mode.name == "top" else (f"{round(10**most):,}", "1") if mode.ranks else (number(most), "0")
-    said = (text(ends[0], x, 23, class_="small soft"), text(ends[1], x + 150, 23, class_="small soft end"))
-    return element("g", image, *said, text(words, x + 160, 11, class_="small soft"), data_mode=number_of, **hidden)
+    at_the_ends = (text(ends[0], x, 23, class_="small soft"), text(ends[1], x + 150, 23, class_="small soft end"))
+    return element(
+        "g", image, *at_the_ends, text(words, x + 160, 11, class_="small soft"), data_mode=number_of, **hidden
+    )
 
 
 def _strip(x: float) -> str:
@@ -159,10 +161,10 @@ def _likeliest(one: xr.Dataset, columns: list[int]) -> Mapping[str, Any]:
     words = {"list": list(names), "k": texts.shape[-1], "p": packed_numbers(shares)}
     if len(names) > 32767:  # what the script's numbers hold
         return {}
-    told: dict[str, Any] = {"words": words | {"i": packed_integers(index)}}
+    cells: dict[str, Any] = {"words": words | {"i": packed_integers(index)}}
     if "said" in one:
-        told["notes"] = [f"said: {visible(str(text))}" for text in one["said"].values[:, columns].ravel().tolist()]
-    return told
+        cells["notes"] = [f"said: {visible(str(text))}" for text in one["said"].values[:, columns].ravel().tolist()]
+    return cells
 
 
 def _trajectories(one: xr.Dataset, column: int, token: str, rows: Rows, top: float, wide: float) -> tuple[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from caseback.errors import CasebackError
 from caseback.reports.document import checked
-from caseback.reports.projection import principal_plane
+from caseback.reports.figures.projection import principal_plane
 from caseback.views.figure.curves import N_LINES
 from caseback.views.figure.figure import Figure
 from caseback.views.figure.svg import clipped, element, rect, text, width_of
@@ -65,9 +65,9 @@ def projection(
     shown = [str(name) for name in names] if names is not None else [str(i) for i in range(n)]
     parts, y = [], 40.0
     panels = (("coordinate", "variance_kept", "states"), ("control", "variance_kept_by_control", "shuffled"))
-    for i, (name, kept, words) in enumerate(panels):
+    for i, (name, variance, words) in enumerate(panels):
         x = 4 + i * (_SIDE + _APART)
-        first, second = plane.attrs[kept]
+        first, second = plane.attrs[variance]
         about = f"{percent(first + second)} of variance: {percent(first)} across, {percent(second)} up"
         parts += [text(words, x, 14, class_="strong"), text(about, x, 31, class_="small soft")]
         parts.append(rect(x, y, _SIDE, _SIDE, class_="ground"))

@@ -57,8 +57,8 @@ def width_of(words: str, size: float = 12.0) -> float:
 
     Examples
     --------
-    >>> width_of("ab"), width_of("漢")
-    (14.4, 14.4)
+    >>> width_of("ab", 10.0), width_of("漢", 10.0)
+    (12.0, 12.0)
     """
     cells = sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in words)
     return 0.6 * size * cells

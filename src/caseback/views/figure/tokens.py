@@ -111,4 +111,4 @@ def _read(scores: Any, texts: Sequence[str] | None, batch: int) -> tuple[np.ndar
 def _table(values: np.ndarray, words: list[str], value: str) -> dict[str, Any]:
     """The numbers for the file that the script writes; outside of the drawing, where no pointer comes."""
     grid = Grid([value], words)
-    return grid.told(-1e6, -1e6, [grid.numbers(value, values[None], "signed")])
+    return grid.for_script(-1e6, -1e6, [grid.numbers(value, values[None], "signed")])

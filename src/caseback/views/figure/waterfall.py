@@ -12,7 +12,7 @@ from caseback.views.numbers_text import number, signed
 
 __all__ = ["waterfall_figure"]
 
-_ROW, _WIDE, _LONGEST = 22, 460, 30
+_ROW, _ACROSS, _LONGEST = 22, 460, 30
 
 
 @checked
@@ -49,7 +49,7 @@ def waterfall_figure(drawn: Waterfall, *, title: str = "", value: str = "") -> F
     parts, top = [], 8.0
 
     def at(x: float) -> float:
-        return name_room + _WIDE * (x - low) / (high - low)
+        return name_room + _ACROSS * (x - low) / (high - low)
 
     bottom = top + _ROW * len(bars)
     for tick in _ticks(low, high):
@@ -70,11 +70,11 @@ def waterfall_figure(drawn: Waterfall, *, title: str = "", value: str = "") -> F
         if bar.spread is not None:
             ends = at(bar.end - bar.spread), at(bar.end + bar.spread)
             parts.append(line(ends[0], y + _ROW / 2, ends[1], y + _ROW / 2, class_="spread"))
-        parts.append(text(words, name_room + _WIDE + 12, y + 15, class_="mono small"))
+        parts.append(text(words, name_room + _ACROSS + 12, y + 15, class_="mono small"))
     over = f", mean of {drawn.n} prompts ± sd" if many else ""
     if value or over:
-        parts.append(text(value + over, name_room + _WIDE / 2, bottom + 32, class_="small soft mid"))
-    return Figure("".join(parts), name_room + _WIDE + number_room, bottom + 38, title, drawn)
+        parts.append(text(value + over, name_room + _ACROSS / 2, bottom + 32, class_="small soft mid"))
+    return Figure("".join(parts), name_room + _ACROSS + number_room, bottom + 38, title, drawn)
 
 
 def _extent(bars: list[Bar], drawn: Waterfall) -> tuple[float, float]:

@@ -42,7 +42,7 @@ def circuit_parts(circuit: Circuit) -> CircuitParts:
     Examples
     --------
     >>> parts = circuit_parts(Circuit.of("embed -> L0H1.v", "L0H1 -> logits"))
-    >>> parts.rows, parts.edges[0]
+    >>> parts.rows, parts.edges[1]
     ([['embed'], ['L0H1'], ['logits']], ('embed', 'L0H1', 'v', None))
     """
     depths: dict[tuple[int, int], list[str]] = {}

@@ -46,15 +46,15 @@ def principal_plane(states: Any, *, seed: int = 0) -> xr.Dataset:
     Examples
     --------
     >>> line = np.outer(np.arange(8.0), np.ones(4))
-    >>> [round(kept, 6) for kept in principal_plane(line).attrs["variance_kept"]]
+    >>> [round(share, 6) for share in principal_plane(line).attrs["variance_kept"]]
     [1.0, 0.0]
     """
     x = _as_rows(states)
     draw = np.random.default_rng(seed)
     mixed = np.stack([draw.permutation(column) for column in x.T], axis=1)
-    points, kept = _plane(x)
+    points, shares = _plane(x)
     control, kept_by_control = _plane(mixed)
-    about = {"seed": seed, "variance_kept": kept, "variance_kept_by_control": kept_by_control}
+    about = {"seed": seed, "variance_kept": shares, "variance_kept_by_control": kept_by_control}
     dims, coords = ["example", "measure"], {"measure": ["first", "second"]}
     whole = labelled(points, dims, coords, name="coordinate", **about)
     return xr.Dataset({"coordinate": whole, "control": labelled(control, dims, coords)}, attrs=whole.attrs)
@@ -83,5 +83,5 @@ def _plane(x: np.ndarray) -> tuple[np.ndarray, list[float]]:
     u, s, vt = np.linalg.svd(centered, full_matrices=False)
     # the sign that makes each direction's largest weight positive, so that a plane is no draw
     turn = np.sign(vt[np.arange(2), np.abs(vt[:2]).argmax(1)])
-    kept = s[:2] ** 2 / (s**2).sum()
-    return u[:, :2] * s[:2] * turn, kept.tolist()
+    shares = s[:2] ** 2 / (s**2).sum()
+    return u[:, :2] * s[:2] * turn, shares.tolist()
