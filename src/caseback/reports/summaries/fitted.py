@@ -14,8 +14,6 @@ from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.edit.knowledge_edit import KnowledgeEdit
 from caseback.reports.summaries.summary import MOST_ROWS, Summary, number_text
 
-__all__ = ["of_dictionary", "of_directions", "of_eraser", "of_knowledge_edit", "of_lens", "of_probe"]
-
 
 def of_lens(lens: Lens) -> Summary:
     """What it reads, and how it was fitted."""

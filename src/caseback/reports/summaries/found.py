@@ -7,8 +7,6 @@ from caseback.model.circuit import Circuit
 from caseback.model.findings import Finding, Findings
 from caseback.reports.summaries.summary import MOST_ROWS, Summary, number_text
 
-__all__ = ["of_atlas", "of_circuit", "of_finding", "of_findings"]
-
 _HEADS = ("component", "kind", "grade", "#score", "#control", "#band", "effect")
 
 

@@ -12,8 +12,6 @@ from caseback.model.running.tokens import Tokens, piece
 from caseback.reports.summaries.summary import MOST_ROWS, Summary
 from caseback.reports.tokens_text import visible
 
-__all__ = ["of_metric", "of_model", "of_run", "of_tokens"]
-
 _MOST_TOKENS = 80
 
 

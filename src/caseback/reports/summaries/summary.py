@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["MOST_ROWS", "Summary", "number_text"]
-
 MOST_ROWS = 12
 """How many rows a summary's table has; what is left out is counted below it."""
 
