@@ -189,6 +189,13 @@ body {{ background: red; }} .out table {{ font-size: 40px; margin: 90px; }} .out
 </style><div class="out">{cell}</div></body></html>"""
 
 
+# numbers are unzipped after the page is there
+READY = """new Promise(done => {
+  const look = () => document.querySelector(".cb-fig[data-live=ready]") ? done(true) : setTimeout(look, 10);
+  look();
+})"""
+
+
 @pytest.fixture(scope="module")
 def tab():
     if BROWSER is None:
@@ -207,6 +214,7 @@ def test_a_notebooks_style_does_not_reach_in_and_its_theme_does(tab, tmp_path, l
     )
     tab.look(width=400, dark=light)  # the notebook's theme counts, not the reader's
     tab.open(path.as_uri())
+    assert tab.evaluate(READY)
     style = "(one => (s => [s.backgroundColor, s.color, s.fontSize, s.marginTop, s.paddingLeft])(getComputedStyle(document.querySelector(one))))"
     paper, ink, *_ = tab.evaluate(f"{style}('.cb-fig')")
     assert paper == ("rgb(251, 250, 248)" if light else "rgb(20, 23, 26)")
@@ -225,6 +233,7 @@ def test_a_pointer_and_the_keys_say_a_cells_numbers(tab, tmp_path):
     path = cb.show(lens).save(tmp_path / "lens.html")
     tab.look(width=1400)
     tab.open(path.as_uri())
+    assert tab.evaluate(READY)
     assert tab.evaluate("document.querySelectorAll('.cb-tools button').length") == 7
     grid = cb.show(lens).maps[0]
     x, y = grid["x"] + 4.5 * grid["cw"], grid["y"] + 0.5 * grid["ch"]

@@ -173,6 +173,7 @@ async function live(figure) {
   }
   if (maps.length) button("CSV", () => download("caseback.csv", "text/csv", table()), "far").title = "the numbers, as a table";
   if (tools.childElementCount) figure.querySelector(".cb-scroll").before(tools);
+  figure.dataset.live = "ready";
 }
 
 for (const figure of document.querySelectorAll(".cb-fig:not([data-live])")) live(figure);

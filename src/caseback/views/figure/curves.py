@@ -6,6 +6,7 @@ common color blindness keeps, and dashes take turns with them.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 
@@ -93,7 +94,7 @@ def panel(
         for j, value in enumerate(values):
             if math.isfinite(value):
                 shown = f"{int(value):,}" if ranks else number(float(value))
-                more = element("title", _escaped(f"{name}, {at[j]}: {shown}"))
+                more = element("title", html.escape(f"{name}, {at[j]}: {shown}"))
                 parts.append(element("circle", more, cx=along(j), cy=up(value), r=2.6, class_=f"dot l{i % N_LINES}"))
     return "".join(parts)
 
@@ -117,7 +118,3 @@ def legend(names: Sequence[str], x: float, y: float, wide: float) -> tuple[str, 
         parts.append(text(shown, left + 28, top + 12, class_="soft"))
         left += room
     return "".join(parts), float(top - y + 18)
-
-
-def _escaped(words: str) -> str:
-    return words.replace("&", "&amp;").replace("<", "&lt;")

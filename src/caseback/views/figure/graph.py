@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 from caseback.errors import CasebackError
 from caseback.reports.document import checked
 from caseback.reports.figures.circuit_parts import circuit_parts
@@ -59,7 +61,7 @@ def graph(circuit: object, *, title: str = "") -> Figure:
     drawn = [_edge(edge, at, most) for edge in parts.edges]
     for name, (x, y) in at.items():
         box = {"x": x - widths[name] / 2, "y": y - _HIGH / 2, "width": widths[name], "height": _HIGH, "rx": 5}
-        more = element("title", _escaped(f"{name} {parts.roles.get(name, '')}".strip()))
+        more = element("title", html.escape(f"{name} {parts.roles.get(name, '')}".strip()))
         drawn.append(element("rect", more, **box, class_="knot"))
         drawn.append(text(_shown(name, parts.roles), x, y + 4, class_="mono mid", pointer_events="none"))
     scored = any(score is not None for *_, score in parts.edges)
@@ -74,7 +76,7 @@ def _edge(edge: tuple[str, str, str, float | None], at: dict[str, tuple[float, f
     kind = "plain" if score is None or score == 0 else "foil" if score < 0 else "target"
     thick = 1.2 if score is None else 0.6 + 4.4 * abs(score) / most
     shown = "" if score is None else f": {signed(score)}"
-    more = element("title", _escaped(f"{source} -> {target}{'.' + slot if slot else ''}{shown}"))
+    more = element("title", html.escape(f"{source} -> {target}{'.' + slot if slot else ''}{shown}"))
     bend = (y1 - y2) * 0.45
     # past what stands between: a long edge bows out
     out = 26.0 if abs(x1 - x2) < 2 and y1 - y2 > _ROW else 0.0
@@ -84,7 +86,3 @@ def _edge(edge: tuple[str, str, str, float | None], at: dict[str, tuple[float, f
 
 def _shown(name: str, roles: dict[str, str]) -> str:
     return clipped(f"{name} · {roles[name]}" if name in roles else name, 30)
-
-
-def _escaped(words: str) -> str:
-    return words.replace("&", "&amp;").replace("<", "&lt;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,11 +97,7 @@ def _points(
     radius = 4.0 if len(points) <= 60 else 2.6 if len(points) <= 600 else 1.6
     drawn = []
     for (across, up), kind, name in zip(at.tolist(), kinds, names, strict=True):
-        more = element("title", _escaped(f"{name} {kind}".strip())) if len(points) <= 2000 else ""
+        more = element("title", html.escape(f"{name} {kind}".strip())) if len(points) <= 2000 else ""
         place = {"cx": x + _SIDE / 2 + across, "cy": y + _SIDE / 2 - up, "r": radius}
         drawn.append(element("circle", more, **place, class_=f"dot l{classes.index(kind) % N_LINES}", fill_opacity=0.8))
     return drawn
-
-
-def _escaped(words: str) -> str:
-    return words.replace("&", "&amp;").replace("<", "&lt;")
