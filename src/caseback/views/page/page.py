@@ -67,6 +67,8 @@ class Page:
         The script of ``views/static`` that draws the document; None for a page without one.
     data
         What the script reads, as plain data.
+    reaches
+        What else the page may do, in its policy's words: nothing, but for the page of a server that asks that server.
     """
 
     document: DocumentKind
@@ -75,6 +77,7 @@ class Page:
     styles: tuple[str, ...] = ("page",)
     script: str | None = None
     data: Callable[[Mapping[str, Any]], Any] = dict
+    reaches: str = ""
 
     def html(self, document: Mapping[str, Any]) -> str:
         """The document as one self-contained page.
@@ -85,7 +88,7 @@ class Page:
             If it is not a document of this kind, or cannot be drawn truthfully; the message names the place.
         """
         style = "".join(_static(f"{name}.css") for name in self.styles)
-        policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
+        policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'{self.reaches}"
         with self.document.drawing(document):
             title, body = self.title(document), self.tables(document)
             data = None if self.script is None else embedded_json(self.data(document))
