@@ -5,7 +5,7 @@ export const START = { prompt: "", target: "", foil: "", corrupt: "", changes: [
 export function readState() {
   try {
     const held = JSON.parse(decodeURIComponent(location.hash.slice(1)));
-    const texts = ["prompt", "target", "foil", "corrupt", "view"].filter((name) => typeof held[name] === "string");
+    const texts = Object.keys(START).filter((name) => [START, held].every((one) => typeof one[name] === "string"));
     const changes = Array.isArray(held.changes) ? held.changes.filter((change) => typeof change === "object") : [];
     return { ...START, ...Object.fromEntries(texts.map((name) => [name, held[name]])), changes };
   } catch {
@@ -19,8 +19,8 @@ export function keepState(state) {
 }
 
 /** The form of a question about an answer: what is empty is left to the server. */
-export const contrast = (state) =>
-  Object.fromEntries(["prompt", "target", "foil"].filter((name) => state[name]).map((name) => [name, state[name]]));
+export const contrast = ({ prompt, target, foil }) =>
+  Object.fromEntries(Object.entries({ prompt, target, foil }).filter(([, text]) => text));
 
 /** What people call a changed part. */
 export function changeName({ part, layer, head, unit }) {

@@ -57,10 +57,14 @@ class _Watched(std.tqdm):
         self._listener = listener
         super().__init__(*given, **options)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Tell the listener, whose exception ends the work; a bar that closes is silent, since it may close for that."""
-        if not self.disable:
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> bool:
+        """Tell the listener, whose exception ends the work: not under the lock, which tqdm would never give back."""
+        if not self.disable and not nolock:  # without the lock it is tqdm's monitor that asks, in a thread of its own
             self._listener(self.desc.removesuffix(": "), int(self.n), None if self.total is None else int(self.total))
+        return True
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Draw nothing."""
         return True
 
 
@@ -98,7 +102,7 @@ def progress_bar(
     initial: int = 0,
     unit: str = "step",
     unit_scale: bool = False,
-) -> tqdm:
+) -> std.tqdm:
     """A bar over items, or one that is moved by hand with ``update``.
 
     Parameters

@@ -1,7 +1,7 @@
 """How much each head and each MLP bears on one prediction, measured, as a table of layers by heads.
 
-Without a counterfactual a part is silenced, and its effect is what the metric loses. With one, a part has what it writes
-on the prompt put into the run on the counterfactual, and its effect is what the metric gains (denoising).
+Without a counterfactual a part is silenced, and its effect is what the metric loses. With one, what a part writes on
+the prompt is put into the run on the counterfactual, and its effect is what the metric gains (denoising).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the model says next, what each layer would say, and what changes of its parts do to that, as plain data.
 
-The quick answer of the explorer: one run under the changes, read by the logit lens, and one without them where there are
-any. Of each likely token stands beside it how likely it was before.
+The quick answer of the explorer: one run under the changes, read by the logit lens, and one without them where there
+are any. Beside each likely token stands how likely it was before.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def prediction(
     >>> model = cb.load("meadow")
     >>> one = prediction(model, "Mary and John went to the", edits=cb.Zero("mlp_out", layer=3), count=2)
     >>> [(row["text"], row["prob"] != row["before"]) for row in one["predictions"]]
-    [(' store', True), (' park', True)]
+    [(' village', True), (' hospital', True)]
     """
     tokens = model.tokens(prompt)
     if len(tokens) != 1:

@@ -24,6 +24,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import ValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,22 +57,14 @@ def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"),
 
     @asynccontextmanager
     async def open_desk(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        desk.close()
+        with desk:
+            yield
 
     app = FastAPI(title="caseback", docs_url=None, redoc_url=None, openapi_url=None, lifespan=open_desk)
     app.add_middleware(Bounded, most=limit("server_body_bytes"))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
-    @app.middleware("http")
-    async def expect_token(request: Request, call_next: Any) -> Response:
-        if token is not None and not _has_token(request, token):
-            return _error(401, "a token is needed: open the address that `caseback serve` printed, token included")
-        response: Response = await call_next(request)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Cache-Control"] = "no-store"
-        return response
+    app.add_middleware(Guarded, token=token)
 
     @app.get("/")
     async def page(request: Request) -> Response:
@@ -141,15 +134,6 @@ def _titles() -> dict[str, str]:
     return {name: question.title for name, question in QUESTIONS.items()}
 
 
-def _has_token(request: Request, token: str) -> bool:
-    given = (
-        request.headers.get("authorization", "").removeprefix("Bearer "),
-        request.cookies.get(COOKIE, ""),
-        request.query_params.get("token", "") if request.url.path == "/" else "",
-    )
-    return any(hmac.compare_digest(one.encode(), token.encode()) for one in given)
-
-
 def _about(job: Job) -> dict[str, Any]:
     what, n, total = job.progress or ("", 0, None)
     error = str(job.answer.exception()) if job.state == "failed" else None
@@ -175,6 +159,42 @@ def _forgotten(id: str) -> Response:
 
 def _error(status: int, words: str) -> Response:
     return JSONResponse({"error": words}, status_code=status)
+
+
+class Guarded:
+    """Refuses who lacks the token, and says of every answer that it is for this client alone."""
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer in place of the application where there is no token."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if self.token is not None and not _has_token(Request(scope), self.token):
+            words = "a token is needed: open the address that `caseback serve` printed, token included"
+            await _error(401, words)(scope, receive, send)
+            return
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(PRIVATE)
+            await send(message)
+
+        await self.app(scope, receive, send_marked)
+
+
+PRIVATE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+
+
+def _has_token(request: Request, token: str) -> bool:
+    given = (
+        request.headers.get("authorization", "").removeprefix("Bearer "),
+        request.cookies.get(COOKIE, ""),
+        request.query_params.get("token", "") if request.url.path == "/" else "",
+    )
+    return any(hmac.compare_digest(one.encode(), token.encode()) for one in given)
 
 
 class Bounded:

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections import OrderedDict, deque
 from concurrent.futures import CancelledError, Future
+from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from caseback.errors import CasebackError
@@ -72,7 +73,7 @@ class Job:
 
 
 class Desk:
-    """Takes questions to one model.
+    """Takes questions to one model, within a ``with``.
 
     Parameters
     ----------
@@ -88,9 +89,27 @@ class Desk:
         self._lines: dict[bool, deque[Job]] = {True: deque(), False: deque()}
         self._ids = itertools.count(1)
         self._open = True
-        self._threads = [threading.Thread(target=self._work, args=(quick,), daemon=True) for quick in (True, False)]
+        # with the limits that hold here, where the desk is opened
+        self._threads = [
+            threading.Thread(target=copy_context().run, args=(self._work, quick), daemon=True)
+            for quick in (True, False)
+        ]
+
+    def __enter__(self) -> Desk:
         for thread in self._threads:
             thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Cancel what waits and what runs, and end both lines."""
+        with self._lock:
+            self._open = False
+            for job in self._jobs.values():
+                if not job.answer.done():
+                    job.cancel()
+            self._lock.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def ask(self, name: str, form: Form) -> Job:
         """The job of a question: a new one, or that of whoever asked the same.
@@ -120,17 +139,6 @@ class Desk:
         """The job of this id, if it is still remembered."""
         with self._lock:
             return self._jobs.get(id)
-
-    def close(self) -> None:
-        """Cancel what waits and what runs, and end both lines."""
-        with self._lock:
-            self._open = False
-            for job in self._jobs.values():
-                if not job.answer.done():
-                    job.cancel()
-            self._lock.notify_all()
-        for thread in self._threads:
-            thread.join()
 
     def _work(self, quick: bool) -> None:
         line = self._lines[quick]

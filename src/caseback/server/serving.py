@@ -46,21 +46,26 @@ def serve(
         raise CasebackError(
             f"the explorer needs {missing.name}: install it with `pip install 'caseback[explorer]'`"
         ) from None
+    if token is not None and not (token.isascii() and token.isalnum()):
+        raise CasebackError(
+            "a token of other signs than letters and digits of ASCII: give such, or none for a random one"
+        )
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     local = _is_loopback(host)
     if token is None and not local:
-        token = secrets.token_urlsafe(16)
+        token = secrets.token_hex(16)
     names = {host, f"{host}:{port}"} | ({"127.0.0.1", "localhost"} if local else {"*"})
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/" + (f"?token={token}" if token else "")
     config = uvicorn.Config(
         explorer(model, hosts=sorted(names), token=token),
-        log_level="warning",
+        log_level="error",
         limit_concurrency=limit("server_clients"),
         timeout_graceful_shutdown=2,
     )
-    ready(address)
-    uvicorn.Server(config).run(sockets=[listening])
+    with listening:
+        ready(address)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -71,11 +76,12 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:  # a host that no socket takes
         listening.close()
+        why = getattr(error, "strerror", None) or error
         raise CasebackError(
-            f"cannot listen on {host} port {port} ({error.strerror or error}): if another program has the port, give "
-            "--port another number, or 0 for any free one"
+            f"cannot listen on {host[:100]!r} port {port} ({why}): if another program has the port, give --port "
+            "another number, or 0 for any free one"
         ) from None
     return listening
 

@@ -31,7 +31,7 @@ def likeliest(model: Model, logits: Tensor, count: int = 10) -> list[dict[str, A
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> [row["text"] for row in likeliest(model, model.run("Mary and John went to the").logits[0, -1], 2)]
-    [' store', ' park']
+    [' kitchen', ' village']
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     prob = wide.softmax(-1)
