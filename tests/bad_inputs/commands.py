@@ -94,6 +94,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
         "atlas": [model, "--kinds", "copying", "--top", "1", "--no-proofs"],
         "serve": [model, "--port", "0"],
+        "mcp": [model, "--out", str(folder / "results")],
         "erase": [str(labeled), *of, "--site", "resid_post:0", "--draws", "2"],
         "edit": ["Mary went", *of, "--subject", "Mary", "--new", "to", "--no-check", "--steps", "1", "--generate", "1"],
         "steer": ["Mary went", *of, "--positive", TEXT, "--negative", OTHER, "--generate", "1"],
@@ -219,8 +220,8 @@ def _environment() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        # a server that ends as soon as it is up
-        with mock.patch("uvicorn.Server.run"):
+        # servers that end as soon as they are up
+        with mock.patch("uvicorn.Server.run"), mock.patch("mcp.server.MCPServer.run"):
             yield
     finally:
         for name, value in before.items():

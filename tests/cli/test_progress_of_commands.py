@@ -50,7 +50,7 @@ SHORT = {
 }
 NO_MODEL = {"techniques", "tasks", "list_", "path_", "dictionary convert", "dictionary listing"}
 OF_A_JOB = {"similar", "work", "jobs"}  # begun by collect: test_stream_commands
-UNTIL_INTERRUPTED = {"serve"}  # its progress is in the browser: tests/server
+UNTIL_INTERRUPTED = {"serve", "mcp"}  # what they show goes to their clients: tests/server
 
 
 @pytest.fixture
