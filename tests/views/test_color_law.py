@@ -234,7 +234,7 @@ def test_scripts_color_by_sign_or_name_the_target_and_the_foil():
     sign = r'[<>] 0 \? "(?:var\(--)?(?:target|foil)\)?" : "(?:var\(--)?(?:target|foil)\)?"'
     chip = r"tokenChip\((?:target|foil|doc\.)[^()]*\)"  # the target or the foil itself
     swatch = r'swatch\("(?:target|foil)", score\(-?1\)\)'  # the legend of what a sign chose
-    token = r'token\.id === doc\.(?:target|foil)\??\.id \? "(?:target|foil)"'
+    token = r'(?:token\.id === doc\.(?:target|foil)\??\.id|row\.text === state\.(?:target|foil)) \? "(?:target|foil)"'
     answer = r'class: "chip target" \}, tokenText\(doc\.predictions\[0\]'  # what the circuit is of
     end = r'edgeList\(\w+, "target"\)'  # the far end of an edge, no class
     allowed = re.compile("|".join((sign, chip, swatch, token, answer, end)))

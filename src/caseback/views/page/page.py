@@ -66,6 +66,8 @@ class Page:
         The script of ``views/static`` that draws the document; None for a page without one.
     data
         What the script reads, as plain data.
+    reaches
+        What else the page may do, in its policy's words: nothing, but for the page of a server that asks that server.
     """
 
     document: DocumentKind
@@ -74,6 +76,7 @@ class Page:
     styles: tuple[str, ...] = ("page",)
     script: str | None = None
     data: Callable[[Mapping[str, Any]], Any] = dict
+    reaches: str = ""
 
     def html(self, document: Mapping[str, Any]) -> str:
         """The document as one self-contained page.
@@ -92,7 +95,7 @@ class Page:
             body = _DRAWN.substitute(tables=body, data=data)
         # the kit's sheet has colors for both
         schemes = "light dark" if "page" in self.styles else "light"
-        return shell(f"{title} · caseback", body, style=style, script=script, schemes=schemes)
+        return shell(f"{title} · caseback", body, style=style, script=script, schemes=schemes, reaches=self.reaches)
 
     def write(self, document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         """Write the page to a file, whole or not at all, and return its path; an existing file is replaced.
@@ -111,7 +114,9 @@ class Page:
 
 
 @checked
-def shell(title: str, body: str, *, style: str, script: str = "", schemes: str = "light dark") -> str:
+def shell(
+    title: str, body: str, *, style: str, script: str = "", schemes: str = "light dark", reaches: str = ""
+) -> str:
     """A page that may load nothing and runs nothing but its one script.
 
     Parameters
@@ -124,6 +129,8 @@ def shell(title: str, body: str, *, style: str, script: str = "", schemes: str =
         Its style sheet and the script at its end; none where that is empty.
     schemes
         The colors that it has: light, dark or both.
+    reaches
+        More of its policy, as for ``Page``.
 
     Examples
     --------
@@ -131,6 +138,7 @@ def shell(title: str, body: str, *, style: str, script: str = "", schemes: str =
     True
     """
     policy = f"default-src 'none'; style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
+    policy += reaches
     if script:
         policy += f"; script-src '{_hash(script)}'"
         script = f"\n<script>{script}</script>"
