@@ -76,10 +76,10 @@ def show(x: Any, *, title: str = "") -> Figure | Cell | DocumentCell:
 
 
 def _dataset(x: xr.Dataset, title: str) -> Figure | Cell:
-    """A lens as its grid, anything else by its first variable that is a map."""
+    """A lens as its grid, anything else by its effects, or else its first variable that is a map."""
     if {"entropy", "top_text", "top_prob"} <= set(x.data_vars) and "pos" in x.dims:
         return lens_grid(x, title=title)
-    for name, one in x.data_vars.items():
+    for name, one in sorted(x.data_vars.items(), key=lambda item: item[0] != "effect"):
         if _is_map(one):
             return heatmap(one, title=title, value=str(name))
     return _result_in_words(x)

@@ -49,7 +49,7 @@ def figure_html(
     about = {str(key): _words(value) for key, value in (provenance or {}).items()}
     name = about.pop("model", "")
     described = " · ".join(about[key] for key in _MODEL if about.get(key))
-    question = question or figure.title or "What does the figure show?"
+    question = question or figure.title or figure.caption or "Figure"
     model = f"<p class='model'><b>{html.escape(name)}</b> · {html.escape(described)}</p>" if name else ""
     drawn = Figure.within((figure.titled("") if figure.title == question else figure).body)
     lede = f"<p class='lede'>Prompt: <span class='chip'>{html.escape(_cut(prompt))}</span></p>" if prompt else ""
