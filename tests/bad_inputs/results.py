@@ -36,7 +36,7 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "comparison.comparison": {"scores": "methods.attribute"},
     "technique_row": {"technique": ("registry.techniques", 0)},
     "TrainingMethod": {"technique": ("registry.techniques", 0)},
-    "heatmap.write_figure": {"figure": "heatmap.heatmap"},
+    "figure.page.": {"figure": "heatmap.heatmap"},
     "frontier_markdown": {"table": "frontier_table"},
     "print_erasure": {"document": ("erasure_report", 0)},
     "print_editing": {"document": "editing_document"},

@@ -25,6 +25,7 @@ from caseback.behaviors.stream.facts import STREAM_NEEDS, stream_facts
 from caseback.errors import CasebackError
 from caseback.jobs.launch import HERE
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 from caseback.model.findings import Finding, Findings
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -76,7 +77,7 @@ class KindReport:
 
 
 @dataclass(frozen=True)
-class Atlas:
+class Atlas(Displayed):
     """What an atlas holds.
 
     Attributes

@@ -21,6 +21,8 @@ from caseback.cli.explaining.attribute import attribute
 from caseback.cli.explaining.dla import dla
 from caseback.cli.explaining.explain import explain
 from caseback.cli.explaining.influence import influence
+from caseback.cli.explaining.mcp import mcp
+from caseback.cli.explaining.serve import serve
 from caseback.cli.finding.atlas import atlas
 from caseback.cli.finding.behavior import behavior
 from caseback.cli.finding.graph import graph
@@ -53,6 +55,8 @@ from caseback.version import __version__
 COMMANDS = (
     explain,
     atlas,
+    serve,
+    mcp,
     attribute,
     influence,
     dla,

@@ -161,7 +161,7 @@ def in_common(store: Store, neighbors: xr.DataArray, *, most: int = 5) -> list[l
     ----------
     store
         The same store.
-    found
+    neighbors
         What ``nearest`` gave.
     most
         How many tokens, the most over-represented first (share minus base).

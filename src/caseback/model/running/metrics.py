@@ -29,6 +29,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
 from caseback.model.argument_kinds import Coerced
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 from caseback.model.running.targets import warn_of_spaces
 from caseback.model.running.tokens import Tokens, one_token
 
@@ -87,7 +88,7 @@ class Bound:
 
 @checked
 @dataclass(frozen=True, eq=False)
-class Metric:
+class Metric(Displayed):
     """A metric before it meets a batch; call it on a ``Run``.
 
     Attributes

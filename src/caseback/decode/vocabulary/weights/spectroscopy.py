@@ -191,8 +191,9 @@ def spectral_coverage(
     Returns
     -------
     xr.DataArray
-        (layer, batch, [pos,] [head,] rank): shares that sum to 1 over the bands ``rank``, which has ``sigma_first`` and
-        ``sigma_last`` beside it; NaN where a shorter prompt has no token, or nothing is written.
+        (layer, batch, pos, head, rank), without pos where one is given and without head where the site has none: shares
+        that sum to 1 over the bands ``rank``, which has ``sigma_first`` and ``sigma_last`` beside it; NaN where a
+        shorter prompt has no token, or nothing is written.
 
     Raises
     ------
