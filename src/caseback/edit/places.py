@@ -54,8 +54,8 @@ class Rows:
         return len(self.ids)
 
 
-def located(model: Model, texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Rows:
-    """Texts as ids, and of each the last token that covers some of the characters start .. stop.
+def covering(model: Model, texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[tuple[list[int], list[int]]]:
+    """Texts as ids, and of each the tokens that cover some of the characters start .. stop, by position.
 
     Raises
     ------
@@ -68,13 +68,25 @@ def located(model: Model, texts: Sequence[str], spans: Sequence[tuple[int, int]]
     tokens = model.tokens(list(texts))
     ids = [row[mask].tolist() for row, mask in zip(tokens.ids, tokens.mask, strict=True)]
     ends = tokenizer(list(texts), return_offsets_mapping=True)["offset_mapping"]
-    at = []
+    rows = []
     for text, (start, stop), row, covered in zip(texts, spans, ids, ends, strict=True):
         inside = [i for i, (a, b) in enumerate(covered) if a < stop and b > start]
         if len(row) != len(covered) or not inside:
             raise EditError(f"the subject {text[start:stop]!r} has no token of its own in {text!r}")
-        at.append(inside[-1])
-    return Rows(ids, at)
+        rows.append((row, inside))
+    return rows
+
+
+def located(model: Model, texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Rows:
+    """Texts as ids, and of each the last token that covers some of the characters start .. stop.
+
+    Raises
+    ------
+    EditError, TokensError
+        As ``covering``.
+    """
+    rows = covering(model, texts, spans)
+    return Rows([ids for ids, _ in rows], [inside[-1] for _, inside in rows])
 
 
 def in_contexts(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> Rows:

@@ -1,8 +1,8 @@
 """Places in prompts: positions by number, or by the text that stands there.
 
 ``3``, ``-1``, ``[2, 3]``, ``slice(1, 4)`` and a tensor with one position per prompt mean what they mean in an edit; a
-text means the tokens that cover its first occurrence. A text may stand at another place in every prompt; ``addresses``
-turns the places into positions that edits take.
+text means the tokens that cover its first occurrence, and ``[[2, 3], [4]]`` the positions of each prompt. A text may stand
+at another place in every prompt; ``addresses`` turns the places into positions that edits take.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from caseback.errors import TokensError
 from caseback.model.running.frames import Positions, positions
 from caseback.model.running.tokens import Tokens
 
-Place = Positions | str
+Place = Positions | str | list[list[int]]
 
 
 def placed(place: Place, tokens: Tokens) -> list[list[int]]:
@@ -23,7 +23,7 @@ def placed(place: Place, tokens: Tokens) -> list[list[int]]:
     Parameters
     ----------
     place
-        Positions, or a text that stands in every prompt.
+        Positions, a list of them for each prompt, or a text that stands in every prompt.
     tokens
         The prompts.
 
@@ -43,7 +43,10 @@ def placed(place: Place, tokens: Tokens) -> list[list[int]]:
     """
     if isinstance(place, str):
         return [_covering(place, row, b) for b, row in enumerate(tokens.text)]
-    spans = [list(positions(place, b, len(row))) for b, row in enumerate(tokens.text)]
+    own = _of_each(place)
+    if own is not None and len(own) != len(tokens.text):
+        raise TokensError(f"positions of {len(own)} prompts: expected a list for each of {len(tokens.text)}")
+    spans = [list(positions(place if own is None else own[b], b, len(row))) for b, row in enumerate(tokens.text)]
     for b, row in enumerate(spans):
         if not row:
             raise TokensError(f"{place!r} names no position of prompt {b}, which has {len(tokens.text[b])} tokens")
@@ -72,6 +75,12 @@ def addresses(spans: list[list[int]]) -> list[Positions]:
 def text_at(spans: list[list[int]], tokens: Tokens) -> list[str]:
     """What stands at each prompt's span."""
     return ["".join(tokens.text[b][p] for p in span) for b, span in enumerate(spans)]
+
+
+def _of_each(place: Place) -> list[list[int]] | None:
+    """The lists, where a place is one for each prompt."""
+    several = isinstance(place, list) and place and all(isinstance(row, list) for row in place)
+    return place if several else None  # pyright: ignore[reportReturnType]
 
 
 def _covering(text: str, row: list[str], b: int) -> list[int]:
