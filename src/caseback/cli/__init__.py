@@ -25,6 +25,7 @@ from caseback.cli.explaining.mcp import mcp
 from caseback.cli.explaining.serve import serve
 from caseback.cli.finding.atlas import atlas
 from caseback.cli.finding.behavior import behavior
+from caseback.cli.finding.facts import facts
 from caseback.cli.finding.graph import graph
 from caseback.cli.intervening.ablate import ablate
 from caseback.cli.intervening.align import align
@@ -80,6 +81,7 @@ COMMANDS = (
     work,
     jobs,
     behavior,
+    facts,
     label,
     techniques,
     tasks,

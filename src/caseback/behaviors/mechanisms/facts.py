@@ -4,14 +4,13 @@
     enrichment   |top-k of lens(h_l at the subject's last token)  ∩  the subject's attributes| / k
     extraction   whether the answer is the first token of lens(what attention writes at the last position)
 
-Beside the first stand random positions, as many as the source has; beside the others, other facts' words (PRIMER
+Beside the first stand random other positions, as many as the source has; beside the others, other facts' words (PRIMER
 5.4.19). A fact that the model does not answer rightly is not recalled, so nothing of it is measured but the rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import comb
 from typing import Any
 
 import numpy as np
@@ -68,7 +67,7 @@ def fact_flow(
     attributes
         Words that go with each subject. None: those that the model itself says after texts about it.
     draws
-        Random sets of positions that are cut beside each source.
+        Random sets of other positions that are cut beside each source, as many as it has, or all that there are.
     seed
         Same seed, same result. The random positions are drawn with it.
     progress
@@ -106,9 +105,9 @@ def fact_flow(
     >>> flow["routing"].dims, flow.key.values.tolist()[0], (flow["rank"] == 1).values.all().item()
     (('layer', 'key', 'batch'), 'subject', True)
     """
-    expected = [_answer(fact) for fact in facts]
     if not facts:
         raise CasebackError("no fact: expected one or more")
+    expected = [_answer(fact) for fact in facts]
     window = max(1, round(SHARE * model.n_layers)) if window is None else window
     if not 1 <= k <= model.d_vocab:
         raise OutOfRange(f"k={k}: expected 1 to {model.d_vocab}, the size of the vocabulary")
@@ -210,13 +209,9 @@ def _sources(row: Row) -> Spans:
 
 
 def _other(span: list[int], n: int, rng: np.random.Generator) -> list[int]:
-    """As many of n positions, drawn at random, but not the same ones; none where there are no others."""
-    if not span or comb(n, len(span)) < 2:
-        return []
-    drawn = span
-    while drawn == span:
-        drawn = sorted(rng.choice(n, len(span), replace=False).tolist())
-    return drawn
+    """As many of n positions as a span has, drawn among those outside it; all of these where they are fewer."""
+    rest = [i for i in range(n) if i not in span]
+    return sorted(rng.choice(rest, min(len(span), len(rest)), replace=False).tolist()) if span and rest else []
 
 
 def _enrichment(model: Model, rows: list[Row], members: Any, subjects: list[str], k: int) -> Measured:

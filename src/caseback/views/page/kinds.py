@@ -14,7 +14,7 @@ from caseback.views.page.page import Page
 
 __all__ = ["PAGES", "page_html", "page_of", "write_page"]
 
-# kind of document: the file beside this one whose ``PAGE`` draws it
+# kind of document: the file beside this one, or in a room of it, whose ``PAGE`` draws it
 PAGES = {
     "caseback.atlas": "atlas",
     "caseback.attributions": "attributions",
@@ -25,6 +25,7 @@ PAGES = {
     "caseback.erasure": "erasure",
     "caseback.dictionaries": "dictionaries",
     "caseback.explanation": "explanation",
+    "caseback.facts": "mechanisms.facts",
     "caseback.features": "features",
     "caseback.graph": "graph",
     "caseback.probe": "probe",

@@ -1,0 +1,38 @@
+"""`caseback facts`: how a model recalls facts of a relation, from the subject to the answer."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from caseback.cli.answer import answer
+from caseback.cli.loading import model_of, quiet
+from caseback.cli.options import OfModel, Output, Sample, Window
+from caseback.cli.with_options import with_options
+
+
+@with_options
+def facts(
+    relation: Annotated[
+        str, Option(help="capital, language … or a JSON file with samples and prompt_templates.")
+    ] = "capital",
+    of: OfModel = OfModel(),
+    sample: Sample = Sample(count=20).worded(count="How many facts are drawn."),
+    window: Window = Window().worded(window="Layers cut together; by default 9 of 48, as Geva et al. have it."),
+    output: Output = Output(),
+) -> None:
+    """How facts are recalled: what the answer hangs on, where the subject's words come up, which layers fetch it."""
+    with quiet():
+        from caseback.behaviors import fact_flow
+        from caseback.edit import relation_facts
+        from caseback.reports.concepts.facts import facts_document, relation_of
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.concepts.facts import print_facts
+
+        drawn = relation_facts(relation_of(relation), count=sample.count, seed=sample.seed)
+        model = model_of(of)
+        flow = fact_flow(model, drawn, window=window.window, seed=sample.seed, progress=True)
+        name = Path(relation).stem if os.path.isfile(relation) else relation
+        document = facts_document(model, flow, name)
+    answer(output, document, text=lambda: print_facts(document), page=lambda path: write_page(document, path))

@@ -1,0 +1,176 @@
+"""How facts are recalled, as plain data: three curves over layers, each beside its control.
+
+A source is what the answer hangs on where its largest mean fall, less two standard errors, is past that of random
+positions at any layer and in any draw.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from caseback.errors import CasebackError
+from caseback.jobs.json_text import parse_json
+from caseback.jobs.text_file import read_text
+from caseback.model.arguments import checked
+from caseback.model.running.model import Model
+from caseback.reports.document import DocumentKind
+from caseback.reports.model_facts import model_facts
+
+__all__ = ["FACTS", "facts_document", "relation_of"]
+
+
+def _lengths(document: Mapping[str, Any]) -> None:
+    n = len(document["layers"])
+    curves = [row[name] for row in document["routing"] for name in ("fall", "low", "high")]
+    curves += [row[name] for row in document["enrichment"] for name in ("rate", "other")]
+    curves += [document["extraction"][name] for name in ("rate", "other")]
+    if odd := [len(curve) for curve in curves if len(curve) != n]:
+        raise CasebackError(f"a curve of {odd[0]} values over {n} layers: pass what facts_document returned")
+
+
+FACTS = DocumentKind(
+    "caseback.facts",
+    1,
+    "a document of facts",
+    "facts_document",
+    sections=("relation", "facts", "layers", "how", "routing", "enrichment", "extraction", "provenance"),
+    lengths=_lengths,
+)
+
+
+@checked
+def facts_document(model: Model, flow: xr.Dataset, relation: str = "") -> dict[str, Any]:
+    """What ``fact_flow`` measured as plain data.
+
+    Parameters
+    ----------
+    model
+        The model.
+    flow
+        What ``caseback.behaviors.fact_flow`` gave for it.
+    relation
+        What the facts are called together.
+
+    Returns
+    -------
+    dict
+        ``facts`` has each with ``known``, and the rank of its answer. ``routing`` has each source with its mean
+        ``fall`` by layer, the ends of the random draws' means (``low``, ``high``), and of the largest fall the
+        ``layer``, standard ``error``, ``band`` (the largest of all draws and layers) and whether it is ``above``.
+        ``enrichment`` and ``extraction`` have mean rates by layer, and those of ``other`` facts' words. What does not
+        exist is None.
+
+    Raises
+    ------
+    CasebackError
+        For another dataset, or one of another model.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> flow = cb.behaviors.fact_flow(model, cb.edit.relation_facts("capital", count=6), draws=2)
+    >>> document = facts_document(model, flow, "capital")
+    >>> document["routing"][0]["source"], len(document["extraction"]["rate"])
+    ('subject', 4)
+    """
+    expected = ("routing", "routing_control", "enrichment", "enrichment_control", "extraction", "extraction_control")
+    if missing := [name for name in expected if name not in flow]:
+        raise CasebackError(f"a dataset without {', '.join(missing)}: expected what fact_flow returned")
+    if flow.attrs.get("model") != model.name:
+        raise CasebackError(f"facts of {flow.attrs.get('model')!r}: expected facts of {model.name!r}")
+    names = ("subject", "prompt", "answer", "says", "rank", "log_prob", "pieces", "words")
+    of_facts = zip(*(flow[name].values.tolist() for name in names), strict=True)
+    facts = [_finite(dict(zip(names, row, strict=True))) for row in of_facts]
+    enriched = [
+        {
+            "without": str(name),
+            "rate": _mean(flow["enrichment"].sel(variant=name)),
+            "other": _mean(flow["enrichment_control"].sel(variant=name)),
+        }
+        for name in flow["variant"].values
+    ]
+    return FACTS.document(
+        model_facts(model),
+        relation=relation,
+        facts=[fact | {"known": fact["rank"] == 1} for fact in facts],
+        layers=flow["layer"].values.tolist(),
+        how={name: int(flow.attrs[name]) for name in ("window", "k", "draws", "seed")}
+        | {"attributes": str(flow.attrs["attributes"])},
+        routing=[_source(flow, str(name)) for name in flow["key"].values],
+        enrichment=enriched,
+        extraction={"rate": _mean(flow["extraction"]), "other": _mean(flow["extraction_control"])},
+        provenance={name: str(flow.attrs[name]) for name in ("technique", "entry", "citation")},
+    )
+
+
+@checked
+def relation_of(name: str) -> str | dict[str, Any]:
+    """A relation as ``relation_facts`` takes it: its name, or a file's data.
+
+    Parameters
+    ----------
+    name
+        A relation of ``caseback.tasks.facts.RELATIONS``, or a JSON file as the relations dataset has it.
+
+    Raises
+    ------
+    CasebackError
+        For a file that holds another form of JSON.
+
+    Examples
+    --------
+    >>> relation_of("capital")
+    'capital'
+    """
+    if not os.path.isfile(name):
+        return name
+    try:
+        data = parse_json(read_text(name))
+    except ValueError as error:
+        raise CasebackError(f"{name} is not JSON ({error}): expected samples and prompt_templates") from None
+    if not isinstance(data, dict):
+        raise CasebackError(f"{name} holds a {type(data).__name__}: expected samples and prompt_templates")
+    return data
+
+
+def _source(flow: xr.Dataset, name: str) -> dict[str, Any]:
+    own = flow["routing"].sel(key=name).transpose("layer", "batch").values
+    own = own[:, ~np.isnan(own).any(0)]
+    count = own.shape[1]
+    with warnings.catch_warnings():  # a source that no prompt has is NaN throughout
+        warnings.simplefilter("ignore", RuntimeWarning)
+        fall = own.mean(1) if count else np.full(len(own), np.nan)
+        random = np.nanmean(flow["routing_control"].sel(key=name).transpose("layer", "draw", "batch").values, -1)
+        ends = (random.min(1), random.max(1)) if random.size else (np.full(len(fall), np.nan),) * 2
+    top = int(np.nanargmax(fall)) if count else None
+    row: dict[str, Any] = {"source": name, "facts": count, "fall": fall.tolist()}
+    row |= {"low": ends[0].tolist(), "high": ends[1].tolist()}
+    row |= dict.fromkeys(("layer", "error", "band", "above"))
+    if top is not None:
+        error = float(own[top].std(ddof=1) / np.sqrt(count)) if count > 1 else math.nan
+        band = float(ends[1].max())
+        judged = math.isfinite(error) and math.isfinite(band)
+        row |= {"layer": int(flow["layer"].values[top]), "error": error, "band": band}
+        row["above"] = bool(fall[top] - 2 * error > band) if judged else None
+    return _finite(row)
+
+
+def _mean(values: xr.DataArray) -> list[float | None]:
+    """Means over the facts, by layer."""
+    return _finite(values.mean("batch").values.tolist())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

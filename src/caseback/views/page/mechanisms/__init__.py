@@ -1,0 +1,1 @@
+"""Pages of whole mechanisms."""

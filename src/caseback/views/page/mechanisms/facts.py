@@ -1,0 +1,137 @@
+"""How facts are recalled, as one HTML page that opens offline: subject, relation, attribute, by layer.
+
+The page has no script. Every curve has its control beside it: the band of random positions, or other facts' words.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from caseback.reports.concepts.facts import FACTS
+from caseback.reports.document import checked
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import percent, signed
+from caseback.views.page.concept_parts import cell, frame, lead, note, rows_table
+from caseback.views.page.curve_svg import curve_svg
+from caseback.views.page.page import Page
+from caseback.views.text.concepts.facts import known_words, source_words
+
+__all__ = ["facts_html"]
+
+
+@checked
+def facts_html(document: Mapping[str, Any]) -> str:
+    """A document of facts as one self-contained page.
+
+    Parameters
+    ----------
+    document
+        What ``caseback.reports.concepts.facts.facts_document`` returns.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return PAGE.html(document)
+
+
+def _name(document: Mapping[str, Any]) -> str:
+    return visible(document["relation"]) or "facts"
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    return f"{_name(document)} · {visible(document['model']['name'])}"
+
+
+def _body(document: Mapping[str, Any]) -> str:
+    how, layers = document["how"], document["layers"]
+    parts = [
+        lead(f"{visible(document['model']['name'])} {known_words(document)}."),
+        "<h2>Enrichment: what the subject comes to say</h2>",
+        note(
+            f"The share of the subject's own words among the first {how['k']} tokens that its last token says, by "
+            "layer; dashed, the same for other subjects' words. Beside it without the MLPs of the first or the second "
+            "half of the layers there."
+        ),
+        _charts(layers, [(_without(row), row["rate"], row["other"], None) for row in document["enrichment"]]),
+        "<h2>Routing: what the end must see</h2>",
+        note(
+            f"How many nats the answer loses where the last position does not see a source, {how['window']} layers at a "
+            f"time around each; the band is the least and the largest mean of {how['draws']} random sets of as many "
+            "positions."
+        ),
+        _charts(layers, [(row["source"], row["fall"], None, (row["low"], row["high"])) for row in document["routing"]]),
+        _sources(document["routing"]),
+        "<h2>Extraction: who fetches the attribute</h2>",
+        note(
+            "Of how many facts the answer is the first token of what attention writes at the last position, by layer; "
+            "dashed, another fact's answer."
+        ),
+        _charts(layers, [("the answer", document["extraction"]["rate"], document["extraction"]["other"], None)]),
+        _rates(document),
+        "<h2>Facts</h2>",
+        _facts(document["facts"]),
+    ]
+    return frame("How is {} recalled?", _name(document), *parts)
+
+
+def _without(row: Mapping[str, Any]) -> str:
+    return "as it is" if row["without"] == "none" else f"without {row['without']}"
+
+
+Curve = Sequence[float | None]
+
+
+def _charts(
+    layers: Sequence[int], curves: Sequence[tuple[str, Curve, Curve | None, tuple[Curve, Curve] | None]]
+) -> str:
+    drawn = []
+    for words, line, beside, band in curves:
+        some = any(value is not None for value in line)
+        if not some or len(layers) < 2:
+            drawn.append(f"<figure class='chart'><h3>{html.escape(words)}</h3>{note('Nothing to draw.')}</figure>")
+            continue
+        dashed = beside if beside is not None and any(value is not None for value in beside) else None
+        shaded = band if band is not None and any(value is not None for value in band[0]) else None
+        picture = curve_svg(f"{words}, by layer", [float(i) for i in layers], line, beside=dashed, band=shaded)
+        drawn.append(f"<figure class='chart'><h3>{html.escape(words)}</h3>{picture}</figure>")
+    return f"<div class='charts'>{''.join(drawn)}</div>"
+
+
+def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [(row["source"], [cell(str(row["facts"])), cell(source_words(row))]) for row in rows]
+    return rows_table(["source", "facts", "largest fall, nats"], lines, faint=[not row["above"] for row in rows])
+
+
+def _rates(document: Mapping[str, Any]) -> str:
+    """The rates as numbers, layer by layer."""
+    own, enriched = document["extraction"], document["enrichment"]
+    shown = lambda value: cell("–" if value is None else percent(value))  # noqa: E731
+    lines = []
+    for i, layer in enumerate(document["layers"]):
+        cells = [shown(row[name][i]) for row in enriched for name in ("rate", "other")]
+        lines.append((str(layer), [*cells, shown(own["rate"][i]), shown(own["other"][i])]))
+    heads = [name for row in enriched for name in (_without(row), "others")]
+    return rows_table(["layer", *(f"{head}" for head in heads), "extraction", "others"], lines)
+
+
+def _facts(facts: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for fact in facts:
+        words = "–" if fact["words"] is None else str(int(fact["words"]))
+        cells = [
+            cell(visible(fact["answer"]), more="class='words'"),
+            cell(str(fact["rank"])),
+            cell(signed(fact["log_prob"]) if fact["log_prob"] is not None else "–"),
+            cell(visible(fact["says"]), more="class='words'"),
+            cell(words),
+        ]
+        lines.append((visible(fact["prompt"]), cells))
+    heads = ["fact", "answer", "rank", "log probability", "says", "subject's words"]
+    return rows_table(heads, lines, faint=[not fact["known"] for fact in facts])
+
+
+PAGE = Page(FACTS, _title, _body, ("page", "concept"))

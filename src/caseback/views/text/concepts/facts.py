@@ -1,0 +1,116 @@
+"""How facts are recalled, in the terminal: what the answer hangs on, then rates by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from caseback.reports.concepts.facts import FACTS
+from caseback.reports.document import Document, checked, drawn_from
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import number, percent, signed
+
+__all__ = ["known_words", "print_facts", "source_words", "unknown_words"]
+
+
+@checked
+def print_facts(document: Document, *, console: Console | None = None) -> None:
+    """Print what ``facts_document`` gave.
+
+    Parameters
+    ----------
+    document
+        The document.
+    console
+        Where to print; by default a new ``rich`` console, which obeys ``NO_COLOR``.
+    """
+    console = console or Console()
+    with FACTS.drawing(document):
+        say = lambda words: console.print(words, highlight=False, markup=False)  # noqa: E731
+        how, layers = document["how"], document["layers"]
+        say(f"{document['model']['name']}, {document['relation'] or 'facts'}: {known_words(document)}")
+        say(f"\nrouting: nats that the answer loses where the end does not see them, {how['window']} layers at a time")
+        for row in document["routing"]:
+            say(f"   {row['source']}: {source_words(row)}")
+        console.print(_by_layer(layers, [(row["source"], row["fall"]) for row in document["routing"]], signed))
+        say(f"\nenrichment: the subject's words among the first {how['k']} of its last token, without some MLPs there")
+        rates = []
+        for row in document["enrichment"]:
+            rates += [(f"without {row['without']}", row["rate"]), ("   other subjects' words", row["other"])]
+        console.print(_by_layer(layers, rates, percent))
+        say("\nextraction: the answer is the first token of what attention writes at the end")
+        own = document["extraction"]
+        console.print(_by_layer(layers, [("answer", own["rate"]), ("other facts' answers", own["other"])], percent))
+        for words in unknown_words(document):
+            say(f"not known: {words}")
+
+
+@checked
+@drawn_from("a document of facts", "facts_document")
+def known_words(document: Mapping[str, Any]) -> str:
+    """How many facts the model knows, in words.
+
+    Examples
+    --------
+    >>> known_words({"facts": [{"known": True, "pieces": 2}, {"known": False, "pieces": 1}]})
+    'answers 1 of 2 facts rightly, which are measured (of 1 the first piece of several)'
+    """
+    known = [fact for fact in document["facts"] if fact["known"]]
+    cut = sum(fact["pieces"] > 1 for fact in known)
+    more = f" (of {cut} the first piece of several)" if cut else ""
+    return f"answers {len(known)} of {len(document['facts'])} facts rightly, which are measured{more}"
+
+
+@checked
+@drawn_from("a source", "facts_document")
+def source_words(row: Mapping[str, Any]) -> str:
+    """What the answer loses without a source, in words.
+
+    Examples
+    --------
+    >>> row = dict(source="subject", facts=9, fall=[0.5, 2.0], layer=1, error=0.1, band=0.6, above=True)
+    >>> source_words(row)
+    '+2.00 ± 0.10 around layer 1; random positions up to +0.60: above'
+    """
+    if row["layer"] is None:
+        return "no prompt has it"
+    error = "" if row["error"] is None else f" ± {number(row['error'])}"
+    band = "no other positions to compare with"
+    if row["band"] is not None:
+        band = f"random positions up to {signed(row['band'])}"
+    verdict = {True: "above", False: "not above", None: "not judged"}[row["above"]]
+    return f"{signed(max(row['fall']))}{error} around layer {row['layer']}; {band}: {verdict}"
+
+
+@checked
+@drawn_from("a document of facts", "facts_document")
+def unknown_words(document: Mapping[str, Any]) -> list[str]:
+    """The facts that the model does not know, each in words.
+
+    Examples
+    --------
+    >>> fact = {"known": False, "prompt": "Rome is in", "answer": "Italy", "rank": 3, "says": " the"}
+    >>> unknown_words({"facts": [fact]})
+    ['Rome is in → Italy is its answer number 3; its first is ⎵the']
+    """
+    rows = [fact for fact in document["facts"] if not fact["known"]]
+    return [
+        f"{fact['prompt']} → {fact['answer']} is its answer number {fact['rank']}; its first is {visible(fact['says'])}"
+        for fact in rows
+    ]
+
+
+def _by_layer(layers: Sequence[int], rows: Sequence[tuple[str, Sequence[float | None]]], shown: Any) -> Table:
+    """Values by layer: all of twelve layers, of more as many at even distances."""
+    step = -(-len(layers) // 12)
+    at = list(range(len(layers)))[::-step][::-1]
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table.add_column("   layer")
+    for i in at:
+        table.add_column(str(layers[i]), justify="right", no_wrap=True)
+    for name, values in rows:
+        table.add_row(f"   {name}", *("–" if values[i] is None else shown(values[i]) for i in at))
+    return table
