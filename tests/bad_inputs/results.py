@@ -66,6 +66,8 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "query_key_attribution": {"graph": "attribution_graph"},
     "save_graph": {"graph": "attribution_graph"},
     "print_behaviors": {"rows": "behavior_rows"},
+    "facts_document": {"flow": "fact_flow"},
+    "facts_html": {"document": "facts_document"},
     "behavior_document": {"reports": ["measure.behavior"]},
     "overlap.overlap": {"first": "measure.behavior", "second": "measure.behavior"},
     "print_judged": {"result": "known_source_test"},

@@ -350,6 +350,11 @@ class Valid:
             },
             "check_finite": {"value": [1.0], "place": "a"},
             "model_and_words": {"name": "meadow"},
+            "fact_flow": {
+                **{"facts": cb.edit.relation_facts("capital", count=4), "window": 1, "k": 5, "draws": 2},
+                "attributes": None,
+            },
+            "relation_of": {"name": "capital"},
             "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
             "function_words": {"name": "capital"},
             **dict.fromkeys(("function_vectors.function_vector", "function_vectors.task_vector"), of_words),

@@ -63,13 +63,17 @@ def test_5_4_19_the_compiled_hop_is_found_at_its_layer_and_from_its_place_alone(
 
 def test_routing_is_what_a_single_run_without_the_edges_loses(meadow, flow):
     at = int(np.flatnonzero(flow["rank"] == 1)[2])
-    (ids, subject), = covering(meadow, [str(flow.prompt[at].values)], [relation_facts("capital", count=12)[at].span])
+    ((ids, subject),) = covering(meadow, [str(flow.prompt[at].values)], [relation_facts("capital", count=12)[at].span])
     tokens = meadow.tokens([ids])
     metric = cb.log_prob(" " + str(flow.answer[at].values))
-    spans = {"subject": subject, "relation": [i for i in range(1, len(ids) - 1) if i not in subject], "first token": [0]}
+    spans = {
+        "subject": subject,
+        "relation": [i for i in range(1, len(ids) - 1) if i not in subject],
+        "first token": [0],
+    }
     for layer in (0, 2):
         for name, span in spans.items():
-            cut = meadow.run(tokens, edits=[Knockout(-1, span, layer=layer)])
+            cut = meadow.run(tokens, edits=[Knockout(layer=layer, query=-1, key=span)])
             lost = metric(meadow.run(tokens)) - metric(cut)
             np.testing.assert_allclose(flow["routing"].sel(layer=layer, key=name)[at], lost.item(), atol=1e-9)
 
@@ -79,7 +83,7 @@ def test_the_rate_counts_words_of_the_subject_among_the_first_k(meadow):
     words = {fact.subject: [fact.true, *relation_words(fact.subject)] for fact in facts}
     flow = fact_flow(meadow, facts, k=7, attributes=words, draws=0)
     at = int(np.flatnonzero(flow["rank"] == 1)[0])
-    (ids, subject), = covering(meadow, [facts[at].text], [facts[at].span])
+    ((ids, subject),) = covering(meadow, [facts[at].text], [facts[at].span])
     own = {meadow.tokenizer(" " + word)["input_ids"][-1] for word in words[facts[at].subject]}
     assert len(own) == flow.words[at]
     tokens = meadow.tokens([ids])
@@ -93,7 +97,9 @@ def test_the_rate_counts_words_of_the_subject_among_the_first_k(meadow):
 
 
 def relation_words(subject):
-    return [word for name in ("language", "continent") for of, word in cb.tasks.facts.RELATIONS[name].facts if of == subject]
+    return [
+        word for name in ("language", "continent") for of, word in cb.tasks.facts.RELATIONS[name].facts if of == subject
+    ]
 
 
 def test_rates_of_planted_tokens_are_counted_for_the_subject_and_for_others():

@@ -83,6 +83,7 @@ WRITING = [
     ("erase", "--html"),
     ("behavior", "--html"),
     ("behavior", "--save"),
+    ("facts", "--html"),
     ("edit", "--save"),
     ("edit", "--html"),
     ("steer", "--save"),

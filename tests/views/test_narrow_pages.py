@@ -37,6 +37,7 @@ PAGES = {
     "directions": ("directions", "LABELED"),
     "atlas": ("atlas", "meadow", "--kinds", "induction,copying,dead", "--top", "2"),
     "behavior": ("behavior", "induction", "agreement", "--count", "8"),
+    "facts": ("facts", "--count", "8"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),
     "edit": (
         "edit",

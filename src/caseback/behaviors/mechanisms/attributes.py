@@ -58,12 +58,14 @@ def attribute_words(
     flat = [text for subject in subjects for text in texts[subject]]
     top = logit_lens(model, flat, pos=-1, k=min(GIVEN, model.d_vocab))["top_id"].values[-1]
     cuts = np.cumsum([len(texts[subject]) for subject in subjects])[:-1]
-    said = _members([part.ravel().tolist() for part in np.split(top, cuts)], model.d_vocab)
-    common = said.sum(0) * 2 > len(subjects) if len(subjects) > 2 else torch.zeros(model.d_vocab, dtype=torch.bool)
-    some = said.any(0).nonzero()[:, 0].tolist()
+    of_subjects = _members([part.ravel().tolist() for part in np.split(top, cuts)], model.d_vocab)
+    common = (
+        of_subjects.sum(0) * 2 > len(subjects) if len(subjects) > 2 else torch.zeros(model.d_vocab, dtype=torch.bool)
+    )
+    some = of_subjects.any(0).nonzero()[:, 0].tolist()
     words = torch.zeros(model.d_vocab, dtype=torch.bool)
     words[[token for token in some if _is_word(model.token_text(token))]] = True
-    own = said & words & ~common
+    own = of_subjects & words & ~common
     return own[[subjects.index(fact.subject) for fact in facts]]
 
 

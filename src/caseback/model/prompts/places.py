@@ -1,8 +1,8 @@
 """Places in prompts: positions by number, or by the text that stands there.
 
 ``3``, ``-1``, ``[2, 3]``, ``slice(1, 4)`` and a tensor with one position per prompt mean what they mean in an edit; a
-text means the tokens that cover its first occurrence, and ``[[2, 3], [4]]`` the positions of each prompt. A text may stand
-at another place in every prompt; ``addresses`` turns the places into positions that edits take.
+text means the tokens that cover its first occurrence, and ``[[2, 3], [4]]`` the positions of each prompt. A text may
+stand at another place in every prompt; ``addresses`` turns the places into positions that edits take.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """How facts are recalled, as plain data: three curves over layers, each beside its control.
 
-A source is what the answer hangs on where its largest mean fall, less two standard errors, is past that of random
-positions at any layer and in any draw.
+    excess(l) = mean over facts of  fall(l) - mean over draws of the random positions' fall(l)
+
+A source is what the answer hangs on where its largest excess, less three standard errors (it is the best of many
+layers), is past that of any one random draw over the mean of all, at any layer.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,8 @@ FACTS = DocumentKind(
     lengths=_lengths,
 )
 
+ERRORS = 3
+
 
 @checked
 def facts_document(model: Model, flow: xr.Dataset, relation: str = "") -> dict[str, Any]:
@@ -62,8 +65,9 @@ def facts_document(model: Model, flow: xr.Dataset, relation: str = "") -> dict[s
     -------
     dict
         ``facts`` has each with ``known``, and the rank of its answer. ``routing`` has each source with its mean
-        ``fall`` by layer, the ends of the random draws' means (``low``, ``high``), and of the largest fall the
-        ``layer``, standard ``error``, ``band`` (the largest of all draws and layers) and whether it is ``above``.
+        ``fall`` by layer and the ends of the random draws' means (``low``, ``high``); then the ``layer`` of the
+        largest ``excess`` over these, its standard ``error``, the ``band`` (by how much a draw exceeds the mean of all
+        at most) and whether it is ``above``.
         ``enrichment`` and ``extraction`` have mean rates by layer, and those of ``other`` facts' words. What does not
         exist is None.
 
@@ -143,24 +147,26 @@ def relation_of(name: str) -> str | dict[str, Any]:
 
 def _source(flow: xr.Dataset, name: str) -> dict[str, Any]:
     own = flow["routing"].sel(key=name).transpose("layer", "batch").values
-    own = own[:, ~np.isnan(own).any(0)]
-    count = own.shape[1]
-    with warnings.catch_warnings():  # a source that no prompt has is NaN throughout
-        warnings.simplefilter("ignore", RuntimeWarning)
-        fall = own.mean(1) if count else np.full(len(own), np.nan)
-        random = np.nanmean(flow["routing_control"].sel(key=name).transpose("layer", "draw", "batch").values, -1)
-        ends = (random.min(1), random.max(1)) if random.size else (np.full(len(fall), np.nan),) * 2
-    top = int(np.nanargmax(fall)) if count else None
-    row: dict[str, Any] = {"source": name, "facts": count, "fall": fall.tolist()}
-    row |= {"low": ends[0].tolist(), "high": ends[1].tolist()}
-    row |= dict.fromkeys(("layer", "error", "band", "above"))
-    if top is not None:
-        error = float(own[top].std(ddof=1) / np.sqrt(count)) if count > 1 else math.nan
-        band = float(ends[1].max())
-        judged = math.isfinite(error) and math.isfinite(band)
-        row |= {"layer": int(flow["layer"].values[top]), "error": error, "band": band}
-        row["above"] = bool(fall[top] - 2 * error > band) if judged else None
-    return _finite(row)
+    random = flow["routing_control"].sel(key=name).transpose("layer", "draw", "batch").values
+    some = ~np.isnan(own).any(0)
+    own, random = own[:, some], random[..., some]
+    none = [None] * len(own)
+    row: dict[str, Any] = {"source": name, "facts": own.shape[1], "fall": none, "low": none, "high": none}
+    row |= dict.fromkeys(("layer", "excess", "error", "band", "above"))
+    if not own.shape[1]:
+        return row
+    row["fall"] = own.mean(1).tolist()
+    compared = ~np.isnan(random).any((0, 1)) if random.size else np.zeros(0, bool)
+    if compared.sum() < 2:
+        return _finite(row)
+    means = random[..., compared].mean(-1)
+    excess = own[:, compared] - random[..., compared].mean(1)
+    top = int(excess.mean(1).argmax())
+    error = float(excess[top].std(ddof=1) / np.sqrt(compared.sum()))
+    band = float((means - means.mean(1, keepdims=True)).max())
+    row |= {"low": means.min(1).tolist(), "high": means.max(1).tolist(), "layer": int(flow["layer"].values[top])}
+    row |= {"excess": float(excess[top].mean()), "error": error, "band": band}
+    return _finite(row | {"above": bool(row["excess"] - ERRORS * error > band)})
 
 
 def _mean(values: xr.DataArray) -> list[float | None]:

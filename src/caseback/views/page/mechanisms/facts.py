@@ -59,8 +59,8 @@ def _body(document: Mapping[str, Any]) -> str:
         _charts(layers, [(_without(row), row["rate"], row["other"], None) for row in document["enrichment"]]),
         "<h2>Routing: what the end must see</h2>",
         note(
-            f"How many nats the answer loses where the last position does not see a source, {how['window']} layers at a "
-            f"time around each; the band is the least and the largest mean of {how['draws']} random sets of as many "
+            f"How many nats the answer loses where the last position does not see a source, {how['window']} layers "
+            f"at a time around each; the band is the least and the largest mean of {how['draws']} random sets of as many "
             "positions."
         ),
         _charts(layers, [(row["source"], row["fall"], None, (row["low"], row["high"])) for row in document["routing"]]),
@@ -103,7 +103,7 @@ def _charts(
 
 def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [(row["source"], [cell(str(row["facts"])), cell(source_words(row))]) for row in rows]
-    return rows_table(["source", "facts", "largest fall, nats"], lines, faint=[not row["above"] for row in rows])
+    return rows_table(["source", "facts", "nats that it costs"], lines, faint=[not row["above"] for row in rows])
 
 
 def _rates(document: Mapping[str, Any]) -> str:

@@ -35,15 +35,15 @@ def print_facts(document: Document, *, console: Console | None = None) -> None:
         say(f"\nrouting: nats that the answer loses where the end does not see them, {how['window']} layers at a time")
         for row in document["routing"]:
             say(f"   {row['source']}: {source_words(row)}")
-        console.print(_by_layer(layers, [(row["source"], row["fall"]) for row in document["routing"]], signed))
+        console.print(_by_layer(layers, [(row["source"], row["fall"]) for row in document["routing"]], _nats))
         say(f"\nenrichment: the subject's words among the first {how['k']} of its last token, without some MLPs there")
         rates = []
         for row in document["enrichment"]:
-            rates += [(f"without {row['without']}", row["rate"]), ("   other subjects' words", row["other"])]
+            rates += [(f"without {row['without']}", row["rate"]), ("   others' words", row["other"])]
         console.print(_by_layer(layers, rates, percent))
         say("\nextraction: the answer is the first token of what attention writes at the end")
         own = document["extraction"]
-        console.print(_by_layer(layers, [("answer", own["rate"]), ("other facts' answers", own["other"])], percent))
+        console.print(_by_layer(layers, [("answer", own["rate"]), ("others' answers", own["other"])], percent))
         for words in unknown_words(document):
             say(f"not known: {words}")
 
@@ -71,18 +71,18 @@ def source_words(row: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> row = dict(source="subject", facts=9, fall=[0.5, 2.0], layer=1, error=0.1, band=0.6, above=True)
+    >>> row = dict(facts=9, layer=1, excess=2.0, error=0.1, band=0.6, above=True)
     >>> source_words(row)
-    '+2.00 ± 0.10 around layer 1; random positions up to +0.60: above'
+    '+2.00 ± 0.10 more than other positions, at layer 1 (these among themselves up to +0.60): above'
     """
-    if row["layer"] is None:
+    if not row["facts"]:
         return "no prompt has it"
-    error = "" if row["error"] is None else f" ± {number(row['error'])}"
-    band = "no other positions to compare with"
-    if row["band"] is not None:
-        band = f"random positions up to {signed(row['band'])}"
-    verdict = {True: "above", False: "not above", None: "not judged"}[row["above"]]
-    return f"{signed(max(row['fall']))}{error} around layer {row['layer']}; {band}: {verdict}"
+    if row["layer"] is None:
+        return "nothing to compare with"
+    return (
+        f"{signed(row['excess'])} ± {number(row['error'])} more than other positions, at layer {row['layer']} (these "
+        f"among themselves up to {signed(row['band'])}): {'above' if row['above'] else 'not above'}"
+    )
 
 
 @checked
@@ -94,7 +94,7 @@ def unknown_words(document: Mapping[str, Any]) -> list[str]:
     --------
     >>> fact = {"known": False, "prompt": "Rome is in", "answer": "Italy", "rank": 3, "says": " the"}
     >>> unknown_words({"facts": [fact]})
-    ['Rome is in → Italy is its answer number 3; its first is ⎵the']
+    ['Rome is in → Italy is its answer number 3; its first is ␣the']
     """
     rows = [fact for fact in document["facts"] if not fact["known"]]
     return [
@@ -104,13 +104,17 @@ def unknown_words(document: Mapping[str, Any]) -> list[str]:
 
 
 def _by_layer(layers: Sequence[int], rows: Sequence[tuple[str, Sequence[float | None]]], shown: Any) -> Table:
-    """Values by layer: all of twelve layers, of more as many at even distances."""
-    step = -(-len(layers) // 12)
+    """Values by layer: all of eight layers, of more as many at even distances."""
+    step = -(-len(layers) // 8)
     at = list(range(len(layers)))[::-step][::-1]
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("   layer")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("   layer", no_wrap=True)
     for i in at:
         table.add_column(str(layers[i]), justify="right", no_wrap=True)
     for name, values in rows:
         table.add_row(f"   {name}", *("–" if values[i] is None else shown(values[i]) for i in at))
     return table
+
+
+def _nats(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
