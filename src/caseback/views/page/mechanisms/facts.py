@@ -60,8 +60,8 @@ def _body(document: Mapping[str, Any]) -> str:
         "<h2>Routing: what the end must see</h2>",
         note(
             f"How many nats the answer loses where the last position does not see a source, {how['window']} layers "
-            f"at a time around each; the band is the least and the largest mean of {how['draws']} random sets of as many "
-            "positions."
+            f"at a time around each; the band is the least and the largest mean of {how['draws']} random sets of "
+            "as many other positions."
         ),
         _charts(layers, [(row["source"], row["fall"], None, (row["low"], row["high"])) for row in document["routing"]]),
         _sources(document["routing"]),
