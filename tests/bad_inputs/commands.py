@@ -109,7 +109,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "work": [str(store), *of],
         "jobs": [str(store)],
         "behavior": ["function-vector", "--task", "capital", "--count", "4", "--shots", "2"],
-        "facts": [*of, "--count", "4"],
+        "facts": ["--count", "4"],
         "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],
         "techniques": [],
         "tasks": ["ioi", *of, "--count", "1"],

@@ -122,7 +122,7 @@ def fact_flow(
     answers = [ids[0] for ids in pieces]
     asked = logit_lens(model, [ids for ids, _ in rows], targets=[answers], pos=-1, k=1).isel(layer=-1)
     rank = asked["rank"].values.reshape(-1).astype(int)
-    says = asked["top_text"].values.reshape(-1)
+    says = asked["top_text"].values.reshape(-1).tolist()
     known = np.flatnonzero(rank == 1)
     if not len(known):
         best = int(rank.argmin())
@@ -142,7 +142,7 @@ def fact_flow(
         "subject": [fact.subject for fact in facts],
         "prompt": [fact.text for fact in facts],
         "answer": expected,
-        "says": says.astype(str),
+        "says": says,
         "rank": rank,
         "log_prob": np.log(asked["prob"].values.reshape(-1)),
         "pieces": [len(ids) for ids in pieces],

@@ -7,6 +7,8 @@ stand at another place in every prompt; ``addresses`` turns the places into posi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,10 +45,10 @@ def placed(place: Place, tokens: Tokens) -> list[list[int]]:
     """
     if isinstance(place, str):
         return [_covering(place, row, b) for b, row in enumerate(tokens.text)]
-    own = _of_each(place)
-    if own is not None and len(own) != len(tokens.text):
-        raise TokensError(f"positions of {len(own)} prompts: expected a list for each of {len(tokens.text)}")
-    spans = [list(positions(place if own is None else own[b], b, len(row))) for b, row in enumerate(tokens.text)]
+    each: Any = place if _is_of_each(place) else [place] * len(tokens.text)
+    if len(each) != len(tokens.text):
+        raise TokensError(f"positions of {len(each)} prompts: expected a list for each of {len(tokens.text)}")
+    spans = [list(positions(each[b], b, len(row))) for b, row in enumerate(tokens.text)]
     for b, row in enumerate(spans):
         if not row:
             raise TokensError(f"{place!r} names no position of prompt {b}, which has {len(tokens.text[b])} tokens")
@@ -77,10 +79,9 @@ def text_at(spans: list[list[int]], tokens: Tokens) -> list[str]:
     return ["".join(tokens.text[b][p] for p in span) for b, span in enumerate(spans)]
 
 
-def _of_each(place: Place) -> list[list[int]] | None:
-    """The lists, where a place is one for each prompt."""
-    several = isinstance(place, list) and place and all(isinstance(row, list) for row in place)
-    return place if several else None  # pyright: ignore[reportReturnType]
+def _is_of_each(place: Place) -> bool:
+    """Whether a place is a list for each prompt."""
+    return isinstance(place, list) and bool(place) and all(isinstance(row, list) for row in place)
 
 
 def _covering(text: str, row: list[str], b: int) -> list[int]:
