@@ -123,15 +123,16 @@ def fact_flow(
     asked = logit_lens(model, [ids for ids, _ in rows], targets=[answers], pos=-1, k=1).isel(layer=-1)
     rank = asked["rank"].values.reshape(-1).astype(int)
     says = asked["top_text"].values.reshape(-1).tolist()
-    known = np.flatnonzero(rank == 1)
-    if not len(known):
+    known = np.flatnonzero(rank == 1).tolist()
+    if not known:
         best = int(rank.argmin())
         raise CasebackError(
             f"the model answers none of {len(facts)} facts rightly; the nearest is {facts[best].text!r}, where "
             f"{expected[best]!r} is its answer number {rank[best]} and {says[best]!r} its first. Give facts that it "
             "knows"
         )
-    own, at, wanted = ([of[i] for i in known] for of in (facts, rows, answers))
+    own, at = [facts[i] for i in known], [rows[i] for i in known]
+    wanted = [answers[i] for i in known]
     members = attribute_words(model, own, attributes)
     values = {
         **_routing(model, at, wanted, window, draws, seed, progress),
@@ -221,11 +222,12 @@ def _other(span: list[int], n: int, rng: np.random.Generator) -> list[int]:
 def _enrichment(model: Model, rows: list[Row], members: Any, subjects: list[str], k: int) -> Measured:
     # what stands behind the subject does not reach it, so it is cut off
     begun = model.tokens([ids[: subject[-1] + 1] for ids, subject in rows])
-    mlps = [site.layer for site in model.anatomy.sites("mlp_out")]
+    mlps = [site.layer for site in model.anatomy.sites("mlp_out") if site.layer is not None]
     half = model.n_layers // 2
     out: list[list[Edit]] = [[]]
     for some in ([i for i in mlps if i < half], [i for i in mlps if i >= half]):
-        out.append([Zero("mlp_out", layer=some, pos=-1)] if some else [])
+        cut: list[Edit] = [Zero("mlp_out", layer=some, pos=-1)] if some else []
+        out.append(cut)
     tops = [logit_lens(model, begun, pos=-1, k=k, edits=edits)["top_id"].values[1:] for edits in out]
     both = [rates(top, members, subjects) for top in tops]
     dims = ["variant", "layer", "batch"]
@@ -247,7 +249,7 @@ def _extraction(model: Model, rows: list[Row], answers: list[int]) -> Measured:
     }
 
 
-def _among(values: np.ndarray, known: np.ndarray, count: int) -> np.ndarray:
+def _among(values: np.ndarray, known: list[int], count: int) -> np.ndarray:
     """Values of the known facts among all, with NaN for the others, along the last dimension."""
     whole = np.full((*values.shape[:-1], count), np.nan)
     whole[..., known] = values

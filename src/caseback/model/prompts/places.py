@@ -16,7 +16,7 @@ from caseback.errors import TokensError
 from caseback.model.running.frames import Positions, positions
 from caseback.model.running.tokens import Tokens
 
-Place = Positions | str | list[list[int]]
+Place = Positions | str
 
 
 def placed(place: Place, tokens: Tokens) -> list[list[int]]:
