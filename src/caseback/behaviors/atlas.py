@@ -257,7 +257,7 @@ def atlas_of(
     chosen = {name: _best(look, top) for name, look in looks.items()}
     past_of = {name: labels(look, by_name[name].threshold) for name, look in looks.items()}
     labelled = {name: np.flatnonzero(past).tolist() for name, past in past_of.items()}
-    outcomes, unproved = _proved(evidence, chosen, labelled, by_name, progress) if proofs else ({}, {})
+    outcomes, unproved = _proved(evidence, looks, chosen, labelled, by_name, progress) if proofs else ({}, {})
     reports, findings, scores = [], [], {}
     for kind in kinds:
         if kind.name in missing:
@@ -296,6 +296,7 @@ def _best(look: Look, top: int) -> list[int]:
 
 def _proved(
     evidence: Evidence,
+    looks: Mapping[str, Look],
     chosen: Mapping[str, Sequence[int]],
     labelled: Mapping[str, Sequence[int]],
     kinds: Mapping[str, Kind],
@@ -310,7 +311,11 @@ def _proved(
             continue
         try:
             past = {kind: labelled[kind] for kind in own}
-            outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, progress=progress)
+            if recipe.make is not None:
+                outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, progress=progress)
+            for kind, unit in ((kind, unit) for kind, units in own.items() for unit in units if recipe.each):
+                one = recipe.each(evidence, looks[kind], unit)
+                outcomes |= prove(evidence, one, {kind: [unit]}, past, kinds, together=False, progress=progress)
         except CasebackError as error:
             unproved[name] = str(error)
     return outcomes, unproved

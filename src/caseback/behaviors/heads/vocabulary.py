@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.behaviors.evidence import Evidence
@@ -28,6 +28,7 @@ from caseback.tasks.facts import SERIES
 from caseback.tasks.standard.repeats import ordinary_tokens
 
 TAIL = 0.05
+LOWERS = 0.5
 FOLDS = 4
 WORDS = 400
 SAMPLE = 4000
@@ -102,6 +103,12 @@ def anti_copying(evidence: Evidence) -> Look:
     return look_at(*(_by_fold(x < TAIL) - TAIL for x in (own, other)), percentile=own)
 
 
+def lowers(evidence: Evidence) -> Bool[np.ndarray, " head"]:
+    """Which heads lower what they look at: more than half of the tokens are among the lowest 5 % of their own rows."""
+    own, _ = _own_and_other(evidence)
+    return (own < TAIL).mean(1) > LOWERS
+
+
 def single_members(evidence: Evidence) -> list[list[int]]:
     """The series whose members are single tokens with a leading space, as ids; runs of six or more.
 
@@ -113,7 +120,7 @@ def single_members(evidence: Evidence) -> list[list[int]]:
     tokenizer = evidence.model.tokenizer
     runs: list[list[int]] = []
     for members, _ in SERIES.values() if tokenizer is not None else ():
-        ids = list(takewhile(lambda one: one is not None, (_single(tokenizer, member) for member in members)))
+        ids = list(takewhile(lambda one: one is not None, (single_token(tokenizer, member) for member in members)))
         if len(ids) >= 6:
             runs.append([token for token in ids if token is not None])
     if not runs:
@@ -121,7 +128,7 @@ def single_members(evidence: Evidence) -> list[list[int]]:
     return runs
 
 
-def _single(tokenizer: Any, word: str) -> int | None:
+def single_token(tokenizer: Any, word: str) -> int | None:
     """A word's token, with its leading space; None where it has several or none."""
     try:
         ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]

@@ -5,6 +5,7 @@
     alone        sign x effect(c) > quantile .95 of sign x effect(matched), two of its standard errors, and a twentieth
                  of what the relation is worth to the metric (for sign 1: of what it can rise, where that is less)
                  |effect(c)| < quantile .05 of |effect(matched)|                for sign 0
+                 where a path stands still (``Experiment.still``), half of |effect(c)| in place of that twentieth
     restores     effect(G without c) - effect(G), as a share of -effect(G),     G all units with the kind's label
 
 Units of a kind make up for one another: each of five induction heads may be dispensable, and all of them are not. So
@@ -25,8 +26,9 @@ from jaxtyping import Float
 
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Kind
-from caseback.behaviors.proofs.experiments import Experiment, Unit
+from caseback.behaviors.proofs.experiment import Experiment, Unit
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.running.edits import Edit
 
 MATCHED = 20
 POOL = 40
@@ -36,6 +38,8 @@ SMALLEST = 0.05
 """The least effect that proves anything, as a share of what the metric loses where the relation is absent."""
 RESTORED = 0.1
 """The share of a group's effect that a unit must bring back by itself."""
+ALONG = 0.5
+"""The share of an effect that must go along the path that the label claims."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ def prove(
     labelled: Mapping[str, Sequence[int]],
     kinds: Mapping[str, Kind],
     *,
+    together: bool = True,
     progress: bool = False,
 ) -> dict[tuple[str, int], Outcome]:
     """Run one experiment for the candidates of all kinds that it proves.
@@ -190,6 +195,8 @@ def prove(
         Numbers of all units with the label, by kind.
     kinds
         The kinds by name.
+    together
+        Whether all units with a label are replaced together too.
     progress
         Show a progress bar.
 
@@ -203,25 +210,57 @@ def prove(
         own = {name: units for name, units in candidates.items() if kinds[name].sort == sort}
         like = Likeness(evidence, sort, [i for name in own for i in labelled[name]])
         pool = like.pool(list(dict.fromkeys(unit for units in own.values() for unit in units)))
-        plans += [_plan(kinds[name], units, labelled[name], like, pool, evidence.seed) for name, units in own.items()]
+        for name, units in own.items():
+            group = labelled[name] if together else []
+            plans.append(_plan(kinds[name], units, group, like, pool, evidence.seed))
     sets = {(plan.kind.sort, units): None for plan in plans for units in plan.replaced}
     variants = [[experiment.replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
-    swept = evidence.model.sweep(experiment.tokens, variants, experiment.metric, progress=progress)
-    effects = (swept.values - swept["clean"].values) / experiment.scale
+    effects, whole = _effects(evidence, experiment, variants, [(sort, units) for sort, units in sets], progress)
     least = {-1: SMALLEST * abs(experiment.worth), 0: 0.0}
     least[1] = least[-1] if experiment.room is None else min(least[-1], SMALLEST * experiment.room)
     of: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
-    for (sort, units), effect in zip(sets, effects, strict=True):
+    least_of: dict[str, dict[tuple[int, ...], float]] = {}
+    for (sort, units), effect, all_of_it in zip(sets, effects, whole, strict=True):
         of.setdefault(sort, {})[units] = effect
-    return {
-        (plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort], least[plan.kind.sign], experiment.unit)
-        for plan in plans
-        for unit in plan.matched
-    }
+        least_of.setdefault(sort, {})[units] = max(experiment.least, ALONG * all_of_it)
+    outcomes = {}
+    for plan in plans:
+        sort = plan.kind.sort
+        bounds = {units: max(own, least[plan.kind.sign]) for units, own in least_of[sort].items()}
+        for unit in plan.matched:
+            outcomes[plan.kind.name, unit] = _outcome(plan, unit, of[sort], bounds, experiment.unit)
+    return outcomes
+
+
+def _effects(
+    evidence: Evidence,
+    experiment: Experiment,
+    variants: list[list[Edit]],
+    sets: list[tuple[str, tuple[int, ...]]],
+    progress: bool,
+) -> tuple[Float[np.ndarray, "variant prompt"], Float[np.ndarray, " variant"]]:
+    """Effects, and the size of the whole effect where they are those along a path; 0 elsewhere."""
+    run = evidence.model.sweep
+    swept = run(experiment.tokens, variants, experiment.metric, progress=progress)
+    effects = (swept.values - swept["clean"].values) / experiment.scale
+    whole = np.zeros(len(effects))
+    if experiment.still is not None:
+        metric, replaced = experiment.still
+        others = [[replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
+        again = run(experiment.tokens, others, metric, progress=progress)
+        whole = np.abs(effects).mean(1)
+        effects = np.abs(effects) - np.abs((again.values - again["clean"].values) / experiment.scale)
+    if experiment.either:
+        effects = effects * np.where(effects.mean(1, keepdims=True) < 0, -1, 1)
+    return effects, whole
 
 
 def _outcome(
-    plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], least: float, measured_in: str
+    plan: _Plan,
+    unit: int,
+    of: Mapping[tuple[int, ...], np.ndarray],
+    least: Mapping[tuple[int, ...], float],
+    measured_in: str,
 ) -> Outcome:
     sign = plan.kind.sign
     own = of[unit,]
@@ -233,7 +272,7 @@ def _outcome(
         bound = float(np.quantile(np.abs(others), 0.05))
         return Outcome(measured_in, effect, error, bound, None, None, None, ALONE if abs(effect) < bound else "")
     bound = sign * float(np.quantile(sign * others, 0.95))
-    alone = sign * effect > max(sign * bound, 2 * error, least)
+    alone = sign * effect > max(sign * bound, 2 * error, least[unit,])
     if not plan.group:
         return Outcome(measured_in, effect, error, bound, None, None, None, ALONE if alone else "")
     together = of[tuple(plan.group)]
@@ -245,7 +284,7 @@ def _outcome(
         rest = of[tuple(i for i in plan.group if i != unit)]
         restores = float((together - rest).mean() / together.mean()) if together.mean() else 0.0
         certain = sign * (together - rest).mean() > 2 * (together - rest).std() / np.sqrt(len(rest))
-        among = bool(sign * together.mean() > max(sign * together_bound, least) and restores >= RESTORED and certain)
+        among = bool(sign * together.mean() > max(sign * together_bound, least[tuple(plan.group)]) and restores >= RESTORED and certain)
     proved = ALONE if alone else AMONG if among else ""
     return Outcome(measured_in, effect, error, bound, float(together.mean()), together_bound, restores, proved)
 
