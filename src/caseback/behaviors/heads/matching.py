@@ -15,7 +15,7 @@ import numpy as np
 
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.heads.repeats import NEEDS, excess
-from caseback.behaviors.heads.vocabulary import lowers
+from caseback.behaviors.heads.vocabulary import of_lowering
 from caseback.behaviors.kinds import Look, kind, look_at
 
 
@@ -89,5 +89,4 @@ def concept_induction(evidence: Evidence) -> Look:
 def anti_induction(evidence: Evidence) -> Look:
     """Induction's attention with the opposite writing."""
     plain, permuted, absent = (excess(evidence, name, "to:next") for name in ("repeated", "shuffled", "fresh"))
-    lowering = lowers(evidence)[:, None]
-    return look_at(np.minimum(plain, permuted) * lowering, absent * lowering)
+    return of_lowering(evidence, np.minimum(plain, permuted), absent)

@@ -25,7 +25,7 @@ def share_of_window(evidence: Evidence, first: int, *, sink: bool) -> np.ndarray
     for fold in evidence.folds(TEXT, "attention_offsets"):
         bins = fold.sel(bin=slice(first, first + WINDOW - 1))
         own = bins["mass"].sum("bin")
-        uniform = (bins["uniform"] * bins["pairs"]).sum("bin") / fold.attrs["n"]
+        uniform = (bins["uniform"] * bins["pairs"]).sum("bin") / fold["mass"].attrs["n"]
         if sink:
             own, uniform = own + fold["sink"], uniform + fold["uniform_sink"]
         share = (own - uniform) / np.maximum(1 - uniform, 1e-9)

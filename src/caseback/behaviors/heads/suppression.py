@@ -12,7 +12,7 @@ the experiment ``only suppression``.
 from __future__ import annotations
 
 from caseback.behaviors.evidence import TEXT, Evidence
-from caseback.behaviors.heads.vocabulary import lowers
+from caseback.behaviors.heads.vocabulary import of_lowering
 from caseback.behaviors.kinds import Look, kind, look_at
 
 
@@ -33,8 +33,7 @@ def copy_suppression(evidence: Evidence) -> Look:
     """Looking at what is predicted, and lowering it."""
     uniform = evidence.by_layer(TEXT, "attention_predicted", "uniform")
     own, other = (evidence.by_head(TEXT, "attention_predicted", name) - uniform for name in ("attention", "other"))
-    lowering = lowers(evidence)[:, None]
-    return look_at(own * lowering, other * lowering, attention=own)
+    return of_lowering(evidence, own, other)
 
 
 @kind(

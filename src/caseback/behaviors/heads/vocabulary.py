@@ -12,17 +12,18 @@ looks at what is already predicted, which the proof asks: without it, repeated t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.heads.early_words import written_words
-from caseback.behaviors.kinds import Look, kind, look_at
+from caseback.behaviors.kinds import Look, halves, kind, look_at
 from caseback.errors import SiteAbsent, TokensError
 from caseback.tasks.facts import SERIES
 from caseback.tasks.standard.repeats import ordinary_tokens
@@ -103,10 +104,17 @@ def anti_copying(evidence: Evidence) -> Look:
     return look_at(*(_by_fold(x < TAIL) - TAIL for x in (own, other)), percentile=own)
 
 
-def lowers(evidence: Evidence) -> Bool[np.ndarray, " head"]:
-    """Which heads lower what they look at: more than half of the tokens are among the lowest 5 % of their own rows."""
+def lowered(evidence: Evidence) -> Float[np.ndarray, " head"]:
+    """Of the tokens that a head looks at, the share that it lowers among its lowest 5 %."""
     own, _ = _own_and_other(evidence)
-    return (own < TAIL).mean(1) > LOWERS
+    return (own < TAIL).mean(1)
+
+
+def of_lowering(evidence: Evidence, own: Float[np.ndarray, "head fold"], other: Float[np.ndarray, "head fold"]) -> Look:
+    """A look at heads that lower more than half of what they look at; the others are ranked by how much they do."""
+    share = lowered(evidence)[:, None]
+    look = look_at(own * (share > LOWERS), other * (share > LOWERS), lowered=np.broadcast_to(share, own.shape))
+    return replace(look, ranked_by=halves(own * share)[0].mean(1))
 
 
 def single_members(evidence: Evidence) -> list[list[int]]:

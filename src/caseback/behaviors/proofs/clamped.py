@@ -103,4 +103,5 @@ def attention_to_first(evidence: Evidence, look: Look, unit: int) -> Experiment:
         to_largest(evidence),
         least=MOVED,
         either=True,
+        before=layer,
     )

@@ -30,23 +30,23 @@ from caseback.model.running.verify import unembed_normed
 
 NEEDS = {TEXT: ("neuron_moments", "token_counts")}
 CUTS = 4
-SHORTEST = 8
 Value = Callable[[Tensor, Tensor], Tensor]
 """From logits (row, vocab), or a site's (row, d_model), and the prompt of each row, to one number per row."""
 
 
-def prefixes(evidence: Evidence) -> Tokens:
+def prefixes(evidence: Evidence, *, longer_than: int = 7) -> Tokens:
     """Rows of text, each up to a quarter, a half, three quarters and all of it.
 
     Raises
     ------
     SiteAbsent
-        Where no text was read.
+        Where none is longer than what is asked for.
     """
-    if not evidence.prompts:
-        raise SiteAbsent("no text was read")
     cuts = [ids[: len(ids) * part // CUTS] for ids in evidence.prompts for part in range(1, CUTS + 1)]
-    return evidence.model.tokens([ids for ids in cuts if len(ids) >= SHORTEST] or evidence.prompts)
+    long = [ids for ids in cuts if len(ids) > longer_than]
+    if not long:
+        raise SiteAbsent(f"no text of more than {longer_than} tokens was read")
+    return evidence.model.tokens(long)
 
 
 def at_last(evidence: Evidence, tokens: Tokens, sites: Sequence[Site]) -> dict[Site, Tensor]:
@@ -54,7 +54,7 @@ def at_last(evidence: Evidence, tokens: Tokens, sites: Sequence[Site]) -> dict[S
     parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
     step = max(1, limit("stream_tokens", evidence.model.device) // tokens.shape[1])
     for first in range(0, len(tokens), step):
-        some = tokens[list(range(first, min(first + step, len(tokens))))]
+        some = tokens[first : first + step]
         run = execute(evidence.model.anatomy, some, read=list(sites), logits=False)
         rows = torch.arange(len(some), device=run.tokens.ids.device)
         for site, values in parts.items():

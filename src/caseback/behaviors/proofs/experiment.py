@@ -22,6 +22,9 @@ from caseback.model.running.tokens import Tokens
 Unit = tuple[str, int, int]
 """Its sort (``"head"`` or ``"neuron"``), its layer, its number there."""
 
+Replaced = Callable[[Unit], Edit | list[Edit]]
+"""What takes a unit's contribution out, or puts it where the experiment wants it."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -41,7 +44,7 @@ class Experiment:
     unit
         What an effect is measured in.
     replaced
-        The edit that takes a unit's contribution out.
+        The edits that take a unit's contribution out.
     scale
         What an effect is divided by.
     worth
@@ -54,19 +57,22 @@ class Experiment:
         The same with the claimed path standing still: a metric, and what replaces a unit.
     either
         Whether an effect counts whichever way it goes.
+    before
+        Units of layers from this one on cannot matter, and are no controls; None where all can.
     """
 
     name: str
     tokens: Tokens
     metric: Metric
     unit: str
-    replaced: Callable[[Unit], Edit]
+    replaced: Replaced
     scale: float = 1.0
     worth: float = 0.0
     room: float | None = None
     least: float = 0.0
-    still: tuple[Metric, Callable[[Unit], Edit]] | None = None
+    still: tuple[Metric, Replaced] | None = None
     either: bool = False
+    before: int | None = None
 
 
 @dataclass(frozen=True)

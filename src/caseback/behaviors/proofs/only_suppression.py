@@ -58,7 +58,7 @@ def suppressed(evidence: Evidence, tokens: Tokens, layer: int) -> Float[Tensor, 
     sites = [Site(name, layer) for name in ("pattern", "v", "resid_pre")]
     write = at_least_float32(model.weights.W_O[layer].detach())
     for first in range(0, len(tokens), step):
-        some = tokens[list(range(first, min(first + step, len(tokens))))]
+        some = tokens[first : first + step]
         run = execute(model.anatomy, some, read=sites, logits=False)
         ids, rows = run.tokens.ids, torch.arange(len(some), device=run.tokens.ids.device)
         last = run.tokens.column(-1)

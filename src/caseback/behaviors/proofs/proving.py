@@ -26,9 +26,9 @@ from jaxtyping import Float
 
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Kind
-from caseback.behaviors.proofs.experiment import Experiment, Unit
+from caseback.behaviors.proofs.experiment import Experiment, Replaced, Unit
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.running.edits import Edit
+from caseback.model.running.edits import Edit, listed
 
 MATCHED = 20
 POOL = 40
@@ -102,14 +102,18 @@ class Likeness:
         Of which units.
     labelled
         Units that are no control: they have one of the experiment's labels.
+    before
+        Nor are units of layers from this one on; None for no such layer.
     """
 
-    def __init__(self, evidence: Evidence, sort: str, labelled: Sequence[int]):
+    def __init__(self, evidence: Evidence, sort: str, labelled: Sequence[int], before: int | None = None):
         units = evidence.heads if sort == "head" else evidence.neurons
         self._depth = np.array([layer for layer, _ in units]) / evidence.model.n_layers
         self._log = np.log(np.maximum(sizes(evidence, sort), np.finfo(float).tiny))
         self._free = np.ones(len(units), dtype=bool)
         self._free[list(labelled)] = False
+        if before is not None:
+            self._free &= np.array([layer < before for layer, _ in units])
 
     def nearest(self, unit: int, among: Sequence[int] | None = None) -> list[int]:
         """The units that may be its controls, the nearest first."""
@@ -208,14 +212,13 @@ def prove(
     plans = []
     for sort in dict.fromkeys(kinds[name].sort for name in candidates):
         own = {name: units for name, units in candidates.items() if kinds[name].sort == sort}
-        like = Likeness(evidence, sort, [i for name in own for i in labelled[name]])
+        like = Likeness(evidence, sort, [i for name in own for i in labelled[name]], experiment.before)
         pool = like.pool(list(dict.fromkeys(unit for units in own.values() for unit in units)))
         for name, units in own.items():
             group = labelled[name] if together else []
             plans.append(_plan(kinds[name], units, group, like, pool, evidence.seed))
     sets = {(plan.kind.sort, units): None for plan in plans for units in plan.replaced}
-    variants = [[experiment.replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
-    effects, whole = _effects(evidence, experiment, variants, [(sort, units) for sort, units in sets], progress)
+    effects, whole = _effects(evidence, experiment, list(sets), progress)
     least = {-1: SMALLEST * abs(experiment.worth), 0: 0.0}
     least[1] = least[-1] if experiment.room is None else min(least[-1], SMALLEST * experiment.room)
     of: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
@@ -235,24 +238,30 @@ def prove(
 def _effects(
     evidence: Evidence,
     experiment: Experiment,
-    variants: list[list[Edit]],
     sets: list[tuple[str, tuple[int, ...]]],
     progress: bool,
 ) -> tuple[Float[np.ndarray, "variant prompt"], Float[np.ndarray, " variant"]]:
     """Effects, and the size of the whole effect where they are those along a path; 0 elsewhere."""
     run = evidence.model.sweep
+    variants = _variants(evidence, experiment.replaced, sets)
     swept = run(experiment.tokens, variants, experiment.metric, progress=progress)
     effects = (swept.values - swept["clean"].values) / experiment.scale
     whole = np.zeros(len(effects))
     if experiment.still is not None:
         metric, replaced = experiment.still
-        others = [[replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
-        again = run(experiment.tokens, others, metric, progress=progress)
+        again = run(experiment.tokens, _variants(evidence, replaced, sets), metric, progress=progress)
         whole = np.abs(effects).mean(1)
         effects = np.abs(effects) - np.abs((again.values - again["clean"].values) / experiment.scale)
     if experiment.either:
         effects = effects * np.where(effects.mean(1, keepdims=True) < 0, -1, 1)
     return effects, whole
+
+
+def _variants(evidence: Evidence, replaced: Replaced, sets: list[tuple[str, tuple[int, ...]]]) -> list[list[Edit]]:
+    """The edits of every set of units."""
+    return [
+        [edit for i in units for edit in listed(replaced(_unit(evidence, sort, i)))] for sort, units in sets
+    ]
 
 
 def _outcome(

@@ -6,33 +6,44 @@ question    logit difference of the word that is asked for, over another person'
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.heads.reach import WINDOW
 from caseback.behaviors.matching_streams import NEEDLE_TOKENS
 from caseback.behaviors.proofs.ends import kl_at_last, prefixes
 from caseback.behaviors.proofs.experiment import Experiment, Unit
 from caseback.errors import CasebackError, SiteAbsent
-from caseback.model.running.edits import Edit, Knockout
+from caseback.model.running.edits import Edit, Replace
+from caseback.model.running.tokens import Tokens
 from caseback.tasks.standard.needle import needle
 
 FIRST = 4
 PROMPTS = 32
 
 
-def windowed(unit: Unit) -> Edit:
-    """Keys between the first four tokens and the window are out of the head's sight."""
-    _, layer, head = unit
-    return Knockout(layer=layer, head=head, query=-1, key=slice(FIRST, -WINDOW))
+def windowed(tokens: Tokens) -> Callable[[Unit], list[Edit]]:
+    """Keys between the first four tokens and the window are out of the head's sight, prompts of a length at a time."""
+    by_length: dict[int, list[int]] = {}
+    for prompt, length in enumerate(tokens.lengths.tolist()):
+        by_length.setdefault(length, []).append(prompt)
+
+    def edits(unit: Unit) -> list[Edit]:
+        _, layer, head = unit
+        hidden = {"layer": layer, "head": head, "pos": -1, "value": float("-inf")}
+        return [
+            Replace("scores", unit=slice(FIRST, length - WINDOW), prompt=prompts, **hidden)
+            for length, prompts in by_length.items()
+            if length > FIRST + WINDOW
+        ]
+
+    return edits
 
 
 def of_text(evidence: Evidence) -> Experiment:
     """Prefixes of text that are longer than what a head may see."""
-    every = prefixes(evidence)
-    long = [i for i, n in enumerate(every.lengths.tolist()) if n > FIRST + WINDOW]
-    if not long:
-        raise SiteAbsent(f"no text of more than {FIRST + WINDOW} tokens was read")
-    tokens = every[long]
-    return Experiment("a window of text", tokens, kl_at_last(evidence, tokens), "nats", windowed)
+    tokens = prefixes(evidence, longer_than=FIRST + WINDOW)
+    return Experiment("a window of text", tokens, kl_at_last(evidence, tokens), "nats", windowed(tokens))
 
 
 def of_question(evidence: Evidence) -> Experiment:
@@ -45,4 +56,4 @@ def of_question(evidence: Evidence) -> Experiment:
         raise SiteAbsent(f"the task needle does not fit this tokenizer: {error}") from error
     metric = prompts.measured("logit_diff")
     worth = float((metric(model.run(prompts.clean)) - metric(model.run(prompts.corrupt))).mean())
-    return Experiment("a window of a question", prompts.clean, metric, "logits", windowed, worth=worth)
+    return Experiment("a window of a question", prompts.clean, metric, "logits", windowed(prompts.clean), worth=worth)
