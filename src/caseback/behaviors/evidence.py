@@ -18,7 +18,8 @@ import xarray as xr
 from jaxtyping import Float
 
 from caseback.behaviors.matching_streams import MATCHING
-from caseback.behaviors.synthetic import STREAMS, streams
+from caseback.behaviors.synthetic import FOLDS, STREAMS, streams
+from caseback.behaviors.within import ROWS, Within, row_tokens, tokens_a_second
 from caseback.errors import CasebackError, SiteAbsent, TokensError, UnknownSite
 from caseback.jobs.launch import HERE
 from caseback.model.algebra.folding import Folded
@@ -178,6 +179,7 @@ def collect_evidence(
     workers: int = 1,
     on: str = HERE,
     threads: int | None = None,
+    within: Within | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Evidence:
@@ -199,6 +201,8 @@ def collect_evidence(
         Where the pass over text is kept as a job, so that it resumes and may have workers.
     workers, on, threads
         Where it runs; see ``caseback.jobs.launch``.
+    within
+        The time that it must fit, and what is left out for that; None for as long as it takes.
     seed
         Same seed, same result. Draws the random tokens.
     progress
@@ -221,6 +225,11 @@ def collect_evidence(
         options["attention_relations"] = {"relations": RELATIONS.get(stream, REPEATS)}
         return [{name: options.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
 
+    n_rows = ROWS
+    if within is not None:
+        rate = tokens_a_second(model, present(TEXT) or [{name: {}} for name in ("token_counts",)], length)
+        n_tokens = within.tokens(rate, n_tokens) if corpus is not None else n_tokens
+        n_rows = within.rows(rate, row_tokens(needs, TEXT))
     collections: dict[str, list[Collection]] = {}
     read, prompts = 0, []
     if corpus is not None and present(TEXT):
@@ -235,7 +244,7 @@ def collect_evidence(
         rows = rows_of(model, documents(parts[1]), length=room, least=room // 2)
         prompts = [row.ids for row in islice(rows, PROMPTS)]
     made: dict[str, Any] = {}
-    for names, make in ((STREAMS, lambda: streams(model, seed=seed)), *_one_by_one(model, seed)):
+    for names, make in ((STREAMS, lambda: streams(model, rows=n_rows, seed=seed)), *_one_by_one(model, n_rows, seed)):
         own = [name for name in names if present(name)]
         try:
             made |= {name: folds for name, folds in make().items() if name in own} if own else {}
@@ -246,9 +255,9 @@ def collect_evidence(
     return Evidence(model, collections, read, missing, seed, prompts)
 
 
-def _one_by_one(model: Model, seed: int) -> list[tuple[tuple[str, ...], Callable[[], dict[str, Any]]]]:
+def _one_by_one(model: Model, n_rows: int, seed: int) -> list[tuple[tuple[str, ...], Callable[[], dict[str, Any]]]]:
     """Each stream of ``MATCHING``, and what makes it."""
-    return [((name,), lambda name=name, make=make: {name: make(model, seed)}) for name, make in MATCHING.items()]
+    return [((name,), lambda name=name, make=make: {name: make(model, max(FOLDS, n_rows // 2), seed)}) for name, make in MATCHING.items()]
 
 
 def two_folds(given: Iterator[Any], model: Model, n_tokens: int | None) -> tuple[list[Any], list[Any]]:

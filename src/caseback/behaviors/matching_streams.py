@@ -27,7 +27,6 @@ from caseback.stream.packing import front_of
 from caseback.tasks.standard.needle import needle
 from caseback.tasks.standard.repeats import ordinary_tokens
 
-ROWS = 32
 GROUPS = 12
 """How many b, or words, a row has at most."""
 LEAST = 4
@@ -38,13 +37,13 @@ WORDS = (
 )
 
 
-def _rows(draw: Callable[[np.random.Generator], Labeled], seed: int) -> list[list[Labeled]]:
+def _folds(draw: Callable[[np.random.Generator], Labeled], rows: int, seed: int) -> list[list[Labeled]]:
     rng = np.random.default_rng(seed)
-    drawn = [draw(rng) for _ in range(ROWS)]
+    drawn = [draw(rng) for _ in range(rows)]
     return [drawn[fold::FOLDS] for fold in range(FOLDS)]
 
 
-def neighbors(model: Model, seed: int) -> list[list[Labeled]]:
+def neighbors(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     """A span, and behind it the tokens with the nearest embeddings."""
     ordinary = np.array(ordinary_tokens(model))
     span = span_of(model, ordinary)
@@ -62,7 +61,7 @@ def neighbors(model: Model, seed: int) -> list[list[Labeled]]:
             cosines[:, second[-1]] = -torch.inf
         return row(model, ordinary[first], ordinary[second], np.arange(span))
 
-    return _rows(draw, seed)
+    return _folds(draw, rows, seed)
 
 
 def _groups(model: Model, each: int, again: int) -> int:
@@ -80,7 +79,7 @@ def _groups(model: Model, each: int, again: int) -> int:
     return groups
 
 
-def prefixes(model: Model, seed: int) -> list[list[Labeled]]:
+def prefixes(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     """The same token after two others, and after one of these, or a new one, again."""
     ordinary = ordinary_tokens(model)
     groups = _groups(model, 6, 2)
@@ -103,7 +102,7 @@ def prefixes(model: Model, seed: int) -> list[list[Labeled]]:
                 own += [-1, place[number, "e" if name.startswith("un") else "c"] if here else -1]
         return [int(token) for token in ids], labels
 
-    return _rows(draw, seed)
+    return _folds(draw, rows, seed)
 
 
 def _words(model: Model) -> list[list[int]]:
@@ -124,7 +123,7 @@ def _words(model: Model) -> list[list[int]]:
     return several
 
 
-def entities(model: Model, seed: int) -> list[list[Labeled]]:
+def entities(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     """Words of several tokens, each behind a token of its own that comes again."""
     words, ordinary = _words(model), ordinary_tokens(model)
     groups = _groups(model, 6, 1)
@@ -145,16 +144,16 @@ def entities(model: Model, seed: int) -> list[list[Labeled]]:
                 places.append(last[number] if name.endswith("_absent") == bool(absent) else -1)
         return ids, labels
 
-    return _rows(draw, seed)
+    return _folds(draw, rows, seed)
 
 
-def needles(model: Model, seed: int) -> list[list[Labeled]]:
+def needles(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     """Questions for one of two people's words; the labels stand at the token that the answer follows."""
     if model.tokenizer is None:
         raise TokensError("a question needs a tokenizer")
     length = min(NEEDLE_TOKENS, model.context or NEEDLE_TOKENS)
     try:
-        prompts = needle(length=length).prompts(model, ROWS, seed=seed)
+        prompts = needle(length=length).prompts(model, rows, seed=seed)
     except CasebackError as error:
         raise TokensError(f"no needles: {error}") from error
     drawn = []
@@ -165,10 +164,10 @@ def needles(model: Model, seed: int) -> list[list[Labeled]]:
     return [drawn[fold::FOLDS] for fold in range(FOLDS)]
 
 
-MATCHING: dict[str, Callable[[Model, int], Sequence[list[Labeled]]]] = {
+MATCHING: dict[str, Callable[[Model, int, int], Sequence[list[Labeled]]]] = {
     "neighbors": neighbors,
     "prefixes": prefixes,
     "entities": entities,
     "needle": needles,
 }
-"""How each stream is made, of a model and a seed."""
+"""How each stream is made, of a model, a number of rows and a seed."""

@@ -17,8 +17,9 @@ A head's size is sqrt E||z W_O||^2, a neuron's its standard deviation times ||w_
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from jaxtyping import Float
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Kind
 from caseback.behaviors.proofs.experiment import Experiment, Replaced, Unit
+from caseback.errors import CasebackError
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.edits import Edit, listed
 
@@ -183,6 +185,7 @@ def prove(
     kinds: Mapping[str, Kind],
     *,
     together: bool = True,
+    within: float | None = None,
     progress: bool = False,
 ) -> dict[tuple[str, int], Outcome]:
     """Run one experiment for the candidates of all kinds that it proves.
@@ -201,6 +204,8 @@ def prove(
         The kinds by name.
     together
         Whether all units with a label are replaced together too.
+    within
+        Seconds that it may take: then without units together, or for fewer candidates.
     progress
         Show a progress bar.
 
@@ -208,15 +213,15 @@ def prove(
     -------
     dict
         Outcomes by kind and unit.
+
+    Raises
+    ------
+    CasebackError
+        Where not even one candidate fits the time.
     """
-    plans = []
-    for sort in dict.fromkeys(kinds[name].sort for name in candidates):
-        own = {name: units for name, units in candidates.items() if kinds[name].sort == sort}
-        like = Likeness(evidence, sort, [i for name in own for i in labelled[name]], experiment.before)
-        pool = like.pool(list(dict.fromkeys(unit for units in own.values() for unit in units)))
-        for name, units in own.items():
-            group = labelled[name] if together else []
-            plans.append(_plan(kinds[name], units, group, like, pool, evidence.seed))
+    plans = _plans(evidence, experiment, candidates, labelled, kinds, together)
+    if within is not None:
+        plans = _fitting(evidence, experiment, plans, within)
     sets = {(plan.kind.sort, units): None for plan in plans for units in plan.replaced}
     effects, whole = _effects(evidence, experiment, list(sets), progress)
     least = {-1: SMALLEST * abs(experiment.worth), 0: 0.0}
@@ -233,6 +238,49 @@ def prove(
         for unit in plan.matched:
             outcomes[plan.kind.name, unit] = _outcome(plan, unit, of[sort], bounds, experiment.unit)
     return outcomes
+
+
+def _plans(
+    evidence: Evidence,
+    experiment: Experiment,
+    candidates: Mapping[str, Sequence[int]],
+    labelled: Mapping[str, Sequence[int]],
+    kinds: Mapping[str, Kind],
+    together: bool,
+) -> list[_Plan]:
+    """What is replaced for the candidates of every kind."""
+    plans = []
+    for sort in dict.fromkeys(kinds[name].sort for name in candidates):
+        own = {name: units for name, units in candidates.items() if kinds[name].sort == sort}
+        like = Likeness(evidence, sort, [i for name in own for i in labelled[name]], experiment.before)
+        pool = like.pool(list(dict.fromkeys(unit for units in own.values() for unit in units)))
+        for name, units in own.items():
+            group = labelled[name] if together else []
+            plans.append(_plan(kinds[name], units, group, like, pool, evidence.seed))
+    return plans
+
+
+def _fitting(evidence: Evidence, experiment: Experiment, plans: list[_Plan], seconds: float) -> list[_Plan]:
+    """As much of the plans as fits a time, at the speed of the first candidate by itself, its clean run included.
+
+    Raises
+    ------
+    CasebackError
+        Where nothing does.
+    """
+    first = (plans[0].kind.sort, (next(iter(plans[0].matched)),))
+    began = time.monotonic()
+    _effects(evidence, experiment, [first], False)
+    each = time.monotonic() - began
+    alone = [replace(plan, group=[], sets=[]) for plan in plans]
+    fewer = (
+        [replace(plan, matched=dict(list(plan.matched.items())[:n])) for plan in alone] for n in (3, 2, 1)
+    )
+    for some in (plans, alone, *fewer):
+        many = len({(plan.kind.sort, units) for plan in some for units in plan.replaced})
+        if many * each <= seconds:
+            return some
+    raise CasebackError(f"no time: one unit takes about {each:.1f} s, and {seconds:.0f} s are left for this experiment")
 
 
 def _effects(
