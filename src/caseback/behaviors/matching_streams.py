@@ -64,7 +64,7 @@ def neighbors(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     return _folds(draw, rows, seed)
 
 
-def _groups(model: Model, each: int, again: int) -> int:
+def _groups(model: Model, each: int, again: int, most: int = GROUPS) -> int:
     """How many groups of so many tokens, and so many when they come again, a row has room for.
 
     Raises
@@ -73,18 +73,19 @@ def _groups(model: Model, each: int, again: int) -> int:
         Where not even four fit.
     """
     room = model.context
-    groups = min(GROUPS, (room - len(front_of(model))) // (each + again) if room else GROUPS)
+    groups = min(most, (room - len(front_of(model))) // (each + again) if room else most)
     if groups < LEAST:
-        raise TokensError(f"a context of {room}: expected room for {LEAST} groups of {each + again} tokens")
+        raise TokensError(
+            f"a context of {room}, and ordinary tokens for {most} groups: expected room for {LEAST} groups of "
+            f"{each + again} tokens"
+        )
     return groups
 
 
 def prefixes(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     """The same token after two others, and after one of these, or a new one, again."""
     ordinary = ordinary_tokens(model)
-    groups = _groups(model, 6, 2)
-    if len(ordinary) < 6 * groups:
-        raise TokensError(f"{len(ordinary)} ordinary tokens: expected {6 * groups}, all different in a row")
+    groups = _groups(model, 6, 2, min(GROUPS, len(ordinary) // 6))  # all different in a row
 
     def draw(rng: np.random.Generator) -> Labeled:
         a, b, c, d, e, f = rng.choice(ordinary, (6, groups), replace=False)

@@ -6,7 +6,8 @@
     attention to the first token   change of what the head named by the look gives to the row's first token
 
 A row of weights says what is written; these say what is left of it behind the layers, heads and norms that follow. The
-largest activation is the one that is furthest from 0, with its sign. Like units are clamped to theirs.
+largest activation is the highest one; where an MLP is gated and activations have either sign, it is the one furthest
+from 0. Like units are clamped to theirs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from caseback.behaviors.kinds import Look
 from caseback.behaviors.neurons.partition import classes
 from caseback.behaviors.proofs.ends import end_of_stream, logits_of, of_last, prefixes
 from caseback.behaviors.proofs.experiment import Experiment, Unit, address
+from caseback.errors import SiteAbsent
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.edits import Edit, Replace
 from caseback.model.running.site_metrics import activation
@@ -35,7 +37,12 @@ def to_largest(evidence: Evidence) -> Callable[[Unit], Edit]:
     """The edit that clamps a neuron."""
     ends = [evidence.by_neuron(TEXT, "neuron_moments", f"mlp_post_{end}") for end in ("max", "min")]
     high, low = ends[0].max(1), ends[1].min(1)
-    largest = dict(zip(evidence.neurons, np.where(high > -low, high, low).tolist(), strict=True))
+    try:
+        evidence.model.weights.W_gate[evidence.neuron_layers[0]]
+        ends_of = np.where(high > -low, high, low)
+    except SiteAbsent:
+        ends_of = high
+    largest = dict(zip(evidence.neurons, ends_of.tolist(), strict=True))
 
     def clamped(unit: Unit) -> Edit:
         return Replace("mlp_post", layer=unit[1], value=largest[unit[1:]], pos=-1, **address(unit))

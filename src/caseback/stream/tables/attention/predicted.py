@@ -1,7 +1,7 @@
 """How much each head looks at the earlier token that the stream predicts most, as the logit lens reads it there.
 
     s(i) = argmax over keys 0 < j <= i with t_j != t_i of the logit of t_j at x_i,    x the stream before the layer
-    attention = mean over queries i of a(i, s(i)),        other = mean of a(i, s(i - 8)),  what another query predicts
+    attention = mean over queries i of a(i, s(i)),    other the same with x_(i - 8): what another query predicts of them
     uniform = mean of 1 / number of keys that may look
 
 Only tokens of the row compete, so its vocabulary is all that is formed. A token that is the query's own is left out:
@@ -66,15 +66,13 @@ class AttentionPredicted(Table):
             return
         ids = seen.in_rows(marks.current)
         real = seen.in_rows(torch.ones_like(marks.current)).bool()
-        places = torch.arange(width, device=ids.device)
         masks = allowed_keys(anatomy, width)
         for layer in range(anatomy.n_layers):
             mask = masks[layer].to(ids.device)
             may = candidates(ids, real, mask)
             scores = lens(seen.model, seen.in_rows(seen.wide(Site("resid_pre", layer))), ids)
-            chosen = scores.masked_fill(~may, -torch.inf).argmax(-1)
-            other = chosen.roll(BACK, 1)
-            some = real & may.any(-1) & may.any(-1).roll(BACK, 1) & mask[places, other]
+            chosen, other = (x.masked_fill(~may, -torch.inf).argmax(-1) for x in (scores, scores.roll(BACK, 1)))
+            some = real & may.any(-1)
             some[:, : self.skip] = False
             a = seen.attention(layer)
             for name, at in (("attention", chosen), ("other", other)):
