@@ -7,6 +7,7 @@ import caseback as cb
 from caseback.behaviors.atlas import atlas_of
 from caseback.behaviors.evidence import TEXT, collect_evidence
 from caseback.behaviors.kinds import KINDS, kinds_of
+from caseback.behaviors.neurons import entropy as entropy_neurons
 from caseback.behaviors.neurons import switches
 from caseback.behaviors.proofs import ends, only_suppression, windows
 from caseback.behaviors.proofs.experiments import EXPERIMENTS
@@ -39,15 +40,19 @@ def written_as(model, layer, row):
     return row if norm is None else row / norm.gamma
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES[:-1])  # behind a norm of the MLP a neuron changes what the others write too
 def test_an_entropy_neuron_acts_through_the_norm_alone(family):
     model = fresh(family)
     with torch.no_grad():
         model.anatomy.unembed.weight[:, 11] = 0
-        model.weights.W_out[2][5] = written_as(model, 2, 20 * torch.eye(model.d_model).double()[11])
+        model.weights.W_out[2][5] = 20 * entropy_neurons.hardly_read(evidence_of(model))[:, 0]
     evidence = evidence_of(model)
     outcome = outcome_of(evidence, "entropy", (2, 5))
-    assert outcome.proved == "alone" and outcome.unit == "nats"
+    assert outcome.effect > 3 * outcome.bound > 0 and outcome.unit == "nats"
+    experiment = EXPERIMENTS["entropy"].make(evidence)
+    metric, replaced = experiment.still
+    still = evidence.model.sweep(experiment.tokens, [replaced(("neuron", 2, 5))], metric)
+    assert float(abs(still - still["clean"]).max()) < outcome.effect / 20  # nothing of it reaches the logits otherwise
     tokens = ends.prefixes(evidence)
     site, clean = ends.end_of_stream(evidence, tokens)
     free, frozen = (ends.logits_of(evidence, clean, like) for like in (None, clean))
