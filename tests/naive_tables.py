@@ -342,9 +342,7 @@ def keys_in_relation(row, words, name, i):
     }[name]
 
 
-RELATIONS = (
-    "previous current first duplicate induction same_token first_same same_word word_start previous_word before_word before_start".split()
-)
+RELATIONS = "previous current first duplicate induction same_token first_same same_word word_start previous_word before_word before_start".split()
 
 
 def attention_relations(corpus, relations=RELATIONS, skip=4):

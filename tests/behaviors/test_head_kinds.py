@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import caseback as cb
-from caseback.behaviors.evidence import TEXT, collect_evidence
+from caseback.behaviors.evidence import collect_evidence
 from caseback.behaviors.heads import relations, vocabulary
 from caseback.behaviors.kinds import KINDS, false_labels, labels
 from caseback.behaviors.matching_streams import MATCHING
@@ -59,7 +59,10 @@ class Seeing:
 def matched_by_two(_, ids, __):
     """What followed the last two tokens, or else the row's first token."""
     return [
-        [next((j + 1 for j in range(1, i) if (row[j - 1 : j + 1] == row[i - 1 : i + 1]).all()), 0) for i in range(len(row))]
+        [
+            next((j + 1 for j in range(1, i) if (row[j - 1 : j + 1] == row[i - 1 : i + 1]).all()), 0)
+            for i in range(len(row))
+        ]
         for row in ids
     ]
 

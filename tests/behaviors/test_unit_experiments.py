@@ -7,7 +7,6 @@ import caseback as cb
 from caseback.behaviors.atlas import atlas_of
 from caseback.behaviors.evidence import TEXT, collect_evidence
 from caseback.behaviors.kinds import KINDS, kinds_of
-from caseback.behaviors.neurons import entropy as entropy_neurons
 from caseback.behaviors.neurons import switches
 from caseback.behaviors.proofs import ends, only_suppression, windows
 from caseback.behaviors.proofs.experiments import EXPERIMENTS
@@ -44,8 +43,10 @@ def written_as(model, layer, row):
 def test_an_entropy_neuron_acts_through_the_norm_alone(family):
     model = fresh(family)
     with torch.no_grad():
-        model.anatomy.unembed.weight[:, 11] = 0
-        model.weights.W_out[2][5] = 20 * entropy_neurons.hardly_read(evidence_of(model))[:, 0]
+        # two dimensions that no token reads: against each other, since a norm may take the mean away
+        model.anatomy.unembed.weight[:, 11:13] = 0
+        model.weights.W_out[2][5] = 0
+        model.weights.W_out[2][5, 11:13] = torch.tensor([20.0, -20.0]).double()
     evidence = evidence_of(model)
     outcome = outcome_of(evidence, "entropy", (2, 5))
     assert outcome.effect > 3 * outcome.bound > 0 and outcome.unit == "nats"
@@ -151,7 +152,9 @@ def test_nothing_false_is_proved_in_organisms(name):
     rng = torch.Generator().manual_seed(1)
     length = max(4, (organism.model.context or 12) - 2)
     texts = [torch.randint(0, organism.model.d_vocab, (length,), generator=rng).tolist() for _ in range(30)]
-    new = [kind for kind in KINDS if KINDS[kind].proof in ("only suppression", "likeliest token", "entropy", "unigrams")]
+    new = [
+        kind for kind in KINDS if KINDS[kind].proof in ("only suppression", "likeliest token", "entropy", "unigrams")
+    ]
     new += ["n-gram induction", "fuzzy induction", "anti-induction", "prediction", "suppression"]
     found = cb.behaviors.atlas(organism.model, texts, kinds=new, top=2)
     proved = {(f.component, f.kind) for f in found.findings if f.grade == "proved"}
@@ -182,5 +185,7 @@ def test_what_does_not_fit_is_left_out_and_said():
     evidence = collect_evidence(cb.load("meadow"), None, {"fresh": ("head_moments",)})
     kinds = kinds_of(["copying"])
     found = atlas_of(evidence, kinds, top=2, within=Within(1e-6))
-    assert "of 2 candidates by 'second copy'" in found.about["left out"] and found.kinds[0].unproved.startswith("no time")
+    assert "of 2 candidates by 'second copy'" in found.about["left out"] and found.kinds[0].unproved.startswith(
+        "no time"
+    )
     assert atlas_of(evidence, kinds, top=1, within=Within(1e4)).about["left out"] == "nothing"

@@ -257,7 +257,10 @@ def collect_evidence(
 
 def _one_by_one(model: Model, n_rows: int, seed: int) -> list[tuple[tuple[str, ...], Callable[[], dict[str, Any]]]]:
     """Each stream of ``MATCHING``, and what makes it."""
-    return [((name,), lambda name=name, make=make: {name: make(model, max(FOLDS, n_rows // 2), seed)}) for name, make in MATCHING.items()]
+    return [
+        ((name,), lambda name=name, make=make: {name: make(model, max(FOLDS, n_rows // 2), seed)})
+        for name, make in MATCHING.items()
+    ]
 
 
 def two_folds(given: Iterator[Any], model: Model, n_tokens: int | None) -> tuple[list[Any], list[Any]]:

@@ -46,7 +46,7 @@ def _folds(draw: Callable[[np.random.Generator], Labeled], rows: int, seed: int)
 def neighbors(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     """A span, and behind it the tokens with the nearest embeddings."""
     ordinary = np.array(ordinary_tokens(model))
-    span = span_of(model, ordinary)
+    span = span_of(model, ordinary.tolist())
     table = at_least_float32(model.weights.W_E.detach())[torch.as_tensor(ordinary)]
     table = table - table.mean(0)
     table = table / table.norm(dim=1, keepdim=True).clamp_min(torch.finfo(table.dtype).tiny)

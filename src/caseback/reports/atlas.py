@@ -53,8 +53,9 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
     dict
         ``model`` says what it is of; ``kinds`` has a row for each kind, as of ``KindReport``; ``candidates`` the best
         units of every kind, as of ``Finding``; ``units`` every head that has a label, with its ``labels`` and which of
-        them are ``proved``; ``layers`` how many units of each kind have the label, layer by layer, with the ``profile`` of ``stream.depth``; ``facts`` those of
-        the stream, as of ``Fact``, None for a number that does not exist.
+        them are ``proved``; ``layers`` how many units of each kind have the label, layer by layer, with the shares as
+        ``profile``, see ``stream.depth``; ``facts`` those of the stream, as of ``Fact``, None for a number that does
+        not exist.
 
     Examples
     --------

@@ -33,9 +33,9 @@ def token_pairs(evidence: Evidence, relation: Relation) -> list[tuple[int, int]]
     """
     tokenizer = evidence.model.tokenizer
     pairs = []
-    for subject, attribute in relation.facts if tokenizer is not None else ():
-        target = single_token(tokenizer, attribute)
-        if target is not None:
+    for subject, attribute in relation.facts:
+        target = None if tokenizer is None else single_token(tokenizer, attribute)
+        if tokenizer is not None and target is not None:
             pairs.append((tokenizer(f" {subject}", add_special_tokens=False)["input_ids"][-1], target))
     pairs = list(dict(pairs).items())  # a token that ends two subjects says nothing of either
     if len(pairs) < FEWEST or len({target for _, target in pairs}) < 3:

@@ -30,7 +30,5 @@ def joiner(evidence: Evidence) -> Look:
     """Attention within the word."""
     if any(int(fold["n"].min()) == 0 for fold in evidence.folds(TEXT, "attention_relations")):
         raise SiteAbsent("the text has no words of several tokens, or this model has no tokenizer that knows of words")
-    within, outside, across = (
-        excess(evidence, TEXT, name) for name in ("same_word", "before_word", "before_start")
-    )
+    within, outside, across = (excess(evidence, TEXT, name) for name in ("same_word", "before_word", "before_start"))
     return look_at(within - across, outside - across, within=within, across=across)

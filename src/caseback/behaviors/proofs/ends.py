@@ -168,5 +168,3 @@ def kl_at_last(evidence: Evidence, tokens: Tokens) -> Metric:
     """KL from the unedited predictions at last tokens."""
     _, stream = end_of_stream(evidence, tokens)
     return of_last("kl", kl_from(logits_of(evidence, stream)))
-
-

@@ -1,13 +1,13 @@
 """Experiments that a label must survive, by name.
 
-    second copy              log probability of the second half of a repeated span, nats a token
-    named twice              logit difference of indirect objects; the run in which nobody is named twice
-    succession               logit difference of the next member of a series; the run of another place in it
-    plain text               KL from the unedited predictions, nats; mean over text
-    entropy, unigrams        see ``ends``; so is the likeliest token
-    written tokens, class of tokens, attention to the first token      see ``clamped``
-    only suppression         see ``only_suppression``
-    a window of text, of a question      see ``windows``
+second copy              log probability of the second half of a repeated span, nats a token
+named twice              logit difference of indirect objects; the run in which nobody is named twice
+succession               logit difference of the next member of a series; the run of another place in it
+plain text               KL from the unedited predictions, nats; mean over text
+entropy, unigrams        see ``ends``; so is the likeliest token
+written tokens, class of tokens, attention to the first token      see ``clamped``
+only suppression         see ``only_suppression``
+a window of text, of a question      see ``windows``
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from caseback.model.running.tokens import Tokens
 from caseback.tasks.task import Task
 
 PROMPTS = 32
+
+
 def second_copy(evidence: Evidence) -> Experiment:
     """A random span again: how likely is its second half?"""
     model = evidence.model

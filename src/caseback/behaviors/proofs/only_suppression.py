@@ -10,6 +10,7 @@ replaced by its mean at the last token of prefixes of text. What the head does a
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -37,7 +38,7 @@ def only_suppression(evidence: Evidence) -> Experiment:
         raise SiteAbsent(f"{evidence.model.anatomy.family.before_o} stands between heads and W_O")
     tokens = prefixes(evidence)
     metric = kl_at_last(evidence, tokens)
-    means = sum(fold["mean"].values for fold in evidence.folds(TEXT, "head_moments")) / 2
+    means = np.mean([fold["mean"].values for fold in evidence.folds(TEXT, "head_moments")], axis=0)
     held: dict[int, Tensor] = {}
 
     def left(unit: Unit) -> Edit:
@@ -48,7 +49,9 @@ def only_suppression(evidence: Evidence) -> Experiment:
         mean = torch.as_tensor(means[layer, head]).to(write) @ write
         return Replace("head_out", layer=layer, head=head, pos=-1, value=mean + held[layer][:, head])
 
-    return Experiment("only suppression", tokens, metric, "nats", by_means(evidence, TEXT, pos=-1), still=(metric, left))
+    return Experiment(
+        "only suppression", tokens, metric, "nats", by_means(evidence, TEXT, pos=-1), still=(metric, left)
+    )
 
 
 def suppressed(evidence: Evidence, tokens: Tokens, layer: int) -> Float[Tensor, "prompt head d_model"]:

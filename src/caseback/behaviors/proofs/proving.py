@@ -273,9 +273,7 @@ def _fitting(evidence: Evidence, experiment: Experiment, plans: list[_Plan], sec
     _effects(evidence, experiment, [first], False)
     each = time.monotonic() - began
     alone = [replace(plan, group=[], sets=[]) for plan in plans]
-    fewer = (
-        [replace(plan, matched=dict(list(plan.matched.items())[:n])) for plan in alone] for n in (3, 2, 1)
-    )
+    fewer = ([replace(plan, matched=dict(list(plan.matched.items())[:n])) for plan in alone] for n in (3, 2, 1))
     for some in (plans, alone, *fewer):
         many = len({(plan.kind.sort, units) for plan in some for units in plan.replaced})
         if many * each <= seconds:
@@ -307,9 +305,7 @@ def _effects(
 
 def _variants(evidence: Evidence, replaced: Replaced, sets: list[tuple[str, tuple[int, ...]]]) -> list[list[Edit]]:
     """The edits of every set of units."""
-    return [
-        [edit for i in units for edit in listed(replaced(_unit(evidence, sort, i)))] for sort, units in sets
-    ]
+    return [[edit for i in units for edit in listed(replaced(_unit(evidence, sort, i)))] for sort, units in sets]
 
 
 def _outcome(
@@ -341,7 +337,11 @@ def _outcome(
         rest = of[tuple(i for i in plan.group if i != unit)]
         restores = float((together - rest).mean() / together.mean()) if together.mean() else 0.0
         certain = sign * (together - rest).mean() > 2 * (together - rest).std() / np.sqrt(len(rest))
-        among = bool(sign * together.mean() > max(sign * together_bound, least[tuple(plan.group)]) and restores >= RESTORED and certain)
+        among = bool(
+            sign * together.mean() > max(sign * together_bound, least[tuple(plan.group)])
+            and restores >= RESTORED
+            and certain
+        )
     proved = ALONE if alone else AMONG if among else ""
     return Outcome(measured_in, effect, error, bound, float(together.mean()), together_bound, restores, proved)
 

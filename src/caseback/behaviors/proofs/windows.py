@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from caseback.behaviors.evidence import TEXT, Evidence
+from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.heads.reach import WINDOW
 from caseback.behaviors.matching_streams import NEEDLE_TOKENS
 from caseback.behaviors.proofs.ends import kl_at_last, prefixes

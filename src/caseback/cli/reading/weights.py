@@ -36,7 +36,15 @@ def weights(
     """Read weights as words: a neuron, a head's circuits or directions, singular vectors; or a word's units."""
     head, neuron, layer = unit.head, unit.neuron, unit.layer
     if find is not None:
-        _find(model, files, find, top.top, folded, output, alone=(head, neuron, layer, expert, matrix, svd or None, output.html))
+        _find(
+            model,
+            files,
+            find,
+            top.top,
+            folded,
+            output,
+            alone=(head, neuron, layer, expert, matrix, svd or None, output.html),
+        )
         return
     if layer is None:
         raise CasebackError("--layer says whose weights: expected it, or --find WORD for the units of all layers")

@@ -1,4 +1,4 @@
-"""A word's units (PRIMER 4.3.9): which neurons of all layers write or read it, and which heads write it where they see it.
+"""A word's units (PRIMER 4.3.9): which neurons of all layers write or read it, and which heads copy it.
 
     out        w_out . u_t           over its standard deviation over the vocabulary
     in, gate   e_t . w_in            likewise over the embeddings of the vocabulary
