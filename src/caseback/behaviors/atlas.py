@@ -145,7 +145,7 @@ class Atlas:
 
 
 @technique(
-    entry=("5.1.1", "5.1.4", "5.1.5", "5.1.6", "5.1.7", "5.1.8", "5.1.10"),
+    entry=("5.1.1", "5.1.2", "5.1.4", "5.1.5", "5.1.6", "5.1.7", "5.1.8", "5.1.10", "B.18", "B.19"),
     citation="Elhage et al. 2021, Olsson et al. 2022, Gurnee et al. 2024",
     cost="one forward per token of text, and sweeps of the candidates",
 )
