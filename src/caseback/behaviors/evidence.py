@@ -243,14 +243,14 @@ def collect_evidence(
         room = min(PROMPT_TOKENS, model.context or PROMPT_TOKENS)
         rows = rows_of(model, documents(parts[1]), length=room, least=room // 2)
         prompts = [row.ids for row in islice(rows, PROMPTS)]
-    rows: dict[str, Any] = {}
+    drawn: dict[str, Any] = {}
     for names, make in ((STREAMS, lambda: streams(model, rows=n_rows, seed=seed)), *_one_by_one(model, n_rows, seed)):
         own = [name for name in names if present(name)]
         try:
-            rows |= {name: folds for name, folds in make().items() if name in own} if own else {}
+            drawn |= {name: folds for name, folds in make().items() if name in own} if own else {}
         except TokensError as error:
             missing |= dict.fromkeys(own, str(error))
-    for name, folds in rows.items():
+    for name, folds in drawn.items():
         collections[name] = [collect(model, fold, present(name), bos=False) for fold in folds]
     return Evidence(model, collections, read, missing, seed, prompts)
 
