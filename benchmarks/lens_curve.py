@@ -14,8 +14,8 @@ import time
 import caseback as cb
 from caseback.decode.vocabulary import fit_translators, fit_tuned_lens, lens_quality
 from caseback.organisms.prose.text import documents
-from caseback.views.figure.heatmap import write_figure
 from caseback.views.figure.lens_curves import lens_curves
+from caseback.views.figure.page import write_figure
 
 KINDS = ("giving", "fact", "story", "series", "agreement", "years", "pronoun", "errand")
 

@@ -28,7 +28,7 @@ SECTIONS = {
     "5.1": ("Attention block", "atlas.md"),
     "5.2": ("Feed-forward network block", "atlas.md"),
     "5.3": ("Residual stream", "atlas.md"),
-    "5.4": ("Emergent multi-component behavior", "editing.md"),
+    "5.4": ("Emergent multi-component behavior", "behaviors.md"),
     "B": ("Beyond the Primer", "beyond.md"),
 }
 

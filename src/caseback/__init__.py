@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from caseback.model.running.saved_edits import load_edits, save_edits
     from caseback.model.running.site_metrics import activation
     from caseback.model.running.tokens import Tokens
+    from caseback.views.cells.show import show
 
 _HOMES = {
     "circuit": "Circuit",
@@ -56,6 +57,7 @@ _HOMES = {
     "running.tokens": "Tokens",
 }
 _NAMES = {name: f"caseback.model.{home}" for home, names in _HOMES.items() for name in names.split()}
+_NAMES["show"] = "caseback.views.cells.show"
 _PACKAGES = ("model", "localize", "decode", "edit", "tasks", "stream", "behaviors", "organisms", "reports", "views")
 
 __all__ = [
@@ -101,6 +103,7 @@ __all__ = [
     "prob",
     "prob_diff",
     "save_edits",
+    "show",
     "techniques",
 ]
 

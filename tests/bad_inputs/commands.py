@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
 import typer
@@ -92,6 +93,8 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "graph": [TEXT, *of, "--node", "1", "--max-nodes", "20", "--effects", "2"],
         "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
         "atlas": [model, "--kinds", "copying", "--top", "1", "--no-proofs"],
+        "serve": [model, "--port", "0"],
+        "mcp": [model, "--out", str(folder / "results")],
         "erase": [str(labeled), *of, "--site", "resid_post:0", "--draws", "2"],
         "edit": ["Mary went", *of, "--subject", "Mary", "--new", "to", "--no-check", "--steps", "1", "--generate", "1"],
         "steer": ["Mary went", *of, "--positive", TEXT, "--negative", OTHER, "--generate", "1"],
@@ -105,7 +108,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "similar": [str(store), "Mary", *of, "--site", "resid_post:0"],
         "work": [str(store), *of],
         "jobs": [str(store)],
-        "ioi": [*of, "--count", "2"],
+        "behavior": ["function-vector", "--task", "capital", "--count", "4", "--shots", "2"],
         "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],
         "techniques": [],
         "tasks": ["ioi", *of, "--count", "1"],
@@ -217,7 +220,9 @@ def _environment() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        yield
+        # servers that end as soon as they are up
+        with mock.patch("uvicorn.Server.run"), mock.patch("mcp.server.MCPServer.run"):
+            yield
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

@@ -191,6 +191,8 @@ class Valid:
             "values": torch.ones(1, 4),
             "how": "sum",
         }
+        of_words = {"pairs": [(str(i), str(i + 1)) for i in range(20)], "prompts": 4, "shots": 2}
+        of_words |= {"shot": "{input}: {output}\n", "without": "shuffled", "by": "prob"}
         # where a name means something else
         self.by_door: dict[str, dict[str, Any]] = {
             "Circuit.": {"self": circuit, "other": circuit, "count": 2},
@@ -204,6 +206,26 @@ class Valid:
             "Model.text": {"self": model, "tokens": tokens},
             "Model.token_id": {"self": model, "text": " Mary"},
             "Model.token_text": {"self": model, "token": 5},
+            "figure.attention.": {"run": model.run(TEXT, read=["pattern", "q", "k"]), "query": -1, "key": 0},
+            "attention_of_layer": {"run": model.run(TEXT, read=["pattern"])},
+            "score_by_dimension": {"run": model.run(TEXT, read=["q", "k"]), "query": -1, "key": 0},
+            "figure.tokens.": {"scores": [0.5, -1.0]},
+            "figure.projection.": {"labels": None, "names": None},
+            "svg.": {"name": "g", "words": "a", "x": 0.0, "y": 0.0, "x1": 0.0, "y1": 0.0, "x2": 1.0, "y2": 1.0},
+            "svg.rect": {"x": 0.0, "y": 0.0, "width": 1.0, "height": 1.0},
+            "grid.Grid": {"rows": ["a"], "columns": ["b"]},
+            "scale_bar": {"x": 0.0, "y": 0.0, "most": 1.0, "value": "effect"},
+            "curves.panel": {
+                "lines": {"kl": [1.0]},
+                "at": ["0"],
+                "x": 0.0,
+                "y": 0.0,
+                "wide": 90.0,
+                "high": 60.0,
+            },
+            "curves.legend": {"names": ["kl"], "x": 0.0, "y": 0.0, "wide": 90.0},
+            "page.shell": {"title": "a", "body": "", "style": ""},
+            "figure.Figure": {"drawn": "", "width": 9.0, "height": 9.0, "maps": [], "modes": []},
             "answer_log_prob": {"answer": " went"},
             "metrics.Metric": {"name": "a metric", "bind": cb.logit(" Mary").bind},
             "site_metrics.activation": {"site": "resid_post", "layer": 0, "unit": 0},
@@ -328,7 +350,15 @@ class Valid:
                 "made_by": "f",
             },
             "check_finite": {"value": [1.0], "place": "a"},
-            "ioi_prompts": {"name": "meadow"},
+            "model_and_words": {"name": "meadow"},
+            "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
+            "function_words": {"name": "capital"},
+            **dict.fromkeys(("function_vectors.function_vector", "function_vectors.task_vector"), of_words),
+            "function_behavior": {**of_words, "other": None, "name": "digits", "draws": 2},
+            "role.Role": {"name": "mover", "about": "moves", "at": "end", "to": "IO", "sign": 1, "control": None}
+            | {"by": "total", "sort": "head"},
+            "role.Behavior": {"name": "mine", "about": "asks", "task": cb.tasks.ioi, "roles": (), "entry": "5.4.4"}
+            | {"citation": "Ann 2024", "places": ("end",), "extra": {}},
             "data.packed": {"pattern": torch.eye(2).numpy()},
             "with_visible": {"token": {"text": " Mary", "id": 5}},
             "align.align": {"pairs": pairs.pairs},

@@ -46,7 +46,8 @@ def test_json_is_the_whole_result_and_the_page_a_waterfall(capsys, small, tmp_pa
     values = made["data_vars"]["share"]["data"]
     assert sum(row[0] for row in values) == pytest.approx(made["attrs"]["metric_value"][0], abs=1e-3)
     assert made["coords"]["component"]["data"][0] == "embed"
-    assert "plotly" in page.read_text(encoding="utf-8")[:100_000].lower()
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>What wrote the logit of " in text and text.count("class='all-of-it'") == 1 and len(text) < 100_000
 
 
 def test_several_prompts_are_averaged_with_their_spread(capsys, small):

@@ -29,7 +29,9 @@ def test_patch_shows_a_map_with_visible_tokens_and_writes_a_page(capsys, tmp_pat
     assert (status, err) == (0, f"written to {page}\n")
     assert "logit of ␣Mary less that of ␣John: clean" in out and "10 ␣John | ␣Mary" in out
     assert "denoising (clean into corrupt) at resid_pre" in out
-    assert "Plotly.newPlot" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>Which places bring back the logit of ␣Mary less that of ␣John?</h1>" in text and len(text) < 100_000
+    assert CLEAN in text and "<dt>technique</dt>" in text
 
 
 def test_patch_as_json_is_what_the_function_gives(capsys):

@@ -81,6 +81,8 @@ WRITING = [
     ("atlas", "--out"),
     ("erase", "--save"),
     ("erase", "--html"),
+    ("behavior", "--html"),
+    ("behavior", "--save"),
     ("edit", "--save"),
     ("edit", "--html"),
     ("steer", "--save"),

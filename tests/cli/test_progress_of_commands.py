@@ -34,7 +34,7 @@ COUNTED = {
     "probe": ["probe", "LABELED"],
     "directions": ["directions", "LABELED"],
     "collect": ["collect", "CORPUS", "--store", "FOLDER", "--tables", "stream_moments"],
-    "ioi": ["ioi", "--count", "4"],
+    "behavior": ["behavior", "induction", "--count", "4"],
     "evaluate": ["organisms", "evaluate", "--count", "2"],
     "train": ["organisms", "train", "meadow", "--out", "FOLDER", "--steps", "2"],
     "dictionary train": ["dictionary", "train", "CORPUS", "--store", "FOLDER", "--tokens", "99", "--width", "64"],
@@ -50,6 +50,7 @@ SHORT = {
 }
 NO_MODEL = {"techniques", "tasks", "list_", "path_", "dictionary convert", "dictionary listing"}
 OF_A_JOB = {"similar", "work", "jobs"}  # begun by collect: test_stream_commands
+UNTIL_INTERRUPTED = {"serve", "mcp"}  # what they show goes to their clients: tests/server
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def run(capsys, arguments, corpus):
 def test_every_command_is_here():
     commands = {c.__name__ for c in cli.COMMANDS} | {c.callback.__name__ for c in organisms.registered_commands}
     commands |= {f"dictionary {c.callback.__name__}" for c in dictionary.registered_commands}
-    assert commands == {*COUNTED, *SHORT, *NO_MODEL, *OF_A_JOB}
+    assert commands == {*COUNTED, *SHORT, *NO_MODEL, *OF_A_JOB, *UNTIL_INTERRUPTED}
 
 
 @pytest.mark.parametrize("name", COUNTED)

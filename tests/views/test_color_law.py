@@ -3,6 +3,7 @@
 Colors are told apart by their hue, from what each view really draws, never from the constants it draws with.
 """
 
+import base64
 import colorsys
 import io
 import re
@@ -21,9 +22,10 @@ from caseback.reports.circuit import circuit_document
 from caseback.reports.maps import as_map
 from caseback.reports.waterfall import waterfall
 from caseback.views import text as text_views
+from caseback.views.figure.curves import N_LINES
 from caseback.views.figure.heatmap import heatmap
-from caseback.views.figure.lens_curves import lens_curves
 from caseback.views.figure.lens_grid import lens_grid
+from caseback.views.figure.shades import FOIL, TARGET, image_of
 from caseback.views.figure.waterfall import waterfall_figure
 from caseback.views.page.circuit import circuit_html
 from caseback.views.text.attributions import shade
@@ -32,6 +34,7 @@ from caseback.views.text.explanation import explanation_tables
 from caseback.views.text.heatmap import map_text, ranked_text
 from caseback.views.text.lens import print_lens
 from caseback.views.text.waterfall import waterfall_text
+from figures_read import pixels_of
 
 FRONTEND = Path(__file__).parents[2] / "frontend" / "src"
 
@@ -122,13 +125,12 @@ def test_no_terminal_view_has_colors_of_its_own():
 
 
 def test_figures():
-    figure = heatmap(as_map(both(2.0, -1.0, 0.0, 0.5)), title="", value="effect")
-    scale = {at: color for at, color in figure.layout.coloraxis.colorscale if at not in (0.5,)}
-    assert {side(color) for at, color in scale.items() if at > 0.5} == {1}
-    assert {side(color) for at, color in scale.items() if at < 0.5} == {-1}
-    assert figure.layout.coloraxis.cmax == -figure.layout.coloraxis.cmin > 0
-    trace = waterfall_figure(waterfall(xr.DataArray([2.0, -1.0], dims=["component"])), title="", value="").data[0]
-    assert [side(trace.increasing.marker.color), side(trace.decreasing.marker.color)] == [1, -1]
+    assert [side("#{:02x}{:02x}{:02x}".format(*color)) for color in (TARGET, FOIL)] == [1, -1]
+    index = base64.b64decode(image_of(np.array([[1.0, -1.0]]), 1.0, signed=True).partition(",")[2])
+    palette = index[index.index(b"PLTE") + 4 :]
+    assert [tuple(palette[3 * i : 3 * i + 3]) for i in (255, 1)] == [TARGET, FOIL]
+    drawn = waterfall_figure(waterfall(xr.DataArray([2.0, -1.0], dims=["component"]))).drawn
+    assert re.findall(r"class='(target|foil)'", drawn) == ["target", "foil"]
 
 
 def test_pages():
@@ -165,28 +167,23 @@ def test_layers_run_upwards_in_lenses_and_the_embedding_has_no_shade():
     print_lens(lens, "lens", Console(file=file, width=100))
     first = [line.split()[0] for line in file.getvalue().splitlines() if re.match(r"(\d+|embed) ", line)]
     assert first[:5] == ["3", "2", "1", "0", "embed"]
-    figure = lens_grid(lens, title="")
-    grid = figure.data[0]
-    assert figure.layout.yaxis.autorange is True and list(figure.layout.yaxis.ticktext)[0] == "embed"
-    for button in figure.layout.updatemenus[0].buttons:
-        look = button.args[0]
-        z, scale = np.array(look["z"][0], dtype=float), look["colorscale"][0]
-        # the end of each scale that is paper white
-        white = [at for at, color in scale if color == "#ffffff"]
-        share = z / look["zmax"][0]
-        shown = share[0][np.isfinite(share[0])]
-        assert len(white) == 1 and np.allclose(shown, white[0]), button.label
-        assert not np.allclose(share[1:][np.isfinite(share[1:])], white[0])
-    assert all(grid.text[0]), "the cells still say what stands there"
+    figure = lens_grid(lens)
+    assert figure.maps[0]["up"] and figure.maps[0]["rows"][0] == "embed"
+    shades = re.findall(r"data-mode='\d+'.*?href='(data:[^']+)'", figure.drawn)
+    assert len(shades) == len(figure.modes) == 6
+    for address in shades:
+        index, _, _ = pixels_of(address)
+        # the lowest row is the embedding's: 1 is no shade, 0 no number
+        assert set(index[-1].tolist()) <= {0, 1} and (index[:-1] > 1).any()
+    assert "␣the" in figure.drawn, "the cells still say what stands there"
 
 
 def test_layers_run_upwards_in_figures():
-    figure = heatmap(as_map(both(1.0, 0.5, -1.0, -0.5)), title="", value="effect")
-    assert figure.layout.yaxis.autorange is True and list(figure.layout.yaxis.ticktext) == ["0", "1"]
+    assert heatmap(both(1.0, 0.5, -1.0, -0.5)).maps[0]["up"]
     joined = both(1.0, 0.5, -1.0, -0.5).expand_dims(pos=[0, 1], axis=2)
-    assert heatmap(as_map(joined), title="", value="").layout.yaxis.autorange is True
+    assert heatmap(joined).maps[0]["up"]
     single = xr.DataArray([1.0, 2.0], dims=["component"], coords={"component": ["a", "b"]})
-    assert heatmap(as_map(single), title="", value="").layout.yaxis.autorange == "reversed"
+    assert not heatmap(single).maps[0]["up"]
 
 
 @pytest.mark.parametrize(("direction", "supports"), [("noising", -1), ("denoising", 1), (None, 1)])
@@ -237,7 +234,7 @@ def test_scripts_color_by_sign_or_name_the_target_and_the_foil():
     sign = r'[<>] 0 \? "(?:var\(--)?(?:target|foil)\)?" : "(?:var\(--)?(?:target|foil)\)?"'
     chip = r"tokenChip\((?:target|foil|doc\.)[^()]*\)"  # the target or the foil itself
     swatch = r'swatch\("(?:target|foil)", score\(-?1\)\)'  # the legend of what a sign chose
-    token = r'token\.id === doc\.(?:target|foil)\??\.id \? "(?:target|foil)"'
+    token = r'(?:token\.id === doc\.(?:target|foil)\??\.id|row\.text === state\.(?:target|foil)) \? "(?:target|foil)"'
     answer = r'class: "chip target" \}, tokenText\(doc\.predictions\[0\]'  # what the circuit is of
     end = r'edgeList\(\w+, "target"\)'  # the far end of an edge, no class
     allowed = re.compile("|".join((sign, chip, swatch, token, answer, end)))
@@ -250,12 +247,9 @@ def test_scripts_color_by_sign_or_name_the_target_and_the_foil():
 
 
 def test_lines_without_a_sign_have_other_hues():
-    targets = [" the", " cat", " dog", " Mary", " John", " store", " to"]
-    lens = logit_lens(cb.load("meadow"), "the cat and", targets=targets, k=2)
-    lines = [trace.line for trace in lens_grid(lens, title="").data if trace.type == "scatter"]
-    assert len(lines) == len(targets) == len({line.color for line in lines})
-    depth = xr.DataArray([1.0, 0.5], dims=["layer"], coords={"layer": [0, 1]}, attrs={"tokens": 8})
-    measured = xr.Dataset({"kl": depth, "bias": depth, "agreement": depth})
-    curves = lens_curves({str(i): measured for i in range(6)}, title="").data
-    for color in [line.color for line in lines] + [trace.line.color for trace in curves]:
-        assert looks_signed(color) == 0, color
+    sheet = (FRONTEND / "pages" / "figure.css").read_text("utf-8")
+    used = re.findall(r"\.trend\.l\d \{ stroke: var\((--[\w-]+)\)", sheet)
+    assert len(used) == len(set(used)) == N_LINES
+    for name in used:
+        for pair in re.findall(rf"{name}: ([^;]+);", sheet):
+            assert [looks_signed(color) for color in re.findall("#[0-9a-f]{6}", pair)] in ([0], [0, 0]), name

@@ -13,8 +13,11 @@ from rich.console import Console
 from caseback.errors import CasebackError
 from caseback.reports.maps import as_map
 from caseback.reports.result_json import result_json
-from caseback.views.figure.heatmap import heatmap, write_figure
+from caseback.views.figure.heatmap import heatmap
+from caseback.views.figure.page import write_figure
+from caseback.views.figure.shades import FOIL, TARGET, image_of, packed_numbers
 from caseback.views.text.heatmap import print_map
+from figures_read import numbers_of, pixels_of
 
 
 def result(texts=(" a", " b", " c"), layers=4, batch=1, seed=0):
@@ -100,24 +103,50 @@ def test_without_unicode_the_map_is_ascii():
     assert file.getvalue().isascii() and re.search(r"-\d\.\d\d", file.getvalue())
 
 
+def test_an_image_has_the_sign_and_the_size_of_each_number():
+    values = np.array([[2.0, -2.0, 0.0, 1.0], [np.nan, 5.0, -0.5, -9.0]])
+    index, palette, alpha = pixels_of(image_of(values, 2.0, signed=True))
+    assert index.tolist() == [[255, 1, 128, 192], [0, 255, 96, 1]]
+    assert tuple(palette[255]) == TARGET and tuple(palette[1]) == FOIL
+    assert (alpha[255], alpha[1], alpha[128]) == (255, 255, 0) and 0 < alpha[0] < 80
+    index, _, alpha = pixels_of(image_of(values, 2.0, opaque=0.5))
+    assert index.tolist() == [[255, 1, 1, 128], [0, 255, 1, 1]] and alpha[255] == 128
+    with pytest.raises(CasebackError, match="rows and columns"):
+        image_of(np.zeros(3), 1.0)
+
+
+def test_packed_numbers_come_back():
+    values = np.random.default_rng(0).normal(size=(3, 5)) * 1e-7
+    values[1, 1] = np.nan
+    np.testing.assert_allclose(numbers_of(packed_numbers(values)), values.ravel(), atol=np.nanmax(np.abs(values)) / 6e4)
+    assert numbers_of(packed_numbers(np.zeros(2))).tolist() == [0.0, 0.0]
+
+
 def test_the_page_holds_the_numbers_and_loads_nothing(tmp_path, hostile):
     one = result([token["text"] for token in hostile["tokens"]])
     one.values[1, 3, 0] = np.nan
     drawn = as_map(one)
     figure = heatmap({"first": drawn, "second": drawn}, title="<b>&", value="effect")
-    trace = json.loads(figure.to_json())["data"][0]
-    assert trace["z"][1][3] is None and trace["z"][0][0] == pytest.approx(float(one[0, 0, 0]))
-    scale = figure.layout.coloraxis
-    assert scale.cmin == -scale.cmax == -drawn.largest and scale.colorscale[3][0] == 0.5
-    assert "no such part" in trace["text"][1][3] and "<script>" not in json.dumps(trace["text"])
-    page = write_figure(figure, tmp_path / "map.html").read_text(encoding="utf-8")
-    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
-    assert page.count("</script>") == page.count("<script")
+    assert len(figure.maps) == 2 and figure.maps[0]["rows"] == drawn.rows.labels and figure.maps[0]["up"]
+    read = numbers_of(figure.maps[0]["shown"][0]).reshape(drawn.values.shape)
+    np.testing.assert_allclose(read, drawn.values, atol=drawn.largest / 6e4)
+    page = write_figure(figure, tmp_path / "map.html", prompt="a\ud800<i>").read_text(encoding="utf-8")
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page) and "<b>&" not in page and "<i>" not in page
+    assert page.count("</script>") == page.count("<script") and "\u202e" not in page
     assert [p.name for p in tmp_path.iterdir()] == ["map.html"]
     with pytest.raises(CasebackError, match="there is no folder"):
         write_figure(figure, tmp_path / "none" / "map.html")
     with pytest.raises(CasebackError, match="no map given"):
         heatmap({}, title="", value="")
+
+
+def test_the_image_is_the_map_with_layer_0_at_the_bottom():
+    one = result(layers=3)
+    figure = heatmap(one)
+    address = re.findall(r"href='(data:[^']+)'", figure.drawn)[1]
+    index, _, _ = pixels_of(address)
+    values = one.values[..., 0]
+    assert index[::-1].tolist() == (128 + np.rint(127 * values / np.abs(values).max())).astype(int).tolist()
 
 
 def test_json_holds_everything_and_no_nan():

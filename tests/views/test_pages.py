@@ -12,6 +12,7 @@ import caseback as cb
 from caseback.errors import CasebackError
 from caseback.reports.circuit import circuit_document
 from caseback.views.page.circuit import circuit_html
+from caseback.views.page.explorer import EXPLORER_PAGE
 from caseback.views.page.kinds import PAGES, page_html, page_of, write_page
 
 STATIC = Path(str(files("caseback.views") / "static"))
@@ -27,9 +28,10 @@ def test_a_page_draws_the_kind_that_it_is_listed_under(kind):
 
 
 def test_nothing_is_shipped_that_no_page_needs():
-    pages = [page_of({"kind": kind}) for kind in PAGES]
+    pages = [*(page_of({"kind": kind}) for kind in PAGES), EXPLORER_PAGE]
     needed = {f"{name}.css" for page in pages for name in page.styles} | {f"{page.script}.js" for page in pages}
-    assert {file.name for file in STATIC.iterdir()} == needed - {"None.js"}
+    figures = {"figure.css", "figure.js"}  # which stand in cells and in pages alike
+    assert {file.name for file in STATIC.iterdir()} == needed - {"None.js"} | figures
 
 
 def test_the_door_draws_what_the_page_itself_draws(tmp_path):

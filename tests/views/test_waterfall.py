@@ -1,6 +1,7 @@
 """Waterfalls: bars follow one another, sum to the whole, and say the same in the terminal and on the page."""
 
 import io
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 from caseback.errors import CasebackError
 from caseback.reports.tokens_text import visible
 from caseback.reports.waterfall import waterfall
-from caseback.views.figure.heatmap import write_figure
+from caseback.views.figure.page import write_figure
 from caseback.views.figure.waterfall import waterfall_figure
 from caseback.views.text.bars import ASCII, UNICODE
 from caseback.views.text.waterfall import print_waterfall, span_bar
@@ -102,16 +103,22 @@ def test_a_bar_covers_its_part_of_the_axis():
 def test_the_page_has_the_same_bars_and_loads_nothing(tmp_path):
     drawn = waterfall(shares(names=["a", "</script><b>", "c", "d", "e"]), top=3)
     figure = waterfall_figure(drawn, title="why <s>?", value="logit of ␣Mary")
-    bars = figure.data[0]
-    assert list(bars.x) == pytest.approx([*(bar.value for bar in drawn.bars), drawn.total])
-    assert list(bars.measure) == ["relative"] * 4 + ["total"]
-    assert (
-        figure.layout.yaxis.ticktext[0] == "&lt;/script&gt;&lt;b&gt;" and figure.layout.title.text == "why &lt;s&gt;?"
-    )
-    assert figure.data[1].error_x.array[-1] == pytest.approx(drawn.spread)
-    assert len(waterfall_figure(waterfall(shares(VALUES[:, :1])), title="", value="").data) == 1
+    tree = ElementTree.fromstring(figure.svg)
+    of = {"{http://www.w3.org/2000/svg}" + name: name for name in ("rect", "line", "text")}
+    bars = [e.attrib for e in tree if of.get(e.tag) == "rect"]
+    assert [bar["class"] for bar in bars] == ["foil" if b.value < 0 else "target" for b in drawn.bars] + ["all-of-it"]
+    # widths are as the shares, and each bar begins where the one above it ended
+    wide = np.array([float(bar["width"]) for bar in bars])
+    sizes = np.abs([*(bar.value for bar in drawn.bars), drawn.total])
+    pixels = wide[sizes.argmax()] / sizes.max()
+    assert np.allclose(wide, np.maximum(sizes * pixels, 1.0), atol=0.11)
+    left = np.array([float(bar["x"]) for bar in bars])
+    lower = np.array([*(min(bar.start, bar.end) for bar in drawn.bars), min(0.0, drawn.total)])
+    assert np.allclose(left - left[0], (lower - lower[0]) * pixels, atol=0.11)
+    said = [e.text or "" for e in tree if of.get(e.tag) == "text"]
+    assert any(text.startswith("−3.00 ± 1.00") for text in said)
     page = write_figure(figure, tmp_path / "page.html").read_text()
-    assert "<script src=" not in page and "</script><b>" not in page
+    assert "<script src=" not in page and "</script><b>" not in page and "why &lt;s&gt;?" in page
 
 
 def test_other_shapes_are_refused():

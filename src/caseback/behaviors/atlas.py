@@ -26,6 +26,7 @@ from caseback.behaviors.within import Within, seconds_of
 from caseback.errors import CasebackError
 from caseback.jobs.launch import HERE
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 from caseback.model.findings import Finding, Findings
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -77,7 +78,7 @@ class KindReport:
 
 
 @dataclass(frozen=True)
-class Atlas:
+class Atlas(Displayed):
     """What an atlas holds.
 
     Attributes

@@ -2,7 +2,7 @@
 
 To add a command, write `cli/<room>/<command>.py` with one function of that name (or a `typer.Typer` of that name, for a
 command with commands of its own), import torch, transformers and what brings them inside the function (so that
-`caseback --help` answers at once), and add it to `COMMANDS` (or `GROUPS`).
+`caseback --help` answers at once), and add it to `BY_JOB` (or `GROUPS`).
 
 A mistake of the user ends with exit status 2 and one line on stderr; with `--debug` or CASEBACK_DEBUG=1, with
 the traceback. Anything else that goes wrong is a bug of ours and keeps its traceback.
@@ -21,9 +21,11 @@ from caseback.cli.explaining.attribute import attribute
 from caseback.cli.explaining.dla import dla
 from caseback.cli.explaining.explain import explain
 from caseback.cli.explaining.influence import influence
+from caseback.cli.explaining.mcp import mcp
+from caseback.cli.explaining.serve import serve
 from caseback.cli.finding.atlas import atlas
+from caseback.cli.finding.behavior import behavior
 from caseback.cli.finding.graph import graph
-from caseback.cli.finding.ioi import ioi
 from caseback.cli.intervening.ablate import ablate
 from caseback.cli.intervening.align import align
 from caseback.cli.intervening.circuit import circuit
@@ -42,7 +44,7 @@ from caseback.cli.reading.lens import lens
 from caseback.cli.reading.patchscope import patchscope
 from caseback.cli.reading.probe import probe
 from caseback.cli.reading.weights import weights
-from caseback.cli.retired import now_called
+from caseback.cli.retired import command_now, now_called
 from caseback.cli.streaming.collect import collect
 from caseback.cli.streaming.jobs import jobs
 from caseback.cli.streaming.similar import similar
@@ -50,47 +52,30 @@ from caseback.cli.streaming.work import work
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (
-    explain,
-    atlas,
-    attribute,
-    influence,
-    dla,
-    patch,
-    ablate,
-    trace,
-    circuit,
-    graph,
-    align,
-    erase,
-    steer,
-    edit,
-    lens,
-    patchscope,
-    weights,
-    activating,
-    probe,
-    directions,
-    collect,
-    similar,
-    work,
-    jobs,
-    ioi,
-    label,
-    techniques,
-    tasks,
-)
-GROUPS = (dictionary, organisms)  # commands with commands of their own
+# the commands, by the job that one comes with: how `caseback --help` lists them
+BY_JOB = {
+    "Why did it say that?": (explain, attribute, influence, dla, graph, serve, mcp),
+    "What is inside the model?": (atlas, behavior, weights, activating),
+    "Which part did it?": (patch, ablate, trace, circuit, align),
+    "What is represented?": (lens, patchscope, probe, directions),
+    "Change it": (steer, erase, edit),
+    "Text by the million": (collect, similar, work, jobs),
+    "Look up, and keep notes": (techniques, tasks, label),
+}
+COMMANDS = tuple(command for commands in BY_JOB.values() for command in commands)
+# commands with commands of their own
+GROUPS = {dictionary: "What is represented?", organisms: "Look up, and keep notes"}
 
 app = typer.Typer(
     help="See a language model work: why it predicted this, and what is inside.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in COMMANDS:
-    app.command()(command)
-for group in GROUPS:
-    app.add_typer(group)
+for title, commands in BY_JOB.items():
+    for command in commands:
+        app.command(rich_help_panel=title)(command)
+for group, title in GROUPS.items():
+    app.add_typer(group, rich_help_panel=title)
 
 
 def _print_version(asked: bool) -> None:
@@ -149,7 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):  # a token that a terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        _expect_text(sys.argv[1:] if arguments is None else arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        _expect_text(given)
+        if (moved := command_now(given)) is not None:
+            raise CasebackError(moved)
         status = app(args=arguments, prog_name="caseback", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -32,6 +32,17 @@ def prompt_of(text: str, ids: bool) -> str | list[int]:
         raise CasebackError(f"--ids with {text!r}: expected whole numbers such as 5,1,2") from None
 
 
+def as_text(prompt: str | list[int]) -> str:
+    """A prompt of ``prompt_of`` as a page shows it.
+
+    Examples
+    --------
+    >>> as_text([5, 1, 2])
+    '5 1 2'
+    """
+    return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
+
+
 def continuation_of(text: str | None, ids: bool) -> str | list[int] | None:
     """What stands beside or behind a prompt; unlike one, it may be a space alone."""
     return prompt_of(text, True) if text is not None and ids else text

@@ -26,6 +26,7 @@ from caseback.model.anatomy.assembled import assembled
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 from caseback.model.running.affine import Codebook, SideTerm
 from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
@@ -33,7 +34,7 @@ from caseback.model.running.model import Model
 
 @checked
 @dataclass(frozen=True, eq=False)
-class KnowledgeEdit:
+class KnowledgeEdit(Displayed):
     """Facts, and the edits that write them.
 
     Attributes

@@ -115,6 +115,13 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "factor_side": Limit(16384, "rows of a square factor", "its eigenvectors beyond it are refused"),
         "dense_projection_entries": Limit(2**28, "entries", "a dense projection beyond it is refused"),
         "page_pattern_entries": Limit(2_000_000, "entries of all patterns of a page", "it still opens at once"),
+        # what one server does for all its clients
+        "server_prompt_tokens": Limit(1024, "tokens of a prompt", "maps of attention grow with their square"),
+        "server_body_bytes": Limit(2**18, "bytes of a request", "a prompt and its changes are a hundredth of it"),
+        "server_waiting": Limit(64, "questions that wait", "whoever comes later is told to come again"),
+        "server_answer_bytes": Limit(2**27, "bytes of answers", "the oldest are forgotten, and computed again"),
+        "server_clients": Limit(256, "connections", "each holds a request in memory"),
+        "server_jobs": Limit(256, "jobs that are remembered", "the oldest that have ended are forgotten"),
         # lines of files
         "corpus_lines": Limit(256, "lines", "a tokenizer is faster on many"),
         "record_lines": Limit(64, "lines", "a record of JSON is looked for in as many"),

@@ -6,6 +6,8 @@ A log, a pipe or a batch system has no use for a bar that is drawn over and over
     sweep: 120 of 300, 00:12 so far, about 00:18 left
 
 A single step may take longer, and not all work is counted: ``heartbeat`` writes a line where nothing else did.
+
+A program that shows progress in its own way, such as a server, has the bars' numbers from ``watched``.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
+from tqdm import std
 from tqdm.auto import tqdm
 
 EVERY = 10.0
@@ -27,6 +31,11 @@ _LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} so far, about {remaining} lef
 _WITHOUT_END = "{desc}: {n_fmt}, {elapsed} so far"
 
 _as_lines: WeakSet[tqdm] = WeakSet()
+
+Listener = Callable[[str, int, int | None], None]
+"""Is given a bar's name, how much is done, and of how much."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 class _Bar(tqdm):
@@ -39,6 +48,51 @@ class _Bar(tqdm):
     _lock = threading.RLock()
 
 
+class _Watched(std.tqdm):
+    """A bar that is drawn by telling a listener where it stands."""
+
+    _lock = threading.RLock()
+
+    def __init__(self, *given: Any, listener: Listener, **options: Any) -> None:
+        self._listener = listener
+        super().__init__(*given, **options)
+
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> bool:
+        """Tell the listener, whose exception ends the work: not under the lock, which tqdm would never give back."""
+        if not self.disable and not nolock:  # without the lock it is tqdm's monitor that asks, in a thread of its own
+            self._listener(self.desc.removesuffix(": "), int(self.n), None if self.total is None else int(self.total))
+        return True
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Draw nothing."""
+        return True
+
+
+@contextmanager
+def watched(listener: Listener) -> Iterator[None]:
+    """While the block runs, tell ``listener`` where its bars stand, whether they would be shown or not.
+
+    Parameters
+    ----------
+    listener
+        Called with a bar's name, how much is done, and of how much (None where that is not known), some times a second.
+        What it raises ends the work there, and the model is left as after any exception: so work is canceled.
+
+    Examples
+    --------
+    >>> heard = []
+    >>> with watched(lambda what, n, total: heard.append((what, n, total))):
+    ...     squares = [n * n for n in progress_bar([1, 2, 3], "squares", show=False)]
+    >>> heard[0]
+    ('squares', 0, 3)
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 def progress_bar(
     items: Iterable[Any] | None = None,
     what: str | None = None,
@@ -48,7 +102,7 @@ def progress_bar(
     initial: int = 0,
     unit: str = "step",
     unit_scale: bool = False,
-) -> tqdm:
+) -> std.tqdm:
     """A bar over items, or one that is moved by hand with ``update``.
 
     Parameters
@@ -69,6 +123,8 @@ def progress_bar(
     >>> list(progress_bar([1, 2, 3], "squares", show=False))
     [1, 2, 3]
     """
+    if (listener := _listener.get()) is not None:
+        return _Watched(items, listener=listener, desc=what or unit, total=total, initial=initial)
     lines: dict[str, Any] = {}
     if show and not _drawn_over():
         lines = {"file": _Lines(), "mininterval": EVERY, "delay": EVERY, "miniters": 1, "leave": False}

@@ -27,6 +27,7 @@ from caseback.errors import CasebackError
 from caseback.jobs.json_text import expect_form
 from caseback.jobs.whole_file import whole_file
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 from caseback.model.graph.names import WRITTEN_AT, Name, parse_name
 
 SLOTS = ("q", "k", "v")
@@ -136,7 +137,7 @@ class Edge:
 
 
 @dataclass(frozen=True, eq=False)
-class Circuit:
+class Circuit(Displayed):
     """Nodes and edges of one model that matter for something.
 
     Attributes

@@ -21,13 +21,14 @@ import numpy as np
 from jaxtyping import Float
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.model.display import Displayed
 
 Grade = Literal["unseen", "seen", "proved"]
 GRADES: tuple[Grade, ...] = ("unseen", "seen", "proved")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Displayed):
     """One component and what it was found to be; see the module for the fields.
 
     Attributes
@@ -56,7 +57,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Findings(Displayed):
     """What a detector found, strongest effect first, and how it was found.
 
     Examples

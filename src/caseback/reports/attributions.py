@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, TokensError, did_you_mean
@@ -30,10 +29,9 @@ from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.reports.comparison import comparison, plain_matrix
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
+from caseback.reports.tables.likeliest import likeliest
 
 __all__ = ["ATTRIBUTIONS", "check_attributions", "compare_attributions", "label_of"]
-
-_PREDICTIONS = 10
 
 
 @checked
@@ -194,7 +192,7 @@ def compare_attributions(
         target={"id": t, "text": model.token_text(t)},
         foil=None if f is None else {"id": f, "text": model.token_text(f)},
         metric={"name": metric, "value": compared["value"]},
-        predictions=_predictions(model, final),
+        predictions=likeliest(model, final),
         methods=[_method(one) for one in results],
         comparison=compared,
         refused=[{"name": name, "why": why} for name, why in refused.items()],
@@ -334,15 +332,6 @@ def _generation(
             {"name": name, "label": label_of(name), "scores": plain_matrix(one.values)} for name, one in maps.items()
         ],
     }
-
-
-def _predictions(model: Model, final: torch.Tensor) -> list[dict[str, Any]]:
-    wide = final if final.dtype == torch.float64 else final.float()
-    prob = wide.softmax(-1)
-    return [
-        {"id": i, "text": model.token_text(i), "logit": float(wide[i]), "prob": float(prob[i])}
-        for i in wide.topk(min(_PREDICTIONS, len(wide))).indices.tolist()
-    ]
 
 
 def _provenance(model: Model, scores: xr.DataArray) -> dict[str, Any]:

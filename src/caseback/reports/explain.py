@@ -13,9 +13,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
-from torch import Tensor
 
 from caseback.behaviors.atlas import Atlas
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
@@ -45,11 +43,11 @@ from caseback.reports.story.counting import counted
 from caseback.reports.story.depths import depth_of
 from caseback.reports.story.story import found_for, story_of
 from caseback.reports.story.words import sentences
+from caseback.reports.tables.likeliest import likeliest
 
 __all__ = ["explain"]
 
 ENTRY = {"zero": "3.2.10", "mean": "3.2.9"}
-_PREDICTIONS = 10
 _PARTS = 6  # lens, input attributions, their comparison, ablations, patching, checks
 
 
@@ -212,7 +210,7 @@ def explain(
         target={"id": t, "text": model.token_text(t)},
         foil={"id": f, "text": model.token_text(f)},
         metric={"name": metric.name, "value": value},
-        predictions=_predictions(model, final),
+        predictions=likeliest(model, final),
         lens=knew,
         inputs={
             "methods": [
@@ -310,15 +308,6 @@ def _ids(tokens: Tokens) -> list[int]:
 
 def _joined(model: Model, tokens: Tokens) -> str:
     return model.tokenizer.decode(_ids(tokens)) if model.tokenizer is not None else " ".join(map(str, _ids(tokens)))
-
-
-def _predictions(model: Model, final: Tensor) -> list[dict[str, Any]]:
-    wide = final if final.dtype == torch.float64 else final.float()
-    prob = wide.softmax(-1)
-    return [
-        {"id": i, "text": model.token_text(i), "logit": float(wide[i]), "prob": float(prob[i])}
-        for i in wide.topk(min(_PREDICTIONS, len(wide))).indices.tolist()
-    ]
 
 
 def _lens(lens: xr.Dataset) -> dict[str, Any]:

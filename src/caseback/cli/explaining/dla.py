@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import measure, prompt_of
+from caseback.cli.inputs import as_text, measure, prompt_of
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import By, Ids, Measured, OfModel, Output, Top
 from caseback.cli.with_options import with_options
@@ -33,7 +33,7 @@ def dla(
     with quiet():
         from caseback.localize.components.erasure import erased_writes
         from caseback.reports.direct_shares import SPLITS, direct_shares, expect_split, share_waterfall
-        from caseback.views.figure.heatmap import write_figure
+        from caseback.views.figure.page import write_figure
         from caseback.views.figure.waterfall import waterfall_figure
         from caseback.views.text.direct_shares import print_direct_shares
 
@@ -52,5 +52,11 @@ def dla(
         output,
         shares,
         text=lambda: print_direct_shares(shares, drawn, title, words, values, erased=writes),
-        page=lambda path: write_figure(waterfall_figure(drawn, title=f"{what}: {words}", value=words), path),
+        page=lambda path: write_figure(
+            waterfall_figure(drawn, title=what, value=words),
+            path,
+            question=f"What wrote the {words}?",
+            prompt="\n".join(map(as_text, given)),
+            provenance=shares.attrs,
+        ),
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import measure, names_in, numbers, prompt_of
+from caseback.cli.inputs import as_text, measure, names_in, numbers, prompt_of
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Ablation, Counterfactuals, Ids, Measured, OfModel, Output, Places, Seed, Top
 from caseback.cli.with_options import with_options
@@ -36,7 +36,8 @@ def ablate(
     with quiet():
         from caseback.localize.components.ablation import ablate as ablated
         from caseback.reports.maps import ablation_map
-        from caseback.views.figure.heatmap import heatmap, write_figure
+        from caseback.views.figure.heatmap import heatmap
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.interventions import print_ablation
 
         model = model_of(of)
@@ -55,10 +56,15 @@ def ablate(
             seed=seed.seed,
             progress=True,
         )
-    title = f"{ablation.ablation}-ablation: {words}"
     answer(
         output,
         effects,
         text=lambda: print_ablation(effects, words, top=top.top),
-        page=lambda path: write_figure(heatmap(ablation_map(effects), title=title, value="effect"), path),
+        page=lambda path: write_figure(
+            heatmap(ablation_map(effects), title=f"{ablation.ablation}-ablation", value="effect"),
+            path,
+            question=f"What does the {words} lose without each part?",
+            prompt="\n".join(map(as_text, given)),
+            provenance=effects.attrs,
+        ),
     )

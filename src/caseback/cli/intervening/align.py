@@ -46,7 +46,8 @@ def align(
         from caseback.localize.abstraction import Interchanges, das_map, interchange_map
         from caseback.reports.maps import as_map
         from caseback.tasks.task import get
-        from caseback.views.figure.heatmap import heatmap, write_figure
+        from caseback.views.figure.heatmap import heatmap
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.interventions import print_interchanges
 
         model = model_of(of)
@@ -80,5 +81,10 @@ def align(
         output,
         accuracy,
         text=lambda: print_interchanges(accuracy, title, top=top.top),
-        page=lambda path: write_figure(heatmap(as_map(accuracy), title=title, value="accuracy"), path),
+        page=lambda path: write_figure(
+            heatmap(as_map(accuracy), title=title, value="accuracy"),
+            path,
+            question=f"Where can the answers of {task} be swapped?",
+            provenance=accuracy.attrs,
+        ),
     )

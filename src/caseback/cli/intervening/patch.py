@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import found_counterfactual, measure, numbers, prompt_of, token_in
+from caseback.cli.inputs import as_text, found_counterfactual, measure, numbers, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import By, HeadPlaces, Ids, Measured, OfModel, Output, Resume, Site, Top, Units, Window
 from caseback.cli.with_options import with_options
@@ -64,13 +64,20 @@ def patch(
             checkpoint=resume.checkpoint,
         )
         from caseback.reports.maps import as_map
-        from caseback.views.figure.heatmap import heatmap, write_figure
+        from caseback.views.figure.heatmap import heatmap
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.interventions import print_patching
 
-    title = f"{direction} {result.attrs['site']}: {words}"
+    brought = "take away" if direction == "noising" else "bring back"
     answer(
         output,
         result,
         text=lambda: print_patching(result, words, top=top.top),
-        page=lambda path: write_figure(heatmap(as_map(result.recovery), title=title, value="recovery"), path),
+        page=lambda path: write_figure(
+            heatmap(as_map(result.recovery), title=f"{direction} {result.attrs['site']}", value="recovery"),
+            path,
+            question=f"Which places {brought} the {words}?",
+            prompt=as_text(given),
+            provenance=result.attrs,
+        ),
     )

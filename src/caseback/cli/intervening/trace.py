@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import measure, numbers, prompt_of
+from caseback.cli.inputs import as_text, measure, numbers, prompt_of
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Ids, Layers, Measured, OfModel, Output, Resume, Seed, Subject, Top, Window
 from caseback.cli.with_options import with_options
@@ -32,7 +32,8 @@ def trace(
     with quiet():
         from caseback.localize.components.tracing import causal_trace
         from caseback.reports.maps import trace_maps
-        from caseback.views.figure.heatmap import heatmap, write_figure
+        from caseback.views.figure.heatmap import heatmap
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.interventions import print_trace
 
         model = model_of(of)
@@ -51,10 +52,16 @@ def trace(
             progress=True,
             checkpoint=resume.checkpoint,
         )
-    maps, title = trace_maps(result), f"Causal trace: {words}"
+    maps = trace_maps(result)
     answer(
         output,
         result,
         text=lambda: print_trace(result, maps, words, top=top.top),
-        page=lambda path: write_figure(heatmap(maps, title=title, value="indirect effect"), path),
+        page=lambda path: write_figure(
+            heatmap(maps, title="Causal trace", value="indirect effect"),
+            path,
+            question=f"Which states bring back the {words}?",
+            prompt=as_text(given),
+            provenance=result.attrs,
+        ),
     )

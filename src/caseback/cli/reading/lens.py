@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import prompt_of
+from caseback.cli.inputs import as_text, prompt_of
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import (
     FittedLens,
@@ -63,8 +63,8 @@ def lens(
     with quiet():
         from caseback.decode.vocabulary import logit_lens, read_lens, save_lens
         from caseback.reports.tables.lens_rows import by_unit
-        from caseback.views.figure.heatmap import write_figure
         from caseback.views.figure.lens_grid import lens_grid
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.lens import print_lens
 
         model = model_of(of)
@@ -92,7 +92,13 @@ def lens(
         output,
         result,
         text=lambda: print_lens(result, title, mode=mode),
-        page=lambda path: write_figure(lens_grid(result, title=title, mode=mode), path),
+        page=lambda path: write_figure(
+            lens_grid(result, title=title, mode=mode),
+            path,
+            question="What would each layer predict?",
+            prompt=as_text(given),
+            provenance=result.attrs,
+        ),
     )
 
 

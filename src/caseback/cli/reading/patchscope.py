@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import numbers, prompt_of
+from caseback.cli.inputs import as_text, numbers, prompt_of
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import FittedLens, Generate, Ids, OfModel, Output, Places
 from caseback.cli.with_options import with_options
@@ -47,8 +47,8 @@ def patchscope(
         from caseback.decode.vocabulary import load_lens
         from caseback.decode.vocabulary import patchscope as scope
         from caseback.model.loading.load import load
-        from caseback.views.figure.heatmap import write_figure
         from caseback.views.figure.lens_grid import lens_grid
+        from caseback.views.figure.page import write_figure
         from caseback.views.text.patchscope import print_patchscope
 
         model = model_of(of)
@@ -71,7 +71,13 @@ def patchscope(
         output,
         result,
         text=lambda: print_patchscope(result),
-        page=lambda path: write_figure(lens_grid(result, title=f"patchscope: {target_prompt}"), path),
+        page=lambda path: write_figure(
+            lens_grid(result, title=f"patchscope: {target_prompt}"),
+            path,
+            question="What does each state become in another prompt?",
+            prompt=as_text(given),
+            provenance=result.attrs,
+        ),
     )
 
 

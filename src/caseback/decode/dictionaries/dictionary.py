@@ -26,6 +26,7 @@ from caseback.decode.dictionaries.facts import NORMALIZATIONS, Facts
 from caseback.decode.dictionaries.sparse import Pattern, pattern_of, selected_scores, sparse_decode
 from caseback.errors import ArgumentError, OutOfRange, TokensError
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 
 DENSE_ABOVE = 0.04
 """The share of active entries from which dense products are faster than sums over bags; measured at d = 768."""
@@ -59,7 +60,7 @@ class Losses(NamedTuple):
 
 
 @checked
-class Dictionary(nn.Module):
+class Dictionary(Displayed, nn.Module):
     """What all architectures share; each says how features are selected (see ``architectures``).
 
     Parameters

@@ -23,13 +23,14 @@ from caseback.decode.representations import representations
 from caseback.decode.states import Place, States
 from caseback.errors import CasebackError, EditError, did_you_mean
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 from caseback.model.running.edits import Add, Edit, Index, Project
 from caseback.model.running.frames import Positions
 
 
 @checked
 @dataclass(frozen=True, eq=False)
-class Directions:
+class Directions(Displayed):
     """A direction at each of some places.
 
     Attributes

@@ -22,13 +22,14 @@ from caseback.decode.erasure.target_moments import Moments, target_covariance
 from caseback.decode.moments import ClassMoments
 from caseback.decode.states import Place, States
 from caseback.errors import CasebackError
+from caseback.model.display import Displayed
 from caseback.model.running.affine import Affine
 from caseback.model.running.edits import Edit, Index
 from caseback.model.running.frames import Positions
 
 
 @dataclass(frozen=True, eq=False)
-class Eraser:
+class Eraser(Displayed):
     """What erases a concept.
 
     Attributes

@@ -35,11 +35,12 @@ from caseback.decode.probes.setting import Given, Labels, Setting
 from caseback.decode.probes.standard import Standard
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
+from caseback.model.display import Displayed
 from caseback.model.registry import technique
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(Displayed):
     """A linear probe at each site.
 
     Attributes

@@ -29,6 +29,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
 from caseback.model.argument_kinds import Coerced
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 from caseback.model.running.targets import warn_of_spaces
 from caseback.model.running.tokens import Tokens, one_token
 
@@ -87,7 +88,7 @@ class Bound:
 
 @checked
 @dataclass(frozen=True, eq=False)
-class Metric:
+class Metric(Displayed):
     """A metric before it meets a batch; call it on a ``Run``.
 
     Attributes
@@ -266,6 +267,12 @@ def prob(target: Target, *, pos: Position = -1) -> Metric:
 def log_prob(target: Target, *, pos: Position = -1) -> Metric:
     """The target's log probability, in nats."""
     return _of_all_vocab("log_prob", target, pos, lambda x: x.log_softmax(-1))
+
+
+@sent_as_a_call
+def is_first(target: Target, *, pos: Position = -1) -> Metric:
+    """1 where no token has a higher logit than the target, else 0. It has no gradient."""
+    return _of_all_vocab("is_first", target, pos, lambda x: (x >= x.amax(-1, keepdim=True)).to(x))
 
 
 Several = str | int | Sequence[str | int] | Sequence[Sequence[str | int]]

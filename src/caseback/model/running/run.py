@@ -20,6 +20,7 @@ from caseback.model.anatomy.dense import Projection
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
 from caseback.model.backward.rules import Rules, ruled
+from caseback.model.display import Displayed
 from caseback.model.running.edits import Edit, check, listed
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.metrics import Metric
@@ -33,7 +34,7 @@ from caseback.model.running.wiring import wired
 _DERIVED = {"q_in": "q", "k_in": "k", "v_in": "v"}
 
 
-class Run:
+class Run(Displayed):
     """What a forward pass left: the logits and the sites that were asked for.
 
     Index it with a site's name for all layers stacked, ``run["z"]`` (layer, batch, pos, head, d_head), or with a

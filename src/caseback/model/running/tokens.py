@@ -20,10 +20,11 @@ from caseback.model.anatomy.classes import Classes
 from caseback.model.anatomy.coerce import as_device, as_integer, as_positions
 from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class Tokens(Displayed):
     """A batch of prompts as token ids.
 
     Attributes

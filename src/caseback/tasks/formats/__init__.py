@@ -22,5 +22,6 @@ from caseback.tasks.formats.treebank import conllu as conllu
 from caseback.tasks.formats.truth_statements import Statement as Statement
 from caseback.tasks.formats.truth_statements import statements as statements
 from caseback.tasks.formats.word_functions import function_vectors as function_vectors
+from caseback.tasks.formats.word_functions import word_functions as word_functions
 from caseback.tasks.formats.word_tokens import WordTokens as WordTokens
 from caseback.tasks.formats.word_tokens import word_tokens as word_tokens

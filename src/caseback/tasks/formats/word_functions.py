@@ -24,6 +24,41 @@ QUERY = "Q: {input}\nA:"
 
 
 @checked
+def word_functions(path: str | Path, *, skip_malformed: bool = False) -> Examples[tuple[str, str]]:
+    r"""Read the pairs of words of one function.
+
+    Parameters
+    ----------
+    path
+        JSON, an array or lines, with ``input`` and ``output``.
+    skip_malformed
+        Count malformed records in ``dropped`` instead of raising.
+
+    Raises
+    ------
+    LoadError
+        For a malformed record, with its line.
+
+    References
+    ----------
+    Todd et al. 2024, "Function Vectors in Large Language Models".
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "antonym.json"
+    >>> _ = file.write_text(json.dumps([{"input": "big", "output": "small"}]))
+    >>> list(word_functions(file))
+    [('big', 'small')]
+    """
+
+    def make(record: Any) -> tuple[str, str]:
+        return value_at(record, "input").strip(), value_at(record, "output").strip()
+
+    return examples(path, json_records(path), make, skip_malformed=skip_malformed)
+
+
+@checked
 def function_vectors(
     path: str | Path,
     *,
@@ -91,10 +126,7 @@ def function_vectors(
         if any(given.count(field) != 1 for field in fields):
             raise LoadError(f"{name}={given!r}: expected a template with {' and '.join(fields)} once each")
 
-    def make(record: Any) -> tuple[str, str]:
-        return value_at(record, "input").strip(), value_at(record, "output").strip()
-
-    read = examples(path, json_records(path), make, skip_malformed=skip_malformed)
+    read = word_functions(path, skip_malformed=skip_malformed)
     rng, group = random.Random(seed), Path(path).stem
     before, after = query.split("{input}")
     facts, moved = [], []

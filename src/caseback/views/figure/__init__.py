@@ -1,1 +1,1 @@
-"""Results as plotly figures."""
+"""Results as figures: one drawing for a notebook, a page and a file."""

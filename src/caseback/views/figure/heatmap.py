@@ -1,193 +1,93 @@
-"""Maps as plotly figures: layer by position, layer by head, side by side, in one file that opens offline.
+"""Maps as a figure: layer by position, layer by head, above each other with one scale.
 
-Orange is positive, for the target, blue negative, for the foil, and white 0: a pair that color-blind readers can tell
-apart. All panels of a figure share one scale that is centered on 0. Layers run upwards.
+Orange is positive, for the target, blue negative, for the foil, and no shade 0: a pair that color-blind readers can
+tell apart. All maps of a figure share one scale that is centered on 0. Layers run upwards.
 """
 
 from __future__ import annotations
 
-import html
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+import xarray as xr
 
 from caseback.errors import CasebackError
-from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.reports.document import checked
-from caseback.reports.maps import Map, of_layers
+from caseback.reports.maps import Map, as_map, of_layers
+from caseback.views.figure.figure import Figure
+from caseback.views.figure.grid import Grid, scale_bar
+from caseback.views.figure.shades import image_of
+from caseback.views.figure.svg import text, width_of
 
-__all__ = ["SCALE", "heatmap", "write_figure"]
+__all__ = ["heatmap"]
 
-SCALE = [
-    [0.0, "#08306b"],
-    [0.2, "#2171b5"],
-    [0.4, "#9ecae1"],
-    [0.5, "#ffffff"],
-    [0.6, "#fdbe85"],
-    [0.8, "#d9640f"],
-    [1.0, "#7f2704"],
-]
-_CELL, _PANEL_GAP = 26, 54
-_SMALLEST, _LARGEST = 240, 1500
-
-# a figure that is wider than the window scrolls in its own frame
-_FRAME = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>main {{ overflow-x: auto; }}</style></head>
-<body>
-<main>
-{drawn}
-</main>
-</body>
-</html>
-"""
+_ROOM = 660
 
 
 @checked
-def heatmap(maps: Map | Mapping[str, Map], *, title: str, value: str) -> go.Figure:
+def heatmap(
+    maps: Map | xr.DataArray | Mapping[str, Map | xr.DataArray], *, title: str = "", value: str = "value"
+) -> Figure:
     """Draw one map, or several above each other with one scale.
 
     Parameters
     ----------
     maps
-        A map, or maps by their titles.
+        A result of one to three dimensions besides ``batch``, as ``as_map`` takes it; or a map of ``reports.maps``; or
+        several of either by their titles.
     title
-        The figure's title.
+        The figure's title; by default none.
     value
-        What the numbers are, for the scale and the hover text.
+        What the numbers are, for the scale and what a pointer shows.
 
     Returns
     -------
-    plotly.graph_objects.Figure
+    Figure
         A figure whose labels show whitespace as ``visible`` does.
 
     Raises
     ------
     CasebackError
-        If there is nothing to draw.
+        If there is nothing to draw, and as ``as_map``.
 
     Examples
     --------
-    >>> from caseback.reports.maps import Axis
-    >>> drawn = Map(Axis("layer", ["0"]), Axis("head", ["0", "1"]), np.array([[1.0, -2.0]]), None, 1)
-    >>> figure = heatmap(drawn, title="", value="effect")
-    >>> figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax
-    (-2.0, 2.0)
+    >>> effects = xr.DataArray([[1.0, -2.0]], dims=["layer", "head"], coords={"layer": [0], "head": [0, 1]})
+    >>> figure = heatmap(effects, value="effect")
+    >>> figure.maps[0]["rows"], figure.maps[0]["cols"]
+    (['0'], ['0', '1'])
     """
-    panels = {"": maps} if isinstance(maps, Map) else dict(maps)
+    given = dict(maps) if isinstance(maps, Mapping) else {"": maps}
+    panels = {name: as_map(one) if isinstance(one, xr.DataArray) else one for name, one in given.items()}
     if not panels:
         raise CasebackError("nothing to draw: no map given")
-    heights = [_CELL * len(m.rows.labels) for m in panels.values()]
-    # panels with equal columns share their labels, others need room for their own
-    alike = len({tuple(m.columns.labels) for m in panels.values()}) == 1
-    gap = _PANEL_GAP + (0 if alike else 130)
-    inner = min(_LARGEST, max(_SMALLEST, sum(heights)) + gap * (len(panels) - 1))
-    figure = make_subplots(
-        rows=len(panels),
-        cols=1,
-        subplot_titles=[html.escape(name) for name in panels] if len(panels) > 1 else None,
-        row_heights=heights,
-        vertical_spacing=min(gap / inner, 0.9 / max(len(panels) - 1, 1)) if len(panels) > 1 else 0,
-    )
-    for i, drawn in enumerate(panels.values(), 1):
-        figure.add_trace(_trace(drawn, value), row=i, col=1)
-        figure.update_xaxes(_axis(drawn.columns.name, drawn.columns.labels), row=i, col=1)
-        if alike and i < len(panels):
-            figure.update_xaxes(showticklabels=False, title_text="", row=i, col=1)
-        figure.update_yaxes(_axis(drawn.rows.name, drawn.rows.labels), row=i, col=1)
-        # the first layer at the bottom, as the stream flows; lists of anything else read from the top
-        figure.update_yaxes(autorange=True if of_layers(drawn.rows) else "reversed", row=i, col=1)
-    most = max(m.largest for m in panels.values())
-    widest = max(len(m.columns.labels) for m in panels.values())
-    figure.update_layout(
-        title={"text": html.escape(title), "x": 0.02, "font": {"size": 16}},
-        coloraxis={
-            "colorscale": SCALE,
-            "cmin": -most,
-            "cmax": most,
-            "colorbar": {"title": {"text": html.escape(value)}, "thickness": 14},
-        },
-        template="simple_white",
-        plot_bgcolor="#e6e6e6",  # between cells and where a cell is missing; white would mean 0
-        font={"family": "system-ui, sans-serif", "size": 13},
-        height=inner + 236,
-        width=min(_LARGEST, max(560, 40 * widest + 260)),
-        margin={"l": 90, "r": 40, "t": 96, "b": 120},
-    )
-    return figure
+    if not all(one.values.size for one in panels.values()):
+        raise CasebackError("nothing to draw: a map without a cell")
+    grids = [_grid(one) for one in panels.values()]
+    most = max(one.largest for one in panels.values())
+    left = max(grid.left + grid.beyond for grid in grids)
+    # panels with equal columns share their labels
+    alike = len({tuple(grid.columns) for grid in grids}) == 1
+    drawn, cells, y = [scale_bar(left, 2, most, value, is_signed=True)], [], 42.0
+    for i, (name, grid, one) in enumerate(zip(panels, grids, panels.values(), strict=True)):
+        if name:
+            drawn.append(text(name, left, y + 4, class_="strong"))
+            y += 14
+        labels = not alike or i == len(grids) - 1
+        drawn.append(
+            grid.drawn(left, y, image_of(grid.upper_first(one.values), most, signed=True), labels_below=labels)
+        )
+        cells.append(grid.for_script(left, y, [grid.numbers(value, one.values, "signed", one.spread)]))
+        y += grid.size[1] + (grid.below if labels else 0) + 14
+    wide = max(max(grid.size[0] for grid in grids), 166 + width_of(value, 11), *(width_of(name, 13) for name in panels))
+    several = max(one.n for one in panels.values())
+    caption = f"Means of {several} prompts." if several > 1 else ""
+    return Figure("".join(drawn), left + wide + 8, y - 8, title, maps, cells, caption=caption)
 
 
-@checked
-def write_figure(figure: go.Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as one page that loads nothing, whole or not at all.
-
-    Raises
-    ------
-    CasebackError
-        If the folder is missing or the file cannot be written.
-
-    Examples
-    --------
-    ::
-
-        write_figure(heatmap(as_map(patched.recovery), title="...", value="recovery"), "map.html")
-    """
-    path = Path(path)
-    expect_writable(path)
-    drawn = figure.to_html(include_plotlyjs=True, full_html=False, config={"displaylogo": False})
-    # titles are HTML for plotly: escaped already
-    page = _FRAME.format(title=figure.layout.title.text or "caseback", drawn=drawn)
-    with whole_file(path) as draft:
-        draft.write_text(page, encoding="utf-8", newline="\n")
-    return path
-
-
-def _trace(drawn: Map, value: str) -> go.Heatmap:
-    hover_texts = [
-        [_hover(drawn, value, r, c) for c in range(len(drawn.columns.labels))] for r in range(len(drawn.rows.labels))
-    ]
-    return go.Heatmap(
-        z=[[float(v) if np.isfinite(v) else None for v in row] for row in drawn.values],
-        x=list(range(len(drawn.columns.labels))),
-        y=list(range(len(drawn.rows.labels))),
-        text=hover_texts,
-        hovertemplate="%{text}<extra></extra>",
-        coloraxis="coloraxis",
-        xgap=1,
-        ygap=1,
-    )
-
-
-def _hover(drawn: Map, value: str, row: int, column: int) -> str:
-    number = drawn.values[row, column]
-    if not np.isfinite(number):
-        return "no such part"
-    lines = [
-        f"{html.escape(axis.name)} {html.escape(axis.labels[i])}"
-        for axis, i in ((drawn.rows, row), (drawn.columns, column))
-        if axis.name
-    ]
-    spread = "" if drawn.spread is None else f" ± {drawn.spread[row, column]:.4g} sd over {drawn.n} prompts"
-    return "<br>".join([*lines, f"<b>{html.escape(value)} {number:+.4g}</b>{spread}"])
-
-
-def _axis(name: str, labels: list[str]) -> dict:
-    # numbered, since plotly merges equal labels, and prompts repeat their tokens
-    step = max(1, len(labels) // 60)
-    at = list(range(0, len(labels), step))
-    tokens = name in ("pos", "query", "key")
-    return {
-        "title": {"text": html.escape("position" if name == "pos" else name)},
-        "tickmode": "array",
-        "tickvals": at,
-        "ticktext": [html.escape(labels[i]) for i in at],
-        "tickangle": -60 if tokens else 0,
-        "showline": False,
-        "ticks": "",
-        "constrain": "domain",
-    }
+def _grid(one: Map) -> Grid:
+    n_rows, n_columns = one.values.shape
+    names = ["position" if name == "pos" else name for name in (one.rows.name, one.columns.name)]
+    wide, high = np.clip([_ROOM / n_columns, 480 / n_rows], [11, 8], [34, 22]).tolist()
+    sides = one.rows.labels, one.columns.labels, names[0], names[1]
+    return Grid(*sides, of_layers(one.rows), round(wide, 1), round(high, 1))

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 
-import plotly.graph_objects as go
 import xarray as xr
-from plotly.subplots import make_subplots
 
 from caseback.errors import CasebackError
 from caseback.reports.document import checked
-from caseback.views.figure.lines import line_of
+from caseback.views.figure.curves import legend, panel
+from caseback.views.figure.figure import Figure
 
 __all__ = ["lens_curves"]
 
 _NAMES = {"kl": "KL(model ‖ lens), nats", "bias": "bias, nats", "agreement": "agreement"}
+_ACROSS, _HIGH, _LEFT = 260.0, 190.0, 52.0
 
 
 @checked
-def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str) -> go.Figure:
+def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str = "") -> Figure:
     """Draw what ``lens_quality`` measured for one lens or several.
 
     Parameters
@@ -27,12 +26,7 @@ def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str) -> go.Figure:
     measured
         Its results by the lenses' names; on the same corpus, or the lines cannot be compared.
     title
-        The figure's title.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-        For ``write_figure``.
+        The figure's title; by default none.
 
     Raises
     ------
@@ -44,39 +38,20 @@ def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str) -> go.Figure:
     >>> import caseback as cb
     >>> from caseback.decode.vocabulary import lens_quality
     >>> quality = lens_quality(cb.load("meadow"), ["Mary went to the store."])
-    >>> len(lens_curves({"logit lens": quality}, title="").data)
-    3
+    >>> lens_curves({"logit lens": quality}).drawn.count("class='trend l0'")
+    4
     """
     if not measured:
         raise CasebackError("nothing to draw: no lens was measured")
     counts = {name: quality["kl"].attrs["tokens"] for name, quality in measured.items()}
     if len(set(counts.values())) > 1:
         raise CasebackError(f"these lenses were measured on different corpora, of {counts} tokens: use the same one")
-    figure = make_subplots(rows=1, cols=len(_NAMES), subplot_titles=list(_NAMES.values()), horizontal_spacing=0.07)
-    for i, (name, quality) in enumerate(measured.items()):
-        for column, statistic in enumerate(_NAMES, 1):
-            figure.add_trace(
-                go.Scatter(
-                    x=[str(layer) for layer in quality["layer"].values.tolist()],
-                    y=quality[statistic].values.tolist(),
-                    name=html.escape(name),
-                    legendgroup=name,
-                    showlegend=column == 1,
-                    mode="lines+markers",
-                    line=line_of(i),
-                ),
-                row=1,
-                col=column,
-            )
-    figure.update_xaxes(title="after layer", type="category")
-    figure.update_yaxes(rangemode="tozero", gridcolor="#e5e7eb", showgrid=True)
-    figure.update_layout(
-        title={"text": html.escape(title), "x": 0.02, "font": {"size": 16}},
-        template="simple_white",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        height=420,
-        width=1100,
-        margin={"l": 60, "r": 30, "t": 100, "b": 100},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
-    )
-    return figure
+    layers = [str(layer) for layer in next(iter(measured.values()))["layer"].values.tolist()]
+    parts = []
+    for i, (statistic, words) in enumerate(_NAMES.items()):
+        lines = {name: quality[statistic].values.tolist() for name, quality in measured.items()}
+        x = _LEFT + i * (_ACROSS + _LEFT)
+        parts.append(panel(lines, layers, x=x, y=24, wide=_ACROSS, high=_HIGH, title=words, axis="after layer"))
+    width = len(_NAMES) * (_ACROSS + _LEFT)
+    names, high = legend(list(measured), _LEFT, _HIGH + 66, width - _LEFT)
+    return Figure("".join(parts) + names, width, _HIGH + 70 + high, title, measured)

@@ -1,117 +1,93 @@
-"""A waterfall as a plotly figure. Orange raises, blue lowers, gray is a total."""
+"""A waterfall as a figure. Orange raises, blue lowers, gray is a total."""
 
 from __future__ import annotations
 
-import html
-
 import numpy as np
-import plotly.graph_objects as go
 
 from caseback.reports.document import checked
-from caseback.reports.waterfall import Waterfall
+from caseback.reports.waterfall import Bar, Waterfall
+from caseback.views.figure.figure import Figure
+from caseback.views.figure.svg import clipped, line, rect, text, width_of
 from caseback.views.numbers_text import number, signed
 
 __all__ = ["waterfall_figure"]
 
-RAISES, LOWERS, WHOLE = "#d9640f", "#2171b5", "#6b7280"
-_ROW, _MARGINS = 26, 170
+_ROW, _ACROSS, _LONGEST = 22, 460, 30
 
 
 @checked
-def waterfall_figure(drawn: Waterfall, *, title: str, value: str) -> go.Figure:
-    """A waterfall as a plotly figure, for ``heatmap.write_figure``.
+def waterfall_figure(drawn: Waterfall, *, title: str = "", value: str = "") -> Figure:
+    """A waterfall as a figure.
 
     Parameters
     ----------
     drawn
         The waterfall.
     title
-        The figure's title.
+        The figure's title; by default none.
     value
-        What the shares are shares of, for the axis and the hover text.
+        What the shares are shares of, for the axis.
 
     Examples
     --------
     >>> import xarray as xr
     >>> from caseback.reports.waterfall import waterfall
     >>> shares = xr.DataArray([[3.0], [-1.0]], dims=["component", "batch"])
-    >>> figure = waterfall_figure(waterfall(shares), title="", value="logit")
-    >>> figure.data[0].measure, figure.data[0].x
-    (('relative', 'relative', 'total'), (3.0, -1.0, 2.0))
+    >>> figure = waterfall_figure(waterfall(shares), value="logit")
+    >>> figure.drawn.count("class='target'"), figure.drawn.count("class='foil'")
+    (1, 1)
     """
-    # numbered, since plotly merges equal labels
-    at = list(range(len(drawn.bars) + 1))
-    values = [*(bar.value for bar in drawn.bars), drawn.total]
-    names = [html.escape(name) for name in (*(bar.name for bar in drawn.bars), drawn.whole)]
-    number_texts = [*(signed(bar.value) for bar in drawn.bars), number(drawn.total)]
+    whole = Bar(drawn.whole, drawn.total, 0.0, drawn.spread)
+    bars = [*drawn.bars, whole]
     many = drawn.n > 1
-    figure = go.Figure(
-        go.Waterfall(
-            orientation="h",
-            measure=["relative"] * len(drawn.bars) + ["total"],
-            x=values,
-            y=at,
-            text=number_texts,
-            # error bars would run through the numbers, which then stand at the side
-            textposition="none" if many else "outside",
-            cliponaxis=False,
-            hovertext=[_hover(drawn, i, names, value) for i in at],
-            hovertemplate="%{hovertext}<extra></extra>",
-            increasing={"marker": {"color": RAISES}},
-            decreasing={"marker": {"color": LOWERS}},
-            totals={"marker": {"color": WHOLE}},
-            connector={"line": {"color": "#9ca3af", "width": 1}},
-        )
-    )
-    low, high = _with_errors(figure, drawn, number_texts) if many else drawn.extent
-    room = 0.12 * (high - low)
+    low, high = _extent(bars, drawn)
+    name_room = max(width_of(clipped(bar.name, _LONGEST), 12) for bar in bars) + 14
+    shown = [signed(bar.value) for bar in drawn.bars] + [number(drawn.total)]
+    if many:
+        shown = [f"{words} ± {number(bar.spread or 0.0)}" for words, bar in zip(shown, bars, strict=True)]
+    number_room = max(width_of(words, 11) for words in shown) + 16
+    parts, top = [], 8.0
+
+    def at(x: float) -> float:
+        return name_room + _ACROSS * (x - low) / (high - low)
+
+    bottom = top + _ROW * len(bars)
+    for tick in _ticks(low, high):
+        parts.append(line(at(tick), top, at(tick), bottom, class_="rule"))
+        parts.append(text(number(tick), at(tick), bottom + 15, class_="small faint mid"))
+    parts.append(line(at(0.0), top, at(0.0), bottom, class_="zero"))
+    for i, (bar, words) in enumerate(zip(bars, shown, strict=True)):
+        y = top + _ROW * i
+        kind = "all-of-it" if bar is whole else "foil" if bar.value < 0 else "target"
+        start, end = sorted((at(bar.start), at(bar.end)))
+        spread = "" if bar.spread is None else f" ± {number(bar.spread)} sd over {drawn.n} prompts"
+        running = "" if bar is whole else f"\nrunning total {number(bar.end)}"
+        more = f"{bar.name}\n{signed(bar.value)}{spread}{running}"
+        parts.append(text(clipped(bar.name, _LONGEST), name_room - 8, y + 15, class_="mono soft end", more=more))
+        parts.append(rect(start, y + 4, max(end - start, 1.0), _ROW - 8, class_=kind, more=more))
+        if bar is not whole:
+            parts.append(line(at(bar.end), y + _ROW - 4, at(bar.end), y + _ROW + 4, class_="zero"))
+        if bar.spread is not None:
+            ends = at(bar.end - bar.spread), at(bar.end + bar.spread)
+            parts.append(line(ends[0], y + _ROW / 2, ends[1], y + _ROW / 2, class_="spread"))
+        parts.append(text(words, name_room + _ACROSS + 12, y + 15, class_="mono small"))
     over = f", mean of {drawn.n} prompts ± sd" if many else ""
-    figure.update_layout(
-        title={"text": html.escape(title), "x": 0.02, "font": {"size": 16}},
-        template="simple_white",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        showlegend=False,
-        height=_ROW * len(at) + _MARGINS,
-        width=900,
-        margin={"l": 150, "r": 130 if many else 50, "t": 70, "b": 60},
-    )
-    figure.update_xaxes(
-        title={"text": html.escape(value + over)},
-        range=[low - room, high + room],
-        zeroline=True,
-        zerolinecolor="#9ca3af",
-        showgrid=True,
-        gridcolor="#e5e7eb",
-    )
-    figure.update_yaxes(tickmode="array", tickvals=at, ticktext=names, autorange="reversed", ticks="", showline=False)
-    return figure
+    if value or over:
+        parts.append(text(value + over, name_room + _ACROSS / 2, bottom + 32, class_="small soft mid"))
+    return Figure("".join(parts), name_room + _ACROSS + number_room, bottom + 38, title, drawn)
 
 
-def _with_errors(figure: go.Figure, drawn: Waterfall, number_texts: list[str]) -> tuple[float, float]:
-    """Add each bar's spread over prompts, as an error bar and as a number at the side; returns the axis's range."""
-    ends = np.array([*(bar.end for bar in drawn.bars), drawn.total])
-    spreads = np.array([*(bar.spread or 0.0 for bar in drawn.bars), drawn.spread or 0.0])
-    figure.add_trace(
-        go.Scatter(
-            x=ends,
-            y=list(range(len(ends))),
-            mode="markers",
-            marker={"size": 1, "color": "#111827"},
-            error_x={"type": "data", "array": spreads, "color": "#111827", "thickness": 1, "width": 3},
-            hoverinfo="skip",
-        )
-    )
-    for i, (text, spread) in enumerate(zip(number_texts, spreads.tolist(), strict=True)):
-        beside = {"text": f"{text} ± {number(spread)}", "showarrow": False, "xanchor": "left", "xshift": 8}
-        figure.add_annotation(x=1.0, xref="x domain", y=i, yref="y", **beside)
+def _extent(bars: list[Bar], drawn: Waterfall) -> tuple[float, float]:
     low, high = drawn.extent
-    return min(low, float((ends - spreads).min())), max(high, float((ends + spreads).max()))
+    ends = np.array([bar.end for bar in bars])
+    spreads = np.array([bar.spread or 0.0 for bar in bars])
+    low, high = min(low, float((ends - spreads).min())), max(high, float((ends + spreads).max()))
+    room = 0.03 * (high - low)
+    return low - room * (low < 0), high + room
 
 
-def _hover(drawn: Waterfall, index: int, names: list[str], value: str) -> str:
-    if index == len(drawn.bars):
-        spread = "" if drawn.spread is None else f" ± {drawn.spread:.4g} sd over {drawn.n} prompts"
-        return f"<b>{names[index]}</b><br>{html.escape(value)} {drawn.total:.4g}{spread}"
-    bar = drawn.bars[index]
-    spread = "" if bar.spread is None else f" ± {bar.spread:.4g} sd over {drawn.n} prompts"
-    return f"<b>{names[index]}</b><br>{bar.value:+.4g}{spread}<br>running total {bar.end:.4g}"
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, about five of them."""
+    step = 10.0 ** np.floor(np.log10((high - low) / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+    return [round(float(i * step), 12) for i in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]

@@ -18,6 +18,7 @@ __all__ = ["PAGES", "page_html", "page_of", "write_page"]
 PAGES = {
     "caseback.atlas": "atlas",
     "caseback.attributions": "attributions",
+    "caseback.behavior": "behavior",
     "caseback.circuit": "circuit",
     "caseback.directions": "directions",
     "caseback.editing": "editing",

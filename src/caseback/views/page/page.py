@@ -19,10 +19,10 @@ from string import Template
 from typing import Any
 
 from caseback.jobs.whole_file import expect_writable, whole_file
-from caseback.reports.document import DocumentKind
+from caseback.reports.document import DocumentKind, checked
 from caseback.views.page.data import embedded_json
 
-__all__ = ["Page"]
+__all__ = ["Page", "shell"]
 
 _SHELL = Template("""<!doctype html>
 <html lang="en">
@@ -36,7 +36,7 @@ _SHELL = Template("""<!doctype html>
 <style>$style</style>
 </head>
 <body>
-$body
+$body$script
 </body>
 </html>
 """)
@@ -44,8 +44,7 @@ _DRAWN = Template("""<main id="page"></main>
 <noscript>
 $tables
 </noscript>
-<script type="application/json" id="document">$data</script>
-<script>$script</script>""")
+<script type="application/json" id="document">$data</script>""")
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ class Page:
         The script of ``views/static`` that draws the document; None for a page without one.
     data
         What the script reads, as plain data.
+    reaches
+        What else the page may do, in its policy's words: nothing, but for the page of a server that asks that server.
     """
 
     document: DocumentKind
@@ -75,6 +76,7 @@ class Page:
     styles: tuple[str, ...] = ("page",)
     script: str | None = None
     data: Callable[[Mapping[str, Any]], Any] = dict
+    reaches: str = ""
 
     def html(self, document: Mapping[str, Any]) -> str:
         """The document as one self-contained page.
@@ -84,23 +86,16 @@ class Page:
         CasebackError
             If it is not a document of this kind, or cannot be drawn truthfully; the message names the place.
         """
-        style = "".join(_static(f"{name}.css") for name in self.styles)
-        policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
+        style = "".join(static(f"{name}.css") for name in self.styles)
         with self.document.drawing(document):
             title, body = self.title(document), self.tables(document)
             data = None if self.script is None else embedded_json(self.data(document))
+        script = "" if self.script is None else static(f"{self.script}.js")
         if self.script is not None:
-            script = _static(f"{self.script}.js")
-            policy += f"; script-src '{_hash(script)}'"
-            body = _DRAWN.substitute(tables=body, data=data, script=script)
-        return _SHELL.substitute(
-            # the kit's sheet has colors for both
-            schemes="light dark" if "page" in self.styles else "light",
-            policy=policy,
-            title=html.escape(f"{title} · caseback"),
-            style=style,
-            body=body,
-        )
+            body = _DRAWN.substitute(tables=body, data=data)
+        # the kit's sheet has colors for both
+        schemes = "light dark" if "page" in self.styles else "light"
+        return shell(f"{title} · caseback", body, style=style, script=script, schemes=schemes, reaches=self.reaches)
 
     def write(self, document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         """Write the page to a file, whole or not at all, and return its path; an existing file is replaced.
@@ -118,7 +113,42 @@ class Page:
         return path
 
 
-def _static(name: str) -> str:
+@checked
+def shell(
+    title: str, body: str, *, style: str, script: str = "", schemes: str = "light dark", reaches: str = ""
+) -> str:
+    """A page that may load nothing and runs nothing but its one script.
+
+    Parameters
+    ----------
+    title
+        As text.
+    body
+        As HTML.
+    style, script
+        Its style sheet and the script at its end; none where that is empty.
+    schemes
+        The colors that it has: light, dark or both.
+    reaches
+        More of its policy, as for ``Page``.
+
+    Examples
+    --------
+    >>> "default-src 'none'" in shell("a", "<p>b</p>", style="")
+    True
+    """
+    policy = f"default-src 'none'; style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
+    policy += reaches
+    if script:
+        policy += f"; script-src '{_hash(script)}'"
+        script = f"\n<script>{script}</script>"
+    return _SHELL.substitute(
+        schemes=schemes, policy=policy, title=html.escape(title), style=style, body=body, script=script
+    )
+
+
+def static(name: str) -> str:
+    """A file of ``views/static``, as text."""
     return (files("caseback.views") / "static" / name).read_text(encoding="utf-8")
 
 

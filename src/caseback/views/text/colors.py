@@ -1,6 +1,6 @@
 """The law of color of the terminal's views: orange supports the target or the metric, blue the foil.
 
-Pages follow the same law: `SCALE` of `views.figure.heatmap`, `views.figure.waterfall` and the kit of the pages.
+Pages follow the same law: `views.figure.shades` and the kit of the pages.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
+from caseback.model.display import Displayed
 from caseback.model.registry import technique
 from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Target
@@ -35,7 +36,7 @@ from caseback.model.running.verify import unembed
 
 
 @dataclass(frozen=True)
-class Lens:
+class Lens(Displayed):
     """Affine maps into the stream that the model unembeds.
 
     Attributes

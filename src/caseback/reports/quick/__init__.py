@@ -1,0 +1,1 @@
+"""What takes a pass or two of the model, or one sweep: the documents behind the explorer."""

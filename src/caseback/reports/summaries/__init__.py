@@ -1,0 +1,1 @@
+"""What objects are, in a few facts and a short table: one file a wing."""

@@ -1,0 +1,227 @@
+"""The explorer over HTTP: a page, questions, and jobs.
+
+    GET    /                     the page
+    GET    /api/model            the model's facts, and what can be asked with which form
+    POST   /api/ask/NAME         a quick question's document; or 202 and a job
+    GET    /api/jobs/ID          state and progress; the document once it is there
+    GET    /api/jobs/ID/page     the document's page
+    DELETE /api/jobs/ID          cancel it
+
+Whoever asks must name the host as it was started (a page of another site cannot, whatever its name resolves to), send
+JSON (which other sites' pages may not), and where there is a token, have it: as a bearer, or as the cookie that
+``/?token=`` sets. Mistakes are answered ``{"error": words}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import ValidationError
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from caseback.errors import CasebackError, did_you_mean
+from caseback.jobs.budget import limit
+from caseback.jobs.json_text import parse_json
+from caseback.model.running.model import Model
+from caseback.reports.model_facts import model_facts
+from caseback.server.desk import Busy, Desk, Job
+from caseback.server.questions import QUESTIONS
+from caseback.views.page.explorer import EXPLORER_PAGE, explorer_document
+from caseback.views.page.kinds import PAGES, page_html
+
+COOKIE = "caseback"
+
+
+def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"), token: str | None = None) -> FastAPI:
+    """The application that serves one model.
+
+    Parameters
+    ----------
+    model
+        The model.
+    hosts
+        The names under which it may be asked.
+    token
+        What a client must have; None takes anybody's questions.
+    """
+    desk = Desk(model)
+
+    @asynccontextmanager
+    async def open_desk(_: FastAPI) -> AsyncIterator[None]:
+        with desk:
+            yield
+
+    app = FastAPI(title="caseback", docs_url=None, redoc_url=None, openapi_url=None, lifespan=open_desk)
+    app.add_middleware(Bounded, most=limit("server_body_bytes"))
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+
+    app.add_middleware(Guarded, token=token)
+
+    @app.get("/")
+    async def page(request: Request) -> Response:
+        response = HTMLResponse(EXPLORER_PAGE.html(explorer_document(model_facts(model), _titles())))
+        if token is not None:
+            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+        return response
+
+    @app.get("/api/model")
+    async def facts() -> dict[str, Any]:
+        forms = {name: question.form.model_json_schema() for name, question in QUESTIONS.items()}
+        return {"model": model_facts(model), "questions": _titles(), "forms": forms}
+
+    @app.post("/api/ask/{name}")
+    async def ask(name: str, request: Request) -> Response:
+        if name not in QUESTIONS:
+            return _error(404, f"nothing is asked by {name!r}. {did_you_mean(name, QUESTIONS)}")
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            return _error(415, "expected a body of JSON, content type application/json")
+        form = QUESTIONS[name].form.model_validate(parse_json((await request.body()).decode()))
+        job = desk.ask(name, form)
+        if not QUESTIONS[name].quick and not job.answer.done():
+            return JSONResponse(_about(job), status_code=202)
+        return await _answer(job)
+
+    @app.get("/api/jobs/{id}")
+    async def job(id: str) -> Response:
+        if (job := desk.job(id)) is None:
+            return _forgotten(id)
+        if job.state == "done":
+            return await _answer(job)
+        return JSONResponse(_about(job))
+
+    @app.get("/api/jobs/{id}/page")
+    async def job_page(id: str) -> Response:
+        if (job := desk.job(id)) is None or job.state != "done":
+            return _forgotten(id)
+        document = parse_json((await asyncio.wrap_future(job.answer)).decode())
+        if document["kind"] not in PAGES:
+            return _error(404, f"an answer to {job.name!r} has no page of its own")
+        return HTMLResponse(await asyncio.to_thread(page_html, document))
+
+    @app.delete("/api/jobs/{id}")
+    async def cancel(id: str) -> Response:
+        if (job := desk.job(id)) is None:
+            return _forgotten(id)
+        job.cancel()
+        return JSONResponse(_about(job))
+
+    @app.exception_handler(CasebackError)
+    async def refused(_: Request, error: CasebackError) -> Response:
+        return _error(429 if isinstance(error, Busy) else 400, str(error))
+
+    @app.exception_handler(ValueError)
+    async def unreadable(_: Request, error: ValueError) -> Response:
+        return _error(400, f"the question is not JSON in UTF-8: {error}")
+
+    @app.exception_handler(ValidationError)
+    @app.exception_handler(RequestValidationError)
+    async def misshapen(_: Request, error: ValidationError | RequestValidationError) -> Response:
+        return _error(422, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+
+    return app
+
+
+def _titles() -> dict[str, str]:
+    return {name: question.title for name, question in QUESTIONS.items()}
+
+
+def _about(job: Job) -> dict[str, Any]:
+    what, n, total = job.progress or ("", 0, None)
+    error = str(job.answer.exception()) if job.state == "failed" else None
+    return {"job": job.id, "state": job.state, "what": what, "n": n, "total": total, "error": error}
+
+
+async def _answer(job: Job) -> Response:
+    # shielded: a client that goes away must not cancel what others wait for
+    try:
+        body = await asyncio.shield(asyncio.wrap_future(job.answer))
+    except asyncio.CancelledError:
+        return _error(409, "canceled")
+    except CasebackError as error:
+        return _error(400, str(error))
+    except Exception as error:
+        return _error(500, f"{type(error).__name__}: {error}; the server's own terminal has more")
+    return Response(body, media_type="application/json", headers={"X-Caseback-Job": job.id})
+
+
+def _forgotten(id: str) -> Response:
+    return _error(404, f"no answer of a job {id!r} here: ask again")
+
+
+def _error(status: int, words: str) -> Response:
+    return JSONResponse({"error": words}, status_code=status)
+
+
+class Guarded:
+    """Refuses who lacks the token, and says of every answer that it is for this client alone."""
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer in place of the application where there is no token."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if self.token is not None and not _has_token(Request(scope), self.token):
+            words = "a token is needed: open the address that `caseback serve` printed, token included"
+            await _error(401, words)(scope, receive, send)
+            return
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(PRIVATE)
+            await send(message)
+
+        await self.app(scope, receive, send_marked)
+
+
+PRIVATE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+
+
+def _has_token(request: Request, token: str) -> bool:
+    given = (
+        request.headers.get("authorization", "").removeprefix("Bearer "),
+        request.cookies.get(COOKIE, ""),
+        request.query_params.get("token", "") if request.url.path == "/" else "",
+    )
+    return any(hmac.compare_digest(one.encode(), token.encode()) for one in given)
+
+
+class Bounded:
+    """Refuses bodies of more bytes than ``most``, however they are sent."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what comes in, and answer in place of the application where it is too much."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if message["type"] == "http.disconnect":
+                return
+            if len(body) > self.most:
+                await _error(413, f"a body of more than {self.most} bytes")(scope, receive, send)
+                return
+            if not message.get("more_body", False):
+                break
+        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, replay, send)

@@ -1,0 +1,175 @@
+"""Where questions wait, are answered one at a time, and answers are kept: two lines, one for what is quick.
+
+An answer depends on the question and the model alone, so the same question is answered once, for however many ask it,
+and read from what is kept until that is full. A line is a thread; both use one model, whose passes wait for each other,
+so a quick question waits for a pass of a long job, not for the job.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import traceback
+from collections import OrderedDict, deque
+from concurrent.futures import CancelledError, Future
+from contextvars import copy_context
+from dataclasses import dataclass, field
+
+from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
+from caseback.jobs.progress import watched
+from caseback.model.running.model import Model
+from caseback.server.asked import Form
+from caseback.server.questions import QUESTIONS
+
+
+class Busy(CasebackError):
+    """More questions wait than are taken."""
+
+
+@dataclass
+class Job:
+    """A question on its way to an answer.
+
+    Attributes
+    ----------
+    id
+        What clients call it.
+    name, form
+        The question.
+    answer
+        Where the document will be, as JSON text, or the error.
+    progress
+        The bar's name, how much is done, of how much.
+    """
+
+    id: str
+    name: str
+    form: Form
+    answer: Future[bytes] = field(default_factory=Future)
+    progress: tuple[str, int, int | None] | None = None
+    canceled: bool = False
+
+    @property
+    def state(self) -> str:
+        """``waiting``, ``running``, ``done``, ``failed`` or ``canceled``."""
+        if not self.answer.done():
+            return "running" if self.answer.running() else "waiting"
+        if self.answer.cancelled() or isinstance(self.answer.exception(), CancelledError):
+            return "canceled"
+        return "failed" if self.answer.exception() else "done"
+
+    def cancel(self) -> None:
+        """Leave the line, or stop at the next step that reports progress."""
+        self.canceled = True
+        self.answer.cancel()
+
+    def watch(self, what: str, n: int, total: int | None) -> None:
+        """Note where the work stands, and end it where it is not wanted any more."""
+        self.progress = (what, n, total)
+        if self.canceled:
+            raise CancelledError
+
+
+class Desk:
+    """Takes questions to one model, within a ``with``.
+
+    Parameters
+    ----------
+    model
+        The model.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._by_question: dict[str, Job] = {}
+        self._lock = threading.Condition()
+        self._lines: dict[bool, deque[Job]] = {True: deque(), False: deque()}
+        self._ids = itertools.count(1)
+        self._open = True
+        # with the limits that hold here, where the desk is opened
+        self._threads = [
+            threading.Thread(target=copy_context().run, args=(self._work, quick), daemon=True)
+            for quick in (True, False)
+        ]
+
+    def __enter__(self) -> Desk:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Cancel what waits and what runs, and end both lines."""
+        with self._lock:
+            self._open = False
+            for job in self._jobs.values():
+                if not job.answer.done():
+                    job.cancel()
+            self._lock.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def ask(self, name: str, form: Form) -> Job:
+        """The job of a question: a new one, or that of whoever asked the same.
+
+        Raises
+        ------
+        Busy
+            If too many questions wait.
+        """
+        question = f"{name} {form.model_dump_json()}"
+        with self._lock:
+            job = self._by_question.get(question)
+            if job is not None and not job.canceled and job.state != "failed":
+                self._jobs.move_to_end(job.id)
+                return job
+            line = self._lines[QUESTIONS[name].quick]
+            if len(line) >= (most := limit("server_waiting")):
+                raise Busy(f"{most} questions wait already: ask again in a while")
+            job = Job(f"{next(self._ids)}", name, form)
+            self._jobs[job.id] = self._by_question[question] = job
+            self._forget()
+            line.append(job)
+            self._lock.notify_all()
+        return job
+
+    def job(self, id: str) -> Job | None:
+        """The job of this id, if it is still remembered."""
+        with self._lock:
+            return self._jobs.get(id)
+
+    def _work(self, quick: bool) -> None:
+        line = self._lines[quick]
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: line or not self._open)
+                if not self._open:
+                    return
+                job = line.popleft()
+            if job.answer.set_running_or_notify_cancel():
+                self._answer(job)
+
+    def _answer(self, job: Job) -> None:
+        try:
+            with watched(job.watch):
+                document = QUESTIONS[job.name].answer(self.model, job.form)
+            job.answer.set_result(json.dumps(document, allow_nan=False).encode())
+        except CancelledError as error:
+            job.answer.set_exception(error)
+        except Exception as error:  # a job that fails is told to who asked, and the next one is answered
+            if not isinstance(error, CasebackError):
+                traceback.print_exc()
+            job.answer.set_exception(error)
+
+    def _forget(self) -> None:
+        """Drop the jobs that ended longest ago, beyond so many and so many bytes."""
+        ended = [job for job in self._jobs.values() if job.answer.done()]
+        size = sum(len(job.answer.result()) for job in ended if job.state == "done")
+        for job in ended:
+            if size <= limit("server_answer_bytes") and len(self._jobs) <= limit("server_jobs"):
+                return
+            size -= len(job.answer.result()) if job.state == "done" else 0
+            del self._jobs[job.id]
+            self._by_question = {question: other for question, other in self._by_question.items() if other is not job}

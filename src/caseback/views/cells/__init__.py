@@ -1,0 +1,1 @@
+"""What a notebook's cell shows of an object: summaries and documents."""

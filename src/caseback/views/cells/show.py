@@ -1,0 +1,136 @@
+"""One door to the picture of anything: objects of the project, results, documents, arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from caseback.errors import CasebackError
+from caseback.reports.displayed import drawer_of
+from caseback.reports.document import checked
+from caseback.reports.summaries.summary import Summary
+from caseback.reports.waterfall import waterfall
+from caseback.views.cells.cell import Cell
+from caseback.views.cells.document import DocumentCell
+from caseback.views.figure.figure import Figure
+from caseback.views.figure.heatmap import heatmap
+from caseback.views.figure.lens_grid import lens_grid
+from caseback.views.figure.tokens import tokens
+from caseback.views.figure.waterfall import waterfall_figure
+from caseback.views.page.kinds import PAGES
+
+__all__ = ["show"]
+
+_MOST_SIDE = 4096
+
+
+@checked
+def show(x: Any, *, title: str = "") -> Figure | Cell | DocumentCell:
+    """Show anything: in a notebook it displays, elsewhere it can be saved.
+
+    Parameters
+    ----------
+    x
+        An object of the project, a labeled result, a document of ``caseback.reports``, or an array of one or two
+        dimensions. Anything else is shown in words.
+    title
+        Of a figure; by default none.
+
+    Returns
+    -------
+    Figure, Cell or DocumentCell
+        Each with ``.html``, ``.save(path)`` and ``.data``: a result is drawn, an object is said in words, a document
+        stands in a frame of its own.
+
+    Raises
+    ------
+    CasebackError
+        For a result or a document that cannot be drawn truthfully.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> show(cb.load("meadow")).summary.title
+    'Model meadow'
+    >>> show(np.eye(3))
+    Figure(240 × 146; .save('figure.html'), .svg, .data)
+    """
+    if isinstance(x, Figure | Cell | DocumentCell):
+        return x.titled(title) if isinstance(x, Figure) and title else x
+    drawer = drawer_of(x)
+    if drawer is not None:
+        return drawer(x)
+    if isinstance(x, Mapping) and x.get("kind") in PAGES:
+        return DocumentCell(x)
+    if isinstance(x, xr.Dataset):
+        return _dataset(x, title)
+    if isinstance(x, xr.DataArray):
+        return _array(x, title)
+    values = _numbers(x)
+    if values is not None:
+        return heatmap(values, title=title)
+    return _in_words(x)
+
+
+def _dataset(x: xr.Dataset, title: str) -> Figure | Cell:
+    """A lens as its grid, anything else by its effects, or else its first variable that is a map."""
+    if {"entropy", "top_text", "top_prob"} <= set(x.data_vars) and "pos" in x.dims:
+        return lens_grid(x, title=title)
+    for name, one in sorted(x.data_vars.items(), key=lambda item: item[0] != "effect"):
+        if _is_map(one):
+            return heatmap(one, title=title, value=str(name))
+    return _result_in_words(x)
+
+
+def _array(x: xr.DataArray, title: str) -> Figure | Cell:
+    """Shares of components as a waterfall, scores of one prompt's tokens on them, anything else as a map."""
+    value, dims = str(x.name or "value"), set(x.dims) - {"batch"}
+    if x.dtype.kind not in "fiub" or not x.size or not np.isfinite(x.values.astype(float)).any():
+        return _result_in_words(x)
+    if dims == {"component"} and x.name == "share":
+        return waterfall_figure(waterfall(x), title=title, value=str(x.attrs.get("metric", "sum")))
+    if dims == {"pos"} and x.sizes.get("batch", 1) == 1 and "token" in x.coords:
+        return tokens(x, title=title, value=value)
+    return heatmap(x, title=title, value=value) if _is_map(x) else _result_in_words(x)
+
+
+def _is_map(x: xr.DataArray) -> bool:
+    sizes = [size for dim, size in x.sizes.items() if dim != "batch"]
+    return x.dtype.kind in "fiub" and 1 <= len(sizes) <= 3 and x.size > 0 and max(sizes) <= _MOST_SIDE
+
+
+def _result_in_words(x: xr.DataArray | xr.Dataset) -> Cell:
+    """Its dimensions and attributes."""
+    facts = {str(dim): f"{size:,}" for dim, size in x.sizes.items()}
+    facts |= {str(key): str(value)[:120] for key, value in x.attrs.items()}
+    name = getattr(x, "name", None) or "Result"
+    return Cell(Summary(str(name), "by " + ", ".join(map(str, x.sizes)) if x.sizes else "", facts), x)
+
+
+def _numbers(x: Any) -> xr.DataArray | None:
+    """An array or a tensor of one or two dimensions, labeled by its rows and columns; None for anything else."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype") or len(x.shape) not in (1, 2):
+        return None
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = (x.float() if x.is_floating_point() else x).numpy()
+    values = np.asarray(x)
+    if values.dtype.kind not in "fiub" or not values.size or max(values.shape) > _MOST_SIDE:
+        return None
+    names = ["row", "column"][: values.ndim]
+    return xr.DataArray(
+        values.astype(np.float64),
+        dims=names,
+        coords={n: np.arange(s) for n, s in zip(names, values.shape, strict=True)},
+    )
+
+
+def _in_words(x: Any) -> Cell:
+    try:
+        text = repr(x)
+    except Exception as error:  # of anybody's making
+        raise CasebackError(f"a {type(x).__name__} that cannot say what it is: {error}") from error
+    return Cell(Summary(type(x).__name__, text if len(text) <= 2000 else f"{text[:1999]}…"), x)

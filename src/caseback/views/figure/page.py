@@ -1,0 +1,121 @@
+"""The page of a figure: a question, the prompt, the drawing, and where its numbers come from."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from caseback.jobs.whole_file import expect_writable, whole_file
+from caseback.reports.document import checked
+from caseback.views.figure.figure import Figure
+from caseback.views.page.page import shell, static
+
+__all__ = ["figure_html", "write_figure"]
+
+_MODEL = ("family", "dtype", "revision", "edits")
+
+
+@checked
+def figure_html(
+    figure: Figure, *, question: str = "", prompt: str = "", provenance: Mapping[Any, Any] | None = None
+) -> str:
+    """A figure as one page that loads nothing.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    question
+        What it answers, for the page's heading; by default the figure's title.
+    prompt
+        The prompt that it is of, verbatim; by default none is shown.
+    provenance
+        How the numbers were made, as the attributes of a labeled result say it.
+
+    Returns
+    -------
+    str
+        The page.
+
+    Examples
+    --------
+    >>> figure_html(Figure("", 9, 9), question="Which layer did it?").count("<h1>Which layer did it?</h1>")
+    1
+    """
+    about = {str(key): _words(value) for key, value in (provenance or {}).items()}
+    name = about.pop("model", "")
+    described = " · ".join(about[key] for key in _MODEL if about.get(key))
+    question = question or figure.title or figure.caption or "Figure"
+    model = f"<p class='model'><b>{html.escape(name)}</b> · {html.escape(described)}</p>" if name else ""
+    drawn = Figure.within((figure.titled("") if figure.title == question else figure).body)
+    lede = f"<p class='lede'>Prompt: <span class='chip'>{html.escape(_cut(prompt))}</span></p>" if prompt else ""
+    body = (
+        f"<main class='page'><header class='masthead'><div class='brand'><span>caseback</span></div>{model}</header>"
+        f"<section class='question'><h1>{html.escape(question)}</h1>{lede}</section>"
+        f"<section>{drawn}</section>{_end(about, prompt)}</main>"
+    )
+    # half a surrogate pair is no character, and no file can hold one
+    body = re.sub("[\ud800-\udfff]", "\ufffd", body)
+    style = static("page.css") + static("figure.css")
+    return shell(f"{question} · caseback", body, style=style, script=static("figure.js"))
+
+
+@checked
+def write_figure(
+    figure: Figure,
+    path: str | os.PathLike[str],
+    *,
+    question: str = "",
+    prompt: str = "",
+    provenance: Mapping[Any, Any] | None = None,
+) -> Path:
+    """Write a figure as one page that loads nothing, whole or not at all, and return its path.
+
+    Parameters
+    ----------
+    figure, question, prompt, provenance
+        As for ``figure_html``.
+    path
+        Where the page goes; its folder must exist, and an existing page is replaced.
+
+    Raises
+    ------
+    CasebackError
+        If the folder is missing or the file cannot be written.
+
+    Examples
+    --------
+    ::
+
+        write_figure(heatmap(patched.recovery, value="recovery"), "map.html", question="Where is the name carried?")
+    """
+    path = Path(path)
+    expect_writable(path)
+    text = figure_html(figure, question=question, prompt=prompt, provenance=provenance)
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def _end(about: Mapping[str, str], prompt: str) -> str:
+    """Where the numbers come from, and the prompt as it was given."""
+    rows = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in about.items() if value)
+    given = f"<h3>Provenance</h3><dl class='provenance'>{rows}</dl>" if rows else ""
+    if prompt:
+        given += f"<h3>Prompt, verbatim</h3><pre class='verbatim' dir='auto' tabindex='0'>{html.escape(prompt)}</pre>"
+    tokens = "␣ is a space, ↵ a newline, ⇥ a tab, ∅ no text; orange is for the target, blue for the foil."
+    reading = f"<h3>How to read this page</h3><dl class='reading'><dt>Tokens</dt><dd>{tokens}</dd></dl>"
+    return f"<footer><div class='split even'><div>{reading}</div><div>{given}</div></div></footer>"
+
+
+def _words(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+def _cut(prompt: str) -> str:
+    return prompt if len(prompt) <= 300 else f"{prompt[:299]}…"

@@ -1,0 +1,54 @@
+"""The explorer's page: what a server of one model sends first. Its script asks that server for everything else."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from caseback.reports.document import DocumentKind, checked
+from caseback.views.page.page import Page
+
+__all__ = ["EXPLORER_PAGE", "explorer_document"]
+
+EXPLORER = DocumentKind(
+    "caseback.explorer", 1, "a document of an explorer", "explorer_document", sections=("questions",)
+)
+
+
+@checked
+def explorer_document(model: Mapping[str, Any], questions: Mapping[str, str]) -> dict[str, Any]:
+    """What the page starts from.
+
+    Parameters
+    ----------
+    model
+        The model's facts, as ``model_facts`` gives them.
+    questions
+        What can be asked, by name, each as people put it.
+
+    Examples
+    --------
+    >>> explorer_document({"name": "meadow"}, {"story": "Why?"})["questions"]
+    {'story': 'Why?'}
+    """
+    return EXPLORER.document(model, questions=dict(questions))
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    return f"Explore {document['model']['name']}"
+
+
+def _without_script(document: Mapping[str, Any]) -> str:
+    name = html.escape(str(document["model"]["name"]))
+    return f"<p>The explorer of {name} needs JavaScript. Without it, <code>caseback explain</code> writes pages.</p>"
+
+
+EXPLORER_PAGE = Page(
+    EXPLORER,
+    title=_title,
+    tables=_without_script,
+    styles=("page", "explorer"),
+    script="explorer",
+    reaches="; connect-src 'self'; frame-src 'self'",
+)
