@@ -31,7 +31,7 @@ def _expect_known_kinds(document: Mapping[str, Any]) -> None:
 
 ATLAS = DocumentKind(
     "caseback.atlas",
-    1,
+    2,
     "a document of an atlas",
     "atlas_document",
     sections=("kinds", "candidates", "units", "layers", "facts"),
