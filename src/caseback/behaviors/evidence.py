@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from caseback.behaviors.matching_streams import MATCHING
 from caseback.behaviors.synthetic import FOLDS, STREAMS, streams
-from caseback.behaviors.within import ROWS, Within, row_tokens, tokens_a_second
+from caseback.behaviors.within import ALL_ROWS, Within, row_tokens, tokens_a_second
 from caseback.errors import CasebackError, SiteAbsent, TokensError, UnknownSite
 from caseback.jobs.launch import HERE
 from caseback.model.algebra.folding import Folded
@@ -225,7 +225,7 @@ def collect_evidence(
         options["attention_relations"] = {"relations": RELATIONS.get(stream, REPEATS)}
         return [{name: options.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
 
-    n_rows = ROWS
+    n_rows = ALL_ROWS
     if within is not None:
         rate = tokens_a_second(model, present(TEXT) or [{name: {}} for name in ("token_counts",)], length)
         n_tokens = within.tokens(rate, n_tokens) if corpus is not None else n_tokens

@@ -25,9 +25,9 @@ from caseback.stream.tables.registry import TableLike
 from caseback.tasks.standard.repeats import ordinary_tokens
 
 OF_TEXT, OF_ROWS = 0.4, 0.3
-BATCH = 8
+TRIAL = 8  # rows whose time is taken
 LENGTH = 128
-ROWS = 64
+ALL_ROWS = 64  # of random tokens, where there is no budget
 STEP = 1000
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 
@@ -90,9 +90,9 @@ class Within:
     def rows(self, rate: float, row_tokens: int) -> int:
         """How many rows of random tokens, of which all streams together have so many tokens."""
         fits = int(OF_ROWS * self.seconds * rate / max(1, row_tokens)) // FOLDS * FOLDS
-        rows = min(ROWS, max(FOLDS, fits))
-        if rows < ROWS:
-            self.left_out.append(f"{ROWS - rows} of {ROWS} rows of random tokens")
+        rows = min(ALL_ROWS, max(FOLDS, fits))
+        if rows < ALL_ROWS:
+            self.left_out.append(f"{ALL_ROWS - rows} of {ALL_ROWS} rows of random tokens")
         return rows
 
 
@@ -102,11 +102,11 @@ def tokens_a_second(
     """The speed of a batch of random tokens, which is thrown away, behind a first one that warms the model up."""
     ids = ordinary_tokens(model)
     width = min(length or LENGTH, model.context or LENGTH)
-    rows = np.random.default_rng(0).choice(ids, (BATCH, width)).tolist()
+    rows = np.random.default_rng(0).choice(ids, (TRIAL, width)).tolist()
     collect(model, rows[:1], tables, bos=False, length=length)
     began = clock()
     collect(model, rows, tables, bos=False, length=length)
-    return BATCH * width / max(1e-9, clock() - began)
+    return TRIAL * width / max(1e-9, clock() - began)
 
 
 def row_tokens(needs: Mapping[str, Sequence[str]], text: str) -> int:

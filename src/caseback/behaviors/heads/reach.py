@@ -16,14 +16,14 @@ from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.heads.repeats import excess
 from caseback.behaviors.kinds import Look, kind, look_at
 
-WINDOW = 16
+NEAR = 16
 
 
 def share_of_window(evidence: Evidence, first: int, *, sink: bool) -> np.ndarray:
     """(head, fold): of the attention that is left after uniform, how much goes to 16 keys from a distance on."""
     shares = []
     for fold in evidence.folds(TEXT, "attention_offsets"):
-        bins = fold.sel(bin=slice(first, first + WINDOW - 1))
+        bins = fold.sel(bin=slice(first, first + NEAR - 1))
         own = bins["mass"].sum("bin")
         uniform = (bins["uniform"] * bins["pairs"]).sum("bin") / fold["mass"].attrs["n"]
         if sink:
@@ -47,7 +47,7 @@ def share_of_window(evidence: Evidence, first: int, *, sink: bool) -> np.ndarray
 )
 def streaming(evidence: Evidence) -> Look:
     """Near keys and the first."""
-    return look_at(share_of_window(evidence, 0, sink=True), share_of_window(evidence, WINDOW, sink=False))
+    return look_at(share_of_window(evidence, 0, sink=True), share_of_window(evidence, NEAR, sink=False))
 
 
 @kind(
