@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from caseback.behaviors.evidence import Evidence
-from caseback.behaviors.heads.reach import WINDOW
+from caseback.behaviors.heads.reach import NEAR
 from caseback.behaviors.matching_streams import NEEDLE_TOKENS
 from caseback.behaviors.proofs.ends import kl_at_last, prefixes
 from caseback.behaviors.proofs.experiment import Experiment, Unit
@@ -32,9 +32,9 @@ def windowed(tokens: Tokens) -> Callable[[Unit], list[Edit]]:
         _, layer, head = unit
         hidden = {"layer": layer, "head": head, "pos": -1, "value": float("-inf")}
         return [
-            Replace("scores", unit=slice(FIRST, length - WINDOW), prompt=prompts, **hidden)
+            Replace("scores", unit=slice(FIRST, length - NEAR), prompt=prompts, **hidden)
             for length, prompts in by_length.items()
-            if length > FIRST + WINDOW
+            if length > FIRST + NEAR
         ]
 
     return edits
@@ -42,7 +42,7 @@ def windowed(tokens: Tokens) -> Callable[[Unit], list[Edit]]:
 
 def of_text(evidence: Evidence) -> Experiment:
     """Prefixes of text that are longer than what a head may see."""
-    tokens = prefixes(evidence, longer_than=FIRST + WINDOW)
+    tokens = prefixes(evidence, longer_than=FIRST + NEAR)
     return Experiment("a window of text", tokens, kl_at_last(evidence, tokens), "nats", windowed(tokens))
 
 
