@@ -337,12 +337,12 @@ def keys_in_relation(row, words, name, i):
         "same_word": word,
         "word_start": word[:1],
         "previous_word": [start - 1] if start else [],
+        "before_word": [start - 1] if start and start < i else [],
+        "before_start": [start - 1] if start and start == i else [],
     }[name]
 
 
-RELATIONS = (
-    "previous current first duplicate induction same_token first_same same_word word_start previous_word".split()
-)
+RELATIONS = "previous current first duplicate induction same_token first_same same_word word_start previous_word before_word before_start".split()
 
 
 def attention_relations(corpus, relations=RELATIONS, skip=4):

@@ -264,6 +264,7 @@ class Valid:
             "names": {},
             "judge": {"sets": 1, "within": 0.0, "ablations": ["zero"]},
             "weights_as_words": {"matrix": "in"},
+            "units_of_word": {"word": " Mary"},
             "forward_shift": {"target": " Mary"},
             "weight_gradient": {"matrix": "out"},
             "edge_roc": {"scores": edges},

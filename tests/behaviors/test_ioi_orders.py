@@ -4,7 +4,6 @@ Expected attention and writes come from plain transformers: attention weights, a
 unembedding applied by hand to what enters the output projection.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from transformers import AutoModelForCausalLM
 import caseback as cb
 from caseback.behaviors import find_ioi_heads, ioi_by_order, ioi_heads
 from caseback.behaviors.indirect_object import ORDERS
-from caseback.cli import main
 from caseback.model.running.tokens import Tokens
 from caseback.organisms.compiled import build
 from caseback.organisms.compiled.indirect_object import NAMES, TEMPLATES
@@ -123,26 +121,3 @@ def test_the_finding_of_a_role_in_one_order_is_measured_on_that_order():
         metric, edit = half.measured("logit_diff"), cb.Resample("z", source, layer=layer, head=head)
         lost = metric(model.run(half.clean)) - metric(model.run(half.clean, edits=edit))
         assert finding.effect == pytest.approx(float(lost[io_first].mean()), abs=1e-4)
-
-
-def test_machines_and_people_read_the_same_numbers_by_order(capsys, plain):
-    def run(*options):
-        with pytest.raises(SystemExit) as end:
-            main(["ioi", "--count", str(COUNT), *options])
-        assert end.value.code == 0
-        return capsys.readouterr().out
-
-    table = json.loads(run("--json"))
-    assert sum(of["prompts"] for of in table["orders"].values()) == table["prompts"] == COUNT
-    for i, head in enumerate(table["heads"]):
-        for order in ORDERS:
-            of = head["by_order"][order]
-            ours = [of["end_to_io"], of["end_to_s1"], of["direct"]]
-            np.testing.assert_allclose(ours, plain[order][i], atol=3e-4)
-    lines = run().splitlines()
-    at = next(i for i, line in enumerate(lines) if line.strip().startswith("L2H0"))
-    assert "first-name mover" in lines[at] and "ABBA" in lines[at] and "BABA" in lines[at + 1]
-    assert "end→IO" in lines[at] and "end→S1" in lines[at + 1]
-    head = [head["head"] for head in table["heads"]].index("L2H0")
-    for line, order in zip(lines[at : at + 2], ORDERS, strict=True):
-        assert f"{plain[order][head, 2]:+.2f}".replace("-", "−") in line

@@ -119,6 +119,7 @@ def test_every_option_that_writes_is_tried():
         ("align", "--checkpoint"),
         ("circuit", "--checkpoint"),
         ("organisms train", "--out"),
+        ("mcp", "--out"),  # written call by call: tests/server
     }
     assert known == {*WRITING} | rest
 

@@ -50,6 +50,7 @@ def test_json_has_one_object_a_technique(two, capsys):
             "citation": "Shrikumar et al. 2017",
             "cost": "one backward",
             "summary": "Multiply the gradient by the input.",
+            "example": "",
         },
         {
             "name": two[1].name,
@@ -58,6 +59,7 @@ def test_json_has_one_object_a_technique(two, capsys):
             "citation": "Zhao & Shan 2024",
             "cost": "[steps] x forward",
             "summary": "Replace tokens by what a language model would say.",
+            "example": "",
         },
     ]
     assert two[0].name.endswith("gradient_x_input")
@@ -67,7 +69,6 @@ def test_the_table_shows_all_of_them_whole(two, capsys):
     status, out, err = answer(capsys, "techniques")
     assert (status, err) == (0, "")
     for text in (
-        "Techniques: 2",
         "3.1.2, 3.1.22",
         "[steps] x forward",
         "Shrikumar et al. 2017",
@@ -75,6 +76,20 @@ def test_the_table_shows_all_of_them_whole(two, capsys):
     ):
         assert text in out
     assert out.index("3.1.2,") < out.index("3.1.10")
+
+
+def test_words_and_entries_choose_among_them_and_a_few_have_their_example(capsys):
+    status, out, _ = answer(capsys, "techniques", "patching", "3.2", "illusion")
+    assert status == 0
+    assert out.count("localize.components.subspace_illusion") == 1 and "model = cb.load(" in out
+    assert all(
+        entry == "3.2.9" for row in _rows(capsys, "3.2.9") for entry in row["entry"] if entry.startswith("3.2.9")
+    )
+    assert "No technique has these words" in answer(capsys, "techniques", "a poem")[1]
+
+
+def _rows(capsys, *words):
+    return json.loads(answer(capsys, "techniques", *words, "--json")[1])
 
 
 def test_the_packages_own_techniques_are_listed(capsys):
@@ -101,7 +116,7 @@ def test_without_a_command_it_shows_help(capsys):
         (["techniqes"], "techniqes"),
         (["techniques", "--jsn"], "--jsn"),
         (["--bogus"], "--bogus"),
-        (["techniques", "too", "much"], "too much"),
+        (["version", "too", "much"], "version"),
     ],
 )
 def test_a_usage_error_is_one_line_and_status_2(arguments, said, capsys):

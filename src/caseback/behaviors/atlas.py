@@ -22,6 +22,7 @@ from caseback.behaviors.proofs.experiments import EXPERIMENTS
 from caseback.behaviors.proofs.proving import Outcome, prove
 from caseback.behaviors.stream.fact import Fact
 from caseback.behaviors.stream.facts import STREAM_NEEDS, stream_facts
+from caseback.behaviors.within import Within, seconds_of
 from caseback.errors import CasebackError
 from caseback.jobs.launch import HERE
 from caseback.model.arguments import checked
@@ -145,7 +146,7 @@ class Atlas(Displayed):
 
 
 @technique(
-    entry=("5.1.1", "5.1.4", "5.1.5", "5.1.6", "5.1.7", "5.1.8", "5.1.10"),
+    entry=("5.1.1", "5.1.2", "5.1.4", "5.1.5", "5.1.6", "5.1.7", "5.1.8", "5.1.10", "B.18", "B.19"),
     citation="Elhage et al. 2021, Olsson et al. 2022, Gurnee et al. 2024",
     cost="one forward per token of text, and sweeps of the candidates",
 )
@@ -158,6 +159,7 @@ def atlas(
     length: int | None = None,
     top: int = 5,
     proofs: bool = True,
+    budget: str | float | None = None,
     folder: str | Path | None = None,
     workers: int = 1,
     on: str = HERE,
@@ -183,6 +185,9 @@ def atlas(
         How many candidates of each kind go to its proof.
     proofs
         Whether proofs are run.
+    budget
+        About how long it may take: seconds, or ``"90s"``, ``"5m"``, ``"1h"``. How much text, how many random rows and
+        which proofs fit follows from the speed of a first batch; what is left out is in ``about["left out"]``.
     folder
         Where the pass over text is kept as a job, so that it resumes, and may have ``workers``.
     workers, on, threads
@@ -199,7 +204,7 @@ def atlas(
     Raises
     ------
     CasebackError
-        For an unknown kind, a corpus of one document, fewer than one candidate.
+        For an unknown kind, a corpus of one document, fewer than one candidate, a budget that is no time.
 
     References
     ----------
@@ -215,6 +220,7 @@ def atlas(
     if top < 1:
         raise CasebackError(f"top={top}: expected 1 candidate of each kind at least")
     wanted = kinds_of(kinds)
+    within = None if budget is None else Within(seconds_of(budget))
     needs = needed(
         *(one.needs for one in wanted),
         *(_of_proof(one) for one in wanted if proofs and one.proof in EXPERIMENTS),
@@ -230,11 +236,12 @@ def atlas(
         workers=workers,
         on=on,
         threads=threads,
+        within=within,
         seed=seed,
         progress=progress,
     )
     facts = tuple(stream_facts(evidence).values()) if kinds is None else ()
-    return replace(atlas_of(evidence, wanted, top=top, proofs=proofs, progress=progress), facts=facts)
+    return replace(atlas_of(evidence, wanted, top=top, proofs=proofs, within=within, progress=progress), facts=facts)
 
 
 def _of_proof(kind: Kind) -> dict[str, tuple[str, ...]]:
@@ -244,7 +251,13 @@ def _of_proof(kind: Kind) -> dict[str, tuple[str, ...]]:
 
 
 def atlas_of(
-    evidence: Evidence, kinds: Sequence[Kind], *, top: int = 5, proofs: bool = True, progress: bool = False
+    evidence: Evidence,
+    kinds: Sequence[Kind],
+    *,
+    top: int = 5,
+    proofs: bool = True,
+    within: Within | None = None,
+    progress: bool = False,
 ) -> Atlas:
     """The atlas that evidence gives; see ``atlas``."""
     looks: dict[str, Look] = {}
@@ -258,7 +271,9 @@ def atlas_of(
     chosen = {name: _best(look, top) for name, look in looks.items()}
     past_of = {name: labels(look, by_name[name].threshold) for name, look in looks.items()}
     labelled = {name: np.flatnonzero(past).tolist() for name, past in past_of.items()}
-    outcomes, unproved = _proved(evidence, chosen, labelled, by_name, progress) if proofs else ({}, {})
+    outcomes, unproved = {}, {}
+    if proofs:
+        outcomes, unproved = _proved(evidence, looks, chosen, labelled, by_name, within, progress)
     reports, findings, scores = [], [], {}
     for kind in kinds:
         if kind.name in missing:
@@ -287,6 +302,8 @@ def atlas_of(
         "tokens": evidence.n_tokens,
         "seed": evidence.seed,
     }
+    if within is not None:
+        about |= {"budget": within.seconds, "left out": "; ".join(within.left_out) or "nothing"}
     return Atlas(tuple(reports), Findings(tuple(findings), about), scores, about=about)
 
 
@@ -297,23 +314,36 @@ def _best(look: Look, top: int) -> list[int]:
 
 def _proved(
     evidence: Evidence,
+    looks: Mapping[str, Look],
     chosen: Mapping[str, Sequence[int]],
     labelled: Mapping[str, Sequence[int]],
     kinds: Mapping[str, Kind],
+    within: Within | None,
     progress: bool,
 ) -> tuple[dict[tuple[str, int], Outcome], dict[str, str]]:
     """Outcomes by kind and unit, and why an experiment could not be run."""
     outcomes: dict[tuple[str, int], Outcome] = {}
     unproved: dict[str, str] = {}
-    for name, recipe in EXPERIMENTS.items():
-        own = {kind: units for kind, units in chosen.items() if kinds[kind].proof == name}
-        if not own:
-            continue
+    of_experiment = {name: [kind for kind in chosen if kinds[kind].proof == name] for name in EXPERIMENTS}
+    to_come = [name for name, own in of_experiment.items() if own]
+    for number, name in enumerate(to_come):
+        recipe, own = EXPERIMENTS[name], {kind: chosen[kind] for kind in of_experiment[name]}
+        past = {kind: labelled[kind] for kind in own}
+        share = None if within is None else within.left / (len(to_come) - number)
         try:
-            past = {kind: labelled[kind] for kind in own}
-            outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, progress=progress)
+            if recipe.make is not None:
+                outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, within=share, progress=progress)
+            each = [(kind, unit) for kind, units in own.items() for unit in units if recipe.each is not None]
+            for kind, unit in each:
+                one = recipe.each(evidence, looks[kind], unit) if recipe.each is not None else None
+                how = {"together": False, "within": None if share is None else share / len(each), "progress": progress}
+                outcomes |= prove(evidence, one, {kind: [unit]}, past, kinds, **how) if one is not None else {}
         except CasebackError as error:
             unproved[name] = str(error)
+        if within is not None:
+            many = sum((kind, unit) not in outcomes for kind, units in own.items() for unit in units)
+            if many:
+                within.left_out.append(f"the proof of {many} of {sum(map(len, own.values()))} candidates by {name!r}")
     return outcomes, unproved
 
 

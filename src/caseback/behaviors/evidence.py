@@ -6,7 +6,7 @@ scoring them. Every pass is a job of ``caseback.stream``: with a folder it resum
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -17,7 +17,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from caseback.behaviors.synthetic import STREAMS, streams
+from caseback.behaviors.matching_streams import MATCHING
+from caseback.behaviors.synthetic import FOLDS, STREAMS, streams
+from caseback.behaviors.within import ALL_ROWS, Within, row_tokens, tokens_a_second
 from caseback.errors import CasebackError, SiteAbsent, TokensError, UnknownSite
 from caseback.jobs.launch import HERE
 from caseback.model.algebra.folding import Folded
@@ -32,10 +34,14 @@ from caseback.stream.tables.registry import TABLES, TableLike
 TEXT = "text"
 PROMPTS = 32
 PROMPT_TOKENS = 64
-TABLE_OPTIONS: dict[str, dict[str, Any]] = {
-    "attention_relations": {"relations": ("previous", "current", "to:same", "to:next")},
+RELATIONS: dict[str, tuple[str, ...]] = {
+    TEXT: ("same_word", "before_word", "before_start"),
+    "prefixes": ("to:matched", "to:unmatched", "to:matched_absent", "to:unmatched_absent"),
+    "entities": ("to:last", "to:last_absent"),
+    "needle": ("to:word", "to:distractor"),
 }
-"""Options of tables over random streams."""
+"""Relations that attention is measured on, by stream; ``REPEATS`` on all others."""
+REPEATS = ("previous", "current", "to:same", "to:next")
 TEXT_OPTIONS: dict[str, dict[str, Any]] = {
     "neuron_groups": {
         "groups": (
@@ -57,7 +63,7 @@ class Evidence:
     model
         The model.
     collections
-        By stream (``"text"`` and those of ``synthetic.STREAMS``) one collection a fold.
+        By stream (``"text"``, those of ``synthetic.STREAMS`` and ``matching_streams.MATCHING``) one collection a fold.
     n_tokens
         How many tokens of text were read.
     missing
@@ -173,6 +179,7 @@ def collect_evidence(
     workers: int = 1,
     on: str = HERE,
     threads: int | None = None,
+    within: Within | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Evidence:
@@ -194,6 +201,8 @@ def collect_evidence(
         Where the pass over text is kept as a job, so that it resumes and may have workers.
     workers, on, threads
         Where it runs; see ``caseback.jobs.launch``.
+    within
+        The time that it must fit, and what is left out for that; None for as long as it takes.
     seed
         Same seed, same result. Draws the random tokens.
     progress
@@ -212,9 +221,15 @@ def collect_evidence(
             missing[name] = why
 
     def present(stream: str) -> list[TableLike]:
-        options = TABLE_OPTIONS if stream != TEXT else TEXT_OPTIONS
+        options = dict(TEXT_OPTIONS) if stream == TEXT else {}
+        options["attention_relations"] = {"relations": RELATIONS.get(stream, REPEATS)}
         return [{name: options.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
 
+    n_rows = ALL_ROWS
+    if within is not None:
+        rate = tokens_a_second(model, present(TEXT) or [{name: {}} for name in ("token_counts",)], length)
+        n_tokens = within.tokens(rate, n_tokens) if corpus is not None else n_tokens
+        n_rows = within.rows(rate, row_tokens(needs, TEXT))
     collections: dict[str, list[Collection]] = {}
     read, prompts = 0, []
     if corpus is not None and present(TEXT):
@@ -228,15 +243,24 @@ def collect_evidence(
         room = min(PROMPT_TOKENS, model.context or PROMPT_TOKENS)
         rows = rows_of(model, documents(parts[1]), length=room, least=room // 2)
         prompts = [row.ids for row in islice(rows, PROMPTS)]
-    synthetic = [name for name in STREAMS if present(name)]
-    try:
-        rows = streams(model, seed=seed) if synthetic else {}
-    except TokensError as error:
-        rows, missing = {}, missing | dict.fromkeys(synthetic, str(error))
-    for name, folds in rows.items():
-        if name in synthetic:
-            collections[name] = [collect(model, fold, present(name), bos=False) for fold in folds]
+    drawn: dict[str, Any] = {}
+    for names, make in ((STREAMS, lambda: streams(model, rows=n_rows, seed=seed)), *_one_by_one(model, n_rows, seed)):
+        own = [name for name in names if present(name)]
+        try:
+            drawn |= {name: folds for name, folds in make().items() if name in own} if own else {}
+        except TokensError as error:
+            missing |= dict.fromkeys(own, str(error))
+    for name, folds in drawn.items():
+        collections[name] = [collect(model, fold, present(name), bos=False) for fold in folds]
     return Evidence(model, collections, read, missing, seed, prompts)
+
+
+def _one_by_one(model: Model, n_rows: int, seed: int) -> list[tuple[tuple[str, ...], Callable[[], dict[str, Any]]]]:
+    """Each stream of ``MATCHING``, and what makes it."""
+    return [
+        ((name,), lambda name=name, make=make: {name: make(model, max(FOLDS, n_rows // 2), seed)})
+        for name, make in MATCHING.items()
+    ]
 
 
 def two_folds(given: Iterator[Any], model: Model, n_tokens: int | None) -> tuple[list[Any], list[Any]]:

@@ -79,7 +79,7 @@ class Kind:
     proof
         The experiment that proves it (a name in ``proofs.EXPERIMENTS``), empty where there is none.
     sign
-        Which way ablating such a unit moves the experiment's metric: -1 down, 1 up, 0 hardly at all.
+        Which way the experiment, which replaces such a unit, moves its metric: -1 down, 1 up, 0 hardly at all.
     """
 
     name: str

@@ -71,14 +71,14 @@ def streams(model: Model, ids: Sequence[int] | None = None, *, rows: int = 64, s
         tokens = rng.choice(ordinary, 2 * span, replace=False)
         first, others = tokens[:span], tokens[span:]
         order = rng.permutation(span)
-        drawn["repeated"].append(_row(model, first, first, np.arange(span)))
-        drawn["shuffled"].append(_row(model, first, first[order], order))
-        drawn["fresh"].append(_row(model, first, others, np.arange(span)))
+        drawn["repeated"].append(row(model, first, first, np.arange(span)))
+        drawn["shuffled"].append(row(model, first, first[order], order))
+        drawn["fresh"].append(row(model, first, others, np.arange(span)))
     return {name: [own[fold::FOLDS] for fold in range(FOLDS)] for name, own in drawn.items()}
 
 
-def _row(model: Model, first: np.ndarray, second: np.ndarray, stood: np.ndarray) -> Labeled:
-    """One row; ``stood`` says which token of the first half each of the second is, or would be."""
+def row(model: Model, first: np.ndarray, second: np.ndarray, stood: np.ndarray) -> Labeled:
+    """One row of two halves; ``stood`` says which token of the first half each of the second is, or would be."""
     front = front_of(model)
     lead = len(front)
     before = [-1] * (lead + len(first))

@@ -2,7 +2,7 @@
 
 To add a command, write `cli/<room>/<command>.py` with one function of that name (or a `typer.Typer` of that name, for a
 command with commands of its own), import torch, transformers and what brings them inside the function (so that
-`caseback --help` answers at once), and add it to `COMMANDS` (or `GROUPS`).
+`caseback --help` answers at once), and add it to `BY_JOB` (or `GROUPS`).
 
 A mistake of the user ends with exit status 2 and one line on stderr; with `--debug` or CASEBACK_DEBUG=1, with
 the traceback. Anything else that goes wrong is a bug of ours and keeps its traceback.
@@ -53,50 +53,30 @@ from caseback.cli.streaming.work import work
 from caseback.errors import CasebackError
 from caseback.version import __version__
 
-COMMANDS = (
-    explain,
-    atlas,
-    serve,
-    mcp,
-    attribute,
-    influence,
-    dla,
-    patch,
-    ablate,
-    trace,
-    circuit,
-    graph,
-    align,
-    erase,
-    steer,
-    edit,
-    lens,
-    patchscope,
-    weights,
-    activating,
-    probe,
-    directions,
-    collect,
-    similar,
-    work,
-    jobs,
-    behavior,
-    facts,
-    label,
-    techniques,
-    tasks,
-)
-GROUPS = (dictionary, organisms)  # commands with commands of their own
+# the commands, by the job that one comes with: how `caseback --help` lists them
+BY_JOB = {
+    "Why did it say that?": (explain, attribute, influence, dla, graph, serve, mcp),
+    "What is inside the model?": (atlas, behavior, facts, weights, activating),
+    "Which part did it?": (patch, ablate, trace, circuit, align),
+    "What is represented?": (lens, patchscope, probe, directions),
+    "Change it": (steer, erase, edit),
+    "Text by the million": (collect, similar, work, jobs),
+    "Look up, and keep notes": (techniques, tasks, label),
+}
+COMMANDS = tuple(command for commands in BY_JOB.values() for command in commands)
+# commands with commands of their own
+GROUPS = {dictionary: "What is represented?", organisms: "Look up, and keep notes"}
 
 app = typer.Typer(
     help="See a language model work: why it predicted this, and what is inside.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in COMMANDS:
-    app.command()(command)
-for group in GROUPS:
-    app.add_typer(group)
+for title, commands in BY_JOB.items():
+    for command in commands:
+        app.command(rich_help_panel=title)(command)
+for group, title in GROUPS.items():
+    app.add_typer(group, rich_help_panel=title)
 
 
 def _print_version(asked: bool) -> None:

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from caseback.behaviors.atlas import Atlas
+import numpy as np
+import pandas as pd
+
+from caseback.behaviors.atlas import Atlas, KindReport
+from caseback.behaviors.kinds import beyond
+from caseback.behaviors.stream.depth import depth_profile
 from caseback.errors import CasebackError
 from caseback.model.arguments import checked
 from caseback.model.graph.names import parse_name
@@ -26,7 +31,7 @@ def _expect_known_kinds(document: Mapping[str, Any]) -> None:
 
 ATLAS = DocumentKind(
     "caseback.atlas",
-    1,
+    2,
     "a document of an atlas",
     "atlas_document",
     sections=("kinds", "candidates", "units", "layers", "facts"),
@@ -48,8 +53,9 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
     dict
         ``model`` says what it is of; ``kinds`` has a row for each kind, as of ``KindReport``; ``candidates`` the best
         units of every kind, as of ``Finding``; ``units`` every head that has a label, with its ``labels`` and which of
-        them are ``proved``; ``layers`` how many units of each kind have the label, layer by layer; ``facts`` those of
-        the stream, as of ``Fact``, None for a number that does not exist.
+        them are ``proved``; ``layers`` how many units of each kind have the label, layer by layer, with the shares as
+        ``profile``, see ``stream.depth``; ``facts`` those of the stream, as of ``Fact``, None for a number that does
+        not exist.
 
     Examples
     --------
@@ -60,6 +66,7 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
     """
     n_layers = int(atlas.about.get("layers", 0))
     proved = {(f.component, f.kind) for f in atlas.candidates if f.grade == "proved"}
+    by_kind = {report.kind: report for report in atlas.kinds}
     units, layers = [], {report.kind: [0] * n_layers for report in atlas.kinds if not report.missing}
     for name, labels in atlas.labels().items():
         parsed = parse_name(name)
@@ -76,8 +83,17 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         candidates=atlas.candidates.to_json()["findings"],
         units=units,
         facts=[_finite(fact.to_json()) for fact in atlas.facts],
-        layers=[{"kind": kind, "counts": counts} for kind, counts in layers.items()],
+        layers=[
+            {"kind": kind, "counts": counts, "profile": _profile(atlas.scores[kind], by_kind[kind])}
+            for kind, counts in layers.items()
+        ],
     )
+
+
+def _profile(frame: pd.DataFrame, report: KindReport) -> dict[str, list[float]]:
+    """Shares of labels by layer, of the layers that have such units."""
+    labeled = np.asarray(beyond(frame.score, frame.band, report.threshold), dtype=bool)
+    return depth_profile([parse_name(name).layer for name in frame.unit], labeled)
 
 
 def _finite(value: Any) -> Any:

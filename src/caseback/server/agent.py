@@ -29,7 +29,7 @@ from caseback.model.running import metrics
 from caseback.model.running.model import Model
 from caseback.reports.model_facts import model_facts
 from caseback.reports.result_json import result_json
-from caseback.reports.tables.techniques import technique_row
+from caseback.reports.tables.techniques import technique_row, technique_rows
 from caseback.server.asked import Effects, Graph, Inputs, Prediction, Story
 from caseback.server.questions import QUESTIONS
 from caseback.views.page.kinds import PAGES, page_html
@@ -95,9 +95,10 @@ class _Desk:
         return model_facts(self.model)
 
     def find_techniques(self, word: str = "") -> list[dict[str, Any]]:
-        """Techniques whose name, summary, entry of the Primer or citation has the word; all of them without one."""
-        every = [technique_row(one) for one in techniques() if _runnable(one)]
-        return [row for row in every if word.lower() in json.dumps(row).lower()]
+        """Techniques whose name, summary, entry of the Primer or citation has the words; all of them without any."""
+        runnable = {one.name for one in techniques() if _runnable(one)}
+        rows = [row for row in technique_rows(words=word.split()) if row["name"] in runnable]
+        return [{key: value for key, value in row.items() if key != "example"} for row in rows]
 
     def describe_technique(self, name: str) -> dict[str, Any]:
         """One technique: its arguments with their defaults, and its documentation, example included."""

@@ -12,6 +12,7 @@ looks at what is already predicted, which the proof asks: without it, repeated t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -22,12 +23,13 @@ from torch import Tensor
 
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.heads.early_words import written_words
-from caseback.behaviors.kinds import Look, kind, look_at
+from caseback.behaviors.kinds import Look, halves, kind, look_at
 from caseback.errors import SiteAbsent, TokensError
 from caseback.tasks.facts import SERIES
 from caseback.tasks.standard.repeats import ordinary_tokens
 
 TAIL = 0.05
+LOWERS = 0.5
 FOLDS = 4
 WORDS = 400
 SAMPLE = 4000
@@ -102,6 +104,19 @@ def anti_copying(evidence: Evidence) -> Look:
     return look_at(*(_by_fold(x < TAIL) - TAIL for x in (own, other)), percentile=own)
 
 
+def lowered(evidence: Evidence) -> Float[np.ndarray, " head"]:
+    """Of the tokens that a head looks at, the share that it lowers among its lowest 5 %."""
+    own, _ = _own_and_other(evidence)
+    return (own < TAIL).mean(1)
+
+
+def of_lowering(evidence: Evidence, own: Float[np.ndarray, "head fold"], other: Float[np.ndarray, "head fold"]) -> Look:
+    """A look at heads that lower more than half of what they look at; the others are ranked by how much they do."""
+    share = lowered(evidence)[:, None]
+    look = look_at(own * (share > LOWERS), other * (share > LOWERS), lowered=np.broadcast_to(share, own.shape))
+    return replace(look, ranked_by=halves(own * share)[0].mean(1))
+
+
 def single_members(evidence: Evidence) -> list[list[int]]:
     """The series whose members are single tokens with a leading space, as ids; runs of six or more.
 
@@ -113,7 +128,7 @@ def single_members(evidence: Evidence) -> list[list[int]]:
     tokenizer = evidence.model.tokenizer
     runs: list[list[int]] = []
     for members, _ in SERIES.values() if tokenizer is not None else ():
-        ids = list(takewhile(lambda one: one is not None, (_single(tokenizer, member) for member in members)))
+        ids = list(takewhile(lambda one: one is not None, (single_token(tokenizer, member) for member in members)))
         if len(ids) >= 6:
             runs.append([token for token in ids if token is not None])
     if not runs:
@@ -121,7 +136,7 @@ def single_members(evidence: Evidence) -> list[list[int]]:
     return runs
 
 
-def _single(tokenizer: Any, word: str) -> int | None:
+def single_token(tokenizer: Any, word: str) -> int | None:
     """A word's token, with its leading space; None where it has several or none."""
     try:
         ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]

@@ -53,7 +53,7 @@ def hardly_read(evidence: Evidence) -> Tensor:
     threshold=0.28,
     needs={},
     proof="entropy",
-    sign=0,
+    sign=1,
 )
 def entropy(evidence: Evidence) -> Look:
     """Writing into what the unembedding hardly reads."""

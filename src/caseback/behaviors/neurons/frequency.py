@@ -35,6 +35,7 @@ def log_unigrams(evidence: Evidence) -> Tensor:
     threshold=0.3,
     needs={TEXT: ("token_counts",)},
     proof="unigrams",
+    sign=1,
 )
 def token_frequency(evidence: Evidence) -> Look:
     """Writing along the unigrams."""

@@ -50,6 +50,7 @@ def classes(evidence: Evidence) -> dict[str, Tensor]:
     threshold=0.3,
     needs={},
     proof="class of tokens",
+    sign=1,
 )
 def partition(evidence: Evidence) -> Look:
     """One class of tokens against the others."""

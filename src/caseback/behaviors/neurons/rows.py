@@ -43,6 +43,11 @@ def neuron_layers(evidence: Evidence) -> list[int]:
     return evidence.neuron_layers
 
 
+def draws(evidence: Evidence) -> int:
+    """How many times control rows are drawn: of few units one draw says little about the best."""
+    return max(1, min(DRAWS, UNITS // max(1, len(evidence.neurons))))
+
+
 def written(evidence: Evidence) -> Iterator[tuple[int, Rows]]:
     """Each layer and its W_out, as it reaches the stream."""
     for layer in neuron_layers(evidence):
@@ -91,8 +96,7 @@ def look_at_rows(
         As for ``best``: 2 where the measure grows with a product, 1 where with its square.
     """
     layers = np.array([layer for layer, _ in evidence.neurons])
-    # of few units one draw says little about the best
-    draws = max(1, min(DRAWS, UNITS // max(1, len(layers))))
+    many_draws = draws(evidence)
     draw = torch.Generator().manual_seed(evidence.seed)
     parts: list[list[Tensor]] = [[], [], []]
     more: dict[str, list[Tensor]] = {name: [] for name in beside or {}}
@@ -103,7 +107,7 @@ def look_at_rows(
             halves = [own[:, [fold]] * rows for fold in (0, -1)]
         parts[0].append(_both([measure(layer, some) for some in halves]))
         for part in parts[1:]:
-            many = draws if part is parts[1] else 1
+            many = many_draws if part is parts[1] else 1
             others = [in_another_basis(some, many * len(some), draw) for some in halves]
             part.append(_both([measure_in_turn(measure, layer, some, len(rows)) for some in others]))
         for name, number in (beside or {}).items():
@@ -111,7 +115,7 @@ def look_at_rows(
     score, second = (torch.cat(part).cpu().double().numpy() for part in (parts[0], parts[2]))
     first = [part[:, 0].cpu().double().numpy() for part in parts[1]]
     shown = {name: torch.cat(values).cpu().double().numpy() for name, values in more.items()}
-    return Look(score[:, 0], score[:, 1], second[:, 1], best(first, power, draws), shown)
+    return Look(score[:, 0], score[:, 1], second[:, 1], best(first, power, many_draws), shown)
 
 
 def measure_in_turn(measure: Measure, layer: int, rows: Rows, step: int) -> Tensor:

@@ -81,7 +81,7 @@ def towards_first(evidence: Evidence) -> Float[Tensor, "fold layer head d_model"
     threshold=0.1,
     needs={TEXT: ("query_key_means", "stream_moments", "neuron_groups")},
     proof="attention to the first token",
-    sign=0,
+    sign=1,
 )
 def attention_switch(evidence: Evidence) -> Look:
     """Moving attention to and from the first token."""

@@ -111,7 +111,7 @@ def _look(rises: bool) -> Callable[[Evidence], Look]:
     return look
 
 
-for _name, _rises, _sign in (("prediction", True, -1), ("suppression", False, 1)):
+for _name, _rises, _sign in (("prediction", True, 1), ("suppression", False, -1)):
     kind(
         _name,
         "neuron",

@@ -5,6 +5,7 @@
     alone        sign x effect(c) > quantile .95 of sign x effect(matched), two of its standard errors, and a twentieth
                  of what the relation is worth to the metric (for sign 1: of what it can rise, where that is less)
                  |effect(c)| < quantile .05 of |effect(matched)|                for sign 0
+                 where a path stands still (``Experiment.still``), half of |effect(c)| in place of that twentieth
     restores     effect(G without c) - effect(G), as a share of -effect(G),     G all units with the kind's label
 
 Units of a kind make up for one another: each of five induction heads may be dispensable, and all of them are not. So
@@ -16,8 +17,9 @@ A head's size is sqrt E||z W_O||^2, a neuron's its standard deviation times ||w_
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,8 +27,10 @@ from jaxtyping import Float
 
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Kind
-from caseback.behaviors.proofs.experiments import Experiment, Unit
+from caseback.behaviors.proofs.experiment import Experiment, Replaced, Unit
+from caseback.errors import CasebackError
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.running.edits import Edit, listed
 
 MATCHED = 20
 POOL = 40
@@ -36,6 +40,8 @@ SMALLEST = 0.05
 """The least effect that proves anything, as a share of what the metric loses where the relation is absent."""
 RESTORED = 0.1
 """The share of a group's effect that a unit must bring back by itself."""
+ALONG = 0.5
+"""The share of an effect that must go along the path that the label claims."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +104,18 @@ class Likeness:
         Of which units.
     labelled
         Units that are no control: they have one of the experiment's labels.
+    before
+        Nor are units of layers from this one on; None for no such layer.
     """
 
-    def __init__(self, evidence: Evidence, sort: str, labelled: Sequence[int]):
+    def __init__(self, evidence: Evidence, sort: str, labelled: Sequence[int], before: int | None = None):
         units = evidence.heads if sort == "head" else evidence.neurons
         self._depth = np.array([layer for layer, _ in units]) / evidence.model.n_layers
         self._log = np.log(np.maximum(sizes(evidence, sort), np.finfo(float).tiny))
         self._free = np.ones(len(units), dtype=bool)
         self._free[list(labelled)] = False
+        if before is not None:
+            self._free &= np.array([layer < before for layer, _ in units])
 
     def nearest(self, unit: int, among: Sequence[int] | None = None) -> list[int]:
         """The units that may be its controls, the nearest first."""
@@ -174,6 +184,8 @@ def prove(
     labelled: Mapping[str, Sequence[int]],
     kinds: Mapping[str, Kind],
     *,
+    together: bool = True,
+    within: float | None = None,
     progress: bool = False,
 ) -> dict[tuple[str, int], Outcome]:
     """Run one experiment for the candidates of all kinds that it proves.
@@ -190,6 +202,10 @@ def prove(
         Numbers of all units with the label, by kind.
     kinds
         The kinds by name.
+    together
+        Whether all units with a label are replaced together too.
+    within
+        Seconds that it may take: then without units together, or for fewer candidates.
     progress
         Show a progress bar.
 
@@ -197,31 +213,107 @@ def prove(
     -------
     dict
         Outcomes by kind and unit.
+
+    Raises
+    ------
+    CasebackError
+        Where not even one candidate fits the time.
     """
-    plans = []
-    for sort in dict.fromkeys(kinds[name].sort for name in candidates):
-        own = {name: units for name, units in candidates.items() if kinds[name].sort == sort}
-        like = Likeness(evidence, sort, [i for name in own for i in labelled[name]])
-        pool = like.pool(list(dict.fromkeys(unit for units in own.values() for unit in units)))
-        plans += [_plan(kinds[name], units, labelled[name], like, pool, evidence.seed) for name, units in own.items()]
+    plans = _plans(evidence, experiment, candidates, labelled, kinds, together)
+    if within is not None:
+        plans = _fitting(evidence, experiment, plans, within)
     sets = {(plan.kind.sort, units): None for plan in plans for units in plan.replaced}
-    variants = [[experiment.replaced(_unit(evidence, sort, i)) for i in units] for sort, units in sets]
-    swept = evidence.model.sweep(experiment.tokens, variants, experiment.metric, progress=progress)
-    effects = (swept.values - swept["clean"].values) / experiment.scale
+    effects, whole = _effects(evidence, experiment, list(sets), progress)
     least = {-1: SMALLEST * abs(experiment.worth), 0: 0.0}
     least[1] = least[-1] if experiment.room is None else min(least[-1], SMALLEST * experiment.room)
     of: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
-    for (sort, units), effect in zip(sets, effects, strict=True):
+    least_of: dict[str, dict[tuple[int, ...], float]] = {}
+    for (sort, units), effect, all_of_it in zip(sets, effects, whole, strict=True):
         of.setdefault(sort, {})[units] = effect
-    return {
-        (plan.kind.name, unit): _outcome(plan, unit, of[plan.kind.sort], least[plan.kind.sign], experiment.unit)
-        for plan in plans
-        for unit in plan.matched
-    }
+        least_of.setdefault(sort, {})[units] = max(experiment.least, ALONG * all_of_it)
+    outcomes = {}
+    for plan in plans:
+        sort = plan.kind.sort
+        bounds = {units: max(own, least[plan.kind.sign]) for units, own in least_of[sort].items()}
+        for unit in plan.matched:
+            outcomes[plan.kind.name, unit] = _outcome(plan, unit, of[sort], bounds, experiment.unit)
+    return outcomes
+
+
+def _plans(
+    evidence: Evidence,
+    experiment: Experiment,
+    candidates: Mapping[str, Sequence[int]],
+    labelled: Mapping[str, Sequence[int]],
+    kinds: Mapping[str, Kind],
+    together: bool,
+) -> list[_Plan]:
+    """What is replaced for the candidates of every kind."""
+    plans = []
+    for sort in dict.fromkeys(kinds[name].sort for name in candidates):
+        own = {name: units for name, units in candidates.items() if kinds[name].sort == sort}
+        like = Likeness(evidence, sort, [i for name in own for i in labelled[name]], experiment.before)
+        pool = like.pool(list(dict.fromkeys(unit for units in own.values() for unit in units)))
+        for name, units in own.items():
+            group = labelled[name] if together else []
+            plans.append(_plan(kinds[name], units, group, like, pool, evidence.seed))
+    return plans
+
+
+def _fitting(evidence: Evidence, experiment: Experiment, plans: list[_Plan], seconds: float) -> list[_Plan]:
+    """As much of the plans as fits a time, at the speed of the first candidate by itself, its clean run included.
+
+    Raises
+    ------
+    CasebackError
+        Where nothing does.
+    """
+    first = (plans[0].kind.sort, (next(iter(plans[0].matched)),))
+    began = time.monotonic()
+    _effects(evidence, experiment, [first], False)
+    each = time.monotonic() - began
+    alone = [replace(plan, group=[], sets=[]) for plan in plans]
+    fewer = ([replace(plan, matched=dict(list(plan.matched.items())[:n])) for plan in alone] for n in (3, 2, 1))
+    for some in (plans, alone, *fewer):
+        many = len({(plan.kind.sort, units) for plan in some for units in plan.replaced})
+        if many * each <= seconds:
+            return some
+    raise CasebackError(f"no time: one unit takes about {each:.1f} s, and {seconds:.0f} s are left for this experiment")
+
+
+def _effects(
+    evidence: Evidence,
+    experiment: Experiment,
+    sets: list[tuple[str, tuple[int, ...]]],
+    progress: bool,
+) -> tuple[Float[np.ndarray, "variant prompt"], Float[np.ndarray, " variant"]]:
+    """Effects, and the size of the whole effect where they are those along a path; 0 elsewhere."""
+    run = evidence.model.sweep
+    variants = _variants(evidence, experiment.replaced, sets)
+    swept = run(experiment.tokens, variants, experiment.metric, progress=progress)
+    effects = (swept.values - swept["clean"].values) / experiment.scale
+    whole = np.zeros(len(effects))
+    if experiment.still is not None:
+        metric, replaced = experiment.still
+        again = run(experiment.tokens, _variants(evidence, replaced, sets), metric, progress=progress)
+        whole = np.abs(effects).mean(1)
+        effects = np.abs(effects) - np.abs((again.values - again["clean"].values) / experiment.scale)
+    if experiment.either:
+        effects = effects * np.where(effects.mean(1, keepdims=True) < 0, -1, 1)
+    return effects, whole
+
+
+def _variants(evidence: Evidence, replaced: Replaced, sets: list[tuple[str, tuple[int, ...]]]) -> list[list[Edit]]:
+    """The edits of every set of units."""
+    return [[edit for i in units for edit in listed(replaced(_unit(evidence, sort, i)))] for sort, units in sets]
 
 
 def _outcome(
-    plan: _Plan, unit: int, of: Mapping[tuple[int, ...], np.ndarray], least: float, measured_in: str
+    plan: _Plan,
+    unit: int,
+    of: Mapping[tuple[int, ...], np.ndarray],
+    least: Mapping[tuple[int, ...], float],
+    measured_in: str,
 ) -> Outcome:
     sign = plan.kind.sign
     own = of[unit,]
@@ -233,7 +325,7 @@ def _outcome(
         bound = float(np.quantile(np.abs(others), 0.05))
         return Outcome(measured_in, effect, error, bound, None, None, None, ALONE if abs(effect) < bound else "")
     bound = sign * float(np.quantile(sign * others, 0.95))
-    alone = sign * effect > max(sign * bound, 2 * error, least)
+    alone = sign * effect > max(sign * bound, 2 * error, least[unit,])
     if not plan.group:
         return Outcome(measured_in, effect, error, bound, None, None, None, ALONE if alone else "")
     together = of[tuple(plan.group)]
@@ -245,7 +337,11 @@ def _outcome(
         rest = of[tuple(i for i in plan.group if i != unit)]
         restores = float((together - rest).mean() / together.mean()) if together.mean() else 0.0
         certain = sign * (together - rest).mean() > 2 * (together - rest).std() / np.sqrt(len(rest))
-        among = bool(sign * together.mean() > max(sign * together_bound, least) and restores >= RESTORED and certain)
+        among = bool(
+            sign * together.mean() > max(sign * together_bound, least[tuple(plan.group)])
+            and restores >= RESTORED
+            and certain
+        )
     proved = ALONE if alone else AMONG if among else ""
     return Outcome(measured_in, effect, error, bound, float(together.mean()), together_bound, restores, proved)
 

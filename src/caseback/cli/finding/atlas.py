@@ -24,6 +24,9 @@ def atlas(
     length: MaxLength = MaxLength(),
     top: Top = Top(5).worded(top="Candidates of each kind that are put to the proof."),
     no_proofs: Annotated[bool, Option("--no-proofs", help="Look only: leave out the interventions.")] = False,
+    budget: Annotated[
+        str | None, Option(help="About how long it may take, such as 90s, 5m or 1h; what does not fit is left out.")
+    ] = None,
     to: Out = Out().worded(out="Write the atlas to this folder, and keep the pass over text there to go on from."),
     launched: Launched = Launched(),
     seed: Seed = Seed(),
@@ -47,6 +50,7 @@ def atlas(
             length=length.max_length,
             top=top.top,
             proofs=not no_proofs,
+            budget=budget,
             folder=to.out,
             workers=launched.workers,
             on=launched.on,

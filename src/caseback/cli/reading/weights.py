@@ -16,12 +16,16 @@ _OF_MLP = ("in", "gate", "out")
 @with_options
 def weights(
     model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.")],
-    unit: OneUnit,
+    unit: OneUnit = OneUnit(layer=None),
     files: ModelFiles = ModelFiles(),
     expert: Annotated[int | None, Option(min=0, help="Whose, in a mixture of experts.")] = None,
     matrix: Annotated[
         str | None,
         Option(help="ov, qk, q, k, v, o of a head; in, gate, out of an MLP. By default ov, or all of a neuron's."),
+    ] = None,
+    find: Annotated[
+        str | None,
+        Option(help="A word, one token: which neurons and heads of all layers write or read it, in place of a unit."),
     ] = None,
     top: Top = Top(10).worded(top="How many tokens, pairs or singular vectors."),
     words: Annotated[int, Option(min=1, help="How many tokens a row, where a row is a direction.")] = 6,
@@ -29,9 +33,21 @@ def weights(
     folded: Annotated[bool, Option(help="Fold norms and multipliers in.")] = True,
     output: Output = Output(),
 ) -> None:
-    """Read weights as words: a neuron, a head's circuits or directions, the singular vectors of any matrix."""
+    """Read weights as words: a neuron, a head's circuits or directions, singular vectors; or a word's units."""
     head, neuron, layer = unit.head, unit.neuron, unit.layer
-    assert layer is not None
+    if find is not None:
+        _find(
+            model,
+            files,
+            find,
+            top.top,
+            folded,
+            output,
+            alone=(head, neuron, layer, expert, matrix, svd or None, output.html),
+        )
+        return
+    if layer is None:
+        raise CasebackError("--layer says whose weights: expected it, or --find WORD for the units of all layers")
     if head is not None and neuron is not None:
         raise CasebackError(f"--head {head} and --neuron {neuron}: expected one of them")
     if head is None and neuron is None and not svd:
@@ -66,3 +82,18 @@ def weights(
         text=lambda: print_weights(result, top=top.top),
         page=lambda path: write_page(weights_document(loaded, result, most=top.top), path),
     )
+
+
+def _find(
+    model: str, files: ModelFiles, word: str, top: int, folded: bool, output: Output, *, alone: tuple[Any, ...]
+) -> None:
+    """A word's units in place of a unit's words."""
+    if any(given is not None for given in alone):
+        raise CasebackError("--find looks through all units, and has no page: leave out what names one, and --html")
+    with quiet():
+        from caseback.decode.vocabulary import units_of_word
+        from caseback.model.loading.load import load
+        from caseback.views.text.weight_words import print_weights
+
+        result = units_of_word(load(model, **files.how), word, k=top, folded=folded)
+    answer(output, result, text=lambda: print_weights(result, top=top))

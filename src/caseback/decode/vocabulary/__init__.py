@@ -50,3 +50,4 @@ from caseback.decode.vocabulary.weights.spectroscopy import band_logits as band_
 from caseback.decode.vocabulary.weights.spectroscopy import spectral_coverage as spectral_coverage
 from caseback.decode.vocabulary.weights.weight_words import vectors_as_words as vectors_as_words
 from caseback.decode.vocabulary.weights.weight_words import weights_as_words as weights_as_words
+from caseback.decode.vocabulary.weights.word_units import units_of_word as units_of_word

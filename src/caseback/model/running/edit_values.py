@@ -171,6 +171,8 @@ def units_of(edit: Edit, where: Where) -> Tensor | None:
         return torch.tensor(units, dtype=torch.long).expand(len(where.rows.row), -1)
     keys = edit.unit
     if isinstance(keys, slice):
+        if min(keys.start or 0, keys.stop or 0) < 0:
+            raise EditError(f"{edit.describe()}: keys are counted from the start of the prompt, {keys} given")
         keys = range(keys.start or 0, where.width if keys.stop is None else keys.stop, keys.step or 1)
     wanted = torch.tensor([keys] if isinstance(keys, int) else list(keys), dtype=torch.long)
     if bool((wanted < 0).any()):

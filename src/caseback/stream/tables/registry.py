@@ -10,8 +10,10 @@ from dataclasses import fields
 from typing import Any
 
 from caseback.errors import CasebackError, did_you_mean
+from caseback.stream.tables.attention.direct import HeadDirect
 from caseback.stream.tables.attention.heads import HeadMoments
 from caseback.stream.tables.attention.offsets import AttentionOffsets
+from caseback.stream.tables.attention.predicted import AttentionPredicted
 from caseback.stream.tables.attention.query_key_means import QueryKeyMeans
 from caseback.stream.tables.attention.received import AttentionReceived
 from caseback.stream.tables.attention.relations import AttentionRelations
@@ -33,7 +35,9 @@ TABLES: dict[str, type[Table]] = {
         AttentionOffsets,
         AttentionRelations,
         AttentionReceived,
+        AttentionPredicted,
         HeadMoments,
+        HeadDirect,
         QueryKeyMeans,
         NeuronMoments,
         NeuronHistograms,

@@ -78,6 +78,14 @@ class Seen:
         """The same in float32 at least."""
         return at_least_float32(self.at(site))
 
+    def in_rows(self, x: Tensor) -> Tensor:
+        """Real tokens' numbers as (row, position, ...), 0 beyond a row's end."""
+        if not self.padded:
+            return x.unflatten(0, self.tokens.shape)
+        rows = x.new_zeros(*self.tokens.shape, *x.shape[1:])
+        rows[self.row, self.marks.position] = x
+        return rows
+
     def attention(self, layer: int) -> Float[Tensor, "row head query key"]:
         """A layer's attention by positions within each row, in float32 at least; 0 at queries that are padding."""
         site = Site("pattern", layer)

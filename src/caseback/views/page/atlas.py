@@ -50,6 +50,8 @@ def _body(document: Mapping[str, Any]) -> str:
         f"{len({one['component'] for one in proved})} units have one that an intervention proves."
     )
     parts = [lead(words)]
+    if left := facts.get("left out"):
+        parts.append(note(f"Made within {facts['budget']:.0f} seconds. Left out for that: {left}."))
     if any(kind["sort"] == "head" for kind in looked):
         parts += ["<h2>Heads by label</h2>", note(_KEY), _map(document), _legend(document)]
     parts += ["<h2>Kinds</h2>", note(_KINDS), _kinds(document)]
@@ -59,6 +61,8 @@ def _body(document: Mapping[str, Any]) -> str:
     parts += ["<h2>Candidates</h2>", note(_CANDIDATES)]
     named = {unit["name"] for unit in document["units"]}
     parts += [_candidates(document, kind, named) for kind in looked]
+    if profiles := [row for row in document["layers"] if sum(row["counts"])]:
+        parts += ["<h2>Depth</h2>", note(_PROFILES), _profiles(profiles)]
     if document["units"]:
         parts += ["<h2>Every labeled head</h2>", _units(document["units"])]
     if document["facts"]:
@@ -81,6 +85,10 @@ _CANDIDATES = (
 )
 
 
+_PROFILES = (
+    "The share of a layer's units that have the label, from the first layer, left, to the last. The line is the share, "
+    "the band Wilson's interval at 95 %; all from 0 to the largest upper end of the kind."
+)
 _FACTS = "From the first layer, left, to the last. The number beside a curve is the last layer's."
 
 
@@ -165,6 +173,35 @@ def _depth(counts: Sequence[int]) -> str:
     return (
         f"<td><svg class='bar-of' viewBox='0 0 {width} 14' width='{width}' height='14' role='img' "
         f"aria-label='{html.escape(words)}'><rect class='track' width='{width}' height='14'/>{bars}</svg></td>"
+    )
+
+
+def _profiles(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each kind: where in depth its units are."""
+    lines = []
+    for row in rows:
+        profile = row["profile"]
+        share, best = profile["share"], max(range(len(profile["share"])), key=lambda i: profile["share"][i])
+        layer = f"layer {profile['layer'][best]:.0f}"
+        lines.append((row["kind"], [_shares(profile), cell(f"{100 * share[best]:.1f} %", small=layer)]))
+    return rows_table(["kind", "by depth", "most"], lines)
+
+
+def _shares(profile: Mapping[str, Sequence[float]]) -> str:
+    """A share by depth with its interval."""
+    top = max(*profile["high"], 1e-12)
+
+    def points(name: str) -> list[str]:
+        ends = zip(profile["depth"], profile[name], strict=True)
+        return [f"{200 * depth:.1f},{23 - 22 * value / top:.1f}" for depth, value in ends]
+
+    band = " ".join([*points("high"), *reversed(points("low"))])
+    words = html.escape(f"share of labels by depth, from 0 to {100 * top:.1f} %")
+    return (
+        f"<td title='{words}'><svg class='band-of' viewBox='0 0 200 24' width='200' height='24' role='img' "
+        f"aria-label='{words}'><polygon class='track' points='{band}'/>"
+        f"<polyline points='{' '.join(points('share'))}' fill='none' stroke='currentColor' stroke-width='1.5'/>"
+        "</svg></td>"
     )
 
 

@@ -35,6 +35,8 @@ def print_atlas(document: Document, *, console: Console | None = None) -> None:
             highlight=False,
             markup=False,
         )
+        if left := facts.get("left out"):
+            console.print(f"within {facts['budget']:.0f} s; left out: {left}", highlight=False, markup=False)
         for kind in document["kinds"]:
             console.print()
             console.print(_headline(kind), highlight=False, markup=False)

@@ -26,8 +26,8 @@ def print_weights(
     Parameters
     ----------
     result
-        What ``weights_as_words``, ``circuit_pairs`` or ``weight_svd_words`` gave; or by matrix that of one neuron, as
-        ``neuron_words`` gives it.
+        What ``weights_as_words``, ``circuit_pairs``, ``weight_svd_words`` or ``units_of_word`` gave; or by matrix that
+        of one neuron, as ``neuron_words`` gives it.
     top
         How many directions of a matrix are shown.
     console
@@ -39,6 +39,10 @@ def print_weights(
         console.print(
             units_table(f"Neuron {first['neuron'].item()} of layer {first.attrs['layer']}", list(result.items()))
         )
+        return
+    if "word" in result.attrs:
+        rows = [(str(path), result.sel(path=path)) for path in result["path"].values]
+        console.print(units_table(f"Units of {visible(str(result.attrs['word']))}", rows))
         return
     matrix, head = result.attrs["matrix"], result.attrs.get("head")
     where = f"layer {result.attrs['layer']}" if head is None else f"L{result.attrs['layer']}H{head}"
@@ -102,7 +106,7 @@ def _tokens(words: xr.Dataset, end: str, *, values: bool) -> Text:
     entries = words[f"{end}_text"] if worded else words[f"{end}_unit"]
     text = Text()
     for i, one in enumerate(entries.values.tolist()):
-        text.append("  " if i else "").append(visible(one) if worded else f"#{one}")
+        text.append("  " if i else "").append(visible(one) if worded else one if isinstance(one, str) else f"#{one}")
         if values:
             text.append(f" {signed(float(words[f'{end}_value'][i]))}", style="dim")
     return text

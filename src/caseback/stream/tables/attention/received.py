@@ -75,7 +75,7 @@ class AttentionReceived(Table):
         of_key = group_matrix(seen.marks, self.keys, dtype)
         state["n"] += own.sum(0).long()
         state["n_key"] += of_key.sum(0).long()
-        queries, keys = (_by_row(seen, x) for x in (own, of_key))
+        queries, keys = (seen.in_rows(x) for x in (own, of_key))
         for mask, layers in distinct(allowed_keys(anatomy, width)).values():
             mask = mask.to(queries.device)
             uniform = (mask.double() / mask.sum(1, keepdim=True)).to(dtype)
@@ -83,7 +83,7 @@ class AttentionReceived(Table):
         for layer in range(anatomy.n_layers):
             # (row, head, group, key)
             given = queries.transpose(1, 2)[:, None] @ seen.attention(layer)
-            carried = given * _by_row(seen, _sizes(seen, layer)).transpose(1, 2)[:, :, None]
+            carried = given * seen.in_rows(_sizes(seen, layer)).transpose(1, 2)[:, :, None]
             for name, x in (("attention", given), ("value", carried)):
                 state[name][layer] += (x @ keys[:, None]).sum(0)
 
@@ -104,15 +104,6 @@ class AttentionReceived(Table):
             "key": group_names(self.keys),
         }
         return dataset(model, arrays, coords, skip=self.skip, **attrs)
-
-
-def _by_row(seen: Seen, x: Tensor) -> Tensor:
-    """Tokens' numbers as (row, position, ...), 0 beyond a row's end."""
-    if not seen.padded:
-        return x.unflatten(0, seen.tokens.shape)
-    rows = x.new_zeros(*seen.tokens.shape, *x.shape[1:])
-    rows[seen.row, seen.marks.position] = x
-    return rows
 
 
 def _sizes(seen: Seen, layer: int) -> Tensor:

@@ -6,6 +6,8 @@
     induction        the token after the nearest earlier same token
     word_start       the first token of the query's word    same_word        every earlier token of the query's word
     previous_word    the last token of the word before
+    before_word      the same as previous_word, of queries that do not start a word
+    before_start     the token before, of queries that start a word
     to:NAME          the token at the position in the row that the corpus's label NAME gives; -1 for none
 
 A relation is a function of marks that gives queries and keys as numbers of tokens; ``@relation`` adds one.
@@ -157,6 +159,22 @@ def previous_word(marks: Marks) -> Pairs:
     query, start = _first_of(_joined(marks.row, marks.word), itself=True)
     earlier = marks.position[start] > 0
     return query[earlier], start[earlier] - 1
+
+
+@relation("before_word")
+def before_word(marks: Marks) -> Pairs:
+    """The last token of the word before, where the query does not start its own."""
+    query, key = previous_word(marks)
+    inside = key != query - 1
+    return query[inside], key[inside]
+
+
+@relation("before_start")
+def before_start(marks: Marks) -> Pairs:
+    """The token before, where the query starts a word."""
+    query, key = previous_word(marks)
+    starts = key == query - 1
+    return query[starts], key[starts]
 
 
 def _joined(row: Tensor, value: Tensor) -> Tensor:

@@ -7,28 +7,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from caseback.reports.document import checked, drawn_from
 
 __all__ = ["print_methods", "print_techniques"]
 
+_FEW = 3  # of so many an example is shown
+
 
 @checked
 @drawn_from("a row of techniques", "technique_rows")
 def print_techniques(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Print the rows of ``technique_rows`` as a table."""
-    table = Table(title=f"Techniques: {len(rows)}", title_justify="left")
-    table.add_column("entry", no_wrap=True)
-    for column in ("technique", "role", "summary", "cost", "citation"):
-        table.add_column(column, overflow="fold")
+    """Print the rows of ``technique_rows``: entry and name, what it does and what it costs; of a few, examples too."""
+    # a pipe has no width of its own, and whoever looks through it wants whole lines
+    console = console or Console(width=None if sys.stdout.isatty() else 220)
+    if not rows:
+        console.print("No technique has these words: `caseback techniques` lists all.", highlight=False)
     for row in rows:
-        cells = ", ".join(row["entry"]), row["name"], row["role"], row["summary"], row["cost"], row["citation"]
         # Text, since a cost such as "[steps] x forward" is not markup
-        table.add_row(*map(Text, cells))
-    # a pipe has no width of its own, and 80 columns would fold every cell
-    (console or Console(width=None if sys.stdout.isatty() else 220)).print(table)
+        console.print(Text.assemble((f"{', '.join(row['entry']):<8} ", "dim"), (row["name"], "bold")))
+        about = Text.assemble(f"{row['summary']} ({row['citation']})\n", (f"costs {row['cost']}", "dim"))
+        console.print(Padding(about, (0, 0, 0, 9)), highlight=False)
+        if len(rows) <= _FEW:
+            console.print(Padding(Text(row["example"], "dim"), (1, 0, 1, 9)), highlight=False)
 
 
 @checked
