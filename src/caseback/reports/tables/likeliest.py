@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caseback.errors import OutOfRange
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 
@@ -26,6 +27,11 @@ def likeliest(model: Model, logits: Tensor, count: int = 10) -> list[dict[str, A
     count
         How many, at most the vocabulary.
 
+    Raises
+    ------
+    OutOfRange
+        For a count below 1.
+
     Examples
     --------
     >>> import caseback as cb
@@ -33,6 +39,8 @@ def likeliest(model: Model, logits: Tensor, count: int = 10) -> list[dict[str, A
     >>> [row["text"] for row in likeliest(model, model.run("Mary and John went to the").logits[0, -1], 2)]
     [' kitchen', ' village']
     """
+    if count < 1:
+        raise OutOfRange(f"count={count}: expected 1 or more tokens")
     wide = logits if logits.dtype == torch.float64 else logits.float()
     prob = wide.softmax(-1)
     return [
