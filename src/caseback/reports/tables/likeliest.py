@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caseback.errors import OutOfRange
+from caseback.errors import ArgumentError, OutOfRange
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 
@@ -31,6 +31,8 @@ def likeliest(model: Model, logits: Tensor, count: int = 10) -> list[dict[str, A
     ------
     OutOfRange
         For a count below 1.
+    ArgumentError
+        For logits of more than one place.
 
     Examples
     --------
@@ -39,6 +41,8 @@ def likeliest(model: Model, logits: Tensor, count: int = 10) -> list[dict[str, A
     >>> [row["text"] for row in likeliest(model, model.run("Mary and John went to the").logits[0, -1], 2)]
     [' kitchen', ' village']
     """
+    if logits.ndim != 1:
+        raise ArgumentError(f"logits of shape {tuple(logits.shape)}: expected those after one prompt, (vocab,)")
     if count < 1:
         raise OutOfRange(f"count={count}: expected 1 or more tokens")
     wide = logits if logits.dtype == torch.float64 else logits.float()
