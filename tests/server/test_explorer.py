@@ -94,6 +94,13 @@ def test_effects_with_a_counterfactual_restore_it(client, model):
         ("prediction", {"prompt": "a", "changes": [{"part": "mlp", "layer": 0, "factor": "NaN"}]}, 422, "factor"),
         ("story", {"prompt": "a", "depth": "bottomless"}, 422, "depth"),
         ("poem", {"prompt": "a"}, 404, "poem"),
+        ("prediction", [], 422, "the question: expected an object"),
+        (
+            "prediction",
+            {"prompt": "a", "changes": [{"part": "mlp", "layer": 0, "factor": f} for f in (0, 2)]},
+            400,
+            "twice",
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_words(client, name, body, status, words):

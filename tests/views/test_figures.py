@@ -15,6 +15,7 @@ from sklearn.decomposition import PCA
 import caseback as cb
 import zoo
 from caseback.errors import CasebackError, OutOfRange
+from caseback.localize.inputs import gradient_x_input
 from caseback.reports.figures.attention_maps import attention_of_layer, score_by_dimension
 from caseback.reports.figures.circuit_parts import circuit_parts
 from caseback.reports.figures.projection import principal_plane
@@ -205,3 +206,29 @@ def test_a_graph_has_every_member_with_its_sign(direction, sign):
 def test_importing_caseback_imports_no_view():
     code = "import sys, caseback; import caseback.model.running.model; print([m for m in sys.modules if '.views' in m])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_png_has_the_colors_of_target_and_foil():
+    """What draws it knows no ``:not()``: a rule that has one would leave what it colors black."""
+    figure = cb.views.tokens([1.0, -2.0], texts=["a", "b"])
+    sheet = figure.svg.partition("<style>")[2].partition("</style>")[0]
+    rules = [rule for rule in sheet.split("}") if re.search(r"\.cb-svg (?:path)?\.(?:target|foil)", rule)]
+    assert len(rules) >= 2 and not [rule for rule in rules if ":not" in rule]
+
+
+def test_a_figure_of_one_prompt_among_several_says_which():
+    model = cb.load("meadow")
+    both = ["Mary went to the store", "John went"]
+    scores = gradient_x_input(model, both, cb.logit(" and"))
+    assert cb.views.tokens(scores, batch=1).caption == "Prompt 1 of 2."
+    assert cb.show(scores).title == "Prompt 0 of 2."
+    run = model.run(both, read=["pattern", "q", "k"])
+    figure = cb.views.attention(run, layer=0, query=0, key=1)
+    assert figure.caption == "Prompt 0 of 2." and "the mask hides this key" in figure.drawn
+    assert cb.views.attention(model.run(both[0], read=["pattern"]), layer=0).caption == ""
+
+
+def test_infinite_numbers_have_no_map_and_large_arrays_are_said_in_words():
+    with pytest.raises(CasebackError, match="infinite"):
+        cb.show(np.array([[1.0, np.inf]]))
+    assert type(cb.show(np.zeros((2000, 2000)))).__name__ == "Cell"

@@ -72,7 +72,7 @@ def agent_server(model: Model, folder: str | Path, *, seconds: float = 120.0, ro
 
 
 def _in_words(tool: Callable[..., Any]) -> Callable[..., Any]:
-    """The tool, whose refusals reach the agent as they are written."""
+    """The tool, whose refusals reach the agent as they are written; of other errors it hears that there was one."""
 
     @functools.wraps(tool)
     def refusing(*given: Any, **options: Any) -> Any:
@@ -80,6 +80,8 @@ def _in_words(tool: Callable[..., Any]) -> Callable[..., Any]:
             return tool(*given, **options)
         except CasebackError as error:
             raise ToolError(str(error)) from error
+        except MemoryError as error:
+            raise ToolError(f"more memory than there is ({error}): ask for less") from error
 
     return refusing
 
@@ -199,7 +201,9 @@ class _Desk:
         path = self._free(name, ".json")
         _write(path, json.dumps(whole))
         arrays = {str(result.name or "value"): result} if isinstance(result, xr.DataArray) else dict(result.data_vars)
-        values = {n: _largest(a, self.rows) for n, a in arrays.items() if a.dtype.kind in "fiu" and a.size}
+        measured = sorted((n for n, a in arrays.items() if a.dtype.kind == "f" and a.size), key=lambda n: n != "effect")
+        # all variables together have so many rows
+        values = {n: _largest(arrays[n], max(3, self.rows // len(measured))) for n in measured}
         return {"dims": {str(k): v for k, v in result.sizes.items()}, "largest": values, "file": str(path)}
 
     def _files(self, document: Mapping[str, Any], name: str) -> dict[str, str]:
@@ -254,7 +258,7 @@ def _largest(array: xr.DataArray, rows: int) -> list[dict[str, Any]]:
     for index in zip(*np.unravel_index(best[flat[best] >= 0], array.shape), strict=True):
         one = array[tuple(int(i) for i in index)]
         labels = {str(d): int(i) for d, i in zip(array.dims, index, strict=True)}
-        labels |= {str(k): v.item() for k, v in one.coords.items() if v.ndim == 0}
+        labels |= {str(k): v.item() for k, v in one.coords.items() if v.ndim == 0 and v.notnull()}
         entries.append({**labels, "value": float(one)})
     return entries
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -125,9 +125,14 @@ def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"),
     @app.exception_handler(ValidationError)
     @app.exception_handler(RequestValidationError)
     async def misshapen(_: Request, error: ValidationError | RequestValidationError) -> Response:
-        return _error(422, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+        return _error(422, "; ".join(map(_plainly, error.errors())))
 
     return app
+
+
+def _plainly(error: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, error["loc"])) or "the question"
+    return f"{where}: {'expected an object with fields' if error['type'] == 'model_type' else error['msg']}"
 
 
 def _titles() -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from caseback.errors import TokensError
+from caseback.errors import CasebackError, TokensError
 from caseback.jobs.budget import limit
 from caseback.model.running.model import Model
 from caseback.reports.attributions import compare_attributions
@@ -41,6 +41,9 @@ class Question:
 
 
 def _prediction(model: Model, form: asked.Prediction) -> dict[str, Any]:
+    parts = [change.model_copy(update={"factor": 0.0}) for change in form.changes]
+    if len(set(parts)) < len(parts):
+        raise CasebackError("a part is changed twice: give each part one factor")
     edits = [change.edit() for change in form.changes]
     return prediction(model, _prompt(model, form.prompt), edits=edits, count=form.count)
 

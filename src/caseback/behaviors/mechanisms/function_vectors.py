@@ -231,7 +231,7 @@ def task_vector(
 def finding(model: Model, pairs: Words, *, prompts: int, shots: int, shot: str, seed: int) -> Shots:
     """The prompts that a vector is found on."""
     if prompts < 4:
-        raise OutOfRange(f"prompts is {prompts}: expected 4 or more")
+        raise OutOfRange(f"{prompts} prompts: expected 4 or more")
     own, _ = halves(pairs, shots, seed)
     return shots_of(model, own, own, prompts, shots, shot, seed)
 

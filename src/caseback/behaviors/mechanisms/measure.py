@@ -95,7 +95,7 @@ def behavior(
             f"no behavior is called {name!r}. {did_you_mean(str(name), BEHAVIORS, most=len(BEHAVIORS))}"
         )
     if prompts < 4:
-        raise OutOfRange(f"prompts is {prompts}: expected 4 or more, to choose on and as many to judge on")
+        raise OutOfRange(f"{prompts} prompts: expected 4 or more, to choose on and as many to judge on")
     if top < 1:
         raise OutOfRange(f"top is {top}: expected 1 candidate or more")
     drawn = (task or own.task()).prompts(model, 2 * prompts, seed=seed)

@@ -59,7 +59,8 @@ def attention_of_layer(run: Run, layer: int, *, batch: int = 0) -> xr.DataArray:
     places = list(range(pattern.shape[-1]))
     tokens = list(run.tokens.text[batch])
     coords = {"query": places, "key": places, "token": ("key", tokens)}
-    return labelled(pattern, ["head", "query", "key"], coords, name="attention", layer=layer)
+    prompts = len(run.tokens)
+    return labelled(pattern, ["head", "query", "key"], coords, name="attention", layer=layer, prompts=prompts)
 
 
 @checked

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from caseback.reports.summaries.summary import Summary
 from caseback.reports.waterfall import waterfall
 from caseback.views.cells.cell import Cell
 from caseback.views.cells.document import DocumentCell
-from caseback.views.figure.figure import Figure
+from caseback.views.figure.figure import Figure, of_prompts
 from caseback.views.figure.heatmap import heatmap
 from caseback.views.figure.lens_grid import lens_grid
 from caseback.views.figure.tokens import tokens
@@ -25,6 +26,7 @@ from caseback.views.page.kinds import PAGES
 __all__ = ["show"]
 
 _MOST_SIDE = 4096
+_MOST_CELLS = 2**17
 
 
 @checked
@@ -81,25 +83,44 @@ def _dataset(x: xr.Dataset, title: str) -> Figure | Cell:
         return lens_grid(x, title=title)
     for name, one in sorted(x.data_vars.items(), key=lambda item: item[0] != "effect"):
         if _is_map(one):
+            one, title = _comparable(one, title)
             return heatmap(one, title=title, value=str(name))
     return _result_in_words(x)
 
 
 def _array(x: xr.DataArray, title: str) -> Figure | Cell:
     """Shares of components as a waterfall, scores of one prompt's tokens on them, anything else as a map."""
+    x, title = _comparable(x, title)
     value, dims = str(x.name or "value"), set(x.dims) - {"batch"}
     if x.dtype.kind not in "fiub" or not x.size or not np.isfinite(x.values.astype(float)).any():
         return _result_in_words(x)
     if dims == {"component"} and x.name == "share":
         return waterfall_figure(waterfall(x), title=title, value=str(x.attrs.get("metric", "sum")))
-    if dims == {"pos"} and x.sizes.get("batch", 1) == 1 and "token" in x.coords:
+    if dims == {"pos"} and "token" in x.coords:
         return tokens(x, title=title, value=value)
     return heatmap(x, title=title, value=value) if _is_map(x) else _result_in_words(x)
 
 
+def _comparable(x: xr.DataArray, title: str) -> tuple[xr.DataArray, str]:
+    """All prompts, of which a map shows the mean; the first alone where their places are not each other's.
+
+    Scores of tokens are no mean of other tokens', and prompts of different lengths have no places in common.
+    """
+    if "pos" not in x.dims or x.sizes.get("batch", 1) == 1:
+        return x, title
+    if set(x.dims) == {"batch", "pos"} or (x.dtype.kind == "f" and bool(np.isnan(x.values).any())):
+        return x.isel(batch=[0]).dropna("pos", how="all"), title or of_prompts(0, x.sizes["batch"])
+    return x, title
+
+
 def _is_map(x: xr.DataArray) -> bool:
     sizes = [size for dim, size in x.sizes.items() if dim != "batch"]
-    return x.dtype.kind in "fiub" and 1 <= len(sizes) <= 3 and x.size > 0 and max(sizes) <= _MOST_SIDE
+    return x.dtype.kind in "fiub" and 1 <= len(sizes) <= 3 and _drawable(sizes)
+
+
+def _drawable(sizes: Sequence[int]) -> bool:
+    """Whether a map of these sides can still be looked at."""
+    return 0 < math.prod(sizes) <= _MOST_CELLS and max(sizes) <= _MOST_SIDE
 
 
 def _result_in_words(x: xr.DataArray | xr.Dataset) -> Cell:
@@ -118,7 +139,7 @@ def _numbers(x: Any) -> xr.DataArray | None:
         x = x.detach().cpu()
         x = (x.float() if x.is_floating_point() else x).numpy()
     values = np.asarray(x)
-    if values.dtype.kind not in "fiub" or not values.size or max(values.shape) > _MOST_SIDE:
+    if values.dtype.kind not in "fiub" or not _drawable(values.shape):
         return None
     names = ["row", "column"][: values.ndim]
     return xr.DataArray(

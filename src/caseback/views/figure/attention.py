@@ -10,7 +10,7 @@ from caseback.errors import OutOfRange
 from caseback.reports.document import checked
 from caseback.reports.figures.attention_maps import attention_of_layer, score_by_dimension
 from caseback.reports.tokens_text import visible
-from caseback.views.figure.figure import Figure
+from caseback.views.figure.figure import Figure, of_prompts
 from caseback.views.figure.grid import Grid, scale_bar
 from caseback.views.figure.shades import image_of
 from caseback.views.figure.svg import element, line, rect, text
@@ -92,7 +92,7 @@ def attention(
     bottom = max(y + high + grid.below, y + math.ceil(n_heads / columns) * (_THUMBNAIL + 22))
     cells = grid.for_script(x, y, [grid.numbers(f"L{layer}H{h}", values[h], "share") for h in order], only=True)
     width = left + columns * (_THUMBNAIL + _APART)
-    caption = ""
+    caption = of_prompts(batch, patterns.attrs["prompts"])
     if (query is None) != (key is None):
         raise OutOfRange(f"query={query}, key={key}: expected two positions, or neither")
     if query is not None and key is not None:
@@ -100,6 +100,7 @@ def attention(
         about = split.attrs
         words = f"q · k of L{layer}H{head} by dimension: {about['query']} {about['query_token']}"
         words += f" to {about['key']} {about['key_token']}, in all {signed(float(split.sum()))}"
+        words += " (the mask hides this key)" if about["key"] > about["query"] else ""
         parts.append(_bars(split.values, words, x, bottom + 14, max(wide, 360.0)))
         bottom += 150
         width = max(width, x + max(wide, 360.0) + 40)

@@ -173,6 +173,18 @@ class Figure:
         )
 
 
+@checked
+def of_prompts(batch: int, n_prompts: int) -> str:
+    """What a figure of one prompt says where there are several.
+
+    Examples
+    --------
+    >>> of_prompts(0, 2), of_prompts(0, 1)
+    ('Prompt 0 of 2.', '')
+    """
+    return f"Prompt {batch} of {n_prompts}." if n_prompts > 1 else ""
+
+
 def _in_light(svg: str) -> str:
     """The drawing with its variables replaced by their light values, for a program that knows neither."""
     light = dict(re.findall(r"(--[\w-]+):\s*(#[0-9a-f]{3,6})", svg.partition("@")[0]))

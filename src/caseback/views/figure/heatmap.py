@@ -48,7 +48,7 @@ def heatmap(
     Raises
     ------
     CasebackError
-        If there is nothing to draw, and as ``as_map``.
+        If there is nothing to draw, a number is infinite, and as ``as_map``.
 
     Examples
     --------
@@ -63,6 +63,8 @@ def heatmap(
         raise CasebackError("nothing to draw: no map given")
     if not all(one.values.size for one in panels.values()):
         raise CasebackError("nothing to draw: a map without a cell")
+    if any(np.isinf(one.values).any() for one in panels.values()):
+        raise CasebackError("a map with an infinite number has no scale: put nan where nothing is to be drawn")
     grids = [_grid(one) for one in panels.values()]
     most = max(one.largest for one in panels.values())
     left = max(grid.left + grid.beyond for grid in grids)

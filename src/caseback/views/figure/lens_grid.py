@@ -22,7 +22,7 @@ from caseback.reports.tables.lens_modes import Mode, chosen, modes_of
 from caseback.reports.tables.lens_rows import Rows, by_unit, rows_of, rows_with_answers
 from caseback.reports.tokens_text import visible
 from caseback.views.figure.curves import legend, panel
-from caseback.views.figure.figure import Figure
+from caseback.views.figure.figure import Figure, of_prompts
 from caseback.views.figure.grid import Grid
 from caseback.views.figure.shades import image_of, packed_integers, packed_numbers
 from caseback.views.figure.svg import clipped, element, text
@@ -95,7 +95,8 @@ def lens_grid(lens: xr.Dataset, *, title: str = "", mode: str = "top", batch: in
         parts.append(drawn)
         height += more
     width = max(x + wide + 8, x + 400.0)
-    return Figure("".join(parts), width, height, title, lens, [cells], [each.name for each in modes])
+    names, caption = [each.name for each in modes], of_prompts(batch, lens.sizes["batch"])
+    return Figure("".join(parts), width, height, title, lens, [cells], names, caption)
 
 
 def _shades(

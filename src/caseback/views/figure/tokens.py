@@ -12,7 +12,7 @@ from caseback.errors import CasebackError
 from caseback.reports.document import checked
 from caseback.reports.maps import as_map
 from caseback.reports.tokens_text import visible
-from caseback.views.figure.figure import Figure
+from caseback.views.figure.figure import Figure, of_prompts
 from caseback.views.figure.grid import Grid, scale_bar
 from caseback.views.figure.svg import clipped, rect, text, width_of
 from caseback.views.numbers_text import signed
@@ -73,7 +73,9 @@ def tokens(
         parts.append(text(number, x + room / 2 - 1, y + 36, class_="small faint mid", font_size=10))
         x += room
         wide = max(wide, x)
-    return Figure("".join(parts), wide + 6, y + _LINE, title, scores, [_table(values, words, value)])
+    n_prompts = scores.sizes.get("batch", 1) if isinstance(scores, xr.DataArray) else 1
+    table, caption = [_table(values, words, value)], of_prompts(batch, n_prompts)
+    return Figure("".join(parts), wide + 6, y + _LINE, title, scores, table, caption=caption)
 
 
 def _read(scores: Any, texts: Sequence[str] | None, batch: int) -> tuple[np.ndarray, list[str]]:
