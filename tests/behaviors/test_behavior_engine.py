@@ -190,7 +190,7 @@ def test_roles_that_cannot_be_are_refused(make, words):
 def test_bad_input_is_refused(meadow, giving):
     with pytest.raises(CasebackError, match="no behavior is called 'ionic'"):
         behavior(meadow, "ionic")
-    with pytest.raises(OutOfRange, match="prompts is 3"):
+    with pytest.raises(OutOfRange, match="3 prompts"):
         behavior(meadow, "ioi", prompts=3)
     with pytest.raises(OutOfRange, match="top is 0"):
         behavior(meadow, "ioi", top=0)

@@ -152,7 +152,7 @@ def test_answers_of_several_tokens_count_by_their_first_and_are_said(meadow):
     [
         ({"shots": 1}, "1 shots"),
         ({"shots": 20}, "pairs with different first halves"),
-        ({"prompts": 2}, "prompts is 2"),
+        ({"prompts": 2}, "2 prompts"),
         ({"top": 0}, "top is 0"),
         ({"without": "none"}, "without 'none' is unknown"),
         ({"by": "rank"}, "by 'rank' is unknown"),
