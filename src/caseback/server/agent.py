@@ -197,10 +197,10 @@ class _Desk:
     def _short(self, result: Any, name: str) -> dict[str, Any]:
         if not isinstance(result, xr.DataArray | xr.Dataset):
             return {"result": repr(result)[:4000]}
-        whole = result_json(result)
         path = self._free(name, ".json")
-        _write(path, json.dumps(whole))
-        arrays = {str(result.name or "value"): result} if isinstance(result, xr.DataArray) else dict(result.data_vars)
+        _write(path, json.dumps(result_json(result)))
+        whole = result if isinstance(result, xr.Dataset) else result.to_dataset(name=str(result.name or "value"))
+        arrays = {str(name): array for name, array in whole.data_vars.items()}
         measured = sorted((n for n, a in arrays.items() if a.dtype.kind == "f" and a.size), key=lambda n: n != "effect")
         # all variables together have so many rows
         values = {n: _largest(arrays[n], max(3, self.rows // len(measured))) for n in measured}
