@@ -133,7 +133,7 @@ def test_a_window_hides_the_keys_between(family):
     pattern = model.run(tokens, read=["pattern"], edits=edits)["pattern", 1]
     for row, length in enumerate(tokens.lengths.tolist()):
         seen = (pattern[row, 2, length - 1] > 0).nonzero().flatten().tolist()
-        hidden = set(range(windows.FIRST, length - windows.WINDOW))
+        hidden = set(range(windows.FIRST, length - windows.NEAR))
         assert set(seen) == set(range(length)) - hidden
         assert int((pattern[row, 2, length - 2] > 0).sum()) == length - 1
         assert int((pattern[row, 1, length - 1] > 0).sum()) == length
