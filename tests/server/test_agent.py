@@ -65,6 +65,17 @@ def test_a_technique_runs_with_plain_values_and_its_whole_result_is_a_file(model
     assert variable["data"][0] == pytest.approx(scores.values[0].tolist())
 
 
+def test_no_result_is_written_over_an_earlier_one(model, tmp_path):
+    server = agent_server(model, tmp_path)
+    call = {"name": "gradient_x_input", "arguments": {"tokens": "Mary went", "metric": METRIC}}
+    first, second = (Path(ask(server, "run_technique", **call).structured_content["file"]) for _ in range(2))
+    first.unlink()
+    second.write_text("mine", encoding="utf-8")
+    assert ask(server, "run_technique", **call).structured_content["file"] == str(first)
+    assert ask(server, "run_technique", **call).structured_content["file"] != str(second)
+    assert second.read_text(encoding="utf-8") == "mine"
+
+
 def test_an_explanation_has_sentences_and_a_page(model, tmp_path):
     answer = ask(agent_server(model, tmp_path), "explain", form={"prompt": PROMPT}).structured_content
     assert answer["target"] == " Mary"

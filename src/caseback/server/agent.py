@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -197,7 +199,7 @@ class _Desk:
     def _short(self, result: Any, name: str) -> dict[str, Any]:
         if not isinstance(result, xr.DataArray | xr.Dataset):
             return {"result": repr(result)[:4000]}
-        path = self._free(name, ".json")
+        path = self._free(name)
         _write(path, json.dumps(result_json(result)))
         whole = result if isinstance(result, xr.Dataset) else result.to_dataset(name=str(result.name or "value"))
         arrays = {str(name): array for name, array in whole.data_vars.items()}
@@ -207,7 +209,7 @@ class _Desk:
         return {"dims": {str(k): v for k, v in result.sizes.items()}, "largest": values, "file": str(path)}
 
     def _files(self, document: Mapping[str, Any], name: str) -> dict[str, str]:
-        path = self._free(name, ".json")
+        path = self._free(name)
         _write(path, json.dumps(document))
         if document["kind"] not in PAGES:
             return {"file": str(path)}
@@ -215,9 +217,10 @@ class _Desk:
         _write(page, page_html(document))
         return {"file": str(path), "page": str(page)}
 
-    def _free(self, name: str, suffix: str) -> Path:
-        number = 1 + sum(1 for _ in self.folder.glob(f"{name}-*{suffix}"))
-        return self.folder / f"{name}-{number}{suffix}"
+    def _free(self, name: str) -> Path:
+        """A file of the folder that is not there yet: earlier results stay, whichever of them were taken away."""
+        numbered = (self.folder / f"{name}-{number}.json" for number in itertools.count(1))
+        return next(path for path in numbered if not os.path.lexists(path))
 
 
 def _runnable(one: Technique) -> bool:
