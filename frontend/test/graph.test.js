@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { read, written } from "../src/graph/address.js";
 import { layout } from "../src/graph/layout.js";
-import { collapsed, graphOf, part, shown } from "../src/graph/model.js";
+import { collapsed, edgeHeads, graphOf, part, shown } from "../src/graph/model.js";
 
 // a and b feed c, c feeds the logit; b feeds the logit too; d feeds a light edge only
 const DOC = {
@@ -20,6 +20,11 @@ const DOC = {
   edges: { source: [0, 1, 2, 1, 3], target: [2, 2, 4, 4, 4], weight: [2, -1, 4, -3, 0.5], share: [0.6, 0.8, 0, 0.4, 0.95], heads: [null, null, null, null, null] },
   interventions: [{ name: "c", nodes: [2], factor: 0, predicted: 1, measured: 1 }, { name: "a and c", nodes: [1, 2], factor: 0, predicted: 1, measured: 1 }],
 };
+
+test("each edge finds its heads in the columns", () => {
+  const heads = edgeHeads({ names: ["L0H1", "skip"], count: [2, null, 0, 1], head: [0, 1, 1], percent: [60, -40, 100] });
+  assert.deepEqual(heads, [[["L0H1", 0.6], ["skip", -0.4]], null, [], [["skip", 1]]]);
+});
 
 test("sliders hide nodes and edges, and what then leads nowhere", () => {
   const graph = graphOf(DOC);

@@ -35,7 +35,7 @@ for (const dark of [false, true]) {
     ]) {
       for (const t of steps(from)) {
         const { fill, ink } = ramp(t);
-        assert.ok(contrast(fill, ink) > 4.2, `${fill} with ${ink}: ${contrast(fill, ink)}`);
+        assert.ok(contrast(fill, ink) >= 4.5, `${fill} with ${ink}: ${contrast(fill, ink)}`);
       }
       assert.equal(ramp(3).fill, ramp(1).fill);
       assert.equal(ramp(-3).fill, ramp(from).fill);

@@ -15,6 +15,8 @@ import tempfile
 from contextlib import contextmanager
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+if BROWSER is None and os.environ.get("CASEBACK_BROWSER") == "required":
+    raise RuntimeError("CASEBACK_BROWSER asks for a browser, and there is none on the path: install chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
 
 
@@ -40,10 +42,15 @@ class Tab:
         self.call("Page.enable")
 
     def open(self, address):
-        """Go to a page and wait until it has been drawn, and drawn again by what observes its size."""
+        """Go to a page and wait until it has been drawn and furnished, and drawn again by what observes its size."""
         self.call("Page.navigate", url=address)
         self.evaluate(
             "new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))"
+        )
+        # a page with a masthead is furnished once its document has been unzipped
+        self.evaluate(
+            "new Promise(done => { const look = () => !document.querySelector('.masthead, main#page:empty')"
+            " || 'ready' in document.documentElement.dataset ? done() : setTimeout(look, 10); look() })"
         )
         self._draw()
 

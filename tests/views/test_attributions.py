@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from page_data import page_data
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -121,7 +122,7 @@ def test_colour_diverges_from_none_and_is_off_without_colour(made):
 
 def test_the_page_carries_the_document_and_main_numbers_as_tables(made, tmp_path):
     page = attributions_html(made)
-    data = json.loads(page.split('id="document">')[1].split("</script>")[0])
+    data = page_data(page)
     assert data["kind"] == "caseback.attributions" and data["tokens"][2]["visible"] == "␣Mary"
     assert np.allclose(data["methods"][1]["scores"], made["methods"][1]["scores"], rtol=1e-5)
     assert data["generation"]["targets"][0]["visible"] == "␣Mary"

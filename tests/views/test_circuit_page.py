@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from page_data import page_data
 from test_report import Page
 
 import caseback as cb
@@ -77,7 +78,7 @@ def test_the_page_carries_the_document_and_loads_nothing(drawn):
     _, circuit, document = drawn
     text = circuit_html(document)
     page = Page(text)
-    data = json.loads(page.scripts[0])
+    data = page_data(text)
     assert [e["score"] for e in data["edges"]] == pytest.approx([e["score"] for e in document["edges"]], rel=1e-5)
     packed = data["patterns"]["L2H0"]
     values = np.frombuffer(gzip.decompress(base64.b64decode(packed["data"])), "<u2") / packed["scale"]

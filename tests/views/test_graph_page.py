@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from browser import BROWSER, browser
+from page_data import page_data
 from rich.console import Console
 from test_report import Page
 
@@ -31,7 +32,7 @@ def test_the_page_carries_the_document_and_loads_nothing():
     document = planted_graph(tokens=HOSTILE, target="</script><b>", n_nodes=len(HOSTILE) + 20)
     text = page_html(document)
     page = Page(text)
-    data = json.loads(page.scripts[0])
+    data = page_data(text)
     assert data["nodes"]["name"] == document["nodes"]["name"] and data["edges"]["source"] == document["edges"]["source"]
     assert data["edges"]["weight"] == pytest.approx(document["edges"]["weight"], rel=1e-5)
     assert len(data["effects"]) == len(document["nodes"]["name"])

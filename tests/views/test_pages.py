@@ -23,7 +23,7 @@ FRONTEND = Path(__file__).parents[2] / "frontend"
 def test_a_page_draws_the_kind_that_it_is_listed_under(kind):
     page = page_of({"kind": kind})
     assert page is import_module(f"caseback.views.page.{PAGES[kind]}").PAGE and page.document.kind == kind
-    needed = [f"{name}.css" for name in page.styles] + ([f"{page.script}.js"] if page.script else [])
+    needed = [f"{name}.css" for name in page.styles] + ([f"{page.script}.js"])
     assert [name for name in needed if not (STATIC / name).is_file()] == []
 
 
@@ -31,7 +31,7 @@ def test_nothing_is_shipped_that_no_page_needs():
     pages = [*(page_of({"kind": kind}) for kind in PAGES), EXPLORER_PAGE]
     needed = {f"{name}.css" for page in pages for name in page.styles} | {f"{page.script}.js" for page in pages}
     figures = {"figure.css", "figure.js"}  # which stand in cells and in pages alike
-    assert {file.name for file in STATIC.iterdir()} == needed - {"None.js"} | figures
+    assert {file.name for file in STATIC.iterdir()} == needed | figures
 
 
 def test_the_door_draws_what_the_page_itself_draws(tmp_path):

@@ -2,7 +2,6 @@ import base64
 import copy
 import gzip
 import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from page_data import page_data
 
 from caseback.errors import CasebackError
 from caseback.reports.tokens_text import visible
@@ -43,13 +43,8 @@ class Page(HTMLParser):
             self._into[-1] += data
 
 
-def data_of(page):
-    return json.loads(page.scripts[0])
-
-
 def test_the_page_carries_the_explanation(explanation):
-    page = Page(report_html(explanation))
-    data = data_of(page)
+    data = page_data(report_html(explanation))
     assert data["metric"]["value"] == pytest.approx(explanation["metric"]["value"], rel=1e-5)
     assert data["prompt"] == explanation["prompt"]
     texts, top = data["lens"]["texts"], data["lens"]["top"]
@@ -60,7 +55,7 @@ def test_the_page_carries_the_explanation(explanation):
 
 
 def test_patterns_survive_packing(explanation):
-    data = data_of(Page(report_html(explanation)))
+    data = page_data(report_html(explanation))
     for head, packed in zip(explanation["heads"], data["heads"], strict=True):
         n = packed["pattern"]["n"]
         raw = gzip.decompress(base64.b64decode(packed["pattern"]["data"]))
@@ -84,8 +79,8 @@ def test_hostile_text_stays_text(hostile):
     assert len(page.scripts) == 2, "the data and the program: no token opened or closed a script"
     assert not {"img", "s"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    assert [token["text"] for token in data_of(page)["tokens"]] == [token["text"] for token in hostile["tokens"]]
-    assert data_of(page)["prompt"] == hostile["prompt"]
+    assert [token["text"] for token in page_data(text)["tokens"]] == [token["text"] for token in hostile["tokens"]]
+    assert page_data(text)["prompt"] == hostile["prompt"]
     text.encode("utf-8")  # a lone surrogate in a token would fail here
     without_script = text.replace(page.scripts[1], "")
     assert "<!--" not in without_script

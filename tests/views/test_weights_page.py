@@ -2,13 +2,13 @@
 
 import base64
 import hashlib
-import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from page_data import page_data
 from test_report import Page
 
 import caseback as cb
@@ -27,7 +27,7 @@ def model():
 
 
 def data_of(document):
-    return json.loads(Page(weights_html(document)).scripts[0])
+    return page_data(weights_html(document))
 
 
 def entries(data):
@@ -116,7 +116,7 @@ def test_no_token_becomes_markup_and_nothing_is_loaded(model):
             side[end] = [{**entry, "text": text} for entry, text in zip(side[end], HOSTILE, strict=True)]
     text = weights_html(document)
     page = Page(text)
-    told = json.loads(page.scripts[0])["panels"][0]["sides"][0]["top"]
+    told = page_data(text)["panels"][0]["sides"][0]["top"]
     assert [e["text"] for e in told] == HOSTILE and [e["visible"] for e in told] == list(map(visible, HOSTILE))
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"img", "link", "iframe", "s"} and len(page.scripts) == 2

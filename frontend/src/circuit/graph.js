@@ -122,7 +122,7 @@ export function graphView(doc, { onNode, onCount }) {
           transform: `translate(${node.x.toFixed(1)} ${node.y.toFixed(1)})`,
           tabindex: 0,
           role: "button",
-          "aria-label": `${node.name}${role ? `, ${role}` : ""}`,
+          "aria-label": [label(node), role, node.name].filter(Boolean).join(" "),
         },
         s("rect", { x: -node.w / 2, y: -node.h / 2, width: node.w, height: node.h, rx: Math.min(5, node.h / 3) }),
         node.w >= 20 && node.h >= 11 ? s("text", { dy: "0.34em" }, label(node)) : null,

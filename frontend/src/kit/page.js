@@ -1,11 +1,15 @@
 // A page is a list of sections, drawn from the document that the page carries.
 
 import { h } from "./dom.js";
+import { pageDocument } from "./document.js";
+import { furnish } from "./furnish.js";
 import { mountTooltip } from "./tooltip.js";
 
 /** Draw the page: `sections` gives elements for a document, or nothing in the place of one that it has no data for. */
-export function page(sections) {
-  const doc = JSON.parse(document.getElementById("document").textContent);
+export async function page(sections) {
+  const doc = await pageDocument();
+  const main = document.getElementById("page");
   mountTooltip();
-  document.getElementById("page").append(h("div", { class: "page" }, sections(doc).filter(Boolean)));
+  main.append(h("div", { class: "page" }, sections(doc).filter(Boolean)));
+  furnish(main, doc);
 }

@@ -5,8 +5,10 @@
 import { hcl, lab } from "d3-color";
 
 const STEPS = 256;
-const DARK_INK = "#0d1013";
+const DARK_INK = "#000000";
 const LIGHT_INK = "#ffffff";
+// the lightness on which both inks have the same contrast, 4.58
+const EVEN = 49.4;
 
 function table(colourAt) {
   return Array.from({ length: STEPS }, (_, i) => {
@@ -16,7 +18,7 @@ function table(colourAt) {
     return {
       fill: colour.formatHex(),
       rgb: [colour.r, colour.g, colour.b].map(Math.round),
-      ink: lab(colour).l > 50.5 ? DARK_INK : LIGHT_INK,
+      ink: lab(colour).l > EVEN ? DARK_INK : LIGHT_INK,
     };
   });
 }

@@ -5,6 +5,7 @@ import { graphView } from "../circuit/graph.js";
 import { parse } from "../circuit/layout.js";
 import { nodePanel } from "../circuit/node_panel.js";
 import { verdictView } from "../circuit/verdict.js";
+import { recall, remember } from "../kit/address.js";
 import { h, tokenText } from "../kit/dom.js";
 import { TOKENS, documentEnd } from "../kit/footer.js";
 import { fact, masthead } from "../kit/masthead.js";
@@ -19,21 +20,21 @@ function sections(doc) {
   const graph = graphView(doc, {
     onNode: (name) => {
       panel.show(name);
-      history.replaceState(null, "", name === null ? location.pathname : `#${encodeURIComponent(name)}`);
+      remember("node", name);
     },
     onCount: (kept) => curve?.mark(kept ?? members),
   });
 
   // The chosen node is in the page's address, so that a link leads to it.
-  const linked = decodeURIComponent(location.hash.slice(1));
-  if (parse(linked).base in doc.readings.nodes) graph.select(linked);
+  const linked = recall("node");
+  if (linked !== null && parse(linked).base in doc.readings.nodes) graph.select(linked);
 
   return [
     masthead(doc.model.name, `${doc.model.layers.length} layers · width ${count(doc.model.d_model)}`),
     h(
       "section",
       { class: "question" },
-      h("h1", {}, doc.task ? `A circuit for ${doc.task}` : "A circuit"),
+      h("h1", {}, doc.task ? `Which components do ${doc.task}?` : "Which components are in this circuit?"),
       h(
         "p",
         { class: "lede" },

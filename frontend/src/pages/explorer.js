@@ -128,4 +128,5 @@ document.getElementById("page").append(
 );
 changes.draw(state.changes);
 edited({});
+document.documentElement.dataset.ready = "";
 if (state.view in questions && state.prompt) show(state.view);

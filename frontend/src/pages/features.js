@@ -35,7 +35,7 @@ function sections(doc) {
     h(
       "section",
       { class: "question" },
-      h("h1", {}, `${count(features.length)} features of ${where}`),
+      h("h1", {}, `What are the ${count(features.length)} features of ${where}?`),
       h(
         "p",
         { class: "lede" },

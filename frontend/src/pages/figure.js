@@ -1,14 +1,13 @@
 // What a pointer or the arrow keys show of a figure's maps, what these are colored by, and its data in files.
 // A script in a notebook's cell runs whenever the cell is shown: it takes care of every figure that none has taken care of.
 
+import { download } from "../kit/files.js";
+import { gunzip } from "../kit/gzip.js";
+
 const MISSING = -32768;
 const NS = "http://www.w3.org/2000/svg";
 
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-async function whole(text) {
-  const stream = new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Int16Array(await new Response(stream).arrayBuffer());
-}
+const whole = async (text) => new Int16Array(await gunzip(text).arrayBuffer());
 const numbers = async ({ unit, q }) => Array.from(await whole(q), (i) => (i === MISSING ? NaN : i * unit));
 
 /** A number as people read it, with a true minus sign. */
@@ -164,14 +163,7 @@ async function live(figure) {
     }
     return lines.join("\n");
   }
-  function download(name, type, content) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([content], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  }
-  if (maps.length) button("CSV", () => download("caseback.csv", "text/csv", table()), "far").title = "the numbers, as a table";
+  if (maps.length) button("CSV", () => download("caseback.csv", table(), "text/csv"), "far").title = "the numbers, as a table";
   if (tools.childElementCount) figure.querySelector(".cb-scroll").before(tools);
   figure.dataset.live = "ready";
 }

@@ -9,7 +9,7 @@ import { part } from "../kit/part.js";
 import { read, written } from "../graph/address.js";
 import { graphCanvas } from "../graph/canvas.js";
 import { cards } from "../graph/card.js";
-import { graphOf, part as pinnedPart, shown } from "../graph/model.js";
+import { edgeHeads, graphOf, part as pinnedPart, shown } from "../graph/model.js";
 import { pinnedView } from "../graph/pinned.js";
 
 const STEPS = 200; // of a slider
@@ -20,7 +20,8 @@ const METHODS = {
   "feature circuit": ["Feature circuit", "Primer 3.2.29"],
 };
 
-function sections(doc) {
+function sections(given) {
+  const doc = { ...given, edges: { ...given.edges, heads: edgeHeads(given.edges.heads) } };
   const graph = graphOf(doc);
   const see = (text) => doc.visible[text] ?? text;
   const tokens = doc.tokens.map(({ text }) => ({ text, visible: see(text) }));
@@ -120,10 +121,10 @@ function sections(doc) {
     h(
       "section",
       { class: "question" },
-      h("h1", {}, "What leads to ", doc.targets.length ? targets(doc, see) : "this prediction"),
+      h("h1", {}, "What leads to ", doc.targets.length ? targets(doc, see) : "this prediction", "?"),
       h("p", { class: "lede" }, tokens.map((token) => tokenChip(token, "bare"))),
       h("p", { class: "lede" }, named, h("span", { class: "entry" }, entry), ` · ${count(graph.size)} nodes and ${count(doc.edges.source.length)} edges`),
-      doc.warnings.length ? h("ul", { class: "graph-warnings", role: "note" }, doc.warnings.map((text) => h("li", {}, text))) : null,
+      doc.warnings.length ? h("div", { role: "note" }, h("ul", { class: "graph-warnings" }, doc.warnings.map((text) => h("li", {}, text)))) : null,
       doc.scores.length ? h("dl", { class: "facts three graph-scores" }, doc.scores.map(({ name, value, words }) => fact(number(value), name, words))) : null,
     ),
     part(

@@ -27,7 +27,7 @@ function sections(doc) {
     h(
       "section",
       { class: "question" },
-      h("h1", {}, doc.title),
+      h("h1", {}, `${doc.title}: ${form === "pairs" ? "which token leads to which" : "which tokens lie along them"}?`),
       h("p", { class: "lede" }, LEDES[form](doc), h("span", { class: "entry" }, `Primer ${doc.entry}`)),
       form === "pairs" ? pairFacts(doc) : cloudLegend(),
     ),

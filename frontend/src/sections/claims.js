@@ -132,6 +132,7 @@ function scatter(rows) {
         cy: y(row.effect),
         r: 5,
         tabindex: 0,
+        role: "img",
         "aria-label": `${row.name}: attributed ${signed(row.attributed)}, measured ${signed(row.effect)}`,
       }),
       () => effectTip(row),

@@ -87,6 +87,7 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
             {"kind": kind, "counts": counts, "profile": _profile(atlas.scores[kind], by_kind[kind])}
             for kind, counts in layers.items()
         ],
+        provenance=facts,
     )
 
 

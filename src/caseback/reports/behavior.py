@@ -69,7 +69,10 @@ def behavior_document(model: Model, reports: Sequence[BehaviorReport]) -> dict[s
         raise CasebackError(f"a report of {odd[0].about_model.get('model')!r}: expected reports of {model.name!r}")
     shared = [overlap(one, two).to_json() for one, two in combinations([r for r in reports if r.present], 2)]
     return BEHAVIOR.document(
-        model_facts(model), behaviors=[_finite(report.to_json()) for report in reports], overlaps=shared
+        model_facts(model),
+        behaviors=[_finite(report.to_json()) for report in reports],
+        overlaps=shared,
+        provenance=model.provenance(),
     )
 
 

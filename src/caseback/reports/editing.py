@@ -117,6 +117,7 @@ def editing_document(
         changes=[_change(model, one) for one in edit.edits],
         plain_text=side,
         remark=REMARK,
+        provenance=model.provenance(),
     )
 
 

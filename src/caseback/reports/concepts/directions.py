@@ -138,5 +138,6 @@ def directions_report(
         table={way: {name: one.table[name].values.tolist() for name in _COLUMNS} for way, one in by_way.items()},
         **cosines,
         by_chance=float(by_chance),
+        provenance=model.provenance(),
     )
     return document, by_way

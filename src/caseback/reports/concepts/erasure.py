@@ -160,6 +160,7 @@ def erasure_report(
         majority=float(tables[0].majority),
         places=[_row(i, eraser, tables, _effects(measured, i)) for i in range(len(eraser.places))],
         together=_effects(measured, len(eraser.places)) if len(eraser.places) > 1 else None,
+        provenance=model.provenance(),
     )
     return document, eraser
 

@@ -169,6 +169,7 @@ def probe_document(
         majority=float(table.majority),
         places=rows,
         baselines=beside,
+        provenance=model.provenance(),
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.reports.document import checked
 from caseback.views.figure.figure import Figure
-from caseback.views.page.page import shell, static
+from caseback.views.page.kit.frame import end, masthead
+from caseback.views.page.page import WRITTEN, shell, static
 
 __all__ = ["figure_html", "write_figure"]
 
@@ -46,22 +47,21 @@ def figure_html(
     >>> figure_html(Figure("", 9, 9), question="Which layer did it?").count("<h1>Which layer did it?</h1>")
     1
     """
-    about = {str(key): _words(value) for key, value in (provenance or {}).items()}
+    about = {str(key): str(value) for key, value in (provenance or {}).items()}
     name = about.pop("model", "")
     described = " · ".join(about[key] for key in _MODEL if about.get(key))
     question = question or figure.title or figure.caption or "Figure"
-    model = f"<p class='model'><b>{html.escape(name)}</b> · {html.escape(described)}</p>" if name else ""
     drawn = Figure.within((figure.titled("") if figure.title == question else figure).body)
     lede = f"<p class='lede'>Prompt: <span class='chip'>{html.escape(_cut(prompt))}</span></p>" if prompt else ""
     body = (
-        f"<main class='page'><header class='masthead'><div class='brand'><span>caseback</span></div>{model}</header>"
+        f"<main class='page'>{masthead(name, described)}"
         f"<section class='question'><h1>{html.escape(question)}</h1>{lede}</section>"
-        f"<section>{drawn}</section>{_end(about, prompt)}</main>"
+        f"<section>{drawn}</section>{end(about, prompt)}</main>"
     )
     # half a surrogate pair is no character, and no file can hold one
     body = re.sub("[\ud800-\udfff]", "\ufffd", body)
     style = static("page.css") + static("figure.css")
-    return shell(f"{question} · caseback", body, style=style, script=static("figure.js"))
+    return shell(f"{question} · caseback", body, style=style, script=static("figure.js") + static(f"{WRITTEN}.js"))
 
 
 @checked
@@ -99,22 +99,6 @@ def write_figure(
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
     return path
-
-
-def _end(about: Mapping[str, str], prompt: str) -> str:
-    """Where the numbers come from, and the prompt as it was given."""
-    rows = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in about.items() if value)
-    given = f"<h3>Provenance</h3><dl class='provenance'>{rows}</dl>" if rows else ""
-    if prompt:
-        given += f"<h3>Prompt, verbatim</h3><pre class='verbatim' dir='auto' tabindex='0'>{html.escape(prompt)}</pre>"
-    tokens = "␣ is a space, ↵ a newline, ⇥ a tab, ∅ no text; orange is for the target, blue for the foil."
-    reading = f"<h3>How to read this page</h3><dl class='reading'><dt>Tokens</dt><dd>{tokens}</dd></dl>"
-    return f"<footer><div class='split even'><div>{reading}</div><div>{given}</div></div></footer>"
-
-
-def _words(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 def _cut(prompt: str) -> str:

@@ -13,7 +13,8 @@ from caseback.reports.atlas import ATLAS
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, signed
-from caseback.views.page.concept_parts import cell, frame, lead, note, rows_table
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
 
 __all__ = ["atlas_html"]
@@ -56,7 +57,7 @@ def _body(document: Mapping[str, Any]) -> str:
         parts += ["<h2>Heads by label</h2>", note(_KEY), _map(document), _legend(document)]
     parts += ["<h2>Kinds</h2>", note(_KINDS), _kinds(document)]
     if missing := [kind for kind in document["kinds"] if kind["missing"]]:
-        rows = [(kind["kind"], [cell(kind["missing"], more="class='words'")]) for kind in missing]
+        rows = [(kind["kind"], [cell(kind["missing"])]) for kind in missing]
         parts += ["<h2>Not looked for</h2>", rows_table(["kind", "why"], rows)]
     parts += ["<h2>Candidates</h2>", note(_CANDIDATES)]
     named = {unit["name"] for unit in document["units"]}
@@ -67,7 +68,7 @@ def _body(document: Mapping[str, Any]) -> str:
         parts += ["<h2>Every labeled head</h2>", _units(document["units"])]
     if document["facts"]:
         parts += ["<h2>The stream</h2>", note(_FACTS), *map(_fact, document["facts"])]
-    return frame("What is inside {}?", visible(str(facts["name"])), *parts)
+    return frame(document, "What is inside {}?", visible(str(facts["name"])), *parts)
 
 
 _KEY = (
@@ -210,7 +211,7 @@ def _units(units: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for unit in units:
         words = ", ".join(f"{kind} (proved)" if kind in unit["proved"] else kind for kind in unit["labels"])
-        rows.append((unit["name"], [cell(words, more="class='words'")]))
+        rows.append((unit["name"], [cell(words)]))
     return _with_addresses(rows_table(["head", "labels"], rows), [unit["name"] for unit in units])
 
 

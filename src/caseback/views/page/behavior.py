@@ -13,7 +13,8 @@ from caseback.reports.behavior import BEHAVIOR
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
-from caseback.views.page.concept_parts import cell, frame, lead, note, rows_table, signed_class
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, lead, note, rows_table, signed_class
 from caseback.views.page.page import Page
 from caseback.views.text.behavior import behavior_words, transfer_words
 
@@ -64,7 +65,7 @@ def _title(document: Mapping[str, Any]) -> str:
 def _body(document: Mapping[str, Any]) -> str:
     behaviors = document["behaviors"]
     present = sum(one["present"] for one in behaviors)
-    parts = [lead(f"{visible(document['model']['name'])}. {present} of {len(behaviors)} present.")]
+    parts = [lead(f"{present} of {len(behaviors)} present.")]
     if len(behaviors) > 1:
         parts.append(_summary(behaviors))
     for one in behaviors:
@@ -72,7 +73,7 @@ def _body(document: Mapping[str, Any]) -> str:
     pairs = [pair for pair in document["overlaps"] if pair["shared"]]
     if pairs:
         parts += ["<h2>Proved heads in common</h2>", _overlaps(pairs)]
-    return frame("Who does {}?", _names(document), *parts)
+    return frame(document, "Who does {}?", _names(document), *parts)
 
 
 def _summary(behaviors: Sequence[Mapping[str, Any]]) -> str:
@@ -85,7 +86,7 @@ def _summary(behaviors: Sequence[Mapping[str, Any]]) -> str:
             cell(signed(margin["band"])),
             cell(percent(margin["right"])),
             cell("present" if one["present"] else "absent"),
-            cell(", ".join(proved), more="class='words'"),
+            cell(", ".join(proved)),
         ]
         rows.append((one["behavior"], cells))
     return rows_table(["", "margin", "shuffled", "right", "", "proved"], rows)
@@ -118,7 +119,7 @@ def _roles(roles: Sequence[Mapping[str, Any]]) -> str:
         beside = "" if role["together_band"] is None else f"random sets {signed(role['together_band'])}"
         where = f"{role['at']} → {role['to']}" if role["to"] else role["at"]
         counts = role["missing"] or f"{role['proved']} of {role['candidates']}"
-        cells = [cell(role["about"], more="class='words'"), cell(where), cell(role["proof"], more="class='words'")]
+        cells = [cell(role["about"]), cell(where), cell(role["proof"])]
         rows.append((role["name"], [*cells, cell(counts), cell(group, small=beside)]))
     return rows_table(["role", "what it does", "where", "what proves it", "proved", "together"], rows)
 
@@ -152,7 +153,7 @@ def _transfers(transfers: Sequence[Mapping[str, Any]]) -> str:
         for name, shown in (("log_prob", signed), ("accuracy", percent)):
             of = [one["by"][name][key] for key in ("without", "with", "band", "other", "shown")]
             cells = [cell("–" if value is None else shown(value)) for value in of]
-            verdict = cell(transfer_words(one) if name == "log_prob" else "", more="class='words'")
+            verdict = cell(transfer_words(one) if name == "log_prob" else "")
             title = f"{one['vector']}, {one['prompts']}, layer {one['layer']}: {name}"
             rows.append((title, [*cells, verdict]))
     return rows_table(["", "without", "with it", "random", "other", "examples", ""], rows)
@@ -163,7 +164,7 @@ def _overlaps(pairs: Sequence[Mapping[str, Any]]) -> str:
         (
             f"{pair['first']} and {pair['second']}",
             [
-                cell(", ".join(pair["shared"]) or "none", more="class='words'"),
+                cell(", ".join(pair["shared"]) or "none"),
                 cell(f"{pair['sizes'][0]} and {pair['sizes'][1]}"),
                 cell(f"{pair['jaccard']:.2f}"),
                 cell(f"{pair['chance']:.2f}", small=f"band {pair['band']:.2f}"),

@@ -12,8 +12,8 @@ from caseback.reports.circuit import CIRCUIT
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.page.data import packed, rounded, with_visible
+from caseback.views.page.kit.tables import table
 from caseback.views.page.page import Page
-from caseback.views.page.tables import table
 
 __all__ = ["circuit_html", "write_circuit_page"]
 

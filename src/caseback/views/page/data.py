@@ -19,10 +19,11 @@ from caseback.errors import CasebackError
 from caseback.reports.document import checked, drawn_from
 from caseback.reports.tokens_text import visible
 
-__all__ = ["embedded_json", "packed", "rounded", "with_visible"]
+__all__ = ["embedded", "embedded_json", "packed", "rounded", "with_visible"]
 
 _DIGITS = 6
 _PATTERN_SCALE = 65535
+_SMALL = 16 << 10  # characters of JSON that are not worth zipping
 
 
 @checked
@@ -42,6 +43,23 @@ def embedded_json(data: Any) -> str:
 
 
 @checked
+def embedded(data: Any) -> str:
+    """The element of a page that its scripts read: JSON, or JSON gzipped in base64 where it is long.
+
+    Examples
+    --------
+    >>> embedded({"a": 1})
+    '<script type="application/json" id="document">{"a":1}</script>'
+    >>> len(embedded(["once more"] * 10_000)) < 1_000
+    True
+    """
+    kind, text = "application/json", embedded_json(data)
+    if len(text) > _SMALL:
+        kind, text = "application/gzip", _zipped(text.encode("ascii"))
+    return f'<script type="{kind}" id="document">{text}</script>'
+
+
+@checked
 @drawn_from("a token", "explain")
 def with_visible(token: Mapping[str, Any]) -> dict[str, Any]:
     """A token with its visible form beside its text."""
@@ -56,9 +74,7 @@ def packed(pattern: np.ndarray | None) -> dict[str, Any] | None:
     if np.ndim(pattern) == 0:
         raise CasebackError(f"the attention pattern is {pattern!r}: expected rows of numbers")
     values = np.rint(np.clip(np.asarray(pattern, dtype=np.float64), 0, 1) * _PATTERN_SCALE).astype("<u2")
-    # no time stamp, so that the same explanation gives the same page, byte for byte
-    data = gzip.compress(values.tobytes(), compresslevel=6, mtime=0)
-    return {"n": values.shape[0], "scale": _PATTERN_SCALE, "data": base64.b64encode(data).decode("ascii")}
+    return {"n": values.shape[0], "scale": _PATTERN_SCALE, "data": _zipped(values.tobytes())}
 
 
 @checked
@@ -71,3 +87,8 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return value
+
+
+def _zipped(raw: bytes) -> str:
+    # no time stamp, so that the same document gives the same page, byte for byte
+    return base64.b64encode(gzip.compress(raw, compresslevel=9, mtime=0)).decode("ascii")

@@ -13,8 +13,9 @@ from typing import Any
 from caseback.reports.concepts.dictionaries import DICTIONARIES, MEASURES
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number
-from caseback.views.page.concept_parts import cell, frame, lead, note, rows_table
-from caseback.views.page.curve_svg import ticks
+from caseback.views.page.kit.curve_svg import ticks
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
 
 _WORDS = {
@@ -47,6 +48,7 @@ def _body(document: Mapping[str, Any]) -> str:
     ]
     trained = [row for row in rows if row["kind"] == "trained"]
     return frame(
+        document,
         "What are dictionaries of {} worth?",
         visible(document["model"]["name"]),
         lead(

@@ -13,7 +13,8 @@ from caseback.reports.concepts.directions import DIRECTIONS
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, signed
-from caseback.views.page.concept_parts import cell, frame, layer_map, lead, note, rows_table, signed_class, tone_key
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, layer_map, lead, note, rows_table, signed_class, tone_key
 from caseback.views.page.page import Page
 
 __all__ = ["directions_html"]
@@ -73,7 +74,7 @@ def _body(document: Mapping[str, Any]) -> str:
             "leans away from what else varies."
         )
     )
-    return frame("Along what does {} vary?", visible(document["label"]), *parts)
+    return frame(document, "Along what does {} vary?", visible(document["label"]), *parts)
 
 
 def _way(way: str) -> str:

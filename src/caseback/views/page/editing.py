@@ -14,7 +14,8 @@ from caseback.reports.document import checked
 from caseback.reports.editing import EDITING, GROUPS
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
-from caseback.views.page.concept_parts import cell, frame, lead, note, rows_table
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
 
 __all__ = ["editing_html"]
@@ -94,7 +95,7 @@ def _body(document: Mapping[str, Any]) -> str:
     ]
     if (side := document["plain_text"]) is not None:
         parts += ["<h2>Plain text</h2>", _side(side)]
-    return frame("What does writing {} do?", _about(document), *parts)
+    return frame(document, "What does writing {} do?", _about(document), *parts)
 
 
 def _prompts(rows: list[Mapping[str, Any]]) -> str:

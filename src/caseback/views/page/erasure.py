@@ -15,7 +15,8 @@ from caseback.reports.concepts.erasure import ERASURE
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
-from caseback.views.page.concept_parts import cell, frame, layer_map, lead, note, rows_table
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, layer_map, lead, note, rows_table
 from caseback.views.page.page import Page
 
 __all__ = ["erasure_html"]
@@ -94,7 +95,7 @@ def _body(document: Mapping[str, Any]) -> str:
         ),
         _effects(document),
     ]
-    return frame("What does erasing {} do?", _label(document), *parts)
+    return frame(document, "What does erasing {} do?", _label(document), *parts)
 
 
 def _parts(place: str) -> dict[str, Any]:

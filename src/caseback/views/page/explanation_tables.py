@@ -12,7 +12,7 @@ from caseback.reports.tables.components_table import ranked_components
 from caseback.reports.tables.lens_rows import BEFORE_ANY_LAYER
 from caseback.reports.tables.strongest_places import strongest_places
 from caseback.reports.tokens_text import visible
-from caseback.views.page.tables import table
+from caseback.views.page.kit.tables import table
 
 __all__ = ["static_tables"]
 

@@ -12,8 +12,8 @@ from typing import Any
 from caseback.reports.concepts.features import FEATURES
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
+from caseback.views.page.kit.tables import table
 from caseback.views.page.page import Page
-from caseback.views.page.tables import table
 
 
 def _title(document: Mapping[str, Any]) -> str:

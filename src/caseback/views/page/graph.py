@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from caseback.reports.graph import GRAPH
@@ -11,8 +11,8 @@ from caseback.reports.graphs.paths import effects, strongest_paths
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
 from caseback.views.page.data import rounded
+from caseback.views.page.kit.tables import table
 from caseback.views.page.page import Page
-from caseback.views.page.tables import table
 
 _LISTED = 60  # nodes, and edges, of the tables
 
@@ -37,9 +37,26 @@ def _texts(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _data(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document as the script reads it: also how nodes bear on the targets, and texts that must be made visible."""
+    """The document as the script reads it: also how nodes bear on the targets, and texts that must be made visible.
+
+    Edges are most of a graph: their shares, which sliders compare, have three digits, their heads whole percentages.
+    """
     shown = {text: visible(text) for text in dict.fromkeys(_texts(document)) if text and visible(text) != text}
-    return rounded({**document, "effects": effects(document), "visible": shown})
+    given = document["edges"]
+    edges = {**given, "share": [float(f"{x:.3g}") for x in given["share"]], "heads": _heads(given["heads"])}
+    return rounded({**document, "edges": edges} | {"effects": effects(document), "visible": shown})
+
+
+def _heads(heads: Sequence[Sequence[tuple[str, float]] | None]) -> dict[str, list[Any]]:
+    """The heads of all edges as columns: how many each edge has (None: no attention), which, and their percentages."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(name for own in heads for name, _ in own or ()))}
+    shown = [own and [(name, round(100 * share)) for name, share in own if round(100 * share)] for own in heads]
+    return {
+        "names": list(numbers),
+        "count": [None if own is None else len(own) for own in shown],
+        "head": [numbers[name] for own in shown for name, _ in own or ()],
+        "percent": [share for own in shown for _, share in own or ()],
+    }
 
 
 def _tables(document: Mapping[str, Any]) -> str:

@@ -3,6 +3,9 @@
 A page may load nothing: its content security policy has the hashes of its one style sheet and its one script, and
 forbids everything else. Text of the document never becomes markup: the data is JSON without ``<``, and the script
 writes it only as text nodes. Without JavaScript a page still shows its main numbers as tables.
+
+A page is drawn by a script of its own, or is written as HTML; of the latter kind are those with tables, texts and still
+drawings. On both a script adds the contents and what can be saved.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.reports.document import DocumentKind, checked
-from caseback.views.page.data import embedded_json
+from caseback.views.page.data import embedded
 
 __all__ = ["Page", "shell"]
 
@@ -29,7 +32,7 @@ _SHELL = Template("""<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="$schemes">
+<meta name="color-scheme" content="light dark">
 <meta name="generator" content="caseback">
 <meta http-equiv="Content-Security-Policy" content="$policy">
 <title>$title</title>
@@ -44,7 +47,9 @@ _DRAWN = Template("""<main id="page"></main>
 <noscript>
 $tables
 </noscript>
-<script type="application/json" id="document">$data</script>""")
+""")
+WRITTEN = "concept"
+"""The script of pages that are written as HTML."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,13 @@ class Page:
         A document's title, as text.
     tables
         A document's main numbers as HTML in which every text of the document is escaped: what readers without
-        JavaScript see, and all there is on a page without a script.
+        JavaScript see, and the page itself where no script draws it.
     styles
         Style sheets of ``views/static``, in order.
     script
-        The script of ``views/static`` that draws the document; None for a page without one.
+        The script of ``views/static`` that draws the document; by default the one of pages of which ``tables`` is all.
     data
-        What the script reads, as plain data.
+        What the script reads, and readers can save, as plain data.
     reaches
         What else the page may do, in its policy's words: nothing, but for the page of a server that asks that server.
     """
@@ -74,7 +79,7 @@ class Page:
     title: Callable[[Mapping[str, Any]], str]
     tables: Callable[[Mapping[str, Any]], str]
     styles: tuple[str, ...] = ("page",)
-    script: str | None = None
+    script: str = WRITTEN
     data: Callable[[Mapping[str, Any]], Any] = dict
     reaches: str = ""
 
@@ -89,13 +94,11 @@ class Page:
         style = "".join(static(f"{name}.css") for name in self.styles)
         with self.document.drawing(document):
             title, body = self.title(document), self.tables(document)
-            data = None if self.script is None else embedded_json(self.data(document))
-        script = "" if self.script is None else static(f"{self.script}.js")
-        if self.script is not None:
-            body = _DRAWN.substitute(tables=body, data=data)
-        # the kit's sheet has colors for both
-        schemes = "light dark" if "page" in self.styles else "light"
-        return shell(f"{title} · caseback", body, style=style, script=script, schemes=schemes, reaches=self.reaches)
+            data = embedded(self.data(document))
+        if self.script != WRITTEN:
+            body = _DRAWN.substitute(tables=body)
+        script = static(f"{self.script}.js")
+        return shell(f"{title} · caseback", body + data, style=style, script=script, reaches=self.reaches)
 
     def write(self, document: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         """Write the page to a file, whole or not at all, and return its path; an existing file is replaced.
@@ -114,9 +117,7 @@ class Page:
 
 
 @checked
-def shell(
-    title: str, body: str, *, style: str, script: str = "", schemes: str = "light dark", reaches: str = ""
-) -> str:
+def shell(title: str, body: str, *, style: str, script: str = "", reaches: str = "") -> str:
     """A page that may load nothing and runs nothing but its one script.
 
     Parameters
@@ -127,8 +128,6 @@ def shell(
         As HTML.
     style, script
         Its style sheet and the script at its end; none where that is empty.
-    schemes
-        The colors that it has: light, dark or both.
     reaches
         More of its policy, as for ``Page``.
 
@@ -142,9 +141,7 @@ def shell(
     if script:
         policy += f"; script-src '{_hash(script)}'"
         script = f"\n<script>{script}</script>"
-    return _SHELL.substitute(
-        schemes=schemes, policy=policy, title=html.escape(title), style=style, body=body, script=script
-    )
+    return _SHELL.substitute(policy=policy, title=html.escape(title), style=style, body=body, script=script)
 
 
 def static(name: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from caseback.reports.concepts.probe import PROBES
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
-from caseback.views.page.concept_parts import cell, frame, layer_map, lead, note, rows_table
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, layer_map, lead, note, rows_table
 from caseback.views.page.page import Page
 
 __all__ = ["probe_html"]
@@ -73,7 +74,7 @@ def _body(document: Mapping[str, Any]) -> str:
             "that the model uses it: that takes an intervention."
         )
     )
-    return frame("Is {} readable?", visible(document["label"]), *parts)
+    return frame(document, "Is {} readable?", visible(document["label"]), *parts)
 
 
 def _bars(rows: Sequence[Mapping[str, Any]], majority: float) -> str:

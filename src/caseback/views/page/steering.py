@@ -16,8 +16,9 @@ from caseback.reports.concepts.steering import STEERING
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, signed
-from caseback.views.page.concept_parts import cell, frame, lead, note, rows_table, signed_class, tone_key
-from caseback.views.page.curve_svg import curve_svg
+from caseback.views.page.kit.curve_svg import curve_svg
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, lead, note, rows_table, signed_class, tone_key
 from caseback.views.page.page import Page
 
 __all__ = ["steering_html"]
@@ -63,7 +64,7 @@ def _body(document: Mapping[str, Any]) -> str:
     if any(text["tokens"] for row in document["continuations"] for text in row["read"]):
         parts.append(_texts(document))
     parts.append(f"<h2>Every dose</h2>{_doses(document)}")
-    return frame("What does adding {} do?", _classes(document)[1], *parts)
+    return frame(document, "What does adding {} do?", _classes(document)[1], *parts)
 
 
 def _words(document: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from caseback.reports.concepts.training import TRAINING
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number
-from caseback.views.page.concept_parts import frame, lead, note
-from caseback.views.page.curve_svg import curve_svg
+from caseback.views.page.kit.curve_svg import curve_svg
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import lead, note
 from caseback.views.page.page import Page
 
 __all__ = ["PAGE"]
@@ -40,7 +41,7 @@ def _body(document: Mapping[str, Any]) -> str:
     ]
     for one in dictionaries:
         parts.append(f"<h2>{html.escape(one['name'])}</h2>{_charts(one['curve'])}")
-    return frame("How does the training on {} go?", visible(document["model"]["name"]), *parts)
+    return frame(document, "How does the training on {} go?", visible(document["model"]["name"]), *parts)
 
 
 def _charts(curve: Mapping[str, Sequence[float]]) -> str:

@@ -1,7 +1,7 @@
 """Units as one HTML page that opens offline: numbers, strongest examples, and examples from each unit's whole range.
 
-Like every page it may load nothing; it has no script at all. A token's background is one of eight shades per sign, its
-activation is its tooltip. Text of the corpus never becomes markup.
+A token's background is one of ten shades of a sign, its activation is its tooltip. Text of the corpus never becomes
+markup.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.reports.unit import UNITS
 from caseback.views.numbers_text import number, percent, signed
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import lead, signed_class
 from caseback.views.page.page import Page
 
 __all__ = ["unit_html", "write_units"]
-
-_SHADES = 8  # per sign, as in unit.css
 
 
 @checked
@@ -57,12 +57,12 @@ def _title(document: Mapping[str, Any]) -> str:
 
 
 def _body(document: Mapping[str, Any]) -> str:
-    head = html.escape(
-        f"{document['tokens']} tokens in {document['rows']} rows. A token's color is the unit's activation there over "
-        "its largest of those shown (orange above 0, blue below); the outlined token is the example."
+    words = (
+        f"{document['tokens']:,} tokens in {document['rows']:,} rows. A token's color is the unit's activation there "
+        "over its largest of those shown (orange above 0, blue below); the outlined token is the example."
     )
-    units = "\n".join(_unit(unit, document["threshold"]) for unit in document["units"])
-    return f"<h1>{html.escape(_title(document))} · caseback</h1><p>{head}</p>\n{units}"
+    units = [_unit(unit, document["threshold"]) for unit in document["units"]]
+    return frame(document, "What activates {}?", document["site"], lead(words), *units)
 
 
 def _unit(unit: Mapping[str, Any], threshold: float) -> str:
@@ -76,7 +76,7 @@ def _unit(unit: Mapping[str, Any], threshold: float) -> str:
         **quantiles,
     }
     terms = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
-    parts = [f"<h2>Unit {unit['unit']}</h2><dl>{terms}</dl><h3>Strongest</h3>"]
+    parts = [f"<h2>Unit {unit['unit']}</h2><dl class='numbers'>{terms}</dl><h3>Strongest</h3>"]
     parts += [_example(e, most) for e in unit["examples"]]
     for part in reversed(unit["ranges"]):
         if part["examples"]:
@@ -88,11 +88,11 @@ def _unit(unit: Mapping[str, Any], threshold: float) -> str:
 def _example(example: Mapping[str, Any], most: float) -> str:
     tokens = []
     for i, (text, value) in enumerate(zip(example["tokens"], example["values"], strict=True)):
-        shade = round(_SHADES * abs(value) / most) if most else 0
-        classes = [*([f"{'p' if value > 0 else 'n'}{shade}"] if shade else []), *(["at"] if i == example["at"] else [])]
-        named = f" class='{' '.join(classes)}'" if classes else ""
-        tokens.append(f"<i{named} title='{html.escape(signed(value))}'>{html.escape(visible(text))}</i><wbr>")
-    return f"<p class='x' dir='auto'><b>{html.escape(signed(example['value']))}</b>{''.join(tokens)}</p>"
+        classes = f"{signed_class(value / most if most else 0.0)}{' at' if i == example['at'] else ''}"
+        tokens.append(
+            f"<i class='{classes}' title='{html.escape(signed(value))}'>{html.escape(visible(text))}</i><wbr>"
+        )
+    return f"<p class='example' dir='auto'><b>{html.escape(signed(example['value']))}</b>{''.join(tokens)}</p>"
 
 
-PAGE = Page(UNITS, _title, _body, ("unit",))
+PAGE = Page(UNITS, _title, _body, ("page", "concept"))

@@ -12,8 +12,8 @@ from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.reports.weights import WEIGHTS
 from caseback.views.numbers_text import number, percent, signed
+from caseback.views.page.kit.tables import table
 from caseback.views.page.page import Page
-from caseback.views.page.tables import table
 
 __all__ = ["weights_html", "write_weights"]
 

@@ -13,8 +13,9 @@ from caseback.reports.concepts.facts import FACTS
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import percent, signed
-from caseback.views.page.concept_parts import cell, frame, lead, note, rows_table
-from caseback.views.page.curve_svg import curve_svg
+from caseback.views.page.kit.curve_svg import curve_svg
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
 from caseback.views.text.concepts.facts import known_words, source_words
 
@@ -49,7 +50,7 @@ def _title(document: Mapping[str, Any]) -> str:
 def _body(document: Mapping[str, Any]) -> str:
     how, layers = document["how"], document["layers"]
     parts = [
-        lead(f"{visible(document['model']['name'])} {known_words(document)}."),
+        lead(f"The model {known_words(document)}."),
         "<h2>Enrichment: what the subject comes to say</h2>",
         note(
             f"The share of the subject's own words among the first {how['k']} tokens that its last token says, by "
@@ -75,7 +76,7 @@ def _body(document: Mapping[str, Any]) -> str:
         "<h2>Facts</h2>",
         _facts(document["facts"]),
     ]
-    return frame("How is {} recalled?", _name(document), *parts)
+    return frame(document, "How is {} recalled?", _name(document), *parts)
 
 
 def _without(row: Mapping[str, Any]) -> str:
@@ -123,10 +124,10 @@ def _facts(facts: Sequence[Mapping[str, Any]]) -> str:
     for fact in facts:
         words = "–" if fact["words"] is None else str(int(fact["words"]))
         cells = [
-            cell(visible(fact["answer"]), more="class='words'"),
+            cell(visible(fact["answer"])),
             cell(str(fact["rank"])),
             cell(signed(fact["log_prob"]) if fact["log_prob"] is not None else "–"),
-            cell(visible(fact["says"]), more="class='words'"),
+            cell(visible(fact["says"])),
             cell(words),
         ]
         lines.append((visible(fact["prompt"]), cells))

@@ -1,12 +1,13 @@
-"""What the pages of concepts have in common: their frame, tables, maps by layer and site, and signed shades.
+"""What the pages that are written as HTML have in common: tables, maps by layer and site, and signed shades.
 
-These pages have no script and, since their policy allows no style of an element's own, shades are classes: ``s0`` to
+Since a page's policy allows no style of an element's own, shades are classes: ``s0`` to
 ``s10`` of one color, ``target v0`` to ``foil v10`` of two.
 """
 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,22 +15,11 @@ from caseback.reports.document import checked, drawn_from
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import signed
 
-__all__ = ["cell", "frame", "layer_map", "lead", "note", "rows_table", "signed_class", "tone_key"]
+__all__ = ["cell", "layer_map", "lead", "note", "rows_table", "signed_class", "tone_key"]
 
 SHADES = 10
-
-
-@checked
-def frame(question: str, concept: str, *parts: str) -> str:
-    """A page's body under a heading: a question with ``{}`` where the concept's name goes, then its parts.
-
-    Examples
-    --------
-    >>> frame("Is {} readable?", "a<b")
-    "<main class='concept'><h1>Is <em>a&lt;b</em> readable?</h1></main>"
-    """
-    heading = html.escape(question).replace("{}", f"<em>{html.escape(concept)}</em>")
-    return f"<main class='concept'><h1>{heading}</h1>{''.join(parts)}</main>"
+_LONG = 30  # characters that would make a cell too narrow to read, or too wide
+_WORDS = re.compile(r"[^\W\d_]|[^\d\s]*[^\W\d_].*\s")  # begins with a letter, or with a mark and then words
 
 
 @checked
@@ -48,12 +38,16 @@ def note(words: str) -> str:
 def cell(text: str, *, small: str = "", more: str = "", title: str = "") -> str:
     """A cell of a table: its text, smaller text behind it, attributes that are HTML already, what a pointer shows.
 
+    Words stand to the left, numbers to the right.
+
     Examples
     --------
-    >>> cell("0.9", small="0.8–1.0")
-    '<td>0.9 <small>0.8–1.0</small></td>'
+    >>> cell("0.9", small="0.8–1.0"), cell("proved")
+    ('<td>0.9 <small>0.8–1.0</small></td>', "<td class='words'>proved</td>")
     """
     shown = html.escape(text) + (f" <small>{html.escape(small)}</small>" if small else "")
+    if not more and _WORDS.match(text):
+        more = "class='words long'" if len(text) > _LONG else "class='words'"
     pointed = f" title='{html.escape(title)}'" if title else ""
     return f"<td{more and ' ' + more}{pointed}>{shown}</td>"
 
@@ -77,7 +71,13 @@ def rows_table(heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], 
     >>> rows_table(["place", "rank"], [("a<b", [cell("1")])]).partition("<tbody>")[2]
     "<tr><th scope='row'>a&lt;b</th><td>1</td></tr></tbody></table></div>"
     """
-    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in heads)
+    rows = list(rows)
+    wordy = [False, *(cell.startswith("<td class='words") for cell in (rows[0][1] if rows else ()))]
+    wordy += [False] * (len(heads) - len(wordy))
+    head = "".join(
+        f"<th scope='col'{' class=' + repr('words') if words else ''}>{html.escape(name)}</th>"
+        for name, words in zip(heads, wordy, strict=False)
+    )
     lines = []
     for i, (name, cells) in enumerate(rows):
         beyond = " class='beyond'" if i < len(faint) and faint[i] else ""
