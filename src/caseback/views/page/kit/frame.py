@@ -94,10 +94,9 @@ def end(provenance: Mapping[str, Any], prompt: str = "") -> str:
 
 def _described(facts: Mapping[str, Any]) -> str:
     """Sizes and number type, as far as the document has them."""
-    layers = facts.get("n_layers", facts.get("layers"))
-    heads = facts.get("n_heads", facts.get("heads"))
+    layers, heads = facts.get("n_layers", facts.get("layers")), facts.get("n_heads")
     sizes = [f"{count} {what}" for count, what in ((layers, "layers"), (heads, "heads")) if isinstance(count, int)]
-    return " · ".join([*([" × ".join(sizes)] if sizes else []), *([str(facts["dtype"])] if facts.get("dtype") else [])])
+    return " · ".join(filter(None, (" × ".join(sizes), str(facts.get("dtype") or ""))))
 
 
 def _cut(text: str) -> str:
