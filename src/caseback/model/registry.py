@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 from caseback.errors import RegistryError, did_you_mean
 from caseback.model.arguments import checked
 from caseback.model.running.undo import as_found
+from caseback.plugins import import_modules
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -198,7 +199,7 @@ def technique(
 
 @checked
 def techniques(within: str | None = None) -> list[Technique]:
-    """List every technique of the package, by entry and then by name.
+    """List every technique of the package and of those that add to it, by entry and then by name.
 
     All modules that may hold one are imported first, so the list is whole whatever was imported before.
     This takes seconds the first time, since torch and the rest come with them.
@@ -218,6 +219,8 @@ def techniques(within: str | None = None) -> list[Technique]:
         raise RegistryError(f"there is no package {within!r}: expected one such as 'caseback.localize.inputs'")
     for package in PACKAGES if within is None else (within,):
         _import_all(package)
+    if within is None:
+        import_modules("techniques")
     listed = [t for t in _registered.values() if within is None or f"{t.function.__module__}.".startswith(f"{within}.")]
     return sorted(listed, key=_in_order)
 
@@ -245,6 +248,7 @@ def with_role(role: str, within: str | None = None) -> list[Technique]:
     if role not in ROLES:
         raise RegistryError(f"there is no role {role!r}. {did_you_mean(role, ROLES, most=len(ROLES))}")
     techniques(within)
+    import_modules("techniques")
     return sorted((t for t in _registered.values() if t.role == role), key=_in_order)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.errors import RegistryError, did_you_mean
 from caseback.model.arguments import checked
+from caseback.plugins import import_modules
 
 D = TypeVar("D", bound=type[Dictionary])
 _REGISTERED: dict[str, type[Dictionary]] = {}
@@ -57,7 +58,7 @@ def _with_all_parameters(cls: type[Dictionary]) -> Callable[..., None]:
 
 
 def architectures() -> dict[str, type[Dictionary]]:
-    """All registered architectures, by name.
+    """All registered architectures, by name: the package's, and those of packages that add to it.
 
     Examples
     --------
@@ -65,6 +66,7 @@ def architectures() -> dict[str, type[Dictionary]]:
     >>> "topk" in architectures()
     True
     """
+    import_modules("architectures")
     return dict(sorted(_REGISTERED.items()))
 
 
@@ -77,6 +79,6 @@ def architecture_of(name: str) -> type[Dictionary]:
     RegistryError
         With the nearest names.
     """
-    if name not in _REGISTERED:
+    if name not in _REGISTERED and name not in architectures():
         raise RegistryError(f"no architecture is called {name!r}. {did_you_mean(name, list(architectures()))}")
     return _REGISTERED[name]

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from caseback.errors import AnatomyError
+from caseback.errors import AnatomyError, CasebackError
 from caseback.model.anatomy.families_bert import FAMILIES as BERT_LINE
 from caseback.model.anatomy.family import Family, Join, blocks, codegen, groups
 from caseback.model.anatomy.unreadable import INDEXED, UNREADABLE
+from caseback.plugins import loaded
 
 NO_GATE = {"w_gate": None}
 FUSED_GATE = {"w_gate": None, "w_in": None, "gate_up": "gate_up_proj", "act": "activation_fn"}
@@ -411,18 +412,26 @@ GUESS = Family(
 )
 
 
+def _of_another_package(model_type: str) -> Family | Callable[[Any], Family] | None:
+    try:
+        return loaded("families", model_type, (Family, Callable))
+    except CasebackError as error:
+        raise AnatomyError(str(error)) from error
+
+
 def family_of(config: Any) -> tuple[Family, bool]:
     """The declaration for a config, and whether it is declared (True) or guessed from spellings.
 
     Raises
     ------
     AnatomyError
-        For a family that is known not to be readable, with the reason.
+        For a family that is known not to be readable, with the reason, and for one that another package declares and
+        that cannot be loaded.
     """
     reason = UNREADABLE.get(str(config.model_type))
     if reason is not None:
         raise AnatomyError(f"models of type {config.model_type!r} cannot be read: {reason}")
-    declared = FAMILIES.get(str(config.model_type))
+    declared = FAMILIES.get(str(config.model_type)) or _of_another_package(str(config.model_type))
     if declared is None:
         return GUESS, False
     return (declared if isinstance(declared, Family) else declared(config)), True

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caseback.errors import CasebackError
+from caseback.plugins import loaded
 from caseback.reports.document import Document, checked
 from caseback.views.page.page import Page
 
@@ -54,6 +55,8 @@ def page_of(document: Any) -> Page:
     caseback.errors.CasebackError: no page draws a 'caseback.poem': expected a document of the kind ...
     """
     kind = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
+    if kind not in PAGES and isinstance(kind, str) and (page := loaded("pages", kind, Page)) is not None:
+        return page
     if kind not in PAGES:
         raise CasebackError(
             f"no page draws a {kind!r}: expected a document of the kind {' or '.join(PAGES)}, as the functions of "
