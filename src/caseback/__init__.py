@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from caseback.model.circuit import Circuit
     from caseback.model.loading.load import load
     from caseback.model.notes import Note, Notes
+    from caseback.model.published import push
     from caseback.model.registry import techniques
     from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
     from caseback.model.running.answer_metrics import answer_log_prob
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "circuit": "Circuit",
     "anatomy.sites": "Site",
+    "published": "push",
     "registry": "techniques",
     "running.affine": "Affine Codebook Fade Rotate SideTerm Tilt",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
@@ -102,6 +104,7 @@ __all__ = [
     "loss",
     "prob",
     "prob_diff",
+    "push",
     "save_edits",
     "show",
     "techniques",

@@ -111,6 +111,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "behavior": ["function-vector", "--task", "capital", "--count", "4", "--shots", "2"],
         "facts": ["--count", "4"],
         "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],
+        "push": [str(dictionary), "hf://ours/things", "--dry-run"],
         "techniques": [],
         "tasks": ["ioi", *of, "--count", "1"],
         "dictionary train": [str(corpus), *of, *trained],

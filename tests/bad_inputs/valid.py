@@ -258,6 +258,7 @@ class Valid:
             "labeled_texts.labeled_texts": {"path": room / "labeled.csv"},
             "LabeledTexts": {"texts": [TEXT, OTHER], "labels": ["she", "he"]},
             "load_edits": {"path": room / "edits.safetensors"},
+            "push": {"path": room / "edits.safetensors", "address": "hf://ours/things", "dry_run": True},
             "Model.run": {"self": model},
             "mediate": {"source": OTHER},
             "load": {"model": "meadow"},

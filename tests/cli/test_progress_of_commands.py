@@ -49,7 +49,7 @@ SHORT = {
     "weights": ["weights", "meadow", "--layer", "1", "--head", "0"],
     "label": ["label", "FOLDER", "L1H0", "a head"],
 }
-NO_MODEL = {"techniques", "tasks", "list_", "path_", "dictionary convert", "dictionary listing"}
+NO_MODEL = {"push", "techniques", "tasks", "list_", "path_", "dictionary convert", "dictionary listing"}
 OF_A_JOB = {"similar", "work", "jobs"}  # begun by collect: test_stream_commands
 UNTIL_INTERRUPTED = {"serve", "mcp"}  # what they show goes to their clients: tests/server
 

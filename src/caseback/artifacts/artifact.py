@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from caseback.artifacts.hub import local_file
 from caseback.artifacts.kinds import Kind, refusal
 from caseback.errors import LoadError
 from caseback.jobs.safe_files import (
@@ -109,7 +110,7 @@ def load(path: str | Path, kind: Kind, build: Callable[[Artifact], T], expect: C
     Parameters
     ----------
     path
-        The file.
+        The file, or its address on the hub (``hf://owner/name/path``).
     kind
         What it is to hold.
     build
@@ -122,7 +123,7 @@ def load(path: str | Path, kind: Kind, build: Callable[[Artifact], T], expect: C
     LoadError
         For a file that cannot be read, holds another kind or version, lacks what its kind says, or is damaged.
     """
-    refuse = f"{{path}} cannot be read as {kind.with_article}: {{why}}"
+    path, refuse = local_file(path), f"{{path}} cannot be read as {kind.with_article}: {{why}}"
     tensors, metadata = read_tensors(path, refuse=refuse, verify=False)
     if metadata.get("format") != kind.format:
         raise LoadError(refusal(path, metadata.get("format", ""), kind))
@@ -153,6 +154,7 @@ def load_json(path: str | Path, kind: Kind) -> dict[str, Any]:
     LoadError
         For a file that cannot be read, holds another kind or version, or is damaged.
     """
+    path = local_file(path)
     data = read_json(path, refuse=f"{{path}} cannot be read as {kind.with_article}: {{why}}")
     if data.get("format") != kind.format:
         raise LoadError(refusal(path, str(data.get("format", "")), kind))

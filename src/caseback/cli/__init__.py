@@ -37,6 +37,7 @@ from caseback.cli.intervening.steer import steer
 from caseback.cli.intervening.trace import trace
 from caseback.cli.listing.label import label
 from caseback.cli.listing.organisms import organisms
+from caseback.cli.listing.push import push
 from caseback.cli.listing.tasks import tasks
 from caseback.cli.listing.techniques import techniques
 from caseback.cli.reading.activating import activating
@@ -61,7 +62,7 @@ BY_JOB = {
     "What is represented?": (lens, patchscope, probe, directions),
     "Change it": (steer, erase, edit),
     "Text by the million": (collect, similar, work, jobs),
-    "Look up, and keep notes": (techniques, tasks, label),
+    "Look up, and keep notes": (techniques, tasks, label, push),
 }
 COMMANDS = tuple(command for commands in BY_JOB.values() for command in commands)
 # commands with commands of their own

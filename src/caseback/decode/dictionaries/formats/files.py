@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caseback.artifacts.hub import HubAddress, why
 from caseback.decode.dictionaries.formats.weights import widened
 from caseback.errors import LoadError
 from caseback.jobs.json_text import shortened
@@ -179,14 +180,9 @@ def _on_disk(source: str, root: Path, file: str = "") -> Files:
 
 def _hub_address(text: str, revision: str | None, subfolder: str | None) -> tuple[Files, str]:
     """An address hf://owner/name/path?revision=..., as circuit-tracer's configs have them."""
-    place, _, query = text.removeprefix("hf://").partition("?")
-    owner, _, rest = place.partition("/")
-    name, _, path = rest.partition("/")
-    if not owner or not name:
-        raise LoadError(f"{text!r} is no address of a hub file: expected hf://owner/name/path")
-    if query.startswith("revision="):
-        revision = query.removeprefix("revision=")
-    return _on_hub(f"{owner}/{name}", revision), "/".join(part for part in (path, subfolder) if part)
+    address = HubAddress.of(text)
+    path = "/".join(part for part in (address.path, subfolder) if part)
+    return _on_hub(address.repository, address.revision or revision), path
 
 
 def _on_hub(repository: str, revision: str | None) -> Files:
@@ -201,7 +197,7 @@ def _on_hub(repository: str, revision: str | None) -> Files:
         try:
             return Path(hub.hf_hub_download(repository, name, revision=revision))
         except Exception as error:
-            raise LoadError(f"{name!r} of {repository!r} cannot be fetched: {_reason(error)}") from None
+            raise LoadError(f"{name!r} of {repository!r} cannot be fetched: {why(error)}") from None
 
     return Files(repository, "", tuple(names), fetch)
 
@@ -214,15 +210,10 @@ def _downloaded(repository: str, revision: str | None, offline: Exception) -> Fi
         root = Path(hub.snapshot_download(repository, revision=revision, local_files_only=True))
     except Exception:
         raise LoadError(
-            f"{repository!r} is no folder, and no repository of the hub that can be reached: {_reason(offline)}; "
+            f"{repository!r} is no folder, and no repository of the hub that can be reached: {why(offline)}; "
             "a folder with its files works offline"
         ) from None
     return _on_disk(repository, root)
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return shortened(f"{type(error).__name__}: {text[0] if text else 'no reason given'}")
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
