@@ -55,6 +55,7 @@ def test_every_figure_is_small_loads_nothing_and_is_well_formed(model):
         assert ElementTree.fromstring(figure.svg).tag == SVG + "svg"
         assert "cb-title" not in re.sub(r"(?s)<style>.*?</style>", "", figure.html), "no figure needs a title"
         assert figure.data is not None and figure._repr_html_() == figure.html
+        assert figure.question.endswith("?"), "its page has a heading"
 
 
 @pytest.mark.parametrize("end", [".html", ".svg"])

@@ -149,6 +149,17 @@ def test_the_image_is_the_map_with_layer_0_at_the_bottom():
     assert index[::-1].tolist() == (128 + np.rint(127 * values / np.abs(values).max())).astype(int).tolist()
 
 
+def test_a_map_without_a_sign_has_one_color_and_no_number_below_zero():
+    one = abs(result(layers=3))
+    figure = heatmap(one, value="entropy", signed=False)
+    index, palette, _ = pixels_of(re.findall(r"href='(data:[^']+)'", figure.drawn)[1])
+    values = one.values[..., 0]
+    assert index[::-1].tolist() == (1 + np.rint(254 * values / values.max())).astype(int).tolist()
+    assert {tuple(color) for color in palette} & {TARGET, FOIL} == set() and figure.maps[0]["shown"][0]["kind"] == ""
+    with pytest.raises(CasebackError, match="begins at 0"):
+        heatmap(-one, signed=False)
+
+
 def test_json_holds_everything_and_no_nan():
     one = result()
     one.values[0, 0, 0] = np.nan

@@ -105,7 +105,17 @@ def attention(
         bottom += 150
         width = max(width, x + max(wide, 360.0) + 40)
     names = [f"L{layer}H{h}" for h in order]
-    return Figure("".join(parts), width, bottom + 6, title, patterns, [cells], names, caption)
+    return Figure(
+        "".join(parts),
+        width,
+        bottom + 6,
+        title,
+        patterns,
+        [cells],
+        names,
+        caption,
+        f"What do the heads of layer {layer} attend to?",
+    )
 
 
 def _thumbnail(image: str, name: str, mode: int, x: float, y: float) -> str:

@@ -47,6 +47,8 @@ class Figure:
         Names of what its maps can be colored by; the first is shown.
     caption
         How to read it, as text.
+    question
+        What it answers, for the heading of its page.
 
     Examples
     --------
@@ -63,6 +65,7 @@ class Figure:
     maps: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     modes: Sequence[str] = ()
     caption: str = ""
+    question: str = ""
 
     def __repr__(self) -> str:
         about = f" {self.title!r}" if self.title else ""

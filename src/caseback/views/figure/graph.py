@@ -66,7 +66,15 @@ def graph(circuit: object, *, title: str = "") -> Figure:
         drawn.append(text(_shown(name, parts.roles), x, y + 4, class_="mono mid", pointer_events="none"))
     scored = any(score is not None for *_, score in parts.edges)
     caption = "Orange edges support the answer, blue ones speak against it." if scored else ""
-    return Figure("".join(drawn), wide, height, title, circuit, caption=caption)
+    return Figure(
+        "".join(drawn),
+        wide,
+        height,
+        title,
+        circuit,
+        caption=caption,
+        question="Which components are in it, along which edges?",
+    )
 
 
 def _edge(edge: tuple[str, str, str, float | None], at: dict[str, tuple[float, float]], most: float) -> str:

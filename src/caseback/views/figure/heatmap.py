@@ -26,7 +26,11 @@ _ROOM = 660
 
 @checked
 def heatmap(
-    maps: Map | xr.DataArray | Mapping[str, Map | xr.DataArray], *, title: str = "", value: str = "value"
+    maps: Map | xr.DataArray | Mapping[str, Map | xr.DataArray],
+    *,
+    title: str = "",
+    value: str = "value",
+    signed: bool = True,
 ) -> Figure:
     """Draw one map, or several above each other with one scale.
 
@@ -39,6 +43,9 @@ def heatmap(
         The figure's title; by default none.
     value
         What the numbers are, for the scale and what a pointer shows.
+    signed
+        Whether a number's sign speaks for or against something, orange above 0 and blue below; without it shades of one
+        color begin at 0.
 
     Returns
     -------
@@ -48,7 +55,7 @@ def heatmap(
     Raises
     ------
     CasebackError
-        If there is nothing to draw, a number is infinite, and as ``as_map``.
+        If there is nothing to draw, a number is infinite, or negative without ``signed``, and as ``as_map``.
 
     Examples
     --------
@@ -65,26 +72,31 @@ def heatmap(
         raise CasebackError("nothing to draw: a map without a cell")
     if any(np.isinf(one.values).any() for one in panels.values()):
         raise CasebackError("a map with an infinite number has no scale: put nan where nothing is to be drawn")
+    if not signed and any((one.values < 0).any() for one in panels.values()):
+        raise CasebackError("a map without a sign begins at 0, and a number of this one is negative: leave signed=True")
     grids = [_grid(one) for one in panels.values()]
     most = max(one.largest for one in panels.values())
     left = max(grid.left + grid.beyond for grid in grids)
     # panels with equal columns share their labels
     alike = len({tuple(grid.columns) for grid in grids}) == 1
-    drawn, cells, y = [scale_bar(left, 2, most, value, is_signed=True)], [], 42.0
+    drawn, cells, y = [scale_bar(left, 2, most, value, is_signed=signed)], [], 42.0
     for i, (name, grid, one) in enumerate(zip(panels, grids, panels.values(), strict=True)):
         if name:
             drawn.append(text(name, left, y + 4, class_="strong"))
             y += 14
         labels = not alike or i == len(grids) - 1
         drawn.append(
-            grid.drawn(left, y, image_of(grid.upper_first(one.values), most, signed=True), labels_below=labels)
+            grid.drawn(left, y, image_of(grid.upper_first(one.values), most, signed=signed), labels_below=labels)
         )
-        cells.append(grid.for_script(left, y, [grid.numbers(value, one.values, "signed", one.spread)]))
+        cells.append(
+            grid.for_script(left, y, [grid.numbers(value, one.values, "signed" if signed else "", one.spread)])
+        )
         y += grid.size[1] + (grid.below if labels else 0) + 14
     wide = max(max(grid.size[0] for grid in grids), 166 + width_of(value, 11), *(width_of(name, 13) for name in panels))
     several = max(one.n for one in panels.values())
+    question = f"Where is the {value} large?"
     caption = f"Means of {several} prompts." if several > 1 else ""
-    return Figure("".join(drawn), left + wide + 8, y - 8, title, maps, cells, caption=caption)
+    return Figure("".join(drawn), left + wide + 8, y - 8, title, maps, cells, caption=caption, question=question)
 
 
 def _grid(one: Map) -> Grid:

@@ -54,4 +54,11 @@ def lens_curves(measured: Mapping[str, xr.Dataset], *, title: str = "") -> Figur
         parts.append(panel(lines, layers, x=x, y=24, wide=_ACROSS, high=_HIGH, title=words, axis="after layer"))
     width = len(_NAMES) * (_ACROSS + _LEFT)
     names, high = legend(list(measured), _LEFT, _HIGH + 66, width - _LEFT)
-    return Figure("".join(parts) + names, width, _HIGH + 70 + high, title, measured)
+    return Figure(
+        "".join(parts) + names,
+        width,
+        _HIGH + 70 + high,
+        title,
+        measured,
+        question="How does it change from layer to layer?",
+    )

@@ -96,7 +96,7 @@ def lens_grid(lens: xr.Dataset, *, title: str = "", mode: str = "top", batch: in
         height += more
     width = max(x + wide + 8, x + 400.0)
     names, caption = [each.name for each in modes], of_prompts(batch, lens.sizes["batch"])
-    return Figure("".join(parts), width, height, title, lens, [cells], names, caption)
+    return Figure("".join(parts), width, height, title, lens, [cells], names, caption, "What would each layer predict?")
 
 
 def _shades(

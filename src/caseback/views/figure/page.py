@@ -31,7 +31,7 @@ def figure_html(
     figure
         The figure.
     question
-        What it answers, for the page's heading; by default the figure's title.
+        What it answers, for the page's heading; by default the figure's own.
     prompt
         The prompt that it is of, verbatim; by default none is shown.
     provenance
@@ -50,7 +50,7 @@ def figure_html(
     about = {str(key): str(value) for key, value in (provenance or {}).items()}
     name = about.pop("model", "")
     described = " · ".join(about[key] for key in _MODEL if about.get(key))
-    question = question or figure.title or figure.caption or "Figure"
+    question = question or figure.question or figure.title or figure.caption or "What does it look like?"
     drawn = Figure.within((figure.titled("") if figure.title == question else figure).body)
     lede = f"<p class='lede'>Prompt: <span class='chip'>{html.escape(_cut(prompt))}</span></p>" if prompt else ""
     body = (

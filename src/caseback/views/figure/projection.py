@@ -84,7 +84,7 @@ def projection(
             parts.append(text(clipped(name, 24), left + 16, bottom + 12, class_="soft"))
             left += room
         bottom += 22
-    return Figure("".join(parts), 2 * _SIDE + _APART + 10, bottom + 4, title, plane)
+    return Figure("".join(parts), 2 * _SIDE + _APART + 10, bottom + 4, title, plane, question="How do the states lie?")
 
 
 def _points(

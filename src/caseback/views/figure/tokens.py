@@ -75,7 +75,9 @@ def tokens(
         wide = max(wide, x)
     n_prompts = scores.sizes.get("batch", 1) if isinstance(scores, xr.DataArray) else 1
     table, caption = [_table(values, words, value)], of_prompts(batch, n_prompts)
-    return Figure("".join(parts), wide + 6, y + _LINE, title, scores, table, caption=caption)
+    return Figure(
+        "".join(parts), wide + 6, y + _LINE, title, scores, table, caption=caption, question="Which tokens count?"
+    )
 
 
 def _read(scores: Any, texts: Sequence[str] | None, batch: int) -> tuple[np.ndarray, list[str]]:

@@ -74,7 +74,14 @@ def waterfall_figure(drawn: Waterfall, *, title: str = "", value: str = "") -> F
     over = f", mean of {drawn.n} prompts ± sd" if many else ""
     if value or over:
         parts.append(text(value + over, name_room + _ACROSS / 2, bottom + 32, class_="small soft mid"))
-    return Figure("".join(parts), name_room + _ACROSS + number_room, bottom + 38, title, drawn)
+    return Figure(
+        "".join(parts),
+        name_room + _ACROSS + number_room,
+        bottom + 38,
+        title,
+        drawn,
+        question="What does it add up from?",
+    )
 
 
 def _extent(bars: list[Bar], drawn: Waterfall) -> tuple[float, float]:
