@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from browser import BROWSER, browser
 
+import caseback as cb
 from bad_inputs.commands import labeled_file
 from caseback import cli
+from caseback.behaviors import atlas, save_atlas
 from caseback.decode.dictionaries import Facts, TopK, save_dictionary
 
 pytestmark = [
@@ -42,6 +44,7 @@ PAGES = {
     "dictionary": ("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "3", "--prompt", CLEAN),
     "directions": ("directions", "LABELED"),
     "atlas": ("atlas", "meadow", "--kinds", "induction,copying,dead", "--top", "2"),
+    "two atlases": ("atlas", "ATLAS", "--against", "OTHER"),
     "behavior": ("behavior", "induction", "agreement", "--count", "8"),
     "facts": ("facts", "--count", "8"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),
@@ -111,6 +114,10 @@ def pages(tmp_path_factory):
     save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), dictionary)
     places = {"CORPUS": str(corpus), "LABELED": str(labeled_file(folder)), "DICTIONARY": str(dictionary)}
     places["STORE"] = str(folder / "trained")
+    model = cb.load("meadow")
+    for name, one in (("OTHER", model), ("ATLAS", model.edited([cb.Zero("z", layer=0, head=2)]))):
+        places[name] = str(folder / name)
+        save_atlas(atlas(one, kinds=["induction", "previous token"], proofs=False), places[name])
 
     def path(name):
         page = folder / f"{name.replace(' ', '-')}.html"

@@ -4,6 +4,8 @@ from caseback.behaviors import heads as heads
 from caseback.behaviors import neurons as neurons
 from caseback.behaviors.atlas import Atlas as Atlas
 from caseback.behaviors.atlas import atlas as atlas
+from caseback.behaviors.compared_atlases import AtlasComparison as AtlasComparison
+from caseback.behaviors.compared_atlases import compare_atlases as compare_atlases
 from caseback.behaviors.indirect_object import find_ioi_heads as find_ioi_heads
 from caseback.behaviors.indirect_object import ioi_by_order as ioi_by_order
 from caseback.behaviors.indirect_object import ioi_heads as ioi_heads

@@ -90,11 +90,28 @@ def overlap(first: BehaviorReport, second: BehaviorReport) -> Overlap:
     names = first.behavior, second.behavior
     shared = sets[0] & sets[1]
     in_order = tuple(sorted(shared, key=lambda name: parse_name(name)[1:3]))
+    chance, band, p = random_overlap(total, a, b, len(shared))
+    jaccard = len(shared) / len(sets[0] | sets[1]) if a + b else None
+    return Overlap(*names, in_order, (a, b), jaccard, chance, band, p)
+
+
+def random_overlap(total: int, a: int, b: int, shared: int) -> tuple[float | None, float | None, float]:
+    """What random sets of ``a`` and ``b`` of ``total`` units share.
+
+    Returns
+    -------
+    tuple
+        The mean and the 95 % quantile of their Jaccard index (None where both are empty), and how likely they share at
+        least ``shared``.
+
+    Examples
+    --------
+    >>> random_overlap(4, 1, 1, 1)
+    (0.25, 1.0, 0.25)
+    """
     if not a + b:
-        return Overlap(*names, in_order, (a, b), None, None, None, 1.0)
+        return None, None, 1.0
     counts = np.arange(min(a, b) + 1)
     chances, at = hypergeom.pmf(counts, total, a, b), counts / (a + b - counts)
     band = at[int(np.searchsorted(chances.cumsum(), 0.95))]
-    jaccard = len(shared) / len(sets[0] | sets[1])
-    p = float(chances[len(shared) :].sum())
-    return Overlap(*names, in_order, (a, b), jaccard, float((chances * at).sum()), float(band), p)
+    return float((chances * at).sum()), float(band), float(chances[shared:].sum())

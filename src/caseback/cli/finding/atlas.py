@@ -1,5 +1,7 @@
 """`caseback atlas`: what is inside a model, kind by kind, seen and proved."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -11,10 +13,17 @@ from caseback.cli.options import CorpusFile, Launched, MaxLength, ModelFiles, Of
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
+ATLAS_FILE = "atlas.json"  # by which an atlas's folder is told from a model's
+
 
 @with_options
 def atlas(
-    model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.", show_default=False)],
+    model: Annotated[
+        str,
+        Argument(
+            help="A bundled model, a folder or a hub id; or an atlas's folder, as --out left it.", show_default=False
+        ),
+    ],
     files: ModelFiles = ModelFiles(),
     texts: CorpusFile = CorpusFile().worded(
         corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files."
@@ -28,6 +37,9 @@ def atlas(
         str | None, Option(help="About how long it may take, such as 90s, 5m or 1h; what does not fit is left out.")
     ] = None,
     to: Out = Out().worded(out="Write the atlas to this folder, and keep the pass over text there to go on from."),
+    against: Annotated[
+        Path | None, Option(help="The folder of another atlas: say what changed from that one to this.")
+    ] = None,
     launched: Launched = Launched(),
     seed: Seed = Seed(),
     output: Output = Output(),
@@ -35,32 +47,46 @@ def atlas(
     """What is inside a model: heads and neurons of known kinds, each with its control, the best put to the proof."""
     if (launched.workers, launched.on) != (1, "here") and (to.out is None or texts.corpus is None):
         raise CasebackError("workers share a pass over text that is kept: give --corpus TEXT and --out FOLDER")
+    saved = os.path.isfile(Path(model) / ATLAS_FILE)
+    given = {"--corpus": texts.corpus, "--kinds": kinds, "--tokens": tokens, "--budget": budget, "--out": to.out}
+    if saved and (unused := [name for name, value in given.items() if value is not None]):
+        raise CasebackError(f"{model} is an atlas that was made already, and {unused[0]} is for making one")
     with quiet():
         from caseback.behaviors import atlas as atlas_of
-        from caseback.behaviors import save_atlas
+        from caseback.behaviors import compare_atlases, load_atlas, save_atlas
         from caseback.reports.atlas import atlas_document
+        from caseback.reports.concepts.atlas_comparison import atlas_comparison_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.atlas import print_atlas
+        from caseback.views.text.concepts.atlas_comparison import print_atlas_comparison
 
-        measured = atlas_of(
-            model_of(OfModel(model=model, **vars(files))),
-            texts.corpus,
-            kinds=None if kinds is None else names_in(kinds),
-            n_tokens=tokens,
-            length=length.max_length,
-            top=top.top,
-            proofs=not no_proofs,
-            budget=budget,
-            folder=to.out,
-            workers=launched.workers,
-            on=launched.on,
-            threads=launched.threads,
-            seed=seed.seed,
-            progress=True,
-        )
+        other = None if against is None else load_atlas(against)
+        if saved:
+            measured = load_atlas(model)
+        else:
+            measured = atlas_of(
+                model_of(OfModel(model=model, **vars(files))),
+                texts.corpus,
+                kinds=None if kinds is None else names_in(kinds),
+                n_tokens=tokens,
+                length=length.max_length,
+                top=top.top,
+                proofs=not no_proofs,
+                budget=budget,
+                folder=to.out,
+                workers=launched.workers,
+                on=launched.on,
+                threads=launched.threads,
+                seed=seed.seed,
+                progress=True,
+            )
         if to.out is not None:
             save_atlas(measured, to.out)
-        document = atlas_document(measured)
-    answer(output, document, text=lambda: print_atlas(document), page=lambda path: write_page(document, path))
+        if other is None:
+            document, print_text = atlas_document(measured), print_atlas
+        else:
+            document = atlas_comparison_document(compare_atlases(other, measured))
+            print_text = print_atlas_comparison
+    answer(output, document, text=lambda: print_text(document), page=lambda path: write_page(document, path))
     if to.out is not None:
         say_written(to.out)

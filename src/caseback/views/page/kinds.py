@@ -18,6 +18,7 @@ __all__ = ["PAGES", "page_html", "page_of", "write_page"]
 # kind of document: the file beside this one, or in a room of it, whose ``PAGE`` draws it
 PAGES = {
     "caseback.atlas": "atlas",
+    "caseback.atlas_comparison": "mechanisms.atlas_comparison",
     "caseback.attributions": "attributions",
     "caseback.behavior": "behavior",
     "caseback.circuit": "circuit",
