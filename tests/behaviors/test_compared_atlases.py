@@ -31,7 +31,7 @@ def _atlas(scores, *, kind="sink", band=0.5, units=UNITS):
 def test_labels_are_kept_gained_and_lost_by_name():
     first, second = _atlas([0.9, 0.6, 0.1, 0.7, 0.0, 0.2]), _atlas([0.8, 0.1, 0.9, 0.95, 0.0, 0.3])
     (change,) = compare_atlases(first, second).kinds
-    assert (change.kept, change.gained, change.lost) == (("L0H0", "L1H1"), ("L1H0",), ("L0H1",))
+    assert (change.shared, change.gained, change.lost) == (("L0H0", "L1H1"), ("L1H0",), ("L0H1",))
     assert change.sizes == (3, 3) and change.units == 6 and change.jaccard == 0.5
     expected = spearmanr([0.9, 0.6, 0.1, 0.7, 0.0, 0.2], [0.8, 0.1, 0.9, 0.95, 0.0, 0.3])
     np.testing.assert_allclose(change.correlation, np.asarray(expected)[0], rtol=1e-12)
@@ -81,8 +81,8 @@ def test_meadow_without_its_previous_token_head_loses_induction(tmp_path, capsys
     document = json.loads(capsys.readouterr().out)
     by_kind = {kind["kind"]: kind for kind in document["kinds"]}
     # a head's own pattern does not need what it writes
-    assert "L0H2" in by_kind["previous token"]["kept"]
-    assert by_kind["induction"]["lost"] and not by_kind["induction"]["kept"]
+    assert "L0H2" in by_kind["previous token"]["shared"]
+    assert by_kind["induction"]["lost"] and not by_kind["induction"]["shared"]
     assert document["first"]["model"] == "meadow" and "What changed inside" in page_html(document)
     with pytest.raises(SystemExit) as ended:
         main(["atlas", str(tmp_path / "whole"), "--kinds", "induction"])

@@ -35,7 +35,7 @@ class KindChange:
         How many units there are.
     sizes
         How many have the label in each atlas.
-    kept, gained, lost
+    shared, gained, lost
         Units with the label in both, in the second alone, in the first alone; the furthest past the band come first.
     jaccard
         Of the two sets; None where both are empty.
@@ -51,7 +51,7 @@ class KindChange:
     sort: str
     units: int
     sizes: tuple[int, int]
-    kept: tuple[str, ...]
+    shared: tuple[str, ...]
     gained: tuple[str, ...]
     lost: tuple[str, ...]
     jaccard: float | None

@@ -43,7 +43,7 @@ def atlas_comparison_document(comparison: AtlasComparison) -> dict[str, Any]:
     """
     first, second = ({name: value for name, value in about.items() if value is not None} for about in comparison.about)
     plain = comparison.to_json()
-    listed = ("sizes", "kept", "gained", "lost")
+    listed = ("sizes", "shared", "gained", "lost")
     kinds = [
         kind | {name: list(kind[name]) for name in listed} | {"proved": list(map(list, kind["proved"]))}
         for kind in plain["kinds"]

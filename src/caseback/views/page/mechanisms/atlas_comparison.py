@@ -62,7 +62,7 @@ def _kinds(document: Mapping[str, Any]) -> str:
     rows = []
     for kind in document["kinds"]:
         shares = ["—" if kind[name] is None else number(kind[name]) for name in ("jaccard", "band")]
-        counts = [*map(str, kind["sizes"]), str(len(kind["kept"]))]
+        counts = [*map(str, kind["sizes"]), str(len(kind["shared"]))]
         agree = "—" if kind["correlation"] is None else signed(kind["correlation"])
         cells = [cell(text) for text in (*counts, *shares, agree)]
         rows.append((kind["kind"], [cell(f"{kind['units']} {kind['sort']}s"), *cells]))
@@ -75,7 +75,7 @@ def _changes(kind: Mapping[str, Any]) -> str:
     for words, units, proved in (
         ("gained", kind["gained"], kind["proved"][1]),
         ("lost", kind["lost"], kind["proved"][0]),
-        ("kept", kind["kept"], kind["proved"][1]),
+        ("kept", kind["shared"], kind["proved"][1]),
     ):
         if units:
             named = [f"{unit} (proved)" if unit in proved else unit for unit in units]

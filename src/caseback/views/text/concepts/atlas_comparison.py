@@ -39,7 +39,7 @@ def print_atlas_comparison(document: Document, *, console: Console | None = None
             table.add_row(
                 kind["kind"],
                 *(f"{size}" for size in kind["sizes"]),
-                str(len(kind["kept"])),
+                str(len(kind["shared"])),
                 *("" if kind[name] is None else number(kind[name]) for name in ("jaccard", "band")),
                 "" if kind["correlation"] is None else signed(kind["correlation"]),
             )
