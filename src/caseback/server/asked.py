@@ -23,6 +23,14 @@ class Form(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def key(self) -> str:
+        """What tells it from others."""
+        return self.model_dump_json()
+
+    def size(self) -> int:
+        """Bytes in memory while it waits."""
+        return len(self.key())
+
 
 class Change(Form):
     """One part times a factor: 0 takes it away, 1 leaves it, 2 doubles it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -38,6 +39,15 @@ class Question:
     answer: Callable[[Model, Any], dict[str, Any]]
     title: str
     quick: bool = False
+
+    @property
+    def line(self) -> str:
+        """Where it waits."""
+        return "quick" if self.quick else "jobs"
+
+    def written(self, model: Model, form: Any) -> bytes:
+        """The answer as bytes of JSON."""
+        return json.dumps(self.answer(model, form), allow_nan=False).encode()
 
 
 def _prediction(model: Model, form: asked.Prediction) -> dict[str, Any]:
