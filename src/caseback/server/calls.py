@@ -6,7 +6,6 @@ runs, the rows times tokens, the edits and the numbers of the answer are counted
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,11 +17,12 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, EditError, LoadError, TokensError
 from caseback.jobs.budget import limit
+from caseback.jobs.fingerprint import raw_digest
 from caseback.jobs.json_text import expect_form
 from caseback.model.anatomy.sites import MAPS, SITES, Site
 from caseback.model.remote.messages import labelled_record, pack, reader_of, tokens_of, unpack
+from caseback.model.remote.records import Reader, Writer
 from caseback.model.results import labelled
-from caseback.model.running.edit_records import Reader, Writer
 from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute, sites_read
@@ -39,7 +39,7 @@ class Message:
 
     def key(self) -> str:
         """What tells it from others."""
-        return hashlib.sha256(self.body).hexdigest()
+        return raw_digest(self.body)
 
     def size(self) -> int:
         """Bytes in memory while it waits."""
@@ -107,7 +107,7 @@ class Asked:
 
     def edits(self, records: Any) -> list[Edit]:
         """Edits from their records."""
-        expect_few(records, "server_run_edits")
+        expect_few(records, limit("server_run_edits"))
         return [self.reader.sent_edit(record) for record in records]
 
     def tokens(self) -> Tokens:
@@ -143,8 +143,8 @@ def expect_room(shape: Sequence[int]) -> None:
         )
 
 
-def expect_few(edits: Any, name: str = "server_edits") -> None:
-    """Refuse more edits than one call, or one run of it, may have.
+def expect_few(edits: Any, most: int) -> None:
+    """Refuse more edits than may be given.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def expect_few(edits: Any, name: str = "server_edits") -> None:
     """
     if not isinstance(edits, list):
         raise EditError("the edits are no list")
-    if len(edits) > (most := limit(name)):
+    if len(edits) > most:
         raise EditError(f"{len(edits)} edits: this server takes {most} at once")
 
 
@@ -239,8 +239,9 @@ def _measure(model: Model, asked: Asked) -> tuple[dict[str, Any], dict[str, Tens
 
 def _sweep(model: Model, asked: Asked) -> tuple[dict[str, Any], dict[str, Tensor]]:
     variants = asked.data["variants"]
-    expect_few(variants)
-    expect_few([record for variant in variants for record in variant])
+    most = limit("server_edits")
+    expect_few(variants, most)
+    expect_few([record for variant in variants for record in variant], most)
     read = [asked.edits(variant) for variant in variants]
     metric = asked.reader.metric(asked.data["metric"])
     return _result(model.sweep(asked.tokens(), read, metric, labels=asked.data["labels"]))

@@ -20,7 +20,7 @@ from torch import Tensor
 from caseback.errors import CasebackError
 from caseback.jobs.json_text import expect_form, parse_json
 from caseback.model.anatomy.sites import MAPS, Site, as_site
-from caseback.model.running.edit_records import Reader, Writer
+from caseback.model.remote.records import Reader, Writer
 from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens, piece
 

@@ -19,8 +19,8 @@ from caseback.errors import CasebackError, EditError
 from caseback.model.arguments import checked
 from caseback.model.remote.line import Line
 from caseback.model.remote.messages import labelled_of, site_of
+from caseback.model.remote.records import Writer
 from caseback.model.remote.remote_run import RemoteAnatomy, RemoteRun
-from caseback.model.running.edit_records import Writer
 from caseback.model.running.edits import Edit, listed
 from caseback.model.running.metrics import Metric
 from caseback.model.running.run import each_site

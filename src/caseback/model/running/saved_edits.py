@@ -15,7 +15,7 @@ from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import EDITS
 from caseback.errors import EditError
 from caseback.model.arguments import checked
-from caseback.model.running.edit_records import OWN, Reader, Writer
+from caseback.model.remote.records import OWN, Reader, Writer
 from caseback.model.running.edits import Edit, listed
 from caseback.model.running.run import Run
 

@@ -10,6 +10,7 @@ way, as if it were the whole stream; the final norm then makes it as long as a w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import xarray as xr
 from jaxtyping import Float, Int
@@ -124,7 +125,40 @@ def logit_lens(
     chosen = units_of(model, sites[-1].name, units)
     wanted = followed(model, tokens, targets)
     run = model.run(tokens, read=sites, edits=edits)
-    at = Places(tokens, pos)
+    return _lens(model, run, sites, Places(tokens, pos), k, max_logits, chosen, wanted)
+
+
+def logit_lens_of_run(model: Model, run: Run, *, k: int = 5) -> xr.Dataset:
+    """The lens of a run that has read ``STREAM``, for whoever needs that run for something else too.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> run = model.run("the cat and the dog", read=STREAM)
+    >>> logit_lens_of_run(model, run).equals(logit_lens(model, "the cat and the dog"))
+    True
+    """
+    expect_sizes(k, 1)
+    wanted = followed(model, run.tokens, ())
+    sites = _rows_of(model, "resid_post")
+    return _lens(model, run, sites, Places(run.tokens, None), k, limit("lens_logits"), None, wanted)
+
+
+STREAM = (("resid_pre", 0), "resid_post")
+"""What the lens of the whole stream reads."""
+
+
+def _lens(
+    model: Model,
+    run: Run,
+    sites: list[Site],
+    at: Places,
+    k: int,
+    max_logits: int,
+    chosen: list[int] | None,
+    wanted: Any,
+) -> xr.Dataset:
     readings, gap = read(
         run,
         len(sites),

@@ -126,9 +126,9 @@ class Writer:
         call = getattr(metric.bind, "call", None) if isinstance(metric.bind, OfACall) else None
         if call is None or METRICS.get(call[1]) is None or METRICS[call[1]].__module__ != call[0]:
             raise TargetError(_is_code(metric.name, METRICS_ARE))
-        _, made, args, options = call
+        _, maker, args, options = call
         return {
-            "metric": made,
+            "metric": maker,
             "args": [self.value(one, f"{name}.{i}", [Site("logits")]) for i, one in enumerate(args)],
             "options": {key: self.value(one, f"{name}.{key}", [Site("logits")]) for key, one in options.items()},
         }
