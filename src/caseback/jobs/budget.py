@@ -122,6 +122,8 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "server_answer_bytes": Limit(2**27, "bytes of answers", "the oldest are forgotten, and computed again"),
         "server_clients": Limit(256, "connections", "each holds a request in memory"),
         "server_jobs": Limit(256, "jobs that are remembered", "the oldest that have ended are forgotten"),
+        "server_table_rows": Limit(256, "rows of a table", "they are run together"),
+        "server_table_tokens": Limit(2**14, "tokens of a table, padding included", "minutes on a CPU"),
         # what a remote model asks of a server at once
         "server_call_bytes": Limit(2**24, "bytes of a call", "edits with tensors, or a run to exchange with"),
         "server_bodies_bytes": Limit(2**27, "bytes of all bodies in hand", "what all clients may send together"),

@@ -39,6 +39,8 @@ from caseback.server.calls import CALLS, remote_facts
 from caseback.server.calls import Message as Sent
 from caseback.server.desk import Busy, Desk, Job
 from caseback.server.questions import QUESTIONS
+from caseback.server.shelf import Shelf, standing
+from caseback.tasks import names
 from caseback.views.page.explorer import EXPLORER_PAGE, explorer_document
 from caseback.views.page.kinds import PAGES, page_html
 
@@ -46,7 +48,13 @@ COOKIE = "caseback"
 WAIT = 2.0  # seconds until a call becomes a job that is asked about
 
 
-def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"), token: str | None = None) -> FastAPI:
+def explorer(
+    model: Model,
+    *,
+    hosts: Sequence[str] = ("127.0.0.1", "localhost"),
+    token: str | None = None,
+    shelf: Shelf | None = None,
+) -> FastAPI:
     """The application that serves one model.
 
     Parameters
@@ -57,12 +65,15 @@ def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"),
         The names under which it may be asked.
     token
         What a client must have; None takes anybody's questions.
+    shelf
+        Dictionaries and directions that clients may name; none by default.
     """
-    desk = Desk(model)
+    shelf = shelf or Shelf()
+    desk = Desk(model, shelf)
 
     @asynccontextmanager
     async def open_desk(_: FastAPI) -> AsyncIterator[None]:
-        with desk:
+        with standing(model, shelf), desk:
             yield
 
     app = FastAPI(title="caseback", docs_url=None, redoc_url=None, openapi_url=None, lifespan=open_desk)
@@ -74,9 +85,11 @@ def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"),
 
     app.add_middleware(Guarded, token=token)
 
+    start = explorer_document(model_facts(model), _titles(), {**shelf.facts(), "tasks": sorted(names())})
+
     @app.get("/")
     async def page(request: Request) -> Response:
-        response = HTMLResponse(EXPLORER_PAGE.html(explorer_document(model_facts(model), _titles())))
+        response = HTMLResponse(EXPLORER_PAGE.html(start))
         if token is not None:
             response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
         return response
@@ -84,7 +97,8 @@ def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"),
     @app.get("/api/model")
     async def facts() -> dict[str, Any]:
         forms = {name: question.form.model_json_schema() for name, question in QUESTIONS.items()}
-        return {"model": model_facts(model), "questions": _titles(), "forms": forms, "remote": remote_facts(model)}
+        about = {"model": model_facts(model), "questions": _titles(), "forms": forms}
+        return {**about, **shelf.facts(), "remote": remote_facts(model)}
 
     @app.post("/api/ask/{name}")
     async def ask(name: str, request: Request) -> Response:

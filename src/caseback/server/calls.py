@@ -62,7 +62,7 @@ class Call:
     line: str = "calls"
     quick = False
 
-    def written(self, model: Model, message: Any) -> bytes:
+    def written(self, model: Model, message: Any, _: Any) -> bytes:
         """The answer as bytes."""
         data, tensors = unpack(message.body)
         with _form():

@@ -23,7 +23,9 @@ from caseback.model.running.model import Model
 from caseback.server.asked import Form
 from caseback.server.calls import CALLS, Call, Message
 from caseback.server.questions import QUESTIONS, Question
+from caseback.server.shelf import Shelf
 
+EMPTY = Shelf()
 LINES = ("quick", "calls", "jobs")
 
 
@@ -86,10 +88,12 @@ class Desk:
     ----------
     model
         The model.
+    shelf
+        The dictionaries and directions that questions may name.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, shelf: Shelf = EMPTY) -> None:
+        self.model, self.shelf = model, shelf
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._by_question: dict[str, Job] = {}
         self._lock = threading.Condition()
@@ -165,7 +169,7 @@ class Desk:
         form, job.form = job.form, None
         try:
             with watched(job.watch):
-                answer = _asked(job.name).written(self.model, form)
+                answer = _asked(job.name).written(self.model, form, self.shelf)
             job.answer.set_result(answer)
         except CancelledError as error:
             job.answer.set_exception(error)

@@ -13,6 +13,7 @@ from typing import Any
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.model.running.model import Model
+from caseback.server.shelf import Shelf
 
 
 def serve(
@@ -21,6 +22,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8765,
     token: str | None = None,
+    shelf: Shelf | None = None,
     ready: Callable[[str], None] = print,
 ) -> None:
     """Serve the explorer of a model until interrupted.
@@ -33,6 +35,8 @@ def serve(
         Where it listens; port 0 takes a free one.
     token
         What clients must have. By default none on this machine alone, and a random one elsewhere.
+    shelf
+        Dictionaries and directions that clients may name; none by default.
     ready
         Given the address once it can be opened.
 
@@ -41,20 +45,27 @@ def serve(
     CasebackError
         Where the extra ``explorer`` is not installed, the port is taken, or the host is none of this machine's.
     """
-    with _server(model, host, port, token) as (server, address, listening):
+    with _server(model, host, port, token, shelf) as (server, address, listening):
         ready(address)
         server.run(sockets=[listening])
 
 
 @contextmanager
-def served(model: Model, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None) -> Iterator[str]:
+def served(
+    model: Model,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
+    shelf: Shelf | None = None,
+) -> Iterator[str]:
     """An explorer that runs beside the program, for as long as the block does.
 
     Parameters
     ----------
     model
         The model.
-    host, port, token
+    host, port, token, shelf
         As for ``serve``; the port is any free one.
 
     Yields
@@ -74,7 +85,7 @@ def served(model: Model, *, host: str = "127.0.0.1", port: int = 0, token: str |
     ...     cb.connect(address).n_layers
     4
     """
-    with _server(model, host, port, token) as (server, address, listening):
+    with _server(model, host, port, token, shelf) as (server, address, listening):
         # a daemon: a program that ends in the block does not wait for it
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -86,7 +97,9 @@ def served(model: Model, *, host: str = "127.0.0.1", port: int = 0, token: str |
 
 
 @contextmanager
-def _server(model: Model, host: str, port: int, token: str | None) -> Iterator[tuple[Any, str, socket.socket]]:
+def _server(
+    model: Model, host: str, port: int, token: str | None, shelf: Shelf | None
+) -> Iterator[tuple[Any, str, socket.socket]]:
     try:
         import uvicorn
 
@@ -108,7 +121,7 @@ def _server(model: Model, host: str, port: int, token: str | None) -> Iterator[t
         names = {host, f"{host}:{port}"} | ({"127.0.0.1", "localhost"} if local else {"*"})
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/" + (f"?token={token}" if token else "")
         config = uvicorn.Config(
-            explorer(model, hosts=sorted(names), token=token),
+            explorer(model, hosts=sorted(names), token=token, shelf=shelf),
             log_level="error",
             limit_concurrency=limit("server_clients"),
             timeout_graceful_shutdown=2,

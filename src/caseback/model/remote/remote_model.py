@@ -15,7 +15,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from caseback.errors import CasebackError, EditError
+from caseback.errors import CasebackError, EditError, OutOfRange
+from caseback.model.anatomy.sites import as_site
 from caseback.model.arguments import checked
 from caseback.model.remote.line import Line
 from caseback.model.remote.messages import labelled_of, site_of
@@ -61,6 +62,8 @@ def connect(url: str, *, token: str | None = None, timeout: float = 600.0) -> Re
     >>> effects.dims, effects.sizes["variant"] == remote.n_heads
     (('variant', 'batch'), True)
     """
+    if not 0.01 <= timeout <= 86_400:
+        raise OutOfRange(f"timeout={timeout}: expected seconds, from a hundredth to a day")
     line = Line(url, token, timeout)
     return RemoteModel(line, line.facts())
 
@@ -159,7 +162,7 @@ class RemoteModel:
         A ``Run`` with what was read, on the CPU.
         """
         writer = Writer()
-        wanted = [one if isinstance(one, str) else list(one) for one in each_site(read)]
+        wanted = [_site(one) for one in each_site(read)]
         data, tensors = self._of(
             tokens, "run", writer, read=wanted, edits=_edits(edits, writer, "edits"), logits=logits
         )
@@ -311,6 +314,14 @@ class OnlyLocal(CasebackError, AttributeError):
 
 def _edits(edits: Edit | Sequence[Edit], writer: Writer, name: str) -> list[dict[str, Any]]:
     return [writer.edit(edit, f"{name}.{i}") for i, edit in enumerate(listed(edits))]
+
+
+def _site(given: Any) -> Any:
+    """A site as it is sent: its name, or the name and the layer."""
+    if isinstance(given, str):
+        return given
+    site = as_site(given)
+    return [site.name, site.layer]
 
 
 def _prompts(prompts: Any, writer: Writer) -> dict[str, Any]:
