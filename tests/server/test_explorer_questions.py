@@ -6,7 +6,6 @@ import pytest
 import torch
 from asking import PROMPT, ended
 from fastapi.testclient import TestClient
-from shelves import NAMES, shelf_of
 
 import caseback as cb
 from caseback.decode.dictionaries import features_on, save_dictionary
@@ -18,6 +17,7 @@ from caseback.reports.quick.prediction import prediction
 from caseback.reports.quick.table import table_of_records, table_of_task
 from caseback.server.app import explorer
 from caseback.server.shelf import Shelf, names_of, standing
+from explorer_shelf import NAMES, shelf_of
 
 OTHER = "When Mary and John went to the store, Mary gave a drink to"
 

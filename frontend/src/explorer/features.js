@@ -52,7 +52,7 @@ export function featuresView(doc, { onPick }) {
       "figcaption",
       {},
       h("h3", {}, `Features of ${dictionary.name} at ${dictionary.site}`),
-      h("p", { class: "note" }, "Beside each feature the tokens whose logits it raises most on the direct path. “Turn” takes it away and gives it a slider."),
+      h("p", { class: "note" }, "Beside each feature the tokens whose logits it raises most on the direct path. “Turn” takes it away and gives it a slider; activations are as they are read, before they are turned."),
     ),
     flow.element,
     title,

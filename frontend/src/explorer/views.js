@@ -1,7 +1,7 @@
 // The answers that are drawn in the page: for each question its form, what chooses within it, and how it is drawn. Any
 // other answer is a page of its own, in a frame.
 
-import { h, put } from "../kit/dom.js";
+import { h, put, tokenChip } from "../kit/dom.js";
 import { patchingView } from "../sections/patching.js";
 import { attentionView } from "./attention.js";
 import { effectsView } from "./effects.js";
@@ -30,7 +30,10 @@ export function viewsOf({ model, shelf, now, again, onPick, edited }) {
     patching: {
       form: withCounterfactual,
       lacks: (state) => (state.corrupt ? "" : "Give a counterfactual above: the same text of as many tokens, with another answer."),
-      draw: (doc) => patchingView(doc),
+      draw: (doc) => [
+        h("p", { class: "note" }, "For ", tokenChip(doc.target, "target"), " over ", tokenChip(doc.foil, "foil"), ", in the model as it is: changes are not made."),
+        patchingView(doc),
+      ],
     },
     attention: {
       live: true,

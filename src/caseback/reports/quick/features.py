@@ -34,7 +34,9 @@ def prompt_features(
     edits: Edit | Sequence[Edit] = (),
     top: int = 8,
 ) -> dict[str, Any]:
-    """The features that are most active on each token, under some edits.
+    """The features that are most active on each token, as the dictionary reads them under some edits.
+
+    Edits of features of this very dictionary act behind what it reads, so a feature that is turned stays in the list.
 
     Parameters
     ----------
