@@ -70,8 +70,8 @@ def prompt_features(
     ([2, 2, 2], [4, 4, 4])
     """
     tokens = one_prompt(model, prompt, "prompt_features")
-    found = features_on(model.edited(edits) if edits else model, dictionary, tokens, top=top).isel(batch=0)
-    ids, values = found.feature.values, found.activation.values
+    on = features_on(model.edited(edits) if edits else model, dictionary, tokens, top=top).isel(batch=0)
+    ids, values = on.feature.values, on.activation.values
     active = [
         [{"feature": int(i), "activation": float(x)} for i, x in zip(*row, strict=True) if i >= 0]
         for row in zip(ids, values, strict=True)
@@ -81,7 +81,7 @@ def prompt_features(
         dictionary={"name": name, "site": dictionary.facts.site, "features": dictionary.n_features},
         tokens=tokens_of(tokens),
         active=active,
-        counts=found.active.values.tolist(),
+        counts=on.active.values.tolist(),
         words=_words(model, dictionary, sorted(set(ids[ids >= 0].tolist()))),
     )
 

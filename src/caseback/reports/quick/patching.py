@@ -73,15 +73,15 @@ def prompt_patching(
     final = model.run(tokens).logits[0, last].detach()
     theirs = model.run(other).logits[0, int(other.column(-1)[0])].detach()
     t, f = target_and_foil(model, final, target, foil, theirs)
-    found = patching(model, tokens, other, logit_diff(t, f), progress=progress)
-    found["corrupt"] = [{**token, "visible": visible(token["text"])} for token in found["corrupt"]]
+    patched = patching(model, tokens, other, logit_diff(t, f), progress=progress)
+    patched["corrupt"] = [{**token, "visible": visible(token["text"])} for token in patched["corrupt"]]
     return PROMPT_PATCHING.document(
         model_facts(model),
         tokens=tokens_of(tokens),
         position=last,
         target=token_of(model, t),
         foil=token_of(model, f),
-        patching=found,
+        patching=patched,
     )
 
 

@@ -17,6 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.lens_statistics import (
+    ALL,
+    TOP,
     Places,
     States,
     expect_sizes,
@@ -128,21 +130,23 @@ def logit_lens(
     return _lens(model, run, sites, Places(tokens, pos), k, max_logits, chosen, wanted)
 
 
-def logit_lens_of_run(model: Model, run: Run, *, k: int = 5) -> xr.Dataset:
-    """The lens of a run that has read ``STREAM``, for whoever needs that run for something else too.
+def top_of_run(model: Model, run: Run, *, k: int = 5) -> xr.Dataset:
+    """The lens's most probable tokens of a run that has read ``STREAM``, and nothing else that it could say.
+
+    For whoever needs that run for something else too, or the answer while somebody types.
 
     Examples
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> run = model.run("the cat and the dog", read=STREAM)
-    >>> logit_lens_of_run(model, run).equals(logit_lens(model, "the cat and the dog"))
+    >>> top = top_of_run(model, model.run("the cat and the dog", read=STREAM))
+    >>> top.equals(logit_lens(model, "the cat and the dog")[["top_id", "top_prob", "top_text"]])
     True
     """
     expect_sizes(k, 1)
     wanted = followed(model, run.tokens, ())
-    sites = _rows_of(model, "resid_post")
-    return _lens(model, run, sites, Places(run.tokens, None), k, limit("lens_logits"), None, wanted)
+    sites, at = _rows_of(model, "resid_post"), Places(run.tokens, None)
+    return _lens(model, run, sites, at, k, limit("lens_logits"), None, wanted, TOP)
 
 
 STREAM = (("resid_pre", 0), "resid_post")
@@ -158,6 +162,7 @@ def _lens(
     max_logits: int,
     chosen: list[int] | None,
     wanted: Any,
+    names: Sequence[str] = ALL,
 ) -> xr.Dataset:
     readings, gap = read(
         run,
@@ -169,6 +174,7 @@ def _lens(
         wanted,
         min(k, model.d_vocab),
         max_logits,
+        names,
     )
     whole = sites[-1].name == "resid_post"
     attrs = {
