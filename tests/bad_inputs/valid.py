@@ -254,6 +254,8 @@ class Valid:
             "affine.Affine": {"read": torch.eye(16)[:2], "write": torch.eye(16)[:2]},
             "affine.Rotate": {"plane": torch.eye(16)[:2], "angle": 30.0},
             "steps.Step": {"name": "one", "units": 1, "work": dict},
+            "table_of_records": {"lines": '{"prompt": "Mary went to the", "target": " store"}', "measure": "prob"},
+            "table_of_task": {"task": "ioi", "measure": "log_prob"},
             "MinimalPair": {"good": TEXT, "bad": OTHER},
             "Statement": {"text": TEXT, "label": True},
             "examples.Example": {"text": ["a"], "ids": [5], "values": [1.0], "value": 1.0},
