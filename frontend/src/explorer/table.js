@@ -1,6 +1,6 @@
 // Many prompts as a table: sorted, searched and sliced here; a row that is chosen becomes the prompt.
 
-import { h, put, tokenText } from "../kit/dom.js";
+import { h, put, tokenChip } from "../kit/dom.js";
 import { signed } from "../kit/numbers.js";
 
 const MOST_BYTES = 250_000;
@@ -15,7 +15,7 @@ export function tableControls({ tasks, task, seed, onOpen }) {
   const lines = h("textarea", {
     rows: 3,
     "aria-label": "lines of JSON",
-    placeholder: '{"prompt": "Mary went to the", "target": " store", "foil": " park", "kind": "place"}',
+    placeholder: JSON.stringify({ prompt: "Mary went to the", target: " store", foil: " park", kind: "place" }),
     spellcheck: "false",
     on: {
       dragover: (event) => event.preventDefault(),
@@ -96,18 +96,20 @@ export function tableView(doc, { onRow }) {
     );
     put(
       body,
-      shown.map((row) =>
-        h(
+      shown.map((row) => {
+        const [target, foil] = [row.target, row.foil].map((text) => ({ visible: text.replaceAll(" ", "␣") }));
+        return h(
           "tr",
           {},
           heads.map(([, of], i) => {
             const value = of(row);
             if (i === 0) return h("td", {}, h("button", { class: "row", dir: "auto", on: { click: () => onRow(row) } }, value));
             if (typeof value === "number") return h("td", { class: "num" }, signed(value));
-            return h("td", {}, i < 3 ? h("span", { class: `chip ${i === 1 ? "target" : "foil"}` }, tokenText(value.replaceAll(" ", "␣"))) : value);
+if (i === 1) return h("td", {}, tokenChip(target, "target"));
+            return h("td", {}, i === 2 ? tokenChip(foil, "foil") : value);
           }),
-        ),
-      ),
+        );
+      }),
     );
   }
   draw();

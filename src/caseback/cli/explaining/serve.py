@@ -7,7 +7,7 @@ import typer
 from typer import Argument, Option
 
 from caseback.cli.loading import DEFAULT_MODEL, dictionaries_of, model_of, quiet
-from caseback.cli.options import Dictionaries, ModelFiles, OfModel
+from caseback.cli.options import Dictionaries, DirectionsFiles, ModelFiles, OfModel
 from caseback.cli.with_options import with_options
 
 
@@ -22,10 +22,7 @@ def serve(
     dictionaries: Dictionaries = Dictionaries().worded(
         dictionaries="A dictionary whose features can be turned and looked at; give it again for each."
     ),
-    directions: Annotated[
-        list[Path] | None,
-        Option(help="Directions that can be added, as save_directions wrote them; give it again for each."),
-    ] = None,
+    vectors: DirectionsFiles = DirectionsFiles(),
     token: Annotated[
         str | None, Option(help="What clients must have; by default none on this machine, else a random one.")
     ] = None,
@@ -35,7 +32,7 @@ def serve(
         from caseback.server.serving import serve as serving
 
         loaded = model_of(OfModel(model=model, **vars(files)))
-        shelf = _shelf(loaded, dictionaries.dictionaries or [], directions or [])
+        shelf = _shelf(loaded, dictionaries.dictionaries or [], vectors.directions or [])
     serving(
         loaded, host=host, port=port, token=token, shelf=shelf, ready=lambda at: typer.echo(f"{at}  (Ctrl-C ends it)")
     )
