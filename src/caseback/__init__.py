@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from caseback.model.notes import Note, Notes
     from caseback.model.published import push
     from caseback.model.registry import techniques
+    from caseback.model.remote.remote_model import RemoteModel, connect
     from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
     from caseback.model.running.answer_metrics import answer_log_prob
     from caseback.model.running.edits import (
@@ -50,6 +51,7 @@ _HOMES = {
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
     "loading.load": "load",
     "notes": "Note Notes",
+    "remote.remote_model": "RemoteModel connect",
     "running.answer_metrics": "answer_log_prob",
     "running.metrics": "Metric function kl log_prob logit logit_diff loss prob prob_diff",
     "running.model": "Model",
@@ -80,6 +82,7 @@ __all__ = [
     "Note",
     "Notes",
     "Project",
+    "RemoteModel",
     "Replace",
     "Resample",
     "Rotate",
@@ -94,6 +97,7 @@ __all__ = [
     "__version__",
     "activation",
     "answer_log_prob",
+    "connect",
     "function",
     "kl",
     "load",

@@ -29,7 +29,7 @@ from caseback.stream.store import Store
 from caseback.tasks.prompts import Prompts
 from caseback.tasks.task import Task
 
-HELD = (cb.Model, cb.Circuit, cb.Run, cb.Tokens)  # whose constructors are not for users
+HELD = (cb.Model, cb.RemoteModel, cb.Circuit, cb.Run, cb.Tokens)  # whose constructors are not for users
 HELD_TOO = (Store, Collection, Task, Prompts, Activating)
 # a matter of types, see ``outcome``; a name alone, or within an annotation
 TYPES = {"model", "target_model", "weaker", "other", "anatomy", "tokenizer", "hf", "console", "chat", "explainer"}

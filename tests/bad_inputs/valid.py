@@ -33,6 +33,7 @@ from caseback.localize.counterfactuals import Change, Word
 from caseback.localize.inputs import gradient_x_input
 from caseback.model.circuit import Edge
 from caseback.reports.tables.tasks import task_examples
+from caseback.server.serving import served
 from caseback.stream import write_codes
 from caseback.stream.documents import documents
 from caseback.stream.packing import blocks_of, rows_of
@@ -81,6 +82,9 @@ class Valid:
         rows = "Mary went,she\nJohn went,he\nMary gave,she\nJohn gave,he\n" * 3
         (room / "labeled.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
         save_lens(lens, room / "kept.safetensors")
+        self.server = served(model)  # for as long as this is there
+        address = self.server.__enter__()
+        remote = cb.connect(address)
         cb.save_edits([cb.Zero("z", layer=0, head=0)], room / "edits.safetensors")
         self.by_name: dict[str, Any] = {
             "model": model,
@@ -204,6 +208,10 @@ class Valid:
                 "g": torch.zeros(1, tokens.ids.shape[1], 16),
             },
             "Model.text": {"self": model, "tokens": tokens},
+            "connect": {"url": address, "token": None},
+            "RemoteModel.": {"self": remote},
+            "RemoteModel.text": {"self": remote, "tokens": tokens},
+            "RemoteModel.token_id": {"self": remote, "text": " Mary"},
             "Model.token_id": {"self": model, "text": " Mary"},
             "Model.token_text": {"self": model, "token": 5},
             "figure.attention.": {"run": model.run(TEXT, read=["pattern", "q", "k"]), "query": -1, "key": 0},
@@ -246,6 +254,8 @@ class Valid:
             "affine.Affine": {"read": torch.eye(16)[:2], "write": torch.eye(16)[:2]},
             "affine.Rotate": {"plane": torch.eye(16)[:2], "angle": 30.0},
             "steps.Step": {"name": "one", "units": 1, "work": dict},
+            "table_of_records": {"lines": '{"prompt": "Mary went to the", "target": " store"}', "measure": "prob"},
+            "table_of_task": {"task": "ioi", "measure": "log_prob"},
             "MinimalPair": {"good": TEXT, "bad": OTHER},
             "Statement": {"text": TEXT, "label": True},
             "examples.Example": {"text": ["a"], "ids": [5], "values": [1.0], "value": 1.0},

@@ -16,6 +16,7 @@ from caseback.server.app import explorer
 from caseback.server.asked import Change, Prediction
 from caseback.server.desk import Busy, Desk
 from caseback.server.questions import Question
+from caseback.server.shelf import Shelf
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ class _Slow:
     def __init__(self):
         self.go, self.begun, self.answered = threading.Event(), threading.Event(), 0
 
-    def __call__(self, model, form):
+    def __call__(self, model, form, shelf):
         from caseback.jobs.progress import progress_bar
 
         self.begun.set()
@@ -275,5 +276,5 @@ def test_addresses_that_are_none_are_refused(model, given):
 
 
 def test_a_change_is_an_edit_of_the_part():
-    edit = Change(part="neuron", layer=1, unit=3, factor=2.0).edit()
+    (edit,) = Change(part="neuron", layer=1, unit=3, factor=2.0).edits(Shelf())
     assert (edit.site, edit.layer, edit.unit) == ("mlp_post", 1, 3)

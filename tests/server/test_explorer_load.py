@@ -17,6 +17,7 @@ import pytest
 from asking import PROMPT
 
 import caseback as cb
+from caseback.errors import CasebackError
 from caseback.reports.quick.prediction import prediction
 from caseback.server.serving import serve
 
@@ -64,10 +65,23 @@ def rude(port, rng):
             line.sendall(rng.randbytes(200) + b"\r\n\r\n")
 
 
+def ask_from_afar(remote, rng):
+    """Whether a remote run was answered, which holds what was asked for; it may be told to come again."""
+    try:
+        run = remote.run(
+            " ".join(rng.choices(WORDS, k=8)), read="z", edits=cb.Zero("z", layer=1, head=rng.randrange(5))
+        )
+    except CasebackError as error:
+        assert "again" in str(error), error
+        return False
+    return run["z", 1].shape[1] == run.tokens.shape[1] and bool((run.logits != 0).any())
+
+
 def bear(port, model, seconds):
     """Ask with all clients for so long; (answers, refusals as busy, worst seconds, growth of memory in MB)."""
     expected = prediction(model, PROMPT)["predictions"][0]["prob"]
     over, failures, answers, busy, worst = time.monotonic() + seconds, [], [], [], []
+    remote, remote_answers = cb.connect(f"http://127.0.0.1:{port}"), []
 
     def client(seed):
         rng = random.Random(seed)
@@ -82,7 +96,14 @@ def bear(port, model, seconds):
                     status, body = post(port, "prediction", rng.choice([b"{", b"[]", b'{"prompt": 3}', b"\xff"]))
                     assert status in (400, 422), (status, body)
                     continue
-                same = kind < 0.6
+                if kind < 0.3:
+                    status, body = post(port, "attention", {"prompt": " ".join(rng.choices(WORDS, k=8)), "layer": 1})
+                    assert status in (200, 429), (status, body)
+                    continue
+                if kind < 0.4:
+                    remote_answers.append(ask_from_afar(remote, rng))
+                    continue
+                same = kind < 0.7
                 prompt = PROMPT if same else " ".join(rng.choices(WORDS, k=rng.randrange(2, 30)))
                 status, body = post(port, "prediction", {"prompt": prompt})
                 worst.append(time.monotonic() - begun)
@@ -103,6 +124,7 @@ def bear(port, model, seconds):
     for one in clients:
         one.join()
     assert not failures, failures[:3]
+    assert any(remote_answers), "no remote call was answered"
     return len(answers), len(busy), max(worst), resident() - before
 
 

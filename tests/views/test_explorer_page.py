@@ -1,7 +1,6 @@
 """The explorer in a browser: type, see what comes next, take a head away, ask, cancel, and share the address."""
 
 import json
-import threading
 import time
 import urllib.parse
 
@@ -9,7 +8,8 @@ import pytest
 from browser import BROWSER, browser
 
 import caseback as cb
-from caseback.server.serving import serve
+from caseback.server.serving import served
+from explorer_shelf import shelf_of
 
 pytestmark = [
     pytest.mark.browser,
@@ -20,11 +20,9 @@ PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 @pytest.fixture(scope="module")
 def address():
-    up, addresses = threading.Event(), []
-    options = {"port": 0, "ready": lambda at: (addresses.append(at), up.set())}
-    threading.Thread(target=serve, args=(cb.load("meadow"),), kwargs=options, daemon=True).start()
-    assert up.wait(60)
-    return addresses[0]
+    model = cb.load("meadow")
+    with served(model, shelf=shelf_of(model)) as address:
+        yield address
 
 
 @pytest.fixture
@@ -104,20 +102,147 @@ def test_a_mistake_is_said_where_one_looks(tab, address):
     assert "not one" in until(tab, "document.querySelector('.asked [role=alert]')?.innerText")
 
 
-def test_nothing_scrolls_sideways_on_a_phone_in_light_and_dark(tab, address):
-    state = urllib.parse.quote(json.dumps({"prompt": PROMPT, "view": "effects"}))
+def opened(tab, address, **state):
+    """The page at the address that leads to a state."""
+    tab.open("about:blank")
+    tab.open(f"{address}#{urllib.parse.quote(json.dumps(state))}")
+
+
+def state_of(tab):
+    return json.loads(urllib.parse.unquote(tab.evaluate("location.hash.slice(1)")))
+
+
+def clicked(tab, selector):
+    tab.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+
+def chosen(tab, selector, value):
+    tab.evaluate(
+        f"(() => {{ const s = document.querySelector({json.dumps(selector)}); s.value = {json.dumps(value)};"
+        " s.dispatchEvent(new Event('change')) })()"
+    )
+
+
+def test_a_feature_is_looked_at_turned_and_shared(tab, address):
+    opened(tab, address, prompt=PROMPT)
+    clicked(tab, ".questions button[data-name=features]")
+    until(tab, "document.querySelectorAll('.feature-list li').length")
+    assert "Mary" in tab.evaluate("document.querySelector('.feature-list .feature-words').innerText")
+    tab.evaluate("document.querySelectorAll('.asked .token')[2].click()")
+    until(tab, "document.querySelector('.asked figure').innerText.includes('token 2')")
+    opened(tab, address, **state_of(tab))
+    until(tab, "document.querySelectorAll('.feature-list li').length")
+    clicked(tab, ".feature-list .pick")
+    assert until(tab, "document.querySelector('.changes b')?.innerText").startswith("words ")
+    until(tab, "!!document.querySelector('.next-tokens .was')")
+    held = state_of(tab)["changes"]
+    assert held == [{"part": "feature", "dictionary": "words", "unit": held[0]["unit"], "factor": 0}]
+
+
+def test_a_direction_is_added_by_a_slider(tab, address):
+    opened(tab, address, prompt=PROMPT)
+    until(tab, FIRST)
+    chosen(tab, ".new-change select[aria-label=part]", "direction")
+    assert not tab.evaluate("document.querySelector('.new-change select[aria-label=name]').hidden")
+    clicked(tab, ".new-change button")
+    tab.evaluate(
+        "(() => { const s = document.querySelector('.changes input[type=range]'); s.value = -3; s.dispatchEvent(new Event('input')) })()"
+    )
+    until(tab, f"{FIRST}.includes('John')")
+    assert state_of(tab)["changes"] == [{"part": "direction", "direction": "she", "strength": -3}]
+    clicked(tab, ".changes button")
+    until(tab, f"{FIRST}.includes('Mary')")
+
+
+def test_a_task_is_a_table_that_sorts_searches_and_leads_to_its_rows(tab, address):
+    opened(tab, address, view="table", task="ioi")
+    until(tab, "document.querySelectorAll('.prompts tbody tr').length === 24")
+    clicked(tab, ".prompts th:nth-child(5) .sort")
+    values = (
+        "[...document.querySelectorAll('.prompts tbody tr')].map(r => Number(r.cells[4].innerText.replace('−', '-')))"
+    )
+    sorted_values = tab.evaluate(values)
+    assert sorted_values == sorted(sorted_values, reverse=True)
+    assert tab.evaluate("document.querySelector('.prompts th:nth-child(5)').ariaSort") == "descending"
+    clicked(tab, ".prompts th:nth-child(5) .sort")
+    assert tab.evaluate(values) == sorted_values[::-1]
+    group = tab.evaluate("document.querySelector('.prompts tbody tr').cells[3].innerText")
+    chosen(tab, ".asked select[aria-label=group]", group)
+    assert set(tab.evaluate("[...document.querySelectorAll('.prompts tbody tr')].map(r => r.cells[3].innerText)")) == {
+        group
+    }
+    tab.evaluate(
+        "(() => { const s = document.querySelector('.asked input[type=search]'); s.value = 'no such words';"
+        " s.dispatchEvent(new Event('input')) })()"
+    )
+    assert "no row" in tab.evaluate("document.querySelector('.asked figure').innerText")
+    tab.evaluate(
+        "(() => { const s = document.querySelector('.asked input[type=search]'); s.value = '';"
+        " s.dispatchEvent(new Event('input')) })()"
+    )
+    clicked(tab, ".prompts tbody .row")
+    assert tab.evaluate("document.getElementById('field-prompt').value")
+    assert {"prompt", "target", "foil", "corrupt"} <= set(state_of(tab))
+    # the table follows the changes
+    clicked(tab, ".new-change button")
+    until(tab, "[...document.querySelectorAll('.prompts th')].some(h => h.innerText.startsWith('before'))")
+
+
+def test_lines_of_json_are_a_table_and_a_mistake_is_said_by_its_line(tab, address):
+    opened(tab, address, view="table")
+    until(tab, "!!document.querySelector('.table-form')")
+    chosen(tab, ".table-form select", "")
+    lines = '{"prompt": "Mary went to the", "target": " store", "kind": "<b>place</b>"}\n{"prompt": 3}'
+    tab.evaluate(f"document.querySelector('.own-lines textarea').value = {json.dumps(lines)}")
+    clicked(tab, ".table-form button")
+    assert "line 2" in until(tab, "document.querySelector('.asked [aria-live] .warn')?.innerText")
+    tab.evaluate(f"document.querySelector('.own-lines textarea').value = {json.dumps(lines.splitlines()[0])}")
+    clicked(tab, ".table-form button")
+    assert "<b>place</b>" in until(tab, "document.querySelector('.prompts tbody')?.innerText")
+
+
+def test_heads_are_thumbnails_and_one_is_large(tab, address):
+    opened(tab, address, prompt=PROMPT, view="attention", layer="2", head="3")
+    until(tab, "document.querySelectorAll('.thumb').length === 5")
+    assert tab.evaluate("document.querySelector('.thumb[aria-pressed=true]').ariaLabel") == "L2H3"
+    clicked(tab, ".thumb:nth-child(2)")
+    assert state_of(tab)["head"] == "1"
+    assert "L2H1" in tab.evaluate("document.querySelector('.asked .grid').ariaLabel")
+    chosen(tab, ".chooser select", "0")
+    until(tab, "document.querySelector('.thumb')?.ariaLabel === 'L0H0'")
+    assert state_of(tab)["layer"] == "0"
+
+
+def test_patching_asks_for_a_counterfactual_and_shows_where_the_answer_comes_back(tab, address):
+    opened(tab, address, prompt=PROMPT)
+    until(tab, FIRST)
+    clicked(tab, ".questions button[data-name=patching]")
+    assert "counterfactual" in until(tab, "document.querySelector('.asked .note')?.innerText")
+    typed(tab, "corrupt", PROMPT.replace("John gave", "Mary gave"))
+    clicked(tab, ".questions button[data-name=patching]")
+    until(tab, "document.querySelectorAll('.asked .patching .grid').length === 2")
+    assert "Mary" in tab.evaluate("document.querySelector('.asked .note .target').innerText")
+
+
+VIEWS = ("effects", "features", "attention", "table", "patching")
+LOOKED_AT = {"prompt": PROMPT, "corrupt": PROMPT.replace("John gave", "Mary gave"), "task": "ioi"}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_scrolls_sideways_on_a_phone_in_light_and_dark(tab, address, view):
     for dark in (False, True):
         tab.look(width=360, dark=dark)
-        tab.open("about:blank")
-        tab.open(f"{address}#{state}")
-        until(tab, "!!document.querySelector('.asked .grid')")
+        opened(tab, address, view=view, **LOOKED_AT)
+        until(tab, "!!document.querySelector('.asked figure')")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_everything_can_be_named_by_a_screen_reader(tab, address):
-    tab.open(address)
-    typed(tab, "prompt", PROMPT)
+@pytest.mark.parametrize("view", ["", *VIEWS])
+def test_everything_can_be_named_by_a_screen_reader(tab, address, view):
+    opened(tab, address, view=view, **LOOKED_AT)
     until(tab, FIRST)
+    if view:
+        until(tab, "!!document.querySelector('.asked figure')")
     nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
     unnamed = [
         node["role"]["value"]

@@ -1,20 +1,25 @@
-// The parts of the model that are turned up or down, a slider each: 0 takes a part away, 1 leaves it as it is.
+// The parts of the model that are turned up or down, a slider each: 0 takes a part away, 1 leaves it as it is. Of a
+// direction the strength is set, and 0 leaves the model as it is.
 
 import { h, put } from "../kit/dom.js";
 import { setting } from "../kit/numbers.js";
 import { changeName } from "./state.js";
 
-const PARTS = { head: ["layer", "head"], mlp: ["layer"], attention: ["layer"], neuron: ["layer", "unit"] };
+const NUMBERS = { head: ["layer", "head"], mlp: ["layer"], attention: ["layer"], neuron: ["layer", "unit"], feature: ["unit"], direction: [] };
 
-export function changesView({ model, onChange }) {
+export function changesView({ model, shelf, onChange }) {
   const list = h("ul", { class: "changes" });
+  const shelves = { feature: Object.keys(shelf.dictionaries ?? {}), direction: Object.keys(shelf.directions ?? {}) };
+  const parts = Object.keys(NUMBERS).filter((name) => !(name in shelves) || shelves[name].length);
   const part = h(
     "select",
     { "aria-label": "part", on: { change: () => enable() } },
-    Object.keys(PARTS).map((name) => h("option", { value: name }, name)),
+    parts.map((name) => h("option", { value: name }, name)),
   );
+  const named = h("select", { "aria-label": "name" });
   const layer = numeric("layer", model.n_layers - 1);
   const inner = numeric("number", null);
+  const add = h("button", { type: "submit" });
   const form = h(
     "form",
     {
@@ -22,25 +27,36 @@ export function changesView({ model, onChange }) {
       on: {
         submit: (event) => {
           event.preventDefault();
-          const [, second] = PARTS[part.value];
-          const change = { part: part.value, layer: Number(layer.value), factor: 0 };
+          const numbers = NUMBERS[part.value];
+          const change = { part: part.value };
+          if (part.value === "feature") change.dictionary = named.value;
+          if (part.value === "direction") change.direction = named.value;
+          if (numbers.includes("layer")) change.layer = Number(layer.value);
+          const second = numbers.find((name) => name !== "layer");
           if (second) change[second] = Number(inner.value);
-          onChange((changes) => [...without(changes, change), change]);
+          onChange((changes) => [...without(changes, change), begun(change)]);
         },
       },
     },
     part,
+    named,
     layer,
     inner,
-    h("button", { type: "submit" }, "take away"),
+    add,
   );
 
   function enable() {
-    const second = PARTS[part.value][1];
+    const numbers = NUMBERS[part.value];
+    const second = numbers.find((name) => name !== "layer");
+    const names = shelves[part.value];
+    put(named, (names ?? []).map((name) => h("option", { value: name }, name)));
+    named.hidden = !names;
+    layer.hidden = !numbers.includes("layer");
     inner.hidden = !second;
     inner.max = second === "head" ? model.n_heads - 1 : "";
     inner.setAttribute("aria-label", second ?? "");
     inner.title = second ?? "";
+    put(add, part.value === "direction" ? "add" : "take away");
   }
   enable();
 
@@ -51,18 +67,20 @@ export function changesView({ model, onChange }) {
         list,
         changes.map((change) => {
           const name = changeName(change);
-          const value = h("output", {}, `× ${setting(change.factor)}`);
+          const key = change.part === "direction" ? "strength" : "factor";
+          const told = () => (key === "factor" ? `× ${setting(change.factor)}` : `${change.strength < 0 ? "" : "+"}${setting(change.strength)}`);
+          const value = h("output", {}, told());
           const slider = h("input", {
             type: "range",
-            min: -1,
+            min: key === "factor" ? -1 : -3,
             max: 3,
             step: 0.1,
-            value: change.factor,
-            "aria-label": `factor of ${name}`,
+            value: change[key],
+            "aria-label": `${key} of ${name}`,
             on: {
               input: () => {
-                change.factor = Number(slider.value);
-                put(value, `× ${setting(change.factor)}`);
+                change[key] = Number(slider.value);
+                put(value, told());
                 onChange((all) => all, { redraw: false });
               },
             },
@@ -72,7 +90,7 @@ export function changesView({ model, onChange }) {
             { title: `leave ${name} as it is`, "aria-label": `leave ${name} as it is`, on: { click: () => onChange((all) => all.filter((other) => other !== change)) } },
             "×",
           );
-          return h("li", {}, h("b", { class: "mono" }, name), slider, value, remove);
+          return h("li", {}, h("b", { class: "mono", title: name }, name), slider, value, remove);
         }),
       );
     },
@@ -81,6 +99,9 @@ export function changesView({ model, onChange }) {
 
 const numeric = (label, most) =>
   h("input", { type: "number", min: 0, max: most, value: 0, required: true, "aria-label": label, title: label });
+
+/** A change as it begins: a part taken away, a direction added once. */
+export const begun = (change) => (change.part === "direction" ? { ...change, strength: 1 } : { ...change, factor: 0 });
 
 /** The changes without one of the same part. */
 export const without = (changes, change) => changes.filter((other) => changeName(other) !== changeName(change));

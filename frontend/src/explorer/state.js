@@ -1,12 +1,12 @@
 // What is being looked at, kept in the address after #, so that a link leads back to it.
 
-export const START = { prompt: "", target: "", foil: "", corrupt: "", changes: [], view: "" };
+export const START = { prompt: "", target: "", foil: "", corrupt: "", changes: [], view: "", layer: "", head: "", dictionary: "", task: "", seed: "" };
 
 export function readState() {
   try {
     const held = JSON.parse(decodeURIComponent(location.hash.slice(1)));
     const texts = Object.keys(START).filter((name) => [START, held].every((one) => typeof one[name] === "string"));
-    const changes = Array.isArray(held.changes) ? held.changes.filter((change) => typeof change === "object") : [];
+    const changes = Array.isArray(held.changes) ? held.changes.filter((change) => change && typeof change === "object") : [];
     return { ...START, ...Object.fromEntries(texts.map((name) => [name, held[name]])), changes };
   } catch {
     return { ...START };
@@ -23,8 +23,10 @@ export const contrast = ({ prompt, target, foil }) =>
   Object.fromEntries(Object.entries({ prompt, target, foil }).filter(([, text]) => text));
 
 /** What people call a changed part. */
-export function changeName({ part, layer, head, unit }) {
+export function changeName({ part, layer, head, unit, dictionary, direction }) {
   if (part === "head") return `L${layer}H${head}`;
   if (part === "neuron") return `L${layer}N${unit}`;
+  if (part === "feature") return `${dictionary} ${unit}`;
+  if (part === "direction") return `${direction}`;
   return part === "mlp" ? `MLP ${layer}` : `attention ${layer}`;
 }

@@ -5,19 +5,19 @@ import { masthead } from "../kit/masthead.js";
 import { size } from "../kit/numbers.js";
 import { mountTooltip } from "../kit/tooltip.js";
 import { ask } from "../explorer/ask.js";
-import { changesView, without } from "../explorer/changes.js";
-import { effectsView } from "../explorer/effects.js";
+import { begun, changesView, without } from "../explorer/changes.js";
 import { predictionView } from "../explorer/prediction.js";
 import { contrast, keepState, readState } from "../explorer/state.js";
+import { controlsOf, framed, viewsOf } from "../explorer/views.js";
 
 const PAUSE = 180; // milliseconds after a keystroke
-const WITH_COUNTERFACTUAL = new Set(["story", "effects"]);
 
-const { model, questions } = JSON.parse(document.getElementById("document").textContent);
+const { model, questions, shelf } = JSON.parse(document.getElementById("document").textContent);
 let state = readState();
 let quick = null;
 let slow = null;
 let timer = 0;
+let drawn = ""; // the form of the answer that stands below
 
 const field = (name, label, hint, area = false) => {
   const input = h(area ? "textarea" : "input", {
@@ -40,27 +40,33 @@ const problem = h("p", { class: "warn", role: "alert" });
 const next = predictionView({ onTarget: (text) => edited({ target: text }), onFoil: (text) => edited({ foil: text }) });
 const changes = changesView({
   model,
+  shelf,
   onChange: (change, { redraw = true } = {}) => {
     state.changes = change(state.changes);
     if (redraw) changes.draw(state.changes);
     edited({});
   },
 });
-const asked = h("div", { class: "asked", "aria-live": "polite" });
-const buttons = Object.entries(questions)
-  .filter(([name]) => name !== "prediction")
-  .map(([name, title]) => h("button", { "data-name": name, on: { click: () => show(name) } }, title));
+const views = viewsOf({ model, shelf, now: () => state, edited, onPick: takeAway, again: (part) => { edited(part, { ask: false }); show(state.view); } });
+const controls = h("div", { class: "controls" });
+const answer = h("div", { "aria-live": "polite" });
+const asked = h("div", { class: "asked" }, controls, answer);
+const offered = Object.entries(questions).filter(([name]) => name !== "prediction" && (name !== "features" || Object.keys(shelf.dictionaries ?? {}).length));
+const buttons = offered.map(([name, title]) => h("button", { "data-name": name, on: { click: () => show(name) } }, title));
 
-function edited(part) {
+function edited(part, { ask: asking = true } = {}) {
   state = { ...state, ...part };
   for (const { name, input } of fields) if (input.value !== state[name]) input.value = state[name];
   keepState(state);
+  if (!asking) return;
   clearTimeout(timer);
   timer = setTimeout(predict, PAUSE);
 }
 
 async function predict() {
   quick?.abort();
+  const view = views[state.view];
+  if (view?.live && drawn && drawn !== JSON.stringify(view.form(state))) show(state.view);
   if (!state.prompt) return;
   const mine = (quick = new AbortController());
   try {
@@ -75,38 +81,40 @@ async function predict() {
 async function show(name) {
   slow?.abort();
   const mine = (slow = new AbortController());
+  const view = views[name] ?? {};
+  if (state.view !== name || !controls.childElementCount) controlsOf(controls, view);
   state.view = name;
   keepState(state);
+  drawn = "";
   for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.name === name);
+  const lacking = view.lacks?.(state) || (state.prompt || view.alone ? "" : "Type a prompt first.");
+  if (lacking) return put(answer, h("p", { class: "note" }, lacking));
   const line = h("span", {}, "waiting …");
   const bar = h("progress", {});
-  put(asked, h("p", { class: "running" }, line, bar, h("button", { on: { click: () => mine.abort() } }, "cancel")));
-  const form = contrast(state);
-  if (state.corrupt && WITH_COUNTERFACTUAL.has(name)) form.corrupt = state.corrupt;
+  const running = h("p", { class: "running" }, line, bar, h("button", { on: { click: () => mine.abort() } }, "cancel"));
+  const form = (view.form ?? contrast)(state);
   const onProgress = ({ state: stage, what, n, total }) => {
+    if (!running.isConnected) put(answer, running);
     put(line, stage === "waiting" ? "waiting for others’ questions …" : `${what || "working"} …`);
     if (total) Object.assign(bar, { max: total, value: n });
     else bar.removeAttribute("value");
   };
+  if (!view.live) put(answer, running); // what follows the changes stands until it is drawn anew
   try {
     const { document, job } = await ask(name, form, { signal: mine.signal, onProgress });
-    if (document.kind === "caseback.effects") {
-      put(asked, effectsView(document, { onPick: (part) => takeAway(part) }));
-    } else {
-      const address = `/api/jobs/${job}/page`;
-      put(
-        asked,
-        h("p", { class: "note" }, h("a", { href: address, target: "_blank", rel: "noopener" }, "Open this page by itself"), " to save or share it."),
-        h("iframe", { src: address, title: questions[name], sandbox: "allow-scripts allow-downloads" }),
-      );
-    }
+    if (mine !== slow) return;
+    put(answer, view.draw ? view.draw(document) : framed(job, questions[name]));
+    drawn = JSON.stringify(form);
   } catch (error) {
-    put(asked, h("p", { class: error.name === "AbortError" ? "note" : "warn", role: "alert" }, error.name === "AbortError" ? "Canceled." : error.message));
+    if (mine !== slow) return;
+    const canceled = error.name === "AbortError";
+    put(answer, h("p", { class: canceled ? "note" : "warn", role: "alert" }, canceled ? "Canceled." : error.message));
+    drawn = canceled ? "" : JSON.stringify(form);
   }
 }
 
 function takeAway(part) {
-  const change = { ...part, factor: 0 };
+  const change = begun(part);
   state.changes = [...without(state.changes, change), change];
   changes.draw(state.changes);
   edited({});
@@ -129,4 +137,4 @@ document.getElementById("page").append(
 changes.draw(state.changes);
 edited({});
 document.documentElement.dataset.ready = "";
-if (state.view in questions && state.prompt) show(state.view);
+if (state.view in questions && (state.prompt || views[state.view]?.alone)) show(state.view);

@@ -378,6 +378,23 @@ class Dictionaries(Group):
     ] = None
 
 
+class DirectionsFile(Group):
+    """Directions that were found before."""
+
+    directions: Annotated[
+        Path | None, Option(help="Directions from a file, as save_directions wrote them, or a GGUF control vector.")
+    ] = None
+
+
+class DirectionsFiles(Group):
+    """Several files of directions."""
+
+    directions: Annotated[
+        list[Path] | None,
+        Option(help="Directions that can be added, as save_directions wrote them; give it again for each."),
+    ] = None
+
+
 class Grain(Dictionaries):
     """What the nodes of a circuit are."""
 

@@ -122,6 +122,16 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "server_answer_bytes": Limit(2**27, "bytes of answers", "the oldest are forgotten, and computed again"),
         "server_clients": Limit(256, "connections", "each holds a request in memory"),
         "server_jobs": Limit(256, "jobs that are remembered", "the oldest that have ended are forgotten"),
+        "server_table_rows": Limit(256, "rows of a table", "they are run together"),
+        "server_table_tokens": Limit(2**14, "tokens of a table, padding included", "minutes on a CPU"),
+        # what a remote model asks of a server at once
+        "server_call_bytes": Limit(2**24, "bytes of a call", "edits with tensors, or a run to exchange with"),
+        "server_bodies_bytes": Limit(2**27, "bytes of all bodies in hand", "what all clients may send together"),
+        "server_run_tokens": Limit(4096, "tokens, padding included", "the logits of all of them are formed at once"),
+        "server_run_bytes": Limit(2**26, "bytes of one answer", "it is kept with the others"),
+        "server_edits": Limit(4096, "edits of a call", "each is resolved for every prompt"),
+        "server_run_edits": Limit(256, "edits of one run", "they act one after another"),
+        "remote_answer_bytes": Limit(2**28, "bytes of an answer", "a server that sends more is not read on"),
         # lines of files
         "corpus_lines": Limit(256, "lines", "a tokenizer is faster on many"),
         "record_lines": Limit(64, "lines", "a record of JSON is looked for in as many"),

@@ -92,7 +92,9 @@ def _passed(check: Check, value: Any, call: str) -> Any:
         return check(value)
     except Refused as refused:
         kind = OutOfRange if isinstance(refused, Beyond) else ArgumentError
-        raise kind(f"{call}{_short(value)}): expected {refused}") from None
+        # what a class says of itself where something else is asked for
+        hint = getattr(type(value), "argument_hint", "")
+        raise kind(f"{call}{_short(value)}): expected {refused}{hint}") from None
 
 
 def _short(value: Any) -> str:

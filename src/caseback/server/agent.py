@@ -34,6 +34,7 @@ from caseback.reports.result_json import result_json
 from caseback.reports.tables.techniques import technique_row, technique_rows
 from caseback.server.asked import Effects, Graph, Inputs, Prediction, Story
 from caseback.server.questions import QUESTIONS
+from caseback.server.shelf import Shelf
 from caseback.views.page.kinds import PAGES, page_html
 
 METRICS = ("logit_diff", "logit", "prob", "log_prob", "prob_diff")
@@ -179,7 +180,7 @@ class _Desk:
 
     def _answer(self, name: str, form: Any) -> dict[str, Any]:
         with self._in_time():
-            return QUESTIONS[name].answer(self.model, form)
+            return QUESTIONS[name].answer(self.model, form, Shelf())
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:

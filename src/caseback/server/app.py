@@ -3,13 +3,14 @@
     GET    /                     the page
     GET    /api/model            the model's facts, and what can be asked with which form
     POST   /api/ask/NAME         a quick question's document; or 202 and a job
+    POST   /api/CALL             what a remote model asks: a message in, a message out; or 202 and a job
     GET    /api/jobs/ID          state and progress; the document once it is there
     GET    /api/jobs/ID/page     the document's page
     DELETE /api/jobs/ID          cancel it
 
 Whoever asks must name the host as it was started (a page of another site cannot, whatever its name resolves to), send
-JSON (which other sites' pages may not), and where there is a token, have it: as a bearer, or as the cookie that
-``/?token=`` sets. Mistakes are answered ``{"error": words}``.
+JSON or a message (which pages of other sites may not), and where there is a token, have it: as a bearer, or as the
+cookie that ``/?token=`` sets. Mistakes are answered ``{"error": words}``.
 """
 
 from __future__ import annotations
@@ -31,17 +32,29 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.budget import limit
 from caseback.jobs.json_text import parse_json
+from caseback.model.remote.messages import KIND
 from caseback.model.running.model import Model
 from caseback.reports.model_facts import model_facts
+from caseback.server.calls import CALLS, remote_facts
+from caseback.server.calls import Message as Sent
 from caseback.server.desk import Busy, Desk, Job
 from caseback.server.questions import QUESTIONS
+from caseback.server.shelf import Shelf, standing
+from caseback.tasks import names
 from caseback.views.page.explorer import EXPLORER_PAGE, explorer_document
 from caseback.views.page.kinds import PAGES, page_html
 
 COOKIE = "caseback"
+WAIT = 2.0  # seconds until a call becomes a job that is asked about
 
 
-def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"), token: str | None = None) -> FastAPI:
+def explorer(
+    model: Model,
+    *,
+    hosts: Sequence[str] = ("127.0.0.1", "localhost"),
+    token: str | None = None,
+    shelf: Shelf | None = None,
+) -> FastAPI:
     """The application that serves one model.
 
     Parameters
@@ -52,23 +65,31 @@ def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"),
         The names under which it may be asked.
     token
         What a client must have; None takes anybody's questions.
+    shelf
+        Dictionaries and directions that clients may name; none by default.
     """
-    desk = Desk(model)
+    shelf = shelf or Shelf()
+    desk = Desk(model, shelf)
 
     @asynccontextmanager
     async def open_desk(_: FastAPI) -> AsyncIterator[None]:
-        with desk:
+        with standing(model, shelf), desk:
             yield
 
     app = FastAPI(title="caseback", docs_url=None, redoc_url=None, openapi_url=None, lifespan=open_desk)
-    app.add_middleware(Bounded, most=limit("server_body_bytes"))
+    larger = dict.fromkeys((f"/api/{name}" for name in CALLS), limit("server_call_bytes"))
+    # the limits that hold here, where the application is made
+    limits = {"most": limit("server_body_bytes"), "calls": larger, "together": limit("server_bodies_bytes")}
+    app.add_middleware(Bounded, **limits)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     app.add_middleware(Guarded, token=token)
 
+    start = explorer_document(model_facts(model), _titles(), {**shelf.facts(), "tasks": sorted(names())})
+
     @app.get("/")
     async def page(request: Request) -> Response:
-        response = HTMLResponse(EXPLORER_PAGE.html(explorer_document(model_facts(model), _titles())))
+        response = HTMLResponse(EXPLORER_PAGE.html(start))
         if token is not None:
             response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
         return response
@@ -76,7 +97,8 @@ def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"),
     @app.get("/api/model")
     async def facts() -> dict[str, Any]:
         forms = {name: question.form.model_json_schema() for name, question in QUESTIONS.items()}
-        return {"model": model_facts(model), "questions": _titles(), "forms": forms}
+        about = {"model": model_facts(model), "questions": _titles(), "forms": forms}
+        return {**about, **shelf.facts(), "remote": remote_facts(model)}
 
     @app.post("/api/ask/{name}")
     async def ask(name: str, request: Request) -> Response:
@@ -89,6 +111,18 @@ def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"),
         if not QUESTIONS[name].quick and not job.answer.done():
             return JSONResponse(_about(job), status_code=202)
         return await _answer(job)
+
+    @app.post("/api/{name}")
+    async def call(name: str, request: Request) -> Response:
+        if name not in CALLS:
+            return _error(404, f"nothing is called {name!r}. {did_you_mean(name, CALLS)}")
+        if request.headers.get("content-type", "") != KIND:
+            return _error(415, f"expected a message as cb.connect sends it, content type {KIND}")
+        job = desk.ask(name, Sent(await request.body()))
+        ended, _ = await asyncio.wait([answer := asyncio.wrap_future(job.answer)], timeout=WAIT)
+        if ended and not answer.cancelled():
+            answer.exception()  # looked at here, told by _answer
+        return await _answer(job) if job.answer.done() else JSONResponse(_about(job), status_code=202)
 
     @app.get("/api/jobs/{id}")
     async def job(id: str) -> Response:
@@ -116,7 +150,7 @@ def explorer(model: Model, *, hosts: Sequence[str] = ("127.0.0.1", "localhost"),
 
     @app.exception_handler(CasebackError)
     async def refused(_: Request, error: CasebackError) -> Response:
-        return _error(429 if isinstance(error, Busy) else 400, str(error))
+        return _refusal(error)
 
     @app.exception_handler(ValueError)
     async def unreadable(_: Request, error: ValueError) -> Response:
@@ -141,8 +175,9 @@ def _titles() -> dict[str, str]:
 
 def _about(job: Job) -> dict[str, Any]:
     what, n, total = job.progress or ("", 0, None)
-    error = str(job.answer.exception()) if job.state == "failed" else None
-    return {"job": job.id, "state": job.state, "what": what, "n": n, "total": total, "error": error}
+    error = job.answer.exception() if job.state == "failed" else None
+    about = {"job": job.id, "state": job.state, "what": what, "n": n, "total": total}
+    return {**about, "error": None if error is None else str(error), "raised": type(error).__name__ if error else None}
 
 
 async def _answer(job: Job) -> Response:
@@ -152,18 +187,24 @@ async def _answer(job: Job) -> Response:
     except asyncio.CancelledError:
         return _error(409, "canceled")
     except CasebackError as error:
-        return _error(400, str(error))
+        return _refusal(error)
     except Exception as error:
         return _error(500, f"{type(error).__name__}: {error}; the server's own terminal has more")
-    return Response(body, media_type="application/json", headers={"X-Caseback-Job": job.id})
+    return Response(
+        body, media_type=KIND if job.name in CALLS else "application/json", headers={"X-Caseback-Job": job.id}
+    )
 
 
 def _forgotten(id: str) -> Response:
     return _error(404, f"no answer of a job {id!r} here: ask again")
 
 
-def _error(status: int, words: str) -> Response:
-    return JSONResponse({"error": words}, status_code=status)
+def _refusal(error: CasebackError) -> Response:
+    return _error(429 if isinstance(error, Busy) else 400, str(error), type(error).__name__)
+
+
+def _error(status: int, words: str, raised: str | None = None) -> Response:
+    return JSONResponse({"error": words} | ({"raised": raised} if raised else {}), status_code=status)
 
 
 class Guarded:
@@ -203,30 +244,40 @@ def _has_token(request: Request, token: str) -> bool:
 
 
 class Bounded:
-    """Refuses bodies of more bytes than ``most``, however they are sent."""
+    """Refuses bodies of more bytes than ``most``, or than ``calls`` says of their path, and more than ``together``."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most = app, most
+    def __init__(self, app: ASGIApp, most: int, calls: Mapping[str, int], together: int) -> None:
+        self.app, self.most, self.calls, self.together = app, most, calls, together
+        self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what comes in, and answer in place of the application where it is too much."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if message["type"] == "http.disconnect":
-                return
-            if len(body) > self.most:
-                await _error(413, f"a body of more than {self.most} bytes")(scope, receive, send)
-                return
-            if not message.get("more_body", False):
-                break
-        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        most, parts, size = self.calls.get(scope["path"], self.most), [], 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                self.held += len(parts[-1])
+                if size > most:
+                    await _error(413, f"a body of more than {most} bytes")(scope, receive, send)
+                    return
+                if self.held > self.together:
+                    await _error(429, "too much is being sent at once: ask again in a while")(scope, receive, send)
+                    return
+                if not message.get("more_body", False):
+                    break
+            whole: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+            parts.clear()
 
-        async def replay() -> Message:
-            return whole.pop() if whole else await receive()
+            async def replay() -> Message:
+                return whole.pop() if whole else await receive()
 
-        await self.app(scope, replay, send)
+            await self.app(scope, replay, send)
+        finally:
+            self.held -= size

@@ -1,14 +1,14 @@
-"""Where questions wait, are answered one at a time, and answers are kept: two lines, one for what is quick.
+"""Where questions wait, are answered one at a time, and answers are kept.
 
-An answer depends on the question and the model alone, so the same question is answered once, for however many ask it,
-and read from what is kept until that is full. A line is a thread; both use one model, whose passes wait for each other,
-so a quick question waits for a pass of a long job, not for the job.
+There is a line for what is quick, one for jobs and one for the calls of remote models. An answer depends on the
+question and the model alone, so the same question is answered once, for however many ask it, and read from what is kept
+until that is full. A line is a thread; all use one model, whose passes wait for each other, so a quick question waits
+for a pass of a long job, not for the job.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import traceback
 from collections import OrderedDict, deque
@@ -21,7 +21,12 @@ from caseback.jobs.budget import limit
 from caseback.jobs.progress import watched
 from caseback.model.running.model import Model
 from caseback.server.asked import Form
-from caseback.server.questions import QUESTIONS
+from caseback.server.calls import CALLS, Call, Message
+from caseback.server.questions import QUESTIONS, Question
+from caseback.server.shelf import Shelf
+
+EMPTY = Shelf()
+LINES = ("quick", "calls", "jobs")
 
 
 class Busy(CasebackError):
@@ -37,7 +42,7 @@ class Job:
     id
         What clients call it.
     name, form
-        The question.
+        The question; once it is answered the form is let go.
     answer
         Where the document will be, as JSON text, or the error.
     progress
@@ -46,7 +51,7 @@ class Job:
 
     id: str
     name: str
-    form: Form
+    form: Form | Message | None
     answer: Future[bytes] = field(default_factory=Future)
     progress: tuple[str, int, int | None] | None = None
     canceled: bool = False
@@ -72,6 +77,10 @@ class Job:
             raise CancelledError
 
 
+def _asked(name: str) -> Question | Call:
+    return CALLS[name] if name in CALLS else QUESTIONS[name]
+
+
 class Desk:
     """Takes questions to one model, within a ``with``.
 
@@ -79,20 +88,21 @@ class Desk:
     ----------
     model
         The model.
+    shelf
+        The dictionaries and directions that questions may name.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, shelf: Shelf = EMPTY) -> None:
+        self.model, self.shelf = model, shelf
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._by_question: dict[str, Job] = {}
         self._lock = threading.Condition()
-        self._lines: dict[bool, deque[Job]] = {True: deque(), False: deque()}
+        self._lines: dict[str, deque[Job]] = {line: deque() for line in LINES}
         self._ids = itertools.count(1)
         self._open = True
         # with the limits that hold here, where the desk is opened
         self._threads = [
-            threading.Thread(target=copy_context().run, args=(self._work, quick), daemon=True)
-            for quick in (True, False)
+            threading.Thread(target=copy_context().run, args=(self._work, line), daemon=True) for line in LINES
         ]
 
     def __enter__(self) -> Desk:
@@ -101,7 +111,7 @@ class Desk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Cancel what waits and what runs, and end both lines."""
+        """Cancel what waits and what runs, and end the lines."""
         with self._lock:
             self._open = False
             for job in self._jobs.values():
@@ -111,7 +121,7 @@ class Desk:
         for thread in self._threads:
             thread.join()
 
-    def ask(self, name: str, form: Form) -> Job:
+    def ask(self, name: str, form: Form | Message) -> Job:
         """The job of a question: a new one, or that of whoever asked the same.
 
         Raises
@@ -119,15 +129,19 @@ class Desk:
         Busy
             If too many questions wait.
         """
-        question = f"{name} {form.model_dump_json()}"
+        question = f"{name} {form.key()}"
         with self._lock:
             job = self._by_question.get(question)
             if job is not None and not job.canceled and job.state != "failed":
                 self._jobs.move_to_end(job.id)
                 return job
-            line = self._lines[QUESTIONS[name].quick]
+            line = self._lines[_asked(name).line]
             if len(line) >= (most := limit("server_waiting")):
                 raise Busy(f"{most} questions wait already: ask again in a while")
+            if sum(waiting.form.size() for waiting in line if waiting.form) + form.size() > limit(
+                "server_bodies_bytes"
+            ):
+                raise Busy("more is waiting already than this server holds: ask again in a while")
             job = Job(f"{next(self._ids)}", name, form)
             self._jobs[job.id] = self._by_question[question] = job
             self._forget()
@@ -140,8 +154,8 @@ class Desk:
         with self._lock:
             return self._jobs.get(id)
 
-    def _work(self, quick: bool) -> None:
-        line = self._lines[quick]
+    def _work(self, name: str) -> None:
+        line = self._lines[name]
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: line or not self._open)
@@ -152,10 +166,11 @@ class Desk:
                 self._answer(job)
 
     def _answer(self, job: Job) -> None:
+        form, job.form = job.form, None
         try:
             with watched(job.watch):
-                document = QUESTIONS[job.name].answer(self.model, job.form)
-            job.answer.set_result(json.dumps(document, allow_nan=False).encode())
+                answer = _asked(job.name).written(self.model, form, self.shelf)
+            job.answer.set_result(answer)
         except CancelledError as error:
             job.answer.set_exception(error)
         except Exception as error:  # a job that fails is told to who asked, and the next one is answered

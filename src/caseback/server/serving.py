@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
+from typing import Any
 
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.model.running.model import Model
+from caseback.server.shelf import Shelf
 
 
 def serve(
@@ -18,6 +22,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8765,
     token: str | None = None,
+    shelf: Shelf | None = None,
     ready: Callable[[str], None] = print,
 ) -> None:
     """Serve the explorer of a model until interrupted.
@@ -30,6 +35,8 @@ def serve(
         Where it listens; port 0 takes a free one.
     token
         What clients must have. By default none on this machine alone, and a random one elsewhere.
+    shelf
+        Dictionaries and directions that clients may name; none by default.
     ready
         Given the address once it can be opened.
 
@@ -38,6 +45,61 @@ def serve(
     CasebackError
         Where the extra ``explorer`` is not installed, the port is taken, or the host is none of this machine's.
     """
+    with _server(model, host, port, token, shelf) as (server, address, listening):
+        ready(address)
+        server.run(sockets=[listening])
+
+
+@contextmanager
+def served(
+    model: Model,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
+    shelf: Shelf | None = None,
+) -> Iterator[str]:
+    """An explorer that runs beside the program, for as long as the block does.
+
+    Parameters
+    ----------
+    model
+        The model.
+    host, port, token, shelf
+        As for ``serve``; the port is any free one.
+
+    Yields
+    ------
+    str
+        Its address, token included.
+
+    Raises
+    ------
+    CasebackError
+        As ``serve``.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> with served(cb.load("meadow")) as address:
+    ...     cb.connect(address).n_layers
+    4
+    """
+    with _server(model, host, port, token, shelf) as (server, address, listening):
+        # a daemon: a program that ends in the block does not wait for it
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def _server(
+    model: Model, host: str, port: int, token: str | None, shelf: Shelf | None
+) -> Iterator[tuple[Any, str, socket.socket]]:
     try:
         import uvicorn
 
@@ -51,21 +113,20 @@ def serve(
             "a token of other signs than letters and digits of ASCII: give such, or none for a random one"
         )
     listening = _listen(host, port)
-    port = listening.getsockname()[1]
-    local = _is_loopback(host)
-    if token is None and not local:
-        token = secrets.token_hex(16)
-    names = {host, f"{host}:{port}"} | ({"127.0.0.1", "localhost"} if local else {"*"})
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/" + (f"?token={token}" if token else "")
-    config = uvicorn.Config(
-        explorer(model, hosts=sorted(names), token=token),
-        log_level="error",
-        limit_concurrency=limit("server_clients"),
-        timeout_graceful_shutdown=2,
-    )
     with listening:
-        ready(address)
-        uvicorn.Server(config).run(sockets=[listening])
+        port = listening.getsockname()[1]
+        local = _is_loopback(host)
+        if token is None and not local:
+            token = secrets.token_hex(16)
+        names = {host, f"{host}:{port}"} | ({"127.0.0.1", "localhost"} if local else {"*"})
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/" + (f"?token={token}" if token else "")
+        config = uvicorn.Config(
+            explorer(model, hosts=sorted(names), token=token, shelf=shelf),
+            log_level="error",
+            limit_concurrency=limit("server_clients"),
+            timeout_graceful_shutdown=2,
+        )
+        yield uvicorn.Server(config), address, listening
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -76,6 +137,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # from now on whoever asks waits, rather than being refused, until there is an answer
     except (OSError, TypeError, ValueError) as error:  # a host that no socket takes
         listening.close()
         why = getattr(error, "strerror", None) or error

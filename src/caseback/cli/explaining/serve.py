@@ -1,12 +1,13 @@
 """`caseback serve`: the explorer of one model, in a browser."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from caseback.cli.loading import DEFAULT_MODEL, model_of, quiet
-from caseback.cli.options import ModelFiles, OfModel
+from caseback.cli.loading import DEFAULT_MODEL, dictionaries_of, model_of, quiet
+from caseback.cli.options import Dictionaries, DirectionsFiles, ModelFiles, OfModel
 from caseback.cli.with_options import with_options
 
 
@@ -18,6 +19,10 @@ def serve(
         str, Option(help="Where it listens: this machine alone, unless another of its addresses is given.")
     ] = "127.0.0.1",
     port: Annotated[int, Option(help="The port; 0 takes a free one.")] = 8765,
+    dictionaries: Dictionaries = Dictionaries().worded(
+        dictionaries="A dictionary whose features can be turned and looked at; give it again for each."
+    ),
+    vectors: DirectionsFiles = DirectionsFiles(),
     token: Annotated[
         str | None, Option(help="What clients must have; by default none on this machine, else a random one.")
     ] = None,
@@ -27,4 +32,24 @@ def serve(
         from caseback.server.serving import serve as serving
 
         loaded = model_of(OfModel(model=model, **vars(files)))
-    serving(loaded, host=host, port=port, token=token, ready=lambda at: typer.echo(f"{at}  (Ctrl-C ends it)"))
+        shelf = _shelf(loaded, dictionaries.dictionaries or [], vectors.directions or [])
+    serving(
+        loaded, host=host, port=port, token=token, shelf=shelf, ready=lambda at: typer.echo(f"{at}  (Ctrl-C ends it)")
+    )
+
+
+def _shelf(model: Any, dictionaries: list[Path], directions: list[Path]) -> Any:
+    """What clients may name, from files."""
+    from caseback.decode.directions import load_directions
+    from caseback.server.shelf import Shelf, names_of
+
+    files, loaded = [], []
+    for path in dictionaries:
+        held = dictionaries_of([path], model)
+        loaded += held
+        files += [path.stem] if len(held) == 1 else [f"{path.stem}_{one.facts.site.replace('.', '_')}" for one in held]
+    vectors = [load_directions(path, model=model) for path in directions]
+    return Shelf(
+        dict(zip(names_of(files), loaded, strict=True)),
+        dict(zip(names_of(path.stem for path in directions), vectors, strict=True)),
+    )

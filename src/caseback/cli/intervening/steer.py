@@ -11,6 +11,7 @@ from caseback.cli.inputs import measure, prompt_of
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import (
     Columns,
+    DirectionsFile,
     Generate,
     Ids,
     Layer,
@@ -39,9 +40,7 @@ def steer(
         list[str] | None, Option(help="A text that shows what is added; may be repeated, each with its --negative.")
     ] = None,
     negative: Annotated[list[str] | None, Option(help="A text that shows its contrast; may be repeated.")] = None,
-    directions: Annotated[
-        Path | None, Option(help="Directions from a file, as save_directions wrote them, or a GGUF control vector.")
-    ] = None,
+    vectors: DirectionsFile = DirectionsFile(),
     texts: Annotated[
         Path | None, Option(help="Labeled texts: .jsonl, .json, .csv, .tsv or .parquet, with columns text and label.")
     ] = None,
@@ -68,6 +67,7 @@ def steer(
     output: Output = Output(),
 ) -> None:
     """Add a direction to a model's states: continuations side by side, dose and response beside random vectors."""
+    directions = vectors.directions
     _expect_one_source(positive, negative, directions, texts)
     for name, given, known in (("--unit", unit, UNITS), ("--pos", tokens.pos, POS)):
         if given not in known:

@@ -278,7 +278,7 @@ def with_clean(
     return [(owner, site, edit.with_clean(run) if edit.awaits_clean else edit) for owner, site, edit in resolved]
 
 
-def _each(read: Any) -> list[Any]:
+def each_site(read: Any) -> list[Any]:
     """Sites as a list, even where only one is given, by name or as a pair with its layer."""
     pair = isinstance(read, tuple) and len(read) == 2 and isinstance(read[0], str) and not isinstance(read[1], str)
     return [read] if isinstance(read, str) or pair else list(read)
@@ -286,7 +286,7 @@ def _each(read: Any) -> list[Any]:
 
 def sites_read(anatomy: Anatomy, read: Any) -> list[Site]:
     """The sites that are asked for, in whatever form."""
-    return [site for given in _each(read) for site in anatomy.sites(given)]
+    return [site for given in each_site(read) for site in anatomy.sites(given)]
 
 
 def _found_again(hf: Any, tokenizer: Any, standing: Any, tokens: Tokens, acts: Any, logits: Any, edited: bool) -> Run:

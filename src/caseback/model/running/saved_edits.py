@@ -7,28 +7,17 @@ values that such an edit puts can be: as ``Replace`` or ``Mean``.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from torch import Tensor
 
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import EDITS
 from caseback.errors import EditError
 from caseback.model.arguments import checked
-from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
-from caseback.model.running.edits import Add, Edit, Mean, Noise, Project, Replace, Scale, Zero, listed
+from caseback.model.remote.records import OWN, Reader, Writer
+from caseback.model.running.edits import Edit, listed
 from caseback.model.running.run import Run
-
-ACTIONS = {
-    action.__name__: action
-    for action in (Zero, Replace, Add, Scale, Mean, Noise, Project, Affine, Tilt, Fade, Rotate, SideTerm, Codebook)
-}
-"""The edits that hold by themselves."""
 
 
 @checked
@@ -58,9 +47,11 @@ def save_edits(edits: Edit | Sequence[Edit], path: str | Path, *, provenance: Ma
     ...     [edit.describe() for edit in cb.load_edits(f"{folder}/calm")]
     ['Zero z L1H2', 'Scale mlp_out L0']
     """
-    tensors: dict[str, Tensor] = {}
-    records = [_record(edit, f"{i}", tensors) for i, edit in enumerate(listed(edits))]
-    save(Artifact(tensors, {"edits": json.dumps(records, allow_nan=False)}, dict(provenance or {})), EDITS, path)
+    writer, every = Writer(), listed(edits)
+    for edit in every:
+        _expect_own(edit)
+    records = [writer.edit(edit, f"{i}") for i, edit in enumerate(every)]
+    save(Artifact(writer.tensors, {"edits": json.dumps(records, allow_nan=False)}, dict(provenance or {})), EDITS, path)
 
 
 @checked
@@ -79,55 +70,17 @@ def load_edits(path: str | Path) -> list[Edit]:
     """
 
     def build(artifact: Artifact) -> list[Edit]:
-        return [_edit(record, artifact.tensors) for record in json.loads(artifact.facts["edits"])]
+        reader = Reader(artifact.tensors)
+        return [reader.edit(record) for record in json.loads(artifact.facts["edits"])]
 
     return load(path, EDITS, build)
 
 
-def _record(edit: Edit, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """An edit as JSON data; its tensors are put into ``tensors`` under names of their own."""
+def _expect_own(edit: Any) -> None:
+    """Refuse an edit that does not hold by itself."""
     if not isinstance(edit, Edit):
         raise EditError(f"a {type(edit).__name__} is not an edit: expected cb.Zero, cb.Add, cb.Replace ...")
-    if ACTIONS.get(type(edit).__name__) is not type(edit) or isinstance(getattr(edit, "over", None), Run):
+    if OWN.get(type(edit).__name__) is not type(edit) or isinstance(getattr(edit, "over", None), Run):
         raise EditError(
             f"{edit.describe()} holds a run or a function, which a file cannot: give cb.Replace or cb.Mean its values"
         )
-    record: dict[str, Any] = {"edit": type(edit).__name__}
-    for part in fields(edit):
-        value = getattr(edit, part.name)
-        if value is not None:
-            record[part.name] = _plain(value, f"{name}.{part.name}", tensors)
-    return record
-
-
-def _plain(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """A part of an edit as JSON data; an edit holds nothing but numbers, text, slices, lists of indices and tensors."""
-    if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu().contiguous().clone()  # edits may share one
-        return {"tensor": name}
-    if isinstance(value, slice):
-        return {"slice": [value.start, value.stop, value.step]}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"number": str(value)}
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _edit(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
-    action = ACTIONS[record["edit"]]
-    known = {part.name for part in fields(action)}
-    if unknown := set(record) - known - {"edit"}:
-        raise ValueError(sorted(unknown)[0])
-    return action(**{name: _value(value, tensors) for name, value in record.items() if name != "edit"})
-
-
-def _value(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    (form, held), *_ = value.items()
-    if form == "slice":
-        return slice(*held)
-    if form == "number":
-        return float(held)
-    if form != "tensor":
-        raise ValueError(form)
-    return tensors[held]

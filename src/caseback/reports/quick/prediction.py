@@ -11,7 +11,7 @@ from typing import Any
 
 import xarray as xr
 
-from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
+from caseback.decode.vocabulary.lenses.logit_lens import STREAM, top_of_run
 from caseback.errors import CasebackError, TokensError
 from caseback.model.arguments import checked
 from caseback.model.running.edits import Edit
@@ -67,11 +67,13 @@ def prediction(
     if len(tokens) != 1:
         raise TokensError(f"{len(tokens)} prompts given: prediction takes one at a time")
     last = int(tokens.column(-1)[0])
-    final = model.run(tokens, edits=edits).logits[0, last].detach()
+    # one pass for both: its logits are the model's, and the lens reads the stream that it recorded
+    run = model.run(tokens, read=STREAM, edits=edits)
+    final = run.logits[0, last].detach()
     rows = likeliest(model, final, count)
     plain = model.run(tokens).logits[0, last].detach() if edits else final
     before = plain.double().softmax(-1)[[row["id"] for row in rows]].tolist()
-    lens = logit_lens(model, tokens, k=k, edits=edits).isel(batch=0)
+    lens = top_of_run(model, run, k=k).isel(batch=0)
     return PREDICTION.document(
         model_facts(model),
         tokens=[

@@ -12,12 +12,14 @@ from caseback.views.page.page import Page
 __all__ = ["EXPLORER_PAGE", "explorer_document"]
 
 EXPLORER = DocumentKind(
-    "caseback.explorer", 1, "a document of an explorer", "explorer_document", sections=("questions",)
+    "caseback.explorer", 2, "a document of an explorer", "explorer_document", sections=("questions", "shelf")
 )
 
 
 @checked
-def explorer_document(model: Mapping[str, Any], questions: Mapping[str, str]) -> dict[str, Any]:
+def explorer_document(
+    model: Mapping[str, Any], questions: Mapping[str, str], shelf: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What the page starts from.
 
     Parameters
@@ -26,13 +28,15 @@ def explorer_document(model: Mapping[str, Any], questions: Mapping[str, str]) ->
         The model's facts, as ``model_facts`` gives them.
     questions
         What can be asked, by name, each as people put it.
+    shelf
+        What can be named in questions: ``dictionaries``, ``directions`` and ``tasks``.
 
     Examples
     --------
     >>> explorer_document({"name": "meadow"}, {"story": "Why?"})["questions"]
     {'story': 'Why?'}
     """
-    return EXPLORER.document(model, questions=dict(questions))
+    return EXPLORER.document(model, questions=dict(questions), shelf=dict(shelf or {}))
 
 
 def _title(document: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ in nats. Logits of more than ``max_logits`` entries never exist at once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,7 +31,8 @@ from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens
 
 OF_TARGETS = ("prob", "rank", "logit")
-_STATISTICS = ("top_id", "top_prob", "entropy", "kl", "js", "surprise", *OF_TARGETS)
+TOP = ("top_id", "top_prob")
+ALL = (*TOP, "entropy", "kl", "js", "surprise", *OF_TARGETS)
 
 States = Callable[[int, Int[Tensor, " place"], Int[Tensor, " place"]], Float[Tensor, "place unit d_model"]]
 """What is read at a layer, given as a row of the result, for some places: (example, column) of the padded batch."""
@@ -116,6 +118,7 @@ def read(
     wanted: Int[Tensor, "batch target"],
     k: int,
     max_logits: int,
+    names: Sequence[str] = ALL,
 ) -> tuple[dict[str, Float[Tensor, "layer place unit *rest"]], float]:
     """Every statistic of every layer, and by how much the last layer's logits differ from the model's.
 
@@ -137,10 +140,12 @@ def read(
         How many of the most probable tokens are kept.
     max_logits
         The most logits formed at once.
+    names
+        Which statistics, the first so many of all; what comes after them is not computed.
     """
     expect_tokens_out(run.anatomy, "a lens")
     step = max(1, max_logits // (run.logits.shape[-1] * units))
-    pieces: dict[str, list[list[Tensor]]] = {name: [[] for _ in range(layers)] for name in _STATISTICS}
+    pieces: dict[str, list[list[Tensor]]] = {name: [[] for _ in range(layers)] for name in names}
     gap = 0.0
     for start in range(0, len(at.example), step):
         here = slice(start, start + step)
@@ -154,10 +159,12 @@ def read(
             if layer == layers - 1 and units == 1:
                 gap = max(gap, float((logits - final).abs().max()))
             final_log_p, followed_ids, next_id = beside
-            for name, value in _summed_up(logits, final_log_p, followed_ids, next_id, k):
+            summed_up = _summed_up(logits, final_log_p, followed_ids, next_id, k)
+            for name, value in itertools.islice(summed_up, len(names)):
                 pieces[name][layer].append(value.unflatten(0, (-1, units)).cpu())
     statistics = {name: torch.stack([torch.cat(row) for row in rows]) for name, rows in pieces.items()}
-    statistics["surprise"][:, ~at.has_next.cpu()] = torch.nan
+    if "surprise" in statistics:
+        statistics["surprise"][:, ~at.has_next.cpu()] = torch.nan
     return statistics, gap
 
 
@@ -170,11 +177,11 @@ def _summed_up(
 ) -> Iterator[tuple[str, Tensor]]:
     logits = at_least_float32(logits)
     log_p = logits.log_softmax(-1)
-    p, final_p = log_p.exp(), final_log_p.exp()
     top = log_p.topk(k, -1)
-    chosen = logits.gather(-1, wanted)
     yield "top_id", top.indices
     yield "top_prob", top.values.exp()
+    p, final_p = log_p.exp(), final_log_p.exp()
+    chosen = logits.gather(-1, wanted)
     entropy, final_entropy = torch.special.entr(p).sum(-1), torch.special.entr(final_p).sum(-1)
     yield "entropy", entropy
     # a vocabulary entry that the model rules out has probability 0 and log probability minus infinity
@@ -226,7 +233,7 @@ def labelled_readings(
         variables[name] = labelled(
             at.put(value), [*dims, *last], more, name=name, technique=technique, model=model, **attrs
         )
-    return xr.Dataset(variables, attrs=variables["kl"].attrs)
+    return xr.Dataset(variables, attrs=next(iter(variables.values())).attrs)
 
 
 def texts_of(model: Model, ids: np.ndarray) -> np.ndarray:

@@ -10,12 +10,15 @@ way, as if it were the whole stream; the final norm then makes it as long as a w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.lens_statistics import (
+    ALL,
+    TOP,
     Places,
     States,
     expect_sizes,
@@ -124,7 +127,43 @@ def logit_lens(
     chosen = units_of(model, sites[-1].name, units)
     wanted = followed(model, tokens, targets)
     run = model.run(tokens, read=sites, edits=edits)
-    at = Places(tokens, pos)
+    return _lens(model, run, sites, Places(tokens, pos), k, max_logits, chosen, wanted)
+
+
+def top_of_run(model: Model, run: Run, *, k: int = 5) -> xr.Dataset:
+    """The lens's most probable tokens of a run that has read ``STREAM``, and nothing else that it could say.
+
+    For whoever needs that run for something else too, or the answer while somebody types.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> top = top_of_run(model, model.run("the cat and the dog", read=STREAM))
+    >>> top.equals(logit_lens(model, "the cat and the dog")[["top_id", "top_prob", "top_text"]])
+    True
+    """
+    expect_sizes(k, 1)
+    wanted = followed(model, run.tokens, ())
+    sites, at = _rows_of(model, "resid_post"), Places(run.tokens, None)
+    return _lens(model, run, sites, at, k, limit("lens_logits"), None, wanted, TOP)
+
+
+STREAM = (("resid_pre", 0), "resid_post")
+"""What the lens of the whole stream reads."""
+
+
+def _lens(
+    model: Model,
+    run: Run,
+    sites: list[Site],
+    at: Places,
+    k: int,
+    max_logits: int,
+    chosen: list[int] | None,
+    wanted: Any,
+    names: Sequence[str] = ALL,
+) -> xr.Dataset:
     readings, gap = read(
         run,
         len(sites),
@@ -135,6 +174,7 @@ def logit_lens(
         wanted,
         min(k, model.d_vocab),
         max_logits,
+        names,
     )
     whole = sites[-1].name == "resid_post"
     attrs = {

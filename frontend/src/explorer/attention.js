@@ -1,0 +1,95 @@
+// Where the heads of one layer look: every head as a thumbnail, the chosen one large.
+
+import { canvasGrid } from "../kit/canvas_grid.js";
+import { h, put, tokenChip } from "../kit/dom.js";
+import { number } from "../kit/numbers.js";
+import { painted, sequential } from "../kit/theme.js";
+import { tipTable } from "../kit/tooltip.js";
+
+const THUMB = 84;
+// attention mostly goes to one sink token; its square root keeps the rest of the row apart from nothing
+const shade = (share) => sequential(Math.sqrt(share));
+
+export function attentionView(doc, { head, onHead }) {
+  const { tokens, patterns, layer } = doc;
+  const n = tokens.length;
+  const large = h("div", { class: "grid-room" });
+  const title = h("h3", {});
+  const buttons = patterns.map((pattern, i) =>
+    h(
+      "button",
+      { class: "thumb", "aria-label": `L${layer}H${i}`, on: { click: () => choose(i) } },
+      thumbnail(pattern),
+      h("span", { class: "mono" }, `H${i}`),
+    ),
+  );
+
+  function choose(i) {
+    buttons.forEach((button, j) => button.setAttribute("aria-pressed", i === j));
+    put(title, `L${layer}H${i}`);
+    put(large, grid(patterns[i], i));
+    onHead(i);
+  }
+
+  function grid(pattern, i) {
+    return canvasGrid({
+      rows: n,
+      cols: n,
+      left: 84,
+      bottom: 84,
+      upright: true,
+      maxHeight: 604,
+      start: "bottom",
+      label: `Attention of L${layer}H${i}: a row is a query token, a column a key token. Arrow keys move.`,
+      size: (room) => {
+        const side = Math.max(4, Math.min(30, Math.floor(Math.min(room, 560) / n)));
+        return { cellWidth: side, cellHeight: side };
+      },
+      cell: (r, c) => (c > r && !pattern[r][c] ? null : { ...shade(pattern[r][c]), text: "" }),
+      rowLabel: (r) => tokens[r].visible,
+      colLabel: (c) => tokens[c].visible,
+      tip: (r, c) =>
+        tipTable(`L${layer}H${i}`, [
+          ["query", [tokenChip(tokens[r]), ` ${r}`]],
+          ["key", [tokenChip(tokens[c]), ` ${c}`]],
+          ["attention", number(pattern[r][c])],
+        ]),
+      say: (r, c) => `${tokens[r].visible} to ${tokens[c].visible}: ${number(pattern[r][c])}`,
+    }).element;
+  }
+
+  choose(Math.min(head, patterns.length - 1));
+  return h(
+    "figure",
+    {},
+    h(
+      "figcaption",
+      {},
+      h("h3", {}, `Where the heads of layer ${layer} look`),
+      h("p", { class: "note" }, "A row is a query, a column a key; shades are of the square root. Choose a head to see it large."),
+    ),
+    h("div", { class: "thumbs" }, buttons),
+    title,
+    large,
+  );
+}
+
+function thumbnail(pattern) {
+  const n = pattern.length;
+  const canvas = h("canvas", { width: n, height: n, "aria-hidden": "true" });
+  canvas.style.setProperty("width", `${THUMB}px`);
+  canvas.style.setProperty("height", `${THUMB}px`);
+  painted(() => {
+    const pixels = new ImageData(n, n);
+    pattern.forEach((row, r) =>
+      row.forEach((share, c) => {
+        if (c > r && !share) return;
+        const at = 4 * (r * n + c);
+        pixels.data.set(shade(share).rgb, at);
+        pixels.data[at + 3] = 255;
+      }),
+    );
+    canvas.getContext("2d").putImageData(pixels, 0, 0);
+  });
+  return canvas;
+}

@@ -1,0 +1,1 @@
+"""A model on another machine, asked with edits, sites and metrics as data, answered with labeled results."""

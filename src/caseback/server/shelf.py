@@ -1,0 +1,127 @@
+"""What a server was started with besides its model: dictionaries and directions, by names that clients may say.
+
+A client names what stands here and nothing else; no file is ever opened for one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.features.attach import attached
+from caseback.decode.directions.directions import Directions
+from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.model.anatomy.sites import as_site
+from caseback.model.running.edits import Edit, Scale
+from caseback.model.running.model import Model
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Dictionaries and directions by name.
+
+    Attributes
+    ----------
+    dictionaries
+        Each is a site of its name while the server runs.
+    directions
+        Each at one place or several.
+    """
+
+    dictionaries: Mapping[str, Dictionary] = field(default_factory=dict)
+    directions: Mapping[str, Directions] = field(default_factory=dict)
+
+    def dictionary(self, name: str) -> Dictionary:
+        """A dictionary by its name.
+
+        Raises
+        ------
+        CasebackError
+            For one that the server was not started with.
+        """
+        return _named(self.dictionaries, name, "dictionary", "--dictionaries FILE")
+
+    def feature(self, name: str, unit: int, factor: float) -> Edit:
+        """The edit that multiplies a feature.
+
+        Raises
+        ------
+        CasebackError, OutOfRange
+            For a dictionary or a feature that is not there.
+        """
+        dictionary = self.dictionary(name)
+        if unit >= dictionary.n_features:
+            raise OutOfRange(f"feature {unit} of {name!r}: it has {dictionary.n_features}, from 0 on")
+        return Scale(name, factor, layer=as_site(dictionary.facts.site).layer, unit=unit)
+
+    def direction(self, name: str, place: str | None, strength: float) -> list[Edit]:
+        """The edits that add a direction, at one place or, where none is said, at the best one.
+
+        Raises
+        ------
+        CasebackError
+            For a direction or a place that is not there.
+        """
+        directions = _named(self.directions, name, "direction", "--directions FILE")
+        return directions.at(place or _best(directions)).edits(strength)
+
+    def facts(self) -> dict[str, Any]:
+        """What there is, as plain data."""
+        return {
+            "dictionaries": {
+                name: {"site": one.facts.site, "features": one.n_features} for name, one in self.dictionaries.items()
+            },
+            "directions": {
+                name: {"places": one.names, "best": _best(one), "toward": str(one.classes[1])}
+                for name, one in self.directions.items()
+            },
+        }
+
+
+def _best(directions: Directions) -> str:
+    told_apart = any(name in directions.table for name in ("separation", "auroc"))
+    return directions.best if told_apart else directions.names[0]
+
+
+def _named(shelf: Mapping[str, Any], name: str, what: str, option: str) -> Any:
+    if name not in shelf:
+        hint = did_you_mean(name, shelf) or f"The server was started without any: {option}"
+        raise CasebackError(f"there is no {what} {name[:60]!r} here. {hint}")
+    return shelf[name]
+
+
+@contextmanager
+def standing(model: Model, shelf: Shelf) -> Iterator[None]:
+    """The shelf's dictionaries as sites of the model, for as long as the block runs."""
+    with ExitStack() as until:
+        for name, dictionary in shelf.dictionaries.items():
+            until.enter_context(attached(model, dictionary, name=name))
+        yield
+
+
+def names_of(stems: Iterable[str]) -> list[str]:
+    """What things from files are called: the files' names in letters, digits and _.
+
+    Raises
+    ------
+    CasebackError
+        For two that would have one name.
+
+    Examples
+    --------
+    >>> names_of(["layer-2", "3"])
+    ['layer_2', '_3']
+    """
+    names = [_identifier(stem) for stem in stems]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise CasebackError(f"two files would both be called {twice[0]!r}: give them names of their own")
+    return names
+
+
+def _identifier(text: str) -> str:
+    name = re.sub(r"[^0-9A-Za-z_]", "_", text) or "_"
+    return name if name.isidentifier() else f"_{name}"
