@@ -65,8 +65,8 @@ format: $(VENV)/.dev ## rewrite the files as `make lint` wants them
 pages: frontend/node_modules ## the pages' scripts and styles, from frontend/ (needs npm)
 	cd frontend && npm run build
 
-docs: $(VENV)/.dev ## the documentation site, into build/site; a dead link or a docstring that does not read is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+docs: $(VENV)/.dev ## the documentation site, into build/site; NOTEBOOKS=run shows what their cells show, in minutes
+	NO_MKDOCS_2_WARNING=1 NOTEBOOKS=$(NOTEBOOKS) $(BIN)/mkdocs build --quiet
 
 bench: $(VENV)/.peers ## caseback against its peers, in one run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

@@ -27,7 +27,7 @@ from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.edit.facts import Fact
 from caseback.edit.knowledge_edit import KnowledgeEdit
 from caseback.errors import CasebackError
-from caseback.localize.circuits import judge
+from caseback.localize.circuits import attribution_graph, judge
 from caseback.localize.components import logit_attribution, patch
 from caseback.model.display import Displayed
 from caseback.model.findings import Finding, Findings
@@ -120,6 +120,11 @@ def test_prompts_say_their_answers_and_a_judgement_its_caveats():
     assert verdict.caveats and all(caveat in written(verdict, 400) for caveat in verdict.caveats)
     findings = next(x for x in EVERY if isinstance(x, Findings))
     assert findings[0] is findings.findings[0] and findings[-1] is findings.findings[-1]
+
+
+def test_a_result_or_a_mapping_with_a_kind_of_its_own_is_shown():
+    graph = attribution_graph(EVERY[0], "Mary gave the ball to", "neurons", targets=" John", max_nodes=30)
+    assert "kind" in graph.coords and cb.show(graph).html and cb.show({"kind": ["a", "b"]}).html
 
 
 def test_a_run_says_what_the_model_answers():
