@@ -17,8 +17,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from caseback.organisms.prose.text import KINDS, documents
-
 FOLDER = Path(__file__).parent / "pictures"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROMPT = "When Mary and John went to the store, John gave a drink to"
@@ -40,19 +38,17 @@ def take(address: str, name: str, height: int) -> None:
     print(f"{name}.png  {(FOLDER / f'{name}.png').stat().st_size // 1000} kB")
 
 
-def pages(folder: Path) -> dict[str, tuple[Path, int]]:
-    """What commands write, with the height of each one's picture."""
-    corpus = folder / "corpus.txt"
-    corpus.write_text("\n".join(one.text for kind in KINDS for one in documents(kind, 6, 0, heldout=False)))
-    kinds = "previous token,induction,copying,attention sink"
+def pages(folder: Path) -> None:
+    """What commands write, each with the height of its picture."""
     commands = {
         "explain": (["explain", PROMPT], 1800),
         "circuit": (["circuit", "ioi", "--method", "eap-ig", "--edges", "60"], 1300),
-        "atlas": (["atlas", "meadow", "--corpus", corpus, "--kinds", kinds], 1300),
+        "atlas": (["atlas", "meadow", "--kinds", "previous token,induction,duplicate token,copying"], 1300),
     }
-    for name, (words, _) in commands.items():
-        subprocess.run(caseback(*words, "--html", folder / f"{name}.html"), check=True, stdout=subprocess.DEVNULL)
-    return {name: (folder / f"{name}.html", height) for name, (_, height) in commands.items()}
+    for name, (words, height) in commands.items():
+        page = folder / f"{name}.html"
+        subprocess.run(caseback(*words, "--html", page), check=True, stdout=subprocess.DEVNULL)
+        take(page.as_uri(), name, height)
 
 
 def explorer() -> None:
@@ -69,7 +65,7 @@ def explorer() -> None:
             except OSError:
                 time.sleep(0.5)
         state = {"prompt": PROMPT, "changes": [{"part": "head", "layer": 0, "head": 0, "factor": 0}]}
-        take(address + "#" + urllib.parse.quote(json.dumps(state)), "explorer", 1300)
+        take(address + "#" + urllib.parse.quote(json.dumps(state)), "explorer", 800)
     finally:
         server.terminate()
         server.wait()
@@ -79,10 +75,9 @@ def main() -> None:
     if CHROMIUM is None:
         sys.exit("pictures are taken by chromium or chrome, and none is on the path")
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (page, height) in pages(Path(folder)).items():
-            take(page.as_uri(), name, height)
     explorer()
+    with tempfile.TemporaryDirectory() as folder:
+        pages(Path(folder))
 
 
 if __name__ == "__main__":

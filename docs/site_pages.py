@@ -1,8 +1,8 @@
 """The pages of the documentation site that come from the code; `mkdocs.yml` names this file as its hook.
 
 Each package that publishes names has a page of the reference, `reference/PACKAGE.md`. `primer.md` is the Primer's
-table of contents with the functions that carry it out. `contributing.md` is the repository's own CONTRIBUTING.md. The notebooks
-are pages too, by `notebook_pages.py`.
+table of contents with the functions that carry it out. `contributing.md` is the repository's own CONTRIBUTING.md.
+The notebooks are pages too, by `notebook_pages.py`.
 """
 
 import importlib
