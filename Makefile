@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help docs explain test test-marked bad-inputs quick quick-oldest lint format pages bench clean
+.PHONY: help docs pictures explain test test-marked bad-inputs quick quick-oldest lint format pages bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,8 +65,11 @@ format: $(VENV)/.dev ## rewrite the files as `make lint` wants them
 pages: frontend/node_modules ## the pages' scripts and styles, from frontend/ (needs npm)
 	cd frontend && npm run build
 
-docs: $(VENV)/.dev ## the documentation site, into build/site; a dead link or a docstring that does not read is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+docs: $(VENV)/.dev ## the documentation site, into build/site; NOTEBOOKS=run shows what their cells show, in minutes
+	NO_MKDOCS_2_WARNING=1 NOTEBOOKS=$(NOTEBOOKS) $(BIN)/mkdocs build --quiet
+
+pictures: $(VENV)/.dev ## the pictures of pages in docs/pictures, by headless Chromium
+	$(BIN)/python docs/pictures.py
 
 bench: $(VENV)/.peers ## caseback against its peers, in one run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

@@ -2,10 +2,12 @@
 
 Each package that publishes names has a page of the reference, `reference/PACKAGE.md`. `primer.md` is the Primer's
 table of contents with the functions that carry it out. `contributing.md` is the repository's own CONTRIBUTING.md.
+The notebooks are pages too, by `notebook_pages.py`.
 """
 
 import importlib
 import pkgutil
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from mkdocs.structure.files import File, Files
 import caseback as cb
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))  # mkdocs reads this file by its path, and knows none beside it
+import notebook_pages  # noqa: E402
 
 # The Primer's sections (arXiv 2405.00208 v3) in its own words, and the page of these docs that treats each.
 SECTIONS = {
@@ -117,6 +121,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             section["Reference"] = sorted(pages)
     pages["primer.md"] = primer_page()
     pages["contributing.md"] = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    pages |= notebook_pages.pages()
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -125,3 +130,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Turn links that hold in the repository into links that hold on the site."""
     return markdown.replace("](../CONTRIBUTING.md", "](contributing.md").replace("](docs/", "](")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Put what the notebooks' cells show where their pages have a mark."""
+    return notebook_pages.with_outputs(html)

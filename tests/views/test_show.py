@@ -27,6 +27,7 @@ from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.edit.facts import Fact
 from caseback.edit.knowledge_edit import KnowledgeEdit
 from caseback.errors import CasebackError
+from caseback.localize.circuits import attribution_graph, judge
 from caseback.localize.components import logit_attribution, patch
 from caseback.model.display import Displayed
 from caseback.model.findings import Finding, Findings
@@ -58,6 +59,9 @@ def objects():
     yield found
     yield Findings((found,) * 20, {"technique": "behaviors.find"})
     yield Atlas(kinds, Findings((found,)), about={"model": "meadow"})
+    ioi = cb.tasks.ioi().prompts(model, 6)
+    yield ioi
+    yield judge(model, ioi.clean, ioi.corrupt, ioi.metric, circuit, sets=1)
     yield lens
     yield TopK(8, 32, k=4, facts=Facts(site="resid_post.1"))
     yield linear_probe(states, labels)
@@ -99,6 +103,28 @@ def test_a_notebook_and_the_terminal_say_the_same_words(value):
     assert set(text.split()) == words_of(cell), "one summary, two forms"
     assert max(map(cell_len, written(value).splitlines())) <= 80
     assert cb.show(value).data is value and cb.show(value).html == cell
+
+
+@pytest.mark.parametrize("value", EVERY, ids=lambda value: type(value).__name__)
+def test_a_prompt_of_python_says_an_object_in_a_few_lines(value):
+    tokens = isinstance(value, cb.Tokens)  # these few say their ids
+    assert len(repr(value)) < (2000 if tokens else 500)
+
+
+def test_prompts_say_their_answers_and_a_judgement_its_caveats():
+    ioi = next(x for x in EVERY if type(x).__name__ == "Prompts")
+    verdict = next(x for x in EVERY if type(x).__name__ == "Judgement")
+    shown = written(ioi, 400)
+    assert repr(ioi) == "Prompts(ioi, 6 pairs, logit_diff)" and ioi.pairs[0].clean.text.replace(" ", "␣") in shown
+    assert ioi.pairs[0].target[0].replace(" ", "␣") in shown and "2 more" in shown
+    assert verdict.caveats and all(caveat in written(verdict, 400) for caveat in verdict.caveats)
+    findings = next(x for x in EVERY if isinstance(x, Findings))
+    assert findings[0] is findings.findings[0] and findings[-1] is findings.findings[-1]
+
+
+def test_a_result_or_a_mapping_with_a_kind_of_its_own_is_shown():
+    graph = attribution_graph(EVERY[0], "Mary gave the ball to", "neurons", targets=" John", max_nodes=30)
+    assert "kind" in graph.coords and cb.show(graph).html and cb.show({"kind": ["a", "b"]}).html
 
 
 def test_a_run_says_what_the_model_answers():

@@ -101,6 +101,9 @@ class Atlas(Displayed):
     facts: tuple[Fact, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Atlas({self.about.get('model', '')}: {len(self.kinds)} kinds, {len(self.findings)} findings)"
+
     @property
     def findings(self) -> Findings:
         """The candidates that have a label."""

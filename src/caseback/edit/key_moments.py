@@ -49,7 +49,7 @@ class KeyMoments:
     """
 
     layers: Sequence[int]
-    moment: Float[Tensor, "layer neuron neuron"]
+    moment: Float[Tensor, "layer neuron neuron"] = field(repr=False)
     n_tokens: int
     model: str = field(repr=False)
     corpus: str = field(repr=False)

@@ -199,6 +199,9 @@ class Circuit(Displayed):
         """How many edges."""
         return len(self.edges)
 
+    def __repr__(self) -> str:
+        return f"Circuit({len(self.nodes)} nodes, {len(self.edges)} edges)"
+
     def __contains__(self, part: str | Node | Edge) -> bool:
         part = _part(part)
         return part in (self.edges if isinstance(part, Edge) else self.nodes)

@@ -77,6 +77,12 @@ class Findings(Displayed):
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
 
+    def __getitem__(self, place: int) -> Finding:
+        return self.findings[place]
+
+    def __repr__(self) -> str:
+        return f"Findings({len(self)}: {', '.join(self.kinds) or 'none'})"
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds that were found, each once."""

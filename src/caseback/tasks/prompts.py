@@ -16,6 +16,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.model.arguments import checked
+from caseback.model.display import Displayed
 from caseback.model.running import metrics
 from caseback.model.running.metrics import Metric
 from caseback.model.running.tokens import Tokens
@@ -69,7 +70,7 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class Prompts:
+class Prompts(Displayed):
     """Aligned examples of one task, ready to run.
 
     Attributes
@@ -103,6 +104,9 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def __repr__(self) -> str:
+        return f"Prompts({self.task or 'of no task'}, {len(self)} pairs, {self.measure})"
 
     def __getitem__(self, rows: int | slice | Sequence[int]) -> Prompts:
         """Some of the examples; padding that all of them share stays."""

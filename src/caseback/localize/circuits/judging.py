@@ -27,6 +27,7 @@ from caseback.localize.circuits.machinery.optimal_writes import STEPS
 from caseback.localize.circuits.machinery.sizes import circuit_size, inputs_of
 from caseback.localize.circuits.minimality import minimality
 from caseback.model.circuit import Circuit
+from caseback.model.display import Displayed
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -34,7 +35,7 @@ from caseback.model.running.tokens import PromptsLike
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class Judgement(Displayed):
     """What is known of a circuit.
 
     Attributes
@@ -60,6 +61,9 @@ class Judgement:
     groups: dict[str, float]
     caveats: list[str]
     left_out: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Judgement({self.size['edges']:.0f} edges, {len(self.caveats)} caveats)"
 
     def to_json(self) -> dict[str, Any]:
         """The main numbers as plain data.

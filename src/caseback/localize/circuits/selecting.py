@@ -23,6 +23,7 @@ from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
 
 WAYS = ("top", "greedy")
+_OR_GROW = ", or take how='greedy', which grows from the logits"
 
 
 @checked
@@ -88,7 +89,7 @@ def select(
     if not bool(mask.any()):
         raise CasebackError(
             f"none of the {count_of(graph, count)} edges chosen lies on a path from an input to the logits: the "
-            "circuit is disconnected. Ask for more edges, or take how='greedy', which grows from the logits"
+            f"circuit is disconnected. Ask for more edges{_OR_GROW if how == 'top' else ''}"
         )
     return Circuit(graph.circuit(mask).edges, scores=scores_of(graph, table), about=about)
 

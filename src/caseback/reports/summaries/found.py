@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from caseback.behaviors.atlas import Atlas
+from caseback.localize.circuits.judging import Judgement
 from caseback.model.circuit import Circuit
 from caseback.model.findings import Finding, Findings
 from caseback.reports.summaries.summary import MOST_ROWS, Summary, number_text
@@ -53,6 +54,25 @@ def of_atlas(atlas: Atlas) -> Summary:
     name = atlas.about.get("model", "")
     about = f"{len(looked)} kinds were looked for, {len(atlas.kinds) - len(looked)} could not be"
     return Summary(f"Atlas {name}".strip(), about, {}, heads, rows, max(0, len(looked) - MOST_ROWS), "atlas.findings")
+
+
+def of_judgement(judgement: Judgement) -> Summary:
+    """How much of the behavior it has, by what cut edges carry, and each caveat."""
+    measured = judgement.faithfulness
+    facts = {"size": f"{judgement.size['edges']:.0f} edges, {100 * judgement.size['share']:.1f}% of the model's"}
+    if judgement.completeness is not None:
+        facts["largest gap, parts taken away"] = f"{100 * judgement.completeness.attrs['worst_share']:.1f}%"
+    if judgement.minimality is not None:
+        facts["least needed part"] = str(judgement.minimality.attrs["least_part"])
+    facts |= {f"caveat {i}": caveat for i, caveat in enumerate(judgement.caveats, start=1)}
+    facts |= {f"not judged: {name}": str(why) for name, why in judgement.left_out.items()}
+    numbers = [measured[name].values for name in ("recovered", "recovered_low", "recovered_high")]
+    rows = [
+        (str(ablation), *map(number_text, row))
+        for ablation, *row in zip(measured.ablation.values, *numbers, strict=True)
+    ]
+    heads = ("cut edges carry", "#recovered", "#low", "#high")
+    return Summary("Judgement", "of a circuit", facts, heads, rows, more="judgement.caveats")
 
 
 def _row(one: Finding) -> tuple[str, ...]:

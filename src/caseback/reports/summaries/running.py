@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from caseback.model.anatomy.classes import Classes
@@ -11,8 +12,10 @@ from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens, piece
 from caseback.reports.summaries.summary import MOST_ROWS, Summary
 from caseback.reports.tokens_text import visible
+from caseback.tasks.prompts import Prompts
 
 _MOST_TOKENS = 80
+_FEW = 4
 
 
 def of_model(model: Model) -> Summary:
@@ -43,6 +46,21 @@ def of_tokens(tokens: Tokens) -> Summary:
         rows.append((str(i), str(len(text)), shown + ("…" if len(text) > _MOST_TOKENS else "")))
     about = f"{n} prompt{'s' * (n != 1)}, {longest} tokens" + (" at most, padded" if tokens.padded else "")
     return Summary("Tokens", about, heads=("#prompt", "#tokens", "text"), rows=rows, left_out=max(0, n - MOST_ROWS))
+
+
+def of_prompts(prompts: Prompts) -> Summary:
+    """Prompts beside their counterfactuals, with what counts for and against."""
+    rows = []
+    for pair, clean, corrupt in list(zip(prompts.pairs, prompts.clean.text, prompts.corrupt.text, strict=True))[:_FEW]:
+        answers = [_answers(pair.target), _answers(pair.foil)]
+        rows.append((visible("".join(clean)), *answers, visible("".join(corrupt))))
+    about = f"{len(prompts)} pairs" + (f" of {prompts.task}" if prompts.task else "") + f", metric {prompts.measure}"
+    facts = {"places": ", ".join(prompts.spans)} if prompts.spans else {}
+    facts |= {f"left out, {count:,}": reason for reason, count in prompts.dropped.items() if count}
+    heads = ("prompt", "answer", "not", "counterfactual")
+    return Summary(
+        "Prompts", about, facts, heads, rows, len(prompts) - len(rows), "prompts.metric(model.run(prompts.clean))"
+    )
 
 
 def of_run(run: Run) -> Summary:
@@ -108,6 +126,11 @@ def _layers(layers: list[int]) -> str:
         return ""
     low, high = min(layers), max(layers)
     return f" {low}" if low == high else f" {low}–{high}" + ("" if len(layers) == high - low + 1 else " (some)")
+
+
+def _answers(answers: Sequence[Any]) -> str:
+    shown = ", ".join(visible(one) if isinstance(one, str) else str(one) for one in answers[:3])
+    return shown + (" …" if len(answers) > 3 else "")
 
 
 def _short(value: Any) -> str:

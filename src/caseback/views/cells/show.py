@@ -65,10 +65,10 @@ def show(x: Any, *, title: str = "") -> Figure | Cell | DocumentCell:
     drawer = drawer_of(x)
     if drawer is not None:
         return drawer(x)
-    if isinstance(x, Mapping) and x.get("kind") in PAGES:
-        return DocumentCell(x)
-    if isinstance(x, xr.Dataset):
+    if isinstance(x, xr.Dataset):  # a mapping too, whose "kind" may be a coordinate
         return _dataset(x, title)
+    if isinstance(x, Mapping) and isinstance(x.get("kind"), str) and x["kind"] in PAGES:
+        return DocumentCell(x)
     if isinstance(x, xr.DataArray):
         return _array(x, title)
     values = _numbers(x)

@@ -23,6 +23,8 @@ SUMMARIES = {
     "caseback.model.findings.Finding": "found.of_finding",
     "caseback.model.findings.Findings": "found.of_findings",
     "caseback.behaviors.atlas.Atlas": "found.of_atlas",
+    "caseback.localize.circuits.judging.Judgement": "found.of_judgement",
+    "caseback.tasks.prompts.Prompts": "running.of_prompts",
     "caseback.decode.vocabulary.lenses.lens.Lens": "fitted.of_lens",
     "caseback.decode.dictionaries.dictionary.Dictionary": "fitted.of_dictionary",
     "caseback.decode.probes.linear_probe.Probe": "fitted.of_probe",

@@ -61,8 +61,8 @@ class Lens(Displayed):
 
     kind: str
     rows: tuple[int, ...]
-    weight: Float[Tensor, "row d_model d_model"]
-    bias: Float[Tensor, "row d_model"]
+    weight: Float[Tensor, "row d_model d_model"] = field(repr=False)
+    bias: Float[Tensor, "row d_model"] = field(repr=False)
     n_layers: int
     ahead: int = 0
     fingerprint: str = ""
