@@ -134,8 +134,10 @@ def statements_of(pairs: Sequence[Pair], *, each: int = 40, negated: bool = True
             if negated and (other := _negation(stem, span)) is not None:
                 forms.append((*other, True))
             for text, place, no in forms:
-                rows += [(f"{text}{said}.", so != no, topic, no, number, place, len(text)) for said, so in
-                         ((answer, True), (wrong, False))]
+                rows += [
+                    (f"{text}{said}.", so != no, topic, no, number, place, len(text))
+                    for said, so in ((answer, True), (wrong, False))
+                ]
             number += 1
     if not rows:
         raise CasebackError("no topic has two facts with different answers: a false statement needs another's answer")

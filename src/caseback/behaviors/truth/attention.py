@@ -1,4 +1,4 @@
-"""Where a model looks while it answers: at the constraint that the answer has to meet, at the context, at its own words.
+"""Where a model looks while it answers: at the constraint that the answer has to meet, at the context, at itself.
 
     SAT        s_lh = max_{j in subject} a_lh(last, j)       of the last token; or of |a_lh(last, j) v_j W_O|
     lookback   r_lh = mean over new tokens of  c / (c + n)   c, n: mean attention to a context and to a new token
@@ -169,9 +169,7 @@ def patterns(model: Model) -> list[Site]:
 def _by_layer(values: list[Tensor]) -> Float[Tensor, "batch layer head"]:
     """Heads by layer, NaN where a layer has fewer than others."""
     most = max(x.shape[1] for x in values)
-    return torch.stack(
-        [torch.nn.functional.pad(x, (0, most - x.shape[1]), value=torch.nan) for x in values], 1
-    )
+    return torch.stack([torch.nn.functional.pad(x, (0, most - x.shape[1]), value=torch.nan) for x in values], 1)
 
 
 def constraint_reading(model: Model, reduce: str = "max") -> Reading:

@@ -122,8 +122,11 @@ def marked_statements(model: Model, statements: Statements) -> Marked:
     start = torch.ones_like(tokens.lengths)
     for listed, put in ((statements.subjects, _put(inside)), (statements.answers, _begin(start))):
         at = [i for i, place in enumerate(listed) if place is not None]
-        spans = [place if isinstance(place, tuple) else (place or 0, len(statements.texts[i])) for i in at
-                 for place in [listed[i]]]
+        spans = [
+            place if isinstance(place, tuple) else (place or 0, len(statements.texts[i]))
+            for i in at
+            for place in [listed[i]]
+        ]
         for i, (_, covered) in zip(at, covering(model, [statements.texts[i] for i in at], spans) if at else [],
                                    strict=True):  # fmt: skip
             put(i, covered)
@@ -160,29 +163,23 @@ class Reading:
         What is read.
     of
         Of a run and its texts, numbers for each text.
-    logits
-        Whether the run has to form logits.
     """
 
     sites: Sequence[Site]
     of: Reduced
-    logits: bool = False
 
 
 def read_all(
     model: Model, given: Marked, readings: dict[str, Reading], *, progress: bool = False
 ) -> dict[str, Float[Tensor, "batch *dims"]]:
     """Several readings of the same texts, in one pass over them, in the order of the texts."""
-    logits = any(reading.logits for reading in readings.values())
     budget = limit("stream_tokens", model.device)
-    if logits:
-        budget = min(budget, max(1, limit("sentence_logits", model.device) // model.d_vocab))
     sites = list(dict.fromkeys(site for reading in readings.values() for site in reading.sites))
     parts: dict[str, list[Tensor]] = {name: [] for name in readings}
     batches = of_like_length(given.tokens, budget)
     for rows in progress_bar(batches, "read", show=progress, unit="batch"):
         some = given.rows(rows.to(given.tokens.ids.device))
-        run = execute(model.anatomy, some.tokens, read=sites, logits=logits)
+        run = execute(model.anatomy, some.tokens, read=sites, logits=False)
         with torch.no_grad():
             for name, reading in readings.items():
                 parts[name].append(reading.of(run, some))

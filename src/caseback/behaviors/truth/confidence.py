@@ -12,16 +12,20 @@ from collections.abc import Sequence
 
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.behaviors.truth.batches import Marked, Reading, marked, read_all
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 from caseback.model.running.tokens import PromptsLike
+from caseback.model.running.verify import unembed
 
 NAMES = ("log_prob", "mean_log_prob", "min_prob", "entropy")
 
@@ -73,7 +77,10 @@ def confidence_scores(
     """
     expect_tokens_out(model.anatomy, "the probability of a text")
     values = read_all(
-        model, marked(model, model.tokens(tokens), start=start), {"confidence": READING}, progress=progress
+        model,
+        marked(model, model.tokens(tokens), start=start),
+        {"confidence": confidence_reading(model)},
+        progress=progress,
     )["confidence"]
     arrays = {
         name: labelled(values[:, i], ["batch"], name=name, technique=confidence_scores, model=model)
@@ -82,26 +89,39 @@ def confidence_scores(
     return xr.Dataset(arrays, attrs=arrays[NAMES[0]].attrs)
 
 
-def confidences(run: Run, given: Marked) -> Float[Tensor, "batch 4"]:
-    """``NAMES`` of each text of a run."""
-    assert run.logits is not None
-    log_p = run.logits[:, :-1].double().log_softmax(-1)
-    own = log_p.gather(-1, given.tokens.ids[:, 1:, None])[..., 0]
-    entropy = -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
-    counts = given.new[:, 1:]
+def confidence_reading(model: Model, *, whole: bool = False) -> Reading:
+    """``NAMES`` of each text's tokens from ``start`` on; with ``whole`` behind them those of all tokens but the first.
+
+    Logits are formed of some tokens at a time, from the last layer's stream, so that a pass may be wide.
+    """
+    last = Site("resid_post", model.n_layers - 1)
+
+    def of(run: Run, given: Marked) -> Float[Tensor, "batch measure"]:
+        ids, mask = given.tokens.ids, given.tokens.mask[:, 1:]  # padded on the right
+        wanted = mask if whole else given.new[:, 1:]
+        own, entropy = (torch.zeros(mask.shape, dtype=torch.float64, device=ids.device) for _ in range(2))
+        x, following = run[last][:, :-1][wanted], ids[:, 1:][wanted]
+        rows = max(1, limit("lens_logits", model.device) // model.d_vocab)
+        parts = [_by_token(model, *both) for both in zip(x.split(rows), following.split(rows), strict=True)]
+        own[wanted], entropy[wanted] = (torch.cat(values) for values in zip(*parts, strict=True))
+        masks = (given.new[:, 1:], mask) if whole else (given.new[:, 1:],)
+        return torch.cat([_reduced(own, entropy, counts) for counts in masks], 1)
+
+    return Reading([last], of)
+
+
+def _by_token(
+    model: Model, x: Float[Tensor, "token d_model"], following: Int[Tensor, " token"]
+) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
+    """The log probability of the token that follows each, and the entropy of what it was drawn from."""
+    log_p = at_least_float32(unembed(model.anatomy, x)).log_softmax(-1)
+    own = log_p.gather(-1, following[:, None])[:, 0]
+    p = log_p.exp()
+    return own.double(), -torch.special.xlogy(p, p).sum(-1).double()
+
+
+def _reduced(own: Tensor, entropy: Tensor, counts: Tensor) -> Float[Tensor, "batch 4"]:
     n = counts.sum(-1)
     total = own.masked_fill(~counts, 0).sum(-1)
     least = own.masked_fill(~counts, 0).amin(-1).exp()
     return torch.stack([total, total / n, least, entropy.masked_fill(~counts, 0).sum(-1) / n], 1)
-
-
-def whole(reading: Reading) -> Reading:
-    """A reading of all tokens but the first, whatever was marked as the answer."""
-    return Reading(
-        reading.sites,
-        lambda run, given: reading.of(run, Marked(given.tokens, given.subject, torch.ones_like(given.start))),
-        reading.logits,
-    )
-
-
-READING = Reading((), confidences, logits=True)

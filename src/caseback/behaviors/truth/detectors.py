@@ -19,6 +19,7 @@ LACKS = {
     "negated": "statements both affirmative and negated",
     "subject": "the subject of every statement",
     "answer": "the place where every statement's answer begins",
+    "samples": "several sampled answers to each question",
 }
 
 
@@ -42,6 +43,8 @@ class Detector:
         Whether it is one of those that every other stands beside.
     most
         At how many places it is fitted at most, at even distances; None: at all.
+    teacher
+        A score whose high and low values it is fitted to, in place of truth.
     citation
         Whose it is.
     """
@@ -53,12 +56,16 @@ class Detector:
     needs: tuple[Needs, ...] = ()
     baseline: bool = False
     most: int | None = None
+    teacher: str | None = None
     citation: str = ""
 
-    def lacks(self, statements: Statements) -> str | None:
+    def lacks(self, statements: Statements, samples: bool = False) -> str | None:
         """What of its needs these statements do not have, in words."""
         for need in self.needs:
-            if not has(statements, need):
+            if need == "samples":
+                if not samples:
+                    return LACKS[need]
+            elif not has(statements, need):
                 return LACKS[need]
         return None
 
@@ -128,6 +135,29 @@ DETECTORS = {
         ),
         Detector("min_prob", "least probable token of the answer", "min_prob", citation="Varshney et al. 2023"),
         Detector("entropy", "certainty of the answer's tokens", "entropy", citation="Varshney et al. 2023"),
+        Detector(
+            "eigenscore",
+            "how alike sampled answers' states are",
+            "eigenscore",
+            needs=("samples",),
+            citation="Chen C. et al. 2024",
+        ),
+        Detector(
+            "semantic_entropy",
+            "how few things sampled answers say",
+            "semantic_entropy",
+            needs=("samples",),
+            citation="Kuhn et al. 2023",
+        ),
+        Detector(
+            "entropy_probe",
+            "linear probe for low semantic entropy",
+            "stream",
+            logistic,
+            needs=("samples",),
+            teacher="semantic_entropy",
+            citation="Kossen et al. 2024",
+        ),
         Detector("log_prob", "log probability of the statement", "log_prob", baseline=True),
         Detector("mean_log_prob", "the same by token", "mean_log_prob", baseline=True),
         Detector("length", "tokens and characters", "length", logistic, baseline=True),
@@ -139,7 +169,7 @@ ACTIVATIONS = ("mass_mean", "logistic", "saplma", "ccs", "two_dimensional", "hea
 
 
 def chosen_detectors(
-    methods: Sequence[str] | None, statements: Statements, untrained: bool
+    methods: Sequence[str] | None, statements: Statements, untrained: bool, samples: bool = False
 ) -> tuple[list[Detector], dict[str, str]]:
     """The detectors that are asked for, baselines among them, and what is left out for what it lacks.
 
@@ -158,7 +188,7 @@ def chosen_detectors(
             continue
         if name == "untrained" and not untrained and name not in (methods or ()):
             continue
-        lacks = detector.lacks(statements)
+        lacks = detector.lacks(statements, samples)
         if lacks is None:
             taken.append(detector)
         elif methods is None:

@@ -1,4 +1,4 @@
-"""One evaluation for every detector of truth: fitted to some topics, chosen and calibrated on others, judged on the rest.
+"""One evaluation for every detector of truth: fitted to some topics, calibrated on others, judged on the rest.
 
     fit on F  ->  place = argmax AUROC on C,   p = Platt(score on C)   ->  judge on J        F, C, J of different topics
 
@@ -20,12 +20,15 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from caseback.behaviors.truth.answers import Samples
 from caseback.behaviors.truth.detectors import Detector, chosen_detectors, has
+from caseback.behaviors.truth.eigenscore import eigenscore
 from caseback.behaviors.truth.features import Features, read_features
 from caseback.behaviors.truth.fitting import Known, negation_pairs
 from caseback.behaviors.truth.measures import auroc, platt
 from caseback.behaviors.truth.plane import truth_plane
 from caseback.behaviors.truth.report import Judged, TruthReport, table_of
+from caseback.behaviors.truth.semantic_entropy import entropy_threshold, semantic_entropy
 from caseback.decode.probes.splits import folds, numbered
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.progress import progress_bar
@@ -46,6 +49,7 @@ def truth_detection(
     statements: Statements,
     *,
     methods: Sequence[str] | None = None,
+    samples: Samples | None = None,
     hold_out: HoldOut = "topics",
     n_folds: int = 5,
     untrained: bool = False,
@@ -64,6 +68,8 @@ def truth_detection(
         them.
     methods
         Names of ``DETECTORS``; by default all that these statements allow. Baselines always stand beside them.
+    samples
+        Several answers to each statement's question, as ``sample_answers`` draws them, for detectors that compare them.
     hold_out
         ``"topics"``: a topic is never fitted to and judged. ``"facts"``: of each fact that holds, not of each topic.
     n_folds
@@ -101,7 +107,7 @@ def truth_detection(
     Examples
     --------
     >>> import caseback as cb
-    >>> statements = world_statements(topics=("capital", "language", "continent"), each=10)
+    >>> statements = cb.behaviors.world_statements(["capital", "language", "continent"], each=10)
     >>> report = truth_detection(cb.load("meadow"), statements, methods=["mass_mean", "answer_log_prob"], resamples=50)
     >>> row = report.row("answer_log_prob")
     >>> bool(row["auroc"] > 0.9), report.table.group.values.tolist()
@@ -110,8 +116,18 @@ def truth_detection(
     expect_statements(statements, hold_out)
     if n_folds < 2 or resamples < 1:
         raise OutOfRange(f"n_folds {n_folds}, resamples {resamples}: expected at least 2 and 1")
-    taken, left = chosen_detectors(methods, statements, untrained)
-    features = read_features(model, statements, [one.reads for one in taken], seed=seed, progress=progress)
+    if samples is not None and len(samples) != len(statements):
+        raise CasebackError(
+            f"samples of {len(samples)} questions for {len(statements)} statements: expected one for each"
+        )
+    taken, left = chosen_detectors(methods, statements, untrained, samples is not None)
+    wanted = [one.reads for one in taken]
+    features = read_features(model, statements, wanted, seed=seed, progress=progress)
+    if samples is not None:
+        scores = {"eigenscore": eigenscore(samples.states)}
+        scores["semantic_entropy"] = semantic_entropy(samples.texts, samples.mean_log_prob)["entropy"]
+        for name, value in scores.items():
+            features[name] = [""], -torch.from_numpy(value.values)[None, :, None]
     return judged(
         features,
         statements,
@@ -142,7 +158,7 @@ def judged(
         kinds = ["both"] if "negated" in one.needs else ["affirmative", "both"] if both and one.fit else ["affirmative"]
         jobs += [(one, kind) for kind in kinds]
     rows = [
-        _judge(features[one.reads], task, one, kind, splits, how["seed"])
+        _judge(features[one.reads], task, one, kind, splits, how["seed"], features.get(str(one.teacher)))
         for one, kind in progress_bar(jobs, "judge", show=progress, unit="detector")
     ]
     table, probability = table_of(rows, statements, how["resamples"], how["seed"])
@@ -165,7 +181,7 @@ def expect_statements(statements: Statements, hold_out: str) -> None:
         raise CasebackError(f"statement {empty[0]} is empty: expected words")
     if len(set(statements.true.tolist())) < 2:
         raise CasebackError(
-            f"all {len(statements)} statements are {str(bool(statements.true[0])).lower()}: expected true and false ones"
+            f"all {len(statements)} statements are {'true' if statements.true[0] else 'false'}: expected both kinds"
         )
     if hold_out == "topics" and len(set(statements.topics)) < 2:
         raise CasebackError(
@@ -221,7 +237,13 @@ def parts_of(statements: Statements, hold_out: str, n_folds: int, seed: int) -> 
 
 
 def _judge(
-    features: tuple[list[str], Tensor], task: _Task, detector: Detector, kind: str, splits: list[Split], seed: int
+    features: tuple[list[str], Tensor],
+    task: _Task,
+    detector: Detector,
+    kind: str,
+    splits: list[Split],
+    seed: int,
+    teacher: tuple[list[str], Tensor] | None,
 ) -> Judged:
     """Standardized scores and probabilities of every statement, each by the part that has not seen it."""
     names, x = features
@@ -235,7 +257,7 @@ def _judge(
                 for some in (fitting, choosing)]  # fmt: skip
         draw = np.random.default_rng((seed, number, zlib.crc32(f"{detector.name} {kind}".encode())))
         for mixed in (False, True) if detector.fit else (False,):
-            labels = task.true
+            labels = task.true if teacher is None else _taught(teacher[1][0, :, 0], fitting, choosing)
             if mixed:
                 labels = labels.clone()
                 for some in part:
@@ -252,6 +274,24 @@ def _judge(
             probability[test] = (a * own[judging] + b).sigmoid().numpy()
             places.append(names[place])
     return Judged(detector, kind, scores, probability, chance if detector.fit else None, places)
+
+
+def _taught(values: Tensor, fitting: np.ndarray, choosing: np.ndarray) -> Bool[Tensor, " example"]:
+    """Which scores are high, by the cut that leaves least within the two groups of what is fitted to.
+
+    Raises
+    ------
+    CasebackError
+        For scores that are all the same there.
+    """
+    cut = entropy_threshold(values[fitting].cpu().numpy())
+    high = values.cpu() > cut
+    for some in (fitting, choosing):
+        if len(set(high[some].tolist())) < 2:
+            raise CasebackError(
+                "the semantic entropy of all questions is on one side of its cut: give more, or leave out entropy_probe"
+            )
+    return high
 
 
 def _scores(
@@ -295,7 +335,11 @@ def _plane(features: Features, task: _Task, rows: list[Judged], splits: list[Spl
     at = x[names.index(row.places[0])][None]
     known = truth_plane(at[:, fitting], task.true[fitting], task.negated[fitting], task.topic[fitting])
     points = known.coordinates(at[:, test])[0].cpu().numpy()
-    coords = {"batch": test, "true": ("batch", task.true.numpy()[test]), "negated": ("batch", task.negated.numpy()[test])}
+    coords = {
+        "batch": test,
+        "true": ("batch", task.true.numpy()[test]),
+        "negated": ("batch", task.negated.numpy()[test]),
+    }
     arrays = {"general": ("batch", points[:, 0]), "polarity": ("batch", points[:, 1])}
     return xr.Dataset(
         arrays,

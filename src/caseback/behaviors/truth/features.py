@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caseback.behaviors.truth.attention import constraint_reading, lookback_reading
 from caseback.behaviors.truth.batches import Marked, Reading, marked_statements, read_all
-from caseback.behaviors.truth.confidence import READING, whole
+from caseback.behaviors.truth.confidence import confidence_reading
 from caseback.behaviors.truth.lens_scores import attribute_reading, sharp_layer, sharpness_reading, upper_layers
 from caseback.decode.probes.baselines import bag_of_tokens, untrained
 from caseback.decode.states import Place
@@ -62,14 +62,13 @@ def read_features(
             x = values.pop(name).flatten(1)
             found[name] = ["all heads"], x[:, ~x.isnan().any(0)][None]
     if "attribute" in values:
-        values["attribute"] = values["attribute"][:, upper_layers(model)].mean(1)
+        values["attribute"] = values["attribute"].mean(1)
     if "sharpness" in values:
         values["sharpness"] = -values["sharpness"]
-    for name, part in (("answer", values.pop("answer", None)), ("whole", values.pop("whole", None))):
-        if part is not None and name == "answer":
-            values |= {"answer log_prob": part[:, 0], "min_prob": part[:, 2], "entropy": -part[:, 3]}
-        elif part is not None:
-            values |= {"log_prob": part[:, 0], "mean_log_prob": part[:, 1]}
+    if "confidence" in values:
+        answer, text = values.pop("confidence").chunk(2, 1)
+        values |= {"answer log_prob": answer[:, 0], "min_prob": answer[:, 2], "entropy": -answer[:, 3]}
+        values |= {"log_prob": text[:, 0], "mean_log_prob": text[:, 1]}
     found |= {name: ([""], value[None, :, None]) for name, value in values.items()}
     if "length" in wanted:
         characters = torch.tensor([len(text) for text in statements.texts])
@@ -98,11 +97,9 @@ def _readings(model: Model, wanted: set[str]) -> dict[str, Reading]:
     if "sharpness" in wanted:
         readings["sharpness"] = sharpness_reading(model, Site("resid_post", sharp_layer(model)))
     if "attribute" in wanted:
-        readings["attribute"] = attribute_reading(model)
-    if wanted & {"answer log_prob", "min_prob", "entropy"}:
-        readings["answer"] = READING
-    if wanted & {"log_prob", "mean_log_prob"}:
-        readings["whole"] = whole(READING)
+        readings["attribute"] = attribute_reading(model, upper_layers(model))
+    if wanted & {"answer log_prob", "min_prob", "entropy", "log_prob", "mean_log_prob"}:
+        readings["confidence"] = confidence_reading(model, whole=True)
     return readings
 
 

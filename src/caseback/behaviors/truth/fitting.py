@@ -82,9 +82,7 @@ def ccs(known: Known) -> Fitted:
     plus, minus = halves(known.negated, known.pair)
     if len(plus) < 8:
         raise CasebackError(f"{len(plus)} statements with their negation: ccs takes 8 or more")
-    found = consistent_directions(
-        known.x[:, plus], known.x[:, minus], known.true[plus].cpu().numpy(), seed=known.seed
-    )
+    found = consistent_directions(known.x[:, plus], known.x[:, minus], known.true[plus].cpu().numpy(), seed=known.seed)
 
     def scores(x: Tensor, negated: Tensor) -> Tensor:
         centers = found.centers[:, torch.where(negated, 0, 1)]  # (place, example, d)

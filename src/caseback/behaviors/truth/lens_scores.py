@@ -31,7 +31,9 @@ SHARP = 26 / 32
 """The depth that the authors read LLaMA-2-7B at."""
 
 
-@technique(entry=("5.4.20",), citation="Chen S. et al. 2024", cost="one forward and the unembedding of a layer's tokens")
+@technique(
+    entry=("5.4.20",), citation="Chen S. et al. 2024", cost="one forward and the unembedding of a layer's tokens"
+)
 def in_context_sharpness(
     model: Model,
     tokens: PromptsLike,
@@ -126,7 +128,9 @@ def attribute_scores(
     """
     expect_tokens_out(model.anatomy, "an attribute's score")
     given = marked(model, model.tokens(tokens), start=start)
-    values = read_all(model, given, {"attribute": attribute_reading(model)}, progress=progress)["attribute"]
+    values = read_all(model, given, {"attribute": attribute_reading(model, range(model.n_layers))}, progress=progress)[
+        "attribute"
+    ]
     return labelled(values, ["batch", "layer"], name="attribute", technique=attribute_scores, model=model)
 
 
@@ -155,9 +159,9 @@ def sharpness_reading(model: Model, site: Site) -> Reading:
     return Reading([site], of)
 
 
-def attribute_reading(model: Model) -> Reading:
+def attribute_reading(model: Model, layers: Sequence[int]) -> Reading:
     """What ``attribute_scores`` takes of a run."""
-    sites = [Site("resid_post", layer) for layer in range(model.n_layers)]
+    sites = [Site("resid_post", layer) for layer in layers]
 
     def of(run: Run, given: Marked) -> Float[Tensor, "batch layer"]:
         answer = given.tokens.ids[given.row, given.start]

@@ -47,7 +47,9 @@ def resampled(fact: Int[np.ndarray, " example"], draws: int, seed: int) -> Float
     """How often each example is drawn: facts are, with replacement, as many as there are."""
     distinct, number = np.unique(fact, return_inverse=True)
     rng = np.random.default_rng(seed)
-    return rng.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=draws)[:, number].astype(float)
+    return rng.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=draws)[:, number].astype(
+        float
+    )
 
 
 def interval(values: Float[np.ndarray, " draw"]) -> tuple[float, float]:
@@ -68,7 +70,7 @@ def within_topics(
 
 
 def platt(scores: Float[Tensor, " example"], true: Bool[Tensor, " example"]) -> tuple[float, float]:
-    """a and b of p = sigmoid(a s + b); Platt's own targets are not smoothed, a trace of a penalty is put on a."""
+    """A and b of p = sigmoid(a s + b); Platt's own targets are not smoothed, a trace of a penalty is put on a."""
     w, b = classifier(scores.double()[None, :, None], true, NEARLY_NONE)
     return float(w[0, 0]), float(b[0])
 

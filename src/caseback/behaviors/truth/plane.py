@@ -4,7 +4,7 @@
     score = w . (t_G . a, polarity . a) + b             polarity: the normal of a classifier of p
 
 t_G and t_P are least squares of the centered states, so each is what its coefficient multiplies with the other held
-still. A direction from affirmative statements alone is t_G + t_P and fails where they are negated. (Buerger et al. 2024)
+still. A direction from affirmative statements alone is t_G + t_P and fails on negated ones. (Buerger et al. 2024)
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def truth_plane(
     for kind in (truth & no, truth & ~no, ~truth & no, ~truth & ~no):
         if not bool(kind.any()):
             raise CasebackError(
-                "the plane of truth takes true and false statements, affirmative and negated: one of the four is missing"
+                "the plane of truth takes true and false statements, affirmative and negated: one kind of the four is "
+                "missing"
             )
     topic = np.zeros(n, dtype=int) if topics is None else numbered(topics, "topics", n)[1]
     general, polar = truth_directions(data, truth, no, torch.from_numpy(topic).to(data.device))

@@ -13,7 +13,6 @@ from caseback.behaviors.truth.detectors import Detector
 from caseback.behaviors.truth.measures import auroc, calibration, interval, resampled, within_topics
 from caseback.decode.probes.splits import numbered
 from caseback.errors import CasebackError, did_you_mean
-from caseback.model.display import Displayed
 from caseback.model.running.model import Model
 from caseback.tasks.statements import Statements
 
@@ -57,7 +56,7 @@ class Judged:
 
 
 @dataclass(frozen=True, eq=False)
-class TruthReport(Displayed):
+class TruthReport:
     """Detectors of truth, judged.
 
     Attributes
@@ -142,6 +141,7 @@ def table_of(
         "group": list(GROUPS),
         "relation": [str(name) for name in topics],
         "method": ("variant", [row.detector.name for row in rows]),
+        "about": ("variant", [row.detector.about for row in rows]),
         "fitted_to": ("variant", [row.fitted_to if row.detector.fit else "nothing" for row in rows]),
         "baseline": ("variant", [row.detector.baseline for row in rows]),
         "place": ("variant", [_commonest(row.places) for row in rows]),
