@@ -153,12 +153,14 @@ def _to_source(run: Run, given: Marked, site: Site) -> Float[Tensor, "batch head
 
 
 def _dispersion(run: Run, given: Marked, sites: Sequence[Site]) -> Float[Tensor, "batch head"]:
-    """The entropy of each head's attention over the source, at its mean step; heads of all layers, NaN for none."""
+    """The mean entropy of each head's attention over the source, heads of all layers; NaN for one that sees none of it."""
     steps = _steps(given)
     own = []
     for site in sites:
         a = _to_source(run, given, site)
-        own.append((-torch.special.xlogy(a, a).sum(-1) * steps[:, None]).sum(-1))
+        # a step from which a sliding window hides all of the source counts for nothing
+        weight = steps[:, None] * (a.sum(-1) > 0)
+        own.append((-torch.special.xlogy(a, a).sum(-1) * weight).sum(-1) / weight.sum(-1))
     return torch.cat(own, 1)
 
 
