@@ -38,6 +38,7 @@ PAGES = {
     "atlas": ("atlas", "meadow", "--kinds", "induction,copying,dead", "--top", "2"),
     "behavior": ("behavior", "induction", "agreement", "--count", "8"),
     "facts": ("facts", "--count", "8"),
+    "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),
     "edit": (
         "edit",

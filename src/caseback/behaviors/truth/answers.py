@@ -127,9 +127,9 @@ def sample_answers(
     (torch.Size([1, 3, 160]), ' Rome.')
     """
     expect_samples(k)
-    if not (temperature > 0 and 0 < top_p <= 1 and top_k >= 0):
+    if not (0.01 <= temperature <= 100 and 0 < top_p <= 1 and top_k >= 0):
         raise OutOfRange(
-            f"temperature {temperature}, top_p {top_p}, top_k {top_k}: expected positive, 0 to 1, 0 or more"
+            f"temperature {temperature}, top_p {top_p}, top_k {top_k}: expected 0.01 to 100, up to 1, 0 or more"
         )
     how = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k, "num_return_sequences": k}
     given = _generated(model, prompts, max_new_tokens, progress, seed=seed, **how)

@@ -68,13 +68,9 @@ def eigenscore(states: Any, *, alpha: float = 1e-3, form: Literal["paper", "rele
         raise CasebackError(f"form={form!r} is unknown. {did_you_mean(str(form), FORMS)}")
     if not (alpha > 0 and math.isfinite(alpha)):
         raise OutOfRange(f"alpha is {alpha}: expected a positive number, such as 0.001")
-    x = states if isinstance(states, Tensor) else torch.as_tensor(states)
-    if x.ndim != 3 or not x.is_floating_point() or 0 in x.shape:
-        raise CasebackError(f"states of shape {tuple(x.shape)} and {x.dtype}: expected numbers (batch, k, d)")
+    x = numbers_of(states, 3, "states", "(batch, k, d)")
     expect_samples(x.shape[1])
-    if not bool(x.isfinite().all()):
-        raise CasebackError("states have numbers that are not finite")
-    values = _scores(x.double(), alpha, form)
+    values = _scores(x, alpha, form)
     return labelled(values, ["batch"], name="eigenscore", technique=eigenscore, alpha=float(alpha), form=form)
 
 
@@ -87,6 +83,28 @@ def expect_samples(k: int) -> None:
     """
     if k < 2:
         raise OutOfRange(f"{k} answers to a question: expected 2 or more, which are compared with each other")
+
+
+def numbers_of(values: Any, ndim: int, what: str, dims: str) -> Float[Tensor, "*dims"]:
+    """Numbers of so many dimensions, in float64.
+
+    Raises
+    ------
+    CasebackError
+        For anything else, none at all, and numbers that are not finite.
+    """
+    try:
+        x = values if isinstance(values, Tensor) else torch.as_tensor(values)
+        shown = f"of shape {tuple(x.shape)} and {x.dtype}"
+        fits = x.ndim == ndim and 0 not in x.shape and not x.is_complex() and x.layout == torch.strided
+        fits = fits and x.dtype != torch.bool and not x.is_meta
+    except (TypeError, ValueError, RuntimeError):
+        x, fits, shown = torch.empty(0), False, f"a {type(values).__name__}"
+    if not fits:
+        raise CasebackError(f"{what} are {shown}: expected numbers {dims}")
+    if not bool(x.isfinite().all()):
+        raise CasebackError(f"{what} have numbers that are not finite: expected {dims}")
+    return x.detach().double()
 
 
 def _scores(x: Float[Tensor, "batch k d"], alpha: float, form: str) -> Float[Tensor, " batch"]:

@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from jaxtyping import Float, Int
 
-from caseback.behaviors.truth.eigenscore import expect_samples
+from caseback.behaviors.truth.eigenscore import expect_samples, numbers_of
 from caseback.errors import CasebackError
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -80,13 +79,11 @@ def semantic_entropy(
             raise CasebackError(f"answers to question {row} are {answers!r}: expected texts")
     weights: list[np.ndarray] = [np.zeros(len(answers)) for answers in samples]
     if log_probs is not None:
-        given = np.asarray(torch.as_tensor(log_probs).detach().cpu(), dtype=float)
+        given = numbers_of(log_probs, 2, "log_probs", "(batch, k)").cpu().numpy()
         if given.shape != (len(samples), len(samples[0])) or any(len(one) != given.shape[1] for one in samples):
             raise CasebackError(
                 f"log_probs of shape {given.shape}: expected one for each of {len(samples)} x k answers"
             )
-        if not np.isfinite(given).all():
-            raise CasebackError("log_probs are not finite: expected the log probability of each answer")
         weights = list(given)
     numbers = [clusters(answers, same or same_words) for answers in samples]
     entropy = [_entropy(number, weight) for number, weight in zip(numbers, weights, strict=True)]

@@ -153,7 +153,7 @@ def _to_source(run: Run, given: Marked, site: Site) -> Float[Tensor, "batch head
 
 
 def _dispersion(run: Run, given: Marked, sites: Sequence[Site]) -> Float[Tensor, "batch head"]:
-    """The mean entropy of each head's attention over the source, heads of all layers; NaN for one that sees none of it."""
+    """The mean entropy of each head's attention over the source, heads of all layers; NaN for what sees none of it."""
     steps = _steps(given)
     own = []
     for site in sites:
