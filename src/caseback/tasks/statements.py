@@ -135,8 +135,8 @@ def statements_of(pairs: Sequence[Pair], *, each: int = 40, negated: bool = True
                 forms.append((*other, True))
             for text, place, no in forms:
                 rows += [
-                    (f"{text}{said}.", so != no, topic, no, number, place, len(text))
-                    for said, so in ((answer, True), (wrong, False))
+                    (f"{text}{spoken}.", so != no, topic, no, number, place, len(text))
+                    for spoken, so in ((answer, True), (wrong, False))
                 ]
             number += 1
     if not rows:

@@ -138,9 +138,9 @@ def sample_answers(
     state = Reading([middle], lambda run, some: at_least_float32(run[middle][some.row, some.last]))
     read = read_all(model, given, {"state": state, "sure": confidence_reading(model)}, progress=progress)
     sure = read["sure"].unflatten(0, (len(prompts), k))
-    said = _answer_texts(model, given)
+    answered = _answer_texts(model, given)
     return Samples(
-        [said[i : i + k] for i in range(0, len(said), k)],
+        [answered[i : i + k] for i in range(0, len(answered), k)],
         sure[..., NAMES.index("log_prob")],
         sure[..., NAMES.index("mean_log_prob")],
         read["state"].unflatten(0, (len(prompts), k)),
@@ -212,17 +212,18 @@ def model_answers(
             right.setdefault((pair.group, pair.clean.text), []).append(plain_words(answer))
     prompts = [pair.clean.text for pair in chosen]
     given = _generated(model, prompts, max_new_tokens, progress, do_sample=False)
-    said = _answer_texts(model, given)
-    spoken = [bool(text.strip()) for text in said]  # an answer of nothing but spaces is no text to read
+    answered = _answer_texts(model, given)
+    spoken = [bool(text.strip()) for text in answered]  # an answer of nothing but spaces is no text to read
     rows = [i for i, some in enumerate(spoken) if some]
     true = [
         any(
-            f"{plain_words(said[i])} ".startswith(f"{words} ") for words in right[chosen[i].group, chosen[i].clean.text]
+            f"{plain_words(answered[i])} ".startswith(f"{words} ")
+            for words in right[chosen[i].group, chosen[i].clean.text]
         )
         for i in rows
     ]
     return Statements(
-        [prompts[i] + said[i].rstrip() for i in rows],
+        [prompts[i] + answered[i].rstrip() for i in rows],
         np.array(true, dtype=bool),
         [chosen[i].group for i in rows],
         np.zeros(len(rows), dtype=bool),

@@ -46,21 +46,21 @@ def read_features(
     given = marked_statements(model, statements)
     readings = _readings(model, set(wanted))
     values = read_all(model, given, readings, progress=progress)
-    found = Features()
+    features = Features()
     layers = [str(Place("resid_post", layer)) for layer in range(model.n_layers)]
     if "stream" in values:
         x = values.pop("stream").transpose(0, 1)
         deep = int(DEEP * model.n_layers)
-        found["stream"] = layers, x
-        found["upper stream"] = layers[deep:], x[deep:]
+        features["stream"] = layers, x
+        features["upper stream"] = layers[deep:], x[deep:]
     if "heads" in values:
         x = values.pop("heads")  # (example, layer, head, d)
         names = [str(Place("z", layer, head)) for layer in range(x.shape[1]) for head in range(x.shape[2])]
-        found["heads"] = names, x.flatten(1, 2).transpose(0, 1)
+        features["heads"] = names, x.flatten(1, 2).transpose(0, 1)
     for name in ("constraint", "lookback"):
         if name in values:
             x = values.pop(name).flatten(1)
-            found[name] = ["all heads"], x[:, ~x.isnan().any(0)][None]
+            features[name] = ["all heads"], x[:, ~x.isnan().any(0)][None]
     if "attribute" in values:
         values["attribute"] = values["attribute"].mean(1)
     if "sharpness" in values:
@@ -69,19 +69,19 @@ def read_features(
         answer, text = values.pop("confidence").chunk(2, 1)
         values |= {"answer log_prob": answer[:, 0], "min_prob": answer[:, 2], "entropy": -answer[:, 3]}
         values |= {"log_prob": text[:, 0], "mean_log_prob": text[:, 1]}
-    found |= {name: ([""], value[None, :, None]) for name, value in values.items()}
+    features |= {name: ([""], value[None, :, None]) for name, value in values.items()}
     if "length" in wanted:
         characters = torch.tensor([len(text) for text in statements.texts])
-        found["length"] = [""], torch.stack([given.tokens.lengths.cpu(), characters], 1)[None].double()
+        features["length"] = [""], torch.stack([given.tokens.lengths.cpu(), characters], 1)[None].double()
     if "bag" in wanted:
-        found["bag"] = [""], bag_of_tokens(given.tokens, VOCABULARY)[None]
+        features["bag"] = [""], bag_of_tokens(given.tokens, VOCABULARY)[None]
     if "untrained" in wanted:
         other = read_all(untrained(model, seed), given, {"stream": _stream(model)}, progress=progress)["stream"]
-        found["untrained"] = layers, other.transpose(0, 1)
-    for name, (_, x) in found.items():
+        features["untrained"] = layers, other.transpose(0, 1)
+    for name, (_, x) in features.items():
         if not bool(x.isfinite().all()):
             raise CasebackError(f"{name} of these statements has numbers that are not finite")
-    return found
+    return features
 
 
 def _readings(model: Model, wanted: set[str]) -> dict[str, Reading]:

@@ -82,12 +82,14 @@ def ccs(known: Known) -> Fitted:
     plus, minus = halves(known.negated, known.pair)
     if len(plus) < 8:
         raise CasebackError(f"{len(plus)} statements with their negation: ccs takes 8 or more")
-    found = consistent_directions(known.x[:, plus], known.x[:, minus], known.true[plus].cpu().numpy(), seed=known.seed)
+    directions = consistent_directions(
+        known.x[:, plus], known.x[:, minus], known.true[plus].cpu().numpy(), seed=known.seed
+    )
 
     def scores(x: Tensor, negated: Tensor) -> Tensor:
-        centers = found.centers[:, torch.where(negated, 0, 1)]  # (place, example, d)
-        own = ((x.to(centers) - centers) @ found.weight[..., None])[..., 0]
-        return own + found.bias[:, None]
+        centers = directions.centers[:, torch.where(negated, 0, 1)]  # (place, example, d)
+        own = ((x.to(centers) - centers) @ directions.weight[..., None])[..., 0]
+        return own + directions.bias[:, None]
 
     return scores
 

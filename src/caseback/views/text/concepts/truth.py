@@ -87,14 +87,14 @@ def verdict_words(document: Mapping[str, Any]) -> str:
     >>> verdict_words({"rows": [row]})
     'No detector is past every baseline.'
     """
-    said = []
+    past = []
     for group in ("affirmative", "negated"):
         names = [row["name"] for row in document["rows"] if row[group] is not None and row[group]["above"]]
         if names:
-            said.append(f"{', '.join(names)} on {group} statements")
-    if not said:
+            past.append(f"{', '.join(names)} on {group} statements")
+    if not past:
         return "No detector is past every baseline."
-    return f"Past every baseline, by the ends of intervals: {'; '.join(said)}."
+    return f"Past every baseline, by the ends of intervals: {'; '.join(past)}."
 
 
 @checked
