@@ -16,7 +16,7 @@ import caseback as cb
 from caseback.behaviors import translation_scores
 from caseback.behaviors.truth.measures import auroc, interval, resampled
 
-SHOTS, WORDS = 4, 150
+SHOTS, WORDS = 4, 60
 # whether a translation that was made from its source is expected to have more of it
 MORE = {
     **{"log_prob": True, "mean_log_prob": True, "dispersion": False, "least_dispersion": False},
