@@ -49,7 +49,7 @@ def test_facts_and_answers_to_them(capsys, tmp_path):
         samples = [{"subject": s, "object": o} for s, o in places.items()]
         data = {"name": name, "prompt_templates": [wording], "samples": samples}
         (tmp_path / f"{name}.json").write_text(json.dumps(data))
-    options = ["--facts", "--methods", "answer_log_prob", "--hold-out", "facts", "--folds", "2", "--json"]
+    options = ["--relations", "--methods", "answer_log_prob", "--hold-out", "facts", "--folds", "2", "--json"]
     code, out, err = run(capsys, tmp_path, *options)
     assert code == 0, err
     assert json.loads(out)["statements"]["count"] == 2 * 6 * 4  # both wordings have a verb that takes "not"
@@ -61,11 +61,11 @@ def test_facts_and_answers_to_them(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--samples", "4"], "give --answers too"),
-        (["--answers", "--samples", "1"], "expected 2 or more"),
+        (["--sampled", "4"], "give --answers too"),
+        (["--answers", "--sampled", "1"], "expected 2 or more"),
         (["a.csv", "b.csv"], "expected one"),
-        (["a.csv", "--answers"], "give --facts"),
-        (["--facts"], "needs a file"),
+        (["a.csv", "--answers"], "give --relations"),
+        (["--relations"], "needs a file"),
         (["no such.csv"], "no such.csv"),
         (["--methods", "magic"], "no detector is called 'magic'"),
         (["--hold-out", "heads", "--methods", "mass_mean"], "expected 'topics' or 'facts'"),

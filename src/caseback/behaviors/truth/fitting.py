@@ -26,8 +26,8 @@ from caseback.errors import CasebackError
 
 Fitted = Callable[[Float[Tensor, "place example d"], Bool[Tensor, " example"]], Float[Tensor, "place example"]]
 LAYERS = (256, 128, 64)
-EPOCHS, ROWS, RATE = 5, 32, 1e-3
-"""Of SAPLMA: five epochs of Adam at Keras's step, 32 statements at a time."""
+EPOCHS, RATE = 5, 1e-3
+"""Of SAPLMA: five epochs of Adam at Keras's step; 32 statements at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ def saplma(known: Known) -> Fitted:
         return cross_entropy(z.flatten(0, 1), target.flatten(), reduction="none").view(len(x), 1, -1).mean(-1)
 
     rows = np.arange(x.shape[1])
-    options = {"epochs": EPOCHS, "batch_size": ROWS, "learning_rate": RATE, "seed": known.seed}
+    options = {"epochs": EPOCHS, "batch_size": 32, "learning_rate": RATE, "seed": known.seed}
     best = trained(start, loss, rows, rows, **options)
 
     def scores(other: Tensor, negated: Tensor) -> Tensor:

@@ -21,19 +21,19 @@ def truth(
     statements: Annotated[
         list[str] | None,
         Argument(
-            help="A file with the columns statement and label (.csv, .tsv, .jsonl, .json, .parquet), or with --facts "
+            help="A file with the columns statement and label (.csv, .tsv, .jsonl, .json, .parquet), or with --relations "
             "files or folders of relations; by default the bundled models' own world.",
             show_default=False,
         ),
     ] = None,
     of: OfModel = OfModel(),
-    facts: Annotated[
-        bool, Option("--facts", help="Files hold facts (relations, or known facts): statements are made of them.")
+    relations: Annotated[
+        bool, Option("--relations", help="Files hold facts (relations, or known facts): statements are made of them.")
     ] = False,
     answers: Annotated[
         bool, Option("--answers", help="Judge on the model's own answers to facts, whether they are right.")
     ] = False,
-    samples: Annotated[int, Option(min=0, help="With --answers, how many more are drawn of each question.")] = 0,
+    sampled: Annotated[int, Option(min=0, help="With --answers, how many more are drawn of each question.")] = 0,
     methods: Annotated[
         str | None, Option(help="Detectors by name, parted by commas; by default all that can be.", show_default=False)
     ] = None,
@@ -48,16 +48,16 @@ def truth(
 ) -> None:
     """Which detector tells what is true, on topics that it has not seen, beside length, words and probability."""
     given = statements or []
-    if samples and not answers:
-        raise CasebackError("--samples are more answers to a question: give --answers too")
-    if samples == 1:
-        raise CasebackError("--samples 1: expected 2 or more, which are compared with each other")
-    if answers and given and not facts:
-        raise CasebackError("--answers are to facts: give --facts with files of relations, or no file")
-    if facts and not given:
-        raise CasebackError("--facts needs a file or a folder of relations")
-    if not facts and len(given) > 1:
-        raise CasebackError(f"{len(given)} files of statements: expected one, or --facts with files of relations")
+    if sampled and not answers:
+        raise CasebackError("--sampled are more answers to a question: give --answers too")
+    if sampled == 1:
+        raise CasebackError("--sampled 1: expected 2 or more, which are compared with each other")
+    if answers and given and not relations:
+        raise CasebackError("--answers are to facts: give --relations with files of relations, or no file")
+    if relations and not given:
+        raise CasebackError("--relations needs a file or a folder of relations")
+    if not relations and len(given) > 1:
+        raise CasebackError(f"{len(given)} files of statements: expected one, or --relations with files of relations")
     with quiet():
         from caseback.behaviors import model_answers, sample_answers, truth_detection, world_facts
         from caseback.reports.concepts.truth import truth_document
@@ -67,19 +67,19 @@ def truth(
 
         title = ", ".join(Path(os.path.abspath(name)).stem for name in given) or WORLD
         drawn = None
-        if facts or not given:
-            pairs = facts_of_files([*given]) if facts else world_facts()
+        if relations or not given:
+            pairs = facts_of_files([*given]) if relations else world_facts()
             how = {"each": sample.count, "seed": sample.seed}
             model = model_of(of)
             if answers:
                 read = model_answers(model, pairs, progress=True, **how)
                 title = f"answers to {title}"
-                if samples:
+                if sampled:
                     ends = [
                         len(text) if end is None else end for text, end in zip(read.texts, read.answers, strict=True)
                     ]
                     prompts = [text[:end] for text, end in zip(read.texts, ends, strict=True)]
-                    drawn = sample_answers(model, prompts, samples, seed=sample.seed, progress=True)
+                    drawn = sample_answers(model, prompts, sampled, seed=sample.seed, progress=True)
             else:
                 read = statements_of(pairs, negated=not no_negations, **how)
         else:
