@@ -44,6 +44,10 @@ def test_facts_and_answers_to_them(capsys, tmp_path):
         "Egypt": "Cairo",
         "Poland": "Bern",
         "Japan": "Rome",
+        "Ireland": "Cairo",
+        "Norway": "Paris",
+        "Greece": "Bern",
+        "Sweden": "Madrid",
     }
     for name, wording in (("capital", "The capital of {} is"), ("city", "If you visit the capital of {}, you are in")):
         samples = [{"subject": s, "object": o} for s, o in places.items()]
@@ -52,10 +56,11 @@ def test_facts_and_answers_to_them(capsys, tmp_path):
     options = ["--relations", "--methods", "answer_log_prob", "--hold-out", "facts", "--folds", "2", "--json"]
     code, out, err = run(capsys, tmp_path, *options)
     assert code == 0, err
-    assert json.loads(out)["statements"]["count"] == 2 * 6 * 4  # both wordings have a verb that takes "not"
+    assert json.loads(out)["statements"]["count"] == 2 * 10 * 4  # both wordings have a verb that takes "not"
     code, out, err = run(capsys, tmp_path, *options, "--answers")
+    assert code == 0, err
     document = json.loads(out)
-    assert code == 0 and document["statements"]["true"] == 8 and document["title"].startswith("answers to "), err
+    assert document["statements"]["true"] == 8 and document["title"].startswith("answers to ")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def truth(
     statements: Annotated[
         list[str] | None,
         Argument(
-            help="A file with the columns statement and label (.csv, .tsv, .jsonl, .json, .parquet), or with --relations "
+            help="A file with the columns statement and label (.csv, .jsonl, .parquet ...), or with --relations "
             "files or folders of relations; by default the bundled models' own world.",
             show_default=False,
         ),
