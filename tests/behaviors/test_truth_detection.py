@@ -243,7 +243,7 @@ def test_the_document_says_what_was_measured_and_the_page_draws_it(meadow, state
     assert "<b>world" not in page and "&lt;b&gt;world" in page
     plane = document["plane"]
     plain = sum(true and not no for true, no in zip(plane["true"], plane["negated"], strict=True))
-    assert page.count("<circle class='dot true'") == plain + 1  # and one in the key
+    assert page.count("<circle class='dot target'") == plain + 1  # and one in the key
     assert page.count("class='decision'") == 1
     for row in document["rows"]:
         assert f"<td>{row['affirmative']['auroc']:.3f} <small>" in page

@@ -124,7 +124,7 @@ def _plane(plane: Mapping[str, Any] | None) -> str:
     for x, y, true, negated, text in zip(
         plane["general"], plane["polarity"], plane["true"], plane["negated"], plane["text"], strict=True
     ):
-        kinds = f"dot {'true' if true else 'false'}{' open' if negated else ''}"
+        kinds = f"dot {'target' if true else 'foil'}{' open' if negated else ''}"
         place = f"cx='{across.at(x):.1f}' cy='{up.at(y):.1f}'"
         parts.append(f"<circle class='{kinds}' {place} r='3.5'><title>{html.escape(visible(text))}</title></circle>")
     parts.append(_decision(plane["line"], across, up))
@@ -134,7 +134,7 @@ def _plane(plane: Mapping[str, Any] | None) -> str:
         f"<svg class='scatter' viewBox='0 0 {_WIDTH} {_HEIGHT}' width='{_WIDTH}' height='{_HEIGHT}' role='img' "
         f"aria-label='held-out statements in the plane of truth'>{''.join(parts)}</svg>"
     )
-    names = (("true", "true"), ("false", "false"), ("true open", "true, negated"), ("false open", "false, negated"))
+    names = (("target", "true"), ("foil", "false"), ("target open", "true, negated"), ("foil open", "false, negated"))
     key = "".join(f"<span>{_sample(kinds)}{words}</span>" for kinds, words in names)
     words = note(
         f"Statements of one part's topics, none of which were seen, at {visible(plane['place'])}. The dashed line is "
