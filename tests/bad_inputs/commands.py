@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import caseback as cb
 from bad_inputs.outcome import Fault, TookTooLong, fault_of, tidy, time_limit, written_in
+from bad_inputs.valid_truth import statements_file
 from caseback import cli, organisms
 from caseback.decode.dictionaries import Facts, TopK, save_dictionary
 from hostile import HOSTILE
@@ -110,6 +111,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "jobs": [str(store)],
         "behavior": ["function-vector", "--task", "capital", "--count", "4", "--shots", "2"],
         "facts": ["--count", "4"],
+        "truth": [str(statements_file(folder)), *of, "--methods", "mass_mean", "--folds", "2"],
         "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],
         "push": [str(dictionary), "hf://ours/things", "--dry-run"],
         "techniques": [],

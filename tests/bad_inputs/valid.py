@@ -18,6 +18,7 @@ import caseback as cb
 from bad_inputs.results import Results, parts_of
 from bad_inputs.valid_dictionaries import OTHER, TEXT, calls_of_dictionaries
 from bad_inputs.valid_editing import calls_of_editing
+from bad_inputs.valid_truth import calls_of_truth
 from caseback.decode.dictionaries import (
     Facts,
     TopK,
@@ -251,6 +252,7 @@ class Valid:
                 "n_layers": 2,
             },
             **calls_of_editing(model, room),
+            **calls_of_truth(room),
             "affine.Affine": {"read": torch.eye(16)[:2], "write": torch.eye(16)[:2]},
             "affine.Rotate": {"plane": torch.eye(16)[:2], "angle": 30.0},
             "steps.Step": {"name": "one", "units": 1, "work": dict},

@@ -84,6 +84,7 @@ WRITING = [
     ("behavior", "--html"),
     ("behavior", "--save"),
     ("facts", "--html"),
+    ("truth", "--html"),
     ("edit", "--save"),
     ("edit", "--html"),
     ("steer", "--save"),

@@ -15,6 +15,11 @@ from caseback.tasks.prompts import Prompts as Prompts
 from caseback.tasks.sentence_scores import MinimalPair as MinimalPair
 from caseback.tasks.sentence_scores import preference as preference
 from caseback.tasks.sentence_scores import sentence_log_prob as sentence_log_prob
+from caseback.tasks.statements import Statements as Statements
+from caseback.tasks.statements import facts_of_files as facts_of_files
+from caseback.tasks.statements import load_statements as load_statements
+from caseback.tasks.statements import statements_of as statements_of
+from caseback.tasks.statements import statements_of_files as statements_of_files
 from caseback.tasks.task import MAKERS, maker
 from caseback.tasks.task import Task as Task
 from caseback.tasks.task import get as get

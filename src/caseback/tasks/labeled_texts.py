@@ -88,14 +88,14 @@ def labeled_texts(path: str | Path, text: str = "text", label: str = "label", gr
     LabeledTexts(2 texts; 'good' 1, 'bad' 1)
     """
     columns = [text, label] if group is None else [text, label, group]
-    rows = [_row(record, where, columns) for where, record in _records(Path(path))]
+    rows = [_row(record, where, columns) for where, record in table_records(Path(path))]
     if not rows:
         raise LoadError(f"{str(path)!r} has no rows: expected texts with labels")
     texts, labels, *groups = ([row[i] for row in rows] for i in range(len(columns)))
     return LabeledTexts(texts, labels, groups[0] if groups else None)
 
 
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
+def table_records(path: Path) -> Iterator[tuple[str, Any]]:
     """The records of a file, each with where it stands in words."""
     suffix = path.suffix.lower()
     if suffix in SEPARATORS:

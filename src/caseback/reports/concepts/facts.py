@@ -111,7 +111,10 @@ def facts_document(model: Model, flow: xr.Dataset, relation: str = "") -> dict[s
         routing=[_source(flow, str(name)) for name in flow["key"].values],
         enrichment=enriched,
         extraction={"rate": _mean(flow["extraction"]), "other": _mean(flow["extraction_control"])},
-        provenance={name: str(flow.attrs[name]) for name in ("technique", "entry", "citation")},
+        provenance={
+            **model.provenance(),
+            **{name: str(flow.attrs[name]) for name in ("technique", "entry", "citation")},
+        },
     )
 
 

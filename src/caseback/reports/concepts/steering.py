@@ -173,7 +173,9 @@ def steering_document(
         ],
         metric=words,
         dose=_curve(curve),
-        provenance={name: str(curve.attrs[name]) for name in ("technique", "entry", "citation")} | {"seed": seed},
+        provenance=model.provenance()
+        | {name: str(curve.attrs[name]) for name in ("technique", "entry", "citation")}
+        | {"seed": str(seed)},
     )
 
 

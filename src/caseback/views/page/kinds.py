@@ -33,6 +33,7 @@ PAGES = {
     "caseback.probe": "probe",
     "caseback.steering": "steering",
     "caseback.training": "training",
+    "caseback.truth": "mechanisms.truth",
     "caseback.units": "unit",
     "caseback.weights": "weights",
 }

@@ -1,0 +1,1 @@
+"""Detectors of what is true: from states, attention, confidence and samples, and one evaluation for all of them."""
