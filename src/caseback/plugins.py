@@ -35,8 +35,8 @@ def offered(group: str) -> dict[str, EntryPoint]:
     return {one.name: one for one in entry_points(group=f"caseback.{group}")}
 
 
-def loaded(group: str, name: str, expected: type | tuple[type, ...] = object) -> Any:
-    """What one entry names, or None where no package offers it.
+def loaded(group: str, name: str, expected: Any = object) -> Any:
+    """What one entry names, or None where no package offers it; ``expected`` is a type, or several.
 
     Raises
     ------

@@ -84,7 +84,7 @@ class AtlasComparison:
         return {"kinds": [asdict(kind) for kind in self.kinds], "only": list(map(list, self.only)), "about": self.about}
 
 
-@technique(entry=("5.1.5", "B.19"), citation="Olsson et al. 2022, Gurnee et al. 2024", cost="none: two atlases")
+@technique(entry=("5.1.6",), citation="Olsson et al. 2022", cost="none: two atlases")
 def compare_atlases(first: Atlas, second: Atlas) -> AtlasComparison:
     """Which units kept, gained and lost each label, beside what random sets as large share.
 
@@ -133,21 +133,22 @@ def _change(first: Atlas, second: Atlas, reports: tuple[KindReport, KindReport])
         raise CasebackError(
             f"{odd[0]} is in one atlas alone ({kind}): expected models of the same layers, heads and neurons"
         )
+    units = list(map(str, frames[0].index))
+    frames = [frame.reindex(frames[0].index) for frame in frames]
     ahead = [_ahead(frame, report) for frame, report in zip(frames, reports, strict=True)]
-    ahead[1] = ahead[1].reindex(ahead[0].index)
     a, b = (one > 0 for one in ahead)
-    chance, band, _ = random_overlap(len(ahead[0]), int(a.sum()), int(b.sum()), int((a & b).sum()))
+    chance, band, _ = random_overlap(len(units), int(a.sum()), int(b.sum()), int((a & b).sum()))
     either = int((a | b).sum())
-    scores = [frame.score.reindex(ahead[0].index) for frame in frames]
-    flat = any(score.nunique() < 2 for score in scores)
+    scores = [frame.score.to_numpy(dtype=float) for frame in frames]
+    flat = any(len(np.unique(one[~np.isnan(one)])) < 2 for one in scores)
     return KindChange(
         kind,
         reports[0].sort,
-        len(ahead[0]),
+        len(units),
         (int(a.sum()), int(b.sum())),
-        _named(ahead[0][a & b]),
-        _named(ahead[1][b & ~a]),
-        _named(ahead[0][a & ~b]),
+        _named(units, ahead[0], a & b),
+        _named(units, ahead[1], b & ~a),
+        _named(units, ahead[0], a & ~b),
         int((a & b).sum()) / either if either else None,
         chance,
         band,
@@ -156,14 +157,15 @@ def _change(first: Atlas, second: Atlas, reports: tuple[KindReport, KindReport])
     )
 
 
-def _ahead(frame: pd.DataFrame, report: KindReport) -> pd.Series:
-    """How far each unit is past what makes a label; 0 or less for those without it."""
-    labeled = beyond(frame.score, frame.band, report.threshold)
-    return (frame.score - np.maximum(frame.band, report.threshold)).where(labeled, 0.0)
+def _ahead(frame: pd.DataFrame, report: KindReport) -> np.ndarray:
+    """How far each unit is past what makes a label; 0 for those without it."""
+    score, band = (frame[name].to_numpy(dtype=float) for name in ("score", "band"))
+    return np.where(beyond(score, band, report.threshold), score - np.maximum(band, report.threshold), 0.0)
 
 
-def _named(ahead: pd.Series) -> tuple[str, ...]:
-    return tuple(map(str, ahead.sort_values(ascending=False, kind="stable").index))
+def _named(units: list[str], ahead: np.ndarray, which: np.ndarray) -> tuple[str, ...]:
+    order = np.argsort(-ahead, kind="stable")
+    return tuple(units[int(i)] for i in order if which[i])
 
 
 def _proved(atlas: Atlas, kind: str) -> tuple[str, ...]:
