@@ -1,11 +1,12 @@
 """The pages of the documentation site that come from the code; `mkdocs.yml` names this file as its hook.
 
 Each package that publishes names has a page of the reference, `reference/PACKAGE.md`. `primer.md` is the Primer's
-table of contents with the functions that carry it out. `contributing.md` is the repository's own CONTRIBUTING.md.
-The notebooks are pages too, by `notebook_pages.py`.
+table of contents with the functions that carry it out. `documents.md` has the schema of every document that commands
+print. `contributing.md` is the repository's own CONTRIBUTING.md. The notebooks are pages too, by `notebook_pages.py`.
 """
 
 import importlib
+import json
 import pkgutil
 import sys
 import types
@@ -16,6 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import caseback as cb
+from caseback.reports.document import DocumentKind
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))  # mkdocs reads this file by its path, and knows none beside it
@@ -103,6 +105,25 @@ def primer_page() -> str:
     return "\n\n".join([*lines, ""])
 
 
+def documents_page() -> str:
+    """Every kind of document that commands print with `--json` and pages are drawn from, with its schema."""
+    lines = [
+        "# Documents",
+        "What `--json` prints and a page is drawn from is a document: JSON that names its `kind` and `version`, says "
+        "of which model it is, and has the sections of its kind. The function that returns it says what is in each. A "
+        "section that changes its form makes a new version; new sections may come within one.",
+    ]
+    kinds: dict[str, DocumentKind] = {}
+    for info in pkgutil.walk_packages(cb.reports.__path__, "caseback.reports."):
+        for value in vars(importlib.import_module(info.name)).values():
+            if isinstance(value, DocumentKind):
+                kinds[value.kind] = value
+    for _, kind in sorted(kinds.items()):
+        schema = json.dumps(kind.schema(), indent=1, ensure_ascii=False)
+        lines += [f"## {kind.kind}", f"`{kind.function}`, version {kind.version}.", f"```json\n{schema}\n```"]
+    return "\n\n".join([*lines, ""])
+
+
 def _section(entry: str) -> str:
     return max((section for section in SECTIONS if f"{entry}.".startswith(f"{section}.")), key=len)
 
@@ -120,6 +141,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if "Reference" in section:
             section["Reference"] = sorted(pages)
     pages["primer.md"] = primer_page()
+    pages["documents.md"] = documents_page()
     pages["contributing.md"] = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     pages |= notebook_pages.pages()
     for path, text in pages.items():

@@ -6,6 +6,7 @@ import pkgutil
 from importlib import import_module
 
 import pytest
+from jsonschema import Draft202012Validator
 
 import caseback as cb
 from caseback import reports
@@ -50,6 +51,17 @@ def test_a_document_is_plain_data_with_kind_version_model_and_sections(kind, doc
     assert list(document)[:3] == ["kind", "version", "model"] and document["version"] == declared.version
     assert document["model"]["name"] == "meadow" and document["provenance"]["model"] == "meadow"
     assert set(declared.sections) <= set(document)
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_a_document_keeps_its_schema_and_another_does_not(kind, documents):
+    schema = kinds()[kind].schema()
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    assert validator.is_valid(documents[kind])
+    without = {name: value for name, value in documents[kind].items() if name != kinds()[kind].sections[0]}
+    for bad in (documents[kind] | {"version": 0}, documents[kind] | {"model": {}}, without):
+        assert not validator.is_valid(bad)
 
 
 @pytest.mark.parametrize("kind", DRAWN)

@@ -133,6 +133,27 @@ class DocumentKind:
             with drawn_from(self.noun, self.function):
                 self.lengths(document)
 
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema (draft 2020-12) of this kind's documents: what identifies them, and the sections they have.
+
+        What is in a section, the function that returns the document says.
+
+        Examples
+        --------
+        >>> counts = DocumentKind("caseback.counts", 1, "a document of counts", "count_documents", ("tokens",))
+        >>> counts.schema()["required"], counts.schema()["properties"]["version"]
+        (['kind', 'version', 'model', 'tokens'], {'const': 1})
+        """
+        model = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+        own = {"kind": {"const": self.kind}, "version": {"const": self.version}, "model": model}
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": f"{self.noun}, as {self.function} returns it",
+            "type": "object",
+            "properties": {**own, **{name: True for name in self.sections}},
+            "required": [*own, *self.sections],
+        }
+
     @contextmanager
     def drawing(self, document: Any) -> Iterator[Mapping[str, Any]]:
         """Check a document, and refuse it where drawing it meets what is not as its function made it.

@@ -253,8 +253,8 @@ def _judge(
     at = spread(len(names), detector.most)
     names, x = [names[i] for i in at], x[at]
     for number, (fitting, choosing, test) in enumerate(splits):
-        part = [torch.from_numpy(some if kind == "both" else some[~task.negated.numpy()[some]])
-                for some in (fitting, choosing)]  # fmt: skip
+        own = [some if kind == "both" else some[~task.negated.numpy()[some]] for some in (fitting, choosing)]
+        part = [torch.from_numpy(some) for some in own]
         draw = np.random.default_rng((seed, number, zlib.crc32(f"{detector.name} {kind}".encode())))
         for mixed in (False, True) if detector.fit else (False,):
             labels = task.true if teacher is None else _taught(teacher[1][0, :, 0], fitting, choosing)
