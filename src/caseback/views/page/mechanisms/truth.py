@@ -71,7 +71,7 @@ def _body(document: Mapping[str, Any]) -> str:
     parts += ["<h2>Topic by topic</h2>", _topics(document)]
     if document["left_out"]:
         parts.append(note(f"Left out: {'; '.join(left_out_words(document))}."))
-    return frame(document, "What tells true {} from false ones?", document["title"] or "statements", *parts)
+    return frame(document, "What tells true from false in {}?", document["title"] or "statements", *parts)
 
 
 def _bars(rows: Sequence[Mapping[str, Any]], group: str) -> str:
@@ -87,7 +87,7 @@ def _bars(rows: Sequence[Mapping[str, Any]], group: str) -> str:
             cell(_three(own["accuracy"])),
             cell(_three(own["brier"])),
             cell(_three(own["calibration_error"])),
-            cell(visible(row["place"])),
+            cell(visible(row["place"]) if row["place"] else ""),
         ]
         mark = " *" if own["above"] else ""
         lines.append((row["name"] + mark, cells))

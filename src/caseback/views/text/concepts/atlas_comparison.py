@@ -61,8 +61,9 @@ def compared_words(document: Mapping[str, Any]) -> str:
     """
     names = []
     for about in (document["first"], document["second"]):
-        text = f" ({about['tokens']:,} tokens)" if about.get("tokens") else ""
-        names.append(f"{about.get('model', 'a model')}{text}")
+        text = f"{about['tokens']:,} tokens" if about.get("tokens") else ""
+        more = "; ".join(filter(None, (text, str(about.get("edits") or ""))))
+        names.append(f"{about.get('model', 'a model')}{f' ({more})' if more else ''}")
     words = f"From {names[0]} to {names[1]}."
     for which, only in zip(("first", "second"), document["only"], strict=True):
         if only:
