@@ -42,7 +42,7 @@ export function effectsView(doc, { onPick }) {
       "figcaption",
       {},
       h("h3", {}, "Heads and MLPs for ", tokenChip(doc.target, "target"), " over ", tokenChip(doc.foil, "foil")),
-      h("p", { class: "note" }, `${how} ${signed(doc.value)} logits in all. Click one to take it away.`),
+      h("p", { class: "note" }, `${how} ${signed(doc.value)} logits in all, in the model as it is: changes are not made. Click a part to take it away.`),
     ),
     legend.element,
     grid.element,

@@ -23,7 +23,7 @@ from caseback.behaviors.proofs.proving import Outcome, prove
 from caseback.behaviors.stream.fact import Fact
 from caseback.behaviors.stream.facts import STREAM_NEEDS, stream_facts
 from caseback.behaviors.within import Within, seconds_of
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, TokensError
 from caseback.jobs.launch import HERE
 from caseback.model.arguments import checked
 from caseback.model.display import Displayed
@@ -341,6 +341,8 @@ def _proved(
                 one = recipe.each(evidence, looks[kind], unit) if recipe.each is not None else None
                 how = {"together": False, "within": None if share is None else share / len(each), "progress": progress}
                 outcomes |= prove(evidence, one, {kind: [unit]}, past, kinds, **how) if one is not None else {}
+        except TokensError:
+            unproved[name] = "the text has no prompt for it"
         except CasebackError as error:
             unproved[name] = str(error)
         if within is not None:

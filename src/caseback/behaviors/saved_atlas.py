@@ -6,6 +6,7 @@ FOLDER/units.csv.gz     unit, kind, score, control, ranked_by, band: a line for 
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def load_atlas(folder: str | Path) -> Atlas:
         Where there is none, or a file of it is damaged or does not fit the other.
     """
     at = Path(folder)
+    if not os.path.isfile(at / "atlas.json"):
+        raise LoadError(f"there is no atlas in {str(folder)!r}: expected a folder that save_atlas or --out wrote")
     data = load_json(at / "atlas.json", ATLAS)
     try:
         reports = tuple(KindReport(**one) for one in data["kinds"])

@@ -48,6 +48,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings(record=True) as noted, heartbeat("working"):
             warnings.simplefilter("ignore")
             warnings.filterwarnings("always", message=".* has no leading space")
+            warnings.filterwarnings("always", message="left out: ")  # what another package adds and cannot be loaded
             try:
                 yield
             finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from caseback.artifacts.hub import SCHEME, HubAddress, why
@@ -93,6 +94,8 @@ def _card(path: Path, where: str) -> str:
 
 def _what(path: Path) -> tuple[Kind, dict[str, object]]:
     """Which kind of fitted thing a file holds, and what it says of how it was made and how well it did."""
+    if os.path.isdir(path):
+        raise LoadError(f"{path} is a folder: expected one file that a save_… function of caseback wrote")
     if path.suffix == ".json":
         data = read_json(path)
     else:

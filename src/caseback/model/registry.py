@@ -271,6 +271,8 @@ def _expect_role(function: Callable[..., Any], role: str, dims: tuple[str, ...] 
     if kind.closed and needed:
         raise RegistryError(f"{label}: it cannot be called without {needed[0]!r}, which no caller of a {role} gives.")
     given = signature.return_annotation
+    if kind.gives and given is signature.empty:
+        raise RegistryError(f"{label}: it does not say what it gives: annotate it with -> {kind.gives[0]}.")
     gives = str(getattr(given, "__name__", given)).rpartition(".")[2]
     if kind.gives and gives not in kind.gives:
         raise RegistryError(f"{label}: it gives {gives!r}; a {role} gives {' or '.join(kind.gives)}.")

@@ -219,7 +219,8 @@ class Guarded:
             await self.app(scope, receive, send)
             return
         if self.token is not None and not _has_token(Request(scope), self.token):
-            words = "a token is needed: open the address that `caseback serve` printed, token included"
+            given = "the token that was given is not this server's" if _tokens(Request(scope)) else "a token is needed"
+            words = f"{given}: open the address that `caseback serve` printed, token included"
             await _error(401, words)(scope, receive, send)
             return
 
@@ -235,12 +236,17 @@ PRIVATE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"
 
 
 def _has_token(request: Request, token: str) -> bool:
+    return any(hmac.compare_digest(one.encode(), token.encode()) for one in _tokens(request))
+
+
+def _tokens(request: Request) -> list[str]:
+    """The tokens that a request brings."""
     given = (
         request.headers.get("authorization", "").removeprefix("Bearer "),
         request.cookies.get(COOKIE, ""),
         request.query_params.get("token", "") if request.url.path == "/" else "",
     )
-    return any(hmac.compare_digest(one.encode(), token.encode()) for one in given)
+    return [one for one in given if one]
 
 
 class Bounded:

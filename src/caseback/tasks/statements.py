@@ -241,7 +241,7 @@ def _row(record: Any, where: str, name: str) -> tuple[Any, ...]:
     text = record["statement"]
     if not isinstance(text, str) or not text.strip():
         raise LoadError(f"{where}: the statement is {shortened(repr(text), 60)}, expected words")
-    fact = record.get("fact")
+    fact = record.get("fact") or record.get("subject")
     topic = record.get("topic")
     return (
         text,

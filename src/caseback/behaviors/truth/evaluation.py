@@ -185,8 +185,8 @@ def expect_statements(statements: Statements, hold_out: str) -> None:
         )
     if hold_out == "topics" and len(set(statements.topics)) < 2:
         raise CasebackError(
-            f"all statements are of the topic {statements.topics[0]!r}, so none can be held out: give others, or "
-            "hold_out='facts'"
+            f"all statements are of the topic {statements.topics[0]!r}, so none can be held out: give others (a file "
+            "has them in the column topic), or hold out facts"
         )
 
 

@@ -18,7 +18,7 @@ def serve(
     host: Annotated[
         str, Option(help="Where it listens: this machine alone, unless another of its addresses is given.")
     ] = "127.0.0.1",
-    port: Annotated[int, Option(help="The port; 0 takes a free one.")] = 8765,
+    port: Annotated[int, Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8765,
     dictionaries: Dictionaries = Dictionaries().worded(
         dictionaries="A dictionary whose features can be turned and looked at; give it again for each."
     ),

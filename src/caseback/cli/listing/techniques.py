@@ -5,6 +5,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
+from caseback.cli.loading import quiet
 from caseback.cli.options import Json
 from caseback.cli.with_options import with_options
 
@@ -23,5 +24,6 @@ def techniques(
     from caseback.reports.tables.techniques import technique_rows
     from caseback.views.text.listings.techniques import print_techniques
 
-    rows = technique_rows(role, words or ())
+    with quiet():
+        rows = technique_rows(role, words or ())
     answer(output, rows, text=lambda: print_techniques(rows))

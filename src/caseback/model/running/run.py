@@ -56,6 +56,12 @@ class Run(Displayed):
         self.edited, self.rules = edited, rules
         self.anatomy, self.tokens, self._acts, self._logits, self._raw = anatomy, tokens, acts, logits, raw or {}
 
+    def __repr__(self) -> str:
+        names = list(dict.fromkeys(site.name for site in self._acts))
+        read = ", ".join(names[:6]) + (" …" if len(names) > 6 else "")
+        edited = ", edited" if self.edited else ""
+        return f"Run({len(self.tokens)} prompts of {self.tokens.shape[1]} tokens, {read or 'no site'} read{edited})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Copied and sent without its graph; the anatomy is found again in the model's copy.
         anatomy, run = self.anatomy, self.detached()

@@ -17,6 +17,7 @@ from caseback.views.numbers_text import number, percent
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
+from caseback.views.text.editing import not_taken
 
 __all__ = ["editing_html"]
 
@@ -72,7 +73,7 @@ def _body(document: Mapping[str, Any]) -> str:
     parts = [
         lead(
             f"Edited by {document['method']} at layer {layers}. Wanted answers that are generated: "
-            f"{'; '.join(counts)}. {document['remark']}"
+            f"{'; '.join(counts)}. {' '.join(filter(None, (not_taken(document), document['remark'])))}"
         )
     ]
     for group in GROUPS:

@@ -14,7 +14,7 @@ from caseback.reports.editing import EDITING
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
 
-__all__ = ["print_editing"]
+__all__ = ["not_taken", "print_editing"]
 
 
 @checked
@@ -60,7 +60,30 @@ def print_editing(document: Document, *, console: Console | None = None) -> None
                 f"{number(side['perplexity_before'])} before, {number(side['perplexity_after'])} after",
                 highlight=False,
             )
+        if words := not_taken(document):
+            console.print(words, highlight=False, markup=False)
         console.print(document["remark"], highlight=False, markup=False)
+
+
+@checked
+def not_taken(document: Mapping[str, Any]) -> str:
+    """What to try where the edited prompts do not give the new answers; empty where all do.
+
+    Examples
+    --------
+    >>> prompts = [{"group": "efficacy", "after": {"exact": False}}]
+    >>> not_taken({"facts": [{"prompts": prompts}], "layers": [1]})
+    'The edit did not take: 0 of 1 edited prompts give the new answer. Other layers than 1 may: give --layers.'
+    """
+    own = [row for fact in document["facts"] for row in fact["prompts"] if row["group"] == "efficacy"]
+    taken = sum(bool(row["after"]["exact"]) for row in own)
+    if taken == len(own):
+        return ""
+    where = ", ".join(map(str, document["layers"]))
+    return (
+        f"The edit did not take: {taken} of {len(own)} edited prompts give the new answer. Other layers than {where} "
+        "may: give --layers."
+    )
 
 
 def _prompts(rows: list[Mapping[str, Any]]) -> Table:

@@ -67,7 +67,8 @@ def _body(document: Mapping[str, Any]) -> str:
             ),
             _bars(rows, "negated"),
         ]
-    parts += ["<h2>The plane of truth</h2>", _plane(document["plane"])]
+    if document["plane"]:
+        parts += ["<h2>The plane of truth</h2>", _plane(document["plane"])]
     parts += ["<h2>Topic by topic</h2>", _topics(document)]
     if document["left_out"]:
         parts.append(note(f"Left out: {'; '.join(left_out_words(document))}."))
@@ -93,7 +94,8 @@ def _bars(rows: Sequence[Mapping[str, Any]], group: str) -> str:
         lines.append((row["name"] + mark, cells))
     heads = ["", "", "AUROC", "within topics", "shuffled", "accuracy", "Brier", "ECE", "read at"]
     table = rows_table(heads, lines, faint=[bool(row["baseline"]) for row in shown])
-    return table + note("* its interval is past every baseline's and chance.")
+    starred = any(row[group]["above"] for row in shown)
+    return table + (note("* its interval is past every baseline's and chance.") if starred else "")
 
 
 def _bar(own: Mapping[str, Any]) -> str:

@@ -72,7 +72,8 @@ def statements_words(document: Mapping[str, Any]) -> str:
     of, how = document["statements"], document["how"]
     return (
         f"{of['count']} statements ({of['true']} true, {of['negated']} negated) of {of['facts']} facts and "
-        f"{len(document['topics'])} topics; judged on {how['hold_out']} that were not seen, in {how['n_folds']} parts"
+        f"{len(document['topics'])} topic{'s' * (len(document['topics']) != 1)}; judged on {how['hold_out']} that were "
+        f"not seen, in {how['n_folds']} parts"
     )
 
 
