@@ -4,7 +4,7 @@
     attention = mean over queries i of a(i, s(i)),    other the same with x_(i - 8): what another query predicts of them
     uniform = mean of 1 / number of keys that may look
 
-Only tokens of the row compete, so its vocabulary is all that is formed. A token that is the query's own is left out:
+Only tokens of the row compete, so its vocabulary is all that is formed; of a token's places the first is taken. A token that is the query's own is left out:
 the stream of a model with tied embeddings predicts it, whatever it has computed.
 """
 
@@ -110,4 +110,7 @@ def lens(
     norm, table, bias = weights.final_norm, weights.W_U.detach(), weights.b_U.detach()
     read = at_least_float32(stream if norm is None else norm(stream))
     logits = read @ at_least_float32(table[:, ids]).permute(1, 0, 2).to(read)
-    return logits + at_least_float32(bias)[ids][:, None].to(read)
+    logits = logits + at_least_float32(bias)[ids][:, None].to(read)
+    # a token that stands twice has one logit, which a product rounds by its column
+    first = (ids[:, :, None] == ids[:, None]).byte().argmax(-1)
+    return logits.gather(-1, first[:, None].expand_as(logits))
