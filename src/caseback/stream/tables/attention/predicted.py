@@ -4,8 +4,8 @@
     attention = mean over queries i of a(i, s(i)),    other the same with x_(i - 8): what another query predicts of them
     uniform = mean of 1 / number of keys that may look
 
-Only tokens of the row compete, so its vocabulary is all that is formed; of a token's places the first is taken. A token that is the query's own is left out:
-the stream of a model with tied embeddings predicts it, whatever it has computed.
+Only tokens of the row compete, so its vocabulary is all that is formed; of a token's places the first is taken. A token
+that is the query's own is left out: the stream of a model with tied embeddings predicts it, whatever it has computed.
 """
 
 from __future__ import annotations
