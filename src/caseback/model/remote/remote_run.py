@@ -114,18 +114,6 @@ class RemoteRun(Run):
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteRun, (self.anatomy, self.tokens, self._acts, self._logits, self.edited)
 
-    def __getitem__(self, key: Any) -> Tensor:
-        if isinstance(key, tuple) and len(key) == 2 and key[1] is None:
-            key = key[0]
-        wanted = list(self.anatomy.sites(key))
-        missing = [site for site in wanted if site not in self._acts]
-        if missing:
-            held = ", ".join(sorted({s.name for s in self._acts})) or "none"
-            raise SiteAbsent(f"this run did not read {missing[0]}: pass read=[{missing[0].name!r}] (it holds: {held})")
-        if len(wanted) == 1 and (wanted[0].layer is None or not isinstance(key, str) or "." in key):
-            return self._acts[wanted[0]]
-        return torch.stack([self._acts[site] for site in wanted])
-
     def detached(self) -> Run:
         """Itself: it has no graph."""
         return self

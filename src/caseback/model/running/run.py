@@ -96,7 +96,7 @@ class Run(Displayed):
         if missing:
             held = ", ".join(sorted({s.name for s in self._acts})) or "none"
             raise SiteAbsent(f"this run did not read {missing[0]}: pass read=[{missing[0].name!r}] (it holds: {held})")
-        if len(wanted) == 1 and (not wanted[0].kind.layered or not isinstance(key, str) or "." in key):
+        if len(wanted) == 1 and (wanted[0].layer is None or not isinstance(key, str) or "." in key):
             return self._acts[wanted[0]]
         return torch.stack([self._acts[site] for site in wanted])
 

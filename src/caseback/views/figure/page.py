@@ -12,7 +12,7 @@ from typing import Any
 from caseback.jobs.whole_file import expect_writable, whole_file
 from caseback.reports.document import checked
 from caseback.views.figure.figure import Figure
-from caseback.views.page.kit.frame import end, masthead
+from caseback.views.page.kit.frame import cut, end, masthead
 from caseback.views.page.page import WRITTEN, shell, static
 
 __all__ = ["figure_html", "write_figure"]
@@ -52,7 +52,7 @@ def figure_html(
     described = " · ".join(about[key] for key in _MODEL if about.get(key))
     question = question or figure.question or figure.title or figure.caption or "What does it look like?"
     drawn = Figure.within((figure.titled("") if figure.title == question else figure).body)
-    lede = f"<p class='lede'>Prompt: <span class='chip'>{html.escape(_cut(prompt))}</span></p>" if prompt else ""
+    lede = f"<p class='lede'>Prompt: <span class='chip'>{html.escape(cut(prompt))}</span></p>" if prompt else ""
     body = (
         f"<main class='page'>{masthead(name, described)}"
         f"<section class='question'><h1>{html.escape(question)}</h1>{lede}</section>"
@@ -99,7 +99,3 @@ def write_figure(
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
     return path
-
-
-def _cut(prompt: str) -> str:
-    return prompt if len(prompt) <= 300 else f"{prompt[:299]}…"

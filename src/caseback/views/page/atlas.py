@@ -1,6 +1,6 @@
 """An atlas as one HTML page that opens offline: a map of heads by label, kinds with their controls, candidates' cards.
 
-The page has no script. Every labeled head and every candidate has an address (``#L2H0``), so that one can point at it.
+Every labeled head and every candidate has an address (``#L2H0``), so that one can point at it.
 """
 
 from __future__ import annotations

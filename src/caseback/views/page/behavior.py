@@ -1,6 +1,6 @@
 """Behaviors as one HTML page that opens offline: margins, roles with their heads, places of the stream, transfers.
 
-The page has no script. Shares of the stream are shaded as explanations are: orange where the place carries the answer.
+Shares of the stream are shaded as explanations are: orange where the place carries the answer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What dictionaries are worth as one HTML page that opens offline: active features against loss, and every measure.
 
-The page has no script. Names never become markup.
+Names never become markup.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Directions as one HTML page that opens offline: where they tell a label, and matrices of how far they agree.
 
-The page has no script. Orange is a cosine above 0, blue one below; layers run upwards, and names never become markup.
+Orange is a cosine above 0, blue one below; layers run upwards, and names never become markup.
 """
 
 from __future__ import annotations

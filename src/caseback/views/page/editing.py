@@ -1,6 +1,6 @@
 """An edit of facts as one HTML page that opens offline: every prompt before and after, measures, and side effects.
 
-The page has no script. How likely the wanted answer is stands as a bar, pale before and full after; texts never become
+How likely the wanted answer is stands as a bar, pale before and full after; texts never become
 markup.
 """
 

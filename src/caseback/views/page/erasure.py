@@ -1,6 +1,6 @@
 """An erasure as one HTML page that opens offline: what probes read before and after, and what the model loses.
 
-The page has no script. Effects on the model are drawn on one line with the bands of random concepts; names never become
+Effects on the model are drawn on one line with the bands of random concepts; names never become
 markup.
 """
 

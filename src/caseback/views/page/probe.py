@@ -1,6 +1,6 @@
 """Probes as one HTML page that opens offline: a map of accuracy by layer and site, and each place with its interval.
 
-The page has no script. A place's shade is how far it is from the commonest class to always right; the mark on its bar
+A place's shade is how far it is from the commonest class to always right; the mark on its bar
 is what shuffled labels give. Names never become markup.
 """
 
@@ -13,7 +13,7 @@ from caseback.reports.concepts.probe import PROBES
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.page.kit.frame import frame
-from caseback.views.page.kit.parts import cell, layer_map, lead, note, rows_table
+from caseback.views.page.kit.parts import cell, layer_map, lead, note, rows_table, share_bar
 from caseback.views.page.page import Page
 
 __all__ = ["probe_html"]
@@ -82,21 +82,9 @@ def _bars(rows: Sequence[Mapping[str, Any]], majority: float) -> str:
     for row in rows:
         numbers = cell(f"{row['accuracy']:.3f}", small=f"{row['low']:.3f}–{row['high']:.3f}")
         rest = [cell(f"{row[name]:.3f}") for name in ("shuffled", "train_accuracy")]
-        lines.append((row["name"], [f"<td>{_bar(row, majority)}</td>", numbers, *rest]))
+        bar = share_bar(row["accuracy"], row["low"], row["high"], majority, row["shuffled"])
+        lines.append((row["name"], [f"<td>{bar}</td>", numbers, *rest]))
     return rows_table(["", "", "accuracy", "shuffled", "on training"], lines)
-
-
-def _bar(row: Mapping[str, Any], majority: float) -> str:
-    """An accuracy from 0 to 1 as a drawing of 200 by 14."""
-    x = {name: 200 * row[name] for name in ("accuracy", "low", "high", "shuffled")}
-    return (
-        f"<svg class='bar-of' viewBox='0 0 200 14' width='200' height='14' role='img' "
-        f"aria-label='{row['accuracy']:.3f}'>"
-        f"<rect class='track' width='200' height='14'/><rect class='fill' width='{x['accuracy']:.1f}' height='14'/>"
-        f"<line class='majority' x1='{200 * majority:.1f}' x2='{200 * majority:.1f}' y1='0' y2='14'/>"
-        f"<line class='between' x1='{x['low']:.1f}' x2='{x['high']:.1f}' y1='7' y2='7'/>"
-        f"<path class='notch' d='M{x['shuffled']:.1f} 9l-3 5h6z'/></svg>"
-    )
 
 
 PAGE = Page(PROBES, _title, _body, ("page", "concept"))

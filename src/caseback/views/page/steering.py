@@ -1,6 +1,6 @@
 """Steering as one HTML page that opens offline: the curve of dose and response, and what is written, side by side.
 
-The page has no script. Tokens are shaded by where the plain model's states of them lie along the direction, orange
+Tokens are shaded by where the plain model's states of them lie along the direction, orange
 toward the class that is added and blue away from it; texts never become markup.
 """
 

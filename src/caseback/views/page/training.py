@@ -1,6 +1,6 @@
 """How dictionaries' training goes as one HTML page that opens offline: curves of each, rewritten while it lasts.
 
-The page has no script; it is read again to see more. Names never become markup.
+It is read again to see more. Names never become markup.
 """
 
 from __future__ import annotations

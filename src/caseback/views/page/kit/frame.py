@@ -9,7 +9,7 @@ from typing import Any
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 
-__all__ = ["end", "frame", "masthead"]
+__all__ = ["cut", "end", "frame", "masthead"]
 
 # A watch seen from behind, as frontend/src/kit/masthead.js draws it.
 _NOTCHES = "".join(f"<line x1='16' y1='2.4' x2='16' y2='6' transform='rotate({60 * i} 16 16)'/>" for i in range(6))
@@ -81,7 +81,7 @@ def end(provenance: Mapping[str, Any], prompt: str = "") -> str:
     True
     """
     rows = "".join(
-        f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(_cut(str(value)))}</dd>"
+        f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(cut(str(value)))}</dd>"
         for key, value in provenance.items()
         if value not in ("", None)
     )
@@ -99,5 +99,13 @@ def _described(facts: Mapping[str, Any]) -> str:
     return " · ".join(filter(None, (" × ".join(sizes), str(facts.get("dtype") or ""))))
 
 
-def _cut(text: str) -> str:
+@checked
+def cut(text: str) -> str:
+    """The beginning of a text that is too long for a line.
+
+    Examples
+    --------
+    >>> len(cut("a" * 999)), cut("short")
+    (300, 'short')
+    """
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

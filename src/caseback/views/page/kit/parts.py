@@ -15,7 +15,7 @@ from caseback.reports.document import checked, drawn_from
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import signed
 
-__all__ = ["cell", "layer_map", "lead", "note", "rows_table", "signed_class", "tone_key"]
+__all__ = ["cell", "layer_map", "lead", "note", "rows_table", "share_bar", "signed_class", "tone_key"]
 
 SHADES = 10
 _LONG = 30  # characters that would make a cell too narrow to read, or too wide
@@ -133,6 +133,26 @@ def layer_map(
     return (
         f"<div class='sideways'><table class='map'><caption>{html.escape(caption)}{more}</caption>"
         f"<thead><tr><th>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+@checked
+def share_bar(share: float, low: float, high: float, dashed: float, notch: float | None) -> str:
+    """A share of 1 as a drawing of 200 by 14, with its interval, a dashed line and a notch below; None draws no notch.
+
+    Examples
+    --------
+    >>> share_bar(0.5, 0.4, 0.6, 0.25, None).count("<line")
+    2
+    """
+    across = {"share": share, "low": low, "high": high, "dashed": dashed}
+    x = {name: f"{200 * value:.1f}" for name, value in across.items()}
+    below = "" if notch is None else f"<path class='notch' d='M{200 * notch:.1f} 9l-3 5h6z'/>"
+    return (
+        f"<svg class='bar-of' viewBox='0 0 200 14' width='200' height='14' role='img' aria-label='{share:.3f}'>"
+        f"<rect class='track' width='200' height='14'/><rect class='fill' width='{x['share']}' height='14'/>"
+        f"<line class='majority' x1='{x['dashed']}' x2='{x['dashed']}' y1='0' y2='14'/>"
+        f"<line class='between' x1='{x['low']}' x2='{x['high']}' y1='7' y2='7'/>{below}</svg>"
     )
 
 

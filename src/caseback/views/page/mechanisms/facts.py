@@ -1,6 +1,6 @@
 """How facts are recalled, as one HTML page that opens offline: subject, relation, attribute, by layer.
 
-The page has no script. Every curve has its control beside it: the band of random positions, or other facts' words.
+Every curve has its control beside it: the band of random positions, or other facts' words.
 """
 
 from __future__ import annotations

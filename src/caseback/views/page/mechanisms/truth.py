@@ -1,7 +1,6 @@
 """Detectors of truth as one HTML page that opens offline: bars beside baselines, and statements in the plane of truth.
 
-True statements are orange and false ones blue, negated ones open; the dashed line is where odds
-are even.
+True statements are orange and false ones blue, negated ones open; the dashed line is where odds are even.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.page.kit.curve_svg import ticks
 from caseback.views.page.kit.frame import frame
-from caseback.views.page.kit.parts import cell, lead, note, rows_table
+from caseback.views.page.kit.parts import cell, lead, note, rows_table, share_bar
 from caseback.views.page.page import Page
 from caseback.views.text.concepts.truth import left_out_words, statements_words, verdict_words
 
@@ -81,7 +80,7 @@ def _bars(rows: Sequence[Mapping[str, Any]], group: str) -> str:
     for row in shown:
         own = row[group]
         cells = [
-            f"<td>{_bar(own)}</td>",
+            f"<td>{share_bar(own['auroc'], own['low'] or 0.0, own['high'] or 0.0, 0.5, own['shuffled'])}</td>",
             cell(_three(own["auroc"]), small=f"{_three(own['low'])}–{_three(own['high'])}"),
             cell(_three(own["within"])),
             cell(_three(own["shuffled"])),
@@ -96,19 +95,6 @@ def _bars(rows: Sequence[Mapping[str, Any]], group: str) -> str:
     table = rows_table(heads, lines, faint=[bool(row["baseline"]) for row in shown])
     starred = any(row[group]["above"] for row in shown)
     return table + (note("* its interval is past every baseline's and chance.") if starred else "")
-
-
-def _bar(own: Mapping[str, Any]) -> str:
-    """An AUROC from 0 to 1 as a drawing of 200 by 14."""
-    x = {name: 200 * (own[name] or 0.0) for name in ("auroc", "low", "high")}
-    notch = "" if own["shuffled"] is None else f"<path class='notch' d='M{200 * own['shuffled']:.1f} 9l-3 5h6z'/>"
-    return (
-        f"<svg class='bar-of' viewBox='0 0 200 14' width='200' height='14' role='img' "
-        f"aria-label='{own['auroc']:.3f}'><rect class='track' width='200' height='14'/>"
-        f"<rect class='fill' width='{x['auroc']:.1f}' height='14'/>"
-        f"<line class='majority' x1='100' x2='100' y1='0' y2='14'/>"
-        f"<line class='between' x1='{x['low']:.1f}' x2='{x['high']:.1f}' y1='7' y2='7'/>{notch}</svg>"
-    )
 
 
 def _plane(plane: Mapping[str, Any] | None) -> str:
