@@ -36,7 +36,7 @@ def test_shares_are_those_of_patching(name):
     other = [*prompt[:2], 3, *prompt[3:]]
     with exact():
         metric = cb.logit_diff(4, 7)
-        traces = traced(model, model.tokens(prompt), model.tokens(other), metric)
+        traces = traced(model, model.tokens(prompt), model.tokens(other), metric, rows=64, most=512)
         for direction in ("denoising", "noising"):
             heads = patch(model, prompt, other, metric, site="z", by=("layer", "head"), direction=direction).recovery
             for part in (part for part in traces.parts if part.head >= 0):
@@ -79,7 +79,7 @@ def test_helpers_and_opponents_of_the_written_circuit():
 def test_hops_are_runs_of_layers():
     stream = np.zeros((10, 3))
     stream[:4, 0], stream[3, 1], stream[4:, 2] = 1, 0.9, 0.5
-    assert [(hop.pos, hop.first, hop.last) for hop in hops(stream)] == [(0, 0, 3), (2, 4, 9)]
+    assert [(hop.pos, hop.first, hop.last) for hop in hops(stream, range(10))] == [(0, 0, 3), (2, 4, 9)]
 
 
 def test_the_whole_of_it_is_a_document_with_sentences_and_evidence():

@@ -58,8 +58,8 @@ function prompts({ tokens, patching }, differs) {
   );
 }
 
-// At least 1, so that a map on which nothing matters stays pale.
-const largest = (rows) => Math.max(1, ...rows.map((row) => row.reduce((m, v) => Math.max(m, Math.abs(v)), 0)));
+// At least 1, so that a map on which nothing matters stays pale; what was not exchanged is null.
+const largest = (rows) => Math.max(1, ...rows.map((row) => row.reduce((m, v) => Math.max(m, Math.abs(v ?? 0)), 0)));
 
 const bounds = (legend, most) => legend.name(`−${trimmed(most)}`, `+${trimmed(most)}`);
 
@@ -69,12 +69,13 @@ const rowHeight = (rows) => (rows <= 14 ? 26 : rows <= 40 ? 17 : 11);
 
 function positionMap(doc, differs) {
   const { patching, tokens, model, position } = doc;
-  const rows = model.n_layers;
-  const layerOf = (r) => rows - 1 - r;
+  const layers = patching.maps[0].layers ?? [...Array(model.n_layers).keys()];
+  const rows = layers.length;
+  const layerOf = (r) => layers[rows - 1 - r];
   const legend = divergingLegend();
   let shown = patching.maps[0];
   let most = 1;
-  const value = (r, c) => shown.recovery[layerOf(r)][c];
+  const value = (r, c) => shown.recovery[rows - 1 - r][c];
   const grid = canvasGrid({
     rows,
     cols: tokens.length,
@@ -115,6 +116,8 @@ function positionMap(doc, differs) {
   return h("div", {}, h("div", { class: "toolbar" }, control.element, legend.element), grid.element);
 }
 
+const said = (value) => (value === null ? "not exchanged: attribution patching ranks it below those that were" : signed(value));
+
 function headMap({ patching, model }) {
   const { n_layers: rows, n_heads: cols } = model;
   const layerOf = (r) => rows - 1 - r;
@@ -129,11 +132,14 @@ function headMap({ patching, model }) {
     bottom: 24,
     label: "Recovery by layer and head. Arrow keys move.",
     size: (room) => ({ cellWidth: Math.max(11, Math.min(52, room / cols)), cellHeight: rowHeight(rows) }),
-    cell: (r, c) => ({ ...diverging(value(r, c) / most), text: Math.abs(value(r, c)) >= 0.1 ? short(value(r, c)) : "" }),
+    cell: (r, c) => {
+      if (value(r, c) === null) return { ...diverging(0), text: "·" };
+      return { ...diverging(value(r, c) / most), text: Math.abs(value(r, c)) >= 0.1 ? short(value(r, c)) : "" };
+    },
     rowLabel: (r) => `layer ${layerOf(r)}`,
     colLabel: (c) => `H${c}`,
-    tip: (r, c) => tipTable(`L${layerOf(r)}H${c}`, [["recovered", signed(value(r, c))]]),
-    say: (r, c) => `L${layerOf(r)}H${c}: ${signed(value(r, c))}`,
+    tip: (r, c) => tipTable(`L${layerOf(r)}H${c}`, [["recovered", said(value(r, c))]]),
+    say: (r, c) => `L${layerOf(r)}H${c}: ${said(value(r, c))}`,
   });
   return h("div", {}, h("div", { class: "toolbar" }, legend.element), grid.element);
 }

@@ -42,6 +42,7 @@ from caseback.reports.model_facts import model_facts
 from caseback.reports.story.counting import counted
 from caseback.reports.story.depths import depth_of
 from caseback.reports.story.story import found_for, story_of
+from caseback.reports.story.traces import Traces
 from caseback.reports.story.words import sentences
 from caseback.reports.tables.likeliest import likeliest
 
@@ -97,7 +98,8 @@ def explain(
     over
         Reference prompts for the mean ablation.
     most_ablated
-        If a model has more heads and MLPs than this, only so many with the largest direct attribution are ablated.
+        If a model has more heads and MLPs than this, only so many are ablated, by turns those with the largest direct
+        attribution and those that the story finds to move the answer most; ``depth`` has a bound of its own.
     baseline, steps, max_steps
         As for ``integrated_gradients``: by default at most 64 points, laid where the metric changes. Given ``steps``
         are doubled up to ``max_steps`` (by default 8 times as many) while the completeness gap is above 2 % of the
@@ -176,10 +178,6 @@ def explain(
         short = deep is not None and deep.short
         compared = None if short else _compared(model, tokens, metric, by_gradient, by_path)
         bar.update()
-        shares = logit_attribution(model, tokens, metric).isel(batch=0)
-        effects = _effects(model, tokens, metric, shares, ablation, over, most, progress)
-        claimed = shares.sel(component=effects.component)
-        bar.update()
         knew = _lens(lens)
         story, traces = None, None
         if deep is not None:
@@ -189,6 +187,10 @@ def explain(
                 part["known"] = [f"{f.kind} ({f.grade})" for f in atlas.of(part["name"])] if atlas else []
             story |= {"depth": depth, "forwards": searched + work.forwards}
             story["sentences"] = sentences(story, tokens.text[0], knew)
+        bar.update()
+        shares = logit_attribution(model, tokens, metric).isel(batch=0)
+        effects = _effects(model, tokens, metric, shares, traces, ablation, over, most, progress)
+        claimed = shares.sel(component=effects.component)
         restored = (
             None
             if corrupt is None
@@ -290,14 +292,19 @@ def _effects(
     tokens: Tokens,
     metric: Metric,
     shares: xr.DataArray,
+    traces: Traces | None,
     ablation: str,
     over: PromptsLike | None,
     most: int,
     progress: bool,
 ) -> xr.DataArray:
-    """The effects of all heads and MLPs, or of those with the largest attribution, in computation order."""
+    """The effects of all heads and MLPs, or of those that rank first by attribution or in the story, in order."""
     units = shares[np.isin(shares.kind.values, ["head", "mlp"])]
-    keep = np.sort(np.argsort(-np.abs(units.values), kind="stable")[:most])
+    exchanged = {} if traces is None else {part.name: part.share for part in traces.parts}
+    carried = np.array([exchanged.get(str(name), 0.0) for name in units.component.values])
+    ranks = [np.argsort(np.argsort(-np.abs(x), kind="stable")) for x in (units.values, carried)]
+    rank = ranks[0] if traces is None else np.minimum(*ranks)
+    keep = np.sort(np.argsort(rank, kind="stable")[:most])
     names = units.component.values[keep].tolist()
     return ablate(model, tokens, metric, components=names, kind=ablation, over=over, progress=progress).isel(batch=0)
 

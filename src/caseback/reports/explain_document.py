@@ -100,7 +100,8 @@ def _check_story(story: Mapping[str, Any], n: int, n_layers: int) -> None:
 def _check_patching(patching: Mapping[str, Any], n: int, n_layers: int, n_heads: int) -> None:
     _expect(patching["corrupt"], n, "patching.corrupt", "one entry per token")
     for index, shown in enumerate(patching["maps"]):
-        _expect(shown["recovery"], n_layers, f"patching.maps[{index}].recovery", "one entry per layer")
+        rows = shown.get("layers", range(n_layers))
+        _expect(shown["recovery"], len(rows), f"patching.maps[{index}].recovery", "one entry per layer measured")
         for layer, row in enumerate(shown["recovery"]):
             _expect(row, n, f"patching.maps[{index}].recovery[{layer}]", "one entry per token")
     _expect(patching["heads"], n_layers, "patching.heads", "one entry per layer")

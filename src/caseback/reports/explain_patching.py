@@ -56,8 +56,9 @@ def patching(
     other = model.tokens(corrupt)
     sites = [site for site in MAPS if not (short and site != "resid_pre")]
     maps = {}
+    layers = dict.fromkeys(sites, list(range(model.n_layers)))
     if traces is not None:
-        maps["resid_pre"] = traces.stream[:-1].tolist()
+        maps["resid_pre"], layers["resid_pre"] = traces.stream[:-1].tolist(), list(traces.layers[:-1])
     for site in sites:
         if site not in maps:
             swept = patch(model, tokens, other, metric, site=site, by=("layer", "pos"), progress=progress)
@@ -69,14 +70,15 @@ def patching(
         "corrupt": [{"id": i, "text": text} for i, text in zip(other.ids[0].tolist(), other.text[0], strict=True)],
         "clean_metric": clean,
         "corrupt_metric": corrupted,
-        "maps": [{"site": site, "label": MAPS[site], "recovery": maps[site]} for site in sites],
+        "maps": [{"site": site, "label": MAPS[site], "layers": layers[site], "recovery": maps[site]} for site in sites],
         "heads": heads,
         "entry": "3.2.7, 3.2.8, 3.2.12",
     }
 
 
-Heads = tuple[float, float, list[list[float]]]
-"""The metric of both prompts, and what each head brings back, 0 where a layer has fewer heads than others."""
+Heads = tuple[float, float, list[list[float | None]]]
+"""The metric of both prompts, and what each head brings back: 0 where a layer has fewer heads than others, None where
+a head was not exchanged."""
 
 
 def _heads(model: Model, tokens: Tokens, other: Tokens, metric: Metric, progress: bool) -> Heads:
@@ -89,7 +91,9 @@ def _heads(model: Model, tokens: Tokens, other: Tokens, metric: Metric, progress
 
 def _traced(model: Model, traces: Traces) -> Heads:
     width = max(p.dims.n_heads for p in model.anatomy.layers)
-    rows = [[0.0] * width for _ in range(model.n_layers)]
+    rows: list[list[float | None]] = [
+        [None] * p.dims.n_heads + [0.0] * (width - p.dims.n_heads) for p in model.anatomy.layers
+    ]
     for part in traces.parts:
         if part.head >= 0:
             rows[part.layer][part.head] = part.denoising

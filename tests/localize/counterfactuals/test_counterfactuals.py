@@ -8,7 +8,7 @@ import caseback as cb
 import shelf
 from caseback.errors import OutOfRange, TargetError, TokensError
 from caseback.localize.counterfactuals import find, swapped, words_of
-from caseback.localize.counterfactuals.finding import measure_versions
+from caseback.localize.counterfactuals.finding import logits_after
 from caseback.organisms.compiled import build
 from exact import exact
 
@@ -21,16 +21,14 @@ def meadow():
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt_neox", "mixtral"])
-def test_versions_have_the_metric_of_plain_runs(name):
+def test_versions_have_the_logits_of_plain_runs(name):
     model, prompt = shelf.model(name), shelf.ids((6,))[0]
     rows = np.array([prompt, prompt, prompt])
     rows[0, 1], rows[1, [2, 4]], rows[2, 5] = 3, 7, 9
     with exact():
-        metric = cb.log_prob(5)
-        values, clean = measure_versions(model, model.tokens(prompt), rows, metric)
-        plain = metric(model.run(rows.tolist()))
-        assert np.allclose(values, plain, atol=1e-10)
-        assert clean == pytest.approx(float(metric(model.run(prompt))[0]), abs=1e-10)
+        after, before = logits_after(model, model.tokens(prompt), rows)
+        assert torch.allclose(after, model.run(rows.tolist()).logits[:, -1], atol=1e-10)
+        assert torch.allclose(before, model.run(prompt).logits[0, -1], atol=1e-10)
 
 
 def test_what_is_found_says_what_the_model_does(meadow):

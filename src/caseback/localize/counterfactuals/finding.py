@@ -9,8 +9,8 @@ Surprise is how much less likely a word is where it now stands; lead is by how m
 after the prompt, since a foil that was never in question says that the version asks something else.
 
 A version replaces a word by one that may stand there (``alternatives``), at one place or wherever it is said, or
-exchanges two like words. All stand token against token. One sweep over replaced embeddings measures the target under
-all versions; the answers of the most telling are read in one more pass.
+exchanges two like words. All stand token against token. One sweep over replaced embeddings gives the logits at the end
+of all versions, from which target, answers and foils are read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from caseback.errors import OutOfRange, TokensError
 from caseback.localize.counterfactuals.alternatives import Alternative, alternatives
@@ -26,8 +28,9 @@ from caseback.localize.counterfactuals.results import Change, Counterfactual, Co
 from caseback.localize.counterfactuals.swapping import one_prompt, rows_of
 from caseback.localize.counterfactuals.words import Word, kind_of, words_of
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
-from caseback.model.running.metrics import Metric, log_prob, logit_diff
+from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 from caseback.model.running.targets import target_and_foil
@@ -41,7 +44,7 @@ NEW, SURPRISE = 1.0, 0.1
     role="input attribution of another kind",
     entry=("B.40",),
     citation="Ross et al. 2021, Zhang & Nanda 2024",
-    cost="2 forwards + about half a forward per version",
+    cost="a forward + about half a forward per version",
 )
 def find(
     model: Model,
@@ -114,8 +117,7 @@ def find(
     tokens = one_prompt(model, prompt)
     length = int(tokens.lengths[0])
     logits = model.run(tokens).logits[0].detach()
-    final = logits[length - 1]
-    t, given = target_and_foil(model, final, target, foil)
+    t, given = target_and_foil(model, logits[length - 1], target, foil)
     words = words_of(model, tokens)
     if length - sum(word.kind == "special" for word in words) < 2:
         raise TokensError(
@@ -127,38 +129,38 @@ def find(
     if not versions:
         return _nothing(model, tokens, t, words)
     rows = np.stack([_row(tokens, changes) for changes, *_ in versions])
-    metric = log_prob(t) if foil is None else logit_diff(t, given)
-    values, clean = measure_versions(model, tokens, rows, metric, progress=progress)
-    drop = clean - values
+    after, before = logits_after(model, tokens, rows, progress=progress)
+    score = (lambda x: x.log_softmax(-1)[..., t]) if foil is None else (lambda x: x[..., t] - x[..., given])
+    drop = (score(before) - score(after)).double().cpu().numpy()
     telling = np.argsort([-fall / version[3] for fall, version in zip(drop, versions, strict=True)], kind="stable")
     telling = [int(i) for i in telling if versions[i][0][0].word.content][:read]
-    answers = model.run(rows_of(model, rows[telling])).logits[:, -1].detach() if telling else final[None][:0]
+    firsts = after[telling].topk(2).indices.tolist()
     looked_at = []
-    for i, after in zip(telling, answers, strict=True):
+    for i, (choice, second) in zip(telling, firsts, strict=True):
         changes, way, _, size = versions[i]
-        choice = int(after.argmax())
-        f = given if foil is not None else choice if choice != t else int(after.topk(2).indices[1])
-        margins = [float(x[t].double() - x[f].double()) for x in (final, after)]
+        f = given if foil is not None else choice if choice != t else second
+        margins = [float(x[t].double() - x[f].double()) for x in (before, after[i])]
         effect = _share(margins[0]) - _share(margins[1])
         same = model.tokenizer is None or _sort(model.token_text(f)) == _sort(model.token_text(t))
         moves = effect >= least and margins[1] < max(0.0, margins[0] / 2) and (foil is not None or choice != t)
         size += SURPRISE * max(0.0, margins[0])
-        score = effect / size * (1.0 if same else 0.5)
+        rank = effect / size * (1.0 if same else 0.5)
         one = rows_of(model, rows[i][None])
         looked_at.append(
             Counterfactual(
-                *(one, changes, way, f, model.token_text(f), margins[0], margins[1], effect, size, score, bool(moves))
+                *(one, changes, way, f, model.token_text(f), margins[0], margins[1], effect, size, rank, bool(moves))
             )
         )
     looked_at.sort(key=lambda one: (not one.moves, -one.score))
     single = [w if len(changes) == 1 else -1 for changes, _, w, _ in versions]
-    return Counterfactuals(tokens, t, model.token_text(t), tuple(looked_at), tuple(words), rows, np.array(single), drop)
+    text = model.token_text(t)
+    return Counterfactuals(tokens, t, text, tuple(looked_at), tuple(words), rows, np.array(single), drop, after)
 
 
-def measure_versions(
-    model: Model, tokens: Tokens, rows: np.ndarray, metric: Metric, *, progress: bool = False
-) -> tuple[np.ndarray, float]:
-    """A metric after versions of one prompt, (version, pos) token ids of its length, and after the prompt itself.
+def logits_after(
+    model: Model, tokens: Tokens, rows: np.ndarray, *, progress: bool = False
+) -> tuple[Float[Tensor, "version vocab"], Float[Tensor, " vocab"]]:
+    """The logits at the end of versions of one prompt, (version, pos) token ids of its length, and of the prompt.
 
     Each token's alternatives are embedded once, and versions are run as a tree, so that what two share is run once.
     """
@@ -169,8 +171,12 @@ def measure_versions(
     embed = execute(model.anatomy, rows_of(model, table), read=["embed"], logits=False)["embed"]
     number = [{i: j for j, i in enumerate(column)} for column in columns]
     choice = np.array([[number[p][i] for p, i in enumerate(row)] for row in rows.tolist()])[:, None]
-    values, clean = replaced(model.anatomy, tokens, choice, embed[:, None], metric, progress=progress)
-    return values[:, 0].double().cpu().numpy(), float(clean[0])
+    after, before = replaced(model.anatomy, tokens, choice, embed[:, None], _EVERY_LOGIT, progress=progress)
+    return at_least_float32(after[:, 0]), at_least_float32(before[0])
+
+
+_EVERY_LOGIT = Metric("logits", lambda tokens, *_: Bound(tokens.column(-1), None, lambda x, rows: x))
+"""No number but a vector for each prompt: all logits at its end."""
 
 
 Version = tuple[tuple[Change, ...], str, int, float]
@@ -214,7 +220,8 @@ def _row(tokens: Tokens, changes: Sequence[Change]) -> np.ndarray:
 def _nothing(model: Model, tokens: Tokens, target: int, words: Sequence[Word]) -> Counterfactuals:
     empty = np.empty((0, tokens.ids.shape[1]), dtype=np.int64)
     none = np.empty(0, dtype=np.int64)
-    return Counterfactuals(tokens, target, model.token_text(target), (), tuple(words), empty, none, none.astype(float))
+    text, after = model.token_text(target), torch.empty(0, model.d_vocab)
+    return Counterfactuals(tokens, target, text, (), tuple(words), empty, none, none.astype(float), after)
 
 
 def _sort(text: str) -> tuple[str, bool]:

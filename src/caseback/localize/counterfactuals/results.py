@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from caseback.localize.counterfactuals.words import Word
 from caseback.model.running.tokens import Tokens
@@ -112,6 +113,8 @@ class Counterfactuals:
         For each version that replaces one word, which of ``words``; -1 for others.
     drop
         (version,), by how much the log probability of the target falls (its logit difference to a given foil).
+    logits
+        (version, vocab), the logits at the end of every version.
     """
 
     tokens: Tokens = field(repr=False)
@@ -122,6 +125,7 @@ class Counterfactuals:
     rows: np.ndarray = field(repr=False)
     of_word: np.ndarray = field(repr=False)
     drop: Float[np.ndarray, " version"] = field(repr=False)
+    logits: Float[Tensor, "version vocab"] = field(repr=False)
 
     @property
     def best(self) -> Counterfactual | None:

@@ -68,7 +68,7 @@ def replaced(
     token_budget: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
-) -> tuple[Float[Tensor, "variant batch"], Float[Tensor, " batch"]]:
+) -> tuple[Float[Tensor, "variant batch *entry"], Float[Tensor, "batch *entry"]]:
     """Measure versions of prompts.
 
     Parameters
@@ -87,7 +87,8 @@ def replaced(
 
     Returns
     -------
-    The metric of each version on each prompt, and of the prompts as they are.
+    The metric of each version on each prompt, and of the prompts as they are; where the metric gives a vector for each
+    prompt, its entries are the last dimension.
 
     Raises
     ------
@@ -113,7 +114,7 @@ def replaced(
     with undisturbed(anatomy, grad=False):
         clean = record(anatomy, tokens, [Site("embed")])
         base = unedited_values(anatomy, clean, bound, metric)
-        measured = base.repeat(len(choice), 1)
+        measured = base.expand(len(choice), *base.shape).clone()
         versions = _distinct(choice, stops(tokens, bound))
         results = Results(checkpoint, job_of(anatomy, tokens, metric, base, [choice, values]), measured)
         versions = [v for v in versions if not results.done[v.variants, v.example].all()]

@@ -106,7 +106,7 @@ class Results:
     path, job
         As for ``Checkpoint``; see ``job_of``.
     values
-        (variant, batch); what the file knows is written into it.
+        (variant, batch), or a vector each; what the file knows is written into it.
     """
 
     def __init__(self, path: str | Path | None, job: Mapping[str, Any], values: Tensor):
@@ -116,7 +116,7 @@ class Results:
             what="sweep checkpoint",
             other="belongs to another sweep (other prompts, edits, metric or model)",
         )
-        self.values, self.done = values, np.zeros(tuple(values.shape), dtype=bool)
+        self.values, self.done = values, np.zeros(tuple(values.shape[:2]), dtype=bool)
         if (saved := self.file.read()) is not None:
             self.done = saved.tensors["done"].numpy()
             values.copy_(saved.tensors["values"].to(values))

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from caseback.errors import CasebackError, TokensError
 from caseback.localize.components.self_repair import self_repair
-from caseback.localize.counterfactuals.finding import find, measure_versions
+from caseback.localize.counterfactuals.finding import find, logits_after
 from caseback.localize.counterfactuals.results import Change, Counterfactual, Counterfactuals
 from caseback.localize.counterfactuals.swapping import rows_of
 from caseback.localize.counterfactuals.words import words_of
@@ -74,7 +76,7 @@ def story_of(
         "n_layers": model.n_layers,
         "measured": 0 if search is None else len(search.rows),
         "preference": preference(
-            *(model, tokens, metric, float(final[-1, target] - final[-1, foil]), search, one, depth, seed)
+            *(model, tokens, (target, foil), float(final[-1, target] - final[-1, foil]), search, one, depth, seed)
         ),
         "counterfactual": None,
         "runners_up": [],
@@ -87,21 +89,20 @@ def story_of(
     }
     if one is None or not story["preference"]["prefers"]:
         return story, None
-    clean, corrupt = (float(metric(model.run(t))[0]) for t in (tokens, one.tokens))
-    story["counterfactual"] = _described(one) | {"clean": clean, "corrupt": corrupt}
+    traces = traced(model, tokens, one.tokens, metric, rows=depth.rows, most=depth.exchanged)
+    story["counterfactual"] = _described(one) | {"clean": traces.clean, "corrupt": traces.corrupt}
     unlike = lambda o: o.pos != one.pos or o.foil != one.foil  # noqa: E731
     others = [] if search is None else [o for o in search.all if o.moves and unlike(o)]
     story["runners_up"] = [_described(other) for other in others[:RUNNERS_UP]]
-    story["words"] = [] if search is None else _words(model, tokens, search, metric, clean - corrupt)
-    traces = traced(model, tokens, one.tokens, metric)
+    story["words"] = [] if search is None else _words(search, (target, foil), traces)
     named = traces.named[: depth.parts]
     heads = [part for part in named if part.head >= 0]
     by_head = readings(model, tokens, heads, by_position(model, tokens, metric, traces, heads))
     repairs, why = _repairs(model, tokens, metric, named)
-    reasons = {"direct effects": traces.indirect, "self-repair": why}
+    reasons = {"direct effects": traces.indirect, "self-repair": why} | _passed_over(traces)
     story["unmeasured"] |= {what: reason for what, reason in reasons.items() if reason}
-    story["hops"] = [vars(hop) for hop in hops(traces.stream)]
-    story["stream"] = traces.stream.tolist()
+    story["hops"] = [vars(hop) for hop in hops(traces.stream, traces.layers)]
+    story["stream"], story["stream_layers"] = traces.stream.tolist(), list(traces.layers)
     story["parts"] = [_of_part(part, by_head, repairs) for part in named]
     story["left_out"] = max(0, len(traces.named) - len(named))
     mask = None
@@ -113,14 +114,14 @@ def story_of(
     if depth.fresh and search is not None:
         log_prob = final.float().log_softmax(-1)
         pairs = fresh_pairs(model, tokens, search.words, one, target, log_prob, depth.fresh, seed=seed)
-        story["checks"] = tried(model, tokens, target, traces, named, pairs, others[: depth.others], mask)
+        story["checks"] = tried(model, tokens, target, traces, named, pairs, others[: depth.others], mask, depth)
     return story, traces
 
 
 def preference(
     model: Model,
     tokens: Tokens,
-    metric: Metric,
+    contrast: tuple[int, int],
     value: float,
     search: Counterfactuals | None,
     one: Counterfactual | None,
@@ -141,18 +142,14 @@ def preference(
     for row in rows:
         row[free] = own[rng.permutation(free)]
     shapes = set() if one is None else {change.word.shape for change in one.changes}
-    unrelated = np.empty((0, len(own)), dtype=own.dtype)
-    if search is not None:
-        mine = [i for i, w in enumerate(search.of_word) if w >= 0 and search.words[w].shape not in shapes]
-        unrelated = search.rows[mine]
     low = high = wobble = 0.0
-    if len(rows) + len(unrelated):
-        values, _ = measure_versions(model, tokens, np.concatenate([rows, unrelated]), metric)
-        if len(rows):
-            shuffled = values[: len(rows)]
-            low, high = (float(shuffled.mean() + sign * 2 * shuffled.std()) for sign in (-1, 1))
-        if len(unrelated):
-            wobble = float(np.median(np.abs(values[len(rows) :] - value)))
+    if len(rows):
+        shuffled = _margins(logits_after(model, tokens, rows)[0], contrast)
+        low, high = (float(shuffled.mean() + sign * 2 * shuffled.std()) for sign in (-1, 1))
+    if search is not None:
+        unrelated = [i for i, w in enumerate(search.of_word) if w >= 0 and search.words[w].shape not in shapes]
+        if unrelated:
+            wobble = float(np.median(np.abs(_margins(search.logits[unrelated], contrast) - value)))
     prefers = value > 0 and (value > high or value > wobble)
     return {"value": value, "low": low, "high": high, "wobble": wobble, "prefers": bool(prefers)}
 
@@ -193,18 +190,18 @@ def _described(one: Counterfactual) -> dict[str, Any]:
     }
 
 
-def _words(
-    model: Model, tokens: Tokens, search: Counterfactuals, metric: Metric, change: float
-) -> list[dict[str, Any]]:
+def _margins(logits: Float[Tensor, "version vocab"], contrast: tuple[int, int]) -> Float[np.ndarray, " version"]:
+    """By how much the target leads the foil after each version."""
+    t, f = contrast
+    return (logits[:, t] - logits[:, f]).double().cpu().numpy()
+
+
+def _words(search: Counterfactuals, contrast: tuple[int, int], traces: Traces) -> list[dict[str, Any]]:
     """What replacing each word takes away, the mean over what was put in its place, the largest first."""
-    single = np.flatnonzero(search.of_word >= 0)
-    if not len(single):
-        return []
-    values, clean = measure_versions(model, tokens, search.rows[single], metric)
-    lost = (clean - values) / change
+    lost = (traces.clean - _margins(search.logits, contrast)) / (traces.clean - traces.corrupt)
     rows = []
-    for w in np.unique(search.of_word[single]).tolist():
-        mine = lost[search.of_word[single] == w]
+    for w in np.unique(search.of_word[search.of_word >= 0]).tolist():
+        mine = lost[search.of_word == w]
         word = search.words[w]
         rows.append(
             {
@@ -246,6 +243,16 @@ def _repairs(
         ]
         repairs[name] = sorted(rows, key=lambda row: -row["share"])
     return repairs, ""
+
+
+def _passed_over(traces: Traces) -> dict[str, str]:
+    """What the depth left out, and by which rule."""
+    count, between = traces.n_parts - len(traces.parts), traces.layers[1] - traces.layers[0]
+    parts = f"{count} of {traces.n_parts} heads and MLPs"
+    return {
+        parts: f"attribution patching ranks them below the {len(traces.parts)} that were exchanged" if count else "",
+        "the stream in all layers": f"it was exchanged before one in {between}" if between > 1 else "",
+    }
 
 
 def _of_part(part: Part, by_head: Mapping[str, Any], repairs: Mapping[str, Any]) -> dict[str, Any]:

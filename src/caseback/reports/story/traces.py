@@ -9,20 +9,24 @@ m and m' are the logit differences after the prompt and after the counterfactual
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from caseback.errors import CasebackError
 from caseback.localize.circuits.path_patching import path_patch
+from caseback.localize.components.machinery.first_order import difference
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.names import Name, head_name
 from caseback.model.running.edits import Edit, Resample
+from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.run import Run, execute
+from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens
 from caseback.reports.story import thresholds
 
@@ -62,30 +66,27 @@ class Hop:
 
 
 @dataclass(frozen=True)
-class Traces:
-    """What exchanging parts does.
+class Exchange:
+    """What exchanging heads and MLPs does.
 
     Attributes
     ----------
-    stream
-        (layer, pos), the share that the stream before a layer brings back; the last row is what the logits read.
     parts
-        All heads and MLPs, in the order of computation.
+        Those exchanged, in the order of computation.
+    n_parts
+        How many the model has.
     clean_run, corrupt_run
         The runs that parts were taken from.
     clean, corrupt
         m and m'.
-    indirect
-        Why no direct effects were measured; empty where they were.
     """
 
-    stream: Float[np.ndarray, "layer pos"]
     parts: tuple[Part, ...]
+    n_parts: int
     clean_run: Run
     corrupt_run: Run
     clean: float
     corrupt: float
-    indirect: str = ""
 
     @property
     def named(self) -> list[Part]:
@@ -93,50 +94,121 @@ class Traces:
         return sorted((part for part in self.parts if part.role), key=lambda part: -abs(part.share))
 
 
-def traced(model: Model, clean: Tokens, corrupt: Tokens, metric: Metric) -> Traces:
-    """Exchange every place of the stream from the first difference on, every head and every MLP."""
-    layers = range(model.n_layers)
-    has = lambda name, layer: model.anatomy.has(Site(name, layer))  # noqa: E731
-    of_heads = model.anatomy.head_site
-    reads = [Site(name, layer) for name in ("resid_pre", of_heads, "mlp_out") for layer in layers if has(name, layer)]
-    here, there = (execute(model.anatomy, tokens, read=reads, logits=False) for tokens in (clean, corrupt))
+@dataclass(frozen=True)
+class Traces(Exchange):
+    """What exchanging places of the stream does too.
+
+    Attributes
+    ----------
+    stream
+        (row, pos), the share that the stream before a layer brings back; the last row is what the logits read.
+    layers
+        The layer of each row of ``stream``; the last is the number of layers.
+    indirect
+        Why no direct effects were measured; empty where they were.
+    """
+
+    stream: Float[np.ndarray, "row pos"]
+    layers: tuple[int, ...]
+    indirect: str = ""
+
+
+def traced(model: Model, clean: Tokens, corrupt: Tokens, metric: Metric, *, rows: int, most: int) -> Traces:
+    """Exchange places of the stream from the first difference on, in so many layers at most, and heads and MLPs."""
+    n = model.n_layers
+    layers = range(0, n, -(-n // rows))
+    layers = [layer for layer in layers if model.anatomy.has(Site("resid_pre", layer))]
     differs = (clean.ids[0] != corrupt.ids[0]).nonzero()[:, 0].tolist()
     places = [(layer, p) for layer in layers for p in range(differs[0], len(clean.text[0]))]
-    units = [
-        *(
-            (layer, h)
-            for layer in layers
-            if has(of_heads, layer)
-            for h in range(model.anatomy.layers[layer].dims.n_heads)
-        ),
-        *((layer, -1) for layer in layers if has("mlp_out", layer)),
-    ]
-    units.sort(key=lambda unit: (unit[0], unit[1] < 0, unit[1]))
+    exchange, regained = _exchanged(model, clean, corrupt, metric, places, most, ())
+    stream = np.zeros((len(layers) + 1, len(clean.text[0])))
+    stream[[layers.index(layer) for layer, _ in places], [p for _, p in places]] = regained
+    stream[-1, -1] = 1.0  # the metric reads the last token alone
+    direct, why = _direct(model, clean, corrupt, metric, exchange.clean - exchange.corrupt)
+    parts = tuple(replace(part, direct=direct.get(part.name)) for part in exchange.parts)
+    return Traces(**vars(exchange) | {"parts": parts}, stream=stream, layers=(*layers, n), indirect=why)
 
+
+def exchanged(
+    model: Model, clean: Tokens, corrupt: Tokens, metric: Metric, *, most: int, always: Collection[str] = ()
+) -> Exchange:
+    """Exchange heads and MLPs alone, without their direct effects.
+
+    Where there are more than ``most``, those are exchanged that attribution patching ranks first in either direction,
+    and those named in ``always``.
+    """
+    return _exchanged(model, clean, corrupt, metric, [], most, always)[0]
+
+
+def _exchanged(
+    model: Model,
+    clean: Tokens,
+    corrupt: Tokens,
+    metric: Metric,
+    places: Sequence[tuple[int, int]],
+    most: int,
+    always: Collection[str],
+) -> tuple[Exchange, Float[np.ndarray, " place"]]:
+    layers, anatomy = range(model.n_layers), model.anatomy
+    of_heads = anatomy.head_site
+    heads = [
+        Part(head_name(layer, h), layer, h, 0.0, 0.0, None)
+        for layer in layers
+        if anatomy.has(Site(of_heads, layer))
+        for h in range(anatomy.layers[layer].dims.n_heads)
+    ]
+    mlps = [
+        Part(str(Name("mlp", layer)), layer, -1, 0.0, 0.0, None)
+        for layer in layers
+        if anatomy.has(Site("mlp_out", layer))
+    ]
+    every = sorted([*heads, *mlps], key=lambda part: (part.layer, part.head < 0, part.head))
+    sites = [Site("resid_pre", layer) for layer in dict.fromkeys(layer for layer, _ in places)]
+    of_parts = list(dict.fromkeys(_site(part, of_heads) for part in every))
+    screen = len(every) > most
+    runs = [measured(anatomy, tokens, metric, read=[*sites, *of_parts], grad=screen) for tokens in (clean, corrupt)]
+    parts = every
+    if screen:
+        estimate = np.max([_first_order(*ends, every, of_heads) for ends in (runs, runs[::-1])], 0)
+        first = set(np.argsort(-estimate, kind="stable")[:most].tolist())
+        parts = [part for i, part in enumerate(every) if i in first or part.name in always]
+    here, there = (run for run, _ in runs)
     back = [Resample("resid_pre", here, layer=layer, pos=p) for layer, p in places]
-    denoised = model.sweep(corrupt, [*back, *(_of(here, unit, of_heads) for unit in units)], metric)
-    noised = model.sweep(clean, [_of(there, unit, of_heads) for unit in units], metric)
+    denoised = model.sweep(corrupt, [*back, *(_of(here, part, of_heads) for part in parts)], metric)
+    noised = model.sweep(clean, [_of(there, part, of_heads) for part in parts], metric)
     of_clean, of_corrupt = float(noised["clean"][0]), float(denoised["clean"][0])
     change = of_clean - of_corrupt
     regained = (denoised.values[:, 0] - of_corrupt) / change
-    stream = np.zeros((model.n_layers + 1, len(clean.text[0])))
-    stream[tuple(np.array(places).T)] = regained[: len(places)]
-    stream[-1, -1] = 1.0  # the metric reads the last token alone
     lost = (of_clean - noised.values[:, 0]) / change
-    direct, why = _direct(model, clean, corrupt, metric, change)
-    parts = []
-    for (layer, h), gain, loss in zip(units, regained[len(places) :], lost, strict=True):
-        name = str(Name("mlp", layer)) if h < 0 else head_name(layer, h)
-        parts.append(Part(name, layer, h, float(gain), float(loss), direct.get(name)))
-    return Traces(stream, tuple(parts), here, there, of_clean, of_corrupt, why)
+    shares = zip(parts, regained[len(places) :].tolist(), lost.tolist(), strict=True)
+    parts = tuple(replace(part, denoising=gain, noising=loss) for part, gain, loss in shares)
+    return Exchange(parts, len(every), here, there, of_clean, of_corrupt), regained[: len(places)]
 
 
-def hops(stream: Float[np.ndarray, "layer pos"]) -> list[Hop]:
-    """The runs of layers in which a position carries the answer, in the order in which they end.
+def _first_order(
+    base: tuple[Run, Tensor], source: tuple[Run, Tensor], parts: Sequence[Part], of_heads: str
+) -> Float[np.ndarray, " part"]:
+    """How far patching each part moves the metric to first order (3.2.15), without its sign."""
+    (run, value), (other, _) = base, source
+    sites = list(dict.fromkeys(_site(part, of_heads) for part in parts))
+    gradients = run.grad(value, sites)
+    moved = {
+        site: difference(site, site, run, other).estimate(gradients)[0].sum(0).abs().reshape(-1).tolist()
+        for site in sites
+    }
+    return np.array([moved[_site(part, of_heads)][max(part.head, 0)] for part in parts])
+
+
+def _site(part: Part, of_heads: str) -> Site:
+    return Site("mlp_out" if part.head < 0 else of_heads, part.layer)
+
+
+def hops(stream: Float[np.ndarray, "row pos"], layers: Sequence[int]) -> list[Hop]:
+    """The runs of measured layers in which a position carries the answer, in the order in which they end.
 
     Examples
     --------
-    >>> hops(np.array([[0.0, 1.0, 0.0], [0.0, 0.6, 0.4], [0.0, 0.1, 0.9]]))
+    >>> hops(np.array([[0.0, 1.0, 0.0], [0.0, 0.6, 0.4], [0.0, 0.1, 0.9]]), [0, 1, 2])
     [Hop(pos=1, first=0, last=1, share=1.0), Hop(pos=2, first=1, last=2, share=0.9)]
     """
     listed = []
@@ -144,14 +216,14 @@ def hops(stream: Float[np.ndarray, "layer pos"]) -> list[Hop]:
         carries = np.flatnonzero(column >= thresholds.HOP)
         for run in np.split(carries, np.flatnonzero(np.diff(carries) > 1) + 1):
             if len(run):
-                listed.append(Hop(pos, int(run[0]), int(run[-1]), float(column[run].max())))
+                listed.append(Hop(pos, layers[run[0]], layers[run[-1]], float(column[run].max())))
     # what carries it in one layer out of many is a passing sum rather than a place
-    lasting = [hop for hop in listed if hop.last > hop.first or len(stream) <= 8]
+    lasting = [hop for hop in listed if hop.last > hop.first or len(layers) <= 8]
     return sorted(lasting, key=lambda hop: (hop.last, hop.first, hop.pos))
 
 
 def by_position(
-    model: Model, clean: Tokens, metric: Metric, traces: Traces, heads: list[Part]
+    model: Model, clean: Tokens, metric: Metric, traces: Exchange, heads: list[Part]
 ) -> dict[str, Float[np.ndarray, " pos"]]:
     """For each of some heads, what noising its write at one position takes away, position by position."""
     if not heads:
@@ -164,9 +236,9 @@ def by_position(
     return {part.name: row for part, row in zip(heads, lost, strict=True)}
 
 
-def _of(source: Run, unit: tuple[int, int], of_heads: str) -> Edit:
-    layer, h = unit
-    return Resample("mlp_out", source, layer=layer) if h < 0 else Resample(of_heads, source, layer=layer, head=h)
+def _of(source: Run, part: Part, of_heads: str) -> Edit:
+    site = _site(part, of_heads)
+    return Resample(site.name, source, layer=part.layer, head=None if part.head < 0 else part.head)
 
 
 def _direct(

@@ -10,6 +10,7 @@ another counterfactual      of the parts named, how many are among as many that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 from caseback.model.running.tokens import Tokens
 from caseback.reports.story import thresholds
+from caseback.reports.story.depths import Depth
 from caseback.reports.story.fresh import Fresh
 from caseback.reports.story.smallest_circuit import recovered_by
-from caseback.reports.story.traces import Part, Traces, traced
+from caseback.reports.story.traces import Exchange, Part, Traces, exchanged
 
 _DRAWS = 4
 
@@ -40,16 +42,18 @@ def tried(
     fresh: Fresh | None,
     others: Sequence[Counterfactual],
     mask: Bool[Tensor, "writer reader"] | None,
+    depth: Depth,
 ) -> list[dict[str, Any]]:
     """The checks that the story's parts allow, each with its number, its limit and whether it held."""
     rows: list[dict[str, Any]] = []
     carriers = [part for part in named if part.role == "carrier"]
+    again = partial(exchanged, model, most=depth.again, always=[part.name for part in carriers])
     if fresh is not None and carriers:
-        again = [
-            traced(model, fresh.clean[b : b + 1], fresh.corrupt[b : b + 1], fresh.metric.of_rows(fresh.clean, [b]))
+        elsewhere = [
+            again(fresh.clean[b : b + 1], fresh.corrupt[b : b + 1], fresh.metric.of_rows(fresh.clean, [b]))
             for b in range(len(fresh.clean))
         ]
-        shared = [_shared(carriers, other) for other in again]
+        shared = [_shared(carriers, other) for other in elsewhere]
         words = f"of the {len(carriers)} parts that carry it, how many are among as many that carry most; {len(shared)}"
         rows.append(_row("the same parts on fresh prompts", shared, thresholds.SAME, f"{words} prompts"))
         lost, chance = _together(model, fresh, traces, carriers)
@@ -66,7 +70,7 @@ def tried(
         if not carriers:
             break
         try:
-            other = traced(model, tokens, one.tokens, logit_diff(target, one.foil))
+            other = again(tokens, one.tokens, logit_diff(target, one.foil))
         except CasebackError:
             continue
         changed = ", ".join(map(str, one.changes))
@@ -90,7 +94,7 @@ def _row(name: str, values: Sequence[float], limit: float, detail: str) -> dict[
     }
 
 
-def _shared(carriers: Sequence[Part], other: Traces) -> float:
+def _shared(carriers: Sequence[Part], other: Exchange) -> float:
     best = sorted(other.parts, key=lambda part: -part.share)[: len(carriers)]
     names = {part.name for part in best}
     return sum(part.name in names for part in carriers) / len(carriers)

@@ -31,13 +31,16 @@ def strongest_places(patching: Mapping[str, Any], most: int) -> list[tuple[str, 
     places: list[tuple[str, str, float]] = []
     for shown in patching["maps"]:
         for pos, column in enumerate(zip(*shown["recovery"], strict=True)):
+            layers = shown.get("layers", range(len(column)))
             if shown["site"] == "resid_pre":
-                layer = max(range(len(column)), key=lambda i: (round(abs(column[i]), 3), i))
-                places.append((f"{shown['label']} before layer {layer}", _at(patching, pos), column[layer]))
+                i = max(range(len(column)), key=lambda i: (round(abs(column[i]), 3), i))
+                places.append((f"{shown['label']} before layer {layers[i]}", _at(patching, pos), column[i]))
             else:
-                places += [(f"{shown['label'][:-1]} {i}", _at(patching, pos), value) for i, value in enumerate(column)]
+                named = zip(layers, column, strict=True)
+                places += [(f"{shown['label'][:-1]} {layer}", _at(patching, pos), value) for layer, value in named]
     for layer, row in enumerate(patching["heads"]):
-        places += [(head_name(layer, head), "all positions", value) for head, value in enumerate(row)]
+        exchanged = ((head, value) for head, value in enumerate(row) if value is not None)
+        places += [(head_name(layer, head), "all positions", value) for head, value in exchanged]
     return sorted(places, key=lambda place: -abs(place[2]))[:most]
 
 

@@ -331,7 +331,7 @@ def read_attention_lens(
     def states(_: int, example: Tensor, column: Tensor) -> Tensor:
         return n[example.to(n.device), column.to(n.device)].to(like)
 
-    def to_logits(_: int, x: Tensor) -> Tensor:
+    def to_logits(x: Tensor) -> Tensor:
         each, (weight, down, up) = x.unflatten(0, (-1, len(chosen))), maps
         if weight is not None:
             return torch.einsum("thd,hdv->thv", each, weight).flatten(0, 1) * heads.kl.scale

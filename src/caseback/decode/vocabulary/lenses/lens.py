@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -212,11 +213,10 @@ def read_lens(
     def states(i: int, example: Tensor, column: Tensor) -> Tensor:
         site = stream_at(model, rows[i])
         value = run[site.name, site.layer]
-        return value[example.to(value.device), column.to(value.device)].detach()[:, None]
+        h = value[example.to(value.device), column.to(value.device)].detach()[:, None]
+        return lens.transport(rows[i], h) if rows[i] in lens.rows else h
 
-    def to_logits(i: int, h: Tensor) -> Tensor:
-        return unembed(model.anatomy, lens.transport(rows[i], h) if rows[i] in lens.rows else h)
-
+    to_logits = partial(unembed, model.anatomy)
     readings, _ = read(run, len(rows), states, to_logits, 1, at, wanted, min(k, model.d_vocab), max_logits)
     attrs = {"site": "resid_post", "k": k, "lens": lens.kind, "ahead": lens.ahead or None}
     return labelled_readings(model, [row_name(row) for row in rows], at, wanted, readings, read_lens, attrs)

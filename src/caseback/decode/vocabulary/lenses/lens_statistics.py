@@ -36,8 +36,9 @@ ALL = (*TOP, "entropy", "kl", "js", "surprise", *OF_TARGETS)
 
 States = Callable[[int, Int[Tensor, " place"], Int[Tensor, " place"]], Float[Tensor, "place unit d_model"]]
 """What is read at a layer, given as a row of the result, for some places: (example, column) of the padded batch."""
-ToLogits = Callable[[int, Float[Tensor, "row d_model"]], Float[Tensor, "row vocab"]]
-"""How it is read."""
+ToLogits = Callable[[Float[Tensor, "row d_model"]], Float[Tensor, "row vocab"]]
+"""How it is read, the same in every layer: the largest matrix, the unembedding, is gone through once for as many layers
+as fit."""
 
 
 class Places:
@@ -144,8 +145,9 @@ def read(
         Which statistics, the first so many of all; what comes after them is not computed.
     """
     expect_tokens_out(run.anatomy, "a lens")
-    step = max(1, max_logits // (run.logits.shape[-1] * units))
-    pieces: dict[str, list[list[Tensor]]] = {name: [[] for _ in range(layers)] for name in names}
+    fitting = max(1, max_logits // (run.logits.shape[-1] * units))
+    step = min(fitting, len(at.example))
+    pieces: dict[str, list[Tensor]] = {name: [] for name in names}
     gap = 0.0
     for start in range(0, len(at.example), step):
         here = slice(start, start + step)
@@ -153,34 +155,39 @@ def read(
         final = run.logits[example.to(run.logits.device), at.predicted_at[here].to(run.logits.device)]
         reference = (at_least_float32(final).log_softmax(-1), wanted[example].to(final.device), at.next_id[here, None])
         beside = [each.to(final.device).repeat_interleave(units, 0) if units > 1 else each for each in reference]
-        for layer in range(layers):
+        summaries: dict[str, list[Tensor]] = {name: [] for name in names}
+        together = max(1, fitting // len(example))
+        for group in (range(layers)[first : first + together] for first in range(0, layers, together)):
             with torch.no_grad():
-                logits = to_logits(layer, states(layer, example, column).flatten(0, 1)).to(final.device)
-            if layer == layers - 1 and units == 1:
-                gap = max(gap, float((logits - final).abs().max()))
-            final_log_p, followed_ids, next_id = beside
-            summed_up = _summed_up(logits, final_log_p, followed_ids, next_id, k)
-            for name, value in itertools.islice(summed_up, len(names)):
-                pieces[name][layer].append(value.unflatten(0, (-1, units)).cpu())
-    statistics = {name: torch.stack([torch.cat(row) for row in rows]) for name, rows in pieces.items()}
+                held = [states(layer, example, column).flatten(0, 1).to(final.device) for layer in group]
+                held = torch.stack(held)
+                logits = to_logits(held.flatten(0, 1)).unflatten(0, held.shape[:2]).to(final.device)
+            if group[-1] == layers - 1 and units == 1:
+                gap = max(gap, float((logits[-1] - final).abs().max()))
+            for name, value in itertools.islice(_summed_up(logits, *beside, k), len(names)):
+                summaries[name].append(value.unflatten(1, (-1, units)).cpu())
+        for name, values in summaries.items():
+            pieces[name].append(torch.cat(values))
+    statistics = {name: torch.cat(values, 1) for name, values in pieces.items()}
     if "surprise" in statistics:
         statistics["surprise"][:, ~at.has_next.cpu()] = torch.nan
     return statistics, gap
 
 
 def _summed_up(
-    logits: Float[Tensor, "row vocab"],
+    logits: Float[Tensor, "layer row vocab"],
     final_log_p: Float[Tensor, "row vocab"],
     wanted: Int[Tensor, "row target"],
     next_id: Int[Tensor, "row 1"],
     k: int,
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, Float[Tensor, "layer row *rest"]]]:
     logits = at_least_float32(logits)
     log_p = logits.log_softmax(-1)
     top = log_p.topk(k, -1)
     yield "top_id", top.indices
     yield "top_prob", top.values.exp()
     p, final_p = log_p.exp(), final_log_p.exp()
+    wanted, next_id = (ids.expand(len(logits), *ids.shape) for ids in (wanted, next_id))
     chosen = logits.gather(-1, wanted)
     entropy, final_entropy = torch.special.entr(p).sum(-1), torch.special.entr(final_p).sum(-1)
     yield "entropy", entropy
@@ -188,11 +195,11 @@ def _summed_up(
     yield "kl", torch.where(final_p == 0, 0.0, final_p * (final_log_p - log_p)).sum(-1).clamp_min(0)
     middle = torch.special.entr((p + final_p) / 2).sum(-1)
     yield "js", (middle - (entropy + final_entropy) / 2).clamp_min(0)
-    yield "surprise", -log_p.gather(-1, next_id)[:, 0]
+    yield "surprise", -log_p.gather(-1, next_id)[..., 0]
     yield "prob", p.gather(-1, wanted)
     rank = torch.zeros_like(wanted)
     for i, own in enumerate(chosen.unbind(-1)):
-        rank[:, i] = (logits > own[:, None]).sum(-1) + 1
+        rank[..., i] = (logits > own[..., None]).sum(-1) + 1
     yield "rank", rank
     yield "logit", chosen
 

@@ -168,7 +168,7 @@ def _lens(
         run,
         len(sites),
         _states(model, run, sites, chosen),
-        lambda _, states: unembed(model.anatomy, states.to(model.dtype)),
+        lambda states: unembed(model.anatomy, states.to(model.dtype)),
         1 if chosen is None else len(chosen),
         at,
         wanted,
