@@ -412,6 +412,8 @@ class Valid:
             "Prompts.to": {"device": "cpu"},
             "strongest_places": {"most": 2},
             "explain.explain": {"corrupt": OTHER, "depth": "quick"},
+            "stories": {"prompts": [TEXT], "depth": "quick"},
+            "records_of": {"lines": '{"prompt": "a", "target": " b"}'},
             "words.Word": vars(word := Word((0,), (1,), "a", "id", True)),
             "results.Change": {"word": word, "text": "b", "ids": (2,)},
             "results.Counterfactual": {

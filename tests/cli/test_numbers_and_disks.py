@@ -113,9 +113,10 @@ def test_every_option_that_writes_is_tried():
         for p in commands.parameters(door)
         if p.opts[0] in ("--html", "--save", "--graph", "--graphml", "--store", "--checkpoint", "--out")
     }
-    # `lens --save` needs --fit; `influence --store` a method of gradients; `align` keeps files in a folder
+    # `lens --save` needs --fit, `explain --checkpoint` --task; `influence --store` a method of gradients; `align` keeps files in a folder
     rest = {
         ("lens", "--save"),
+        ("explain", "--checkpoint"),
         ("influence", "--store"),
         ("align", "--checkpoint"),
         ("circuit", "--checkpoint"),

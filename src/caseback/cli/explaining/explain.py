@@ -8,7 +8,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import continuation_of, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ablation, Contrast, Counterfactual, Ids, OfModel, Output
+from caseback.cli.options import Ablation, Contrast, Counterfactual, Ids, OfModel, Output, Sample
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -31,10 +31,34 @@ def explain(
         Path | None, Option(help="The model's atlas (caseback atlas --out FOLDER): what parts are known for.")
     ] = None,
     ablation: Ablation = Ablation("zero").worded(ablation="What stands in for an ablated component: zero or mean."),
+    task: Annotated[
+        str | None, Option(help="Tell the stories of a task's prompts in place of one, and what they share.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, Option(help="The same for a file: JSON lines with prompt, target and perhaps foil.")
+    ] = None,
+    sample: Sample = Sample(count=10).worded(count="With --task, how many prompts."),
+    checkpoint: Annotated[
+        Path | None, Option(help="Of --task and --prompts: a file that keeps what is done, to go on from.")
+    ] = None,
     ids: Ids = Ids(),
     output: Output = Output(),
 ) -> None:
     """Explain why the model predicts a token: the causal story, inputs, components, layers, and checks."""
+    if task is not None or prompts is not None:
+        alone = {
+            "a prompt": prompt,
+            "--target": contrast.target,
+            "--foil": contrast.foil,
+            "--corrupt": counterfactual.corrupt,
+            "--swap": swap,
+            "--atlas": atlas,
+            "--ids": ids.ids or None,
+        }
+        _several(of, task, prompts, sample, depth, checkpoint, alone, output)
+        return
+    if checkpoint is not None:
+        raise CasebackError("--checkpoint keeps the stories of several prompts: give --task or --prompts too")
     if prompt is None:
         raise CasebackError("no prompt given: expected a text, or --ids and token ids such as 5,1,2")
     given = prompt_of(prompt, ids.ids)
@@ -69,3 +93,43 @@ def explain(
         text=lambda: print_explanation(document),
         page=lambda path: write_page(document, path),
     )
+
+
+def _several(
+    of: OfModel,
+    task: str | None,
+    prompts: Path | None,
+    sample: Sample,
+    depth: str,
+    checkpoint: Path | None,
+    alone: dict[str, object],
+    output: Output,
+) -> None:
+    """The stories of a task's prompts, or of a file's."""
+    if task is not None and prompts is not None:
+        raise CasebackError("both --task and --prompts given: expected one of them")
+    if given := [name for name, value in alone.items() if value is not None]:
+        raise CasebackError(f"{given[0]} is for one prompt: leave it out, or --task and --prompts")
+    with quiet():
+        from caseback.jobs.text_file import read_text
+        from caseback.reports.story.several import stories
+        from caseback.reports.tables.records import records_of
+        from caseback.tasks import get
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.concepts.stories import print_stories
+
+        records = [] if prompts is None else records_of(read_text(prompts, "prompts"))
+        named = None if task is None else get(task)
+        model = model_of(of)
+        if named is not None:
+            given = named.prompts(model, sample.count, seed=sample.seed)
+            answers = {}
+        else:
+            given = [row["prompt"] for row in records]
+            answers = {
+                "targets": [row["target"] for row in records],
+                "foils": [row["foil"] or None for row in records],
+                "source": "" if prompts is None else prompts.stem,
+            }
+        document = stories(model, given, depth=depth, seed=sample.seed, checkpoint=checkpoint, progress=True, **answers)
+    answer(output, document, text=lambda: print_stories(document), page=lambda path: write_page(document, path))

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, TokensError
 from caseback.jobs.budget import limit
-from caseback.jobs.json_text import parse_json
 from caseback.jobs.progress import progress_bar
 from caseback.model.arguments import checked
 from caseback.model.running.edits import Edit, listed
@@ -25,11 +24,10 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, piece
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
+from caseback.reports.tables.records import records_of
 from caseback.tasks import get
 
 __all__ = ["TABLE", "table_of_records", "table_of_task"]
-
-PROMPT, TARGET, FOIL = ("prompt", "clean", "text"), ("target", "answer"), ("foil",)
 
 
 @checked
@@ -128,9 +126,7 @@ def table_of_records(
     >>> table["measure"], table["columns"], table["rows"][0]["slices"]
     ('log_prob', ['kind'], {'kind': 'place'})
     """
-    records = [_record(line, number) for number, line in enumerate(lines.splitlines(), 1) if line.strip()]
-    if not records:
-        raise CasebackError("no row is given: expected lines of JSON, each with a prompt and a target")
+    records = records_of(lines)
     if len(records) > (most := limit("server_table_rows")):
         raise CasebackError(f"{len(records)} rows: a table has {most} at most")
     foils = [row["foil"] for row in records]
@@ -142,29 +138,6 @@ def table_of_records(
     targets = [row["target"] for row in records]
     metric = logit_diff(targets, foils) if own == "logit_diff" else {"log_prob": log_prob, "prob": prob}[own](targets)
     return _document(model, "", model.tokens([row["prompt"] for row in records]), metric, own, records, edits)
-
-
-def _record(line: str, number: int) -> dict[str, Any]:
-    try:
-        data = parse_json(line)
-    except ValueError as error:
-        raise CasebackError(f"line {number} is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise CasebackError(f"line {number} is no object: expected fields prompt, target and perhaps foil")
-    row: dict[str, Any] = {"corrupt": ""}
-    for field, names, needed in (("prompt", PROMPT, True), ("target", TARGET, True), ("foil", FOIL, False)):
-        value = next((data[name] for name in names if name in data), "")
-        if not isinstance(value, str) or (needed and not value):
-            raise CasebackError(f"line {number} has no text as {' or '.join(names)}")
-        row[field] = value
-    if isinstance(data.get("corrupt"), str):
-        row["corrupt"] = data["corrupt"]
-    known = {*PROMPT, *TARGET, *FOIL, "corrupt"}
-    plain = {
-        key: str(value) for key, value in data.items() if key not in known and isinstance(value, str | int | float)
-    }
-    row["slices"] = {key: text for key, text in plain.items() if len(text) <= 80}
-    return row
 
 
 def _document(

@@ -32,6 +32,7 @@ PAGES = {
     "caseback.graph": "graph",
     "caseback.probe": "probe",
     "caseback.steering": "steering",
+    "caseback.stories": "mechanisms.stories",
     "caseback.training": "training",
     "caseback.truth": "mechanisms.truth",
     "caseback.units": "unit",

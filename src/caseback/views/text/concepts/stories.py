@@ -1,0 +1,106 @@
+"""The stories of many prompts in the terminal: what they share, where it goes, and whether it held elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from caseback.reports.document import Document, checked, drawn_from
+from caseback.reports.story.several import STORIES
+
+__all__ = ["counts_words", "print_stories", "shared_words"]
+
+SHOWN = 12
+
+
+@checked
+def print_stories(document: Document, *, console: Console | None = None) -> None:
+    """Print what ``stories`` gave.
+
+    Parameters
+    ----------
+    document
+        The document.
+    console
+        Where to print; by default a new ``rich`` console, which obeys ``NO_COLOR``.
+    """
+    console = console or Console()
+    with STORIES.drawing(document):
+        say = lambda words: console.print(words, highlight=False, markup=False)  # noqa: E731
+        say(f"{document['model']['name']}, {document['source'] or 'prompts'}: {counts_words(document)}")
+        say(shared_words(document))
+        if document["parts"]:
+            table = _table("part", "carries", "against", "share", "sd")
+            for row in document["parts"][:SHOWN]:
+                name = f"{row['name']} *" if row["above"] else row["name"]
+                counts = (str(row[role]) if row[role] else "" for role in ("carrier", "opponent"))
+                table.add_row(name, *counts, f"{row['mean']:+.2f}", f"{row['sd']:.2f}")
+            console.print(table)
+        if document["places"]:
+            table = _table("place", "word matters", "hop", "layers")
+            for row in document["places"]:
+                layers = "" if row["first"] is None else f"{row['first']:g} to {row['last']:g}"
+                table.add_row(row["place"] or "elsewhere", str(row["words"]), str(row["hops"]), layers)
+            console.print(table)
+        if document["checks"]:
+            table = _table("check", "held", "weak", "failed", "mean")
+            for row in document["checks"]:
+                counts = (str(row[verdict]) for verdict in ("held", "weak", "failed"))
+                table.add_row(row["name"], *counts, f"{row['mean']:.2f}")
+            console.print(table)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+@checked
+@drawn_from("a document of stories", "stories")
+def counts_words(document: Mapping[str, Any]) -> str:
+    """On how many prompts the answer is preferred, and how many have a story, in words.
+
+    Examples
+    --------
+    >>> counts_words({"counts": {"prompts": 10, "preferred": 9, "stories": 8}, "depth": "quick"})
+    '10 prompts at depth quick: the answer is preferred on 9, and 8 of these have a counterfactual and so a story'
+    """
+    of = document["counts"]
+    return (
+        f"{of['prompts']} prompts at depth {document['depth']}: the answer is preferred on {of['preferred']}, and "
+        f"{of['stories']} of these have a counterfactual and so a story"
+    )
+
+
+@checked
+@drawn_from("a document of stories", "stories")
+def shared_words(document: Mapping[str, Any]) -> str:
+    """Which parts the stories share, in words.
+
+    Examples
+    --------
+    >>> part = {"name": "L2H1", "carrier": 8, "opponent": 0, "mean": 0.5, "above": True}
+    >>> shared_words({"counts": {"stories": 8}, "band": 3, "parts": [part]})
+    'Named in more stories than the 3 of the most frequent part by chance: L2H1 (carries it in 8 of 8, +0.50).'
+    """
+    count = document["counts"]["stories"]
+    if not count:
+        return "No story, so no part is named."
+    shared = [row for row in document["parts"] if row["above"]]
+    by_chance = f"the {document['band']} of the most frequent part by chance"
+    if not shared:
+        return f"No part is named in more stories than {by_chance}."
+    listed = []
+    for row in shared:
+        role = "carries" if row["carrier"] >= row["opponent"] else "works against"
+        listed.append(
+            f"{row['name']} ({role} it in {max(row['carrier'], row['opponent'])} of {count}, {row['mean']:+.2f})"
+        )
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return f"Named in more stories than {by_chance}: {', '.join(listed[:SHOWN])}{more}."
