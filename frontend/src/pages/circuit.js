@@ -34,7 +34,7 @@ function sections(doc) {
     h(
       "section",
       { class: "question" },
-      h("h1", {}, doc.task ? `Which components do ${doc.task}?` : "Which components are in this circuit?"),
+      h("h1", {}, doc.task ? `Which components are needed for ${doc.task}?` : "Which components are in this circuit?"),
       h(
         "p",
         { class: "lede" },

@@ -35,7 +35,7 @@ class TaskCircuit(NamedTuple):
 @checked
 def task_circuit(
     model: Model,
-    task: str,
+    task: str | Prompts,
     *,
     method: str = "eap-ig",
     edges: int | float | None = None,
@@ -59,13 +59,14 @@ def task_circuit(
     Parameters
     ----------
     model, task
-        The model, and the task's name.
+        The model, and the task's name; or prompts that are drawn already (``fresh_prompts`` makes such of one), of
+        which it is found on the first half.
     method, edges, threshold, how, checkpoint
         As for ``find_circuit``.
     ablation
         What cut edges carry, in finding, judging and the curve; ``"optimal"`` is for judging alone.
     count
-        Prompts to find it on, and as many to judge it on.
+        Prompts of a named task to find it on, and as many to judge it on.
     sets
         Random sets for completeness and minimality.
     seed
@@ -89,7 +90,8 @@ def task_circuit(
 
         task_circuit(cb.load("meadow"), "ioi", edges=60).document["size"]
     """
-    drawn = get(task).prompts(model, 2 * count, seed=seed)
+    drawn = task if isinstance(task, Prompts) else get(task).prompts(model, 2 * count, seed=seed)
+    name, count = drawn.task, len(drawn) // 2
     finding, judging = drawn[:count], drawn[count:]
     if circuit is None:
         circuit = find_circuit(
@@ -105,7 +107,7 @@ def task_circuit(
             progress=progress,
             checkpoint=checkpoint,
         )
-    circuit = replace(circuit, about={**circuit.about, "task": task, "prompts": count, "seed": seed})
+    circuit = replace(circuit, about={**circuit.about, "task": name, "prompts": count, "seed": seed})
     if before_judging is not None:
         before_judging(circuit)
     test = judging.clean, judging.corrupt, judging.metric
@@ -135,7 +137,7 @@ def task_circuit(
         judging.clean[:1],
         circuit,
         counterfactual=judging.corrupt[:1],
-        task=task,
+        task=name,
         curves=curves,
         judgement=judgement_of(model, circuit, judged, groups=judging.groups),
         other=other,

@@ -65,6 +65,9 @@ def circuit(
         Path | None,
         Option("--markdown", callback=writable, help="With --organisms or --frontier: write the table as Markdown."),
     ] = None,
+    prompt: Annotated[
+        str | None, Option(help="In place of a task: one prompt, its counterfactual and others of its pattern.")
+    ] = None,
     resume: Resume = Resume(),
     output: Output = Output(),
 ) -> None:
@@ -82,8 +85,11 @@ def circuit(
     if organisms:
         _table_organisms(tasks, table, output)
         return
-    if not tasks:
-        raise CasebackError("no task given: expected one such as ioi; `caseback tasks` lists them")
+    if prompt is not None and (tasks or frontier or grain.nodes != "heads"):
+        raise CasebackError("--prompt is for a circuit of heads, in place of a task: leave out tasks and --nodes")
+    if not tasks and prompt is None:
+        raise CasebackError("no task given: expected one such as ioi (`caseback tasks` lists them), or --prompt")
+    tasks = tasks or []
     if frontier:
         _table_frontier(tasks, of, sample, ablation.ablation, table, output)
         return
@@ -110,9 +116,14 @@ def circuit(
                 if path is not None:
                     write(path)
 
+        model = model_of(of)
+        if prompt is not None:
+            from caseback.localize.counterfactuals import fresh_prompts
+
+            drawn = fresh_prompts(model, prompt, 2 * sample.count, seed=sample.seed, progress=True)
         result = task_circuit(
-            model_of(of),
-            tasks[0],
+            model,
+            tasks[0] if prompt is None else drawn,
             method=by.method,
             edges=share,
             threshold=cut.threshold,

@@ -1,6 +1,7 @@
 """Counterfactuals: the smallest change of a prompt that moves its answer, found by itself."""
 
 from caseback.localize.counterfactuals.finding import find as find
+from caseback.localize.counterfactuals.fresh import fresh_prompts as fresh_prompts
 from caseback.localize.counterfactuals.results import Change as Change
 from caseback.localize.counterfactuals.results import Counterfactual as Counterfactual
 from caseback.localize.counterfactuals.results import Counterfactuals as Counterfactuals

@@ -12,23 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
 from caseback.errors import CasebackError, TokensError
 from caseback.localize.components.self_repair import self_repair
-from caseback.localize.counterfactuals.finding import find, logits_after
+from caseback.localize.counterfactuals.finding import find
+from caseback.localize.counterfactuals.fresh import fresh_pairs
 from caseback.localize.counterfactuals.results import Change, Counterfactual, Counterfactuals
 from caseback.localize.counterfactuals.swapping import rows_of
 from caseback.localize.counterfactuals.words import words_of
-from caseback.model.prompts.masked_prompts import special_tokens
 from caseback.model.prompts.pairs import counterfactuals
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 from caseback.reports.story import thresholds
 from caseback.reports.story.depths import Depth
-from caseback.reports.story.fresh import fresh_pairs
+from caseback.reports.story.preference import margins, preference
 from caseback.reports.story.readings import readings
 from caseback.reports.story.smallest_circuit import smallest_circuit
 from caseback.reports.story.traces import Part, Traces, by_position, hops, traced
@@ -75,9 +73,7 @@ def story_of(
         "foil": {"id": foil, "text": model.token_text(foil)},
         "n_layers": model.n_layers,
         "measured": 0 if search is None else len(search.rows),
-        "preference": preference(
-            *(model, tokens, (target, foil), float(final[-1, target] - final[-1, foil]), search, one, depth, seed)
-        ),
+        "preference": preference(model, tokens, (target, foil), final[-1], search, one, depth, seed),
         "counterfactual": None,
         "runners_up": [],
         "words": [],
@@ -118,42 +114,6 @@ def story_of(
     return story, traces
 
 
-def preference(
-    model: Model,
-    tokens: Tokens,
-    contrast: tuple[int, int],
-    value: float,
-    search: Counterfactuals | None,
-    one: Counterfactual | None,
-    depth: Depth,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Whether the margin of target over foil is more than what unrelated changes of the prompt give or take.
-
-    ``low`` and ``high`` are the mean less and plus two standard deviations of shuffled prompts, in which the last token
-    and special ones stay. ``wobble`` is the median of what single other words move it by, those left out that
-    the counterfactual changes or that are like them. A margin above the first or the second is a preference.
-    """
-    special = special_tokens(model, tokens)[0]
-    free = [p for p in range(len(tokens.text[0]) - 1) if not bool(special[p])]
-    own = tokens.ids[0].cpu().numpy()
-    rng = np.random.default_rng(seed)
-    rows = np.repeat(own[None], depth.shuffled if len(free) > 1 else 0, 0)
-    for row in rows:
-        row[free] = own[rng.permutation(free)]
-    shapes = set() if one is None else {change.word.shape for change in one.changes}
-    low = high = wobble = 0.0
-    if len(rows):
-        shuffled = _margins(logits_after(model, tokens, rows)[0], contrast)
-        low, high = (float(shuffled.mean() + sign * 2 * shuffled.std()) for sign in (-1, 1))
-    if search is not None:
-        unrelated = [i for i, w in enumerate(search.of_word) if w >= 0 and search.words[w].shape not in shapes]
-        if unrelated:
-            wobble = float(np.median(np.abs(_margins(search.logits[unrelated], contrast) - value)))
-    prefers = value > 0 and (value > high or value > wobble)
-    return {"value": value, "low": low, "high": high, "wobble": wobble, "prefers": bool(prefers)}
-
-
 def _given(
     model: Model, tokens: Tokens, corrupt: Tokens, target: str | int | None, foil: str | int | None
 ) -> Counterfactual:
@@ -190,15 +150,9 @@ def _described(one: Counterfactual) -> dict[str, Any]:
     }
 
 
-def _margins(logits: Float[Tensor, "version vocab"], contrast: tuple[int, int]) -> Float[np.ndarray, " version"]:
-    """By how much the target leads the foil after each version."""
-    t, f = contrast
-    return (logits[:, t] - logits[:, f]).double().cpu().numpy()
-
-
 def _words(search: Counterfactuals, contrast: tuple[int, int], traces: Traces) -> list[dict[str, Any]]:
     """What replacing each word takes away, the mean over what was put in its place, the largest first."""
-    lost = (traces.clean - _margins(search.logits, contrast)) / (traces.clean - traces.corrupt)
+    lost = (traces.clean - margins(search.logits, contrast)) / (traces.clean - traces.corrupt)
     rows = []
     for w in np.unique(search.of_word[search.of_word >= 0]).tolist():
         mine = lost[search.of_word == w]

@@ -5,6 +5,11 @@ Shares are of the change of the logit difference between the prompt and its coun
 
 from __future__ import annotations
 
+BAND = 2.0
+"""A margin is above what prompts of another kind have if it is so many of their standard deviations over their mean."""
+TURNED = 0.5
+"""A counterfactual turns a margin round if the foil then leads by so much of it, and other single words must move it by
+less than that."""
 TOKEN = 0.25
 """A word matters if replacing it takes away so much, as a share of what the counterfactual takes away."""
 HOP = 0.25

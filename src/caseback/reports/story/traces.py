@@ -126,7 +126,8 @@ def traced(model: Model, clean: Tokens, corrupt: Tokens, metric: Metric, *, rows
     stream[-1, -1] = 1.0  # the metric reads the last token alone
     direct, why = _direct(model, clean, corrupt, metric, exchange.clean - exchange.corrupt)
     parts = tuple(replace(part, direct=direct.get(part.name)) for part in exchange.parts)
-    return Traces(**vars(exchange) | {"parts": parts}, stream=stream, layers=(*layers, n), indirect=why)
+    ends = (exchange.n_parts, exchange.clean_run, exchange.corrupt_run, exchange.clean, exchange.corrupt)
+    return Traces(parts, *ends, stream, (*layers, n), why)
 
 
 def exchanged(
@@ -169,9 +170,10 @@ def _exchanged(
     runs = [measured(anatomy, tokens, metric, read=[*sites, *of_parts], grad=screen) for tokens in (clean, corrupt)]
     parts = every
     if screen:
-        estimate = np.max([_first_order(*ends, every, of_heads) for ends in (runs, runs[::-1])], 0)
-        first = set(np.argsort(-estimate, kind="stable")[:most].tolist())
-        parts = [part for i, part in enumerate(every) if i in first or part.name in always]
+        first, second = runs
+        estimate = np.maximum(*(_first_order(*ends, every, of_heads) for ends in ((first, second), (second, first))))
+        best = set(np.argsort(-estimate, kind="stable")[:most].tolist())
+        parts = [part for i, part in enumerate(every) if i in best or part.name in always]
     here, there = (run for run, _ in runs)
     back = [Resample("resid_pre", here, layer=layer, pos=p) for layer, p in places]
     denoised = model.sweep(corrupt, [*back, *(_of(here, part, of_heads) for part in parts)], metric)

@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.localize.counterfactuals.fresh import Fresh
 from caseback.localize.counterfactuals.results import Counterfactual
 from caseback.model.running.edits import Resample
 from caseback.model.running.metrics import logit_diff
@@ -26,7 +27,6 @@ from caseback.model.running.run import execute
 from caseback.model.running.tokens import Tokens
 from caseback.reports.story import thresholds
 from caseback.reports.story.depths import Depth
-from caseback.reports.story.fresh import Fresh
 from caseback.reports.story.smallest_circuit import recovered_by
 from caseback.reports.story.traces import Exchange, Part, Traces, exchanged
 

@@ -30,14 +30,19 @@ def sentences(story: Mapping[str, Any], tokens: Sequence[str], lens: Mapping[str
     """
     target = visible(story["target"]["text"])
     if not story["preference"]["prefers"]:
-        band = story["preference"]
+        own = story["preference"]
         foil = visible(story["foil"]["text"])
-        verb = "does not prefer" if band["value"] <= 0 else "hardly prefers"
-        text = (
-            f"The model {verb} {target} to {foil} here: their logits differ by {band['value']:+.2f}, and by "
-            f"{band['low']:+.2f} to {band['high']:+.2f} when the prompt's tokens are shuffled; other words move them "
-            f"by {band['wobble']:.2f}. So no part is named."
-        )
+        verb = "does not prefer" if own["value"] <= 0 else "hardly prefers"
+        text = f"The model {verb} {target} to {foil} here: their logits differ by {own['value']:+.2f}"
+        if own["shuffled"] is not None:
+            text += ", by {:+.2f} to {:+.2f} when the prompt's tokens are shuffled".format(*own["shuffled"])
+        if own["other_words"] is not None:
+            text += ", by {:+.2f} to {:+.2f} with other words in it".format(*own["other_words"])
+        if own["turned"] is not None:
+            text += f", by {own['turned']:+.2f} after the counterfactual"
+        if own["single_words"] is not None:
+            text += f"; other single words move them by {own['single_words']:.2f}"
+        text += ". So no part is named."
         return [{"text": text, "evidence": ["preference"]}]
     if story["counterfactual"] is None:
         count = story["measured"]

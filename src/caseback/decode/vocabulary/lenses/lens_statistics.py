@@ -155,6 +155,7 @@ def read(
         final = run.logits[example.to(run.logits.device), at.predicted_at[here].to(run.logits.device)]
         reference = (at_least_float32(final).log_softmax(-1), wanted[example].to(final.device), at.next_id[here, None])
         beside = [each.to(final.device).repeat_interleave(units, 0) if units > 1 else each for each in reference]
+        final_log_p, followed_ids, next_id = beside
         summaries: dict[str, list[Tensor]] = {name: [] for name in names}
         together = max(1, fitting // len(example))
         for group in (range(layers)[first : first + together] for first in range(0, layers, together)):
@@ -164,7 +165,7 @@ def read(
                 logits = to_logits(held.flatten(0, 1)).unflatten(0, held.shape[:2]).to(final.device)
             if group[-1] == layers - 1 and units == 1:
                 gap = max(gap, float((logits[-1] - final).abs().max()))
-            for name, value in itertools.islice(_summed_up(logits, *beside, k), len(names)):
+            for name, value in itertools.islice(_summed_up(logits, final_log_p, followed_ids, next_id, k), len(names)):
                 summaries[name].append(value.unflatten(1, (-1, units)).cpu())
         for name, values in summaries.items():
             pieces[name].append(torch.cat(values))
