@@ -13,8 +13,8 @@ from caseback.organisms.compiled import build
 from caseback.reports.explain import explain
 from caseback.reports.explain_document import check_explanation
 from caseback.reports.story.depths import DEPTHS
-from caseback.reports.story.story import found_for, story_of
-from caseback.reports.story.traces import hops, traced
+from caseback.reports.story.story import found_for, passed_over, story_of
+from caseback.reports.story.traces import exchanged, hops, traced
 from caseback.reports.story.words import sentences
 from caseback.views.page.explanation import report_html
 from exact import exact
@@ -45,6 +45,40 @@ def test_shares_are_those_of_patching(name):
                 assert getattr(part, direction) == pytest.approx(share, abs=1e-8)
         stream = patch(model, prompt, other, metric, by=("layer", "pos")).recovery.values[..., 0]
         assert np.allclose(traces.stream[:-1], stream, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "mixtral"])
+def test_parts_that_are_not_exchanged_change_nothing_of_those_that_are(name):
+    model, prompt = shelf.model(name), shelf.ids((6,))[0]
+    clean, corrupt = model.tokens(prompt), model.tokens([*prompt[:2], 3, *prompt[3:]])
+    with exact():
+        metric = cb.logit_diff(4, 7)
+        every = exchanged(model, clean, corrupt, metric, most=512)
+        some = exchanged(model, clean, corrupt, metric, most=2, always=[every.parts[-1].name])
+        assert (
+            2 <= len(some.parts) <= 3 < len(every.parts) == some.n_parts and every.parts[-1].name == some.parts[-1].name
+        )
+        shares = {part.name: (part.denoising, part.noising) for part in every.parts}
+        for part in some.parts:
+            assert (part.denoising, part.noising) == pytest.approx(shares[part.name], abs=1e-9)
+
+
+def test_the_parts_worth_exchanging_are_known_before():
+    model = cb.load("meadow")
+    pair, metric = (model.tokens(IOI), model.tokens(OTHER)), cb.logit_diff(" Mary", " John")
+    largest = exchanged(model, *pair, metric, most=512).named[:6]
+    screened = {part.name for part in exchanged(model, *pair, metric, most=12).parts}
+    assert len(screened) == 12 and {part.name for part in largest} <= screened
+
+
+def test_a_coarse_stream_has_the_rows_of_the_fine_one_and_the_story_says_so():
+    model = cb.load("meadow")
+    pair, metric = (model.tokens(IOI), model.tokens(OTHER)), cb.logit_diff(" Mary", " John")
+    fine, coarse = (traced(model, *pair, metric, rows=rows, most=9) for rows in (4, 2))
+    assert fine.layers == (0, 1, 2, 3, 4) and coarse.layers == (0, 2, 4)
+    assert np.allclose(coarse.stream[:-1], fine.stream[[0, 2]], atol=1e-5)
+    assert [bool(why) for why in passed_over(coarse).values()] == [True, True]
+    assert [bool(why) for why in passed_over(fine).values()] == [True, False]
 
 
 @pytest.mark.parametrize(

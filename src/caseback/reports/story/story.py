@@ -95,7 +95,7 @@ def story_of(
     heads = [part for part in named if part.head >= 0]
     by_head = readings(model, tokens, heads, by_position(model, tokens, metric, traces, heads))
     repairs, why = _repairs(model, tokens, metric, named)
-    reasons = {"direct effects": traces.indirect, "self-repair": why} | _passed_over(traces)
+    reasons = {"direct effects": traces.indirect, "self-repair": why} | passed_over(traces)
     story["unmeasured"] |= {what: reason for what, reason in reasons.items() if reason}
     story["hops"] = [vars(hop) for hop in hops(traces.stream, traces.layers)]
     story["stream"], story["stream_layers"] = traces.stream.tolist(), list(traces.layers)
@@ -199,7 +199,7 @@ def _repairs(
     return repairs, ""
 
 
-def _passed_over(traces: Traces) -> dict[str, str]:
+def passed_over(traces: Traces) -> dict[str, str]:
     """What the depth left out, and by which rule."""
     count, between = traces.n_parts - len(traces.parts), traces.layers[1] - traces.layers[0]
     parts = f"{count} of {traces.n_parts} heads and MLPs"
