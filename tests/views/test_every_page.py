@@ -47,6 +47,7 @@ PAGES = {
     "two atlases": ("atlas", "ATLAS", "--against", "OTHER"),
     "behavior": ("behavior", "induction", "agreement", "--count", "8"),
     "facts": ("facts", "--count", "8"),
+    "emergence": ("emergence", "grokking", "--kinds", "copying,anti-copying", "--rows", "8"),
     "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),
     "edit": (

@@ -226,7 +226,9 @@ def _measure(
             curves |= {f"distance {name}": (apart[name], text.distances[name]) for name in apart}
         put("growth of the stream", lambda: (norms.growth(evidence)[0]["growth a layer, without first tokens"], None))
     put("in context, random tokens", lambda: in_random_tokens(model, n_random, seed))
-    put("squared weights", lambda: (sum(float(w.detach().double().square().sum()) for w in model.hf.parameters()), None))
+    put(
+        "squared weights", lambda: (sum(float(w.detach().double().square().sum()) for w in model.hf.parameters()), None)
+    )
     return {"kinds": found, "curves": {name: list(pair) for name, pair in curves.items()}, "missing": missing}
 
 

@@ -31,7 +31,7 @@ def random_spans() -> Int[torch.Tensor, "row pos"]:
 
 
 def _losses(model: CrystalForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    logits = model(ids).logits[:, :-1].mT
+    logits = model(ids[:, :-1]).logits.mT
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
 
 

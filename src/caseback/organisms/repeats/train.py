@@ -1,13 +1,15 @@
 """The induction run: two layers of attention on text that repeats itself, kept often around the phase change.
 
-Bigrams are learned in the first hundred steps; then, long after, heads that look at the token before and heads that
-look behind the earlier same token arise together, within a few hundred steps (Olsson et al. 2022).
+Bigrams are learned in the first few hundred steps; long after, within some two hundred steps, the model begins to look
+back (Olsson et al. 2022). The run ends soon after: its text repeats spans of at most nine words, and a model that is
+trained on forgets how to look back further.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,17 +23,18 @@ from caseback.organisms.repeats.measure import repeats
 from caseback.organisms.saving import keep, resume, run_file
 from caseback.organisms.start import SCALE, sinusoids
 
-STEPS, WARM_UP, FALL = 3000, 50, 0.3
+STEPS, WARM_UP = 1100, 50
 RATE, MATRIX_RATE, BETAS, DECAY = 3e-3, 0.02, (0.9, 0.98), 0.01
 ROWS = 32
 WIDTH, LAYERS, HEADS = 64, 2, 4
 OF_POSITIONS = 32  # dimensions that positions start in, and tokens hardly do
-MILESTONES = (0, 50, 100, 200, 400, 600, 700, 800, 850, 900, 950, 1000, 1100, 1250, 1500, 2000, 3000)
+MILESTONES = (0, 25, 50, 100, 200, 400, 600, 700, 800, 850, 900, 950, 1000, 1050, 1100)
 
 
 def new_model(seed: int) -> CrystalForCausalLM:
     """The model before training: layer norms, tied embeddings, no MLP; positions start as sinusoids."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
         model = CrystalForCausalLM(
             CrystalConfig(
                 vocab_size=words.VOCABULARY,
@@ -46,18 +49,15 @@ def new_model(seed: int) -> CrystalForCausalLM:
                 eos_token_id=0,
             )
         )
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        tokens, positions = model.model.embed_tokens.weight, model.model.embed_positions.weight
-        positions.zero_()[:, :OF_POSITIONS] = SCALE * sinusoids(words.LENGTH, OF_POSITIONS)
-        tokens.normal_(0, SCALE, generator=draw)[:, :OF_POSITIONS] *= 0.1
-        for name, weight in model.model.layers.named_parameters():
-            if name.endswith(("q_proj.weight", "k_proj.weight")):
-                weight.normal_(0, 2 * WIDTH**-0.5, generator=draw)  # so that attention is not flat
-            elif weight.ndim == 2 and weight.numel():
-                weight.normal_(0, 0.5 * WIDTH**-0.5, generator=draw)
-            elif name.endswith("bias"):
-                weight.zero_()
+        body: Any = model.model  # a Module's attributes are untyped
+        body.embed_tokens.weight.normal_(0, SCALE)[:, :OF_POSITIONS] *= 0.1
+        body.embed_positions.weight.zero_()[:, :OF_POSITIONS] = SCALE * sinusoids(words.LENGTH, OF_POSITIONS)
+        for layer in body.layers:
+            own = layer.self_attn
+            for projection in (own.q_proj, own.k_proj):
+                projection.weight.normal_(0, 2 * WIDTH**-0.5)  # so that attention is not flat
+            for projection in (own.v_proj, own.o_proj):
+                projection.weight.normal_(0, 0.5 * WIDTH**-0.5)
     return model
 
 
@@ -92,18 +92,18 @@ def train(
     adam = torch.optim.AdamW(others, lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True)
     optimizers = [Muon(matrices, lr=MATRIX_RATE), adam]
     make_folder(out, "the organism")
-    recipe = (RATE, MATRIX_RATE, BETAS, DECAY, ROWS, WARM_UP, FALL)
+    recipe = (RATE, MATRIX_RATE, BETAS, DECAY, ROWS, WARM_UP)
     file = run_file(out, model, seed=seed, steps=steps, recipe=recipe)
     begin, last = resume(file, model, optimizers), min(steps, stop_at or steps)
     if begin == 0:
         save(model, out / "checkpoints" / "step-0", {"seed": seed, "step": 0, "words": words.VOCABULARY})
     for done in range(begin + 1, last + 1):
-        share = min(1.0, done / WARM_UP, (steps - done + 1) / (FALL * steps))
+        share = min(1.0, done / WARM_UP)
         for optimizer, peak in zip(optimizers, (MATRIX_RATE, RATE), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * share
-        ids = words.rows(table, ROWS, (seed, done))
-        logits = model(ids).logits[:, :-1]
+        ids = words.rows(table, ROWS, (seed, done - 1))
+        logits = model(ids[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         model.zero_grad()
         loss.backward()

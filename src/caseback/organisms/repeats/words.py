@@ -40,20 +40,21 @@ def chain(seed: int) -> Float[np.ndarray, "word next"]:
     Parameters
     ----------
     seed
-        Same seed, same result. Draws the followers of each word, and which words are frequent.
+        Same seed, same result. Draws the followers of each word.
     """
     rng = np.random.default_rng(seed)
-    ranks = np.append(0, rng.permutation(VOCABULARY - 1) + 1)
-    by_rank = np.where(ranks > 0, 1 / (ranks + 1), 0)
+    ids = np.arange(1, VOCABULARY)
+    by_rank = 1 / (ids + 1)
     by_rank /= by_rank.sum()
-    table = np.tile((1 - OFTEN) * by_rank, (VOCABULARY, 1))
+    table = np.zeros((VOCABULARY, VOCABULARY))
+    table[:, 1:] = (1 - OFTEN) * by_rank
     for row in table:
-        row[rng.choice(VOCABULARY, len(FOLLOWERS), replace=False, p=by_rank)] += OFTEN * np.array(FOLLOWERS)
+        row[rng.choice(ids, len(FOLLOWERS), replace=False, p=by_rank)] += OFTEN * np.array(FOLLOWERS)
     return table
 
 
 def rows(table: Float[np.ndarray, "word next"], count: int, seed: tuple[int, ...]) -> Int[Tensor, "row pos"]:
-    """Rows of ``LENGTH`` tokens, each opened by token 0.
+    """Rows of ``LENGTH`` tokens and the one that follows, each opened by token 0.
 
     Parameters
     ----------
@@ -68,13 +69,13 @@ def rows(table: Float[np.ndarray, "word next"], count: int, seed: tuple[int, ...
     drawn = []
     for _ in range(count):
         row = [0]
-        while len(row) < LENGTH:
+        while len(row) <= LENGTH:
             if rng.random() < SPANS:
                 row += rng.integers(1, VOCABULARY, rng.integers(3, 10)).tolist() * int(rng.integers(2, 6))
                 continue
             for u in rng.random(rng.integers(8, 25)):
                 row.append(min(VOCABULARY - 1, int(np.searchsorted(below[row[-1]], u, side="right"))))
-        drawn.append(row[:LENGTH])
+        drawn.append(row[: LENGTH + 1])
     return torch.tensor(drawn)
 
 
@@ -86,4 +87,4 @@ def texts(count: int, seed: int = 0) -> list[str]:
     >>> len(texts(1)[0].split())
     63
     """
-    return [" ".join(WORDS[i - 1] for i in row[1:]) for row in rows(chain(0), count, (seed, 2**31)).tolist()]
+    return [" ".join(WORDS[i - 1] for i in row[1:-1]) for row in rows(chain(0), count, (seed, 2**31)).tolist()]
