@@ -47,7 +47,8 @@ def test_counts_are_those_of_a_plain_count():
     u = [(sum(b == token for _, b in pairs) + 1) / (n + VOCAB) for token in range(VOCAB)]
     np.testing.assert_allclose(counts.unigram, u)
     of = [b for a, b in pairs if a == 3]
-    expected = [(of.count(b) + u[b]) / (len(of) + 1) for b in range(VOCAB)]
+    k = len(set(of))
+    expected = [(of.count(b) + k * u[b]) / (len(of) + k) for b in range(VOCAB)]
     np.testing.assert_allclose(counts.after(torch.tensor([3]))[0], expected)
     alone, after = counts.losses([5, 3, 4])
     np.testing.assert_allclose(alone, [-np.log(u[3]), -np.log(u[4])])
@@ -66,7 +67,8 @@ def test_5_4_13_a_model_that_is_the_unigrams_is_as_far_from_bigrams_as_they_are(
     model = table_model(text.counts.unigram.log().expand(VOCAB, VOCAB))
     losses, apart = text_losses(model, text)
     assert apart["to unigrams"] == pytest.approx(0, abs=1e-6)
-    assert apart["to bigrams"] == pytest.approx(text.distances["to bigrams"], abs=1e-6) and apart["to bigrams"] > 0.01
+    assert apart["to bigrams"] == pytest.approx(text.distances["to bigrams"], abs=1e-6)
+    assert text.distances["to bigrams"] > 0.01
     np.testing.assert_allclose(losses, text.losses["unigram"], atol=1e-5)
 
 
@@ -111,16 +113,18 @@ TEXTS = [f"Mary gave a {thing} to John and the {thing} is on the table" for thin
 def test_5_4_13_a_kind_arises_where_it_is_seen_and_stays(untrained):
     meadow = cb.load("meadow")
     grown = emergence({20: meadow, 0: untrained}, kinds="induction", rows=8)
-    assert grown.steps == (0, 20) and grown["induction"].arises == 20
-    assert [count > 0 for count in grown["induction"].seen] == [False, True]
-    own = grown["induction"]
-    assert own.score[0] < own.band[0] + own.threshold and own.score[1] > max(own.band[1], own.threshold)
+    assert grown.steps == (0, 20) and grown.kind("induction").arises == 20
+    assert [count > 0 for count in grown.kind("induction").seen] == [False, True]
+    own = grown.kind("induction")
+    score, band = np.array(own.score, float), np.array(own.band, float)
+    assert score[0] < own.threshold and score[1] > max(band[1], own.threshold)
     assert own.best[1].startswith("L2H")
-    assert grown["loss"].missing == "no text was given"
-    random = grown["in context, random tokens"]
-    assert random.values[1] < -5 and abs(random.values[0]) < 1 and abs(random.beside[1]) < 1
+    assert grown.curve("loss").missing == "no text was given"
+    random = grown.curve("in context, random tokens")
+    own, beside = np.array(random.values, float), np.array(random.beside, float)
+    assert own[1] < -5 and abs(own[0]) < 1 and abs(beside[1]) < 1
     expected = sum(float(weight.detach().double().square().sum()) for weight in meadow.hf.parameters())
-    assert grown["squared weights"].values[1] == pytest.approx(expected)
+    assert grown.curve("squared weights").values[1] == pytest.approx(expected)
 
 
 def test_an_interrupted_run_goes_on_and_another_is_refused(untrained, tmp_path, monkeypatch):
@@ -146,7 +150,7 @@ def test_an_interrupted_run_goes_on_and_another_is_refused(untrained, tmp_path, 
     with pytest.raises(LoadError, match=r"what differs: options"):
         emergence(run, **{**given, "seed": 1})
     # a model that is another one now is measured again
-    assert emergence({0: run[1], 1: untrained}, **given)["copying"].score == grown["copying"].score[::-1]
+    assert emergence({0: run[1], 1: untrained}, **given).kind("copying").score == grown.kind("copying").score[::-1]
 
 
 def test_what_was_measured_is_saved_and_read(untrained, tmp_path):
@@ -158,8 +162,8 @@ def test_what_was_measured_is_saved_and_read(untrained, tmp_path):
     data["kinds"][0]["score"].append(1.0)
     with pytest.raises(CasebackError, match="a curve of 3 values over 2 checkpoints"):
         Emergence.from_json(data)
-    with pytest.raises(CasebackError, match="nothing is called 'copy' here"):
-        grown["copy"]
+    with pytest.raises(CasebackError, match="no kind is called 'copy' here"):
+        grown.kind("copy")
 
 
 def test_what_cannot_be_measured_is_refused(untrained, tmp_path):
@@ -187,6 +191,6 @@ def test_every_default_kind_is_of_heads():
 
 def test_5_4_17_of_the_grokking_run_weights_are_measured_and_the_rest_says_why():
     grown = emergence("grokking", [[a, b, 53] for a in range(20) for b in range(10)], kinds=["induction", "copying"])
-    assert "a context of 3" in grown["induction"].missing
-    weights = grown["squared weights"].values
-    assert max(weights) > 2 * weights[-1]
+    assert "a context of 3" in grown.kind("induction").missing
+    weights = grown.curve("squared weights").values
+    assert weights[0] == pytest.approx(1263, abs=1) and weights[2] == pytest.approx(2271, abs=1)

@@ -1,6 +1,7 @@
 """Units and layers of two models: a permuted model is found again, a rotated one is not, sums are numpy's."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def activations(model, site, skip=2):
 
 def permuted(name):
     """A copy whose neurons stand in another order."""
-    hf = copy.deepcopy(zoo.tiny(name))
+    hf: Any = copy.deepcopy(zoo.tiny(name))
     orders = []
     with torch.no_grad():
         for block in hf.transformer.h:

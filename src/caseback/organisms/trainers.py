@@ -73,7 +73,7 @@ def trainer(name: str) -> Trainer:
     --------
     >>> trainer("prairie")
     Traceback (most recent call last):
-    caseback.errors.CasebackError: No organism called 'prairie' can be trained: expected one of grokking, induction, meadow.
+    caseback.errors.CasebackError: No organism called 'prairie' can be trained: expected one of grokking, ...
     """
     if name not in TRAINERS:
         raise CasebackError(f"No organism called {name!r} can be trained: expected one of {', '.join(TRAINERS)}.")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from caseback.behaviors.atlas import atlas_of
-from caseback.behaviors.evidence import TEXT, collect_evidence, needed
+from caseback.behaviors.evidence import TEXT, Evidence, collect_evidence, needed
 from caseback.behaviors.growth.losses import Text, in_random_tokens, late_less_early, text_losses
 from caseback.behaviors.growth.report import Curve, Emergence, KindCurve, arises
 from caseback.behaviors.growth.runs import opened, steps_of
@@ -51,6 +51,7 @@ CURVES = {
     "squared weights": ("sum of all squared weights", ""),
 }
 """What each curve is, and what is beside it."""
+LINES = ("score", "control", "band", "best", "seen")
 
 
 @technique(
@@ -114,7 +115,7 @@ def emergence(
     Examples
     --------
     >>> grown = emergence("grokking", [[a, b, 53] for a in range(8) for b in range(8)], kinds="attention sink")
-    >>> len(grown.steps), grown["distance to bigrams"].values[0] > 0
+    >>> len(grown.steps), grown.curve("squared weights").values[0] > 1000
     (12, True)
     """
     run = steps_of(checkpoints)
@@ -224,12 +225,18 @@ def _measure(
             missing |= {"distance to unigrams": rare, "distance to bigrams": rare}
         else:
             curves |= {f"distance {name}": (apart[name], text.distances[name]) for name in apart}
-        put("growth of the stream", lambda: (norms.growth(evidence)[0]["growth a layer, without first tokens"], None))
+        put("growth of the stream", lambda: (_growth(evidence), None))
     put("in context, random tokens", lambda: in_random_tokens(model, n_random, seed))
     put(
         "squared weights", lambda: (sum(float(w.detach().double().square().sum()) for w in model.hf.parameters()), None)
     )
     return {"kinds": found, "curves": {name: list(pair) for name, pair in curves.items()}, "missing": missing}
+
+
+def _growth(evidence: Evidence) -> float:
+    factor = norms.growth(evidence)[0]["growth a layer, without first tokens"]
+    assert isinstance(factor, float)  # of all layers
+    return factor
 
 
 def _kind(kind: Kind, steps: Sequence[int], measured: Sequence[Mapping[str, Any]]) -> KindCurve:
@@ -238,10 +245,10 @@ def _kind(kind: Kind, steps: Sequence[int], measured: Sequence[Mapping[str, Any]
     about = (kind.name, kind.entry, kind.looks_at, kind.control_is, kind.threshold)
     if why := next((one["missing"] for one in own if "missing" in one), ""):
         return KindCurve(*about, missing=why)
-    lines = {name: tuple(one[name] for one in own) for name in ("score", "control", "band", "best", "seen")}
-    if all(score is None for score in lines["score"]):
+    score, control, band, best, seen = zip(*([one[name] for name in LINES] for one in own), strict=True)
+    if all(value is None for value in score):
         return KindCurve(*about, missing="rows are too short for a score")
-    return KindCurve(*about, **lines, arises=arises(steps, lines["seen"]))
+    return KindCurve(*about, score, control, band, best, seen, arises(steps, seen))
 
 
 def _curve(name: str, measured: Sequence[Mapping[str, Any]]) -> Curve:

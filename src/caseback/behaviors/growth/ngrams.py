@@ -1,9 +1,10 @@
 """What one token and two say of the next: the statistics that a language model learns before it looks back further.
 
-    u(b) = (n_b + 1) / (n + vocab)        p(b | a) = (n_ab + u(b)) / (n_a + 1)
+    u(b) = (n_b + 1) / (n + vocab)        p(b | a) = (n_ab + k_a u(b)) / (n_a + k_a)
 
-Counted on one half of the rows; losses and distances are of the other half. A token that was counted fewer than
-``OFTEN`` times says too little of what follows it, and is left out of distances.
+k_a is how many different tokens follow a (Witten and Bell 1991): the more, the less is known of what else may. Counted
+on one half of the rows; losses and distances are of the other half. A token that was counted fewer than ``OFTEN`` times
+says too little of what follows it, and is left out of distances.
 """
 
 from __future__ import annotations
@@ -43,11 +44,13 @@ class NGrams:
         self.unigram = torch.from_numpy((counts + 1) / (counts.sum() + n_vocab))
         self.pairs = coo_matrix((np.ones(len(first)), (first, second)), (n_vocab, n_vocab)).tocsr()
         self.before = torch.from_numpy(np.bincount(first, minlength=n_vocab))
+        self.different = torch.from_numpy(np.diff(self.pairs.indptr).astype(np.int64)).clamp_min(1)
 
     def after(self, tokens: Int[torch.Tensor, " token"]) -> Float[torch.Tensor, "token vocab"]:
         """The distribution of what follows each token."""
         rows = torch.from_numpy(self.pairs[tokens.numpy()].toarray())
-        return (rows + self.unigram) / (self.before[tokens, None] + 1)
+        different = self.different[tokens, None]
+        return (rows + different * self.unigram) / (self.before[tokens, None] + different)
 
     def often(self, tokens: Int[torch.Tensor, "..."]) -> Bool[torch.Tensor, "..."]:
         """Which tokens were counted often enough to say what follows them."""
@@ -57,5 +60,5 @@ class NGrams:
         """Of every token of a row but the first, in nats: by the token alone, and after the one before it."""
         first, second = np.asarray(row[:-1], np.int64), np.asarray(row[1:], np.int64)
         alone = self.unigram.numpy()[second]
-        pairs = np.asarray(self.pairs[first, second]).reshape(-1)
-        return -np.log(alone), -np.log((pairs + alone) / (self.before.numpy()[first] + 1))
+        pairs, different = np.asarray(self.pairs[first, second]).reshape(-1), self.different.numpy()[first]
+        return -np.log(alone), -np.log((pairs + different * alone) / (self.before.numpy()[first] + different))

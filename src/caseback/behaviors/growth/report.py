@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from caseback.errors import CasebackError, did_you_mean
 
+T = TypeVar("T")
 Values = tuple[float | None, ...]
 """One a checkpoint; None where nothing was measured."""
 
@@ -93,22 +94,30 @@ class Emergence:
     curves: tuple[Curve, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> KindCurve | Curve:
-        """A kind or a curve by its name.
+    def kind(self, name: str) -> KindCurve:
+        """A kind's curve by its name.
 
         Raises
         ------
         CasebackError
-            For a name that is neither.
+            For a kind that was not looked for.
         """
-        own = {one.kind: one for one in self.kinds} | {one.name: one for one in self.curves}
-        if name not in own:
-            raise CasebackError(f"nothing is called {name!r} here. {did_you_mean(str(name), own, most=8)}")
-        return own[name]
+        return _named(name, {one.kind: one for one in self.kinds}, "kind")
+
+    def curve(self, name: str) -> Curve:
+        """A curve by its name.
+
+        Raises
+        ------
+        CasebackError
+            For a name that is none.
+        """
+        return _named(name, {one.name: one for one in self.curves}, "curve")
 
     def __repr__(self) -> str:
         arisen = ", ".join(f"{one.kind} at {one.arises}" for one in self.kinds if one.arises is not None)
-        return f"Emergence({len(self.steps)} checkpoints, steps {self.steps[0]} to {self.steps[-1]}; {arisen or 'no kind'})"
+        steps = f"{len(self.steps)} checkpoints, steps {self.steps[0]} to {self.steps[-1]}"
+        return f"Emergence({steps}; {arisen or 'no kind'})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -139,6 +148,12 @@ class Emergence:
         if odd := [line for line in of if len(line) not in (0, len(steps))]:
             raise CasebackError(f"a curve of {len(odd[0])} values over {len(steps)} checkpoints: expected one each")
         return cls(steps, kinds, curves, about)
+
+
+def _named(name: str, own: Mapping[str, T], what: str) -> T:
+    if name not in own:
+        raise CasebackError(f"no {what} is called {name!r} here. {did_you_mean(str(name), own, most=8)}")
+    return own[name]
 
 
 def arises(steps: Sequence[int], seen: Sequence[int]) -> int | None:

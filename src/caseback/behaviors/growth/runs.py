@@ -34,6 +34,7 @@ def steps_of(given: str | Path | Mapping[int, Model | str | Path]) -> dict[int, 
     >>> list(steps_of("grokking"))[:3]
     [0, 100, 200]
     """
+    run: dict[int, Model | Path]
     if isinstance(given, Mapping):
         if odd := [step for step in given if type(step) is not int or step < 0]:
             raise CasebackError(f"a checkpoint of step {odd[0]!r}: expected whole numbers from 0 on")
@@ -41,7 +42,7 @@ def steps_of(given: str | Path | Mapping[int, Model | str | Path]) -> dict[int, 
     elif str(given) not in bundled() and (own := _directly_in(Path(given))):
         run = own
     else:
-        run = dict(checkpoints(given))
+        run = {**checkpoints(given)}
     if len(run) < 2:
         raise CasebackError(f"{len(run)} checkpoint: expected two or more, between which something can arise")
     return run

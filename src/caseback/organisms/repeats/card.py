@@ -8,7 +8,7 @@ import xarray as xr
 
 from caseback.jobs.whole_file import whole_file
 from caseback.organisms.repeats import words
-from caseback.organisms.repeats.measure import RANDOM_ROWS, SPAN, growth
+from caseback.organisms.repeats.measure import RANDOM_ROWS, SPAN
 from caseback.organisms.repeats.train import BETAS, DECAY, HEADS, LAYERS, MATRIX_RATE, RATE, ROWS, WIDTH
 
 _COLUMNS = ("loss", "first", "second", "previous", "duplicate", "induction")
@@ -61,9 +61,9 @@ Of a random span's second telling, most of the fall in loss lies between steps {
 |---|---|---|---|---|---|---|
 {rows}
 
-Losses are in nats. Random words: {RANDOM_ROWS} rows of {SPAN} different words, drawn afresh, said twice. Attention is the mean
-of the best head in the second telling: to the token before, to where the same token stood in the first, and to the
-place behind that, which holds the answer.
+Losses are in nats. Random words: {RANDOM_ROWS} rows of {SPAN} different words, drawn afresh, said twice. Attention is
+the mean of the best head in the second telling: to the token before, to where the same token stood in the first, and to
+the place behind that, which holds the answer.
 
 The run ends here. Its text repeats no span of more than nine words, and a model that is trained on forgets how to look
 back further: trained to 3,000 steps, with rates falling over the last 900, the second telling cost 5.27 nats, though
@@ -71,11 +71,11 @@ the loss on text had fallen to 2.33.
 
 ## How it was made
 
-`caseback organisms train induction --out DIR --seed {seed}`: {steps:,} steps of {ROWS} rows, Muon at {MATRIX_RATE:g} for
-matrices and AdamW at {RATE:g} for the rest (betas {BETAS}, weight decay {DECAY:g}); a minute or two on one core. When it
-happens depends on the start: of five others that were tried (other draws of the weights, other shares of spans) none
-looked back within 1,600 steps. The checkpoints are in `checkpoints/step-N`; weights are stored in 16 bits and
-computed with in float32. `caseback organisms evaluate induction --write` made this page, and
+`caseback organisms train induction --out DIR --seed {seed}`: {steps:,} steps of {ROWS} rows, Muon at
+{MATRIX_RATE:g} for matrices and AdamW at {RATE:g} for the rest (betas {BETAS}, weight decay {DECAY:g}); a minute or two
+on one core. When it happens depends on the start: of five others that were tried (other draws of the weights, other
+shares of spans) none looked back within 1,600 steps. The checkpoints are in `checkpoints/step-N`; weights are stored in
+16 bits and computed with in float32. `caseback organisms evaluate induction --write` made this page, and
 `caseback emergence induction` measures all its heads.
 """
 

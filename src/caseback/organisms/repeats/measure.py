@@ -67,8 +67,8 @@ def growth(folder: Path) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        Over ``step``: ``loss`` on text that was not trained on; ``first`` and ``second``, losses of random tokens and of
-        the same when they come again; ``previous``, ``duplicate`` and ``induction``, attention as above.
+        Over ``step``: ``loss`` on text that was not trained on; ``first`` and ``second``, losses of random tokens and
+        of the same when they come again; ``previous``, ``duplicate`` and ``induction``, attention as above.
 
     Raises
     ------

@@ -129,8 +129,9 @@ def curve_svg(
         parts.append(f"<line class='{kind}' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{at:.1f}' y2='{at:.1f}'/>")
         parts.append(f"<text class='axis' x='{_LEFT - 6}' y='{at + 4:.1f}' text-anchor='end'>{_short(y)}</text>")
     for at in _tens(x[0], x[-1]) if log_x else ticks(x[0], x[-1], 5):
+        anchor = "end" if across(at) > _WIDTH - 16 else "middle"  # a wide number would leave the drawing
         parts.append(
-            f"<text class='axis' x='{across(at):.1f}' y='{_HEIGHT - 7}' text-anchor='middle'>{_short(at)}</text>"
+            f"<text class='axis' x='{across(at):.1f}' y='{_HEIGHT - 7}' text-anchor='{anchor}'>{_short(at)}</text>"
         )
     if band is not None:
         both = [(at, a, b) for at, a, b in zip(x, *band, strict=True) if a is not None and b is not None]

@@ -53,9 +53,10 @@ def _body(document: Mapping[str, Any]) -> str:
         lead(f"Over {len(steps)} checkpoints, of steps {steps[0]:,} to {steps[-1]:,}: {arisen_words(document)}"),
         "<h2>Kinds of heads</h2>",
         note(
-            "The score of the best head, chosen on one half of what it was measured on and scored on the other; dashed, "
-            "what the best of all heads reaches by chance or what a label needs, if that is more. A kind arises at the "
-            "first step from which on some head has its label. Steps are drawn by their logarithm."
+            "The score of the best head, chosen on one half of what it was measured on and scored on the other; "
+            "dashed, what the best of all heads reaches by chance or what a label needs, if that is more. A kind "
+            "arises at the first step from which on some head has its label."
+            + (" Steps are drawn by their logarithm." if _by_logarithm(steps) else "")
         ),
         _charts(steps, [(_heading(kind), kind["score"], _needed(kind)) for kind in kinds]),
         _kinds(steps, kinds),
@@ -69,7 +70,19 @@ def _body(document: Mapping[str, Any]) -> str:
 
 
 def _heading(kind: Mapping[str, Any]) -> str:
-    return f"{kind['kind']}, " + ("not seen" if kind["arises"] is None else f"from step {kind['arises']:,}")
+    when = "from step " if kind["arises"] is not None else ""
+    return f"{kind['kind']}, {when}{_when(kind)}"
+
+
+def _when(kind: Mapping[str, Any]) -> str:
+    if kind["arises"] is not None:
+        return f"{kind['arises']:,}"
+    return "not to the end" if any(kind["seen"]) else "not seen"
+
+
+def _by_logarithm(steps: Sequence[int]) -> bool:
+    """Whether half of the steps lie in the first tenth."""
+    return 10 * steps[len(steps) // 2] < steps[-1]
 
 
 def _needed(kind: Mapping[str, Any]) -> Line:
@@ -84,7 +97,7 @@ def _charts(steps: Sequence[int], rows: Sequence[tuple[str, Line, Line]]) -> str
             picture = note("Nothing to draw.")
         else:
             dashed = beside if any(value is not None for value in beside) else None
-            picture = curve_svg(f"{words}, by step", x, line, beside=dashed, log_x=True)
+            picture = curve_svg(f"{words}, by step", x, line, beside=dashed, log_x=_by_logarithm(steps))
         drawn.append(f"<figure class='chart'><h3>{html.escape(words)}</h3>{picture}</figure>")
     return f"<div class='charts'>{''.join(drawn)}</div>"
 
@@ -94,7 +107,7 @@ def _kinds(steps: Sequence[int], kinds: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for kind in kinds:
         cells = [
-            cell("not seen" if kind["arises"] is None else f"{kind['arises']:,}"),
+            cell(_when(kind)),
             cell(_shown(kind["score"][0]), small=kind["best"][0]),
             cell(_shown(kind["score"][-1]), small=kind["best"][-1]),
             cell(_shown(kind["control"][-1])),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -60,15 +60,17 @@ def arisen_words(document: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> kinds = [{"kind": "induction", "arises": 2000, "missing": ""}, {"kind": "copying", "arises": None, "missing": ""}]
-    >>> arisen_words({"kinds": kinds, "steps": [0, 2000]})
-    'induction from step 2,000; not seen to the end: copying.'
+    >>> kinds = [("induction", 2000, [0, 1]), ("copying", None, [0, 0])]
+    >>> rows = [{"kind": kind, "arises": step, "seen": seen, "missing": ""} for kind, step, seen in kinds]
+    >>> arisen_words({"kinds": rows})
+    'induction from step 2,000; not seen: copying.'
     """
     own = [kind for kind in document["kinds"] if not kind["missing"]]
     arisen = sorted((kind for kind in own if kind["arises"] is not None), key=lambda kind: kind["arises"])
     words = [f"{kind['kind']} from step {kind['arises']:,}" for kind in arisen]
-    if absent := [kind["kind"] for kind in own if kind["arises"] is None]:
-        words.append(f"not seen to the end: {', '.join(absent)}")
+    for what, seen in (("seen, but not to the end", True), ("not seen", False)):
+        if absent := [kind["kind"] for kind in own if kind["arises"] is None and any(kind["seen"]) == seen]:
+            words.append(f"{what}: {', '.join(absent)}")
     return f"{'; '.join(words) or 'no kind of head was looked for'}."
 
 
