@@ -192,14 +192,14 @@ def _measure(
     evidence = collect_evidence(model, rows, needs, length=length, seed=seed, n_rows=n_random)
     look = atlas_of(evidence, kinds, top=1, proofs=False)
     best = {one.kind: one for one in look.candidates}
-    found = {}
+    looks = {}
     for report in look.kinds:
         if report.missing:
-            found[report.kind] = {"missing": report.missing}
+            looks[report.kind] = {"missing": report.missing}
             continue
         own = best[report.kind]
         numbers = {"score": own.score, "control": own.control, "band": own.band}
-        found[report.kind] = {"best": own.component, "seen": report.labelled} | {
+        looks[report.kind] = {"best": own.component, "seen": report.labelled} | {
             name: value if math.isfinite(value) else None for name, value in numbers.items()
         }
     curves: dict[str, tuple[float | None, float | None]] = {}
@@ -230,7 +230,7 @@ def _measure(
     put(
         "squared weights", lambda: (sum(float(w.detach().double().square().sum()) for w in model.hf.parameters()), None)
     )
-    return {"kinds": found, "curves": {name: list(pair) for name, pair in curves.items()}, "missing": missing}
+    return {"kinds": looks, "curves": {name: list(pair) for name, pair in curves.items()}, "missing": missing}
 
 
 def _growth(evidence: Evidence) -> float:

@@ -56,7 +56,7 @@ class Text:
 
     @classmethod
     def of(cls, rows: Sequence[list[int]], n_vocab: int) -> Text:
-        """Every second row is counted, the others are kept.
+        """Every second row is counted, the others are judged.
 
         Raises
         ------
@@ -65,20 +65,20 @@ class Text:
         """
         if len(rows) < 2:
             raise CasebackError(f"a corpus of {len(rows)} rows: expected two at least, one to count and one to judge")
-        counts, kept = NGrams(rows[::2], n_vocab), list(rows[1::2])
-        both = [counts.losses(row) for row in kept]
+        counts, judged = NGrams(rows[::2], n_vocab), list(rows[1::2])
+        both = [counts.losses(row) for row in judged]
         losses = {name: _padded([one[i] for one in both]) for i, name in enumerate(("unigram", "bigram"))}
-        first = np.concatenate([np.asarray(row[:-1], np.int64) for row in kept])
+        first = np.concatenate([np.asarray(row[:-1], np.int64) for row in judged])
         often, times = np.unique(first[counts.often(torch.from_numpy(first)).numpy()], return_counts=True)
         if not len(often):
-            return cls(kept, counts, losses, None)
+            return cls(judged, counts, losses, None)
         u, apart = counts.unigram, np.zeros((len(often), 2))
         for row, token in zip(apart, often, strict=True):  # a table of all would be as large as the vocabulary squared
             p = counts.after(torch.tensor([token]))[0]
             ratio = p.log() - u.log()
             row[:] = float(-(u * ratio).sum()), float((p * ratio).sum())
         to_unigrams, to_bigrams = np.average(apart, axis=0, weights=times)
-        return cls(kept, counts, losses, {"to unigrams": float(to_unigrams), "to bigrams": float(to_bigrams)})
+        return cls(judged, counts, losses, {"to unigrams": float(to_unigrams), "to bigrams": float(to_bigrams)})
 
 
 @torch.no_grad()

@@ -112,16 +112,16 @@ def universality(
         nearest += [str(Name(units, layer, i)) for layer, i in where]
         correlation.append(best.cpu().numpy())
         control.append(rotated.cpu().numpy())
-    found, chance = np.concatenate(correlation), np.concatenate(control)
+    matched, chance = np.concatenate(correlation), np.concatenate(control)
     about = {"other": other.name, "units": units, "n_tokens": n, "skip": skip, "seed": seed}
-    about["universal"] = float((found - chance > UNIVERSAL).mean())
+    about["universal"] = float((matched - chance > UNIVERSAL).mean())
     return xr.Dataset(
         {
             name: labelled(values, ["component"], {"component": names}, technique=universality, model=model, **about)
             for name, values in (
-                ("correlation", found),
+                ("correlation", matched),
                 ("control", chance),
-                ("excess", found - chance),
+                ("excess", matched - chance),
                 ("nearest", np.array(nearest)),
             )
         },
