@@ -141,7 +141,7 @@ def late_less_early(losses: Float[np.ndarray, "row pos"]) -> tuple[float, float]
     --------
     >>> falling = np.linspace(4.0, 1.0, 101)[None].repeat(3, 0)
     >>> [round(number, 3) for number in late_less_early(falling)]
-    [-2.565, 0.0]
+    [-2.58, 0.0]
     """
     width = losses.shape[1]
     whole = losses[~np.isnan(losses).any(1)]

@@ -33,7 +33,7 @@ class NGrams:
     --------
     >>> counts = NGrams([[0, 1, 0, 1, 0, 1]], 2)
     >>> [round(float(p), 3) for p in counts.after(torch.tensor([0]))[0]]
-    [0.125, 0.875]
+    [0.107, 0.893]
     """
 
     def __init__(self, rows: Sequence[Sequence[int]], n_vocab: int):
