@@ -8,7 +8,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import quiet
-from caseback.cli.options import CorpusFile, MaxLength, Output, Resume, Save, Seed
+from caseback.cli.options import CorpusFile, Kinds, MaxLength, Output, Resume, Save, Seed
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -26,8 +26,7 @@ def emergence(
     texts: CorpusFile = CorpusFile().worded(
         corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files."
     ),
-    kinds: Annotated[str | None, Option(help="Kinds of heads, parted by commas; by default ten.")] = None,
-    tokens: Annotated[int | None, Option(min=1, help="Stop the text after about so many tokens.")] = None,
+    looked_for: Kinds = Kinds().worded(kinds="Kinds of heads, parted by commas; by default ten."),
     length: MaxLength = MaxLength(),
     rows: Annotated[int, Option(min=8, help="Rows of random tokens, of each sort.")] = 64,
     resume: Resume = Resume(),
@@ -37,7 +36,12 @@ def emergence(
 ) -> None:
     """What arises in training: kinds of heads, learning from context, n-grams and norms, checkpoint by checkpoint."""
     saved = os.path.isfile(run)
-    given = {"--corpus": texts.corpus, "--kinds": kinds, "--tokens": tokens, "--checkpoint": resume.checkpoint}
+    given = {
+        "--corpus": texts.corpus,
+        "--kinds": looked_for.kinds,
+        "--tokens": looked_for.tokens,
+        "--checkpoint": resume.checkpoint,
+    }
     if saved and (unused := [name for name, value in given.items() if value is not None]):
         raise CasebackError(f"{run} was measured already, and {unused[0]} is for measuring")
     with quiet():
@@ -53,8 +57,8 @@ def emergence(
             measured = emergence_of(
                 run,
                 texts.corpus,
-                kinds=None if kinds is None else names_in(kinds),
-                n_tokens=tokens,
+                kinds=None if looked_for.kinds is None else names_in(looked_for.kinds),
+                n_tokens=looked_for.tokens,
                 length=length.max_length,
                 rows=rows,
                 checkpoint=resume.checkpoint,
