@@ -67,6 +67,10 @@ def labeled_file(folder: Path) -> Path:
 def lines(folder: Path) -> dict[str, list[str]]:
     """A valid line for every command, cheap to run."""
     model = str(tiny_folder(folder / "tiny"))
+    run = folder / "run"
+    run.mkdir()
+    for step in (0, 10):
+        tiny_folder(run / f"step-{step}")
     corpus = folder / "corpus.txt"
     corpus.write_text("Mary went to the store.\nJohn gave a drink to Mary.\n" * 4, encoding="utf-8")
     labeled = folder / "labeled.csv"
@@ -111,6 +115,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "jobs": [str(store)],
         "behavior": ["function-vector", "--task", "capital", "--count", "4", "--shots", "2"],
         "facts": ["--count", "4"],
+        "emergence": [str(run), "--kinds", "copying", "--rows", "8"],
         "truth": [str(statements_file(folder)), *of, "--methods", "mass_mean", "--folds", "2"],
         "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],
         "push": [str(dictionary), "hf://ours/things", "--dry-run"],

@@ -78,6 +78,9 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "statements_words": {"document": "truth_document"},
     "verdict_words": {"document": "truth_document"},
     "left_out_words": {"document": "truth_document"},
+    **dict.fromkeys(
+        ("emergence_html", "print_emergence", "arisen_words", "missing_words"), {"document": "emergence_document"}
+    ),
     "behavior_document": {"reports": ["measure.behavior"]},
     "compare_atlases": {"first": "atlas.atlas", "second": "atlas.atlas"},
     "atlas_comparison_document": {"comparison": "compare_atlases"},
@@ -99,6 +102,7 @@ WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_mapping": "save_mapping",
     "load_eraser": "save_eraser",
     "load_atlas": "save_atlas",
+    "load_emergence": "save_emergence",
     "load_subspace": "save_subspace",
     "load_probe": "save_probe",
     "load_directions": "save_directions",

@@ -368,6 +368,12 @@ class Valid:
                 **{"facts": cb.edit.relation_facts("capital", count=4), "window": 1, "k": 5, "draws": 2},
                 "attributes": None,
             },
+            "emergence.emergence": {
+                **{"checkpoints": {0: model, 10: model}, "corpus": [TEXT, OTHER] * 2, "kinds": ["copying"], "rows": 8},
+                **{"n_tokens": None, "length": None},
+            },
+            "universality.universality": {"other": model, "corpus": [TEXT, OTHER], "units": "head", "skip": 1},
+            "layer_similarity": {"other": model, "corpus": [TEXT, OTHER], "site": "resid_post", "skip": 1},
             "relation_of": {"name": "capital"},
             "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
             "function_words": {"name": "capital"},

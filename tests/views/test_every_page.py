@@ -48,6 +48,7 @@ PAGES = {
     "behavior": ("behavior", "induction", "agreement", "--count", "8"),
     "facts": ("facts", "--count", "8"),
     "stories": ("explain", "--task", "ioi", "--count", "2", "--depth", "quick"),
+    "emergence": ("emergence", "grokking", "--kinds", "copying,anti-copying", "--rows", "8"),
     "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),
     "edit": (

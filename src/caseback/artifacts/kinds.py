@@ -51,6 +51,7 @@ KEY_MOMENTS = Kind("second moment of keys", 1, "load_key_moments", "save_key_mom
 KNOWLEDGE_EDIT = Kind("edit of facts", 1, "load_knowledge_edit", "save_knowledge_edit")
 NOTES = Kind("set of notes", 1, "Notes.load", "Notes.save")
 ATLAS = Kind("atlas", 1, "load_atlas", "save_atlas")
+EMERGENCE = Kind("emergence", 1, "load_emergence", "save_emergence")
 
 _ALL = (
     LENS,
@@ -69,6 +70,7 @@ _ALL = (
     KNOWLEDGE_EDIT,
     NOTES,
     ATLAS,
+    EMERGENCE,
 )
 KINDS = {kind.name: kind for kind in _ALL}
 

@@ -6,6 +6,10 @@ from caseback.behaviors.atlas import Atlas as Atlas
 from caseback.behaviors.atlas import atlas as atlas
 from caseback.behaviors.compared_atlases import AtlasComparison as AtlasComparison
 from caseback.behaviors.compared_atlases import compare_atlases as compare_atlases
+from caseback.behaviors.growth.emergence import emergence as emergence
+from caseback.behaviors.growth.report import Emergence as Emergence
+from caseback.behaviors.growth.saved import load_emergence as load_emergence
+from caseback.behaviors.growth.saved import save_emergence as save_emergence
 from caseback.behaviors.indirect_object import find_ioi_heads as find_ioi_heads
 from caseback.behaviors.indirect_object import ioi_by_order as ioi_by_order
 from caseback.behaviors.indirect_object import ioi_heads as ioi_heads
@@ -23,6 +27,8 @@ from caseback.behaviors.mechanisms.role import Role as Role
 from caseback.behaviors.mechanisms.transfer import function_behavior as function_behavior
 from caseback.behaviors.saved_atlas import load_atlas as load_atlas
 from caseback.behaviors.saved_atlas import save_atlas as save_atlas
+from caseback.behaviors.seeds.layers import layer_similarity as layer_similarity
+from caseback.behaviors.seeds.universality import universality as universality
 from caseback.behaviors.truth.answers import Samples as Samples
 from caseback.behaviors.truth.answers import model_answers as model_answers
 from caseback.behaviors.truth.answers import sample_answers as sample_answers

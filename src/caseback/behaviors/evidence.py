@@ -180,6 +180,7 @@ def collect_evidence(
     on: str = HERE,
     threads: int | None = None,
     within: Within | None = None,
+    n_rows: int = ALL_ROWS,
     seed: int = 0,
     progress: bool = False,
 ) -> Evidence:
@@ -203,6 +204,8 @@ def collect_evidence(
         Where it runs; see ``caseback.jobs.launch``.
     within
         The time that it must fit, and what is left out for that; None for as long as it takes.
+    n_rows
+        Rows of each stream of random tokens, where there is no such time.
     seed
         Same seed, same result. Draws the random tokens.
     progress
@@ -225,7 +228,6 @@ def collect_evidence(
         options["attention_relations"] = {"relations": RELATIONS.get(stream, REPEATS)}
         return [{name: options.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
 
-    n_rows = ALL_ROWS
     if within is not None:
         rate = tokens_a_second(model, present(TEXT) or [{name: {}} for name in ("token_counts",)], length)
         n_tokens = within.tokens(rate, n_tokens) if corpus is not None else n_tokens

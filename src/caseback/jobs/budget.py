@@ -112,6 +112,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "code_bytes": Limit(2**28, "bytes", "sparse codes are sorted by feature in memory, and written as a file"),
         "influence_shard_bytes": Limit(2**26, "bytes per shard", "what an interruption costs"),
         "second_moment_bytes": Limit(2**33, "bytes", "a second moment of gradients beyond it is refused"),
+        "cross_moment_bytes": Limit(
+            2**30, "bytes", "cross moments of some layers of a model with all of another's; more layers, more passes"
+        ),
         "factor_side": Limit(16384, "rows of a square factor", "its eigenvectors beyond it are refused"),
         "dense_projection_entries": Limit(2**28, "entries", "a dense projection beyond it is refused"),
         "page_pattern_entries": Limit(2_000_000, "entries of all patterns of a page", "it still opens at once"),

@@ -10,6 +10,7 @@ caches, generates and takes any attention implementation of transformers.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields
 from inspect import signature
 from typing import Any
@@ -39,7 +40,8 @@ class CrystalConfig(PreTrainedConfig):
     ----------
     vocab_size, max_position_embeddings, hidden_size, num_hidden_layers, num_attention_heads, head_dim,
     intermediate_size
-        Sizes; ``head_dim`` None is ``hidden_size / num_attention_heads``.
+        Sizes; ``head_dim`` None is ``hidden_size / num_attention_heads``, and ``intermediate_size`` 0 leaves attention
+        alone.
     hidden_act
         A name that transformers knows: ``"relu"``, ``"gelu"``, ``"linear"`` …
     norm
@@ -140,8 +142,11 @@ class CrystalMLP(nn.Module):
 
     def __init__(self, config: CrystalConfig):
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        with warnings.catch_warnings():
+            # torch warns of an MLP of no neurons
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+            self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:

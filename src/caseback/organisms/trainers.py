@@ -44,7 +44,16 @@ def _grokking(out: Path, seed: int, steps: int | None, stop_at: int | None, thre
     train(out, seed, STEPS if steps is None else steps, stop_at, tell)
 
 
-TRAINERS: dict[str, Trainer] = {"grokking": _grokking, "meadow": _meadow}
+def _induction(out: Path, seed: int, steps: int | None, stop_at: int | None, threads: int, tell: Tell) -> None:
+    import torch
+
+    from caseback.organisms.repeats.train import STEPS, train
+
+    torch.set_num_threads(threads)
+    train(out, seed, STEPS if steps is None else steps, stop_at, tell)
+
+
+TRAINERS: dict[str, Trainer] = {"grokking": _grokking, "induction": _induction, "meadow": _meadow}
 
 
 def trainer(name: str) -> Trainer:
@@ -64,7 +73,7 @@ def trainer(name: str) -> Trainer:
     --------
     >>> trainer("prairie")
     Traceback (most recent call last):
-    caseback.errors.CasebackError: No organism called 'prairie' can be trained: expected one of grokking, meadow.
+    caseback.errors.CasebackError: No organism called 'prairie' can be trained: expected one of grokking, ...
     """
     if name not in TRAINERS:
         raise CasebackError(f"No organism called {name!r} can be trained: expected one of {', '.join(TRAINERS)}.")

@@ -9,7 +9,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import CorpusFile, Launched, MaxLength, ModelFiles, OfModel, Out, Output, Seed, Top
+from caseback.cli.options import CorpusFile, Kinds, Launched, MaxLength, ModelFiles, OfModel, Out, Output, Seed, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -28,8 +28,7 @@ def atlas(
     texts: CorpusFile = CorpusFile().worded(
         corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files."
     ),
-    kinds: Annotated[str | None, Option(help="Kinds to look for, parted by commas; by default all.")] = None,
-    tokens: Annotated[int | None, Option(min=1, help="Stop the text after about so many tokens.")] = None,
+    looked_for: Kinds = Kinds(),
     length: MaxLength = MaxLength(),
     top: Top = Top(5).worded(top="Candidates of each kind that are put to the proof."),
     no_proofs: Annotated[bool, Option("--no-proofs", help="Look only: leave out the interventions.")] = False,
@@ -48,7 +47,13 @@ def atlas(
     if (launched.workers, launched.on) != (1, "here") and (to.out is None or texts.corpus is None):
         raise CasebackError("workers share a pass over text that is kept: give --corpus TEXT and --out FOLDER")
     saved = os.path.isfile(Path(model) / ATLAS_FILE)
-    given = {"--corpus": texts.corpus, "--kinds": kinds, "--tokens": tokens, "--budget": budget, "--out": to.out}
+    given = {
+        "--corpus": texts.corpus,
+        "--kinds": looked_for.kinds,
+        "--tokens": looked_for.tokens,
+        "--budget": budget,
+        "--out": to.out,
+    }
     if saved and (unused := [name for name, value in given.items() if value is not None]):
         raise CasebackError(f"{model} is an atlas that was made already, and {unused[0]} is for making one")
     with quiet():
@@ -67,8 +72,8 @@ def atlas(
             measured = atlas_of(
                 model_of(OfModel(model=model, **vars(files))),
                 texts.corpus,
-                kinds=None if kinds is None else names_in(kinds),
-                n_tokens=tokens,
+                kinds=None if looked_for.kinds is None else names_in(looked_for.kinds),
+                n_tokens=looked_for.tokens,
                 length=length.max_length,
                 top=top.top,
                 proofs=not no_proofs,

@@ -99,8 +99,9 @@ def evaluate(
     folder = path(model) if model in bundled() else Path(model)
     if not os.path.isdir(folder):
         raise CasebackError(f"{model!r} is neither a bundled model ({', '.join(bundled())}) nor a folder")
-    if "p" in _trained(folder):
-        _evaluate_addition(folder, output, write)
+    trained = _trained(folder)
+    if "p" in trained or "words" in trained:
+        _evaluate_run(folder, trained, output, write)
         return
     with quiet():
         from caseback.organisms.evaluate import BEHAVIORS, as_rows, scores
@@ -127,15 +128,19 @@ def _trained(folder: Path) -> dict:
     return trained
 
 
-def _evaluate_addition(folder: Path, output: Json, write: bool) -> None:
-    """The progress measures of a grokking run, checkpoint by checkpoint."""
+def _evaluate_run(folder: Path, trained: dict, output: Json, write: bool) -> None:
+    """What every checkpoint of a run does: progress measures of grokking, losses and attention of induction."""
     with quiet():
-        from caseback.organisms.modular.card import write_card
+        from caseback.organisms.modular.card import write_card as write_progress
         from caseback.organisms.modular.progress import progress
+        from caseback.organisms.repeats.card import write_card as write_growth
+        from caseback.organisms.repeats.measure import growth
 
-        table = progress(folder).to_dataframe()
+        measured = progress(folder) if "p" in trained else growth(folder)
         if write:
-            say_written(write_card(folder))
+            page = write_progress(folder) if "p" in trained else write_growth(folder, trained["seed"], measured)
+            say_written(page)
+    table = measured.to_dataframe()
     # pandas writes its table as JSON itself
     shown = table.to_json(orient="index", indent=2) if output.as_json else table.to_string(float_format="{:.3g}".format)
     typer.echo(shown)

@@ -24,6 +24,7 @@ PAGES = {
     "caseback.circuit": "circuit",
     "caseback.directions": "directions",
     "caseback.editing": "editing",
+    "caseback.emergence": "mechanisms.emergence",
     "caseback.erasure": "erasure",
     "caseback.dictionaries": "dictionaries",
     "caseback.explanation": "explanation",

@@ -48,6 +48,7 @@ def curve_svg(
     band: tuple[Line, Line] | None = None,
     edges: tuple[float | None, float | None] = (None, None),
     log: bool = False,
+    log_x: bool = False,
 ) -> str:
     """Draw a line over ``x``.
 
@@ -65,8 +66,8 @@ def curve_svg(
         The lower and the upper end of a band.
     edges
         Beyond which x, below and above, the drawing is shaded; None where it is not.
-    log
-        Draw the logarithm.
+    log, log_x
+        Draw the logarithm; of x, which is then not below 0, that of x + 1.
 
     Returns
     -------
@@ -97,8 +98,10 @@ def curve_svg(
     room = 0.06 * (high - low) or max(abs(high), 1.0) * 0.1
     low, high = low - room, high + room
 
+    of_x = math.log1p if log_x else float
+
     def across(at: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (at - x[0]) / (x[-1] - x[0])
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (of_x(at) - of_x(x[0])) / (of_x(x[-1]) - of_x(x[0]))
 
     def up(at: float) -> float:
         return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - at) / (high - low)
@@ -125,9 +128,10 @@ def curve_svg(
         at, kind = up(of(y)), "zero-line" if y == 0 and not log else "tick"
         parts.append(f"<line class='{kind}' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{at:.1f}' y2='{at:.1f}'/>")
         parts.append(f"<text class='axis' x='{_LEFT - 6}' y='{at + 4:.1f}' text-anchor='end'>{_short(y)}</text>")
-    for at in ticks(x[0], x[-1], 5):
+    for at in _tens(x[0], x[-1]) if log_x else ticks(x[0], x[-1], 5):
+        anchor = "end" if across(at) > _WIDTH - 16 else "middle"  # a wide number would leave the drawing
         parts.append(
-            f"<text class='axis' x='{across(at):.1f}' y='{_HEIGHT - 7}' text-anchor='middle'>{_short(at)}</text>"
+            f"<text class='axis' x='{across(at):.1f}' y='{_HEIGHT - 7}' text-anchor='{anchor}'>{_short(at)}</text>"
         )
     if band is not None:
         both = [(at, a, b) for at, a, b in zip(x, *band, strict=True) if a is not None and b is not None]
@@ -144,6 +148,12 @@ def curve_svg(
             parts.append(f"<circle class='point' {center} r='3'><title>{shown}</title></circle>")
     label = html.escape(words, quote=True)
     return f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{label}'>{''.join(parts)}</svg>"
+
+
+def _tens(low: float, high: float) -> list[float]:
+    """0, 1, 10, 100 ..., from one number to another; both ends where fewer than two lie there."""
+    tens = [at for at in (0.0, *(10.0**i for i in range(16))) if low <= at <= high]
+    return tens if len(tens) > 1 else [low, high]
 
 
 def _powers(low: float, high: float) -> list[float]:

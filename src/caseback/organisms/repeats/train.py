@@ -1,0 +1,137 @@
+"""The induction run: two layers of attention on text that repeats itself, kept often around the phase change.
+
+Bigrams are learned in the first few hundred steps; long after, within some two hundred steps, the model begins to look
+back (Olsson et al. 2022). The run ends soon after: its text repeats spans of at most nine words, and a model that is
+trained on forgets how to look back further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import GenerationConfig
+
+from caseback.jobs.whole_file import make_folder, whole_file
+from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
+from caseback.organisms.muon import Muon
+from caseback.organisms.repeats import words
+from caseback.organisms.repeats.measure import repeats
+from caseback.organisms.saving import keep, resume, run_file
+from caseback.organisms.start import SCALE, sinusoids
+
+STEPS, WARM_UP = 1100, 50
+RATE, MATRIX_RATE, BETAS, DECAY = 3e-3, 0.02, (0.9, 0.98), 0.01
+ROWS = 32
+WIDTH, LAYERS, HEADS = 64, 2, 4
+OF_POSITIONS = 32  # dimensions that positions start in, and tokens hardly do
+MILESTONES = (0, 25, 50, 100, 200, 400, 600, 700, 800, 850, 900, 950, 1000, 1050, 1100)
+
+
+def new_model(seed: int) -> CrystalForCausalLM:
+    """The model before training: layer norms, tied embeddings, no MLP; positions start as sinusoids."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = CrystalForCausalLM(
+            CrystalConfig(
+                vocab_size=words.VOCABULARY,
+                max_position_embeddings=words.LENGTH,
+                hidden_size=WIDTH,
+                num_hidden_layers=LAYERS,
+                num_attention_heads=HEADS,
+                intermediate_size=0,
+                norm="layernorm",
+                tie_word_embeddings=True,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
+        )
+        body: Any = model.model  # a Module's attributes are untyped
+        body.embed_tokens.weight.normal_(0, SCALE)[:, :OF_POSITIONS] *= 0.1
+        body.embed_positions.weight.zero_()[:, :OF_POSITIONS] = SCALE * sinusoids(words.LENGTH, OF_POSITIONS)
+        for layer in body.layers:
+            own = layer.self_attn
+            for projection in (own.q_proj, own.k_proj):
+                projection.weight.normal_(0, 2 * WIDTH**-0.5)  # so that attention is not flat
+            for projection in (own.v_proj, own.o_proj):
+                projection.weight.normal_(0, 0.5 * WIDTH**-0.5)
+    return model
+
+
+def train(
+    out: Path,
+    seed: int = 0,
+    steps: int = STEPS,
+    stop_at: int | None = None,
+    tell: Callable[[int, int, str], None] = lambda step, steps, message: None,
+    save_every: int = 100,
+) -> CrystalForCausalLM:
+    """Train, or go on training, with a checkpoint at every one of ``MILESTONES``.
+
+    Parameters
+    ----------
+    out
+        The folder to write; an interrupted run in it goes on.
+    seed
+        Same seed, same result. Draws the weights and the rows; the chain of words is the same for all seeds.
+    steps, stop_at
+        How many steps the schedule has, and the step to stop at before its end.
+    tell
+        Called with the steps done, the length of the schedule and a message.
+    save_every
+        How many steps lie between the states that an interrupted run can go on from.
+    """
+    model, table = new_model(seed), words.chain(0)
+    model.config._attn_implementation = "sdpa"
+    matrices = [w for w in model.model.layers.parameters() if w.ndim == 2 and w.numel()]
+    of_muon = {id(w) for w in matrices}
+    others = [w for w in model.parameters() if id(w) not in of_muon and w.numel()]
+    adam = torch.optim.AdamW(others, lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True)
+    optimizers = [Muon(matrices, lr=MATRIX_RATE), adam]
+    make_folder(out, "the organism")
+    recipe = (RATE, MATRIX_RATE, BETAS, DECAY, ROWS, WARM_UP)
+    file = run_file(out, model, seed=seed, steps=steps, recipe=recipe)
+    begin, last = resume(file, model, optimizers), min(steps, stop_at or steps)
+    if begin == 0:
+        save(model, out / "checkpoints" / "step-0", {"seed": seed, "step": 0, "words": words.VOCABULARY})
+    for done in range(begin + 1, last + 1):
+        share = min(1.0, done / WARM_UP)
+        for optimizer, peak in zip(optimizers, (MATRIX_RATE, RATE), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
+        ids = words.rows(table, ROWS, (seed, done - 1))
+        logits = model(ids[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        model.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        message = ""
+        if done in MILESTONES:
+            save(model, out / "checkpoints" / f"step-{done}", {"seed": seed, "step": done, "words": words.VOCABULARY})
+        if done % save_every == 0 or done == last:
+            keep(file, model, optimizers, done)
+            first, second = repeats(model)
+            message = f"step {done}  loss {loss.item():.3f}  random tokens {first:.2f}, once more {second:.2f}"
+        tell(done, steps, message)
+    save(model, out, {"seed": seed, "step": last, "words": words.VOCABULARY})
+    return model
+
+
+def save(model: CrystalForCausalLM, out: Path, settings: dict[str, int]) -> None:
+    """Write the config, the tokenizer and the weights in 16 bits; the config asks for float32 computation."""
+    make_folder(out, "the organism")
+    model.config.caseback = settings
+    model.config.dtype = torch.float32
+    model.config.architectures = ["CrystalForCausalLM"]
+    model.config.save_pretrained(out)
+    GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0).save_pretrained(out)
+    words.tokenizer().save_pretrained(out)
+    state = model.state_dict()
+    weights = {n: w.detach().to(torch.float16).contiguous() for n, w in state.items() if n != "lm_head.weight"}
+    with whole_file(out / "model.safetensors") as draft:
+        save_file(weights, draft, {"format": "pt"})
