@@ -249,8 +249,8 @@ def atlas(
 
 def _of_proof(kind: Kind) -> dict[str, tuple[str, ...]]:
     """The tables that a kind's experiment needs, and those that its units are matched by."""
-    moments = {"head": ("head_moments",), "neuron": ("neuron_moments",)}.get(kind.sort, ())
-    return {stream: (*tables, *moments) for stream, tables in EXPERIMENTS[kind.proof].needs.items()}
+    moments = {"head": "head_moments", "neuron": "neuron_moments", "expert": "router_counts"}[kind.sort]
+    return {stream: (*tables, moments) for stream, tables in EXPERIMENTS[kind.proof].needs.items()}
 
 
 def atlas_of(

@@ -45,6 +45,8 @@ class Look:
         What the best unit reaches by chance on the first half's control; one number, or one a unit.
     beside
         More numbers by name, each (unit), for a unit's card.
+    classes
+        Where units are of a class of texts, relation or the like: its name, one a unit.
     """
 
     ranked_by: Float[np.ndarray, " unit"]
@@ -52,6 +54,7 @@ class Look:
     control: Float[np.ndarray, " unit"]
     band: float | Float[np.ndarray, " unit"]
     beside: Mapping[str, Float[np.ndarray, " unit"]] = field(default_factory=dict)
+    classes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -170,5 +173,6 @@ def false_labels(look: Look, threshold: float) -> int:
 
 
 def beside_of(look: Look, unit: int) -> dict[str, Any]:
-    """The further numbers of one unit."""
-    return {name: float(values[unit]) for name, values in look.beside.items()}
+    """The further numbers of one unit, and its class."""
+    own = {"class": look.classes[unit]} if look.classes else {}
+    return own | {name: float(values[unit]) for name, values in look.beside.items()}

@@ -199,7 +199,7 @@ def _as_far_as(document: Document, model: Model, n_tokens: int, length: int | No
         own += len(row.ids) - row.front
         if so_far >= n_tokens:
             if isinstance(document.content, str):
-                return shorter if own == 0 else _cut(shorter, model, own), so_far
+                return _cut(shorter, model, own), so_far
             labels = {k: v if isinstance(v, int) else v[:own] for k, v in document.labels.items()}
             return Document(document.content[:own], labels), so_far
     return shorter, so_far
@@ -211,7 +211,7 @@ def _cut(document: Document, model: Model, n_tokens: int) -> Document:
     ids = model.tokenizer(document.content, add_special_tokens=False)["input_ids"]
     if len(ids) <= n_tokens:
         return document
-    return Document(model.tokenizer.decode(ids[:n_tokens]), document.labels)
+    return Document(model.tokenizer.decode(ids[:n_tokens], clean_up_tokenization_spaces=False), document.labels)
 
 
 def as_given(document: Document) -> Any:

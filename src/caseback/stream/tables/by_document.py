@@ -100,9 +100,7 @@ class NeuronDocuments(Table):
             both = torch.cat([one[name], other[name]])
             start = both.new_full((len(document), *both.shape[1:]), -torch.inf if name == "largest" else 0)
             merged[name] = (
-                start.index_reduce_(0, which, both, "amax")
-                if name == "largest"
-                else start.index_add_(0, which, both)
+                start.index_reduce_(0, which, both, "amax") if name == "largest" else start.index_add_(0, which, both)
             )
         return merged
 
