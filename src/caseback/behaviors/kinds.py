@@ -132,9 +132,11 @@ def kinds_of(given: Sequence[str] | str | None) -> list[Kind]:
     Raises
     ------
     CasebackError
-        For a name that is none.
+        For a name that is none, or no name at all.
     """
     names = list(KINDS) if given is None else [given] if isinstance(given, str) else list(given)
+    if not names:
+        raise CasebackError("no kind is named: expected some, such as 'induction', or kinds=None for all of them")
     for name in names:
         if name not in KINDS:
             raise CasebackError(f"no kind is called {name!r}. {did_you_mean(str(name), KINDS, most=8)}")

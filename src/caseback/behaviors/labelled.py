@@ -2,7 +2,7 @@
 
     {"text": "def f(x): ...", "domain": "code"}        ("Bonjour", {"language": "French"})
 
-Columns of ``CLASSES`` hold a class each (text, a whole number, a truth value), those of ``NUMBERS`` a number. Others are
+Columns of ``CLASSES`` hold a class each (text, a number, a truth value), those of ``NUMBERS`` a number. Others are
 left alone, and so are values of another sort: such a document has no label. Folds share each class alike.
 """
 

@@ -128,7 +128,8 @@ def arcs_of(sentence: Sentence, last: Sequence[int]) -> list[tuple[str, int, int
     Examples
     --------
     >>> rest = [("_", "_")] * 3 + [({}, {})]
-    >>> arcs_of(Sentence("So dogs ran", ("So", "dogs", "ran"), (), (2, 2, -1), ("advmod", "nsubj", "root"), *rest), [1, 2, 3])
+    >>> words, relations = ("So", "dogs", "ran"), ("advmod", "nsubj", "root")
+    >>> arcs_of(Sentence("So dogs ran", words, (), (2, 2, -1), relations, *rest), [1, 2, 3])
     [('advmod dependent', 3, 1), ('nsubj dependent', 3, 2)]
     """
     found: dict[tuple[str, int], int] = {}

@@ -58,9 +58,17 @@ def rogue_dimensions(evidence: Evidence) -> tuple[Numbers, Numbers]:
     turned = _in_another_basis(mean, evidence.seed)
     values, control = ({"dimensions by layer": _outlying(x).sum(1).astype(float).tolist()} for x in (mean, turned))
     for into, x in ((values, mean), (control, turned)):
-        often = np.nonzero(_outlying(x).mean(0) >= 0.25)[0]
-        into["dimensions in a quarter of the layers"] = often.astype(float).tolist()
+        into["dimensions in a quarter of the layers"] = _often(x).astype(float).tolist()
     return values, control
+
+
+def often_rogue(evidence: Evidence) -> np.ndarray:
+    """The dimensions that are rogue in a quarter of the layers."""
+    return _often(_mean(moments(evidence), "later_", "mean")[1])
+
+
+def _often(mean: np.ndarray) -> np.ndarray:
+    return np.nonzero(_outlying(mean).mean(0) >= 0.25)[0]
 
 
 def massive_activations(evidence: Evidence) -> tuple[Numbers, Numbers]:

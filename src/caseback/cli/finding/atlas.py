@@ -14,6 +14,7 @@ from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 ATLAS_FILE = "atlas.json"  # by which an atlas's folder is told from a model's
+TOP = 5
 
 
 @with_options
@@ -26,12 +27,16 @@ def atlas(
     ],
     files: ModelFiles = ModelFiles(),
     texts: CorpusFile = CorpusFile().worded(
-        corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files."
+        corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files; records may have labels "
+        "such as domain."
     ),
+    treebank: Annotated[Path | None, Option(help="A treebank (.conllu), for kinds of syntax.")] = None,
     kinds: Annotated[str | None, Option(help="Kinds to look for, parted by commas; by default all.")] = None,
-    tokens: Annotated[int | None, Option(min=1, help="Stop the text after about so many tokens.")] = None,
+    tokens: Annotated[
+        int | None, Option(min=1, help="Stop the text with the rows in which so many tokens are reached.")
+    ] = None,
     length: MaxLength = MaxLength(),
-    top: Top = Top(5).worded(top="Candidates of each kind that are put to the proof."),
+    top: Top = Top(TOP).worded(top="Candidates of each kind that are put to the proof."),
     no_proofs: Annotated[bool, Option("--no-proofs", help="Look only: leave out the interventions.")] = False,
     budget: Annotated[
         str | None, Option(help="About how long it may take, such as 90s, 5m or 1h; what does not fit is left out.")
@@ -48,7 +53,11 @@ def atlas(
     if (launched.workers, launched.on) != (1, "here") and (to.out is None or texts.corpus is None):
         raise CasebackError("workers share a pass over text that is kept: give --corpus TEXT and --out FOLDER")
     saved = os.path.isfile(Path(model) / ATLAS_FILE)
-    given = {"--corpus": texts.corpus, "--kinds": kinds, "--tokens": tokens, "--budget": budget, "--out": to.out}
+    given = {
+        **{"--corpus": texts.corpus, "--treebank": treebank, "--kinds": kinds, "--tokens": tokens, "--budget": budget},
+        **{"--out": to.out, "--max-length": length.max_length, "--no-proofs": no_proofs or None},
+        **{"--seed": seed.seed or None, "--top": None if top.top == TOP else top.top},
+    }
     if saved and (unused := [name for name, value in given.items() if value is not None]):
         raise CasebackError(f"{model} is an atlas that was made already, and {unused[0]} is for making one")
     with quiet():
@@ -56,6 +65,7 @@ def atlas(
         from caseback.behaviors import compare_atlases, load_atlas, save_atlas
         from caseback.reports.atlas import atlas_document
         from caseback.reports.concepts.atlas_comparison import atlas_comparison_document
+        from caseback.tasks import conllu
         from caseback.views.page.kinds import write_page
         from caseback.views.text.atlas import print_atlas
         from caseback.views.text.concepts.atlas_comparison import print_atlas_comparison
@@ -67,6 +77,7 @@ def atlas(
             measured = atlas_of(
                 model_of(OfModel(model=model, **vars(files))),
                 texts.corpus,
+                treebank=None if treebank is None else list(conllu(treebank)),
                 kinds=None if kinds is None else names_in(kinds),
                 n_tokens=tokens,
                 length=length.max_length,
@@ -85,7 +96,9 @@ def atlas(
         if other is None:
             document, print_text = atlas_document(measured), print_atlas
         else:
-            document = atlas_comparison_document(compare_atlases(other, measured))
+            document = atlas_comparison_document(
+                compare_atlases(other, measured), folders=(str(against), model if saved else str(to.out or ""))
+            )
             print_text = print_atlas_comparison
     answer(output, document, text=lambda: print_text(document), page=lambda path: write_page(document, path))
     if to.out is not None:

@@ -1,6 +1,6 @@
 """Units by the documents of a corpus: what each does over a whole text, for labels that texts have.
 
-    mean_du = sum over the document's tokens of a_u / n_d,    largest_du = their maximum,    fires_du = share of [g_u > 0]
+    mean_du = sum over the text of a_u / n_d,    largest_du = its maximum,    fires_du = share of tokens with g_u > 0
 
 with g the gate's input where an MLP is gated, and a otherwise. Of heads a is the direct effect on the token that comes
 next, as ``head_direct`` has it. Only the first ``most`` documents enter, so that a table's size is bounded.
