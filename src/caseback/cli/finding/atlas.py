@@ -65,7 +65,7 @@ def atlas(
         from caseback.behaviors import compare_atlases, load_atlas, save_atlas
         from caseback.reports.atlas import atlas_document
         from caseback.reports.concepts.atlas_comparison import atlas_comparison_document
-        from caseback.tasks import conllu
+        from caseback.tasks.formats import conllu
         from caseback.views.page.kinds import write_page
         from caseback.views.text.atlas import print_atlas
         from caseback.views.text.concepts.atlas_comparison import print_atlas_comparison

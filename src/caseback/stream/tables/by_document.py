@@ -27,6 +27,12 @@ from caseback.stream.tables.site_shapes import above_zero, layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
 
 
+def _largest(x: Tensor, which: Tensor, n: int) -> Tensor:
+    """The largest row of each group, number by number."""
+    at = which.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
+    return x.new_full((n, *x.shape[1:]), -torch.inf).scatter_reduce_(0, at, x, "amax")
+
+
 @dataclass(frozen=True)
 class NeuronDocuments(Table):
     """Neurons by documents.
@@ -89,7 +95,7 @@ class NeuronDocuments(Table):
             x = seen.wide(site)[some]
             gate = seen.wide(gates[site.layer])[some] if site.layer in gates else x
             parts["sums"].append(of.to(x.dtype) @ x)
-            parts["largest"].append(x.new_full((len(of), x.shape[1]), -torch.inf).index_reduce_(0, which, x, "amax"))
+            parts["largest"].append(_largest(x, which, len(of)))
             parts["firings"].append(of.to(x.dtype) @ above_zero(gate))
         return parts
 
@@ -98,10 +104,10 @@ class NeuronDocuments(Table):
         merged = {"document": document}
         for name in ("n", *self.statistics):
             both = torch.cat([one[name], other[name]])
-            start = both.new_full((len(document), *both.shape[1:]), -torch.inf if name == "largest" else 0)
-            merged[name] = (
-                start.index_reduce_(0, which, both, "amax") if name == "largest" else start.index_add_(0, which, both)
-            )
+            if name == "largest":
+                merged[name] = _largest(both, which, len(document))
+            else:
+                merged[name] = both.new_zeros(len(document), *both.shape[1:]).index_add_(0, which, both)
         return merged
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
