@@ -55,11 +55,6 @@ class Corpus:
                 found += [lambda r, i, k=k: self.bit(r, i, k) for k in KINDS]
             elif spec == "previous_kinds":
                 found += [lambda r, i, k=k: i > 0 and self.bit(r, i - 1, k) for k in KINDS]
-            elif spec == "words":
-                inside = lambda r, i: self.bit(r, i, "letters") and not self.bit(r, i, "starts_word")  # noqa: E731
-                goes_on = lambda r, i: i > 0 and inside(r, i) and self.bit(r, i - 1, "letters")  # noqa: E731
-                ends = lambda r, i: goes_on(r, i) and i + 1 < len(self.rows[r]) and not inside(r, i + 1)  # noqa: E731
-                found += [goes_on, ends]
             elif spec == "repeats":
                 found.append(lambda r, i: self.rows[r][i] in self.rows[r][:i])
             elif spec == "frequency":

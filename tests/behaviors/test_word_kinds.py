@@ -162,6 +162,21 @@ def test_a_head_that_writes_into_the_dark_band_is_found_and_no_other(family):
     assert names == {"L1H0"} and look.beside["share"][evidence.heads.index((1, 0))] > 0.9
 
 
+def test_words_go_on_and_end_where_their_tokens_say_so():
+    from caseback.stream.marks import marks_of
+    from caseback.stream.packing import Block, Row
+    from caseback.stream.tables.token_groups import group_matrix
+
+    letters, starts = (1 << BITS.index(name) for name in ("letters", "starts_word"))
+    # 0 begins a word, 1 goes on with one, 2 is a comma
+    kinds = torch.tensor([letters | starts, letters, 1 << BITS.index("punctuation")], dtype=torch.int32)
+    block = Block.of([Row([0, 1, 1, 2, 1, 0, 1], 0, 0, 0), Row([1, 1, 0], 1, 0, 0)])
+    got = group_matrix(marks_of(block, kinds), ["words"], torch.float32)
+    assert got[:, 0].tolist() == [0, 1, 1, 0, 0, 0, 1, 0, 1, 0]
+    assert got[:, 1].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 0]  # the row's last may go on
+    assert (got[:, 2] <= got[:, 0]).all()
+
+
 def reads_ahead(x, ids):
     """1 where a token goes on with a word that the next one does not."""
     starts = ids % 3 == 0
