@@ -185,7 +185,7 @@ def atlas(
         pairs of a text and a mapping, may have labels (``domain``, ``language``, ``skill``, ``concept``, ``sentiment``,
         or numbers ``latitude``, ``longitude``, ``year``); kinds that need one are left out where no text has it.
     treebank
-        Sentences as ``caseback.tasks.formats.conllu`` reads them. Without them, kinds that need their trees are left out.
+        Sentences as ``caseback.tasks.formats.conllu`` reads them. Without them, kinds of syntax are left out.
     kinds
         Names of kinds (``caseback.behaviors.KINDS``); by default all, and facts of the stream.
     n_tokens

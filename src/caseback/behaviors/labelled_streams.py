@@ -1,7 +1,7 @@
 """Rows of text whose tokens have labels: how rare each is, and what a treebank says of its words.
 
-    rarity     every token's quarter of the text by how often its id occurs, 0 the commonest; ``moved`` from another
-               token of the row
+    rarity     every token's quarter of the text by how often its id occurs, 0 the commonest; ``moved``: quarters of the
+               text by ids in a random order, four times
     treebank   by relation the place of the word at the other end of an arc, where that stands before; parts of speech
                and features of words; all at words' last tokens
 
@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from caseback.behaviors.synthetic import FOLDS, Labeled
 from caseback.errors import SiteAbsent
@@ -29,6 +30,7 @@ from caseback.tasks.formats.word_tokens import word_tokens
 
 RARITY, TREEBANK = "rarity", "treebank"
 QUARTERS = 4
+SHUFFLES = 4
 RELATIONS = ("nsubj", "obj", "obl", "nmod", "amod", "advmod", "det", "case", "aux", "cop", "mark", "compound", "conj")
 POS = (
     *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ"),
@@ -57,19 +59,30 @@ def rarity(model: Model, given: Sequence[Sequence[Any]], n_rows: int, length: in
         raise SiteAbsent(f"{len(every)} rows of text: expected {2 * FOLDS} at least" if every else "no text was given")
     ids = np.concatenate([row.ids[row.front :] for row in every])
     counts = np.bincount(ids, minlength=model.d_vocab)
-    order = np.argsort(-counts, kind="stable")
-    before = counts[order].cumsum() - counts[order] / 2
-    quarter = np.empty(len(counts), int)
-    quarter[order] = np.minimum(before / len(ids) * QUARTERS, QUARTERS - 1).astype(int)
     rng = np.random.default_rng(seed)
+    orders = {RARITY: np.argsort(-counts, kind="stable")}
+    orders |= {f"{RARITY}{MOVED} {i}": rng.permutation(len(counts)) for i in range(SHUFFLES)}
+    quarters = {name: quarters_of(counts, order) for name, order in orders.items()}
     rows = []
     for row in islice(every, n_rows):
-        own = quarter[row.ids[row.front :]]
-        front = [-1] * row.front
-        labels = {RARITY: [*front, *own.tolist()], RARITY + MOVED: [*front, *rng.permutation(own).tolist()]}
-        rows.append((row.ids, labels))
-    keys = tuple(f"label:{name}:{QUARTERS}" for name in (RARITY, RARITY + MOVED))
+        front, own = [-1] * row.front, row.ids[row.front :]
+        rows.append((row.ids, {name: [*front, *of[own].tolist()] for name, of in quarters.items()}))
+    keys = tuple(f"label:{name}:{QUARTERS}" for name in quarters)
     return _in_folds(rows), {"attention_received": {"queries": ("any",), "keys": keys}}
+
+
+def quarters_of(counts: Int[np.ndarray, " vocab"], order: Int[np.ndarray, " vocab"]) -> Int[np.ndarray, " vocab"]:
+    """Which quarter of the text each entry is in, where entries stand in an order.
+
+    Examples
+    --------
+    >>> quarters_of(np.array([1, 6, 1, 0]), np.array([1, 0, 2, 3])).tolist()
+    [3, 1, 3, 3]
+    """
+    middle = counts[order].cumsum() - counts[order] / 2
+    quarters = np.empty(len(counts), int)
+    quarters[order] = np.minimum(middle / counts.sum() * QUARTERS, QUARTERS - 1).astype(int)
+    return quarters
 
 
 def treebank(model: Model, sentences: Sequence[Sentence], seed: int) -> Made:
