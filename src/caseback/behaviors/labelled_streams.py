@@ -30,7 +30,7 @@ from caseback.tasks.formats.word_tokens import word_tokens
 
 RARITY, TREEBANK = "rarity", "treebank"
 QUARTERS = 4
-SHUFFLES = 4
+SHUFFLES = 8
 RELATIONS = ("nsubj", "obj", "obl", "nmod", "amod", "advmod", "det", "case", "aux", "cop", "mark", "compound", "conj")
 POS = (
     *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ"),

@@ -35,7 +35,7 @@ def to_rare(evidence: Evidence, label: str) -> Float[np.ndarray, "head fold"]:
     citation="Stoehr et al. 2024",
     looks_at="attention to the rarest quarter of the text's tokens, over uniform attention",
     control_is="the same of quarters whose ids are drawn at random",
-    threshold=0.15,
+    threshold=0.2,
     needs={RARITY: (TABLE,)},
 )
 def rare_token(evidence: Evidence) -> Look:
