@@ -1,7 +1,7 @@
 """Rows of text whose tokens have labels: how rare each is, and what a treebank says of its words.
 
     rarity     every token's quarter of the text by how often its id occurs, 0 the commonest; ``moved``: quarters of the
-               text by ids in a random order, four times
+               text by ids in a random order, eight times
     treebank   by relation the place of the word at the other end of an arc, where that stands before; parts of speech
                and features of words; all at words' last tokens
 
@@ -37,16 +37,16 @@ POS = (
     *("SYM", "VERB", "X"),
 )
 FEATURES = {"Number": ("Sing", "Plur"), "Tense": ("Pres", "Past")}
-FEWEST = 40
-"""A relation has so many arcs at least."""
+FEWEST = 200
+"""A relation has so many arcs at least: 25 in each fold, on average."""
 SKIP = 4
 """Queries at so many first positions of a row are left out."""
 MOVED = ", moved"
-Made = tuple[list[list[Labeled]], dict[str, Any]]
+LabeledFolds = tuple[list[list[Labeled]], dict[str, Any]]
 """Folds of labeled rows, and the options of their tables."""
 
 
-def rarity(model: Model, given: Sequence[Sequence[Any]], n_rows: int, length: int | None, seed: int) -> Made:
+def rarity(model: Model, given: Sequence[Sequence[Any]], n_rows: int, length: int | None, seed: int) -> LabeledFolds:
     """Rows of text with every token's quarter by frequency.
 
     Raises
@@ -85,7 +85,7 @@ def quarters_of(counts: Int[np.ndarray, " vocab"], order: Int[np.ndarray, " voca
     return quarters
 
 
-def treebank(model: Model, sentences: Sequence[Sentence], seed: int) -> Made:
+def treebank(model: Model, sentences: Sequence[Sentence], seed: int) -> LabeledFolds:
     """Sentences with the labels of their words.
 
     Raises
@@ -145,7 +145,7 @@ def arcs_of(sentence: Sentence, last: Sequence[int]) -> list[tuple[str, int, int
     >>> arcs_of(Sentence("So dogs ran", words, (), (2, 2, -1), relations, *rest), [1, 2, 3])
     [('advmod dependent', 3, 1), ('nsubj dependent', 3, 2)]
     """
-    found: dict[tuple[str, int], int] = {}
+    keys: dict[tuple[str, int], int] = {}
     for word, (head, relation) in enumerate(zip(sentence.heads, sentence.relations, strict=True)):
         name = relation.partition(":")[0]
         if head < 0 or name not in RELATIONS:
@@ -153,8 +153,8 @@ def arcs_of(sentence: Sentence, last: Sequence[int]) -> list[tuple[str, int, int
         query, key = max(last[word], last[head]), min(last[word], last[head])
         at = (f"{name} {'head' if last[head] == key else 'dependent'}", query)
         if 0 < key < query:
-            found[at] = max(key, found.get(at, 0))
-    return [(name, query, key) for (name, query), key in found.items()]
+            keys[at] = max(key, keys.get(at, 0))
+    return [(name, query, key) for (name, query), key in keys.items()]
 
 
 def moved(arcs: Sequence[tuple[int, int, int]], rng: np.random.Generator) -> list[tuple[int, int, int]]:

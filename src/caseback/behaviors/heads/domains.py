@@ -30,7 +30,7 @@ def share_of_effects(half: Half, _: Half) -> Callable[[Members], Scores]:
     looks_at="how well the head's share of what heads add to the right next token tells one domain from the others "
     "(AUROC, between chance and 1)",
     control_is="the same with the domains of other documents",
-    threshold=0.6,
+    threshold=0.9,
     needs={TEXT: ("head_documents",)},
     proof="loss by domain",
 )

@@ -21,6 +21,8 @@ from caseback.jobs.budget import limit
 from caseback.tasks.standard.repeats import ordinary_tokens
 
 HIGHEST, SAMPLE = 10, 4096
+TRAINED = 0.5
+"""Tokens that training hardly met lie near the mean and all alike: an embedding has this share of the median length."""
 
 
 def coherence(logits: Tensor, embedding: Tensor) -> Tensor:
@@ -58,7 +60,9 @@ def coherent_value_vector(evidence: Evidence) -> Look:
         raise SiteAbsent(f"{len(ids)} ordinary tokens: expected {5 * HIGHEST}, of which ten are few")
     rows = evidence.model.weights.W_E.detach().to(table)
     rows = rows[ids] - rows.mean(0)
-    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    size = rows.norm(dim=1)
+    trained = size >= TRAINED * size.median()
+    ids, rows = ids[trained], rows[trained] / size[trained, None].clamp_min(torch.finfo(rows.dtype).tiny)
     table = table[:, ids]
     step = max(1, limit("weight_products", table.device) // len(ids))
 
