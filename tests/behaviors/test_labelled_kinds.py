@@ -108,7 +108,7 @@ def test_a_neuron_that_follows_a_number_is_found(family, name, column):
 
     given = [
         {"text": ids, column: float(sum(ids) % 97), **({"latitude": float(number % 7)} if name == "space" else {})}
-        for number, ids in enumerate(corpus(160, LENGTH))
+        for number, ids in enumerate(corpus(240, LENGTH))
     ]
     model = cb.load(tiny(family))
     names, look, evidence = found(Reading(model, "mlp_post", by_sum, layer=LAST, unit=6).model, name, given)
@@ -200,7 +200,11 @@ def test_the_loss_of_a_class_is_what_single_runs_give(family, sort, unit):
     wanted = look.classes[at] == "odd"
     n = min(16, len(changes[True]), len(changes[False]))
     expected = np.mean(changes[wanted][:n]) - np.mean(changes[not wanted][:n])
-    assert outcome.effect == pytest.approx(expected, abs=1e-9) and outcome.unit == "nats a token"
+    # a router's weights are float32
+    assert (
+        outcome.effect == pytest.approx(expected, rel=1e-4 if sort == "expert" else 1e-8)
+        and outcome.unit == "nats a token"
+    )
 
 
 def test_measures_of_planted_and_constant_units():
