@@ -18,7 +18,7 @@ import pandas as pd
 
 from caseback.behaviors import heads, neurons  # noqa: F401 - each registers its kinds
 from caseback.behaviors.evidence import Evidence, collect_evidence, needed
-from caseback.behaviors.kinds import KINDS, Kind, Look, beside_of, beyond, false_labels, kinds_of, labels
+from caseback.behaviors.kinds import KINDS, Kind, Look, beside_of, beyond, false_labels, in_order, kinds_of, labels
 from caseback.behaviors.proofs.experiments import EXPERIMENTS
 from caseback.behaviors.proofs.proving import Outcome, prove
 from caseback.behaviors.stream.fact import Fact
@@ -152,7 +152,7 @@ class Atlas(Displayed):
 
 
 @technique(
-    entry=tuple(dict.fromkeys((*(kind.entry for kind in KINDS.values()), *FACT_ENTRIES, "B.18", "B.19"))),
+    entry=tuple(sorted({*(kind.entry for kind in KINDS.values()), *FACT_ENTRIES, "B.18", "B.19"}, key=in_order)),
     citation="Elhage et al. 2021, Olsson et al. 2022, Gurnee et al. 2024",
     cost="one forward per token of text, and sweeps of the candidates",
 )

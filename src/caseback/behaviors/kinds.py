@@ -143,6 +143,17 @@ def kinds_of(given: Sequence[str] | str | None) -> list[Kind]:
     return [KINDS[name] for name in dict.fromkeys(names)]
 
 
+def in_order(entry: str) -> tuple[bool, list[int]]:
+    """What sorts entries: the Primer's by their numbers, and behind them what came after.
+
+    Examples
+    --------
+    >>> sorted(["B.2", "5.1.10", "5.1.9"], key=in_order)
+    ['5.1.9', '5.1.10', 'B.2']
+    """
+    return entry.startswith("B"), [int(part) for part in entry.removeprefix("B.").split(".")]
+
+
 def halves(values: Float[np.ndarray, "unit fold"]) -> tuple[np.ndarray, np.ndarray]:
     """The folds that units are ranked on, and those that they are scored on."""
     middle = values.shape[1] // 2
