@@ -199,6 +199,31 @@ def neuron_groups(corpus, site="mlp_post", groups=("any", "position", "kinds", "
     return found | {"n": [len(some) for some in members]}
 
 
+def by_document(corpus, name, gate, most, skip):
+    """Each document's tokens past the first of every row."""
+    of = defaultdict(list)
+    for place, (r, i) in enumerate(corpus.tokens):
+        if i >= skip and corpus.documents[r] < most:
+            of[corpus.documents[r]].append(place)
+    layers = layers_of(corpus, name)
+    statistics = {"mean": [], "largest": [], "fires": []}
+    for places in of.values():
+        x = np.stack([corpus.flat(name, layer)[places] for layer in layers], 1)
+        g = np.stack([corpus.flat(gate, layer)[places] for layer in layers], 1)
+        for what, values in (("mean", x.mean(0)), ("largest", x.max(0)), ("fires", (g > 0).mean(0))):
+            statistics[what].append(values)
+    return {"document": list(of), "n": [len(places) for places in of.values()], **statistics}
+
+
+def neuron_documents(corpus, most=400, skip=1):
+    gated = "mlp_gate" not in corpus.model.anatomy.lacks
+    return by_document(corpus, "mlp_post", "mlp_gate" if gated else "mlp_post", most, skip)
+
+
+def expert_documents(corpus, most=400, skip=1):
+    return by_document(corpus, "expert", "expert", most, skip)
+
+
 def neuron_windows(corpus, site="mlp_post", k=20, per_document=True):
     found = defaultdict(list)
     for layer in layers_of(corpus, site):

@@ -11,6 +11,7 @@ import caseback as cb
 from caseback.behaviors import KINDS, atlas, load_atlas, save_atlas
 from caseback.behaviors.kinds import Look, false_labels, labels, look_at
 from caseback.behaviors.proofs.proving import Likeness
+from caseback.behaviors.stream.facts import ENTRIES as FACT_ENTRIES
 from caseback.behaviors.synthetic import FOLDS, streams
 from caseback.errors import CasebackError, LoadError
 from caseback.organisms.compiled import build
@@ -193,6 +194,7 @@ def test_what_cannot_be_looked_for_says_why(meadow):
     ("given", "words"),
     [
         ({"kinds": ["inducton"]}, "Did you mean"),
+        ({"kinds": []}, "no kind is named"),
         ({"top": 0}, "expected 1 candidate"),
         ({"corpus": ["one document alone"], "kinds": ["attention sink"]}, "two at least"),
     ],
@@ -200,6 +202,35 @@ def test_what_cannot_be_looked_for_says_why(meadow):
 def test_bad_input_is_refused_in_words(meadow, given, words):
     with pytest.raises(CasebackError, match=words):
         atlas(meadow, **given)
+
+
+def test_a_finding_says_whether_it_is_proved_with_proofs_and_without(meadow):
+    for proofs in (True, False):
+        found = atlas(meadow, kinds=["induction"], top=2, proofs=proofs)
+        assert all(f.draw["proved"] in ("", "alone", "among its kind") for f in found.candidates)
+        assert any(f.draw["proved"] for f in found.candidates) is proofs
+
+
+def test_the_entries_of_the_atlas_are_those_of_its_kinds_and_facts():
+    listed = set(atlas.technique.entry)
+    assert listed >= {kind.entry for kind in KINDS.values()} | {"5.3.1", "5.3.5", "5.3.7"}
+    assert listed - {kind.entry for kind in KINDS.values()} <= {*FACT_ENTRIES, "B.18", "B.19"}
+
+
+def test_an_atlas_comes_from_the_hub_too(meadow, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    found = atlas(meadow, kinds=["induction"], top=1, proofs=False)
+    save_atlas(found, tmp_path)
+    asked = []
+
+    def download(repository, path, revision=None):
+        asked.append((repository, path, revision))
+        return str(tmp_path / path.rsplit("/")[-1])
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert load_atlas("hf://ours/atlases/meadow?revision=v2").labels() == found.labels()
+    assert asked == [("ours/atlases", f"meadow/{name}", "v2") for name in ("atlas.json", "units.csv.gz")]
 
 
 def test_every_kind_says_what_it_looks_at():

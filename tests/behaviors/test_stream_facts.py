@@ -156,9 +156,57 @@ def test_a_final_bias_along_the_unigrams_is_a_frequency_bias():
     assert fact.values["bias"] > 0.9 and abs(fact.control["bias"]) < 0.5
 
 
+@pytest.mark.parametrize("family", ("gpt2", "llama"))
+def test_a_stream_that_layers_leave_alone_is_one_prediction_and_one_sample(family):
+    model = fresh(family)
+    with torch.no_grad():
+        for layer in (1, 2):
+            model.weights.W_O[layer][:] = 0
+            model.weights.W_out[layer][:] = 0
+            for module in (model.anatomy.layers[layer].o, model.anatomy.layers[layer].w_out):
+                if module.bias is not None:
+                    module.bias[:] = 0
+    facts = facts_of(model)
+    refined, alike = facts["iterative inference"], facts["similarity of layers"]
+    assert max(refined.values["KL of the lens"]) < 1e-9 < 0.1 < min(refined.control["KL of the lens"])
+    assert refined.values["agreement of the lens"] == [1, 1, 1]
+    assert min(alike.values["with the last layer"]) == pytest.approx(1)
+    assert max(alike.control["with the last layer"]) < 0.5
+    plain = facts_of(fresh(family))
+    kl = plain["iterative inference"].values["KL of the lens"]
+    assert kl[-1] < 1e-9 < kl[0] and plain["similarity of layers"].values["with the last layer"][0] < 1
+
+
+def test_the_lens_and_the_cosines_are_those_of_single_runs():
+    model, texts = fresh("gpt2"), corpus(4, length=12)
+    fact = facts_of(model, texts)["iterative inference"]
+    run = model.run(texts, read=["resid_post"])
+    streams = [run["resid_post", layer][:, 4:].flatten(0, 1) for layer in range(3)]
+    norm, weights = model.weights.final_norm, model.weights
+    log_p = [(norm(x) @ weights.W_U + weights.b_U).log_softmax(-1) for x in streams]
+    for layer in range(3):
+        kl = (log_p[-1].exp() * (log_p[-1] - log_p[layer])).sum(-1).mean()
+        assert fact.values["KL of the lens"][layer] == pytest.approx(float(kl), abs=1e-6)
+    cosine = torch.nn.functional.cosine_similarity(streams[1] - streams[0], streams[2] - streams[0], dim=-1).mean()
+    assert fact.values["updates towards the end"][0] == pytest.approx(float(cosine), abs=1e-6)
+
+
+def test_a_rogue_dimension_costs_the_others_their_precision():
+    model = fresh("gpt2")
+    with torch.no_grad():
+        model.anatomy.layers[0].w_out.bias[9] = 300
+    fact = facts_of(model)["rounding to 8 bits"]
+    one, apart = (fact.values[f"error, one scale{end}"] for end in ("", ", rogue dimensions apart"))
+    assert fact.values["rogue dimensions"] == 1 and min(a / b for a, b in zip(one, apart, strict=True)) > 10
+    assert max(fact.values["error, a scale a dimension"]) < min(one) / 10
+    plain = facts_of(fresh("gpt2"))["rounding to 8 bits"].values
+    assert plain["error, one scale"][0] == pytest.approx(plain["error, one scale, rogue dimensions apart"][0], rel=0.5)
+
+
 def test_missing_tables_and_streams_give_reasons():
     facts = stream_facts(evidence_of(fresh("llama"), needs={TEXT: ("token_counts",)}))
     assert all(facts[name].missing for name in ("norm growth", "anisotropy", "massive activations", "dark bands"))
+    assert all(facts[name].missing for name in ("iterative inference", "similarity of layers", "rounding to 8 bits"))
     assert not facts["erasing writes"].missing
     short = facts_of(fresh("llama"), corpus(length=4))
     assert all("longer rows" in short[name].missing for name in ("norm growth", "anisotropy", "frequency bias"))

@@ -80,6 +80,21 @@ def local_file(path: str | os.PathLike[str]) -> Path:
         raise LoadError(f"{text!r} cannot be fetched: {why(error)}") from None
 
 
+def file_in(folder: str | os.PathLike[str], name: str) -> Path:
+    """Where a file of a folder is on disk; one of a folder on the hub is fetched first.
+
+    Raises
+    ------
+    LoadError
+        If it cannot be fetched.
+    """
+    text = os.fspath(folder)
+    if not text.startswith(SCHEME):
+        return Path(folder) / name
+    place, mark, revision = text.partition("?")
+    return local_file(f"{place.rstrip('/')}/{name}{mark}{revision}")
+
+
 def why(error: Exception) -> str:
     """What the hub's client has against a request, in a line."""
     text = str(error).strip().splitlines()

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from caseback.behaviors import heads, neurons  # noqa: F401 - each registers its kinds
 from caseback.behaviors.evidence import Evidence, collect_evidence, needed
-from caseback.behaviors.kinds import Kind, Look, beside_of, beyond, false_labels, kinds_of, labels
+from caseback.behaviors.kinds import KINDS, Kind, Look, beside_of, beyond, false_labels, in_order, kinds_of, labels
 from caseback.behaviors.proofs.experiments import EXPERIMENTS
 from caseback.behaviors.proofs.proving import Outcome, prove
 from caseback.behaviors.stream.fact import Fact
+from caseback.behaviors.stream.facts import ENTRIES as FACT_ENTRIES
 from caseback.behaviors.stream.facts import STREAM_NEEDS, stream_facts
 from caseback.behaviors.within import Within, seconds_of
 from caseback.errors import CasebackError, TokensError
@@ -31,6 +33,7 @@ from caseback.model.findings import Finding, Findings
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.stream.documents import Corpus
+from caseback.tasks.formats.treebank import Sentence
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class Atlas(Displayed):
 
 
 @technique(
-    entry=("5.1.1", "5.1.2", "5.1.4", "5.1.5", "5.1.6", "5.1.7", "5.1.8", "5.1.10", "B.18", "B.19"),
+    entry=tuple(sorted({*(kind.entry for kind in KINDS.values()), *FACT_ENTRIES, "B.18", "B.19"}, key=in_order)),
     citation="Elhage et al. 2021, Olsson et al. 2022, Gurnee et al. 2024",
     cost="one forward per token of text, and sweeps of the candidates",
 )
@@ -157,6 +160,7 @@ def atlas(
     model: Model,
     corpus: Corpus | None = None,
     *,
+    treebank: Sequence[Sentence] | None = None,
     kinds: Sequence[str] | str | None = None,
     n_tokens: int | None = None,
     length: int | None = None,
@@ -177,11 +181,15 @@ def atlas(
     model
         The model.
     corpus
-        Plain text, as ``caseback.stream.collect`` takes it. Without it, kinds that need text are left out.
+        Plain text, as ``caseback.stream.collect`` takes it. Without it, kinds that need text are left out. Records, and
+        pairs of a text and a mapping, may have labels (``domain``, ``language``, ``skill``, ``concept``, ``sentiment``,
+        or numbers ``latitude``, ``longitude``, ``year``); kinds that need one are left out where no text has it.
+    treebank
+        Sentences as ``caseback.tasks.formats.conllu`` reads them. Without them, kinds of syntax are left out.
     kinds
         Names of kinds (``caseback.behaviors.KINDS``); by default all, and facts of the stream.
     n_tokens
-        Stop the text after about so many tokens; by default it is read to its end.
+        Stop the text with the rows in which so many tokens are reached; by default it is read to its end.
     length
         Tokens per row of text; 128 by default, or the context where that is shorter.
     top
@@ -207,7 +215,7 @@ def atlas(
     Raises
     ------
     CasebackError
-        For an unknown kind, a corpus of one document, fewer than one candidate, a budget that is no time.
+        For no kind or an unknown one, a corpus of one document, fewer than one candidate, a budget that is no time.
 
     References
     ----------
@@ -233,6 +241,7 @@ def atlas(
         model,
         corpus,
         needs,
+        sentences=treebank or (),
         n_tokens=n_tokens,
         length=length,
         folder=None if folder is None else Path(folder),
@@ -249,8 +258,8 @@ def atlas(
 
 def _of_proof(kind: Kind) -> dict[str, tuple[str, ...]]:
     """The tables that a kind's experiment needs, and those that its units are matched by."""
-    moments = {"head": ("head_moments",), "neuron": ("neuron_moments",)}.get(kind.sort, ())
-    return {stream: (*tables, *moments) for stream, tables in EXPERIMENTS[kind.proof].needs.items()}
+    moments = {"head": "head_moments", "neuron": "neuron_moments", "expert": "router_counts"}[kind.sort]
+    return {stream: (*tables, moments) for stream, tables in EXPERIMENTS[kind.proof].needs.items()}
 
 
 def atlas_of(
@@ -367,7 +376,6 @@ def _finding(kind: Kind, look: Look, unit: int, name: str, labelled: bool, outco
             "all of the kind": outcome.together,
             "matched sets": outcome.together_bound,
             "restores": outcome.restores,
-            "proved": proved or None,
         }
     return Finding(
         component=name,
@@ -378,5 +386,5 @@ def _finding(kind: Kind, look: Look, unit: int, name: str, labelled: bool, outco
         effect=None if outcome is None else outcome.effect,
         unit="" if outcome is None else outcome.unit,
         grade="unseen" if not labelled else "proved" if proved else "seen",
-        draw={key: value for key, value in shown.items() if value is not None},
+        draw={"proved": proved} | {key: value for key, value in shown.items() if value is not None},
     )

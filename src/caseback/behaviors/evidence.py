@@ -1,22 +1,24 @@
 """What looks read: tables of one pass over text and of short passes over streams of random tokens, and the weights.
 
-Text is split by documents into two folds, random streams into eight; half of the folds are for ranking units, half for
+Text is split by documents into two folds, other streams into eight; half of the folds are for ranking units, half for
 scoring them. Every pass is a job of ``caseback.stream``: with a folder it resumes and takes workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from caseback.behaviors.labelled import Labels, two_folds
+from caseback.behaviors.labelled_streams import RARITY, TREEBANK, rarity, treebank
 from caseback.behaviors.matching_streams import MATCHING
 from caseback.behaviors.synthetic import FOLDS, STREAMS, streams
 from caseback.behaviors.within import ALL_ROWS, Within, row_tokens, tokens_a_second
@@ -30,8 +32,11 @@ from caseback.stream.collection import Collection
 from caseback.stream.documents import Corpus, documents
 from caseback.stream.packing import rows_of
 from caseback.stream.tables.registry import TABLES, TableLike
+from caseback.stream.tables.site_shapes import shape_of
+from caseback.tasks.formats.treebank import Sentence
 
 TEXT = "text"
+SORTS = ("head", "neuron", "expert")
 PROMPTS = 32
 PROMPT_TOKENS = 64
 RELATIONS: dict[str, tuple[str, ...]] = {
@@ -45,11 +50,13 @@ REPEATS = ("previous", "current", "to:same", "to:next")
 TEXT_OPTIONS: dict[str, dict[str, Any]] = {
     "neuron_groups": {
         "groups": (
-            *("any", "position", "kinds", "previous_kinds", "repeats"),
+            *("any", "position", "kinds", "previous_kinds", "repeats", "words"),
             *("permuted_kinds", "permuted_position"),
         ),
         "skip": 4,
     },
+    "router_counts": {"groups": ("any", "kinds", "previous_kinds", "permuted_kinds")},
+    "reservoir": {"size": 256},
 }
 """Options of tables over text: neurons are compared on permuted marks, and without the tokens that heads rest on."""
 
@@ -63,7 +70,8 @@ class Evidence:
     model
         The model.
     collections
-        By stream (``"text"``, those of ``synthetic.STREAMS`` and ``matching_streams.MATCHING``) one collection a fold.
+        By stream (``"text"``, those of ``synthetic.STREAMS``, ``matching_streams.MATCHING`` and ``labelled_streams``)
+        one collection a fold.
     n_tokens
         How many tokens of text were read.
     missing
@@ -79,6 +87,14 @@ class Evidence:
     seed: int = 0
     prompts: list[list[int]] = field(default_factory=list)
     """Some rows of text for experiments, as ids."""
+    documents: tuple[list[Any], list[Any]] = ([], [])
+    """The documents of either half of the text, as ``collect`` takes them."""
+    labels: Labels = field(default_factory=Labels)
+    """Of these documents."""
+    length: int | None = None
+    """Tokens per row of text."""
+    rows: dict[str, list[list[Any]]] = field(default_factory=dict)
+    """By stream of ``labelled_streams`` its folds: rows of ids with their labels."""
     computed: dict[Any, Any] = field(default_factory=dict)
     """What several looks share, by a key of their own."""
 
@@ -95,6 +111,39 @@ class Evidence:
         return [(layer, neuron) for layer, width in widths.items() for neuron in range(width)]
 
     @cached_property
+    def experts(self) -> list[tuple[int, int]]:
+        """Every expert, layer by layer.
+
+        Raises
+        ------
+        SiteAbsent
+            For a model without a mixture of experts.
+        """
+        sites = list(self.model.anatomy.sites("expert"))
+        many = shape_of(self.model, sites, "of experts")[0]
+        return [(int(site.layer or 0), expert) for site in sites for expert in range(many)]
+
+    def units(self, sort: str) -> list[tuple[int, int]]:
+        """Every unit of a sort, layer by layer.
+
+        Raises
+        ------
+        CasebackError
+            For an unknown sort.
+        """
+        if sort not in SORTS:
+            raise CasebackError(f"units of sort {sort!r} have no names here: expected {', '.join(SORTS)}")
+        return getattr(self, f"{sort}s")
+
+    def text_ids(self, fold: int) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
+        """The tokens of a half of the text by their place in it, and each one's place in its row."""
+        if (key := (__name__, "ids", fold)) not in self.computed:
+            rows = [row.ids for row in rows_of(self.model, documents(self.documents[fold]), length=self.length)]
+            ids, places = (np.fromiter(chain.from_iterable(x), np.int64) for x in (rows, (range(len(r)) for r in rows)))
+            self.computed[key] = ids, places
+        return self.computed[key]
+
+    @cached_property
     def neuron_layers(self) -> list[int]:
         """The layers that have neurons of their own, not only experts with theirs."""
         try:
@@ -109,10 +158,7 @@ class Evidence:
 
     def names(self, sort: str) -> list[str]:
         """The names of all units of a sort."""
-        units = {"head": self.heads, "neuron": self.neurons}.get(sort)
-        if units is None:
-            raise CasebackError(f"units of sort {sort!r} have no names here: expected 'head' or 'neuron'")
-        return [str(Name(sort, layer, index)) for layer, index in units]
+        return [str(Name(sort, layer, index)) for layer, index in self.units(sort)]
 
     def folds(self, stream: str, table: str) -> list[xr.Dataset]:
         """A table's results, a fold each.
@@ -146,6 +192,11 @@ class Evidence:
         layer = [layer for layer, _ in self.heads]
         return np.stack([np.broadcast_to(part, (self.model.n_layers,))[layer] for part in parts], axis=1)
 
+    def by_expert(self, stream: str, table: str, variable: str, **where: Any) -> Float[np.ndarray, "expert fold"]:
+        """One number of every expert by fold."""
+        parts = [fold[variable].sel(where) if where else fold[variable] for fold in self.folds(stream, table)]
+        return np.stack([part.transpose("layer", "expert").values.reshape(-1) for part in parts], axis=1)
+
     def by_neuron(self, stream: str, table: str, variable: str, **where: Any) -> Float[np.ndarray, "neuron fold"]:
         """One number of every neuron by fold."""
         parts = [fold[variable].sel(where) if where else fold[variable] for fold in self.folds(stream, table)]
@@ -173,6 +224,7 @@ def collect_evidence(
     corpus: Corpus | None,
     needs: Mapping[str, Sequence[str]],
     *,
+    sentences: Sequence[Sentence] = (),
     n_tokens: int | None = None,
     length: int | None = None,
     folder: Path | None = None,
@@ -194,8 +246,10 @@ def collect_evidence(
         Documents, as ``collect`` takes them; None leaves out whatever needs text.
     needs
         Tables by stream; see ``needed``.
+    sentences
+        A treebank, as ``conllu`` reads it; without one, what needs it is left out.
     n_tokens
-        Stop the text after about so many tokens; by default it is read to its end.
+        Stop the text with the rows in which so many tokens are reached; by default it is read to its end.
     length
         Tokens per row of text.
     folder
@@ -223,28 +277,43 @@ def collect_evidence(
         if why is not None:
             missing[name] = why
 
-    def present(stream: str) -> list[TableLike]:
-        options = dict(TEXT_OPTIONS) if stream == TEXT else {}
-        options["attention_relations"] = {"relations": RELATIONS.get(stream, REPEATS)}
-        return [{name: options.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
+    def present(stream: str, options: Mapping[str, Any] | None = None) -> list[TableLike]:
+        own = dict(TEXT_OPTIONS) if stream == TEXT else {}
+        own |= {"attention_relations": {"relations": RELATIONS.get(stream, REPEATS)}} | dict(options or {})
+        return [{name: own.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
 
     if within is not None:
         rate = tokens_a_second(model, present(TEXT) or [{name: {}} for name in ("token_counts",)], length)
         n_tokens = within.tokens(rate, n_tokens) if corpus is not None else n_tokens
         n_rows = within.rows(rate, row_tokens(needs, TEXT))
-    collections: dict[str, list[Collection]] = {}
-    read, prompts = 0, []
-    if corpus is not None and present(TEXT):
-        parts = two_folds(documents(corpus), model, n_tokens)
+    evidence = Evidence(model, {}, 0, missing, seed, length=length)
+    collections = evidence.collections
+    if corpus is not None and (present(TEXT) or needs.get(RARITY)):
+        halves = two_folds(corpus, model, n_tokens, length)
+        evidence.documents, evidence.labels = halves.documents, halves.labels
+        room = min(PROMPT_TOKENS, model.context or PROMPT_TOKENS)
+        rows = rows_of(model, documents(halves.documents[1]), length=room, least=room // 2)
+        evidence.prompts = [row.ids for row in islice(rows, PROMPTS)]
+    if present(TEXT) and corpus is not None:
         collections[TEXT] = []
-        for number, part in enumerate(parts):
+        for number, part in enumerate(evidence.documents):
             at = None if folder is None else folder / f"text-{number}"
             given = {"folder": at, "workers": workers, "on": on, "threads": threads, "length": length}
             collections[TEXT].append(collect(model, part, present(TEXT), **given, progress=progress))
-        read = sum(collection.n_tokens for collection in collections[TEXT])
-        room = min(PROMPT_TOKENS, model.context or PROMPT_TOKENS)
-        rows = rows_of(model, documents(parts[1]), length=room, least=room // 2)
-        prompts = [row.ids for row in islice(rows, PROMPTS)]
+        evidence.n_tokens = sum(collection.n_tokens for collection in collections[TEXT])
+    for name, make in (
+        (RARITY, lambda: rarity(model, evidence.documents, n_rows, length, seed)),
+        (TREEBANK, lambda: treebank(model, sentences, seed)),
+    ):
+        if not needs.get(name):
+            continue
+        try:
+            evidence.rows[name], options = make()
+        except CasebackError as error:
+            missing[name] = str(error)
+            continue
+        own = present(name, options)
+        collections[name] = [collect(model, fold, own, bos=False) for fold in evidence.rows[name]] if own else []
     drawn: dict[str, Any] = {}
     for names, make in ((STREAMS, lambda: streams(model, rows=n_rows, seed=seed)), *_one_by_one(model, n_rows, seed)):
         own = [name for name in names if present(name)]
@@ -254,7 +323,7 @@ def collect_evidence(
             missing |= dict.fromkeys(own, str(error))
     for name, folds in drawn.items():
         collections[name] = [collect(model, fold, present(name), bos=False) for fold in folds]
-    return Evidence(model, collections, read, missing, seed, prompts)
+    return evidence
 
 
 def _one_by_one(model: Model, n_rows: int, seed: int) -> list[tuple[tuple[str, ...], Callable[[], dict[str, Any]]]]:
@@ -263,36 +332,3 @@ def _one_by_one(model: Model, n_rows: int, seed: int) -> list[tuple[tuple[str, .
         ((name,), lambda name=name, make=make: {name: make(model, max(FOLDS, n_rows // 2), seed)})
         for name, make in MATCHING.items()
     ]
-
-
-def two_folds(given: Iterator[Any], model: Model, n_tokens: int | None) -> tuple[list[Any], list[Any]]:
-    """Documents in turn to either fold, until both have about so many tokens in all.
-
-    Raises
-    ------
-    CasebackError
-        For fewer than two documents.
-    """
-    held: list[Any] = []
-    so_far = 0
-    while (n_tokens is None or so_far < n_tokens) and (some := list(islice(given, 64))):
-        held += some
-        so_far += sum(_size(document.content, model) for document in some)
-    if len(held) < 2:
-        raise CasebackError(
-            f"a corpus of {len(held)} documents: expected two at least, since units are ranked on half of the "
-            "documents and scored on the other half"
-        )
-    return [as_given(d) for d in held[::2]], [as_given(d) for d in held[1::2]]
-
-
-def as_given(document: Any) -> Any:
-    """A document as ``collect`` takes it again."""
-    return (document.content, dict(document.labels)) if document.labels else document.content
-
-
-def _size(content: Any, model: Model) -> int:
-    if not isinstance(content, str):
-        return len(content)
-    # a token has about four characters; a pass over the tokenizer only to count would cost as much as the reading
-    return max(1, len(content) // 4)

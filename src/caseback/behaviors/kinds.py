@@ -45,6 +45,8 @@ class Look:
         What the best unit reaches by chance on the first half's control; one number, or one a unit.
     beside
         More numbers by name, each (unit), for a unit's card.
+    classes
+        Where units are of a class of texts, relation or the like: its name, one a unit.
     """
 
     ranked_by: Float[np.ndarray, " unit"]
@@ -52,6 +54,7 @@ class Look:
     control: Float[np.ndarray, " unit"]
     band: float | Float[np.ndarray, " unit"]
     beside: Mapping[str, Float[np.ndarray, " unit"]] = field(default_factory=dict)
+    classes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,26 @@ def kinds_of(given: Sequence[str] | str | None) -> list[Kind]:
     Raises
     ------
     CasebackError
-        For a name that is none.
+        For a name that is none, or no name at all.
     """
     names = list(KINDS) if given is None else [given] if isinstance(given, str) else list(given)
+    if not names:
+        raise CasebackError("no kind is named: expected some, such as 'induction', or kinds=None for all of them")
     for name in names:
         if name not in KINDS:
             raise CasebackError(f"no kind is called {name!r}. {did_you_mean(str(name), KINDS, most=8)}")
     return [KINDS[name] for name in dict.fromkeys(names)]
+
+
+def in_order(entry: str) -> tuple[bool, list[int]]:
+    """What sorts entries: the Primer's by their numbers, and behind them what came after.
+
+    Examples
+    --------
+    >>> sorted(["B.2", "5.1.10", "5.1.9"], key=in_order)
+    ['5.1.9', '5.1.10', 'B.2']
+    """
+    return entry.startswith("B"), [int(part) for part in entry.removeprefix("B.").split(".")]
 
 
 def halves(values: Float[np.ndarray, "unit fold"]) -> tuple[np.ndarray, np.ndarray]:
@@ -170,5 +186,6 @@ def false_labels(look: Look, threshold: float) -> int:
 
 
 def beside_of(look: Look, unit: int) -> dict[str, Any]:
-    """The further numbers of one unit."""
-    return {name: float(values[unit]) for name, values in look.beside.items()}
+    """The further numbers of one unit, and its class."""
+    own = {"class": look.classes[unit]} if look.classes else {}
+    return own | {name: float(values[unit]) for name, values in look.beside.items()}

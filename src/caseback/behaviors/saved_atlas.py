@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from caseback.artifacts.artifact import load_json, save_json
+from caseback.artifacts.hub import file_in
 from caseback.artifacts.kinds import ATLAS
 from caseback.behaviors.atlas import Atlas, KindReport
 from caseback.behaviors.stream.fact import Fact
@@ -67,22 +68,22 @@ def load_atlas(folder: str | Path) -> Atlas:
     Parameters
     ----------
     folder
-        The folder.
+        The folder, or its address on the hub (``hf://owner/name/folder``).
 
     Raises
     ------
     LoadError
-        Where there is none, or a file of it is damaged or does not fit the other.
+        Where there is none, it cannot be fetched, or a file of it is damaged or does not fit the other.
     """
-    at = Path(folder)
-    if not os.path.isfile(at / "atlas.json"):
+    described, units = (file_in(folder, name) for name in ("atlas.json", UNITS))
+    if not os.path.isfile(described):
         raise LoadError(f"there is no atlas in {str(folder)!r}: expected a folder that save_atlas or --out wrote")
-    data = load_json(at / "atlas.json", ATLAS)
+    data = load_json(described, ATLAS)
     try:
         reports = tuple(KindReport(**one) for one in data["kinds"])
         candidates, about = Findings.from_json(data["candidates"]), dict(data["about"])
         facts = tuple(Fact(**one) for one in data["facts"])
-        table = pd.read_csv(at / UNITS, compression="gzip")
+        table = pd.read_csv(units, compression="gzip")
         by_kind = pd.DataFrame(table[COLUMNS]).groupby("kind", sort=False)
         scores = {str(kind): pd.DataFrame(part.drop(columns="kind")) for kind, part in by_kind}
     except (KeyError, TypeError, ValueError, OSError, CasebackError) as error:

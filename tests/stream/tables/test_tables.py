@@ -22,6 +22,8 @@ READ = {
     "neuron_histograms": ["mlp_post"],
     "neuron_groups": ["mlp_post"],
     "neuron_windows": ["mlp_post"],
+    "neuron_documents": ["mlp_post", "mlp_gate"],
+    "expert_documents": ["expert"],
     "reservoir": ["resid_post"],
     "stream_moments": ["resid_post"],
     "second_moments": ["resid_post"],
@@ -32,6 +34,7 @@ READ = {
 OPTIONS = {
     "neuron_windows": [{"k": 3}, {"k": 5, "per_document": False}],
     "neuron_groups": [{}, {"groups": ("any", "frequency", "label:kind:3")}, {"groups": ("any", "position"), "skip": 3}],
+    "neuron_documents": [{}, {"most": 2, "skip": 3}],
     "reservoir": [{"size": 11, "seed": 3}],
     "output_statistics": [{}, {"per_token": True, "groups": ("previous_kinds",)}],
     "token_counts": [{}, {"n": 1}, {"n": 3}],
@@ -93,7 +96,7 @@ def test_a_table_is_its_definition(name, options, family):
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_parts_merge_in_any_association(name, options, data):
-    model = shelf.model("mixtral" if name == "router_counts" else "llama")
+    model = shelf.model("mixtral" if name in ("router_counts", "expert_documents") else "llama")
     table = TABLES[name](**options)
     n = data.draw(st.integers(2, 7), label="rows")
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=n, max_size=n), label="lengths")

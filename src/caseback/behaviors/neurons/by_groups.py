@@ -43,8 +43,17 @@ class Groups:
     variance: Float[np.ndarray, " unit"]
 
 
-def groups_of(evidence: Evidence, names: Sequence[str]) -> list[Groups]:
+def groups_of(evidence: Evidence, names: Sequence[str], among: str = "any") -> list[Groups]:
     """Some groups by their names, one ``Groups`` a fold; those with too few tokens have 0.
+
+    Parameters
+    ----------
+    evidence
+        What was measured.
+    names
+        The groups.
+    among
+        The group that they are parts of; all tokens by default.
 
     Raises
     ------
@@ -54,12 +63,11 @@ def groups_of(evidence: Evidence, names: Sequence[str]) -> list[Groups]:
     folds = []
     for table in evidence.folds(TEXT, "neuron_groups"):
         own = table.transpose("layer", "neuron", "group")
-        total = float(own["n"].sel(group="any"))
+        total = float(own["n"].sel(group=among))
         if total < 2 * FEWEST:
-            raise CasebackError(
-                f"{total:.0f} tokens stand past the first of their rows: expected {2 * FEWEST} at least"
-            )
-        some, every = own.sel(group=list(names)), own.sel(group="any")
+            where = "stand past the first of their rows" if among == "any" else f"are of the group {among!r}"
+            raise CasebackError(f"{total:.0f} tokens {where}: expected {2 * FEWEST} at least")
+        some, every = own.sel(group=list(names)), own.sel(group=among)
 
         def by_group(of: np.ndarray) -> np.ndarray:
             return np.moveaxis(of, -1, 0).reshape(len(names), -1)

@@ -20,7 +20,7 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.tokens import Tokens
 
 Unit = tuple[str, int, int]
-"""Its sort (``"head"`` or ``"neuron"``), its layer, its number there."""
+"""Its sort (``"head"``, ``"neuron"`` or ``"expert"``), its layer, its number there."""
 
 Replaced = Callable[[Unit], Edit | list[Edit]]
 """What takes a unit's contribution out, or puts it where the experiment wants it."""
@@ -100,8 +100,12 @@ def address(unit: Unit) -> dict[str, int]:
     return {"head": index} if sort == "head" else {"unit": index}
 
 
+SITES = {"head": "z", "neuron": "mlp_post", "expert": "expert"}
+"""Where a unit is replaced, by its sort."""
+
+
 def by_means(evidence: Evidence, stream: str, **where: Any) -> Callable[[Unit], Edit]:
-    """Means of a stream in a unit's place; ``where`` says at which positions."""
+    """Means of a stream in a unit's place, an expert's weight 0; ``where`` says at which positions."""
     means: dict[str, dict[tuple[int, int], Tensor]] = {}
 
     def of_heads() -> dict[tuple[int, int], Tensor]:
@@ -115,9 +119,10 @@ def by_means(evidence: Evidence, stream: str, **where: Any) -> Callable[[Unit], 
 
     def replaced(unit: Unit) -> Edit:
         sort, layer, index = unit
+        if sort == "expert":
+            return Replace(SITES[sort], layer=layer, value=0.0, **address(unit), **where)
         if sort not in means:
             means[sort] = of_heads() if sort == "head" else of_neurons()
-        site = {"head": "z", "neuron": "mlp_post"}[sort]
-        return Replace(site, layer=layer, value=means[sort][layer, index], **address(unit), **where)
+        return Replace(SITES[sort], layer=layer, value=means[sort][layer, index], **address(unit), **where)
 
     return replaced

@@ -8,6 +8,8 @@ entropy, unigrams        see ``ends``; so is the likeliest token
 written tokens, class of tokens, attention to the first token      see ``clamped``
 only suppression         see ``only_suppression``
 a window of text, of a question      see ``windows``
+loss by a label      see ``by_class``
+agreement            logit difference of a verb's number; the run with the other subject
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from collections.abc import Callable
 
 from caseback import tasks
 from caseback.behaviors.evidence import TEXT, Evidence
-from caseback.behaviors.proofs import clamped, ends, only_suppression, windows
-from caseback.behaviors.proofs.experiment import Experiment, Recipe, Unit, address, by_means
+from caseback.behaviors.labelled import CLASSES
+from caseback.behaviors.proofs import by_class, clamped, ends, only_suppression, windows
+from caseback.behaviors.proofs.experiment import SITES, Experiment, Recipe, Unit, address, by_means
 from caseback.behaviors.synthetic import streams
 from caseback.errors import CasebackError, SiteAbsent, TokensError
 from caseback.model.running.answer_metrics import answer_log_prob
@@ -68,7 +71,7 @@ def _of_task(name: str, task: Callable[[], Task]) -> Callable[[Evidence], Experi
 
         def replaced(unit: Unit) -> Edit:
             sort, layer, index = unit
-            site = {"head": "z", "neuron": "mlp_post"}[sort]
+            site = SITES[sort]
             if site not in runs:
                 runs[site] = model.run(prompts.corrupt, read=[site])
             return Resample(site, layer=layer, source=runs[site], **address(unit))
@@ -94,5 +97,7 @@ EXPERIMENTS: dict[str, Recipe] = {
     "only suppression": Recipe(only_suppression.only_suppression, {TEXT: ("head_moments",)}),
     "a window of text": Recipe(windows.of_text, {TEXT: ("head_moments",)}),
     "a window of a question": Recipe(windows.of_question, {TEXT: ("head_moments",)}),
+    "agreement": Recipe(_of_task("agreement", tasks.agreement), {TEXT: ("head_moments",)}),
+    **{f"loss by {label}": by_class.recipe(label) for label in CLASSES},
 }
 """Every experiment by its name."""

@@ -12,7 +12,7 @@ Units of a kind make up for one another: each of five induction heads may be dis
 all that have the label are replaced together, beside random sets of units matched to them one by one; where that goes
 further than .95 of those sets, a unit that brings back a tenth of the effect by itself is proved too.
 
-A head's size is sqrt E||z W_O||^2, a neuron's its standard deviation times ||w_out||.
+A head's size is sqrt E||z W_O||^2, a neuron's its standard deviation times ||w_out||, an expert's its mean weight.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Outcome:
 
 
 def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
-    """How large each unit's write is, for matching."""
+    """How large each unit's write is, for matching; of experts how much weight they have."""
+    if sort == "expert":
+        return evidence.by_expert(TEXT, "router_counts", "weight", group="any").mean(1)
     stream = TEXT if TEXT in evidence.collections else "fresh"
     if sort == "head":
         moments = torch.as_tensor(
@@ -109,7 +111,7 @@ class Likeness:
     """
 
     def __init__(self, evidence: Evidence, sort: str, labelled: Sequence[int], before: int | None = None):
-        units = evidence.heads if sort == "head" else evidence.neurons
+        units = evidence.units(sort)
         self._depth = np.array([layer for layer, _ in units]) / evidence.model.n_layers
         self._log = np.log(np.maximum(sizes(evidence, sort), np.finfo(float).tiny))
         self._free = np.ones(len(units), dtype=bool)
@@ -347,5 +349,5 @@ def _outcome(
 
 
 def _unit(evidence: Evidence, sort: str, index: int) -> Unit:
-    layer, number = (evidence.heads if sort == "head" else evidence.neurons)[index]
+    layer, number = evidence.units(sort)[index]
     return (sort, layer, number)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from caseback.behaviors.evidence import TEXT, Evidence
-from caseback.behaviors.stream import bigrams, norms, outliers
+from caseback.behaviors.stream import bigrams, norms, outliers, refinement
 from caseback.behaviors.stream.fact import Fact, Numbers
 from caseback.errors import CasebackError
 
-STREAM_NEEDS: dict[str, tuple[str, ...]] = {TEXT: ("stream_moments", "token_counts")}
+STREAM_NEEDS: dict[str, tuple[str, ...]] = {TEXT: ("stream_moments", "token_counts", "reservoir")}
 """The tables that facts read, by stream."""
 
 
@@ -91,7 +91,34 @@ _WAYS = (
         "a random direction",
         outliers.dark_bands,
     ),
+    _Way(
+        "iterative inference",
+        "5.3.5",
+        "Belrose et al. 2023, Jastrzębski et al. 2018",
+        "distance of each layer's prediction to the last one's, and cosines of updates with what is still to come",
+        "the last prediction, and the last stream, of another token",
+        refinement.iterative_inference,
+    ),
+    _Way(
+        "similarity of layers",
+        "5.3.5",
+        "Kornblith et al. 2019",
+        "linear CKA of each layer's stream with the next layer's and with the last one's",
+        "tokens of one of the layers in another order",
+        refinement.similarity,
+    ),
+    _Way(
+        "rounding to 8 bits",
+        "5.3.7",
+        "Dettmers et al. 2022",
+        "error of the stream in whole numbers of 8 bits, without the rogue dimensions' own, by what has a scale",
+        "the same stream in another basis",
+        refinement.rounding,
+    ),
 )
+
+ENTRIES = tuple(dict.fromkeys(way.entry for way in _WAYS))
+"""The Primer's entries of all facts."""
 
 
 def stream_facts(evidence: Evidence) -> dict[str, Fact]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
 
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.neurons.unembedding import squares
@@ -56,9 +58,17 @@ def rogue_dimensions(evidence: Evidence) -> tuple[Numbers, Numbers]:
     turned = _in_another_basis(mean, evidence.seed)
     values, control = ({"dimensions by layer": _outlying(x).sum(1).astype(float).tolist()} for x in (mean, turned))
     for into, x in ((values, mean), (control, turned)):
-        often = np.nonzero(_outlying(x).mean(0) >= 0.25)[0]
-        into["dimensions in a quarter of the layers"] = often.astype(float).tolist()
+        into["dimensions in a quarter of the layers"] = _often(x).astype(float).tolist()
     return values, control
+
+
+def often_rogue(evidence: Evidence) -> np.ndarray:
+    """The dimensions that are rogue in a quarter of the layers."""
+    return _often(_mean(moments(evidence), "later_", "mean")[1])
+
+
+def _often(mean: np.ndarray) -> np.ndarray:
+    return np.nonzero(_outlying(mean).mean(0) >= 0.25)[0]
 
 
 def massive_activations(evidence: Evidence) -> tuple[Numbers, Numbers]:
@@ -98,11 +108,8 @@ def dark_bands(evidence: Evidence) -> tuple[Numbers, Numbers]:
     """Shares of the mean stream that the unembedding hardly reads, by layer, at first tokens and others; of chance."""
     tables = moments(evidence)
     folded = evidence.folded
-    product = squares(folded)
-    if folded.centred:
-        product = product + product.diagonal().max() * torch.ones_like(product)
-    k = max(1, round(len(product) / BANDS))
-    low = torch.linalg.eigh(product).eigenvectors[:, :k].cpu().numpy()
+    low = darkest(evidence).cpu().numpy()
+    d, k = low.shape
     n, every = _mean(tables, "", "mean")
     later_n, later = _mean(tables, "later_", "mean")
     first = (n * every - np.nan_to_num(later_n * later)) / max(n - later_n, 1)
@@ -110,7 +117,16 @@ def dark_bands(evidence: Evidence) -> tuple[Numbers, Numbers]:
     for words, x in (("first tokens", first), ("without first tokens", later)):
         x = x - x.mean(1, keepdims=True) if folded.centred else x
         values[words] = (((x @ low) ** 2).sum(1) / np.maximum((x**2).sum(1), 1e-300)).tolist()
-    return values, {"a random direction": k / (len(product) - folded.centred)}
+    return values, {"a random direction": k / (d - folded.centred)}
+
+
+def darkest(evidence: Evidence) -> Float[Tensor, "d_model k"]:
+    """The twentieth of the stream's directions that the unembedding reads least."""
+    product = squares(evidence.folded)
+    if evidence.folded.centred:
+        # no write has this direction; out of the way
+        product = product + product.diagonal().max() * torch.ones_like(product)
+    return torch.linalg.eigh(product).eigenvectors[:, : max(1, round(len(product) / BANDS))]
 
 
 def _mean(tables: list[xr.Dataset], prefix: str, name: str) -> tuple[float, np.ndarray]:

@@ -14,6 +14,7 @@ from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 ATLAS_FILE = "atlas.json"  # by which an atlas's folder is told from a model's
+TOP = 5
 
 
 @with_options
@@ -26,11 +27,13 @@ def atlas(
     ],
     files: ModelFiles = ModelFiles(),
     texts: CorpusFile = CorpusFile().worded(
-        corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files."
+        corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files; records may have labels "
+        "such as domain."
     ),
-    looked_for: Kinds = Kinds(),
+    looked_for: Kinds = Kinds().worded(tokens="Stop the text with the rows in which so many tokens are reached."),
+    treebank: Annotated[Path | None, Option(help="A treebank (.conllu), for kinds of syntax.")] = None,
     length: MaxLength = MaxLength(),
-    top: Top = Top(5).worded(top="Candidates of each kind that are put to the proof."),
+    top: Top = Top(TOP).worded(top="Candidates of each kind that are put to the proof."),
     no_proofs: Annotated[bool, Option("--no-proofs", help="Look only: leave out the interventions.")] = False,
     budget: Annotated[
         str | None, Option(help="About how long it may take, such as 90s, 5m or 1h; what does not fit is left out.")
@@ -48,11 +51,10 @@ def atlas(
         raise CasebackError("workers share a pass over text that is kept: give --corpus TEXT and --out FOLDER")
     saved = os.path.isfile(Path(model) / ATLAS_FILE)
     given = {
-        "--corpus": texts.corpus,
-        "--kinds": looked_for.kinds,
-        "--tokens": looked_for.tokens,
-        "--budget": budget,
-        "--out": to.out,
+        **{"--corpus": texts.corpus, "--treebank": treebank, "--kinds": looked_for.kinds},
+        **{"--tokens": looked_for.tokens, "--budget": budget, "--out": to.out},
+        **{"--max-length": length.max_length, "--no-proofs": no_proofs or None},
+        **{"--seed": seed.seed or None, "--top": None if top.top == TOP else top.top},
     }
     if saved and (unused := [name for name, value in given.items() if value is not None]):
         raise CasebackError(f"{model} is an atlas that was made already, and {unused[0]} is for making one")
@@ -61,6 +63,7 @@ def atlas(
         from caseback.behaviors import compare_atlases, load_atlas, save_atlas
         from caseback.reports.atlas import atlas_document
         from caseback.reports.concepts.atlas_comparison import atlas_comparison_document
+        from caseback.tasks.formats import conllu
         from caseback.views.page.kinds import write_page
         from caseback.views.text.atlas import print_atlas
         from caseback.views.text.concepts.atlas_comparison import print_atlas_comparison
@@ -72,6 +75,7 @@ def atlas(
             measured = atlas_of(
                 model_of(OfModel(model=model, **vars(files))),
                 texts.corpus,
+                treebank=None if treebank is None else list(conllu(treebank)),
                 kinds=None if looked_for.kinds is None else names_in(looked_for.kinds),
                 n_tokens=looked_for.tokens,
                 length=length.max_length,
@@ -90,7 +94,9 @@ def atlas(
         if other is None:
             document, print_text = atlas_document(measured), print_atlas
         else:
-            document = atlas_comparison_document(compare_atlases(other, measured))
+            document = atlas_comparison_document(
+                compare_atlases(other, measured), folders=(str(against), model if saved else str(to.out or ""))
+            )
             print_text = print_atlas_comparison
     answer(output, document, text=lambda: print_text(document), page=lambda path: write_page(document, path))
     if to.out is not None:

@@ -5,6 +5,7 @@
     logits[262]                     the logit of one token
     L3H2    L3KV0                   a head; keys and values that several heads share
     MLP 3                           an MLP
+    L3X5                            an expert of a mixture
     L3N17   L3F1042                 a neuron of it; a feature of a dictionary that writes where it does
     L3F1042:attn_out                a feature of a dictionary that writes at another site of the layer
     L3E     L3E:resid_post          what such a dictionary leaves of the site that it writes: its error
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 from caseback.errors import CasebackError
 
-LETTERS = {"head": "H", "kv_head": "KV", "neuron": "N", "feature": "F"}
+LETTERS = {"head": "H", "kv_head": "KV", "neuron": "N", "feature": "F", "expert": "X"}
 WHOLE = {"error": "E"}
 """Kinds of which there is one at a site of a layer."""
 WRITTEN_AT = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -28,7 +29,7 @@ WRITTEN_AT = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _KINDS = {letter: kind for kind, letter in (LETTERS | WHOLE).items()}
 _NAME = re.compile(
     r"(?P<end>embed|pos_embed|bias|logits)|logits\[(?P<token>\d+)\]|"
-    r"L(?P<layer>\d+)(?:(?P<letter>H|KV|N|F)(?P<index>\d+)|(?P<whole>E))(?::(?P<site>\w+))?|"
+    r"L(?P<layer>\d+)(?:(?P<letter>H|KV|N|F|X)(?P<index>\d+)|(?P<whole>E))(?::(?P<site>\w+))?|"
     r"MLP (?P<mlp>\d+)( (?P<unit>[NF])(?P<number>\d+))?"
 )
 

@@ -19,19 +19,22 @@ ATLAS_COMPARISON = DocumentKind(
 
 
 @checked
-def atlas_comparison_document(comparison: AtlasComparison) -> dict[str, Any]:
+def atlas_comparison_document(comparison: AtlasComparison, *, folders: tuple[str, str] = ("", "")) -> dict[str, Any]:
     """What differs between two atlases, as plain data.
 
     Parameters
     ----------
     comparison
         What ``compare_atlases`` gave.
+    folders
+        Where the first atlas and the second are kept; empty for one that is not.
 
     Returns
     -------
     dict
         ``model``: the second atlas's; ``first`` and ``second``: what each is of; ``kinds``: what ``KindChange`` has of
-        each; ``only``: kinds that one alone looked for.
+        each; ``only``: kinds that one alone looked for; ``provenance``: what the second is of, and which two atlases
+        there are, by model, folder, seed and tokens.
 
     Examples
     --------
@@ -48,11 +51,17 @@ def atlas_comparison_document(comparison: AtlasComparison) -> dict[str, Any]:
         kind | {name: list(kind[name]) for name in listed} | {"proved": list(map(list, kind["proved"]))}
         for kind in plain["kinds"]
     ]
+    which = {
+        f"{place} {name}": value
+        for place, about, folder in zip(("first", "second"), (first, second), folders, strict=True)
+        for name, value in {"folder": folder, **{name: about.get(name) for name in ("model", "seed", "tokens")}}.items()
+        if value not in (None, "")
+    }
     return ATLAS_COMPARISON.document(
         {"name": second.get("model", "a model"), **second},
         first=first,
         second=second,
         kinds=kinds,
         only=plain["only"],
-        provenance=second,
+        provenance={**second, **which},
     )

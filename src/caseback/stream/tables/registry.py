@@ -17,6 +17,7 @@ from caseback.stream.tables.attention.predicted import AttentionPredicted
 from caseback.stream.tables.attention.query_key_means import QueryKeyMeans
 from caseback.stream.tables.attention.received import AttentionReceived
 from caseback.stream.tables.attention.relations import AttentionRelations
+from caseback.stream.tables.by_document import ExpertDocuments, HeadDocuments, NeuronDocuments
 from caseback.stream.tables.neurons.groups import NeuronGroups
 from caseback.stream.tables.neurons.histograms import NeuronHistograms
 from caseback.stream.tables.neurons.moments import NeuronMoments
@@ -43,6 +44,9 @@ TABLES: dict[str, type[Table]] = {
         NeuronHistograms,
         NeuronGroups,
         NeuronWindows,
+        NeuronDocuments,
+        HeadDocuments,
+        ExpertDocuments,
         Reservoir,
         StreamMoments,
         SecondMoments,

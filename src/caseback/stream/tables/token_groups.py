@@ -7,6 +7,8 @@ position            its place in the row: 0, 1-3, 4-7, 8-15, ... 4096 and later
 kinds               each bit of the token's text (``KINDS``)
 previous_kinds      each bit of the token before it; none at a row's first
 repeats             whether the row has the same token earlier
+words               tokens of letters that go on with a word, and those of them that end it (what follows begins a word
+                    or is no letter); and ends that are some other token's of the row
 frequency           bins of a factor of ten, 0 the commonest; see ``with_frequency``
 permuted_kinds      the bits of some other token of the row, and its position's bin: groups of the same sizes with
 permuted_position   no relation to the token, for comparison
@@ -67,6 +69,17 @@ def _permuted(marks: Marks) -> Tensor:
     return (marks.row * (mask + 1) + (mixed ^ (mixed >> 16))).argsort(stable=True)
 
 
+def _words(marks: Marks) -> Tensor:
+    letters = marks.kind("letters")
+    inside = letters & ~marks.kind("starts_word")
+    same = torch.zeros_like(inside)
+    same[1:] = marks.row[1:] == marks.row[:-1]
+    continues = inside & same & letters.roll(1)
+    # the row's last token may go on
+    ends = continues & ~inside.roll(-1) & same.roll(-1)
+    return torch.stack([continues, ends, continues & ends[_permuted(marks)]], 1)
+
+
 _KNOWN: dict[str, tuple[Callable[[], list[str]], Callable[[Marks], Tensor]]] = {
     "any": (lambda: ["any"], lambda marks: torch.ones_like(marks.position, dtype=torch.bool)[:, None]),
     "position": (_position_names, lambda marks: _of_number(position_bins(marks.position), len(_STARTS))),
@@ -81,6 +94,7 @@ _KNOWN: dict[str, tuple[Callable[[], list[str]], Callable[[Marks], Tensor]]] = {
         lambda: [f"permuted {name}" for name in _position_names()],
         lambda marks: _of_number(position_bins(marks.position[_permuted(marks)]), len(_STARTS)),
     ),
+    "words": (lambda: ["continues a word", "ends a word", "permuted ends a word"], _words),
     "frequency": (
         lambda: [f"frequency 1e-{i}" for i in range(FREQUENCIES)],
         lambda marks: _of_number(marks.frequency, FREQUENCIES),

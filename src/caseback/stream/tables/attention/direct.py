@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 import xarray as xr
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
@@ -25,6 +26,39 @@ from caseback.stream.tables.attention.predicted import BACK
 from caseback.stream.tables.dataset import dataset
 from caseback.stream.tables.site_shapes import layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
+
+
+def expect_direct(anatomy: Anatomy, table: str) -> None:
+    """Refuse a model whose heads have no direct effect on tokens.
+
+    Raises
+    ------
+    SiteAbsent
+        With the reason.
+    """
+    if anatomy.classes is not None:
+        raise SiteAbsent(f"no table {table}: this model's logits are of classes, not of tokens")
+    if anatomy.head_site != "z":
+        raise SiteAbsent(
+            f"no table {table}: {anatomy.family.before_o} stands between heads and W_O, so what a head writes is not "
+            "z W_O"
+        )
+
+
+def toward_tokens(model: Model, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
+    """What to add to the stream so that each token's logit rises against the others' mean, before the final norm."""
+    norm, table = model.weights.final_norm, at_least_float32(model.weights.W_U.detach())
+    direction = table[:, ids].T - table.mean(1)
+    return direction if norm is None else norm.centre(direction * norm.gamma.to(direction))
+
+
+def direct_effect(seen: Seen, layer: int, direction: Float[Tensor, "token d_model"]) -> Float[Tensor, "token head"]:
+    """What the heads of a layer write along a direction of each token."""
+    weights = seen.model.weights
+    write, post = at_least_float32(weights.W_O[layer].detach()), weights.attn_post_norm[layer]
+    toward = direction if post is None else post.centre(direction * post.gamma.to(direction))
+    read = (toward @ write.flatten(0, 1).T.to(toward)).unflatten(1, write.shape[:2])
+    return torch.linalg.vecdot(seen.wide(Site("z", layer)), read)
 
 
 @dataclass(frozen=True)
@@ -43,13 +77,7 @@ class HeadDirect(Table):
     rules: ClassVar[Mapping[str, str]] = dict.fromkeys(("n", "own", "own_size", "other", "other_size"), "sum")
 
     def sites(self, anatomy: Anatomy) -> list[Site]:
-        if anatomy.classes is not None:
-            raise SiteAbsent(f"no table {self.name}: this model's logits are of classes, not of tokens")
-        if anatomy.head_site != "z":
-            raise SiteAbsent(
-                f"no table {self.name}: {anatomy.family.before_o} stands between heads and W_O, so what a head writes "
-                "is not z W_O"
-            )
+        expect_direct(anatomy, self.name)
         return [*layered(anatomy, "z", self.name), Site("logits")]
 
     def empty(self, model: Model) -> State:
@@ -59,23 +87,13 @@ class HeadDirect(Table):
         return {"n": torch.zeros((), dtype=torch.int64)} | sums
 
     def add(self, state: State, seen: Seen) -> None:
-        weights, position = seen.model.weights, seen.marks.position
         likeliest = seen.at(Site("logits")).argmax(-1)
-        some = position >= self.skip
+        some = seen.marks.position >= self.skip
         state["n"] += some.sum()
-        norm, table = weights.final_norm, at_least_float32(weights.W_U.detach())
-        center = table.mean(1)
         for what, of in (("own", likeliest), ("other", likeliest.roll(BACK))):
-            direction = table[:, of].T - center
-            if norm is not None:
-                direction = norm.centre(direction * norm.gamma.to(direction))
+            direction = toward_tokens(seen.model, of)
             for layer in range(seen.model.anatomy.n_layers):
-                write = at_least_float32(weights.W_O[layer].detach())
-                post, toward = weights.attn_post_norm[layer], direction
-                if post is not None:
-                    toward = post.centre(toward * post.gamma.to(toward))
-                read = (toward @ write.flatten(0, 1).T.to(toward)).unflatten(1, write.shape[:2])
-                effect = torch.linalg.vecdot(seen.wide(Site("z", layer)), read) * some[:, None]
+                effect = direct_effect(seen, layer, direction) * some[:, None]
                 state[what][layer] += effect.sum(0)
                 state[f"{what}_size"][layer] += effect.abs().sum(0)
 
