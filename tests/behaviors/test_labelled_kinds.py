@@ -200,7 +200,7 @@ def test_the_loss_of_a_class_is_what_single_runs_give(family, sort, unit):
     wanted = look.classes[at] == "odd"
     n = min(16, len(changes[True]), len(changes[False]))
     expected = np.mean(changes[wanted][:n]) - np.mean(changes[not wanted][:n])
-    # a router's weights are float32
+    # Mixtral takes its router's softmax in float32, so passes of other sizes differ by its rounding
     assert (
         outcome.effect == pytest.approx(expected, rel=1e-4 if sort == "expert" else 1e-8)
         and outcome.unit == "nats a token"
