@@ -368,6 +368,9 @@ class Valid:
                 **{"facts": cb.edit.relation_facts("capital", count=4), "window": 1, "k": 5, "draws": 2},
                 "attributes": None,
             },
+            "context_memory": {
+                **{"facts": cb.edit.relation_facts("capital", count=12), "top": 1, "factors": [2.0], "draws": 1},
+            },
             "relation_of": {"name": "capital"},
             "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
             "function_words": {"name": "capital"},

@@ -84,6 +84,7 @@ WRITING = [
     ("behavior", "--html"),
     ("behavior", "--save"),
     ("facts", "--html"),
+    ("recall", "--html"),
     ("truth", "--html"),
     ("edit", "--save"),
     ("edit", "--html"),

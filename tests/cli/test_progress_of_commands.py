@@ -36,6 +36,7 @@ COUNTED = {
     "collect": ["collect", "CORPUS", "--store", "FOLDER", "--tables", "stream_moments"],
     "behavior": ["behavior", "induction", "--count", "4"],
     "facts": ["facts", "--count", "4"],
+    "recall": ["recall", "--count", "12"],
     "truth": ["truth", "--count", "4", "--methods", "mass_mean"],
     "evaluate": ["organisms", "evaluate", "--count", "2"],
     "train": ["organisms", "train", "meadow", "--out", "FOLDER", "--steps", "2"],

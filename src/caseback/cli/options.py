@@ -12,6 +12,7 @@ Where a flag means one thing in one command and several of it in another (``--he
 stand here.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -210,6 +211,19 @@ class HeadPlaces(Places):
     """Layers, positions and heads."""
 
     heads: Annotated[str | None, Option(help="Such as 0,2-4; all by default.")] = None
+
+
+class Relation(Group):
+    """Facts of one sort."""
+
+    relation: Annotated[str, Option(help="capital, language … or a JSON file with samples and prompt_templates.")] = (
+        "capital"
+    )
+
+    @property
+    def name(self) -> str:
+        """What the facts are called together."""
+        return Path(self.relation).stem if os.path.isfile(self.relation) else self.relation
 
 
 class Window(Group):

@@ -1,12 +1,15 @@
-"""What the prompt says against what the model knows: heads that speak for either, and a dial of each (PRIMER 5.4.22).
+"""What the prompt claims against what the model knows: heads that speak for either, and a dial of each (PRIMER 5.4.22).
 
-    prompt      In this tale, the capital of Italy is Oslo. The capital of Italy is      context Oslo, memory Rome
-    direct(h)   direct share of head h in  logit(context) - logit(memory)
-    heads       in-context: the largest means,  memory: the least, on one half of the subjects
-    dial(a)     a z_h at the last token for these heads at once: what the model says, on the other half
+    prompts     In this tale, the capital of Italy is Oslo. The capital of Italy is      claimed Oslo, known Rome
+                In this tale, the capital of Italy is Rome. The capital of Italy is      the claim agrees
+    D(h)        direct share of head h in  logit(claimed) - logit(known),  on either:  D_claim, D_agree
+    in-context  (D_claim - D_agree) / 2     speaks for what is claimed, whatever that is
+    suppressing (D_agree - D_claim) / 2     speaks against what is claimed, whatever that is
+    memory     -(D_claim + D_agree) / 2     speaks for what is known, whatever is claimed
+    dial(a)     a z_h at the last token for a kind's heads at once: what the model says
 
-Beside the heads' dial stand those of as many random heads as near in depth. A prompt that says what is true tells heads
-that copy from heads that know: the first speak for the other word there, the second for the same.
+The papers take D_claim alone, the difference of the first and the last, and so call suppressing heads memory heads.
+Heads are chosen on one half of the subjects and judged on the other, beside random heads as near in depth.
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from caseback.edit.facts import Fact, spaced
 from caseback.edit.places import pieces_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.components.logit_attribution import logit_attribution
-from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Scale, Zero
@@ -30,7 +32,7 @@ from caseback.model.running.metrics import Bound, Metric, is_first, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
-KINDS = ("in-context", "memory")
+KINDS = ("in-context", "suppressing", "memory")
 TOLD = "In this tale, {told}. {asked}"
 FACTORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 LEAST = 8
@@ -41,7 +43,7 @@ Head = tuple[int, int]
 @technique(
     entry=("5.4.22",),
     citation="Yu et al. 2023, Ortu et al. 2024, Monea et al. 2024",
-    cost="two forwards, a sweep of heads, and one of factors x (1 + draws) x 2, all at the last token",
+    cost="two forwards, a sweep of heads, and two of 3 x factors x (1 + draws), all at the last token",
 )
 def context_memory(
     model: Model,
@@ -54,7 +56,7 @@ def context_memory(
     seed: int = 0,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Find the heads that speak for a prompt's false word and those that speak for what is known, and turn them.
+    """Find the heads that speak for what a prompt claims, against it, and for what is known, and turn them.
 
     Parameters
     ----------
@@ -62,15 +64,15 @@ def context_memory(
         The model.
     facts
         Each with its ``true`` answer, which the model must give to the bare prompt, and the ``new`` one, which the
-        context claims. Others are left out, and those whose answers begin with the same token. ``relation_facts`` makes
-        them.
+        context claims: a word that other facts have, or heads that favour common words look like memory. Others are
+        left out, and those whose answers begin with the same token. ``relation_facts`` makes them.
     told
         How a claim and its question are written: a text with ``{told}``, the fact with the false answer, and behind it
         ``{asked}``, the fact without one.
     top
-        How many heads of each kind are turned; at most a quarter of all.
+        How many heads of each kind are turned; at most a quarter of all. A kind may have fewer, or none.
     factors
-        What their outputs are multiplied by at the last token, 1 being among them; up to 5 as in the paper.
+        What their outputs are multiplied by at the last token; 0 and 1 are always among them.
     draws
         Random sets of as many other heads, each as near in depth as there are.
     seed
@@ -84,19 +86,19 @@ def context_memory(
         Over ``batch``, the facts that are known: ``direct`` and ``direct_agreeing`` (layer, head, batch), logits, a
         head's direct share in the claimed answer's logit less the known one's, where the context claims it and where
         it says what is true; ``knockout`` (layer, head, batch), by how much the difference falls without the head.
-        By kind of head (``group``) and factor (``dose``): ``says`` (group, dose, batch), 1 where the model's first
-        choice is what the context claims, -1 where it is what is known, 0 otherwise, ``margin`` (group, dose, batch),
-        the difference of the logits, and both of random heads: ``says_control`` and ``margin_control`` (group, draw,
-        dose, batch). ``agreeing`` and ``bare`` (group, dose, batch), whether the model still says what is true where
-        the context does, or without any. All but ``direct`` are NaN on the half that heads are chosen on, which
-        ``judged`` tells; ``kind`` (layer, head) names the heads.
+        By kind of head (``group``, those that there are) and factor (``dose``): ``says`` (group, dose, batch), 1 where
+        the model's first choice is what the context claims, -1 where it is what is known, 0 otherwise, ``margin``
+        (group, dose, batch), the difference of the logits, and both of random heads: ``says_control`` and
+        ``margin_control`` (group, draw, dose, batch). ``agreeing`` and ``bare`` (group, dose, batch), whether the model
+        still says what is true where the context does, or without any. All but ``direct`` are NaN on the half that
+        heads are chosen on, which ``judged`` tells; ``kind`` (layer, head) names the heads.
 
     Raises
     ------
     CasebackError
         If the model knows fewer than 8 of the facts, a fact has no true answer, or ``told`` is of another form.
     OutOfRange
-        For no head, less than no draw, or factors that are not finite or without 1.
+        For no head, less than no draw, or factors that are not finite.
 
     References
     ----------
@@ -110,9 +112,9 @@ def context_memory(
     >>> dial["says"].dims, dial["says"].mean("batch").sel(group="in-context", dose=1).item()
     (('group', 'dose', 'batch'), 1.0)
     """
-    doses = sorted({float(factor) for factor in factors})
-    if not np.isfinite(doses).all() or 1.0 not in doses or len(doses) < 2:
-        raise OutOfRange(f"factors {list(factors)}: expected finite numbers, 1 and another among them")
+    doses = sorted({0.0, 1.0, *(float(factor) for factor in factors)})
+    if not np.isfinite(doses).all():
+        raise OutOfRange(f"factors {list(factors)}: expected finite numbers")
     if top < 1 or draws < 0:
         raise OutOfRange(f"top={top}, draws={draws}: expected 1 head or more, and 0 draws or more")
     if told.count("{told}") != 1 or told.count("{asked}") != 1 or not told.endswith("{asked}"):
@@ -125,7 +127,7 @@ def context_memory(
     direct, direct_agreeing = (
         logit_attribution(model, texts, logit_diff(claimed, known), by="head").values for texts in said.values()
     )
-    heads = _chosen(direct[..., ~judged].mean(-1), top)
+    heads = _chosen(direct[..., ~judged].mean(-1), direct_agreeing[..., ~judged].mean(-1), top)
     on = np.flatnonzero(judged)
     conflict, agreeing, bare = (
         model.tokens([texts[i] for i in on]) for texts in (*said.values(), [fact.text for fact in own])
@@ -137,7 +139,7 @@ def context_memory(
     knockout = np.full(direct.shape, np.nan)
     for at, row in zip(every, silenced["clean"].values - silenced.values, strict=True):
         knockout[(*at, on)] = row
-    sets = [[own_heads, *_near(own_heads, heads, every, draws, seed)] for own_heads in heads]
+    sets = [[some, *_near(some, list(heads.values()), every, draws, seed)] for some in heads.values()]
     dial = lambda tokens, metric, some: _dial(model, tokens, metric, some, doses, len(own), on, progress)  # noqa: E731
     alone = [one[:1] for one in sets]
     values: dict[str, tuple[np.ndarray, list[str]]] = {
@@ -151,10 +153,10 @@ def context_memory(
         values[name] = swept[:, 0], ["group", "dose", "batch"]
         values[f"{name}_control"] = swept[:, 1:], ["group", "draw", "dose", "batch"]
     kinds = np.full(direct.shape[:2], "", dtype=object)
-    for kind, some in zip(KINDS, heads, strict=True):
+    for kind, some in heads.items():
         for at in some:
             kinds[at] = kind
-    coords: dict[str, Any] = {"group": list(KINDS), "dose": doses}
+    coords: dict[str, Any] = {"group": list(heads), "dose": doses}
     coords |= {name: list(range(n)) for name, n in zip(("layer", "head"), direct.shape, strict=False)}
     beside = {
         "prompt": [fact.text for fact in own],
@@ -209,16 +211,19 @@ def _known(model: Model, facts: Sequence[Fact]) -> tuple[list[Fact], list[int], 
     return [facts[i] for i in at], [claimed[i] for i in at], [known[i] for i in at]
 
 
-def _chosen(direct: np.ndarray, top: int) -> list[list[Head]]:
-    """The heads of the largest means and of the least, at most a quarter of all each."""
-    every = [(int(i), int(h)) for i, h in np.argwhere(~np.isnan(direct))]
-    most = min(top, max(1, len(every) // 4))
-    out = []
-    for sign, kind in zip((1, -1), KINDS, strict=True):
-        best = sorted((at for at in every if sign * direct[at] > 0), key=lambda at: -sign * direct[at])[:most]
-        if not best:
-            raise CasebackError(f"no head speaks for the {kind} answer on the prompts that heads are chosen on")
-        out.append(best)
+def _chosen(claim: np.ndarray, agree: np.ndarray, top: int) -> dict[str, list[Head]]:
+    """The heads of each kind, the strongest first, at most a quarter of all; kinds without a head are left out.
+
+    A head is of one kind, the one that it speaks for the most; one that speaks against what is known is of none.
+    """
+    copies, knows = (claim - agree) / 2, -(claim + agree) / 2
+    parts = np.stack([copies, -copies, knows, -knows])
+    of, most = parts.argmax(0), min(top, max(1, int((~np.isnan(claim)).sum()) // 4))
+    out = {}
+    for i, kind in enumerate(KINDS):
+        able = [(int(x), int(y)) for x, y in np.argwhere((of == i) & (parts[i] > 0))]
+        if able:
+            out[kind] = sorted(able, key=lambda at: -parts[i][at])[:most]  # noqa: B023
     return out
 
 

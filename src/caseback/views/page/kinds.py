@@ -22,6 +22,7 @@ PAGES = {
     "caseback.attributions": "attributions",
     "caseback.behavior": "behavior",
     "caseback.circuit": "circuit",
+    "caseback.context_memory": "mechanisms.context_memory",
     "caseback.directions": "directions",
     "caseback.editing": "editing",
     "caseback.erasure": "erasure",
