@@ -371,6 +371,12 @@ class Valid:
             "context_memory": {
                 **{"facts": cb.edit.relation_facts("capital", count=12), "top": 1, "factors": [2.0], "draws": 1},
             },
+            "request_patching": {
+                **{"requests": ["The capital of {} is", "The language of {} is"], "count": 4},
+                **{"contexts": ["Italy", "France"], "answers": [["Rome", "Italian"], ["Paris", "French"]]},
+            },
+            "relations_of": {"names": ["capital", "language"]},
+            "choices.says": {"answers": [5]},
             "relation_of": {"name": "capital"},
             "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
             "function_words": {"name": "capital"},

@@ -75,7 +75,7 @@ def test_5_4_22_the_dial_flips_the_answer_at_the_ratio_of_the_planted_weights(pl
     says = own["says"].transpose("group", "batch", "dose").values
     for kind, edge in enumerate((flip, CLAIMED / KNOWN)):
         claimed = (doses[:, 0] > edge) if kind == 0 else (doses[:, 0] < edge)
-        assert (says[kind] == np.where(claimed, 1, -1)).all()
+        assert (says[kind] == np.where(claimed, 1, 2)).all()
     # other heads change nothing, and what is known stays known without the heads that copy
     assert (own["says_control"] == 1).all() and np.ptp(own["margin_control"].values) < 1e-9
     assert (own["bare"].sel(group="in-context") == 1).all()
@@ -97,7 +97,7 @@ def test_a_dial_is_what_a_run_with_its_heads_scaled_says(meadow):
         own = dial.sel(group=kind, dose=3.0).isel(batch=on)
         np.testing.assert_allclose(own["margin"], cb.logit_diff(claimed, known)(run), atol=1e-9)
         first = [is_first(words)(run).numpy() for words in (claimed, known)]
-        assert (own["says"].values == first[0] - first[1]).all()
+        assert (own["says"].values == first[0] + 2 * first[1]).all()
         alone = meadow.run(meadow.tokens([str(text) for text in dial.prompt.values[on]]), edits=edits)
         assert (own["bare"].values == is_first(known)(alone).numpy()).all()
     i, h = np.argwhere(kinds == "memory")[0].tolist()

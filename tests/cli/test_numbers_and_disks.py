@@ -85,6 +85,7 @@ WRITING = [
     ("behavior", "--save"),
     ("facts", "--html"),
     ("recall", "--html"),
+    ("requests", "--html"),
     ("truth", "--html"),
     ("edit", "--save"),
     ("edit", "--html"),

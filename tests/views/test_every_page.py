@@ -47,6 +47,7 @@ PAGES = {
     "two atlases": ("atlas", "ATLAS", "--against", "OTHER"),
     "behavior": ("behavior", "induction", "agreement", "--count", "8"),
     "facts": ("facts", "--count", "8"),
+    "requests": ("requests", "capital", "language", "--count", "8"),
     "recall": ("recall", "--count", "16", "--draws", "2"),
     "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),

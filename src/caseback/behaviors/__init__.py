@@ -19,6 +19,7 @@ from caseback.behaviors.mechanisms.function_vectors import task_vector as task_v
 from caseback.behaviors.mechanisms.measure import behavior as behavior
 from caseback.behaviors.mechanisms.overlap import overlap as overlap
 from caseback.behaviors.mechanisms.report import BehaviorReport as BehaviorReport
+from caseback.behaviors.mechanisms.requests import request_patching as request_patching
 from caseback.behaviors.mechanisms.role import Behavior as Behavior
 from caseback.behaviors.mechanisms.role import Role as Role
 from caseback.behaviors.mechanisms.transfer import function_behavior as function_behavior

@@ -309,6 +309,12 @@ class Seed(Group):
     seed: Annotated[int, Option(min=0, help="What is drawn at random follows from it.")] = 0
 
 
+class Draws(Group):
+    """How much chance a result is compared with."""
+
+    draws: Annotated[int, Option(min=2, help="Random draws that it is compared with.")] = 20
+
+
 class Sample(Seed):
     """Prompts drawn from a task."""
 

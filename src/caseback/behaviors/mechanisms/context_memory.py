@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from caseback.behaviors.mechanisms.choices import says
 from caseback.edit.facts import Fact, spaced
 from caseback.edit.places import pieces_of
 from caseback.errors import CasebackError, OutOfRange
@@ -28,7 +29,7 @@ from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Scale, Zero
-from caseback.model.running.metrics import Bound, Metric, is_first, logit_diff
+from caseback.model.running.metrics import Metric, is_first, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
@@ -87,7 +88,7 @@ def context_memory(
         head's direct share in the claimed answer's logit less the known one's, where the context claims it and where
         it says what is true; ``knockout`` (layer, head, batch), by how much the difference falls without the head.
         By kind of head (``group``, those that there are) and factor (``dose``): ``says`` (group, dose, batch), 1 where
-        the model's first choice is what the context claims, -1 where it is what is known, 0 otherwise, ``margin``
+        the model's first choice is what the context claims, 2 where it is what is known, 0 otherwise, ``margin``
         (group, dose, batch), the difference of the logits, and both of random heads: ``says_control`` and
         ``margin_control`` (group, draw, dose, batch). ``agreeing`` and ``bare`` (group, dose, batch), whether the model
         still says what is true where the context does, or without any. All but ``direct`` are NaN on the half that
@@ -123,17 +124,17 @@ def context_memory(
     subjects = sorted({fact.subject for fact in own})
     random.Random(f"halves {seed}").shuffle(subjects)
     judged = np.array([fact.subject in subjects[len(subjects) // 2 :] for fact in own])
-    said = {"conflict": [_told(told, f, f.new) for f in own], "agreeing": [_told(told, f, str(f.true)) for f in own]}
+    texts = {"conflict": [_told(told, f, f.new) for f in own], "agreeing": [_told(told, f, str(f.true)) for f in own]}
     direct, direct_agreeing = (
-        logit_attribution(model, texts, logit_diff(claimed, known), by="head").values for texts in said.values()
+        logit_attribution(model, said, logit_diff(claimed, known), by="head").values for said in texts.values()
     )
     heads = _chosen(direct[..., ~judged].mean(-1), direct_agreeing[..., ~judged].mean(-1), top)
     on = np.flatnonzero(judged)
     conflict, agreeing, bare = (
-        model.tokens([texts[i] for i in on]) for texts in (*said.values(), [fact.text for fact in own])
+        model.tokens([said[i] for i in on]) for said in (*texts.values(), [fact.text for fact in own])
     )
     for_context, for_memory = [claimed[i] for i in on], [known[i] for i in on]
-    margin, says = logit_diff(for_context, for_memory), _says(for_context, for_memory)
+    margin, choice = logit_diff(for_context, for_memory), says(for_context, for_memory)
     every = [(i, h) for i, layer in enumerate(model.anatomy.layers) for h in range(layer.dims.n_heads)]
     silenced = model.sweep(conflict, [Zero("z", layer=i, head=h, pos=-1) for i, h in every], margin, progress=progress)
     knockout = np.full(direct.shape, np.nan)
@@ -148,7 +149,7 @@ def context_memory(
         "agreeing": (dial(agreeing, is_first(for_memory), alone)[:, 0], ["group", "dose", "batch"]),
         "bare": (dial(bare, is_first(for_memory), alone)[:, 0], ["group", "dose", "batch"]),
     }
-    for name, metric in (("says", says), ("margin", margin)):
+    for name, metric in (("says", choice), ("margin", margin)):
         swept = dial(conflict, metric, sets)
         values[name] = swept[:, 0], ["group", "dose", "batch"]
         values[f"{name}_control"] = swept[:, 1:], ["group", "draw", "dose", "batch"]
@@ -160,7 +161,7 @@ def context_memory(
     coords |= {name: list(range(n)) for name, n in zip(("layer", "head"), direct.shape, strict=False)}
     beside = {
         "prompt": [fact.text for fact in own],
-        "context": said["conflict"],
+        "context": texts["conflict"],
         "claimed": [fact.new for fact in own],
         "answer": [str(fact.true) for fact in own],
         "judged": judged,
@@ -238,17 +239,6 @@ def _near(own: Sequence[Head], taken: Sequence[Sequence[Head]], every: list[Head
             some.append(rest.pop(0))
         out.append(some)
     return out
-
-
-def _says(context: list[int], memory: list[int]) -> Metric:
-    """1 where the first choice is the context's answer, -1 where it is memory's, 0 otherwise."""
-    both = is_first(context), is_first(memory)
-
-    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
-        a, b = (one.bind(tokens, tokenizer, d_vocab) for one in both)
-        return Bound(a.columns, None, lambda x, rows: a.value(x, rows) - b.value(x, rows))
-
-    return Metric("says", bind, context, memory)
 
 
 def _dial(

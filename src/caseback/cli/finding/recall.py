@@ -6,7 +6,7 @@ from typer import Option
 
 from caseback.cli.answer import answer
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import OfModel, Output, Relation, Sample, Top
+from caseback.cli.options import Draws, OfModel, Output, Relation, Sample, Top
 from caseback.cli.with_options import with_options
 
 
@@ -19,7 +19,7 @@ def recall(
         Option(help="How a claim and its question are written, with {told} and {asked}.", show_default=False),
     ] = None,
     top: Top = Top(3).worded(top="How many heads of each kind are turned."),
-    draws: Annotated[int, Option(min=0, help="Random sets of as many other heads.")] = 20,
+    draws: Draws = Draws().worded(draws="Random sets of as many other heads."),
     sample: Sample = Sample(count=20).worded(count="How many facts are drawn."),
     output: Output = Output(),
 ) -> None:
@@ -35,7 +35,7 @@ def recall(
 
         facts = relation_facts(relation_of(relation.relation), count=sample.count, seed=sample.seed)
         model = model_of(of)
-        how = {"top": top.top, "draws": draws, "seed": sample.seed, "progress": True}
+        how = {"top": top.top, "draws": draws.draws, "seed": sample.seed, "progress": True}
         dial = context_memory(model, facts, told=TOLD if told is None else told, **how)
         document = context_memory_document(model, dial, relation.name)
     answer(output, document, text=lambda: print_context_memory(document), page=lambda path: write_page(document, path))

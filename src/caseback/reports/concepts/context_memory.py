@@ -116,7 +116,7 @@ def _dial(dial: xr.Dataset, kind: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "kind": kind,
         "claimed": (says == 1).mean("batch").values.tolist(),
-        "known": (says == -1).mean("batch").values.tolist(),
+        "known": (says == 2).mean("batch").values.tolist(),
         "margin": margin.mean("batch").values.tolist(),
         **{name: own[name].mean("batch").values.tolist() for name in ("agreeing", "bare")},
         "random": None,
@@ -132,7 +132,7 @@ def _dial(dial: xr.Dataset, kind: str) -> dict[str, Any]:
     means = random_margin.mean(-1)
     row["random"] = {
         **{name: getattr(shares, of)(0).tolist() for name, of in (("mean", "mean"), ("low", "min"), ("high", "max"))},
-        "known": (random_says == -1).mean((0, -1)).tolist(),
+        "known": (random_says == 2).mean((0, -1)).tolist(),
         "margin": means.mean(0).tolist(),
     }
     row["band"] = float(np.quantile(SIGNS[kind] * (means[:, one] - means[:, none]), 0.95))

@@ -32,6 +32,7 @@ PAGES = {
     "caseback.features": "features",
     "caseback.graph": "graph",
     "caseback.probe": "probe",
+    "caseback.requests": "mechanisms.requests",
     "caseback.steering": "steering",
     "caseback.training": "training",
     "caseback.truth": "mechanisms.truth",

@@ -41,7 +41,7 @@ def print_context_memory(document: Document, *, console: Console | None = None) 
             random = dial["random"] or {}
             rows = [("claimed answer", dial["claimed"]), ("   random heads", random.get("mean"))]
             rows += [("known answer", dial["known"]), ("   random heads", random.get("known"))]
-            rows += [("right where the claim agrees", dial["agreeing"]), ("right without a claim", dial["bare"])]
+            rows += [("right, claim agrees", dial["agreeing"]), ("right, no claim", dial["bare"])]
             for name, values in rows:
                 if values is not None:
                     table.add_row(f"   {name}", *map(percent, values))

@@ -1,0 +1,40 @@
+"""Which of several answers a model gives, as one number for a sweep.
+
+says = k where no token has a higher logit than answer k's first, k = 1, 2 ...;  0 where none of them is first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from caseback.model.running.metrics import Bound, Metric, is_first
+from caseback.model.running.tokens import Tokens
+
+
+def says(*answers: Sequence[int]) -> Metric:
+    """The number of the answer that is the model's first choice, from 1; 0 where none is.
+
+    Parameters
+    ----------
+    *answers
+        Each a token for every prompt; no two of them are the same in any prompt.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> run = model.run("The capital of Italy is")
+    >>> rome, oslo = (model.tokenizer(word)["input_ids"] for word in (" Rome", " Oslo"))
+    >>> says(oslo, rome)(run).tolist()
+    [2.0]
+    """
+    each = [is_first(ids) for ids in answers]
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        bound = [one.bind(tokens, tokenizer, d_vocab) for one in each]
+        return Bound(
+            bound[0].columns, None, lambda x, rows: sum(k * one.value(x, rows) for k, one in enumerate(bound, 1))
+        )
+
+    return Metric("says", bind, [list(ids) for ids in zip(*answers, strict=True)])
