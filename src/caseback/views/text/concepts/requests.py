@@ -9,7 +9,7 @@ from rich.console import Console
 
 from caseback.reports.concepts.requests import REQUESTS
 from caseback.reports.document import Document, checked, drawn_from
-from caseback.views.numbers_text import number, percent
+from caseback.views.numbers_text import percent
 from caseback.views.text.concepts.facts import by_layer
 
 __all__ = ["pairs_words", "print_requests", "third_words"]
@@ -67,11 +67,11 @@ def third_words(document: Mapping[str, Any]) -> str:
     --------
     >>> held = {"layer": 16, "share": 0.5, "error": 0.1, "control": 0.0, "above": True}
     >>> third_words({"held": held, "counts": {"judged": 20}})
-    'behind layer 16 the third answer comes in 50% ± 0.10 of 20 held-out pairs (controls at most 0.0%): above'
+    'behind layer 16 the third answer comes in 50% ± 10% of 20 held-out pairs (controls at most 0.0%): above'
     """
     held = document["held"]
     return (
-        f"behind layer {held['layer']} the third answer comes in {percent(held['share'])} ± {number(held['error'])} of "
+        f"behind layer {held['layer']} the third answer comes in {percent(held['share'])} ± {percent(held['error'])} of "
         f"{document['counts']['judged']} held-out pairs (controls at most {percent(held['control'])}): "
         f"{'above' if held['above'] else 'not above'}"
     )
