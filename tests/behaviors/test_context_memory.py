@@ -44,7 +44,7 @@ def planted():
 
 
 FACTS = [Fact("{} is", s, new=ANSWERS[(i + 5) % N], true=ANSWERS[i]) for i, s in enumerate(SUBJECTS)]
-TOLD = "{told} . {asked}"
+WORDING = "{claim} . {question}"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def meadow():
 def test_5_4_22_the_dial_flips_the_answer_at_the_ratio_of_the_planted_weights(planted):
     flip = KNOWN / CLAIMED
     factors = [flip - 0.01, flip + 0.01, CLAIMED / KNOWN - 0.01, CLAIMED / KNOWN + 0.01]
-    dial = context_memory(planted, FACTS, told=TOLD, top=1, factors=factors, draws=4)
+    dial = context_memory(planted, FACTS, wording=WORDING, top=1, factors=factors, draws=4)
     assert dial["kind"].values.tolist() == [["in-context", "memory", "", "", "", ""]]
     # a head that copies speaks for the other word where the claim agrees, a head that knows for the same
     np.testing.assert_allclose(dial["direct"].sel(layer=0)[:2], [[CLAIMED] * N, [-KNOWN] * N], atol=1e-9)
@@ -156,7 +156,7 @@ def test_bad_claims_are_refused_in_words(meadow):
     with pytest.raises(CasebackError, match="no fact"):
         context_memory(meadow, [])
     with pytest.raises(CasebackError, match="at its end"):
-        context_memory(meadow, some, told="{asked}? {told}")
+        context_memory(meadow, some, wording="{question}? {claim}")
     with pytest.raises(OutOfRange, match="top=0"):
         context_memory(meadow, some, top=0)
     with pytest.raises(OutOfRange, match="finite"):

@@ -25,7 +25,7 @@ def says(*answers: Sequence[int]) -> Metric:
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> run = model.run("The capital of Italy is")
-    >>> rome, oslo = (model.tokenizer(word)["input_ids"] for word in (" Rome", " Oslo"))
+    >>> rome, oslo = (model.tokenizer(word)["input_ids"][-1:] for word in (" Rome", " Oslo"))
     >>> says(oslo, rome)(run).tolist()
     [2.0]
     """

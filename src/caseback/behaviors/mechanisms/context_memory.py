@@ -34,7 +34,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
 
 KINDS = ("in-context", "suppressing", "memory")
-TOLD = "In this tale, {told}. {asked}"
+WORDING = "In this tale, {claim}. {question}"
 FACTORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 LEAST = 8
 """Facts that a model must know: half of them are chosen on, half are judged on."""
@@ -50,7 +50,7 @@ def context_memory(
     model: Model,
     facts: Sequence[Fact],
     *,
-    told: str = TOLD,
+    wording: str = WORDING,
     top: int = 3,
     factors: Sequence[float] = FACTORS,
     draws: int = 20,
@@ -67,9 +67,9 @@ def context_memory(
         Each with its ``true`` answer, which the model must give to the bare prompt, and the ``new`` one, which the
         context claims: a word that other facts have, or heads that favour common words look like memory. Others are
         left out, and those whose answers begin with the same token. ``relation_facts`` makes them.
-    told
-        How a claim and its question are written: a text with ``{told}``, the fact with the false answer, and behind it
-        ``{asked}``, the fact without one.
+    wording
+        How a claim and its question are written: a text with ``{claim}``, the fact with the false answer, and behind it
+        ``{question}``, the fact without one.
     top
         How many heads of each kind are turned; at most a quarter of all. A kind may have fewer, or none.
     factors
@@ -97,7 +97,7 @@ def context_memory(
     Raises
     ------
     CasebackError
-        If the model knows fewer than 8 of the facts, a fact has no true answer, or ``told`` is of another form.
+        If the model knows fewer than 8 of the facts, a fact has no true answer, or ``wording`` is of another form.
     OutOfRange
         For no head, less than no draw, or factors that are not finite.
 
@@ -118,20 +118,23 @@ def context_memory(
         raise OutOfRange(f"factors {list(factors)}: expected finite numbers")
     if top < 1 or draws < 0:
         raise OutOfRange(f"top={top}, draws={draws}: expected 1 head or more, and 0 draws or more")
-    if told.count("{told}") != 1 or told.count("{asked}") != 1 or not told.endswith("{asked}"):
-        raise CasebackError(f"told {told!r}: expected a text with {{told}} and, at its end, {{asked}}")
+    if wording.count("{claim}") != 1 or wording.count("{question}") != 1 or not wording.endswith("{question}"):
+        raise CasebackError(f"wording {wording!r}: expected a text with {{claim}} and, at its end, {{question}}")
     own, claimed, known = _known(model, facts)
     subjects = sorted({fact.subject for fact in own})
     random.Random(f"halves {seed}").shuffle(subjects)
     judged = np.array([fact.subject in subjects[len(subjects) // 2 :] for fact in own])
-    texts = {"conflict": [_told(told, f, f.new) for f in own], "agreeing": [_told(told, f, str(f.true)) for f in own]}
+    texts = {
+        "conflict": [_written(wording, f, f.new) for f in own],
+        "agreeing": [_written(wording, f, str(f.true)) for f in own],
+    }
     direct, direct_agreeing = (
-        logit_attribution(model, said, logit_diff(claimed, known), by="head").values for said in texts.values()
+        logit_attribution(model, some, logit_diff(claimed, known), by="head").values for some in texts.values()
     )
     heads = _chosen(direct[..., ~judged].mean(-1), direct_agreeing[..., ~judged].mean(-1), top)
     on = np.flatnonzero(judged)
     conflict, agreeing, bare = (
-        model.tokens([said[i] for i in on]) for said in (*texts.values(), [fact.text for fact in own])
+        model.tokens([some[i] for i in on]) for some in (*texts.values(), [fact.text for fact in own])
     )
     for_context, for_memory = [claimed[i] for i in on], [known[i] for i in on]
     margin, choice = logit_diff(for_context, for_memory), says(for_context, for_memory)
@@ -174,7 +177,7 @@ def context_memory(
             name=name,
             technique=context_memory,
             model=model,
-            told=told,
+            wording=wording,
             facts=len(facts),
             top=top,
             draws=draws,
@@ -186,9 +189,9 @@ def context_memory(
     return out.assign_coords(kind=(("layer", "head"), kinds.astype(str)))
 
 
-def _told(told: str, fact: Fact, answer: str) -> str:
+def _written(wording: str, fact: Fact, answer: str) -> str:
     # not str.format: facts may contain braces
-    before, _, between = told.removesuffix("{asked}").partition("{told}")
+    before, _, between = wording.removesuffix("{question}").partition("{claim}")
     return f"{before}{fact.text}{spaced(answer)}{between}{fact.text}"
 
 

@@ -14,9 +14,9 @@ from caseback.cli.with_options import with_options
 def recall(
     relation: Relation = Relation(),
     of: OfModel = OfModel(),
-    told: Annotated[
+    wording: Annotated[
         str | None,
-        Option(help="How a claim and its question are written, with {told} and {asked}.", show_default=False),
+        Option(help="How a claim and its question are written, with {claim} and {question}.", show_default=False),
     ] = None,
     top: Top = Top(3).worded(top="How many heads of each kind are turned."),
     draws: Draws = Draws().worded(draws="Random sets of as many other heads."),
@@ -26,7 +26,7 @@ def recall(
     """What the prompt claims against what is known: heads that speak for either, and a dial of each."""
     with quiet():
         from caseback.behaviors import context_memory
-        from caseback.behaviors.mechanisms.context_memory import TOLD
+        from caseback.behaviors.mechanisms.context_memory import WORDING
         from caseback.edit import relation_facts
         from caseback.reports.concepts.context_memory import context_memory_document
         from caseback.reports.concepts.facts import relation_of
@@ -36,6 +36,6 @@ def recall(
         facts = relation_facts(relation_of(relation.relation), count=sample.count, seed=sample.seed)
         model = model_of(of)
         how = {"top": top.top, "draws": draws.draws, "seed": sample.seed, "progress": True}
-        dial = context_memory(model, facts, told=TOLD if told is None else told, **how)
+        dial = context_memory(model, facts, wording=WORDING if wording is None else wording, **how)
         document = context_memory_document(model, dial, relation.name)
     answer(output, document, text=lambda: print_context_memory(document), page=lambda path: write_page(document, path))
