@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from caseback.model.running.metrics import Bound, Metric, is_first
 from caseback.model.running.tokens import Tokens
 
@@ -33,8 +36,10 @@ def says(*answers: Sequence[int]) -> Metric:
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         bound = [one.bind(tokens, tokenizer, d_vocab) for one in each]
-        return Bound(
-            bound[0].columns, None, lambda x, rows: sum(k * one.value(x, rows) for k, one in enumerate(bound, 1))
-        )
+
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            return torch.stack([k * one.value(x, rows) for k, one in enumerate(bound, 1)]).sum(0)
+
+        return Bound(bound[0].columns, None, value)
 
     return Metric("says", bind, [list(ids) for ids in zip(*answers, strict=True)])

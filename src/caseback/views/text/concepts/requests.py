@@ -71,7 +71,7 @@ def third_words(document: Mapping[str, Any]) -> str:
     """
     held = document["held"]
     return (
-        f"behind layer {held['layer']} the third answer comes in {percent(held['share'])} ± {percent(held['error'])} of "
-        f"{document['counts']['judged']} held-out pairs (controls at most {percent(held['control'])}): "
+        f"behind layer {held['layer']} the third answer comes in {percent(held['share'])} ± {percent(held['error'])} "
+        f"of {document['counts']['judged']} held-out pairs (controls at most {percent(held['control'])}): "
         f"{'above' if held['above'] else 'not above'}"
     )
