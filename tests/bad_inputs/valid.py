@@ -381,6 +381,7 @@ class Valid:
             "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
             "function_words": {"name": "capital"},
             **dict.fromkeys(("function_vectors.function_vector", "function_vectors.task_vector"), of_words),
+            "argument_function": {**of_words, "draws": 1},
             "function_behavior": {**of_words, "other": None, "name": "digits", "draws": 2},
             "role.Role": {"name": "mover", "about": "moves", "at": "end", "to": "IO", "sign": 1, "control": None}
             | {"by": "total", "sort": "head"},

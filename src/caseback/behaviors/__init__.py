@@ -10,6 +10,7 @@ from caseback.behaviors.indirect_object import find_ioi_heads as find_ioi_heads
 from caseback.behaviors.indirect_object import ioi_by_order as ioi_by_order
 from caseback.behaviors.indirect_object import ioi_heads as ioi_heads
 from caseback.behaviors.kinds import KINDS as KINDS
+from caseback.behaviors.mechanisms.argument_functions import argument_function as argument_function
 from caseback.behaviors.mechanisms.context_memory import context_memory as context_memory
 from caseback.behaviors.mechanisms.declared import BEHAVIORS as BEHAVIORS
 from caseback.behaviors.mechanisms.facts import fact_flow as fact_flow
