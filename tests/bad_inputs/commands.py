@@ -112,6 +112,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "behavior": ["function-vector", "--task", "capital", "--count", "4", "--shots", "2"],
         "facts": ["--count", "4"],
         "recall": ["--count", "12", "--draws", "2"],
+        "function": ["capital", "--count", "4", "--draws", "2"],
         "requests": ["capital", "language", "--count", "4"],
         "truth": [str(statements_file(folder)), *of, "--methods", "mass_mean", "--folds", "2"],
         "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],

@@ -1,15 +1,21 @@
 """Additive updates: a planted translation carries the function to every argument from its layer, and from no other."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import caseback as cb
 from caseback.behaviors import argument_function
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.running.edits import Add
 from caseback.organisms.compiled.draft import SHARP, Draft
+from caseback.reports.concepts.argument_functions import argument_function_document
 from caseback.tasks.standard.shots import FUNCTIONS
+from caseback.views.page.kinds import page_html
+from caseback.views.text.concepts.argument_functions import print_argument_function
 
 N, PLACES = 16, 16
 GIVEN, OUTPUT = [f"x{i}" for i in range(N)], [f"y{i}" for i in range(N)]
@@ -53,6 +59,12 @@ def test_5_4_16_a_planted_translation_turns_every_argument_from_its_own_layer(pl
     assert (added["says_control"].isel(layer=[0, 2]) == 2).all()
     assert (added["says_control"].sel(layer=1) == 1).mean() < 0.5
     np.testing.assert_allclose(added["log_prob"].sel(variant="function", layer=0), added["plain"], atol=1e-9)
+    document = json.loads(json.dumps(argument_function_document(planted, added, "turn")))
+    assert document["best"]["layer"] == 1 and document["best"]["answers"] == 1 and document["best"]["above"]
+    console = Console(record=True, width=140)
+    print_argument_function(document, console=console)
+    assert "MLP 1 × 1" in console.export_text()
+    assert page_html(document).count("<svg") >= 2
 
 
 def test_an_added_vector_is_the_mean_of_what_the_mlp_wrote(planted):

@@ -86,6 +86,7 @@ WRITING = [
     ("facts", "--html"),
     ("recall", "--html"),
     ("requests", "--html"),
+    ("function", "--html"),
     ("truth", "--html"),
     ("edit", "--save"),
     ("edit", "--html"),

@@ -37,6 +37,7 @@ COUNTED = {
     "behavior": ["behavior", "induction", "--count", "4"],
     "facts": ["facts", "--count", "4"],
     "recall": ["recall", "--count", "12"],
+    "function": ["function", "capital", "--count", "4"],
     "requests": ["requests", "capital", "language", "--count", "4"],
     "truth": ["truth", "--count", "4", "--methods", "mass_mean"],
     "evaluate": ["organisms", "evaluate", "--count", "2"],

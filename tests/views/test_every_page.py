@@ -47,6 +47,7 @@ PAGES = {
     "two atlases": ("atlas", "ATLAS", "--against", "OTHER"),
     "behavior": ("behavior", "induction", "agreement", "--count", "8"),
     "facts": ("facts", "--count", "8"),
+    "function": ("function", "capital", "--count", "8", "--draws", "2"),
     "requests": ("requests", "capital", "language", "--count", "8"),
     "recall": ("recall", "--count", "16", "--draws", "2"),
     "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),

@@ -17,6 +17,7 @@ __all__ = ["PAGES", "page_html", "page_of", "write_page"]
 
 # kind of document: the file beside this one, or in a room of it, whose ``PAGE`` draws it
 PAGES = {
+    "caseback.argument_function": "mechanisms.argument_functions",
     "caseback.atlas": "atlas",
     "caseback.atlas_comparison": "mechanisms.atlas_comparison",
     "caseback.attributions": "attributions",
