@@ -69,7 +69,7 @@ def added_words(document: Mapping[str, Any]) -> str:
     """
     best = document["best"]
     return (
-        f"MLP {best['layer']} × {document['how']['factor']:g}: {signed(best['gain'])} ± {number(best['error'])} nats on "
-        f"{document['counts']['judged']} held-out queries (controls {signed(best['control'])}), "
+        f"MLP {best['layer']} × {document['how']['factor']:g}: {signed(best['gain'])} ± {number(best['error'])} nats "
+        f"on {document['counts']['judged']} held-out queries (controls {signed(best['control'])}), "
         f"{percent(best['answers'])} answered: {'above' if best['above'] else 'not above'}"
     )
