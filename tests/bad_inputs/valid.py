@@ -374,10 +374,20 @@ class Valid:
             },
             "universality.universality": {"other": model, "corpus": [TEXT, OTHER], "units": "head", "skip": 1},
             "layer_similarity": {"other": model, "corpus": [TEXT, OTHER], "site": "resid_post", "skip": 1},
+            "context_memory": {
+                **{"facts": cb.edit.relation_facts("capital", count=12), "top": 1, "factors": [2.0], "draws": 1},
+            },
+            "request_patching": {
+                **{"requests": ["The capital of {} is", "The language of {} is"], "count": 4},
+                **{"contexts": ["Italy", "France"], "answers": [["Rome", "Italian"], ["Paris", "French"]]},
+            },
+            "relations_of": {"names": ["capital", "language"]},
+            "choices.says": {"answers": [5]},
             "relation_of": {"name": "capital"},
             "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
             "function_words": {"name": "capital"},
             **dict.fromkeys(("function_vectors.function_vector", "function_vectors.task_vector"), of_words),
+            "argument_function": {**of_words, "draws": 1},
             "function_behavior": {**of_words, "other": None, "name": "digits", "draws": 2},
             "role.Role": {"name": "mover", "about": "moves", "at": "end", "to": "IO", "sign": 1, "control": None}
             | {"by": "total", "sort": "head"},

@@ -49,6 +49,9 @@ PAGES = {
     "facts": ("facts", "--count", "8"),
     "stories": ("explain", "--task", "ioi", "--count", "2", "--depth", "quick"),
     "emergence": ("emergence", "grokking", "--kinds", "copying,anti-copying", "--rows", "8"),
+    "function": ("function", "capital", "--count", "8", "--draws", "2"),
+    "requests": ("requests", "capital", "language", "--count", "8"),
+    "recall": ("recall", "--count", "16", "--draws", "2"),
     "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),
     "edit": (

@@ -14,6 +14,8 @@ from caseback.behaviors.indirect_object import find_ioi_heads as find_ioi_heads
 from caseback.behaviors.indirect_object import ioi_by_order as ioi_by_order
 from caseback.behaviors.indirect_object import ioi_heads as ioi_heads
 from caseback.behaviors.kinds import KINDS as KINDS
+from caseback.behaviors.mechanisms.argument_functions import argument_function as argument_function
+from caseback.behaviors.mechanisms.context_memory import context_memory as context_memory
 from caseback.behaviors.mechanisms.declared import BEHAVIORS as BEHAVIORS
 from caseback.behaviors.mechanisms.facts import fact_flow as fact_flow
 from caseback.behaviors.mechanisms.function_vectors import FunctionVector as FunctionVector
@@ -22,6 +24,7 @@ from caseback.behaviors.mechanisms.function_vectors import task_vector as task_v
 from caseback.behaviors.mechanisms.measure import behavior as behavior
 from caseback.behaviors.mechanisms.overlap import overlap as overlap
 from caseback.behaviors.mechanisms.report import BehaviorReport as BehaviorReport
+from caseback.behaviors.mechanisms.requests import request_patching as request_patching
 from caseback.behaviors.mechanisms.role import Behavior as Behavior
 from caseback.behaviors.mechanisms.role import Role as Role
 from caseback.behaviors.mechanisms.transfer import function_behavior as function_behavior

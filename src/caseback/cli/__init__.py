@@ -27,7 +27,10 @@ from caseback.cli.finding.atlas import atlas
 from caseback.cli.finding.behavior import behavior
 from caseback.cli.finding.emergence import emergence
 from caseback.cli.finding.facts import facts
+from caseback.cli.finding.function import function
 from caseback.cli.finding.graph import graph
+from caseback.cli.finding.recall import recall
+from caseback.cli.finding.requests import requests
 from caseback.cli.finding.truth import truth
 from caseback.cli.intervening.ablate import ablate
 from caseback.cli.intervening.align import align
@@ -59,7 +62,10 @@ from caseback.version import __version__
 # the commands, by the job that one comes with: how `caseback --help` lists them
 BY_JOB = {
     "Why did it say that?": (explain, attribute, influence, dla, graph, serve, mcp),
-    "What is inside the model?": (atlas, behavior, facts, truth, emergence, weights, activating),
+    "What is inside the model?": (
+        *(atlas, behavior, facts, recall, requests, function, truth),
+        *(emergence, weights, activating),
+    ),
     "Which part did it?": (patch, ablate, trace, circuit, align),
     "What is represented?": (lens, patchscope, probe, directions),
     "Change it": (steer, erase, edit),

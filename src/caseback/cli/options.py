@@ -12,6 +12,7 @@ Where a flag means one thing in one command and several of it in another (``--he
 stand here.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -212,6 +213,19 @@ class HeadPlaces(Places):
     heads: Annotated[str | None, Option(help="Such as 0,2-4; all by default.")] = None
 
 
+class Relation(Group):
+    """Facts of one sort."""
+
+    relation: Annotated[str, Option(help="capital, language … or a JSON file with samples and prompt_templates.")] = (
+        "capital"
+    )
+
+    @property
+    def name(self) -> str:
+        """What the facts are called together."""
+        return Path(self.relation).stem if os.path.isfile(self.relation) else self.relation
+
+
 class Window(Group):
     """Layers that are changed together."""
 
@@ -293,6 +307,12 @@ class Seed(Group):
     """What random draws follow from."""
 
     seed: Annotated[int, Option(min=0, help="What is drawn at random follows from it.")] = 0
+
+
+class Draws(Group):
+    """How much chance a result is compared with."""
+
+    draws: Annotated[int, Option(min=2, help="Random draws that it is compared with.")] = 20
 
 
 class Sample(Seed):

@@ -1,22 +1,14 @@
 """`caseback facts`: how a model recalls facts of a relation, from the subject to the answer."""
 
-import os
-from pathlib import Path
-from typing import Annotated
-
-from typer import Option
-
 from caseback.cli.answer import answer
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import OfModel, Output, Sample, Window
+from caseback.cli.options import OfModel, Output, Relation, Sample, Window
 from caseback.cli.with_options import with_options
 
 
 @with_options
 def facts(
-    relation: Annotated[
-        str, Option(help="capital, language … or a JSON file with samples and prompt_templates.")
-    ] = "capital",
+    relation: Relation = Relation(),
     of: OfModel = OfModel(),
     sample: Sample = Sample(count=20).worded(count="How many facts are drawn."),
     window: Window = Window().worded(window="Layers cut together; by default 9 of 48, as Geva et al. have it."),
@@ -30,9 +22,8 @@ def facts(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.facts import print_facts
 
-        drawn = relation_facts(relation_of(relation), count=sample.count, seed=sample.seed)
+        drawn = relation_facts(relation_of(relation.relation), count=sample.count, seed=sample.seed)
         model = model_of(of)
         flow = fact_flow(model, drawn, window=window.window, seed=sample.seed, progress=True)
-        name = Path(relation).stem if os.path.isfile(relation) else relation
-        document = facts_document(model, flow, name)
+        document = facts_document(model, flow, relation.name)
     answer(output, document, text=lambda: print_facts(document), page=lambda path: write_page(document, path))

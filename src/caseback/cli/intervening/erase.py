@@ -8,7 +8,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Columns, Method, OfModel, Output, Save, Seed, Site
+from caseback.cli.options import Columns, Draws, Method, OfModel, Output, Save, Seed, Site
 from caseback.cli.with_options import with_options
 
 
@@ -32,7 +32,7 @@ def erase(
     loss: Annotated[
         bool, Option("--loss", help="Measure the loss of all tokens, not the next token's KL; with --everywhere.")
     ] = False,
-    draws: Annotated[int, Option(min=2, help="Random concepts of each kind that it is compared with.")] = 20,
+    draws: Draws = Draws().worded(draws="Random concepts of each kind that it is compared with."),
     seed: Seed = Seed(),
     save: Save = Save().worded(save="Write the eraser to this file."),
     output: Output = Output(),
@@ -56,7 +56,7 @@ def erase(
             scrubbed=scrub,
             everywhere=everywhere,
             metric="loss" if loss else "kl",
-            draws=draws,
+            draws=draws.draws,
             seed=seed.seed,
             progress=True,
         )

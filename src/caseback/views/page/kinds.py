@@ -17,11 +17,13 @@ __all__ = ["PAGES", "page_html", "page_of", "write_page"]
 
 # kind of document: the file beside this one, or in a room of it, whose ``PAGE`` draws it
 PAGES = {
+    "caseback.argument_function": "mechanisms.argument_functions",
     "caseback.atlas": "atlas",
     "caseback.atlas_comparison": "mechanisms.atlas_comparison",
     "caseback.attributions": "attributions",
     "caseback.behavior": "behavior",
     "caseback.circuit": "circuit",
+    "caseback.context_memory": "mechanisms.context_memory",
     "caseback.directions": "directions",
     "caseback.editing": "editing",
     "caseback.emergence": "mechanisms.emergence",
@@ -32,6 +34,7 @@ PAGES = {
     "caseback.features": "features",
     "caseback.graph": "graph",
     "caseback.probe": "probe",
+    "caseback.requests": "mechanisms.requests",
     "caseback.steering": "steering",
     "caseback.stories": "mechanisms.stories",
     "caseback.training": "training",

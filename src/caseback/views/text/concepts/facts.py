@@ -35,15 +35,15 @@ def print_facts(document: Document, *, console: Console | None = None) -> None:
         say(f"\nrouting: nats that the answer loses where the end does not see them, {how['window']} layers at a time")
         for row in document["routing"]:
             say(f"   {row['source']}: {source_words(row)}")
-        console.print(_by_layer(layers, [(row["source"], row["fall"]) for row in document["routing"]], _nats))
+        console.print(by_layer(layers, [(row["source"], row["fall"]) for row in document["routing"]], _nats))
         say(f"\nenrichment: the subject's words among the first {how['k']} of its last token, without some MLPs there")
         rates = []
         for row in document["enrichment"]:
             rates += [(f"without {row['without']}", row["rate"]), ("   others' words", row["other"])]
-        console.print(_by_layer(layers, rates, percent))
+        console.print(by_layer(layers, rates, percent))
         say("\nextraction: the answer is the first token of what attention writes at the end")
         own = document["extraction"]
-        console.print(_by_layer(layers, [("answer", own["rate"]), ("others' answers", own["other"])], percent))
+        console.print(by_layer(layers, [("answer", own["rate"]), ("others' answers", own["other"])], percent))
         for words in unknown_words(document):
             say(f"not known: {words}")
 
@@ -103,7 +103,7 @@ def unknown_words(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _by_layer(layers: Sequence[int], rows: Sequence[tuple[str, Sequence[float | None]]], shown: Any) -> Table:
+def by_layer(layers: Sequence[int], rows: Sequence[tuple[str, Sequence[float | None]]], shown: Any) -> Table:
     """Values by layer: all of eight layers, of more as many at even distances."""
     step = -(-len(layers) // 8)
     at = list(range(len(layers)))[::-step][::-1]

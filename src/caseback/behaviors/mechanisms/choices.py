@@ -1,0 +1,45 @@
+"""Which of several answers a model gives, as one number for a sweep.
+
+says = k where no token has a higher logit than answer k's first, k = 1, 2 ...;  0 where none of them is first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from caseback.model.running.metrics import Bound, Metric, is_first
+from caseback.model.running.tokens import Tokens
+
+
+def says(*answers: Sequence[int]) -> Metric:
+    """The number of the answer that is the model's first choice, from 1; 0 where none is.
+
+    Parameters
+    ----------
+    *answers
+        Each a token for every prompt; no two of them are the same in any prompt.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> run = model.run("The capital of Italy is")
+    >>> rome, oslo = (model.tokenizer(word)["input_ids"][-1:] for word in (" Rome", " Oslo"))
+    >>> says(oslo, rome)(run).tolist()
+    [2.0]
+    """
+    each = [is_first(ids) for ids in answers]
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        bound = [one.bind(tokens, tokenizer, d_vocab) for one in each]
+
+        def value(x: Tensor, rows: Tensor) -> Tensor:
+            return torch.stack([k * one.value(x, rows) for k, one in enumerate(bound, 1)]).sum(0)
+
+        return Bound(bound[0].columns, None, value)
+
+    return Metric("says", bind, [list(ids) for ids in zip(*answers, strict=True)])
