@@ -1,6 +1,7 @@
 """The story: its shares are those of patching, it names the planted parts and no others, and says nothing unmeasured."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,21 @@ def test_silence_below_a_threshold():
     told = story(model, IOI) | {"parts": [], "hops": [], "words": []}
     said = " ".join(sentence["text"] for sentence in sentences(told, model.tokens(IOI).text[0], None))
     assert "No single head" in said and "No single place" in said and "Replacing" not in said
+
+
+def test_a_fitted_lens_says_what_was_known():
+    model = cb.load("meadow")
+    lens = cb.decode.vocabulary.fit_translators(model, [IOI, OTHER, "Mary went to the store."])
+    document = explain(model, IOI, depth="quick", lens=lens, steps=2, max_steps=2)
+    check_explanation(document)
+    read = cb.decode.vocabulary.read_lens(model, IOI, lens, targets=[" Mary"])
+    assert document["lens"]["kind"] == "translator" and document["lens"]["layers"][0] == "embed"
+    assert np.allclose(document["lens"]["target_prob"], read["prob"].values[:, 0, :, 0], atol=1e-6)
+    assert "the lens ends" not in " ".join(check["name"] for check in document["checks"])
+    with pytest.raises(CasebackError, match="every row from 0 to 3"):
+        explain(
+            model, IOI, depth="none", lens=replace(lens, rows=lens.rows[1:], weight=lens.weight[1:], bias=lens.bias[1:])
+        )
 
 
 def test_bad_input_is_refused():

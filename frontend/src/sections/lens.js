@@ -32,7 +32,7 @@ export function lensView(doc) {
     left: LEFT,
     bottom: BOTTOM,
     label:
-      "Logit lens: a row is a layer, the last one on top; a column is a token of the prompt. Arrow keys move.",
+      "The lens: a row is a layer, the last one on top; a column is a token of the prompt. Arrow keys move.",
     // Either all columns fit, or they scroll at a width that most tokens fit into.
     size: (room) => ({
       cellWidth: room / tokens.length < 54 ? 64 : Math.min(118, room / tokens.length),
@@ -63,10 +63,12 @@ export function lensView(doc) {
     },
   );
 
+  const fitted = (lens.kind ?? "logit") !== "logit";
+  const reading = fitted ? `as a fitted lens (${lens.kind}) carries it to the end` : "as if the model stopped there";
   return part(
     "lens",
     "What each layer already knew",
-    "Every cell reads the residual stream as if the model stopped there, through the final norm and the unembedding. Its text is the likeliest next token; the stronger the colour, the nearer to an answer. The lowest row is the embedding, the token itself before any layer has run: it has no answer yet, and no colour. The framed column is the position explained.",
+    `Every cell reads the residual stream ${reading}, through the final norm and the unembedding. Its text is the likeliest next token; the stronger the colour, the nearer to an answer. The lowest row is the embedding, the token itself before any layer has run: it has no answer yet, and no colour. The framed column is the position explained.`,
     h("div", { class: "toolbar" }, control.element, legend.element),
     h("div", { class: "lens" }, grid.element, differences.element),
   );

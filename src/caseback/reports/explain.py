@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.behaviors.atlas import Atlas
+from caseback.decode.vocabulary.lenses.lens import Lens, read_lens
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
@@ -70,6 +71,7 @@ def explain(
     max_steps: int | None = None,
     depth: str = "normal",
     atlas: Atlas | None = None,
+    lens: Lens | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Explain why a model predicts ``target`` rather than ``foil`` after a prompt.
@@ -109,6 +111,9 @@ def explain(
         and keeps the other sections short; ``"normal"``; ``"deep"`` tries more of everything; ``"none"`` has no story.
     atlas
         The model's atlas: what the story's parts are known for stands beside them.
+    lens
+        A fitted lens with a map for every layer, such as a tuned one, to say what each layer already knew; by default
+        the logit lens.
     progress
         Show a progress bar.
 
@@ -169,7 +174,7 @@ def explain(
 
     most = most_ablated if deep is None else min(most_ablated, deep.ablated)
     with progress_bar(total=_PARTS, what="explain", unit="part", show=progress) as bar:
-        lens = logit_lens(model, tokens, targets=[t, f], k=k)
+        knew = _knew(model, tokens, (t, f), lens, k)
         bar.update()
         by_gradient = gradient_x_input(model, tokens, metric)
         ends = deep.points if deep is not None and max_steps is None else max_steps
@@ -178,7 +183,7 @@ def explain(
         short = deep is not None and deep.short
         compared = None if short else _compared(model, tokens, metric, by_gradient, by_path)
         bar.update()
-        knew = _lens(lens)
+        lens_section = _lens(knew)
         story, traces = None, None
         if deep is not None:
             with counted(model, len(tokens.text[0])) as work:
@@ -186,7 +191,7 @@ def explain(
             for part in story["parts"]:
                 part["known"] = [f"{f.kind} ({f.grade})" for f in atlas.of(part["name"])] if atlas else []
             story |= {"depth": depth, "forwards": searched + work.forwards}
-            story["sentences"] = sentences(story, tokens.text[0], knew)
+            story["sentences"] = sentences(story, tokens.text[0], lens_section)
         bar.update()
         shares = logit_attribution(model, tokens, metric).isel(batch=0)
         effects = _effects(model, tokens, metric, shares, traces, ablation, over, most, progress)
@@ -199,7 +204,7 @@ def explain(
         bar.update()
         baseline = by_path.attrs["baseline"] if baseline is None else baseline
         evidence = Evidence(
-            model, tokens, metric, run, (t, f), lens, by_path, baseline, shares, effects, ablation, over
+            model, tokens, metric, run, (t, f), knew, by_path, baseline, shares, effects, ablation, over
         )
         outcomes = checks(evidence)
         bar.update()
@@ -213,7 +218,7 @@ def explain(
         foil={"id": f, "text": model.token_text(f)},
         metric={"name": metric.name, "value": value},
         predictions=likeliest(model, final),
-        lens=knew,
+        lens=lens_section,
         inputs={
             "methods": [
                 {
@@ -317,9 +322,29 @@ def _joined(model: Model, tokens: Tokens) -> str:
     return model.tokenizer.decode(_ids(tokens)) if model.tokenizer is not None else " ".join(map(str, _ids(tokens)))
 
 
+def _knew(model: Model, tokens: Tokens, contrast: tuple[int, int], lens: Lens | None, k: int) -> xr.Dataset:
+    """The logit lens, or a fitted one.
+
+    Raises
+    ------
+    CasebackError
+        For a fitted lens of another model, one of tokens to come, or one that lacks layers.
+    """
+    if lens is None:
+        return logit_lens(model, tokens, targets=[*contrast], k=k)
+    if lens.ahead or [row for row in lens.rows if row < model.n_layers] != list(range(model.n_layers)):
+        raise CasebackError(
+            f"a lens of kind {lens.kind!r} with maps for the rows {', '.join(map(str, lens.rows))}"
+            f"{f' and {lens.ahead} tokens ahead' if lens.ahead else ''}: expected one of the next token with a map for "
+            f"every row from 0 to {model.n_layers - 1}"
+        )
+    return read_lens(model, tokens, lens, targets=[*contrast], k=k)
+
+
 def _lens(lens: xr.Dataset) -> dict[str, Any]:
     one = lens.isel(batch=0)
     section = {
+        "kind": lens["top_prob"].attrs.get("lens") or "logit",
         "layers": one.layer.values.tolist(),
         "k": int(one.sizes["k"]),
         "top_text": one.top_text.values.tolist(),

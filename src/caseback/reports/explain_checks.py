@@ -58,7 +58,7 @@ class Evidence:
 
 def checks(evidence: Evidence) -> list[dict[str, Any]]:
     """All checks that apply to the prompt; agreements need at least three items to rank."""
-    results = [_sums(evidence), _complete(evidence), _lens_ends(evidence), _measured_again(evidence)]
+    results = [_sums(evidence), _complete(evidence), *_lens_ends(evidence), _measured_again(evidence)]
     return results + [check for check in (_inputs_agree(evidence), _components_agree(evidence)) if check is not None]
 
 
@@ -169,10 +169,12 @@ def _complete(evidence: Evidence) -> dict[str, Any]:
     return _check("integrated gradients are complete", gap, _COMPLETE * max(1.0, change), detail)
 
 
-def _lens_ends(evidence: Evidence) -> dict[str, Any]:
-    gap = evidence.lens["top_prob"].attrs["last_layer_gap"]
+def _lens_ends(evidence: Evidence) -> list[dict[str, Any]]:
+    gap = evidence.lens["top_prob"].attrs.get("last_layer_gap")
+    if gap is None:  # of a fitted lens the last row is the model's own
+        return []
     detail = "the last layer's logits, read by the lens, against the model's, the largest difference anywhere"
-    return _check("the lens ends at the model's output", gap, evidence.rounding, detail)
+    return [_check("the lens ends at the model's output", gap, evidence.rounding, detail)]
 
 
 def _measured_again(evidence: Evidence) -> dict[str, Any]:

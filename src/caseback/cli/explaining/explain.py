@@ -8,7 +8,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import continuation_of, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ablation, Contrast, Counterfactual, Ids, OfModel, Output, Sample
+from caseback.cli.options import Ablation, Contrast, Counterfactual, FittedLens, Ids, OfModel, Output, Sample
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -30,6 +30,9 @@ def explain(
     atlas: Annotated[
         Path | None, Option(help="The model's atlas (caseback atlas --out FOLDER): what parts are known for.")
     ] = None,
+    fitted: FittedLens = FittedLens().worded(
+        lens="A fitted lens (caseback lens --fit --save FILE) in place of the logit lens."
+    ),
     ablation: Ablation = Ablation("zero").worded(ablation="What stands in for an ablated component: zero or mean."),
     task: Annotated[
         str | None, Option(help="Tell the stories of a task's prompts in place of one, and what they share.")
@@ -53,6 +56,7 @@ def explain(
             "--corrupt": counterfactual.corrupt,
             "--swap": swap,
             "--atlas": atlas,
+            "--lens": fitted.lens,
             "--ids": ids.ids or None,
         }
         _several(of, task, prompts, sample, depth, checkpoint, alone, output)
@@ -64,6 +68,7 @@ def explain(
     given = prompt_of(prompt, ids.ids)
     with quiet():
         from caseback.behaviors import load_atlas
+        from caseback.decode.vocabulary import load_lens
         from caseback.localize.counterfactuals.swapping import swapped
         from caseback.reports.explain import explain as explained
         from caseback.views.page.kinds import write_page
@@ -84,6 +89,7 @@ def explain(
             corrupt=corrupt,
             depth=depth,
             atlas=known,
+            lens=None if fitted.lens is None else load_lens(fitted.lens, model),
             ablation=ablation.ablation,
             progress=True,
         )

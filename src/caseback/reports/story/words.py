@@ -168,7 +168,8 @@ def _lens(story: Mapping[str, Any], lens: Mapping[str, Any] | None) -> list[dict
     low = [i for i, value in enumerate(differences) if value < half]
     if not low or low[-1] + 1 >= len(differences):
         return []
-    text = f"Read by the lens, {visible(story['target']['text'])} leads by at least half of that from layer "
+    target, kind = visible(story["target"]["text"]), lens.get("kind", "logit")
+    text = f"Read by the {kind} lens, {target} leads by at least half of that from layer "
     return [{"text": text + f"{lens['layers'][low[-1] + 1]} on.", "evidence": ["lens"]}]
 
 

@@ -197,7 +197,7 @@ def _lens(page: _Page) -> Iterator[RenderableType]:
     at = document["position"]
     after_layers = [x for x, layer in zip(lens["logit_diff"], lens["layers"], strict=True) if layer != BEFORE_ANY_LAYER]
     most = _most(after_layers)
-    yield _heading(page, "What each layer already knew", f"logit lens at position {at}")
+    yield _heading(page, "What each layer already knew", f"{lens.get('kind', 'logit')} lens at position {at}")
     target, foil = (page.clipped(visible(document[key]["text"]), 7) for key in ("target", "foil"))
     widest = max(row[at] for name in ("target_rank", "foil_rank") for row in lens[name])
     half = max(3, min(10, (page.width - 62 - 2 * max(4, len(str(widest)))) // 2))
