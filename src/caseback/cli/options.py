@@ -382,6 +382,12 @@ class Skip(Group):
     skip: Annotated[int, Option(min=0, help="First positions of each row that do not count.")] = 0
 
 
+class OfTask(Group):
+    """A task by name."""
+
+    task: Annotated[str | None, Option(help="A task, as `caseback tasks` lists them.")] = None
+
+
 class Resume(Group):
     """Long work that goes on after an interruption."""
 

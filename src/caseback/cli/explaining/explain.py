@@ -8,7 +8,18 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import continuation_of, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Ablation, Contrast, Counterfactual, FittedLens, Ids, OfModel, Output, Sample
+from caseback.cli.options import (
+    Ablation,
+    Contrast,
+    Counterfactual,
+    FittedLens,
+    Ids,
+    OfModel,
+    OfTask,
+    Output,
+    Resume,
+    Sample,
+)
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -34,20 +45,21 @@ def explain(
         lens="A fitted lens (caseback lens --fit --save FILE) in place of the logit lens."
     ),
     ablation: Ablation = Ablation("zero").worded(ablation="What stands in for an ablated component: zero or mean."),
-    task: Annotated[
-        str | None, Option(help="Tell the stories of a task's prompts in place of one, and what they share.")
-    ] = None,
+    of_task: OfTask = OfTask().worded(
+        task="Tell the stories of a task's prompts in place of one, and what they share."
+    ),
     prompts: Annotated[
         Path | None, Option(help="The same for a file: JSON lines with prompt, target and perhaps foil.")
     ] = None,
     sample: Sample = Sample(count=10).worded(count="With --task, how many prompts."),
-    checkpoint: Annotated[
-        Path | None, Option(help="Of --task and --prompts: a file that keeps what is done, to go on from.")
-    ] = None,
+    resume: Resume = Resume().worded(
+        checkpoint="Of --task and --prompts: a file that keeps what is done, to go on from."
+    ),
     ids: Ids = Ids(),
     output: Output = Output(),
 ) -> None:
     """Explain why the model predicts a token: the causal story, inputs, components, layers, and checks."""
+    task, checkpoint = of_task.task, resume.checkpoint
     if task is not None or prompts is not None:
         alone = {
             "a prompt": prompt,

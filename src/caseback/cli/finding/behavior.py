@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
 from caseback.cli.loading import quiet
-from caseback.cli.options import OfModel, Output, Sample, Save, Top
+from caseback.cli.options import OfModel, OfTask, Output, Sample, Save, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -27,9 +27,9 @@ def behavior(
     of: OfModel = OfModel().worded(model="A bundled model, a folder, a hub id, or indirect_object (made by hand)."),
     sample: Sample = Sample(count=20).worded(count="Prompts that parts are chosen on, and as many to judge them on."),
     top: Top = Top(5).worded(top="Candidates of each role that are put to the proof."),
-    task: Annotated[
-        str | None, Option(help=f"Of {FUNCTION}: antonym, capital … or a JSON file of pairs with input and output.")
-    ] = None,
+    of_task: OfTask = OfTask().worded(
+        task=f"Of {FUNCTION}: antonym, capital … or a JSON file of pairs with input and output."
+    ),
     other: Annotated[
         str | None, Option(help="Another such function, whose vectors stand beside.", show_default=False)
     ] = None,
@@ -38,7 +38,7 @@ def behavior(
     output: Output = Output(),
 ) -> None:
     """Who does a task: heads and MLPs by role, chosen on some prompts, proved on others beside random ones."""
-    asked = names or []
+    asked, task = names or [], of_task.task
     function = asked == [FUNCTION]
     if FUNCTION in asked and not function:
         raise CasebackError(f"{FUNCTION} is asked for by itself, with --task")
