@@ -65,11 +65,14 @@ def _parts(document: Mapping[str, Any]) -> str:
     rows = []
     for row in document["parts"]:
         counts = [cell(str(row[role]) if row[role] else "") for role in ("carrier", "opponent")]
-        share = cell(signed(row["mean"]), small=f"± {row['sd']:.2f}", more=f"class='{signed_class(row['mean'])}'")
+        share = cell(signed(row["mean"]), more=f"class='{signed_class(row['mean'])}'")
         rows.append(
-            (f"{row['name']} *" if row["above"] else row["name"], [*counts, share, cell(str(row["exchanged"]))])
+            (
+                f"{row['name']} *" if row["above"] else row["name"],
+                [*counts, share, cell(f"{row['sd']:.2f}"), cell(str(row["exchanged"]))],
+            )
         )
-    return rows_table(["part", "carries it", "works against it", "share", "exchanged in"], rows)
+    return rows_table(["part", "carries it", "works against it", "share", "sd", "exchanged in"], rows)
 
 
 def _places(document: Mapping[str, Any]) -> str:
