@@ -5,19 +5,20 @@
 
 For organisms: how many of the heads and MLPs named as carriers or opponents are in the true circuit, how many of the
 circuit's are named, and whether the counterfactual was found by itself. For tasks: how often the model prefers the
-answer, how often something was found, how many parts are named, and how many of the checks held. The right answer is
-the target and the wrong one the foil.
+answer, how many prompts have a story, how many of the checks held, and in how many stories which parts carry the answer
+(below 0: work against it), of those that are named more often than chance allows. The right answer is the target and
+the wrong one the foil.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 
 import caseback as cb
 from caseback.localize.circuits.on_organisms import words
 from caseback.organisms.compiled import build
 from caseback.reports.story.depths import DEPTHS
+from caseback.reports.story.several import stories
 from caseback.reports.story.story import found_for, story_of
 
 ORGANISMS = ("indirect_object", "recall", "induction", "rank", "and_gate", "or_gate", "backup_head")
@@ -60,24 +61,16 @@ def of_organisms(count: int) -> None:
 def of_tasks(name: str, chosen: list[str], count: int, depth: str) -> None:
     """The table of a model's behaviors."""
     model = cb.load(name)
-    print("task             prompts  prefers  found  parts  checks held, weak, failed  most often named")
+    print("task             prompts  preferred  stories  checks held, weak, failed  named beyond chance")
     for task in chosen:
-        prompts = cb.tasks.get(task).prompts(model, count)
-        prefers = found = parts = 0
-        verdicts: Counter[str] = Counter()
-        named: Counter[str] = Counter()
-        for b in range(count):
-            foil = prompts.foil[b][0] if prompts.foil[b] else None
-            tokens = prompts.clean[b : b + 1].padded_on("right")
-            story = told(model, tokens, prompts.target[b][0], foil, depth)
-            prefers += story["preference"]["prefers"]
-            found += story["counterfactual"] is not None
-            parts += len(story["parts"])
-            verdicts.update(check["verdict"] for check in story["checks"])
-            named.update(part["name"] for part in story["parts"])
-        outcomes = ", ".join(str(verdicts[name]) for name in ("held", "weak", "failed"))
-        often = " ".join(f"{part}:{n}" for part, n in named.most_common(4))
-        print(f"{task:17}{count:6}{prefers:9}{found:7}{parts:7}  {outcomes:25}  {often}", flush=True)
+        document = stories(model, cb.tasks.get(task).prompts(model, count), depth=depth)
+        of = document["counts"]
+        outcomes = ", ".join(
+            str(sum(row[verdict] for row in document["checks"])) for verdict in ("held", "weak", "failed")
+        )
+        shared = [row for row in document["parts"] if row["above"]]
+        often = " ".join(f"{row['name']}:{row['carrier'] or -row['opponent']}" for row in shared[:6])
+        print(f"{task:17}{of['prompts']:6}{of['preferred']:10}{of['stories']:10}   {outcomes:22}  {often}", flush=True)
 
 
 def main() -> None:
