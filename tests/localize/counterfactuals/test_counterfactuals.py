@@ -8,6 +8,7 @@ import caseback as cb
 import shelf
 from caseback.errors import OutOfRange, TargetError, TokensError
 from caseback.localize.counterfactuals import find, swapped, words_of
+from caseback.localize.counterfactuals.alternatives import alternatives
 from caseback.localize.counterfactuals.finding import logits_after
 from caseback.organisms.compiled import build
 from exact import exact
@@ -87,6 +88,20 @@ def test_words_are_whole(meadow):
     assert sorted(p for word in words for p in word.pos) == list(
         range(len(meadow.tokens("Mary saw 1732 ships.").text[0]))
     )
+
+
+def test_a_word_whose_guesses_cannot_be_gone_on_with_is_left_out(meadow):
+    # words of three pieces and more, of which the model expects no second or no third
+    prompts = cb.tasks.get("induction").prompts(meadow, 10)
+    longest = 0
+    for b in range(len(prompts)):
+        tokens = prompts.clean[b : b + 1].padded_on("right")
+        words = words_of(meadow, tokens)
+        log_prob = meadow.run(tokens).logits[0].detach().log_softmax(-1)
+        listed = alternatives(meadow, tokens, words, log_prob, 20)
+        assert all(-1 not in one.ids and len(one.ids) == len(words[w].ids) for w in listed for one in listed[w])
+        longest = max(longest, *(len(word.ids) for word in words))
+    assert longest >= 3
 
 
 def test_swaps_are_made_everywhere_or_refused(meadow):

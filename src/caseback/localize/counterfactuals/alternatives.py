@@ -158,7 +158,7 @@ def _guesses(
         begun += [(w, [i]) for i in fitting[:k]]
     own = tokens.ids[0][tokens.mask[0]].tolist()
     for length in range(1, max((len(word.ids) for word in words), default=1)):
-        open_ = [(w, ids) for w, ids in begun if len(ids) == length < len(words[w].ids)]
+        open_ = [(w, ids) for w, ids in begun if len(ids) == length < len(words[w].ids) and -1 not in ids]
         if not open_:
             continue
         rows = [own[: words[w].pos[0]] + ids for w, ids in open_]
