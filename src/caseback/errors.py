@@ -36,6 +36,10 @@ class TokensError(CasebackError, ValueError):
     """A prompt that cannot be run: empty, past the context, or not aligned with its counterfactual."""
 
 
+class NothingToReplace(TokensError):
+    """A prompt without a word of its own before its end, so that no other version of it can be made."""
+
+
 class EditError(CasebackError, ValueError):
     """An edit whose value, shape or address does not fit its site."""
 

@@ -321,7 +321,8 @@ def atlas_of(
 
 def _best(look: Look, top: int) -> list[int]:
     """The units that the first half ranks highest."""
-    return [int(i) for i in np.argsort(-look.ranked_by, kind="stable")[:top]]
+    among_equals = np.zeros(len(look.ranked_by)) if look.among_equals is None else look.among_equals
+    return [int(i) for i in np.lexsort((-among_equals, -look.ranked_by))[:top]]
 
 
 def _proved(

@@ -47,6 +47,8 @@ class Look:
         More numbers by name, each (unit), for a unit's card.
     classes
         Where units are of a class of texts, relation or the like: its name, one a unit.
+    among_equals
+        What orders units of the same ``ranked_by``, the largest first; without it they stand in the order of layers.
     """
 
     ranked_by: Float[np.ndarray, " unit"]
@@ -55,6 +57,7 @@ class Look:
     band: float | Float[np.ndarray, " unit"]
     beside: Mapping[str, Float[np.ndarray, " unit"]] = field(default_factory=dict)
     classes: Sequence[str] = ()
+    among_equals: Float[np.ndarray, " unit"] | None = None
 
 
 @dataclass(frozen=True)

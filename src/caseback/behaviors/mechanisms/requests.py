@@ -179,6 +179,8 @@ def _expect(
 ) -> None:
     if len(requests) < 2 or any(text.count("{}") != 1 for text in requests):
         raise CasebackError(f"requests {list(requests)!r}: expected two or more texts with {{}} once each")
+    if len({*requests}) < len(requests):
+        raise CasebackError("a request that is given twice: expected different ones, or no answer is a third one")
     if any(text.endswith("{}") for text in requests):
         raise CasebackError("a request that ends with its context: expected the request behind it, to be answered")
     if len(answers) != len(contexts) or any(len(row) != len(requests) for row in answers):

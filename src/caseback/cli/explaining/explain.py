@@ -62,7 +62,7 @@ def explain(
     task, checkpoint = of_task.task, resume.checkpoint
     if task is not None or prompts is not None:
         alone = {
-            "a prompt": prompt,
+            "PROMPT": prompt,
             "--target": contrast.target,
             "--foil": contrast.foil,
             "--corrupt": counterfactual.corrupt,
@@ -127,7 +127,7 @@ def _several(
     if task is not None and prompts is not None:
         raise CasebackError("both --task and --prompts given: expected one of them")
     if given := [name for name, value in alone.items() if value is not None]:
-        raise CasebackError(f"{given[0]} is for one prompt: leave it out, or --task and --prompts")
+        raise CasebackError(f"{given[0]} is of a single prompt: leave it out, or --task and --prompts")
     with quiet():
         from caseback.jobs.text_file import read_text
         from caseback.reports.story.several import stories

@@ -20,7 +20,7 @@ def recall(
     ] = None,
     top: Top = Top(3).worded(top="How many heads of each kind are turned."),
     draws: Draws = Draws().worded(draws="Random sets of as many other heads."),
-    sample: Sample = Sample(count=20).worded(count="How many facts are drawn."),
+    sample: Sample = Sample(count=33).worded(count="How many facts are drawn."),
     output: Output = Output(),
 ) -> None:
     """What the prompt claims against what is known: heads that speak for either, and a dial of each."""

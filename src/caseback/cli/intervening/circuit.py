@@ -86,7 +86,8 @@ def circuit(
         _table_organisms(tasks, table, output)
         return
     if prompt is not None and (tasks or frontier or grain.nodes != "heads"):
-        raise CasebackError("--prompt is for a circuit of heads, in place of a task: leave out tasks and --nodes")
+        taken = "a task" if tasks else "--frontier" if frontier else f"--nodes {grain.nodes}"
+        raise CasebackError(f"both --prompt and {taken} given: --prompt stands in place of a task, for heads and MLPs")
     if not tasks and prompt is None:
         raise CasebackError("no task given: expected one such as ioi (`caseback tasks` lists them), or --prompt")
     tasks = tasks or []

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import OutOfRange, TokensError
+from caseback.errors import NothingToReplace, OutOfRange
 from caseback.localize.counterfactuals.alternatives import Alternative, alternatives
 from caseback.localize.counterfactuals.results import Change, Counterfactual, Counterfactuals
 from caseback.localize.counterfactuals.swapping import one_prompt, rows_of
@@ -92,7 +92,7 @@ def find(
     Raises
     ------
     TokensError
-        For several prompts, or a prompt of one token, before which nothing can be changed.
+        For several prompts; ``NothingToReplace`` for a prompt of one token, before which nothing can be changed.
     TargetError
         For what is not one token, or a foil that is the target.
     OutOfRange
@@ -120,7 +120,7 @@ def find(
     t, given = target_and_foil(model, logits[length - 1], target, foil)
     words = words_of(model, tokens)
     if length - sum(word.kind == "special" for word in words) < 2:
-        raise TokensError(
+        raise NothingToReplace(
             f"the prompt is {length} token{'s' if length > 1 else ''} long ({''.join(tokens.text[0])!r}), of which at "
             "most one is its own: nothing before the answer can be replaced; give a longer prompt"
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from caseback.errors import CasebackError, TokensError
+from caseback.errors import CasebackError, NothingToReplace
 from caseback.localize.components.self_repair import self_repair
 from caseback.localize.counterfactuals.finding import find
 from caseback.localize.counterfactuals.fresh import fresh_pairs
@@ -44,7 +44,7 @@ def found_for(
     """
     try:
         search = find(model, tokens, target=target, foil=foil, k=depth.k)
-    except TokensError:
+    except NothingToReplace:
         search = None
     if corrupt is None:
         return search, None if search is None else search.best

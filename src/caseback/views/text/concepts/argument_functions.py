@@ -53,7 +53,7 @@ def task_words(document: Mapping[str, Any]) -> str:
     return (
         f"does it in {percent(counts['shown'])} of few-shot prompts and copies in {percent(counts['copied'])}; the "
         f"answer to {counts['prompts']} copying prompts has log p {signed(counts['plain'])}"
-    )
+    ) + ("" if counts["copied"] >= 0.5 else ". It hardly copies, so these prompts are no test of what is added to them")
 
 
 @checked

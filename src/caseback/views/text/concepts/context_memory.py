@@ -76,7 +76,7 @@ def dial_words(dial: Mapping[str, Any]) -> str:
     Examples
     --------
     >>> dial_words({"kind": "memory", "fall": 2.0, "error": 0.1, "band": 0.6, "above": True})
-    'without them the claim gains 2.00 ± 0.10 logits (95% of random sets: at most +0.60): above'
+    'without them the claim gains 2.00 ± 0.10 logits; less two errors that is past +0.60, 95% of random sets'
     """
     way = "loses" if dial["kind"] == "in-context" else "gains"
     words = f"without them the claim {way} {number(dial['fall'])}"
@@ -84,5 +84,5 @@ def dial_words(dial: Mapping[str, Any]) -> str:
         words += f" ± {number(dial['error'])}"
     if dial["above"] is None:
         return f"{words} logits, with nothing to compare"
-    verdict = "above" if dial["above"] else "not above"
-    return f"{words} logits (95% of random sets: at most {signed(dial['band'])}): {verdict}"
+    past = "past" if dial["above"] else "not past"
+    return f"{words} logits; less two errors that is {past} {signed(dial['band'])}, 95% of random sets"

@@ -87,15 +87,16 @@ def shared_words(document: Mapping[str, Any]) -> str:
     --------
     >>> part = {"name": "L2H1", "carrier": 8, "opponent": 0, "mean": 0.5, "above": True}
     >>> shared_words({"counts": {"stories": 8}, "band": 3, "parts": [part]})
-    'Named in more stories than the 3 of the most frequent part by chance: L2H1 (carries it in 8 of 8, +0.50).'
+    'In more stories than any part is by chance (3): L2H1 (carries it in 8 of 8, +0.50).'
     """
     count = document["counts"]["stories"]
     if not count:
         return "No story, so no part is named."
     shared = [row for row in document["parts"] if row["above"]]
-    by_chance = f"the {document['band']} of the most frequent part by chance"
+    if document["band"] >= count:
+        return f"Too few stories to tell what they share: by chance some part is named in all {count}."
     if not shared:
-        return f"No part is named in more stories than {by_chance}."
+        return f"No part is named in more stories than one is by chance ({document['band']})."
     listed = []
     for row in shared:
         role = "carries" if row["carrier"] >= row["opponent"] else "works against"
@@ -103,4 +104,4 @@ def shared_words(document: Mapping[str, Any]) -> str:
             f"{row['name']} ({role} it in {max(row['carrier'], row['opponent'])} of {count}, {row['mean']:+.2f})"
         )
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return f"Named in more stories than {by_chance}: {', '.join(listed[:SHOWN])}{more}."
+    return f"In more stories than any part is by chance ({document['band']}): {', '.join(listed[:SHOWN])}{more}."
