@@ -27,7 +27,7 @@ def steps_of(given: str | Path | Mapping[int, Model | str | Path]) -> dict[int, 
     Raises
     ------
     CasebackError
-        For fewer than two checkpoints, and steps that are no whole numbers from 0 on.
+        For a folder that is not there, fewer than two checkpoints, and steps that are no whole numbers from 0 on.
 
     Examples
     --------
@@ -39,6 +39,10 @@ def steps_of(given: str | Path | Mapping[int, Model | str | Path]) -> dict[int, 
         if odd := [step for step in given if type(step) is not int or step < 0]:
             raise CasebackError(f"a checkpoint of step {odd[0]!r}: expected whole numbers from 0 on")
         run = {step: model if isinstance(model, Model) else Path(model) for step, model in sorted(given.items())}
+    elif str(given) not in bundled() and not os.path.lexists(given):
+        raise CasebackError(
+            f"there is no {str(given)[:80]!r}: expected a folder of checkpoints step-N, or such as 'grokking', bundled"
+        )
     elif str(given) not in bundled() and (own := _directly_in(Path(given))):
         run = own
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -33,7 +34,7 @@ def print_emergence(document: Document, *, console: Console | None = None) -> No
         steps = document["steps"]
         say = lambda words: console.print(words, highlight=False, markup=False)  # noqa: E731
         say(f"{document['model']['name']}, {len(steps)} checkpoints: {arisen_words(document)}")
-        at = sorted({round(i * (len(steps) - 1) / (SHOWN - 1)) for i in range(SHOWN)})
+        at = _columns(steps, [kind["arises"] for kind in document["kinds"]])
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("best head's score by step")
         for i in at:
@@ -91,6 +92,20 @@ def missing_words(document: Mapping[str, Any]) -> list[str]:
             if row["missing"]:
                 reasons.setdefault(row["missing"], []).append(row[name])
     return [f"not measured: {', '.join(names)} ({why})" for why, names in reasons.items()]
+
+
+def _columns(steps: Sequence[int], arisen: Sequence[int | None]) -> list[int]:
+    """Which steps have a column: the ends, those at which most kinds arise, and others spread between.
+
+    Examples
+    --------
+    >>> _columns([0, 10, 20, 30, 40, 50, 60, 70, 80], [30, None, 30, 50])
+    [0, 2, 3, 5, 6, 8]
+    """
+    last = len(steps) - 1
+    counts = Counter(steps.index(step) for step in arisen if step in steps)
+    wanted = [0, last, *(i for i, _ in counts.most_common()), *(round(i * last / (SHOWN - 1)) for i in range(SHOWN))]
+    return sorted([*dict.fromkeys(wanted)][:SHOWN])
 
 
 def _shown(value: float | None) -> str:
