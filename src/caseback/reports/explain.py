@@ -105,10 +105,12 @@ def explain(
     baseline, steps, max_steps
         As for ``integrated_gradients``: by default at most 64 points, laid where the metric changes. Given ``steps``
         are doubled up to ``max_steps`` (by default 8 times as many) while the completeness gap is above 2 % of the
-        logit difference (or of 1, if that is larger).
+        logit difference (or of 1, if that is larger). At depth ``"quick"`` there are none unless one of the three is
+        given.
     depth
-        How much of the causal story is measured: ``"quick"`` leaves out its circuit and its checks on other prompts,
-        and keeps the other sections short; ``"normal"``; ``"deep"`` tries more of everything; ``"none"`` has no story.
+        How much of the causal story is measured: ``"quick"`` leaves out its circuit, its checks on other prompts and
+        integrated gradients, and keeps the other sections short; ``"normal"``; ``"deep"`` tries more of everything;
+        ``"none"`` has no story.
     atlas
         The model's atlas: what the story's parts are known for stands beside them.
     lens
@@ -177,11 +179,13 @@ def explain(
         knew = _knew(model, tokens, (t, f), lens, k)
         bar.update()
         by_gradient = gradient_x_input(model, tokens, metric)
-        ends = deep.points if deep is not None and max_steps is None else max_steps
-        by_path = _by_path(model, tokens, metric, baseline, _path_steps(steps, ends, value))
-        bar.update()
         short = deep is not None and deep.short
-        compared = None if short else _compared(model, tokens, metric, by_gradient, by_path)
+        by_path = None
+        if not short or any(given is not None for given in (baseline, steps, max_steps)):
+            ends = deep.points if deep is not None and max_steps is None else max_steps
+            by_path = _by_path(model, tokens, metric, baseline, _path_steps(steps, ends, value))
+        bar.update()
+        compared = None if short or by_path is None else _compared(model, tokens, metric, by_gradient, by_path)
         bar.update()
         lens_section = _lens(knew)
         story, traces = None, None
@@ -202,7 +206,8 @@ def explain(
             else patching(model, tokens, corrupt, metric, traces=traces, short=short, progress=progress)
         )
         bar.update()
-        baseline = by_path.attrs["baseline"] if baseline is None else baseline
+        if by_path is not None and baseline is None:
+            baseline = by_path.attrs["baseline"]
         evidence = Evidence(
             model, tokens, metric, run, (t, f), knew, by_path, baseline, shares, effects, ablation, over
         )
@@ -227,15 +232,7 @@ def explain(
                     "scores": by_gradient.values[0].tolist(),
                     "entry": by_gradient.attrs["entry"],
                 },
-                {
-                    "name": "integrated_gradients",
-                    "label": "Integrated gradients",
-                    "scores": by_path.values[0].tolist(),
-                    "entry": by_path.attrs["entry"],
-                    "steps": by_path.attrs["steps"][0],
-                    "completeness_gap": by_path.attrs["completeness_gap"][0],
-                    "baseline": by_path.attrs["baseline"],
-                },
+                *([] if by_path is None else [_along_the_path(by_path)]),
             ],
             "comparison": compared,
         },
@@ -259,8 +256,21 @@ def explain(
         story=story,
         patching=restored,
         checks=outcomes,
-        provenance=_provenance(model, by_path),
+        provenance=_provenance(model, by_gradient),
     )
+
+
+def _along_the_path(by_path: xr.DataArray) -> dict[str, Any]:
+    """Integrated gradients, with how far they are complete."""
+    return {
+        "name": "integrated_gradients",
+        "label": "Integrated gradients",
+        "scores": by_path.values[0].tolist(),
+        "entry": by_path.attrs["entry"],
+        "steps": by_path.attrs["steps"][0],
+        "completeness_gap": by_path.attrs["completeness_gap"][0],
+        "baseline": by_path.attrs["baseline"],
+    }
 
 
 def _by_path(model: Model, tokens: Tokens, metric: Metric, baseline: Any, steps: dict[str, Any]) -> xr.DataArray:

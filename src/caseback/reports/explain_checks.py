@@ -41,7 +41,7 @@ class Evidence:
     run: Run
     contrast: tuple[int, int]
     lens: xr.Dataset
-    integrated: xr.DataArray
+    integrated: xr.DataArray | None
     baseline: Any
     shares: xr.DataArray
     effects: xr.DataArray
@@ -58,8 +58,11 @@ class Evidence:
 
 def checks(evidence: Evidence) -> list[dict[str, Any]]:
     """All checks that apply to the prompt; agreements need at least three items to rank."""
-    results = [_sums(evidence), _complete(evidence), *_lens_ends(evidence), _measured_again(evidence)]
-    return results + [check for check in (_inputs_agree(evidence), _components_agree(evidence)) if check is not None]
+    path = evidence.integrated
+    along = [] if path is None else [_complete(path)]
+    results = [_sums(evidence), *along, *_lens_ends(evidence), _measured_again(evidence)]
+    agreements = (None if path is None else _inputs_agree(evidence, path), _components_agree(evidence))
+    return results + [check for check in agreements if check is not None]
 
 
 def rank_correlation(a: Any, b: Any) -> float | None:
@@ -156,8 +159,8 @@ def _sums(evidence: Evidence) -> dict[str, Any]:
     return _check("logit attributions sum to the metric", gap, evidence.rounding, detail)
 
 
-def _complete(evidence: Evidence) -> dict[str, Any]:
-    attrs = evidence.integrated.attrs
+def _complete(integrated: xr.DataArray) -> dict[str, Any]:
+    attrs = integrated.attrs
     change = abs(attrs["metric_value"][0] - attrs["baseline_value"][0])
     detail = (
         f"their sum against the metric's change from the {baseline_words(attrs['baseline'])}, after "
@@ -190,9 +193,9 @@ def _measured_again(evidence: Evidence) -> dict[str, Any]:
     return _check("the largest ablation, measured again, is the same", off, evidence.rounding, detail)
 
 
-def _inputs_agree(evidence: Evidence) -> dict[str, Any] | None:
+def _inputs_agree(evidence: Evidence, integrated: xr.DataArray) -> dict[str, Any] | None:
     """Replace one token at a time by the baseline; what the metric loses should rank as the scores do."""
-    scores = evidence.integrated.values[0]
+    scores = integrated.values[0]
     removed = np.sort(np.argsort(-np.abs(scores), kind="stable")[:_REMOVED])
     embedding = evidence.model.run(evidence.tokens, read=["embed"])["embed"]
     instead = baseline_embedding(evidence.model, evidence.baseline, embedding)

@@ -15,7 +15,7 @@ class Depth:
     """How many of each: words tried in a place, shuffled prompts, layers at which the stream is exchanged, heads and
     MLPs that are exchanged for the story and in each of its trials, parts that are named, sizes of circuits, random
     circuits beside each, prompts and counterfactuals that the story is tried on, and components ablated; at how many
-    points integrated gradients end; whether input methods are left without their comparison.
+    points integrated gradients end; whether integrated gradients and what compares them are left out.
     """
 
     k: int
@@ -35,7 +35,7 @@ class Depth:
 
 _SIZES = (0.001, 0.003, 0.01, 0.03, 0.1)
 DEPTHS = {
-    "quick": Depth(5, 16, 10, 64, 0, 8, (), 0, 0, 0, 48, 16, True),
+    "quick": Depth(5, 16, 10, 64, 0, 8, (), 0, 0, 0, 48, None, True),
     "normal": Depth(8, 16, 256, 512, 64, 8, _SIZES, 3, 3, 1, 96, 32, False),
     "deep": Depth(12, 32, 256, 8192, 512, 12, (*_SIZES, 0.2, 0.3), 5, 8, 3, 2048, None, False),
 }
