@@ -423,7 +423,7 @@ class Valid:
             "Collection.store": {"site": "resid_post.0"},
             "Store.": {"index": [0, 1], "name": "ids", "first": 0, "count": 2, "tokens": 4, "number": 0, "shard": 0},
             "shrinking.shrink": {"circuit": scored_circuit, "least": -10.0, "most": 10.0},
-            "Prompts.at": {"name": "IO"},
+            "Prompts.at": {"name": "end"},
             "Prompts.measured": {"self": pairs[:1], "measure": "logit_diff"},
             "Prompts.to": {"device": "cpu"},
             "strongest_places": {"most": 2},
