@@ -126,8 +126,8 @@ def _several(
     """The stories of a task's prompts, or of a file's."""
     if task is not None and prompts is not None:
         raise CasebackError("both --task and --prompts given: expected one of them")
-    if given := [name for name, value in alone.items() if value is not None]:
-        raise CasebackError(f"{given[0]} is of a single prompt: leave it out, or --task and --prompts")
+    if unused := [name for name, value in alone.items() if value is not None]:
+        raise CasebackError(f"{unused[0]} is of a single prompt: leave it out, or --task and --prompts")
     with quiet():
         from caseback.jobs.text_file import read_text
         from caseback.reports.story.several import stories
@@ -140,14 +140,14 @@ def _several(
         named = None if task is None else get(task)
         model = model_of(of)
         if named is not None:
-            given = named.prompts(model, sample.count, seed=sample.seed)
+            drawn = named.prompts(model, sample.count, seed=sample.seed)
             answers = {}
         else:
-            given = [row["prompt"] for row in records]
+            drawn = [row["prompt"] for row in records]
             answers = {
                 "targets": [row["target"] for row in records],
                 "foils": [row["foil"] or None for row in records],
                 "source": "" if prompts is None else prompts.stem,
             }
-        document = stories(model, given, depth=depth, seed=sample.seed, checkpoint=checkpoint, progress=True, **answers)
+        document = stories(model, drawn, depth=depth, seed=sample.seed, checkpoint=checkpoint, progress=True, **answers)
     answer(output, document, text=lambda: print_stories(document), page=lambda path: write_page(document, path))

@@ -85,8 +85,9 @@ def circuit(
     if organisms:
         _table_organisms(tasks, table, output)
         return
-    if prompt is not None and (tasks or frontier or grain.nodes != "heads"):
-        taken = "a task" if tasks else "--frontier" if frontier else f"--nodes {grain.nodes}"
+    if prompt is not None and (tasks or frontier or grain.nodes != "heads" or grain.dictionaries):
+        of_nodes = "--dictionaries" if grain.nodes == "heads" else f"--nodes {grain.nodes}"
+        taken = "a task" if tasks else "--frontier" if frontier else of_nodes
         raise CasebackError(f"both --prompt and {taken} given: --prompt stands in place of a task, for heads and MLPs")
     if not tasks and prompt is None:
         raise CasebackError("no task given: expected one such as ioi (`caseback tasks` lists them), or --prompt")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 import torch
 from jaxtyping import Float
@@ -158,7 +158,8 @@ def _guesses(
         begun += [(w, [i]) for i in fitting[:k]]
     own = tokens.ids[0][tokens.mask[0]].tolist()
     for length in range(1, max((len(word.ids) for word in words), default=1)):
-        open_ = [(w, ids) for w, ids in begun if len(ids) == length < len(words[w].ids) and -1 not in ids]
+        # one that could not be gone on with is shorter, and stays so
+        open_ = [(w, ids) for w, ids in begun if len(ids) == length < len(words[w].ids)]
         if not open_:
             continue
         rows = [own[: words[w].pos[0]] + ids for w, ids in open_]
@@ -167,10 +168,10 @@ def _guesses(
         for (w, ids), row in zip(open_, logits.topk(min(LOOKED_AT, logits.shape[-1])).indices.tolist(), strict=True):
             number = words[w].kind == "number"
             further = (i for i in row if text(i).isalnum() and text(i).isdigit() == number)
-            ids.extend([next(further, -1)])
+            ids.extend(islice(further, 1))
     guesses: dict[int, dict[tuple[int, ...], str]] = {}
     for w, ids in begun:
-        if -1 not in ids and len(ids) == len(words[w].ids):
+        if len(ids) == len(words[w].ids):
             guesses.setdefault(w, {})[tuple(ids)] = "".join(map(text, ids))
     return guesses
 

@@ -18,6 +18,7 @@ from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
+from caseback.reports.tables.result_of import expect_result
 
 __all__ = ["ARGUMENT_FUNCTION", "argument_function_document"]
 
@@ -80,10 +81,7 @@ def argument_function_document(model: Model, added: xr.Dataset, function: str = 
     >>> len(argument_function_document(model, added, "language")["curves"]["function"])
     4
     """
-    if missing := [name for name in ("log_prob", "says", "log_prob_control") if name not in added]:
-        raise CasebackError(f"a dataset without {', '.join(missing)}: expected what argument_function returned")
-    if added.attrs.get("model") != model.name:
-        raise CasebackError(f"a function of {added.attrs.get('model')!r}: expected one of {model.name!r}")
+    expect_result(model, added, ("log_prob", "says", "log_prob_control"), "argument_function")
     plain = added["plain"].values
     gain = added["log_prob"].transpose("variant", "layer", "batch").values - plain
     random = added["log_prob_control"].transpose("draw", "layer", "batch").values - plain

@@ -19,6 +19,7 @@ from caseback.model.graph.names import head_name
 from caseback.model.running.model import Model
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
+from caseback.reports.tables.result_of import expect_result
 
 __all__ = ["CONTEXT_MEMORY", "context_memory_document"]
 
@@ -86,10 +87,7 @@ def context_memory_document(model: Model, dial: xr.Dataset, relation: str = "") 
     >>> [row["kind"] for row in document["dials"]], document["counts"]["facts"]
     (['in-context', 'suppressing', 'memory'], 16)
     """
-    if missing := [name for name in ("says", "margin", "direct", "knockout", "agreeing") if name not in dial]:
-        raise CasebackError(f"a dataset without {', '.join(missing)}: expected what context_memory returned")
-    if dial.attrs.get("model") != model.name:
-        raise CasebackError(f"heads of {dial.attrs.get('model')!r}: expected heads of {model.name!r}")
+    expect_result(model, dial, ("says", "margin", "direct", "knockout", "agreeing"), "context_memory")
     judged = dial.isel(batch=np.flatnonzero(dial["judged"].values))
     names = ("prompt", "context", "claimed", "answer")
     attrs = dial.attrs

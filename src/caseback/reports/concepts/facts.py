@@ -23,6 +23,7 @@ from caseback.model.arguments import checked
 from caseback.model.running.model import Model
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
+from caseback.reports.tables.result_of import expect_result
 
 __all__ = ["FACTS", "facts_document", "relation_of"]
 
@@ -86,10 +87,7 @@ def facts_document(model: Model, flow: xr.Dataset, relation: str = "") -> dict[s
     ('subject', 4)
     """
     expected = ("routing", "routing_control", "enrichment", "enrichment_control", "extraction", "extraction_control")
-    if missing := [name for name in expected if name not in flow]:
-        raise CasebackError(f"a dataset without {', '.join(missing)}: expected what fact_flow returned")
-    if flow.attrs.get("model") != model.name:
-        raise CasebackError(f"facts of {flow.attrs.get('model')!r}: expected facts of {model.name!r}")
+    expect_result(model, flow, expected, "fact_flow")
     names = ("subject", "prompt", "answer", "says", "rank", "log_prob", "pieces", "words")
     of_facts = zip(*(flow[name].values.tolist() for name in names), strict=True)
     facts = [_finite(dict(zip(names, row, strict=True))) for row in of_facts]

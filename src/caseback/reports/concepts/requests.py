@@ -20,6 +20,7 @@ from caseback.model.running.model import Model
 from caseback.reports.concepts.facts import relation_of
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
+from caseback.reports.tables.result_of import expect_result
 
 __all__ = ["REQUESTS", "relations_of", "requests_document"]
 
@@ -107,10 +108,7 @@ def requests_document(model: Model, patched: xr.Dataset) -> dict[str, Any]:
     >>> document["held"]["layer"], len(document["states"])
     (0, 3)
     """
-    if missing := [name for name in ("says", "prob", "judged") if name not in patched and name not in patched.coords]:
-        raise CasebackError(f"a dataset without {', '.join(missing)}: expected what request_patching returned")
-    if patched.attrs.get("model") != model.name:
-        raise CasebackError(f"requests of {patched.attrs.get('model')!r}: expected requests of {model.name!r}")
+    expect_result(model, patched, ("says", "prob", "judged"), "request_patching")
     says = patched["says"].transpose("variant", "layer", "batch").values
     judged = patched["judged"].values
     third = says == ANSWERS["third"]

@@ -29,6 +29,8 @@ from caseback.model.running.tokens import Tokens
 from caseback.reports.story import thresholds
 from caseback.reports.story.depths import Depth
 
+BANDS = ("shuffled", "other_words")
+
 
 def margins(logits: Float[Tensor, "version vocab"], contrast: tuple[int, int]) -> Float[np.ndarray, " version"]:
     """By how much the target leads the foil after each version."""
@@ -49,16 +51,14 @@ def preference(
     """What is said above; the bands as [low, high], and None for what there is none of."""
     rng = np.random.default_rng(seed)
     value = float(margins(final[None], contrast)[0])
-    rows = {
-        "shuffled": _shuffled(model, tokens, depth.shuffled, rng),
-        "other_words": _other_words(tokens, contrast, search, depth.shuffled, rng),
-    }
-    bands: dict[str, list[float] | None] = dict.fromkeys(rows)
-    if any(map(len, rows.values())):
-        after = margins(logits_after(model, tokens, np.concatenate([*rows.values()]))[0], contrast)
-        parts = np.split(after, [len(rows["shuffled"])])
-        bands = {name: _band(part) if len(part) else None for name, part in zip(rows, parts, strict=True)}
-    turned = None if one is None else float(margins(model.run(one.tokens).logits[:, -1].detach(), contrast)[0])
+    shuffled = _shuffled(model, tokens, depth.shuffled, rng)
+    other_words = _other_words(tokens, contrast, search, depth.shuffled, rng)
+    turned_round = other_words[:0] if one is None else one.tokens.ids.cpu().numpy()
+    rows = np.concatenate([shuffled, other_words, turned_round])
+    after = margins(logits_after(model, tokens, rows)[0], contrast) if len(rows) else np.empty(0)
+    parts = np.split(after, np.cumsum([len(shuffled), len(other_words)]))
+    bands = {name: _band(part) if len(part) else None for name, part in zip(BANDS, parts, strict=False)}
+    turned = None if one is None else float(parts[-1][0])
     single = _single_words(search, one, contrast, value)
     reasons = [band is not None and value > band[1] for band in bands.values()]
     half = thresholds.TURNED * value
