@@ -59,7 +59,8 @@ def test_the_true_parts_of_an_organism_are_shared():
 
 
 def test_chance_is_what_random_parts_reach():
-    row = lambda n: {"of": 40, "parts": [None] * n}  # noqa: E731
+    shares = dict.fromkeys(map(str, range(40)), 0.1)
+    row = lambda n: {"shares": shares, "parts": [None] * n}  # noqa: E731
     assert several._band([], 0) == 0 and several._band([row(3)], 0) == 1
     assert several._band([row(40)] * 5, 0) == 5
     band = several._band([row(4)] * 20, 0)
@@ -69,6 +70,8 @@ def test_chance_is_what_random_parts_reach():
         for _ in range(300)
     ]
     assert abs(band - np.quantile(best, 0.95)) <= 1
+    few = [{"shares": dict(list(shares.items())[:8]), "parts": [None] * 4}] * 20
+    assert several._band(few, 0) > band  # of few parts each is drawn more often
 
 
 def test_it_goes_on_from_a_checkpoint_and_refuses_another(meadow, prompts, document, tmp_path, monkeypatch):
@@ -88,6 +91,8 @@ def test_it_goes_on_from_a_checkpoint_and_refuses_another(meadow, prompts, docum
     monkeypatch.setattr(several, "_row", lambda *given: told.append(1) or real(*given))
     again = stories(meadow, prompts, checkpoint=path)
     assert len(told) == 3 and again["parts"] == json.loads(json.dumps(document))["parts"]
+    more = stories(meadow, cb.tasks.get("ioi").prompts(meadow, 4), checkpoint=path)
+    assert len(told) == 4 and more["rows"][:3] == again["rows"]
     with pytest.raises(LoadError, match="options"):
         stories(meadow, prompts, checkpoint=path, seed=1)
 

@@ -124,7 +124,7 @@ def attribute_generation(
     name, function = method_named(method)
     own = checked_options({name: function}, {name: options or {}})[name]
     prompts = model.tokens(prompts)
-    steps = _steps(model, prompts, continuation, max_new_tokens, generating)
+    steps = steps_of(model, prompts, continuation, max_new_tokens, generating)
     against = _against(model, steps, metric, foils, contrast)
     make = _factory(metric)
     todo = [(b, t) for b, t in steps.all() if against is None or against[b][t] is not None]
@@ -173,8 +173,8 @@ def attribute_generation(
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """Whole texts, left-aligned, and where in each of them the generation begins."""
+class Steps:
+    """Whole texts, left-aligned, where in each of them the generation begins, and what each step's rivals are."""
 
     whole: Tokens
     starts: list[int]
@@ -201,7 +201,10 @@ class _Steps:
         return [[of(b, t) if t < n else missing for t in range(max(self.counts))] for b, n in enumerate(self.counts)]
 
 
-def _steps(model: Model, prompts: Tokens, continuation: Any, max_new_tokens: int, generating: dict[str, Any]) -> _Steps:
+def steps_of(
+    model: Model, prompts: Tokens, continuation: Any, max_new_tokens: int, generating: Mapping[str, Any]
+) -> Steps:
+    """The steps of each prompt's continuation, which the model writes where none is given."""
     if continuation is None:
         whole = model.generate(prompts, max_new_tokens=max_new_tokens, **generating).padded_on("right")
         if len(whole) != len(prompts):
@@ -224,7 +227,7 @@ def _steps(model: Model, prompts: Tokens, continuation: Any, max_new_tokens: int
         ids = whole.ids[b, starts[b] : starts[b] + n]
         probability.append(here.gather(-1, ids[:, None])[:, 0].exp().tolist())
         runner_up.append(here.scatter(-1, ids[:, None], -torch.inf).argmax(-1).tolist())
-    return _Steps(whole, starts, counts, probability, runner_up)
+    return Steps(whole, starts, counts, probability, runner_up)
 
 
 def _joined(model: Model, prompts: Tokens, more: Any, what: str) -> list[list[int]]:
@@ -262,7 +265,7 @@ def _is_list_of_rows(more: Any) -> bool:
 
 
 def _against(
-    model: Model, steps: _Steps, metric: str | Callable[..., Metric], foils: Sequence[Any] | None, contrast: Any
+    model: Model, steps: Steps, metric: str | Callable[..., Metric], foils: Sequence[Any] | None, contrast: Any
 ) -> list[list[int | None]] | None:
     """The foil of every step; None where a contrast says the same; None for all where there are no foils."""
     if isinstance(metric, str) and metric not in METRICS:
@@ -316,7 +319,7 @@ def _foil_text(model: Model, against: list[list[int | None]] | None, b: int, t: 
 
 
 def _by_feature(
-    model: Model, steps: _Steps, scores: Float[np.ndarray, "batch step pos"], features: Given, aggregation: str
+    model: Model, steps: Steps, scores: Float[np.ndarray, "batch step pos"], features: Given, aggregation: str
 ) -> tuple[np.ndarray, list[list[str]]]:
     """Sources by feature: of each what stands before the step's token."""
     resolved = features_of(model, steps.whole, features)

@@ -1,7 +1,7 @@
 """The stories of many prompts: what they have in common, and how far they differ.
 
     named(c) = how many stories name head or MLP c as a carrier, and how many as an opponent
-    band     = the .95 quantile of the largest count, where every story names as many parts at random
+    band     = the .95 quantile of the largest count, where every story names as many at random of those it exchanged
     share(c) = mean and standard deviation over the stories that exchanged c
 
 Each prompt has a story of its own (``story.story_of``), from a counterfactual of its own; nothing is fitted to them
@@ -19,6 +19,7 @@ import numpy as np
 
 from caseback.errors import CasebackError
 from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.identity import identity_of
@@ -62,6 +63,7 @@ def stories(
     *,
     targets: Sequence[str | int] | None = None,
     foils: Sequence[str | int | None] | None = None,
+    corrupt: Sequence[str | None] | None = None,
     source: str = "",
     depth: str = "quick",
     seed: int = 0,
@@ -80,6 +82,8 @@ def stories(
     targets, foils
         The token explained after each prompt and its contrast; by default the task's, or the model's first choice and
         what it answers after the counterfactual.
+    corrupt
+        A counterfactual of each prompt, token against token; None, or None for a prompt, to find one.
     source
         What the prompts are called together; by default the task's name.
     depth
@@ -87,7 +91,7 @@ def stories(
     seed
         What shuffled prompts, fresh prompts and the band are drawn from.
     checkpoint
-        A file that keeps the stories that are done; the same call with it goes on after an interruption.
+        A file that keeps the stories that are done, to go on from after an interruption, or with more prompts.
     progress
         Show a progress bar.
 
@@ -126,24 +130,23 @@ def stories(
         foils = [ids[0] if ids else None for ids in given.foil] if foils is None else foils
     wanted = _as_many(targets, len(tokens), "targets")
     against = _as_many(foils, len(tokens), "foils")
+    others = _as_many(corrupt, len(tokens), "corrupt")
     file = Checkpoint(
         checkpoint,
-        {
-            "model": identity_of(model.hf, model.anatomy.standing),
-            "prompts": [tokens.ids, tokens.mask],
-            "answers": [wanted, against],
-            "options": [depth, seed],
-        },
+        {"model": identity_of(model.hf, model.anatomy.standing), "options": [depth, seed]},
         what="checkpoint of stories",
-        other="belongs to other stories (other prompts, answers, depth, seed or model)",
+        other="belongs to other stories (another depth, seed or model)",
     )
     saved = file.read()
-    rows: list[dict[str, Any]] = [] if saved is None else list(saved.state["rows"])
-    left = range(len(rows), len(tokens))
-    for b in progress_bar(left, total=len(left), what="stories", unit="prompt", show=progress):
-        own = tokens[b : b + 1].padded_on("right")
-        rows.append(_row(model, own, wanted[b], against[b], how, seed, _places_of(given, b)))
-        file.write({}, rows=rows)
+    by_prompt: dict[str, dict[str, Any]] = {} if saved is None else dict(saved.state["stories"])
+    rows: list[dict[str, Any]] = []
+    for b in progress_bar(range(len(tokens)), total=len(tokens), what="stories", unit="prompt", show=progress):
+        own, places = tokens[b : b + 1].padded_on("right"), _places_of(given, b)
+        key = fingerprint([own.ids, wanted[b], against[b], others[b], places])
+        if key not in by_prompt:
+            by_prompt[key] = _row(model, own, wanted[b], against[b], others[b], how, seed, places)
+            file.write({}, stories=by_prompt)
+        rows.append(by_prompt[key])
     return _document(model, rows, source or ("" if given is None else given.task), depth, seed)
 
 
@@ -167,28 +170,27 @@ def _row(
     tokens: Tokens,
     target: str | int | None,
     foil: str | int | None,
+    corrupt: str | None,
     depth: Depth,
     seed: int,
     places: Mapping[str, tuple[int, int]],
 ) -> dict[str, Any]:
-    search, one = found_for(model, tokens, target, foil, None, depth)
-    t, f = target_and_foil(
-        model,
-        model.run(tokens).logits[0, -1].detach(),
-        target,
-        foil if foil is not None or one is None else one.foil,
-    )
+    search, one = found_for(model, tokens, target, foil, None if corrupt is None else model.tokens(corrupt), depth)
+    final = model.run(tokens).logits[0, -1].detach()
+    t, f = target_and_foil(model, final, target, foil if foil is not None or one is None else one.foil)
     story, traces = story_of(model, tokens, t, f, search, one, depth, seed=seed)
-    words = [row["pos"][0] for row in story["words"] if row["share"] >= thresholds.TOKEN]
+    words = [(row["pos"][0], row["share"]) for row in story["words"] if row["share"] >= thresholds.TOKEN]
     name_of = lambda pos: next((name for name, (a, b) in places.items() if a <= pos <= b), "")  # noqa: E731
     return {
         "prompt": "".join(tokens.text[0]) if model.tokenizer is None else model.text(tokens)[0],
         **{key: story[key] for key in ("target", "foil", "preference", "parts", "checks", "circuit")},
+        "prob": float(final.float().softmax(-1)[t]),
         "changes": [] if one is None else [str(change) for change in one.changes],
         "sentences": [sentence["text"] for sentence in sentences(story, tokens.text[0], None)],
-        "words": [{"pos": pos, "text": tokens.text[0][pos], "place": name_of(pos)} for pos in words],
+        "words": [
+            {"pos": pos, "text": tokens.text[0][pos], "place": name_of(pos), "share": share} for pos, share in words
+        ],
         "hops": [hop | {"text": tokens.text[0][hop["pos"]], "place": name_of(hop["pos"])} for hop in story["hops"]],
-        "of": 0 if traces is None else traces.n_parts,
         "shares": {} if traces is None else {part.name: round(part.share, 4) for part in traces.parts},
     }
 
@@ -209,7 +211,7 @@ def _document(model: Model, rows: Sequence[dict[str, Any]], source: str, depth: 
         parts=_parts(telling, band),
         places=_places(telling),
         checks=_checks(telling),
-        rows=[{key: value for key, value in row.items() if key not in ("shares", "of")} for row in rows],
+        rows=[{key: value for key, value in row.items() if key != "shares"} for row in rows],
         provenance={**model.provenance(), "device": str(model.device), "seed": seed},
     )
 
@@ -219,10 +221,12 @@ def _band(rows: Sequence[Mapping[str, Any]], seed: int) -> int:
     if not rows:
         return 0
     rng = np.random.default_rng(seed)
-    counts = np.zeros((DRAWS, max(row["of"] for row in rows)), dtype=np.int64)
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(name for row in rows for name in row["shares"]))}
+    counts = np.zeros((DRAWS, len(numbers)), dtype=np.int64)
     for row in rows:
-        named = np.argpartition(rng.random((DRAWS, row["of"])), max(0, len(row["parts"]) - 1))[:, : len(row["parts"])]
-        np.add.at(counts, (np.arange(DRAWS)[:, None], named), 1)
+        exchanged, n = np.array([numbers[name] for name in row["shares"]]), len(row["parts"])
+        drawn = np.argpartition(rng.random((DRAWS, len(exchanged))), max(0, n - 1))[:, :n]
+        np.add.at(counts, (np.arange(DRAWS)[:, None], exchanged[drawn]), 1)
     return int(np.quantile(counts.max(1), QUANTILE, method="higher"))
 
 
