@@ -138,3 +138,25 @@ def test_quiet_puts_everything_back():
         raise ZeroDivisionError
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
     assert warnings.filters == filters
+
+
+def test_an_answer_is_explained_token_by_token(capsys, tmp_path):
+    page, kept = tmp_path / "answer.html", tmp_path / "stories.npz"
+    prompt = "When Mary and John went to the store, John gave a drink to"
+    arguments = (prompt, "--continuation", " Mary.", "--depth", "quick", "--checkpoint", str(kept))
+    status, out, _ = answer(capsys, *arguments, "--html", str(page), "--json")
+    document = json.loads(out)
+    assert status == 0 and [row["target"]["text"] for row in document["rows"]] == [" Mary", "."]
+    assert "Token by token" in page.read_text(encoding="utf-8") and kept.exists()
+    refused = {
+        (prompt, "--generate", "2", "--continuation", " Mary"): "either written or given",
+        (prompt, "--generate", "2", "--foil", " John"): "--foil is of one token",
+        (prompt, "--checkpoint", str(kept)): "several stories",
+        ("--task", "ioi", "--generate", "2"): "--generate is of a single prompt",
+        ("--task", "ioi", "--ablation", "mean"): "--ablation is of a single prompt",
+        (prompt, "--chat"): "has no chat template",
+        ("5,1", "--ids", "--chat"): "a message is text",
+    }
+    for given, why in refused.items():
+        status, out, err = answer(capsys, *given)
+        assert (status, out) == (2, "") and why in err, (given, err)

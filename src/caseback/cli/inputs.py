@@ -32,6 +32,19 @@ def prompt_of(text: str, ids: bool) -> str | list[int]:
         raise CasebackError(f"--ids with {text!r}: expected whole numbers such as 5,1,2") from None
 
 
+def chat_of(prompt: str | list[int], chat: bool) -> Any:
+    """A prompt, or with ``chat`` the conversation that it begins.
+
+    Examples
+    --------
+    >>> chat_of("Hello", chat=True)
+    [{'role': 'user', 'content': 'Hello'}]
+    """
+    if chat and not isinstance(prompt, str):
+        raise CasebackError("both --chat and --ids given: a message is text")
+    return [{"role": "user", "content": prompt}] if chat else prompt
+
+
 def as_text(prompt: str | list[int]) -> str:
     """A prompt of ``prompt_of`` as a page shows it.
 

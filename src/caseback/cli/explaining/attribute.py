@@ -5,9 +5,21 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import continuation_of, names_in, prompt_of, token_in
+from caseback.cli.explaining.asked import Chat, Continuation
+from caseback.cli.inputs import chat_of, continuation_of, names_in, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import Generate, Ids, Json, Listed, Measured, Methods, OfModel, OnKnownSources, Output, Seed
+from caseback.cli.options import (
+    Generate,
+    Ids,
+    Json,
+    Listed,
+    Measured,
+    Methods,
+    OfModel,
+    OnKnownSources,
+    Output,
+    Seed,
+)
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -26,7 +38,7 @@ def attribute(
     measured: Measured = Measured(),
     level: Annotated[str, Option(help="Score each token, word or sentence.")] = "token",
     generate: Generate = Generate(0).worded(generate="Also attribute so many generated tokens, one by one."),
-    continuation: Annotated[str | None, Option(help="A continuation to attribute in place of a generated one.")] = None,
+    continued: Continuation = Continuation(),
     contrast: Annotated[str | None, Option(help="Another continuation, token by token its foil.")] = None,
     baseline: Annotated[
         str,
@@ -36,6 +48,7 @@ def attribute(
         ),
     ] = "mean",
     seed: Seed = Seed().worded(seed="What random orders, and the prompts of --judge, follow from."),
+    chat: Chat = Chat(),
     ids: Ids = Ids(),
     output: Output = Output(),
 ) -> None:
@@ -54,7 +67,7 @@ def attribute(
         _judge(names, seed.seed, output)
         return
     assert prompt is not None
-    given = prompt_of(prompt, ids.ids)
+    given = chat_of(prompt_of(prompt, ids.ids), chat.chat)
     with quiet():
         from caseback.reports.attributions import compare_attributions
         from caseback.views.page.kinds import write_page
@@ -71,7 +84,7 @@ def attribute(
             features=level,
             baseline=baseline,
             generate=generate.generate,
-            continuation=continuation_of(continuation, ids.ids),
+            continuation=continuation_of(continued.continuation, ids.ids),
             contrast=continuation_of(contrast, ids.ids),
             seed=seed.seed,
             progress=True,

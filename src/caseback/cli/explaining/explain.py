@@ -1,18 +1,20 @@
 """`caseback explain`: why the model predicted this token and not that one, with checks of every claim."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import continuation_of, prompt_of, token_in
+from caseback.cli.explaining.asked import Chat, Continuation
+from caseback.cli.inputs import chat_of, continuation_of, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import (
     Ablation,
     Contrast,
     Counterfactual,
     FittedLens,
+    Generate,
     Ids,
     OfModel,
     OfTask,
@@ -49,35 +51,50 @@ def explain(
         task="Tell the stories of a task's prompts in place of one, and what they share."
     ),
     prompts: Annotated[
-        Path | None, Option(help="The same for a file: JSON lines with prompt, target and perhaps foil.")
+        Path | None, Option(help="The same for a file: JSON lines with prompt, target and perhaps foil and corrupt.")
     ] = None,
     sample: Sample = Sample(count=10).worded(count="With --task, how many prompts."),
-    resume: Resume = Resume().worded(
-        checkpoint="Of --task and --prompts: a file that keeps what is done, to go on from."
+    generate: Generate = Generate(0).worded(
+        generate="Tell the story of each of so many tokens that the model goes on to write."
     ),
+    continued: Continuation = Continuation().worded(continuation="The same for the tokens of this answer."),
+    resume: Resume = Resume().worded(checkpoint="Of several stories: a file that keeps what is done, to go on from."),
+    chat: Chat = Chat(),
     ids: Ids = Ids(),
     output: Output = Output(),
 ) -> None:
     """Explain why the model predicts a token: the causal story, inputs, components, layers, and checks."""
     task, checkpoint = of_task.task, resume.checkpoint
+    of_one = {
+        "--target": contrast.target,
+        "--foil": contrast.foil,
+        "--corrupt": counterfactual.corrupt,
+        "--swap": swap,
+        "--atlas": atlas,
+        "--lens": fitted.lens,
+        "--ablation": None if ablation.ablation == "zero" else ablation.ablation,
+    }
     if task is not None or prompts is not None:
-        alone = {
-            "PROMPT": prompt,
-            "--target": contrast.target,
-            "--foil": contrast.foil,
-            "--corrupt": counterfactual.corrupt,
-            "--swap": swap,
-            "--atlas": atlas,
-            "--lens": fitted.lens,
-            "--ids": ids.ids or None,
-        }
-        _several(of, task, prompts, sample, depth, checkpoint, alone, output)
+        if unused := _given(
+            of_one
+            | {"PROMPT": prompt, "--ids": ids.ids, "--chat": chat.chat, "--generate": generate.generate}
+            | {"--continuation": continued.continuation}
+        ):
+            raise CasebackError(f"{unused} is of a single prompt: leave it out, or --task and --prompts")
+        _several(of, task, prompts, sample, depth, checkpoint, output)
         return
-    if checkpoint is not None:
-        raise CasebackError("--checkpoint keeps the stories of several prompts: give --task or --prompts too")
     if prompt is None:
         raise CasebackError("no prompt given: expected a text, or --ids and token ids such as 5,1,2")
-    given = prompt_of(prompt, ids.ids)
+    given = chat_of(prompt_of(prompt, ids.ids), chat.chat)
+    if generate.generate or continued.continuation is not None:
+        if unused := _given(of_one):
+            raise CasebackError(f"{unused} is of one token: leave it out, or --generate and --continuation")
+        _answer(
+            of, given, continuation_of(continued.continuation, ids.ids), generate.generate, depth, checkpoint, output
+        )
+        return
+    if checkpoint is not None:
+        raise CasebackError("--checkpoint keeps several stories: give --task, --prompts, --generate or --continuation")
     with quiet():
         from caseback.behaviors import load_atlas
         from caseback.decode.vocabulary import load_lens
@@ -113,6 +130,41 @@ def explain(
     )
 
 
+def _given(options: dict[str, Any]) -> str:
+    """The first option that was given, or an empty text."""
+    return next((name for name, value in options.items() if value), "")
+
+
+def _answer(
+    of: OfModel,
+    prompt: Any,
+    continuation: str | list[int] | None,
+    generate: int,
+    depth: str,
+    checkpoint: Path | None,
+    output: Output,
+) -> None:
+    """The story of each token of an answer."""
+    if generate and continuation is not None:
+        raise CasebackError("both --generate and --continuation given: the answer is either written or given")
+    with quiet():
+        from caseback.reports.story.answer import answer_stories
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.concepts.stories import print_stories
+
+        model = model_of(of)
+        document = answer_stories(
+            model,
+            prompt,
+            continuation,
+            max_new_tokens=max(generate, 1),
+            depth=depth,
+            checkpoint=checkpoint,
+            progress=True,
+        )
+    answer(output, document, text=lambda: print_stories(document), page=lambda path: write_page(document, path))
+
+
 def _several(
     of: OfModel,
     task: str | None,
@@ -120,14 +172,11 @@ def _several(
     sample: Sample,
     depth: str,
     checkpoint: Path | None,
-    alone: dict[str, object],
     output: Output,
 ) -> None:
     """The stories of a task's prompts, or of a file's."""
     if task is not None and prompts is not None:
         raise CasebackError("both --task and --prompts given: expected one of them")
-    if unused := [name for name, value in alone.items() if value is not None]:
-        raise CasebackError(f"{unused[0]} is of a single prompt: leave it out, or --task and --prompts")
     with quiet():
         from caseback.jobs.text_file import read_text
         from caseback.reports.story.several import stories
@@ -147,6 +196,7 @@ def _several(
             answers = {
                 "targets": [row["target"] for row in records],
                 "foils": [row["foil"] or None for row in records],
+                "corrupt": [row["corrupt"] or None for row in records],
                 "source": "" if prompts is None else prompts.stem,
             }
         document = stories(model, drawn, depth=depth, seed=sample.seed, checkpoint=checkpoint, progress=True, **answers)

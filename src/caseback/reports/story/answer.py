@@ -72,7 +72,8 @@ def answer_stories(
     tokens = model.tokens(prompt)
     if len(tokens) != 1:
         raise TokensError(f"{len(tokens)} prompts given: an answer's story is of one")
-    steps = steps_of(model, tokens.padded_on("right"), continuation, max_new_tokens, {"do_sample": False})
+    greedy = {} if continuation is not None else {"do_sample": False}
+    steps = steps_of(model, tokens.padded_on("right"), continuation, max_new_tokens, greedy)
     targets = [steps.target(0, t) for t in range(steps.counts[0])]
     text = "".join(map(model.token_text, targets))
     document = stories(

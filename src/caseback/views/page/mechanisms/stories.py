@@ -15,7 +15,7 @@ from caseback.views.numbers_text import signed
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table, signed_class
 from caseback.views.page.page import Page
-from caseback.views.text.concepts.stories import counts_words, shared_words
+from caseback.views.text.concepts.stories import ANSWER, answer_rows, counts_words, shared_words
 
 __all__ = ["stories_html"]
 
@@ -43,6 +43,15 @@ def _title(document: Mapping[str, Any]) -> str:
 
 def _body(document: Mapping[str, Any]) -> str:
     parts = [lead(f"{counts_words(document)}. {shared_words(document)}")]
+    if "answer" in document:
+        parts += [
+            "<h2>Token by token</h2>",
+            note(
+                f"After: {document['answer']['prompt']} What replacing a word takes away, as a share of what the "
+                "token's counterfactual takes away; what exchanging a head or MLP moves."
+            ),
+            _answer(document),
+        ]
     if document["parts"]:
         parts += [
             "<h2>Heads and MLPs</h2>",
@@ -58,7 +67,13 @@ def _body(document: Mapping[str, Any]) -> str:
     if document["checks"]:
         parts += ["<h2>Did it hold elsewhere?</h2>", _checks(document)]
     parts += ["<h2>Prompt by prompt</h2>", *map(_story, document["rows"])]
-    return frame(document, "What carries the answers of {}?", document["source"] or "these prompts", *parts)
+    question = "What does each token hang on in {}?" if "answer" in document else "What carries the answers of {}?"
+    return frame(document, question, document["source"] or "these prompts", *parts)
+
+
+def _answer(document: Mapping[str, Any]) -> str:
+    rows = [(first, [cell(text) for text in others]) for first, *others in answer_rows(document)]
+    return rows_table(ANSWER, rows)
 
 
 def _parts(document: Mapping[str, Any]) -> str:

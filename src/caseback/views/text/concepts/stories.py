@@ -10,10 +10,14 @@ from rich.table import Table
 
 from caseback.reports.document import Document, checked, drawn_from
 from caseback.reports.story.several import STORIES
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import percent
 
-__all__ = ["counts_words", "print_stories", "shared_words"]
+__all__ = ["answer_rows", "counts_words", "print_stories", "shared_words"]
 
 SHOWN = 12
+ANSWER = ("answer", "p", "instead of", "hangs on", "carried by")
+_FEW = 4  # words, and parts, in a row of an answer
 
 
 @checked
@@ -31,6 +35,12 @@ def print_stories(document: Document, *, console: Console | None = None) -> None
     with STORIES.drawing(document):
         say = lambda words: console.print(words, highlight=False, markup=False)  # noqa: E731
         say(f"{document['model']['name']}, {document['source'] or 'prompts'}: {counts_words(document)}")
+        if "answer" in document:
+            say(f"after: {document['answer']['prompt']}")
+            table = _table(*ANSWER, words=True)
+            for row in answer_rows(document):
+                table.add_row(*row)
+            console.print(table)
         say(shared_words(document))
         if document["parts"]:
             table = _table("part", "carries", "against", "share", "sd")
@@ -53,12 +63,48 @@ def print_stories(document: Document, *, console: Console | None = None) -> None
             console.print(table)
 
 
-def _table(first: str, *others: str) -> Table:
+def _table(first: str, *others: str, words: bool = False) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
     return table
+
+
+@checked
+@drawn_from("a document of an answer's stories", "answer_stories")
+def answer_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """An answer token by token: itself, its probability, its foil, which words it hangs on and which parts carry it.
+
+    Words are of the prompt, or of the answer before it, which is said.
+
+    Examples
+    --------
+    >>> word = {"pos": 2, "text": " Mary", "share": 0.8}
+    >>> row = {"target": {"text": " her"}, "foil": {"text": " him"}, "prob": 0.7, "words": [word],
+    ...        "preference": {"prefers": True}, "parts": [{"name": "L2H0", "share": 0.5}], "changes": ["Mary → John"]}
+    >>> answer_rows({"rows": [row], "answer": {"start": 2}})
+    [('␣her', '70%', '␣him', '␣Mary (answer) +0.80', 'L2H0 +0.50')]
+    """
+    start, rows = document["answer"]["start"], []
+    for row in document["rows"]:
+        words = [
+            f"{visible(w['text'])}{' (answer)' if w['pos'] >= start else ''} {w['share']:+.2f}"
+            for w in row["words"][:_FEW]
+        ]
+        parts = [f"{part['name']} {part['share']:+.2f}" for part in row["parts"][:_FEW]]
+        why = "no word alone" if row["changes"] else "nothing that was tried moves it"
+        hangs = (", ".join(words) or why) if row["preference"]["prefers"] else "not preferred beyond habit"
+        rows.append(
+            (
+                visible(row["target"]["text"]),
+                percent(row["prob"]),
+                visible(row["foil"]["text"]),
+                hangs,
+                ", ".join(parts) if row["preference"]["prefers"] else "",
+            )
+        )
+    return rows
 
 
 @checked
