@@ -65,9 +65,10 @@ def test_a_message_is_explained_as_the_template_writes_it(meadow):
     model.tokenizer.chat_template = TEMPLATE
     message = [{"role": "user", "content": "Mary went to the"}]
     text = "user: Mary went to the\n"
-    assert explain(model, message, depth="quick")["tokens"] == explain(
-        meadow, meadow.tokenizer(text, add_special_tokens=False)["input_ids"], depth="quick"
-    )["tokens"]
+    assert (
+        explain(model, message, depth="quick")["tokens"]
+        == explain(meadow, meadow.tokenizer(text, add_special_tokens=False)["input_ids"], depth="quick")["tokens"]
+    )
     document = answer_stories(model, message, max_new_tokens=1)
     assert document["answer"]["prompt"] == text and len(document["rows"]) == 1
 

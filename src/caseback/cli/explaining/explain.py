@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.explaining.asked import Chat, Continuation
+from caseback.cli.explaining.asked import Chat, Continuation, ManyPrompts, first_given
 from caseback.cli.inputs import chat_of, continuation_of, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import (
@@ -17,7 +17,6 @@ from caseback.cli.options import (
     Generate,
     Ids,
     OfModel,
-    OfTask,
     Output,
     Resume,
     Sample,
@@ -47,12 +46,10 @@ def explain(
         lens="A fitted lens (caseback lens --fit --save FILE) in place of the logit lens."
     ),
     ablation: Ablation = Ablation("zero").worded(ablation="What stands in for an ablated component: zero or mean."),
-    of_task: OfTask = OfTask().worded(
-        task="Tell the stories of a task's prompts in place of one, and what they share."
+    many: ManyPrompts = ManyPrompts().worded(
+        task="Tell the stories of a task's prompts in place of one, and what they share.",
+        prompts="The same for a file: JSON lines with prompt, target and perhaps foil and corrupt.",
     ),
-    prompts: Annotated[
-        Path | None, Option(help="The same for a file: JSON lines with prompt, target and perhaps foil and corrupt.")
-    ] = None,
     sample: Sample = Sample(count=10).worded(count="With --task, how many prompts."),
     generate: Generate = Generate(0).worded(
         generate="Tell the story of each of so many tokens that the model goes on to write."
@@ -64,7 +61,7 @@ def explain(
     output: Output = Output(),
 ) -> None:
     """Explain why the model predicts a token: the causal story, inputs, components, layers, and checks."""
-    task, checkpoint = of_task.task, resume.checkpoint
+    checkpoint = resume.checkpoint
     of_one = {
         "--target": contrast.target,
         "--foil": contrast.foil,
@@ -74,20 +71,20 @@ def explain(
         "--lens": fitted.lens,
         "--ablation": None if ablation.ablation == "zero" else ablation.ablation,
     }
-    if task is not None or prompts is not None:
-        if unused := _given(
+    if many.several:
+        if unused := first_given(
             of_one
             | {"PROMPT": prompt, "--ids": ids.ids, "--chat": chat.chat, "--generate": generate.generate}
             | {"--continuation": continued.continuation}
         ):
             raise CasebackError(f"{unused} is of a single prompt: leave it out, or --task and --prompts")
-        _several(of, task, prompts, sample, depth, checkpoint, output)
+        _several(of, many, sample, depth, checkpoint, output)
         return
     if prompt is None:
         raise CasebackError("no prompt given: expected a text, or --ids and token ids such as 5,1,2")
     given = chat_of(prompt_of(prompt, ids.ids), chat.chat)
     if generate.generate or continued.continuation is not None:
-        if unused := _given(of_one):
+        if unused := first_given(of_one):
             raise CasebackError(f"{unused} is of one token: leave it out, or --generate and --continuation")
         _answer(
             of, given, continuation_of(continued.continuation, ids.ids), generate.generate, depth, checkpoint, output
@@ -130,11 +127,6 @@ def explain(
     )
 
 
-def _given(options: dict[str, Any]) -> str:
-    """The first option that was given, or an empty text."""
-    return next((name for name, value in options.items() if value), "")
-
-
 def _answer(
     of: OfModel,
     prompt: Any,
@@ -166,38 +158,18 @@ def _answer(
 
 
 def _several(
-    of: OfModel,
-    task: str | None,
-    prompts: Path | None,
-    sample: Sample,
-    depth: str,
-    checkpoint: Path | None,
-    output: Output,
+    of: OfModel, many: ManyPrompts, sample: Sample, depth: str, checkpoint: Path | None, output: Output
 ) -> None:
     """The stories of a task's prompts, or of a file's."""
-    if task is not None and prompts is not None:
-        raise CasebackError("both --task and --prompts given: expected one of them")
     with quiet():
-        from caseback.jobs.text_file import read_text
         from caseback.reports.story.several import stories
-        from caseback.reports.tables.records import records_of
-        from caseback.tasks import get
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.stories import print_stories
 
-        records = [] if prompts is None else records_of(read_text(prompts, "prompts"))
-        named = None if task is None else get(task)
+        drawn = many.asked(sample)
         model = model_of(of)
-        if named is not None:
-            drawn = named.prompts(model, sample.count, seed=sample.seed)
-            answers = {}
-        else:
-            drawn = [row["prompt"] for row in records]
-            answers = {
-                "targets": [row["target"] for row in records],
-                "foils": [row["foil"] or None for row in records],
-                "corrupt": [row["corrupt"] or None for row in records],
-                "source": "" if prompts is None else prompts.stem,
-            }
-        document = stories(model, drawn, depth=depth, seed=sample.seed, checkpoint=checkpoint, progress=True, **answers)
+        prompts, answers = drawn(model)
+        document = stories(
+            model, prompts, depth=depth, seed=sample.seed, checkpoint=checkpoint, progress=True, **answers
+        )
     answer(output, document, text=lambda: print_stories(document), page=lambda path: write_page(document, path))

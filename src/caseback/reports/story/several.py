@@ -33,6 +33,7 @@ from caseback.reports.story import thresholds
 from caseback.reports.story.depths import DEPTHS, Depth, depth_of
 from caseback.reports.story.story import found_for, story_of
 from caseback.reports.story.words import sentences
+from caseback.reports.tables.answers import answers_of, as_many, places_of
 from caseback.tasks.prompts import Prompts
 
 __all__ = ["STORIES", "stories"]
@@ -125,12 +126,8 @@ def stories(
         raise CasebackError(f"depth {depth!r} tells no story: expected {', '.join(DEPTHS)}")
     given = prompts if isinstance(prompts, Prompts) else None
     tokens = given.clean if given is not None else model.tokens(prompts)  # pyright: ignore[reportArgumentType]
-    if given is not None:
-        targets = [ids[0] for ids in given.target] if targets is None else targets
-        foils = [ids[0] if ids else None for ids in given.foil] if foils is None else foils
-    wanted = _as_many(targets, len(tokens), "targets")
-    against = _as_many(foils, len(tokens), "foils")
-    others = _as_many(corrupt, len(tokens), "corrupt")
+    wanted, against = answers_of(given, len(tokens), targets, foils)
+    others = as_many(corrupt, len(tokens), "corrupt")
     file = Checkpoint(
         checkpoint,
         {"model": identity_of(model.hf, model.anatomy.standing), "options": [depth, seed]},
@@ -141,28 +138,13 @@ def stories(
     by_prompt: dict[str, dict[str, Any]] = {} if saved is None else dict(saved.state["stories"])
     rows: list[dict[str, Any]] = []
     for b in progress_bar(range(len(tokens)), total=len(tokens), what="stories", unit="prompt", show=progress):
-        own, places = tokens[b : b + 1].padded_on("right"), _places_of(given, b)
+        own, places = tokens[b : b + 1].padded_on("right"), places_of(given, b)
         key = fingerprint([own.ids, wanted[b], against[b], others[b], places])
         if key not in by_prompt:
             by_prompt[key] = _row(model, own, wanted[b], against[b], others[b], how, seed, places)
             file.write({}, stories=by_prompt)
         rows.append(by_prompt[key])
     return _document(model, rows, source or ("" if given is None else given.task), depth, seed)
-
-
-def _as_many(values: Sequence[Any] | None, count: int, what: str) -> list[Any]:
-    if values is None:
-        return [None] * count
-    if isinstance(values, str) or len(values) != count:
-        raise CasebackError(f"{what}: expected one for each of the {count} prompts")
-    return list(values)
-
-
-def _places_of(prompts: Prompts | None, b: int) -> dict[str, tuple[int, int]]:
-    """The named words of a task's example: first and last position."""
-    if prompts is None:
-        return {}
-    return {name: (int(span[b, 0]), int(span[b, 1])) for name, span in prompts.spans.items()}
 
 
 def _row(

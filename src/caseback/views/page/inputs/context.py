@@ -1,0 +1,89 @@
+"""What of a context a generation relies on, as one HTML page that opens offline.
+
+The generation, each token shaded by how much the context moved it; the context, each shaded by the most that any of
+these owes it; and the pairs that stand out. Orange supports the token that was written.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from caseback.reports.document import checked
+from caseback.reports.inputs.context import CONTEXT
+from caseback.reports.tokens_text import visible
+from caseback.views.numbers_text import number
+from caseback.views.page.kit.frame import frame
+from caseback.views.page.kit.parts import cell, lead, note, rows_table, signed_class
+from caseback.views.page.page import Page
+from caseback.views.text.inputs.context import MEASURED, context_words, cue_rows
+
+__all__ = ["context_html"]
+
+
+@checked
+def context_html(document: Mapping[str, Any]) -> str:
+    """A document of a context as one self-contained page.
+
+    Parameters
+    ----------
+    document
+        What ``caseback.reports.inputs.context.context_document`` returns.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return PAGE.html(document)
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    return f"what of the context · {visible(document['model']['name'])}"
+
+
+def _body(document: Mapping[str, Any]) -> str:
+    how, generated = document["how"], document["generated"]
+    owed = [
+        max((row[i] for row in document["cues"] if row[i] is not None), key=abs, default=0.0)
+        for i in range(len(document["context"]))
+    ]
+    parts = [
+        lead(f"{context_words(document)}."),
+        "<h2>The context</h2>",
+        note(f"Shaded by the largest score ({how['method']}) that any token attributed below gives it."),
+        _strip(document["context"], owed),
+        *([] if not document["current"] else [note(f"Then: {document['current']}")]),
+        "<h2>The generation</h2>",
+        note(f"Shaded by what the context moved: {MEASURED[how['measure']]}."),
+        _strip([row["text"] for row in generated], [row["score"] for row in generated]),
+        _moved(generated, how["threshold"]),
+    ]
+    if document["pairs"]:
+        rows = [(name, [cell(text) for text in others]) for name, *others in cue_rows(document)]
+        parts += ["<h2>What comes from where</h2>", rows_table(["of the context", "for", "score", "instead of"], rows)]
+    return frame(document, "What of {} does the answer rely on?", "the context", *parts)
+
+
+def _strip(texts: Sequence[str], values: Sequence[float]) -> str:
+    """Tokens in a row, each shaded by its share of the largest."""
+    most = max(map(abs, values), default=0.0) or 1.0
+    tokens = (
+        f"<span class='{signed_class(value / most)}' title='{number(value)}'>{html.escape(visible(text))}</span>"
+        for text, value in zip(texts, values, strict=True)
+    )
+    return f"<div class='one-text'><p class='text'>{' '.join(tokens)}</p></div>"
+
+
+def _moved(generated: Sequence[Mapping[str, Any]], threshold: float) -> str:
+    rows = [
+        (visible(row["text"]), [cell(number(row["score"])), cell(visible(row["without"]))])
+        for row in generated
+        if row["selected"]
+    ]
+    words = note(f"Those that stand out, above {number(threshold)}, and what would have been written instead:")
+    return words + rows_table(["token", "moved by", "without the context"], rows) if rows else ""
+
+
+PAGE = Page(CONTEXT, _title, _body, ("page", "concept"))

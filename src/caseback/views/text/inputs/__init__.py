@@ -1,0 +1,1 @@
+"""Input attributions of many prompts, and of a context that a generation relies on, in the terminal."""
