@@ -87,6 +87,7 @@ WRITING = [
     ("recall", "--html"),
     ("requests", "--html"),
     ("function", "--html"),
+    ("learner", "--html"),
     ("truth", "--html"),
     ("emergence", "--html"),
     ("emergence", "--save"),

@@ -51,6 +51,7 @@ COUNTED = {
 SHORT = {
     "dla": ["dla", PROMPT],
     "graph": ["graph", PROMPT],
+    "learner": ["learner", "--count", "12"],
     "weights": ["weights", "meadow", "--layer", "1", "--head", "0"],
     "label": ["label", "FOLDER", "L1H0", "a head"],
 }

@@ -50,6 +50,7 @@ PAGES = {
     "stories": ("explain", "--task", "ioi", "--count", "2", "--depth", "quick"),
     "emergence": ("emergence", "grokking", "--kinds", "copying,anti-copying", "--rows", "8"),
     "function": ("function", "capital", "--count", "8", "--draws", "2"),
+    "learner": ("learner", "--count", "24", "--shots", "4"),
     "requests": ("requests", "capital", "language", "--count", "8"),
     "recall": ("recall", "--count", "16", "--draws", "2"),
     "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),

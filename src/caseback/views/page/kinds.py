@@ -33,6 +33,7 @@ PAGES = {
     "caseback.facts": "mechanisms.facts",
     "caseback.features": "features",
     "caseback.graph": "graph",
+    "caseback.in_context_learner": "mechanisms.in_context_learner",
     "caseback.probe": "probe",
     "caseback.requests": "mechanisms.requests",
     "caseback.steering": "steering",
@@ -41,6 +42,7 @@ PAGES = {
     "caseback.truth": "mechanisms.truth",
     "caseback.units": "unit",
     "caseback.weights": "weights",
+    "caseback.world_model": "mechanisms.world_model",
 }
 
 
