@@ -390,6 +390,8 @@ class Valid:
             **dict.fromkeys(("function_vectors.function_vector", "function_vectors.task_vector"), of_words),
             "argument_function": {**of_words, "draws": 1},
             "in_context_learner.in_context_learner": {"examples": digit_regression(12, shots=3), "steps": [1, 2]},
+            "world_model.world_model": {"games": cb.behaviors.spread_games(8), "edits": 4, "draws": 1},
+            "spread_games": {"count": 8},
             "digit_regression": {"count": 3, "shots": 2, "features": 1},
             "function_behavior": {**of_words, "other": None, "name": "digits", "draws": 2},
             "role.Role": {"name": "mover", "about": "moves", "at": "end", "to": "IO", "sign": 1, "control": None}

@@ -44,8 +44,8 @@ def descended(x, y, q, rates, g=None):
 
 
 def test_5_4_14_layers_of_linear_attention_are_steps_of_gradient_descent(numbers):
-    rates = [0.3, 0.2, 0.4]
-    torch.testing.assert_close(linear_attention(*numbers, rates), descended(*numbers, rates), rtol=0, atol=1e-14)
+    (x, y, q), rates = numbers, [0.3, 0.2, 0.4]
+    torch.testing.assert_close(linear_attention(x, y, q, rates), descended(x, y, q, rates), rtol=0, atol=1e-14)
 
 
 def test_5_4_14_a_preconditioner_is_whitened_descent_and_least_squares_at_once(numbers):
@@ -117,11 +117,12 @@ def test_5_4_14_the_organism_is_found_to_take_one_step_and_at_which_rate():
 
 
 def test_learners_are_what_their_formulas_say(numbers):
-    x, y, q = (one.numpy() for one in numbers)
+    tensors = numbers[0], numbers[1], numbers[2]
+    x, y, q = (one.numpy() for one in tensors)
     by = learners(x, y, q, [3])
     free, table = by["gradient 3"]
     for rate, row in zip(free[::10], table[::10], strict=True):
-        np.testing.assert_allclose(row, descended(*numbers, [rate] * 3)[-1], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(row, descended(*tensors, [rate] * 3)[-1], rtol=0, atol=1e-12)
     strength = by["ridge"].free[17]
     w = np.linalg.solve(
         np.einsum("bnf,bng->bfg", x, x) / SHOTS + strength * np.eye(FEATURES),

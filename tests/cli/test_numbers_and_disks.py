@@ -88,6 +88,7 @@ WRITING = [
     ("requests", "--html"),
     ("function", "--html"),
     ("learner", "--html"),
+    ("world", "--html"),
     ("truth", "--html"),
     ("emergence", "--html"),
     ("emergence", "--save"),

@@ -38,6 +38,7 @@ COUNTED = {
     "facts": ["facts", "--count", "4"],
     "emergence": ["emergence", "grokking", "--kinds", "copying", "--rows", "8"],
     "recall": ["recall", "--count", "12"],
+    "world": ["world", "--count", "12", "--edits", "4"],
     "function": ["function", "capital", "--count", "4"],
     "requests": ["requests", "capital", "language", "--count", "4"],
     "truth": ["truth", "--count", "4", "--methods", "mass_mean"],

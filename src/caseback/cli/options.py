@@ -321,12 +321,6 @@ class Sample(Seed):
     count: Annotated[int, Option(min=1, help="How many prompts are drawn.")] = 100
 
 
-class Shots(Group):
-    """How much a prompt shows before it asks."""
-
-    shots: Annotated[int, Option(min=2, help="Examples in a prompt.")] = 5
-
-
 class Out(Group):
     """A folder for a result of several files."""
 

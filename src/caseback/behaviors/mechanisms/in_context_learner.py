@@ -112,7 +112,7 @@ def in_context_learner(
     deals = np.stack([rng.permutation(len(judged)) for _ in range(draws)])
     beyond, rest = _without(mean, table), _without(mean, own[None])[0]
     dealt = [_correlations(rest, row[deals]) for row in beyond]
-    told: dict[str, Any] = {"target": ("batch", examples.targets[judged])}
+    beside: dict[str, Any] = {"target": ("batch", examples.targets[judged])}
     common = {
         "technique": in_context_learner,
         "model": model,
@@ -134,7 +134,7 @@ def in_context_learner(
         key: labelled(
             values,
             dims,
-            {"variant": names} if "variant" in dims else (told if "batch" in dims else None),
+            {"variant": names} if "variant" in dims else (beside if "batch" in dims else None),
             name=key,
             **common,
         )

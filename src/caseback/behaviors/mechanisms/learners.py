@@ -69,7 +69,7 @@ def learners(
     along = np.einsum("bfj,bf->bj", vectors, pull) * np.einsum("bfj,bf->bj", vectors, queries)
     distances = ((inputs - queries[:, None]) ** 2).sum(-1)
     near = distances <= distances.min(1, keepdims=True) + 1e-9
-    found = {
+    by_name = {
         "mean": _by_factor(outputs.mean(1)),
         "last": _by_factor(outputs[:, -1]),
         "nearest": _by_factor((near * outputs).sum(1) / near.sum(1)),
@@ -77,22 +77,22 @@ def learners(
     widths = WIDTHS * max(np.sqrt(distances.mean()), 1e-12)
     scores = -distances / (2 * widths[:, None, None] ** 2)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
-    found["kernel"] = Learner(widths, (weights * outputs).sum(-1) / weights.sum(-1))
+    by_name["kernel"] = Learner(widths, (weights * outputs).sum(-1) / weights.sum(-1))
     rates = RATES / max(values.max(1).mean(), 1e-12)
     safe = np.where(values > 1e-12, values, 1.0)
     for k in steps:
         # where an eigenvalue is 0 nothing pulls, and the step leads nowhere
         grown = (1 - (1 - rates[:, None, None] * values) ** k) / safe
-        found[f"gradient {k}"] = Learner(rates, (grown * along).sum(-1))
+        by_name[f"gradient {k}"] = Learner(rates, (grown * along).sum(-1))
     whole = covariance.mean(0)
     flat = (1 + 1 / n) * whole + np.trace(whole) / n * np.eye(features)
     step = np.einsum("bf,bf->b", queries, np.linalg.solve(flat, pull.T).T)
-    found["linear"] = _by_factor(step)
+    by_name["linear"] = _by_factor(step)
     strengths = STRENGTHS * max(values.mean(), 1e-12)
-    found["ridge"] = Learner(strengths, (along / (values + strengths[:, None, None])).sum(-1))
-    kept = values > 1e-9 * max(values.max(), 1e-12)
-    found["least squares"] = _by_factor(np.where(kept, along / safe, 0.0).sum(-1))
-    return found
+    by_name["ridge"] = Learner(strengths, (along / (values + strengths[:, None, None])).sum(-1))
+    pulled = values > 1e-9 * max(values.max(), 1e-12)
+    by_name["least squares"] = _by_factor(np.where(pulled, along / safe, 0.0).sum(-1))
+    return by_name
 
 
 def _by_factor(prediction: Float[np.ndarray, " batch"]) -> Learner:

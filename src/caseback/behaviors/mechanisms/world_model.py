@@ -4,12 +4,12 @@
     probe   ridge regression on the three indicators of every square, one factorization for all squares of a layer
     write   x ~ sum_s own_s e_s + sum_s stone_s f_s + c     least squares, own_s = 1 for mine, -1 for yours, 0 for none
     edit    x <- x - 2 factor own_s e_s                     the stone on one square changes hands
-    errors  of the |L| likeliest moves those that are not in L, and those of L that are not among them   (Li et al. 2023)
+    errors  likeliest |L| moves that are not in L, and those of L that are not among them       (Li et al. 2023)
 
-L are the moves that are legal on the board with this stone turned. What reads a square is no good for writing it: boards
-are correlated, and a probe's direction, or the covariance times it, moves the stones beside it too; e_s holds them.
-Beside the edit stand random directions of the same length. Probes and directions are fitted on some games and judged on
-others, beside an untrained model, and beside boards of other games after as many moves.
+L are the moves that are legal on the board with this stone turned. What reads a square is no good for writing it:
+boards are correlated, and a probe's direction, or the covariance times it, moves the stones beside it too; e_s holds
+them. Beside the edit stand random directions of the same length. Probes and directions are fitted on some games and
+judged on others, beside an untrained model, and beside boards of other games after as many moves.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def world_model(
             ],
         ]
     )
-    told: dict[str, Any] = {
+    coords: dict[str, Any] = {
         "variant": list(CONVENTIONS),
         "layer": list(range(model.n_layers)),
         "feature": list(games.squares),
@@ -172,13 +172,13 @@ def world_model(
     }
     turns = -2 * factor * _writes(states, boards["own"][0])
     changed, beside = _turned(model, judged, turns, edits, draws, rng, progress)
-    told |= {name: ("batch", of) for name, of in beside.items()}
+    coords |= {name: ("batch", of) for name, of in beside.items()}
     arrays |= {name: (values, ["draw", "layer", "batch"][3 - values.ndim :]) for name, values in changed.items()}
     labels = {
         name: labelled(
             values,
             dims,
-            {key: of for key, of in told.items() if key in dims or (isinstance(of, tuple) and of[0] in dims)},
+            {key: of for key, of in coords.items() if key in dims or (isinstance(of, tuple) and of[0] in dims)},
             name=name,
             **common,
         )

@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
 from caseback.cli.loading import quiet
-from caseback.cli.options import OfModel, OfTask, Output, Sample, Save, Shots, Top
+from caseback.cli.options import OfModel, OfTask, Output, Sample, Save, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -33,7 +33,7 @@ def behavior(
     other: Annotated[
         str | None, Option(help="Another such function, whose vectors stand beside.", show_default=False)
     ] = None,
-    shown: Shots = Shots().worded(shots=f"Of {FUNCTION}: examples in a prompt."),
+    shots: Annotated[int, Option(min=2, help=f"Of {FUNCTION}: examples in a prompt.")] = 5,
     save: Save = Save().worded(save=f"Of {FUNCTION}: write the vector, as an edit, to this file."),
     output: Output = Output(),
 ) -> None:
@@ -58,7 +58,7 @@ def behavior(
 
         if function:
             model, _ = model_and_words(of.model, **of.how)
-            reports = [_function(model, str(task), other, sample, top.top, shown.shots, save.save)]
+            reports = [_function(model, str(task), other, sample, top.top, shots, save.save)]
         else:
             model, reports = _behaviors(asked, of, sample, top.top)
         document = behavior_document(model, reports)

@@ -145,7 +145,7 @@ def _evaluate_run(folder: Path, trained: dict, output: Json, write: bool) -> Non
             page = lambda: write_growth(folder, trained["seed"], measured)  # noqa: E731
         else:
             measured = legality(folder)
-            page = lambda: write_legality(folder, trained["seed"], measured)  # noqa: E731
+            page = lambda: write_legality(folder, trained["seed"], trained["step"], measured)  # noqa: E731
         if write:
             say_written(page())
     table = measured.to_dataframe()

@@ -51,16 +51,12 @@ def legality(folder: Path) -> xr.Dataset:
     return xr.Dataset(means, {"move": np.arange(1, game.MOVES + 1)})
 
 
-def write_card(folder: Path, seed: int, measures: xr.Dataset) -> Path:
+def write_card(folder: Path, seed: int, steps: int, measures: xr.Dataset) -> Path:
     """Write the folder's ``README.md`` from what ``legality`` gave, and return its path."""
     page = folder / "README.md"
     with whole_file(page) as draft:
-        draft.write_text(card(measures, seed, _steps(folder)), encoding="utf-8")
+        draft.write_text(card(measures, seed, steps), encoding="utf-8")
     return page
-
-
-def _steps(folder: Path) -> int:
-    return CrystalForCausalLM.config_class.from_pretrained(folder).caseback["step"]
 
 
 def card(measures: xr.Dataset, seed: int, steps: int) -> str:

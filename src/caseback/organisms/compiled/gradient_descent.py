@@ -130,8 +130,8 @@ def gradient_descent(*, rate: float = 0.1, small: float = 1e-2, sink: float = 12
     x = input_table()
     outputs, answers = np.arange(-8, 9) * SPACING, np.arange(-16, 17) * SPACING
     shown = [f"{a}:{y:g}" for a in range(len(x)) for y in outputs]
-    asked, said = [f"{a}:?" for a in range(len(x))], [f"{v:g}" for v in answers]
-    draft = Draft([*shown, *asked, *said], max_length, {"x": 2, "y": 1, "sink": 1, "one": 1, "read": 1})
+    asked, names = [f"{a}:?" for a in range(len(x))], [f"{v:g}" for v in answers]
+    draft = Draft([*shown, *asked, *names], max_length, {"x": 2, "y": 1, "sink": 1, "one": 1, "read": 1})
     draft.embed("x", shown, x.repeat_interleave(len(outputs), 0))
     draft.embed("y", shown, torch.from_numpy(outputs).float().repeat(len(x))[:, None])
     draft.embed("x", asked, x)
@@ -142,8 +142,8 @@ def gradient_descent(*, rate: float = 0.1, small: float = 1e-2, sink: float = 12
         terms = [(draft["x"], draft["x"], sign * small), (ALWAYS, draft["sink"], sink)]
         draft.head(0, terms, [(draft["y"], draft.into("read", sign * back))])
     v = torch.from_numpy(answers).float()[:, None]
-    draft.unembed("read", said, v / SPACING**2)
-    draft.unembed("one", said, -(v**2) / (2 * SPACING**2))
+    draft.unembed("read", names, v / SPACING**2)
+    draft.unembed("one", names, -(v**2) / (2 * SPACING**2))
     draft.unembed("one", [BOS, *shown, *asked], torch.full((1 + len(shown) + len(asked), 1), -1e3))
 
     def predicted(prompt: Sequence[str]) -> list[str | None]:
@@ -153,7 +153,7 @@ def gradient_descent(*, rate: float = 0.1, small: float = 1e-2, sink: float = 12
         rows = [(x[int(a)].double(), float(y)) for a, y in last[:-1] if y != "?"]
         w = rate * sum((y * row for row, y in rows), torch.zeros(2, dtype=torch.float64))
         value = float(w @ x[int(last[-1][0])].double())
-        return [None] * (len(prompt) - 1) + [said[int(np.abs(answers - value).argmin())]]
+        return [None] * (len(prompt) - 1) + [names[int(np.abs(answers - value).argmin())]]
 
     heads = ("L0H0", "L0H1")
     edges = [f"embed -> {head}.{of}" for head in heads for of in "qkv"] + [f"{head} -> logits" for head in heads]

@@ -96,7 +96,8 @@ def in_context_learner_document(model: Model, compared: xr.Dataset, task: str = 
     spread = gaps.std(-1, ddof=1) / np.sqrt(gaps.shape[-1])
     gap, error = float(gaps[mean].mean()), float(spread[mean])
     beside = [n for i, n in enumerate(names) if i != chosen and abs(gaps[i].mean()) <= ERRORS * spread[i]]
-    agrees = dealt[chosen] is not None and float(agreement[chosen]) > dealt[chosen]
+    bound = dealt[chosen]
+    agrees = bound is not None and float(agreement[chosen]) > bound
     rows = [
         {
             "name": name,

@@ -48,8 +48,8 @@ def _body(document: Mapping[str, Any]) -> str:
         note(f"{percent(counts['legal'])} of its probability is on legal moves, in {counts['games']} held-out games."),
         "<h2>The board, read after each layer</h2>",
         note(
-            "How often a stone is read rightly by a linear probe, mean over squares, as the mover's own or the other's; "
-            "dashed: as black or white. The band: the same of an untrained model, and of the boards of other games."
+            "How often a stone is read rightly by a linear probe, mean over squares, as the mover's own or the "
+            "other's. Dashed: as black or white. The band: the same of an untrained model, and of the boards of other games."
         ),
         _charts(layers, [(reading["own"], reading["color"], _band(reading), "stones read rightly")]),
         rows_table(
@@ -68,9 +68,9 @@ def _body(document: Mapping[str, Any]) -> str:
         "<h2>A stone turned</h2>",
         note(
             "Along what a stone on one square adds to the stream, this is moved so that the stone changes hands, after "
-            f"one layer and at the last move. Without it, {percent(plain['legal'])} of the probability is on moves that would "
-            f"then be legal, and {number(plain['errors'])} of the likeliest moves are in error. The band is the least "
-            "and the largest mean of random directions as long."
+            f"one layer and at the last move. Without it, {percent(plain['legal'])} of the probability is on moves "
+            f"that would then be legal, and {number(plain['errors'])} of the likeliest moves are in error. The band is "
+            "the least and the largest mean of random directions as long."
         ),
         _charts(
             layers,
