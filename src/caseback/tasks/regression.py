@@ -89,7 +89,7 @@ def digit_regression(count: int = 60, shots: int = 12, features: int = 2, seed: 
     --------
     >>> asked = digit_regression(count=1, shots=2)
     >>> asked.texts[0], asked.inputs.shape
-    ('8,6=7;2,3=2;5,0=', (1, 2, 2))
+    ('8,6=4;5,2=7;3,0=', (1, 2, 2))
     """
     if min(count, shots, features) < 1:
         raise OutOfRange(f"{count} prompts of {shots} examples of {features} digits: expected one of each or more")

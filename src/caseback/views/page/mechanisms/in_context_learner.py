@@ -7,7 +7,6 @@ from typing import Any
 
 from caseback.reports.concepts.in_context_learner import IN_CONTEXT_LEARNER
 from caseback.reports.document import checked
-from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, signed
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
@@ -38,7 +37,7 @@ def in_context_learner_html(document: Mapping[str, Any]) -> str:
 
 
 def _name(document: Mapping[str, Any]) -> str:
-    return visible(document["task"]) or "regression"
+    return str(document["task"]) or "regression"
 
 
 def _title(document: Mapping[str, Any]) -> str:

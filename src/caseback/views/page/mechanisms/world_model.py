@@ -49,7 +49,8 @@ def _body(document: Mapping[str, Any]) -> str:
         "<h2>The board, read after each layer</h2>",
         note(
             "How often a stone is read rightly by a linear probe, mean over squares, as the mover's own or the "
-            "other's. Dashed: as black or white. The band: the same of an untrained model, and of the boards of other games."
+            "other's. Dashed: as black or white. The band: the same of an untrained model, and of the boards of "
+            "other games."
         ),
         _charts(layers, [(reading["own"], reading["color"], _band(reading), "stones read rightly")]),
         rows_table(

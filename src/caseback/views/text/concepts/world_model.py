@@ -9,7 +9,7 @@ from rich.console import Console
 
 from caseback.reports.concepts.world_model import WORLD_MODEL
 from caseback.reports.document import Document, checked, drawn_from
-from caseback.views.numbers_text import number, percent, signed
+from caseback.views.numbers_text import number, percent
 from caseback.views.text.concepts.facts import by_layer
 
 __all__ = ["board_words", "print_world_model", "turned_words"]
@@ -78,11 +78,11 @@ def turned_words(document: Mapping[str, Any]) -> str:
     --------
     >>> steered = {"layer": 2, "gain": 1.5, "error": 0.1, "control": 0.05, "before": 2.0, "judged": 100, "above": True}
     >>> turned_words({"steered": steered})
-    'a stone turned after layer 2 takes away +1.50 ± 0.10 of 2.00 errors on 100 edits (random +0.050): steered'
+    'a stone turned after layer 2 takes away 1.50 ± 0.10 of 2.00 errors on 100 edits (random 0.050): steered'
     """
     steered = document["steered"]
     return (
-        f"a stone turned after layer {steered['layer']} takes away {signed(steered['gain'])} ± "
+        f"a stone turned after layer {steered['layer']} takes away {number(steered['gain'])} ± "
         f"{number(steered['error'])} of {number(steered['before'])} errors on {steered['judged']} edits (random "
-        f"{signed(steered['control'])}): {'steered' if steered['above'] else 'not steered'}"
+        f"{number(steered['control'])}): {'steered' if steered['above'] else 'not steered'}"
     )
