@@ -11,7 +11,6 @@ import caseback as cb
 from caseback.behaviors import in_context_learner
 from caseback.behaviors.mechanisms.learners import learners
 from caseback.errors import CasebackError, OutOfRange, TokensError
-from caseback.organisms.compiled import build
 from caseback.organisms.compiled.gradient_descent import SPACING, gradient_descent, input_table, linear_attention
 from caseback.reports.concepts.in_context_learner import in_context_learner_document
 from caseback.tasks.regression import Regression, digit_regression
@@ -98,7 +97,7 @@ def test_5_4_14_two_softmax_heads_take_the_step_up_to_small_squared(small, sink,
 
 
 def test_5_4_14_the_organism_is_found_to_take_one_step_and_at_which_rate():
-    organism = build("gradient_descent", rate=0.1)
+    organism = gradient_descent(rate=0.1)
     asked = word_prompts()
     prompt = asked.texts[0].split()
     assert organism.predict([prompt])[0][-1] == organism.function(prompt)[-1]

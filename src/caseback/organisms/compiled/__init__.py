@@ -29,7 +29,6 @@ BUILDERS = {
     "erasure": "gadgets.erasure",
     "fraction": "programs.fraction",
     "illusion": "gadgets.illusion",
-    "gradient_descent": "gradient_descent.gradient_descent",
     "indirect_object": "indirect_object.indirect_object",
     "induction": "programs.induction",
     "modular_addition": "modular_addition.modular_addition",
