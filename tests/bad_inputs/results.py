@@ -70,6 +70,15 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "argument_function_html": {"document": "argument_function_document"},
     "added_words": {"document": "argument_function_document"},
     "task_words": {"document": "argument_function_document"},
+    "world_model_document": {"read": "world_model.world_model"},
+    **dict.fromkeys(
+        ("world_model_html", "print_world_model", "board_words", "turned_words"), {"document": "world_model_document"}
+    ),
+    "in_context_learner_document": {"compared": "in_context_learner.in_context_learner"},
+    **dict.fromkeys(
+        ("in_context_learner_html", "print_in_context_learner", "learning_words", "follows_words"),
+        {"document": "in_context_learner_document"},
+    ),
     "context_memory_document": {"dial": "context_memory"},
     "context_memory_html": {"document": "context_memory_document"},
     "claims_words": {"document": "context_memory_document"},

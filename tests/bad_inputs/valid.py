@@ -38,6 +38,7 @@ from caseback.server.serving import served
 from caseback.stream import write_codes
 from caseback.stream.documents import documents
 from caseback.stream.packing import blocks_of, rows_of
+from caseback.tasks.regression import digit_regression
 from caseback.views.text.bars import UNICODE
 
 
@@ -388,6 +389,10 @@ class Valid:
             "function_words": {"name": "capital"},
             **dict.fromkeys(("function_vectors.function_vector", "function_vectors.task_vector"), of_words),
             "argument_function": {**of_words, "draws": 1},
+            "in_context_learner.in_context_learner": {"examples": digit_regression(12, shots=3), "steps": [1, 2]},
+            "world_model.world_model": {"games": cb.behaviors.spread_games(8), "edits": 4, "draws": 1},
+            "spread_games": {"count": 8},
+            "digit_regression": {"count": 3, "shots": 2, "features": 1},
             "function_behavior": {**of_words, "other": None, "name": "digits", "draws": 2},
             "role.Role": {"name": "mover", "about": "moves", "at": "end", "to": "IO", "sign": 1, "control": None}
             | {"by": "total", "sort": "head"},

@@ -87,6 +87,8 @@ WRITING = [
     ("recall", "--html"),
     ("requests", "--html"),
     ("function", "--html"),
+    ("learner", "--html"),
+    ("world", "--html"),
     ("truth", "--html"),
     ("emergence", "--html"),
     ("emergence", "--save"),

@@ -38,6 +38,7 @@ COUNTED = {
     "facts": ["facts", "--count", "4"],
     "emergence": ["emergence", "grokking", "--kinds", "copying", "--rows", "8"],
     "recall": ["recall", "--count", "12"],
+    "world": ["world", "--count", "12", "--edits", "4"],
     "function": ["function", "capital", "--count", "4"],
     "requests": ["requests", "capital", "language", "--count", "4"],
     "truth": ["truth", "--count", "4", "--methods", "mass_mean"],
@@ -51,6 +52,7 @@ COUNTED = {
 SHORT = {
     "dla": ["dla", PROMPT],
     "graph": ["graph", PROMPT],
+    "learner": ["learner", "--count", "12"],
     "weights": ["weights", "meadow", "--layer", "1", "--head", "0"],
     "label": ["label", "FOLDER", "L1H0", "a head"],
 }

@@ -53,6 +53,8 @@ PAGES = {
     "context": ("attribute", " John gave a drink to", "--context", "Mary and John went to the store."),
     "emergence": ("emergence", "grokking", "--kinds", "copying,anti-copying", "--rows", "8"),
     "function": ("function", "capital", "--count", "8", "--draws", "2"),
+    "world": ("world", "--count", "24", "--edits", "8", "--draws", "2"),
+    "learner": ("learner", "--count", "24", "--examples", "4"),
     "requests": ("requests", "capital", "language", "--count", "8"),
     "recall": ("recall", "--count", "16", "--draws", "2"),
     "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),

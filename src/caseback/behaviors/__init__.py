@@ -15,12 +15,15 @@ from caseback.behaviors.indirect_object import ioi_by_order as ioi_by_order
 from caseback.behaviors.indirect_object import ioi_heads as ioi_heads
 from caseback.behaviors.kinds import KINDS as KINDS
 from caseback.behaviors.mechanisms.argument_functions import argument_function as argument_function
+from caseback.behaviors.mechanisms.boards import BoardGames as BoardGames
+from caseback.behaviors.mechanisms.boards import spread_games as spread_games
 from caseback.behaviors.mechanisms.context_memory import context_memory as context_memory
 from caseback.behaviors.mechanisms.declared import BEHAVIORS as BEHAVIORS
 from caseback.behaviors.mechanisms.facts import fact_flow as fact_flow
 from caseback.behaviors.mechanisms.function_vectors import FunctionVector as FunctionVector
 from caseback.behaviors.mechanisms.function_vectors import function_vector as function_vector
 from caseback.behaviors.mechanisms.function_vectors import task_vector as task_vector
+from caseback.behaviors.mechanisms.in_context_learner import in_context_learner as in_context_learner
 from caseback.behaviors.mechanisms.measure import behavior as behavior
 from caseback.behaviors.mechanisms.overlap import overlap as overlap
 from caseback.behaviors.mechanisms.report import BehaviorReport as BehaviorReport
@@ -28,6 +31,7 @@ from caseback.behaviors.mechanisms.requests import request_patching as request_p
 from caseback.behaviors.mechanisms.role import Behavior as Behavior
 from caseback.behaviors.mechanisms.role import Role as Role
 from caseback.behaviors.mechanisms.transfer import function_behavior as function_behavior
+from caseback.behaviors.mechanisms.world_model import world_model as world_model
 from caseback.behaviors.saved_atlas import load_atlas as load_atlas
 from caseback.behaviors.saved_atlas import save_atlas as save_atlas
 from caseback.behaviors.seeds.layers import layer_similarity as layer_similarity

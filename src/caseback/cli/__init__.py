@@ -29,9 +29,11 @@ from caseback.cli.finding.emergence import emergence
 from caseback.cli.finding.facts import facts
 from caseback.cli.finding.function import function
 from caseback.cli.finding.graph import graph
+from caseback.cli.finding.learner import learner
 from caseback.cli.finding.recall import recall
 from caseback.cli.finding.requests import requests
 from caseback.cli.finding.truth import truth
+from caseback.cli.finding.world import world
 from caseback.cli.intervening.ablate import ablate
 from caseback.cli.intervening.align import align
 from caseback.cli.intervening.circuit import circuit
@@ -63,7 +65,7 @@ from caseback.version import __version__
 BY_JOB = {
     "Why did it say that?": (explain, attribute, influence, dla, graph, serve, mcp),
     "What is inside the model?": (
-        *(atlas, behavior, facts, recall, requests, function, truth),
+        *(atlas, behavior, facts, recall, requests, function, learner, world, truth),
         *(emergence, weights, activating),
     ),
     "Which part did it?": (patch, ablate, trace, circuit, align),

@@ -53,7 +53,21 @@ def _induction(out: Path, seed: int, steps: int | None, stop_at: int | None, thr
     train(out, seed, STEPS if steps is None else steps, stop_at, tell)
 
 
-TRAINERS: dict[str, Trainer] = {"grokking": _grokking, "induction": _induction, "meadow": _meadow}
+def _spread(out: Path, seed: int, steps: int | None, stop_at: int | None, threads: int, tell: Tell) -> None:
+    import torch
+
+    from caseback.organisms.board.train import STEPS, train
+
+    torch.set_num_threads(threads)
+    train(out, seed, STEPS if steps is None else steps, stop_at, tell)
+
+
+TRAINERS: dict[str, Trainer] = {
+    "grokking": _grokking,
+    "induction": _induction,
+    "meadow": _meadow,
+    "spread": _spread,
+}
 
 
 def trainer(name: str) -> Trainer:

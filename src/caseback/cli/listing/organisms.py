@@ -100,7 +100,7 @@ def evaluate(
     if not os.path.isdir(folder):
         raise CasebackError(f"{model!r} is neither a bundled model ({', '.join(bundled())}) nor a folder")
     trained = _trained(folder)
-    if "p" in trained or "words" in trained:
+    if {"p", "words", "squares"} & set(trained):
         _evaluate_run(folder, trained, output, write)
         return
     with quiet():
@@ -129,17 +129,25 @@ def _trained(folder: Path) -> dict:
 
 
 def _evaluate_run(folder: Path, trained: dict, output: Json, write: bool) -> None:
-    """What every checkpoint of a run does: progress measures of grokking, losses and attention of induction."""
+    """What a run does: progress of grokking, losses and attention of induction, legal moves of a board."""
     with quiet():
+        from caseback.organisms.board.card import legality
+        from caseback.organisms.board.card import write_card as write_legality
         from caseback.organisms.modular.card import write_card as write_progress
         from caseback.organisms.modular.progress import progress
         from caseback.organisms.repeats.card import write_card as write_growth
         from caseback.organisms.repeats.measure import growth
 
-        measured = progress(folder) if "p" in trained else growth(folder)
+        if "p" in trained:
+            measured, page = progress(folder), lambda: write_progress(folder)
+        elif "words" in trained:
+            measured = growth(folder)
+            page = lambda: write_growth(folder, trained["seed"], measured)  # noqa: E731
+        else:
+            measured = legality(folder)
+            page = lambda: write_legality(folder, trained["seed"], trained["step"], measured)  # noqa: E731
         if write:
-            page = write_progress(folder) if "p" in trained else write_growth(folder, trained["seed"], measured)
-            say_written(page)
+            say_written(page())
     table = measured.to_dataframe()
     # pandas writes its table as JSON itself
     shown = table.to_json(orient="index", indent=2) if output.as_json else table.to_string(float_format="{:.3g}".format)

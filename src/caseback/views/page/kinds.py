@@ -35,6 +35,7 @@ PAGES = {
     "caseback.facts": "mechanisms.facts",
     "caseback.features": "features",
     "caseback.graph": "graph",
+    "caseback.in_context_learner": "mechanisms.in_context_learner",
     "caseback.probe": "probe",
     "caseback.requests": "mechanisms.requests",
     "caseback.steering": "steering",
@@ -43,6 +44,7 @@ PAGES = {
     "caseback.truth": "mechanisms.truth",
     "caseback.units": "unit",
     "caseback.weights": "weights",
+    "caseback.world_model": "mechanisms.world_model",
 }
 
 
