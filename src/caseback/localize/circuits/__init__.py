@@ -42,3 +42,4 @@ from caseback.localize.circuits.running import run_circuit as run_circuit
 from caseback.localize.circuits.scrubbing import causal_scrubbing as causal_scrubbing
 from caseback.localize.circuits.selecting import select as select
 from caseback.localize.circuits.shrinking import shrink as shrink
+from caseback.localize.circuits.spans import span_schema as span_schema

@@ -35,6 +35,7 @@ PAGES = {
     "caseback.graph": "graph",
     "caseback.probe": "probe",
     "caseback.requests": "mechanisms.requests",
+    "caseback.span_circuit": "mechanisms.span_circuit",
     "caseback.steering": "steering",
     "caseback.stories": "mechanisms.stories",
     "caseback.training": "training",
