@@ -15,6 +15,8 @@ from caseback.localize.circuits.attribution_graphs.influence import prune_graph 
 from caseback.localize.circuits.attribution_graphs.queries import query_key_attribution as query_key_attribution
 from caseback.localize.circuits.attribution_graphs.virtual_weights import virtual_weights as virtual_weights
 from caseback.localize.circuits.completeness import completeness as completeness
+from caseback.localize.circuits.contextual import cdt as cdt
+from caseback.localize.circuits.contextual import contextual_decomposition as contextual_decomposition
 from caseback.localize.circuits.curve import faithfulness_curve as faithfulness_curve
 from caseback.localize.circuits.edge_attribution import edge_attribution as edge_attribution
 from caseback.localize.circuits.edge_patching import patch_edges as patch_edges
