@@ -131,6 +131,7 @@ WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_knowledge_edit": "save_knowledge_edit",
     "load_dictionary": "save_dictionary",
     "load_graph": "save_graph",
+    "load_supernodes": "save_graph",
     "load_attention_lens": ("save_lens", "lens", "fit_attention_lens"),
     "load_future_prompt": ("save_lens", "lens", "fit_future_prompt"),
 }

@@ -3,6 +3,7 @@
 from caseback.localize.circuits.attribution_graphs.as_circuit import circuit_graph as circuit_graph
 from caseback.localize.circuits.attribution_graphs.as_circuit import graph_circuit as graph_circuit
 from caseback.localize.circuits.attribution_graphs.as_circuit import load_graph as load_graph
+from caseback.localize.circuits.attribution_graphs.as_circuit import load_supernodes as load_supernodes
 from caseback.localize.circuits.attribution_graphs.as_circuit import save_graph as save_graph
 from caseback.localize.circuits.attribution_graphs.attribute import attribution_graph as attribution_graph
 from caseback.localize.circuits.attribution_graphs.effects import graph_effects as graph_effects

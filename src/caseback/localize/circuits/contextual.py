@@ -89,8 +89,8 @@ def contextual_decomposition(
         ``relevance`` (writer, reader, batch): the l1 norm of the relevant part of what a reader reads (queries, keys
         and values before rotation, an MLP's normed input), over all positions, as a share of that of both parts; of the
         logits, the metric's. NaN where a reader does not come after the writer. ``effect`` (writer, batch): the part of
-        the metric that is relevant, along all paths on which patterns and denominators stand still. ``relevance_direct``
-        and ``effect_direct``: the same of the writer's own write alone, without what others make of it.
+        the metric that is relevant, along all paths on which patterns and denominators stand still.
+        ``relevance_direct`` and ``effect_direct``: the same of the writer's own write, without what others make of it.
 
     Raises
     ------
