@@ -41,6 +41,8 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "print_erasure": {"document": ("erasure_report", 0)},
     "print_editing": {"document": "editing_document"},
     "print_node_circuit": {"document": ("node_circuit.node_circuit", 1)},
+    "print_span_circuit": {"document": ("span_circuit.span_circuit", 1)},
+    "span_circuit_html": {"document": ("span_circuit.span_circuit", 1)},
     "print_direct_shares": {"shares": "direct_shares.direct_shares"},
     "print_examples": {"top": "top_examples"},
     "print_factors": {"factors": "neuron_factors"},
@@ -148,6 +150,7 @@ WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_knowledge_edit": "save_knowledge_edit",
     "load_dictionary": "save_dictionary",
     "load_graph": "save_graph",
+    "load_supernodes": "save_graph",
     "load_attention_lens": ("save_lens", "lens", "fit_attention_lens"),
     "load_future_prompt": ("save_lens", "lens", "fit_future_prompt"),
 }

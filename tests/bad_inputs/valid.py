@@ -301,6 +301,8 @@ class Valid:
             "node_circuit.node_circuit": {"task": "ioi", "nodes": "neurons", "dictionaries": (), "top": 4},
             "find_circuit": {"threshold": None, "edges": 3},
             "task_circuit": {"threshold": None, "edges": 3},
+            "span_schema": {"spans": {"name": "Mary"}},
+            "span_circuit.span_circuit": {"method": "eap", "edges": 60, "how": "greedy"},
             "attribution_graph": {"targets": " Mary", "max_nodes": 20},
             "query_key_attribution": {"head": "L1H0"},
             "prune_graph": {"node": 1.0},

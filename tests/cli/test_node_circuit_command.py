@@ -70,3 +70,27 @@ def test_what_it_refuses_is_one_line(capsys, line, says):
 def test_dictionaries_of_other_nodes_are_refused(capsys, dictionaries):
     assert run("agreement", "--count", "2", "--nodes", "neurons", *dictionaries) == 2
     assert "expected nodes='features'" in capsys.readouterr().err
+
+
+def test_a_circuit_at_spans_is_printed_drawn_and_saved(capsys, tmp_path):
+    saved, page = tmp_path / "circuit.json", tmp_path / "circuit.html"
+    few = ["agreement", "--spans", "--count", "4", "--method", "eap", "--edges", "40"]
+    assert run(*few, "--save", saved, "--html", page) == 0
+    printed = capsys.readouterr().out
+    assert "after subject" in printed and "edges of 2740 at 4 places" in printed
+    circuit = Circuit.load(saved)
+    assert 0 < len(circuit) <= 40 and {node.pos for node in circuit.nodes} <= {
+        *("beginning", "subject", "after subject", "attractor")
+    }
+    assert "Where in the prompt does" in page.read_text("utf-8")
+    assert run(*few, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["kind"] == "caseback.span_circuit" and document["size"]["edges"] == len(circuit)
+    assert document["curve"][-1]["placed"][0] == pytest.approx(1, abs=0.05)
+    for more, says in (
+        (["--nodes", "neurons"], "both --spans and --nodes"),
+        (["--method", "acdc"], "does not score edges at places"),
+        (["--graph", tmp_path / "x.json"], "--graph"),
+    ):
+        assert run(*few, *more) == 2
+        assert says in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The document of an attribution graph says what the graph says, and warns where it should not be believed."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,16 @@ import caseback as cb
 import shelf
 from caseback.decode.dictionaries import Facts, TopK, dictionary_digest
 from caseback.errors import ArgumentError, OutOfRange
-from caseback.localize.circuits import attribution_graph, graph_effects, graph_scores, head_loadings, prune_graph
+from caseback.localize.circuits import (
+    attribution_graph,
+    graph_effects,
+    graph_scores,
+    head_loadings,
+    load_supernodes,
+    prune_graph,
+    save_graph,
+)
+from caseback.reports.concepts.features import features_document
 from caseback.reports.graphs.attribution import attribution_graph_document
 from caseback.reports.graphs.paths import effects
 
@@ -130,3 +141,67 @@ def test_notes_on_a_dictionary_are_of_its_own_layer(model):
 
 def _texts(document):
     return list(zip(document["nodes"]["name"], document["nodes"]["text"], strict=True))
+
+
+def test_supernodes_are_pinned_saved_and_taken_out_together(model, graph, tmp_path):
+    shown = prune_graph(graph, node=0.9, edge=0.995)
+    units = shown.writer.values[shown["kind"].values == "neuron"].tolist()
+    groups = {"first": units[:3], "second": [units[3], "embed@1"]}
+    found = attribution_graph_document(model, PROMPT, graph=graph, interventions=1, supernodes=groups)
+    names = found["nodes"]["name"]
+    assert {g["name"]: [names[i] for i in g["nodes"]] for g in found["supernodes"]} == groups
+    again = graph_effects(model, graph, groups=groups)
+    rows = {row["name"]: row for row in found["interventions"]}
+    for name, members in groups.items():
+        row, own = rows[f"without {name}"], again.sel(component=name).isel(vocab=0)
+        assert [names[i] for i in row["nodes"]] == members
+        assert row["measured"] == pytest.approx(float(own.measured), abs=1e-5)
+        assert row["predicted"] == pytest.approx(float(own.predicted), abs=1e-5)
+    save_graph(shown, tmp_path / "graph.json", model=model, supernodes=groups)
+    data = json.loads((tmp_path / "graph.json").read_text("utf-8"))
+    ids = {node["node_id"] for node in data["nodes"]}
+    assert {name: len(own) for name, *own in data["qParams"]["supernodes"]} == {"first": 3, "second": 2}
+    assert set(data["qParams"]["pinnedIds"]) == {one for _, *own in data["qParams"]["supernodes"] for one in own} <= ids
+    read = load_supernodes(tmp_path / "graph.json")
+    assert {name: sorted(members) for name, members in read.items()} == {n: sorted(m) for n, m in groups.items()}
+    # what a page exports is a document, and another's file has no part of ours
+    (tmp_path / "exported.json").write_text(json.dumps(found), encoding="utf-8")
+    assert load_supernodes(tmp_path / "exported.json") == groups
+    theirs = {**{key: value for key, value in data.items() if key != "caseback"}}
+    embed = next(node["node_id"] for node in data["nodes"] if node["node_id"].startswith("E_"))
+    theirs["nodes"] = [node for node in data["nodes"] if node["feature_type"] in ("embedding", "logit")]
+    theirs["links"], theirs["qParams"] = [], {"supernodes": [["words", embed, "gone_1_2"]]}
+    (tmp_path / "theirs.json").write_text(json.dumps(theirs), encoding="utf-8")
+    assert list(load_supernodes(tmp_path / "theirs.json")) == ["words"]
+    with pytest.raises(ArgumentError, match="not among the"):
+        attribution_graph_document(model, PROMPT, graph=graph, interventions=0, supernodes={"a": ["L0N1@77"]})
+    with pytest.raises(ArgumentError, match="no node of this graph"):
+        save_graph(shown, tmp_path / "no.json", model=model, supernodes={"a": ["L0N1@77"]})
+
+
+def test_cards_have_texts_where_a_feature_is_active(model):
+    every = [TopK(160, 320, k=8, seed=i, facts=Facts(site=f"mlp_norm.{i}", target=f"mlp_out.{i}")) for i in range(4)]
+    graph = attribution_graph(model, PROMPT, every, targets=" John")
+    units = [
+        int(i) for i, layer in zip(graph["index"].values, graph["layer"].values, strict=True) if layer == 1 and i >= 0
+    ]
+    texts = ["Mary gave the ball to John.", "The dog gave it to Mary in the park."]
+    about = features_document(model, every[1], texts, cards=sorted(set(units))[:4])
+    found = attribution_graph_document(
+        model, PROMPT, every, graph=graph, node=1, edge=1, interventions=0, features=[about]
+    )
+    cards = {card["feature"]: card["examples"][:3] for card in about["cards"]}
+    shown = 0
+    for name, own in zip(found["nodes"]["name"], found["nodes"]["examples"], strict=True):
+        layer, _, rest = name.partition("F")
+        index = int(rest.partition("@")[0]) if layer == "L1" and rest else None
+        expected = (
+            [{"tokens": one["tokens"], "activations": one["values"]} for one in cards[index]]
+            if index in cards
+            else None
+        )
+        assert own == expected
+        shown += bool(own)
+    assert shown
+    with pytest.raises(ArgumentError, match="not among the graph's"):
+        attribution_graph_document(model, PROMPT, every[:1], node=1, edge=1, interventions=0, features=[about])

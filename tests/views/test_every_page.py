@@ -36,6 +36,7 @@ PAGES = {
     "trace": ("trace", CLEAN, "--subject", "Mary", "--samples", "2"),
     "ablate": ("ablate", CLEAN, "--ablation", "zero"),
     "circuit": ("circuit", "ioi", "--method", "eap", "--edges", "40", "--count", "4"),
+    "circuit at spans": ("circuit", "agreement", "--spans", "--method", "eap", "--count", "4"),
     "graph": ("graph", CLEAN),
     "activating": ("activating", "CORPUS", "--layer", "1", "--units", "0,3"),
     "probe": ("probe", "LABELED"),

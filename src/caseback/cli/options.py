@@ -435,6 +435,9 @@ class Grain(Dictionaries):
         str, Option(help="What nodes are: heads (and MLPs), neurons (and heads), or features of --dictionaries.")
     ] = "heads"
     strongest: Annotated[int, Option(min=1, help="How many nodes, with --nodes features or neurons.")] = 60
+    spans: Annotated[
+        bool, Option("--spans", help="Edges between heads and MLPs at the spans that the task names, each by itself.")
+    ] = False
 
 
 class Judging(Group):

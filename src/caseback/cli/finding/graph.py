@@ -1,7 +1,7 @@
 """`caseback graph`: what led to a prediction, by layer and position, as a graph."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -48,6 +48,12 @@ def graph(
     notes: Annotated[
         list[Path] | None, Option(help="Of attribution: a file of people's notes, as caseback label writes it.")
     ] = None,
+    supernodes: Annotated[
+        Path | None, Option(help="Of attribution: groups of nodes from a viewer's file or what a page exported.")
+    ] = None,
+    examples: Annotated[
+        list[Path] | None, Option(help="Of attribution: what caseback dictionary features --json wrote, for cards.")
+    ] = None,
     cut: Threshold = Threshold(0.04).worded(threshold="Of flow: lighter edges are hidden at first."),
     least: Annotated[float | None, Option(help="Of flow: lighter edges are left out; by default 0.01.")] = None,
     pos: OnePos = OnePos().worded(pos="Of flow: the position whose prediction is explained; by default the last."),
@@ -59,14 +65,16 @@ def graph(
     """Draw what led to a prediction: a graph by layer and position, with sliders, cards and pins."""
     if by.method not in METHODS:
         raise CasebackError(f"no method is called {by.method!r}. {did_you_mean(by.method, METHODS)}")
-    if by.method == "flow" and (save.save or of_features.dictionaries or contrast.target or contrast.foil):
-        raise CasebackError("--save, --dictionaries, --target and --foil are for --method attribution")
+    if by.method == "flow" and (
+        save.save or of_features.dictionaries or contrast.target or contrast.foil or supernodes
+    ):
+        raise CasebackError("--save, --dictionaries, --target, --foil and --supernodes are for --method attribution")
     if by.method == "attribution" and pos.pos != -1:
         raise CasebackError(f"--pos {pos.pos}: a graph by attribution explains the last position; shorten the prompt")
     assert cut.threshold is not None
     given = prompt_of(prompt, ids.ids)
     with quiet():
-        from caseback.localize.circuits import attribution_graph, prune_graph, save_graph
+        from caseback.localize.circuits import attribution_graph, load_supernodes, prune_graph, save_graph
         from caseback.model.notes import Notes
         from caseback.reports.graphs.attribution import attribution_graph_document
         from caseback.reports.graphs.flow import flow_graph_document
@@ -91,6 +99,7 @@ def graph(
                 gate=gate,
                 progress=True,
             )
+            groups = None if supernodes is None else load_supernodes(supernodes)
             document = attribution_graph_document(
                 model,
                 tokens,
@@ -100,9 +109,11 @@ def graph(
                 edge=edge,
                 interventions=effects,
                 notes=[Notes.load(path) for path in notes or []],
+                supernodes=groups,
+                features=[_document(path) for path in examples or []],
             )
             if save.save is not None:
-                save_graph(prune_graph(whole, node=node, edge=edge), save.save, model=model)
+                save_graph(prune_graph(whole, node=node, edge=edge), save.save, model=model, supernodes=groups)
     answer(
         output,
         document,
@@ -111,3 +122,14 @@ def graph(
     )
     if save.save is not None:
         say_written(save.save)
+
+
+def _document(path: Path) -> Any:
+    """A document that another command wrote."""
+    from caseback.jobs.json_text import parse_json
+    from caseback.jobs.text_file import read_text
+
+    try:
+        return parse_json(read_text(path, "--examples"))
+    except (ValueError, RecursionError) as error:
+        raise CasebackError(f"--examples {path} is no JSON: {error}") from None

@@ -28,7 +28,10 @@ from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from caseback.localize.circuits.judging import Judgement
+    from caseback.model.circuit import Circuit
 
 _JUDGED: dict[str, float | None] = {"faithfulness": 0, "full": None}
 
@@ -85,8 +88,11 @@ def circuit(
     if organisms:
         _table_organisms(tasks, table, output)
         return
-    if prompt is not None and (tasks or frontier or grain.nodes != "heads" or grain.dictionaries):
-        of_nodes = "--dictionaries" if grain.nodes == "heads" else f"--nodes {grain.nodes}"
+    grained = grain.nodes != "heads" or grain.dictionaries or grain.spans
+    if prompt is not None and (tasks or frontier or grained):
+        of_nodes = (
+            "--spans" if grain.spans else "--dictionaries" if grain.nodes == "heads" else f"--nodes {grain.nodes}"
+        )
         taken = "a task" if tasks else "--frontier" if frontier else of_nodes
         raise CasebackError(f"both --prompt and {taken} given: --prompt stands in place of a task, for heads and MLPs")
     if not tasks and prompt is None:
@@ -97,12 +103,18 @@ def circuit(
         return
     if len(tasks) > 1:
         raise CasebackError(f"{len(tasks)} tasks given: expected one, or --frontier to table several")
-    if grain.nodes != "heads" or grain.dictionaries:
+    if grained:
         for path, option in ((load, "--load"), (compare, "--compare"), (graph, "--graph")):
             if path is not None:
                 raise CasebackError(
                     f"{option} {str(path)!r}: circuits of {grain.nodes} are printed, drawn (--html) or saved (--save)"
                 )
+    if grain.spans:
+        if grain.nodes != "heads" or grain.dictionaries:
+            raise CasebackError("both --spans and --nodes given: spans are for circuits of heads and MLPs")
+        _at_spans(tasks[0], of, by.method, share, how, ablation.ablation, sample, save.save, graphml, output)
+        return
+    if grained:
         _of_nodes(tasks[0], of, grain, by.method, ablation.ablation, sample, save.save, graphml, output)
         return
     with quiet():
@@ -112,11 +124,6 @@ def circuit(
         from caseback.views.text.circuit import print_circuit
 
         given, other = (None if path is None else Circuit.load(path) for path in (load, compare))
-
-        def keep(circuit: Circuit) -> None:
-            for path, write in ((save.save, circuit.save), (graphml, circuit.to_graphml)):
-                if path is not None:
-                    write(path)
 
         model = model_of(of)
         if prompt is not None:
@@ -134,7 +141,7 @@ def circuit(
             count=sample.count,
             sets=judging.sets,
             within=within,
-            before_judging=keep,
+            before_judging=_keeping(save.save, graphml),
             report=None if within == 0 else _say_judgement,
             seed=sample.seed,
             circuit=given,
@@ -169,6 +176,55 @@ def circuit(
         raise typer.Abort
 
 
+def _keeping(save: Path | None, graphml: Path | None) -> "Callable[[Circuit], None]":
+    """What writes a circuit to the files that were asked for."""
+
+    def keep(circuit: "Circuit") -> None:
+        for path, write in ((save, circuit.save), (graphml, circuit.to_graphml)):
+            if path is not None:
+                write(path)
+
+    return keep
+
+
+def _at_spans(
+    task: str,
+    of: OfModel,
+    method: str,
+    edges: int | float | None,
+    how: str,
+    ablation: str,
+    sample: Sample,
+    save: Path | None,
+    graphml: Path | None,
+    output: Output,
+) -> None:
+    """A circuit at the spans of a task."""
+    with quiet():
+        from caseback.reports.graphs.span_circuit import span_circuit
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.graphs.span_circuit import print_span_circuit
+
+        result = span_circuit(
+            model_of(of),
+            task,
+            method=method,
+            edges=0.02 if edges is None else edges,
+            how=how,
+            ablation=ablation,
+            count=sample.count,
+            seed=sample.seed,
+            before_judging=_keeping(save, graphml),
+            progress=True,
+        )
+    answer(
+        output,
+        result.document,
+        text=lambda: print_span_circuit(result.document),
+        page=lambda path: write_page(result.document, path),
+    )
+
+
 def _of_nodes(
     task: str,
     of: OfModel,
@@ -182,15 +238,9 @@ def _of_nodes(
 ) -> None:
     """A circuit of features or neurons."""
     with quiet():
-        from caseback.model.circuit import Circuit
         from caseback.reports.graphs.node_circuit import node_circuit
         from caseback.views.page.kinds import write_page
         from caseback.views.text.graphs.node_circuit import print_node_circuit
-
-        def keep(circuit: Circuit) -> None:
-            for path, write in ((save, circuit.save), (graphml, circuit.to_graphml)):
-                if path is not None:
-                    write(path)
 
         model = model_of(of)
         result = node_circuit(
@@ -203,7 +253,7 @@ def _of_nodes(
             ablation=ablation,
             count=sample.count,
             seed=sample.seed,
-            before_judging=keep,
+            before_judging=_keeping(save, graphml),
             progress=True,
         )
     answer(

@@ -3,6 +3,7 @@
 from caseback.localize.circuits.attribution_graphs.as_circuit import circuit_graph as circuit_graph
 from caseback.localize.circuits.attribution_graphs.as_circuit import graph_circuit as graph_circuit
 from caseback.localize.circuits.attribution_graphs.as_circuit import load_graph as load_graph
+from caseback.localize.circuits.attribution_graphs.as_circuit import load_supernodes as load_supernodes
 from caseback.localize.circuits.attribution_graphs.as_circuit import save_graph as save_graph
 from caseback.localize.circuits.attribution_graphs.attribute import attribution_graph as attribution_graph
 from caseback.localize.circuits.attribution_graphs.effects import graph_effects as graph_effects
@@ -15,6 +16,8 @@ from caseback.localize.circuits.attribution_graphs.influence import prune_graph 
 from caseback.localize.circuits.attribution_graphs.queries import query_key_attribution as query_key_attribution
 from caseback.localize.circuits.attribution_graphs.virtual_weights import virtual_weights as virtual_weights
 from caseback.localize.circuits.completeness import completeness as completeness
+from caseback.localize.circuits.contextual import cdt as cdt
+from caseback.localize.circuits.contextual import contextual_decomposition as contextual_decomposition
 from caseback.localize.circuits.curve import faithfulness_curve as faithfulness_curve
 from caseback.localize.circuits.edge_attribution import edge_attribution as edge_attribution
 from caseback.localize.circuits.edge_patching import patch_edges as patch_edges
@@ -42,3 +45,4 @@ from caseback.localize.circuits.running import run_circuit as run_circuit
 from caseback.localize.circuits.scrubbing import causal_scrubbing as causal_scrubbing
 from caseback.localize.circuits.selecting import select as select
 from caseback.localize.circuits.shrinking import shrink as shrink
+from caseback.localize.circuits.spans import span_schema as span_schema

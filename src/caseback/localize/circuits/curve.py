@@ -11,7 +11,7 @@ same areas over the logarithm of the share, divided by its range, stand beside t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.circuits.faithfulness import recovered
 from caseback.localize.circuits.machinery.bootstrap import interval
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
-from caseback.localize.circuits.selecting import WAYS, edge_table, select_mask
+from caseback.localize.circuits.selecting import WAYS, edge_table, placed_table, select_mask, select_masks
 from caseback.model.circuit import Circuit
 from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
@@ -56,6 +56,7 @@ def faithfulness_curve(
     prune: bool = True,
     ablation: str = "resample",
     over: PromptsLike | None = None,
+    positions: Mapping[str, Any] | None = None,
     inputs: tuple[str, ...] = ("embed",),
     resamples: int = 1000,
     level: float = 0.95,
@@ -71,6 +72,8 @@ def faithfulness_curve(
     scores
         One score per edge: an array (writer, reader) or (writer, reader, batch), of which the mean over prompts is
         taken, or a ``Circuit`` with scores. Or circuits of several sizes, such as one search at several thresholds.
+        With ``pos``, edges at places: each counts once a place, so that the same share of edges without places is as
+        many edges at places.
     fractions
         Shares of the model's edges.
     sizes
@@ -80,6 +83,8 @@ def faithfulness_curve(
         where the edge helps, which is the opposite of ``edge_attribution``'s noising sign.
     how
         ``"top"`` or ``"greedy"``, as for ``select``.
+    positions
+        Where the places of the scores are in these prompts, as ``span_schema`` gives it.
     prune, ablation, over, inputs, resamples, level, seed, progress
         As for ``faithfulness``.
 
@@ -96,7 +101,7 @@ def faithfulness_curve(
     OutOfRange
         For a share outside [0, 1] or a number of edges that the model does not have.
     CasebackError
-        For scores of another model.
+        For scores of another model, or of places that are not among ``positions``.
 
     Examples
     --------
@@ -111,8 +116,15 @@ def faithfulness_curve(
     if how not in WAYS:
         raise CasebackError(f"how {how!r} is unknown. {did_you_mean(how, WAYS)}")
     graph = Graph.of(model.anatomy, inputs)
-    total = len(graph.edges)
-    if isinstance(scores, Circuit | xr.DataArray):
+    total, names = len(graph.edges), list[str]()
+    if isinstance(scores, xr.DataArray) and "pos" in scores.dims:
+        table, names, sees = placed_table(graph, scores)
+        total *= len(names)
+        counts = _counts(total, fractions, sizes)
+        ranked = {"how": how, "absolute": absolute, "prune": prune}
+        masks = torch.stack([select_masks(graph, table, n, sees, **ranked) for n in counts])
+        masks = torch.cat([masks, torch.zeros_like(masks[:, :1])], 1)  # of tokens without a name nothing stands
+    elif isinstance(scores, Circuit | xr.DataArray):
         table = edge_table(graph, scores)
         counts = _counts(total, fractions, sizes)
         ranked = {"how": how, "absolute": absolute, "prune": False}
@@ -126,10 +138,11 @@ def faithfulness_curve(
         counts = masks.sum((1, 2)).tolist()
     own_shares = isinstance(scores, Circuit | xr.DataArray) and sizes is None
     if not own_shares and counts[-1] < total:
-        masks, counts = torch.cat([masks, graph.exists[None]]), [*counts, total]
+        masks, counts = torch.cat([masks, graph.exists.expand_as(masks[:1])]), [*counts, total]
     shares = np.asarray(fractions if own_shares else [count / total for count in counts], dtype=np.float64)
-    circuits = torch.stack([graph.connected(mask) for mask in masks]) if prune else masks
-    runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over)
+    circuits = torch.stack([graph.connected(mask) for mask in masks]) if prune and not names else masks
+    placed = {"places": names, "positions": positions}
+    runs = CircuitRuns(model, graph, clean, corrupt, metric, ablation=ablation, over=over, **placed)
     metrics, empty = runs.metrics(circuits, progress=progress).numpy(), runs.empty.numpy()
     arrays = [metrics, np.broadcast_to(empty, metrics.shape), np.broadcast_to(runs.whole.numpy(), metrics.shape)]
     settings = {"resamples": resamples, "level": level, "seed": seed}
@@ -142,7 +155,7 @@ def faithfulness_curve(
     coords = {
         "fraction": ("variant", shares),
         "edges": ("variant", np.asarray(counts)),
-        "kept": ("variant", circuits.sum((1, 2)).numpy()),
+        "kept": ("variant", (circuits[:, :-1] if names else circuits).flatten(1).sum(1).numpy()),
     }
     attrs = {"technique": faithfulness_curve, "model": model, "metric": metric.name, "ablation": ablation, **settings}
     attrs |= {"absolute": absolute, "pruned": prune, **summary}

@@ -2,6 +2,7 @@
 
     score(u -> v) = sum over positions of  (u(source) - u(base)) . d metric / d input_v
 
+Position by position, or summed over named spans, the same terms score edges that stand at a place (B.30).
 A writer's change times the metric's gradient at one reader's own input, before that reader's norm: what the metric
 would change by if v alone saw u's other value. Heads read through query, key and value apart. Summed over a writer's
 edges it is that writer's node estimate; over the edges into the logits it is the metric's change with all else held.
@@ -11,7 +12,7 @@ EAP-IG averages the gradient over points between the two inputs, which helps whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.contraction import Slope, contracted, sites_of_reads
 from caseback.localize.circuits.machinery.writes import sites_of_writes
 from caseback.localize.circuits.selecting import name_of_reader
+from caseback.localize.circuits.spans import ends_of, place_of_tokens
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
@@ -46,8 +48,8 @@ BOTH_ENDS = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5])
 
 @technique(
     role="circuit finder",
-    entry=("3.2.25", "3.2.26"),
-    citation="Syed et al. 2023, Hanna et al. 2024, Marks et al. 2024",
+    entry=("3.2.25", "3.2.26", "B.30"),
+    citation="Syed et al. 2023, Hanna et al. 2024, Marks et al. 2024, Haklay et al. 2025",
     cost="2 forwards + 1 backward for all edges; with steps, steps x (forward + backward)",
 )
 def edge_attribution(
@@ -62,6 +64,7 @@ def edge_attribution(
     direction: str = "noising",
     constants: Float[Tensor, "writer d_model"] | None = None,
     inputs: tuple[str, ...] = ("embed",),
+    positions: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> xr.DataArray:
@@ -103,6 +106,9 @@ def edge_attribution(
         what ``optimal_writes`` fits.
     inputs
         ``("embed",)``: token and position embeddings as one writer; ``("embed", "pos_embed")``: apart.
+    positions
+        Score edges at each place apart: a name for every token, as ``span_schema`` gives. An edge is at the place
+        where it is read, which is where it was written; a head's keys and values are read there for all queries.
     batch_size
         Prompts at a time, which bounds memory.
     progress
@@ -112,14 +118,17 @@ def edge_attribution(
     -------
     xr.DataArray
         (writer, reader, batch), NaN where there is no edge. ``writer`` is a node's name, ``reader`` a node's with its
-        slot (``L1H4.k``). Beside them the metrics ``clean`` and ``corrupt``.
+        slot (``L1H4.k``). Beside them the metrics ``clean`` and ``corrupt``. With ``positions`` (writer, reader, pos,
+        batch), which sum over ``pos`` to those without; ``begins`` and ``ends`` (pos, batch) are the first and the
+        last position of each place, -1 where a prompt lacks it.
 
     Raises
     ------
     TokensError
         For counterfactuals that are not token-aligned.
     CasebackError
-        For a metric without gradient, or one whose gradient vanishes at the base run (KL there, always).
+        For a token without a name, a metric without gradient, or one whose gradient vanishes at the base run (KL
+        there, always).
 
     Examples
     --------
@@ -155,44 +164,52 @@ def edge_attribution(
     other = None if corrupt is None else model.tokens(corrupt)
     if other is not None and len(other) > len(tokens) == 1:
         tokens = repeated(tokens, len(other))
+    places = None if positions is None else place_of_tokens(positions, tokens)
     scores, coords = [], []
     for start in progress_bar(range(0, len(tokens), batch_size), "edge attribution", unit="batch", show=progress):
         rows = slice(start, start + batch_size)
         theirs = other if other is None or len(other) == 1 else other[rows]
         mine = metric.of_rows(tokens, rows)
         pair = run_pair(model, tokens[rows], theirs, mine, reads, direction, grad=not averaged)
+        at = {} if places is None else {"places": places[rows], "count": len(positions or ())}
         if along == "activations" and averaged:
-            scores.append(_along_activations(model, graph, pair, mine, *points))
+            scores.append(_along_activations(model, graph, pair, mine, *points, at=at))
         elif averaged:
-            scores.append(_along_inputs(model, graph, pair, mine, *points))
+            scores.append(_along_inputs(model, graph, pair, mine, *points, at=at))
         else:
             gradients = pair.gradients(mine, sites_of_reads(model), pull=False)
             base = pair.base.detached()
             slope = Slope(1.0, base, gradients)
-            scores.append(contracted(model, graph, base, constants if corrupt is None else pair.source, [slope]))
+            scores.append(contracted(model, graph, base, constants if corrupt is None else pair.source, [slope], **at))
         coords.append(pair.coords())
     patch = "resample" if corrupt is not None else "zero" if constants is None else "constants"
-    return _labelled(model, graph, torch.cat(scores), coords, metric, steps, along, rule, direction, patch)
+    placed: dict[str, Any] = {}
+    if places is not None and positions is not None:
+        begins, ends = ends_of(places, len(positions))
+        before = (tokens.mask.cumsum(1) - 1).cpu().T  # of each column, its position in its prompt
+        of = [torch.where(x < 0, -1, before.gather(0, x.clamp(min=0))) for x in (begins, ends)]
+        placed = {"pos": list(positions), "begins": (("pos", "batch"), of[0]), "ends": (("pos", "batch"), of[1])}
+    return _labelled(model, graph, torch.cat(scores), coords, metric, steps, along, rule, direction, patch, placed)
 
 
 def _along_inputs(
-    model: Model, graph: Graph, pair: RunPair, metric: Metric, points: Tensor, weights: Tensor
-) -> Float[Tensor, "batch writer reader"]:
+    model: Model, graph: Graph, pair: RunPair, metric: Metric, points: Tensor, weights: Tensor, *, at: dict[str, Any]
+) -> Float[Tensor, "batch place writer reader"]:
     """Scores with gradients averaged over points between the two inputs' embeddings."""
     slopes = _slopes(model, pair, metric, Site("embed"), points, weights)
-    return contracted(model, graph, pair.base, pair.source, slopes)
+    return contracted(model, graph, pair.base, pair.source, slopes, **at)
 
 
 def _along_activations(
-    model: Model, graph: Graph, pair: RunPair, metric: Metric, points: Tensor, weights: Tensor
-) -> Float[Tensor, "batch writer reader"]:
+    model: Model, graph: Graph, pair: RunPair, metric: Metric, points: Tensor, weights: Tensor, *, at: dict[str, Any]
+) -> Float[Tensor, "batch place writer reader"]:
     """Scores of each block's writers, with gradients averaged over points between that block's two activations."""
     scores: Tensor | None = None
     for site, writers in _blocks(model, graph):
         slopes = _slopes(model, pair, metric, site, points, weights)
-        mine = contracted(model, graph, pair.base, pair.source, slopes, writers)
+        mine = contracted(model, graph, pair.base, pair.source, slopes, writers, **at)
         scores = mine if scores is None else scores
-        scores[:, writers] = mine[:, writers]
+        scores[:, :, writers] = mine[:, :, writers]
     assert scores is not None
     return scores
 
@@ -248,7 +265,7 @@ def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Ten
 def _labelled(
     model: Model,
     graph: Graph,
-    scores: Float[Tensor, "batch writer reader"],
+    scores: Float[Tensor, "batch place writer reader"],
     coords: Sequence[dict[str, Any]],
     metric: Metric,
     steps: int | None,
@@ -256,15 +273,17 @@ def _labelled(
     rule: str,
     direction: str,
     patch: str,
+    placed: dict[str, Any],
 ) -> xr.DataArray:
     sides = [side for side in ("clean", "corrupt") if side in coords[0]]
     return labelled(
-        scores.permute(1, 2, 0),
-        ["writer", "reader", "batch"],
+        scores.permute(2, 3, 1, 0) if placed else scores[:, 0].permute(1, 2, 0),
+        ["writer", "reader", *(["pos"] if placed else []), "batch"],
         {
             "writer": [str(node) for node in graph.writers],
             "reader": [name_of_reader(reader) for reader in graph.readers],
             **{side: ("batch", torch.cat([part[side][1] for part in coords])) for side in sides},
+            **placed,
         },
         name="score",
         technique=edge_attribution,

@@ -263,4 +263,4 @@ def _circuit(model: Model, graph: Graph, gates: Gates, table: Tensor, mask: Tens
     """The circuit of a mask, with what it loses when it is cut sharply."""
     lost = float(gates.runs.metrics(mask[None]).mean())
     about = {**about, "model": model.name, "metric": gates.runs.metric.name, "objective": lost}
-    return Circuit(graph.circuit(mask).edges, scores=scores_of(graph, table), about=about)
+    return Circuit(graph.circuit(mask).edges, scores={**scores_of(graph, table)}, about=about)

@@ -7,7 +7,7 @@ found by its own name, with hyphens.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,7 @@ def find_circuit(
     absolute: bool = True,
     ablation: str = "resample",
     inputs: tuple[str, ...] = ("embed",),
+    positions: Mapping[str, Any] | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
     **options: Any,
@@ -141,6 +142,8 @@ def find_circuit(
     ablation, inputs, progress, checkpoint
         Passed on where the method has them. Gradients are taken towards the counterfactual or, for ``eap`` alone,
         towards zero.
+    positions
+        Find edges at places: a name for every token, as ``span_schema`` gives. An edge counts once a place.
     **options
         Of the method itself.
 
@@ -168,7 +171,7 @@ def find_circuit(
     if method not in known:
         raise CasebackError(f"no method is called {method!r}. {did_you_mean(method, known)}")
     chosen, graph = known[method], Graph.of(model.anatomy, inputs)
-    count = None if edges is None else count_of(graph, edges)
+    count = None if edges is None else count_of(graph, edges, len(graph.edges) * len(positions or [0]))
     unknown = sorted(set(options) - chosen.takes)
     if unknown:
         raise CasebackError(f"{method} has no option {unknown[0]!r}. {did_you_mean(unknown[0], chosen.takes)}")
@@ -183,6 +186,9 @@ def find_circuit(
     if threshold is not None:
         given["threshold"] = threshold
     settings = chosen.settings | {name: value for name, value in given.items() if name in chosen.takes} | options
+    if positions is not None:
+        settings["positions"] = positions
+        chosen = placing_method(method)
     if threshold is not None and "threshold" not in chosen.takes:
         raise CasebackError(f"{method} has no threshold: ask for a number of edges")
     if chosen.function is acdc and threshold is None:
@@ -196,6 +202,20 @@ def find_circuit(
     if not isinstance(result, Circuit):
         raise CasebackError(f"{method} gives {type(result).__name__}, neither edge scores nor a circuit")
     return replace(result, about={**result.about, "found_by": method, "metric": metric.name, "model": model.name})
+
+
+def placing_method(name: str) -> Method:
+    """A method that scores edges at places.
+
+    Raises
+    ------
+    CasebackError
+        For one that does not, or that there is not.
+    """
+    able = {method: one for method, one in methods().items() if "positions" in one.takes}
+    if name not in able:
+        raise CasebackError(f"{name} does not score edges at places: expected one of {', '.join(able)}")
+    return able[name]
 
 
 def _is_needed(method: Method, name: str) -> bool:

@@ -8,7 +8,7 @@ Edges that no path from an input to the logits passes carry nothing of the promp
 
 from __future__ import annotations
 
-import heapq
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.localize.circuits.machinery.placed_graph import Sees, connected_at, greedy_at, sees_of
 from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge, Node
 from caseback.model.graph.graph import Graph
@@ -44,7 +45,8 @@ def select(
         The model, or its graph.
     scores
         As a discovery method gives them: (writer, reader) for edges, (writer,) for nodes, each with or without
-        ``batch``, over which the mean is taken. Or a ``Circuit`` whose ``scores`` hold edges.
+        ``batch``, over which the mean is taken, and with ``pos`` for edges or nodes at places. Or a ``Circuit`` whose
+        ``scores`` hold edges at all positions.
     count
         How many edges, or nodes: a whole number, or a share between 0 and 1 (rounded down, at least 1).
     how
@@ -58,7 +60,8 @@ def select(
     -------
     Circuit
         With the score of every edge (or node) of the graph beside it. Chosen nodes bring all edges between them, the
-        inputs and the logits.
+        inputs and the logits; nodes at places are a circuit of nodes, which keeps all that they write. An edge at a
+        place, ``L0H1@S2 -> L1H4.k@S2``, counts as one.
 
     Raises
     ------
@@ -84,14 +87,33 @@ def select(
     about = {"chosen": how, "absolute": absolute, "asked_for": count, **_provenance(scores)}
     if isinstance(scores, xr.DataArray) and "reader" not in scores.dims:
         return _of_nodes(graph, scores, count, absolute, prune, about)
-    table = edge_table(graph, scores)
-    mask = select_mask(graph, table, count, how=how, absolute=absolute, prune=prune)
+    if isinstance(scores, xr.DataArray) and "pos" in scores.dims:
+        table, places, sees = placed_table(graph, scores)
+        n = count_of(graph, count, len(places) * len(graph.edges))
+        mask = select_masks(graph, table, n, sees, how=how, absolute=absolute, prune=prune)
+    else:
+        table, places = edge_table(graph, scores)[None], [""]
+        n = count_of(graph, count)
+        mask = select_mask(graph, table[0], n, how=how, absolute=absolute, prune=prune)[None]
     if not bool(mask.any()):
         raise CasebackError(
-            f"none of the {count_of(graph, count)} edges chosen lies on a path from an input to the logits: the "
+            f"none of the {n} edges chosen lies on a path from an input to the logits: the "
             f"circuit is disconnected. Ask for more edges{_OR_GROW if how == 'top' else ''}"
         )
-    return Circuit(graph.circuit(mask).edges, scores=scores_of(graph, table), about=about)
+    edges: set[Edge] = set()
+    scored: dict[Node | Edge, float] = {}
+    for place, own, part in zip(places, mask, table, strict=True):
+        edges |= {at_place(edge, place) for edge in graph.circuit(own).edges}
+        placed = {at_place(edge, place): score for edge, score in scores_of(graph, part).items()}
+        scored = {**scored, **placed}
+    return Circuit(frozenset(edges), scores=scored, about=about)
+
+
+def at_place(edge: Edge, place: str) -> Edge:
+    """An edge of the graph at a place, where both its ends are; everywhere for no name."""
+    if not place:
+        return edge
+    return Edge(replace(edge.source, pos=place), replace(edge.target, pos=place), edge.slot)
 
 
 def select_mask(
@@ -104,10 +126,41 @@ def select_mask(
     prune: bool = True,
 ) -> Bool[Tensor, "writer reader"]:
     """The mask of the highest scores, which may be empty once pruned; arguments as for ``select``."""
+    everywhere = torch.ones(1, 1, dtype=torch.bool)
     n = count_of(graph, count)
+    return select_masks(graph, table[None], n, everywhere, how=how, absolute=absolute, prune=prune)[0]
+
+
+def select_masks(
+    graph: Graph,
+    table: Float[Tensor, "place writer reader"],
+    n: int,
+    sees: Sees,
+    *,
+    how: str = "top",
+    absolute: bool = True,
+    prune: bool = True,
+) -> Bool[Tensor, "place writer reader"]:
+    """The mask of the n highest scores at places, of which ``sees`` says which can be read from which."""
     ranked = torch.where(graph.exists, table.abs() if absolute else table, -torch.inf)
-    mask = _greedy(graph, ranked, n) if how == "greedy" else _top(ranked, n)
-    return graph.connected(mask) if prune else mask
+    mask = greedy_at(graph, ranked, n, sees) if how == "greedy" else _top(ranked, n)
+    return connected_at(graph, mask, sees) if prune else mask
+
+
+def placed_table(graph: Graph, scores: xr.DataArray) -> tuple[Float[Tensor, "place writer reader"], list[str], Sees]:
+    """Scores of edges at places as tables, averaged over prompts, with the places' names and who sees whom.
+
+    Raises
+    ------
+    CasebackError
+        For scores of another model's edges, or places of which is not told where they are.
+    """
+    if not {"begins", "ends"} <= set(scores.coords):
+        raise CasebackError("scores by pos lack where their places are (begins, ends): take edge_attribution's own")
+    names = [str(name) for name in scores.pos.values]
+    tables = torch.stack([edge_table(graph, scores.isel(pos=i)) for i in range(len(names))])
+    ends = (torch.as_tensor(scores[side].transpose("pos", "batch").values) for side in ("begins", "ends"))
+    return tables, names, sees_of(*ends)
 
 
 def edge_table(graph: Graph, scores: xr.DataArray | Circuit | Tensor) -> Float[Tensor, "writer reader"]:
@@ -139,7 +192,7 @@ def edge_table(graph: Graph, scores: xr.DataArray | Circuit | Tensor) -> Float[T
     return table
 
 
-def scores_of(graph: Graph, table: Float[Tensor, "writer reader"]) -> dict[Node | Edge, float]:
+def scores_of(graph: Graph, table: Float[Tensor, "writer reader"]) -> dict[Edge, float]:
     """A table of scores by edge."""
     pairs = graph.exists.T.nonzero()
     values = table.T[pairs[:, 0], pairs[:, 1]].tolist()
@@ -177,40 +230,13 @@ def count_of(graph: Graph, count: int | float, of: int | None = None) -> int:
     return int(n)
 
 
-def _top(ranked: Tensor, n: int) -> Bool[Tensor, "writer reader"]:
+def _top(ranked: Tensor, n: int) -> Bool[Tensor, "place writer reader"]:
     # a stable sort, reader by reader: of equals the earlier edge is taken
-    best = ranked.T.flatten().argsort(descending=True, stable=True)[:n]
+    by_reader = ranked.transpose(1, 2)
+    best = by_reader.flatten().argsort(descending=True, stable=True)[:n]
     mask = torch.zeros(ranked.numel(), dtype=torch.bool)
     mask[best] = True
-    return mask.view(ranked.T.shape).T.contiguous()
-
-
-def _greedy(graph: Graph, ranked: Tensor, n: int) -> Bool[Tensor, "writer reader"]:
-    """The best edge into what is reached, again and again, from the logits back."""
-    into: dict[Node, list[int]] = {}
-    for r, (node, _) in enumerate(graph.readers):
-        for fed in [node] if node.kind == "logits" else graph.fed_by(node):
-            into.setdefault(fed, []).append(r)
-    mask = torch.zeros_like(graph.exists)
-    heap: list[tuple[float, int, int]] = []
-    open_readers: set[int] = set()
-
-    def reach(node: Node) -> None:
-        for r in into.get(node, ()):
-            if r not in open_readers:
-                open_readers.add(r)
-                for w in graph.exists[:, r].nonzero()[:, 0].tolist():
-                    heapq.heappush(heap, (-values[w][r], r, w))
-
-    values = ranked.tolist()
-    reach(Node("logits"))
-    left = n
-    while left and heap:
-        _, r, w = heapq.heappop(heap)
-        mask[w, r] = True
-        left -= 1
-        reach(graph.writers[w])
-    return mask
+    return mask.view(by_reader.shape).transpose(1, 2).contiguous()
 
 
 def _of_nodes(
@@ -220,17 +246,25 @@ def _of_nodes(
     if "writer" not in scores.dims or not set(scores.writer.values.tolist()) <= set(names):
         raise CasebackError(f"scores with dims {scores.dims} are not of this model's nodes: expected (writer,)")
     nodes = [graph.writers[names.index(name)] for name in scores.writer.values.tolist()]
-    values = torch.tensor(scores.mean([dim for dim in scores.dims if dim != "writer"]).values).double()
+    placed = "pos" in scores.dims
+    if placed:
+        nodes = [replace(node, pos=str(name)) for node in nodes for name in scores.pos.values]
+    dims = ("writer", "pos") if placed else ("writer",)
+    mean = scores.mean([dim for dim in scores.dims if dim not in dims]).transpose(*dims)
+    values = torch.tensor(mean.values).double().flatten()
     if bool(values.isnan().any()):
         raise CasebackError("some nodes have no score (NaN): they cannot be ranked")
     order = (values.abs() if absolute else values).argsort(descending=True, stable=True)
     chosen = [nodes[i] for i in order[: count_of(graph, count, len(nodes))].tolist()]
+    scored: dict[Node | Edge, float] = dict(zip(nodes, values.tolist(), strict=True))
+    if placed:
+        return Circuit(nodes=frozenset(chosen), scores=scored, about={**about, "of": "nodes"})
     mask = graph.between(chosen)
     mask = graph.connected(mask) if prune else mask
     if not bool(mask.any()):
         raise CasebackError("none of the nodes chosen lies on a path from an input to the logits: ask for more")
     circuit = graph.circuit(mask)
-    return Circuit(circuit.edges, scores=dict(zip(nodes, values.tolist(), strict=True)), about={**about, "of": "nodes"})
+    return Circuit(circuit.edges, scores=scored, about={**about, "of": "nodes"})
 
 
 def _table_of_circuit(graph: Graph, circuit: Circuit) -> Float[Tensor, "writer reader"]:

@@ -122,7 +122,7 @@ def to_attribution_graph(
             **(metadata or {}),
         },
         "qParams": {
-            "pinnedIds": [],
+            "pinnedIds": [one for ids in groups.values() for one in ids],
             "supernodes": [[role, *ids] for role, ids in groups.items()],
             "linkType": "both",
             "clickedId": "",
@@ -185,10 +185,12 @@ def _circuit_of(data: Mapping[str, Any]) -> Circuit:
     known, version = data["metadata"], data["metadata"].get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise CasebackError(f"this graph is of schema version {version!r}: version {SCHEMA_VERSION} can be read")
+    groups = (data.get("qParams") or {}).get("supernodes") or ()
+    roles = {nodes[str(one)]: str(name) for name, *ids in groups for one in ids if str(one) in nodes}
     about: dict[str, Any] = {"prompt": str(known.get("prompt", "")), "model": str(known.get("scan", ""))}
     about |= {"tokens": [str(token) for token in known.get("prompt_tokens") or ()], "targets": probabilities}
     edges = frozenset(part for part in scores if isinstance(part, Edge))
-    return Circuit(edges, frozenset(nodes.values()), scores, about=about)
+    return Circuit(edges, frozenset(nodes.values()), scores, roles, about)
 
 
 def save_attribution_graph(graph: Mapping[str, Any], path: str | Path) -> None:

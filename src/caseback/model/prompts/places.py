@@ -19,7 +19,7 @@ from caseback.model.running.tokens import Tokens
 Place = Positions | str
 
 
-def placed(place: Place, tokens: Tokens) -> list[list[int]]:
+def placed(place: Place, tokens: Tokens, *, anywhere: bool = True) -> list[list[int]]:
     """The positions that a place has in each prompt, in their order.
 
     Parameters
@@ -28,6 +28,8 @@ def placed(place: Place, tokens: Tokens) -> list[list[int]]:
         Positions, a list of them for each prompt, or a text that stands in every prompt.
     tokens
         The prompts.
+    anywhere
+        Each prompt must have such a position; else a list for each prompt may be empty in some.
 
     Raises
     ------
@@ -50,7 +52,7 @@ def placed(place: Place, tokens: Tokens) -> list[list[int]]:
         raise TokensError(f"positions of {len(each)} prompts: expected a list for each of {len(tokens.text)}")
     spans = [list(positions(each[b], b, len(row))) for b, row in enumerate(tokens.text)]
     for b, row in enumerate(spans):
-        if not row:
+        if not row and (anywhere or not _is_of_each(place)):
             raise TokensError(f"{place!r} names no position of prompt {b}, which has {len(tokens.text[b])} tokens")
     return spans
 

@@ -33,10 +33,13 @@ from caseback.model.graph.names import parse_name
 from caseback.model.notes import Notes
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
+from caseback.reports.concepts.features import FEATURES
+from caseback.reports.document import Document
 from caseback.reports.graph import cumulative_shares, graph_document
 
 __all__ = ["attribution_graph_document"]
 
+_EXAMPLES = 3  # texts on a card
 _WORDS_OF_SCORES = {
     "replacement": "of what leads to the targets begins at the prompt's tokens, the rest at errors",
     "completeness": "of what nodes with inputs read is no error",
@@ -61,6 +64,8 @@ def attribution_graph_document(
     most_edges: int = 20_000,
     k: int = 6,
     notes: Notes | Sequence[Notes] = (),
+    supernodes: Mapping[str, Sequence[str]] | None = None,
+    features: Sequence[Document] = (),
     graph: xr.Dataset | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -80,6 +85,12 @@ def attribution_graph_document(
         Tokens of each unit's words, and predictions listed.
     notes
         What people say of the model's neurons, or of a dictionary's features: labels of nodes.
+    supernodes
+        Groups of units and embeddings by name: pinned, and each taken out of the model together, predicted beside
+        measured.
+    features
+        Documents of the dictionaries' features, as ``features_document`` gives them: texts where a feature is active
+        stand on its node's card, as far as the document has a card of it.
     graph
         The graph, if it is there already.
     progress
@@ -96,7 +107,8 @@ def attribution_graph_document(
     OutOfRange
         For shares outside 0 to 1, fewer than one node or edge, and where pruning leaves no unit.
     ArgumentError
-        For notes on another model, or on a dictionary that is not among these.
+        For notes on another model, or on a dictionary that is not among these, and supernodes of nodes that are none of
+        the graph's or not shown, and documents of features of other dictionaries.
     CasebackError
         As ``attribution_graph``.
 
@@ -126,6 +138,8 @@ def attribution_graph_document(
     ]
     number = {name: i for i, name in enumerate(names)}
     nodes = _nodes(model, graph, shown, names, dictionaries, labels, k)
+    texts = _examples(dictionaries, features)
+    nodes["examples"] = [texts.get(name.partition("@")[0]) for name in names]
     rows, columns = (places.tolist() for places in np.nonzero(shown["weight"].values))
     passing = edge_influence(shown).values[rows, columns]
     heads = head_loadings(model, shown, dictionaries, top=3)
@@ -138,6 +152,14 @@ def attribution_graph_document(
         "heads": [_heads(heads, row, column) for row, column in zip(rows, columns, strict=True)],
     }
     effects = _effects(model, graph, shown, dictionaries, interventions)
+    groups = {name: list(members) for name, members in (supernodes or {}).items()}
+    hidden = [(name, one) for name, members in groups.items() for one in members if one not in number]
+    if hidden:
+        raise ArgumentError(
+            f"{hidden[0][1]!r} of {hidden[0][0]!r} is not among the {len(names)} nodes shown: name others, or show "
+            "more (node=1)"
+        )
+    together = graph_effects(model, graph, dictionaries, groups) if groups else None
     return graph_document(
         model,
         [graph["id"].values.tolist()],
@@ -147,7 +169,15 @@ def attribution_graph_document(
         edges=edges,
         thresholds={"node": node, "edge": edge},
         scores=[{"name": name, "value": value, "words": _WORDS_OF_SCORES[name]} for name, value in scores.items()],
-        interventions=[] if effects is None else _interventions(effects, number),
+        supernodes=[{"name": name, "nodes": [number[one] for one in members]} for name, members in groups.items()],
+        interventions=[
+            *(
+                []
+                if together is None
+                else _interventions(together, {n: [number[i] for i in g] for n, g in groups.items()})
+            ),
+            *([] if effects is None else _interventions(effects, {name: [i] for name, i in number.items()})),
+        ],
         warnings=_warnings(graph, scores, effects),
         k=k,
     )
@@ -233,6 +263,27 @@ def _labels(model: Model, dictionaries: Any, notes: Sequence[Notes]) -> dict[str
     return {unit: "; ".join(dict.fromkeys(names)) for unit, names in labels.items()}
 
 
+def _examples(dictionaries: Any, documents: Sequence[Document]) -> dict[str, list[dict[str, Any]]]:
+    """Texts where features are active, by feature, from documents of their dictionaries."""
+    listed = [] if isinstance(dictionaries, str) else listed_dictionaries(dictionaries)
+    known = {(one.facts.site, one.facts.target or one.facts.site, one.n_features) for one in listed}
+    texts = {}
+    for document in documents:
+        with FEATURES.drawing(document):
+            own = document["dictionary"]
+            if (own["site"], own["target"], own["n_features"]) not in known:
+                raise ArgumentError(
+                    f"features of a dictionary of {own['site']} that is not among the graph's: expected such as "
+                    f"{', '.join(sorted(site for site, _, _ in known)) or 'none, since units are neurons'}"
+                )
+            for card in document["cards"]:
+                texts[f"L{as_site(own['site']).layer}F{card['feature']}"] = [
+                    {"tokens": list(one["tokens"]), "activations": list(one["values"])}
+                    for one in card["examples"][:_EXAMPLES]
+                ]
+    return texts
+
+
 @torch.no_grad()
 def _words(model: Model, graph: xr.Dataset, names: list[str], dictionaries: Any, k: int) -> list[dict[str, Any] | None]:
     """The tokens that each unit's write promotes and suppresses on the direct path; None of what is no unit."""
@@ -269,12 +320,12 @@ def _effects(model: Model, graph: xr.Dataset, shown: xr.Dataset, dictionaries: A
     return graph_effects(model, graph, dictionaries, shown["writer"].values[order].tolist(), factor=0.0)
 
 
-def _interventions(effects: xr.Dataset, number: dict[str, int]) -> list[dict[str, Any]]:
+def _interventions(effects: xr.Dataset, members: dict[str, list[int]]) -> list[dict[str, Any]]:
     first = effects.isel(vocab=0)
     return [
         {
             "name": f"without {name}",
-            "nodes": [number[name]],
+            "nodes": members[name],
             "factor": 0.0,
             "predicted": float(first["predicted"].values[i]),
             "measured": float(first["measured"].values[i]),

@@ -5,19 +5,23 @@ Edges carry the graph's weights, units their activations, and what is said of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from caseback.errors import ResultError
+from caseback.errors import ArgumentError, CasebackError, LoadError, ResultError
+from caseback.jobs.json_text import expect_form, parse_json
+from caseback.jobs.text_file import read_text
 from caseback.localize.circuits.attribution_graphs.form import attrs_of, expect_graph
 from caseback.localize.circuits.attribution_graphs.influence import cumulative, graph_scores, shares_of
 from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge, Node
 from caseback.model.graph.attribution_graph import (
+    from_attribution_graph,
     load_attribution_graph,
     save_attribution_graph,
     to_attribution_graph,
@@ -145,7 +149,15 @@ def _place(node: Node) -> tuple[Any, ...]:
 
 
 @checked
-def save_graph(graph: xr.Dataset, path: str | Path, *, model: Model, slug: str = "", scan: str = "") -> None:
+def save_graph(
+    graph: xr.Dataset,
+    path: str | Path,
+    *,
+    model: Model,
+    slug: str = "",
+    scan: str = "",
+    supernodes: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Write the file that viewers of attribution graphs open, circuit-tracer's or Neuronpedia's, and its index.
 
     Parameters
@@ -158,13 +170,21 @@ def save_graph(graph: xr.Dataset, path: str | Path, *, model: Model, slug: str =
         The model that it was made with: labels are its tokens.
     slug, scan
         The graph's and the model's name in the viewer; the file's and the model's own unless given.
+    supernodes
+        Groups of nodes by name, which viewers show pinned and as one each; ``load_supernodes`` reads them back.
 
     Raises
     ------
     ResultError
         For what is no attribution graph.
+    ArgumentError
+        For supernodes of nodes that the graph lacks.
     """
     circuit, path = graph_circuit(graph), Path(path)
+    roles = {Node.parse(name): group for group, names in (supernodes or {}).items() for name in names}
+    if strange := sorted(roles.keys() - circuit.nodes):
+        raise ArgumentError(f"{roles[strange[0]]!r} has {strange[0]}, which is no node of this graph")
+    circuit = replace(circuit, roles=roles)
     shares = shares_of(graph)
     held = cumulative(shares.influence()).tolist()
     facts: dict[Node, dict[str, Any]] = {}
@@ -192,6 +212,39 @@ def save_graph(graph: xr.Dataset, path: str | Path, *, model: Model, slug: str =
         ),
         path,
     )
+
+
+@checked
+def load_supernodes(path: str | Path) -> dict[str, list[str]]:
+    """Read the named groups of nodes in a viewer's file, or in what the page of a graph exports.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict
+        By name the nodes of each group; empty where the file has none.
+
+    Raises
+    ------
+    CasebackError
+        For a file that cannot be read, or of another format.
+    """
+    try:
+        data = parse_json(read_text(Path(path)))
+    except (LoadError, ValueError) as error:
+        raise CasebackError(f"cannot read supernodes from {str(path)!r}: {error}") from error
+    if isinstance(data, Mapping) and "supernodes" in data:
+        with expect_form("this is no graph with supernodes"):
+            names = data["nodes"]["name"]
+            return {str(group["name"]): [str(names[i]) for i in group["nodes"]] for group in data["supernodes"]}
+    groups: dict[str, list[str]] = {}
+    for node, name in from_attribution_graph(data).roles.items():
+        groups.setdefault(name, []).append(str(node))
+    return groups
 
 
 @checked

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.jobs.budget import limit
@@ -48,8 +48,10 @@ def contracted(
     source: Run | Float[Tensor, "writer d_model"] | None,
     slopes: Sequence[Slope],
     writers: slice = slice(None),
-) -> Float[Tensor, "batch writer reader"]:
-    """Scores of all edges on all prompts; NaN where there is no edge.
+    places: Int[Tensor, "batch pos"] | None = None,
+    count: int = 1,
+) -> Float[Tensor, "batch place writer reader"]:
+    """Scores of all edges on all prompts, summed over the positions of each place; NaN where there is no edge.
 
     Parameters
     ----------
@@ -61,26 +63,44 @@ def contracted(
         Gradients at the readers, of one run or of several points on a way, added by their weights.
     writers
         Which writers' edges are wanted; those of others are NaN.
+    places, count
+        The number of the place of each column, -1 for padding, and how many places there are; None: one place.
     """
     batch, width = base.tokens.shape
     like = base[slopes[0].gradients.sites[-1]]
-    scores = torch.full((batch, *graph.exists.shape), torch.nan, device=like.device, dtype=at_least_float32(like).dtype)
+    scores = torch.full(
+        (batch, count, *graph.exists.shape), torch.nan, device=like.device, dtype=at_least_float32(like).dtype
+    )
     chosen = range(len(graph.writers))[writers]
     for part in _parts(batch, width, len(graph.writers) * model.d_model):
-        change = changes(model, base, source, graph, part)[:, writers].flatten(2)
+        change = changes(model, base, source, graph, part)[:, writers]
         start = 0
         for g in at_readers(model, slopes, part):
             readers = slice(start, start + g.shape[1])
             start = readers.stop
             # writers stand in the order of computation, so those that a reader reads come first
-            count = min(len(chosen), max(0, int(graph.exists[:, readers.start].sum()) - chosen.start))
-            if count == 0:
+            read = min(len(chosen), max(0, int(graph.exists[:, readers.start].sum()) - chosen.start))
+            if read == 0:
                 continue
-            products = change[:, :count] @ g.flatten(2).transpose(1, 2).to(change)
-            into = scores[part[0], chosen.start : chosen.start + count, readers]
+            products = _products(change[:, :read], g.to(change), None if places is None else places[part], count)
+            into = scores[part[0], :, chosen.start : chosen.start + read, readers]
             # the positions of long prompts come in several parts, whose products add up
             into.copy_(products if part[1].start == 0 else into + products)
     return scores
+
+
+def _products(
+    change: Float[Tensor, "batch writer pos d_model"],
+    g: Float[Tensor, "batch reader pos d_model"],
+    places: Int[Tensor, "batch pos"] | None,
+    count: int,
+) -> Float[Tensor, "batch place writer reader"]:
+    """Changes times gradients, summed over all positions, or over those of each place."""
+    if places is None:
+        return (change.flatten(2) @ g.flatten(2).transpose(1, 2))[:, None]
+    each = change.transpose(1, 2) @ g.permute(0, 2, 3, 1)
+    at = (places[:, None] == torch.arange(count)[:, None]).to(each)
+    return (at @ each.flatten(2)).unflatten(2, each.shape[2:])
 
 
 def at_readers(

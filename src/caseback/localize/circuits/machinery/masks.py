@@ -84,7 +84,7 @@ def placed_all(names: Sequence[str], known: Mapping[str, Any] | None, tokens: To
         if isinstance(given, Tensor) and given.ndim == 2:
             places.append([list(range(first, last + 1)) for first, last in given.tolist()])
         else:
-            places.append(placed(given, tokens))
+            places.append(placed(given, tokens, anywhere=False))
     for b in range(len(tokens)):
         seen: dict[int, str] = {}
         for name, rows in zip(names, places, strict=True):
