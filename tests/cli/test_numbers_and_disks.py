@@ -91,6 +91,7 @@ WRITING = [
     ("emergence", "--html"),
     ("emergence", "--save"),
     ("emergence", "--checkpoint"),
+    ("universality", "--html"),
     ("edit", "--save"),
     ("edit", "--html"),
     ("steer", "--save"),

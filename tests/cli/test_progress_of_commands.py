@@ -37,6 +37,7 @@ COUNTED = {
     "behavior": ["behavior", "induction", "--count", "4"],
     "facts": ["facts", "--count", "4"],
     "emergence": ["emergence", "grokking", "--kinds", "copying", "--rows", "8"],
+    "universality": ["universality", "meadow", "meadow", "--corpus", "CORPUS"],
     "recall": ["recall", "--count", "12"],
     "function": ["function", "capital", "--count", "4"],
     "requests": ["requests", "capital", "language", "--count", "4"],

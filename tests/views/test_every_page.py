@@ -49,6 +49,7 @@ PAGES = {
     "facts": ("facts", "--count", "8"),
     "stories": ("explain", "--task", "ioi", "--count", "2", "--depth", "quick"),
     "emergence": ("emergence", "grokking", "--kinds", "copying,anti-copying", "--rows", "8"),
+    "universality": ("universality", "meadow", "meadow", "--corpus", "CORPUS"),
     "function": ("function", "capital", "--count", "8", "--draws", "2"),
     "requests": ("requests", "capital", "language", "--count", "8"),
     "recall": ("recall", "--count", "16", "--draws", "2"),

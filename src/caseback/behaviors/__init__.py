@@ -30,6 +30,7 @@ from caseback.behaviors.mechanisms.role import Role as Role
 from caseback.behaviors.mechanisms.transfer import function_behavior as function_behavior
 from caseback.behaviors.saved_atlas import load_atlas as load_atlas
 from caseback.behaviors.saved_atlas import save_atlas as save_atlas
+from caseback.behaviors.seeds.families import universal_families as universal_families
 from caseback.behaviors.seeds.layers import layer_similarity as layer_similarity
 from caseback.behaviors.seeds.universality import universality as universality
 from caseback.behaviors.truth.answers import Samples as Samples

@@ -51,7 +51,7 @@ TEXT_OPTIONS: dict[str, dict[str, Any]] = {
     "neuron_groups": {
         "groups": (
             *("any", "position", "kinds", "previous_kinds", "repeats", "words"),
-            *("permuted_kinds", "permuted_position"),
+            *("first_letter", "permuted_kinds", "permuted_position", "permuted_first_letter"),
         ),
         "skip": 4,
     },

@@ -327,11 +327,22 @@ class Out(Group):
     out: Annotated[Path | None, Option(help="The folder to write; an interrupted run found there goes on.")] = None
 
 
-class Kinds(Group):
+class TreebankFile(Group):
+    """Sentences with their trees."""
+
+    treebank: Annotated[Path | None, Option(help="A treebank (.conllu), for kinds of syntax.")] = None
+
+
+class Tokens(Group):
+    """How much text is read."""
+
+    tokens: Annotated[int | None, Option(min=1, help="Stop the text after about so many tokens.")] = None
+
+
+class Kinds(Tokens):
     """Kinds of units, and how much text they are looked for in."""
 
     kinds: Annotated[str | None, Option(help="Kinds to look for, parted by commas; by default all.")] = None
-    tokens: Annotated[int | None, Option(min=1, help="Stop the text after about so many tokens.")] = None
 
 
 class MaxLength(Group):

@@ -4,7 +4,7 @@ position, previous, current      place in the row, the ids of the token before (
 repeat                           distance to the last same token of the row; 0 where there is none
 word                             which word of the row it belongs to, counted from 0
 document                         the document of the corpus that its row is of
-kinds                            bits that follow from the token's text alone (``KINDS``)
+kinds                            bits that follow from the token's text alone (``KINDS``), and its first letter
 labels                           whatever the corpus brings, -1 where it says nothing
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,14 @@ class Marks:
         """The bin of how often the token occurs, as ``with_frequency`` put it beside the kinds; -1 without."""
         return (self.kinds >> _FREQUENCY_AT) - 1
 
+    @property
+    def first_letter(self) -> Int[Tensor, " token"]:
+        """Which letter of a to z the token's text begins with, whatever its case; -1 for another sign."""
+        return ((self.kinds >> _LETTER_AT) & 31) - 1
 
+
+_LETTER_AT = 9
+"""The five bits of ``kinds`` from here on hold the text's first letter, counted from 1."""
 _FREQUENCY_AT = 16
 """The bits of ``kinds`` from here on hold the bin of a token's frequency, counted from 1."""
 FREQUENCIES = 8
@@ -185,7 +193,7 @@ def _texts(model: Model, size: int) -> Sequence[str]:
 
 
 def kinds_of_text(text: str) -> int:
-    """The bits of a token's text, other than ``special``.
+    """The bits of a token's text, other than ``special``, and its first letter.
 
     Examples
     --------
@@ -203,4 +211,6 @@ def kinds_of_text(text: str) -> int:
         "newline": "\n" in text,
         "non_ascii": not text.isascii(),
     }
-    return sum(1 << KINDS.index(name) for name, true in holds.items() if true)
+    letter = bare[:1].lower()
+    number = ord(letter) - ord("a") + 1 if letter and letter in ascii_lowercase else 0
+    return sum(1 << KINDS.index(name) for name, true in holds.items() if true) | number << _LETTER_AT

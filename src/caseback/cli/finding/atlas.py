@@ -9,7 +9,19 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import CorpusFile, Kinds, Launched, MaxLength, ModelFiles, OfModel, Out, Output, Seed, Top
+from caseback.cli.options import (
+    CorpusFile,
+    Kinds,
+    Launched,
+    MaxLength,
+    ModelFiles,
+    OfModel,
+    Out,
+    Output,
+    Seed,
+    Top,
+    TreebankFile,
+)
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -31,7 +43,7 @@ def atlas(
         "such as domain."
     ),
     looked_for: Kinds = Kinds().worded(tokens="Stop the text with the rows in which so many tokens are reached."),
-    treebank: Annotated[Path | None, Option(help="A treebank (.conllu), for kinds of syntax.")] = None,
+    trees: TreebankFile = TreebankFile(),
     length: MaxLength = MaxLength(),
     top: Top = Top(TOP).worded(top="Candidates of each kind that are put to the proof."),
     no_proofs: Annotated[bool, Option("--no-proofs", help="Look only: leave out the interventions.")] = False,
@@ -51,7 +63,7 @@ def atlas(
         raise CasebackError("workers share a pass over text that is kept: give --corpus TEXT and --out FOLDER")
     saved = os.path.isfile(Path(model) / ATLAS_FILE)
     given = {
-        **{"--corpus": texts.corpus, "--treebank": treebank, "--kinds": looked_for.kinds},
+        **{"--corpus": texts.corpus, "--treebank": trees.treebank, "--kinds": looked_for.kinds},
         **{"--tokens": looked_for.tokens, "--budget": budget, "--out": to.out},
         **{"--max-length": length.max_length, "--no-proofs": no_proofs or None},
         **{"--seed": seed.seed or None, "--top": None if top.top == TOP else top.top},
@@ -75,7 +87,7 @@ def atlas(
             measured = atlas_of(
                 model_of(OfModel(model=model, **vars(files))),
                 texts.corpus,
-                treebank=None if treebank is None else list(conllu(treebank)),
+                treebank=None if trees.treebank is None else list(conllu(trees.treebank)),
                 kinds=None if looked_for.kinds is None else names_in(looked_for.kinds),
                 n_tokens=looked_for.tokens,
                 length=length.max_length,

@@ -40,6 +40,7 @@ PAGES = {
     "caseback.training": "training",
     "caseback.truth": "mechanisms.truth",
     "caseback.units": "unit",
+    "caseback.universality": "mechanisms.universality",
     "caseback.weights": "weights",
 }
 
