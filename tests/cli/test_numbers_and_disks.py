@@ -79,6 +79,7 @@ WRITING = [
     ("align", "--html"),
     ("atlas", "--html"),
     ("atlas", "--out"),
+    ("atlas", "--parquet"),
     ("erase", "--save"),
     ("erase", "--html"),
     ("behavior", "--html"),

@@ -51,3 +51,5 @@ from caseback.behaviors.truth.semantic_entropy import semantic_entropy as semant
 from caseback.behaviors.truth.translation import translation_scores as translation_scores
 from caseback.behaviors.truth.world import world_facts as world_facts
 from caseback.behaviors.truth.world import world_statements as world_statements
+from caseback.behaviors.unit_table import save_unit_table as save_unit_table
+from caseback.behaviors.unit_table import unit_table as unit_table

@@ -80,17 +80,19 @@ def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
     """How large each unit's write is, for matching; of experts how much weight they have."""
     if sort == "expert":
         return evidence.by_expert(TEXT, "router_counts", "weight", group="any").mean(1)
-    stream = TEXT if TEXT in evidence.collections else "fresh"
+    table = {"head": "head_moments", "neuron": "neuron_moments"}[sort]
+    # of a few kinds alone the text may have been read without it
+    stream = TEXT if any(table in collection for collection in evidence.collections.get(TEXT, ())) else "fresh"
     if sort == "head":
         moments = torch.as_tensor(
-            np.mean([fold["second_moment"].values for fold in evidence.folds(stream, "head_moments")], axis=0)
+            np.mean([fold["second_moment"].values for fold in evidence.folds(stream, table)], axis=0)
         )
         out = []
         for layer in range(evidence.model.n_layers):
             write = at_least_float32(evidence.model.weights.W_O[layer].detach()).to(moments)
             out.append(torch.einsum("hio,hjo,hij->h", write, write, moments[layer]))
         return torch.cat(out).clamp_min(0).sqrt().cpu().numpy()
-    variance = evidence.by_neuron(stream, "neuron_moments", "mlp_post_variance").mean(1)
+    variance = evidence.by_neuron(stream, table, "mlp_post_variance").mean(1)
     rows = [at_least_float32(evidence.model.weights.W_out[i].detach()).norm(dim=1) for i in evidence.neuron_layers]
     return np.sqrt(variance) * torch.cat(rows).cpu().numpy()
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
+from caseback.cli.files import writable
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import (
@@ -51,6 +52,10 @@ def atlas(
         str | None, Option(help="About how long it may take, such as 90s, 5m or 1h; what does not fit is left out.")
     ] = None,
     to: Out = Out().worded(out="Write the atlas to this folder, and keep the pass over text there to go on from."),
+    parquet: Annotated[
+        Path | None,
+        Option(callback=writable, help="Write a row for every unit, with its labels and scores, to this Parquet file."),
+    ] = None,
     against: Annotated[
         Path | None, Option(help="The folder of another atlas: say what changed from that one to this.")
     ] = None,
@@ -72,7 +77,7 @@ def atlas(
         raise CasebackError(f"{model} is an atlas that was made already, and {unused[0]} is for making one")
     with quiet():
         from caseback.behaviors import atlas as atlas_of
-        from caseback.behaviors import compare_atlases, load_atlas, save_atlas
+        from caseback.behaviors import compare_atlases, load_atlas, save_atlas, save_unit_table
         from caseback.reports.atlas import atlas_document
         from caseback.reports.concepts.atlas_comparison import atlas_comparison_document
         from caseback.tasks.formats import conllu
@@ -103,6 +108,8 @@ def atlas(
             )
         if to.out is not None:
             save_atlas(measured, to.out)
+        if parquet is not None:
+            save_unit_table(measured, parquet)
         if other is None:
             document, print_text = atlas_document(measured), print_atlas
         else:
@@ -111,5 +118,6 @@ def atlas(
             )
             print_text = print_atlas_comparison
     answer(output, document, text=lambda: print_text(document), page=lambda path: write_page(document, path))
-    if to.out is not None:
-        say_written(to.out)
+    for written in (to.out, parquet):
+        if written is not None:
+            say_written(written)

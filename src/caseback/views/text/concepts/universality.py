@@ -48,7 +48,7 @@ def print_universality(document: Document, *, console: Console | None = None) ->
                 + [_share(row[name]) for name in ("both", "chance")]
                 for row in families["rows"]
             ]
-            heads = ["family", "neurons", "universal", "excess", "like neurons", "nearest too", "by chance"]
+            heads = ["family", "n", "universal", "excess", "like ones", "match too", "by chance"]
             _print(console, heads, rows)
             if families["missing"]:
                 console.print(f"not looked for: {families['missing']}", highlight=False, markup=False)
