@@ -4,8 +4,8 @@
 
 For each compiled organism an atlas of all kinds of heads and neurons that need no labels, on random words, with proofs.
 Beside each other: the units whose kind is known by construction, how many of them have that label and how many are
-proved, and what else has a label or is proved. A unit may rightly have more labels than it was built for (an induction
-head matches near words too); such labels are listed with the known ones and count neither as hits nor as false.
+proved as it; other labels, and those on the control; and what else is proved: rightly beside what the unit was built
+for (``TOO``: an induction head copies), or falsely.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=60)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    columns = ("organism", "units", "known", "label", "proved", "other labels", "on the control", "other proofs")
+    columns = ("organism", "units", "known", "label", "proved", "other labels", "on the control", "also", "false")
     table, listed = Table(*columns, title="Atlases of compiled organisms"), []
     for name in given.organisms.split(","):
         organism = build(name, **SIZES.get(name, {}))
@@ -90,7 +90,8 @@ def measured(name: str, organism: Organism, n_texts: int) -> tuple[list[object],
     units = sum({report.sort: report.units for report in found.kinds if not report.missing}.values())
     false = sum(report.false_labels for report in found.kinds)
     also = known | TOO.get(name, set())
-    counts = [len(known), len(labels & known), len(proved & known), len(labels - also), false, len(proved - also)]
+    counts = [len(known), len(labels & known), len(proved & known), len(labels - also), false]
+    counts += [len(proved & (also - known)), len(proved - also)]
     why = {report.kind: report.missing or report.unproved for report in found.kinds}
     lines = [
         f"{name}: {unit} {kind} has no label ({why[kind] or 'looked for'})" for unit, kind in sorted(known - labels)

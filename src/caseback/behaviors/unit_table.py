@@ -3,6 +3,7 @@
     unit, sort, layer, index      L2H0, head, 2, 0; in this order: heads, neurons, experts, each layer by layer
     labels, proved                kinds, as lists
     KIND score, control, band     of every kind that was looked for; empty for units of another sort
+    KIND class                    the domain, relation, letter ... of the kinds that have them
 
 Rows do not depend on scores, so tables of checkpoints or seeds of one shape stand row by row.
 """
@@ -41,7 +42,8 @@ def unit_table(atlas: Atlas) -> pd.DataFrame:
     -------
     pd.DataFrame
         A row for each unit: ``unit``, ``sort``, ``layer``, ``index``, ``labels`` and ``proved`` (lists of kinds), and
-        for each kind ``KIND score``, ``KIND control`` and ``KIND band``, NaN for units of another sort.
+        for each kind ``KIND score``, ``KIND control`` and ``KIND band``, NaN for units of another sort; then ``KIND
+        class`` of the kinds whose units are of a class.
 
     Examples
     --------
@@ -73,7 +75,9 @@ def unit_table(atlas: Atlas) -> pd.DataFrame:
         for kind, frame in frames.items()
         for name in NUMBERS
     }
-    return pd.DataFrame(about | numbers)
+    classes = {f"{kind} class": frame["class"].reindex(order) for kind, frame in frames.items() if "class" in frame}
+    table = pd.DataFrame(about | numbers)
+    return table.assign(**{name: values.to_numpy(dtype=object) for name, values in classes.items()})
 
 
 @checked
@@ -115,6 +119,7 @@ def _arrow(atlas: Atlas) -> pyarrow.Table:
     types = {"unit": text, "sort": text, "layer": pyarrow.int32(), "index": pyarrow.int32()}
     types |= {"labels": lists, "proved": lists}
     # named one by one: the types of an empty atlas are those of any other
+    types |= {str(name): text for name in table.columns if str(name).endswith(" class")}
     schema = pyarrow.schema([(name, types.get(name, pyarrow.float32())) for name in table.columns])
     about = json.dumps({name: value for name, value in atlas.about.items() if value is not None})
     return pyarrow.Table.from_pandas(table, schema, preserve_index=False).replace_schema_metadata({"caseback": about})
