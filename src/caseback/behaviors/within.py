@@ -5,7 +5,8 @@
     proofs         what is left of T, shared alike by the experiments to come
 
 T the budget in seconds, r tokens a second of a batch of random tokens with all tables of text. An experiment that its
-share is too short for is run with fewer sets of units, then with fewer candidates, then left out.
+share is too short for is run with fewer sets of units, then with fewer candidates, then left out. What a proof takes is
+that of its first set of units with the clean run, and for each further set what one more costs in a batch of a few.
 """
 
 from __future__ import annotations
