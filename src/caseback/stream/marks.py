@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import ascii_lowercase
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from caseback.errors import OutOfRange
+from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.running.model import Model
 from caseback.stream.packing import Block
 
@@ -155,6 +157,18 @@ def token_kinds(model: Model) -> Int[Tensor, " vocab"]:
     size = int(model.hf.get_input_embeddings().weight.shape[0])
     if model.tokenizer is None:
         return torch.zeros(size, dtype=torch.int32)
+    # a pass over a few rows must not read a whole vocabulary each time
+    sizes, known = (size, len(model.tokenizer)), _known.get(model.anatomy)
+    if known is None or known[0] is not model.tokenizer or known[1] != sizes:
+        known = _known[model.anatomy] = model.tokenizer, sizes, _kinds_of_vocabulary(model, size)
+    return known[2].clone()
+
+
+_known: WeakKeyDictionary[Anatomy, tuple[Any, tuple[int, int], Tensor]] = WeakKeyDictionary()
+"""Of each model its tokenizer, the sizes of its vocabulary, and their kinds."""
+
+
+def _kinds_of_vocabulary(model: Model, size: int) -> Int[Tensor, " vocab"]:
     bits = np.zeros(size, np.int32)
     special = set(getattr(model.tokenizer, "all_special_ids", ()))
     for token, text in enumerate(_texts(model, size)):

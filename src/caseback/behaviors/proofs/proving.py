@@ -286,8 +286,10 @@ def _fitting(evidence: Evidence, experiment: Experiment, plans: list[_Plan], sec
     every = _sets(plans)
     first = takes(every[:1])
     more = first
-    if len(every) > 1 and (1 + TRIED) * first <= seconds:
-        more = max(0.0, takes(every[: 1 + TRIED]) - first) / (len(every[: 1 + TRIED]) - 1)
+    # no more of them than half of what is left has room for
+    some = every[: 1 + min(TRIED, int((seconds - first) / (2 * first)))]
+    if len(some) > 2:
+        more = max(0.0, takes(some) - first) / (len(some) - 1)
     left = seconds - (time.monotonic() - began)
     alone = [replace(plan, group=[], sets=[]) for plan in plans]
     fewer = ([replace(plan, matched=dict(list(plan.matched.items())[:n])) for plan in alone] for n in (3, 2, 1))
