@@ -98,5 +98,5 @@ def load_atlas(folder: str | Path) -> Atlas:
 
 def _of_kind(part: pd.DataFrame) -> pd.DataFrame:
     """The lines of one kind as ``atlas`` has them."""
-    none = CLASS in part and part[CLASS].isna().all()
-    return part.drop(columns=["kind", *([CLASS] if none else [])])
+    none = [CLASS] if CLASS in part and not part[CLASS].notna().to_numpy().any() else []
+    return part.drop(columns=["kind", *none])

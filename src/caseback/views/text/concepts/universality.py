@@ -55,9 +55,9 @@ def print_universality(document: Document, *, console: Console | None = None) ->
         if alike is not None:
             rows = []
             for layer, own, chance in zip(alike["layer"], alike["similarity"], alike["chance"], strict=True):
-                found = [(value, i) for i, value in enumerate(own) if value is not None]
-                if found:
-                    value, at = max(found)
+                known = [(value, i) for i, value in enumerate(own) if value is not None]
+                if known:
+                    value, at = max(known)
                     rows.append([str(layer), str(alike["layer_to"][at]), number(value), _number(chance[at])])
             _print(console, ["layer", "most like", "CKA", "by chance"], rows)
 
