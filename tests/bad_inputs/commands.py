@@ -116,6 +116,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "behavior": ["function-vector", "--task", "capital", "--count", "4", "--shots", "2"],
         "facts": ["--count", "4"],
         "emergence": [str(run), "--kinds", "copying", "--rows", "8"],
+        "universality": [model, model, "--corpus", str(corpus)],
         "recall": ["--count", "12", "--draws", "2"],
         "function": ["capital", "--count", "4", "--draws", "2"],
         "world": ["--count", "12", "--edits", "4", "--draws", "2"],

@@ -114,7 +114,13 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     **dict.fromkeys(
         ("emergence_html", "print_emergence", "arisen_words", "missing_words"), {"document": "emergence_document"}
     ),
+    "universal_families": {"matched": "universality.universality", "own": "atlas.atlas", "others": "atlas.atlas"},
+    "universality_document": {"matched": "universality.universality"},
+    **dict.fromkeys(
+        ("universality_html", "print_universality", "universal_words"), {"document": "universality_document"}
+    ),
     "behavior_document": {"reports": ["measure.behavior"]},
+    **dict.fromkeys(("unit_table", "save_unit_table"), {"atlas": "atlas.atlas"}),
     "compare_atlases": {"first": "atlas.atlas", "second": "atlas.atlas"},
     "atlas_comparison_document": {"comparison": "compare_atlases"},
     "atlas_comparison_html": {"document": "atlas_comparison_document"},

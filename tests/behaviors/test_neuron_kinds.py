@@ -10,6 +10,7 @@ import caseback as cb
 from caseback.behaviors.evidence import TEXT
 from caseback.behaviors.kinds import KINDS
 from caseback.behaviors.neurons import (  # noqa: F401 - each registers its kinds
+    alphabet,
     dead,
     entropy,
     erasing,
@@ -22,6 +23,7 @@ from caseback.behaviors.neurons import (  # noqa: F401 - each registers its kind
     vocabulary_shapes,
 )
 from caseback.errors import CasebackError, SiteAbsent
+from caseback.stream.marks import kinds_of_text
 from planted_neurons import DIGITS, bits_of, corpus, evidence_of, fresh, labeled, permute_neurons, reserve
 
 # learned positions, rotary with grouped heads and a gate, ALiBi, parallel blocks, norms after branches
@@ -161,6 +163,25 @@ def test_a_neuron_that_fires_on_numbers_alone(family, kinds_by_id):
     assert look.beside["deviations"][evidence.neurons.index((1, 6))] > 1
     with pytest.raises(CasebackError, match="0 tokens of a half are 'newline'"):
         KINDS["newline"].look(evidence)
+
+
+def test_a_neuron_that_fires_on_one_first_letter(monkeypatch):
+    model = fresh("gpt2")
+    letters = [kinds_of_text(" " + "abcd"[token % 4] + "x") for token in range(model.d_vocab)]
+    monkeypatch.setattr(sys.modules["caseback.stream.collect"], "token_kinds", lambda model: torch.tensor(letters))
+    reserve(model, 11)
+    with torch.no_grad():
+        embed = model.hf.get_input_embeddings().weight
+        embed[:, 11] = torch.tensor([3.0 if token % 4 == 2 else -3.0 for token in range(len(embed))])
+        model.weights.W_in[1][:, 6] = torch.eye(model.d_model).double()[11] * 2
+    evidence = evidence_of(model, corpus(200))
+    assert found(evidence, "alphabet") == {"L1N6"}
+    look = KINDS["alphabet"].look(evidence)
+    at = evidence.neurons.index((1, 6))
+    assert look.classes[at] == "c" and look.score[at] > 0.5 > 5 * np.delete(look.score, at).max()
+    with pytest.raises(CasebackError, match="give text of a to z"):
+        monkeypatch.setattr(sys.modules["caseback.stream.collect"], "token_kinds", bits_of)
+        KINDS["alphabet"].look(evidence_of(model))
 
 
 def test_a_neuron_that_fires_late_in_the_row():

@@ -1,5 +1,6 @@
 """Experiments prove planted neurons and heads, and nothing beside them; what stands still is what the label claims."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,8 +9,8 @@ from caseback.behaviors.atlas import atlas_of
 from caseback.behaviors.evidence import TEXT, collect_evidence
 from caseback.behaviors.kinds import KINDS, kinds_of
 from caseback.behaviors.neurons import switches
-from caseback.behaviors.proofs import ends, only_suppression, windows
-from caseback.behaviors.proofs.experiments import EXPERIMENTS
+from caseback.behaviors.proofs import ends, only_suppression, proving, windows
+from caseback.behaviors.proofs.experiments import EXPERIMENTS, second_copy
 from caseback.behaviors.proofs.proving import prove
 from caseback.behaviors.within import Within, seconds_of
 from caseback.errors import CasebackError, EditError
@@ -174,10 +175,13 @@ def test_a_time_is_read_and_kept():
     assert within.tokens(1000.0, None) == 16_000 and within.tokens(1000.0, 500) == 500
     assert within.rows(10.0, 10) == 16 and within.rows(1e6, 10) == 64 and within.rows(1e-6, 10) == 8
     assert within.left == 30 and within.left == 0
+    within.end_of_text(9_000, 16_000, None)  # all of it was read
+    within.end_of_text(500, 500, 500)  # as many as were asked for
+    within.end_of_text(16_020, 16_000, None)
     assert within.left_out == [
-        "text beyond 16,000 tokens",
         "48 of 64 rows of random tokens",
         "56 of 64 rows of random tokens",
+        "text beyond 16,000 tokens",
     ]
 
 
@@ -189,3 +193,26 @@ def test_what_does_not_fit_is_left_out_and_said():
         "no time"
     )
     assert atlas_of(evidence, kinds, top=1, within=Within(1e4)).about["left out"] == "nothing"
+
+
+def test_one_more_set_of_units_costs_what_it_adds_to_a_batch(monkeypatch):
+    """In ten seconds fit sets of .1 s each beside a first of 2 s, which by the first one's time would not."""
+    evidence = collect_evidence(cb.load("meadow"), None, {"fresh": ("head_moments",)})
+    clock, measured = [0.0], []
+
+    def effects(evidence, experiment, sets, progress):
+        measured.append(len(sets))
+        clock[0] += 2.0 + 0.1 * (len(sets) - 1)
+        return np.zeros((len(sets), 4)), np.zeros(len(sets))
+
+    monkeypatch.setattr(proving, "_effects", effects)
+    monkeypatch.setattr(proving.time, "monotonic", lambda: clock[0])
+    experiment = second_copy(evidence)
+    kinds = {"copying": KINDS["copying"]}
+    assert set(proving.prove(evidence, experiment, {"copying": [3, 7]}, {"copying": []}, kinds, within=10.0)) == {
+        ("copying", 3),
+        ("copying", 7),
+    }
+    assert measured == [1, 3, 20]
+    with pytest.raises(CasebackError, match="no time: one unit takes about 2.0 s"):
+        proving.prove(evidence, experiment, {"copying": [3, 7]}, {"copying": []}, kinds, within=3.0)

@@ -74,7 +74,7 @@ def test_train_passes_its_options_on(capsys, monkeypatch, tmp_path):
 
 def test_meadow_trains_and_goes_on(capsys, monkeypatch, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(organisms.path("meadow"))
-    monkeypatch.setattr(train, "train_tokenizer", lambda seed: tokenizer)
+    monkeypatch.setattr(train, "train_tokenizer", lambda: tokenizer)
     monkeypatch.setattr(train, "_progress", lambda model, tokenizer: "")
     monkeypatch.setattr(train, "ROWS", 1)
     arguments = ("train", "meadow", "--out", str(tmp_path), "--steps", "3")

@@ -37,6 +37,7 @@ COUNTED = {
     "behavior": ["behavior", "induction", "--count", "4"],
     "facts": ["facts", "--count", "4"],
     "emergence": ["emergence", "grokking", "--kinds", "copying", "--rows", "8"],
+    "universality": ["universality", "meadow", "meadow", "--corpus", "CORPUS"],
     "recall": ["recall", "--count", "12"],
     "world": ["world", "--count", "12", "--edits", "4"],
     "function": ["function", "capital", "--count", "4"],

@@ -23,7 +23,7 @@ def tiny(monkeypatch, tokenizer):
     """Trainings of a few rows, with the shipped tokenizer and nothing asked on the way."""
     monkeypatch.setattr(train, "ROWS", 2)
     monkeypatch.setattr(train, "FIRST_MILESTONE", 1)
-    monkeypatch.setattr(train, "train_tokenizer", lambda seed: tokenizer)
+    monkeypatch.setattr(train, "train_tokenizer", lambda: tokenizer)
     monkeypatch.setattr(train, "_progress", lambda model, tokenizer: "asked")
 
 

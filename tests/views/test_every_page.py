@@ -53,6 +53,7 @@ PAGES = {
     "attributed prompts": ("attribute", "--task", "ioi", "--count", "4"),
     "context": ("attribute", " John gave a drink to", "--context", "Mary and John went to the store."),
     "emergence": ("emergence", "grokking", "--kinds", "copying,anti-copying", "--rows", "8"),
+    "universality": ("universality", "meadow", "meadow", "--corpus", "CORPUS"),
     "function": ("function", "capital", "--count", "8", "--draws", "2"),
     "world": ("world", "--count", "24", "--edits", "8", "--draws", "2"),
     "learner": ("learner", "--count", "24", "--examples", "4"),

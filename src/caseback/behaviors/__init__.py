@@ -34,6 +34,7 @@ from caseback.behaviors.mechanisms.transfer import function_behavior as function
 from caseback.behaviors.mechanisms.world_model import world_model as world_model
 from caseback.behaviors.saved_atlas import load_atlas as load_atlas
 from caseback.behaviors.saved_atlas import save_atlas as save_atlas
+from caseback.behaviors.seeds.families import universal_families as universal_families
 from caseback.behaviors.seeds.layers import layer_similarity as layer_similarity
 from caseback.behaviors.seeds.universality import universality as universality
 from caseback.behaviors.truth.answers import Samples as Samples
@@ -54,3 +55,5 @@ from caseback.behaviors.truth.semantic_entropy import semantic_entropy as semant
 from caseback.behaviors.truth.translation import translation_scores as translation_scores
 from caseback.behaviors.truth.world import world_facts as world_facts
 from caseback.behaviors.truth.world import world_statements as world_statements
+from caseback.behaviors.unit_table import save_unit_table as save_unit_table
+from caseback.behaviors.unit_table import unit_table as unit_table

@@ -91,7 +91,8 @@ class Atlas(Displayed):
     candidates
         The best units of every kind with their grades, "unseen" among them.
     scores
-        Every look at every unit: by kind a frame of ``unit``, ``score``, ``control``, ``ranked_by``, ``band``.
+        Every look at every unit: by kind a frame of ``unit``, ``score``, ``control``, ``ranked_by``, ``band``, and
+        ``class`` where units are of a class of texts, a relation or a letter.
     facts
         Facts of the stream, each with its control, or why it is missing.
     about
@@ -304,7 +305,8 @@ def atlas_of(
         )
         band = np.broadcast_to(look.band, look.score.shape)
         columns = {"unit": names, "score": look.score, "control": look.control, "ranked_by": look.ranked_by}
-        scores[kind.name] = pd.DataFrame({**columns, "band": band})
+        of_class = {"class": list(look.classes)} if look.classes else {}
+        scores[kind.name] = pd.DataFrame({**columns, "band": band, **of_class})
         for unit in chosen[kind.name]:
             outcome = outcomes.get((kind.name, unit))
             findings.append(_finding(kind, look, unit, names[unit], bool(past[unit]), outcome))

@@ -51,7 +51,7 @@ TEXT_OPTIONS: dict[str, dict[str, Any]] = {
     "neuron_groups": {
         "groups": (
             *("any", "position", "kinds", "previous_kinds", "repeats", "words"),
-            *("permuted_kinds", "permuted_position"),
+            *("first_letter", "permuted_kinds", "permuted_position", "permuted_first_letter"),
         ),
         "skip": 4,
     },
@@ -282,9 +282,10 @@ def collect_evidence(
         own |= {"attention_relations": {"relations": RELATIONS.get(stream, REPEATS)}} | dict(options or {})
         return [{name: own.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
 
+    asked = n_tokens
     if within is not None:
         rate = tokens_a_second(model, present(TEXT) or [{name: {}} for name in ("token_counts",)], length)
-        n_tokens = within.tokens(rate, n_tokens) if corpus is not None else n_tokens
+        n_tokens = within.tokens(rate, asked)
         n_rows = within.rows(rate, row_tokens(needs, TEXT))
     evidence = Evidence(model, {}, 0, missing, seed, length=length)
     collections = evidence.collections
@@ -301,6 +302,8 @@ def collect_evidence(
             given = {"folder": at, "workers": workers, "on": on, "threads": threads, "length": length}
             collections[TEXT].append(collect(model, part, present(TEXT), **given, progress=progress))
         evidence.n_tokens = sum(collection.n_tokens for collection in collections[TEXT])
+        if within is not None and n_tokens is not None:
+            within.end_of_text(evidence.n_tokens, n_tokens, asked)
     for name, make in (
         (RARITY, lambda: rarity(model, evidence.documents, n_rows, length, seed)),
         (TREEBANK, lambda: treebank(model, sentences, seed)),

@@ -1,7 +1,7 @@
 """An atlas in a folder: what was found as JSON, and every look at every unit as a table for machines.
 
 FOLDER/atlas.json       kinds, candidates, facts, what it is of
-FOLDER/units.csv.gz     unit, kind, score, control, ranked_by, band: a line for every unit and kind
+FOLDER/units.csv.gz     unit, kind, score, control, ranked_by, band, class: a line for every unit and kind
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from caseback.model.findings import Findings
 
 UNITS = "units.csv.gz"
 COLUMNS = ["unit", "kind", "score", "control", "ranked_by", "band"]
+CLASS = "class"  # of the kinds whose units are of one; files of earlier versions have no such column
 
 
 @checked
@@ -44,8 +45,9 @@ def save_atlas(atlas: Atlas, folder: str | Path) -> None:
         Where it cannot be written.
     """
     at = make_folder(folder, "the atlas")
-    frames = [frame.assign(kind=kind)[COLUMNS] for kind, frame in atlas.scores.items()]
-    table = pd.concat(frames) if frames else pd.DataFrame(columns=COLUMNS)
+    columns = [*COLUMNS, CLASS]
+    frames = [frame.assign(kind=kind).reindex(columns=columns) for kind, frame in atlas.scores.items()]
+    table = pd.concat(frames) if frames else pd.DataFrame(columns=columns)
     with whole_file(at / UNITS) as draft:
         # no time in its header, so that the same atlas is the same bytes
         table.to_csv(draft, index=False, float_format="%.7g", compression={"method": "gzip", "mtime": 0})
@@ -84,10 +86,17 @@ def load_atlas(folder: str | Path) -> Atlas:
         candidates, about = Findings.from_json(data["candidates"]), dict(data["about"])
         facts = tuple(Fact(**one) for one in data["facts"])
         table = pd.read_csv(units, compression="gzip")
-        by_kind = pd.DataFrame(table[COLUMNS]).groupby("kind", sort=False)
-        scores = {str(kind): pd.DataFrame(part.drop(columns="kind")) for kind, part in by_kind}
+        columns = [*COLUMNS, *(CLASS for _ in {CLASS} & set(table))]
+        by_kind = pd.DataFrame(table[columns]).groupby("kind", sort=False)
+        scores = {str(kind): _of_kind(pd.DataFrame(part)) for kind, part in by_kind}
     except (KeyError, TypeError, ValueError, OSError, CasebackError) as error:
         raise LoadError(f"{str(folder)!r} holds no whole atlas ({error}): make it again") from error
     if odd := sorted(set(scores) ^ {report.kind for report in reports if not report.missing}):
         raise LoadError(f"{str(folder)!r}: its two files are of different atlases ({odd[0]!r} is in one of them)")
     return Atlas(reports, candidates, scores, facts, about)
+
+
+def _of_kind(part: pd.DataFrame) -> pd.DataFrame:
+    """The lines of one kind as ``atlas`` has them."""
+    none = [CLASS] if CLASS in part and not part[CLASS].notna().to_numpy().any() else []
+    return part.drop(columns=["kind", *none])

@@ -5,7 +5,8 @@
     proofs         what is left of T, shared alike by the experiments to come
 
 T the budget in seconds, r tokens a second of a batch of random tokens with all tables of text. An experiment that its
-share is too short for is run with fewer sets of units, then with fewer candidates, then left out.
+share is too short for is run with fewer sets of units, then with fewer candidates, then left out. What a proof takes is
+that of its first set of units with the clean run, and for each further set what one more costs in a batch of a few.
 """
 
 from __future__ import annotations
@@ -82,10 +83,12 @@ class Within:
         """How much text is read, at a rate of so many tokens a second."""
         fits = max(1.0, OF_TEXT * self.seconds * rate / STEP)
         size = STEP * 2 ** int(np.log2(fits))
-        if n_tokens is not None and n_tokens <= size:
-            return n_tokens
-        self.left_out.append(f"text beyond {size:,} tokens")
-        return size
+        return size if n_tokens is None else min(n_tokens, size)
+
+    def end_of_text(self, n_read: int, limit: int, n_tokens: int | None) -> None:
+        """Note that a text was cut: so many tokens were read of a limit that the time set, not the caller."""
+        if n_read >= limit and limit != n_tokens:
+            self.left_out.append(f"text beyond {limit:,} tokens")
 
     def rows(self, rate: float, row_tokens: int) -> int:
         """How many rows of random tokens, of which all streams together have so many tokens."""

@@ -21,6 +21,9 @@ from typer import Option
 from caseback.cli.files import not_a_page, writable
 from caseback.cli.group import Group
 from caseback.cli.loading import DEFAULT_MODEL
+from caseback.cli.looked_for import Kinds as Kinds
+from caseback.cli.looked_for import Tokens as Tokens
+from caseback.cli.looked_for import TreebankFile as TreebankFile
 
 
 class ModelFiles(Group):
@@ -325,13 +328,6 @@ class Out(Group):
     """A folder for a result of several files."""
 
     out: Annotated[Path | None, Option(help="The folder to write; an interrupted run found there goes on.")] = None
-
-
-class Kinds(Group):
-    """Kinds of units, and how much text they are looked for in."""
-
-    kinds: Annotated[str | None, Option(help="Kinds to look for, parted by commas; by default all.")] = None
-    tokens: Annotated[int | None, Option(min=1, help="Stop the text after about so many tokens.")] = None
 
 
 class MaxLength(Group):

@@ -104,7 +104,8 @@ def train(
     out
         The folder to write; a run with a checkpoint in it goes on.
     seed
-        Same seed, same result. Draws the initial weights, the tokenizer's text and the rows.
+        Same seed, same result. Draws the initial weights and the rows; the tokenizer is the same for all seeds, so that
+        they can be compared token by token.
     steps
         How many steps the whole schedule has.
     stop_at
@@ -124,7 +125,7 @@ def train(
         return {"seed": seed, "step": done, "steps": steps}
 
     make_folder(out, "the organism")
-    tokenizer = train_tokenizer(seed=seed)
+    tokenizer = train_tokenizer()
     model = new_model(tokenizer, seed)
     optimizers = optimizers_of(model)
     recipe = {"peaks": (MATRIX_PEAK, PEAK), "falls": FALLS, "phases": PHASES, "rows": ROWS}

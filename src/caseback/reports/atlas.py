@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from typing import Any
 
@@ -24,7 +24,8 @@ __all__ = ["ATLAS", "atlas_document"]
 def _expect_known_kinds(document: Mapping[str, Any]) -> None:
     """Refuse candidates and labels of kinds that the document does not describe."""
     known = {kind["kind"] for kind in document["kinds"]}
-    named = {one["kind"] for one in document["candidates"]} | {k for unit in document["units"] for k in unit["labels"]}
+    mapped = [*document["units"], *document["experts"]]
+    named = {one["kind"] for one in document["candidates"]} | {kind for unit in mapped for kind in unit["labels"]}
     if odd := sorted(named - known):
         raise CasebackError(f"candidates or units are labeled {odd[0]!r}, a kind that the document does not describe")
 
@@ -34,7 +35,7 @@ ATLAS = DocumentKind(
     2,
     "a document of an atlas",
     "atlas_document",
-    sections=("kinds", "candidates", "units", "layers", "facts"),
+    sections=("kinds", "candidates", "units", "experts", "layers", "facts"),
     lengths=_expect_known_kinds,
 )
 
@@ -53,7 +54,8 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
     dict
         ``model`` says what it is of; ``kinds`` has a row for each kind, as of ``KindReport``; ``candidates`` the best
         units of every kind, as of ``Finding``; ``units`` every head that has a label, with its ``labels`` and which of
-        them are ``proved``; ``layers`` how many units of each kind have the label, layer by layer, with the shares as
+        them are ``proved``; ``experts`` every expert of a mixture that was looked at, likewise, with the ``classes`` of
+        its labels; ``layers`` how many units of each kind have the label, layer by layer, with the shares as
         ``profile``, see ``stream.depth``; ``facts`` those of the stream, as of ``Fact``, None for a number that does
         not exist.
 
@@ -75,6 +77,7 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         if parsed.kind == "head":
             own = {"name": name, "layer": parsed.layer, "head": parsed.index, "labels": labels}
             units.append(own | {"proved": [kind for kind in labels if (name, kind) in proved]})
+    experts = _experts(atlas, proved)
     units.sort(key=lambda unit: (unit["layer"], unit["head"]))
     facts = {name: value for name, value in atlas.about.items() if value is not None}
     return ATLAS.document(
@@ -82,6 +85,7 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         kinds=[asdict(report) for report in atlas.kinds],
         candidates=atlas.candidates.to_json()["findings"],
         units=units,
+        experts=experts,
         facts=[_finite(fact.to_json()) for fact in atlas.facts],
         layers=[
             {"kind": kind, "counts": counts, "profile": _profile(atlas.scores[kind], by_kind[kind])}
@@ -89,6 +93,21 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         ],
         provenance=facts,
     )
+
+
+def _experts(atlas: Atlas, proved: Set[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Every expert with its labels, and what each label is of: a domain, a kind of tokens."""
+    frames = {
+        r.kind: atlas.scores[r.kind].set_index("unit") for r in atlas.kinds if r.sort == "expert" and not r.missing
+    }
+    labels = atlas.labels()
+    experts = []
+    for name in dict.fromkeys(str(unit) for frame in frames.values() for unit in frame.index):
+        parsed, own = parse_name(name), labels.get(name, [])
+        classes = [str(frames[kind]["class"].get(name, "")) if "class" in frames[kind] else "" for kind in own]
+        of = {"labels": own, "classes": classes, "proved": [kind for kind in own if (name, kind) in proved]}
+        experts.append({"name": name, "layer": parsed.layer, "expert": parsed.index, **of})
+    return experts
 
 
 def _profile(frame: pd.DataFrame, report: KindReport) -> dict[str, list[float]]:

@@ -4,7 +4,7 @@ position, previous, current      place in the row, the ids of the token before (
 repeat                           distance to the last same token of the row; 0 where there is none
 word                             which word of the row it belongs to, counted from 0
 document                         the document of the corpus that its row is of
-kinds                            bits that follow from the token's text alone (``KINDS``)
+kinds                            bits that follow from the token's text alone (``KINDS``), and its first letter
 labels                           whatever the corpus brings, -1 where it says nothing
 """
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from string import ascii_lowercase
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from caseback.errors import OutOfRange
+from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.running.model import Model
 from caseback.stream.packing import Block
 
@@ -71,7 +74,14 @@ class Marks:
         """The bin of how often the token occurs, as ``with_frequency`` put it beside the kinds; -1 without."""
         return (self.kinds >> _FREQUENCY_AT) - 1
 
+    @property
+    def first_letter(self) -> Int[Tensor, " token"]:
+        """Which letter of a to z the token's text begins with, whatever its case; -1 for another sign."""
+        return ((self.kinds >> _LETTER_AT) & 31) - 1
 
+
+_LETTER_AT = 9
+"""The five bits of ``kinds`` from here on hold the text's first letter, counted from 1."""
 _FREQUENCY_AT = 16
 """The bits of ``kinds`` from here on hold the bin of a token's frequency, counted from 1."""
 FREQUENCIES = 8
@@ -147,6 +157,18 @@ def token_kinds(model: Model) -> Int[Tensor, " vocab"]:
     size = int(model.hf.get_input_embeddings().weight.shape[0])
     if model.tokenizer is None:
         return torch.zeros(size, dtype=torch.int32)
+    # a pass over a few rows must not read a whole vocabulary each time
+    sizes, known = (size, len(model.tokenizer)), _known.get(model.anatomy)
+    if known is None or known[0] is not model.tokenizer or known[1] != sizes:
+        known = _known[model.anatomy] = model.tokenizer, sizes, _kinds_of_vocabulary(model, size)
+    return known[2].clone()
+
+
+_known: WeakKeyDictionary[Anatomy, tuple[Any, tuple[int, int], Tensor]] = WeakKeyDictionary()
+"""Of each model its tokenizer, the sizes of its vocabulary, and their kinds."""
+
+
+def _kinds_of_vocabulary(model: Model, size: int) -> Int[Tensor, " vocab"]:
     bits = np.zeros(size, np.int32)
     special = set(getattr(model.tokenizer, "all_special_ids", ()))
     for token, text in enumerate(_texts(model, size)):
@@ -185,7 +207,7 @@ def _texts(model: Model, size: int) -> Sequence[str]:
 
 
 def kinds_of_text(text: str) -> int:
-    """The bits of a token's text, other than ``special``.
+    """The bits of a token's text, other than ``special``, and its first letter.
 
     Examples
     --------
@@ -203,4 +225,6 @@ def kinds_of_text(text: str) -> int:
         "newline": "\n" in text,
         "non_ascii": not text.isascii(),
     }
-    return sum(1 << KINDS.index(name) for name, true in holds.items() if true)
+    letter = bare[:1].lower()
+    number = ord(letter) - ord("a") + 1 if letter and letter in ascii_lowercase else 0
+    return sum(1 << KINDS.index(name) for name, true in holds.items() if true) | number << _LETTER_AT

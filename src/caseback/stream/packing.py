@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -194,7 +194,7 @@ def front_of(model: Model, bos: bool | None = None) -> list[int]:
 
 
 def _put_before(tokenizer: Any) -> list[int]:
-    text = next((text for text in ("a", *_words(tokenizer)) if _knows(tokenizer, text)), "a")
+    text = next((text for text in chain(("a",), _words(tokenizer)) if _knows(tokenizer, text)), "a")
     bare = tokenizer(text, add_special_tokens=False)["input_ids"]
     ids = tokenizer(text)["input_ids"]
     at = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)

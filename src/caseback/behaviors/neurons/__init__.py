@@ -1,5 +1,6 @@
 """Neurons by what they fire on and what they write (entries 5.2.1 to 5.2.18), a kind or a few of them a file."""
 
+from caseback.behaviors.neurons import alphabet as alphabet
 from caseback.behaviors.neurons import dead as dead
 from caseback.behaviors.neurons import entropy as entropy
 from caseback.behaviors.neurons import erasing as erasing

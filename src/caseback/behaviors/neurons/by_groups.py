@@ -95,12 +95,16 @@ def explained_by_mark(groups: Groups) -> Float[np.ndarray, " unit"]:
     >>> explained_by_mark(one).tolist()
     [1.0, 0.0]
     """
-    n, rest = groups.n[0], groups.total - groups.n[0]
-    if min(n, rest) < FEWEST:
-        return np.zeros_like(groups.variance)
+    return explained_by_each(groups)[0]
+
+
+def explained_by_each(groups: Groups) -> Float[np.ndarray, "group unit"]:
+    """The same of every group by itself."""
+    n, rest = groups.n[:, None], groups.total - groups.n[:, None]
     # m1 - m = (1 - q) (m1 - m0)
-    between = (groups.mean[0] - groups.overall) ** 2 * n / rest
-    return _share(between, groups.variance)
+    between = (groups.mean - groups.overall) ** 2 * n / np.maximum(rest, 1)
+    enough = np.minimum(n, rest) >= FEWEST
+    return np.where(enough, _share(between, np.broadcast_to(groups.variance, between.shape)), 0.0)
 
 
 def in_deviations(groups: Groups) -> Float[np.ndarray, " unit"]:

@@ -35,6 +35,7 @@ from caseback.model.running.edits import Edit, listed
 MATCHED = 20
 POOL = 40
 SETS = 20
+TRIED = 8  # sets beyond the first whose time is taken, where a time is to be kept
 ALONE, AMONG = "alone", "among its kind"
 SMALLEST = 0.05
 """The least effect that proves anything, as a share of what the metric loses where the relation is absent."""
@@ -80,17 +81,19 @@ def sizes(evidence: Evidence, sort: str) -> Float[np.ndarray, " unit"]:
     """How large each unit's write is, for matching; of experts how much weight they have."""
     if sort == "expert":
         return evidence.by_expert(TEXT, "router_counts", "weight", group="any").mean(1)
-    stream = TEXT if TEXT in evidence.collections else "fresh"
+    table = {"head": "head_moments", "neuron": "neuron_moments"}[sort]
+    # of a few kinds alone the text may have been read without it
+    stream = TEXT if any(table in collection for collection in evidence.collections.get(TEXT, ())) else "fresh"
     if sort == "head":
         moments = torch.as_tensor(
-            np.mean([fold["second_moment"].values for fold in evidence.folds(stream, "head_moments")], axis=0)
+            np.mean([fold["second_moment"].values for fold in evidence.folds(stream, table)], axis=0)
         )
         out = []
         for layer in range(evidence.model.n_layers):
             write = at_least_float32(evidence.model.weights.W_O[layer].detach()).to(moments)
             out.append(torch.einsum("hio,hjo,hij->h", write, write, moments[layer]))
         return torch.cat(out).clamp_min(0).sqrt().cpu().numpy()
-    variance = evidence.by_neuron(stream, "neuron_moments", "mlp_post_variance").mean(1)
+    variance = evidence.by_neuron(stream, table, "mlp_post_variance").mean(1)
     rows = [at_least_float32(evidence.model.weights.W_out[i].detach()).norm(dim=1) for i in evidence.neuron_layers]
     return np.sqrt(variance) * torch.cat(rows).cpu().numpy()
 
@@ -224,8 +227,8 @@ def prove(
     plans = _plans(evidence, experiment, candidates, labelled, kinds, together)
     if within is not None:
         plans = _fitting(evidence, experiment, plans, within)
-    sets = {(plan.kind.sort, units): None for plan in plans for units in plan.replaced}
-    effects, whole = _effects(evidence, experiment, list(sets), progress)
+    sets = _sets(plans)
+    effects, whole = _effects(evidence, experiment, sets, progress)
     least = {-1: SMALLEST * abs(experiment.worth), 0: 0.0}
     least[1] = least[-1] if experiment.room is None else min(least[-1], SMALLEST * experiment.room)
     of: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
@@ -263,24 +266,44 @@ def _plans(
 
 
 def _fitting(evidence: Evidence, experiment: Experiment, plans: list[_Plan], seconds: float) -> list[_Plan]:
-    """As much of the plans as fits a time, at the speed of the first candidate by itself, its clean run included.
+    """As much of the plans as fits a time: the first candidate by itself, its clean run included, and one set more.
+
+    Many sets go through the model together, so one more of them costs less than the first; what that is is measured on
+    a few of the plan's own, where those fit.
 
     Raises
     ------
     CasebackError
         Where nothing does.
     """
-    first = (plans[0].kind.sort, (next(iter(plans[0].matched)),))
     began = time.monotonic()
-    _effects(evidence, experiment, [first], False)
-    each = time.monotonic() - began
+
+    def takes(some: Sequence[tuple[str, tuple[int, ...]]]) -> float:
+        since = time.monotonic()
+        _effects(evidence, experiment, list(some), False)
+        return time.monotonic() - since
+
+    every = _sets(plans)
+    first = takes(every[:1])
+    more = first
+    # no more of them than half of what is left has room for
+    some = every[: 1 + min(TRIED, int((seconds - first) / (2 * first)))]
+    if len(some) > 2:
+        more = max(0.0, takes(some) - first) / (len(some) - 1)
+    left = seconds - (time.monotonic() - began)
     alone = [replace(plan, group=[], sets=[]) for plan in plans]
     fewer = ([replace(plan, matched=dict(list(plan.matched.items())[:n])) for plan in alone] for n in (3, 2, 1))
     for some in (plans, alone, *fewer):
-        many = len({(plan.kind.sort, units) for plan in some for units in plan.replaced})
-        if many * each <= seconds:
+        if first + (len(_sets(some)) - 1) * more <= left:
             return some
-    raise CasebackError(f"no time: one unit takes about {each:.1f} s, and {seconds:.0f} s are left for this experiment")
+    raise CasebackError(
+        f"no time: one unit takes about {first:.1f} s, and {seconds:.0f} s are left for this experiment"
+    )
+
+
+def _sets(plans: Sequence[_Plan]) -> list[tuple[str, tuple[int, ...]]]:
+    """Every set of units that a sweep has to measure, once, with the sort of its units."""
+    return list(dict.fromkeys((plan.kind.sort, units) for plan in plans for units in plan.replaced))
 
 
 def _effects(

@@ -7,9 +7,22 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
+from caseback.cli.files import writable
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import CorpusFile, Kinds, Launched, MaxLength, ModelFiles, OfModel, Out, Output, Seed, Top
+from caseback.cli.options import (
+    CorpusFile,
+    Kinds,
+    Launched,
+    MaxLength,
+    ModelFiles,
+    OfModel,
+    Out,
+    Output,
+    Seed,
+    Top,
+    TreebankFile,
+)
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -31,7 +44,7 @@ def atlas(
         "such as domain."
     ),
     looked_for: Kinds = Kinds().worded(tokens="Stop the text with the rows in which so many tokens are reached."),
-    treebank: Annotated[Path | None, Option(help="A treebank (.conllu), for kinds of syntax.")] = None,
+    trees: TreebankFile = TreebankFile(),
     length: MaxLength = MaxLength(),
     top: Top = Top(TOP).worded(top="Candidates of each kind that are put to the proof."),
     no_proofs: Annotated[bool, Option("--no-proofs", help="Look only: leave out the interventions.")] = False,
@@ -39,6 +52,10 @@ def atlas(
         str | None, Option(help="About how long it may take, such as 90s, 5m or 1h; what does not fit is left out.")
     ] = None,
     to: Out = Out().worded(out="Write the atlas to this folder, and keep the pass over text there to go on from."),
+    parquet: Annotated[
+        Path | None,
+        Option(callback=writable, help="Write a row for every unit, with its labels and scores, to this Parquet file."),
+    ] = None,
     against: Annotated[
         Path | None, Option(help="The folder of another atlas: say what changed from that one to this.")
     ] = None,
@@ -51,7 +68,7 @@ def atlas(
         raise CasebackError("workers share a pass over text that is kept: give --corpus TEXT and --out FOLDER")
     saved = os.path.isfile(Path(model) / ATLAS_FILE)
     given = {
-        **{"--corpus": texts.corpus, "--treebank": treebank, "--kinds": looked_for.kinds},
+        **{"--corpus": texts.corpus, "--treebank": trees.treebank, "--kinds": looked_for.kinds},
         **{"--tokens": looked_for.tokens, "--budget": budget, "--out": to.out},
         **{"--max-length": length.max_length, "--no-proofs": no_proofs or None},
         **{"--seed": seed.seed or None, "--top": None if top.top == TOP else top.top},
@@ -60,7 +77,7 @@ def atlas(
         raise CasebackError(f"{model} is an atlas that was made already, and {unused[0]} is for making one")
     with quiet():
         from caseback.behaviors import atlas as atlas_of
-        from caseback.behaviors import compare_atlases, load_atlas, save_atlas
+        from caseback.behaviors import compare_atlases, load_atlas, save_atlas, save_unit_table
         from caseback.reports.atlas import atlas_document
         from caseback.reports.concepts.atlas_comparison import atlas_comparison_document
         from caseback.tasks.formats import conllu
@@ -75,7 +92,7 @@ def atlas(
             measured = atlas_of(
                 model_of(OfModel(model=model, **vars(files))),
                 texts.corpus,
-                treebank=None if treebank is None else list(conllu(treebank)),
+                treebank=None if trees.treebank is None else list(conllu(trees.treebank)),
                 kinds=None if looked_for.kinds is None else names_in(looked_for.kinds),
                 n_tokens=looked_for.tokens,
                 length=length.max_length,
@@ -91,6 +108,8 @@ def atlas(
             )
         if to.out is not None:
             save_atlas(measured, to.out)
+        if parquet is not None:
+            save_unit_table(measured, parquet)
         if other is None:
             document, print_text = atlas_document(measured), print_atlas
         else:
@@ -99,5 +118,6 @@ def atlas(
             )
             print_text = print_atlas_comparison
     answer(output, document, text=lambda: print_text(document), page=lambda path: write_page(document, path))
-    if to.out is not None:
-        say_written(to.out)
+    for written in (to.out, parquet):
+        if written is not None:
+            say_written(written)

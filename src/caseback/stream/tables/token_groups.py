@@ -9,15 +9,17 @@ previous_kinds      each bit of the token before it; none at a row's first
 repeats             whether the row has the same token earlier
 words               tokens of letters that go on with a word, and those of them that end it (what follows begins a word
                     or is no letter); and ends that are some other token's of the row
+first_letter        whether its text begins with a, with b ... with z, whatever its case
 frequency           bins of a factor of ten, 0 the commonest; see ``with_frequency``
 permuted_kinds      the bits of some other token of the row, and its position's bin: groups of the same sizes with
-permuted_position   no relation to the token, for comparison
+permuted_position   no relation to the token, for comparison; likewise permuted_first_letter
 label:NAME:N        each value below N of a label of the corpus
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from string import ascii_lowercase
 
 import torch
 from jaxtyping import Float
@@ -93,6 +95,14 @@ _KNOWN: dict[str, tuple[Callable[[], list[str]], Callable[[Marks], Tensor]]] = {
     "permuted_position": (
         lambda: [f"permuted {name}" for name in _position_names()],
         lambda marks: _of_number(position_bins(marks.position[_permuted(marks)]), len(_STARTS)),
+    ),
+    "first_letter": (
+        lambda: [f"begins with {letter}" for letter in ascii_lowercase],
+        lambda marks: _of_number(marks.first_letter, len(ascii_lowercase)),
+    ),
+    "permuted_first_letter": (
+        lambda: [f"permuted begins with {letter}" for letter in ascii_lowercase],
+        lambda marks: _of_number(marks.first_letter[_permuted(marks)], len(ascii_lowercase)),
     ),
     "words": (lambda: ["continues a word", "ends a word", "permuted ends a word"], _words),
     "frequency": (

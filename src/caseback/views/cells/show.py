@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError
+from caseback.reports.concepts.universality import universality_document
 from caseback.reports.displayed import drawer_of
 from caseback.reports.document import checked
 from caseback.reports.summaries.summary import Summary
@@ -77,8 +78,10 @@ def show(x: Any, *, title: str = "") -> Figure | Cell | DocumentCell:
     return _in_words(x)
 
 
-def _dataset(x: xr.Dataset, title: str) -> Figure | Cell:
-    """A lens as its grid, anything else by its effects, or else its first variable that is a map."""
+def _dataset(x: xr.Dataset, title: str) -> Figure | Cell | DocumentCell:
+    """A lens as its grid, matched units beside their control, anything else by its effects or its first map."""
+    if {"correlation", "control", "nearest"} <= set(x.data_vars):
+        return DocumentCell(universality_document(x))
     if {"entropy", "top_text", "top_prob"} <= set(x.data_vars) and "pos" in x.dims:
         return lens_grid(x, title=title)
     for name, one in sorted(x.data_vars.items(), key=lambda item: item[0] != "effect"):

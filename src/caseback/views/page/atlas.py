@@ -54,18 +54,25 @@ def _body(document: Mapping[str, Any]) -> str:
     if left := facts.get("left out"):
         parts.append(note(f"Made within {facts['budget']:.0f} seconds. Left out for that: {left}."))
     if any(kind["sort"] == "head" for kind in looked):
-        parts += ["<h2>Heads by label</h2>", note(_KEY), _map(document), _legend(document)]
+        heads = _looked_for(document, "head")
+        parts += ["<h2>Heads by label</h2>", note(_KEY), _map(document, document["units"], "head"), _legend(heads)]
+    if document["experts"]:
+        parts += ["<h2>Experts by label</h2>", note(_EXPERTS), _map(document, document["experts"], "expert")]
+        parts.append(_legend(_looked_for(document, "expert")))
     parts += ["<h2>Kinds</h2>", note(_KINDS), _kinds(document)]
     if missing := [kind for kind in document["kinds"] if kind["missing"]]:
         rows = [(kind["kind"], [cell(kind["missing"])]) for kind in missing]
         parts += ["<h2>Not looked for</h2>", rows_table(["kind", "why"], rows)]
     parts += ["<h2>Candidates</h2>", note(_CANDIDATES)]
-    named = {unit["name"] for unit in document["units"]}
+    experts = [unit for unit in document["experts"] if unit["labels"]]
+    named = {unit["name"] for unit in [*document["units"], *experts]}
     parts += [_candidates(document, kind, named) for kind in looked]
     if profiles := [row for row in document["layers"] if sum(row["counts"])]:
         parts += ["<h2>Depth</h2>", note(_PROFILES), _profiles(profiles)]
     if document["units"]:
-        parts += ["<h2>Every labeled head</h2>", _units(document["units"])]
+        parts += ["<h2>Every labeled head</h2>", _units(document["units"], "head")]
+    if experts:
+        parts += ["<h2>Every labeled expert</h2>", _units(experts, "expert")]
     if document["facts"]:
         parts += ["<h2>The stream</h2>", note(_FACTS), *map(_fact, document["facts"])]
     return frame(document, "What is inside {}?", visible(str(facts["name"])), *parts)
@@ -74,6 +81,10 @@ def _body(document: Mapping[str, Any]) -> str:
 _KEY = (
     "Layers upwards. A letter is a label; full: proved by an intervention, pale: seen, past the band of chance and the "
     "threshold. A head may have several labels, the proved ones first."
+)
+_EXPERTS = (
+    "Every expert of the mixtures. A letter is a label, under a pointer what it is of (a domain, a kind of tokens); "
+    "full: proved by taking the expert out, pale: seen."
 )
 _KINDS = (
     "Label: units whose score is past the band of the best unit by chance and past the threshold. On the control: how "
@@ -105,40 +116,44 @@ def letters(kinds: Sequence[str]) -> dict[str, str]:
     return taken
 
 
-def _heads(document: Mapping[str, Any]) -> list[str]:
-    return [kind["kind"] for kind in document["kinds"] if kind["sort"] == "head" and not kind["missing"]]
+def _looked_for(document: Mapping[str, Any], sort: str) -> list[str]:
+    return [kind["kind"] for kind in document["kinds"] if kind["sort"] == sort and not kind["missing"]]
 
 
-def _map(document: Mapping[str, Any]) -> str:
-    short = letters(_heads(document))
-    by_place = {(unit["layer"], unit["head"]): unit for unit in document["units"]}
+def _map(document: Mapping[str, Any], units: Sequence[Mapping[str, Any]], sort: str) -> str:
+    """Layers upwards, heads or experts side by side, each with the letters of its labels."""
+    short = letters(_looked_for(document, sort))
+    by_place = {(unit["layer"], unit[sort]): unit for unit in units}
     n_layers = int(document["model"].get("layers", 0))
-    width = 1 + max((unit["head"] for unit in document["units"]), default=0)
-    width = max(width, -(-int(document["model"].get("heads", 0)) // max(1, n_layers)))
+    width = 1 + max((unit[sort] for unit in units), default=0)
+    if sort == "head":
+        width = max(width, -(-int(document["model"].get("heads", 0)) // max(1, n_layers)))
     lines = []
     for layer in reversed(range(n_layers)):
-        cells = [_place(by_place.get((layer, head)), short) for head in range(width)]
+        cells = [_place(by_place.get((layer, place)), short) for place in range(width)]
         lines.append(f"<tr><th scope='row'>{layer}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th scope='col'>{number}</th>" for number in range(width))
     return (
-        "<div class='sideways'><table class='map'><caption>layers by heads</caption>"
+        f"<div class='sideways'><table class='map'><caption>layers by {sort}s</caption>"
         f"<thead><tr><th>layer</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
 def _place(unit: Mapping[str, Any] | None, short: Mapping[str, str]) -> str:
-    if unit is None:
+    if unit is None or not unit["labels"]:
         return cell("")
     labels = sorted(unit["labels"], key=lambda kind: kind not in unit["proved"])
-    words = ", ".join(f"{kind} ({'proved' if kind in unit['proved'] else 'seen'})" for kind in labels)
+    classes = dict(zip(unit["labels"], unit.get("classes", ()), strict=False))
+    of = {kind: f" of {visible(classes[kind])}" if classes.get(kind) else "" for kind in labels}
+    words = ", ".join(f"{kind}{of[kind]} ({'proved' if kind in unit['proved'] else 'seen'})" for kind in labels)
     shade = "s9" if unit["proved"] else "s3"
     shown = html.escape(" ".join(short[kind] for kind in labels if kind in short))
     title = html.escape(f"{unit['name']}: {words}")
     return f"<td class='{shade}' title='{title}'><a href='#{html.escape(unit['name'])}'>{shown}</a></td>"
 
 
-def _legend(document: Mapping[str, Any]) -> str:
-    named = [f"<b>{letter}</b> {html.escape(kind)}" for kind, letter in letters(_heads(document)).items()]
+def _legend(kinds: Sequence[str]) -> str:
+    named = [f"<b>{letter}</b> {html.escape(kind)}" for kind, letter in letters(kinds).items()]
     return f"<p class='note'>{' · '.join(named)}</p>"
 
 
@@ -206,13 +221,13 @@ def _shares(profile: Mapping[str, Sequence[float]]) -> str:
     )
 
 
-def _units(units: Sequence[Mapping[str, Any]]) -> str:
-    """Heads with all their labels, each at its address."""
+def _units(units: Sequence[Mapping[str, Any]], sort: str) -> str:
+    """Heads or experts with all their labels, each at its address."""
     rows = []
     for unit in units:
         words = ", ".join(f"{kind} (proved)" if kind in unit["proved"] else kind for kind in unit["labels"])
         rows.append((unit["name"], [cell(words)]))
-    return _with_addresses(rows_table(["head", "labels"], rows), [unit["name"] for unit in units])
+    return _with_addresses(rows_table([sort, "labels"], rows), [unit["name"] for unit in units])
 
 
 def _with_addresses(table: str, names: Sequence[str]) -> str:
@@ -227,11 +242,13 @@ def _candidates(document: Mapping[str, Any], kind: Mapping[str, Any], named: Set
     first_of = {one["component"]: one for one in reversed(document["candidates"])}
     addressed = [n for one in own if first_of[n := one["component"]] is one and n not in named]
     rows = []
+    of = any(one["draw"].get("class") for one in own)
     for one in own:
         draw = one["draw"]
         effect, bound, restores = one["effect"], draw.get("matched units"), draw.get("restores")
         error = draw.get("error of the effect")
         cells = [
+            *(cell(visible(str(draw.get("class", "")))) for _ in range(of)),
             cell(number(one["score"])),
             cell(number(one["control"])),
             cell("" if effect is None else signed(effect), small="" if error is None else f"± {number(error)}"),
@@ -240,7 +257,7 @@ def _candidates(document: Mapping[str, Any], kind: Mapping[str, Any], named: Set
             cell(one["grade"], small=draw.get("proved", ""), more="class='s6'" if one["grade"] == "proved" else ""),
         ]
         rows.append((one["component"], cells))
-    titles = ["unit", "score", "control", "effect", "like units", "restores", "verdict"]
+    titles = ["unit", *(["of"] if of else []), "score", "control", "effect", "like units", "restores", "verdict"]
     table = _with_addresses(rows_table(titles, rows), addressed)
     words = f"Score: {kind['looks_at']}. Control: {kind['control_is']}. {kind['citation']}."
     return f"<h3>{html.escape(kind['kind'])}</h3>{note(words)}{table}"

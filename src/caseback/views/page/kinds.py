@@ -44,6 +44,7 @@ PAGES = {
     "caseback.training": "training",
     "caseback.truth": "mechanisms.truth",
     "caseback.units": "unit",
+    "caseback.universality": "mechanisms.universality",
     "caseback.weights": "weights",
     "caseback.world_model": "mechanisms.world_model",
 }

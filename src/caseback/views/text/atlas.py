@@ -10,6 +10,7 @@ from rich.table import Table
 
 from caseback.reports.atlas import ATLAS
 from caseback.reports.document import Document, checked
+from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, signed
 
 __all__ = ["print_atlas"]
@@ -63,13 +64,16 @@ def _headline(kind: Mapping[str, Any]) -> str:
 
 def _candidates(own: list[Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("", "score", "control", "band", "effect", "like units", "verdict"):
-        table.add_column(title, justify="right" if title and title != "verdict" else "left", no_wrap=True)
-    for one in own:
+    classes = [str(one["draw"].get("class", "")) for one in own]
+    of = ["of"] if any(classes) else []
+    for title in ("", *of, "score", "control", "band", "effect", "like units", "verdict"):
+        table.add_column(title, justify="left" if title in ("", "of", "verdict") else "right", no_wrap=True)
+    for one, of_class in zip(own, classes, strict=True):
         effect = "" if one["effect"] is None else signed(one["effect"])
         bound = one["draw"].get("matched units")
         table.add_row(
             f"  {one['component']}",
+            *(visible(of_class) for _ in of),
             number(one["score"]),
             number(one["control"]),
             number(one["band"]),

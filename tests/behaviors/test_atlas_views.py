@@ -1,0 +1,60 @@
+"""What the atlas shows: a map of experts, and in every table which domain, relation or letter a unit is of."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+import caseback as cb
+from caseback.behaviors import atlas, load_atlas, save_atlas
+from caseback.behaviors.atlas import Atlas, KindReport
+from caseback.model.findings import Finding, Findings
+from caseback.reports.atlas import atlas_document
+from caseback.views.page.atlas import atlas_html
+from caseback.views.text.atlas import print_atlas
+
+TEXTS = ["Mary gave a drink to John in the park.", "the cat is on the table, and the dog ran."] * 40
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    """An atlas of two layers of three experts, two of which have a domain."""
+    names = [f"L{layer}X{i}" for layer in range(2) for i in range(3)]
+    score = np.array([0.9, 0.1, 0.2, 0.1, 0.8, 0.0])
+    frame = pd.DataFrame({"unit": names, "score": score, "control": 0.0, "ranked_by": score, "band": 0.5})
+    frame["class"] = ["code", "prose", "code", "prose", "prose", "code"]
+    report = KindReport("domain expert", "expert", "B.33", "", "", "", 0.6, 0.5, 2, 0, 6, "loss by domain")
+    one = Finding("L0X0", "domain expert", 0.9, 0.0, 0.5, -0.2, "nats", "proved", {"proved": "alone", "class": "code"})
+    about = {"model": "mixture", "layers": 2, "heads": 0, "tokens": 10}
+    return Atlas((report,), Findings((one,), about), {"domain expert": frame}, about=about)
+
+
+def test_the_page_has_a_map_of_experts(mixture):
+    document = atlas_document(mixture)
+    assert [(e["name"], e["labels"], e["classes"], e["proved"]) for e in document["experts"] if e["labels"]] == [
+        ("L0X0", ["domain expert"], ["code"], ["domain expert"]),
+        ("L1X1", ["domain expert"], ["prose"], []),
+    ]
+    html = atlas_html(document)
+    assert "layers by experts" in html and "L1X1: domain expert of prose (seen)" in html
+    assert "class='s9' title='L0X0: domain expert of code (proved)'" in html
+    # every link of the map leads somewhere
+    for name in ("L0X0", "L1X1"):
+        assert html.count(f"href='#{name}'") == 1 and html.count(f"id='{name}'") == 1
+    assert "layers by experts" not in atlas_html(atlas_document(atlas(cb.load("meadow"), kinds="copying", top=1)))
+
+
+def test_the_terminal_names_the_class(mixture):
+    console = Console(width=100, record=True)
+    print_atlas(atlas_document(mixture), console=console)
+    row = next(line for line in console.export_text().splitlines() if "L0X0" in line)
+    assert "code" in row and "proved alone" in row
+
+
+def test_classes_are_kept_in_a_folder(tmp_path):
+    found = atlas(cb.load("meadow"), TEXTS, kinds=["alphabet", "word start"], top=2, proofs=False)
+    save_atlas(found, tmp_path / "atlas")
+    back = load_atlas(tmp_path / "atlas").scores
+    assert back["alphabet"]["class"].tolist() == found.scores["alphabet"]["class"].tolist()
+    assert set(back["alphabet"]["class"]) <= set("abcdefghijklmnopqrstuvwxyz")
+    assert "class" not in back["word start"] and "class" not in found.scores["word start"]
