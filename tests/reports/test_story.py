@@ -10,6 +10,7 @@ import caseback as cb
 import shelf
 from caseback.errors import CasebackError, TokensError
 from caseback.localize.components.patching import patch
+from caseback.localize.counterfactuals.aligning import cut_alike
 from caseback.organisms.compiled import build
 from caseback.reports.explain import explain
 from caseback.reports.explain_document import check_explanation
@@ -164,3 +165,29 @@ def test_bad_input_is_refused():
         explain(model, IOI, corrupt=IOI + " the", depth="quick")
     with pytest.raises(CasebackError, match="same"):
         explain(model, IOI, corrupt=IOI, depth="quick")
+
+
+def test_a_counterfactual_of_another_length_is_aligned_by_cutting_the_shorter_word():
+    model = cb.load("meadow")
+    clean, corrupt = "Mary gave a drink to", "Mary gave a present to"
+    ours, theirs, cuts = cut_alike(model, clean, corrupt)
+    assert ours.ids.shape == theirs.ids.shape and "".join(ours.text[0][1:]) == clean
+    assert "".join(theirs.text[0][1:]) == corrupt and [cut.text for cut in cuts] == [" drink"] and cuts[0].clean
+    assert len(cuts[0].pieces) == 3 and "".join(cuts[0].pieces) == " drink"
+    same, _, none = cut_alike(model, clean, "John gave a drink to")
+    assert same.ids.tolist() == model.tokens(clean).ids.tolist() and none == []
+    for other in ("Mary gave a large present to", "Mary gave an elizabethan to"):
+        with pytest.raises(TokensError, match="not token-aligned"):
+            cut_alike(model, clean, other)
+
+
+def test_a_cut_that_keeps_the_answer_is_said_and_one_that_loses_it_is_refused():
+    model = cb.load("meadow")
+    prompt = "When Mary and John went to the store, John gave a drink to"
+    with pytest.raises(TokensError, match="not token-aligned"):  # meadow reads ' ' 'J' 'ohn' as another
+        explain(model, prompt, corrupt=prompt.replace(", John", ", Barnaby"), depth="quick")
+    other = prompt.replace("Mary and John", "John and Mary").replace("drink", "present")
+    story = explain(model, other, corrupt=prompt, depth="quick", target=" Mary")["story"]
+    assert [cut["text"] for cut in story["cuts"]] == [" drink"] and "".join(story["cuts"][0]["pieces"]) == " drink"
+    if story["preference"]["prefers"]:
+        assert "is cut into" in story["sentences"][1]["text"]

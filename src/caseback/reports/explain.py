@@ -23,6 +23,7 @@ from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
+from caseback.localize.counterfactuals.aligning import cut_alike
 from caseback.localize.inputs.gradients.gradients import gradient_x_input
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
 from caseback.model.anatomy.classes import expect_tokens_out
@@ -30,6 +31,7 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
 from caseback.model.graph.names import Name, head_name
 from caseback.model.prompts.masked_prompts import special_tokens
+from caseback.model.prompts.pairs import counterfactuals
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
@@ -88,7 +90,9 @@ def explain(
         choice other than the target.
     corrupt
         A token-aligned counterfactual of the prompt, on which the story and the map of where the answer comes back
-        rest. By default one is found (``cb.localize.counterfactuals.find``), unless ``depth`` is ``"none"``.
+        rest. A word that has fewer tokens than its counterpart is cut into as many, if the answer keeps half of its
+        logit difference then (not at depth ``"none"``). By default one is found
+        (``cb.localize.counterfactuals.find``), unless ``depth`` is ``"none"``.
     heads
         How many heads to show with their attention patterns: those with the largest attribution and effect.
     k
@@ -128,7 +132,7 @@ def explain(
     Raises
     ------
     TokensError
-        For an empty prompt, several prompts, or one longer than the context.
+        For an empty prompt, several prompts, or one longer than the context; for a counterfactual that is not aligned.
     TargetError
         For a target or foil that is not one token, or if the two are the same.
     CasebackError
@@ -155,9 +159,11 @@ def explain(
     if len(tokens) != 1:
         raise TokensError(f"{len(tokens)} prompts given: explain takes one at a time")
     tokens = tokens.padded_on("right") if tokens.padded else tokens
+    deep, whole, original, cuts = depth_of(depth), tokens, corrupt, []
+    if corrupt is not None and deep is not None:
+        tokens, corrupt, cuts = cut_alike(model, tokens, corrupt)
     run = model.run(tokens)
     final = run.logits[0, int(tokens.column(-1)[0])].detach()
-    deep = depth_of(depth)
     other, search, one, searched = None, None, None, 0.0
     if deep is not None:
         given = None if corrupt is None else model.tokens(corrupt)
@@ -170,9 +176,12 @@ def explain(
         counterfactual = model.tokens(corrupt)
         if len(counterfactual) == 1:
             other = model.run(counterfactual).logits[0, int(counterfactual.column(-1)[0])].detach()
-    t, f = target_and_foil(model, final, target, foil, other)
+    answer = model.run(whole).logits[0, -1].detach() if cuts else final
+    t, f = target_and_foil(model, answer, target, foil, other)
     metric = logit_diff(t, f)
     value = float(metric(run)[0])
+    if cuts and value < float(answer[t] - answer[f]) / 2:
+        counterfactuals(model, whole, original)  # refused: a word that is cut otherwise loses the answer
 
     most = most_ablated if deep is None else min(most_ablated, deep.ablated)
     with progress_bar(total=_PARTS, what="explain", unit="part", show=progress) as bar:
@@ -195,6 +204,8 @@ def explain(
             for part in story["parts"]:
                 part["known"] = [f"{f.kind} ({f.grade})" for f in atlas.of(part["name"])] if atlas else []
             story |= {"depth": depth, "forwards": searched + work.forwards}
+            story["cuts"] = [vars(cut) | {"pieces": list(cut.pieces)} for cut in cuts]
+            story["uncut"] = float(answer[t] - answer[f])
             story["sentences"] = sentences(story, tokens.text[0], lens_section)
         bar.update()
         shares = logit_attribution(model, tokens, metric).isel(batch=0)

@@ -66,7 +66,7 @@ def context_document(model: Model, reliance: ContextReliance, *, current: str = 
     >>> reliance = cb.localize.inputs.pecore(model, context, current, " Mary", target=" Mary")
     >>> document = context_document(model, reliance, current=current)
     >>> document["generated"][0]["text"], document["pairs"][0]["context_token"]
-    (' Mary', '.')
+    (' Mary', 'Mary')
     """
     sensitivity, cues = reliance.sensitivity, reliance.cues
     if sensitivity.attrs.get("model") != model.name:

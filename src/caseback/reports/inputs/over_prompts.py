@@ -123,7 +123,7 @@ def attributions_over_prompts(
     >>> model = cb.load("meadow")
     >>> document = attributions_over_prompts(model, cb.tasks.get("ioi").prompts(model, 4), ["gradient_x_input"])
     >>> document["places"][0]["place"], len(document["rows"])
-    ('IO', 4)
+    ('S1', 4)
     """
     expect_tokens_out(model.anatomy, "this comparison")
     given = prompts if isinstance(prompts, Prompts) else None

@@ -75,16 +75,19 @@ def answer_stories(
     greedy = {} if continuation is not None else {"do_sample": False}
     steps = steps_of(model, tokens.padded_on("right"), continuation, max_new_tokens, greedy)
     targets = [steps.target(0, t) for t in range(steps.counts[0])]
-    text = "".join(map(model.token_text, targets))
+    special = set(getattr(model.tokenizer, "all_special_ids", ()))
+    text = "".join(model.token_text(i) for i in targets if i not in special)
     document = stories(
         model,
         steps.prefixes(steps.all()),
         targets=targets,
-        source=f"the answer {text!r}",
+        source=f"the answer “{text.strip()}”",
         depth=depth,
         seed=seed,
         checkpoint=checkpoint,
         progress=progress,
     )
     start = steps.starts[0]
-    return document | {"answer": {"prompt": "".join(steps.whole.text[0][:start]), "text": text, "start": start}}
+    before = zip(steps.whole.ids[0].tolist()[:start], steps.whole.text[0], strict=False)
+    asked = "".join(bare for i, bare in before if i not in special)
+    return document | {"answer": {"prompt": asked, "text": text, "start": start}}

@@ -53,7 +53,7 @@ def sentences(story: Mapping[str, Any], tokens: Sequence[str], lens: Mapping[str
                 "evidence": ["counterfactual"],
             }
         ]
-    lines = [_moved(story, target)]
+    lines = [_moved(story, target), *_cut(story)]
     lines += _words(story)
     lines += _way(story, tokens)
     lines += _carriers(story, tokens)
@@ -73,6 +73,16 @@ def _moved(story: Mapping[str, Any], target: str) -> dict[str, Any]:
         "change is what the rest explains."
     )
     return {"text": text, "evidence": ["counterfactual"]}
+
+
+def _cut(story: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Words that were cut into more tokens, so that both prompts have as many."""
+    cuts = {cut["text"]: cut["pieces"] for cut in story.get("cuts", [])}
+    if not cuts:
+        return []
+    listed = _listed([f"{visible(text)} is cut into {' '.join(map(visible, pieces))}" for text, pieces in cuts.items()])
+    text = f"For the two to have as many tokens {listed}; uncut the answer leads by {story['uncut']:+.2f}."
+    return [{"text": text, "evidence": ["cuts"]}]
 
 
 def _words(story: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def _body(document: Mapping[str, Any]) -> str:
         parts += [
             "<h2>Token by token</h2>",
             note(
-                f"After: {document['answer']['prompt']} What replacing a word takes away, as a share of what the "
+                f"After “{document['answer']['prompt']}”. What replacing a word takes away, as a share of what the "
                 "token's counterfactual takes away; what exchanging a head or MLP moves."
             ),
             _answer(document),

@@ -36,7 +36,7 @@ def print_stories(document: Document, *, console: Console | None = None) -> None
         say = lambda words: console.print(words, highlight=False, markup=False)  # noqa: E731
         say(f"{document['model']['name']}, {document['source'] or 'prompts'}: {counts_words(document)}")
         if "answer" in document:
-            say(f"after: {document['answer']['prompt']}")
+            say(f"after “{document['answer']['prompt']}”")
             table = _table(*ANSWER, words=True)
             for row in answer_rows(document):
                 table.add_row(*row)
@@ -119,7 +119,7 @@ def counts_words(document: Mapping[str, Any]) -> str:
     """
     of = document["counts"]
     return (
-        f"{of['prompts']} prompts at depth {document['depth']}: the answer is preferred on {of['preferred']}, and "
+        f"{of['prompts']} {'tokens' if 'answer' in document else 'prompts'} at depth {document['depth']}: the answer is preferred on {of['preferred']}, and "
         f"{of['stories']} of these have a counterfactual and so a story"
     )
 
