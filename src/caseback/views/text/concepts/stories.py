@@ -117,9 +117,9 @@ def counts_words(document: Mapping[str, Any]) -> str:
     >>> counts_words({"counts": {"prompts": 10, "preferred": 9, "stories": 8}, "depth": "quick"})
     '10 prompts at depth quick: the answer is preferred on 9, and 8 of these have a counterfactual and so a story'
     """
-    of = document["counts"]
+    of, what = document["counts"], "tokens" if "answer" in document else "prompts"
     return (
-        f"{of['prompts']} {'tokens' if 'answer' in document else 'prompts'} at depth {document['depth']}: the answer is preferred on {of['preferred']}, and "
+        f"{of['prompts']} {what} at depth {document['depth']}: the answer is preferred on {of['preferred']}, and "
         f"{of['stories']} of these have a counterfactual and so a story"
     )
 
