@@ -160,3 +160,24 @@ def test_an_answer_is_explained_token_by_token(capsys, tmp_path):
     for given, why in refused.items():
         status, out, err = answer(capsys, *given)
         assert (status, out) == (2, "") and why in err, (given, err)
+
+
+def test_an_interrupt_says_what_is_left_to_go_on_from(capsys, tmp_path, monkeypatch):
+    from caseback.reports.story import several
+
+    kept, real, done = tmp_path / "stories.npz", several._row, []
+
+    def interrupted(*given):
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*given)
+
+    monkeypatch.setattr(several, "_row", interrupted)
+    arguments = ("--task", "ioi", "--count", "2", "--depth", "quick", "--checkpoint", str(kept))
+    status, out, err = answer(capsys, *arguments)
+    assert (status, out) == (130, "") and err.endswith(
+        f"what is done is in {kept}, and the same line goes on from there\n"
+    )
+    done.clear()
+    assert answer(capsys, *arguments, "--json")[0] == 0 and done == [1]

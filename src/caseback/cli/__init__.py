@@ -12,6 +12,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -146,13 +147,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a token that a terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        given = sys.argv[1:] if arguments is None else arguments
         _expect_text(given)
         if (moved := command_now(given)) is not None:
             raise CasebackError(moved)
         status = app(args=arguments, prog_name="caseback", standalone_mode=False)
         sys.stdout.flush()
+        if status == INTERRUPTED:  # what the library makes of an interrupt
+            raise typer.Abort
     except BrokenPipeError:
         # so that Python's own flush at the end has somewhere to write
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -171,12 +174,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo(f"caseback: cannot write the output: {error.strerror}", err=True)
         sys.exit(2)
     except typer.Abort:
-        typer.echo("caseback: interrupted", err=True)
-        sys.exit(130)
+        typer.echo(f"caseback: interrupted{_left_behind(given)}", err=True)
+        sys.exit(INTERRUPTED)
     # a command returns None; leaving early (--version, --help) gives its status
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _left_behind(arguments: Sequence[str]) -> str:
+    """What an interrupted job left, from which the same line goes on; an empty text where it left nothing."""
+    for option, value in pairwise(arguments):
+        if option in ("--checkpoint", "--out") and os.path.exists(value):
+            return f": what is done is in {value}, and the same line goes on from there"
+    return ""
+
+
+INTERRUPTED = 130
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _LONGEST = 900  # characters of a refusal; what is left out is the middle of what was given
 

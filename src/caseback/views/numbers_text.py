@@ -37,14 +37,15 @@ def percent(probability: float) -> str:
 
     Examples
     --------
-    >>> percent(0.6123), percent(0.0123), percent(0.00001), percent(0.9999)
-    ('61%', '1.2%', '<0.1%', '>99.9%')
+    >>> percent(0.6123), percent(0.0123), percent(0.00001), percent(0.9999), percent(1.0)
+    ('61%', '1.2%', '<0.1%', '>99.9%', '100%')
     """
     if 0 < probability < 0.0005:
         return "<0.1%"
     if 0.9995 < probability < 1:
         return ">99.9%"
-    return f"{100 * probability:.0f}%" if 0.0995 <= probability < 0.995 else f"{100 * probability:.1f}%"
+    whole = 0.0995 <= probability < 0.995 or probability in (0, 1)
+    return f"{100 * probability:.0f}%" if whole else f"{100 * probability:.1f}%"
 
 
 def _adaptive(value: float, sign: str) -> str:

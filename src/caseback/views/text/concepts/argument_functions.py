@@ -47,7 +47,7 @@ def task_words(document: Mapping[str, Any]) -> str:
     Examples
     --------
     >>> task_words({"counts": {"shown": 0.95, "copied": 1.0, "prompts": 16, "plain": -8.5}})
-    'does it in 95% of few-shot prompts and copies in 100.0%; the answer to 16 copying prompts has log p −8.50'
+    'does it in 95% of few-shot prompts and copies in 100%; the answer to 16 copying prompts has log p −8.50'
     """
     counts = document["counts"]
     return (
