@@ -16,6 +16,9 @@ HOP = 0.25
 """A place of the stream carries the answer if it alone brings back so much."""
 PART = 0.1
 """A head or MLP carries the answer, or works against it, with so much under noising or denoising."""
+WHOLE = 0.9
+"""A part that alone takes away so much lets everything through, as the first MLP that makes a word of its token; it is
+left out where parts are noised together, which it would decide by itself."""
 DIRECT = 0.5
 """A part acts on the logits itself if so much of its noising is direct."""
 REPAIR = 0.25

@@ -1,8 +1,8 @@
 """Does the story hold elsewhere? The same measurements on fresh prompts of the pattern and under other counterfactuals.
 
 the same parts carry it     of the parts named, how many are among as many that carry most there
-noising them takes it away  what is lost when all of them carry the counterfactual's values together, beside as many
-random parts of the same layers
+noising them takes it away  what is lost when those of them that do not carry all of it alone have the counterfactual's
+values together, beside as many random parts of the same layers
 the circuit keeps it        what the circuit recovers there
 another counterfactual      of the parts named, how many are among as many that carry most under it
 """
@@ -56,10 +56,13 @@ def tried(
         shared = [_shared(carriers, other) for other in elsewhere]
         words = f"of the {len(carriers)} parts that carry it, how many are among as many that carry most; {len(shared)}"
         rows.append(_row("the same parts on fresh prompts", shared, thresholds.SAME, f"{words} prompts"))
-        lost, chance = _together(model, fresh, traces, carriers)
+    some = [part for part in carriers if part.noising < thresholds.WHOLE]
+    if fresh is not None and some:
+        lost, chance = _together(model, fresh, traces, some)
         detail = (
-            f"what is lost of the answer when they all carry the counterfactual's values, mean over {len(lost)} fresh "
-            f"prompts; as many random parts of these layers: {np.mean(chance):+.2f}"
+            f"what is lost of the answer when the {len(some)} that do not carry all of it alone have the "
+            f"counterfactual's values, mean over {len(lost)} fresh prompts; as many random parts of these layers: "
+            f"{np.mean(chance):+.2f}"
         )
         rows.append(_row("noising them breaks fresh prompts", lost, thresholds.SAME, detail))
     if fresh is not None and mask is not None:
@@ -107,7 +110,8 @@ def _together(model: Model, fresh: Fresh, traces: Traces, carriers: Sequence[Par
     sources = sorted({(site[part.head < 0], part.layer) for part in traces.parts})
     run = execute(model.anatomy, fresh.corrupt, read=sources, logits=False)
     groups = [list(carriers)]
-    names = {part.name for part in carriers}
+    whole = {part.name for part in traces.parts if part.noising >= thresholds.WHOLE}
+    names = {part.name for part in carriers} | whole
     for _ in range(_DRAWS):
         group: list[Part] = []
         for part in carriers:
