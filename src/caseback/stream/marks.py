@@ -80,7 +80,7 @@ class Marks:
         return ((self.kinds >> _LETTER_AT) & 31) - 1
 
 
-_LETTER_AT = 9
+_LETTER_AT = len(KINDS)
 """The five bits of ``kinds`` from here on hold the text's first letter, counted from 1."""
 _FREQUENCY_AT = 16
 """The bits of ``kinds`` from here on hold the bin of a token's frequency, counted from 1."""
