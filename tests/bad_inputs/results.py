@@ -105,6 +105,8 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "print_context": {"document": "context_document"},
     "context_words": {"document": "context_document"},
     "cue_rows": {"document": "context_document"},
+    "selected_words": {"document": "context_document"},
+    "plays_words": {"document": "world_model_document"},
     "truth_document": {"report": "truth_detection"},
     "truth_html": {"document": "truth_document"},
     "print_truth": {"document": "truth_document"},

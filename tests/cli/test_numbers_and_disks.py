@@ -121,12 +121,13 @@ def test_every_option_that_writes_is_tried():
         (door, p.opts[0])
         for door in commands.doors()
         for p in commands.parameters(door)
-        if p.opts[0] in ("--html", "--save", "--graph", "--graphml", "--store", "--checkpoint", "--out")
+        if p.opts[0] in ("--html", "--save", "--graph", "--graphml", "--store", "--checkpoint", "--out", "--parquet")
     }
-    # `lens --save` needs --fit, `explain --checkpoint` --task; `influence --store` a method of gradients; `align` keeps files in a folder
+    # `lens --save` needs --fit, `explain --checkpoint` and `attribute --checkpoint` --task; `influence --store` a method of gradients; `align` keeps files in a folder
     rest = {
         ("lens", "--save"),
         ("explain", "--checkpoint"),
+        ("attribute", "--checkpoint"),
         ("influence", "--store"),
         ("align", "--checkpoint"),
         ("circuit", "--checkpoint"),

@@ -184,7 +184,7 @@ def test_a_counterfactual_of_another_length_is_aligned_by_cutting_the_shorter_wo
 def test_a_cut_that_keeps_the_answer_is_said_and_one_that_loses_it_is_refused():
     model = cb.load("meadow")
     prompt = "When Mary and John went to the store, John gave a drink to"
-    with pytest.raises(TokensError, match="not token-aligned"):  # meadow reads ' ' 'J' 'ohn' as another
+    with pytest.raises(TokensError, match="lead falls from"):  # meadow reads ' ' 'J' 'ohn' as another
         explain(model, prompt, corrupt=prompt.replace(", John", ", Barnaby"), depth="quick")
     other = prompt.replace("Mary and John", "John and Mary").replace("drink", "present")
     story = explain(model, other, corrupt=prompt, depth="quick", target=" Mary")["story"]

@@ -31,7 +31,6 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
 from caseback.model.graph.names import Name, head_name
 from caseback.model.prompts.masked_prompts import special_tokens
-from caseback.model.prompts.pairs import counterfactuals
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
@@ -180,8 +179,13 @@ def explain(
     t, f = target_and_foil(model, answer, target, foil, other)
     metric = logit_diff(t, f)
     value = float(metric(run)[0])
-    if cuts and value < float(answer[t] - answer[f]) / 2:
-        counterfactuals(model, whole, original)  # refused: a word that is cut otherwise loses the answer
+    if cuts and value < (uncut := float(answer[t] - answer[f])) / 2:
+        pieces = "; ".join(f"{cut.text!r} cut into {' '.join(map(repr, cut.pieces))}" for cut in cuts)
+        raise TokensError(
+            f"the counterfactual has not as many tokens, and with {pieces} the answer's lead falls from {uncut:+.2f} "
+            f"to {value:+.2f}: word the two alike. Prompt: {' '.join(map(repr, whole.text[0]))}; counterfactual: "
+            f"{' '.join(map(repr, model.tokens(original).text[0]))}"
+        )
 
     most = most_ablated if deep is None else min(most_ablated, deep.ablated)
     with progress_bar(total=_PARTS, what="explain", unit="part", show=progress) as bar:

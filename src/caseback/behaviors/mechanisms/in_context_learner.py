@@ -67,8 +67,8 @@ def in_context_learner(
         once a line in the mean of each prompt's outputs is taken out of both, NaN for that mean itself, and
         ``agreement_control`` (draw, variant) with predictions dealt out anew. ``free`` (variant) is the number that
         was fitted: a rate, a strength, a width or a factor. The attributes ``follows``, the learner that was nearest
-        on the half that it was fitted on, and ``answered``, the mean probability of all answers together: where it is
-        low, the model answers something else.
+        (the mean of outputs aside) on the half that it was fitted on, and ``answered``, the mean probability of all
+        answers together: where it is low, the model answers something else.
 
     Raises
     ------
@@ -116,7 +116,8 @@ def in_context_learner(
     common = {
         "technique": in_context_learner,
         "model": model,
-        "follows": names[int(np.argmin(nearness))],
+        # the mean of outputs is what the others are compared with
+        "follows": min((apart, name) for apart, name in zip(nearness, names, strict=True) if name != "mean")[1],
         "answered": answered,
         "shots": examples.inputs.shape[1],
         "draws": draws,

@@ -100,6 +100,8 @@ def attribute(
     if context is not None:
         if unused := first_given(of_one | {"--chat": chat.chat, "--level": None if level == "token" else level}):
             raise CasebackError(f"{unused} has no use with --context: leave one of them out")
+        if by.method is not None and (by.method == "all" or "," in by.method):
+            raise CasebackError(f"--method {by.method!r} with --context: expected one method, such as gradient_norm")
         before, after = continuation_of(context, ids.ids), continuation_of(continued.continuation, ids.ids)
         _of_context(of, before, given, after, generate.generate, by.method, measured.target, output)
         return

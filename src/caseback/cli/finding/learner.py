@@ -14,7 +14,7 @@ from caseback.cli.with_options import with_options
 def learner(
     of: OfModel = OfModel(),
     features: Annotated[int, Option(min=1, max=8, help="Digits that each example's output is a function of.")] = 2,
-    examples: Annotated[int, Option(min=1, help="Examples in a prompt.")] = 12,
+    pairs: Annotated[int, Option(min=1, help="Examples in a prompt, each an input and its output.")] = 12,
     draws: Draws = Draws(1000).worded(draws="Times that predictions are dealt out to other prompts."),
     sample: Sample = Sample(count=80).worded(count="Prompts; half of them are judged on."),
     output: Output = Output(),
@@ -28,7 +28,7 @@ def learner(
         from caseback.views.text.concepts.in_context_learner import print_in_context_learner
 
         model = model_of(of)
-        asked = digit_regression(sample.count, examples, features, sample.seed)
+        asked = digit_regression(sample.count, pairs, features, sample.seed)
         compared = in_context_learner(model, asked, draws=draws.draws, seed=sample.seed)
         task = f"a linear function of {features} digit{'s' if features > 1 else ''}"
         document = in_context_learner_document(model, compared, task)

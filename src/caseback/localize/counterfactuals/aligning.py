@@ -106,5 +106,5 @@ def _cut(model: Model, word: Word, count: int) -> tuple[int, ...] | None:
                 options.append((min(end - start, after[0]), (known[spelt[start:end]], *after[1])))
         return max(options, key=lambda option: option[0], default=None)
 
-    found = best(0, count) if len(spelt) >= count else None
-    return None if found is None else found[1]
+    longest = best(0, count) if len(spelt) >= count else None
+    return None if longest is None else longest[1]

@@ -155,7 +155,8 @@ def context_sensitivity(
         ``"kl"`` (P with the context against P without it), ``"pcxmi"``, ``"likelihood_ratio"`` or ``"prob_diff"``
         of the token written.
     std
-        How many standard deviations above the mean a token must be to count as sensitive.
+        How many standard deviations above the mean a token must be to count as sensitive. Of one or two tokens none
+        can be: there those count that would be other tokens without the context.
     top
         At most so many of these.
     max_new_tokens, **options
@@ -194,6 +195,15 @@ def _expect(measure: str, top: int | None) -> None:
         raise OutOfRange(f"top={top}: expected at least 1, or None for all that stand out")
 
 
+FEW = 2
+"""Of so few tokens none can stand out above their mean: those that would be others without the context are selected."""
+
+
+def _turned(passage: Passage, log_q: Tensor, scores: Tensor, top: int | None) -> list[int]:
+    turned = (log_q.argmax(-1) != torch.tensor(passage.generated)).nonzero()[:, 0].tolist()
+    return sorted(turned, key=lambda i: -float(scores[i]))[:top]
+
+
 def _sensitivity(
     model: Model, passage: Passage, both: Tensor, measure: str, std: float, top: int | None
 ) -> xr.DataArray:
@@ -203,7 +213,7 @@ def _sensitivity(
         warnings.warn("the context is empty, so nothing can rely on it", stacklevel=3)
         chosen: list[int] = []
     else:
-        chosen = standing_out(scores, std, top)
+        chosen = standing_out(scores, std, top) if len(scores) > FEW else _turned(passage, log_q, scores, top)
     selected = torch.zeros(len(scores), dtype=torch.long)
     selected[chosen] = 1
     spread = float(scores.std()) if len(scores) > 1 else 0.0
@@ -221,7 +231,7 @@ def _sensitivity(
         measure=measure,
         std=float(std),
         top=top,
-        threshold=float(scores.mean()) + std * spread,
+        threshold=float(scores.mean()) + std * spread if len(scores) > FEW else None,
     )
 
 

@@ -161,6 +161,25 @@ def from_attribution_graph(data: Mapping[str, Any]) -> Circuit:
         return _circuit_of(data)
 
 
+def viewers_groups(data: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The nodes of each supernode of a file, as a viewer left them: it may have been grouped since it was written.
+
+    Raises
+    ------
+    CasebackError
+        For data of another format, or a supernode of which the file has no node; viewers leave pruned ones in.
+    """
+    if not isinstance(data, Mapping) or "nodes" not in data:
+        raise CasebackError("this is not an attribution graph: it lacks nodes")
+    with expect_form("this is not an attribution graph"):
+        names = {str(given["node_id"]): str(given.get("caseback") or _read(given)) for given in data["nodes"]}
+        groups = {str(name): list(map(str, ids)) for name, *ids in (data.get("qParams") or {}).get("supernodes") or ()}
+    there = {name: [names[one] for one in ids if one in names] for name, ids in groups.items()}
+    if unknown := [name for name, members in there.items() if not members]:
+        raise CasebackError(f"the supernode {unknown[0]!r} has none of this graph's nodes")
+    return there
+
+
 def _circuit_of(data: Mapping[str, Any]) -> Circuit:
     """The circuit in a file of others."""
     nodes: dict[str, Node] = {}

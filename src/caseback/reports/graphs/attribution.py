@@ -39,6 +39,7 @@ from caseback.reports.graph import cumulative_shares, graph_document
 
 __all__ = ["attribution_graph_document"]
 
+_FEW = 3  # effects of which a correlation says nothing
 _EXAMPLES = 3  # texts on a card
 _WORDS_OF_SCORES = {
     "replacement": "of what leads to the targets begins at the prompt's tokens, the rest at errors",
@@ -374,9 +375,10 @@ def _warnings(graph: xr.Dataset, scores: dict[str, float], effects: xr.Dataset |
     if attrs["without_units"]:
         sentences.append(f"{attrs['without_units']} layers have no dictionary: what their MLPs write is all error.")
     correlation = np.nan if effects is None else effects.attrs["correlation"]
-    if np.isfinite(correlation) and correlation < 0.5:
+    if np.isfinite(correlation) and correlation < 0.5 and (count := effects["measured"].size) > _FEW:
+        how = "only weakly" if correlation >= 0 else "not"
         sentences.append(
-            f"What was measured without the strongest units follows what the graph says only weakly (correlation "
-            f"{correlation:.2f}). Attention and norms stand still in the graph, and not in the model."
+            f"What was measured without the strongest units ({count} effects) follows what the graph says {how} "
+            f"(correlation {correlation:.2f}). Attention and norms stand still in the graph, and not in the model."
         )
     return sentences

@@ -57,7 +57,7 @@ ATTRIBUTED_PROMPTS = DocumentKind(
     1,
     "a document of attributed prompts",
     "attributions_over_prompts",
-    sections=("source", "features", "methods", "spearman", "words", "places", "rows", "provenance"),
+    sections=("source", "features", "methods", "refused", "spearman", "words", "places", "rows", "provenance"),
     lengths=_lengths,
 )
 
@@ -88,7 +88,8 @@ def attributions_over_prompts(
         Prompts; of a task's each first right answer is the target and each first wrong one the foil, and its named
         words name the places.
     methods
-        As for ``compare_attributions``.
+        As for ``compare_attributions``; with ``"all"`` those that refuse the longest prompt are left out, which the
+        document's ``refused`` says.
     targets, foils
         The token explained after each prompt and its contrast; by default the task's, or the model's first choices.
     features
@@ -130,6 +131,11 @@ def attributions_over_prompts(
     tokens = given.clean if given is not None else model.tokens(prompts)  # pyright: ignore[reportArgumentType]
     wanted, against = answers_of(given, len(tokens), targets, foils)
     named = methods_named(methods)
+    refused: dict[str, str] = {}
+    if methods == "all":
+        longest = tokens[int(tokens.lengths.argmax())].padded_on("right")
+        refused = _refusing(model, longest, named, features)
+        named = {name: method for name, method in named.items() if name not in refused}
     file = Checkpoint(
         checkpoint,
         {
@@ -141,7 +147,8 @@ def attributions_over_prompts(
     )
     saved = file.read()
     by_prompt: dict[str, dict[str, Any]] = {} if saved is None else dict(saved.state["prompts"])
-    places = [places_of(given, b) for b in range(len(tokens))]
+    # a sentence holds many of a task's words
+    places = [{} if features == "sentence" else places_of(given, b) for b in range(len(tokens))]
     keys = [fingerprint([tokens.ids[b][tokens.mask[b]], wanted[b], against[b], places[b]]) for b in range(len(tokens))]
     lengths = tokens.lengths.tolist()
     missing = sorted({key: b for b, key in enumerate(keys) if key not in by_prompt}.values(), key=lengths.__getitem__)
@@ -160,12 +167,24 @@ def attributions_over_prompts(
         source=source or ("" if given is None else given.task),
         features=features,
         methods=[_method(name, rows) for name in named],
+        refused=[{"name": name, "why": why} for name, why in refused.items()],
         spearman=_mean_matrix([row["spearman"] for row in rows]),
         words=_means(rows, list(named), [[text.strip().lower() for text in row["tokens"]] for row in rows], "word"),
         places=_means(rows, list(named), [row["places"] for row in rows], "place"),
         rows=[{key: value for key, value in row.items() if key not in ("groups", "spearman")} for row in rows],
         provenance={**model.provenance(), "device": str(model.device), "seed": seed, "baseline": str(baseline)},
     )
+
+
+def _refusing(model: Model, tokens: Tokens, named: Mapping[str, Any], features: str) -> dict[str, str]:
+    """Which methods refuse a prompt, and why."""
+    metric, refused = logit_diff(*target_and_foil(model, model.run(tokens).logits[0, -1].detach(), None, None)), {}
+    for name, method in named.items():
+        try:
+            attribute(model, tokens, metric, method, features=features)
+        except CasebackError as error:
+            refused[name] = str(error)
+    return refused
 
 
 def _blocks(which: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, TokensError
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.identity import identity_of
 from caseback.model.arguments import checked
+from caseback.model.prompts.pairs import counterfactuals
 from caseback.model.running.model import Model
 from caseback.model.running.targets import target_and_foil
 from caseback.model.running.tokens import PromptsLike, Tokens
@@ -128,6 +129,7 @@ def stories(
     tokens = given.clean if given is not None else model.tokens(prompts)  # pyright: ignore[reportArgumentType]
     wanted, against = answers_of(given, len(tokens), targets, foils)
     others = as_many(corrupt, len(tokens), "corrupt")
+    _expect_aligned(model, tokens, others)
     file = Checkpoint(
         checkpoint,
         {"model": identity_of(model.hf, model.anatomy.standing), "options": [depth, seed]},
@@ -145,6 +147,16 @@ def stories(
             file.write({}, stories=by_prompt)
         rows.append(by_prompt[key])
     return _document(model, rows, source or ("" if given is None else given.task), depth, seed)
+
+
+def _expect_aligned(model: Model, tokens: Tokens, others: Sequence[str | None]) -> None:
+    """Refuse a counterfactual of another length before any story is told."""
+    for b, other in enumerate(others):
+        if other is not None:
+            try:
+                counterfactuals(model, tokens[b : b + 1].padded_on("right"), other)
+            except TokensError as error:
+                raise TokensError(str(error).replace("prompt 0", f"prompt {b}", 1)) from error
 
 
 def _row(

@@ -21,10 +21,10 @@ from caseback.localize.circuits.attribution_graphs.influence import cumulative, 
 from caseback.model.arguments import checked
 from caseback.model.circuit import Circuit, Edge, Node
 from caseback.model.graph.attribution_graph import (
-    from_attribution_graph,
     load_attribution_graph,
     save_attribution_graph,
     to_attribution_graph,
+    viewers_groups,
 )
 from caseback.model.running.model import Model
 
@@ -241,10 +241,10 @@ def load_supernodes(path: str | Path) -> dict[str, list[str]]:
         with expect_form("this is no graph with supernodes"):
             names = data["nodes"]["name"]
             return {str(group["name"]): [str(names[i]) for i in group["nodes"]] for group in data["supernodes"]}
-    groups: dict[str, list[str]] = {}
-    for node, name in from_attribution_graph(data).roles.items():
-        groups.setdefault(name, []).append(str(node))
-    return groups
+    try:
+        return viewers_groups(data)
+    except CasebackError as error:
+        raise CasebackError(f"cannot read supernodes from {str(path)!r}: {error}") from error
 
 
 @checked

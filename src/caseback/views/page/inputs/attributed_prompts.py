@@ -54,6 +54,7 @@ def _body(document: Mapping[str, Any]) -> str:
             "High on the left and low on the right is faithful."
         ),
         _trust(document),
+        *(note(f"Left out: {one['name']}: {one['why']}") for one in document["refused"]),
     ]
     if len(document["methods"]) > 1:
         parts += ["<h2>Agreement</h2>", note("Rank correlation of sizes, mean over the prompts."), _agreement(document)]

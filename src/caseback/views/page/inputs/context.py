@@ -17,7 +17,7 @@ from caseback.views.numbers_text import number
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table, signed_class
 from caseback.views.page.page import Page
-from caseback.views.text.inputs.context import MEASURED, context_words, cue_rows
+from caseback.views.text.inputs.context import MEASURED, context_words, cue_rows, selected_words
 
 __all__ = ["context_html"]
 
@@ -58,7 +58,7 @@ def _body(document: Mapping[str, Any]) -> str:
         "<h2>The generation</h2>",
         note(f"Shaded by what the context moved: {MEASURED[how['measure']]}."),
         _strip([row["text"] for row in generated], [row["score"] for row in generated]),
-        _moved(generated, how["threshold"]),
+        _moved(document),
     ]
     if document["pairs"]:
         rows = [(name, [cell(text) for text in others]) for name, *others in cue_rows(document)]
@@ -76,13 +76,13 @@ def _strip(texts: Sequence[str], values: Sequence[float]) -> str:
     return f"<div class='one-text'><p class='text'>{' '.join(tokens)}</p></div>"
 
 
-def _moved(generated: Sequence[Mapping[str, Any]], threshold: float) -> str:
+def _moved(document: Mapping[str, Any]) -> str:
     rows = [
         (visible(row["text"]), [cell(number(row["score"])), cell(visible(row["without"]))])
-        for row in generated
+        for row in document["generated"]
         if row["selected"]
     ]
-    words = note(f"Those that stand out, above {number(threshold)}, and what would have been written instead:")
+    words = note(f"Those that count as moved ({selected_words(document)}), and what would have been written instead:")
     return words + rows_table(["token", "moved by", "without the context"], rows) if rows else ""
 
 

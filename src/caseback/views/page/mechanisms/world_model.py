@@ -14,7 +14,7 @@ from caseback.views.page.kit.curve_svg import curve_svg
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
-from caseback.views.text.concepts.world_model import board_words, turned_words
+from caseback.views.text.concepts.world_model import board_words, plays_words, turned_words
 
 __all__ = ["world_model_html"]
 
@@ -42,10 +42,9 @@ def _title(document: Mapping[str, Any]) -> str:
 
 def _body(document: Mapping[str, Any]) -> str:
     layers, reading, edited, plain = (document[name] for name in ("layers", "reading", "edited", "plain"))
-    counts = document["counts"]
     parts = [
         lead(f"{_sentence(board_words(document))}. {_sentence(turned_words(document))}."),
-        note(f"{percent(counts['legal'])} of its probability is on legal moves, in {counts['games']} held-out games."),
+        note(f"{plays_words(document)}."),
         "<h2>The board, read after each layer</h2>",
         note(
             "How often a stone is read rightly by a linear probe, mean over squares, as the mover's own or the "

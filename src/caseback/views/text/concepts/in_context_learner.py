@@ -67,12 +67,16 @@ def follows_words(document: Mapping[str, Any]) -> str:
     --------
     >>> verdict = {"follows": "gradient 1", "gap": 1.5, "error": 0.25, "beside": ["ridge"], "followed": True}
     >>> follows_words({"verdict": verdict, "counts": {"prompts": 40}})
-    'follows gradient 1: nearer by 1.50 ± 0.25 than the mean of outputs on 40 prompts; not told from it: ridge'
+    "follows gradient 1: nearer by 1.50 ± 0.25 than the mean of outputs on 40 prompts; not told from it: 'ridge'"
     """
     verdict = document["verdict"]
     nearest, gap = verdict["follows"], verdict["gap"]
     by = f"{number(abs(gap))} ± {number(verdict['error'])}"
-    than = "" if nearest == "mean" else f"{'nearer' if gap > 0 else 'farther'} by {by} than the mean of outputs "
-    beside = f"; not told from it: {', '.join(verdict['beside'])}" if verdict["beside"] else ""
-    judged = f"{than}on {document['counts']['prompts']} prompts{beside}"
-    return f"follows {nearest}: {judged}" if verdict["followed"] else f"follows none; nearest was {nearest}: {judged}"
+    than = f"{'nearer' if gap > 0 else 'farther'} by {by} than the mean of outputs"
+    beside = f"; not told from it: {', '.join(map(repr, verdict['beside']))}" if verdict["beside"] else ""
+    judged = f"{than} on {document['counts']['prompts']} prompts{beside}"
+    return (
+        f"follows {nearest}: {judged}"
+        if verdict["followed"]
+        else f"follows none; {nearest}, chosen on the other half: {judged}"
+    )

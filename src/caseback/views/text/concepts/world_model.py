@@ -12,7 +12,10 @@ from caseback.reports.document import Document, checked, drawn_from
 from caseback.views.numbers_text import number, percent
 from caseback.views.text.concepts.facts import by_layer
 
-__all__ = ["board_words", "print_world_model", "turned_words"]
+__all__ = ["board_words", "plays_words", "print_world_model", "turned_words"]
+
+PLAYS = 0.5
+"""A model plays a game if so much of its probability is on legal moves."""
 
 
 @checked
@@ -30,7 +33,7 @@ def print_world_model(document: Document, *, console: Console | None = None) -> 
     with WORLD_MODEL.drawing(document):
         say = lambda words: console.print(words, highlight=False, markup=False)  # noqa: E731
         layers, reading, edited = document["layers"], document["reading"], document["edited"]
-        say(f"{document['model']['name']}: {percent(document['counts']['legal'])} of its probability on legal moves")
+        say(f"{document['model']['name']}: {plays_words(document)}")
         say(board_words(document))
         rows = [
             ("mine or yours", "own"),
@@ -44,6 +47,23 @@ def print_world_model(document: Document, *, console: Console | None = None) -> 
         console.print(by_layer(layers, [(words, edited[name]) for words, name in rows], number))
         rows = [("legal moves", "legal"), ("   random, most", "legal_high")]
         console.print(by_layer(layers, [(words, edited[name]) for words, name in rows], percent))
+
+
+@checked
+@drawn_from("a document of a world model", "world_model_document")
+def plays_words(document: Mapping[str, Any]) -> str:
+    """Whether the model plays the game at all, in words.
+
+    Examples
+    --------
+    >>> plays_words({"counts": {"legal": 0.003, "games": 200}})
+    '0.3% of its probability is on legal moves, in 200 held-out games: it does not play this game'
+    """
+    counts = document["counts"]
+    plays = "" if counts["legal"] >= PLAYS else ": it does not play this game"
+    return (
+        f"{percent(counts['legal'])} of its probability is on legal moves, in {counts['games']} held-out games{plays}"
+    )
 
 
 @checked

@@ -40,6 +40,8 @@ def print_attributed_prompts(document: Document, *, console: Console | None = No
             table.add_row(method["label"], *(beyond_chance(method, key) for key in ("lost", "left")), better)
         console.print(table)
         say("logit difference beyond random orders, mean and standard error: high and low are faithful")
+        for one in document["refused"]:
+            say(f"left out: {one['name']}: {one['why']}")
         for what in ("places", "words"):
             if document[what]:
                 table = _table(what[:-1], *(method["label"] for method in methods), "if even", "in")

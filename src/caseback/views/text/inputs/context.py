@@ -13,7 +13,7 @@ from caseback.reports.inputs.context import CONTEXT
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number
 
-__all__ = ["MEASURED", "context_words", "cue_rows", "print_context"]
+__all__ = ["MEASURED", "context_words", "cue_rows", "print_context", "selected_words"]
 
 MEASURED = {
     "kl": "nats between the predictions with the context and without",
@@ -44,7 +44,7 @@ def print_context(document: Document, *, console: Console | None = None) -> None
             mark = " *" if row["selected"] else ""
             table.add_row(visible(row["text"]) + mark, number(row["score"]), visible(row["without"]))
         console.print(table)
-        say(f"moved by: {MEASURED[document['how']['measure']]}; * above {number(document['how']['threshold'])}")
+        say(f"moved by: {MEASURED[document['how']['measure']]}; * {selected_words(document)}")
         if document["pairs"]:
             table = _table("of the context", "for", "score", "instead of")
             for row in cue_rows(document)[:_MOST]:
@@ -57,6 +57,20 @@ def _table(*names: str) -> Table:
     for name in names:
         table.add_column(name, justify="right" if name in ("moved by", "score") else "left")
     return table
+
+
+@checked
+@drawn_from("a document of a context", "context_document")
+def selected_words(document: Mapping[str, Any]) -> str:
+    """By which rule tokens count as moved by the context, in words.
+
+    Examples
+    --------
+    >>> selected_words({"how": {"threshold": 10.33}}), selected_words({"how": {"threshold": None}})
+    ('above 10.33', 'another token without the context')
+    """
+    threshold = document["how"]["threshold"]
+    return "another token without the context" if threshold is None else f"above {number(threshold)}"
 
 
 @checked
