@@ -120,7 +120,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "recall": ["--count", "12", "--draws", "2"],
         "function": ["capital", "--count", "4", "--draws", "2"],
         "world": ["--count", "12", "--edits", "4", "--draws", "2"],
-        "learner": ["--count", "12", "--examples", "3", "--draws", "4"],
+        "learner": ["--count", "12", "--pairs", "3", "--draws", "4"],
         "requests": ["capital", "language", "--count", "4"],
         "truth": [str(statements_file(folder)), *of, "--methods", "mass_mean", "--folds", "2"],
         "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],

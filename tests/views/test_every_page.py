@@ -56,7 +56,7 @@ PAGES = {
     "universality": ("universality", "meadow", "meadow", "--corpus", "CORPUS"),
     "function": ("function", "capital", "--count", "8", "--draws", "2"),
     "world": ("world", "--count", "24", "--edits", "8", "--draws", "2"),
-    "learner": ("learner", "--count", "24", "--examples", "4"),
+    "learner": ("learner", "--count", "24", "--pairs", "4"),
     "requests": ("requests", "capital", "language", "--count", "8"),
     "recall": ("recall", "--count", "16", "--draws", "2"),
     "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),

@@ -158,7 +158,8 @@ def explain(
     if len(tokens) != 1:
         raise TokensError(f"{len(tokens)} prompts given: explain takes one at a time")
     tokens = tokens.padded_on("right") if tokens.padded else tokens
-    deep, whole, original, cuts = depth_of(depth), tokens, corrupt, []
+    deep, whole, cuts = depth_of(depth), tokens, []
+    original = () if corrupt is None else model.tokens(corrupt).text[0]
     if corrupt is not None and deep is not None:
         tokens, corrupt, cuts = cut_alike(model, tokens, corrupt)
     run = model.run(tokens)
@@ -184,7 +185,7 @@ def explain(
         raise TokensError(
             f"the counterfactual has not as many tokens, and with {pieces} the answer's lead falls from {uncut:+.2f} "
             f"to {value:+.2f}: word the two alike. Prompt: {' '.join(map(repr, whole.text[0]))}; counterfactual: "
-            f"{' '.join(map(repr, model.tokens(original).text[0]))}"
+            f"{' '.join(map(repr, original))}"
         )
 
     most = most_ablated if deep is None else min(most_ablated, deep.ablated)

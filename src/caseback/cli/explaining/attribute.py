@@ -25,6 +25,7 @@ from caseback.cli.options import (
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
+WRITTEN = 20  # tokens after a context, where none are given and no number of them
 DEFAULT_METHODS = "gradient_x_input,integrated_gradients"
 
 
@@ -102,7 +103,8 @@ def attribute(
             raise CasebackError(f"{unused} has no use with --context: leave one of them out")
         if by.method is not None and (by.method == "all" or "," in by.method):
             raise CasebackError(f"--method {by.method!r} with --context: expected one method, such as gradient_norm")
-        before, after = continuation_of(context, ids.ids), continuation_of(continued.continuation, ids.ids)
+        before = prompt_of(context, ids.ids) if ids.ids else context
+        after = continuation_of(continued.continuation, ids.ids)
         _of_context(of, before, given, after, generate.generate, by.method, measured.target, output)
         return
     with quiet():
@@ -175,7 +177,7 @@ def _many(
 
 def _of_context(
     of: OfModel,
-    context: str | list[int] | None,
+    context: str | list[int],
     current: str | list[int],
     continuation: str | list[int] | None,
     generate: int,
@@ -201,7 +203,7 @@ def _of_context(
             continuation,
             method=gradient_norm if method is None else method_named(method)[1],
             target=token_in(model, target),
-            **({"max_new_tokens": generate} if generate else {}),
+            max_new_tokens=generate or WRITTEN,
         )
         document = context_document(model, reliance, current=as_text(current))
     answer(output, document, text=lambda: print_context(document), page=lambda path: write_page(document, path))

@@ -374,8 +374,8 @@ def _warnings(graph: xr.Dataset, scores: dict[str, float], effects: xr.Dataset |
         sentences.append(f"{attrs['dropped']:,} active units are no nodes and count as errors.")
     if attrs["without_units"]:
         sentences.append(f"{attrs['without_units']} layers have no dictionary: what their MLPs write is all error.")
-    correlation = np.nan if effects is None else effects.attrs["correlation"]
-    if np.isfinite(correlation) and correlation < 0.5 and (count := effects["measured"].size) > _FEW:
+    correlation, count = (np.nan, 0) if effects is None else (effects.attrs["correlation"], effects["measured"].size)
+    if np.isfinite(correlation) and correlation < 0.5 and count > _FEW:
         how = "only weakly" if correlation >= 0 else "not"
         sentences.append(
             f"What was measured without the strongest units ({count} effects) follows what the graph says {how} "

@@ -291,7 +291,7 @@ def _means(
         free = ~np.array(row["special"])
         scores = np.abs(np.array([row["scores"][m] for m in methods])) * free
         shares = scores / np.maximum(scores.sum(1, keepdims=True), np.finfo(float).tiny)
-        for i in np.flatnonzero(free):
+        for i in np.flatnonzero(free).tolist():
             if named[i]:
                 columns.setdefault(named[i], []).append((*shares[:, i], 1 / free.sum()))
     means = []
