@@ -31,6 +31,8 @@ from caseback.stream.documents import Corpus, documents
 from caseback.stream.packing import rows_of
 
 KINDS, NORMS = ("mean", "zero"), ("frozen", "recomputed")
+HALF = 0.5
+"""Of a neuron's firing: pairs of less are not chosen."""
 SHOWN = 12
 """Tokens of a text that are shown before the one where a neuron fires."""
 
@@ -46,7 +48,7 @@ def neuron_routing(
     *,
     kind: str = "mean",
     norm: str = "frozen",
-    n_tokens: int = 4000,
+    n_tokens: int | None = 4000,
     length: int | None = None,
     skip_first: int = 1,
     threshold: float = 0.5,
@@ -74,7 +76,7 @@ def neuron_routing(
     norm
         ``"frozen"``: the norm before the MLP divides by what it did. ``"recomputed"``: by what it would.
     n_tokens
-        How many tokens are read at most.
+        How many tokens are read, about; None for all.
     length
         Tokens of a row at most; 128 by default, or the model's context where that is shorter.
     skip_first
@@ -85,7 +87,7 @@ def neuron_routing(
     least
         Tokens of those texts at which a neuron must fire to be looked at.
     top
-        How many pairs are judged.
+        How many pairs are judged at most, of those where half the firing is lost on the texts that they are chosen on.
     matched
         How many neurons of the same MLP, the nearest in how often they fire, stand beside each pair.
     progress
@@ -139,12 +141,12 @@ def neuron_routing(
         raise CasebackError("texts without tokens that count to choose on, or to judge on: give more or longer texts")
     bars = progress_bar(layers, "layers", unit="layer", show=progress)
     looked = {layer: _look(inputs, layer, chosen, threshold, least, norm == "recomputed") for layer in bars}
-    pairs = _chosen(looked, top)
-    if not pairs:
+    if not any(len(of.neurons) and of.lost for of in looked.values()):
         raise CasebackError(
             f"no neuron that reads a head fires at {least} or more of {len(chosen)} tokens: give more text, or a "
             "smaller least or threshold"
         )
+    pairs = _chosen(looked, top)
     tables = _judge(inputs, looked, pairs, held, matched, norm == "recomputed")
     contexts = _contexts(model, rows, inputs, pairs, tables["at"])
     about = {
@@ -154,19 +156,19 @@ def neuron_routing(
     return _dataset(model, looked, pairs, tables, contexts, about)
 
 
-def _expect(kind: str, norm: str, n_tokens: int, threshold: float, least: int, top: int, matched: int) -> None:
+def _expect(kind: str, norm: str, n_tokens: int | None, threshold: float, least: int, top: int, matched: int) -> None:
     for name, value, known in (("kind", kind, KINDS), ("norm", norm, NORMS)):
         if value not in known:
             raise CasebackError(f"{name} {value!r} is unknown. {did_you_mean(value, known)}")
     if not 0 < threshold < 1:
         raise OutOfRange(f"threshold={threshold}: expected a share between 0 and 1")
     for name, value in (("n_tokens", n_tokens), ("least", least), ("top", top), ("matched", matched)):
-        if value < 1:
+        if value is not None and value < 1:
             raise OutOfRange(f"{name}={value}: expected 1 or more")
 
 
 def _rows(
-    model: Model, corpus: Corpus, n_tokens: int, length: int | None, skip_first: int
+    model: Model, corpus: Corpus, n_tokens: int | None, length: int | None, skip_first: int
 ) -> tuple[list[list[int]], list[bool]]:
     """Rows of token ids, and which of them pairs are judged on."""
     if skip_first < 0:
@@ -175,7 +177,7 @@ def _rows(
     for row in rows_of(model, documents(corpus), length=length, least=skip_first + 1):
         some.append(row)
         so_far += len(row.ids)
-        if so_far >= n_tokens:
+        if n_tokens is not None and so_far >= n_tokens:
             break
     if len(some) < 2:
         raise CasebackError(
@@ -241,15 +243,19 @@ class _Pair:
 
 
 def _chosen(looked: dict[int, _Layer], top: int) -> list[_Pair]:
-    """The pairs of the largest scores, the best first; of equal ones the earlier."""
+    """The pairs of the largest scores of those that lose half the firing, the best first; of equal ones the earlier."""
     found: list[tuple[float, _Pair]] = []
     for layer, of in looked.items():
         for source, lost in enumerate(of.lost):
             if lost.numel():
-                score = ((lost + 1) / (of.count + 2)).flatten().cpu()
-                best = score.sort(descending=True, stable=True).indices[:top].tolist()
+                score = torch.where(lost >= HALF * of.count, (lost + 1) / (of.count + 2), 0).flatten().cpu()
+                best = score.sort(descending=True, stable=True)
                 width = lost.shape[1]
-                found += [(float(score[i]), _Pair(layer, source, i // width, i % width)) for i in best]
+                found += [
+                    (value, _Pair(layer, source, i // width, i % width))
+                    for value, i in zip(best.values[:top].tolist(), best.indices[:top].tolist(), strict=True)
+                    if value
+                ]
     return [pair for _, pair in sorted(found, key=lambda one: -one[0])[:top]]
 
 
@@ -318,6 +324,8 @@ def _contexts(
     model: Model, rows: list[list[int]], inputs: MlpInputs, pairs: list[_Pair], at: np.ndarray
 ) -> list[tuple[str, str]]:
     """The text up to each pair's token, and the token that its head attends to most from there."""
+    if not pairs:
+        return []
     which, place = inputs.row[at].tolist(), inputs.pos[at].tolist()
     tokens = model.tokens([rows[i] for i in which])
     patterns = model.run(tokens, read=[("pattern", i) for i in sorted({pair.source for pair in pairs})])
@@ -362,7 +370,7 @@ def _dataset(
     share = np.full((len(writers), len(looked)), np.nan)
     for column, of in enumerate(looked.values()):
         if len(of.neurons) and of.lost:
-            half = torch.cat([(lost / of.count >= 0.5).double().mean(1) for lost in of.lost])
+            half = torch.cat([(lost >= HALF * of.count).double().mean(1) for lost in of.lost])
             share[: len(half), column] = half.cpu().numpy()
     coords = {"layer": list(looked), "looked_at": ("layer", [len(of.neurons) for of in looked.values()])}
     coords["writer"] = [head_name(*writer) for writer in writers]
