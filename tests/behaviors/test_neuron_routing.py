@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_a_model_without_its_head_has_no_such_pairs(planted, texts):
     routed = neuron_routing(silent, texts)
     assert routed.sizes["rank"] == 0 and not np.nansum(routed["routed"])
     assert "no neuron loses half" in routing_words(routing_document(silent, routed))
-    assert "no neuron loses half" in page_html(routing_document(silent, routed))
+    assert "No neuron loses half" in page_html(routing_document(silent, routed))
 
 
 FAMILIES = ["gpt2", "llama", "gemma2", "gpt_neox", "gpt_neox_sequential", "olmo2", "granite"]
@@ -118,16 +119,18 @@ def test_pages_and_the_command_say_what_was_measured(planted, texts, tmp_path, c
 
 
 def test_what_cannot_be_looked_for_is_refused(planted, texts):
-    for wrong, words in (
+    wrongs: list[tuple[dict[str, Any], str]] = [
         ({"kind": "resample"}, "kind 'resample' is unknown"),
         ({"norm": "none"}, "norm 'none' is unknown"),
         ({"least": 10**6}, "no neuron that reads a head fires"),
-    ):
+    ]
+    for wrong, words in wrongs:
         with pytest.raises(CasebackError, match=words):
             neuron_routing(planted, texts[:50], **wrong)
     with pytest.raises(CasebackError, match="two or more"):
         neuron_routing(planted, texts[:1])
-    for wrong in ({"threshold": 1.0}, {"top": 0}, {"matched": 0}, {"n_tokens": 0}, {"skip_first": -1}):
+    nothing: list[dict[str, Any]] = [{name: 0} for name in ("threshold", "top", "matched", "n_tokens", "length")]
+    for wrong in (*nothing, {"threshold": 1.0}, {"skip_first": -1}):
         with pytest.raises(OutOfRange):
             neuron_routing(planted, texts[:50], **wrong)
     with pytest.raises(SiteAbsent, match="no neurons"):
