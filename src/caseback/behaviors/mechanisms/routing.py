@@ -244,19 +244,19 @@ class _Pair:
 
 def _chosen(looked: dict[int, _Layer], top: int) -> list[_Pair]:
     """The pairs of the largest scores of those that lose half the firing, the best first; of equal ones the earlier."""
-    found: list[tuple[float, _Pair]] = []
+    scored: list[tuple[float, _Pair]] = []
     for layer, of in looked.items():
         for source, lost in enumerate(of.lost):
             if lost.numel():
                 score = torch.where(lost >= HALF * of.count, (lost + 1) / (of.count + 2), 0).flatten().cpu()
                 best = score.sort(descending=True, stable=True)
                 width = lost.shape[1]
-                found += [
+                scored += [
                     (value, _Pair(layer, source, i // width, i % width))
                     for value, i in zip(best.values[:top].tolist(), best.indices[:top].tolist(), strict=True)
                     if value
                 ]
-    return [pair for _, pair in sorted(found, key=lambda one: -one[0])[:top]]
+    return [pair for _, pair in sorted(scored, key=lambda one: -one[0])[:top]]
 
 
 def _groups(pairs: list[_Pair]) -> Iterator[tuple[int, int, list[int]]]:
