@@ -33,7 +33,7 @@ from caseback.stream.packing import rows_of
 KINDS, NORMS = ("mean", "zero"), ("frozen", "recomputed")
 HALF = 0.5
 """Of a neuron's firing: pairs of less are not chosen."""
-SHOWN = 12
+SHOWN = 6
 """Tokens of a text that are shown before the one where a neuron fires."""
 
 
