@@ -130,7 +130,8 @@ def test_what_cannot_be_looked_for_is_refused(planted, texts):
     with pytest.raises(CasebackError, match="two or more"):
         neuron_routing(planted, texts[:1])
     nothing: list[dict[str, Any]] = [{name: 0} for name in ("threshold", "top", "matched", "n_tokens", "length")]
-    for wrong in (*nothing, {"threshold": 1.0}, {"skip_first": -1}):
+    nothing += [{"threshold": 1.0}, {"skip_first": -1}]
+    for wrong in nothing:
         with pytest.raises(OutOfRange):
             neuron_routing(planted, texts[:50], **wrong)
     with pytest.raises(SiteAbsent, match="no neurons"):
