@@ -110,7 +110,7 @@ def test_pages_and_the_command_say_what_was_measured(planted, texts, tmp_path, c
     routed = neuron_routing(planted, texts, n_tokens=None)
     document = routing_document(planted, routed)
     assert json.loads(json.dumps(document)) == document
-    assert routing_words(document).startswith("3 of 3 pairs above both bands (other heads 0.0%, other neurons 0.0%)")
+    assert routing_words(document).startswith("3 of 3 pairs above both bands (other heads 0%, other neurons 0%)")
     page = page_html(document)
     assert all(f"L0H0 → {name}" in page for name in BEHIND_A_HEAD) and "fire only where <em>a head</em>" in page
     console = Console(record=True, width=120)
