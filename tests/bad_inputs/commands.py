@@ -122,6 +122,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "world": ["--count", "12", "--edits", "4", "--draws", "2"],
         "learner": ["--count", "12", "--pairs", "3", "--draws", "4"],
         "requests": ["capital", "language", "--count", "4"],
+        "routing": [str(corpus), *of, "--max-length", "12", "--tokens", "60"],
         "truth": [str(statements_file(folder)), *of, "--methods", "mass_mean", "--folds", "2"],
         "label": [str(folder / "notes.json"), "L0H1", "repeats names", *of, "--author", "ann"],
         "push": [str(dictionary), "hf://ours/things", "--dry-run"],

@@ -384,6 +384,7 @@ class Valid:
                 **{"requests": ["The capital of {} is", "The language of {} is"], "count": 4},
                 **{"contexts": ["Italy", "France"], "answers": [["Rome", "Italian"], ["Paris", "French"]]},
             },
+            "neuron_routing": {"corpus": [TEXT, OTHER], "n_tokens": 60, "least": 1},
             "relations_of": {"names": ["capital", "language"]},
             "choices.says": {"answers": [5]},
             "relation_of": {"name": "capital"},

@@ -87,6 +87,7 @@ WRITING = [
     ("facts", "--html"),
     ("recall", "--html"),
     ("requests", "--html"),
+    ("routing", "--html"),
     ("function", "--html"),
     ("learner", "--html"),
     ("world", "--html"),

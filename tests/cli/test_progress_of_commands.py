@@ -42,6 +42,7 @@ COUNTED = {
     "world": ["world", "--count", "12", "--edits", "4"],
     "function": ["function", "capital", "--count", "4"],
     "requests": ["requests", "capital", "language", "--count", "4"],
+    "routing": ["routing", "CORPUS", "--max-length", "12"],
     "truth": ["truth", "--count", "4", "--methods", "mass_mean"],
     "evaluate": ["organisms", "evaluate", "--count", "2"],
     "train": ["organisms", "train", "meadow", "--out", "FOLDER", "--steps", "2"],

@@ -58,6 +58,7 @@ PAGES = {
     "world": ("world", "--count", "24", "--edits", "8", "--draws", "2"),
     "learner": ("learner", "--count", "24", "--pairs", "4"),
     "requests": ("requests", "capital", "language", "--count", "8"),
+    "routing": ("routing", "CORPUS", "--max-length", "6"),
     "recall": ("recall", "--count", "16", "--draws", "2"),
     "truth": ("truth", "--count", "8", "--methods", "mass_mean,two_dimensional"),
     "erase": ("erase", "LABELED", "--site", "resid_post:1", "--draws", "2"),

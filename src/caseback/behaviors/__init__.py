@@ -30,6 +30,7 @@ from caseback.behaviors.mechanisms.report import BehaviorReport as BehaviorRepor
 from caseback.behaviors.mechanisms.requests import request_patching as request_patching
 from caseback.behaviors.mechanisms.role import Behavior as Behavior
 from caseback.behaviors.mechanisms.role import Role as Role
+from caseback.behaviors.mechanisms.routing import neuron_routing as neuron_routing
 from caseback.behaviors.mechanisms.transfer import function_behavior as function_behavior
 from caseback.behaviors.mechanisms.world_model import world_model as world_model
 from caseback.behaviors.saved_atlas import load_atlas as load_atlas

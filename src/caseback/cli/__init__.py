@@ -33,6 +33,7 @@ from caseback.cli.finding.graph import graph
 from caseback.cli.finding.learner import learner
 from caseback.cli.finding.recall import recall
 from caseback.cli.finding.requests import requests
+from caseback.cli.finding.routing import routing
 from caseback.cli.finding.truth import truth
 from caseback.cli.finding.universality import universality
 from caseback.cli.finding.world import world
@@ -67,8 +68,8 @@ from caseback.version import __version__
 BY_JOB = {
     "Why did it say that?": (explain, attribute, influence, dla, graph, serve, mcp),
     "What is inside the model?": (
-        *(atlas, behavior, facts, recall, requests, function, learner, world, truth),
-        *(emergence, universality, weights, activating),
+        *(atlas, behavior, facts, recall, requests, function, routing),
+        *(learner, world, truth, emergence, universality, weights, activating),
     ),
     "Which part did it?": (patch, ablate, trace, circuit, align),
     "What is represented?": (lens, patchscope, probe, directions),

@@ -38,6 +38,7 @@ PAGES = {
     "caseback.in_context_learner": "mechanisms.in_context_learner",
     "caseback.probe": "probe",
     "caseback.requests": "mechanisms.requests",
+    "caseback.routing": "mechanisms.routing",
     "caseback.span_circuit": "mechanisms.span_circuit",
     "caseback.steering": "steering",
     "caseback.stories": "mechanisms.stories",
