@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from caseback import organisms
 from caseback.organisms import muon, packing, start, train
+from caseback.organisms.stepping import optimizers_of, take_step
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +123,11 @@ def test_checkpoints_load_and_differ_and_say_what_they_are(tiny, tmp_path):
 
 def test_a_step_lowers_the_loss_on_its_rows(tiny, tokenizer):
     model = train.new_model(tokenizer, seed=0)
-    optimizers = train.optimizers_of(model)
+    optimizers = optimizers_of(model, model.transformer.h, train.PEAKS)
     rows = packing.rows(tokenizer, 2, 64, "0-0")
     losses = []
     for _ in range(4):
         loss = train.loss_on(model, *rows)
         losses.append(loss.item())
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        model.zero_grad()
+        take_step(model, optimizers, train.PEAKS, 1.0, loss)
     assert losses[-1] < losses[0] - 0.1

@@ -18,10 +18,10 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrain
 
 from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.organisms import measure, packing
-from caseback.organisms.muon import Muon
 from caseback.organisms.prose import text
 from caseback.organisms.saving import keep, resume, run_file
 from caseback.organisms.start import draw_start
+from caseback.organisms.stepping import optimizers_of, take_step
 from caseback.organisms.tokenizer import CONTEXT, end_of_text, train_tokenizer
 
 STEPS, WARM_UP = 8000, 40
@@ -29,7 +29,7 @@ EARLY = 600  # steps over which random spans go from many and short to few and l
 PHASES = (2200, 2900, 4500, 5000, 6000, 7200)  # the steps at which the second and later phases of the text begin
 # of 8000 steps: where the rates begin to fall, where they would reach their lowest, and from what share of the peaks
 FALLS = ((0, 5000, 1.0), (4500, 6000, 0.3), (6000, 8000, 0.5))
-PEAK, MATRIX_PEAK = 3e-3, 0.01  # AdamW's and Muon's peak rates
+PEAKS = 0.01, 3e-3  # Muon's and AdamW's highest rates
 ROWS = 24
 FIRST_MILESTONE = 25
 PROGRESS = "giving word_list fact resident tale series pronoun arithmetic few_shot choice boxes brackets".split()
@@ -72,15 +72,6 @@ def rate(step: int, steps: int) -> float:
     begin, end = max(WARM_UP, steps * begin // STEPS), steps * end // STEPS
     done = min(1.0, (step - begin) / max(1, end - begin))
     return 0.02 + (peak - 0.02) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def optimizers_of(model: GPT2LMHeadModel) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for embeddings, norms and biases."""
-    matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
-    matrix_ids = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in matrix_ids]
-    adam = torch.optim.AdamW(others, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    return [Muon(matrices, lr=MATRIX_PEAK), adam]
 
 
 def is_milestone(step: int) -> bool:
@@ -127,8 +118,8 @@ def train(
     make_folder(out, "the organism")
     tokenizer = train_tokenizer()
     model = new_model(tokenizer, seed)
-    optimizers = optimizers_of(model)
-    recipe = {"peaks": (MATRIX_PEAK, PEAK), "falls": FALLS, "phases": PHASES, "rows": ROWS}
+    optimizers = optimizers_of(model, model.transformer.h, PEAKS)
+    recipe = {"peaks": PEAKS, "falls": FALLS, "phases": PHASES, "rows": ROWS}
     file = run_file(out, model, seed=seed, steps=steps, tokenizer=tokenizer.get_vocab(), **recipe)
     begin = resume(file, model, optimizers)
     tell(begin, steps, f"going on from step {begin}" if begin else "")
@@ -138,17 +129,10 @@ def train(
     last = steps if stop_at is None else min(steps, stop_at)
     for step in range(begin, last):
         share = rate(step, steps)
-        for optimizer, peak in zip(optimizers, (MATRIX_PEAK, PEAK), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = share * peak
         early, phase = max(0.0, 1 - step / EARLY), sum(step >= begun for begun in PHASES)
         rows = packing.rows(tokenizer, ROWS, CONTEXT, f"{seed}-{step}", early, phase)
         loss = loss_on(model, *rows)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        model.zero_grad()
+        take_step(model, optimizers, PEAKS, share, loss)
         running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
         done, message = step + 1, ""
         if is_milestone(done):

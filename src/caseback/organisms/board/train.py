@@ -18,11 +18,11 @@ from transformers import GenerationConfig
 from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
 from caseback.organisms.board import game
-from caseback.organisms.muon import Muon
 from caseback.organisms.saving import keep, resume, run_file
+from caseback.organisms.stepping import BETAS, optimizers_of, take_step
 
 STEPS, WARM_UP, COOL_DOWN = 2400, 50, 0.5
-RATE, MATRIX_RATE, BETAS, DECAY = 3e-3, 0.02, (0.9, 0.98), 0.01
+PEAKS, DECAY = (0.02, 3e-3), 0.01
 ROWS = 128
 WIDTH, LAYERS, HEADS = 96, 4, 6
 HELD = (2**31, 0)
@@ -86,26 +86,15 @@ def train(
     """
     model = new_model(seed)
     model.config._attn_implementation = "sdpa"
-    matrices = [w for w in model.model.layers.parameters() if w.ndim == 2]
-    of_muon = {id(w) for w in matrices}
-    others = [w for w in model.parameters() if id(w) not in of_muon]
-    adam = torch.optim.AdamW(others, lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True)
-    optimizers = [Muon(matrices, lr=MATRIX_RATE), adam]
+    optimizers = optimizers_of(model, model.model.layers, PEAKS, DECAY)
     make_folder(out, "the organism")
-    recipe = (RATE, MATRIX_RATE, BETAS, DECAY, ROWS, WARM_UP, COOL_DOWN)
+    recipe = (PEAKS, BETAS, DECAY, ROWS, WARM_UP, COOL_DOWN)
     file = run_file(out, model, seed=seed, steps=steps, recipe=recipe)
     begin, last = resume(file, model, optimizers), min(steps, stop_at or steps)
     for done in range(begin + 1, last + 1):
         share = min(1.0, done / WARM_UP, (steps - done + 1) / (COOL_DOWN * steps))
-        for optimizer, peak in zip(optimizers, (MATRIX_RATE, RATE), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * share
         loss = losses(model, game.games(ROWS, (seed, done)).ids)
-        model.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(model, optimizers, PEAKS, share, loss)
         message = ""
         if done % save_every == 0 or done == last:
             keep(file, model, optimizers, done)

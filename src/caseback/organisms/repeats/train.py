@@ -17,14 +17,14 @@ from transformers import GenerationConfig
 
 from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
-from caseback.organisms.muon import Muon
 from caseback.organisms.repeats import words
 from caseback.organisms.repeats.measure import repeats
 from caseback.organisms.saving import keep, resume, run_file
 from caseback.organisms.start import SCALE, sinusoids
+from caseback.organisms.stepping import BETAS, optimizers_of, take_step
 
 STEPS, WARM_UP = 1100, 50
-RATE, MATRIX_RATE, BETAS, DECAY = 3e-3, 0.02, (0.9, 0.98), 0.01
+PEAKS, DECAY = (0.02, 3e-3), 0.01
 ROWS = 32
 WIDTH, LAYERS, HEADS = 64, 2, 4
 OF_POSITIONS = 32  # dimensions that positions start in, and tokens hardly do
@@ -86,30 +86,19 @@ def train(
     """
     model, table = new_model(seed), words.chain(0)
     model.config._attn_implementation = "sdpa"
-    matrices = [w for w in model.model.layers.parameters() if w.ndim == 2 and w.numel()]
-    of_muon = {id(w) for w in matrices}
-    others = [w for w in model.parameters() if id(w) not in of_muon and w.numel()]
-    adam = torch.optim.AdamW(others, lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True)
-    optimizers = [Muon(matrices, lr=MATRIX_RATE), adam]
+    optimizers = optimizers_of(model, model.model.layers, PEAKS, DECAY)
     make_folder(out, "the organism")
-    recipe = (RATE, MATRIX_RATE, BETAS, DECAY, ROWS, WARM_UP)
+    recipe = (PEAKS, BETAS, DECAY, ROWS, WARM_UP)
     file = run_file(out, model, seed=seed, steps=steps, recipe=recipe)
     begin, last = resume(file, model, optimizers), min(steps, stop_at or steps)
     if begin == 0:
         save(model, out / "checkpoints" / "step-0", {"seed": seed, "step": 0, "words": words.VOCABULARY})
     for done in range(begin + 1, last + 1):
         share = min(1.0, done / WARM_UP)
-        for optimizer, peak in zip(optimizers, (MATRIX_RATE, RATE), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * share
         ids = words.rows(table, ROWS, (seed, done - 1))
         logits = model(ids[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        model.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(model, optimizers, PEAKS, share, loss)
         message = ""
         if done in MILESTONES:
             save(model, out / "checkpoints" / f"step-{done}", {"seed": seed, "step": done, "words": words.VOCABULARY})
