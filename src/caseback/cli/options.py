@@ -112,7 +112,7 @@ class Counterfactual(Group):
     """The prompt with another answer."""
 
     corrupt: Annotated[
-        str | None, Option(help="The same prompt with another answer, as many tokens long; ids with --ids.")
+        str | None, Option(help="The same prompt with another answer, token against token; ids with --ids.")
     ] = None
 
 

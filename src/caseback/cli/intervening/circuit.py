@@ -106,8 +106,10 @@ def circuit(
     if grained:
         for path, option in ((load, "--load"), (compare, "--compare"), (graph, "--graph")):
             if path is not None:
+                of_what = "at spans" if grain.spans else f"of {grain.nodes}"
                 raise CasebackError(
-                    f"{option} {str(path)!r}: circuits of {grain.nodes} are printed, drawn (--html) or saved (--save)"
+                    f"{option} {str(path)!r}: circuits {of_what} are printed, drawn (--html) or saved (--save) here, "
+                    "and read and judged again from Python (Circuit.load, faithfulness)"
                 )
     if grain.spans:
         if grain.nodes != "heads" or grain.dictionaries:

@@ -158,7 +158,7 @@ def attribution_graph_document(
     if hidden:
         raise ArgumentError(
             f"{hidden[0][1]!r} of {hidden[0][0]!r} is not among the {len(names)} nodes shown: name others, or show "
-            "more (node=1)"
+            "more of them (node=1, or --node 1)"
         )
     together = graph_effects(model, graph, dictionaries, groups) if groups else None
     return graph_document(

@@ -71,16 +71,24 @@ def universal_words(document: Mapping[str, Any]) -> str:
     --------
     >>> universal = {"share": 0.02, "bound": 0.5, "correlation": 0.61, "control": 0.48}
     >>> units = {"sort": "neuron", "n": 512, "tokens": 9000}
-    >>> universal_words({"model": {"name": "a"}, "other": "b", "units": units, "universal": universal})
+    >>> universal_words({"model": {"name": "a"}, "other": "b", "units": units, "universal": universal, "layers": []})
     '10 of 512 neurons of a are universal (2.0%): they correlate with a neuron of b by more than 0.50 beyond what ...
     """
     units, universal = document["units"], document["universal"]
     sort, share = units["sort"], universal["share"]
+    full = [str(row["layer"]) for row in document["layers"] if row["control"] >= 1 - universal["bound"]]
+    ceiling = (
+        f" Rotated ones already correlate by {1 - universal['bound']:.2f} or more in the mean of layer "
+        f"{', '.join(full)}, where hardly any {sort} can pass that."
+        if full
+        else ""
+    )
     return (
         f"{round(share * units['n']):,} of {units['n']:,} {sort}s of {document['model']['name']} are universal "
         f"({percent(share)}): they correlate with a {sort} of {document['other']} by more than "
         f"{number(universal['bound'])} beyond what its layers give when rotated at random. Median r "
         f"{number(universal['correlation'])}, rotated {number(universal['control'])}; {units['tokens']:,} tokens."
+        f"{ceiling}"
     )
 
 

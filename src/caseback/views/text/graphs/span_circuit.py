@@ -12,7 +12,7 @@ from rich.text import Text
 from caseback.reports.document import checked
 from caseback.reports.graphs.span_circuit import SPAN_CIRCUIT
 from caseback.reports.tokens_text import visible
-from caseback.views.numbers_text import number, percent, signed
+from caseback.views.numbers_text import percent, signed
 
 __all__ = ["cancelled_words", "print_span_circuit"]
 
@@ -79,7 +79,7 @@ def _parts(document: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield Text(f"\nRecovered on other prompts, everything else set by {about['ablation']}", "bold")
     table = _table(("edges at places", "right"), ("at places", "right"), ("as many, everywhere", "right"))
     for row in document["curve"]:
-        table.add_row(str(row["edges"]), number(row["placed"][0]), number(row["everywhere"][0]))
+        table.add_row(str(row["edges"]), f"{row['placed'][0]:.2f}", f"{row['everywhere'][0]:.2f}")
     yield table
 
 
