@@ -99,8 +99,8 @@ def test_list_names_what_is_registered(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "expected one of a prompt, --judge"),
-        ([PROMPT, "--judge"], "expected one of a prompt, --judge"),
+        ([], "expected one of a prompt, --task or --prompts, --judge"),
+        ([PROMPT, "--judge"], "expected one of a prompt, --task or --prompts, --judge"),
         ([""], "the prompt is empty"),
         ([PROMPT, "--method", "gradient_nrom"], "no input attribution is called 'gradient_nrom'. Did you mean"),
         ([PROMPT, "--method", ","], "no method is named"),

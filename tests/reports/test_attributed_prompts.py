@@ -124,3 +124,12 @@ def test_bad_input_is_refused(meadow):
     small.sensitivity.attrs["model"] = "another"
     with pytest.raises(CasebackError, match="another"):
         context_document(meadow, small)
+
+
+def test_of_one_generated_token_the_one_that_the_context_turned_counts(meadow):
+    context, current = "Mary and John went to the store.", " John gave a drink to"
+    reliance = cb.localize.inputs.pecore(meadow, context, current, " Mary")
+    document = context_document(meadow, reliance, current=current)
+    assert document["how"]["threshold"] is None and [row["selected"] for row in document["generated"]] == [True]
+    assert document["pairs"][0]["context_token"] == "Mary"
+    assert "another token without the context" in page_html(document)

@@ -6,7 +6,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.loading import quiet
-from caseback.cli.options import CorpusFile, MaxLength, Output, Seed, Skip, Tokens, Top, TreebankFile, Units
+from caseback.cli.options import CorpusFile, MaxLength, ModelFiles, Output, Seed, Skip, Tokens, Top, TreebankFile, Units
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -17,6 +17,7 @@ def universality(
     other: Annotated[
         str, Argument(help="A model of the same tokenizer, such as another seed or checkpoint.", show_default=False)
     ],
+    files: ModelFiles = ModelFiles().worded(gguf="Read this file, in GGUF, of both folders or hub ids."),
     texts: CorpusFile = CorpusFile().worded(
         corpus="Plain text: texts, JSON lines or Parquet, or a folder of such files."
     ),
@@ -50,7 +51,7 @@ def universality(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.universality import print_universality
 
-        both = load(model), load(other)
+        both = load(model, **files.how), load(other, **files.how)
         read = {"n_tokens": amount.tokens, "length": length.max_length, "progress": True}
         matched = universality_of(*both, texts.corpus, units=units, skip=skip.skip, seed=seed.seed, **read)
         alike = layer_similarity(*both, texts.corpus, skip=skip.skip, **read)

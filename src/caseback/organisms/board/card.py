@@ -11,7 +11,7 @@ import xarray as xr
 from caseback.jobs.whole_file import whole_file
 from caseback.model.crystal import CrystalForCausalLM
 from caseback.organisms.board import game
-from caseback.organisms.board.train import BETAS, DECAY, HEADS, HELD, LAYERS, MATRIX_RATE, RATE, ROWS, WIDTH
+from caseback.organisms.board.train import BETAS, DECAY, HEADS, HELD, LAYERS, PEAKS, ROWS, WIDTH
 
 GAMES = 1000
 
@@ -73,6 +73,7 @@ def card(measures: xr.Dataset, seed: int, steps: int) -> str:
         f"| {int(move)} | {' | '.join(f'{float(measures[name].sel(move=move)):.3f}' for name in measures)} |"
         for move in measures.move.values
     )
+    matrices, rest = PEAKS
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -102,7 +103,7 @@ moves that are drawn evenly from the legal ones.
 ## How it was made
 
 `caseback organisms train spread --out DIR --seed {seed}`: {steps:,} steps of {ROWS} games, each drawn afresh, Muon at
-{MATRIX_RATE:g} for matrices and AdamW at {RATE:g} for the rest (betas {BETAS}, weight decay {DECAY:g}), rates falling
+{matrices:g} for matrices and AdamW at {rest:g} for the rest (betas {BETAS}, weight decay {DECAY:g}), rates falling
 to nothing over the second half; eight minutes on one idle core. Weights are stored in 16 bits and computed with in
 float32. `caseback organisms evaluate spread --write` made this page.
 """

@@ -9,7 +9,7 @@ import xarray as xr
 from caseback.jobs.whole_file import whole_file
 from caseback.organisms.repeats import words
 from caseback.organisms.repeats.measure import RANDOM_ROWS, SPAN
-from caseback.organisms.repeats.train import BETAS, DECAY, HEADS, LAYERS, MATRIX_RATE, RATE, ROWS, WIDTH
+from caseback.organisms.repeats.train import BETAS, DECAY, HEADS, LAYERS, PEAKS, ROWS, WIDTH
 
 _COLUMNS = ("loss", "first", "second", "previous", "duplicate", "induction")
 
@@ -38,6 +38,7 @@ def card(measures: xr.Dataset, seed: int) -> str:
         f"| {int(step):,} | {' | '.join(f'{float(measures[name].sel(step=step)):.2f}' for name in _COLUMNS)} |"
         for step in measures.step.values
     )
+    matrices, rest = PEAKS
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -72,7 +73,7 @@ the loss on text had fallen to 2.33.
 ## How it was made
 
 `caseback organisms train induction --out DIR --seed {seed}`: {steps:,} steps of {ROWS} rows, Muon at
-{MATRIX_RATE:g} for matrices and AdamW at {RATE:g} for the rest (betas {BETAS}, weight decay {DECAY:g}); a minute or two
+{matrices:g} for matrices and AdamW at {rest:g} for the rest (betas {BETAS}, weight decay {DECAY:g}); a minute or two
 on one core. When it happens depends on the start, and this start was chosen because it shows the change: of five others
 that were tried (other draws of the weights, shares of spans, heads or rates) none looked back within 1,600 steps. The
 checkpoints are in `checkpoints/step-N`; weights are stored in

@@ -90,7 +90,7 @@ def context_document(model: Model, reliance: ContextReliance, *, current: str = 
         cues=plain_matrix(cues.values),
         pairs=[vars(pair) for pair in reliance.pairs],
         how={
-            **{name: sensitivity.attrs[name] for name in ("measure", "threshold")},
+            **{"measure": sensitivity.attrs["measure"], "threshold": sensitivity.attrs.get("threshold")},
             **{name: cues.attrs[name] for name in ("method", "cue_std")},
         },
         provenance={**model.provenance(), **{name: str(cues.attrs[name]) for name in names}},

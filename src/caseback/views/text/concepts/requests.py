@@ -67,7 +67,7 @@ def third_words(document: Mapping[str, Any]) -> str:
     --------
     >>> held = {"layer": 16, "share": 0.5, "error": 0.1, "control": 0.0, "above": True}
     >>> third_words({"held": held, "counts": {"judged": 20}})
-    'behind layer 16 the third answer comes in 50% ± 10% of 20 held-out pairs (controls at most 0.0%): above'
+    'behind layer 16 the third answer comes in 50% ± 10% of 20 held-out pairs (controls at most 0%): above'
     """
     held = document["held"]
     return (

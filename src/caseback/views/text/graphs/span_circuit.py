@@ -55,7 +55,7 @@ def cancelled_words(share: float) -> str:
     >>> cancelled_words(0.665)
     'Summed over places, edges lose 66% of their scores: what they do at one place cancels what they do at another.'
     >>> cancelled_words(0.009)
-    'Summed over places, edges lose 1% of their scores.'
+    'Summed over places, edges lose 0.9% of their scores.'
     """
     why = ": what they do at one place cancels what they do at another" if share > 0.05 else ""
     return f"Summed over places, edges lose {percent(share)} of their scores{why}."
