@@ -443,6 +443,7 @@ class Valid:
             "records_of": {"lines": '{"prompt": "a", "target": " b"}'},
             "words.Word": vars(word := Word((0,), (1,), "a", "id", True)),
             "results.Change": {"word": word, "text": "b", "ids": (2,)},
+            "aligning.Cut": {"text": "ab", "pieces": ("a", "b"), "clean": True},
             "results.Counterfactual": {
                 **{
                     "tokens": model.tokens(TEXT),

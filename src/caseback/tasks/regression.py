@@ -20,6 +20,7 @@ CENTER = 4.5
 """The middle of the digits: numbers count from here, so that who knows nothing says it."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Regression:
     """Prompts that show examples of a function of numbers, with these numbers.
@@ -52,6 +53,8 @@ class Regression:
     values: Float[np.ndarray, " answer"]
 
     def __post_init__(self) -> None:
+        if np.ndim(self.inputs) != 3:
+            raise CasebackError(f"inputs of {np.ndim(self.inputs)} dimensions: expected (batch, shot, feature)")
         batch, shots, features = self.inputs.shape
         wanted = {"outputs": (batch, shots), "queries": (batch, features), "targets": (batch,)}
         odd = [name for name, shape in wanted.items() if getattr(self, name).shape != shape]

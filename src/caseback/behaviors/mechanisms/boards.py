@@ -15,6 +15,7 @@ from caseback.organisms.board import game
 __all__ = ["BoardGames", "spread_games"]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class BoardGames:
     """Games of two players as tokens, and the board after each of them.
