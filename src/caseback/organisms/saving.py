@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from transformers import GenerationConfig
 
 from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.whole_file import make_folder, whole_file
+from caseback.model.crystal import CrystalForCausalLM
 
 RESUME = "resume.npz"
 
@@ -22,6 +26,21 @@ def run_file(out: Path, model: nn.Module, **options: Any) -> Checkpoint:
         what="state of a training run",
         other="is of another model or another training run",
     )
+
+
+def save_crystal(model: CrystalForCausalLM, tokenizer: Any, out: Path, settings: dict[str, int]) -> None:
+    """Write the config, the tokenizer and the weights in 16 bits; the config asks for float32 computation."""
+    make_folder(out, "the organism")
+    model.config.caseback = settings
+    model.config.dtype = torch.float32
+    model.config.architectures = ["CrystalForCausalLM"]
+    model.config.save_pretrained(out)
+    GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    weights = {n: w.detach().to(torch.float16).contiguous() for n, w in model.state_dict().items() if n not in tied}
+    with whole_file(out / "model.safetensors") as draft:
+        save_file(weights, draft, {"format": "pt"})
 
 
 def keep(file: Checkpoint, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:

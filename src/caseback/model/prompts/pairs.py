@@ -48,8 +48,10 @@ def pairs(model: Model, clean: PromptsLike, corrupt: PromptsLike) -> tuple[Token
     return clean, corrupt if len(corrupt) == len(clean) else repeated(corrupt, len(clean))
 
 
-def counterfactuals(model: Model, tokens: Tokens, corrupt: PromptsLike) -> Tokens:
+def counterfactuals(model: Model, tokens: Tokens, corrupt: PromptsLike, first: int = 0) -> Tokens:
     """Counterfactuals of prompts, one for all or one per prompt, checked to be aligned with them.
+
+    Refusals number the prompts from ``first`` on.
 
     Raises
     ------
@@ -64,9 +66,9 @@ def counterfactuals(model: Model, tokens: Tokens, corrupt: PromptsLike) -> Token
         if len(other) != len(row):
             at = first_difference(row, other)
             raise TokensError(
-                f"prompt {b} and its counterfactual are not token-aligned. {len(row)} tokens: {_marked(row, at)}; and "
-                f"{len(other)} tokens: {_marked(other, at)}. They first differ at position {at}; reword one so that "
-                "each token stands against one of the other"
+                f"prompt {first + b} and its counterfactual are not token-aligned. {len(row)} tokens: "
+                f"{_marked(row, at)}; and {len(other)} tokens: {_marked(other, at)}. They first differ at position "
+                f"{at}; reword one so that each token stands against one of the other"
             )
     return others
 

@@ -11,14 +11,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig
 
-from caseback.jobs.whole_file import make_folder, whole_file
+from caseback.jobs.whole_file import make_folder
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
 from caseback.organisms.board import game
-from caseback.organisms.saving import keep, resume, run_file
+from caseback.organisms.saving import keep, resume, run_file, save_crystal
 from caseback.organisms.stepping import BETAS, optimizers_of, take_step
 
 STEPS, WARM_UP, COOL_DOWN = 2400, 50, 0.5
@@ -100,19 +98,5 @@ def train(
             keep(file, model, optimizers, done)
             message = f"step {done}  loss {loss.item():.3f}"
         tell(done, steps, message)
-    save(model, out, {"seed": seed, "step": last, "squares": len(game.SQUARES)})
+    save_crystal(model, game.tokenizer(), out, {"seed": seed, "step": last, "squares": len(game.SQUARES)})
     return model
-
-
-def save(model: CrystalForCausalLM, out: Path, settings: dict[str, int]) -> None:
-    """Write the config, the tokenizer and the weights in 16 bits; the config asks for float32 computation."""
-    make_folder(out, "the organism")
-    model.config.caseback = settings
-    model.config.dtype = torch.float32
-    model.config.architectures = ["CrystalForCausalLM"]
-    model.config.save_pretrained(out)
-    GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0).save_pretrained(out)
-    game.tokenizer().save_pretrained(out)
-    weights = {name: w.detach().to(torch.float16).contiguous() for name, w in model.state_dict().items()}
-    with whole_file(out / "model.safetensors") as draft:
-        save_file(weights, draft, {"format": "pt"})

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from transformers import GenerationConfig
 
-from caseback.jobs.whole_file import make_folder, whole_file
+from caseback.jobs.whole_file import make_folder
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
 from caseback.organisms.repeats import words
 from caseback.organisms.repeats.measure import repeats
-from caseback.organisms.saving import keep, resume, run_file
+from caseback.organisms.saving import keep, resume, run_file, save_crystal
 from caseback.organisms.start import SCALE, sinusoids
 from caseback.organisms.stepping import BETAS, optimizers_of, take_step
 
@@ -91,8 +89,12 @@ def train(
     recipe = (PEAKS, BETAS, DECAY, ROWS, WARM_UP)
     file = run_file(out, model, seed=seed, steps=steps, recipe=recipe)
     begin, last = resume(file, model, optimizers), min(steps, stop_at or steps)
+
+    def save(folder: Path, step: int) -> None:
+        save_crystal(model, words.tokenizer(), folder, {"seed": seed, "step": step, "words": words.VOCABULARY})
+
     if begin == 0:
-        save(model, out / "checkpoints" / "step-0", {"seed": seed, "step": 0, "words": words.VOCABULARY})
+        save(out / "checkpoints" / "step-0", 0)
     for done in range(begin + 1, last + 1):
         share = min(1.0, done / WARM_UP)
         ids = words.rows(table, ROWS, (seed, done - 1))
@@ -101,26 +103,11 @@ def train(
         take_step(model, optimizers, PEAKS, share, loss)
         message = ""
         if done in MILESTONES:
-            save(model, out / "checkpoints" / f"step-{done}", {"seed": seed, "step": done, "words": words.VOCABULARY})
+            save(out / "checkpoints" / f"step-{done}", done)
         if done % save_every == 0 or done == last:
             keep(file, model, optimizers, done)
             first, second = repeats(model)
             message = f"step {done}  loss {loss.item():.3f}  random tokens {first:.2f}, once more {second:.2f}"
         tell(done, steps, message)
-    save(model, out, {"seed": seed, "step": last, "words": words.VOCABULARY})
+    save(out, last)
     return model
-
-
-def save(model: CrystalForCausalLM, out: Path, settings: dict[str, int]) -> None:
-    """Write the config, the tokenizer and the weights in 16 bits; the config asks for float32 computation."""
-    make_folder(out, "the organism")
-    model.config.caseback = settings
-    model.config.dtype = torch.float32
-    model.config.architectures = ["CrystalForCausalLM"]
-    model.config.save_pretrained(out)
-    GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0).save_pretrained(out)
-    words.tokenizer().save_pretrained(out)
-    state = model.state_dict()
-    weights = {n: w.detach().to(torch.float16).contiguous() for n, w in state.items() if n != "lm_head.weight"}
-    with whole_file(out / "model.safetensors") as draft:
-        save_file(weights, draft, {"format": "pt"})

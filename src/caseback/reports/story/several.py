@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from caseback.errors import CasebackError, TokensError
+from caseback.errors import CasebackError
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
@@ -153,10 +153,7 @@ def _expect_aligned(model: Model, tokens: Tokens, others: Sequence[str | None]) 
     """Refuse a counterfactual of another length before any story is told."""
     for b, other in enumerate(others):
         if other is not None:
-            try:
-                counterfactuals(model, tokens[b : b + 1].padded_on("right"), other)
-            except TokensError as error:
-                raise TokensError(str(error).replace("prompt 0", f"prompt {b}", 1)) from error
+            counterfactuals(model, tokens[b : b + 1].padded_on("right"), other, first=b)
 
 
 def _row(

@@ -5,7 +5,6 @@ In the prompts orange supports the target and blue the foil, each prompt and met
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from caseback.reports.inputs.over_prompts import ATTRIBUTED_PROMPTS
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import percent, signed
 from caseback.views.page.kit.frame import frame
-from caseback.views.page.kit.parts import cell, lead, note, rows_table, signed_class
+from caseback.views.page.kit.parts import cell, lead, note, rows_table, token_strip
 from caseback.views.page.page import Page
 from caseback.views.text.inputs.attributed_prompts import beyond_chance, prompts_words
 
@@ -119,13 +118,7 @@ def _prompt(document: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     answers = f"{visible(row['target']['text'])} and not {visible(row['foil']['text'])}, {signed(row['value'])}"
     lines = [note(answers)]
     for method in document["methods"]:
-        scores = row["scores"][method["name"]]
-        most = max(map(abs, scores), default=0.0) or 1.0
-        tokens = (
-            f"<span class='{signed_class(score / most)}' title='{signed(score)}'>{html.escape(visible(text))}</span>"
-            for text, score in zip(row["tokens"], scores, strict=True)
-        )
-        lines.append(f"<p class='text'>{' '.join(tokens)}</p>{note(method['label'])}")
+        lines.append(token_strip(row["tokens"], row["scores"][method["name"]]) + note(method["label"]))
     return f"<section class='one-text'>{''.join(lines)}</section>"
 
 

@@ -6,8 +6,7 @@ these owes it; and the pairs that stand out. Orange supports the token that was 
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from caseback.reports.document import checked
@@ -15,7 +14,7 @@ from caseback.reports.inputs.context import CONTEXT
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number
 from caseback.views.page.kit.frame import frame
-from caseback.views.page.kit.parts import cell, lead, note, rows_table, signed_class
+from caseback.views.page.kit.parts import cell, lead, note, rows_table, token_strip
 from caseback.views.page.page import Page
 from caseback.views.text.inputs.context import MEASURED, context_words, cue_rows, selected_words
 
@@ -53,27 +52,19 @@ def _body(document: Mapping[str, Any]) -> str:
         lead(f"{context_words(document)}."),
         "<h2>The context</h2>",
         note(f"Shaded by the largest score ({how['method']}) that any token attributed below gives it."),
-        _strip(document["context"], owed),
+        "<div class='one-text'>" + token_strip(document["context"], owed) + "</div>",
         *([] if not document["current"] else [note(f"Then: {document['current']}")]),
         "<h2>The generation</h2>",
         note(f"Shaded by what the context moved: {MEASURED[how['measure']]}."),
-        _strip([row["text"] for row in generated], [row["score"] for row in generated]),
+        "<div class='one-text'>"
+        + token_strip([row["text"] for row in generated], [row["score"] for row in generated])
+        + "</div>",
         _moved(document),
     ]
     if document["pairs"]:
         rows = [(name, [cell(text) for text in others]) for name, *others in cue_rows(document)]
         parts += ["<h2>What comes from where</h2>", rows_table(["of the context", "for", "score", "instead of"], rows)]
     return frame(document, "What of {} does the answer rely on?", "the context", *parts)
-
-
-def _strip(texts: Sequence[str], values: Sequence[float]) -> str:
-    """Tokens in a row, each shaded by its share of the largest."""
-    most = max(map(abs, values), default=0.0) or 1.0
-    tokens = (
-        f"<span class='{signed_class(value / most)}' title='{number(value)}'>{html.escape(visible(text))}</span>"
-        for text, value in zip(texts, values, strict=True)
-    )
-    return f"<div class='one-text'><p class='text'>{' '.join(tokens)}</p></div>"
 
 
 def _moved(document: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from caseback.reports.document import checked, drawn_from
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import signed
 
-__all__ = ["cell", "layer_map", "lead", "note", "rows_table", "share_bar", "signed_class", "tone_key"]
+__all__ = ["cell", "layer_map", "lead", "note", "rows_table", "share_bar", "signed_class", "token_strip", "tone_key"]
 
 SHADES = 10
 _LONG = 30  # characters that would make a cell too narrow to read, or too wide
@@ -167,6 +167,24 @@ def signed_class(share: float) -> str:
     """
     step = round(SHADES * min(1.0, abs(share)))
     return f"toned {'foil' if share < 0 else 'target'} v{step}"
+
+
+@checked
+@drawn_from("scores of tokens", "the report")
+def token_strip(texts: Sequence[str], values: Sequence[float]) -> str:
+    """Tokens in a row, each shaded by its share of the largest in size, its value where a pointer rests.
+
+    Examples
+    --------
+    >>> token_strip(["a", "b"], [2.0, -1.0]).count("toned")
+    2
+    """
+    most = max(map(abs, values), default=0.0) or 1.0
+    tokens = (
+        f"<span class='{signed_class(value / most)}' title='{signed(value)}'>{html.escape(visible(text))}</span>"
+        for text, value in zip(texts, values, strict=True)
+    )
+    return f"<p class='text'>{' '.join(tokens)}</p>"
 
 
 @checked
