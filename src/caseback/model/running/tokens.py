@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -72,14 +73,26 @@ class Tokens(Displayed):
 
     @property
     def padded(self) -> bool:
-        return not bool(self.mask.all())
+        return any(length < self.shape[1] for _, length in self.extents)
 
-    @property
+    @cached_property
+    def extents(self) -> list[tuple[int, int]]:
+        """The column of each prompt's first token and its length, read from the device once."""
+        mask = self.mask.cpu().numpy()
+        return list(zip(mask.argmax(-1).tolist(), mask.sum(-1).tolist(), strict=True))
+
+    @cached_property
+    def host_ids(self) -> list[Int[np.ndarray, " pos"]]:
+        """Each prompt's own ids, without padding, read from the device once."""
+        ids = self.ids.cpu().numpy()
+        return [row[start : start + n] for row, (start, n) in zip(ids, self.extents, strict=True)]
+
+    @cached_property
     def lengths(self) -> Int[Tensor, " batch"]:
         """Real tokens in each prompt."""
         return self.mask.sum(-1)
 
-    @property
+    @cached_property
     def first(self) -> Int[Tensor, " batch"]:
         """The column of each prompt's first token (0 unless padded on the left)."""
         return self.mask.int().argmax(-1)

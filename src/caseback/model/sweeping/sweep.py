@@ -29,7 +29,7 @@ from caseback.model.running.passing import undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.sweeping.sweep_job import KIND, Sweeping, swept_in
-from caseback.model.sweeping.variants import Variants
+from caseback.model.sweeping.variants import Variants, put
 
 
 @as_found
@@ -84,11 +84,10 @@ def _swept(
     todo = [s for segments in ready.segments for s in segments if not results.done[s.variant, s.example]]
     bar = progress_bar(total=len(todo), show=progress, what=KIND, unit="variant")
     with bar, undisturbed(ready.anatomy, grad=False):
-        for measured in ready.run(todo, token_budget):
-            for segment, value in measured:
-                values[segment.variant, segment.example] = value
-            results.keep([s.variant for s, _ in measured], [s.example for s, _ in measured])
-            bar.update(len(measured))
+        for segments, measured in ready.run(todo, token_budget):
+            put(values, segments, measured)
+            results.keep([s.variant for s in segments], [s.example for s in segments])
+            bar.update(len(segments))
     return values
 
 
@@ -121,7 +120,7 @@ class Results:
             self.done = saved.tensors["done"].numpy()
             values.copy_(saved.tensors["values"].to(values))
 
-    def keep(self, variants: Sequence[int], examples: Sequence[int]) -> None:
+    def keep(self, variants: Sequence[int] | np.ndarray, examples: Sequence[int] | np.ndarray) -> None:
         """Note that these values are known."""
-        self.done[list(variants), list(examples)] = True
+        self.done[variants, examples] = True
         self.file.write({"values": self.values.double(), "done": self.done})

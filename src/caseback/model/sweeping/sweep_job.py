@@ -31,7 +31,7 @@ from caseback.model.running.passing import undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.running.user_hooks import drop_output_hooks
-from caseback.model.sweeping.variants import Variants
+from caseback.model.sweeping.variants import Variants, put
 
 KIND = "sweep"
 
@@ -136,9 +136,8 @@ class Sweeping:
         values = ready.unedited.repeat(stop - first, 1)
         segments = [segment for own in ready.segments[first:stop] for segment in own]
         with undisturbed(self.anatomy, grad=False):
-            for measured in ready.run(segments, self.token_budget):
-                for segment, value in measured:
-                    values[segment.variant - first, segment.example] = value
+            for chunk, measured in ready.run(segments, self.token_budget):
+                put(values, chunk, measured, first)
         advance(stop - first)
         return {"values": values}
 
