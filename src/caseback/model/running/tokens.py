@@ -111,19 +111,20 @@ class Tokens(Displayed):
         OutOfRange
             If a prompt has no such position.
         """
-        lengths, position = self.lengths, as_positions(position, "position", TokensError)
-        wanted = torch.as_tensor(position, device=lengths.device)
-        if wanted.numel() not in (1, len(self)):
-            raise TokensError(f"{wanted.numel()} positions for {len(self)} prompts: give one, or one per prompt")
-        wanted = wanted.reshape(-1).expand(len(self))
-        bad = (wanted < -lengths) | (wanted >= lengths)
-        if bool(bad.any()):
-            row = int(bad.int().argmax())
-            raise OutOfRange(
-                f"position {int(wanted[row])} is out of range: prompt {row} has {int(lengths[row])} tokens, "
-                f"so positions go from {-int(lengths[row])} to {int(lengths[row]) - 1}"
-            )
-        return self.first + torch.where(wanted < 0, wanted + lengths, wanted)
+        position = as_positions(position, "position", TokensError)
+        given = position.reshape(-1).tolist() if isinstance(position, Tensor) else [position]
+        if len(given) not in (1, len(self)):
+            raise TokensError(f"{len(given)} positions for {len(self)} prompts: give one, or one per prompt")
+        columns = []
+        for row, (first, length) in enumerate(self.extents):
+            wanted = given[row % len(given)]
+            if not -length <= wanted < length:
+                raise OutOfRange(
+                    f"position {wanted} is out of range: prompt {row} has {length} tokens, so positions go from "
+                    f"{-length} to {length - 1}"
+                )
+            columns.append(first + wanted % length)
+        return torch.tensor(columns, device=self.ids.device)
 
     @checked
     def to(self, device: torch.device | str) -> Tokens:
@@ -135,6 +136,8 @@ class Tokens(Displayed):
             For a device that torch does not know or this machine does not have.
         """
         device = as_device(device, TokensError)
+        if self.ids.device == device == self.mask.device:
+            return self
         return Tokens(self.ids.to(device), self.mask.to(device), self.text)
 
     @checked

@@ -272,9 +272,11 @@ class Packed:
         if value.ndim >= 2 and value.shape[0] in (1, batch) and value.shape[1] == self.width:
             if id(value) not in self.gathered:
                 at = self.example if value.shape[0] == batch else torch.zeros_like(self.example)
-                self.gathered[id(value)] = value[at.to(value.device), self.column.to(value.device)]
+                self.gathered[id(value)] = value[at.to(value.device), self.column.to(value.device)][None]
             rows = self.gathered[id(value)]
-            return (rows[:n] if picked is None else rows[picked.to(rows.device)])[None]
+            if picked is not None:
+                return rows[:, picked.to(rows.device)]
+            return rows if n == self.total else rows[:, :n]
         if value.ndim == 1 and value.shape[0] == self.width:
             rows = value[self.column.to(value.device)]
             return rows[:n] if picked is None else rows[picked.to(rows.device)]

@@ -65,14 +65,22 @@ def looked_up(
         torch.from_numpy(x).to(device, non_blocking=True) for x in (example[old] * width + column[old], new, place)
     )
 
+    inputs: list[tuple[Tensor, Tensor]] = []  # by the projections that have yet to come: an input, and its other rows
+
+    def computed(x: Tensor) -> Tensor:
+        """The rows of an input that must be computed, picked once for all of a layer's projections."""
+        if not inputs or inputs[-1][0] is not x:
+            inputs[:] = [(x, x[:, rest])] * len(known)
+        return inputs.pop()[1]
+
     def in_part(module: nn.Module) -> Callable[[Tensor], Tensor]:
         own, outputs = module.forward, known[module]
 
         def forward(x: Tensor) -> Tensor:
             if x.shape[:-1] != (1, len(here)):
                 return own(x)
-            out = outputs.flatten(0, 1)[at]
-            return (torch.cat([out, own(x[:, rest])[0]])[back] if len(new) else out)[None]
+            out = outputs.flatten(0, 1)[at][None]
+            return torch.cat([out, own(computed(x))], 1)[:, back] if len(new) else out
 
         return forward
 
