@@ -150,7 +150,7 @@ def atman(
     if similarity is not None:
         member = member | _like(model, tokens, member, similarity)
     variants = [Suppress("scores", keys=member[:, f], factor=factor, how=how) for f in range(chosen.most)]
-    values, clean, _ = sweep(
+    values, clean, *_ = sweep(
         model.anatomy,
         tokens,
         variants,
