@@ -180,3 +180,13 @@ def test_leading_spaces_survive_in_sentencepiece(assets):
     assert [t for t in tokens.text[0] if t.strip("<s>/")][1:] == [" gave", " the", " ball"]
     assert model.token_text(model.token_id(" the")) == " the"
     assert model.token_id(" the") in tokens.ids[0].tolist()
+
+
+def test_ids_of_the_host_outlive_the_memory_of_the_tensor():
+    """Sending a tensor to another process moves its storage; what was read from it before must not move."""
+    tokens = _pad([torch.arange(5), torch.arange(3)], [[""] * 5, [""] * 3], "right", 0)
+    before = [row.tolist() for row in tokens.host_ids]
+    tokens.ids.share_memory_()
+    filler = [torch.full((10,), -1) for _ in range(64)]
+    assert [row.tolist() for row in tokens.host_ids] == before == [[0, 1, 2, 3, 4], [0, 1, 2]]
+    assert len(filler) == 64

@@ -84,7 +84,7 @@ class Tokens(Displayed):
     @cached_property
     def host_ids(self) -> list[Int[np.ndarray, " pos"]]:
         """Each prompt's own ids, without padding, read from the device once."""
-        ids = self.ids.cpu().numpy()
+        ids = self.ids.cpu().numpy().copy()  # a tensor that is sent to another process moves its memory
         return [row[start : start + n] for row, (start, n) in zip(ids, self.extents, strict=True)]
 
     @cached_property
