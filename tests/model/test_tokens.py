@@ -6,7 +6,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import OutOfRange, TargetError, TokensError
-from caseback.model.running.tokens import Tokens, one_token, piece, tokenize
+from caseback.model.running.tokens import Tokens, _pad, one_token, piece, tokenize
 
 
 @pytest.fixture(scope="module")
