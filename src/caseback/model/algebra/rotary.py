@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
-from caseback.model.anatomy.dense import Projection
-from caseback.model.anatomy.parameters import parameter
+from caseback.model.anatomy.dense import Projection, computes_in
+from caseback.model.anatomy.parameters import device_of
 from caseback.model.running.attention import attending
 from caseback.model.running.passing import hooked, undisturbed
 from caseback.model.running.run import takes_positions
@@ -56,17 +56,16 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
     p, wanted = anatomy.layers[layer], layer
     if p.q is None or p.k is None:
         raise SiteAbsent(f"this model ({anatomy.model_type}) has no queries of its own: {anatomy.lacks['q_in']}")
-    like: Any = parameter(p.o, "weight")
-    d_head = p.dims.d_head
-    units = torch.eye(d_head, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    d_head, device = p.dims.d_head, device_of(p.o)
+    units = torch.eye(d_head, dtype=torch.promote_types(computes_in(p.o), torch.float32), device=device)
     probes = torch.cat([units, 2 * units])
     hf, positions = anatomy.hf, [0, offset] if offset else [0]
     given: dict[str, Any] = {"use_cache": False}
     if takes_positions(hf):
-        given["position_ids"] = torch.tensor([positions] * len(probes), device=like.device)
+        given["position_ids"] = torch.tensor([positions] * len(probes), device=anatomy.device)
     else:
         positions = list(range(offset + 1))
-    ids = torch.zeros(len(probes), len(positions), dtype=torch.long, device=like.device)
+    ids = torch.zeros(len(probes), len(positions), dtype=torch.long, device=anatomy.device)
 
     def attender(layer: int, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **how: Any) -> Tensor:
         if layer == wanted:

@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from caseback.errors import CasebackError, SiteAbsent
+from caseback.errors import AnatomyError, CasebackError, SiteAbsent
 from caseback.model.algebra.factored import Factored
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.classes import expect_tokens_out
-from caseback.model.anatomy.dense import Projection, bias_of, weight_matrix
+from caseback.model.anatomy.dense import Projection, bias_of, computes_in, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
-from caseback.model.anatomy.parameters import parameter
+from caseback.model.anatomy.parameters import device_of, is_plain, parameter
 
 if TYPE_CHECKING:
     from caseback.model.algebra.folding import Folded
@@ -283,6 +283,11 @@ class Weights:
         key = "gate_up_proj" if fused else own
         if key not in held or held[key].ndim != 3:
             raise self._absent(name, f"its experts keep {', '.join(held) or 'no stacked parameters'}, no {key}")
+        if not is_plain(held[key]):
+            raise AnatomyError(
+                f"{type(experts).__name__} keeps {key} quantized, so its experts' matrices cannot be read: load the "
+                "model without quantization (for MXFP4: quantization_config=Mxfp4Config(dequantize=True))"
+            )
         matrix = held[key] if self._reads_rows(p, held) else held[key].mT
         if kind == "b":
             bias = held.get(f"{key}_bias")
@@ -321,8 +326,7 @@ def _read(x: Any) -> Tensor:
 
 
 def _zeros(module: nn.Module, *shape: int) -> Tensor:
-    like = cast(Tensor, parameter(module, "weight"))
-    return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    return torch.zeros(shape, dtype=computes_in(module), device=device_of(module))
 
 
 def _bias(module: nn.Module, size: int) -> Tensor:

@@ -211,7 +211,7 @@ class Run(Displayed):
                 f"a gradient of shape {tuple(g.shape)}: expected (batch, pos, width), {tuple(batch)} first"
             )
         mine = g.view(*batch, -1)[part][..., projection.rows.to(g.device)]
-        read = torch.einsum("bphe,hde->bphd", mine, projection.weight().detach())
+        read = torch.einsum("bphe,hde->bphd", mine, projection.weight().detach().to(mine))
         if p.attn_norm is None:
             return read
         x = self._acts[site][part].detach()

@@ -86,7 +86,7 @@ def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iter
             yield f"the pattern's rows sum to one, layer {i}", total, torch.ones_like(total)
     if p.w_out is not None and p.mlp_post_norm is None:
         bias = bias_of(p.w_out)
-        recomputed = at("mlp_post") @ weight_matrix(p.w_out)
+        recomputed = at("mlp_post") @ weight_matrix(p.w_out).to(at("mlp_post"))
         recomputed = (recomputed if bias is None else recomputed + bias) * anatomy.residual_scale
         yield f"mlp_post W_out + b_out = mlp_out, layer {i}", recomputed, at("mlp_out")
 
@@ -97,7 +97,7 @@ def _projection_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) ->
     for name, projection in (("Q", p.q), ("K", p.k), ("V", p.v)):
         if projection is not None:
             given = projection.module.forward(x)[..., projection.rows.to(x.device)]
-            by_head = torch.einsum("bpd,hde->bphe", x, projection.weight())
+            by_head = torch.einsum("bpd,hde->bphe", x, projection.weight().to(x))
             bias = projection.bias()
             by_head = by_head if bias is None else by_head + bias
             yield f"x W_{name} + b_{name} = its module's output, layer {i}", by_head, given
@@ -109,8 +109,8 @@ def _bias_share(anatomy: Anatomy, p: LayerParts, run: Run, i: int) -> Tensor | f
     if p.attn_post_norm is None:
         return 0.0 if bias is None else bias * anatomy.residual_scale
     norm = anatomy.norms[p.attn_post_norm]
-    w_o = weight_matrix(p.o)
-    o_out = run["z", i].flatten(2) @ w_o + (0.0 if bias is None else bias)
+    z = run["z", i].flatten(2)
+    o_out = z @ weight_matrix(p.o).to(z) + (0.0 if bias is None else bias)
     share = 0.0 if bias is None else norm.frozen(bias.expand_as(o_out), norm.scale(o_out))
     return (share + (0.0 if norm.beta is None else norm.beta)) * anatomy.residual_scale
 
@@ -138,7 +138,7 @@ def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> 
     if vocab is None:
         logits = anatomy.unembed(x)
     else:
-        weight, bias = weight_matrix(anatomy.unembed).T[vocab], bias_of(anatomy.unembed)
+        weight, bias = weight_matrix(anatomy.unembed).to(x).T[vocab], bias_of(anatomy.unembed)
         logits = x @ weight.T if vocab.ndim == 1 else torch.einsum("rd,rkd->rk", x, weight)
         logits = logits if bias is None else logits + bias[vocab]
     if anatomy.logit_scale != 1.0:
@@ -164,7 +164,8 @@ def verify(anatomy: Anatomy) -> dict[str, float]:
 
 
 def _compare(anatomy: Anatomy, run: Run, logits: Tensor) -> dict[str, float]:
-    tolerance = TOLERANCE.get(run.logits.dtype, 2e-4)
+    # quantized modules may multiply in half precision, whatever they give
+    tolerance = TOLERANCE.get(torch.bfloat16 if anatomy.packed else run.logits.dtype, 2e-4)
     errors: dict[str, float] = {}
     unread = ("logits while everything is read = logits", run.logits, logits)
     for name, left, right in (unread, *identities(anatomy, run)):

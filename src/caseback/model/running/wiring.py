@@ -246,7 +246,7 @@ def _per_head_input(
         read = new[..., some, :]
         changed = (read - each[..., some, :]).abs().amax(-1, keepdim=True) != 0  # (batch, pos, head, 1)
         read = read if p.attn_norm is None else p.attn_norm.forward(read)
-        projected = torch.einsum("bphd,hde->bphe", read, projection.weight()[some])
+        projected = torch.einsum("bphd,hde->bphe", read, projection.weight().to(read)[some])
         bias = projection.bias()
         if bias is not None:
             projected = projected + bias[some]
@@ -267,7 +267,7 @@ def _as_list(index: Any, size: int) -> list[int]:
 
 def head_writes(anatomy: Anatomy, p: LayerParts, z: Tensor, o_out: Tensor) -> Tensor:
     """Each head's write to the stream, (batch, pos, head, d_model); a norm after attention has its denominator held."""
-    w_o = weight_matrix(p.o).unflatten(0, (p.dims.n_heads, p.d_z))
+    w_o = weight_matrix(p.o).to(z).unflatten(0, (p.dims.n_heads, p.d_z))
     writes = torch.einsum("bphe,hed->bphd", z, w_o)
     if p.attn_post_norm is not None:
         norm = anatomy.norms[p.attn_post_norm]
