@@ -130,7 +130,7 @@ def expect_undivided(value: Tensor, name: str, module: nn.Module) -> None:
     if hasattr(value, "device_mesh") and hasattr(value, "placements"):
         raise AnatomyError(
             f"{name} of a {type(module).__name__} is a {type(value).__name__}, divided among processes (tensor "
-            "parallel or FSDP): expected a whole model in one process; load it without tp_plan, on several devices with "
+            "parallel or FSDP): expected a whole model in one process; load it without tp_plan, on several devices by "
             "device_map='auto'"
         )
 
