@@ -91,7 +91,7 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
                 f"{what} of layer {layer} of this model ({anatomy.model_type}) are normed or clipped before "
                 "they meet, so no single matrix gives the scores. QK is their part before that"
             )
-    return (turned_q[:d_head] @ turned_k[:d_head].T).to(units.dtype)
+    return (turned_q[:d_head] @ turned_k[:d_head].T).to(anatomy.device, units.dtype)
 
 
 def _showing(projection: Projection, probes: Tensor) -> Any:

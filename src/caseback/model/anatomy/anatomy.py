@@ -414,7 +414,7 @@ class Anatomy:
         modules = [self.final_norm]
         for p in self.layers:
             modules += [p.attn_norm, p.mlp_norm, p.attn_post_norm, p.mlp_post_norm]
-        return Norms([module for module in modules if module is not None], self.d_model)
+        return Norms([module for module in modules if module is not None], self.d_model, self.device)
 
     @property
     def modules(self) -> list[nn.Module]:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.parameters import (
     device_of,
     expect_own_numbers,
@@ -66,6 +67,17 @@ def weight_matrix(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
     if multiplies_by_its_weight(module):
         return _upright(module, _weight(module))
     return _effect(module)[0]
+
+
+def wide_matrix(module: nn.Module, device: torch.device) -> Float[Tensor, "d_in d_out"]:
+    """The same in float32 at least, on one device whatever the layer: a copy only where it is not so already."""
+    return at_least_float32(weight_matrix(module).detach()).to(device)
+
+
+def wide_bias(module: nn.Module, device: torch.device) -> Float[Tensor, " d_out"] | None:
+    """What a linear module adds, so too; None where it has no bias."""
+    bias = bias_of(module)
+    return None if bias is None else at_least_float32(bias.detach()).to(device)
 
 
 def stored_matrix(module: nn.Module, what: str) -> Float[Tensor, "d_in d_out"]:

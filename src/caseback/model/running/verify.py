@@ -87,7 +87,7 @@ def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iter
     if p.w_out is not None and p.mlp_post_norm is None:
         bias = bias_of(p.w_out)
         recomputed = at("mlp_post") @ weight_matrix(p.w_out).to(at("mlp_post"))
-        recomputed = (recomputed if bias is None else recomputed + bias) * anatomy.residual_scale
+        recomputed = (recomputed if bias is None else recomputed + bias.to(recomputed)) * anatomy.residual_scale
         yield f"mlp_post W_out + b_out = mlp_out, layer {i}", recomputed, at("mlp_out")
 
 
@@ -96,20 +96,21 @@ def _projection_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) ->
     x = run["attn_norm", i] if Site("attn_norm", i) in run.sites else run["resid_pre", i]
     for name, projection in (("Q", p.q), ("K", p.k), ("V", p.v)):
         if projection is not None:
-            given = projection.module.forward(x)[..., projection.rows.to(x.device)]
+            given = projection.module.forward(x).to(x.device)[..., projection.rows.to(x.device)]
             by_head = torch.einsum("bpd,hde->bphe", x, projection.weight().to(x))
             bias = projection.bias()
-            by_head = by_head if bias is None else by_head + bias
+            by_head = by_head if bias is None else by_head + bias.to(x)
             yield f"x W_{name} + b_{name} = its module's output, layer {i}", by_head, given
 
 
 def _bias_share(anatomy: Anatomy, p: LayerParts, run: Run, i: int) -> Tensor | float:
     """What attention adds beside its heads: b_O or, where a norm follows, what that makes of b_O and adds itself."""
+    z = run["z", i].flatten(2)
     bias = bias_of(p.o)
+    bias = None if bias is None else bias.to(z)
     if p.attn_post_norm is None:
         return 0.0 if bias is None else bias * anatomy.residual_scale
     norm = anatomy.norms[p.attn_post_norm]
-    z = run["z", i].flatten(2)
     o_out = z @ weight_matrix(p.o).to(z) + (0.0 if bias is None else bias)
     share = 0.0 if bias is None else norm.frozen(bias.expand_as(o_out), norm.scale(o_out))
     return (share + (0.0 if norm.beta is None else norm.beta)) * anatomy.residual_scale
@@ -126,7 +127,7 @@ def unembed(anatomy: Anatomy, resid: Tensor, vocab: Tensor | None = None) -> Ten
         Entries to form: (k,) the same for all, or with ``resid`` (row, d_model), (row, k) for each row.
     """
     x = resid if anatomy.final_norm is None else anatomy.final_norm(resid)
-    return unembed_normed(anatomy, x, vocab)
+    return unembed_normed(anatomy, x, vocab).to(resid.device)
 
 
 def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> Tensor:
@@ -138,9 +139,10 @@ def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> 
     if vocab is None:
         logits = anatomy.unembed(x)
     else:
-        weight, bias = weight_matrix(anatomy.unembed).to(x).T[vocab], bias_of(anatomy.unembed)
+        matrix, bias = weight_matrix(anatomy.unembed), bias_of(anatomy.unembed)
+        weight = matrix.T[vocab.to(matrix.device)].to(x)
         logits = x @ weight.T if vocab.ndim == 1 else torch.einsum("rd,rkd->rk", x, weight)
-        logits = logits if bias is None else logits + bias[vocab]
+        logits = logits if bias is None else logits + bias[vocab.to(bias.device)].to(logits)
     if anatomy.logit_scale != 1.0:
         logits = logits * anatomy.logit_scale
     if anatomy.logit_softcap is not None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.dense import Projection, weight_matrix
+from caseback.model.anatomy.parameters import device_of
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import attending
 from caseback.model.running.hooks import on_sum, recording, touch_branch, touch_own
@@ -179,6 +180,7 @@ def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: Ho
     seen: dict[str, Tensor] = {}  # the stream as attention reads it now, for the heads' own inputs
 
     def at_layer(x: Tensor) -> Tensor:
+        x = x.to(device_of(p.layer))  # where a spread model passes from one device to the next
         if session.wants(pre):
             x = session.touch(pre, x)
         seen["stream"] = x
