@@ -15,7 +15,7 @@ from caseback.decode.steering.ablation import orthogonalized
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import CasebackError
 from caseback.localize.circuits import edge_attribution
-from caseback.localize.components import attribution_patching, logit_attribution
+from caseback.localize.components import ablate, attribution_patching, logit_attribution
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
 from caseback.model.algebra.decompose import logit_parts
 from logical_devices import FIRST, HOST, SECOND, logical_devices, spread
@@ -67,6 +67,16 @@ def weights(model):
     ]
 
 
+def swept(model):
+    other = model.run(OTHER, read=["resid_pre", "z"])
+    grid = [cb.Resample("resid_pre", other, layer=layer, pos=p) for layer in range(3) for p in range(4)]
+    heads = [cb.Resample("z", other, layer=layer, head=h) for layer in range(3) for h in range(4)]
+    ends = [cb.Zero("embed", pos=1), cb.Zero("resid_post", layer=2, pos=-1), cb.Zero("final_norm", pos=-1)]
+    metrics = [cb.kl(model.run(IDS)), cb.loss(), cb.activation("resid_post", unit=3, layer=2)]
+    for variants, metric in [(v, METRIC) for v in (grid, heads, ends, EDITS)] + [(EDITS[:2], m) for m in metrics]:
+        yield torch.tensor(model.sweep(IDS, variants, metric).values).to(model.device)
+
+
 JOBS = {
     "read": read,
     "edit": edited,
@@ -75,6 +85,8 @@ JOBS = {
     "weights": weights,
     "logit attribution": lambda m: [logit_attribution(m, IDS, METRIC)],
     "shares of all positions": lambda m: [logit_parts(m, IDS, [3, 5], pos=None)],
+    "sweep": lambda m: [*swept(m)],
+    "ablation": lambda m: [ablate(m, IDS, METRIC)],
     "logit lens": lambda m: [logit_lens(m, IDS)],
     "attribution patching": lambda m: [attribution_patching(m, IDS, OTHER, METRIC)],
     "attribution patching, steps": lambda m: [attribution_patching(m, IDS, OTHER, METRIC, sites=["z"], steps=3)],
@@ -95,8 +107,12 @@ def numbers(results):
     return out
 
 
-@pytest.mark.parametrize("places", [(FIRST, SECOND), (HOST, FIRST)], ids=["two accelerators", "processor first"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mixtral", "gptj", "bloom"])
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [(name, (FIRST, SECOND)) for name in ("llama", "gpt2", "gemma2", "mixtral", "gptj", "bloom")]
+    + [("llama", (HOST, FIRST))],
+    ids=lambda value: value if isinstance(value, str) else " and ".join(map(str, value)),
+)
 def test_a_spread_model_gives_what_one_device_gives(name, places):
     plain = cb.load(zoo.tiny(name))
     with logical_devices() as devices:
