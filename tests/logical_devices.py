@@ -27,6 +27,7 @@ HOST = torch.device("cpu")
 FIRST, SECOND = torch.device("privateuseone:0"), torch.device("privateuseone:1")
 
 _CROSSES = {"copy_", "set_", "__set__", "__repr__", "__format__", "__deepcopy__", "backward", "grad"}
+_CROSSES |= {"_has_compatible_shallow_copy_type"}
 _TO_HOST = {"tolist", "item", "__float__", "__int__", "__bool__", "__index__", "equal", "is_same_size", "__contains__"}
 _OF_NUMPY = {"numpy", "__array__"}
 
@@ -34,8 +35,9 @@ _OF_NUMPY = {"numpy", "__array__"}
 class LogicalDevices(TorchFunctionMode):
     """See the module."""
 
-    def __init__(self):
+    def __init__(self, float64: bool):
         super().__init__()
+        self._float64 = float64
         self._where: dict[int, tuple[StorageWeakRef, torch.device]] = {}
 
     def of(self, x: Tensor) -> torch.device:
@@ -47,6 +49,8 @@ class LogicalDevices(TorchFunctionMode):
 
     def put(self, x: Tensor, place: torch.device) -> Tensor:
         if x.device.type == "cpu" and x.layout is torch.strided:
+            if place != HOST and x.dtype == torch.float64 and not self._float64:
+                raise TypeError(f"Cannot convert a tensor of {place} to float64, which this device does not have")
             storage = x.untyped_storage()
             self._where[storage._cdata] = StorageWeakRef(storage), place
         return x
@@ -172,7 +176,10 @@ def spread(hf: nn.Module, places: Sequence[torch.device]) -> nn.Module:
 
 
 @contextmanager
-def logical_devices():
-    """Torch as if it had accelerators, for as long as the context lasts; gives the mode, whose ``of`` says where."""
-    with LogicalDevices() as devices:
+def logical_devices(*, float64: bool = True):
+    """Torch as if it had accelerators, for as long as the context lasts; gives the mode, whose ``of`` says where.
+
+    Without ``float64`` they have no such numbers, as Apple's ``mps`` has not.
+    """
+    with LogicalDevices(float64) as devices:
         yield devices

@@ -21,6 +21,7 @@ from caseback.errors import CasebackError
 from caseback.model.algebra.decompose import Row, rows_of, write_sites
 from caseback.model.algebra.readout import Readout, picked, readout
 from caseback.model.algebra.writes import attention_branch, mlp_branch
+from caseback.model.anatomy.coerce import widest
 from caseback.model.anatomy.dense import weight_matrix, wide_bias, wide_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -151,7 +152,8 @@ def _linear_weights(
                 return value, torch.zeros_like(logits)
             return value.detach(), torch.autograd.grad(value.sum(), logits)[0]
 
-    probe = torch.linspace(-3, 5, batch * width, dtype=torch.float64, device=model.device).sin().view(batch, width)
+    wide = widest(model.device)
+    probe = torch.linspace(-3, 5, batch * width, dtype=wide, device=model.device).sin().view(batch, width)
     at_zero, weights = value_and_weights(torch.zeros_like(probe))
     linear = torch.allclose(at_zero, torch.zeros_like(at_zero), atol=1e-9)
     # in both directions, since a maximum or a rectifier is linear on one side

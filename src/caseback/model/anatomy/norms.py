@@ -158,16 +158,16 @@ def form_of(module: nn.Module, d_model: int) -> Form:
     if eps is None:
         raise AnatomyError(f"{type(module).__name__} keeps no epsilon under any of {', '.join(names)}")
     size = float(getattr(module, eps)) if isinstance(eps, str) else eps
-    probe = torch.linspace(-1.0, 2.0, d_model, device=like.device, dtype=torch.float64).sin() + 0.3
+    probe = torch.linspace(-1.0, 2.0, d_model, dtype=torch.float64).sin() + 0.3
     if weight is not None and weight.ndim > 1:  # one norm per head, with weights of its own
         probe = probe.expand(weight.shape)
     with torch.no_grad():
-        output = module.forward(probe.to(like.dtype)[None])[0].double()
+        output = module.forward(probe.to(like)[None])[0].cpu().double()  # not every device has float64
         tries = []
         for centred in (False, True):
             for offset in (0.0, 1.0) if weight is not None else (1.0,):
-                gamma = (weight.detach().double() if weight is not None else torch.zeros_like(probe)) + offset
-                beta = None if bias is None else bias.detach().double()
+                gamma = (weight.detach().cpu().double() if weight is not None else torch.zeros_like(probe)) + offset
+                beta = None if bias is None else bias.detach().cpu().double()
                 off = (Norm(gamma, beta, size, centred)(probe) - output).abs().max()
                 tries.append((float(off), Form(eps, centred, offset, d_model)))
     error, form = min(tries, key=lambda pair: pair[0])

@@ -50,9 +50,10 @@ def expect_numbers(model: nn.Module) -> None:
     """
     for path, module in model.named_modules():
         for name, value in module.named_parameters(recurse=False):
-            expect_undivided(value, f"{path}.{name}", model)
+            where = f"{path}.{name}" if path else name
+            expect_undivided(value, where, model)
             if value.is_meta and _keeper(module) is None:
-                raise AnatomyError(_NOWHERE.format(name=f"{path}.{name}", kind=type(model).__name__))
+                raise AnatomyError(_NOWHERE.format(name=where, kind=type(model).__name__))
 
 
 def expect_own_numbers(model: nn.Module, what: str) -> None:

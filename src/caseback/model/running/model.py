@@ -397,7 +397,7 @@ class Model(Displayed):
         return labelled(
             values,
             ("variant", "batch"),
-            {"variant": names, "clean": ("batch", clean.double())},
+            {"variant": names, "clean": ("batch", clean.cpu().double())},
             name=metric.name,
             model=self,
             target=None if metric.target is None else str(metric.target),

@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from caseback.errors import AnatomyError, CasebackError
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.dense import expect_gradient
-from caseback.model.anatomy.parameters import is_plain
+from caseback.model.anatomy.parameters import expect_numbers, is_plain
 from caseback.model.running.undo import Undo, current_undo
 
 
@@ -107,6 +107,7 @@ def undisturbed(anatomy: Anatomy, *, grad: bool) -> Iterator[Pass]:
         Where there is to be a gradient, and torch's inference mode or a kernel for quantized weights keeps none.
     """
     hf = anatomy.hf
+    expect_numbers(anatomy.embed)  # where the whole model has gone to the meta device since it was loaded
     if grad:
         _expect_gradients(anatomy)
     undo = current_undo()

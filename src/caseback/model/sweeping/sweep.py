@@ -124,4 +124,4 @@ class Results:
     def keep(self, variants: Sequence[int], examples: Sequence[int]) -> None:
         """Note that these values are known."""
         self.done[list(variants), list(examples)] = True
-        self.file.write({"values": self.values.double(), "done": self.done})
+        self.file.write({"values": self.values.cpu().double(), "done": self.done})
