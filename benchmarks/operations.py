@@ -29,7 +29,7 @@ from caseback.localize.inputs.gradients.integrated_gradients import integrated_g
 from caseback.model.sweeping.packed import Packed
 
 READING_OPERATIONS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero", "unique")
-READING_CALLS = ("tolist", "numpy", "cpu")
+READING_CALLS = ("tolist", "cpu")
 
 
 class Operations(TorchDispatchMode):

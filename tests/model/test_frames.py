@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caseback.errors import OutOfRange
+from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span, batch_frame, positions, step_frame
 from caseback.model.running.tokens import _pad
 
@@ -15,6 +16,10 @@ lengths = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 def batch(sizes, side):
     rows = [torch.arange(1, n + 1) for n in sizes]
     return _pad(rows, [[""] * n for n in sizes], side, 0)
+
+
+def rows_of(frame, owner, pos):
+    return frame.rows([(owner, Edit("resid_post", pos=pos))])
 
 
 @st.composite
@@ -76,7 +81,7 @@ def test_rows_of_a_padded_batch_are_those_of_the_tokens(data):
     sizes, side = data.draw(lengths), data.draw(st.sampled_from(["left", "right"]))
     pos = data.draw(addresses(sizes))
     tokens = batch(sizes, side)
-    rows = batch_frame(tokens).rows(0, pos)
+    rows = rows_of(batch_frame(tokens), 0, pos)
     width = tokens.ids.shape[1]
     expected = [
         (b * width + (width - n if side == "left" else 0) + p, b, p, i)
@@ -109,12 +114,19 @@ def test_rows_of_packed_suffixes_are_those_of_the_tokens(data):
     frame = Frame(spans, sizes)
     for owner in range(3):
         expected = sorted(r for r, (who, b, p) in holds.items() if who == owner and p in naive(pos, b, sizes[b]))
-        rows = frame.rows(owner, pos)
+        rows = rows_of(frame, owner, pos)
         assert sorted(set(rows.row.tolist()) if rows else []) == expected
         if rows is not None:
             assert [holds[r][1:] for r in rows.row.tolist()] == list(
                 zip(rows.example.tolist(), rows.token.tolist(), strict=True)
             )
+
+
+def test_rows_of_several_edits_say_which_edit_each_is_of():
+    spans = [Span(owner, 0, 2, 3, 3 * owner) for owner in range(3)]
+    rows = Frame(spans, [5]).rows([(2, Edit("resid_post", pos=-1)), (0, Edit("resid_post")), (1, Edit("z", pos=1))])
+    assert rows.row.tolist() == [8, 0, 1, 2] and rows.token.tolist() == [4, 2, 3, 4]
+    assert rows.edit.tolist() == [0, 1, 1, 1]
 
 
 @given(st.data())
@@ -140,12 +152,12 @@ def test_steps_of_decoding_cover_every_position_once(data):
     width, rows = tokens.ids.shape[1], len(sizes) * beams
     seen = []
     for start, size in [(0, width), *((width + s, 1) for s in range(steps))]:
-        found = step_frame(tokens, rows, start, size).rows(0, None)
+        found = rows_of(step_frame(tokens, rows, start, size), 0, None)
         assert found is not None
         assert found.row.max() < rows * size
         seen += list(zip(found.example.tolist(), found.token.tolist(), strict=True))
     expected = [(b, p) for b, n in enumerate(sizes) for p in range(n + steps) for _ in range(beams)]
     assert sorted(seen) == sorted(expected)
-    late = step_frame(tokens, rows, width, 1).rows(0, [n := max(sizes)])
+    late = rows_of(step_frame(tokens, rows, width, 1), 0, [n := max(sizes)])
     expected_late = [b for b, size in enumerate(sizes) for _ in range(beams) if size == n]
     assert (late.example.tolist() if late else []) == expected_late

@@ -220,6 +220,5 @@ def _measured(
     """The metric of each row that is still run, and which rows these are."""
     edits = resolve(put, model.anatomy, clean.tokens)
     with undisturbed(model.anatomy, grad=True):
-        pairs = Packed(model.anatomy, clean, segments, edits, bound).values()
-    rows = torch.tensor([segment.example for segment, _ in pairs], device=clean.tokens.ids.device)
-    return torch.stack([value for _, value in pairs]), rows
+        values = Packed(model.anatomy, clean, segments, edits, bound).values()
+    return values, torch.tensor([segment.example for segment in segments], device=clean.tokens.ids.device)

@@ -106,7 +106,7 @@ def interchange_accuracy(
     """
     seated = seats(model, data, alignment, batch_size=batch_size)
     edits = swaps(seated)
-    answers, own, _ = sweep(
+    answers, own, *_ = sweep(
         model.anatomy,
         data.base,
         [edits],
@@ -149,7 +149,7 @@ def accuracies(
     checkpoint: str | Path | None = None,
 ) -> Tensor:
     """The share of hits of each of several interchanges of the same examples, in one sweep."""
-    answers, _, _ = sweep(
+    answers, *_ = sweep(
         model.anatomy, data.base, variants, prediction(data.pos, among), progress=progress, checkpoint=checkpoint
     )
     return (answers.to(data.target.device) == data.target).double().mean(-1)

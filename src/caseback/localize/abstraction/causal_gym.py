@@ -92,7 +92,7 @@ def _odds(
     model: Model, data: Interchanges, variants: Sequence[Sequence[Edit]], progress: bool = False
 ) -> Float[Tensor, "variant batch"]:
     metric: Metric = logit_diff(data.target, data.base_target, pos=data.pos)
-    values, own, _ = sweep(model.anatomy, data.base, variants, metric, progress=progress)
+    values, own, *_ = sweep(model.anatomy, data.base, variants, metric, progress=progress)
     return values - own
 
 

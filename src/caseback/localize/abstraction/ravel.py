@@ -100,7 +100,7 @@ def ravel(
     counts: list[int] = []
     for name, data in {"cause": cause, **others}.items():
         seated = seats(model, data, alignment, batch_size=batch_size)
-        answers, own, _ = sweep(model.anatomy, data.base, [swaps(seated)], prediction(data.pos, among))
+        answers, own, *_ = sweep(model.anatomy, data.base, [swaps(seated)], prediction(data.pos, among))
         target = data.target.cpu()
         counted = own.cpu() == data.base_target.cpu() if known else torch.ones(len(data), dtype=torch.bool)
         if not bool(counted.any()):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -79,8 +78,7 @@ class Suffixes:
                 by_example = self._segments(data, seats, bound)
                 segments = [by_example[i] for i in picked]
             edits = [(0, seat.site, edit) for seat in seats for edit in put(seat)]
-            values = Packed(self.model.anatomy, clean, segments, edits, bound).values()
-            log_p = torch.stack([value for _, value in values])
+            log_p = Packed(self.model.anatomy, clean, segments, edits, bound).values()
         if not log_p.requires_grad:
             raise self.nowhere
         return log_p

@@ -264,7 +264,7 @@ def _open_run(model: Model, tokens: Tokens, *, read: Sequence[Site] = (), edits:
         tokens.shape,
         reads=list(dict.fromkeys(read)),
         edits=resolved,
-        columns_before=tokens.first.cpu(),
+        columns_before=[at for at, _ in tokens.extents],
     )
     with passing(anatomy), wired(session):
         logits = logits_of(anatomy.hf, inputs_of(tokens, anatomy.hf))

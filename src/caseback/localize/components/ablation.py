@@ -198,6 +198,7 @@ def ablate(
         target=metric.target,
         foil=metric.foil,
         self_repair=warning,
+        noise_floor=measured.attrs.get("noise_floor"),
         **attrs,
     )
 

@@ -140,6 +140,7 @@ def attention_knockout(
         window=window,
         heads=None if heads is None else list(heads),
         renormalise=renormalise,
+        noise_floor=swept.attrs.get("noise_floor"),
     )
 
 

@@ -26,6 +26,7 @@ from caseback.model.prompts.pairs import pairs
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Resample
+from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
@@ -126,8 +127,9 @@ def patch(
     sites = list(model.anatomy.sites(site))
     if not sites[0].kind.editable:
         raise EditError(f"{sites[0].name!r} is read-only and cannot be patched")
-    source = model.run(other, read=[*sites, *metric.reads])
-    there, here = (metric(run).double().cpu() for run in (source, model.run(base, read=metric.reads)))
+    source, there = measured(model.anatomy, other, metric, read=sites)
+    _, here = measured(model.anatomy, base, metric)
+    there, here = there.double().cpu(), here.double().cpu()
     of_clean, of_corrupt = (there, here) if direction == "denoising" else (here, there)
     if normalise:
         expect_difference(of_clean, of_corrupt, model.dtype)
@@ -167,6 +169,7 @@ def patch(
             site=parts.name,
             direction=direction,
             window=window,
+            noise_floor=swept.attrs.get("noise_floor"),
         )
         for name, value in variables.items()
     }

@@ -137,7 +137,7 @@ def causal_trace(
             Parts(model, copies, sites, sizes_in(run), by=("layer", "pos"), layers=layers, pos=pos, window=size)
         )
     variants = [edits for grid in grids for edits in grid.edits(partial(Resample, source=source))]
-    values, corrupted, _ = sweep(
+    values, corrupted, *_ = sweep(
         model.anatomy,
         copies,
         variants,

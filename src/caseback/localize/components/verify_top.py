@@ -121,6 +121,7 @@ def verify_top(
     }
     attrs = {"technique": verify_top, "model": model, "site": site, "metric": metric.name, "seed": seed}
     attrs |= {"direction": estimates.attrs["direction"], "of": estimates.attrs["technique"]}
+    attrs |= {"noise_floor": swept.attrs.get("noise_floor")}
     signed = bool(estimates.attrs.get("signed", True))
     arrays = {
         name: labelled(x, ["component", "batch"], coords, name=name, **attrs)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -209,10 +210,10 @@ def _lost(
     direction: Direction, run: Run, reading: Readout, site: tuple[str, int], edits: Sequence[Edit]
 ) -> Float[Tensor, "batch *unit"]:
     """What a layer's heads, neurons or MLP lose of their shares when all edits are made."""
-    x, first = run[site], run.tokens.first.cpu()
+    x, first = run[site], np.array([at for at, _ in run.tokens.extents])
     owned = [(0, edit) for edit in edits]
     # heads do not read one another, so all of a layer's edits are made at once
-    new = apply_edits(owned, x.flatten(0, 1), batch_frame(run.tokens), Site(*site), lambda rows: first[rows.example])
+    new = apply_edits(owned, x.flatten(0, 1), batch_frame(run.tokens), Site(*site), lambda rows: first[rows.at[1]])
     change = direction.at(x - new.view_as(x), run.tokens)
     name, layer = site
     if name == "mlp_out":

@@ -17,6 +17,7 @@ addition to weights of half precision would be lost below their last bit.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -108,6 +109,9 @@ class Fade(Add):
         decay = as_numbers(self.decay, f"Fade at {self.site!r}: decay", EditError, "a number from 0 to 1")
         if isinstance(decay, Tensor) or not 0 <= decay <= 1:
             raise EditError(f"Fade at {self.site!r}: decay is {self.decay}, expected a number from 0 to 1")
+
+    def like(self) -> Hashable:
+        return None  # each with its own decay
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         share = torch.as_tensor(self.decay, dtype=torch.float64) ** where.rows.order

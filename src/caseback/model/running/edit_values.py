@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +18,14 @@ if TYPE_CHECKING:
     from caseback.model.running.edits import Edit, Index, Where
     from caseback.model.running.run import Run
     from caseback.model.running.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Values:
+    """What several edits hold, made in one call: their values, and which edit each row is of."""
+
+    values: Tensor | list[float]
+    of: np.ndarray
 
 
 def indices_in(index: Index, size: int, what: str, site: str) -> list[int] | None:
@@ -59,47 +70,49 @@ def shared_prefix(source: Run, tokens: Tokens, example: int) -> int:
     """Leading tokens that an unedited source run shares with a prompt: the model is causal, so its activations too."""
     if source.edited or source.tokens is tokens:
         return 0
-    theirs = source.tokens[example if len(source.tokens) > 1 else 0]
-    mine = tokens[example]
-    a, b = theirs.ids[theirs.mask], mine.ids[mine.mask]
-    n = min(len(a), len(b))
-    differ = (a[:n] != b[:n].to(a.device)).nonzero()
+    theirs, mine = source.tokens.host_ids[example if len(source.tokens) > 1 else 0], tokens.host_ids[example]
+    n = min(len(theirs), len(mine))
+    differ = np.flatnonzero(theirs[:n] != mine[:n])
     return int(differ[0]) if len(differ) else n
 
 
 def spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
-    """The rows of a given value; the module's docstring says which shapes it may have."""
+    """The rows of a given value, or of each edit's ``Values``; the module ``edits`` says which shapes it may have."""
+    of, own = (value.of, value.values) if isinstance(value, Values) else (None, value)
     # A Python number goes straight to the site's precision: through float32 it would lose digits.
-    exact = {} if isinstance(value, Tensor) else {"dtype": old.dtype}
-    value = torch.as_tensor(value, device=old.device, **exact).to(old.dtype)
-    if value.ndim == 0:
+    exact = {} if isinstance(own, Tensor) else {"dtype": old.dtype}
+    value = torch.as_tensor(own, device=old.device, **exact).to(old.dtype)
+    if value.ndim == (of is not None):
+        value = value if of is None else value[torch.from_numpy(of).to(value.device)].view(-1, *[1] * (old.ndim - 1))
         return value.expand_as(old).clamp_min(torch.finfo(old.dtype).min)
-    single_pos = isinstance(edit.pos, int) or (isinstance(edit.pos, Tensor) and edit.pos.ndim < 2)
+    single_pos = edit.single_pos
     n_head = [] if old.ndim == 2 or isinstance(edit.head, int) else [old.shape[1]]
     n_unit = [] if isinstance(edit.unit, int) else [old.shape[-1]]
     dims = 1 + (not single_pos) + len(n_head) + len(n_unit)
-    if value.ndim > dims:
+    lead, given = value.shape[: of is not None], tuple(value.shape[of is not None :])
+    if len(given) > dims:
         raise EditError(
-            f"{edit.describe()}: a value of shape {tuple(value.shape)} for an address of {dims} dimensions "
+            f"{edit.describe()}: a value of shape {given} for an address of {dims} dimensions "
             f"(batch{'' if single_pos else ', pos'}{', head' if n_head else ''}{', unit' if n_unit else ''})"
         )
-    given, value = tuple(value.shape), value.reshape(*[1] * (dims - value.ndim), *value.shape)
+    value = value.reshape(*lead, *[1] * (dims - len(given)), *given)
     if edit.site in MAPS and n_head and not single_pos:
-        value = value.transpose(1, 2)
-    tail = list(value.shape[dims - len(n_head) - len(n_unit) :])
+        value = value.transpose(len(lead) + 1, len(lead) + 2)
+    shape = value.shape[len(lead) :]
+    tail = list(shape[dims - len(n_head) - len(n_unit) :])
     if any(have not in (1, want) for have, want in zip(tail, n_head + n_unit, strict=True)):
         raise EditError(f"{edit.describe()}: a value of shape {given} where {n_head + n_unit} is addressed")
-    rows = where.rows
-    picks = [rows.example] if single_pos else [rows.example, rows.order]
+    picks = [where.rows.at[1]] if single_pos else [where.rows.at[1], where.rows.at[3]]
     for dim, pick in enumerate(picks):
-        if value.shape[dim] != 1 and int(pick.max()) >= value.shape[dim]:
+        if shape[dim] != 1 and int(pick.max()) >= shape[dim]:
             what = "prompts" if dim == 0 else "positions"
-            raise EditError(f"{edit.describe()}: the value has {value.shape[dim]} {what}, {int(pick.max()) + 1} needed")
-    if all(size == 1 for size in value.shape[: len(picks)]):
-        value = value[(0,) * len(picks)][None]  # the same in every row: nothing to gather
-    else:
-        index = tuple(torch.zeros_like(p) if value.shape[d] == 1 else p for d, p in enumerate(picks))
-        value = value[tuple(i.to(value.device) for i in index)]
+            raise EditError(f"{edit.describe()}: the value has {shape[dim]} {what}, {int(pick.max()) + 1} needed")
+    # one index for every leading dimension: a gather in one step, or nothing to gather where all rows have the same
+    at, sizes = 0 if of is None else of, shape[: len(picks)]
+    for size, pick in zip(sizes, picks, strict=True):
+        at = at * size + (pick if size != 1 else 0)
+    value = value.reshape(-1, *shape[len(picks) :])
+    value = value if isinstance(at, int) else value[torch.from_numpy(at).to(value.device)]
     if old.ndim == 3 and not n_head:
         value = value.unsqueeze(1)
     if not n_unit:
@@ -110,29 +123,40 @@ def spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
 def from_run(edit: Edit, source: Run, old: Tensor, where: Where) -> Tensor:
     """The same address in another run."""
     tokens, rows = source.tokens, where.rows
-    acts = source[where.site]
-    if where.site.name in MAPS:
-        acts = acts.transpose(1, 2)
-    many = len(tokens) > 1
-    if many and int(rows.example.max()) >= len(tokens):
+    acts, a_map = source[where.site], where.site.name in MAPS
+    _, example, token, _, _ = rows.at
+    if len(tokens) == 1:
+        example = np.zeros_like(example)
+    elif int(example.max()) >= len(tokens):
         raise EditError(f"{edit.describe()}: the source run has {len(tokens)} prompts, more are edited")
-    example = rows.example if many else torch.zeros_like(rows.example)
-    short = rows.token >= tokens.lengths.cpu()[example]
-    if bool(short.any()):
+    first, lengths = (np.array(each)[example] for each in zip(*tokens.extents, strict=True))
+    if (token >= lengths).any():
+        short = int((token >= lengths).argmax())
         raise EditError(
-            f"{edit.describe()}: the source prompt has {int(tokens.lengths.cpu()[example][short][0])} tokens, "
-            f"position {int(rows.token[short][0])} is past its end; prompts must be token-aligned"
+            f"{edit.describe()}: the source prompt has {lengths[short]} tokens, position {token[short]} is past its "
+            "end; prompts must be token-aligned"
         )
-    columns = rows.token + tokens.first.cpu()[example]
-    value = acts[example.to(acts.device), columns.to(acts.device)].to(old.device, old.dtype)
-    if where.site.name in MAPS:
-        shift = (tokens.first.cpu()[example] - where.n_columns_before).to(old.device)
-        keys = torch.arange(where.width, device=old.device) + shift[:, None]
+    value = (acts.transpose(1, 2) if a_map else acts)[on(acts, example), on(acts, token + first)]
+    value = value.to(old.device, old.dtype)
+    if a_map:
+        keys = np.arange(where.width) + (first - where.n_columns_before)[:, None]
         inside = (keys >= 0) & (keys < value.shape[-1])
-        value = value.gather(-1, keys.clamp(0, value.shape[-1] - 1)[:, None].expand(-1, value.shape[1], -1))
-        outside = torch.finfo(old.dtype).min if where.site.name == "scores" else 0.0
-        value = value.masked_fill(~inside[:, None], outside)
-    return fitting(edit, select(edit, value, where), old)
+        at = on(old, keys.clip(0, value.shape[-1] - 1)[:, None])
+        value = value.gather(-1, at.expand(-1, value.shape[1], -1))
+        if not inside.all():
+            outside = torch.finfo(old.dtype).min if where.site.name == "scores" else 0.0
+            value = value.masked_fill(on(old, ~inside[:, None]), outside)
+    return fitting(edit, select(value, where), old)
+
+
+def shape_of(value: Any) -> tuple[Any, ...]:
+    """What values must have in common to be held side by side: a number, or a tensor's shape, type and device."""
+    return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else ("a number",)
+
+
+def on(x: Tensor, numbers: np.ndarray) -> Tensor:
+    """Numbers of the host where a tensor is."""
+    return torch.from_numpy(numbers).to(x.device, non_blocking=True)
 
 
 def fitting(edit: Edit, value: Tensor, old: Tensor) -> Tensor:
@@ -149,32 +173,40 @@ def _times(x: Tensor) -> str:
     return " x ".join(map(str, x.shape[1:]))
 
 
-def select(edit: Edit, value: Tensor, where: Where) -> Tensor:
+def select(value: Tensor, where: Where) -> Tensor:
     """The addressed heads and units of whole rows (k, head, unit)."""
-    if value.ndim == 3:
-        heads = indices_in(edit.head, value.shape[1], "head", edit.site)
-        value = value if heads is None else value[:, heads]
-    units = units_of(edit, where)
-    if units is None:
+    if value.ndim == 3 and where.heads is not None:
+        value = value[on(value, np.arange(len(value))[:, None]), on(value, where.heads)]
+    if where.units is None:
         return value
-    return value.gather(
-        -1, units.to(value.device).view(len(value), *[1] * (value.ndim - 2), -1).expand(*value.shape[:-1], -1)
-    )
+    units = on(value, where.units).view(len(value), *[1] * (value.ndim - 2), -1)
+    return value.gather(-1, units.expand(*value.shape[:-1], -1))
 
 
-def units_of(edit: Edit, where: Where) -> Tensor | None:
-    """The addressed units of each row, (k, unit); at maps keys are shifted to padded columns."""
-    if edit.unit is None:
+def heads_of(edits: Sequence[Edit], of: np.ndarray, n_heads: int) -> np.ndarray | None:
+    """The addressed heads of each row, (k, head), for edits that name as many; None: all."""
+    named = [indices_in(edit.head, n_heads, "head", edit.site) for edit in edits]
+    return None if named[0] is None else np.array(named, dtype=np.int64)[of]
+
+
+def units_of(edits: Sequence[Edit], of: np.ndarray, width: int, n_columns_before: np.ndarray) -> np.ndarray | None:
+    """The addressed units of each row, (k, unit), for edits that name as many; at maps keys are padded columns."""
+    if edits[0].unit is None:
         return None
-    if edit.site not in MAPS:
-        units = indices_in(edit.unit, where.width, "unit", edit.site)
-        return torch.tensor(units, dtype=torch.long).expand(len(where.rows.row), -1)
-    keys = edit.unit
+    keys = edits[0].site in MAPS
+    named = [_keys(edit, width) if keys else indices_in(edit.unit, width, "unit", edit.site) for edit in edits]
+    units = np.array(named, dtype=np.int64)[of]
+    return units + n_columns_before[:, None] if keys else units
+
+
+def _keys(edit: Edit, width: int) -> list[int]:
+    """The keys that an edit of a map names, counted in the prompt."""
+    keys: Any = edit.unit
     if isinstance(keys, slice):
         if min(keys.start or 0, keys.stop or 0) < 0:
             raise EditError(f"{edit.describe()}: keys are counted from the start of the prompt, {keys} given")
-        keys = range(keys.start or 0, where.width if keys.stop is None else keys.stop, keys.step or 1)
-    wanted = torch.tensor([keys] if isinstance(keys, int) else list(keys), dtype=torch.long)
-    if bool((wanted < 0).any()):
-        raise EditError(f"{edit.describe()}: keys are counted from the start of the prompt, {wanted.tolist()} given")
-    return wanted + where.n_columns_before[:, None]
+        keys = range(keys.start or 0, width if keys.stop is None else keys.stop, keys.step or 1)
+    wanted = [keys] if isinstance(keys, int) else list(keys)
+    if any(key < 0 for key in wanted):
+        raise EditError(f"{edit.describe()}: keys are counted from the start of the prompt, {wanted} given")
+    return wanted

@@ -15,7 +15,7 @@ that broadcasts to it; at ``scores`` and ``pattern`` (batch, head, query, key).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +30,18 @@ from caseback.model.anatomy.coerce import PARTS_OF_A_TEXT, as_indices, as_number
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site, kind_of
 from caseback.model.arguments import checked
-from caseback.model.running.edit_values import fitting, from_run, indices_in, onto_span, select, shared_prefix, spread
+from caseback.model.running.edit_values import (
+    Values,
+    fitting,
+    from_run,
+    indices_in,
+    on,
+    onto_span,
+    select,
+    shape_of,
+    shared_prefix,
+    spread,
+)
 from caseback.model.running.frames import Index, Positions, Rows, positions
 
 if TYPE_CHECKING:
@@ -41,15 +52,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Where:
-    """The block that an edit is about to change: its site, its rows, and the size of the site's last dimension."""
+    """The block that one edit, or several alike, are about to change.
+
+    Attributes
+    ----------
+    site, width
+        The site, and the size of its last dimension.
+    rows
+        The rows, each of one of the edits.
+    n_columns_before
+        Padded columns before each row's prompt, which shift keys at ``scores`` and ``pattern``.
+    edits
+        The edits that this call makes: of one kind, with addresses of one shape.
+    heads, units
+        (k, head), (k, unit): what is addressed in each row; None: all.
+    entered
+        What entered the module in these rows, (row, in), for edits that are ``of_input``.
+    """
 
     site: Site
     rows: Rows
     width: int
-    n_columns_before: Tensor
-    """Padded columns before each row's prompt, which shift keys at ``scores`` and ``pattern``."""
+    n_columns_before: np.ndarray
+    edits: Sequence[Edit]
+    heads: np.ndarray | None = None
+    units: np.ndarray | None = None
     entered: Tensor | None = None
-    """What entered the module in these rows, (row, in), for edits that are ``of_input``."""
+
+    def own(self, edit: Edit, name: str) -> Any:
+        """What an edit holds by that name; if it stands for several alike, ``Values``: what each of them holds."""
+        if len(self.edits) == 1:
+            return getattr(edit, name)
+        each = [getattr(one, name) for one in self.edits]
+        return Values(torch.stack(each) if isinstance(each[0], Tensor) else each, self.rows.edit)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,8 +120,29 @@ class Edit(_Address):
                 object.__setattr__(self, name, _checked(self, name))
 
     def new(self, old: Float[Tensor, "k *head unit"], where: Where) -> Tensor:
-        """What stands at the address afterwards, given what stood there."""
+        """What stands at the address afterwards, given what stood there.
+
+        Where ``like`` allows it, it is called once for several edits, in rows of which ``where.rows.edit`` tells them
+        apart; then ``where.own(self, name)`` has what each of them holds.
+        """
         raise TypeError(f"{type(self).__name__} is an address without an action: use Zero, Replace, Add ...")
+
+    def like(self) -> Hashable:
+        """What edits must have in common to be made in one call on all their rows; None: each is made by itself."""
+        return None
+
+    @property
+    def single_pos(self) -> bool:
+        """Whether it names one position of each prompt."""
+        return isinstance(self.pos, int) or (isinstance(self.pos, Tensor) and self.pos.ndim < 2)
+
+    def _alike(self, *held: Any) -> Hashable:
+        """Of one kind, with addresses of one shape, and what else they must have in common."""
+        parts = (self.head, self.unit)
+        sizes = [
+            part if isinstance(part, slice | None) else [len(part)] if isinstance(part, list) else 1 for part in parts
+        ]
+        return type(self), str(sizes), self.single_pos, self.tied, *held
 
     def edits_prompt(self, example: int, n_prompts: int) -> bool:
         """Whether a prompt of the batch is one that it names."""
@@ -154,6 +210,9 @@ def _checked(edit: Edit, name: str) -> Any:
 class Zero(Edit):
     """Put zeros."""
 
+    def like(self) -> Hashable:
+        return self._alike()
+
     def new(self, old: Tensor, where: Where) -> Tensor:
         return torch.zeros_like(old)
 
@@ -164,8 +223,11 @@ class Replace(Edit):
 
     value: Any
 
+    def like(self) -> Hashable:
+        return self._alike(shape_of(self.value))
+
     def new(self, old: Tensor, where: Where) -> Tensor:
-        return spread(self, self.value, old, where)
+        return spread(self, where.own(self, "value"), old, where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +236,11 @@ class Add(Edit):
 
     value: Any
 
+    def like(self) -> Hashable:
+        return self._alike(shape_of(self.value))
+
     def new(self, old: Tensor, where: Where) -> Tensor:
-        return old + spread(self, self.value, old, where)
+        return old + spread(self, where.own(self, "value"), old, where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +249,11 @@ class Scale(Edit):
 
     factor: Any
 
+    def like(self) -> Hashable:
+        return self._alike(shape_of(self.factor))
+
     def new(self, old: Tensor, where: Where) -> Tensor:
-        return old * spread(self, self.factor, old, where)
+        return old * spread(self, where.own(self, "factor"), old, where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +262,9 @@ class Resample(Edit):
 
     source: Run
     tied: ClassVar[bool] = True
+
+    def like(self) -> Hashable:
+        return self._alike(id(self.source))
 
     def unchanged_before(self, tokens: Tokens, example: int) -> int:
         return shared_prefix(self.source, tokens, example)
@@ -208,6 +279,9 @@ class Freeze(Edit):
 
     source: Run | None = None
     tied: ClassVar[bool] = True
+
+    def like(self) -> Hashable:
+        return self._alike(id(self.source))
 
     @property
     def awaits_clean(self) -> bool:
@@ -233,6 +307,9 @@ class Mean(Edit):
     per_position: bool = False
     flags: ClassVar[tuple[str, ...]] = ("per_position",)
 
+    def like(self) -> Hashable:
+        return self._alike(id(self.over), self.per_position)
+
     @property
     def awaits_clean(self) -> bool:
         return self.over is None
@@ -248,16 +325,17 @@ class Mean(Edit):
         # summed in float32 at least: half precision overflows at sums of 65,520
         acts, mask = at_least_float32(self.over[where.site]), self.over.tokens.mask.to(old.device)
         if not self.per_position:
-            return fitting(self, select(self, acts[mask].mean(0).expand(len(old), *acts.shape[2:]).to(old), where), old)
+            return fitting(self, select(acts[mask].mean(0).expand(len(old), *acts.shape[2:]).to(old), where), old)
         tokens = self.over.tokens
         aligned = torch.zeros_like(acts)
-        for b, (start, n) in enumerate(zip(tokens.first.tolist(), tokens.lengths.tolist(), strict=True)):
+        for b, (start, n) in enumerate(tokens.extents):
             aligned[b, :n] = acts[b, start : start + n]
-        counts = (torch.arange(acts.shape[1]) < tokens.lengths.cpu()[:, None]).sum(0).clamp_min(1).to(old.device)
-        mean = aligned.sum(0) / counts.view(-1, *[1] * (acts.ndim - 2))
-        if (last := int(where.rows.token.max())) >= (longest := int(tokens.lengths.max())):
+        lengths = np.array([n for _, n in tokens.extents])
+        counts = (np.arange(acts.shape[1]) < lengths[:, None]).sum(0).clip(1)
+        mean = aligned.sum(0) / on(old, counts).view(-1, *[1] * (acts.ndim - 2))
+        if (last := int(where.rows.at[2].max())) >= (longest := int(lengths.max())):
             raise EditError(f"{self.describe()}: the longest prompt of `over` has {longest} tokens, {last + 1} needed")
-        return fitting(self, select(self, mean[where.rows.token.to(mean.device)].to(old), where), old)
+        return fitting(self, select(mean[on(mean, where.rows.at[2])].to(old), where), old)
 
 
 @dataclass(frozen=True, eq=False)
@@ -412,7 +490,7 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
     if tokens is not None and isinstance(seeds, Sequence) and len(seeds) != len(tokens):
         raise EditError(f"{edit.describe()}: {len(seeds)} seeds, expected one for each of {len(tokens)} prompts")
     named = None if tokens is None else indices_in(edit.prompt, len(tokens), "prompt", name)
-    for b, length in enumerate([] if tokens is None else tokens.lengths.tolist()):
+    for b, (_, length) in enumerate([] if tokens is None else tokens.extents):
         if named is not None and b not in named:
             continue
         positions(edit.pos, b, length, open_end=open_end)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -42,17 +43,55 @@ class Span:
 
 @dataclass(frozen=True)
 class Rows:
-    """An edit's tokens, one entry each: row, prompt, position, and place in the edit's list of positions."""
+    """Tokens of edits, one entry each, as whole numbers of the host: reading them waits for no device.
 
-    row: Int[Tensor, " k"]
-    example: Int[Tensor, " k"]
-    token: Int[Tensor, " k"]
-    order: Int[Tensor, " k"]
+    Attributes
+    ----------
+    at
+        (5, k): the row, the prompt, the position in it, the place in the edit's list of positions, and which edit.
+    """
+
+    at: Int[np.ndarray, "5 k"]
+
+    def __len__(self) -> int:
+        return self.at.shape[1]
+
+    @property
+    def edit(self) -> Int[np.ndarray, " k"]:
+        """Which of the edits that were asked for each entry is of."""
+        return self.at[4]
+
+    @cached_property
+    def row(self) -> Int[Tensor, " k"]:
+        return torch.from_numpy(self.at[0])
+
+    @cached_property
+    def example(self) -> Int[Tensor, " k"]:
+        return torch.from_numpy(self.at[1])
+
+    @cached_property
+    def token(self) -> Int[Tensor, " k"]:
+        return torch.from_numpy(self.at[2])
+
+    @cached_property
+    def order(self) -> Int[Tensor, " k"]:
+        return torch.from_numpy(self.at[3])
 
     @cached_property
     def in_order(self) -> bool:
         """Whether they are rows 0, 1, 2 ... without a gap."""
-        return torch.equal(self.row, torch.arange(len(self.row)))
+        return np.array_equal(self.at[0], np.arange(len(self)))
+
+
+class Addressed(Protocol):
+    """What of an edit says which tokens it is of."""
+
+    tied: ClassVar[bool]
+
+    @property
+    def pos(self) -> Positions: ...
+    @property
+    def prompt(self) -> Index: ...
 
 
 def positions(pos: Positions, example: int, length: int, *, open_end: bool = False) -> range | list[int]:
@@ -68,7 +107,7 @@ def positions(pos: Positions, example: int, length: int, *, open_end: bool = Fal
             raise OutOfRange(f"positions {pos} take steps of 0: expected a step of 1 or more")
         return range(*pos.indices(length))
     if isinstance(pos, Tensor):
-        pos = int(pos[example]) if pos.ndim else int(pos)
+        pos = pos.tolist()[example] if pos.ndim else int(pos)
     if isinstance(pos, str):
         raise EditError(f"pos={pos!r}: expected a position, several, or a slice")
     try:
@@ -94,53 +133,58 @@ class Frame:
         for span in self.spans:
             self._owned.setdefault(span.owner, []).append(span)
 
-    def rows(
-        self,
-        owner: int | None,
-        pos: Positions,
-        *,
-        prompt: Index = None,
-        grow: bool = True,
-        height: int | None = None,
-    ) -> Rows | None:
-        """The rows of a variant's tokens at ``pos`` (owner None: of every variant's); None if this layout has none.
+    def rows(self, edits: Sequence[tuple[int | None, Addressed]], *, height: int | None = None) -> Rows | None:
+        """The rows of some edits' tokens, each edit with its owner (None: every variant); None if there are none.
 
-        ``prompt`` names prompts of the batch, all by default. While generating, "all" grows with the text unless
-        ``grow`` is False. ``height`` leaves out spans that begin at that row or later: those of a sweep that have not
-        joined yet.
+        While generating, an edit of all positions grows with the text unless it is tied to another run's. ``height``
+        leaves out spans that begin at that row or later: those of a sweep that have not joined yet.
         """
         if not self.open_end:
-            return self._rows(owner, pos, prompt, grow, height)
+            return self._rows(edits, height)
         # a step of decoding is short: the same edit at every layer must not look for its rows at each of them
-        key = (owner, _key(pos), _key(prompt), grow, height)
+        key = tuple((owner, _key(edit.pos), _key(edit.prompt), edit.tied) for owner, edit in edits), height
         if key not in self._looked_up:
-            self._looked_up[key] = pos, self._rows(owner, pos, prompt, grow, height)  # a tensor is known while it lives
+            self._looked_up[key] = edits, self._rows(edits, height)  # a tensor's id is its own while it lives
         return self._looked_up[key][1]
 
-    def _rows(self, owner: int | None, pos: Positions, prompt: Index, grow: bool, height: int | None) -> Rows | None:
-        parts: list[Tensor] = []
-        chosen = indices_in(prompt, len(self.lengths), "prompt", "this batch")
-        for span in self.spans if owner is None else self._owned.get(owner, ()):
-            if height is not None and span.row >= height or chosen is not None and span.example not in chosen:
-                continue
-            length, here = self.lengths[span.example], pos
-            if grow and self.open_end and (pos is None or (isinstance(pos, slice) and pos.stop is None)):
-                if isinstance(pos, slice) and (pos.step is None or pos.step > 0):
-                    # a start that is counted from the end is counted from the prompt's end, however long the text gets
-                    here = slice(pos.indices(length)[0], None, pos.step)
-                length = max(length, span.first + span.count)
-            wanted = positions(here, span.example, length, open_end=self.open_end)
-            token = (
-                torch.arange(len(wanted)) * wanted.step + wanted.start
-                if isinstance(wanted, range)
-                else (torch.tensor(wanted, dtype=torch.long))
-            )
-            order = ((token >= span.first) & (token < span.first + span.count)).nonzero().squeeze(-1)
-            token = token[order]
-            example = torch.full_like(token, span.example)
-            parts.append(torch.stack([token - span.first + span.row, example, token, order]))
-        rows = torch.cat(parts, -1) if parts else torch.empty(4, 0, dtype=torch.long)
-        return Rows(*rows) if rows.shape[-1] else None
+    def _rows(self, edits: Sequence[tuple[int | None, Addressed]], height: int | None) -> Rows | None:
+        parts: list[np.ndarray] = []
+        for which, (owner, edit) in enumerate(edits):
+            chosen = indices_in(edit.prompt, len(self.lengths), "prompt", "this batch")
+            for span in self.spans if owner is None else self._owned.get(owner, ()):
+                if height is not None and span.row >= height or chosen is not None and span.example not in chosen:
+                    continue
+                token, order = self._tokens(edit, span)
+                if len(token):
+                    at = np.empty((5, len(token)), dtype=np.int64)
+                    at[0], at[1], at[2], at[3], at[4] = (
+                        token + (span.row - span.first),
+                        span.example,
+                        token,
+                        order,
+                        which,
+                    )
+                    parts.append(at)
+        return Rows(np.concatenate(parts, 1)) if parts else None
+
+    def _tokens(self, edit: Addressed, span: Span) -> tuple[np.ndarray, np.ndarray]:
+        """An edit's positions inside a span, and their places in its list of positions."""
+        pos, length = edit.pos, self.lengths[span.example]
+        grows = self.open_end and not edit.tied
+        if grows and (pos is None or (isinstance(pos, slice) and pos.stop is None)):
+            if isinstance(pos, slice) and (pos.step is None or pos.step > 0):
+                # a start that is counted from the end is counted from the prompt's end, however long the text gets
+                pos = slice(pos.indices(length)[0], None, pos.step)
+            length = max(length, span.first + span.count)
+        wanted = positions(pos, span.example, length, open_end=self.open_end)
+        stop = span.first + span.count
+        if isinstance(wanted, range) and wanted.step == 1:
+            first = max(wanted.start, span.first)
+            token = np.arange(first, max(first, min(wanted.stop, stop)))
+            return token, token - wanted.start
+        every = np.array(wanted, dtype=np.int64)
+        order = np.flatnonzero((every >= span.first) & (every < stop))
+        return every[order], order
 
 
 def _key(address: Any) -> Any:
@@ -154,9 +198,8 @@ def _key(address: Any) -> Any:
 
 def batch_frame(tokens: Tokens) -> Frame:
     """A padded batch flattened to rows."""
-    width, lengths, first = tokens.ids.shape[1], tokens.lengths.tolist(), tokens.first.tolist()
-    spans = [Span(0, b, 0, n, b * width + at) for b, (n, at) in enumerate(zip(lengths, first, strict=True))]
-    return Frame(spans, lengths)
+    width, ends = tokens.ids.shape[1], tokens.extents
+    return Frame([Span(0, b, 0, n, b * width + at) for b, (at, n) in enumerate(ends)], [n for _, n in ends])
 
 
 def step_frame(tokens: Tokens, rows: int, start: int, width: int) -> Frame:
@@ -164,7 +207,7 @@ def step_frame(tokens: Tokens, rows: int, start: int, width: int) -> Frame:
     per = rows // len(tokens)
     spans = []
     for row in range(rows):
-        pad = int(tokens.first[row // per])
+        pad = tokens.extents[row // per][0]
         column = max(start, pad)
         spans.append(Span(0, row // per, column - pad, start + width - column, row * width + column - start))
-    return Frame([s for s in spans if s.count > 0], tokens.lengths.tolist(), open_end=True)
+    return Frame([s for s in spans if s.count > 0], [n for _, n in tokens.extents], open_end=True)

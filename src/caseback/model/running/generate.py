@@ -129,7 +129,7 @@ def generate(
         (0, 0),
         reads=reads,
         edits=resolved,
-        columns_before=tokens.first.cpu(),
+        columns_before=[at for at, _ in tokens.extents],
         standing_at=lambda site: True,
     )
     session.prompts = tokens

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -66,6 +67,11 @@ class Bound:
     vocab: Int[Tensor, "batch k"] | None
     value: Callable[[Tensor, Int[Tensor, " row"]], Float[Tensor, " row"]]
     site: Site | None = None
+
+    @cached_property
+    def host_columns(self) -> list[int]:
+        """The columns, read from the device once; empty where all positions are read."""
+        return [] if self.columns is None else self.columns.tolist()
 
     def of_run(self, run: Run) -> Float[Tensor, " batch"]:
         """The metric of a whole run: of its logits, or of the site that it must have read."""

@@ -31,6 +31,7 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens, expect_unstretched, one_token, piece, tokenize
 from caseback.model.running.user_hooks import drop_output_hooks
+from caseback.model.sweeping.recheck import rechecked
 from caseback.model.sweeping.sweep import sweep
 
 
@@ -338,6 +339,7 @@ class Model(Displayed):
         workers: int = 1,
         on: str = HERE,
         threads: int | None = None,
+        recheck: int | None = None,
     ) -> xr.DataArray:
         """Run many variants of edits and measure each: exact, and far cheaper than one pass per variant.
 
@@ -366,10 +368,16 @@ class Model(Displayed):
             on after an interruption, and joins from another process or machine that sees the folder.
         workers, on, threads
             Where a sweep in a folder runs, and the threads of each worker; see ``caseback.jobs.launch``.
+        recheck
+            Of a model in half precision, how many variants with the largest effects are measured again in float32, by
+            a copy of the model twice as large; their effects there are the coordinate ``in_float32`` (variant, batch),
+            NaN for the others. None: none.
 
         Returns
         -------
-        DataArray (variant, batch) of the metric, with the unedited run's in the coordinate ``clean``.
+        DataArray (variant, batch) of the metric, with the unedited run's in the coordinate ``clean``. In half
+        precision the attribute ``noise_floor`` is the most by which a variant that changes nothing, one in each pass,
+        missed the unedited run: effects below it may be rounding.
 
         Examples
         --------
@@ -380,9 +388,12 @@ class Model(Displayed):
         >>> effects.shape == (model.n_heads, 1)
         True
         """
-        values, clean, names = sweep(
+        if recheck is not None and recheck < 1:
+            raise OutOfRange(f"recheck={recheck}: expected at least 1 variant, or None")
+        prompts = self.tokens(tokens)
+        values, clean, names, noise = sweep(
             self.anatomy,
-            self.tokens(tokens),
+            prompts,
             variants,
             metric,
             labels=labels,
@@ -394,14 +405,22 @@ class Model(Displayed):
             on=on,
             threads=threads,
         )
+        coords: dict[str, Any] = {"variant": names, "clean": ("batch", clean.cpu().double())}
+        if recheck is not None and noise is not None:
+            which, effects = rechecked(
+                self.anatomy, prompts, variants, metric, values - clean, recheck, token_budget=token_budget
+            )
+            again = torch.full_like(values, torch.nan, dtype=torch.float64)
+            coords["in_float32"] = (("variant", "batch"), again.index_copy(0, which, effects.to(again)))
         return labelled(
             values,
             ("variant", "batch"),
-            {"variant": names, "clean": ("batch", clean.cpu().double())},
+            coords,
             name=metric.name,
             model=self,
             target=None if metric.target is None else str(metric.target),
             foil=None if metric.foil is None else str(metric.foil),
+            noise_floor=noise,
         )
 
     def fingerprint_parts(self) -> dict[str, Any]:

@@ -327,7 +327,7 @@ def execute(
         tokens.shape,
         reads=[s for s in (*reads, *extra) if s != logits_site],
         edits=[item for item in resolved if item[1] != logits_site],
-        columns_before=tokens.first.cpu(),
+        columns_before=[at for at, _ in tokens.extents],
         grad=grad,
     )
     head = nullcontext() if logits else no_rows(anatomy.unembed)

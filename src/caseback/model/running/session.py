@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def through_view(
     x: Float[Tensor, "row *head d"],
     edits: OwnedEdits,
     frame: Frame,
-    columns_before: Callable[[Rows], Tensor],
+    columns_before: Callable[[Rows], np.ndarray],
 ) -> tuple[Tensor | None, Tensor]:
     """What edits of a registered site add to rows of the site that it writes, and the rows of the site itself.
 
@@ -101,7 +102,7 @@ class Session:
         *,
         reads: Sequence[Site] = (),
         edits: Sequence[tuple[int, Site, Edit]] = (),
-        columns_before: Tensor | None = None,
+        columns_before: Sequence[int] | None = None,
         grad: bool = False,
         standing_at: Callable[[Site], bool] = lambda site: site.name != "logits",
     ):
@@ -119,7 +120,7 @@ class Session:
             self.views.setdefault(site.base, []).append(site)
         self.owing = {view.written for view in self.edits if view.written != view.base}
         self.owed: dict[Site, Tensor] = {}
-        self.columns_before = columns_before
+        self.columns_before = None if columns_before is None else np.array(columns_before)
         self.acts: dict[Site, Tensor] = {}
         self.entered: dict[Site, Tensor] = {}
         self.raw: dict[Site, Tensor] = {}
@@ -137,10 +138,11 @@ class Session:
         """Whether the site must be on the path of the computation, not merely looked at."""
         return self.edited(site) or (self.grad and site in self.reads)
 
-    def shifts(self, rows: Rows) -> Tensor:
+    def shifts(self, rows: Rows) -> np.ndarray:
+        """Columns of the keys before each row's prompt."""
         if self.columns_before is None:
-            return torch.zeros_like(rows.example)
-        return self.columns_before[rows.example] - self.key_start
+            return np.zeros(len(rows), dtype=np.int64)
+        return self.columns_before[rows.at[1]] - self.key_start
 
     def layout(self, width: int, keys: bool) -> Frame:
         """The layout of a tensor of ``width`` positions; keys may reach further back than the rows now passing."""

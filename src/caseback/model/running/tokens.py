@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -72,14 +73,26 @@ class Tokens(Displayed):
 
     @property
     def padded(self) -> bool:
-        return not bool(self.mask.all())
+        return any(length < self.shape[1] for _, length in self.extents)
 
-    @property
+    @cached_property
+    def extents(self) -> list[tuple[int, int]]:
+        """The column of each prompt's first token and its length, read from the device once."""
+        mask = self.mask.cpu().numpy()
+        return list(zip(mask.argmax(-1).tolist(), mask.sum(-1).tolist(), strict=True))
+
+    @cached_property
+    def host_ids(self) -> list[Int[np.ndarray, " pos"]]:
+        """Each prompt's own ids, without padding, read from the device once."""
+        ids = self.ids.cpu().numpy()
+        return [row[start : start + n] for row, (start, n) in zip(ids, self.extents, strict=True)]
+
+    @cached_property
     def lengths(self) -> Int[Tensor, " batch"]:
         """Real tokens in each prompt."""
         return self.mask.sum(-1)
 
-    @property
+    @cached_property
     def first(self) -> Int[Tensor, " batch"]:
         """The column of each prompt's first token (0 unless padded on the left)."""
         return self.mask.int().argmax(-1)
@@ -98,19 +111,20 @@ class Tokens(Displayed):
         OutOfRange
             If a prompt has no such position.
         """
-        lengths, position = self.lengths, as_positions(position, "position", TokensError)
-        wanted = torch.as_tensor(position, device=lengths.device)
-        if wanted.numel() not in (1, len(self)):
-            raise TokensError(f"{wanted.numel()} positions for {len(self)} prompts: give one, or one per prompt")
-        wanted = wanted.reshape(-1).expand(len(self))
-        bad = (wanted < -lengths) | (wanted >= lengths)
-        if bool(bad.any()):
-            row = int(bad.int().argmax())
-            raise OutOfRange(
-                f"position {int(wanted[row])} is out of range: prompt {row} has {int(lengths[row])} tokens, "
-                f"so positions go from {-int(lengths[row])} to {int(lengths[row]) - 1}"
-            )
-        return self.first + torch.where(wanted < 0, wanted + lengths, wanted)
+        position = as_positions(position, "position", TokensError)
+        given = position.reshape(-1).tolist() if isinstance(position, Tensor) else [position]
+        if len(given) not in (1, len(self)):
+            raise TokensError(f"{len(given)} positions for {len(self)} prompts: give one, or one per prompt")
+        columns = []
+        for row, (first, length) in enumerate(self.extents):
+            wanted = given[row % len(given)]
+            if not -length <= wanted < length:
+                raise OutOfRange(
+                    f"position {wanted} is out of range: prompt {row} has {length} tokens, so positions go from "
+                    f"{-length} to {length - 1}"
+                )
+            columns.append(first + wanted % length)
+        return torch.tensor(columns, device=self.ids.device)
 
     @checked
     def to(self, device: torch.device | str) -> Tokens:
@@ -122,6 +136,8 @@ class Tokens(Displayed):
             For a device that torch does not know or this machine does not have.
         """
         device = as_device(device, TokensError)
+        if self.ids.device == device == self.mask.device:
+            return self
         return Tokens(self.ids.to(device), self.mask.to(device), self.text)
 
     @checked

@@ -22,6 +22,7 @@ from torch import Tensor
 from caseback.errors import AnatomyError
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.dense import bias_of, weight_matrix
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.anatomy.stream import joins
 from caseback.model.running.attention import pattern_of, repeat_heads
@@ -124,7 +125,8 @@ def unembed(anatomy: Anatomy, resid: Tensor, vocab: Tensor | None = None) -> Ten
     resid
         (..., d_model), the stream after the last layer or wherever a lens reads it.
     vocab
-        Entries to form: (k,) the same for all, or with ``resid`` (row, d_model), (row, k) for each row.
+        Entries to form: (k,) the same for all, or with ``resid`` (row, d_model), (row, k) for each row. They are
+        formed in float32 at least.
     """
     x = resid if anatomy.final_norm is None else anatomy.final_norm(resid)
     return unembed_normed(anatomy, x, vocab).to(resid.device)
@@ -139,10 +141,12 @@ def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> 
     if vocab is None:
         logits = anatomy.unembed(x)
     else:
+        # few entries cost little, and of half precision a difference of logits would keep two digits
+        x = at_least_float32(x)
         matrix, bias = weight_matrix(anatomy.unembed), bias_of(anatomy.unembed)
         weight = matrix.T[vocab.to(matrix.device)].to(x)
         logits = x @ weight.T if vocab.ndim == 1 else torch.einsum("rd,rkd->rk", x, weight)
-        logits = logits if bias is None else logits + bias[vocab.to(bias.device)].to(logits)
+        logits = logits if bias is None else logits + bias[vocab.to(bias.device)].to(x)
     if anatomy.logit_scale != 1.0:
         logits = logits * anatomy.logit_scale
     if anatomy.logit_softcap is not None:

@@ -60,7 +60,7 @@ def record(
         tokens.shape,
         reads=also,
         edits=given,
-        columns_before=tokens.first.cpu(),
+        columns_before=[at for at, _ in tokens.extents],
         standing_at=lambda site: site.name not in ("final_norm", "logits"),  # behind all that is recorded
     )
 

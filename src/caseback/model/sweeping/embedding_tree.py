@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -25,12 +24,14 @@ from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
+from caseback.model.running.edit_values import on
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.passing import undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
+from caseback.model.sweeping.packed_attention import Bucket
 from caseback.model.sweeping.sweep import Results, job_of
 from caseback.model.sweeping.variants import unedited_values
 
@@ -121,11 +122,12 @@ def replaced(
         with progress_bar(total=len(versions), show=progress, what="sweep", unit="version") as bar:
             # A metric of all positions needs every row of a version from its first change on, so none is shared.
             for part in _passes(versions, budget, tokens.ids.shape[1], share=bound.columns is not None):
-                for segment, value in _Tree(anatomy, clean, part, bound, values).values():
-                    version = part.versions[segment.variant]
-                    measured[torch.from_numpy(version.variants), version.example] = value
-                places = [(int(i), v.example) for v in part.versions for i in v.variants]
-                results.keep([variant for variant, _ in places], [example for _, example in places])
+                of = np.repeat(np.arange(len(part.versions)), [len(v.variants) for v in part.versions])
+                variants = np.concatenate([v.variants for v in part.versions])
+                examples = np.array([v.example for v in part.versions])[of]
+                found = _Tree(anatomy, clean, part, bound, values).values()
+                measured[on(measured, variants), on(measured, examples)] = found[on(found, of)]
+                results.keep(variants, examples)
                 bar.update(len(part.versions))
     return measured, base
 
@@ -199,34 +201,28 @@ class _Tree(Packed):
 
     def __init__(self, anatomy: Anatomy, clean: Clean, part: _Branches, bound: Bound, values: Tensor):
         super().__init__(anatomy, clean, part.segments, [], bound)
-        self.borrowed, self.replacement = part.borrowed, values
-        self.choice = torch.from_numpy(part.choice).to(self.device)
+        self.borrowed = part.borrowed
+        self.chosen = np.flatnonzero(part.choice)
+        at, choice = self.chosen, part.choice[self.chosen] - 1
+        token = self.places[at] - np.array(self.first)[self.examples[at]]
+        self.replaced = self._put(at), self._put(self.examples[at]), self._put(self.places[at])
+        self.instead = values[self._put(choice.astype(np.int64)), self.replaced[1], self._put(token)]
 
     def _entering(self, layer: int, before: int, after: int) -> Tensor:
         fresh = super()._entering(layer, before, after)
-        mine = self.choice.nonzero()[:, 0]
-        example, column = self.example[mine], self.column[mine]
-        token = column - self.clean.tokens.first.to(self.device)[example]
+        at, example, column = self.replaced
         was = self.clean.starts["embed"].expand(*self.clean.tokens.ids.shape, -1)[example, column]
-        fresh[mine] += self.replacement[self.choice[mine] - 1, example, token].to(was) - was
+        fresh[at] += self.instead.to(was) - was
         return fresh
 
     def _mark_unchanged(self, before: int, after: int, layer: int) -> None:
         super()._mark_unchanged(before, after, layer)
-        self.unchanged[self.choice.cpu() != 0] = False
+        self.unchanged[self.chosen] = False
 
-    def _bucket(self, members: list[int]):
+    def _bucket(self, members: list[int]) -> Bucket:
         bucket = super()._bucket(members)
-        lent = [torch.from_numpy(self.borrowed[i]) for i in members]
-        columns = [
-            self.first[s.example] + torch.arange(s.start - len(rows), s.start)
-            for s, rows in zip((self.segments[i] for i in members), lent, strict=True)
-        ]
-        of = torch.arange(len(members)).repeat_interleave(torch.tensor([len(rows) for rows in lent]))
-        more = lambda old, new: torch.cat([old, new.to(old)])  # noqa: E731
-        return replace(
-            bucket,
-            rows=more(bucket.rows, torch.cat(lent)),
-            columns=more(bucket.columns, torch.cat(columns)),
-            of=more(bucket.of, of),
-        )
+        n_clean = self.width * len(self.clean.tokens)
+        for keys, i in zip(bucket.keys, members, strict=True):
+            rows, start = self.borrowed[i], self.first[self.segments[i].example] + self.segments[i].start
+            keys[start - len(rows) : start] = n_clean + rows
+        return bucket

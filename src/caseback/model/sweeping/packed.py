@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
@@ -33,7 +34,7 @@ from caseback.model.running.verify import unembed, unembed_normed
 from caseback.model.running.wiring import wired
 from caseback.model.sweeping.clean import Clean
 from caseback.model.sweeping.fused_activations import fused
-from caseback.model.sweeping.packed_attention import Bucket, attend, of_like_length
+from caseback.model.sweeping.packed_attention import Bucket, Layout, attend, layout, of_like_length
 from caseback.model.sweeping.reused_projections import looked_up
 
 _NOT_GATHERED = ("alibi", "position_bias")
@@ -92,55 +93,57 @@ class Packed:
         bound: Bound,
     ):
         self.anatomy, self.clean, self.segments, self.bound = anatomy, clean, list(segments), bound
-        self.first = clean.tokens.first.tolist()
-        self.lengths = clean.tokens.lengths.tolist()
+        self.first, self.lengths = ([each[i] for each in clean.tokens.extents] for i in (0, 1))
         self.device = clean.stream[0].device
         self.width = clean.tokens.ids.shape[1]
-        self.row0, total = [], 0
-        for segment in self.segments:
-            self.row0.append(total)
-            total += len(segment)
-        self.total = total
-        lengths = torch.tensor([len(s) for s in self.segments])
-        shift = torch.tensor(
-            [self.first[s.example] + s.start - r for s, r in zip(self.segments, self.row0, strict=True)]
-        )
-        owner = torch.arange(len(self.segments)).repeat_interleave(lengths)
-        self.example = torch.tensor([s.example for s in self.segments])[owner].to(self.device)
-        self.column = (torch.arange(total) + shift[owner]).to(self.device)
-        self.columns = [] if bound.columns is None else bound.columns.tolist()
+        sizes = np.array([len(s) for s in self.segments], dtype=np.int64)
+        ends = sizes.cumsum()
+        self.row0, self.total = (ends - sizes).tolist(), int(sizes.sum())
+        shift = np.array([self.first[s.example] + s.start - r for s, r in zip(self.segments, self.row0, strict=True)])
+        # the prompt and the column of each row, on the host and on the device
+        self.examples = np.array([s.example for s in self.segments], dtype=np.int64).repeat(sizes)
+        self.places = np.arange(self.total) + shift.repeat(sizes).astype(np.int64)
+        self.example, self.column = self._put(self.examples), self._put(self.places)
+        self.columns = bound.host_columns
         entry = {s.variant: s.layer for s in self.segments}
         # Edits of the stream that a segment enters with are made "at the door", before any layer is called.
-        self.door = [e for e in edits if _is_door(e[1], entry[e[0]])]
-        inside = [e for e in edits if not _is_door(e[1], entry[e[0]])]
+        self.door: dict[Site, list[tuple[int, Site, Edit]]] = {}
+        inside = []
+        for owner, site, edit in edits:
+            if _is_door(site, entry[owner]):
+                self.door.setdefault(site.base, []).append((owner, site, edit))
+            else:
+                inside.append((owner, site, edit))
         self.session = Session(
             anatomy,
             self._frame(self.segments, self.row0),
             (1, 0),
             reads=[] if bound.site is None else [bound.site],
             edits=inside,
-            columns_before=clean.tokens.first.cpu(),
+            columns_before=self.first,
             standing_at=lambda site: site.name not in ("embed", "pos_embed"),  # these are in the clean stream already
         )
         self.gathered: dict[int, Any] = {}
-        self.shared: dict[tuple[int, int, torch.device], Any] = {}
+        self.layouts: dict[tuple[int, bool, torch.device], Layout] = {}
         self.keys_only = self.last_rows = False
         self.last_keys_and_values: tuple[Tensor, Tensor] | None = None
-        self.maps: list[tuple[Tensor, Tensor]] = []
+        self.maps: list[tuple[np.ndarray, Tensor]] = []
         # Rows whose input to the layer now called is the clean run's: their projections can be looked up.
-        self.unchanged = torch.zeros(total, dtype=torch.bool)
+        self.unchanged = np.zeros(self.total, dtype=bool)
+
+    def _put(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(self.device, non_blocking=True)
 
     def _frame(self, segments: Sequence[Segment], row0: Sequence[int]) -> Frame:
         spans = [Span(s.variant, s.example, s.start, len(s), r) for s, r in zip(segments, row0, strict=True)]
         return Frame(spans, self.lengths)
 
-    def values(self) -> list[tuple[Segment, Tensor]]:
+    def values(self) -> Float[Tensor, " segment"]:
         """The metric of every segment's variant on its prompt."""
         with attending(self.anatomy, self._attend), fused(self.anatomy):
             hidden = self._through_layers()
         site = self.bound.site
-        values = self._measure(hidden) if site is None or site.layer is None else self._measure_site(site)
-        return list(zip(self.segments, values.unbind(), strict=True))
+        return self._measure(hidden) if site is None or site.layer is None else self._measure_site(site)
 
     def after(self, layer: int) -> Tensor:
         """The stream after the one layer that all segments enter; row i is ``column[i]`` of prompt ``example[i]``."""
@@ -188,11 +191,12 @@ class Packed:
         if any(site.is_module and site.layer == layer for site in (*self.session.edits, *self.session.reads)):
             return  # a module's site may be anywhere, even inside a projection
         self.unchanged[before:after] = True
-        inside = [edit for site, edits in self.session.edits.items() if _may_change(site, layer) for edit in edits]
-        for owner, edit in [*((owner, edit) for owner, _, edit in self.door), *inside]:
-            rows = self.session.frame.rows(owner, edit.pos, prompt=edit.prompt, height=after)
-            if rows is not None:
-                self.unchanged[rows.row] = False
+        changing = [edit for site, edits in self.session.edits.items() if _may_change(site, layer) for edit in edits]
+        for base, owned in self.door.items():
+            if base.layer is None or base.layer == layer - 1:
+                changing += [(owner, edit) for owner, _, edit in owned]
+        if (rows := self.session.frame.rows(changing, height=after)) is not None:
+            self.unchanged[rows.at[0]] = False
 
     def _entering(self, layer: int, before: int, after: int) -> Tensor:
         """The clean stream before a layer, at the rows that enter there."""
@@ -200,8 +204,8 @@ class Packed:
 
     def _join_late(self, hidden: Tensor, joining: list[Segment], layer: int) -> Tensor:
         """After the last layer only the metric's rows are left, one per segment."""
-        example = torch.tensor([s.example for s in joining], device=self.device)
-        column = torch.tensor([self.columns[s.example] for s in joining], device=self.device)
+        example = self._put(np.array([s.example for s in joining]))
+        column = self._put(np.array([self.columns[s.example] for s in joining]))
         padding = torch.zeros(len(hidden), dtype=torch.long, device=self.device)
         hidden = torch.cat([hidden, self.clean.stream[layer][example, column]])
         frame = self._metric_frame()
@@ -215,7 +219,7 @@ class Packed:
     ) -> Tensor:
         for name in ("embed", "pos_embed", "resid_post"):
             site = Site(name, layer - 1) if name == "resid_post" else Site(name)
-            mine = [(owner, s, e) for owner, s, e in self.door if s.base == site and owner in variants]
+            mine = [each for each in self.door.get(site, ()) if each[0] in variants]
             if not mine:
                 continue
             if name == "resid_post":
@@ -241,9 +245,9 @@ class Packed:
         args, kwargs = self.clean.calls[layer]
         self.session.lead = (1, len(hidden))
         pack = lambda name, value: self._pack(name, value, picked, len(hidden))  # noqa: E731
-        rows = slice(len(hidden)) if picked is None else picked
+        rows = slice(len(hidden)) if picked is None else self._metric_places(self._present(layer))
         known = looked_up(
-            self.clean.projected[layer], self.example[rows], self.column[rows], self.unchanged.to(self.device)[rows]
+            self.clean.projected[layer], self.examples[rows], self.places[rows], self.unchanged[rows], self.width
         )
         module = self.anatomy.layers[layer].layer
         names = list(inspect.signature(module.forward).parameters)[1 : 1 + len(args)]
@@ -275,9 +279,11 @@ class Packed:
         if value.ndim >= 2 and value.shape[0] in (1, batch) and value.shape[1] == self.width:
             if id(value) not in self.gathered:
                 at = self.example if value.shape[0] == batch else torch.zeros_like(self.example)
-                self.gathered[id(value)] = value[at.to(value.device), self.column.to(value.device)]
+                self.gathered[id(value)] = value[at.to(value.device), self.column.to(value.device)][None]
             rows = self.gathered[id(value)]
-            return (rows[:n] if picked is None else rows[picked.to(rows.device)])[None]
+            if picked is not None:
+                return rows[:, picked.to(rows.device)]
+            return rows if n == self.total else rows[:, :n]
         if value.ndim == 1 and value.shape[0] == self.width:
             rows = value[self.column.to(value.device)]
             return rows[:n] if picked is None else rows[picked.to(rows.device)]
@@ -292,14 +298,18 @@ class Packed:
     def _metric_token(self, segment: Segment) -> int:
         return self.columns[segment.example] - self.first[segment.example]
 
-    def _metric_rows(self, segments: Sequence[Segment]) -> Tensor:
+    def _metric_places(self, segments: Sequence[Segment]) -> Int[np.ndarray, " segment"]:
+        """The rows that the metric reads, of the first segments."""
         rows = [self.row0[i] + self._metric_token(s) - s.start for i, s in enumerate(segments)]
-        return torch.tensor(rows, device=self.device)
+        return np.array(rows, dtype=np.int64)
+
+    def _present(self, layer: int) -> list[Segment]:
+        return [s for s in self.segments if s.layer <= layer]
 
     def _last(self, hidden: Tensor, layer: int) -> Tensor:
         """The last layer: all rows give keys and values, only the rows that the metric reads go all the way through."""
-        present = [s for s in self.segments if s.layer <= layer]
-        picked = self._metric_rows(present)
+        present = self._present(layer)
+        picked = self._put(self._metric_places(present))
         if len(picked) < len(hidden):
             self.keys_only = True
             try:
@@ -330,78 +340,65 @@ class Packed:
         else:
             keys, values = self.last_keys_and_values
         queries = rows("q", q)
-        z = queries.new_empty(len(queries), queries.shape[1], values.shape[-1])
-        for bucket in self._buckets():
-            z[bucket.q_take] = attend(
-                bucket, self.clean, session, layer, module, queries, keys, values, how, self._see_map
-            )
-        return z[None]
+        return attend(self._layout(), self.clean, session, layer, module, queries, keys, values, how, self._see_map)[
+            None
+        ]
 
     def _see_map(self, bucket: Bucket, maps: Float[Tensor, "segment head query key"]) -> None:
         """Record a map that is measured, at the rows of the metric."""
-        mine = torch.isin(bucket.q_take, self._metric_rows(self.segments))
-        self.maps.append((bucket.q_take[mine], maps[bucket.q_of[mine], :, bucket.q_at[mine]]))
+        of, at = np.nonzero(np.isin(bucket.rows, self._metric_places(self.segments)) & bucket.taken)
+        self.maps.append((bucket.rows[of, at], maps[self._put(of), :, self._put(at)]))
 
-    def _buckets(self) -> list[Bucket]:
+    def _layout(self) -> Layout:
         """The active segments sorted into batches of like length, so that padding stays small."""
-        key = (self.active, int(self.last_rows), self.device)
-        if key not in self.shared:
+        key = (self.active, self.last_rows, self.device)
+        if key not in self.layouts:
             present = {i: len(s) for i, s in enumerate(self.segments) if self.row0[i] < self.active}
-            self.shared[key] = [self._bucket(batch) for batch in of_like_length(present)]
-        return self.shared[key]
+            buckets = [self._bucket(batch) for batch in of_like_length(present)]
+            self.layouts[key] = layout(buckets, len(present) if self.last_rows else self.active, self.device)
+        return self.layouts[key]
 
     def _bucket(self, members: list[int]) -> Bucket:
         segments = [self.segments[i] for i in members]
-        length = torch.tensor([len(s) for s in segments])
-        row0 = torch.tensor([self.row0[i] for i in members])
-        first = torch.tensor([self.first[s.example] + s.start for s in segments])
-        ragged = torch.arange(int(length.max())) < length[:, None]
-        of, at = ragged.nonzero().unbind(-1)
+        length = np.array([len(s) for s in segments])[:, None]
+        row0 = np.array([self.row0[i] for i in members])[:, None]
+        first = np.array([self.first[s.example] + s.start for s in segments])[:, None]
+        examples = np.array([s.example for s in segments])
+        column = np.arange(self.width)
+        own = (column >= first) & (column < first + length)
+        n_clean = self.width * len(self.clean.tokens)
+        keys = np.where(own, n_clean + row0 + column - first, examples[:, None] * self.width + column)
         if self.last_rows:
-            q_columns = torch.tensor([[self.columns[s.example]] for s in segments])
-            q_rows = torch.tensor([[i] for i in members])
-            q_of, q_at, q_take = torch.arange(len(segments)), torch.zeros(len(segments), dtype=torch.long), q_rows[:, 0]
+            rows, taken = np.array(members)[:, None], np.ones((len(members), 1), dtype=bool)
+            columns = np.array([[self.columns[s.example]] for s in segments])
             spans = [Span(s.variant, s.example, self._metric_token(s), 1, i) for i, s in enumerate(segments)]
         else:
-            inside = torch.minimum(torch.arange(ragged.shape[1]), length[:, None] - 1)
-            q_columns, q_rows = first[:, None] + inside, row0[:, None] + inside
-            q_of, q_at, q_take = of, at, row0[of] + at
-            spans = [Span(s.variant, s.example, s.start, len(s), i * ragged.shape[1]) for i, s in enumerate(segments)]
-        put = lambda x: x.to(self.device)  # noqa: E731
-        return Bucket(
-            example=put(torch.tensor([s.example for s in segments])),
-            rows=put(row0[of] + at),
-            of=put(of),
-            at=put(at),
-            columns=put(first[of] + at),
-            q_rows=put(q_rows),
-            q_columns=put(q_columns),
-            q_of=put(q_of),
-            q_at=put(q_at),
-            q_take=put(q_take),
-            frame=Frame(spans, self.lengths),
-        )
+            at = np.arange(length.max())
+            taken, inside = at < length, np.minimum(at, length - 1)
+            rows, columns = row0 + inside, first + inside
+            spans = [Span(s.variant, s.example, s.start, len(s), i * len(at)) for i, s in enumerate(segments)]
+        return Bucket(keys, rows, columns, examples, taken, Frame(spans, self.lengths))
 
     def _measure_site(self, site: Site) -> Tensor:
         """The metric from what a site holds at each segment's row."""
-        rows = self._metric_rows(self.segments)
+        rows = self._metric_places(self.segments)
         if site.name in MAPS:
-            seen, maps = torch.cat([at for at, _ in self.maps]), torch.cat([x for _, x in self.maps])
+            seen, maps = np.concatenate([at for at, _ in self.maps]), torch.cat([x for _, x in self.maps])
             # ``seen`` and ``rows`` hold the same rows, buckets' order against segments' order: sort, then unsort.
-            x = maps[seen.argsort()][rows.argsort().argsort()]
+            x = maps[self._put(seen.argsort()[rows.argsort().argsort()])]
         else:
-            x = self.session.acts[site][0][rows]
-        example = torch.tensor([s.example for s in self.segments], device=self.anatomy.device)
-        return self.bound.value(x.to(self.anatomy.device), example)
+            x = self.session.acts[site][0][self._put(rows)]
+        self._on(self.anatomy.device, x)
+        return self.bound.value(x.to(self.device), self._put(np.array([s.example for s in self.segments])))
 
     def _measure(self, hidden: Tensor) -> Tensor:
         """The metric from the stream after the last layer."""
         hidden = self._on(self.anatomy.device, hidden)
-        example = torch.tensor([s.example for s in self.segments], device=self.device)
+        example = self._put(np.array([s.example for s in self.segments]))
         if self.bound.columns is None:
             return self._measure_all(hidden, example)
         if not self.last_rows:
-            hidden = hidden[self._metric_rows(self.segments)]
+            hidden = hidden[self._put(self._metric_places(self.segments))]
         self.session.frame = self._metric_frame()
         vocab = None if self.bound.vocab is None else self.bound.vocab[example]
         if self.bound.site is not None:

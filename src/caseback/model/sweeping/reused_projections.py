@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from jaxtyping import Bool
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
@@ -44,10 +46,32 @@ def recorded_projections(anatomy: Anatomy) -> Iterator[list[Outputs]]:
 
 
 @contextmanager
-def looked_up(known: Outputs, example: Tensor, column: Tensor, here: Bool[Tensor, " row"]) -> Iterator[None]:
+def looked_up(
+    known: Outputs,
+    example: Int[np.ndarray, " row"],
+    column: Int[np.ndarray, " row"],
+    here: Bool[np.ndarray, " row"],
+    width: int,
+) -> Iterator[None]:
     """Within the context, projections of (1, row, d_model) look up the rows marked in ``here``, compute the others."""
-    old, new = here.nonzero()[:, 0], (~here).nonzero()[:, 0]
-    at = example[old], column[old]
+    old, new = np.flatnonzero(here), np.flatnonzero(~here)
+    if not len(old) or not known:
+        yield
+        return
+    device = next(iter(known.values())).device
+    place = np.empty(len(here), dtype=np.int64)
+    place[old], place[new] = np.arange(len(old)), len(old) + np.arange(len(new))
+    at, rest, back = (
+        torch.from_numpy(x).to(device, non_blocking=True) for x in (example[old] * width + column[old], new, place)
+    )
+
+    inputs: list[tuple[Tensor, Tensor]] = []  # by the projections that have yet to come: an input, and its other rows
+
+    def computed(x: Tensor) -> Tensor:
+        """The rows of an input that must be computed, picked once for all of a layer's projections."""
+        if not inputs or inputs[-1][0] is not x:
+            inputs[:] = [(x, x[:, rest])] * len(known)
+        return inputs.pop()[1]
 
     def in_part(module: nn.Module) -> Callable[[Tensor], Tensor]:
         own, outputs = module.forward, known[module]
@@ -55,15 +79,12 @@ def looked_up(known: Outputs, example: Tensor, column: Tensor, here: Bool[Tensor
         def forward(x: Tensor) -> Tensor:
             if x.shape[:-1] != (1, len(here)):
                 return own(x)
-            out = outputs.new_empty(1, len(here), outputs.shape[-1])
-            out[0, old] = outputs[at]
-            if len(new):
-                out[:, new] = own(x[:, new])
-            return out
+            out = outputs.flatten(0, 1)[at][None]
+            return torch.cat([out, own(computed(x))], 1)[:, back] if len(new) else out
 
         return forward
 
     with hooked() as hooks:
-        for module in known if len(old) else ():
+        for module in known:
             hooks.in_place_of(module, in_part(module))
         yield

@@ -56,12 +56,11 @@ def plan(
         layer = last
     unchanged = unchanged or (lambda edit, b: edit.unchanged_before(tokens, b))
     segments = []
-    first, lengths = tokens.first.tolist(), tokens.lengths.tolist()
-    for b, length in enumerate(lengths):
-        stop = length if bound.columns is None else int(bound.columns[b]) - first[b] + 1
+    for b, (first, length) in enumerate(tokens.extents):
+        stop = length if bound.columns is None else bound.host_columns[b] - first + 1
         starts = []
         for _, _, edit in resolved:
-            if not edit.edits_prompt(b, len(lengths)):
+            if not edit.edits_prompt(b, len(tokens)):
                 continue
             wanted = [p for p in positions(edit.pos, b, length) if p >= unchanged(edit, b)]
             if wanted:
@@ -80,7 +79,7 @@ def unchanged_positions(tokens: Tokens, given: Resolved) -> Callable[[Edit, int]
     known: dict[tuple[type, int, int], int] = {}
     own = [
         min((min(positions(e.pos, b, n), default=n) for _, _, e in given), default=n)
-        for b, n in enumerate(tokens.lengths.tolist())
+        for b, (_, n) in enumerate(tokens.extents)
     ]
 
     def count(edit: Edit, b: int) -> int:

@@ -72,7 +72,7 @@ def side_by_side(
             copies.shape,
             reads=reads,
             edits=[item for item in resolved if item[0] in which],
-            columns_before=tokens.first.cpu(),
+            columns_before=[at for at, _ in tokens.extents],
         )
         _run(session, copies)
         yield which, Run(anatomy, copies, session.acts, None, edited=True)

@@ -100,7 +100,7 @@ def _record(anatomy: Anatomy, tokens: Tokens) -> Clean:
 @as_found
 def _values(anatomy: Anatomy, packed: Packed) -> Float[Tensor, " segment"]:
     with undisturbed(anatomy, grad=True):
-        return torch.stack([value for _, value in packed.values()])
+        return packed.values()
 
 
 def _chunks(where: list[tuple[int, int, int]], stops: list[int], budget: int) -> Iterator[list[tuple[int, int, int]]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,7 +30,26 @@ from caseback.model.running.passing import undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.sweeping.sweep_job import KIND, Sweeping, swept_in
-from caseback.model.sweeping.variants import Variants
+from caseback.model.sweeping.variants import Variants, put
+
+
+class Swept(NamedTuple):
+    """What a sweep gives.
+
+    Attributes
+    ----------
+    values, unedited
+        The metric of every variant on every prompt, and of the unedited run.
+    labels
+        The variants' names.
+    noise
+        In half precision, the most by which a variant without an edit missed the unedited run, in any pass; else None.
+    """
+
+    values: Float[Tensor, "variant batch"]
+    unedited: Float[Tensor, " batch"]
+    labels: list[str]
+    noise: float | None
 
 
 @as_found
@@ -48,8 +68,8 @@ def sweep(
     workers: int = 1,
     on: str = HERE,
     threads: int | None = None,
-) -> tuple[Float[Tensor, "variant batch"], Float[Tensor, " batch"], list[str]]:
-    """Values of every variant on every prompt, the unedited run's, and the variants' names; see ``Model.sweep``.
+) -> Swept:
+    """Values of every variant on every prompt; see ``Model.sweep``.
 
     ``given`` are edits of the embeddings that all variants share. They are made once, in the run that every variant
     starts from, and that run's values take the place of the unedited run's.
@@ -64,20 +84,20 @@ def sweep(
     if folder is not None:
         work = Sweeping(anatomy, tokens, variants, metric, given, token_budget)
         own = threads_of(folder, threads, workers)
-        values = swept_in(folder, work, n_threads=own, workers=workers, on=on, progress=progress)
+        values, noise = swept_in(folder, work, n_threads=own, workers=workers, on=on, progress=progress)
         ready = work.ready
     else:
         expect_here(workers, on)
         ready = Variants(anatomy, tokens, variants, metric, given)
-        values = _swept(ready, metric, token_budget, checkpoint, progress)
+        values, noise = _swept(ready, metric, token_budget, checkpoint, progress)
     if labels is None:
         labels = ["; ".join(dict.fromkeys(e.describe() for _, _, e in r)) for r in ready.edits]
-    return values, ready.unedited, list(labels)
+    return Swept(values, ready.unedited, list(labels), noise)
 
 
 def _swept(
     ready: Variants, metric: Metric, token_budget: int, checkpoint: str | Path | None, progress: bool
-) -> Float[Tensor, "variant batch"]:
+) -> tuple[Float[Tensor, "variant batch"], float | None]:
     values = ready.unedited.repeat(len(ready), 1)
     job = job_of(ready.anatomy, ready.tokens, metric, ready.unedited, ready.content())
     results = Results(checkpoint, job, values)
@@ -85,11 +105,11 @@ def _swept(
     bar = progress_bar(total=len(todo), show=progress, what=KIND, unit="variant")
     with bar, undisturbed(ready.anatomy, grad=False):
         for measured in ready.run(todo, token_budget):
-            for segment, value in measured:
-                values[segment.variant, segment.example] = value
-            results.keep([s.variant for s, _ in measured], [s.example for s, _ in measured])
-            bar.update(len(measured))
-    return values
+            put(values, measured)
+            segments = measured.segments
+            results.keep([s.variant for s in segments], [s.example for s in segments], measured.noise)
+            bar.update(len(segments))
+    return values, float(results.noise) if ready.in_half_precision else None
 
 
 def job_of(anatomy: Anatomy, tokens: Tokens, metric: Metric, base: Tensor, edits: Any) -> dict[str, Any]:
@@ -117,11 +137,16 @@ class Results:
             other="belongs to another sweep (other prompts, edits, metric or model)",
         )
         self.values, self.done = values, np.zeros(tuple(values.shape[:2]), dtype=bool)
+        self.noise = values.new_zeros(())
         if (saved := self.file.read()) is not None:
+            self.noise = saved.tensors.get("noise", self.noise).to(values)
             self.done = saved.tensors["done"].numpy()
             values.copy_(saved.tensors["values"].to(values))
 
-    def keep(self, variants: Sequence[int], examples: Sequence[int]) -> None:
-        """Note that these values are known."""
-        self.done[list(variants), list(examples)] = True
-        self.file.write({"values": self.values.cpu().double(), "done": self.done})
+    def keep(
+        self, variants: Sequence[int] | np.ndarray, examples: Sequence[int] | np.ndarray, noise: Tensor | None = None
+    ) -> None:
+        """Note that these values are known, and what rounding did in their pass."""
+        self.done[variants, examples] = True
+        self.noise = self.noise if noise is None else torch.maximum(self.noise, noise.to(self.noise))
+        self.file.write({"values": self.values.cpu().double(), "noise": self.noise.cpu().double(), "done": self.done})

@@ -31,7 +31,7 @@ from caseback.model.running.passing import undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.running.user_hooks import drop_output_hooks
-from caseback.model.sweeping.variants import Variants
+from caseback.model.sweeping.variants import Variants, put
 
 KIND = "sweep"
 
@@ -136,11 +136,12 @@ class Sweeping:
         values = ready.unedited.repeat(stop - first, 1)
         segments = [segment for own in ready.segments[first:stop] for segment in own]
         with undisturbed(self.anatomy, grad=False):
+            noise = values.new_zeros(())
             for measured in ready.run(segments, self.token_budget):
-                for segment, value in measured:
-                    values[segment.variant - first, segment.example] = value
+                put(values, measured, first)
+                noise = noise if measured.noise is None else torch.maximum(noise, measured.noise.to(noise))
         advance(stop - first)
-        return {"values": values}
+        return {"values": values, "noise": noise}
 
 
 def _arrived(hf: Any, tokenizer: Any, standing: Any, *given: Any) -> Sweeping:
@@ -149,8 +150,8 @@ def _arrived(hf: Any, tokenizer: Any, standing: Any, *given: Any) -> Sweeping:
 
 def swept_in(
     folder: str | Path, work: Sweeping, *, n_threads: int, workers: int = 1, on: str = HERE, progress: bool = False
-) -> Float[Tensor, "variant batch"]:
-    """The values of a sweep's variants, by whoever works on its folder.
+) -> tuple[Float[Tensor, "variant batch"], float | None]:
+    """The values of a sweep's variants, by whoever works on its folder, and what rounding did to the unedited run.
 
     Parameters
     ----------
@@ -174,5 +175,6 @@ def swept_in(
         work.expect_sendable()
     with threads(n_threads):  # last bits of the unedited run follow from them
         job = Job.begin(folder, work.plan(n_threads), "the sweep")
-    own = results(job, work, workers=workers, on=on, progress=progress)
-    return torch.cat([shard["values"] for shard in own]).to(work.ready.unedited)
+    own = list(results(job, work, workers=workers, on=on, progress=progress))
+    noise = max(float(shard["noise"]) for shard in own) if work.ready.in_half_precision else None
+    return torch.cat([shard["values"] for shard in own]).to(work.ready.unedited), noise

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.running.edit_values import on
 from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.passing import undisturbed
@@ -20,6 +25,17 @@ from caseback.model.running.verify import unembed
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 from caseback.model.sweeping.segments import Resolved, chunks, last_layer, plan, unchanged_positions
+
+_UNEDITED = -1
+"""The owner of a segment without an edit, which runs with the others of a chunk and shows what rounding alone does."""
+
+
+class Measured(NamedTuple):
+    """What one pass gave: the metric of its segments, and by how much one without an edit missed the unedited run."""
+
+    segments: list[Segment]
+    values: Tensor
+    noise: Tensor | None = None
 
 
 class Variants:
@@ -70,11 +86,28 @@ class Variants:
         """
         return [[(str(site), edit) for _, site, edit in resolved] for resolved in [self.given, *self.edits]]
 
-    def run(self, segments: Sequence[Segment], token_budget: int) -> Iterator[list[tuple[Segment, Tensor]]]:
+    def run(self, segments: Sequence[Segment], token_budget: int) -> Iterator[Measured]:
         """The metric of segments, as many at a time as the budget of token rows holds; inside ``undisturbed``."""
         for chunk in chunks(segments, token_budget, self.tokens.ids.shape[1]):
             edits = [edit for i in sorted({segment.variant for segment in chunk}) for edit in self.edits[i]]
-            yield list(Packed(self.anatomy, self.clean, chunk, edits, self.bound).values())
+            if not self.in_half_precision:
+                yield Measured(chunk, Packed(self.anatomy, self.clean, chunk, edits, self.bound).values())
+                continue
+            watched = [replace(chunk[0], variant=_UNEDITED), *chunk]
+            values = Packed(self.anatomy, self.clean, watched, edits, self.bound).values()
+            noise = (values[0] - self.unedited[chunk[0].example]).abs()
+            yield Measured(chunk, values[1:], noise)
+
+    @property
+    def in_half_precision(self) -> bool:
+        """Whether the stream has so few digits that how a pass is cut changes what is measured."""
+        return self.clean.stream[-1].dtype in (torch.float16, torch.bfloat16)
+
+
+def put(values: Float[Tensor, "variant batch"], measured: Measured, first: int = 0) -> None:
+    """Write what a pass gave into the table of values, whose first row is of variant ``first``, in one step."""
+    at = np.array([(s.variant - first, s.example) for s in measured.segments], dtype=np.int64).T
+    values[on(values, at[0]), on(values, at[1])] = measured.values.to(values)
 
 
 def _at_the_start(given: Edit | Sequence[Edit], anatomy: Anatomy, tokens: Tokens) -> Resolved:
@@ -102,15 +135,14 @@ def _cleaned(per_variant: list[Resolved], anatomy: Anatomy, tokens: Tokens) -> l
 
 def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound, metric: Metric) -> Tensor:
     """The metric of the unedited run, from the recorded stream; of targets that lack their space it warns."""
-    n, length = last_layer(bound, anatomy.n_layers), clean.tokens.lengths.tolist()
-    first = clean.tokens.first.tolist()
+    n = last_layer(bound, anatomy.n_layers)
     if bound.columns is not None and bound.site is None:
-        last, columns = clean.stream[-1], bound.columns.tolist()
+        last, columns = clean.stream[-1], bound.host_columns
         warn_of_spaces(
             anatomy, metric.target, metric.foil, len(columns), lambda b: unembed(anatomy, last[b, columns[b]][None])[0]
         )
     segments = []
-    for b in range(len(clean.tokens)):
-        stop = length[b] if bound.columns is None else int(bound.columns[b]) - first[b] + 1
+    for b, (first, length) in enumerate(clean.tokens.extents):
+        stop = length if bound.columns is None else bound.host_columns[b] - first + 1
         segments.append(Segment(b, b, 0 if bound.columns is None else stop - 1, stop, n))
-    return torch.stack([value for _, value in Packed(anatomy, clean, segments, [], bound).values()]).detach()
+    return Packed(anatomy, clean, segments, [], bound).values().detach()

@@ -55,7 +55,7 @@ class Suppress(Edit):
         return int(mine.int().argmax()) if bool(mine.any()) else len(mine)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
-        column = torch.arange(where.width) - where.n_columns_before[:, None]
+        column = torch.arange(where.width) - torch.from_numpy(where.n_columns_before)[:, None]
         inside = (column >= 0) & (column < self.keys.shape[1])
         chosen = inside & self.keys[where.rows.example[:, None], column.clamp(0, self.keys.shape[1] - 1)]
         # what the mask hides stays hidden, also where it is a large negative number
@@ -150,7 +150,7 @@ def atman(
     if similarity is not None:
         member = member | _like(model, tokens, member, similarity)
     variants = [Suppress("scores", keys=member[:, f], factor=factor, how=how) for f in range(chosen.most)]
-    values, clean, _ = sweep(
+    values, clean, *_ = sweep(
         model.anatomy,
         tokens,
         variants,
