@@ -42,16 +42,19 @@ def matmul_speed() -> float:
 
 def floor(model, starts, n: int) -> float:
     """Multiply-adds of the suffixes: (entry layer, first token, rows that differ there) of each variant."""
-    d, L = model.d_model, model.n_layers
+    d, L, inner = model.d_model, model.n_layers, model.n_heads * model.d_head
+    keys = 2 * d * model.n_kv_heads * model.d_head
+    gated = "mlp_gate" not in model.anatomy.lacks
+    whole = 2 * d * inner + keys + (3 if gated else 2) * d * model.anatomy.d_mlp
     work = 0.0
     for layer, first, differ in starts:
         rows = n - first
         # all of a layer but the queries, keys and values of rows that come in as the clean run had them
         if layer < L - 1:
-            work += (L - 1 - layer) * (12 * d * d + 2 * d * n) * rows - 3 * d * d * (rows - differ)
+            work += (L - 1 - layer) * (whole + 2 * inner * n) * rows - (d * inner + keys) * (rows - differ)
         # keys and values, and the one row that the metric reads
         if layer < L:
-            work += 2 * d * d * (rows if layer < L - 1 else differ) + 10 * d * d + 2 * d * n
+            work += keys * (rows if layer < L - 1 else differ) + whole - keys + 2 * inner * n
     return work
 
 

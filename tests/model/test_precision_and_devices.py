@@ -7,7 +7,13 @@ from transformers import AutoModelForCausalLM
 import caseback as cb
 import shelf
 import zoo
-from caseback.errors import CasebackError
+from caseback.decode.steering.ablation import orthogonalized
+from caseback.edit.knowledge_edit import KnowledgeEdit, applied
+from caseback.errors import CasebackError, LoadError
+from caseback.localize.components import attribution_patching, logit_attribution
+from caseback.localize.inputs.training.matrices import matrices_of
+from caseback.localize.inputs.trust.randomisation import randomized
+from logical_devices import FIRST, logical_devices
 
 NAMES = [
     "gpt2",
@@ -148,6 +154,58 @@ def test_a_model_without_numbers_is_refused():
     for verify in (True, False):
         with pytest.raises(CasebackError, match="on the meta device, without numbers"):
             cb.load(hf.eval(), verify=verify)
+
+
+def test_a_model_that_has_lost_its_numbers_is_refused():
+    model = cb.load(zoo.tiny("llama"))
+    model.hf.to("meta")
+    jobs = [
+        lambda: model.run(shelf.ids()),
+        lambda: model.run(shelf.ids(), read=["z"], grad=True),
+        lambda: model.sweep(shelf.ids(), [cb.Zero("z", layer=1)], cb.logit(3)),
+        lambda: model.weights.W_Q[1],
+    ]
+    for job in jobs:
+        with pytest.raises(CasebackError, match="on the meta device, without numbers: load"):
+            job()
+
+
+@pytest.mark.parametrize("how", ["one layer on disk", "cpu"])
+def test_what_changes_weights_refuses_offloaded_ones(saved, tmp_path, how):
+    model = offloaded(saved, tmp_path, how)
+    term = cb.SideTerm("model.layers.1.mlp.down_proj.output", torch.ones(1, 32), torch.ones(1, model.anatomy.d_mlp))
+    jobs = {
+        "an edit of weights": lambda: applied(model, KnowledgeEdit([term], [], "by hand")),
+        "taking a direction out of weights": lambda: orthogonalized(model, torch.ones(32), untie=True),
+        "a randomization": lambda: randomized(model, order="cascading", draw="shuffle", seed=0).__enter__(),
+        "a gradient of": lambda: matrices_of(model.anatomy, "attn"),
+    }
+    for what, job in jobs.items():
+        with pytest.raises(CasebackError, match=f"{what}.* is offloaded: load the model without offloading"):
+            job()
+
+
+def test_a_device_without_float64():
+    """As Apple's mps: what is summed up in float64 is summed up on the processor."""
+    plain = cb.load(zoo.tiny("llama", dtype=torch.float32))
+    rows, other, metric = shelf.ids((9, 6), seed=1), shelf.ids((9, 6), seed=2), cb.logit_diff(3, 5)
+    edits = [[cb.Zero("z", layer=1, head=2)], [cb.Scale("k", 1.5, layer=2)]]
+    jobs = [
+        lambda model: model.run(rows, read=["resid_post"])["resid_post"].cpu(),
+        lambda model: torch.tensor(model.sweep(rows, edits, metric).values),
+        lambda model: torch.from_numpy(attribution_patching(model, rows, other, metric)["z"].values),
+        lambda model: torch.from_numpy(logit_attribution(model, rows, metric).values),
+        lambda model: model.weights.folded().W_Q.stack().cpu(),
+    ]
+    with logical_devices(float64=False):
+        model = cb.load(zoo.tiny("llama", dtype=torch.float32).to(FIRST))
+        came = [job(model) for job in jobs]
+        with pytest.raises(TypeError, match="does not have"):
+            torch.ones(2, device=FIRST).double()
+        with pytest.raises(LoadError, match="no float64: expected float32, or device='cpu'"):
+            cb.load("meadow", device="privateuseone:0", dtype=torch.float64)
+    for job, ours in zip(jobs, came, strict=True):
+        torch.testing.assert_close(ours, job(plain), rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 def test_offloaded_experts_are_read_where_they_are(tmp_path):

@@ -317,7 +317,7 @@ def _looks(
     at: dict[str, np.ndarray] = {}
     for name, (query, key) in LOOKS.items():
         q, k = (prompts.at(pos) + first for pos in (query, key))
-        at[name] = np.stack([run["pattern", layer][rows, h, q, k].double().cpu().numpy() for layer, h in heads])
+        at[name] = np.stack([run["pattern", layer][rows, h, q, k].cpu().double().numpy() for layer, h in heads])
     return at
 
 

@@ -23,7 +23,7 @@ from caseback.edit.facts import Fact
 from caseback.errors import EditError, LoadError
 from caseback.jobs.json_text import parse_json
 from caseback.model.anatomy.assembled import assembled
-from caseback.model.anatomy.dense import weight_matrix
+from caseback.model.anatomy.dense import stored_matrix
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.arguments import checked
 from caseback.model.display import Displayed
@@ -131,6 +131,9 @@ def applied(model: Model, edit: KnowledgeEdit) -> Model:
     ------
     EditError
         For a codebook, which changes no weight.
+    AnatomyError
+        For quantized or offloaded weights, and matrices under an adapter: their model under the edit is
+        ``edit.on(model)``.
     """
     changes = [(one, change_of(one)) for one in edit.edits]
     hf = copy.deepcopy(model.hf)
@@ -138,7 +141,7 @@ def applied(model: Model, edit: KnowledgeEdit) -> Model:
     with torch.no_grad():
         for one, change in changes:
             (site,) = other.anatomy.sites(one.site)
-            weight = weight_matrix(other.anatomy.module_at(site))
+            weight = stored_matrix(other.anatomy.module_at(site), "an edit of weights")
             weight.add_(change.T.to(weight))
     return other
 

@@ -430,7 +430,7 @@ def _heads(
 
 
 def _pattern(run: Run, layer: int, head: int) -> list[list[float]]:
-    return run["pattern", layer][0, head].double().cpu().numpy().round(5).tolist()
+    return run["pattern", layer][0, head].cpu().double().numpy().round(5).tolist()
 
 
 def _provenance(model: Model, result: xr.DataArray) -> dict[str, str | int | float]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from caseback.behaviors.atlas import atlas_of
 from caseback.behaviors.evidence import TEXT, Evidence, collect_evidence, needed
@@ -27,6 +28,7 @@ from caseback.errors import CasebackError
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.parameters import expect_own_numbers
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.stream.documents import Corpus, documents
@@ -227,10 +229,13 @@ def _measure(
             curves |= {f"distance {name}": (apart[name], text.distances[name]) for name in apart}
         put("growth of the stream", lambda: (_growth(evidence), None))
     put("in context, random tokens", lambda: in_random_tokens(model, n_random, seed))
-    put(
-        "squared weights", lambda: (sum(float(w.detach().double().square().sum()) for w in model.hf.parameters()), None)
-    )
+    put("squared weights", lambda: (_squared_weights(model.hf), None))
     return {"kinds": looks, "curves": {name: list(pair) for name, pair in curves.items()}, "missing": missing}
+
+
+def _squared_weights(hf: nn.Module) -> float:
+    expect_own_numbers(hf, "their sum of squares")
+    return sum(float(w.detach().double().square().sum()) for w in hf.parameters())
 
 
 def _growth(evidence: Evidence) -> float:

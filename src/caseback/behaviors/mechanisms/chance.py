@@ -33,7 +33,7 @@ def margin(model: Model, prompts: Prompts, *, seed: int = 0) -> Margin:
     Margin
     """
     run = model.run(prompts.clean)
-    clean = prompts.metric(run).double().cpu().numpy()
+    clean = prompts.metric(run).cpu().double().numpy()
     corrupt = float(prompts.metric(model.run(prompts.corrupt)).double().mean())
     rng = np.random.default_rng(seed)
     dealt = []

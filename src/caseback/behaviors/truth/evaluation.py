@@ -299,12 +299,12 @@ def _scores(
 ) -> tuple[Float[Tensor, " example"], int]:
     """Scores of all statements by the best place."""
     if detector.fit is None:
-        return x[0, :, 0].double().cpu(), 0
+        return x[0, :, 0].cpu().double(), 0
     fitting, choosing = (some.to(x.device) for some in part)
     on = [values.to(x.device) for values in (labels, task.negated, task.topic, task.pair)]
     true, negated, topic, pair = on
     known = Known(x[:, fitting], true[fitting], negated[fitting], topic[fitting], pair[fitting], seed)
-    scores = detector.fit(known)(x, negated).double().cpu().numpy()
+    scores = detector.fit(known)(x, negated).cpu().double().numpy()
     place = 0
     if len(scores) > 1:
         chosen, right = choosing.cpu().numpy(), labels[part[1]].numpy()

@@ -70,7 +70,7 @@ def direction_agreement(
     for name, value in directions.items():
         if value.names != first.names or value.detect.shape != first.detect.shape:
             raise CasebackError(f"the directions {name!r} are at other places, or of another width, than the first")
-    vectors = torch.stack([getattr(value, of) for value in directions.values()], 1).double().cpu()
+    vectors = torch.stack([getattr(value, of) for value in directions.values()], 1).cpu().double()
     cosines = _cosines(vectors, inner)
     names = list(directions)
     return labelled(
@@ -128,7 +128,7 @@ def place_agreement(
     >>> place_agreement(found)[0].values.round(0).tolist()
     [1.0, 1.0, 0.0]
     """
-    vectors = getattr(directions, of).double().cpu()[None]
+    vectors = getattr(directions, of).cpu().double()[None]
     if inner is not None and torch.as_tensor(inner).ndim != 2:
         raise CasebackError(f"an inner product of shape {tuple(torch.as_tensor(inner).shape)}: expected (d, d)")
     return labelled(
@@ -147,7 +147,7 @@ def _cosines(
 ) -> Float[Tensor, "place vector other"]:
     """Of vectors at each place with each other, in an inner product."""
     width = vectors.shape[-1]
-    metric: Any = torch.eye(width, dtype=torch.float64) if inner is None else torch.as_tensor(inner).double().cpu()
+    metric: Any = torch.eye(width, dtype=torch.float64) if inner is None else torch.as_tensor(inner).cpu().double()
     if (
         metric.shape[-2:] != (width, width)
         or metric.ndim not in (2, 3)

@@ -124,11 +124,10 @@ def bag_of_tokens(tokens: Tokens, vocabulary: int) -> Float[Tensor, "example wor
 
 def untrained(model: Model, seed: int) -> Model:
     """A model of the same class and config, with the weights that training starts from."""
-    own = next(model.hf.parameters())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             fresh = type(model.hf)(copy.deepcopy(model.hf.config))
         except Exception as error:  # a class of anybody's making
             raise CasebackError(f"no {type(model.hf).__name__} could be made from its config alone: {error}") from None
-    return load(fresh.to(own.device, own.dtype).eval(), tokenizer=model.tokenizer)
+    return load(fresh.to(model.device, model.dtype).eval(), tokenizer=model.tokenizer)

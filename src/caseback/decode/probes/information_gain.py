@@ -140,7 +140,7 @@ def information_gain(
         "bits": bits["task"].mean(1).numpy(),
         "control_bits": np.full(len(data), float(control_bits["task"].mean())),
         "shuffled": shuffled.numpy(),
-        "penalty": torch.cat(penalties["x"]).double().cpu().numpy(),
+        "penalty": torch.cat(penalties["x"]).cpu().double().numpy(),
     }
     arrays = {name: ("site", values) for name, values in columns.items()}
     table = xr.Dataset(arrays, {"site": setting.names, "example": np.flatnonzero(setting.test)})
@@ -180,4 +180,4 @@ def _surprises(x: Tensor, y: Tensor, setting: Setting, penalty: Tensor) -> Float
     w, b = standard.folded(*fit(standard, y[~held], n_classes, "logistic", penalty))
     log_p = scores_of_classes(x[:, held] @ w + b[:, None]).log_softmax(-1)
     own = log_p.gather(-1, y[held].expand(len(x), -1)[..., None])[..., 0]
-    return -own.double().cpu() / math.log(2)
+    return -own.cpu().double() / math.log(2)

@@ -37,7 +37,7 @@ def table_of(
         The name of the other dimension.
     """
     dims = ("site", extra) if extra else ("site",)
-    right = measured["right/task"].double().cpu().numpy()
+    right = measured["right/task"].cpu().double().numpy()
     low, high = interval(right, np.ones(right.shape[-1]), setting.held_groups, random, resamples)
     columns = {
         "accuracy": right.mean(-1),
@@ -49,7 +49,7 @@ def table_of(
         columns["control"] = measured["right/control"].double().mean(-1).cpu().numpy()
         columns["selectivity"] = columns["accuracy"] - columns["control"]
     columns |= {name: values for name, values in measured.items() if "/" not in name}
-    arrays = {name: (dims, torch.as_tensor(values).double().cpu().numpy()) for name, values in columns.items()}
+    arrays = {name: (dims, torch.as_tensor(values).cpu().double().numpy()) for name, values in columns.items()}
     table = xr.Dataset(arrays, {"site": setting.names, "example": np.flatnonzero(setting.test)})
     table["right"] = (*dims, "example"), measured["right/task"].cpu().numpy()
     if setting.groups is not None:

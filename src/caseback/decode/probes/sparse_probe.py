@@ -120,7 +120,7 @@ def sparse_probe(
     order, score = measured.pop("order"), measured.pop("score")
     table = table_of(measured, setting, random, resamples, "k").assign_coords(k=sizes)
     table["feature"] = ("site", "rank"), order.cpu().numpy()
-    table["score"] = ("site", "rank"), score.double().cpu().numpy()
+    table["score"] = ("site", "rank"), score.cpu().double().numpy()
     table.attrs["select"] = select
     return table
 

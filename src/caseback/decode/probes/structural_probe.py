@@ -263,13 +263,13 @@ def _judged(
             golden, counted = (torch.from_numpy(part).to(x.device) for part in sentences.golden(rows, scored))
             if sentences.kind == "distance":
                 hits = spanning_trees(numbers, counted.expand(numbers.shape[:-1])) & golden
-                right[..., some] = hits.sum((-1, -2)).double().cpu() / 2
+                right[..., some] = hits.sum((-1, -2)).cpu().double() / 2
             else:
                 guess = numbers.masked_fill(~counted, torch.inf).argmin(-1, keepdim=True)
                 hits = golden.expand(numbers.shape).gather(-1, guess)
-                right[..., some] = hits[..., 0].double().cpu()
+                right[..., some] = hits[..., 0].cpu().double()
             if n in LENGTHS:
-                own = rank_correlation(*(part.double().cpu().numpy() for part in (numbers, targets)))
+                own = rank_correlation(*(part.cpu().double().numpy() for part in (numbers, targets)))
                 of_length.append(own.reshape(len(x), len(TASKS), -1))
         if of_length:
             correlations.append(np.concatenate(of_length, 2).mean(2))

@@ -21,7 +21,7 @@ from caseback.errors import AnatomyError, CasebackError, EditError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.anatomy.parameters import parameter
+from caseback.model.anatomy.parameters import device_of, expect_own_numbers, parameter
 from caseback.model.anatomy.stream import expect_sums
 from caseback.model.registry import technique
 from caseback.model.running.edits import Edit, Index, Project
@@ -203,6 +203,10 @@ def _tied(anatomy: Anatomy) -> bool:
 def _writers(model: Model) -> list[Tensor]:
     """Everything that writes to the stream, as tensors (..., d_model) that share storage with the parameters."""
     anatomy, weights = model.anatomy, model.weights
+    expect_own_numbers(anatomy.hf, "taking a direction out of weights")
+    devices = sorted({str(device_of(p.layer)) for p in anatomy.layers} | {str(anatomy.device)})
+    if len(devices) > 1:
+        raise AnatomyError(f"weights on several devices ({', '.join(devices)}): load the model on one")
     tensors: list[Tensor | None] = []
     project = anatomy.embed_project
     if project is None:

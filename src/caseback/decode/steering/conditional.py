@@ -213,7 +213,7 @@ def find_condition(
     order = [states.places.index(place) for place in directions.places]
     scores = np.stack(
         [
-            similarities(states.x[row], basis[None], measure).double().cpu().numpy()
+            similarities(states.x[row], basis[None], measure).cpu().double().numpy()
             for row, basis in zip(order, directions.detect, strict=True)
         ]
     )

@@ -185,7 +185,7 @@ class Cells:
 
     def table(self, values: Float[Tensor, "cell *rest"]) -> np.ndarray:
         """(vector, dose, ...) from one value a cell; at the dose 0 all vectors have the same."""
-        numbers = values.double().cpu().numpy()
+        numbers = values.cpu().double().numpy()
         table = np.repeat(numbers[:1], len(self.vectors) * len(self.doses), 0)
         table = table.reshape(len(self.vectors), len(self.doses), *numbers.shape[1:])
         for (vector, dose), value in zip(self.at, numbers, strict=True):
@@ -247,14 +247,14 @@ def _on_prompts(
     kl, plain = torch.zeros_like(effect), {}
     for cell, rows, some, edits in cells.passes(tokens, pos, budget, progress, "doses"):
         run, values = measured(model.anatomy, some, metric.of_rows(tokens, rows), read=[last], edits=edits)
-        effect[cell, rows] = values.double().cpu()
+        effect[cell, rows] = values.cpu().double()
         columns = some.column(-1)
         stream = run[last]
         final = stream[torch.arange(len(rows), device=stream.device), columns.to(stream.device)]
         log_q = at_least_float32(unembed(model.anatomy, final)).log_softmax(-1)
         plain |= {int(row): log_q[i] for i, row in enumerate(rows[cell == 0])}  # the first rows of a pass
         log_p = torch.stack([plain[row] for row in rows.tolist()])
-        kl[cell, rows] = (log_p.exp() * (log_p - log_q)).sum(-1).double().cpu()
+        kl[cell, rows] = (log_p.exp() * (log_p - log_q)).sum(-1).cpu().double()
     return cells.table(effect), cells.table(kl)
 
 
@@ -274,7 +274,7 @@ def _perplexity(model: Model, tokens: Tokens, cells: Cells, *, budget: int, prog
         parts = []
         for r, c in zip(row.split(at_once), column.split(at_once), strict=True):
             log_p = at_least_float32(unembed(model.anatomy, stream[r, c])).log_softmax(-1)
-            parts.append(-log_p.gather(-1, some.ids[r, c + 1][:, None])[:, 0].double().cpu())
+            parts.append(-log_p.gather(-1, some.ids[r, c + 1][:, None])[:, 0].cpu().double())
         surprise.index_add_(0, of, torch.cat(parts))
     n_tokens = int((tokens.mask[:, 1:] & tokens.mask[:, :-1]).sum())
     return cells.table((surprise / n_tokens).exp())

@@ -143,7 +143,7 @@ def steering_scores(
     # what was written after the bare prompt, as the unsteered model sees it
     log_p, states = _read(model, [bare[i % n] + new for i, new in enumerate(written)], written, judge, progress)
     own = log_p[:n].repeat(n_rows)
-    positive = (states.to(judge.detect) @ judge.detect[0] + judge.bias[0] > 0).double().cpu()
+    positive = (states.to(judge.detect) @ judge.detect[0] + judge.bias[0] > 0).cpu().double()
     fluency = (log_p - own).exp().clamp_max(1)
 
     # the unsteered answer, as the steered model sees it, or the prompted one
@@ -221,7 +221,7 @@ def _log_probs(
     at_once = max(1, limit("lens_logits") // model.d_vocab)
     for r, c in zip(row.split(at_once), column.split(at_once), strict=True):
         log_p = at_least_float32(unembed(model.anatomy, stream[r, c - 1])).log_softmax(-1)
-        sums.index_add_(0, r.cpu(), log_p.gather(-1, tokens.ids[r, c][:, None])[:, 0].double().cpu())
+        sums.index_add_(0, r.cpu(), log_p.gather(-1, tokens.ids[r, c][:, None])[:, 0].cpu().double())
     x = at_least_float32(run[site])
     if judge is not None and judge.places[0].head is not None:
         x = x[:, :, judge.places[0].head]

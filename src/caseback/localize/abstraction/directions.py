@@ -58,7 +58,7 @@ def direction(
         raise CasebackError(f"{way!r} is not a way to find a direction. {did_you_mean(way, WAYS)}")
     if way == "random":
         return random_rows(1, x.shape[1], seed)
-    given, classes = x.detach().double().cpu().numpy(), positive.cpu().numpy()
+    given, classes = x.detach().cpu().double().numpy(), positive.cpu().numpy()
     with warnings.catch_warnings():
         # too few iterations, or clusters than points: what comes of it is scored all the same
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -29,6 +29,7 @@ from caseback.localize.abstraction.alignment import Alignment, At, places_of, se
 from caseback.localize.abstraction.distributed import expect_changes, job_of, parts
 from caseback.localize.abstraction.interchanges import Interchanges, joined
 from caseback.model.anatomy.classes import logits_of
+from caseback.model.anatomy.parameters import expect_own_numbers
 from caseback.model.anatomy.sites import Site
 from caseback.model.loading.load import load
 from caseback.model.registry import technique
@@ -274,6 +275,7 @@ def _open_run(model: Model, tokens: Tokens, *, read: Sequence[Site] = (), edits:
 @contextmanager
 def _trainable(hf: nn.Module) -> Iterator[list[Tensor]]:
     """All parameters with gradients and all modules in eval mode, for as long as the context lasts."""
+    expect_own_numbers(hf, "training")
     training = [module for module in hf.modules() if module.training]
     parameters = list(hf.parameters())
     frozen = [p for p in parameters if not p.requires_grad]

@@ -220,7 +220,7 @@ def subnetwork_probing(
         about={**about, "start": start, "batch_size": batch_size},
     )
     gates.fit(steps, lambda _: penalty * gates.share_open(of), progress=progress)
-    chances = open_probability(gates.gates[of]).detach().double().cpu()
+    chances = open_probability(gates.gates[of]).detach().cpu().double()
     if of == "edges":
         table = torch.where(graph.exists, chances, torch.nan)
         return _circuit(model, graph, gates, table, graph.connected((table > 0.5) & graph.exists), about)
@@ -256,7 +256,7 @@ def _provenance(method: str, ablation: str | Tensor, **options: Any) -> dict[str
 
 
 def _edge_scores(gates: Gates) -> Float[Tensor, "writer reader"]:
-    return torch.where(gates.runs.graph.exists, gates.open().detach().double().cpu(), torch.nan)
+    return torch.where(gates.runs.graph.exists, gates.open().detach().cpu().double(), torch.nan)
 
 
 def _circuit(model: Model, graph: Graph, gates: Gates, table: Tensor, mask: Tensor, about: dict[str, Any]) -> Circuit:

@@ -102,7 +102,7 @@ def flow_attribution(
             start = readers.stop
             before = int(graph.exists[:, readers.start].sum())
             total = at_least_float32(run[stream.name, stream.layer][b, own])
-            scores[b, :before, readers] = weights_of(total, written[:, :before]).mean(0).double().cpu()[:, None]
+            scores[b, :before, readers] = weights_of(total, written[:, :before]).mean(0).cpu().double()[:, None]
     return labelled(
         scores.permute(1, 2, 0),
         ["writer", "reader", "batch"],
@@ -195,7 +195,7 @@ def flow_routes(
             weights["reached"] = on
             for name, values in weights.items():
                 at = (slice(0, values.shape[0]), *[slice(0, n)] * 2) if name == "attention" else (slice(0, n),)
-                routes[name][(layer, *at, b)] = values.double().cpu().numpy()
+                routes[name][(layer, *at, b)] = values.cpu().double().numpy()
     attrs = {"technique": flow_routes, "model": model, "threshold": threshold, "renormalised": renormalise}
     arrays = {name: labelled(values, list(dims[name]), name=name, **attrs) for name, values in routes.items()}
     return xr.Dataset(arrays, attrs=arrays["mlp"].attrs)

@@ -150,7 +150,7 @@ def causal_scrubbing(
         scrubbed = tree.stream(len(graph.readers) - 1, refs, random)
     nothing = tree.unlike(len(graph.readers) - 1, refs, random, graph.exists[:, -1])
     scrubbed_values, chance = (_metrics(model, tokens, metric, stream, samples) for stream in (scrubbed, nothing))
-    whole = measured(model.anatomy, tokens, metric)[1].detach().double().cpu().numpy()
+    whole = measured(model.anatomy, tokens, metric)[1].detach().cpu().double().numpy()
     arrays = [scrubbed_values.mean(0), chance.mean(0), whole]
     if np.isclose(arrays[1].mean(), whole.mean(), rtol=1e-9, atol=0):
         raise CasebackError("the metric is the same on random prompts: there is nothing to recover; give more of them")
@@ -315,7 +315,7 @@ def _metrics(
     edit = Apply("resid_post", lambda old: rows.view_as(old).to(old), layer=model.n_layers - 1)
     copies, tiles = tiled(tokens, samples), tiled_metric(metric, tokens, samples)
     values = measured(model.anatomy, copies, tiles, edits=[edit])[1]
-    return values.detach().double().cpu().view(samples, -1).numpy()
+    return values.detach().cpu().double().view(samples, -1).numpy()
 
 
 def _node(node: str | Node) -> Node:

@@ -185,7 +185,7 @@ def edge_table(graph: Graph, scores: xr.DataArray | Circuit | Tensor) -> Float[T
         scores = torch.tensor(scores.mean(rest).transpose("writer", "reader").values)
     if scores.shape != graph.exists.shape:
         raise CasebackError(f"scores of shape {tuple(scores.shape)}: expected {tuple(graph.exists.shape)}")
-    table = torch.where(graph.exists, scores.double().cpu(), torch.nan)
+    table = torch.where(graph.exists, scores.cpu().double(), torch.nan)
     bad = table[graph.exists].isnan()
     if bool(bad.any()):
         raise CasebackError(f"{int(bad.sum())} of {len(bad)} edges have no score (NaN): they cannot be ranked")

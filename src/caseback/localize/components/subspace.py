@@ -170,7 +170,7 @@ def orthonormal(basis: Any, d: int, name: str = "subspace") -> tuple[Basis, bool
     rows = torch.atleast_2d(torch.as_tensor(basis)).detach()
     if not rows.is_floating_point() or rows.ndim != 2 or rows.shape[1] != d:
         raise EditError(f"{name!r} has shape {tuple(rows.shape)} and type {rows.dtype}: expected numbers (k, {d})")
-    rows = rows.double().cpu()
+    rows = rows.cpu().double()
     if not bool(rows.isfinite().all()):
         raise EditError(f"{name!r} holds numbers that are not finite")
     rank = int(torch.linalg.matrix_rank(rows)) if len(rows) else 0
@@ -190,4 +190,4 @@ def effects(
     """What each edit changes, (variant, batch), and the metric of the run patched into and of the source."""
     swept = model.sweep(base, edits, metric, labels=[str(i) for i in range(len(edits))])
     values = swept["clean"].values
-    return swept.values - values, values, metric(source).double().cpu().numpy()
+    return swept.values - values, values, metric(source).cpu().double().numpy()

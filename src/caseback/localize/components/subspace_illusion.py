@@ -184,7 +184,7 @@ def row_space(reads: Any, d: int) -> Float[Tensor, "d rank"]:
     reads = torch.as_tensor(reads).detach()
     if reads.ndim != 2 or reads.shape[0] != d:
         raise EditError(f"reads has shape {tuple(reads.shape)}: expected ({d}, m), what reads the site as columns")
-    u, s, _ = torch.linalg.svd(reads.double().cpu(), full_matrices=False)
+    u, s, _ = torch.linalg.svd(reads.cpu().double(), full_matrices=False)
     floor = s.max() * max(reads.shape) * torch.finfo(at_least_float32(reads).dtype).eps
     return u[:, s > floor]
 

@@ -131,7 +131,7 @@ def find(
     rows = np.stack([_row(tokens, changes) for changes, *_ in versions])
     after, before = logits_after(model, tokens, rows, progress=progress)
     score = (lambda x: x.log_softmax(-1)[..., t]) if foil is None else (lambda x: x[..., t] - x[..., given])
-    drop = (score(before) - score(after)).double().cpu().numpy()
+    drop = (score(before) - score(after)).cpu().double().numpy()
     telling = np.argsort([-fall / version[3] for fall, version in zip(drop, versions, strict=True)], kind="stable")
     telling = [int(i) for i in telling if versions[i][0][0].word.content][:read]
     firsts = after[telling].topk(2).indices.tolist()

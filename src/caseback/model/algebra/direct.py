@@ -22,7 +22,8 @@ from caseback.errors import CasebackError
 from caseback.model.algebra.decompose import Row, rows_of, write_sites
 from caseback.model.algebra.readout import Readout, picked, readout
 from caseback.model.algebra.writes import attention_branch, mlp_branch
-from caseback.model.anatomy.dense import bias_of, weight_matrix
+from caseback.model.anatomy.coerce import widest
+from caseback.model.anatomy.dense import weight_matrix, wide_bias, wide_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.anatomy.stream import expect_sums
@@ -95,7 +96,7 @@ class Direction:
         x = stream.to(self.model.dtype)
         for module in (anatomy.final_norm, anatomy.unembed_project, anatomy.unembed):
             x = x if module is None else module(x)
-        return x * anatomy.logit_scale
+        return x.to(stream.device) * anatomy.logit_scale
 
     def repeated(self, times: int) -> Direction:
         """The same direction for the whole batch repeated so many times, as in ``side_by_side``."""
@@ -121,18 +122,18 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
     anatomy, bound = model.anatomy, metric.on(tokens, model.anatomy)
     weights, vocab = _linear_weights(bound, metric, len(tokens), model)
     matrix = weight_matrix(anatomy.unembed).detach()
-    bias = bias_of(anatomy.unembed)
+    bias = wide_bias(anatomy.unembed, anatomy.device)
     if vocab is None:
-        vectors = weights.to(at_least_float32(matrix)) @ at_least_float32(matrix).T
+        matrix = at_least_float32(matrix).to(anatomy.device)
+        vectors = weights.to(matrix) @ matrix.T
     else:
-        columns = at_least_float32(matrix.T[vocab])
+        columns = at_least_float32(matrix.T[vocab.to(matrix.device)]).to(anatomy.device)
         vectors = torch.einsum("bk,bkd->bd", weights.to(columns), columns)
     if anatomy.unembed_project is not None:
-        vectors = vectors @ at_least_float32(weight_matrix(anatomy.unembed_project).detach()).T
+        vectors = vectors @ wide_matrix(anatomy.unembed_project, anatomy.device).T
     of_bias = vectors.new_zeros(len(tokens))
     if bias is not None:
-        wide = at_least_float32(bias.detach())
-        of_bias = (weights.to(vectors) * (wide if vocab is None else wide[vocab])).sum(-1)
+        of_bias = (weights.to(vectors) * (bias if vocab is None else bias[vocab])).sum(-1)
     scale = anatomy.logit_scale
     return Direction(model, metric, bound, metric.pos, vectors * scale, of_bias * scale)
 
@@ -152,7 +153,8 @@ def _linear_weights(
                 return value, torch.zeros_like(logits)
             return value.detach(), torch.autograd.grad(value.sum(), logits)[0]
 
-    probe = torch.linspace(-3, 5, batch * width, dtype=torch.float64, device=model.device).sin().view(batch, width)
+    wide = widest(model.device)
+    probe = torch.linspace(-3, 5, batch * width, dtype=wide, device=model.device).sin().view(batch, width)
     at_zero, weights = value_and_weights(torch.zeros_like(probe))
     linear = torch.allclose(at_zero, torch.zeros_like(at_zero), atol=1e-9)
     # in both directions, since a maximum or a rectifier is linear on one side

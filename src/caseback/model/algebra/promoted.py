@@ -5,8 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.model.anatomy.dense import weight_matrix
-from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.dense import wide_matrix
 from caseback.model.running.model import Model
 
 
@@ -16,9 +15,9 @@ def promoted(
     """The logits of addends of the last stream ``final``, each less its mean over the vocabulary."""
     anatomy = model.anatomy
     norm = None if anatomy.final_norm is None else anatomy.norms[anatomy.final_norm]
-    unembed = at_least_float32(weight_matrix(anatomy.unembed).detach())
+    unembed = wide_matrix(anatomy.unembed, anatomy.device)
     if anatomy.unembed_project is not None:
-        unembed = at_least_float32(weight_matrix(anatomy.unembed_project).detach()) @ unembed
+        unembed = wide_matrix(anatomy.unembed_project, anatomy.device) @ unembed
     x = parts if norm is None else norm.frozen(parts, norm.scale(final))
     logits = (x @ unembed) * anatomy.logit_scale
     return logits - logits.mean(-1, keepdim=True)

@@ -21,7 +21,7 @@ from caseback.errors import TargetError
 from caseback.jobs.json_text import shortened
 from caseback.model.algebra.writes import Branch, spread
 from caseback.model.anatomy.coerce import are_several
-from caseback.model.anatomy.dense import bias_of, weight_matrix
+from caseback.model.anatomy.dense import weight_matrix, wide_bias, wide_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.stream import expect_sums
 from caseback.model.running.model import Model
@@ -158,11 +158,12 @@ def _vectors(model: Model, directions: Any, batch: int) -> Tensor:
 def _columns(model: Model, ids: Tensor) -> tuple[Tensor, Tensor]:
     """The tokens' columns of the unembedding and their biases, with the projection before it and the logit scale."""
     anatomy = model.anatomy
-    columns = at_least_float32(weight_matrix(anatomy.unembed).detach().T[ids])
+    matrix = weight_matrix(anatomy.unembed).detach()
+    columns = at_least_float32(matrix.T[ids.to(matrix.device)]).to(ids.device)
     if anatomy.unembed_project is not None:
-        columns = columns @ at_least_float32(weight_matrix(anatomy.unembed_project).detach()).T
-    bias = bias_of(anatomy.unembed)
-    bias = columns.new_zeros(ids.shape) if bias is None else at_least_float32(bias.detach()[ids])
+        columns = columns @ wide_matrix(anatomy.unembed_project, ids.device).T
+    bias = wide_bias(anatomy.unembed, ids.device)
+    bias = columns.new_zeros(ids.shape) if bias is None else bias[ids]
     return columns * anatomy.logit_scale, bias * anatomy.logit_scale
 
 

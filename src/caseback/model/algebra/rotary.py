@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
-from caseback.model.anatomy.dense import Projection
-from caseback.model.anatomy.parameters import parameter
+from caseback.model.anatomy.dense import Projection, computes_in
+from caseback.model.anatomy.parameters import device_of
 from caseback.model.running.attention import attending
 from caseback.model.running.passing import hooked, undisturbed
 from caseback.model.running.run import takes_positions
@@ -56,17 +56,16 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
     p, wanted = anatomy.layers[layer], layer
     if p.q is None or p.k is None:
         raise SiteAbsent(f"this model ({anatomy.model_type}) has no queries of its own: {anatomy.lacks['q_in']}")
-    like: Any = parameter(p.o, "weight")
-    d_head = p.dims.d_head
-    units = torch.eye(d_head, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    d_head, device = p.dims.d_head, device_of(p.o)
+    units = torch.eye(d_head, dtype=torch.promote_types(computes_in(p.o), torch.float32), device=device)
     probes = torch.cat([units, 2 * units])
     hf, positions = anatomy.hf, [0, offset] if offset else [0]
     given: dict[str, Any] = {"use_cache": False}
     if takes_positions(hf):
-        given["position_ids"] = torch.tensor([positions] * len(probes), device=like.device)
+        given["position_ids"] = torch.tensor([positions] * len(probes), device=anatomy.device)
     else:
         positions = list(range(offset + 1))
-    ids = torch.zeros(len(probes), len(positions), dtype=torch.long, device=like.device)
+    ids = torch.zeros(len(probes), len(positions), dtype=torch.long, device=anatomy.device)
 
     def attender(layer: int, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **how: Any) -> Tensor:
         if layer == wanted:
@@ -92,7 +91,7 @@ def rotation(anatomy: Anatomy, layer: int, offset: int) -> Float[Tensor, "d_head
                 f"{what} of layer {layer} of this model ({anatomy.model_type}) are normed or clipped before "
                 "they meet, so no single matrix gives the scores. QK is their part before that"
             )
-    return (turned_q[:d_head] @ turned_k[:d_head].T).to(units.dtype)
+    return (turned_q[:d_head] @ turned_k[:d_head].T).to(anatomy.device, units.dtype)
 
 
 def _showing(projection: Projection, probes: Tensor) -> Any:

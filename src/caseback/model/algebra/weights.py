@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from caseback.errors import CasebackError, SiteAbsent
+from caseback.errors import AnatomyError, CasebackError, SiteAbsent
 from caseback.model.algebra.factored import Factored
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.classes import expect_tokens_out
-from caseback.model.anatomy.dense import Projection, bias_of, weight_matrix
+from caseback.model.anatomy.dense import Projection, bias_of, computes_in, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
-from caseback.model.anatomy.parameters import parameter
+from caseback.model.anatomy.parameters import device_of, is_plain, parameter
 
 if TYPE_CHECKING:
     from caseback.model.algebra.folding import Folded
@@ -138,7 +138,8 @@ class Weights:
     def W_E(self) -> Float[Tensor, "vocab d_model"]:
         """Token embeddings as the parameters have them, through their projection where there is one."""
         weight, project = _of(self.anatomy.embed, "weight"), self.anatomy.embed_project
-        return weight if project is None else weight @ _read(weight_matrix(project))
+        whole = weight if project is None else weight @ _read(weight_matrix(project))
+        return whole.to(self.anatomy.device)
 
     @property
     def W_pos(self) -> Float[Tensor, "pos d_model"]:
@@ -150,19 +151,20 @@ class Weights:
         table = parameter(module, "weight")
         if table is None:
             raise self._absent("W_pos", "positions are computed (sinusoids), not learned")
-        return _read(table)[int(getattr(module, "offset", 0)) :]
+        return _read(table)[int(getattr(module, "offset", 0)) :].to(self.anatomy.device)
 
     @property
     def W_U(self) -> Float[Tensor, "d_model vocab"]:
         """The unembedding, with the projection before it where there is one; without the logit scale."""
         expect_tokens_out(self.anatomy, "W_U")
         project, matrix = self.anatomy.unembed_project, _read(weight_matrix(self.anatomy.unembed))
-        return matrix if project is None else _read(weight_matrix(project)) @ matrix
+        whole = matrix if project is None else _read(weight_matrix(project)).to(matrix) @ matrix
+        return whole.to(self.anatomy.device)
 
     @property
     def b_U(self) -> Float[Tensor, " vocab"]:
         """The unembedding's bias."""
-        return _bias(self.anatomy.unembed, self.anatomy.d_logits)
+        return _bias(self.anatomy.unembed, self.anatomy.d_logits).to(self.anatomy.device)
 
     attn_norm = property(lambda self: self._norms("attn_norm"), doc="The norm that attention reads through, or None.")
     mlp_norm = property(lambda self: self._norms("mlp_norm"), doc="The norm that the MLP reads through, or None.")
@@ -237,7 +239,10 @@ class Weights:
         return None if module is None else self.anatomy.norms[module]
 
     def _at(self, name: str, layer: int) -> Tensor:
-        """One layer's weight by its name."""
+        """One layer's weight by its name, where prompts go: a copy only where a spread model has it elsewhere."""
+        return self._held(name, layer).to(self.anatomy.device)
+
+    def _held(self, name: str, layer: int) -> Tensor:
         kind, part = name.split("_")
         p = self.anatomy.layers[layer]
         if part in ("Q", "K", "V"):
@@ -283,6 +288,11 @@ class Weights:
         key = "gate_up_proj" if fused else own
         if key not in held or held[key].ndim != 3:
             raise self._absent(name, f"its experts keep {', '.join(held) or 'no stacked parameters'}, no {key}")
+        if not is_plain(held[key]):
+            raise AnatomyError(
+                f"{type(experts).__name__} keeps {key} quantized, so its experts' matrices cannot be read: load the "
+                "model without quantization (for MXFP4: quantization_config=Mxfp4Config(dequantize=True))"
+            )
         matrix = held[key] if self._reads_rows(p, held) else held[key].mT
         if kind == "b":
             bias = held.get(f"{key}_bias")
@@ -321,8 +331,7 @@ def _read(x: Any) -> Tensor:
 
 
 def _zeros(module: nn.Module, *shape: int) -> Tensor:
-    like = cast(Tensor, parameter(module, "weight"))
-    return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    return torch.zeros(shape, dtype=computes_in(module), device=device_of(module))
 
 
 def _bias(module: nn.Module, size: int) -> Tensor:

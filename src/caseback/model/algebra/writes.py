@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
-from caseback.model.anatomy.dense import bias_of, weight_matrix
+from caseback.model.anatomy.dense import wide_bias, wide_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
 from caseback.model.anatomy.stream import expect_sums
 
@@ -74,9 +74,7 @@ def attention_branch(anatomy: Anatomy, layer: int, z: Float[Tensor, "*lead head 
             f"heads of this model ({anatomy.model_type}) do not write z W_O: {anatomy.family.before_o} stands between; "
             "read 'head_out', which holds what each writes"
         )
-    weight = at_least_float32(weight_matrix(p.o).detach())
-    bias = bias_of(p.o)
-    bias = None if bias is None else at_least_float32(bias.detach())
+    weight, bias = wide_matrix(p.o, anatomy.device), wide_bias(p.o, anatomy.device)
     norm, scale = _frozen(anatomy, p.attn_post_norm, z.flatten(-2), weight, bias)
     return Branch(weight.unflatten(0, (p.dims.n_heads, p.d_z)), bias, anatomy.residual_scale, norm, scale)
 
@@ -95,9 +93,7 @@ def mlp_branch(anatomy: Anatomy, layer: int, neurons: Float[Tensor, "*lead neuro
         raise SiteAbsent(
             f"layer {layer} of this model ({anatomy.model_type}) has no dense MLP: each expert has its own neurons"
         )
-    weight = at_least_float32(weight_matrix(p.w_out).detach())
-    bias = bias_of(p.w_out)
-    bias = None if bias is None else at_least_float32(bias.detach())
+    weight, bias = wide_matrix(p.w_out, anatomy.device), wide_bias(p.w_out, anatomy.device)
     norm, scale = _frozen(anatomy, p.mlp_post_norm, neurons, weight, bias)
     return Branch(weight, bias, anatomy.residual_scale, norm, scale)
 

@@ -19,7 +19,7 @@ from caseback.errors import AnatomyError, UnknownSite, did_you_mean
 from caseback.model.anatomy.classes import classes_of
 from caseback.model.anatomy.coerce import as_integer
 from caseback.model.anatomy.context import context_of
-from caseback.model.anatomy.dense import Projection, weight_shape
+from caseback.model.anatomy.dense import Projection, is_packed, weight_shape
 from caseback.model.anatomy.family import Dims, Family
 from caseback.model.anatomy.norms import Norms
 from caseback.model.anatomy.sites import MODULE_ENDS, SITES, Site, parse
@@ -124,6 +124,7 @@ class Anatomy:
             for module in (p.o, p.w_in, p.w_gate, p.gate_up, p.w_out):
                 if module is not None:
                     weight_shape(module)  # refuses what has no matrix
+        self.packed = {type(m): m for m in hf.modules() if is_packed(m) and not isinstance(m, nn.Embedding)}
         self._modules = [(module, dict(module._modules)) for module in hf.modules()]
         self.d_mlp = next((weight_shape(p.w_out)[0] for p in self.layers if p.w_out is not None), None)
 
@@ -413,7 +414,7 @@ class Anatomy:
         modules = [self.final_norm]
         for p in self.layers:
             modules += [p.attn_norm, p.mlp_norm, p.attn_post_norm, p.mlp_post_norm]
-        return Norms([module for module in modules if module is not None], self.d_model)
+        return Norms([module for module in modules if module is not None], self.d_model, self.device)
 
     @property
     def modules(self) -> list[nn.Module]:

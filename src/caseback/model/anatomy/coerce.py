@@ -127,6 +127,21 @@ def as_device(value: Any, error: type[CasebackError]) -> torch.device:
     return device
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The widest numbers that a device has: float64, on Apple's float32.
+
+    Examples
+    --------
+    >>> widest(torch.device("cpu"))
+    torch.float64
+    """
+    try:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except TypeError:
+        return torch.float32
+    return torch.float64
+
+
 def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

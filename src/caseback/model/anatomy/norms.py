@@ -89,7 +89,7 @@ class Norm:
 
     def __call__(self, x: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims d_model"]:
         out = self.frozen(x, self.scale(x))
-        return out if self.beta is None else out + self.beta
+        return out if self.beta is None else out + self.beta.to(out.device)
 
 
 class Form(NamedTuple):
@@ -102,9 +102,9 @@ class Form(NamedTuple):
     """What is added to the module's weight, or to 0 where it has none: it multiplies by w or by 1 + w."""
     width: int
 
-    def read(self, module: nn.Module) -> Norm:
-        """The norm as numbers, with the module's parameters as they now are."""
-        weight, bias = _wide(module, "weight"), _wide(module, "bias")
+    def read(self, module: nn.Module, device: torch.device | None = None) -> Norm:
+        """The norm as numbers, with the module's parameters as they now are, on one device for a spread model."""
+        weight, bias = _wide(module, "weight", device), _wide(module, "bias", device)
         weight = torch.zeros(self.width) if weight is None else weight
         eps = float(getattr(module, self.eps)) if isinstance(self.eps, str) else self.eps
         return Norm(weight + self.offset if self.offset else weight, bias, eps, self.centred)
@@ -113,11 +113,12 @@ class Form(NamedTuple):
 class Norms(Mapping[Any, Norm]):
     """Norm modules as numbers: their form is found once, their parameters are read whenever they are asked for."""
 
-    def __init__(self, modules: Iterable[nn.Module], d_model: int):
+    def __init__(self, modules: Iterable[nn.Module], d_model: int, device: torch.device):
+        self._device = device
         self._forms = {module: form_of(module, d_model) for module in modules}
 
     def __getitem__(self, module: Any) -> Norm:
-        return self._forms[module].read(module)
+        return self._forms[module].read(module, self._device)
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self._forms)
@@ -126,10 +127,10 @@ class Norms(Mapping[Any, Norm]):
         return len(self._forms)
 
 
-def _wide(module: nn.Module, name: str) -> Tensor | None:
+def _wide(module: nn.Module, name: str, device: torch.device | None) -> Tensor | None:
     """A norm's parameter as numbers, in float32 at least."""
     value = parameter(module, name)
-    return None if value is None else at_least_float32(value.detach())
+    return None if value is None else at_least_float32(value.detach()).to(device)
 
 
 def read_norm(module: nn.Module, d_model: int) -> Norm:
@@ -157,16 +158,16 @@ def form_of(module: nn.Module, d_model: int) -> Form:
     if eps is None:
         raise AnatomyError(f"{type(module).__name__} keeps no epsilon under any of {', '.join(names)}")
     size = float(getattr(module, eps)) if isinstance(eps, str) else eps
-    probe = torch.linspace(-1.0, 2.0, d_model, device=like.device, dtype=torch.float64).sin() + 0.3
+    probe = torch.linspace(-1.0, 2.0, d_model, dtype=torch.float64).sin() + 0.3
     if weight is not None and weight.ndim > 1:  # one norm per head, with weights of its own
         probe = probe.expand(weight.shape)
     with torch.no_grad():
-        output = module.forward(probe.to(like.dtype)[None])[0].double()
+        output = module.forward(probe.to(like)[None])[0].cpu().double()  # not every device has float64
         tries = []
         for centred in (False, True):
             for offset in (0.0, 1.0) if weight is not None else (1.0,):
-                gamma = (weight.detach().double() if weight is not None else torch.zeros_like(probe)) + offset
-                beta = None if bias is None else bias.detach().double()
+                gamma = (weight.detach().cpu().double() if weight is not None else torch.zeros_like(probe)) + offset
+                beta = None if bias is None else bias.detach().cpu().double()
                 off = (Norm(gamma, beta, size, centred)(probe) - output).abs().max()
                 tries.append((float(off), Form(eps, centred, offset, d_model)))
     error, form = min(tries, key=lambda pair: pair[0])

@@ -11,7 +11,7 @@ from torch import nn
 from caseback.errors import AnatomyError, LoadError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import classes_of
-from caseback.model.anatomy.coerce import as_device
+from caseback.model.anatomy.coerce import as_device, widest
 from caseback.model.anatomy.families import FAMILIES, family_of
 from caseback.model.anatomy.parameters import expect_numbers
 from caseback.model.arguments import checked
@@ -86,6 +86,8 @@ def load(
     """
     dtype = _one_dtype(dtype, torch_dtype)
     device = None if device is None else as_device(device, LoadError)
+    if device is not None and dtype in (torch.float64, "float64") and widest(device) != torch.float64:
+        raise LoadError(f"dtype={dtype} on {device}, which has no float64: expected float32, or device='cpu'")
     hub = {key: kwargs.pop(key) for key in HUB_OPTIONS & kwargs.keys()}
     if isinstance(tokenizer, str | Path):
         tokenizer = read_tokenizer(Source(str(tokenizer), revision, trust_remote_code=trust_remote_code, hub=hub))

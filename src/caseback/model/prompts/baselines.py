@@ -101,9 +101,9 @@ def baseline_name(baseline: Any) -> str:
 
 
 def _mean(model: Model) -> Float[Tensor, " d_model"]:
-    total = torch.zeros(model.d_model, dtype=torch.float64, device=model.device)
+    total = torch.zeros(model.d_model, dtype=torch.float64)
     for ids in torch.arange(model.d_vocab).split(limit("embedded_tokens")):
-        total += written(model, ids).double().sum(0)
+        total += written(model, ids).cpu().double().sum(0)
     return total / model.d_vocab
 
 

@@ -49,7 +49,7 @@ class RunPair:
         names = ("clean", "corrupt") if self.direction == "noising" else ("corrupt", "clean")
         coords: dict[str, Any] = {}
         for name, (tokens, value) in zip(names, runs, strict=False):
-            coords[name] = ("batch", value.double())
+            coords[name] = ("batch", value.cpu().double())
             coords[f"{name}_token"] = (("batch", "pos"), [row + [""] * (width - len(row)) for row in tokens.text])
         return coords
 

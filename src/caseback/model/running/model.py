@@ -405,7 +405,7 @@ class Model(Displayed):
             on=on,
             threads=threads,
         )
-        coords: dict[str, Any] = {"variant": names, "clean": ("batch", clean.double())}
+        coords: dict[str, Any] = {"variant": names, "clean": ("batch", clean.cpu().double())}
         if recheck is not None and noise is not None:
             which, effects = rechecked(
                 self.anatomy, prompts, variants, metric, values - clean, recheck, token_budget=token_budget

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from caseback.errors import CasebackError
+from caseback.errors import AnatomyError, CasebackError
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.dense import expect_gradient
+from caseback.model.anatomy.parameters import expect_numbers, is_plain
 from caseback.model.running.undo import Undo, current_undo
 
 
@@ -102,11 +104,12 @@ def undisturbed(anatomy: Anatomy, *, grad: bool) -> Iterator[Pass]:
     AnatomyError
         As ``passing``.
     CasebackError
-        Where there is to be a gradient and torch's inference mode forbids it.
+        Where there is to be a gradient, and torch's inference mode or a kernel for quantized weights keeps none.
     """
     hf = anatomy.hf
+    expect_numbers(anatomy.embed)  # where the whole model has gone to the meta device since it was loaded
     if grad:
-        _expect_gradients(hf)
+        _expect_gradients(anatomy)
     undo = current_undo()
     with passing(anatomy) as new, undo.scope():
         for module in anatomy.modules if hf.training else ():
@@ -119,13 +122,22 @@ def undisturbed(anatomy: Anatomy, *, grad: bool) -> Iterator[Pass]:
         yield new
 
 
-def _expect_gradients(hf: nn.Module) -> None:
+def _expect_gradients(anatomy: Anatomy) -> None:
+    hf = anatomy.hf
     if torch.is_inference_mode_enabled():
         raise CasebackError("torch.inference_mode keeps no gradients: leave it, or use torch.no_grad in its place")
     if any(parameter.is_inference() for parameter in hf.parameters()):
         raise CasebackError(
             "this model's parameters were made inside torch.inference_mode, which keeps no gradients: load it outside"
         )
+    for module in anatomy.packed.values():
+        expect_gradient(module)
+    for experts in (p.experts for p in anatomy.layers if p.experts is not None):
+        if not all(is_plain(parameter) for parameter in experts.parameters() if parameter.ndim == 3):
+            raise AnatomyError(
+                f"{type(experts).__name__} multiplies quantized weights by kernels that keep no gradient: load the "
+                "model without quantization (for MXFP4: quantization_config=Mxfp4Config(dequantize=True))"
+            )
 
 
 class Hooks:

@@ -97,8 +97,8 @@ class Run(Displayed):
             held = ", ".join(sorted({s.name for s in self._acts})) or "none"
             raise SiteAbsent(f"this run did not read {missing[0]}: pass read=[{missing[0].name!r}] (it holds: {held})")
         if len(wanted) == 1 and (wanted[0].layer is None or not isinstance(key, str) or "." in key):
-            return self._acts[wanted[0]]
-        return torch.stack([self._acts[site] for site in wanted])
+            return self._acts[wanted[0]].to(self.anatomy.device)
+        return torch.stack([self._acts[site].to(self.anatomy.device) for site in wanted])
 
     def detached(self) -> Run:
         """The same values without their graph, which is then free to go."""
@@ -160,7 +160,7 @@ class Run(Displayed):
         if site.name.endswith(".scale"):
             raise SiteAbsent(f"{site} is only looked at, so it has no gradient: ask for {site.name[:-6]!r}")
         if site.name == "head_out":
-            return self[Site("attn_out", site.layer)]
+            return self._acts[Site("attn_out", site.layer)]
         if site.kind.view:
             return self._anchor(site.written)
         source = self._raw if site in self._raw else self._acts
@@ -210,8 +210,9 @@ class Run(Displayed):
             raise ResultError(
                 f"a gradient of shape {tuple(g.shape)}: expected (batch, pos, width), {tuple(batch)} first"
             )
+        g = g.to(self._acts[site].device)
         mine = g.view(*batch, -1)[part][..., projection.rows.to(g.device)]
-        read = torch.einsum("bphe,hde->bphd", mine, projection.weight().detach())
+        read = torch.einsum("bphe,hde->bphd", mine, projection.weight().detach().to(mine))
         if p.attn_norm is None:
             return read
         x = self._acts[site][part].detach()

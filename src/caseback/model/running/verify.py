@@ -87,8 +87,8 @@ def _layer_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) -> Iter
             yield f"the pattern's rows sum to one, layer {i}", total, torch.ones_like(total)
     if p.w_out is not None and p.mlp_post_norm is None:
         bias = bias_of(p.w_out)
-        recomputed = at("mlp_post") @ weight_matrix(p.w_out)
-        recomputed = (recomputed if bias is None else recomputed + bias) * anatomy.residual_scale
+        recomputed = at("mlp_post") @ weight_matrix(p.w_out).to(at("mlp_post"))
+        recomputed = (recomputed if bias is None else recomputed + bias.to(recomputed)) * anatomy.residual_scale
         yield f"mlp_post W_out + b_out = mlp_out, layer {i}", recomputed, at("mlp_out")
 
 
@@ -97,21 +97,22 @@ def _projection_identities(anatomy: Anatomy, run: Run, i: int, p: LayerParts) ->
     x = run["attn_norm", i] if Site("attn_norm", i) in run.sites else run["resid_pre", i]
     for name, projection in (("Q", p.q), ("K", p.k), ("V", p.v)):
         if projection is not None:
-            given = projection.module.forward(x)[..., projection.rows.to(x.device)]
-            by_head = torch.einsum("bpd,hde->bphe", x, projection.weight())
+            given = projection.module.forward(x).to(x.device)[..., projection.rows.to(x.device)]
+            by_head = torch.einsum("bpd,hde->bphe", x, projection.weight().to(x))
             bias = projection.bias()
-            by_head = by_head if bias is None else by_head + bias
+            by_head = by_head if bias is None else by_head + bias.to(x)
             yield f"x W_{name} + b_{name} = its module's output, layer {i}", by_head, given
 
 
 def _bias_share(anatomy: Anatomy, p: LayerParts, run: Run, i: int) -> Tensor | float:
     """What attention adds beside its heads: b_O or, where a norm follows, what that makes of b_O and adds itself."""
+    z = run["z", i].flatten(2)
     bias = bias_of(p.o)
+    bias = None if bias is None else bias.to(z)
     if p.attn_post_norm is None:
         return 0.0 if bias is None else bias * anatomy.residual_scale
     norm = anatomy.norms[p.attn_post_norm]
-    w_o = weight_matrix(p.o)
-    o_out = run["z", i].flatten(2) @ w_o + (0.0 if bias is None else bias)
+    o_out = z @ weight_matrix(p.o).to(z) + (0.0 if bias is None else bias)
     share = 0.0 if bias is None else norm.frozen(bias.expand_as(o_out), norm.scale(o_out))
     return (share + (0.0 if norm.beta is None else norm.beta)) * anatomy.residual_scale
 
@@ -128,7 +129,7 @@ def unembed(anatomy: Anatomy, resid: Tensor, vocab: Tensor | None = None) -> Ten
         formed in float32 at least.
     """
     x = resid if anatomy.final_norm is None else anatomy.final_norm(resid)
-    return unembed_normed(anatomy, x, vocab)
+    return unembed_normed(anatomy, x, vocab).to(resid.device)
 
 
 def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> Tensor:
@@ -142,9 +143,10 @@ def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> 
     else:
         # few entries cost little, and of half precision a difference of logits would keep two digits
         x = at_least_float32(x)
-        weight, bias = weight_matrix(anatomy.unembed).T[vocab].to(x.dtype), bias_of(anatomy.unembed)
+        matrix, bias = weight_matrix(anatomy.unembed), bias_of(anatomy.unembed)
+        weight = matrix.T[vocab.to(matrix.device)].to(x)
         logits = x @ weight.T if vocab.ndim == 1 else torch.einsum("rd,rkd->rk", x, weight)
-        logits = logits if bias is None else logits + bias[vocab].to(x.dtype)
+        logits = logits if bias is None else logits + bias[vocab.to(bias.device)].to(x)
     if anatomy.logit_scale != 1.0:
         logits = logits * anatomy.logit_scale
     if anatomy.logit_softcap is not None:
@@ -168,7 +170,8 @@ def verify(anatomy: Anatomy) -> dict[str, float]:
 
 
 def _compare(anatomy: Anatomy, run: Run, logits: Tensor) -> dict[str, float]:
-    tolerance = TOLERANCE.get(run.logits.dtype, 2e-4)
+    # quantized modules may multiply in half precision, whatever they give
+    tolerance = TOLERANCE.get(torch.bfloat16 if anatomy.packed else run.logits.dtype, 2e-4)
     errors: dict[str, float] = {}
     unread = ("logits while everything is read = logits", run.logits, logits)
     for name, left, right in (unread, *identities(anatomy, run)):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.dense import Projection, weight_matrix
+from caseback.model.anatomy.parameters import device_of
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import attending
 from caseback.model.running.hooks import on_sum, recording, touch_branch, touch_own
@@ -179,6 +180,7 @@ def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: Ho
     seen: dict[str, Tensor] = {}  # the stream as attention reads it now, for the heads' own inputs
 
     def at_layer(x: Tensor) -> Tensor:
+        x = x.to(device_of(p.layer))  # where a spread model passes from one device to the next
         if session.wants(pre):
             x = session.touch(pre, x)
         seen["stream"] = x
@@ -246,7 +248,7 @@ def _per_head_input(
         read = new[..., some, :]
         changed = (read - each[..., some, :]).abs().amax(-1, keepdim=True) != 0  # (batch, pos, head, 1)
         read = read if p.attn_norm is None else p.attn_norm.forward(read)
-        projected = torch.einsum("bphd,hde->bphe", read, projection.weight()[some])
+        projected = torch.einsum("bphd,hde->bphe", read, projection.weight().to(read)[some])
         bias = projection.bias()
         if bias is not None:
             projected = projected + bias[some]
@@ -267,7 +269,7 @@ def _as_list(index: Any, size: int) -> list[int]:
 
 def head_writes(anatomy: Anatomy, p: LayerParts, z: Tensor, o_out: Tensor) -> Tensor:
     """Each head's write to the stream, (batch, pos, head, d_model); a norm after attention has its denominator held."""
-    w_o = weight_matrix(p.o).unflatten(0, (p.dims.n_heads, p.d_z))
+    w_o = weight_matrix(p.o).to(z).unflatten(0, (p.dims.n_heads, p.d_z))
     writes = torch.einsum("bphe,hed->bphd", z, w_o)
     if p.attn_post_norm is not None:
         norm = anatomy.norms[p.attn_post_norm]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import logits_of
+from caseback.model.anatomy.parameters import device_of
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import attending
 from caseback.model.running.edits import Edit
@@ -72,7 +73,8 @@ def record(
         return session.mixed(layer, module, q, k, v, mask, **how)
 
     def at_layer(_, args, kwargs):
-        clean.stream.append(args[0] if args else kwargs["hidden_states"])
+        stream = args[0] if args else kwargs["hidden_states"]
+        clean.stream.append(stream.to(device_of(anatomy.layers[len(clean.stream)].layer)))
         clean.calls.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
 
     def at_last(_, args, output):

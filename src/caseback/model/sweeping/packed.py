@@ -124,7 +124,7 @@ class Packed:
             standing_at=lambda site: site.name not in ("embed", "pos_embed"),  # these are in the clean stream already
         )
         self.gathered: dict[int, Any] = {}
-        self.layouts: dict[tuple[int, bool], Layout] = {}
+        self.layouts: dict[tuple[int, bool, torch.device], Layout] = {}
         self.keys_only = self.last_rows = False
         self.last_keys_and_values: tuple[Tensor, Tensor] | None = None
         self.maps: list[tuple[np.ndarray, Tensor]] = []
@@ -167,6 +167,7 @@ class Packed:
 
     def _join(self, hidden: Tensor, layer: int) -> Tensor:
         """Add the segments that enter here, with the clean stream and the edits made at the door."""
+        hidden = self._on(self.clean.stream[layer].device, hidden)
         joining = [s for s in self.segments if s.layer == layer]
         self.unchanged[:] = False
         if not joining:
@@ -178,6 +179,12 @@ class Packed:
         self.active = after
         self._mark_unchanged(before, after, layer)
         return self._at_door(hidden, {s.variant for s in joining}, layer, self.session.frame, self.example, self.column)
+
+    def _on(self, device: torch.device, hidden: Tensor) -> Tensor:
+        """The rows on the device of the layer that comes next, with the index tensors that go with them."""
+        if device != self.device:
+            self.device, self.example, self.column = device, self.example.to(device), self.column.to(device)
+        return hidden.to(device)
 
     def _mark_unchanged(self, before: int, after: int, layer: int) -> None:
         """Mark the rows that came in and that no edit changes before the layer's queries, keys and values."""
@@ -344,7 +351,7 @@ class Packed:
 
     def _layout(self) -> Layout:
         """The active segments sorted into batches of like length, so that padding stays small."""
-        key = (self.active, self.last_rows)
+        key = (self.active, self.last_rows, self.device)
         if key not in self.layouts:
             present = {i: len(s) for i, s in enumerate(self.segments) if self.row0[i] < self.active}
             buckets = [self._bucket(batch) for batch in of_like_length(present)]
@@ -381,10 +388,12 @@ class Packed:
             x = maps[self._put(seen.argsort()[rows.argsort().argsort()])]
         else:
             x = self.session.acts[site][0][self._put(rows)]
-        return self.bound.value(x, self._put(np.array([s.example for s in self.segments])))
+        self._on(self.anatomy.device, x)
+        return self.bound.value(x.to(self.device), self._put(np.array([s.example for s in self.segments])))
 
     def _measure(self, hidden: Tensor) -> Tensor:
         """The metric from the stream after the last layer."""
+        hidden = self._on(self.anatomy.device, hidden)
         example = self._put(np.array([s.example for s in self.segments]))
         if self.bound.columns is None:
             return self._measure_all(hidden, example)
@@ -395,7 +404,8 @@ class Packed:
         if self.bound.site is not None:
             vocab = example[:, None]  # the norm is what is read, so any one entry of the vocabulary will do
         logits = self._logits(hidden[None], vocab)[0]
-        return self.bound.value(logits if self.bound.site is None else self.session.acts[self.bound.site][0], example)
+        read = logits if self.bound.site is None else self.session.acts[self.bound.site][0]
+        return self.bound.value(read.to(self.device), example)
 
     def _logits(self, hidden: Tensor, vocab: Tensor | None) -> Tensor:
         """Logits of (1, row, d_model), with the edits of ``final_norm`` and ``logits``."""
@@ -413,14 +423,14 @@ class Packed:
         """A metric of all positions: those outside a segment are filled in from the clean run, segment by segment."""
         values = []
         session, frame = self.session, self.session.frame
-        last = self.clean.stream[-1]
+        last = self.clean.stream[-1].to(self.device)
         for i, s in enumerate(self.segments):
             rows = hidden[self.row0[i] : self.row0[i] + len(s)]
             session.frame = Frame([Span(s.variant, s.example, s.start, len(s), 0)], self.lengths)
             at = self.first[s.example] + s.start
             before = unembed(self.anatomy, last[s.example, :at][None])
             after = unembed(self.anatomy, last[s.example, at + len(s) :][None])
-            logits = torch.cat([before, self._logits(rows[None], None), after], 1)
+            logits = torch.cat([before, self._logits(rows[None], None).to(rows.device), after], 1)
             values.append(self.bound.value(logits, example[i : i + 1])[0])
         session.frame = frame
         return torch.stack(values)

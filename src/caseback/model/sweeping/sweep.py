@@ -149,4 +149,4 @@ class Results:
         """Note that these values are known, and what rounding did in their pass."""
         self.done[variants, examples] = True
         self.noise = self.noise if noise is None else torch.maximum(self.noise, noise.to(self.noise))
-        self.file.write({"values": self.values.double(), "noise": self.noise.double(), "done": self.done})
+        self.file.write({"values": self.values.cpu().double(), "noise": self.noise.cpu().double(), "done": self.done})

@@ -63,7 +63,7 @@ def principal_plane(states: Any, *, seed: int = 0) -> xr.Dataset:
 def _as_rows(states: Any) -> np.ndarray:
     values = states.values if isinstance(states, xr.DataArray) else states
     if isinstance(values, torch.Tensor):
-        values = values.detach().double().cpu().numpy()
+        values = values.detach().cpu().double().numpy()
     try:
         x = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

@@ -35,7 +35,7 @@ BANDS = ("shuffled", "other_words")
 def margins(logits: Float[Tensor, "version vocab"], contrast: tuple[int, int]) -> Float[np.ndarray, " version"]:
     """By how much the target leads the foil after each version."""
     t, f = contrast
-    return (logits[:, t] - logits[:, f]).double().cpu().numpy()
+    return (logits[:, t] - logits[:, f]).cpu().double().numpy()
 
 
 def preference(

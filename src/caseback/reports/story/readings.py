@@ -39,7 +39,7 @@ def readings(
         words = [] if anatomy.family.unsummed else _words(model, promoted(model, write[None], final[at][None])[0])
         looks = []
         if part.layer in patterned:
-            weights = run["pattern", part.layer][0, part.head, at].detach().double().cpu().numpy()
+            weights = run["pattern", part.layer][0, part.head, at].detach().cpu().double().numpy()
             best = np.argsort(-weights, kind="stable")[:SHOWN]
             looks = [{"pos": int(p), "weight": float(weights[p])} for p in best if weights[p] >= thresholds.LOOKS]
         by_head[part.name] = {"at": at, "share_there": float(lost[part.name][at]), "looks": looks, "writes": words}

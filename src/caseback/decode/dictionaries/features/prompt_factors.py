@@ -108,7 +108,7 @@ def neuron_factors(
     weights = weights_of(model, True)
     writes: list[Any] = [matrix_of(model, weights, "out", layer) for layer in chosen]
     run = model.run(tokens, read=[("mlp_post", layer) for layer in chosen])
-    signed = torch.cat([run["mlp_post", layer][0] for layer in chosen], -1).detach().double().cpu()
+    signed = torch.cat([run["mlp_post", layer][0] for layer in chosen], -1).detach().cpu().double()
     signed = signed[tokens.mask[0].cpu()]
     a = (signed.clamp_min(0) if part == "positive" else signed.abs()).numpy()[skip:]
     if not 1 <= n_factors <= min(a.shape):

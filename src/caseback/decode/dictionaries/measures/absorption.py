@@ -115,12 +115,12 @@ def absorption(
     expect_widths(several, x.shape[1], x.shape[1])
     classes, y = classes_of(labels, len(x))
     held = held_out_tokens(y, held_out, seed)
-    x = x.double().cpu()
+    x = x.cpu().double()
     x = x - x[~held].mean(0)
     probes = [probe_of(x[~held].numpy(), y[~held] == c) for c in range(len(classes))]
     rows: dict[str, list[list[float]]] = {name: [] for name in _NAMES}
     for one in several.values():
-        codes = codes_of(one, whole(states).to(one.W_enc)).double().cpu()
+        codes = codes_of(one, whole(states).to(one.W_enc)).cpu().double()
         each = [
             _of_class(one, codes, x, y == c, held, probe, most_main, split_gain, absorbers)
             for c, probe in enumerate(probes)
@@ -251,7 +251,7 @@ def _of_class(
     if not len(known):
         return (np.nan, np.nan, len(main), f1, 0)
     with torch.no_grad():
-        rows = dictionary.W_dec.double().cpu() / dictionary.out_scale.double().cpu()
+        rows = dictionary.W_dec.cpu().double() / dictionary.out_scale.cpu().double()
         cosines = unit_rows(rows) @ direction
     written = codes[known] * (rows @ direction)
     amount = x[known] @ direction

@@ -128,7 +128,7 @@ def _absorbed(dictionary: Dictionary, planted: Planted, parents: Tensor, match: 
         instead = torch.stack([(codes * row).amax(1) for row in others], 1) >= least * there
         present = there != 0
         kinds = (present & child & silent & instead, present & child, present & ~child & silent, present & ~child)
-        counts += torch.stack([kind.sum(0) for kind in kinds], 1).double().cpu()
+        counts += torch.stack([kind.sum(0) for kind in kinds], 1).cpu().double()
     return counts
 
 

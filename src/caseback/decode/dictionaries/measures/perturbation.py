@@ -92,7 +92,7 @@ def targeted_probe_perturbation(
     _expect_counts(n_features, several)
     classes, y = classes_of(labels, len(x))
     held = held_out_tokens(y, held_out, seed)
-    states_ = x.double().cpu().numpy()
+    states_ = x.cpu().double().numpy()
     probes = [probe_of(states_[~held], y[~held] == c) for c in range(len(classes))]
     cases = [y[held] == c for c in range(len(classes))]
     clean = np.array([_accuracy(probe.sees(states_[held]), case) for probe, case in zip(probes, cases, strict=True)])
@@ -185,7 +185,7 @@ def spurious_correlation_removal(
     if np.bincount(combined, minlength=4).min() < 4:
         raise CasebackError("a combination of the two labels has fewer than 4 tokens: expected 4 of each at least")
     held = held_out_tokens(combined, held_out, seed)
-    states_ = x.double().cpu().numpy()
+    states_ = x.cpu().double().numpy()
     agree = ~held & (y == s)
     biased, oracle, other = (
         probe_of(states_[some], target[some] == 1) for some, target in ((agree, y), (~held, y), (~held, s))
@@ -212,8 +212,8 @@ def spurious_correlation_removal(
 
 
 def _codes_and_rows(dictionary: Dictionary, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    codes = codes_of(dictionary, x.to(dictionary.W_enc)).double().cpu().numpy()
-    rows = (dictionary.W_dec / dictionary.out_scale).detach().double().cpu().numpy()
+    codes = codes_of(dictionary, x.to(dictionary.W_enc)).cpu().double().numpy()
+    rows = (dictionary.W_dec / dictionary.out_scale).detach().cpu().double().numpy()
     return codes, rows
 
 

@@ -123,7 +123,7 @@ def _table(
     up_to = int(bin_of(torch.tensor([norm_multiple * median], dtype=torch.float64))) + 1
     left_out = int(first.numbers[up_to:, 0].sum())
     rows = [_measures(one, sums[name], up_to) for name, one in dictionaries.items()]
-    density = by_feature([s.fired.double().cpu() / s.tokens for s in sums.values()])
+    density = by_feature([s.fired.cpu().double() / s.tokens for s in sums.values()])
     differ = [
         name for name, row in zip(dictionaries, rows, strict=True)
         if abs(row["explained_variance"] - row["explained_variance_corpus"]) > WORTH_A_NOTE

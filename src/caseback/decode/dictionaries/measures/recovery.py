@@ -146,7 +146,7 @@ def confusion(
         fires = (dictionary.encode(x) != 0)[:, columns] & exists
         both += (fires & truth).sum(0)
         active += fires.sum(0)
-    return both.cpu(), active.cpu(), wanted.sum(0).double().cpu()
+    return both.cpu(), active.cpu(), wanted.sum(0).cpu().double()
 
 
 def agreement_of_firing(both: Tensor, active: Tensor, truth: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -153,7 +153,7 @@ class Trainer:
                 return 0
             errors = (x if y is None else y) - own(x)
             draw = torch.Generator().manual_seed(seed)
-            weights = errors.square().sum(-1).double().cpu().square()
+            weights = errors.square().sum(-1).cpu().double().square()
             rows = torch.multinomial(weights, len(some), replacement=True, generator=draw).to(x.device)
             left = errors[rows].to(own.W_dec.dtype)
             left = left / left.norm(dim=1, keepdim=True).clamp_min(1e-12)

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from caseback.decode.vocabulary.activating.units import Directions, Heads, units_of
-from caseback.errors import CasebackError, OutOfRange, TokensError
+from caseback.errors import OutOfRange, TokensError
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.parameters import parameter
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
@@ -175,10 +177,8 @@ def _lead(model: Model) -> list[int]:
 
 
 def _embeddings(model: Model) -> Float[Tensor, "vocab d_model"]:
-    matrix = model.hf.get_input_embeddings().weight.detach()
-    if matrix.is_meta:
-        raise CasebackError("the embeddings are offloaded: load the model without offloading")
-    return matrix[: model.d_vocab]
+    matrix: Any = parameter(model.hf.get_input_embeddings(), "weight")
+    return matrix.detach()[: model.d_vocab]
 
 
 def _replacements(

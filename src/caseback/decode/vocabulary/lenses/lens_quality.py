@@ -103,11 +103,11 @@ def lens_quality(
             for i, row in enumerate(rows):
                 h = at[row][where]
                 log_q = _log_p(model, h if lens is None or row not in lens.rows else lens.transport(row, h))
-                mean[i] += log_q.exp().sum(0).double().cpu()
+                mean[i] += log_q.exp().sum(0).cpu().double()
                 kl = torch.where(p == 0, 0.0, p * (final - log_q)).sum()
                 surprise = -(log_q.gather(-1, next_id[here, None])[:, 0] * has_next[here]).sum()
                 same = (log_q.argmax(-1) == best).sum()
-                sums[i] += torch.stack([kl, same.to(kl), surprise]).double().cpu()
+                sums[i] += torch.stack([kl, same.to(kl), surprise]).cpu().double()
     if not count:
         raise CasebackError("the corpus is empty: no text has as many tokens as are needed")
     mean /= count

@@ -17,8 +17,7 @@ from torch import Tensor
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import expect_tokens_out
-from caseback.model.anatomy.dense import bias_of, weight_matrix
-from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.dense import wide_bias, wide_matrix
 from caseback.model.anatomy.stream import expect_sums
 
 
@@ -39,13 +38,12 @@ class VocabularyKL:
         self.cap, self.scale = anatomy.logit_softcap, anatomy.logit_scale
         norm = anatomy.final_norm
         self.norm = None if norm is None else anatomy.norms[norm]
-        unembed = at_least_float32(weight_matrix(anatomy.unembed).detach())
+        unembed = wide_matrix(anatomy.unembed, anatomy.device)
         if anatomy.unembed_project is not None:
-            unembed = at_least_float32(weight_matrix(anatomy.unembed_project).detach()) @ unembed
+            unembed = wide_matrix(anatomy.unembed_project, anatomy.device) @ unembed
         # (vocab, d_model), as most models store it, so that this is no copy
         self.rows = unembed.T.contiguous()
-        bias = bias_of(anatomy.unembed)
-        self.bias = None if bias is None else at_least_float32(bias.detach())
+        self.bias = wide_bias(anatomy.unembed, anatomy.device)
         self.step = max(1, limit("lens_logits", given=max_logits) // anatomy.d_vocab)
         # on CPUs a product in blocks is fastest: with a result as wide as the vocabulary it takes 1.4 times the time
         block = limit("kl_vocabulary")

@@ -240,7 +240,7 @@ def _labelled(
     )
     texts = network.tokens.text[0]
     ids_of_prompt = network.tokens.ids[0].cpu().numpy()
-    chances = at_least_float32(network.run.logits[0, -1]).softmax(-1)[ids].double().cpu().numpy()
+    chances = at_least_float32(network.run.logits[0, -1]).softmax(-1)[ids].cpu().double().numpy()
     dataset["probability"] = "reader", np.concatenate([np.full(len(units), np.nan), chances])
     return dataset.assign_coords(
         pos=np.arange(n), token=("pos", np.array(texts, dtype=object)), id=("pos", ids_of_prompt)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from caseback.errors import ArgumentError, LoadError, SiteAbsent
 from caseback.model.algebra.writes import Branch
-from caseback.model.anatomy.dense import weight_matrix
+from caseback.model.anatomy.dense import wide_matrix
 from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site, as_site
@@ -180,7 +180,7 @@ def head_of(model: Model, name: Any) -> Head:
         why = anatomy.lacks.get("v_in") or f"{anatomy.family.before_o} stands before W_O"
         raise SiteAbsent(f"heads of this model ({anatomy.model_type}) are no matrices: {why}")
     values = at_least_float32(model.weights.W_V[layer].detach())
-    own = at_least_float32(weight_matrix(p.o).detach()).unflatten(0, (p.dims.n_heads, p.d_z))[index]
+    own = wide_matrix(p.o, anatomy.device).unflatten(0, (p.dims.n_heads, p.d_z))[index]
     post = None if p.attn_post_norm is None else anatomy.norms[p.attn_post_norm]
     branch = Branch(own, None, anatomy.residual_scale, post, None)
     above = _depth(model, Site("attn_out", layer))

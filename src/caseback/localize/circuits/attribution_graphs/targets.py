@@ -17,7 +17,7 @@ from caseback.errors import TargetError
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.rows import Readers
 from caseback.model.anatomy.coerce import are_several
-from caseback.model.anatomy.dense import bias_of
+from caseback.model.anatomy.dense import wide_bias
 from caseback.model.anatomy.norms import at_least_float32
 
 
@@ -52,12 +52,11 @@ def targets_of(
 def logit_readers(network: Frozen, ids: Int[Tensor, " target"], foil: int | None) -> Readers:
     """The targets' logits, less the mean logit or the foil's, as readers of the last stream."""
     model = network.model
-    W_U, bias = at_least_float32(model.weights.W_U.detach()), bias_of(model.anatomy.unembed)
+    W_U, bias = at_least_float32(model.weights.W_U.detach()), wide_bias(model.anatomy.unembed, model.device)
     other = W_U.mean(1) if foil is None else W_U[:, foil]
     rows = (W_U[:, ids].T - other) * model.anatomy.logit_scale
     constant = rows.new_zeros(len(ids))
     if bias is not None:
-        bias = at_least_float32(bias.detach())
         constant = (bias[ids] - (bias.mean() if foil is None else bias[foil])) * model.anatomy.logit_scale
     norm, scale = network.final_norm()
     last = network.at("resid_post", network.n_layers - 1)[-1]

@@ -161,7 +161,7 @@ class EdgeFinder:
             for some in torch.arange(len(row)).split(at_once):
                 r, s = row[some], source[some]
                 there = at_least_float32(slopes[r, self.entries.pos[sources[s]]]).flatten(1)
-                effect = (there * writes[s].to(there)).sum(1).double().cpu()
+                effect = (there * writes[s].to(there)).sum(1).cpu().double()
                 large = effect.abs() > above
                 parts.append(
                     Edges(sources[s[large]], targets[r[large]], torch.full((int(large.sum()),), slot), effect[large])

@@ -76,7 +76,7 @@ class Entries:
     def of(cls, index: int, effects: Float[Tensor, "batch pos unit"], above: float = 0.0) -> Entries:
         """The entries of a place whose effect is larger in size than ``above``."""
         prompt, pos, unit = (effects.abs() > above).nonzero(as_tuple=True)
-        there = effects[prompt, pos, unit].double().cpu()
+        there = effects[prompt, pos, unit].cpu().double()
         return cls(torch.full((len(unit),), index), prompt.cpu(), pos.cpu(), unit.cpu(), there)
 
 

@@ -173,12 +173,12 @@ class NodeRuns:
             _, measured_values = measured(
                 self.model.anatomy, repeated(tokens, count), metric, edits=self._edits(mine, p)
             )
-            values[variants, rows] = measured_values.detach().double().cpu().view(len(tokens), count).T
+            values[variants, rows] = measured_values.detach().cpu().double().view(len(tokens), count).T
         return values
 
     def whole(self) -> Float[Tensor, " batch"]:
         """The metric of the model itself."""
-        return measured(self.model.anatomy, self.tokens, self.metric)[1].detach().double().cpu()
+        return measured(self.model.anatomy, self.tokens, self.metric)[1].detach().cpu().double()
 
     def _edits(self, masks: Sequence[Tensor], first: int) -> list[Edit]:
         edits: list[Edit] = []

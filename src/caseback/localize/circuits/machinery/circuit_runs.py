@@ -177,7 +177,7 @@ def mean_writes(
 
 
 def _number(values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    return values.detach().double().cpu()
+    return values.detach().cpu().double()
 
 
 def by_position(

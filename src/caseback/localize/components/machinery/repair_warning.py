@@ -73,7 +73,7 @@ def self_repair_warning(
         each = [direct_effects(direction, run, reading, chosen, edits[i::draws]) for i in range(draws)]
     except CasebackError as error:
         return {}, f"not known: {error}"
-    direct = torch.stack(each).mean(0).double().cpu().numpy()
+    direct = torch.stack(each).mean(0).cpu().double().numpy()
     notable = (np.abs(direct) >= NOTABLE * np.abs(direct).max(0)) & (direct != 0)
     repaired = np.where(notable, (direct - effects) / np.where(notable, direct, 1.0), np.nan)
     coords = {"direct": (("component", "batch"), direct), "repaired": (("component", "batch"), repaired)}

@@ -81,8 +81,8 @@ class Game:
             progress=self.progress,
             checkpoint=self.checkpoint,
         )
-        self.clean = clean.double().cpu().numpy()
-        return values.double().cpu().numpy()
+        self.clean = clean.cpu().double().numpy()
+        return values.cpu().double().numpy()
 
     def scores(self, values: np.ndarray, technique: Callable[..., Any], extra: Extra | None = None, **attrs: Any):
         """Label scores (batch, feature); ``extra`` are further numbers of the same shape, as coordinates."""

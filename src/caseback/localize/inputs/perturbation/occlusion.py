@@ -126,7 +126,7 @@ def occlusion(
         member = game.features.membership(game.tokens.ids.shape[1])
         gone = torch.einsum("vbf,bfp->vbp", torch.from_numpy(covered).float(), member.float()) > 0
         shortened, clean = without(model, game.tokens, gone, metric, token_budget=token_budget, progress=progress)
-        values, game.clean = shortened.double().cpu().numpy(), clean.double().cpu().numpy()
+        values, game.clean = shortened.cpu().double().numpy(), clean.cpu().double().numpy()
     lost = (game.clean - values)[..., None] * covered
     scores = lost.sum(0) / np.maximum(covered.sum(0), 1)
     return game.scores(scores, occlusion, removal=removal, window=window, stride=stride)

@@ -233,8 +233,8 @@ class _Probes:
         values = written(game.model, torch.from_numpy(tokens))[:, None, None]
         value, clean = replaced(game.model.anatomy, game.tokens, choice, values, metric, token_budget=self.budget)
         if metric is self.probability:
-            self.clean = clean.double().cpu().numpy()
-        return value.double().cpu().numpy().reshape(*absent.shape[:2], batch)
+            self.clean = clean.cpu().double().numpy()
+        return value.cpu().double().numpy().reshape(*absent.shape[:2], batch)
 
     def distributions(self) -> np.ndarray:
         """Softmax of each probe's scores, over the features that can matter."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from caseback.errors import AnatomyError, CasebackError, did_you_mean
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import expect_tokens_out
-from caseback.model.anatomy.dense import weight_shape
+from caseback.model.anatomy.dense import is_packed, weight_shape
+from caseback.model.anatomy.parameters import expect_own_numbers
 
 PARTS = ("attn", "mlp", "embed", "unembed")
 DEFAULT_PARTS = ("attn", "mlp")
@@ -107,9 +108,8 @@ def matrices_of(anatomy: Anatomy, parts: str | Sequence[str] = DEFAULT_PARTS) ->
     ordered = sorted(chosen.values(), key=lambda m: (not isinstance(m, nn.Embedding), order[id(m)]))
     by_weight: dict[int, Matrix] = {}
     for module in ordered:
+        expect_own_numbers(module, f"a gradient of {names[id(module)]}")
         weight: Any = module.weight
-        if not weight.is_floating_point() or weight.is_meta:
-            raise AnatomyError(f"{names[id(module)]} has weights that no gradient is taken of: load it unquantized")
         one, held = _matrix(module, names[id(module)]), by_weight.get(id(weight))
         by_weight[id(weight)] = one if held is None else _shared(held, one)
     return list(by_weight.values())
@@ -170,7 +170,7 @@ def _of_part(anatomy: Anatomy, part: str, names: dict[int, str]) -> Iterator[nn.
 def _linear(root: nn.Module, names: dict[int, str]) -> Iterator[nn.Module]:
     """The linear maps inside a module; refuses matrices of any other kind, rather than leave them out unsaid."""
     for module in root.modules():
-        if is_linear(module):
+        if is_linear(module) or is_packed(module):
             yield module
         elif "Norm" not in type(module).__name__ and any(p.ndim > 1 for p in module.parameters(recurse=False)):
             raise AnatomyError(

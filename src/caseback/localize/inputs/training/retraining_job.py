@@ -61,7 +61,7 @@ class Retraining:
         asked = queries_of(model, self.queries)
         objective = query_objective(model, asked, self.metric, log_likelihood())
         values = [objective(execute(model.anatomy, b.tokens).logits, b) for b in in_turn(model, asked)]
-        return torch.cat(values).double().cpu().numpy()
+        return torch.cat(values).cpu().double().numpy()
 
     def __call__(self, job: Job, shard: int) -> dict[str, Tensor]:
         return {"outcomes": torch.from_numpy(self.outcomes(shard))}

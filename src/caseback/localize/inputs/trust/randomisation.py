@@ -26,6 +26,7 @@ from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.methods import Methods, checked_options, methods_named, scores_of
 from caseback.localize.inputs.trust.agreement import agreement
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.parameters import expect_own_numbers
 from caseback.model.loading.load import load
 from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
@@ -214,6 +215,7 @@ def randomized(model: Model, *, order: str, draw: str, seed: int) -> Iterator[It
     >>> names[0], names[-1]
     ('unembed', 'embed')
     """
+    expect_own_numbers(model.hf, "a randomization")
     hf = copy.deepcopy(model.hf)
     with torch.no_grad():
         _untie(hf)
