@@ -14,5 +14,6 @@ from caseback.behaviors.neurons import position as position
 from caseback.behaviors.neurons import super_weights as super_weights
 from caseback.behaviors.neurons import switches as switches
 from caseback.behaviors.neurons import syntax as syntax
+from caseback.behaviors.neurons import value_vectors as value_vectors
 from caseback.behaviors.neurons import vocabulary_shapes as vocabulary_shapes
 from caseback.behaviors.neurons import word_ends as word_ends

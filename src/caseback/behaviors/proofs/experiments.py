@@ -5,7 +5,7 @@ named twice              logit difference of indirect objects; the run in which 
 succession               logit difference of the next member of a series; the run of another place in it
 plain text               KL from the unedited predictions, nats; mean over text
 entropy, unigrams        see ``ends``; so is the likeliest token
-written tokens, class of tokens, attention to the first token      see ``clamped``
+written tokens, promoted words, class of tokens, attention to the first token      see ``clamped``
 only suppression         see ``only_suppression``
 a window of text, of a question      see ``windows``
 loss by a label      see ``by_class``
@@ -92,6 +92,7 @@ EXPERIMENTS: dict[str, Recipe] = {
     "unigrams": Recipe(ends.unigrams, ends.NEEDS),
     "likeliest token": Recipe(ends.likeliest, {TEXT: ("head_moments",)}),
     "written tokens": Recipe(clamped.written_tokens, ends.NEEDS),
+    "promoted words": Recipe(None, ends.NEEDS, each=clamped.promoted_words),
     "class of tokens": Recipe(clamped.class_of_tokens, ends.NEEDS),
     "attention to the first token": Recipe(None, ends.NEEDS, each=clamped.attention_to_first),
     "only suppression": Recipe(only_suppression.only_suppression, {TEXT: ("head_moments",)}),
