@@ -136,10 +136,8 @@ def beside_controls(
         others = [in_another_basis(rows, n, draw) for n in (many * some, some)]
         parts = measure(layer, torch.cat([rows, *others])).split([len(rows), many * some, some])
         own.append(parts[0])
-        # of each draw as many as there are neurons
-        first.append(
-            parts[1].unflatten(0, (many, some)).repeat(1, one_of, 1)[:, : len(rows)].flatten(0, 1).cpu().numpy()
-        )
+        of_draws = parts[1].unflatten(0, (many, some)).repeat(1, one_of, 1)[:, : len(rows)]
+        first.append(of_draws.flatten(0, 1).cpu().numpy())
         second.append(parts[2].repeat(one_of, 1)[: len(rows)])
     return torch.cat(own).cpu().numpy(), first, torch.cat(second).cpu().numpy()
 
