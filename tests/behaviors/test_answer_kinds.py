@@ -5,13 +5,16 @@ import pytest
 import torch
 
 import caseback as cb
+from caseback.behaviors.answers import GRAMMAR, KnownFacts, attributions, effects_on, grammar_pairs, known_facts
 from caseback.behaviors.evidence import TEXT, collect_evidence
 from caseback.behaviors.kinds import KINDS
 from caseback.behaviors.neurons import value_vectors
 from caseback.behaviors.proofs.experiments import EXPERIMENTS
 from caseback.behaviors.proofs.proving import prove
 from caseback.errors import SiteAbsent
-from planted_neurons import corpus, fresh, labeled
+from caseback.localize.components import logit_attribution
+from caseback.localize.components.neuron_attribution import neuron_attribution
+from planted_neurons import corpus, fresh, labeled, reserve
 
 FAMILIES = ("gpt2", "llama", "bloom", "gptj", "olmo2")
 VALUE_NEEDS = {TEXT: ("neuron_groups", "neuron_histograms", "neuron_moments", "token_counts")}
@@ -121,3 +124,152 @@ def test_words_are_one_token_each_whatever_their_case():
     assert all(text[0] == " " and text[1:].isalpha() for text in texts)
     with pytest.raises(SiteAbsent, match="words of one token"):
         value_vectors.Words(collect_evidence(cb.load("induction"), None, {}))
+
+
+READING = ("gpt2", "llama", "bloom", "gptj")
+SUBJECTS, ANSWERS = (31, 32, 33, 34), (41, 42, 43, 44)
+
+
+def keyed(family, keys, directions):
+    """A model whose neurons of the last layer, from the sixth on, each fire at one set of tokens and write a row."""
+    model = fresh(family)
+    with torch.no_grad():
+        embed = model.hf.get_input_embeddings().weight
+        for i in range(len(keys)):
+            reserve(model, 11 + i)
+        for i, (tokens, direction) in enumerate(zip(keys, directions, strict=True)):
+            embed[:, 11 + i] = torch.tensor([3.0 if token in tokens else -3.0 for token in range(len(embed))])
+            one = torch.eye(model.d_model).double()[11 + i] * 2
+            model.weights.W_in[2][:, 6 + i] = one
+            if model.anatomy.layers[2].w_gate is not None:
+                model.weights.W_gate[2][:, 6 + i] = one
+            model.weights.W_out[2][6 + i] = direction(model)
+    return model
+
+
+def towards(target, foil=None, size=3.0):
+    def direction(model):
+        table = model.weights.W_U.detach()
+        out = table[:, target] - (table.mean(1) if foil is None else table[:, foil])
+        return size * out / out.norm()
+
+    return direction
+
+
+def facts_of(model, seed=0, scrambled=False):
+    """Four facts in four wordings: random words, and behind them the subject."""
+    rng = np.random.default_rng(seed)
+    wordings = [rng.integers(1, 30, 5).tolist() for _ in range(4)]
+    subjects = [np.roll(SUBJECTS, i if scrambled else 0).tolist() for i in range(4)]
+    tokens = model.tokens([[*w, subject] for w, own in zip(wordings, subjects, strict=True) for subject in own])
+    asked = [*ANSWERS] * 4
+    values = attributions(model, tokens, asked)
+    share = values / values.max(1, keepdims=True)
+    return KnownFacts(
+        "planted", [f"{s}, {a}" for s, a in zip(SUBJECTS, ANSWERS, strict=True)], tokens, asked, share.reshape(4, 4, -1)
+    )
+
+
+def evidence_with(model, name, measured):
+    evidence = collect_evidence(model, corpus(10), {TEXT: ("neuron_moments",)}, length=40)
+    evidence.measured[name] = [measured]
+    return evidence
+
+
+@pytest.mark.parametrize("family", READING)
+def test_neurons_that_carry_a_fact_in_all_wordings_are_found_and_proved_and_no_other(family):
+    model = keyed(family, [{s} for s in SUBJECTS], [towards(a) for a in ANSWERS])
+    evidence = evidence_with(model, "facts", facts_of(model))
+    names, false = labeled(evidence, "knowledge")
+    assert names == {"L2N6", "L2N7", "L2N8", "L2N9"} and false == 0
+    look = KINDS["knowledge"].look(evidence)
+    at = evidence.neurons.index((2, 7))
+    assert look.classes[at] == "32, 42" and look.score[at] == pytest.approx(1, abs=0.2)
+    outcome = outcome_of(evidence, "knowledge", (2, 7))
+    assert outcome.proved == "alone" and outcome.effect < -0.3 and outcome.unit == "of P(answer)"
+    # each wording asks for the answers of others: no neuron carries one of these
+    scrambled = evidence_with(model, "facts", facts_of(model, scrambled=True))
+    assert not labeled(scrambled, "knowledge")[0] & names
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attributions_are_the_integral_along_the_neuron_s_own_path(family):
+    model, asked = fresh(family), [7, 9]
+    tokens, metric = model.tokens([[1, 2, 3, 4, 5], [3, 4, 5, 6]]), cb.prob([7, 9])
+    exact = attributions(model, tokens, asked, exact=3)
+    rough = attributions(model, tokens, asked, exact=0)
+    width = len(model.weights.W_out[0])
+    n = model.run(tokens, read=["mlp_post"])
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    for prompt in range(2):
+        unit = int(rough[prompt].argmax())
+        layer, neuron = divmod(unit, width)
+        last = tokens.lengths[prompt] - 1
+        value = float(n["mlp_post", layer][prompt, last, neuron])
+        whole, slope = 0.0, 0.0
+        for node, weight in [*zip((nodes + 1) / 2, weights / 2, strict=True), (1.0, 0.0)]:
+            edit = cb.Replace("mlp_post", layer=layer, unit=neuron, pos=-1, value=node * value)
+            at = model.run(tokens, read=[("mlp_post", layer)], edits=[edit], grad=True)
+            (gradient,) = torch.autograd.grad(metric(at)[prompt], at["mlp_post", layer])
+            slope = value * float(gradient[prompt, last, neuron])
+            whole += weight * slope
+        assert exact[prompt, unit] == pytest.approx(whole, abs=1e-8)  # some norms are in float32
+        assert rough[prompt, unit] == pytest.approx(slope, rel=1e-5)
+
+
+def pairs_of(model, count=40, seed=0):
+    """Random words that end in one of two kinds of token; the right answer goes by the kind."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(0, 2, count)
+    tokens = model.tokens([[*rng.integers(1, 30, 5).tolist(), int(30 + 5 * k + rng.integers(5))] for k in kinds])
+    target, foil = np.where(kinds, 42, 41).tolist(), np.where(kinds, 41, 42).tolist()
+    return effects_on(model, "subject verb", tokens, target, foil, seed=seed)
+
+
+@pytest.mark.parametrize("family", READING)
+def test_neurons_that_speak_for_the_right_form_are_found_and_no_other(family):
+    model = keyed(family, [set(range(30, 35)), set(range(35, 40))], [towards(41, 42), towards(42, 41)])
+    evidence = evidence_with(model, "pairs", pairs_of(model))
+    names, false = labeled(evidence, "grammatical")
+    assert names == {"L2N6", "L2N7"} and false <= 1
+    # one that always writes for the same form speaks for none
+    always = keyed(family, [set(range(61)), set()], [towards(41, 42), towards(42, 41)])
+    assert "L2N6" not in labeled(evidence_with(always, "pairs", pairs_of(always)), "grammatical")[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_neurons_effects_sum_to_those_of_their_mlps(family):
+    model = fresh(family)
+    pairs = pairs_of(model, 6)
+    assert pairs.gap < 1e-7  # some norms are in float32
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 2, 6)
+    tokens = model.tokens([[*rng.integers(1, 30, 5).tolist(), int(30 + 5 * k + rng.integers(5))] for k in kinds])
+    metric = cb.logit_diff(np.where(kinds, 42, 41).tolist(), np.where(kinds, 41, 42).tolist())
+    whole = logit_attribution(model, tokens, metric)
+    mlps = whole.sel(component=whole.kind == "mlp").sum("component").values
+    rest = neuron_attribution(model, tokens, metric, top=1)
+    bias = rest.sel(component=rest.kind == "mlp_bias").sum("component").values
+    np.testing.assert_allclose(pairs.effect.sum(1) + bias, mlps, atol=1e-7)
+
+
+def test_meadow_has_neurons_for_grammar_and_knows_facts_that_no_single_one_decides():
+    model = cb.load("meadow")
+    facts = known_facts(model, 0)
+    assert [one.relation for one in facts] == ["capital", "language", "job"]
+    assert facts[0].attribution.shape == (4, 6, 2560) and len({*facts[0].answers}) == 6
+    assert {one.phenomenon for one in grammar_pairs(model, 0)} < {*GRAMMAR}
+    found = cb.behaviors.atlas(model, ["Mary went home."] * 8, kinds=["knowledge", "grammatical"], top=3)
+    proved = {(f.kind, f.component) for f in found.findings if f.grade == "proved"}
+    assert ("grammatical", "L3N392") in proved and "knowledge" not in {kind for kind, _ in proved}
+    assert all(kind.false_labels == 0 and kind.labelled > 0 for kind in found.kinds)
+
+
+def test_what_answers_need_is_said():
+    bare = fresh("gpt2")
+    with pytest.raises(SiteAbsent, match="fewer than 4 facts of any of capital, language, job"):
+        known_facts(bare, 0)
+    with pytest.raises(SiteAbsent, match="no minimal pairs fit this tokenizer"):
+        grammar_pairs(bare, 0)
+    with pytest.raises(SiteAbsent, match="no 'facts' were measured"):
+        KINDS["knowledge"].look(collect_evidence(bare, None, {}))

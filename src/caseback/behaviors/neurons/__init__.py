@@ -7,6 +7,8 @@ from caseback.behaviors.neurons import erasing as erasing
 from caseback.behaviors.neurons import experts as experts
 from caseback.behaviors.neurons import families as families
 from caseback.behaviors.neurons import frequency as frequency
+from caseback.behaviors.neurons import grammar as grammar
+from caseback.behaviors.neurons import knowledge as knowledge
 from caseback.behaviors.neurons import labelled as labelled
 from caseback.behaviors.neurons import ngrams as ngrams
 from caseback.behaviors.neurons import partition as partition

@@ -123,7 +123,7 @@ def look_at_rows(
 def beside_controls(
     evidence: Evidence, measure: Measure, draw: torch.Generator, many: int = 1
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """A costly measure, (row, ...), of all neurons' rows, and of two draws of control rows, of which few stand for many.
+    """A costly measure, (row, number), of all neurons' rows, and of two draws of control rows; few stand for many.
 
     The first draw is by layer, and may be of several times the units; the second has a row a neuron.
     """
