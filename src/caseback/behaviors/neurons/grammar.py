@@ -4,26 +4,19 @@
     A = n_u w_out_u . direction of the right form's logit over the wrong one's,    sum_u A(u) + A(b_out) = A(MLP)
 
 A is a share of the logit difference by the direct path, with the final norm as it is. A neuron's phenomenon is the one
-that it speaks for most in half of the pairs; the score is of the other half. The control asks for another pair's
-answers: of a neuron that always prefers some forms it is as high.
+that it speaks for most, in its standard errors, in half of the pairs; the score is of the other half. The control asks
+for another pair's answers: of a neuron that always prefers some forms it is as high. Neurons that write much vary much
+there, so each has a band of its own: as many of its standard errors as the best of all has in the control.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
 
 from caseback.behaviors.answers import GrammarPairs
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.rows import best, by_layer, neuron_layers
-
-
-def spoken_for(pairs: list[GrammarPairs], half: slice, *, other: bool = False) -> Float[np.ndarray, "kind neuron"]:
-    """Mean shares of the logit difference by phenomenon, in some of the pairs."""
-    return np.stack(
-        [(one.other if other else one.effect)[half].mean(0) / np.abs(one.logits[half]).mean() for one in pairs]
-    )
 
 
 @kind(
@@ -40,15 +33,18 @@ def spoken_for(pairs: list[GrammarPairs], half: slice, *, other: bool = False) -
 def grammatical(evidence: Evidence) -> Look:
     """Speaking for the right form."""
     neuron_layers(evidence)
-    pairs = evidence.of_answers("pairs")
-    first, second = slice(0, None, 2), slice(1, None, 2)
-    own, others = ([spoken_for(pairs, half, other=other) for half in (first, second)] for other in (False, True))
-    which, which_of_others = own[0].argmax(0), others[0].argmax(0)
-    units = np.arange(own[0].shape[1])
+    pairs: list[GrammarPairs] = evidence.of_answers("pairs")
+    own, others, error = (np.stack(of, 1) for of in zip(*((p.effect, p.other, p.error) for p in pairs), strict=True))
+    tiny = np.finfo(float).tiny
+    in_errors, by_chance = (of[0] / np.maximum(error[0], tiny) for of in (own, others))
+    which, which_of_others = in_errors.argmax(0), by_chance.argmax(0)
+    units = np.arange(own.shape[2])
+    many = best(by_layer(evidence, by_chance.max(0)), power=2)
     return Look(
-        own[0].max(0),
-        own[1][which, units],
-        others[1][which_of_others, units],
-        best(by_layer(evidence, others[0].max(0)), power=2),
-        classes=[pairs[i].phenomenon for i in which],
+        own[0, which, units],
+        own[1, which, units],
+        others[1, which_of_others, units],
+        many * error[1, which, units],
+        {"in errors": own[1, which, units] / np.maximum(error[1, which, units], tiny)},
+        [pairs[i].phenomenon for i in which],
     )
