@@ -82,7 +82,8 @@ class Words:
         z = rows @ self.read
         z = z - z.mean(1, keepdim=True)
         z = z / z.square().mean(1, keepdim=True).sqrt().clamp_min(torch.finfo(z.dtype).tiny)
-        return z, *z.topk(HIGHEST, dim=1)
+        far, at = z.topk(HIGHEST, dim=1)
+        return z, far, at
 
     def scores(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row 8"]:
         """The score of rows, and of rows turned around; then of either the three words raised most."""
@@ -90,11 +91,10 @@ class Words:
         for some in rows.split(max(1, limit("weight_products", rows.device) // len(self.ids))):
             z, *raised = self.raised(some)
             lowered = (-z).topk(HIGHEST, dim=1)
-            both = [
-                promotion(*of, self.alike, torch.nn.functional.normalize(some, dim=1))[:, None]
-                for of in (raised, lowered)
-            ]
-            parts.append(torch.cat([*both, *(at[:, :SHOWN].to(z) for _, at in (raised, lowered))], 1))
+            shared = torch.nn.functional.normalize(some, dim=1)
+            both = (raised, (lowered.values, lowered.indices))
+            scores = [promotion(far, at, self.alike, shared)[:, None] for far, at in both]
+            parts.append(torch.cat([*scores, *(at[:, :SHOWN].to(z) for _, at in both)], 1))
         return torch.cat(parts)
 
 
