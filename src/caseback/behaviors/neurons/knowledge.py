@@ -32,8 +32,8 @@ def carried(r: Float[np.ndarray, "wording fact neuron"], *, moved: bool = False)
     Examples
     --------
     >>> r = np.array([[[1.0], [0.0]], [[0.8], [0.2]]])
-    >>> carried(r).tolist(), carried(r, moved=True).tolist()
-    ([[0.6000000000000001], [-1.0]], [[-0.6000000000000001], [-1.0]])
+    >>> carried(r).round(3).tolist(), carried(r, moved=True).round(3).tolist()
+    ([[0.6], [-1.0]], [[-0.6], [-1.0]])
     """
     n = r.shape[1]
     own = (r - r.mean(1, keepdims=True)) * n / (n - 1)
