@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
+from caseback.behaviors.answers import MEASURED
 from caseback.behaviors.labelled import Labels, two_folds
 from caseback.behaviors.labelled_streams import RARITY, TREEBANK, rarity, treebank
 from caseback.behaviors.matching_streams import MATCHING
@@ -95,6 +96,8 @@ class Evidence:
     """Tokens per row of text."""
     rows: dict[str, list[list[Any]]] = field(default_factory=dict)
     """By stream of ``labelled_streams`` its folds: rows of ids with their labels."""
+    measured: dict[str, list[Any]] = field(default_factory=dict)
+    """By name what ``answers.MEASURED`` gave."""
     computed: dict[Any, Any] = field(default_factory=dict)
     """What several looks share, by a key of their own."""
 
@@ -180,6 +183,18 @@ class Evidence:
     @cached_property
     def _results(self) -> dict[tuple[str, str], list[xr.Dataset]]:
         return {}
+
+    def of_answers(self, name: str) -> list[Any]:
+        """What was measured of answers by a name.
+
+        Raises
+        ------
+        SiteAbsent
+            Where nothing was, with the reason.
+        """
+        if name not in self.measured:
+            raise SiteAbsent(self.missing.get(name, f"no {name!r} were measured"))
+        return self.measured[name]
 
     def by_head(self, stream: str, table: str, variable: str, **where: Any) -> Float[np.ndarray, "head fold"]:
         """One number of every head by fold: a variable of a table, at a place in its other dimensions."""
@@ -317,6 +332,11 @@ def collect_evidence(
             continue
         own = present(name, options)
         collections[name] = [collect(model, fold, own, bos=False) for fold in evidence.rows[name]] if own else []
+    for name, measure in MEASURED.items():
+        try:
+            evidence.measured |= {name: measure(model, seed)} if name in needs else {}
+        except CasebackError as error:
+            missing[name] = str(error)
     drawn: dict[str, Any] = {}
     for names, make in ((STREAMS, lambda: streams(model, rows=n_rows, seed=seed)), *_one_by_one(model, n_rows, seed)):
         own = [name for name in names if present(name)]

@@ -7,6 +7,8 @@ from caseback.behaviors.neurons import erasing as erasing
 from caseback.behaviors.neurons import experts as experts
 from caseback.behaviors.neurons import families as families
 from caseback.behaviors.neurons import frequency as frequency
+from caseback.behaviors.neurons import grammar as grammar
+from caseback.behaviors.neurons import knowledge as knowledge
 from caseback.behaviors.neurons import labelled as labelled
 from caseback.behaviors.neurons import ngrams as ngrams
 from caseback.behaviors.neurons import partition as partition
@@ -14,5 +16,6 @@ from caseback.behaviors.neurons import position as position
 from caseback.behaviors.neurons import super_weights as super_weights
 from caseback.behaviors.neurons import switches as switches
 from caseback.behaviors.neurons import syntax as syntax
+from caseback.behaviors.neurons import value_vectors as value_vectors
 from caseback.behaviors.neurons import vocabulary_shapes as vocabulary_shapes
 from caseback.behaviors.neurons import word_ends as word_ends

@@ -23,6 +23,8 @@ from caseback.errors import SiteAbsent
 
 DRAWS, UNITS = 20, 20_000
 """Control rows are drawn so many times, but no more than so many units."""
+ONE_OF = 8
+"""One control row for so many neurons, where there are more than ``UNITS`` and each is costly to measure."""
 BEYOND = 0.0513
 """-log(.95): as many beyond on average, none in 95 % of cases."""
 Rows = Float[Tensor, "row d_model"]
@@ -116,6 +118,28 @@ def look_at_rows(
     first = [part[:, 0].cpu().double().numpy() for part in parts[1]]
     shown = {name: torch.cat(values).cpu().double().numpy() for name, values in more.items()}
     return Look(score[:, 0], score[:, 1], second[:, 1], best(first, power, many_draws), shown)
+
+
+def beside_controls(
+    evidence: Evidence, measure: Measure, draw: torch.Generator, many: int = 1
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """A costly measure, (row, number), of all neurons' rows, and of two draws of control rows; few stand for many.
+
+    The first draw is by layer, and may be of several times the units; the second has a row a neuron.
+    """
+    own: list[Tensor] = []
+    first: list[np.ndarray] = []
+    second: list[Tensor] = []
+    one_of = ONE_OF if len(evidence.neurons) > UNITS else 1
+    for layer, rows in written(evidence):
+        some = -(-len(rows) // one_of)
+        others = [in_another_basis(rows, n, draw) for n in (many * some, some)]
+        parts = measure(layer, torch.cat([rows, *others])).split([len(rows), many * some, some])
+        own.append(parts[0])
+        of_draws = parts[1].unflatten(0, (many, some)).repeat(1, one_of, 1)[:, : len(rows)]
+        first.append(of_draws.flatten(0, 1).cpu().numpy())
+        second.append(parts[2].repeat(one_of, 1)[: len(rows)])
+    return torch.cat(own).cpu().numpy(), first, torch.cat(second).cpu().numpy()
 
 
 def measure_in_turn(measure: Measure, layer: int, rows: Rows, step: int) -> Tensor:

@@ -21,13 +21,11 @@ from torch import Tensor
 
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
-from caseback.behaviors.neurons.rows import UNITS, best, by_layer, in_another_basis, written
+from caseback.behaviors.neurons.rows import beside_controls, best
 from caseback.errors import SiteAbsent
 from caseback.jobs.budget import limit
 
 SAMPLE = 4096
-ONE_OF = 8
-"""One control row for so many neurons, where there are many."""
 
 
 def shapes(rows: Float[Tensor, "row d_model"], table: Float[Tensor, "d_model vocab"]) -> Float[Tensor, "row 2"]:
@@ -54,26 +52,18 @@ def shapes(rows: Float[Tensor, "row d_model"], table: Float[Tensor, "d_model voc
     return torch.stack([third / safe**1.5, fourth / safe**2], 1)
 
 
-def every_shape(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def every_shape(evidence: Evidence) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """(unit, 2) skew and kurtosis of all neurons, then of two draws of control rows; held, as two kinds read it."""
     if __name__ not in evidence.computed:
         draw = torch.Generator().manual_seed(evidence.seed)
         table = evidence.folded.W_U
         n = table.shape[1]
         sample = table[:, torch.randperm(n, generator=draw)[:SAMPLE].sort().values.to(table.device)]
-        parts: list[list[Tensor]] = [[], [], []]
-        one_of = ONE_OF if len(evidence.neurons) > UNITS else 1
-        for layer, rows in written(evidence):
-            whole = 3 * layer >= 2 * evidence.model.n_layers
-            some = -(-len(rows) // one_of)
-            others = [in_another_basis(rows, some, draw) for _ in range(2)]
-            own, first, second = shapes(torch.cat([rows, *others]), table if whole else sample).split(
-                [len(rows), some, some]
-            )
-            parts[0].append(own)
-            for part, values in zip(parts[1:], (first, second), strict=True):
-                part.append(values.repeat(one_of, 1)[: len(rows)])
-        evidence.computed[__name__] = tuple(torch.cat(part).cpu().numpy() for part in parts)
+
+        def measure(layer: int, rows: Tensor) -> Tensor:
+            return shapes(rows, table if 3 * layer >= 2 * evidence.model.n_layers else sample)
+
+        evidence.computed[__name__] = beside_controls(evidence, measure, draw)
     return evidence.computed[__name__]
 
 
@@ -95,18 +85,23 @@ def mean_signs(evidence: Evidence) -> Float[np.ndarray, "unit fold"]:
     return np.stack(signs, 1)
 
 
+def agreed_signs(evidence: Evidence) -> Float[np.ndarray, "unit fold"]:
+    """The sign that two thirds of a neuron's large activations have, by fold; 0 where they do not agree."""
+    sign = mean_signs(evidence)
+    return np.where(np.abs(sign) > 1 / 3, np.sign(sign), 0)
+
+
 def _look(rises: bool) -> Callable[[Evidence], Look]:
     def score(skew: np.ndarray, kurtosis: np.ndarray) -> np.ndarray:
         return np.where(skew > 0 if rises else skew < -1, kurtosis, 0.0)
 
     def look(evidence: Evidence) -> Look:
         own, first, second = every_shape(evidence)
-        sign = mean_signs(evidence)
-        skew = own[:, :1] * np.where(np.abs(sign) > 1 / 3, np.sign(sign), 0)
+        skew = own[:, :1] * agreed_signs(evidence)
         ranked_by, scored = (score(skew[:, fold], own[:, 1]) for fold in (0, -1))
-        beside = {"skew": own[:, 0], "kurtosis": own[:, 1], "mean sign": sign[:, -1]}
+        beside = {"skew": own[:, 0], "kurtosis": own[:, 1], "mean sign": mean_signs(evidence)[:, -1]}
         # rows in another basis have no activations: either sign is as good
-        return Look(ranked_by, scored, score(*second.T), best(by_layer(evidence, score(*first.T))), beside)
+        return Look(ranked_by, scored, score(*second.T), best([score(*part.T) for part in first]), beside)
 
     return look
 

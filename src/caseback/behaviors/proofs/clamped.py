@@ -2,6 +2,7 @@
 
     D = logits with the neuron clamped - logits as they are
     written tokens                 skew of D over the vocabulary: above 1 where few tokens rise, below -1 where few fall
+    promoted words                 mean of D, in its deviations, over the ten words that the look says are promoted
     class of tokens                share of D's variance that the best of the classes of tokens explains
     attention to the first token   change of what the head named by the look gives to the row's first token
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look
 from caseback.behaviors.neurons.partition import classes
+from caseback.behaviors.neurons.value_vectors import promoted
 from caseback.behaviors.proofs.ends import end_of_stream, logits_of, of_last, prefixes
 from caseback.behaviors.proofs.experiment import Experiment, Unit, address
 from caseback.errors import SiteAbsent
@@ -29,8 +31,8 @@ from caseback.model.running.edits import Edit, Replace
 from caseback.model.running.site_metrics import activation
 from caseback.model.running.tokens import Tokens
 
-SKEWED, EXPLAINED, MOVED = 1.0, 0.1, 0.01
-"""The least effects: of the skew, of the share of variance, of attention."""
+SKEWED, RAISED, EXPLAINED, MOVED = 1.0, 1.0, 0.1, 0.01
+"""The least effects: of the skew, in deviations, of the share of variance, of attention."""
 
 
 def to_largest(evidence: Evidence) -> Callable[[Unit], Edit]:
@@ -76,6 +78,21 @@ def written_tokens(evidence: Evidence) -> Experiment:
 
     metric = of_last("skew of the change", skew)
     return Experiment("written tokens", tokens, metric, "skew", to_largest(evidence), least=SKEWED)
+
+
+def promoted_words(evidence: Evidence, look: Look, unit: int) -> Experiment:
+    """The words that a neuron is said to promote rise above the others."""
+    tokens, own = prefixes(evidence), promoted(evidence, unit)
+    change = _changes(evidence, tokens)
+
+    def risen(x: Tensor, rows: Tensor) -> Tensor:
+        moved = change(x, rows)
+        spread = moved.square().mean(-1).sqrt()
+        real = spread > 1e-5 * at_least_float32(x).abs().amax(-1)
+        return torch.where(real, moved[:, own].mean(-1) / torch.where(real, spread, 1.0), 0.0)
+
+    metric = of_last("rise of the words", risen)
+    return Experiment("promoted words", tokens, metric, "deviations", to_largest(evidence), least=RAISED)
 
 
 def class_of_tokens(evidence: Evidence) -> Experiment:

@@ -5,30 +5,28 @@ named twice              logit difference of indirect objects; the run in which 
 succession               logit difference of the next member of a series; the run of another place in it
 plain text               KL from the unedited predictions, nats; mean over text
 entropy, unigrams        see ``ends``; so is the likeliest token
-written tokens, class of tokens, attention to the first token      see ``clamped``
+written tokens, promoted words, class of tokens, attention to the first token      see ``clamped``
 only suppression         see ``only_suppression``
 a window of text, of a question      see ``windows``
 loss by a label      see ``by_class``
+a fact's answer, the right form      see ``answers``
 agreement            logit difference of a verb's number; the run with the other subject
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from caseback import tasks
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.labelled import CLASSES
-from caseback.behaviors.proofs import by_class, clamped, ends, only_suppression, windows
-from caseback.behaviors.proofs.experiment import SITES, Experiment, Recipe, Unit, address, by_means
+from caseback.behaviors.proofs import answers, by_class, clamped, ends, only_suppression, windows
+from caseback.behaviors.proofs.experiment import Experiment, Recipe, by_means
+from caseback.behaviors.proofs.of_task import of_task
 from caseback.behaviors.synthetic import streams
-from caseback.errors import CasebackError, SiteAbsent, TokensError
+from caseback.errors import SiteAbsent
 from caseback.model.running.answer_metrics import answer_log_prob
-from caseback.model.running.edits import Edit, Resample
 from caseback.model.running.metrics import Metric, kl
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
-from caseback.tasks.task import Task
 
 PROMPTS = 32
 
@@ -60,44 +58,24 @@ def plain_text(evidence: Evidence) -> Experiment:
     return Experiment("plain text", tokens, kl(model.run(tokens)), "nats", by_means(evidence, TEXT))
 
 
-def _of_task(name: str, task: Callable[[], Task]) -> Callable[[Evidence], Experiment]:
-    def make(evidence: Evidence) -> Experiment:
-        model = evidence.model
-        try:
-            prompts = task().prompts(model, PROMPTS, seed=evidence.seed)
-        except (TokensError, CasebackError) as error:
-            raise SiteAbsent(f"the task {name} does not fit this tokenizer: {error}") from error
-        runs = {}
-
-        def replaced(unit: Unit) -> Edit:
-            sort, layer, index = unit
-            site = SITES[sort]
-            if site not in runs:
-                runs[site] = model.run(prompts.corrupt, read=[site])
-            return Resample(site, layer=layer, source=runs[site], **address(unit))
-
-        metric = prompts.measured("logit_diff")
-        worth = float((metric(model.run(prompts.clean)) - metric(model.run(prompts.corrupt))).mean())
-        return Experiment(name, prompts.clean, metric, "logits", replaced, worth=worth)
-
-    return make
-
-
 EXPERIMENTS: dict[str, Recipe] = {
     "second copy": Recipe(second_copy, {"fresh": ("head_moments",)}),
     "plain text": Recipe(plain_text, {TEXT: ("head_moments",)}),
-    "named twice": Recipe(_of_task("named twice", lambda: tasks.ioi(corruption="abc")), {TEXT: ("head_moments",)}),
-    "succession": Recipe(_of_task("succession", tasks.successor), {TEXT: ("head_moments",)}),
+    "named twice": Recipe(of_task("named twice", lambda: tasks.ioi(corruption="abc")), {TEXT: ("head_moments",)}),
+    "succession": Recipe(of_task("succession", tasks.successor), {TEXT: ("head_moments",)}),
     "entropy": Recipe(ends.entropy, ends.NEEDS),
     "unigrams": Recipe(ends.unigrams, ends.NEEDS),
     "likeliest token": Recipe(ends.likeliest, {TEXT: ("head_moments",)}),
     "written tokens": Recipe(clamped.written_tokens, ends.NEEDS),
+    "promoted words": Recipe(None, ends.NEEDS, each=clamped.promoted_words),
     "class of tokens": Recipe(clamped.class_of_tokens, ends.NEEDS),
     "attention to the first token": Recipe(None, ends.NEEDS, each=clamped.attention_to_first),
     "only suppression": Recipe(only_suppression.only_suppression, {TEXT: ("head_moments",)}),
     "a window of text": Recipe(windows.of_text, {TEXT: ("head_moments",)}),
     "a window of a question": Recipe(windows.of_question, {TEXT: ("head_moments",)}),
-    "agreement": Recipe(_of_task("agreement", tasks.agreement), {TEXT: ("head_moments",)}),
+    "agreement": Recipe(of_task("agreement", tasks.agreement), {TEXT: ("head_moments",)}),
+    "a fact's answer": Recipe(None, {TEXT: ()}, each=answers.fact),
+    "the right form": Recipe(None, {TEXT: ()}, each=answers.right_form),
     **{f"loss by {label}": by_class.recipe(label) for label in CLASSES},
 }
 """Every experiment by its name."""

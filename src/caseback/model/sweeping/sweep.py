@@ -149,4 +149,8 @@ class Results:
         """Note that these values are known, and what rounding did in their pass."""
         self.done[variants, examples] = True
         self.noise = self.noise if noise is None else torch.maximum(self.noise, noise.to(self.noise))
-        self.file.write({"values": self.values.cpu().double(), "noise": self.noise.cpu().double(), "done": self.done})
+        if self.file.path is not None:  # without a file nothing is read from the device before the end
+            self.file.write(self._so_far())
+
+    def _so_far(self) -> dict[str, Any]:
+        return {"values": self.values.cpu().double(), "noise": self.noise.cpu().double(), "done": self.done}
