@@ -23,14 +23,17 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
-from caseback.localize.circuits.machinery.contraction import Slope, contracted, sites_of_reads
+from caseback.localize.circuits.machinery.contraction import contracted, sites_of_reads
+from caseback.localize.circuits.machinery.pulling import Slope
 from caseback.localize.circuits.machinery.writes import sites_of_writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.localize.circuits.spans import ends_of, place_of_tokens
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
-from caseback.model.prompts.copies import repeated
+from caseback.model.prompts.copies import repeated, repeated_metric
+from caseback.model.prompts.embedding_points import rows_at_once
 from caseback.model.prompts.per_token import aligned, expect_metric
 from caseback.model.prompts.run_pair import RunPair, expect_gradient, run_pair
 from caseback.model.registry import technique
@@ -157,9 +160,8 @@ def edge_attribution(
         expected = (len(graph.writers), model.d_model)
         raise CasebackError(f"constants of shape {tuple(constants.shape)}: expected (writer, d_model), {expected}")
     points = BOTH_ENDS if along == "ends" else RULES[rule](steps or 1)
-    # the last stream too, which a run of a metric of all positions would not read
-    gradients = sites_of_reads(model)[-1:] if averaged else sites_of_reads(model)
-    reads = [*sites_of_writes(model, graph), *gradients, Site("embed")]
+    reads = [*sites_of_writes(model, graph), Site("embed")]
+    readers = sites_of_reads(model)
     tokens = model.tokens(clean)
     other = None if corrupt is None else model.tokens(corrupt)
     if other is not None and len(other) > len(tokens) == 1:
@@ -168,19 +170,23 @@ def edge_attribution(
     scores, coords = [], []
     for start in progress_bar(range(0, len(tokens), batch_size), "edge attribution", unit="batch", show=progress):
         rows = slice(start, start + batch_size)
-        theirs = other if other is None or len(other) == 1 else other[rows]
-        mine = metric.of_rows(tokens, rows)
-        pair = run_pair(model, tokens[rows], theirs, mine, reads, direction, grad=not averaged)
+        part, theirs, mine = tokens, other, metric
+        if batch_size < len(tokens):
+            part, mine = tokens[rows], metric.of_rows(tokens, rows)
+            theirs = other if other is None or len(other) == 1 else other[rows]
+        # the last stream is read here, since a run of a metric of all positions would not read it
+        slopes = () if averaged else readers
+        pair = run_pair(model, part, theirs, mine, reads, direction, grad=not averaged, slopes=slopes)
         at = {} if places is None else {"places": places[rows], "count": len(positions or ())}
         if along == "activations" and averaged:
             scores.append(_along_activations(model, graph, pair, mine, *points, at=at))
         elif averaged:
             scores.append(_along_inputs(model, graph, pair, mine, *points, at=at))
         else:
-            gradients = pair.gradients(mine, sites_of_reads(model), pull=False)
-            base = pair.base.detached()
-            slope = Slope(1.0, base, gradients)
-            scores.append(contracted(model, graph, base, constants if corrupt is None else pair.source, [slope], **at))
+            gradients = pair.gradients(mine, readers, pull=False)
+            slope = Slope((1.0,), pair.base, gradients)
+            others = constants if corrupt is None else pair.source
+            scores.append(contracted(model, graph, pair.base, others, [slope], **at))
         coords.append(pair.coords())
     patch = "resample" if corrupt is not None else "zero" if constants is None else "constants"
     placed: dict[str, Any] = {}
@@ -243,20 +249,28 @@ def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Ten
         For a metric that is flat at all points.
     """
     assert pair.source is not None
-    start, end = (_own_positions(run, site) for run in (pair.base, pair.source))
-    last = Site("resid_post", model.n_layers - 1)
+    start, end = (at_least_float32(_own_positions(run, site)) for run in (pair.base, pair.source))
+    tokens, reads = pair.base.tokens, sites_of_reads(model)
+    at_once = max(1, rows_at_once(model, tokens, metric) // len(tokens))
     slopes: list[Slope] = []
-    for a, weight in zip(points.tolist(), weights.tolist(), strict=True):
-        edit = Replace(site.name, start + a * (end - start), layer=site.layer)
-        reads = sites_of_reads(model)
-        run, values = measured(model.anatomy, pair.base.tokens, metric, read=reads, edits=[edit], grad=True)
+    steep: Tensor | None = None
+    for first in range(0, len(points), at_once):
+        some = torch.as_tensor(points[first : first + at_once]).to(start)
+        times = len(some)
+        way = some.view(1, -1, *[1] * (start.ndim - 1)) * (end - start)[:, None]
+        edit = Replace(site.name, (start[:, None] + way).flatten(0, 1), layer=site.layer)
+        copies, mine = repeated(tokens, times), repeated_metric(metric, tokens, times)
+        run, values = measured(model.anatomy, copies, mine, read=reads, edits=[edit], grad=True)
         expect_gradient(metric, values)
-        slopes.append(Slope(weight, run.detached(), run.grad(values, reads, retain=False, pull=False)))
-    steep = torch.stack([slope.gradients[last].flatten(1).abs().amax(1) for slope in slopes]).amax(0)
-    if bool((steep == 0).any()):
-        flat = (steep == 0).nonzero()[:, 0].tolist()
+        gradients = run.grad(values, reads, retain=False, pull=False)
+        slopes.append(Slope(tuple(weights[first : first + at_once].tolist()), run.detached(), gradients))
+        size = gradients[reads[-1].key].abs().flatten(1).amax(1).view(-1, times).amax(1)
+        steep = size if steep is None else torch.maximum(steep, size)
+    assert steep is not None
+    flat = (steep == 0).nonzero()[:, 0].tolist()
+    if flat:
         raise CasebackError(
-            f"metric {metric.name!r} has no gradient at any of the {len(slopes)} points between the two runs (prompts "
+            f"metric {metric.name!r} has no gradient at any of the {len(points)} points between the two runs (prompts "
             f"{flat}): it is flat there, as what counts or rounds is. Take one such as cb.logit_diff(target, foil)"
         )
     return slopes

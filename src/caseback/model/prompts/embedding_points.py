@@ -42,11 +42,7 @@ class Points:
         columns = metric.on(tokens, model.anatomy).columns
         self.tokens = tokens if columns is None else _cut(tokens, int(columns.max()) + 1)
         if max_batch is None:
-            most = limit("gradient_tokens", tokens.ids.device)
-            width = self.tokens.shape[1]
-            max_batch = max(1, most // width)
-            if columns is None:
-                max_batch = max(1, min(max_batch, limit("gradient_logits") // (width * model.d_vocab)))
+            max_batch = _at_once(model, self.tokens, every_position=columns is None)
         if max_batch < 1:
             raise OutOfRange(f"max_batch is {max_batch}: expected at least 1")
         self.max_batch, self.passes = max_batch, 0
@@ -106,6 +102,19 @@ class Points:
     def _rows(self, prompts: Int[Tensor, " row"]) -> Tokens:
         ids, mask = (x[prompts.to(x.device)] for x in (self.tokens.ids, self.tokens.mask))
         return Tokens(ids, mask, _picked(self.tokens.text, prompts.tolist()))
+
+
+def rows_at_once(model: Model, tokens: Tokens, metric: Metric) -> int:
+    """How many prompts as wide as these go forward and back together."""
+    return _at_once(model, tokens, every_position=metric.on(tokens, model.anatomy).columns is None)
+
+
+def _at_once(model: Model, tokens: Tokens, *, every_position: bool) -> int:
+    width = tokens.shape[1]
+    most = limit("gradient_tokens", tokens.ids.device) // width
+    if every_position:
+        most = min(most, limit("gradient_logits") // (width * model.d_vocab))
+    return max(1, most)
 
 
 def _picked(texts: Sequence[list[str]], rows: Sequence[int]) -> list[list[str]]:
