@@ -1,6 +1,7 @@
 """Edge and node estimates as few, wide operations: counted, which is exact on a busy machine."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,17 +72,29 @@ def test_estimates_take_few_operations_for_any_number_of_heads_and_positions(fam
     assert read.total <= 1.5 * one
 
 
+def read_backs(layers):
+    torch.manual_seed(0)
+    model = cb.load(llama(4, layers)[0])
+    pair = model.tokens([[5, 7, 9, 4]]), model.tokens([[5, 8, 9, 4]])
+    jobs = {
+        "EAP": lambda: edge_attribution(model, *pair, METRIC),
+        "EAP-IG": lambda: edge_attribution(model, *pair, METRIC, steps=5),
+        "a run": lambda: model.run(pair[0], read=["pattern", "z"]),
+        "node estimates": lambda: attribution_patching(model, *pair, METRIC, sites=["z", "mlp_out"]),
+    }
+    return {name: operations_of(job).read.total() for name, job in jobs.items()}
+
+
 def test_what_is_read_back_does_not_grow_with_layers():
-    counts = []
+    assert read_backs(2) == read_backs(6)
+
+
+def test_a_run_that_reads_nothing_adds_nothing_that_grows_with_layers():
+    more = []
     for layers in (2, 6):
-        torch.manual_seed(0)
-        model = cb.load(llama(4, layers)[0])
-        pair = model.tokens([[5, 7, 9, 4]]), model.tokens([[5, 8, 9, 4]])
-        jobs = {
-            "EAP": lambda: edge_attribution(model, *pair, METRIC),
-            "EAP-IG": lambda: edge_attribution(model, *pair, METRIC, steps=5),
-            "a run": lambda: model.run(pair[0], read=["pattern", "z"]),
-            "node estimates": lambda: attribution_patching(model, *pair, METRIC, sites=["z", "mlp_out"]),
-        }
-        counts.append({name: operations_of(job).read.total() for name, job in jobs.items()})
-    assert counts[0] == counts[1]
+        hf, embed = llama(4, layers)
+        model = cb.load(hf)
+        tokens = model.tokens([[5, 7, 9, 4]])
+        one, _ = operations_of_the_model(hf, embed, tokens.ids)
+        more.append(counted(partial(model.run, tokens))[0].total - one)
+    assert more[0] == more[1]
