@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.batches import Batches
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.contraction import contracted, sites_of_reads
@@ -167,11 +168,10 @@ def edge_attribution(
     if other is not None and len(other) > len(tokens) == 1:
         tokens = repeated(tokens, len(other))
     places = None if positions is None else place_of_tokens(positions, tokens)
-    scores, coords = [], []
-    for start in progress_bar(range(0, len(tokens), batch_size), "edge attribution", unit="batch", show=progress):
-        rows = slice(start, start + batch_size)
+
+    def of_rows(rows: slice) -> tuple[Tensor, dict[str, Any]]:
         part, theirs, mine = tokens, other, metric
-        if batch_size < len(tokens):
+        if rows != slice(0, len(tokens)):
             part, mine = tokens[rows], metric.of_rows(tokens, rows)
             theirs = other if other is None or len(other) == 1 else other[rows]
         # the last stream is read here, since a run of a metric of all positions would not read it
@@ -179,15 +179,17 @@ def edge_attribution(
         pair = run_pair(model, part, theirs, mine, reads, direction, grad=not averaged, slopes=slopes)
         at = {} if places is None else {"places": places[rows], "count": len(positions or ())}
         if along == "activations" and averaged:
-            scores.append(_along_activations(model, graph, pair, mine, *points, at=at))
-        elif averaged:
-            scores.append(_along_inputs(model, graph, pair, mine, *points, at=at))
-        else:
-            gradients = pair.gradients(mine, readers, pull=False)
-            slope = Slope((1.0,), pair.base, gradients)
-            others = constants if corrupt is None else pair.source
-            scores.append(contracted(model, graph, pair.base, others, [slope], **at))
-        coords.append(pair.coords())
+            return _along_activations(model, graph, pair, mine, *points, at=at), pair.coords()
+        if averaged:
+            return _along_inputs(model, graph, pair, mine, *points, at=at), pair.coords()
+        slope = Slope((1.0,), pair.base, pair.gradients(mine, readers, pull=False))
+        others = constants if corrupt is None else pair.source
+        return contracted(model, graph, pair.base, others, [slope], **at), pair.coords()
+
+    batches = Batches(batch_size, "prompts").over(len(tokens), of_rows)
+    total = -(-len(tokens) // batch_size)
+    done = progress_bar(batches, "edge attribution", total=total, unit="batch", show=progress)
+    scores, coords = zip(*(result for _, result in done), strict=True)
     patch = "resample" if corrupt is not None else "zero" if constants is None else "constants"
     placed: dict[str, Any] = {}
     if places is not None and positions is not None:
@@ -251,11 +253,9 @@ def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Ten
     assert pair.source is not None
     start, end = (at_least_float32(_own_positions(run, site)) for run in (pair.base, pair.source))
     tokens, reads = pair.base.tokens, sites_of_reads(model)
-    at_once = max(1, rows_at_once(model, tokens, metric) // len(tokens))
-    slopes: list[Slope] = []
-    steep: Tensor | None = None
-    for first in range(0, len(points), at_once):
-        some = torch.as_tensor(points[first : first + at_once]).to(start)
+
+    def some_points(part: slice) -> tuple[Slope, Float[Tensor, " batch"]]:
+        some = torch.as_tensor(points[part]).to(start)
         times = len(some)
         way = some.view(1, -1, *[1] * (start.ndim - 1)) * (end - start)[:, None]
         edit = Replace(site.name, (start[:, None] + way).flatten(0, 1), layer=site.layer)
@@ -263,10 +263,13 @@ def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Ten
         run, values = measured(model.anatomy, copies, mine, read=reads, edits=[edit], grad=True)
         expect_gradient(metric, values)
         gradients = run.grad(values, reads, retain=False, pull=False)
-        slopes.append(Slope(tuple(weights[first : first + at_once].tolist()), run.detached(), gradients))
-        size = gradients[reads[-1].key].abs().flatten(1).amax(1).view(-1, times).amax(1)
-        steep = size if steep is None else torch.maximum(steep, size)
-    assert steep is not None
+        steep = gradients[reads[-1].key].abs().flatten(1).amax(1).view(-1, times).amax(1)
+        return Slope(tuple(weights[part].tolist()), run.detached(), gradients), steep
+
+    at_once = max(1, rows_at_once(model, tokens, metric) // len(tokens))
+    done = [result for _, result in Batches(at_once, "points").over(len(points), some_points)]
+    slopes = [slope for slope, _ in done]
+    steep = torch.stack([size for _, size in done]).amax(0)
     flat = (steep == 0).nonzero()[:, 0].tolist()
     if flat:
         raise CasebackError(

@@ -68,7 +68,7 @@ def contracted(
     before = graph.exists.sum(0).tolist()
     apart = [r for r, (node, _) in enumerate(graph.readers) if node.kind in ("mlp", "logits")]
     columns = torch.tensor(apart, device=like.device)
-    for part in _parts(batch, width, len(graph.writers) * model.d_model):
+    for part in _parts(batch, width, len(graph.writers) * model.d_model, scores):
         change = changes(model, base, source, graph, part)[:, writers]
         at = None if places is None else _one_hot(of_part(places, part).to(like.device), count).to(change)
         into = scores[part[0], :, chosen.start : chosen.stop]
@@ -130,10 +130,12 @@ def _add(
     into += (at @ each.view(*at.shape[0:3:2], -1)).unflatten(2, each.shape[1:])
 
 
-def _parts(batch: int, width: int, numbers: int) -> Iterator[Part]:
+def _parts(batch: int, width: int, numbers: int, like: Tensor) -> Iterator[Part]:
     """Prompts, and columns of them, that fit the budget where a token's writes are so many numbers."""
-    columns = min(width, max(1, limit("contraction_numbers") // numbers))
-    prompts = max(1, limit("contraction_numbers") // (numbers * columns))
+    # as many again for what the readers of a layer read, and for a product's own room
+    most = limit("contraction_numbers", like.device, each=3 * like.element_size())
+    columns = min(width, max(1, most // numbers))
+    prompts = max(1, most // (numbers * columns))
     if columns == width and prompts >= batch:
         yield ALL
         return
