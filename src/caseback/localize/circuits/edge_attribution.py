@@ -33,14 +33,13 @@ from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
-from caseback.model.prompts.copies import repeated, repeated_metric
-from caseback.model.prompts.embedding_points import rows_at_once
+from caseback.model.prompts.copies import repeated
+from caseback.model.prompts.on_the_way import at_shares, gradients_on_the_way
 from caseback.model.prompts.per_token import aligned, expect_metric
-from caseback.model.prompts.run_pair import RunPair, expect_gradient, run_pair
+from caseback.model.prompts.run_pair import RunPair, run_pair
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Replace
-from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
@@ -254,22 +253,16 @@ def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Ten
     start, end = (at_least_float32(_own_positions(run, site)) for run in (pair.base, pair.source))
     tokens, reads = pair.base.tokens, sites_of_reads(model)
 
-    def some_points(part: slice) -> tuple[Slope, Float[Tensor, " batch"]]:
-        some = torch.as_tensor(points[part]).to(start)
-        times = len(some)
-        way = some.view(1, -1, *[1] * (start.ndim - 1)) * (end - start)[:, None]
-        edit = Replace(site.name, (start[:, None] + way).flatten(0, 1), layer=site.layer)
-        copies, mine = repeated(tokens, times), repeated_metric(metric, tokens, times)
-        run, values = measured(model.anatomy, copies, mine, read=reads, edits=[edit], grad=True)
-        expect_gradient(metric, values)
-        gradients = run.grad(values, reads, retain=False, pull=False)
-        steep = gradients[reads[-1].key].abs().flatten(1).amax(1).view(-1, times).amax(1)
-        return Slope(tuple(weights[part].tolist()), run.detached(), gradients), steep
+    def put(shares: Tensor) -> Replace:
+        value = start.repeat_interleave(len(shares), 0) + at_shares(end - start, shares)
+        return Replace(site.name, value, layer=site.layer)
 
-    at_once = max(1, rows_at_once(model, tokens, metric) // len(tokens))
-    done = [result for _, result in Batches(at_once, "points").over(len(points), some_points)]
-    slopes = [slope for slope, _ in done]
-    steep = torch.stack([size for _, size in done]).amax(0)
+    slopes: list[Slope] = []
+    sizes: list[Tensor] = []
+    for part, run, gradients in gradients_on_the_way(model, tokens, metric, points.tolist(), put, reads, pull=False):
+        slopes.append(Slope(tuple(weights[part].tolist()), run, gradients))
+        sizes.append(gradients[reads[-1].key].flatten(1).abs().amax(1).view(len(tokens), -1).amax(1))
+    steep = torch.stack(sizes).amax(0)
     flat = (steep == 0).nonzero()[:, 0].tolist()
     if flat:
         raise CasebackError(

@@ -21,6 +21,7 @@ from caseback.localize.circuits.machinery.writes import Part, of_part
 from caseback.model.anatomy.dense import Projection, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.on_the_way import over_points
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 
@@ -59,10 +60,7 @@ class Slope:
 
     def over_points(self, x: Float[Tensor, "row *dims"]) -> Float[Tensor, "batch *dims"]:
         """The weighted sum over each prompt's points."""
-        if self.weights == (1.0,):
-            return x
-        weights = x.new_tensor(self.weights)
-        return torch.tensordot(weights, x.unflatten(0, (-1, len(weights))).transpose(0, 1), dims=1)
+        return x if self.weights == (1.0,) else over_points(x, self.weights)
 
 
 class Pulled(NamedTuple):
