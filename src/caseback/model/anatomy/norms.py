@@ -147,13 +147,13 @@ def read_norm(module: nn.Module, d_model: int) -> Norm:
 def _forms_of(modules: Iterable[nn.Module], d_model: int) -> dict[nn.Module, Form]:
     """The form of each norm, found once for all that run the same code with the same settings."""
     forms: dict[nn.Module, Form] = {}
-    found: dict[Any, Form] = {}
+    by_code: dict[Any, Form] = {}
     for module in modules:
         alike = _code_of(module)
-        form, certain = (found[alike], True) if alike in found else _tried(module, d_model)
+        form, certain = (by_code[alike], True) if alike in by_code else _tried(module, d_model)
         forms[module] = form
         if certain and alike is not None:
-            found[alike] = form
+            by_code[alike] = form
     return forms
 
 
