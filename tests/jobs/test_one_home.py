@@ -166,7 +166,8 @@ def test_every_limit_is_read_somewhere():
         and node.args
         and isinstance(node.args[0], ast.Constant)
     }
-    assert called == set(LIMITS)
+    # the share of a device that all may take is read by the table itself
+    assert called | {"memory_percent"} == set(LIMITS) and "memory_percent" not in called
 
 
 @pytest.mark.parametrize("module", ["jobs"])

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.memory import free_bytes
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,33 @@ class Limit:
         What would be too many.
     accelerator
         On any other device.
+    bytes
+        What all units may take together on any other device, where the work says how large one is: beyond it more
+        of them gain nothing.
     """
 
     value: int
     unit: str
     why: str
     accelerator: int | None = None
+    bytes: int | None = None
 
 
 LIMITS: Mapping[str, Limit] = MappingProxyType(
     {
+        # of the memory that a device has left, for work that says how large a unit of it is
+        "memory_percent": Limit(50, "percent of what is free", "others compute on the same device"),
         # passes through the model
         "sweep_tokens": Limit(
             2048, "tokens per pass", "matrix products are busy, some hundred MB at GPT-2's width on a CPU", 16384
         ),
         "sweep_shard_tokens": Limit(2**15, "tokens of variants per shard", "what an interruption costs", 2**19),
         "gradient_tokens": Limit(
-            512, "tokens per pass", "forward and backward keep some 100 kB per layer for a thousand of them", 8192
+            512,
+            "tokens per pass",
+            "a forward pass keeps what the way back needs, in a model of 8 billion parameters 5 MB a token",
+            8192,
+            6 * 2**30,
         ),
         "gradient_logits": Limit(2**25, "logits per pass", "a metric of all positions keeps them for the way back"),
         "sentence_logits": Limit(
@@ -85,7 +96,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "decompx_numbers": Limit(2**22, "numbers", "a layer's stream by its sources"),
         "flow_numbers": Limit(2**24, "numbers", "what each head carries between some positions"),
         "circuit_numbers": Limit(2**26, "numbers", "what writers carry in several circuits run together"),
-        "contraction_numbers": Limit(2**24, "numbers", "what writers write, some prompts or positions at a time"),
+        "contraction_numbers": Limit(
+            2**24, "numbers", "what writers write, some prompts or positions at a time", 2**30, 12 * 2**30
+        ),
         "graph_numbers": Limit(
             2**26, "numbers", "what readers of an attribution graph read at every position, some at a time", 2**30
         ),
@@ -144,8 +157,10 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
 _overrides: ContextVar[Mapping[str, int]] = ContextVar("overrides", default=MappingProxyType({}))
 
 
-def limit(name: str, device: Any = None, *, given: int | None = None) -> int:
+def limit(name: str, device: Any = None, *, given: int | None = None, each: int | None = None) -> int:
     """One limit as it stands now.
+
+        min(table, memory_percent of what the device has free / each)
 
     Parameters
     ----------
@@ -155,6 +170,9 @@ def limit(name: str, device: Any = None, *, given: int | None = None) -> int:
         Where the work is done: a ``torch.device`` or the name of its type; a CPU where there is none.
     given
         What a caller asked for, which goes before the table.
+    each
+        Bytes that one unit takes while it is in hand. The device's memory then bounds how many there are, to one at
+        least; on a CPU the table's number, up to which its caches serve, stays the most.
 
     Raises
     ------
@@ -165,6 +183,8 @@ def limit(name: str, device: Any = None, *, given: int | None = None) -> int:
     --------
     >>> limit("sweep_tokens"), limit("sweep_tokens", "cuda"), limit("sweep_tokens", "cuda", given=7)
     (2048, 16384, 7)
+    >>> limit("gradient_tokens", each=2**60)
+    1
     """
     entry = _known(name)
     if given is not None:
@@ -172,7 +192,13 @@ def limit(name: str, device: Any = None, *, given: int | None = None) -> int:
     if name in (own := _overrides.get()):
         return own[name]
     on_cpu = device is None or getattr(device, "type", device) == "cpu"
-    return entry.value if on_cpu or entry.accelerator is None else entry.accelerator
+    most = entry.value if on_cpu or entry.accelerator is None else entry.accelerator
+    if each is None:
+        return most
+    free = free_bytes(device)
+    rooms = [] if free is None else [free * limit("memory_percent") // 100]
+    rooms += [] if on_cpu or entry.bytes is None else [entry.bytes]
+    return max(1, min([most, *(room // each for room in rooms)]))
 
 
 @contextmanager
@@ -189,7 +215,7 @@ def override(**values: int) -> Iterator[None]:
     CasebackError
         For a name that is not in the table.
     OutOfRange
-        For a value below 0.
+        For a value below 0, and for a share of the memory that is none or more than all of it.
 
     Examples
     --------
@@ -203,6 +229,9 @@ def override(**values: int) -> Iterator[None]:
         _known(name)
         if value < 0:
             raise OutOfRange(f"{name}={value}: expected at least 0 {LIMITS[name].unit}")
+        if name == "memory_percent" and not 1 <= value <= 100:
+            there = "nothing could be held" if value == 0 else "that is more than there is"
+            raise OutOfRange(f"memory_percent={value}: {there}, expected 1 to 100 {LIMITS[name].unit}")
     before = _overrides.set(MappingProxyType({**_overrides.get(), **values}))
     try:
         yield

@@ -21,22 +21,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.batches import Batches
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
-from caseback.localize.circuits.machinery.contraction import Slope, contracted, sites_of_reads
+from caseback.localize.circuits.machinery.contraction import contracted, sites_of_reads
+from caseback.localize.circuits.machinery.pulling import Slope
 from caseback.localize.circuits.machinery.writes import sites_of_writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.localize.circuits.spans import ends_of, place_of_tokens
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
 from caseback.model.prompts.copies import repeated
+from caseback.model.prompts.on_the_way import at_shares, gradients_on_the_way
 from caseback.model.prompts.per_token import aligned, expect_metric
-from caseback.model.prompts.run_pair import RunPair, expect_gradient, run_pair
+from caseback.model.prompts.run_pair import RunPair, run_pair
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Replace
-from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
@@ -157,31 +160,35 @@ def edge_attribution(
         expected = (len(graph.writers), model.d_model)
         raise CasebackError(f"constants of shape {tuple(constants.shape)}: expected (writer, d_model), {expected}")
     points = BOTH_ENDS if along == "ends" else RULES[rule](steps or 1)
-    # the last stream too, which a run of a metric of all positions would not read
-    gradients = sites_of_reads(model)[-1:] if averaged else sites_of_reads(model)
-    reads = [*sites_of_writes(model, graph), *gradients, Site("embed")]
+    reads = [*sites_of_writes(model, graph), Site("embed")]
+    readers = sites_of_reads(model)
     tokens = model.tokens(clean)
     other = None if corrupt is None else model.tokens(corrupt)
     if other is not None and len(other) > len(tokens) == 1:
         tokens = repeated(tokens, len(other))
     places = None if positions is None else place_of_tokens(positions, tokens)
-    scores, coords = [], []
-    for start in progress_bar(range(0, len(tokens), batch_size), "edge attribution", unit="batch", show=progress):
-        rows = slice(start, start + batch_size)
-        theirs = other if other is None or len(other) == 1 else other[rows]
-        mine = metric.of_rows(tokens, rows)
-        pair = run_pair(model, tokens[rows], theirs, mine, reads, direction, grad=not averaged)
+
+    def of_rows(rows: slice) -> tuple[Tensor, dict[str, Any]]:
+        part, theirs, mine = tokens, other, metric
+        if rows != slice(0, len(tokens)):
+            part, mine = tokens[rows], metric.of_rows(tokens, rows)
+            theirs = other if other is None or len(other) == 1 else other[rows]
+        # the last stream is read here, since a run of a metric of all positions would not read it
+        slopes = () if averaged else readers
+        pair = run_pair(model, part, theirs, mine, reads, direction, grad=not averaged, slopes=slopes)
         at = {} if places is None else {"places": places[rows], "count": len(positions or ())}
         if along == "activations" and averaged:
-            scores.append(_along_activations(model, graph, pair, mine, *points, at=at))
-        elif averaged:
-            scores.append(_along_inputs(model, graph, pair, mine, *points, at=at))
-        else:
-            gradients = pair.gradients(mine, sites_of_reads(model), pull=False)
-            base = pair.base.detached()
-            slope = Slope(1.0, base, gradients)
-            scores.append(contracted(model, graph, base, constants if corrupt is None else pair.source, [slope], **at))
-        coords.append(pair.coords())
+            return _along_activations(model, graph, pair, mine, *points, at=at), pair.coords()
+        if averaged:
+            return _along_inputs(model, graph, pair, mine, *points, at=at), pair.coords()
+        slope = Slope((1.0,), pair.base, pair.gradients(mine, readers, pull=False))
+        others = constants if corrupt is None else pair.source
+        return contracted(model, graph, pair.base, others, [slope], **at), pair.coords()
+
+    batches = Batches(batch_size, "prompts").over(len(tokens), of_rows)
+    total = -(-len(tokens) // batch_size)
+    done = progress_bar(batches, "edge attribution", total=total, unit="batch", show=progress)
+    scores, coords = zip(*(result for _, result in done), strict=True)
     patch = "resample" if corrupt is not None else "zero" if constants is None else "constants"
     placed: dict[str, Any] = {}
     if places is not None and positions is not None:
@@ -243,20 +250,23 @@ def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Ten
         For a metric that is flat at all points.
     """
     assert pair.source is not None
-    start, end = (_own_positions(run, site) for run in (pair.base, pair.source))
-    last = Site("resid_post", model.n_layers - 1)
+    start, end = (at_least_float32(_own_positions(run, site)) for run in (pair.base, pair.source))
+    tokens, reads = pair.base.tokens, sites_of_reads(model)
+
+    def put(shares: Tensor) -> Replace:
+        value = start.repeat_interleave(len(shares), 0) + at_shares(end - start, shares)
+        return Replace(site.name, value, layer=site.layer)
+
     slopes: list[Slope] = []
-    for a, weight in zip(points.tolist(), weights.tolist(), strict=True):
-        edit = Replace(site.name, start + a * (end - start), layer=site.layer)
-        reads = sites_of_reads(model)
-        run, values = measured(model.anatomy, pair.base.tokens, metric, read=reads, edits=[edit], grad=True)
-        expect_gradient(metric, values)
-        slopes.append(Slope(weight, run.detached(), run.grad(values, reads, retain=False, pull=False)))
-    steep = torch.stack([slope.gradients[last].flatten(1).abs().amax(1) for slope in slopes]).amax(0)
-    if bool((steep == 0).any()):
-        flat = (steep == 0).nonzero()[:, 0].tolist()
+    sizes: list[Tensor] = []
+    for part, run, gradients in gradients_on_the_way(model, tokens, metric, points.tolist(), put, reads, pull=False):
+        slopes.append(Slope(tuple(weights[part].tolist()), run, gradients))
+        sizes.append(gradients[reads[-1].key].flatten(1).abs().amax(1).view(len(tokens), -1).amax(1))
+    steep = torch.stack(sizes).amax(0)
+    flat = (steep == 0).nonzero()[:, 0].tolist()
+    if flat:
         raise CasebackError(
-            f"metric {metric.name!r} has no gradient at any of the {len(slopes)} points between the two runs (prompts "
+            f"metric {metric.name!r} has no gradient at any of the {len(points)} points between the two runs (prompts "
             f"{flat}): it is flat there, as what counts or rounds is. Take one such as cb.logit_diff(target, foil)"
         )
     return slopes

@@ -11,7 +11,7 @@ patches on what ranked highest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from caseback.localize.components.machinery.first_order import dataset, needed, 
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.on_the_way import at_shares, gradients_on_the_way, over_points
 from caseback.model.prompts.per_token import aligned, expect_metric
-from caseback.model.prompts.run_pair import EMBED, RunPair, expect_gradient, run_pair
+from caseback.model.prompts.run_pair import EMBED, RunPair, run_pair
 from caseback.model.registry import technique
 from caseback.model.running.edits import Edit, Replace
-from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
@@ -141,14 +141,13 @@ def _averaged(
     """Gradients averaged over points between the two runs' embeddings."""
     assert pair.source is not None
     tokens: Tokens = pair.base.tokens
-    start, end = (aligned(run["embed"].detach(), tokens) for run in (pair.base, pair.source))
+    start, end = (at_least_float32(aligned(run["embed"].detach(), tokens)) for run in (pair.base, pair.source))
+    put: Callable[[Tensor], Edit] = lambda shares: Replace(  # noqa: E731
+        "embed", start.repeat_interleave(len(shares), 0) + at_shares(end - start, shares)
+    )
     total: dict[Site, Tensor] = {}
-    for a, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
-        there: Edit = Replace("embed", start + a * (end - start))
-        run, values = measured(model.anatomy, tokens, metric, read=at, edits=[there], grad=True)
-        expect_gradient(metric, values)
-        gradients = run.grad(values, at, retain=False)
+    for part, _, gradients in gradients_on_the_way(model, tokens, metric, nodes.tolist(), put, at):
         for site in at:
-            step = weight * at_least_float32(gradients[site.key])
+            step = over_points(gradients[site.key], weights[part].tolist())
             total[site] = step if site not in total else total[site] + step
     return Run(model.anatomy, tokens, total, None)

@@ -11,6 +11,7 @@ numbers that the module multiplies by; a module that is not affine is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,17 +40,31 @@ class Projection:
     module: nn.Module
     rows: Int[Tensor, "head d_head"]
 
+    @cached_property
+    def spacing(self) -> tuple[int, int] | None:
+        """The first row and the rows from one head to the next; None where they are not evenly spaced."""
+        n_heads, d_head = self.rows.shape
+        first, *_ = heads = self.rows[:, 0].tolist()
+        step = heads[1] - first if n_heads > 1 else d_head
+        even = [[first + step * h + i for i in range(d_head)] for h in range(n_heads)]
+        return (first, step) if self.rows.tolist() == even else None
+
+    @cached_property
+    def width(self) -> int:
+        """How wide the module's output must be at least."""
+        return int(self.rows.max()) + 1
+
     def weight(self) -> Float[Tensor, "head d_model d_head"]:
         """W per head, so that ``x @ W[h]`` is the projection: a view where heads' rows are evenly spaced."""
-        matrix, rows = weight_matrix(self.module), self.rows
-        n_heads, d_head = rows.shape
-        first, step = int(rows[0, 0]), int(rows[1, 0] - rows[0, 0]) if n_heads > 1 else d_head
-        even = first + step * torch.arange(n_heads)[:, None] + torch.arange(d_head)
-        if not torch.equal(rows, even):
-            return matrix[:, rows.to(matrix.device)].transpose(0, 1)
-        down, across = matrix.stride()
-        start = matrix.storage_offset() + first * across
-        return matrix.as_strided((n_heads, len(matrix), d_head), (step * across, down, across), start)
+        return self.by_head(weight_matrix(self.module)).transpose(0, 1)
+
+    def by_head(self, x: Float[Tensor, "*dims width"]) -> Float[Tensor, "*dims head d_head"]:
+        """The numbers of each head in the module's output: a view where heads' rows are evenly spaced."""
+        if self.spacing is None:
+            return x[..., self.rows.to(x.device)]
+        (first, step), (*outer, across) = self.spacing, x.stride()
+        size, strides = (*x.shape[:-1], *self.rows.shape), (*outer, step * across, across)
+        return x.as_strided(size, strides, x.storage_offset() + first * across)
 
     def bias(self) -> Float[Tensor, "head d_head"] | None:
         bias = bias_of(self.module)

@@ -81,11 +81,18 @@ class Norm:
         >>> torch.allclose(norm.vjp(g, x.detach()), torch.autograd.grad(norm(x), x, g)[0], atol=1e-6)
         True
         """
-        c, g = self.centre(at_least_float32(x)), at_least_float32(direction) * self.gamma.to(direction.device)
-        scale = (c.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
-        unit = c / (scale * c.shape[-1] ** 0.5)
+        unit, scale = self.unit(x)
+        g = at_least_float32(direction) * self.gamma.to(direction.device)
         along = torch.linalg.vecdot(g, unit.expand_as(g))
         return torch.addcmul(self.centre(g), unit, along.unsqueeze(-1), value=-1).div_(scale)
+
+    def unit(
+        self, x: Float[Tensor, "*dims d_model"]
+    ) -> tuple[Float[Tensor, "*dims d_model"], Float[Tensor, "*dims 1"]]:
+        """The direction along which x moves its own denominator, c / (s sqrt(d)), and the denominator s."""
+        c = self.centre(at_least_float32(x))
+        scale = (c.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+        return c / (scale * c.shape[-1] ** 0.5), scale
 
     def __call__(self, x: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims d_model"]:
         out = self.frozen(x, self.scale(x))
@@ -115,7 +122,7 @@ class Norms(Mapping[Any, Norm]):
 
     def __init__(self, modules: Iterable[nn.Module], d_model: int, device: torch.device):
         self._device = device
-        self._forms = {module: form_of(module, d_model) for module in modules}
+        self._forms = _forms_of(modules, d_model)
 
     def __getitem__(self, module: Any) -> Norm:
         return self._forms[module].read(module, self._device)
@@ -138,6 +145,31 @@ def read_norm(module: nn.Module, d_model: int) -> Norm:
     return form_of(module, d_model).read(module)
 
 
+def _forms_of(modules: Iterable[nn.Module], d_model: int) -> dict[nn.Module, Form]:
+    """The form of each norm, found once for all that run the same code with the same settings."""
+    forms: dict[nn.Module, Form] = {}
+    by_code: dict[Any, Form] = {}
+    for module in modules:
+        alike = _code_of(module)
+        form, certain = (by_code[alike], True) if alike in by_code else _tried(module, d_model)
+        forms[module] = form
+        if certain and alike is not None:
+            by_code[alike] = form
+    return forms
+
+
+def _code_of(module: nn.Module) -> Any:
+    """What two modules share that do the same with their parameters; None where that is not plain to see."""
+    own = {name: value for name, value in vars(module).items() if name not in nn.Module().__dict__}
+    if "forward" in own or module._modules or not all(isinstance(x, _SETTING) for x in own.values()):
+        return None
+    shapes = [(name, tuple(x.shape), x.dtype) for name, x in module.named_parameters()]
+    return type(module), tuple(sorted(own.items())), tuple(shapes)
+
+
+_SETTING = (bool, int, float, str, tuple, type(None))
+
+
 def form_of(module: nn.Module, d_model: int) -> Form:
     """What a norm module does with its parameters.
 
@@ -149,6 +181,11 @@ def form_of(module: nn.Module, d_model: int) -> Form:
     AnatomyError
         If the module is not one of these norms.
     """
+    return _tried(module, d_model)[0]
+
+
+def _tried(module: nn.Module, d_model: int) -> tuple[Form, bool]:
+    """A norm's form, and whether it is the only one that does what the module does on a probe."""
     weight, bias = parameter(module, "weight"), parameter(module, "bias")
     like = weight if weight is not None else next(module.parameters(), torch.zeros(()))
     names = ("eps", "variance_epsilon", "norm_eps", "epsilon")
@@ -163,25 +200,26 @@ def form_of(module: nn.Module, d_model: int) -> Form:
         probe = probe.expand(weight.shape)
     with torch.no_grad():
         output = module.forward(probe.to(like)[None])[0].cpu().double()  # not every device has float64
-        tries = []
+        forms, off = [], [output.abs().max()]
         for centred in (False, True):
             for offset in (0.0, 1.0) if weight is not None else (1.0,):
                 gamma = (weight.detach().cpu().double() if weight is not None else torch.zeros_like(probe)) + offset
                 beta = None if bias is None else bias.detach().cpu().double()
-                off = (Norm(gamma, beta, size, centred)(probe) - output).abs().max()
-                tries.append((float(off), Form(eps, centred, offset, d_model)))
-    error, form = min(tries, key=lambda pair: pair[0])
-    tolerance = 0.05 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if not error <= tolerance * max(1.0, float(output.abs().max())):
+                off.append((Norm(gamma, beta, size, centred)(probe) - output).abs().max())
+                forms.append(Form(eps, centred, offset, d_model))
+    largest, *errors = torch.stack(off).tolist()
+    error, form = min(zip(errors, forms, strict=True), key=lambda pair: pair[0])
+    tolerance = (0.05 if like.dtype in (torch.float16, torch.bfloat16) else 1e-4) * max(1.0, largest)
+    if not error <= tolerance:
         raise AnatomyError(
             f"{type(module).__name__} is neither LayerNorm nor RMSNorm: nearest form is off by {error:.2g}"
         )
-    return form
+    return form, sum(error <= tolerance for error in errors) == 1
 
 
 def _measured_eps(module: nn.Module, d_model: int, like: Tensor) -> float:
     """The epsilon of a norm that writes it into its code (OLMo): it rules the output where the input is small."""
-    x = torch.linspace(-1.0, 1.0, d_model, device=like.device, dtype=torch.float64) * 1e-3
+    x = torch.linspace(-1.0, 1.0, d_model, dtype=torch.float64) * 1e-3
     with torch.no_grad():
-        out = module.forward(x.to(like.dtype)[None])[0].double()
+        out = module.forward(x.to(like)[None])[0].cpu().double()
     return float(f"{(x.norm() / out.norm()) ** 2 - x.pow(2).mean():.1e}")

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import OutOfRange
+from caseback.jobs.batches import Batches
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.per_token import aligned
@@ -42,14 +43,10 @@ class Points:
         columns = metric.on(tokens, model.anatomy).columns
         self.tokens = tokens if columns is None else _cut(tokens, int(columns.max()) + 1)
         if max_batch is None:
-            most = limit("gradient_tokens", tokens.ids.device)
-            width = self.tokens.shape[1]
-            max_batch = max(1, most // width)
-            if columns is None:
-                max_batch = max(1, min(max_batch, limit("gradient_logits") // (width * model.d_vocab)))
+            max_batch = _at_once(model, self.tokens, every_position=columns is None)
         if max_batch < 1:
             raise OutOfRange(f"max_batch is {max_batch}: expected at least 1")
-        self.max_batch, self.passes = max_batch, 0
+        self.batches, self.passes = Batches(max_batch, "points"), 0
         everyone = torch.arange(len(tokens))
         with torch.no_grad():
             clean = model.run(tokens, read=["embed"])
@@ -75,25 +72,25 @@ class Points:
         ------
         Which points, the metric at each, and its gradient in their own positions, 0 after what the metric reads.
         """
-        for first in range(0, len(prompts), self.max_batch):
-            part = slice(first, min(first + self.max_batch, len(prompts)))
+
+        def forward_and_back(part: slice) -> tuple[Tensor, Tensor]:
             run, value = self._run(prompts[part], at(part), grad=True)
             gradient = run.grad(value, ["embed"], retain=False)["embed"]
             padded = torch.zeros(len(value), *self.embedding.shape[1:]).to(self.embedding)
             gradient = aligned(at_least_float32(gradient), run.tokens)[:, : padded.shape[1]]
             padded[:, : gradient.shape[1]] = gradient
+            return value.detach().cpu(), padded
+
+        for part, (value, gradient) in self.batches.over(len(prompts), forward_and_back):
             self.passes += len(value)
-            yield part, value.detach().cpu(), padded
+            yield part, value, gradient
 
     def values(
         self, prompts: Int[Tensor, " row"], at: Callable[[slice], Float[Tensor, "row pos d_model"]]
     ) -> Float[Tensor, " row"]:
         """The metric alone at many points."""
-        batches = []
-        for first in range(0, len(prompts), self.max_batch):
-            part = slice(first, min(first + self.max_batch, len(prompts)))
-            batches.append(self._run(prompts[part], at(part), grad=False)[1].detach().cpu())
-        return torch.cat(batches)
+        forward = lambda part: self._run(prompts[part], at(part), grad=False)[1].detach().cpu()  # noqa: E731
+        return torch.cat([value for _, value in self.batches.over(len(prompts), forward)])
 
     def _run(
         self, prompts: Int[Tensor, " row"], at: Float[Tensor, "row pos d_model"], *, grad: bool
@@ -106,6 +103,29 @@ class Points:
     def _rows(self, prompts: Int[Tensor, " row"]) -> Tokens:
         ids, mask = (x[prompts.to(x.device)] for x in (self.tokens.ids, self.tokens.mask))
         return Tokens(ids, mask, _picked(self.tokens.text, prompts.tolist()))
+
+
+def rows_at_once(model: Model, tokens: Tokens, metric: Metric) -> int:
+    """How many prompts as wide as these go forward and back together."""
+    return _at_once(model, tokens, every_position=metric.on(tokens, model.anatomy).columns is None)
+
+
+def _at_once(model: Model, tokens: Tokens, *, every_position: bool) -> int:
+    width = tokens.shape[1]
+    most = limit("gradient_tokens", tokens.ids.device, each=bytes_on_the_way_back(model, width)) // width
+    if every_position:
+        most = min(most, limit("gradient_logits") // (width * model.d_vocab))
+    return max(1, most)
+
+
+def bytes_on_the_way_back(model: Model, width: int) -> int:
+    """What a forward pass keeps of one token: some vectors of each branch, and its row of each head's map."""
+    anatomy = model.anatomy
+    numbers = sum(
+        12 * model.d_model + 4 * (anatomy.d_mlp or 4 * model.d_model) + 2 * p.dims.n_heads * width
+        for p in anatomy.layers
+    )
+    return numbers * model.dtype.itemsize
 
 
 def _picked(texts: Sequence[list[str]], rows: Sequence[int]) -> list[list[str]]:

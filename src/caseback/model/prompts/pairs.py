@@ -44,7 +44,7 @@ def pairs(model: Model, clean: PromptsLike, corrupt: PromptsLike) -> tuple[Token
     clean, corrupt = model.tokens(clean), model.tokens(corrupt)
     if len(clean) == 1 < len(corrupt):
         clean = repeated(clean, len(corrupt))
-    corrupt = counterfactuals(model, clean, corrupt)
+    _expect_aligned(clean, corrupt)
     return clean, corrupt if len(corrupt) == len(clean) else repeated(corrupt, len(clean))
 
 
@@ -59,6 +59,11 @@ def counterfactuals(model: Model, tokens: Tokens, corrupt: PromptsLike, first: i
         As ``pairs``.
     """
     others = model.tokens(corrupt)
+    _expect_aligned(tokens, others, first)
+    return others
+
+
+def _expect_aligned(tokens: Tokens, others: Tokens, first: int = 0) -> None:
     if len(others) not in (1, len(tokens)):
         raise TokensError(f"{len(others)} counterfactuals for {len(tokens)} prompts: give one, or one per prompt")
     for b, row in enumerate(tokens.text):
@@ -70,7 +75,6 @@ def counterfactuals(model: Model, tokens: Tokens, corrupt: PromptsLike, first: i
                 f"{_marked(row, at)}; and {len(other)} tokens: {_marked(other, at)}. They first differ at position "
                 f"{at}; reword one so that each token stands against one of the other"
             )
-    return others
 
 
 def first_difference(row: Sequence[str], other: Sequence[str]) -> int:

@@ -80,15 +80,19 @@ def run_pair(
     direction: str,
     *,
     grad: bool,
+    slopes: Sequence[Site] = (),
 ) -> RunPair:
-    """Run both prompts of each pair, reading some sites; with ``grad`` the run that is patched keeps its graph."""
+    """Run both prompts of each pair, reading some sites; with ``grad`` the run that is patched keeps its graph.
+
+    ``slopes`` are sites that it reads besides, for gradients there.
+    """
     anatomy = model.anatomy
     if corrupt is None:
         base, source, other, other_value = model.tokens(clean), None, None, None
     else:
         base, source = base_and_source(model, clean, corrupt, direction)
         other, other_value = measured(anatomy, source, metric, read=read)
-    run, value = measured(anatomy, base, metric, read=read, grad=grad)
+    run, value = measured(anatomy, base, metric, read=[*read, *slopes], grad=grad)
     return RunPair(run, value, other, other_value, direction)
 
 

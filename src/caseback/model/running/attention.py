@@ -183,14 +183,34 @@ def causal(n_query: int, n_key: int, device: torch.device) -> Bool[Tensor, "1 1 
 
 def masked(scores: Scores, mask: Tensor | None) -> Scores:
     """Scores under a mask of any of the interface's kinds: boolean, additive, or None for plain causal."""
+    return (scores + _added(scores, mask)).clamp_min(torch.finfo(scores.dtype).min)
+
+
+_MASKS = 4
+"""Masks that a pass remembers: a model has one or two, which all its layers share."""
+
+
+def _added(scores: Scores, mask: Tensor | None) -> Tensor:
+    """A mask as what is added to the scores, formed once for all layers of a pass."""
+    owner = current_pass()
+    known = {} if owner is None else owner.masks
+    key = id(mask), scores.shape[-2:], scores.dtype, scores.device
+    if key not in known:
+        if len(known) == _MASKS:
+            known.pop(next(iter(known)))
+        known[key] = mask, _as_added(scores, mask)  # the mask is held, so that no other takes its id
+    return known[key][1]
+
+
+def _as_added(scores: Scores, mask: Tensor | None) -> Tensor:
     if mask is None:
         mask = causal(scores.shape[-2], scores.shape[-1], scores.device)
     mask = mask[..., : scores.shape[-1]]
-    lowest = torch.finfo(scores.dtype).min
-    if mask.dtype == torch.bool:
-        # a sum takes a third of the time of masked_fill, which reads truth values one by one
-        mask = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device).masked_fill_(~mask, lowest)
-    return (scores + mask).clamp_min(lowest)
+    if mask.dtype != torch.bool:
+        return mask
+    # a sum takes a third of the time of masked_fill, which reads truth values one by one
+    zeros = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device)
+    return zeros.masked_fill_(~mask, torch.finfo(scores.dtype).min)
 
 
 def scores_of(
@@ -215,7 +235,7 @@ def scores_of(
 
 def pattern_of(scores: Scores, module: nn.Module, *, s_aux: Tensor | None = None, **_: Any) -> Scores:
     """Softmax over keys, in float32 at least; a learned sink (gpt-oss) takes its share and is dropped."""
-    wide = torch.promote_types(scores.dtype, torch.float32)
+    wide = scores.dtype if scores.dtype == torch.float64 else torch.float32
     sinks = s_aux if s_aux is not None else getattr(module, "sinks", None)
     if sinks is None:
         return torch.softmax(scores, -1, dtype=wide).to(scores.dtype)

@@ -7,7 +7,7 @@ path would have no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -51,11 +51,15 @@ def touch_branch(session: Session, site: Site, x: Tensor) -> Tensor:
     """
     if session.grad and site in session.reads:
         x = x.view_as(x)
-    return session.touch(site, x.view(*session.lead, *x.shape[-1:])).view_as(x)
+    return in_shape(session.touch(site, in_shape(x, (*session.lead, x.shape[-1]))), x.shape)
 
 
 def touch_own(session: Session, site: Site, x: Tensor) -> Tensor:
     """Touch a tensor that only this site uses, so that what is recorded may itself go on, and has a gradient."""
-    viewed = x.view(*session.lead, x.shape[-1])
-    new = session.touch(site, viewed)
-    return new.view_as(x) if session.changes(site) else x
+    new = session.touch(site, in_shape(x, (*session.lead, x.shape[-1])))
+    return in_shape(new, x.shape) if session.changes(site) else x
+
+
+def in_shape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """A view in a shape, or the very ``x`` where it has it: a view is an operation, and one more on the way back."""
+    return x if x.shape == shape else x.view(shape)

@@ -127,7 +127,7 @@ class Model(Displayed):
         self.anatomy.expect_unchanged()
         tokens = tokenize(prompts, self.tokenizer, d_vocab=self.d_vocab, context=self.context, padding=padding, bos=bos)
         expect_unstretched(tokens, stretched_after(self.anatomy.config))
-        return tokens.to(self.device)
+        return tokens if tokens.ids.device == tokens.mask.device == self.device else tokens.to(self.device)
 
     @checked
     def with_answer(self, prompts: PromptsLike, answer: Answer, *, bos: bool | None = None) -> Tokens:

@@ -33,10 +33,13 @@ class Pass:
     ----------
     on_z
         What every z of an attention module passes through, by the module.
+    masks
+        Attention masks in other forms, which all layers share; see ``attention.masked``.
     """
 
     def __init__(self) -> None:
         self.on_z: dict[nn.Module, list[Callable[[Tensor], Tensor]]] = {}
+        self.masks: dict[Any, tuple[Tensor | None, Tensor]] = {}
 
 
 _current: ContextVar[Pass | None] = ContextVar("caseback_pass", default=None)

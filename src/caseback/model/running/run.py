@@ -206,12 +206,11 @@ class Run(Displayed):
         p = self.anatomy.layers[site.layer]
         projection: Projection = getattr(p, _DERIVED[site.name])
         batch = self.tokens.ids.shape
-        if g.ndim < 3 or g.shape[:2] != batch or g[0, 0].numel() <= int(projection.rows.max()):
+        if g.ndim < 3 or g.shape[:2] != batch or g.shape[2:].numel() < projection.width:
             raise ResultError(
                 f"a gradient of shape {tuple(g.shape)}: expected (batch, pos, width), {tuple(batch)} first"
             )
-        g = g.to(self._acts[site].device)
-        mine = g.view(*batch, -1)[part][..., projection.rows.to(g.device)]
+        mine = projection.by_head(g.to(self._acts[site].device).view(*batch, -1)[part])
         read = torch.einsum("bphe,hde->bphd", mine, projection.weight().detach().to(mine))
         if p.attn_norm is None:
             return read

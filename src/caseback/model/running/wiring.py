@@ -26,7 +26,7 @@ from caseback.model.anatomy.dense import Projection, weight_matrix
 from caseback.model.anatomy.parameters import device_of
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import attending
-from caseback.model.running.hooks import on_sum, recording, touch_branch, touch_own
+from caseback.model.running.hooks import in_shape, on_sum, recording, touch_branch, touch_own
 from caseback.model.running.passing import Hooks, hooked
 from caseback.model.running.session import INSIDE_ATTENTION, Session
 from caseback.model.running.wiring_mlp import wire_mlp_inside, wire_mlp_reads
@@ -138,10 +138,10 @@ def _every_other(fn: Callable[[Tensor], Tensor], first: int) -> Callable[[Tensor
 def _scaled(session: Session, site: Site, x: Tensor, factor: float) -> Tensor:
     """Touch ``factor * x``, which is what reaches the stream; return what the model itself will multiply by factor."""
     written = x if factor == 1.0 else x * factor
-    new = session.touch(site, written.view(*session.lead, x.shape[-1]))
+    new = session.touch(site, in_shape(written, (*session.lead, x.shape[-1])))
     if not session.changes(site):
         return x  # multiplying and dividing by the factor would not give the same bits
-    return new.view_as(x) if factor == 1.0 else new.view_as(x) / factor
+    return in_shape(new, x.shape) if factor == 1.0 else in_shape(new, x.shape) / factor
 
 
 def _wire_layer(p: LayerParts, index: int, session: Session, hooks: Hooks) -> None:
@@ -292,7 +292,7 @@ def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: H
         if session.wants(z_site) and not hidden:
             z = session.touch(z_site, z)
         seen["z"] = z
-        return z.flatten(2).view_as(x) if session.changes(z_site) and not hidden else x
+        return in_shape(z.flatten(2), x.shape) if session.changes(z_site) and not hidden else x
 
     def at_o(x: Tensor) -> Tensor:
         seen["o"] = x

@@ -17,16 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.jobs.budget import limit
 from caseback.localize.circuits.features.places import Place, groups_of
 from caseback.localize.inputs.gradients.quadrature import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
-from caseback.model.prompts.copies import repeated, repeated_metric
+from caseback.model.prompts.on_the_way import at_shares, gradients_on_the_way, over_points
 from caseback.model.prompts.per_token import aligned
-from caseback.model.prompts.run_pair import RunPair, expect_gradient, run_pair
+from caseback.model.prompts.run_pair import RunPair, run_pair
 from caseback.model.running.edits import Add, Edit
-from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
@@ -104,21 +102,12 @@ class TwoRuns:
         return {site: self._along(site, group, points, weights) for site, group in groups_of(self.places).items()}
 
     def _along(self, site: Site, places: Sequence[Place], points: list[float], weights: list[float]) -> Tensor:
-        """Points side by side in one pass, as many as the budget has room for."""
+        """Points side by side."""
         change, tokens = self.written(places), self.tokens
-        at_once = max(1, limit("gradient_tokens", tokens.ids.device) // tokens.ids.numel())
+        put = lambda shares: _add(site, at_shares(change, shares))  # noqa: E731
         total = torch.zeros_like(at_least_float32(change))
-        for start in range(0, len(points), at_once):
-            some = torch.tensor(points[start : start + at_once], dtype=change.dtype, device=change.device)
-            weight = torch.tensor(weights[start : start + at_once], dtype=total.dtype, device=total.device)
-            copies = repeated(tokens, len(some))
-            scale = some.repeat(len(tokens)).view(-1, *[1] * (change.ndim - 1))
-            edit = _add(site, scale * change.repeat_interleave(len(some), 0))
-            metric = repeated_metric(self.metric, tokens, len(some))
-            run, values = measured(self.model.anatomy, copies, metric, read=[site], edits=[edit], grad=True)
-            expect_gradient(self.metric, values)
-            there = aligned(run.grad(values, [site], retain=False)[site.key], copies)
-            total += torch.einsum("bk...,k->b...", at_least_float32(there).unflatten(0, (-1, len(some))), weight)
+        for part, run, gradients in gradients_on_the_way(self.model, tokens, self.metric, points, put, [site]):
+            total += over_points(aligned(gradients[site.key], run.tokens), weights[part])
         return total
 
 

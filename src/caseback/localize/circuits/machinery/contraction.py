@@ -1,37 +1,29 @@
 """Changes of writes times gradients at readers, for every edge, without a tensor of edges.
 
-    score(u -> v) = sum over positions of  change_u . sum over runs of weight . d metric / d input_v
+    score(u -> v) = sum over positions of  change_u . sum over points of weight . d metric / d input_v
 
-A head's gradient is pulled back through its W and the norm only when its layer's turn comes, and contracted with all
-writers before it in one matrix product. Some prompts (of long ones some positions) are taken at a time, so that memory
-is that of their writes: nothing of size (reader, ...) is kept, and nothing of size (edge, ...) is ever formed.
+The gradients of a layer's heads are averaged over points and pulled back (``pulling``) only when its turn comes, and
+contracted with all writers before it in one product. Some prompts (of long ones some positions) are taken at a time, so
+that memory is that of their writes: nothing of size (reader, ...) is kept, and nothing of size (edge, ...) is ever
+formed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.jobs.budget import limit
-from caseback.localize.circuits.machinery.writes import Part, changes
+from caseback.localize.circuits.machinery.pulling import Pulled, Slope, Streams
+from caseback.localize.circuits.machinery.writes import ALL, Part, changes, of_part
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-
-
-@dataclass(frozen=True)
-class Slope:
-    """A run's gradients at its readers, heads' still at their projections' outputs, and how much they count."""
-
-    weight: float
-    run: Run
-    gradients: Run
 
 
 def sites_of_reads(model: Model) -> list[Site]:
@@ -41,6 +33,7 @@ def sites_of_reads(model: Model) -> list[Site]:
     return [*blocks, Site("resid_post", model.n_layers - 1)]
 
 
+@torch.no_grad()
 def contracted(
     model: Model,
     graph: Graph,
@@ -67,72 +60,85 @@ def contracted(
         The number of the place of each column, -1 for padding, and how many places there are; None: one place.
     """
     batch, width = base.tokens.shape
-    like = base[slopes[0].gradients.sites[-1]]
-    scores = torch.full(
-        (batch, count, *graph.exists.shape), torch.nan, device=like.device, dtype=at_least_float32(like).dtype
-    )
+    last = sites_of_reads(model)[-1]
+    like = slopes[0].gradients[last.name, last.layer]
+    scores = torch.zeros(batch, count, *graph.exists.shape, device=like.device, dtype=at_least_float32(like).dtype)
     chosen = range(len(graph.writers))[writers]
-    for part in _parts(batch, width, len(graph.writers) * model.d_model):
+    # writers stand in the order of computation, so those that a reader reads come first
+    before = graph.exists.sum(0).tolist()
+    apart = [r for r, (node, _) in enumerate(graph.readers) if node.kind in ("mlp", "logits")]
+    columns = torch.tensor(apart, device=like.device)
+    for part in _parts(batch, width, len(graph.writers) * model.d_model, scores):
         change = changes(model, base, source, graph, part)[:, writers]
+        at = None if places is None else _one_hot(of_part(places, part).to(like.device), count).to(change)
+        into = scores[part[0], :, chosen.start : chosen.stop]
+        streams = Streams(model, slopes, part)
         start = 0
-        for g in at_readers(model, slopes, part):
-            readers = slice(start, start + g.shape[1])
-            start = readers.stop
-            # writers stand in the order of computation, so those that a reader reads come first
-            read = min(len(chosen), max(0, int(graph.exists[:, readers.start].sum()) - chosen.start))
-            if read == 0:
-                continue
-            products = _products(change[:, :read], g.to(change), None if places is None else places[part], count)
-            into = scores[part[0], :, chosen.start : chosen.start + read, readers]
-            # the positions of long prompts come in several parts, whose products add up
-            into.copy_(products if part[1].start == 0 else into + products)
-    return scores
+        for layer in range(model.n_layers):
+            read = min(len(chosen), max(0, before[start] - chosen.start))
+            pulled = streams.pulled(layer) if read else None
+            stop = next(r for r in apart if r >= start)
+            if pulled is not None:
+                _add(into[:, :, :read, start:stop], change[:, :read], pulled, at)
+            start = stop + 1
+        plain = torch.stack([_average(slopes, site, part).to(like.device) for site in _plain_readers(model)])
+        products = into.new_zeros(*into.shape[:3], len(plain))
+        _add(products, change, Pulled(plain), at)
+        into.index_add_(3, columns, products)
+    wanted = torch.zeros_like(graph.exists)
+    wanted[writers] = graph.exists[writers]
+    return scores.masked_fill_(~wanted.to(scores.device), torch.nan)
 
 
-def _products(
+def _plain_readers(model: Model) -> list[Site]:
+    """Readers whose gradient is read as it is: each layer's MLP, then the logits."""
+    return [site for site in sites_of_reads(model) if site.name in ("mlp_in", "resid_post")]
+
+
+def _average(slopes: Sequence[Slope], site: Site, part: Part) -> Float[Tensor, "batch pos d_model"]:
+    first, *others = (slope.averaged(site, part) for slope in slopes)
+    for other in others:
+        first = first + other
+    return first
+
+
+def _one_hot(places: Int[Tensor, "batch pos"], count: int) -> Tensor:
+    """(batch, place, pos), 1 where a column is in a place."""
+    return places[:, None] == torch.arange(count, device=places.device)[:, None]
+
+
+def _add(
+    into: Float[Tensor, "batch place writer reader"],
     change: Float[Tensor, "batch writer pos d_model"],
-    g: Float[Tensor, "batch reader pos d_model"],
-    places: Int[Tensor, "batch pos"] | None,
-    count: int,
-) -> Float[Tensor, "batch place writer reader"]:
-    """Changes times gradients, summed over all positions, or over those of each place."""
-    if places is None:
-        return (change.flatten(2) @ g.flatten(2).transpose(1, 2))[:, None]
-    each = change.transpose(1, 2) @ g.permute(0, 2, 3, 1)
-    at = (places[:, None] == torch.arange(count)[:, None]).to(each)
-    return (at @ each.flatten(2)).unflatten(2, each.shape[2:])
+    pulled: Pulled,
+    at: Float[Tensor, "batch place pos"] | None,
+) -> None:
+    """Add changes times gradients, summed over all positions, or over those of each place."""
+    fixed, unit, along = pulled
+    by_position = change.transpose(1, 2).flatten(0, 1)
+    moved = None if unit is None else torch.bmm(by_position, unit.to(change).permute(0, 2, 3, 1).flatten(0, 1))
+    if at is None:
+        total = into[:, 0]
+        total.baddbmm_(change.flatten(2), fixed.to(change).permute(1, 2, 3, 0).flatten(1, 2))
+        if moved is not None and along is not None:
+            moved = moved.unflatten(0, change.shape[0:3:2]).transpose(1, 2).flatten(2)
+            total.baddbmm_(moved, along.to(change).transpose(1, 2).flatten(1, 2), alpha=-1)
+        return
+    each = torch.bmm(by_position, fixed.to(change).permute(1, 2, 3, 0).flatten(0, 1))
+    if moved is not None and along is not None:
+        each.baddbmm_(moved, along.to(change).transpose(1, 2).flatten(0, 1), alpha=-1)
+    into += (at @ each.view(*at.shape[0:3:2], -1)).unflatten(2, each.shape[1:])
 
 
-def at_readers(
-    model: Model, slopes: Sequence[Slope], part: Part
-) -> Iterator[Float[Tensor, "batch reader pos d_model"]]:
-    """Gradients at the readers' inputs, a layer's heads and its MLP apart, then the logits'; in the graph's order."""
-
-    def plain(name: str, layer: int) -> Tensor:
-        total = sum(s.weight * at_least_float32(s.gradients[name, layer][part]) for s in slopes)
-        assert isinstance(total, Tensor)
-        return total[:, None]
-
-    for layer in range(model.n_layers):
-        heads: list[Tensor] = []
-        for name in ("q_in", "k_in", "v_in"):
-            total: Tensor | None = None
-            for s in slopes:
-                pulled = at_least_float32(s.run.pulled(Site(name, layer), s.gradients[name, layer], part))
-                pulled = pulled if s.weight == 1.0 else pulled.mul_(s.weight)
-                total = pulled if total is None else total.add_(pulled)
-            assert total is not None
-            heads.append(total.transpose(1, 2))
-        yield torch.cat(heads, 1)
-        del heads
-        yield plain("mlp_in", layer)
-    yield plain("resid_post", model.n_layers - 1)
-
-
-def _parts(batch: int, width: int, numbers: int) -> Iterator[Part]:
+def _parts(batch: int, width: int, numbers: int, like: Tensor) -> Iterator[Part]:
     """Prompts, and columns of them, that fit the budget where a token's writes are so many numbers."""
-    columns = min(width, max(1, limit("contraction_numbers") // numbers))
-    prompts = max(1, limit("contraction_numbers") // (numbers * columns))
+    # as many again for what the readers of a layer read, and for a product's own room
+    most = limit("contraction_numbers", like.device, each=3 * like.element_size())
+    columns = min(width, max(1, most // numbers))
+    prompts = max(1, most // (numbers * columns))
+    if columns == width and prompts >= batch:
+        yield ALL
+        return
     for b in range(0, batch, prompts):
         for c in range(0, width, columns):
             yield slice(b, min(b + prompts, batch)), slice(c, min(c + columns, width))

@@ -34,11 +34,16 @@ Part = tuple[slice, slice]
 ALL: Part = (slice(None), slice(None))
 
 
+def of_part(x: Float[Tensor, "row pos *dims"], part: Part) -> Float[Tensor, "some_rows some_pos *dims"]:
+    """Some prompts and columns of a tensor, which stays as it is where all are wanted."""
+    return x if part == ALL else x[part]
+
+
 def heads_of(model: Model, run: Run, layer: int, part: Part = ALL) -> Float[Tensor, "batch pos head d_model"]:
     """Each head's write in a layer."""
     if model.anatomy.head_site == "head_out":
-        return at_least_float32(run["head_out", layer][part].detach())
-    z = at_least_float32(run["z", layer][part].detach())
+        return at_least_float32(of_part(run["head_out", layer], part).detach())
+    z = at_least_float32(of_part(run["z", layer], part).detach())
     branch = attention_branch(model.anatomy, layer, z)
     return branch.push(torch.einsum("bphe,hed->bphd", z, branch.weight))
 
@@ -48,12 +53,13 @@ def writes(
 ) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
     """The writes of a run, in the graph's order: the inputs, then each layer's heads and each layer's MLP."""
     for name, layer in _plain_inputs(graph):
-        yield at_least_float32(run[name, layer][part].detach())[None]
+        yield at_least_float32(of_part(run[name, layer], part).detach())[None]
     for layer in range(model.n_layers):
         yield heads_of(model, run, layer, part).permute(2, 0, 1, 3)
-        yield at_least_float32(run["mlp_out", layer][part].detach())[None]
+        yield at_least_float32(of_part(run["mlp_out", layer], part).detach())[None]
 
 
+@torch.no_grad()
 def changes(
     model: Model,
     base: Run,
@@ -75,40 +81,51 @@ def changes(
     part
         Some prompts and columns alone.
     """
-    mask = base.tokens.mask[part]
-    stacked: Tensor | None = None
+    mask = of_part(base.tokens.mask, part)
+    like = at_least_float32(of_part(base[_plain_inputs(graph)[0]], part))
+    stacked = like.new_empty(len(graph.writers), *like.shape)
+    if isinstance(source, Run):
+        _put_differences(model, base, source, graph, part, stacked)
+    else:
+        start = 0
+        for write in writes(model, base, graph, part):
+            stacked[start : start + len(write)] = -write
+            start += len(write)
+    if isinstance(source, Tensor):
+        stacked += source[:, None, None].to(stacked)
+    if not bool(mask.all()):
+        stacked.masked_fill_(~mask[..., None].to(stacked.device), 0.0)
+    return stacked.transpose(0, 1)
+
+
+def _put_differences(
+    model: Model, base: Run, source: Run, graph: Graph, part: Part, into: Float[Tensor, "writer batch pos d_model"]
+) -> None:
+    """Each write in one run less that in another."""
+
+    def difference(name: str, layer: int | None) -> Tensor:
+        theirs, mine = (of_part(run[name, layer], part) for run in (source, base))
+        return at_least_float32(theirs - mine)
+
     start = 0
-    for change in _changes(model, base, source, graph, part):
-        if stacked is None:
-            stacked = change.new_empty(len(mask), len(graph.writers), *change.shape[2:])
-        mine = slice(start, start + len(change))
-        start = mine.stop
-        stacked[:, mine] = change.transpose(0, 1)
-        if isinstance(source, Tensor):
-            stacked[:, mine] += source[mine, None].to(stacked)
-    assert stacked is not None
-    return stacked if bool(mask.all()) else stacked.masked_fill_(~mask[:, None, :, None].to(stacked.device), 0.0)
-
-
-def _changes(
-    model: Model, base: Run, source: Run | Tensor | None, graph: Graph, part: Part
-) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
-    """Changes block by block; those to zero where the source is not a run."""
-    if not isinstance(source, Run):
-        yield from (-write for write in writes(model, base, graph, part))
-        return
-    frozen = [p.attn_post_norm is not None for p in model.anatomy.layers]
     for name, layer in _plain_inputs(graph):
-        yield at_least_float32((source[name, layer][part] - base[name, layer][part]).detach())[None]
-    for layer in range(model.n_layers):
-        if frozen[layer] or model.anatomy.head_site == "head_out":
-            yield (heads_of(model, source, layer, part) - heads_of(model, base, layer, part)).permute(2, 0, 1, 3)
+        into[start] = difference(name, layer)
+        start += 1
+    for layer, parts in enumerate(model.anatomy.layers):
+        heads = into[start : start + parts.dims.n_heads]
+        if parts.attn_post_norm is not None or model.anatomy.head_site == "head_out":
+            change = heads_of(model, source, layer, part) - heads_of(model, base, layer, part)
+            heads.copy_(change.permute(2, 0, 1, 3))
         else:
             # what heads write is linear in z, so one product does for both runs
-            z = at_least_float32((source["z", layer][part] - base["z", layer][part]).detach())
+            z = difference("z", layer)
             branch = attention_branch(model.anatomy, layer, z)
-            yield branch.push(torch.einsum("bphe,hed->bphd", z, branch.weight)).permute(2, 0, 1, 3)
-        yield at_least_float32((source["mlp_out", layer][part] - base["mlp_out", layer][part]).detach())[None]
+            heads.copy_(torch.bmm(z.flatten(0, 1).transpose(0, 1), branch.weight).view(heads.shape))
+            if branch.factor != 1.0:
+                heads *= branch.factor
+        start += parts.dims.n_heads
+        into[start] = difference("mlp_out", layer)
+        start += 1
 
 
 def _plain_inputs(graph: Graph) -> list[tuple[str, int | None]]:

@@ -164,7 +164,7 @@ def dataset(
     """
     variables = {}
     for name in dict.fromkeys(site.name for site in estimates):
-        mine = {site.layer: aligned(x, tokens).cpu() for site, x in estimates.items() if site.name == name}
+        mine = {site.layer: x for site, x in estimates.items() if site.name == name}
         unit = next((d for d in kind_of(name).dims if d in _UNITS), None)
         layered = kind_of(name).layered
         values = _stacked(name, list(mine.values()), tokens)
@@ -189,7 +189,7 @@ def dataset(
 
 
 def _stacked(name: str, layers: Sequence[Estimate], tokens: Tokens) -> Tensor:
-    """(batch, pos, unit) of each layer as (layer, unit, pos, batch)."""
+    """(batch, column, unit) of each layer as (layer, unit, pos, batch)."""
     widths = sorted({x.shape[2:] for x in layers})
     if len(widths) > 1:
         raise CasebackError(
@@ -197,5 +197,5 @@ def _stacked(name: str, layers: Sequence[Estimate], tokens: Tokens) -> Tensor:
             f"as ({name!r}, layer)"
         )
     inside = (torch.arange(tokens.shape[1]) < tokens.lengths.cpu()[:, None]).T
-    values = torch.stack([x.permute(*reversed(range(x.ndim))) for x in layers])
-    return values.masked_fill(~inside, torch.nan)
+    stacked = aligned(torch.stack([x.to(layers[0].device) for x in layers], 2), tokens).cpu()
+    return stacked.permute(2, *range(3, stacked.ndim), 1, 0).masked_fill(~inside, torch.nan)
