@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help docs pictures explain test test-marked bad-inputs quick quick-oldest lint format pages bench clean
+.PHONY: help docs pictures explain test test-marked bad-inputs quick quick-oldest lint format pages bench operations clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ pictures: $(VENV)/.dev ## the pictures of pages in docs/pictures, by headless Ch
 
 bench: $(VENV)/.peers ## caseback against its peers, in one run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+operations: $(VENV)/.dev ## tensor operations and read-backs of each job, held to their bounds
+	$(BIN)/python benchmarks/operations.py --check
 
 clean: ## remove the venv and what the tools left behind
 	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -138,6 +138,8 @@ def main() -> None:
         "EAP-IG, 5 steps": lambda: edge_attribution(model, clean, corrupt, metric, steps=5),
         "integrated gradients, 50 steps": lambda: integrated_gradients(model, clean, metric, steps=50),
     }
+    # what a sweep reads back once, whatever it sweeps: of prompts, targets and results
+    once = counted(lambda: model.sweep(clean, heads[:1], metric))[0].read.total()
     bounds = {
         f"residual sweep of {len(residual)}": lambda chunks: 2 * chunks * one + 3 * len(residual),
         f"z sweep of {len(heads)}": lambda chunks: 2 * chunks * one + 3 * len(heads),
@@ -163,8 +165,9 @@ def main() -> None:
             print("     read:", dict(operations.read))
         if bound is not None and operations.total > bound:
             missed.append(f"{name}: {operations.total} operations, bound {bound:.0f}")
-        if chunks and operations.read.total() > 2 * chunks:
-            missed.append(f"{name}: {operations.read.total()} read-backs in {chunks} chunks, bound {2 * chunks}")
+        if chunks and operations.read.total() > once + 2 * (chunks - 1):
+            most = once + 2 * (chunks - 1)
+            missed.append(f"{name}: {operations.read.total()} read-backs in {chunks} chunks, bound {most}")
     print(*(["", *missed] if missed else []), sep="\n")
     if chosen.check and missed:
         sys.exit(1)

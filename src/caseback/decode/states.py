@@ -22,6 +22,7 @@ from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.arguments import checked
+from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Positions, batch_frame
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
@@ -232,7 +233,7 @@ def _read(
     for rows in progress_bar(batches, "read", show=progress, unit="batch"):
         longest = int(tokens.lengths[rows].max())
         some = Tokens(tokens.ids[rows, :longest], tokens.mask[rows, :longest], [tokens.text[i] for i in rows.tolist()])
-        at = batch_frame(some).rows(None, _of_rows(pos, rows))
+        at = batch_frame(some).rows([(None, Edit("embed", pos=_of_rows(pos, rows)))])
         if at is None:
             continue
         run = run_of(some, rows, read)

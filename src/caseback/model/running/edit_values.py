@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
@@ -136,17 +137,17 @@ def from_run(edit: Edit, source: Run, old: Tensor, where: Where) -> Tensor:
             f"{edit.describe()}: the source prompt has {lengths[short]} tokens, position {token[short]} is past its "
             "end; prompts must be token-aligned"
         )
-    value = (acts.transpose(1, 2) if a_map else acts)[on(acts, example), on(acts, token + first)]
-    value = value.to(old.device, old.dtype)
+    at = (example, token + first) if where.heads is None else (example[:, None], (token + first)[:, None], where.heads)
+    value = (acts.transpose(1, 2) if a_map else acts)[tuple(on(acts, each) for each in at)].to(old.device, old.dtype)
     if a_map:
         keys = np.arange(where.width) + (first - where.n_columns_before)[:, None]
         inside = (keys >= 0) & (keys < value.shape[-1])
-        at = on(old, keys.clip(0, value.shape[-1] - 1)[:, None])
-        value = value.gather(-1, at.expand(-1, value.shape[1], -1))
+        seen = on(old, keys.clip(0, value.shape[-1] - 1)[:, None])
+        value = value.gather(-1, seen.expand(-1, value.shape[1], -1))
         if not inside.all():
             outside = torch.finfo(old.dtype).min if where.site.name == "scores" else 0.0
             value = value.masked_fill(on(old, ~inside[:, None]), outside)
-    return fitting(edit, select(value, where), old)
+    return fitting(edit, units_in(value, where), old)
 
 
 def shape_of(value: Any) -> tuple[Any, ...]:
@@ -177,6 +178,11 @@ def select(value: Tensor, where: Where) -> Tensor:
     """The addressed heads and units of whole rows (k, head, unit)."""
     if value.ndim == 3 and where.heads is not None:
         value = value[on(value, np.arange(len(value))[:, None]), on(value, where.heads)]
+    return units_in(value, where)
+
+
+def units_in(value: Float[Tensor, "k *head unit"], where: Where) -> Tensor:
+    """The addressed units of rows."""
     if where.units is None:
         return value
     units = on(value, where.units).view(len(value), *[1] * (value.ndim - 2), -1)

@@ -69,18 +69,18 @@ class Layout:
     keys
         Their keys, on the device.
     queries
-        The packed rows of all buckets' queries, one bucket after another.
+        The packed rows of all buckets' queries, one bucket after another; None where that is all rows in order.
     place
-        Of each packed row, where its query stands among them.
+        Of each packed row, where its query stands among them; None likewise.
     masks
         The masks made so far, bucket by bucket, by the ids of the clean run's mask and bias, for queries of one head
         or of all heads that share a key head.
     """
 
     buckets: Sequence[Bucket]
-    keys: list[Tensor]
-    queries: Tensor
-    place: Tensor
+    keys: Sequence[Tensor]
+    queries: Tensor | None
+    place: Tensor | None
     masks: dict[tuple[int, int, int], list[Tensor]] = field(default_factory=dict)
 
 
@@ -91,7 +91,9 @@ def layout(buckets: Sequence[Bucket], n_rows: int, device: torch.device) -> Layo
     place = np.empty(n_rows, dtype=np.int64)
     place[rows[taken]] = taken
     put = lambda numbers: torch.from_numpy(numbers).to(device, non_blocking=True)  # noqa: E731
-    return Layout(buckets, [put(bucket.keys) for bucket in buckets], put(rows), put(place))
+    keys = put(np.concatenate([bucket.keys for bucket in buckets])).split([len(bucket.keys) for bucket in buckets])
+    as_they_stand = np.array_equal(rows, np.arange(n_rows))
+    return Layout(buckets, keys, *((None, None) if as_they_stand else (put(rows), put(place))))
 
 
 def of_like_length(lengths: dict[int, int]) -> list[list[int]]:
@@ -120,18 +122,18 @@ def attend(
     """Z of all rows, with the session's edits of scores and patterns; ``see`` gets a bucket's map that is read."""
     every_k = torch.cat([clean.k[layer].flatten(0, 1), keys])
     every_v = torch.cat([clean.v[layer].flatten(0, 1), values])
-    every_q = queries[layout.queries]
+    every_q = queries if layout.queries is None else queries[layout.queries]
     how = {**how, "position_bias": None}
     plain = how.get("softcap") is None and how.get("s_aux") is None and getattr(module, "sinks", None) is None
     wanted = [site for site in (Site("scores", layer), Site("pattern", layer)) if session.wants(site)]
     fused = plain and not wanted
     shared = queries.shape[1] // keys.shape[1] if fused else 1
     masks = _masks(layout, clean, layer, queries, shared)
-    out, start = [], 0
-    for bucket, at, mask in zip(layout.buckets, layout.keys, masks, strict=True):
-        segments, count = bucket.rows.shape
-        q = every_q[start : start + segments * count].unflatten(0, (segments, count))
-        start += segments * count
+    sizes = [bucket.rows.size for bucket in layout.buckets]
+    by_bucket = [every_q] if len(sizes) == 1 else every_q.split(sizes)
+    out = []
+    for bucket, q, at, mask in zip(layout.buckets, by_bucket, layout.keys, masks, strict=True):
+        q = q.unflatten(0, bucket.rows.shape)
         k, v = every_k[at].transpose(1, 2), every_v[at].transpose(1, 2)
         if fused:
             out.append(_fused(q, k, v, mask, how.get("scaling"), shared))
@@ -149,7 +151,8 @@ def attend(
                 if site in session.reads:
                     see(bucket, maps)
         out.append(mix(maps, v).flatten(0, 1))
-    return torch.cat(out)[layout.place]
+    z = out[0] if len(out) == 1 else torch.cat(out)
+    return z if layout.place is None else z[layout.place]
 
 
 def _fused(

@@ -61,9 +61,8 @@ def looked_up(
     device = next(iter(known.values())).device
     place = np.empty(len(here), dtype=np.int64)
     place[old], place[new] = np.arange(len(old)), len(old) + np.arange(len(new))
-    at, rest, back = (
-        torch.from_numpy(x).to(device, non_blocking=True) for x in (example[old] * width + column[old], new, place)
-    )
+    numbers = np.concatenate([example[old] * width + column[old], new, place])
+    at, rest, back = torch.from_numpy(numbers).to(device, non_blocking=True).split([len(old), len(new), len(here)])
 
     inputs: list[tuple[Tensor, Tensor]] = []  # by the projections that have yet to come: an input, and its other rows
 
