@@ -96,9 +96,9 @@ def test_the_way_back_of_a_large_model_is_bounded_by_bytes():
 def test_a_sweep_reads_the_table_when_it_runs():
     model = cb.load("meadow")
     variants = [cb.Zero("z", layer=0, head=h) for h in range(3)]
-    together, _, _ = model_values(model, variants)
+    together, *_ = model_values(model, variants)
     with override(sweep_tokens=1):
-        apart, _, _ = model_values(model, variants)
+        apart, *_ = model_values(model, variants)
     torch.testing.assert_close(together, apart)
     with override(sweep_tokens=0), pytest.raises(CasebackError, match="at least 1 row"):
         model_values(model, variants)

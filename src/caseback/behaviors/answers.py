@@ -5,7 +5,7 @@
 
 Facts are measured at the prompt's last token, along each neuron's own path, whose integral is the difference of its
 ends. One backward pass gives n_u dP/dn_u of all neurons, its value to first order; of the ten largest of each prompt
-the difference itself is measured on all prompts. (The code of Dai et al. scales all neurons of a layer together: over
+the difference itself is measured on all prompts, and the others count for nothing. (The code of Dai et al. scales all neurons of a layer together: over
 the layer that sums to what the whole layer is worth, and says less of each.) Pairs are the exact direct effects of
 ``neuron_attribution``.
 
@@ -150,7 +150,10 @@ def _token(model: Model, word: str) -> int | None:
 def attributions(
     model: Model, tokens: Tokens, answers: Sequence[int], *, exact: int = EXACT
 ) -> Float[np.ndarray, "prompt neuron"]:
-    """P(n_u) - P(0) of all neurons at last tokens: exact of so many of each prompt, of the others to first order."""
+    """P(n_u) - P(0) at last tokens, of so many neurons of each prompt; of all to first order where ``exact`` is 0.
+
+    Which these are the first order says; the others count for nothing, since what is steep is overrated by it.
+    """
     metric = prob(list(answers))
     estimate = attribution_patching(model, tokens, None, metric, sites="mlp_post")["mlp_post"]
     last = xr.DataArray(tokens.lengths.cpu().numpy() - 1, dims="batch")
@@ -159,11 +162,14 @@ def attributions(
     units = [(layer, neuron) for layer in layers for neuron in range(len(model.weights.W_out[layer]))]
     at = [i * by_prompt.shape[2] + neuron for i, layer in enumerate(layers) for n, neuron in units if n == layer]
     values = by_prompt.reshape(len(tokens), -1)[:, at].astype(float)
+    if not exact:
+        return values
     some = np.unique(np.argsort(-values, 1, kind="stable")[:, :exact])
     without = [Replace("mlp_post", layer=units[i][0], unit=units[i][1], pos=-1, value=0.0) for i in some]
     swept = model.sweep(tokens, [[edit] for edit in without], metric)
-    values[:, some] = (swept["clean"].values - swept.values).T
-    return values
+    measured = np.zeros_like(values)
+    measured[:, some] = (swept["clean"].values - swept.values).T
+    return measured
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def test_edits_given_to_all_variants_are_of_the_embeddings():
             [cb.Scale("embed", 2.0, pos=2)],
             [cb.Zero("mlp_out", layer=0, pos=1)],
         ]
-        values, base, _ = sweep(model.anatomy, tokens, variants, METRIC, given=given)
+        values, base, *_ = sweep(model.anatomy, tokens, variants, METRIC, given=given)
         torch.testing.assert_close(base, METRIC(model.run(tokens, edits=given)))
         for value, edits in zip(values, variants, strict=True):
             torch.testing.assert_close(value, METRIC(model.run(tokens, edits=[*given, *edits])))

@@ -4,10 +4,10 @@
     score = what r reaches in .7 of a fact's wordings at least;    seen above t = .2
 
 Dai et al. keep neurons above t of a prompt's largest that .7 of a fact's prompts share; the score is the t up to which
-a neuron would be kept. Attr is that of ``answers``, along the neuron's own path at the last token. Neurons of all facts
-of a relation, or of whatever is asked for, are no neurons of one fact, so what others have is taken off. A neuron's
-fact is the one that it carries best in half of the wordings; the score is of the other half. In the control each
-wording is of another fact of the relation.
+a neuron would be kept, and what speaks against an answer counts as nothing. Attr is that of ``answers``, along the
+neuron's own path at the last token. Neurons of all facts of a relation, or of whatever is asked for, are no neurons of
+one fact, so what others have is taken off. A neuron's fact is the one that it carries best in half of the wordings; the
+score is of the other half. In the control each wording is of another fact of the relation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def carried(r: Float[np.ndarray, "wording fact neuron"], *, moved: bool = False)
     >>> carried(r).round(3).tolist(), carried(r, moved=True).round(3).tolist()
     ([[0.6], [-1.0]], [[-0.6], [-1.0]])
     """
-    n = r.shape[1]
+    n, r = r.shape[1], np.maximum(r, 0.0)
     own = (r - r.mean(1, keepdims=True)) * n / (n - 1)
     if moved:
         own = np.stack([np.roll(one, i, 0) for i, one in enumerate(own)])

@@ -90,7 +90,8 @@ def wire_mlp_inside(p: LayerParts, index: int, session: Session, hooks: Hooks) -
         g, u = x.chunk(2, dim=-1)  # one module projects both halves, the gate first
         new_g = touch_own(session, gate, g) if session.wants(gate) else g
         new_u = touch_own(session, pre, u) if session.wants(pre) else u
-        return x if new_g is g and new_u is u else torch.cat([new_g, new_u], -1)
+        on_path = session.changes(gate) or session.changes(pre)
+        return torch.cat([new_g, new_u], -1) if on_path else x
 
     if p.gate_up is not None and (session.wants(pre) or session.wants(gate)):
         hooks.on_output(p.gate_up, at_gate_up)
