@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections import defaultdict
@@ -21,7 +22,6 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
 import torch
 import xarray as xr
 
@@ -107,7 +107,7 @@ def main() -> None:
     if given.what == "known":
         facts = facts_of_relations(model, given.relations)
         corpus = [text for text in given.corpus.read_text(encoding="utf-8").split("\n") if len(text) > 200]
-        corpus, held_out = corpus[:200], [text[:300] for text in corpus[200:204]]
+        corpus, held_out = corpus[:200], [text[:200] for text in corpus[200:202]]
     else:
         facts = known(model, resident_facts(400))
         corpus, held_out = texts_of_meadow(4000), texts_of_meadow(100, seed=2)
@@ -164,7 +164,7 @@ def writer(model: cb.Model, method: str, layers: list[int], corpus: list[str], g
     contexts = sampled_contexts(
         model, (10,) * 5 if given.what == "known" or not rome else (5,) * 10 + (10,) * 10, words=not rome
     )
-    search = ed.Search(**({"clamp": 4.0 if rome else 0.75} | asked))
+    search = replace(ed.Search() if rome else ed.Search(clamp=0.75), **asked)
     shared = {"moments": moments, "contexts": contexts, "search": search, "check": False}
     if rome:
         options = {**shared, "ridge": given.ridge, "published": given.published}
@@ -185,14 +185,20 @@ def singly(
     for fact in facts:
         after, context = edited(fact)
         rows.append(ed.scores(after, [fact], context=context))
-        written = ed.of_generation(after, [fact], max_new_tokens=30, context=context)[0]
+        written = ed.of_generation(after, [fact], max_new_tokens=25, context=context)[0]
         for one in (written, *([ed.on_plain_text(model, after, texts)] if after is not model else [])):
             for name in one["measure"].values:
                 more[str(name)].append(float(one.sel(measure=name)))
     means = ed.summary(xr.concat(rows, dim="batch"))
     out = {str(m): round(float(means.sel(measure=m)), 3) for m in means["measure"].values}
     n = int(xr.concat(rows, dim="batch").sel(measure="portability_accuracy").notnull().sum())
-    return out | {"facts with portability": n} | {name: round(float(np.nanmean(of)), 4) for name, of in more.items()}
+    return out | {"facts with portability": n} | {name: _mean(of) for name, of in more.items()}
+
+
+def _mean(values: list[float]) -> float:
+    """Of those that are numbers."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return round(sum(numbers) / len(numbers), 4) if numbers else math.nan
 
 
 def curve_of(
@@ -221,15 +227,15 @@ def curves(out: dict[str, dict]) -> str:
 
 def table(out: dict[str, dict]) -> str:
     """A row for each method: likelier than the other answer / generated, of each kind of prompt; then the rest."""
-    lines = [
-        "| method | efficacy | paraphrase | neighborhood | portability | fluency | consistency | KL |",
-        "|---" * 8 + "|",
-    ]
+    rest = {"fluency": ".2f", "consistency": ".3f", "kl": ".4f"}
+    heads = ["method", "efficacy", "paraphrase", "neighborhood", "portability", *rest]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for method, one in out.items():
-        pairs = [f"{one[kind]:.2f} / {one[f'{kind}_exact']:.2f}" for kind in ("efficacy", "paraphrase", "neighborhood")]
-        portability = f"{one['portability_accuracy']:.2f} / {one['portability_exact']:.2f}"
-        rest = [f"{one['fluency']:.2f}", f"{one['consistency']:.3f}", f"{one['kl']:.4f}" if "kl" in one else "–"]
-        lines.append(f"| {method} | " + " | ".join([*pairs, portability, *rest]) + " |")
+        cells = [[(one[kind], ".2f"), (one[f"{kind}_exact"], ".2f")] for kind in heads[1:4]]
+        cells.append([(one["portability_accuracy"], ".2f"), (one["portability_exact"], ".2f")])
+        cells += [[(one.get(name, math.nan), digits)] for name, digits in rest.items()]
+        shown = [" / ".join("–" if math.isnan(x) else format(x, digits) for x, digits in some) for some in cells]
+        lines.append(f"| {method} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
@@ -250,7 +256,7 @@ def facts_of_relations(model: cb.Model, folder: Path) -> list[ed.Fact]:
     for relation in data.values():
         wordings = list(dict.fromkeys([*relation["prompt_templates"], *relation["prompt_templates_zs"]]))
         try:
-            drawn = ed.relation_facts(relation, wordings=wordings, neighbors=4)[:8]
+            drawn = ed.relation_facts(relation, wordings=wordings, neighbors=3)[:5]
         except cb.CasebackError:  # one object alone
             continue
         by_relation.append(answered(model, [_with_more(fact, relation, follows) for fact in drawn]))
@@ -273,7 +279,7 @@ def answered(model: cb.Model, facts: list[ed.Fact]) -> list[ed.Fact]:
     out = [
         replace(
             fact,
-            paraphrases=[text for text in fact.paraphrases if (text, str(fact.true)) in right][:3],
+            paraphrases=[text for text in fact.paraphrases if (text, str(fact.true)) in right][:2],
             neighbors=[question for question in fact.neighbors if question in right],
         )
         for fact in facts

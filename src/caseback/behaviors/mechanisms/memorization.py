@@ -76,8 +76,8 @@ def memorization(
         too, each one taken once, at the nearest log probability): ``rank`` and ``log_prob`` (variant, layer, batch) of
         the first piece by the lens after each layer, in nats; ``settled`` (variant, batch), the first layer from which
         on it is the first choice, NaN where it is not in the end; ``loss`` (variant, batch), nats a piece;
-        ``gradient`` (variant, layer, batch), each layer's share of the squared norm of the gradient of the weights of
-        its attention and MLP. NaN where there is no matched text.
+        ``gradient`` (variant, layer, batch), each layer's share of the squared norm of the gradient of the weights and
+        biases of its attention and MLP. NaN where there is no matched text.
 
     Raises
     ------
