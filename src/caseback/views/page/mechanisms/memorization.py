@@ -8,7 +8,6 @@ from typing import Any
 
 from caseback.reports.concepts.memorization import MEMORIZATION
 from caseback.reports.document import checked
-from caseback.reports.tokens_text import visible
 from caseback.views.page.kit.curve_svg import curve_svg
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
@@ -40,7 +39,7 @@ def _title(document: Mapping[str, Any]) -> str:
 
 
 def _body(document: Mapping[str, Any]) -> str:
-    name = visible(document["name"]) or "texts"
+    name = document["name"] or "texts"
     some = document["counts"]["verbatim"] > 0
     parts = [lead(f"Of {name}, {verbatim_words(document)}.")]
     if some:
@@ -50,8 +49,8 @@ def _body(document: Mapping[str, Any]) -> str:
             note(
                 "Left, the rank of the continuation's first token by the logit lens at the prompt's last token, the "
                 "geometric mean over the texts that are continued word for word; right, each layer's share of the "
-                "squared gradient of the continuation's log probability. Dashed: the matched texts, of whose "
-                "continuation it is as sure."
+                "squared gradient of the continuation's log probability. Dashed: the matched texts, the nearest "
+                "in how sure the model is of them."
             ),
             _charts(document),
         ]
@@ -61,13 +60,13 @@ def _body(document: Mapping[str, Any]) -> str:
             ["text", "continuation", "word for word", "first from layer", "rank, words shuffled", "matched text"],
             [
                 (
-                    visible(row["prompt"]),
+                    row["prompt"],
                     [
-                        cell(visible(row["continuation"])),
+                        cell(row["continuation"]),
                         cell("yes" if row["verbatim"] else f"{row['written']} of {row['pieces']} tokens"),
                         cell("never" if row["settled"] is None else str(row["settled"])),
                         cell(str(row["shuffled_rank"])),
-                        cell(visible(row["matched"]) or "none"),
+                        cell(row["matched"] or "none"),
                     ],
                 )
                 for row in document["texts"]
