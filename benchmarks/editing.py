@@ -256,7 +256,7 @@ def facts_of_relations(model: cb.Model, folder: Path) -> list[ed.Fact]:
     for relation in data.values():
         wordings = list(dict.fromkeys([*relation["prompt_templates"], *relation["prompt_templates_zs"]]))
         try:
-            drawn = ed.relation_facts(relation, wordings=wordings, neighbors=3)[:5]
+            drawn = ed.relation_facts(relation, wordings=wordings, neighbors=3)[:10]
         except cb.CasebackError:  # one object alone
             continue
         by_relation.append(answered(model, [_with_more(fact, relation, follows) for fact in drawn]))
