@@ -1,19 +1,25 @@
 """Knowledge editing on meadow's residents and on SmolLM2's facts: single edits, and the curve over 1, 2, 4 … facts.
 
     python benchmarks/editing.py single --method rome
-    python benchmarks/editing.py curve --method memit --count 256
-    python benchmarks/editing.py known --model SMOLLM2 --data known_1000.json
+    python benchmarks/editing.py curve --method memit --count 287
+    python benchmarks/editing.py known --method all --count 20 --model SMOLLM2 --relations FOLDER --corpus FILE
 
-It prints what is true; it asserts nothing.
+It prints what is true, as data and as a table; it asserts nothing. Without ``--layers``, ``rome`` and ``ft`` edit the
+layer a third of the way up, as ``caseback edit`` does, ``memit`` and its like up to three that end there, and ``grace``
+stands at two thirds. What is not given of the search is the method's own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -21,7 +27,9 @@ import xarray as xr
 
 import caseback as cb
 from caseback import edit as ed
+from caseback.edit.grace import SEARCH as GRACE_SEARCH
 from caseback.edit.places import sampled_contexts
+from caseback.edit.scores import begins_with
 from caseback.organisms.prose import residents, world
 from caseback.organisms.prose.text import document
 
@@ -62,121 +70,221 @@ def texts_of_meadow(count: int, seed: int = 1) -> list[str]:
 
 def known(model: cb.Model, facts: list[ed.Fact]) -> list[ed.Fact]:
     """Those whose true answer the model gives."""
-    plain = [ed.Fact(f.prompt, f.subject, f.true or "", None) for f in facts]
-    exact = ed.scores(model, plain).sel(measure="efficacy_exact").values
-    return [fact for fact, ok in zip(facts, exact, strict=True) if ok == 1]
+    right = begins_with(model, [(fact.text, str(fact.true)) for fact in facts])
+    return [fact for fact, ok in zip(facts, right, strict=True) if ok]
+
+
+METHODS = ("rome", "memit", "emmet", "alphaedit", "ft", "grace", "ike")
+SPREAD = ("memit", "emmet", "alphaedit")
 
 
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("single", "curve", "known"))
-    parser.add_argument("--method", default="rome", choices=("rome", "memit", "emmet", "alphaedit", "ft", "grace"))
+    parser.add_argument("--method", nargs="+", default=["rome"], choices=(*METHODS, "all"))
     parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first facts, to choose settings on others")
     parser.add_argument("--model", default="meadow")
-    parser.add_argument("--layers", type=int, nargs="+", default=[0])
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--layers", type=int, nargs="+")
+    parser.add_argument("--relations", type=Path, help="the factual relations of the relations dataset, a folder")
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--weight", type=float, default=15_000.0)
     parser.add_argument("--clamp", type=float)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--kl", type=float, default=0.0625)
-    parser.add_argument("--lr", type=float, default=0.5)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--kl", type=float)
+    parser.add_argument("--lr", type=float)
     parser.add_argument("--ridge", type=float, default=0.0)
     parser.add_argument("--radius", type=float, default=1.0)
     parser.add_argument("--bound", type=float, default=5e-4)
     parser.add_argument("--share", type=float, default=0.02)
+    parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--without-c", action="store_true")
     given = parser.parse_args()
     torch.manual_seed(0)
     model = cb.load(given.model)
-    print(json.dumps(run(model, given), indent=1))
-
-
-def run(model: cb.Model, given: argparse.Namespace) -> dict:
-    """The numbers."""
-    start = time.time()
     if given.what == "known":
-        facts = facts_of_known(model, given.data, given.count)
+        facts = facts_of_relations(model, given.relations)
         corpus = [text for text in given.corpus.read_text(encoding="utf-8").split("\n") if len(text) > 200]
-        corpus, held_out = corpus[:400], corpus[400:420]
+        corpus, held_out = corpus[:200], [text[:200] for text in corpus[200:202]]
     else:
+        facts = known(model, resident_facts(400))
         corpus, held_out = texts_of_meadow(4000), texts_of_meadow(100, seed=2)
-        facts = known(model, resident_facts(400))[: given.count]
-    moments = ed.key_moments(model, corpus, given.layers)
-    clamp = given.clamp or (0.75 if given.method in ("memit", "emmet", "alphaedit") else 4.0)
-    search = ed.Search(steps=given.steps, lr=given.lr, clamp=clamp, kl=given.kl)
-    rome = given.method == "rome"
-    contexts = sampled_contexts(model, (5,) * 10 + (10,) * 10 if rome else (10,) * 5, words=not rome)
-
-    def write(now: cb.Model, some: Sequence[ed.Fact], before: ed.KnowledgeEdit | None) -> ed.KnowledgeEdit:
-        layers, last = given.layers, given.layers[-1]
-        spread = {"moments": moments, "contexts": contexts, "search": search, "check": False}
-        if given.method == "rome":
-            c = None if given.without_c else moments
-            options = {**spread, "moments": c, "ridge": given.ridge, "published": given.published}
-            return ed.rome(now, some, last, **options)[0]
-        if given.method == "memit":
-            return ed.memit(now, some, layers, weight=given.weight, ridge=given.ridge, **spread)
-        if given.method == "emmet":
-            return ed.emmet(now, some, layers, ridge=given.ridge, **spread)
-        if given.method == "alphaedit":
-            return ed.alphaedit(now, some, layers, share=given.share, after=before, **spread)
-        if given.method == "ft":
-            return ed.fine_tuned(now, some, last, bound=given.bound, lr=given.lr, steps=given.steps, check=False)
-        return ed.grace(model, some, last, radius=given.radius, check=False)
-
+    facts, others = facts[given.skip :][: given.count], facts[given.skip :][given.count :] + facts[: given.skip]
+    methods = METHODS if "all" in given.method else given.method
+    out: dict[str, dict] = {}
+    if given.what != "curve":
+        out["before"] = singly(model, facts, held_out[:20], lambda fact: (model, ""))
+    for method in methods:
+        start = time.time()
+        layers = given.layers or usual_layers(method, model.n_layers)
+        if method == "ike":
+            told = {str(fact): ed.demonstrations(fact, others, k=given.shots) for fact in facts}
+            out[method] = singly(model, facts, held_out[:20], lambda fact, told=told: (model, told[str(fact)]))
+        else:
+            write = writer(model, method, layers, corpus, given)
+            if given.what == "curve":
+                out[method] = curve_of(model, facts, write, held_out, one_by_one=method in ("rome", "grace"))
+            else:
+                edited = lambda fact, write=write: (write(model, [fact], None).on(model), "")  # noqa: E731
+                out[method] = singly(model, facts, held_out[:20], edited)
+        out[method] |= {"layers": layers, "seconds": round(time.time() - start)}
+        print(json.dumps({method: out[method]}), flush=True)
     options = {name: str(value) for name, value in vars(given).items()}
-    out: dict = {"facts": len(facts), "tokens of C": moments.n_tokens, "options": options}
-    if given.what == "curve":
-        one_by_one = given.method in ("rome", "grace")
-        _, curve = ed.sequential(model, facts, write, texts=held_out, one_by_one=one_by_one)
-        chosen = ["efficacy", "paraphrase", "neighborhood", "efficacy_exact", "paraphrase_exact", "neighborhood_exact"]
-        chosen += ["score", "change", "kl", "perplexity_after"]
-        out["curve"] = {int(k): {n: round(float(curve.sel(k=k, measure=n)), 3) for n in chosen} for k in curve["k"]}
-    else:
-        before = ed.summary(ed.scores(model, facts))
-        rows: list[xr.DataArray] = []
-        kls = []
-        for fact in facts:
-            after = write(model, [fact], None).on(model)
-            rows.append(ed.scores(after, [fact]))
-            kls.append(float(ed.on_plain_text(model, after, held_out[:20]).sel(measure="kl")))
-        after = ed.summary(xr.concat(rows, dim="batch"))
-        for name, table in (("before", before), ("after", after)):
-            out[name] = {str(m): round(float(table.sel(measure=m)), 3) for m in table["measure"].values}
-        out["kl on plain text"] = sum(kls) / len(kls)
-    out["seconds"] = round(time.time() - start, 1)
-    return out
+    print(json.dumps({"options": options, "facts": [str(fact) for fact in facts]}, indent=1))
+    print(curves(out) if given.what == "curve" else table(out))
 
 
-def facts_of_known(model: cb.Model, path: Path, count: int) -> list[ed.Fact]:
-    """Facts that the model knows, each with an object of the same relation as the new one, and its neighbors."""
-    rng = random.Random(0)
-    records = json.loads(path.read_text(encoding="utf-8"))
-    by_relation: dict[str, list[dict]] = {}
-    for record in records:
-        if record["prompt"].count(record["subject"]) == 1:
-            by_relation.setdefault(record["relation_id"], []).append(record)
-    facts = []
-    for record in rng.sample(records, len(records)):
-        same = by_relation.get(record["relation_id"], [])
-        others = sorted({one["attribute"] for one in same} - {record["attribute"]})
-        near = [one for one in same if one["attribute"] == record["attribute"] and one is not record]
-        wordings = sorted({one["prompt"].replace(one["subject"], "{}") for one in same})
-        own = record["prompt"].replace(record["subject"], "{}")
-        if record in same and others and near and len(wordings) > 1:
-            paraphrases = [text.replace("{}", record["subject"]) for text in wordings if text != own][:2]
-            questions = [(one["prompt"], one["attribute"]) for one in near[:10]]
-            new = rng.choice(others)
-            facts.append(ed.Fact(own, record["subject"], new, record["attribute"], paraphrases, questions))
-    chosen: list[ed.Fact] = []
-    for start in range(0, len(facts), 40):
-        chosen += known(model, facts[start : start + 40])
-        if len(chosen) >= count:
-            break
-    return chosen[:count]
+def usual_layers(method: str, n_layers: int) -> list[int]:
+    """Which layers are edited where none are given."""
+    third = n_layers // 3
+    if method in SPREAD:
+        return list(range(max(0, third - 2), third + 1))
+    return [2 * third if method == "grace" else third]
+
+
+Write = Callable[[cb.Model, Sequence[ed.Fact], ed.KnowledgeEdit | None], ed.KnowledgeEdit]
+
+
+def writer(model: cb.Model, method: str, layers: list[int], corpus: list[str], given: argparse.Namespace) -> Write:
+    """What writes facts by a method with the settings given."""
+    asked = {name: getattr(given, name) for name in ("steps", "lr", "clamp", "kl")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    last, of_ft = layers[-1], {name: value for name, value in asked.items() if name in ("steps", "lr")}
+    if method == "ft":
+        return lambda now, some, before: ed.fine_tuned(now, some, last, bound=given.bound, check=False, **of_ft)
+    if method == "grace":
+        search = replace(GRACE_SEARCH, **asked)
+        return lambda now, some, before: ed.grace(
+            model, some, last, radius=given.radius, book=before, search=search, check=False
+        )
+    rome = method == "rome"
+    moments = None if rome and given.without_c else ed.key_moments(model, corpus, layers)
+    contexts = sampled_contexts(
+        model, (10,) * 5 if given.what == "known" or not rome else (5,) * 10 + (10,) * 10, words=not rome
+    )
+    search = replace(ed.Search() if rome else ed.Search(clamp=0.75), **asked)
+    shared = {"moments": moments, "contexts": contexts, "search": search, "check": False}
+    if rome:
+        options = {**shared, "ridge": given.ridge, "published": given.published}
+        return lambda now, some, before: ed.rome(now, some, last, **options)[0]
+    if method == "memit":
+        return lambda now, some, before: ed.memit(now, some, layers, weight=given.weight, ridge=given.ridge, **shared)
+    if method == "emmet":
+        return lambda now, some, before: ed.emmet(now, some, layers, ridge=given.ridge, **shared)
+    return lambda now, some, before: ed.alphaedit(now, some, layers, share=given.share, after=before, **shared)
+
+
+def singly(
+    model: cb.Model, facts: Sequence[ed.Fact], texts: list[str], edited: Callable[[ed.Fact], tuple[cb.Model, str]]
+) -> dict:
+    """The means of all measures over edits of one fact each; ``edited`` gives the model and what stands before."""
+    rows: list[xr.DataArray] = []
+    more: dict[str, list[float]] = defaultdict(list)
+    for fact in facts:
+        after, context = edited(fact)
+        rows.append(ed.scores(after, [fact], context=context))
+        written = ed.of_generation(after, [fact], max_new_tokens=25, context=context)[0]
+        for one in (written, *([ed.on_plain_text(model, after, texts)] if after is not model else [])):
+            for name in one["measure"].values:
+                more[str(name)].append(float(one.sel(measure=name)))
+    means = ed.summary(xr.concat(rows, dim="batch"))
+    out = {str(m): round(float(means.sel(measure=m)), 3) for m in means["measure"].values}
+    n = int(xr.concat(rows, dim="batch").sel(measure="portability_accuracy").notnull().sum())
+    return out | {"facts with portability": n} | {name: _mean(of) for name, of in more.items()}
+
+
+def _mean(values: list[float]) -> float:
+    """Of those that are numbers."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return round(sum(numbers) / len(numbers), 4) if numbers else math.nan
+
+
+def curve_of(
+    model: cb.Model, facts: list[ed.Fact], write: Write, texts: list[str], *, one_by_one: bool
+) -> dict[str, dict[int, dict[str, float]]]:
+    """The measures after 1, 2, 4 … facts."""
+    _, curve = ed.sequential(model, facts, write, texts=texts, one_by_one=one_by_one)
+    chosen = ["efficacy", "paraphrase", "neighborhood", "efficacy_exact", "paraphrase_exact", "neighborhood_exact"]
+    chosen += ["score", "change", "kl", "perplexity_after"]
+    return {"curve": {int(k): {n: round(float(curve.sel(k=k, measure=n)), 3) for n in chosen} for k in curve["k"]}}
+
+
+def curves(out: dict[str, dict]) -> str:
+    """A row for each count: efficacy, paraphrase and neighborhood as generated, and perplexity on plain text."""
+    kinds = ("efficacy_exact", "paraphrase_exact", "neighborhood_exact")
+    some = {method: one["curve"] for method, one in out.items() if "curve" in one}
+    lines = ["| facts | " + " | ".join(some) + " |", "|---" * (1 + len(some)) + "|"]
+    for k in next(iter(some.values()), {}):
+        cells = [
+            " / ".join(f"{one[k][kind]:.2f}" for kind in kinds) + f" · {one[k]['perplexity_after']:.2f}"
+            for one in some.values()
+        ]
+        lines.append(f"| {k} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def table(out: dict[str, dict]) -> str:
+    """A row for each method: likelier than the other answer / generated, of each kind of prompt; then the rest."""
+    rest = {"fluency": ".2f", "consistency": ".3f", "kl": ".4f"}
+    heads = ["method", "efficacy", "paraphrase", "neighborhood", "portability", *rest]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for method, one in out.items():
+        cells = [[(one[kind], ".2f"), (one[f"{kind}_exact"], ".2f")] for kind in heads[1:4]]
+        cells.append([(one["portability_accuracy"], ".2f"), (one["portability_exact"], ".2f")])
+        cells += [[(one.get(name, math.nan), digits)] for name, digits in rest.items()]
+        shown = [" / ".join("–" if math.isnan(x) else format(x, digits) for x, digits in some) for some in cells]
+        lines.append(f"| {method} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def facts_of_relations(model: cb.Model, folder: Path) -> list[ed.Fact]:
+    """Facts of all relations of a folder in turn that the model answers, with the paraphrases and neighbors it answers.
+
+    The new answer is another object of the relation. Where objects are countries, what follows from the new one is its
+    language and capital. References are texts about other subjects that have the new object.
+    """
+    data = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    follows = {
+        "In the country of {}, people speak": {s["subject"]: s["object"] for s in data["country_language"]["samples"]},
+        "The capital of the country of {} is": {
+            s["subject"]: s["object"] for s in data["country_capital_city"]["samples"]
+        },
+    }
+    by_relation = []
+    for relation in data.values():
+        wordings = list(dict.fromkeys([*relation["prompt_templates"], *relation["prompt_templates_zs"]]))
+        try:
+            drawn = ed.relation_facts(relation, wordings=wordings, neighbors=3)[:10]
+        except cb.CasebackError:  # one object alone
+            continue
+        by_relation.append(answered(model, [_with_more(fact, relation, follows) for fact in drawn]))
+    return [fact for turn in zip_longest(*by_relation) for fact in turn if fact is not None]
+
+
+def _with_more(fact: ed.Fact, relation: dict, follows: dict[str, dict[str, str]]) -> ed.Fact:
+    pairs = [(text.replace("{}", fact.subject), of[fact.new]) for text, of in follows.items() if fact.new in of]
+    like = [sample["subject"] for sample in relation["samples"] if sample["object"] == fact.new]
+    statements = [f"{fact.prompt.replace('{}', subject)} {fact.new}." for subject in like]
+    return replace(fact, portability=pairs, openings=[fact.subject], references=statements)
+
+
+def answered(model: cb.Model, facts: list[ed.Fact]) -> list[ed.Fact]:
+    """Facts that the model answers, each with the paraphrases and neighbors that it answers, one of either at least."""
+    facts = known(model, facts)
+    asked = [(text, str(fact.true)) for fact in facts for text in fact.paraphrases]
+    asked += [question for fact in facts for question in fact.neighbors]
+    right = {question for question, ok in zip(asked, begins_with(model, asked), strict=True) if ok} if asked else set()
+    out = [
+        replace(
+            fact,
+            paraphrases=[text for text in fact.paraphrases if (text, str(fact.true)) in right][:2],
+            neighbors=[question for question in fact.neighbors if question in right],
+        )
+        for fact in facts
+    ]
+    return [fact for fact in out if fact.paraphrases and fact.neighbors]
 
 
 if __name__ == "__main__":

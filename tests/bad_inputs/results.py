@@ -72,6 +72,11 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "argument_function_html": {"document": "argument_function_document"},
     "added_words": {"document": "argument_function_document"},
     "task_words": {"document": "argument_function_document"},
+    "memorization_document": {"known": "memorization.memorization"},
+    **dict.fromkeys(
+        ("memorization_html", "print_memorization", "verbatim_words", "layer_words"),
+        {"document": "memorization_document"},
+    ),
     "world_model_document": {"read": "world_model.world_model"},
     **dict.fromkeys(
         ("world_model_html", "print_world_model", "board_words", "turned_words"), {"document": "world_model_document"}

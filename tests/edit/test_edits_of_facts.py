@@ -14,11 +14,13 @@ from caseback.edit import (
     demonstrations,
     emmet,
     fine_tuned,
+    generation_entropy,
     grace,
     key_moments,
     load_key_moments,
     load_knowledge_edit,
     memit,
+    of_generation,
     relation_facts,
     rome,
     save_key_moments,
@@ -31,6 +33,7 @@ from caseback.edit.rome import keys_in
 from caseback.edit.values import optimized
 from caseback.errors import EditError, LoadError
 from caseback.model.anatomy.dense import weight_matrix
+from caseback.model.running.affine import Codebook
 
 CAPITAL = "The capital of {} is"
 ITALY = Fact(CAPITAL, "Italy", "Oslo", "Rome", neighbors=[("The capital of Spain is", "Madrid")])
@@ -226,6 +229,29 @@ def test_the_curve_counts_facts(model):
     )
     assert curve["k"].values.tolist() == [1, 2, 3] and len(edit.facts) == 3
     assert (curve.sel(measure="change").diff("k") > 0).all() and float(curve.sel(k=1, measure="kl")) >= 0
+
+
+def test_a_codebook_grows_in_place_of_standing_beside_itself(model):
+    def write(_now, facts, before):
+        return grace(model, facts, 2, book=before, check=False)
+
+    facts = relation_facts("capital", count=3)
+    edit, _ = sequential(model, facts, write, one_by_one=True)
+    assert len(edit.edits) == 1 and [str(fact) for fact in edit.facts] == [str(fact) for fact in facts]
+    (grown,), (at_once,) = edit.edits, grace(model, facts, 2, check=False).edits
+    assert isinstance(grown, Codebook) and isinstance(at_once, Codebook)
+    # the model runs in float32
+    torch.testing.assert_close(grown.keys.float(), at_once.keys.float())
+    torch.testing.assert_close(grown.radii, at_once.radii)
+
+
+def test_what_stands_before_an_opening_is_not_counted(model):
+    told = "New Fact: the dog ran to the park."
+    fact = Fact(CAPITAL, "Italy", "Oslo", "Rome", openings=["Mary went to"])
+    whole = model.text(model.generate(f"{told} Mary went to", max_new_tokens=8))[0]
+    fluency = of_generation(model, [fact], max_new_tokens=8, context=told).sel(measure="fluency")
+    assert float(fluency[0]) == generation_entropy(whole.removeprefix(f"{told} "))
+    assert float(fluency[0]) != generation_entropy(whole)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gptj", "falcon_alibi", "olmo2", "granite"])

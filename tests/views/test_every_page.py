@@ -16,6 +16,7 @@ from bad_inputs.commands import labeled_file
 from caseback import cli
 from caseback.behaviors import atlas, save_atlas
 from caseback.decode.dictionaries import Facts, TopK, save_dictionary
+from caseback.tasks.standard.shots import FUNCTIONS
 
 pytestmark = [
     pytest.mark.browser,
@@ -48,6 +49,7 @@ PAGES = {
     "two atlases": ("atlas", "ATLAS", "--against", "OTHER"),
     "behavior": ("behavior", "induction", "agreement", "--count", "8"),
     "facts": ("facts", "--count", "8"),
+    "memorization": ("behavior", "memorization", "--task", "WORDS", "--count", "12"),
     "stories": ("explain", "--task", "ioi", "--count", "2", "--depth", "quick"),
     "answer": ("explain", CLEAN, "--generate", "2", "--depth", "quick"),
     "attributed prompts": ("attribute", "--task", "ioi", "--count", "4"),
@@ -128,6 +130,9 @@ def pages(tmp_path_factory):
     save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), dictionary)
     places = {"CORPUS": str(corpus), "LABELED": str(labeled_file(folder)), "DICTIONARY": str(dictionary)}
     places["STORE"] = str(folder / "trained")
+    places["WORDS"] = str(folder / "capitals.json")
+    pairs = [{"input": f"The capital of {given} is", "output": output} for given, output in FUNCTIONS["capital"]]
+    Path(places["WORDS"]).write_text(json.dumps(pairs), encoding="utf-8")
     model = cb.load("meadow")
     for name, one in (("OTHER", model), ("ATLAS", model.edited([cb.Zero("z", layer=0, head=2)]))):
         places[name] = str(folder / name)

@@ -25,6 +25,7 @@ from caseback.behaviors.mechanisms.function_vectors import function_vector as fu
 from caseback.behaviors.mechanisms.function_vectors import task_vector as task_vector
 from caseback.behaviors.mechanisms.in_context_learner import in_context_learner as in_context_learner
 from caseback.behaviors.mechanisms.measure import behavior as behavior
+from caseback.behaviors.mechanisms.memorization import memorization as memorization
 from caseback.behaviors.mechanisms.overlap import overlap as overlap
 from caseback.behaviors.mechanisms.report import BehaviorReport as BehaviorReport
 from caseback.behaviors.mechanisms.requests import request_patching as request_patching

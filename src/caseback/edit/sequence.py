@@ -86,7 +86,9 @@ def sequential(
                 edit = write(now, some, sofar)
                 if not isinstance(edit, KnowledgeEdit):
                     raise EditError(f"write gave a {type(edit).__name__}: expected a KnowledgeEdit, as rome(...)[0] is")
-                sofar = edit if sofar is None else sofar + edit
+                # a codebook that grew holds the earlier facts too
+                grew = sofar is None or list(edit.facts[: len(sofar.facts)]) == list(sofar.facts)
+                sofar = edit if grew or sofar is None else sofar + edit
                 bar.update(len(some))
             assert sofar is not None
             after = sofar.on(model)

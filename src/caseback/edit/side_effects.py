@@ -78,7 +78,7 @@ def on_plain_text(before: Model, after: Model, texts: Sequence[str]) -> xr.DataA
 
 
 @checked
-def of_generation(model: Model, facts: Sequence[Fact], *, max_new_tokens: int = 100) -> xr.DataArray:
+def of_generation(model: Model, facts: Sequence[Fact], *, max_new_tokens: int = 100, context: str = "") -> xr.DataArray:
     """How what a model writes of subjects reads: fluency, and likeness to texts about the new object.
 
     Parameters
@@ -89,6 +89,8 @@ def of_generation(model: Model, facts: Sequence[Fact], *, max_new_tokens: int = 
         Facts with ``openings``; ``references`` for consistency. Without openings, the fact's prompt is continued.
     max_new_tokens
         How much is written, greedily; at most 100 in CounterFact.
+    context
+        A text before every opening, for editing in context; it is not counted.
 
     Returns
     -------
@@ -105,7 +107,9 @@ def of_generation(model: Model, facts: Sequence[Fact], *, max_new_tokens: int = 
     facts = listed_facts(facts)
     openings = [list(fact.openings) or [fact.text] for fact in facts]
     flat = [text for some in openings for text in some]
-    whole = model.text(model.generate(flat, max_new_tokens=max_new_tokens))
+    before = f"{context} " if context else ""
+    whole = model.text(model.generate([before + text for text in flat], max_new_tokens=max_new_tokens))
+    whole = [text.removeprefix(before) for text in whole]
     rows, at = [], 0
     for fact, some in zip(facts, openings, strict=True):
         texts = whole[at : at + len(some)]

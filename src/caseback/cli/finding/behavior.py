@@ -15,20 +15,23 @@ if TYPE_CHECKING:
     from caseback.behaviors import BehaviorReport
     from caseback.model.running.model import Model
 
-FUNCTION = "function-vector"
+FUNCTION, MEMORIZED = "function-vector", "memorization"
 
 
 @with_options
 def behavior(
     names: Annotated[
         list[str] | None,
-        Argument(help=f"One or several, all, or {FUNCTION}; none lists them.", show_default=False),
+        Argument(help=f"One or several, all, {FUNCTION} or {MEMORIZED}; none lists them.", show_default=False),
     ] = None,
     of: OfModel = OfModel().worded(model="A bundled model, a folder, a hub id, or indirect_object (made by hand)."),
-    sample: Sample = Sample(count=20).worded(count="Prompts that parts are chosen on, and as many to judge them on."),
+    sample: Sample = Sample(count=20).worded(
+        count=f"Prompts that parts are chosen on, and as many to judge them on; of {MEMORIZED}: texts, the first."
+    ),
     top: Top = Top(5).worded(top="Candidates of each role that are put to the proof."),
     of_task: OfTask = OfTask().worded(
-        task=f"Of {FUNCTION}: antonym, capital … or a JSON file of pairs with input and output."
+        task=f"Of {FUNCTION}: antonym, capital … or a JSON file of pairs with input and output; of {MEMORIZED}: "
+        "idioms, such a file, or text with a passage a line."
     ),
     other: Annotated[
         str | None, Option(help="Another such function, whose vectors stand beside.", show_default=False)
@@ -39,15 +42,19 @@ def behavior(
 ) -> None:
     """Who does a task: heads and MLPs by role, chosen on some prompts, proved on others beside random ones."""
     asked, task = names or [], of_task.task
-    function = asked == [FUNCTION]
-    if FUNCTION in asked and not function:
-        raise CasebackError(f"{FUNCTION} is asked for by itself, with --task")
+    function, memorized = asked == [FUNCTION], asked == [MEMORIZED]
+    for alone in (FUNCTION, MEMORIZED):
+        if alone in asked and len(asked) > 1:
+            raise CasebackError(f"{alone} is asked for by itself, with --task")
     if function and task is None:
         raise CasebackError(f"{FUNCTION} needs --task: a function such as antonym or capital, or a file of pairs")
     if not function:
-        for option, value in (("--task", task), ("--other", other), ("--save", save.save)):
+        for option, value in (("--task", None if memorized else task), ("--other", other), ("--save", save.save)):
             if value is not None:
                 raise CasebackError(f"{option} is of {FUNCTION}: expected `caseback behavior {FUNCTION} --task NAME`")
+    if memorized:
+        _memorized(task or "idioms", of, sample, output)
+        return
     if not asked:
         _list(output)
         return
@@ -78,6 +85,21 @@ def _list(output: Output) -> None:
     answer(output, rows, text=lambda: print_behaviors(rows))
 
 
+def _memorized(task: str, of: OfModel, sample: Sample, output: Output) -> None:
+    with quiet():
+        from caseback.behaviors import memorization
+        from caseback.cli.loading import model_of
+        from caseback.reports.concepts.memorization import memorization_document, texts_by_heart
+        from caseback.views.page.kinds import write_page
+        from caseback.views.text.concepts.memorization import print_memorization
+
+        texts, others = texts_by_heart(task)
+        model = model_of(of)
+        known = memorization(model, texts[: sample.count], others=others, seed=sample.seed, progress=True)
+        document = memorization_document(model, known, Path(task).stem)
+    answer(output, document, text=lambda: print_memorization(document), page=lambda path: write_page(document, path))
+
+
 def _behaviors(asked: list[str], of: OfModel, sample: Sample, top: int) -> "tuple[Model, list[BehaviorReport]]":
     from caseback.behaviors import BEHAVIORS
     from caseback.behaviors import behavior as measured
@@ -87,7 +109,7 @@ def _behaviors(asked: list[str], of: OfModel, sample: Sample, top: int) -> "tupl
     names = list(BEHAVIORS) if asked == ["all"] else list(dict.fromkeys(asked))
     for name in names:
         if name not in BEHAVIORS:
-            known = (*BEHAVIORS, FUNCTION, "all")
+            known = (*BEHAVIORS, FUNCTION, MEMORIZED, "all")
             raise CasebackError(f"no behavior is called {name!r}. {did_you_mean(name, known, most=len(known))}")
     model, words = model_and_words(of.model, **of.how)
     if words:  # a model made by hand speaks of nothing else
