@@ -5,9 +5,9 @@
 
 Facts are measured at the prompt's last token, along each neuron's own path, whose integral is the difference of its
 ends. One backward pass gives n_u dP/dn_u of all neurons, its value to first order; of the ten largest of each prompt
-the difference itself is measured on all prompts, and the others count for nothing. (The code of Dai et al. scales all neurons of a layer together: over
-the layer that sums to what the whole layer is worth, and says less of each.) Pairs are the exact direct effects of
-``neuron_attribution``.
+the difference itself is measured on all prompts, and the others count for nothing. (The code of Dai et al. scales all
+neurons of a layer together: over the layer that sums to what the whole layer is worth, and says less of each.) Pairs
+are the exact direct effects of ``neuron_attribution``.
 
 Neither is a table of a stream: the one needs gradients, the other answers of its own for every prompt.
 """

@@ -125,8 +125,8 @@ def replaced(
                 of = np.repeat(np.arange(len(part.versions)), [len(v.variants) for v in part.versions])
                 variants = np.concatenate([v.variants for v in part.versions])
                 examples = np.array([v.example for v in part.versions])[of]
-                found = _Tree(anatomy, clean, part, bound, values).values()
-                measured[on(measured, variants), on(measured, examples)] = found[on(found, of)]
+                by_version = _Tree(anatomy, clean, part, bound, values).values()
+                measured[on(measured, variants), on(measured, examples)] = by_version[on(by_version, of)]
                 results.keep(variants, examples)
                 bar.update(len(part.versions))
     return measured, base

@@ -1,0 +1,183 @@
+"""What all edits share: an address in a site, what they hold, and the block of rows that they are asked to change.
+
+    site, layer, head, pos, unit, prompt   ->   rows x heads x units of a tensor   ->   ``new`` gives what stands there
+
+Edits that ``like`` says are alike, of different owners, are asked once for all their rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from caseback.errors import EditError
+from caseback.model.anatomy.coerce import PARTS_OF_A_TEXT, as_indices, as_numbers, as_positions
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.edit_values import Values, indices_in
+from caseback.model.running.frames import Index, Positions, Rows
+
+if TYPE_CHECKING:
+    from caseback.model.running.run import Run
+    from caseback.model.running.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Where:
+    """The block that one edit, or several alike, are about to change.
+
+    Attributes
+    ----------
+    site, width
+        The site, and the size of its last dimension.
+    rows
+        The rows, each of one of the edits.
+    n_columns_before
+        Padded columns before each row's prompt, which shift keys at ``scores`` and ``pattern``.
+    edits
+        The edits that this call makes: of one kind, with addresses of one shape.
+    heads, units
+        (k, head), (k, unit): what is addressed in each row; None: all.
+    entered
+        What entered the module in these rows, (row, in), for edits that are ``of_input``.
+    """
+
+    site: Site
+    rows: Rows
+    width: int
+    n_columns_before: np.ndarray
+    edits: Sequence[Edit]
+    heads: np.ndarray | None = None
+    units: np.ndarray | None = None
+    entered: Tensor | None = None
+
+    def own(self, edit: Edit, name: str) -> Any:
+        """What an edit holds by that name; if it stands for several alike, ``Values``: what each of them holds."""
+        if len(self.edits) == 1:
+            return getattr(edit, name)
+        each = [getattr(one, name) for one in self.edits]
+        return Values(torch.stack(each) if isinstance(each[0], Tensor) else each, self.rows.edit)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Address:
+    layer: Index = None
+    head: Index = None
+    pos: Positions = None
+    unit: Index = None
+    prompt: Index = None
+
+
+@dataclass(frozen=True, eq=False)
+class Edit(_Address):
+    """What all edits share: a site and an address in it."""
+
+    site: str
+    tied: ClassVar[bool] = False
+    """Tied to another run's positions, so it does not reach past the prompt while generating."""
+    of_input: ClassVar[bool] = False
+    """Whether it is of a module's output by its path, and follows from what entered the module."""
+    flags: ClassVar[tuple[str, ...]] = ()
+    """What is true or false of it."""
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "head", "unit", "prompt"):
+            object.__setattr__(self, name, as_indices(getattr(self, name), name))
+        object.__setattr__(self, "pos", as_positions(self.pos))
+        for name in self.flags:
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise EditError(f"{type(self).__name__} at {self.site!r}: {name} is neither True nor False")
+        for name in (*_NUMBERS, "source"):
+            if name in self.__dict__:
+                object.__setattr__(self, name, _checked(self, name))
+
+    def new(self, old: Float[Tensor, "k *head unit"], where: Where) -> Tensor:
+        """What stands at the address afterwards, given what stood there.
+
+        Where ``like`` allows it, it is called once for several edits, in rows of which ``where.rows.edit`` tells them
+        apart; then ``where.own(self, name)`` has what each of them holds.
+        """
+        raise TypeError(f"{type(self).__name__} is an address without an action: use Zero, Replace, Add ...")
+
+    def like(self) -> Hashable:
+        """What edits must have in common to be made in one call on all their rows; None: each is made by itself."""
+        return None
+
+    @property
+    def single_pos(self) -> bool:
+        """Whether it names one position of each prompt."""
+        return isinstance(self.pos, int) or (isinstance(self.pos, Tensor) and self.pos.ndim < 2)
+
+    def _alike(self, *held: Any) -> Hashable:
+        """Of one kind, with addresses of one shape, and what else they must have in common."""
+        parts = (self.head, self.unit)
+        sizes = [
+            part if isinstance(part, slice | None) else [len(part)] if isinstance(part, list) else 1 for part in parts
+        ]
+        return type(self), str(sizes), self.single_pos, self.tied, *held
+
+    def edits_prompt(self, example: int, n_prompts: int) -> bool:
+        """Whether a prompt of the batch is one that it names."""
+        named = indices_in(self.prompt, n_prompts, "prompt", self.site)
+        return named is None or example in named
+
+    @property
+    def awaits_clean(self) -> bool:
+        """Whether it refers to the unedited run and has not been given it."""
+        return False
+
+    def with_clean(self, clean: Run) -> Edit:
+        """This edit with the unedited run filled in."""
+        return self
+
+    def unchanged_before(self, tokens: Tokens, example: int) -> int:
+        """How many leading positions of a prompt this edit is known to leave as they are."""
+        return 0
+
+    def describe(self) -> str:
+        """The edit in words, for reports: ``Zero z L9H6``."""
+        layer = "" if self.layer is None else f" L{self.layer}"
+        head = "" if self.head is None else f"H{self.head}"
+        pos = "" if self.pos is None else f" pos {_short(self.pos)}"
+        unit = "" if self.unit is None else f" unit {_short(self.unit)}"
+        prompt = "" if self.prompt is None else f" prompt {_short(self.prompt)}"
+        return f"{type(self).__name__} {self.site}{layer}{head}{pos}{unit}{prompt}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, slice):
+        if words := next((words for words, places in PARTS_OF_A_TEXT.items() if places == value), ""):
+            return words
+        return f"{value.start or 0}:{'' if value.stop is None else value.stop}"
+    values = value.tolist() if isinstance(value, Tensor) else value
+    return str(values)
+
+
+# What edits hold besides an address, and what each may be; "over" may be a run, or None for the unedited one.
+_NUMBERS = {
+    "value": "a number or a tensor",
+    "factor": "a number or a tensor",
+    "basis": "a tensor (k, unit)",
+    "std": "a number or a tensor",
+    "over": "a run or a tensor",
+}
+
+
+def _checked(edit: Edit, name: str) -> Any:
+    """What an edit holds by that name, as a number, a tensor or a run."""
+    from caseback.model.running.run import Run
+
+    value, label = getattr(edit, name), f"{type(edit).__name__} at {edit.site!r}: {name}"
+    if name in ("source", "over") and (isinstance(value, Run) or (value is None and edit.awaits_clean)):
+        return value
+    if name == "source":
+        raise EditError(f"{label} is a {type(value).__name__}, expected a run, as model.run(..., read=...) gives it")
+    numbers = as_numbers(value, label, EditError, _NUMBERS[name])
+    if name in ("basis", "over") and not isinstance(numbers, Tensor):
+        raise EditError(f"{label} is a number, expected {_NUMBERS[name]}")
+    return numbers
