@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import caseback as cb
 import shelf
 from caseback.model.anatomy.sites import Site
-from caseback.model.running.edit_rows import apply_edits, in_turns
+from caseback.model.running.edit import apply_edits, in_turns
 from caseback.model.running.frames import Frame, Span
 from exact import exact
 

@@ -28,7 +28,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.anatomy.stream import expect_sums
 from caseback.model.graph.units import Component, Neuron, site_of
-from caseback.model.running.edit_rows import apply_edits
+from caseback.model.running.edit import apply_edits
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import batch_frame
 from caseback.model.running.metrics import Bound, Metric, expect_logits

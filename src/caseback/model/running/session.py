@@ -17,7 +17,7 @@ from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Codec, Site
 from caseback.model.running.attention import mix, native, pattern_of, scores_of
-from caseback.model.running.edit_rows import apply_edits
+from caseback.model.running.edit import apply_edits
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Rows
 

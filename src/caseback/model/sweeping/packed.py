@@ -25,7 +25,7 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.legacy import CACHE_NAMES
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.attention import attending
-from caseback.model.running.edit_rows import apply_edits
+from caseback.model.running.edit import apply_edits
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span
 from caseback.model.running.metrics import Bound

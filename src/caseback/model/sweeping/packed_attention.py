@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import causal, mix, pattern_of, scores_of
-from caseback.model.running.edit_rows import apply_edits
+from caseback.model.running.edit import apply_edits
 from caseback.model.running.edit_values import on
 from caseback.model.running.frames import Frame
 from caseback.model.running.session import Session
