@@ -136,6 +136,8 @@ def test_a_table_of_lines_has_their_columns_and_their_metric(client, model):
         ("[1]", "line 1 is no object"),
         (lines({"prompt": "a", "target": " store"}, {"prompt": "b"}), "line 2 has no text as target or answer"),
         (lines({"prompt": 3, "target": " store"}), "line 1 has no text as prompt"),
+        (lines({"prompt": "a", "target": " b", "corupt": "c"}), "field 'corupt': did you mean 'corrupt'"),
+        (lines({"prompt": "a", "target": " b", "foils": " c"}), "field 'foils': did you mean 'foil'"),
         (lines({"prompt": "Mary", "target": " no one token"}), "not one"),
         (lines({"prompt": "Mary " * 500, "target": " store"}), "context is 128"),
         ("[" * 5000, "line 1 is not JSON"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 from caseback.errors import CasebackError
@@ -10,6 +11,8 @@ from caseback.model.arguments import checked
 
 __all__ = ["records_of"]
 
+MISSPELT = 0.85
+"""How like a field's name another must be to be taken for it, misspelt: a letter or so."""
 PROMPT, TARGET, FOIL = ("prompt", "clean", "text"), ("target", "answer"), ("foil",)
 
 
@@ -23,6 +26,7 @@ def records_of(lines: str) -> list[dict[str, Any]]:
     ------
     CasebackError
         For no line, or one that is no object with a prompt and a target; the message says which, and what it lacks.
+        Also for a field whose name is one of these but for a letter or so: it would be taken for a slice.
 
     Examples
     --------
@@ -51,6 +55,9 @@ def _record(line: str, number: int) -> dict[str, Any]:
     if isinstance(data.get("corrupt"), str):
         row["corrupt"] = data["corrupt"]
     known = {*PROMPT, *TARGET, *FOIL, "corrupt"}
+    for key in data.keys() - known:
+        if near := get_close_matches(key, known, 1, MISSPELT):
+            raise CasebackError(f"line {number} has a field {key!r}: did you mean {near[0]!r}?")
     plain = {
         key: str(value) for key, value in data.items() if key not in known and isinstance(value, str | int | float)
     }
