@@ -12,6 +12,7 @@ from caseback.jobs.batches import Batches, BatchHalved
 from caseback.localize.circuits import edge_attribution
 from caseback.localize.inputs import integrated_gradients
 from caseback.model.running import run as running
+from caseback.model.sweeping.packed import Packed
 
 METRIC = cb.logit_diff([3, 8], [5, 11])
 CLEAN, CORRUPT = shelf.ids((7, 7)), shelf.ids((7, 7), seed=1)
@@ -78,4 +79,21 @@ def test_scores_are_the_same_where_memory_ran_out(rows, unit, job, few_rows):
     few_rows(rows)
     with pytest.warns(BatchHalved, match=f"{unit} at a time"):
         halved = job(model)
+    np.testing.assert_allclose(halved, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_a_sweep_goes_on_with_half_the_variants_where_memory_ran_out(monkeypatch):
+    model = shelf.model("llama")
+    heads = [cb.Zero("z", layer=layer, head=head) for layer in range(model.n_layers) for head in range(model.n_heads)]
+    whole = model.sweep(CLEAN, heads, METRIC)
+    values = Packed.values
+
+    def small(self):
+        if len(self.segments) > 12:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return values(self)
+
+    monkeypatch.setattr(Packed, "values", small)
+    with pytest.warns(BatchHalved, match="variants at a time"):
+        halved = model.sweep(CLEAN, heads, METRIC)
     np.testing.assert_allclose(halved, whole, rtol=1e-9, atol=1e-12)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
+from caseback.jobs.batches import Batches
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.running.edit_values import on
 from caseback.model.running.edits import Edit
@@ -87,16 +88,24 @@ class Variants:
         return [[(str(site), edit) for _, site, edit in resolved] for resolved in [self.given, *self.edits]]
 
     def run(self, segments: Sequence[Segment], token_budget: int) -> Iterator[Measured]:
-        """The metric of segments, as many at a time as the budget of token rows holds; inside ``undisturbed``."""
-        for chunk in chunks(segments, token_budget, self.tokens.ids.shape[1]):
-            edits = [edit for i in sorted({segment.variant for segment in chunk}) for edit in self.edits[i]]
-            if not self.in_half_precision:
-                yield Measured(chunk, Packed(self.anatomy, self.clean, chunk, edits, self.bound).values())
-                continue
-            watched = [replace(chunk[0], variant=_UNEDITED), *chunk]
-            values = Packed(self.anatomy, self.clean, watched, edits, self.bound).values()
-            noise = (values[0] - self.unedited[chunk[0].example]).abs()
-            yield Measured(chunk, values[1:], noise)
+        """The metric of segments, as many at a time as the budget of token rows holds; inside ``undisturbed``.
+
+        Where memory runs out, the variants of a pass are halved once.
+        """
+        passes = list(chunks(segments, token_budget, self.tokens.ids.shape[1]))
+        batches = Batches(max(map(len, passes), default=1), "variants")
+        for chunk in passes:
+            for _, measured in batches.over(len(chunk), lambda part, chunk=chunk: self._measured(chunk[part])):
+                yield measured
+
+    def _measured(self, chunk: list[Segment]) -> Measured:
+        """One pass over some segments, in order of the layers that they enter."""
+        edits = [edit for i in sorted({segment.variant for segment in chunk}) for edit in self.edits[i]]
+        if not self.in_half_precision:
+            return Measured(chunk, Packed(self.anatomy, self.clean, chunk, edits, self.bound).values())
+        watched = [replace(chunk[0], variant=_UNEDITED), *chunk]
+        values = Packed(self.anatomy, self.clean, watched, edits, self.bound).values()
+        return Measured(chunk, values[1:], (values[0] - self.unedited[chunk[0].example]).abs())
 
     @property
     def in_half_precision(self) -> bool:
