@@ -33,13 +33,13 @@ def sentences(story: Mapping[str, Any], tokens: Sequence[str], lens: Mapping[str
         own = story["preference"]
         foil = visible(story["foil"]["text"])
         verb = "does not prefer" if own["value"] <= 0 else "hardly prefers"
-        text = f"The model {verb} {target} to {foil} here: their logits differ by {own['value']:+.2f}"
+        text = f"The model {verb} {target} to {foil} here: their logits differ by {_signed(own['value'])}"
         if own["shuffled"] is not None:
-            text += ", by {:+.2f} to {:+.2f} when the prompt's tokens are shuffled".format(*own["shuffled"])
+            text += ", by {} to {} when the prompt's tokens are shuffled".format(*map(_signed, own["shuffled"]))
         if own["other_words"] is not None:
-            text += ", by {:+.2f} to {:+.2f} with other words in it".format(*own["other_words"])
+            text += ", by {} to {} with other words in it".format(*map(_signed, own["other_words"]))
         if own["turned"] is not None:
-            text += f", by {own['turned']:+.2f} after the counterfactual"
+            text += f", by {_signed(own['turned'])} after the counterfactual"
         if own["single_words"] is not None:
             text += f"; other single words move them by {own['single_words']:.2f}"
         text += ". So no part is named."
@@ -69,8 +69,8 @@ def _moved(story: Mapping[str, Any], target: str) -> dict[str, Any]:
     changed = " and ".join(f"{visible(c['old'])} is {visible(c['new'])}" for c in one["changes"][:MOST_NAMED])
     foil = visible(story["foil"]["text"])
     text = (
-        f"The model prefers {target} to {foil} by {one['clean']:+.2f}; where {changed}, by {one['corrupt']:+.2f}: that "
-        "change is what the rest explains."
+        f"The model prefers {target} to {foil} by {_signed(one['clean'])}; where {changed}, by "
+        f"{_signed(one['corrupt'])}: that change is what the rest explains."
     )
     return {"text": text, "evidence": ["counterfactual"]}
 
@@ -81,7 +81,7 @@ def _cut(story: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not cuts:
         return []
     listed = _listed([f"{visible(text)} is cut into {' '.join(map(visible, pieces))}" for text, pieces in cuts.items()])
-    text = f"For the two to have as many tokens {listed}; uncut the answer leads by {story['uncut']:+.2f}."
+    text = f"For the two to have as many tokens {listed}; uncut the answer leads by {_signed(story['uncut'])}."
     return [{"text": text, "evidence": ["cuts"]}]
 
 
@@ -145,7 +145,7 @@ def _opponents(story: Mapping[str, Any]) -> list[dict[str, Any]]:
     repaired = [part for part in story["parts"] if part["repaired_by"]][: MOST_NAMED // 2]
     clauses, evidence = [], []
     if against:
-        listed = _listed([f"{part['name']} ({part['share']:+.2f})" for part in against])
+        listed = _listed([f"{part['name']} ({_signed(part['share'])})" for part in against])
         clauses.append(f"{listed} work{'s' if len(against) == 1 else ''} against it")
         evidence += [f"parts.{part['name']}" for part in against]
     for part in repaired:
@@ -188,6 +188,11 @@ def _unmeasured(story: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     reasons = "; ".join(f"{what} ({why.rstrip('.')})" for what, why in story["unmeasured"].items())
     return [{"text": f"Not measured: {reasons}.", "evidence": ["unmeasured"]}]
+
+
+def _signed(value: float) -> str:
+    """A number with its sign, a true minus."""
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _listed(items: Sequence[str]) -> str:
