@@ -98,6 +98,7 @@ def replaced(
 
     Examples
     --------
+    >>> import torch
     >>> import caseback as cb
     >>> model = cb.load("meadow")
     >>> tokens = model.tokens("Mary and John went to")

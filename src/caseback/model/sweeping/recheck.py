@@ -48,6 +48,7 @@ def rechecked(
 
     Examples
     --------
+    >>> import torch
     >>> import caseback as cb
     >>> model = cb.load("meadow", dtype=torch.bfloat16)
     >>> heads = [cb.Zero("z", layer=0, head=h) for h in range(model.n_heads)]
