@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 INPUTS = 50
 PARTS = 16  # of all doors, each a test of its own, so that several cores share them
 # what has no valid call: an address without an action, of which edits are made; what takes away what another call made
-ABSTRACT = {"caseback.model.running.edits.Edit", "caseback.decode.dictionaries.features.attach.detach"}
+ABSTRACT = {"caseback.model.running.edit.Edit", "caseback.decode.dictionaries.features.attach.detach"}
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,10 @@ class Tokens(Displayed):
             If a prompt has no such position.
         """
         position = as_positions(position, "position", TokensError)
-        given = position.reshape(-1).tolist() if isinstance(position, Tensor) else [position]
+        given = position.reshape(-1).tolist() if isinstance(position, Tensor) else position
+        given = given if isinstance(given, list) else [given]
+        if not all(isinstance(one, int) for one in given):
+            raise TokensError(f"position {position}: expected one, or one per prompt")
         if len(given) not in (1, len(self)):
             raise TokensError(f"{len(given)} positions for {len(self)} prompts: give one, or one per prompt")
         columns = []
