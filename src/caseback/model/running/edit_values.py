@@ -84,7 +84,7 @@ def spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
     exact = {} if isinstance(own, Tensor) else {"dtype": old.dtype}
     value = torch.as_tensor(own, device=old.device, **exact).to(old.dtype)
     if value.ndim == (of is not None):
-        value = value if of is None else value[torch.from_numpy(of).to(value.device)].view(-1, *[1] * (old.ndim - 1))
+        value = value if of is None else value[on(value, of)].view(-1, *[1] * (old.ndim - 1))
         return value.expand_as(old).clamp_min(torch.finfo(old.dtype).min)
     single_pos = edit.single_pos
     n_head = [] if old.ndim == 2 or isinstance(edit.head, int) else [old.shape[1]]
@@ -113,7 +113,7 @@ def spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
     for size, pick in zip(sizes, picks, strict=True):
         at = at * size + (pick if size != 1 else 0)
     value = value.reshape(-1, *shape[len(picks) :])
-    value = value if isinstance(at, int) else value[torch.from_numpy(at).to(value.device)]
+    value = value if isinstance(at, int) else value[on(value, at)]
     if old.ndim == 3 and not n_head:
         value = value.unsqueeze(1)
     if not n_unit:
@@ -155,9 +155,10 @@ def shape_of(value: Any) -> tuple[Any, ...]:
     return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else ("a number",)
 
 
-def on(x: Tensor, numbers: np.ndarray) -> Tensor:
-    """Numbers of the host where a tensor is."""
-    return torch.from_numpy(numbers).to(x.device, non_blocking=True)
+def on(place: Tensor | torch.device, numbers: np.ndarray) -> Tensor:
+    """Numbers of the host on a device, or where a tensor is."""
+    device = place.device if isinstance(place, Tensor) else place
+    return torch.from_numpy(numbers).to(device, non_blocking=True)
 
 
 def fitting(edit: Edit, value: Tensor, old: Tensor) -> Tensor:

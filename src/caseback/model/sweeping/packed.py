@@ -26,6 +26,7 @@ from caseback.model.anatomy.legacy import CACHE_NAMES
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.attention import attending
 from caseback.model.running.edit import apply_edits
+from caseback.model.running.edit_values import on
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span
 from caseback.model.running.metrics import Bound
@@ -132,7 +133,7 @@ class Packed:
         self.unchanged = np.zeros(self.total, dtype=bool)
 
     def _put(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers).to(self.device, non_blocking=True)
+        return on(self.device, numbers)
 
     def _frame(self, segments: Sequence[Segment], row0: Sequence[int]) -> Frame:
         spans = [Span(s.variant, s.example, s.start, len(s), r) for s, r in zip(segments, row0, strict=True)]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from caseback.model.anatomy.sites import Site
-from caseback.model.running.attention import causal, mix, pattern_of, scores_of
+from caseback.model.running.attention import additive, causal, mix, pattern_of, scores_of
 from caseback.model.running.edit import apply_edits
 from caseback.model.running.edit_values import on
 from caseback.model.running.frames import Frame
@@ -90,10 +90,9 @@ def layout(buckets: Sequence[Bucket], n_rows: int, device: torch.device) -> Layo
     taken = np.flatnonzero(np.concatenate([bucket.taken.ravel() for bucket in buckets]))
     place = np.empty(n_rows, dtype=np.int64)
     place[rows[taken]] = taken
-    put = lambda numbers: torch.from_numpy(numbers).to(device, non_blocking=True)  # noqa: E731
-    keys = put(np.concatenate([bucket.keys for bucket in buckets])).split([len(bucket.keys) for bucket in buckets])
+    keys = on(device, np.concatenate([bucket.keys for bucket in buckets])).split([len(each.keys) for each in buckets])
     as_they_stand = np.array_equal(rows, np.arange(n_rows))
-    return Layout(buckets, keys, *((None, None) if as_they_stand else (put(rows), put(place))))
+    return Layout(buckets, keys, *((None, None) if as_they_stand else (on(device, rows), on(device, place))))
 
 
 def of_like_length(lengths: dict[int, int]) -> list[list[int]]:
@@ -190,9 +189,7 @@ def _masks(layout: Layout, clean: Clean, layer: int, q: Tensor, shared: int) -> 
         batch, width = clean.tokens.shape
         low = torch.finfo(q.dtype).min
         mask = causal(width, width, q.device) if mask is None else mask[..., :width]
-        added = _of_queries(mask, example, column, batch)
-        if added.dtype == torch.bool:
-            added = torch.zeros_like(added, dtype=q.dtype).masked_fill_(~added, low)
+        added = additive(_of_queries(mask, example, column, batch), q.dtype)
         if bias is not None:
             added = (_of_queries(bias, example, column, batch).to(q.dtype) + added).clamp_min(low)
         added = added.to(q.dtype)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
+from caseback.model.running.edit_values import on
 from caseback.model.running.passing import hooked
 
 Outputs = dict[nn.Module, Tensor]
@@ -58,11 +59,10 @@ def looked_up(
     if not len(old) or not known:
         yield
         return
-    device = next(iter(known.values())).device
     place = np.empty(len(here), dtype=np.int64)
     place[old], place[new] = np.arange(len(old)), len(old) + np.arange(len(new))
     numbers = np.concatenate([example[old] * width + column[old], new, place])
-    at, rest, back = torch.from_numpy(numbers).to(device, non_blocking=True).split([len(old), len(new), len(here)])
+    at, rest, back = on(next(iter(known.values())), numbers).split([len(old), len(new), len(here)])
 
     inputs: list[tuple[Tensor, Tensor]] = []  # by the projections that have yet to come: an input, and its other rows
 
